@@ -1,0 +1,31 @@
+# make install   a virtual environment in .venv with everything the project needs
+# make test      sets up where needed, then formatter, linter, type checker and the tests (under 10 minutes on 2 cores)
+# make test-slow the longer checks
+
+RUN = .venv/bin/
+SOURCES = torchrec_priors datasets components tests tools
+
+.PHONY: install test test-slow check format clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml tools/install.sh tools/fbgemm_gpu_on_cpu/pyproject.toml
+	@sh tools/install.sh
+
+test: install
+	$(RUN)python -m pytest -m "not slow"
+
+test-slow: install
+	$(RUN)python -m pytest -m slow --timeout 3600
+
+check: install
+	$(RUN)ruff format --check $(SOURCES)
+	$(RUN)ruff check $(SOURCES)
+	$(RUN)mypy
+
+format: install
+	$(RUN)ruff format $(SOURCES)
+	$(RUN)ruff check --fix $(SOURCES)
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

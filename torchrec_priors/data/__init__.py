@@ -1,0 +1,1 @@
+"""Prepared data set -> jagged batches."""

@@ -1,0 +1,122 @@
+"""`manifest.json` of a prepared data set: what it holds, how it was made, and the checksums of its files.
+
+Written last, so that a folder with a manifest is a complete data set. Imports no torch.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torchrec_priors.errors import UserError, nearest
+
+FILE = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PriorInfo:
+    """One prior of a data set.
+
+    Attributes:
+        kind: `item`, `event` or `user`.
+        groups: names, by group number.
+        sizes: entities in each group (for events: training interactions).
+        eligible: whether `priors/<name>.eligible.parquet` holds Omega where it differs from membership.
+    """
+
+    name: str
+    kind: str
+    groups: list[str]
+    sizes: list[int]
+    eligible: bool = False
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    path: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole manifest; see the fields of the JSON file in README, "Prepared data"."""
+
+    name: str
+    horizon: int
+    counts: dict[str, Any]
+    split: str
+    events: list[str]
+    category_prior: str
+    user_group: str | None
+    priors: list[PriorInfo]
+    settings: dict[str, Any]
+    files: list[FileInfo]
+    content_sha256: str
+    schema_version: int = SCHEMA_VERSION
+
+    def prior(self, name: str) -> PriorInfo:
+        """Raises UserError where the data set has no such prior."""
+        for prior in self.priors:
+            if prior.name == name:
+                return prior
+        names = [prior.name for prior in self.priors]
+        raise UserError(f"data set '{self.name}' has no prior '{name}': {nearest(name, names)}")
+
+    def write(self, folder: Path) -> None:
+        temporary = folder / f"{FILE}.tmp"
+        temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf8")
+        temporary.replace(folder / FILE)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a prepared data set, after a check that every file is there in its full length.
+
+    Raises:
+        UserError: no manifest, a manifest of another version, a missing or truncated file.
+    """
+    file = folder / FILE
+    if not folder.is_dir():
+        raise UserError(f"--data: there is no folder '{folder}'")
+    if not file.is_file():
+        raise UserError(f"--data: '{folder}' is no prepared data set (it has no {FILE}): run prepare first")
+    try:
+        values = json.loads(file.read_text(encoding="utf8"))
+        version = values["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise UserError(f"{file} is of version {version}; this release reads {SCHEMA_VERSION}: prepare again")
+        values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
+        values["files"] = [FileInfo(**info) for info in values["files"]]
+        manifest = Manifest(**values)
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): prepare again") from error
+    for info in manifest.files:
+        part = folder / info.path
+        if not part.is_file():
+            raise UserError(f"{part} is missing: prepare the data set again")
+        if part.stat().st_size != info.bytes:
+            raise UserError(f"{part} has {part.stat().st_size} bytes of {info.bytes}: prepare the data set again")
+    return manifest
+
+
+def verify(folder: Path) -> None:
+    """Raises UserError where a file's checksum is not the manifest's. Reads every byte."""
+    for info in read_manifest(folder).files:
+        if sha256(folder / info.path) != info.sha256:
+            raise UserError(f"{folder / info.path} does not match its checksum: prepare the data set again")
+
+
+def describe(folder: Path, paths: list[Path]) -> tuple[list[FileInfo], str]:
+    """Sizes and checksums of `paths`, and one hash over all of them."""
+    infos = [
+        FileInfo(str(path.relative_to(folder)), path.stat().st_size, sha256(path)) for path in sorted(paths)
+    ]
+    whole = hashlib.sha256("".join(f"{info.path} {info.sha256}\n" for info in infos).encode())
+    return infos, whole.hexdigest()
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

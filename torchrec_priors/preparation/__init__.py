@@ -1,0 +1,1 @@
+"""Raw files -> prepared data set. Imports no torch."""

@@ -1,0 +1,114 @@
+"""What a corpus file hands to preparation, and how a corpus is found by name or path.
+
+A corpus is one Python file. It defines `load(raw, bad_rows)`, which reads the raw files and returns a `Corpus`. The
+files that ship with the project lie in `datasets/` (in an installed wheel: `torchrec_priors/corpora/`); any other file
+of the same form works by its path.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import ibis.expr.types as ir
+
+from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.preparation.raw import BadRows
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_FOLDERS = (_PACKAGE / "corpora", _PACKAGE.parent / "datasets")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Groups of entities known before any interaction is seen: a taxonomy, tags, user attributes.
+
+    Attributes:
+        name: the prior's name, as used in `priors/<name>.parquet`.
+        table: columns `item_id` or `user_id`, and `label` (string). Several rows an entity are allowed.
+        remainder: name of the group for entities without a label; every prior has it, so that nothing is beyond
+            every head's reach. It is group-numbered last where it is empty.
+    """
+
+    name: str
+    table: ir.Table
+    remainder: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Raw data in one form.
+
+    Attributes:
+        name: written to the manifest.
+        interactions: `user_id`, `item_id`, `timestamp` (int64, ms since 1970), `order` (int64, position in the raw
+            file, breaks ties of time) and, where the corpus has event types, `event` (int8 index into `events`).
+        items: the catalogue: `item_id`, `title` (string), any other attributes.
+        category_prior: name of the item prior that entropy and new interest are measured on.
+        default_horizon: `E` where `prepare --horizon` is not given.
+        events: event names by code; empty where the corpus has none.
+        event_prior: name of the prior over event types; needed where `events` is not empty.
+        item_priors: labels on items; one of them is `category_prior`.
+        user_priors: labels on users.
+        user_group: name of the user prior that fills `user_group` in the sequences.
+    """
+
+    name: str
+    interactions: ir.Table
+    items: ir.Table
+    category_prior: str
+    default_horizon: int
+    events: Sequence[str] = ()
+    event_prior: str | None = None
+    item_priors: Sequence[Labels] = ()
+    user_priors: Sequence[Labels] = field(default_factory=tuple)
+    user_group: str | None = None
+
+    def __post_init__(self) -> None:
+        names = [labels.name for labels in (*self.item_priors, *self.user_priors)]
+        names += [self.event_prior] if self.event_prior else []
+        if len(set(names)) != len(names):
+            raise ValueError(f"corpus '{self.name}' defines a prior twice: {', '.join(sorted(names))}")
+        if self.category_prior not in {labels.name for labels in self.item_priors}:
+            raise ValueError(f"corpus '{self.name}': category_prior '{self.category_prior}' is no item prior")
+        if bool(self.events) != bool(self.event_prior):
+            raise ValueError(f"corpus '{self.name}': events and event_prior come together")
+        if self.user_group and self.user_group not in {labels.name for labels in self.user_priors}:
+            raise ValueError(f"corpus '{self.name}': user_group '{self.user_group}' is no user prior")
+
+
+class CorpusFile(Protocol):
+    """The form of a corpus file."""
+
+    def load(self, raw: Path, bad_rows: BadRows) -> Corpus: ...
+
+
+def known_corpora() -> dict[str, Path]:
+    """Name -> file of every corpus that ships with the project."""
+    folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
+    return {} if folder is None else {file.stem: file for file in sorted(folder.glob("*.py"))}
+
+
+def find_corpus(name_or_file: str) -> CorpusFile:
+    """The corpus of this name, or the user's own file.
+
+    Raises:
+        UserError: no such corpus or file, or a file without a `load` function.
+    """
+    known = known_corpora()
+    if name_or_file.endswith(".py"):
+        file = Path(name_or_file)
+        if not file.is_file():
+            raise UserError(f"--dataset: there is no file '{file}'")
+    elif name_or_file in known:
+        file = known[name_or_file]
+    else:
+        raise UserError(f"unknown data set '{name_or_file}': {nearest(name_or_file, known)}")
+    spec = importlib.util.spec_from_file_location(f"_corpus_{file.stem}", file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "load", None)):
+        raise UserError(f"--dataset: '{file}' defines no function load(raw, bad_rows)")
+    return module  # type: ignore[return-value]

@@ -1,0 +1,278 @@
+"""Raw files -> prepared data set (design: "Prepared data set"), written beside its place and then moved there."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from torchrec_priors.data import manifest as manifests
+from torchrec_priors.data.manifest import Manifest, PriorInfo
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation import expressions
+from torchrec_priors.preparation.corpus import Corpus, Labels, find_corpus
+from torchrec_priors.preparation.raw import BadRows
+
+_USERS_A_FILE = 1 << 18
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the content of a prepared data set.
+
+    Attributes:
+        dataset: name of a corpus, or the path of a corpus file.
+        raw: folder of the raw files.
+        horizon: E; None takes the corpus's default.
+        seed: of the row permutation.
+        on_bad_row: `refuse` or `drop`.
+    """
+
+    dataset: str
+    raw: Path
+    horizon: int | None = None
+    seed: int = 0
+    on_bad_row: Literal["refuse", "drop"] = "refuse"
+
+    def __post_init__(self) -> None:
+        if self.horizon is not None and self.horizon < 1:
+            raise UserError(f"--horizon must be at least 1, not {self.horizon}")
+
+
+def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: Report = lambda _: None) -> Manifest:
+    """Makes the data set in `out`; does nothing where `out` already holds the one these settings make.
+
+    Raises:
+        UserError: bad raw files, an output folder that holds something else, no user left.
+    """
+    out = out.absolute()
+    corpus_file = find_corpus(settings.dataset)
+    present = _already_there(settings, out, overwrite)
+    if present is not None:
+        report(f"{out} already holds this data set")
+        return present
+    temporary = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        (temporary / "priors").mkdir(parents=True)
+        (temporary / "sequences").mkdir()
+        bad_rows = BadRows(settings.on_bad_row)
+        report("reading raw files")
+        corpus = corpus_file.load(settings.raw, bad_rows)
+        made = _Builder(settings, corpus, bad_rows, temporary, report).run()
+        if out.exists():
+            shutil.rmtree(out)
+        temporary.replace(out)
+    except OSError as error:
+        raise UserError(f"--out: cannot write '{out}': {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return made
+
+
+def _already_there(settings: Settings, out: Path, overwrite: bool) -> Manifest | None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not (out / manifests.FILE).is_file():
+        if overwrite:
+            raise UserError(f"--out: '{out}' is not a prepared data set, so --overwrite leaves it alone: move it away")
+        raise UserError(f"--out: '{out}' exists and is not a prepared data set: choose another folder")
+    if overwrite:
+        return None
+    present = manifests.read_manifest(out)
+    if present.settings != _recorded(settings, present.horizon):
+        raise UserError(f"--out: '{out}' holds a data set of other settings: choose another folder or --overwrite")
+    manifests.verify(out)
+    return present
+
+
+def _recorded(settings: Settings, horizon: int) -> dict[str, Any]:
+    raw = {file.name: file.stat().st_size for file in sorted(settings.raw.glob("*")) if file.is_file()}
+    return {
+        "dataset": Path(settings.dataset).name,
+        "raw_bytes": raw,
+        "horizon": settings.horizon or horizon,
+        "seed": settings.seed,
+        "on_bad_row": settings.on_bad_row,
+    }
+
+
+class _Builder:
+    """Runs the expressions on an engine and writes what they give."""
+
+    def __init__(self, settings: Settings, corpus: Corpus, bad_rows: BadRows, folder: Path, report: Report) -> None:
+        self.settings, self.corpus, self.bad_rows = settings, corpus, bad_rows
+        self.folder, self.report = folder, report
+        self.horizon = settings.horizon or corpus.default_horizon
+        self.engine = ibis.duckdb.connect()
+        self.written: list[Path] = []
+
+    def run(self) -> Manifest:
+        ranked, kept = expressions.split(self.corpus.interactions, self.horizon)
+        kept = self._materialise("kept", kept)
+        self.report("counting, numbering and splitting")
+        parts = expressions.build(self.corpus, kept, self.horizon, self.settings.seed)
+        items = self._materialise("items", parts.items)
+        kept = self._materialise("kept_items", parts.kept)
+        training = kept.filter(kept.position < kept.n - 2 * self.horizon)
+        counts = self._counts(ranked, kept, training, items)
+        self.report("writing items")
+        self._write("items.parquet", _first_columns(items.order_by("item"), ["item", "item_id", "frequency", "title"]))
+        self.report("writing priors")
+        users = kept.select("user_id").distinct()
+        priors = [self._item_prior(labels, items) for labels in self.corpus.item_priors]
+        if self.corpus.event_prior:
+            priors.append(self._event_prior(self.corpus.event_prior, training))
+        groups: ir.Table | None = None
+        for labels in self.corpus.user_priors:
+            info, table = self._prior(labels, users, "user_id")
+            groups = table if labels.name == self.corpus.user_group else groups
+            priors.append(info)
+        self.report("writing sequences")
+        self._write_sequences(expressions.sequences(kept, bool(self.corpus.events), groups), counts["users"])
+        files, whole = manifests.describe(self.folder, self.written)
+        manifest = Manifest(
+            name=self.corpus.name,
+            horizon=self.horizon,
+            counts=counts,
+            split=f"per user, in time: last {self.horizon} test, {self.horizon} before validation, rest training",
+            events=list(self.corpus.events),
+            category_prior=self.corpus.category_prior,
+            user_group=self.corpus.user_group,
+            priors=priors,
+            settings=_recorded(self.settings, self.horizon),
+            files=files,
+            content_sha256=whole,
+        )
+        manifest.write(self.folder)
+        return manifest
+
+    def _materialise(self, name: str, table: ir.Table) -> ir.Table:
+        """Computes a table once, inside the engine."""
+        return self.engine.create_table(name, table)
+
+    def _arrow(self, table: ir.Table) -> pa.Table:
+        return self.engine.to_pyarrow(table)
+
+    def _counts(self, ranked: ir.Table, kept: ir.Table, training: ir.Table, items: ir.Table) -> dict[str, Any]:
+        everything = self._arrow(ranked.aggregate(users=ranked.user_id.nunique(), interactions=ranked.count()))
+        remaining = self._arrow(kept.aggregate(users=kept.user_id.nunique(), interactions=kept.count()))
+        read, left = everything.to_pylist()[0], remaining.to_pylist()[0]
+        if left["users"] == 0:
+            raise UserError(
+                f"no user of {read['users']} has more than {2 * self.horizon} interactions: choose a smaller --horizon"
+            )
+        if left["interactions"] != self._value(self.engine.table("kept").count()):
+            raise UserError(f"corpus '{self.corpus.name}': interactions with items outside its catalogue")
+        return {
+            "users": left["users"],
+            "items": self._value(items.count()),
+            "interactions": left["interactions"],
+            "training_interactions": self._value(training.count()),
+            "dropped": {
+                "users of at most twice the horizon": read["users"] - left["users"],
+                "their interactions": read["interactions"] - left["interactions"],
+                **self.bad_rows.dropped,
+            },
+        }
+
+    def _value(self, scalar: ir.Scalar) -> int:
+        return int(self.engine.to_pyarrow(scalar).as_py())
+
+    def _item_prior(self, labels: Labels, items: ir.Table) -> PriorInfo:
+        return self._prior(labels, items, "item_id")[0]
+
+    def _prior(self, labels: Labels, entities: ir.Table, entity: str) -> tuple[PriorInfo, ir.Table]:
+        """Writes `priors/<name>.parquet` and returns its description and (entity, group) in the engine."""
+        member = self._materialise(f"members_{labels.name}", expressions.members(labels, entities, entity))
+        sizes = self._arrow(expressions.group_sizes(member, entity))
+        names, counts = sizes["label"].to_pylist(), sizes["size"].to_pylist()
+        if labels.remainder not in names:
+            names, counts = [*names, labels.remainder], [*counts, 0]
+        numbers = ibis.memtable(pa.table({"label": names, "group": pa.array(range(len(names)), pa.int32())}))
+        grouped = member.inner_join(numbers, "label")
+        if entity == "item_id":
+            grouped = grouped.inner_join(entities.select("item_id", "item"), "item_id")
+            column = "item"
+        else:
+            column = "user_id"
+        self._write(f"priors/{labels.name}.parquet", grouped.select(column, "group").order_by([column, "group"]))
+        kind = column.removesuffix("_id")
+        return PriorInfo(labels.name, kind, names, counts), grouped
+
+    def _event_prior(self, name: str, training: ir.Table) -> PriorInfo:
+        """Groups are event types; Omega of one is the items that saw it in training."""
+        seen = self._arrow(training.group_by("event").aggregate(size=training.count()))
+        size = dict(zip(seen["event"].to_pylist(), seen["size"].to_pylist(), strict=True))
+        order = sorted(range(len(self.corpus.events)), key=lambda event: (-size.get(event, 0), event))
+        groups = pa.table({"event": pa.array(order, pa.int8()), "group": pa.array(range(len(order)), pa.int32())})
+        self._write_arrow(f"priors/{name}.parquet", groups.sort_by("event"))
+        pairs = training.select("event", "item").distinct().inner_join(ibis.memtable(groups), "event")
+        self._write(f"priors/{name}.eligible.parquet", pairs.select("item", "group").order_by(["item", "group"]))
+        names = [self.corpus.events[event] for event in order]
+        return PriorInfo(name, "event", names, [size.get(event, 0) for event in order], eligible=True)
+
+    def _write_sequences(self, table: ir.Table, users: int) -> None:
+        """Many small row groups, so that ranks and workers can share a file."""
+        users_a_group = max(16, min(4096, users // 64))
+        batches = self.engine.to_pyarrow_batches(table, chunk_size=users_a_group)
+        writer, part, rows, waiting = None, -1, _USERS_A_FILE, None
+        for batch in batches:
+            waiting = pa.table(batch) if waiting is None else pa.concat_tables([waiting, pa.table(batch)])
+            while waiting.num_rows >= users_a_group:
+                writer, part, rows = self._next_file(writer, part, rows, waiting.schema)
+                writer.write_table(waiting.slice(0, users_a_group), row_group_size=users_a_group)
+                waiting, rows = waiting.slice(users_a_group), rows + users_a_group
+        if waiting is not None and waiting.num_rows:
+            writer, part, rows = self._next_file(writer, part, rows, waiting.schema)
+            writer.write_table(waiting, row_group_size=users_a_group)
+        assert writer is not None
+        writer.close()
+
+    def _next_file(
+        self, writer: pq.ParquetWriter | None, part: int, rows: int, schema: pa.Schema
+    ) -> tuple[pq.ParquetWriter, int, int]:
+        if writer is not None and rows < _USERS_A_FILE:
+            return writer, part, rows
+        if writer is not None:
+            writer.close()
+        path = self.folder / "sequences" / f"part-{part + 1:05d}.parquet"
+        self.written.append(path)
+        return pq.ParquetWriter(path, schema, compression="zstd"), part + 1, 0
+
+    def _write(self, name: str, table: ir.Table) -> None:
+        self._write_arrow(name, self._arrow(table))
+
+    def _write_arrow(self, name: str, table: pa.Table) -> None:
+        path = self.folder / name
+        pq.write_table(table, path, compression="zstd")
+        self.written.append(path)
+
+
+def _first_columns(table: ir.Table, first: list[str]) -> ir.Table:
+    return table.select(*first, *[name for name in table.columns if name not in first])
+
+
+def summary(manifest: Manifest) -> str:
+    """A few lines for people: counts, drops, priors."""
+    counts = manifest.counts
+    lines = [
+        f"{manifest.name}: {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions",
+        f"horizon {manifest.horizon}: {manifest.split}",
+    ]
+    dropped = {reason: number for reason, number in counts["dropped"].items() if number}
+    lines += [f"dropped: {number:,} ({reason})" for reason, number in dropped.items()] or ["dropped: nothing"]
+    for prior in manifest.priors:
+        shown = ", ".join(f"{name} {size:,}" for name, size in list(zip(prior.groups, prior.sizes, strict=True))[:5])
+        more = f", ... ({len(prior.groups)} groups)" if len(prior.groups) > 5 else ""
+        lines.append(f"prior {prior.name} ({prior.kind}): {shown}{more}")
+    return "\n".join(lines)
+
+

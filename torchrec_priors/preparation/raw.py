@@ -1,0 +1,144 @@
+"""Delimited raw files -> Arrow tables, with the line of every row that cannot be read.
+
+Lines are read as text and split by vectorised Arrow functions, so that separators of any length ("::") work, every
+engine later sees the same rows, and a bad row is named by file and line.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+
+from torchrec_priors.errors import UserError
+
+LINE = "line"
+
+
+@dataclass
+class BadRows:
+    """What to do with a row that cannot be read, and the count of those dropped.
+
+    Attributes:
+        policy: `refuse` raises at the first; `drop` leaves it out and counts it.
+        dropped: reason -> number of rows.
+    """
+
+    policy: Literal["refuse", "drop"] = "refuse"
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def handle(self, file: Path, lines: pa.Array, reason: str, example: str) -> None:
+        """Refuses, or counts, the rows on `lines` (1-based); `example` describes the first of them."""
+        if len(lines) == 0:
+            return
+        if self.policy == "refuse":
+            raise UserError(f"{file}, line {lines[0].as_py()}: {example} (--on-bad-row drop leaves such rows out)")
+        key = f"{file.name}: {reason}"
+        self.dropped[key] = self.dropped.get(key, 0) + len(lines)
+
+
+def require_files(folder: Path, names: list[str]) -> None:
+    """Raises UserError where the folder or any of the files is missing."""
+    if not folder.is_dir():
+        raise UserError(f"--raw: there is no folder '{folder}'")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"--raw: '{folder}' lacks {', '.join(missing)}")
+
+
+def read_table(
+    file: Path,
+    separator: str,
+    columns: Mapping[str, pa.DataType],
+    bad_rows: BadRows,
+    *,
+    encoding: str = "utf8",
+) -> pa.Table:
+    """A delimited file without a header as typed columns plus `line` (int64, 1-based); blank lines are skipped.
+
+    Raises:
+        UserError: a row of another number of fields, or a field that is not of its column's type, where `bad_rows`
+            refuses; a file that cannot be decoded.
+    """
+    text = _lines(file, encoding)
+    numbers = pa.array(range(1, len(text) + 1), pa.int64())
+    filled = pc.not_equal(pc.utf8_trim_whitespace(text), "")
+    text, numbers = text.filter(filled), numbers.filter(filled)
+
+    fields = pc.split_pattern(text, separator)
+    right = pc.equal(pc.list_value_length(fields), len(columns))
+    wrong = pc.invert(right)
+    if pc.any(wrong).as_py():
+        bad, lines = text.filter(wrong), numbers.filter(wrong)
+        found = len(bad[0].as_py().split(separator))
+        example = f"{found} fields where {len(columns)} are expected: {_shorten(bad[0].as_py())}"
+        bad_rows.handle(file, lines, "wrong number of fields", example)
+        fields, numbers = fields.filter(right), numbers.filter(right)
+
+    texts = {name: pc.list_element(fields, position) for position, name in enumerate(columns)}
+    for name, kind in columns.items():
+        right = _castable(texts[name], kind)
+        wrong = pc.invert(right)
+        if pc.any(wrong).as_py():
+            example = f"{name} is no {_kind_name(kind)}: {_shorten(texts[name].filter(wrong)[0].as_py())}"
+            bad_rows.handle(file, numbers.filter(wrong), f"{name} is no {_kind_name(kind)}", example)
+            numbers = numbers.filter(right)
+            texts = {other: column.filter(right) for other, column in texts.items()}
+    typed = {name: texts[name].cast(kind) for name, kind in columns.items()}
+    return pa.table({**typed, LINE: numbers})
+
+
+def keep_valid(table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str) -> pa.Table:
+    """The rows of `table` where `valid`; the others are refused or counted as "<column> <must>"."""
+    wrong = pc.invert(valid)
+    if not pc.any(wrong).as_py():
+        return table
+    example = f"{column} {must}: {_shorten(str(table[column].filter(wrong)[0].as_py()))}"
+    bad_rows.handle(file, table[LINE].filter(wrong), f"{column} {must}", example)
+    return table.filter(valid)
+
+
+def _lines(file: Path, encoding: str) -> pa.ChunkedArray:
+    if file.stat().st_size == 0:
+        raise UserError(f"{file} is empty")
+    try:
+        table = pyarrow.csv.read_csv(
+            file,
+            read_options=pyarrow.csv.ReadOptions(column_names=["text"], encoding=encoding),
+            parse_options=pyarrow.csv.ParseOptions(
+                delimiter="\x01", quote_char=False, escape_char=False, ignore_empty_lines=False
+            ),
+            convert_options=pyarrow.csv.ConvertOptions(
+                column_types={"text": pa.string()}, strings_can_be_null=False, null_values=[]
+            ),
+        )
+    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read as {encoding} text: {str(error).splitlines()[0]}") from error
+    return table["text"]
+
+
+_INTEGER = r"^-?[0-9]{1,18}$"
+_NUMBER = r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$"
+
+
+def _castable(texts: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+    if pa.types.is_integer(kind):
+        right = pc.match_substring_regex(texts, _INTEGER)
+        values = pc.if_else(right, texts, "0").cast(pa.int64())
+        low, high = (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1)
+        return pc.and_(right, pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)))
+    if pa.types.is_floating(kind):
+        return pc.match_substring_regex(texts, _NUMBER)
+    assert pa.types.is_string(kind), f"no reader for {kind}"
+    return pc.is_valid(texts)
+
+
+def _kind_name(kind: pa.DataType) -> str:
+    return "integer" if pa.types.is_integer(kind) else "number" if pa.types.is_floating(kind) else "text"
+
+
+def _shorten(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
