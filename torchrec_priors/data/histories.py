@@ -1,0 +1,79 @@
+"""Users to be evaluated or served: history, targets and everything seen, in batches that do not depend on the ranks."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import Share
+
+Split = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Histories:
+    """A batch of U users; jagged arrays are one user's entries after another's.
+
+    Attributes:
+        user_ids: original ids.
+        items, lengths: the last L items before the targets.
+        seen, seen_lengths: every item before the targets.
+        targets, target_lengths: the E items to be predicted, in time order; repeats are kept.
+    """
+
+    user_ids: pa.Array
+    items: np.ndarray
+    lengths: np.ndarray
+    seen: np.ndarray
+    seen_lengths: np.ndarray
+    targets: np.ndarray
+    target_lengths: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @classmethod
+    def of(cls, user_ids: pa.Array, seen: list[np.ndarray], targets: list[np.ndarray], context: int) -> "Histories":
+        recent = [items[-context:] for items in seen]
+        flat = [np.concatenate(part) if part else np.empty(0, np.int64) for part in (recent, seen, targets)]
+        lengths = [np.array([len(items) for items in part], np.int64) for part in (recent, seen, targets)]
+        return cls(user_ids, flat[0], lengths[0], flat[1], lengths[1], flat[2], lengths[2])
+
+
+def history_batches(
+    data: PreparedData, split: Split, *, context: int, batch: int, share: Share = Share()  # noqa: B008 (immutable)
+) -> Iterator[Histories]:
+    """Users in file order, `batch` at a time; batch i belongs to rank i mod world.
+
+    Every rank yields the same number of batches, so that all take part in every collective: the last of some ranks are
+    empty. A user always stands in the same batch beside the same others, so that results are the same to the last
+    bit on any number of ranks.
+    """
+    horizon = data.manifest.horizon
+    left_out = horizon if split == "validation" else 0
+    empty = Histories.of(data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0), [], [], context)
+    mine, number, cursor = empty, -1, 0
+    ids: list[pa.Array] = []
+    seen: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    for group in data.row_groups:
+        users = data.read_users(group)
+        column = data.user_ids(group).combine_chunks()
+        for user in range(group.users):
+            history = users.history(user)
+            end = len(history) - left_out
+            ids.append(column[user])
+            seen.append(history[: end - horizon])
+            targets.append(history[end - horizon : end])
+            cursor += 1
+            if len(ids) == batch or cursor == data.users:
+                number += 1
+                if number % share.world == share.rank:
+                    mine = Histories.of(pa.array(ids, column.type), seen, targets, context)
+                ids, seen, targets = [], [], []
+                if number % share.world == share.world - 1 or cursor == data.users:
+                    yield mine
+                    mine = empty

@@ -1,0 +1,124 @@
+"""Reading a prepared data set: manifest, items, priors, and row groups of user sequences."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from torchrec_priors.data.manifest import Manifest, PriorInfo, read_manifest
+from torchrec_priors.errors import UserError
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Where a row group of users lies: file, index within it, users in it, and the number of its first user."""
+
+    file: Path
+    index: int
+    users: int
+    first_user: int
+
+
+@dataclass(frozen=True)
+class Users:
+    """Users of one row group, in file order.
+
+    Attributes:
+        starts: int64 [U + 1], bounds of each user's items.
+        items: int64 row ids of all users, one after another.
+    """
+
+    starts: np.ndarray
+    items: np.ndarray
+
+    def history(self, user: int) -> np.ndarray:
+        return self.items[self.starts[user] : self.starts[user + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+
+class PreparedData:
+    """A prepared data set, opened.
+
+    Raises:
+        UserError: no manifest, a file that is missing, truncated, or no Parquet.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(self.folder)
+        self.items: int = self.manifest.counts["items"]
+        self.users: int = self.manifest.counts["users"]
+        self.row_groups = self._row_groups()
+
+    def catalogue(self, columns: list[str] | None = None) -> pa.Table:
+        """`items.parquet`, row i for item i."""
+        table = self._read("items.parquet", columns)
+        if table.num_rows != self.items:
+            raise UserError(f"{self.folder / 'items.parquet'} has {table.num_rows} rows of {self.items}: prepare again")
+        return table
+
+    def prior_pairs(self, name: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
+        """(entity, group) of `priors/<name>.parquet`; `entity` is `item`, `event` or `user_id`."""
+        table = self._read(f"priors/{name}.parquet", [entity, "group"])
+        return table[entity].to_numpy(), table["group"].to_numpy()
+
+    def category_prior(self) -> PriorInfo:
+        return self.manifest.prior(self.manifest.category_prior)
+
+    def read_users(self, group: RowGroup) -> Users:
+        column = self._row_group(group, ["items"])["items"].combine_chunks()
+        starts = np.zeros(len(column) + 1, np.int64)
+        np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False), out=starts[1:])
+        items = column.flatten().to_numpy().astype(np.int64)
+        if len(items) and (items.min() < 0 or items.max() >= self.items):
+            raise UserError(f"{group.file} names an item outside the catalogue of {self.items}: prepare again")
+        return Users(starts, items)
+
+    def user_ids(self, group: RowGroup) -> pa.ChunkedArray:
+        """Original ids of the users of a row group."""
+        return self._row_group(group, ["user_id"])["user_id"]
+
+    def find_user(self, user_id: str) -> np.ndarray:
+        """The whole history (row ids) of the user whose original id reads as `user_id`.
+
+        Raises:
+            UserError: there is no such user.
+        """
+        for group in self.row_groups:
+            texts = self.user_ids(group).cast(pa.string()).to_pylist()
+            if user_id in texts:
+                return self.read_users(group).history(texts.index(user_id))
+        raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}'")
+
+    def _row_groups(self) -> list[RowGroup]:
+        groups, first = [], 0
+        for info in self.manifest.files:
+            if info.path.startswith("sequences/"):
+                file = self.folder / info.path
+                metadata = _guarded(file, lambda file=file: pq.read_metadata(file))
+                for index in range(metadata.num_row_groups):
+                    users = metadata.row_group(index).num_rows
+                    groups.append(RowGroup(file, index, users, first))
+                    first += users
+        if first != self.users:
+            raise UserError(f"{self.folder / 'sequences'} holds {first} users of {self.users}: prepare again")
+        return groups
+
+    def _row_group(self, group: RowGroup, columns: list[str]) -> pa.Table:
+        return _guarded(group.file, lambda: pq.ParquetFile(group.file).read_row_group(group.index, columns=columns))
+
+    def _read(self, name: str, columns: list[str] | None) -> pa.Table:
+        return _guarded(self.folder / name, lambda: pq.read_table(self.folder / name, columns=columns))
+
+
+def _guarded(file: Path, read):  # type: ignore[no-untyped-def]
+    """`read()`, with an unreadable file as the user's mistake."""
+    try:
+        return read()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]}): prepare the data set again") from error

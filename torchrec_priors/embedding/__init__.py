@@ -1,0 +1,1 @@
+"""The item table: one sharded EmbeddingCollection."""

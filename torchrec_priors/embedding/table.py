@@ -1,0 +1,148 @@
+"""The item table as a row-wise sharded TorchRec `EmbeddingCollection` with a fused row-wise optimizer.
+
+Rows are initialised from their ids, so that the table is the same on any number of ranks.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
+from torch import Tensor, nn
+from torch.distributed.optim import (
+    _apply_optimizer_in_backward as apply_optimizer_in_backward,
+)
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, TrainerConfig
+from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.optim import RowWiseAdagrad
+
+from torchrec_priors.errors import UserError
+
+TABLE = "item"
+FEATURE = "item"
+
+_ROWS_AT_A_TIME = 1 << 16
+
+
+@dataclass
+class TableConfig:
+    """The item table.
+
+    Attributes:
+        learning_rate: of the fused row-wise Adagrad, at its peak.
+        init_std: standard deviation of the first values.
+    """
+
+    learning_rate: float = 0.05
+    init_std: float = 0.02
+
+    def check(self) -> None:
+        if self.learning_rate < 0 or self.init_std < 0:
+            raise UserError("table.learning_rate and table.init_std must not be negative")
+
+
+def item_table(items: int, dim: int, learning_rate: float) -> EmbeddingCollection:
+    """An `EmbeddingCollection` of `items` rows on the meta device, its optimizer fused into backward."""
+    table = EmbeddingCollection(
+        device=torch.device("meta"),
+        tables=[EmbeddingConfig(name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE])],
+    )
+    apply_optimizer_in_backward(RowWiseAdagrad, table.parameters(), {"lr": learning_rate})
+    return table
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The rows of the table that a rank holds: a live view of [rows, d], and the number of its first row."""
+
+    rows: Tensor
+    first: int
+
+    @property
+    def last(self) -> int:
+        """One past the last row."""
+        return self.first + len(self.rows)
+
+
+def distribute(model: nn.Module, device: torch.device) -> tuple[DistributedModelParallel, ShardingPlan]:
+    """Shards the model's table over all ranks and replicates the rest (DDP).
+
+    Raises:
+        UserError: the planner finds no plan; raised on every rank.
+    """
+    group = dist.group.WORLD
+    world = dist.get_world_size()
+    sharder = EmbeddingCollectionSharder(fused_params={"bounds_check_mode": BoundsCheckMode.FATAL})
+    topology = TopologyFactory.create_topology(
+        trainer_config=TrainerConfig(world_size=world, local_world_size=world),
+        kernel_config=KernelConfig(compute_device=device.type),
+    )
+    planner = EmbeddingShardingPlanner(
+        topology,
+        constraints={TABLE: ParameterConstraints(sharding_types=["row_wise"])},
+        storage_reservation=FixedPercentageStorageReservation(0.1),
+    )
+    plan = _plan_together(planner, model, sharder)
+    assert group is not None
+    wrapped = DistributedModelParallel(
+        model,
+        env=ShardingEnv(world, dist.get_rank(), group, output_dtensor=True),
+        device=device,
+        plan=plan,
+        sharders=[sharder],  # type: ignore[list-item]
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+    )
+    return wrapped, plan
+
+
+def _plan_together(planner: EmbeddingShardingPlanner, model: nn.Module, sharder: EmbeddingCollectionSharder) -> ShardingPlan:
+    """Rank 0's plan on every rank; its failure on every rank too, instead of a hang."""
+    answer: list[ShardingPlan | str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = planner.plan(model, [sharder])
+        except Exception as error:  # the planner raises its own kinds, all of which must reach every rank
+            answer[0] = f"no sharding plan was found: {' '.join(str(error).split())[:300]}"
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(answer, src=0)
+    plan = answer[0]
+    if isinstance(plan, str):
+        raise UserError(plan)
+    assert plan is not None
+    return plan
+
+
+def own_shard(model: nn.Module, dim: int) -> Shard:
+    """This rank's rows of the item table; a rank of a tiny table may hold none."""
+    for name, tensor in model.state_dict().items():
+        if name.endswith(f"embeddings.{TABLE}.weight"):
+            local = tensor.to_local()
+            shards, offsets = local.local_shards(), local.local_offsets()
+            if not shards:
+                return Shard(torch.empty(0, dim), tensor.shape[0])
+            assert len(shards) == 1, "row-wise shards are one block a rank"
+            return Shard(shards[0], int(offsets[0][0]))
+    raise AssertionError("the model has no item table")
+
+
+def initialise_rows(shard: Shard, seed: int, std: float) -> None:
+    """Fills the shard with normal numbers that depend on (seed, row id, column) alone.
+
+    Counter-based random bits (Philox, advanced to the row) become normal by Box-Muller.
+    """
+    blocks = -(-shard.rows.shape[1] // 4)  # a Philox counter gives four 64-bit numbers
+    for start in range(0, len(shard.rows), _ROWS_AT_A_TIME):
+        chunk = shard.rows[start : start + _ROWS_AT_A_TIME]
+        bits = np.random.Philox(key=[seed, 0x7461626C65]).advance((shard.first + start) * blocks)
+        raw = bits.random_raw(len(chunk) * blocks * 4).reshape(len(chunk), -1)[:, : chunk.shape[1]]
+        radius = np.sqrt(-2.0 * np.log(((raw >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
+        angle = (raw & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)
+        with torch.no_grad():
+            chunk.copy_(torch.from_numpy(std * radius * np.cos(angle)))

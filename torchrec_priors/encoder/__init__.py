@@ -1,0 +1,1 @@
+"""Sequence encoders behind one protocol: jagged in, jagged out."""

@@ -1,0 +1,1 @@
+"""The adapter tree: one user state -> one query per prior path."""

@@ -1,0 +1,30 @@
+"""How a query and an item vector give a score: Eq. 1's dot product, or a learned scale times their cosine."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ScoreKind = Literal["dot", "cosine"]
+
+_FIRST_SCALE, _LARGEST_SCALE = 20.0, 100.0
+
+
+class Score(nn.Module):
+    """Turns queries and item vectors into factors whose plain dot product is the score."""
+
+    def __init__(self, kind: ScoreKind) -> None:
+        super().__init__()
+        self.kind = kind
+        if kind == "cosine":
+            self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
+
+    def queries(self, query_Pd: Tensor) -> Tensor:
+        if self.kind == "dot":
+            return query_Pd
+        return F.normalize(query_Pd, dim=-1) * self.log_scale.exp().clamp(max=_LARGEST_SCALE)
+
+    def items(self, item_Md: Tensor) -> Tensor:
+        return item_Md if self.kind == "dot" else F.normalize(item_Md, dim=-1)

@@ -1,0 +1,1 @@
+"""Recall, NDCG, entropy and the rest (design: "Metrics"), streaming and summed over ranks."""

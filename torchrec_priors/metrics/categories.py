@@ -1,0 +1,41 @@
+"""Groups of items as numpy arrays, for counting."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Categories:
+    """Labels of an item prior.
+
+    Attributes:
+        name: the prior's name.
+        groups: names by group number.
+        starts, labels: the groups of item i are `labels[starts[i] : starts[i + 1]]`.
+    """
+
+    name: str
+    groups: list[str]
+    starts: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def from_pairs(cls, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int) -> "Categories":
+        order = np.lexsort((group, item))
+        starts = np.zeros(items + 1, np.int64)
+        np.cumsum(np.bincount(item, minlength=items), out=starts[1:])
+        return cls(name, groups, starts, group[order].astype(np.int64))
+
+    def expand(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(index into items, group) for every group of every item."""
+        counts = self.starts[items + 1] - self.starts[items]
+        index = np.repeat(np.arange(len(items)), counts)
+        within = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return index, self.labels[np.repeat(self.starts[items], counts) + within]
+
+    def count(self, row: np.ndarray, items: np.ndarray, rows: int) -> np.ndarray:
+        """[rows, groups]: how many of the items that belong to a row are in each group."""
+        index, group = self.expand(items)
+        cell = row[index] * len(self.groups) + group
+        return np.bincount(cell, minlength=rows * len(self.groups)).reshape(rows, len(self.groups))

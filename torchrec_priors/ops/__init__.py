@@ -1,0 +1,1 @@
+"""Core operations: one signature each, a plain PyTorch reference beside every fast version. Needs torch alone."""

@@ -1,0 +1,129 @@
+"""What a prior is, and how a specification such as "temporal:4" or "genre" becomes one.
+
+A kind of prior is one file in this folder that defines `load(argument, data, horizon)`. A specification is
+"kind:argument", or the name of a prior of the prepared data set, whose kind the manifest tells.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Future interactions to be predicted, M of them.
+
+    Attributes:
+        item_M: int64 row ids.
+        offset_M: int64, 1-based distance from the position that predicts, up to the horizon.
+    """
+
+    item_M: Tensor
+    offset_M: Tensor
+
+
+class ItemGroups(nn.Module):
+    """Items of several groups as a compressed list: the groups of item i are `groups[starts[i] : starts[i + 1]]`.
+
+    Example:
+        >>> labels = ItemGroups.from_pairs(np.array([0, 0, 2]), np.array([1, 0, 1]), items=3)
+        >>> rows, groups = labels.expand(torch.tensor([2, 0]))
+        >>> rows.tolist(), groups.tolist()
+        ([0, 1, 1], [1, 0, 1])
+    """
+
+    starts: Tensor
+    groups: Tensor
+
+    def __init__(self, starts: Tensor, groups: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("starts", starts, persistent=False)
+        self.register_buffer("groups", groups, persistent=False)
+
+    @classmethod
+    def from_pairs(cls, item: np.ndarray, group: np.ndarray, items: int) -> "ItemGroups":
+        """From (item, group) pairs in any order."""
+        order = np.lexsort((group, item))
+        starts = np.zeros(items + 1, np.int64)
+        np.cumsum(np.bincount(item, minlength=items), out=starts[1:])
+        return cls(torch.from_numpy(starts), torch.from_numpy(group[order].astype(np.int64)))
+
+    def expand(self, item_M: Tensor) -> tuple[Tensor, Tensor]:
+        """(index into item_M, group) for every group of every item, in the order of item_M."""
+        first_M = self.starts[item_M]
+        count_M = self.starts[item_M + 1] - first_M
+        row = torch.repeat_interleave(torch.arange(len(item_M), device=item_M.device), count_M)
+        within = torch.arange(len(row), device=item_M.device) - (torch.cumsum(count_M, 0) - count_M)[row]
+        return row, self.groups[first_M[row] + within]
+
+
+class Prior(Protocol):
+    """One level of a prior tree.
+
+    Attributes:
+        name: for messages and explanations.
+        groups: human-readable names, by group number.
+        restricts_items: whether Omega_k differs from all items.
+    """
+
+    name: str
+    groups: list[str]
+    restricts_items: bool
+
+    def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        """(index into targets, group) for every group a target belongs to (Eq. 6), in the order of targets."""
+        ...
+
+    def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(row, group) for the items of [first_row, last_row) that a group may retrieve (Omega_k, Eq. 3).
+
+        Asked only where `restricts_items`.
+        """
+        ...
+
+
+def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
+    """The prior of a specification.
+
+    Args:
+        specification: "kind:argument" or the name of a prior of the data set.
+        data: the prepared data set.
+        horizon: training's tau.
+
+    Raises:
+        UserError: no such kind, no such prior in the data set, or a wrong argument.
+    """
+    kind, colon, argument = specification.partition(":")
+    known = _kinds()
+    names = {prior.name: prior.kind for prior in data.manifest.priors}
+    if not colon and kind not in known and kind in names:
+        kind, argument = names[kind], kind
+    if kind not in known:
+        usable = [*known, *(name for name, its_kind in names.items() if its_kind in known)]
+        if kind in names.values() or specification in names:
+            raise UserError(f"priors.tree: '{specification}' cannot be a level yet: {nearest(specification, usable)}")
+        raise UserError(f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}")
+    module = importlib.import_module(f"{__package__}.{kind}")
+    prior: Prior = module.load(argument, data, horizon)
+    return prior
+
+
+def _kinds() -> list[str]:
+    """Kinds of prior: the files of this folder that define `load`."""
+    return sorted(_kind_files())
+
+
+def _kind_files() -> Iterator[str]:
+    for file in Path(__file__).parent.glob("*.py"):
+        if "\ndef load(" in file.read_text(encoding="utf8"):
+            yield file.stem

@@ -1,0 +1,41 @@
+"""Temporal prior `n`: group k holds the targets whose offset lies in the k-th of n equal segments of the horizon."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.prior import Targets
+
+
+class TemporalPrior(nn.Module):
+    """Omega_k is all items."""
+
+    name = "temporal"
+    restricts_items = False
+
+    def __init__(self, segments: int, horizon: int) -> None:
+        super().__init__()
+        self.length = horizon // segments
+        bounds = [(k * self.length + 1, (k + 1) * self.length) for k in range(segments)]
+        if segments == 2:
+            self.groups = ["short-term", "long-term"]
+        else:
+            self.groups = [f"next {low}" if low == high else f"next {low}-{high}" for low, high in bounds]
+
+    def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        every = torch.arange(len(targets.offset_M), device=targets.offset_M.device)
+        return every, (targets.offset_M - 1) // self.length
+
+    def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("a temporal prior restricts no items")
+
+
+def load(argument: str, data: PreparedData, horizon: int) -> TemporalPrior:
+    """`argument`: number of segments; it must divide the horizon."""
+    if not argument.isdigit() or int(argument) < 1:
+        raise UserError(f"priors.tree: 'temporal:{argument}' needs a number of segments, as in 'temporal:4'")
+    if horizon % int(argument):
+        raise UserError(f"priors.tree: 'temporal:{argument}' does not divide model.horizon = {horizon} into equal segments")
+    return TemporalPrior(int(argument), horizon)

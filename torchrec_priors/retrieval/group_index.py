@@ -1,0 +1,49 @@
+"""A rank's rows, tile by tile and sorted by item set within a tile, ready to be scored by each set's own queries."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.embedding.table import Shard
+from torchrec_priors.priors.tree import PriorTree
+
+TILE = 1 << 13
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows [first, first + size) of the table.
+
+    Attributes:
+        columns: for each item set that has rows here, its number and its rows, counted from `first`.
+    """
+
+    first: int
+    size: int
+    columns: list[tuple[int, Tensor]]
+
+
+class GroupIndex:
+    """Group lists of a rank's own rows alone, and which paths search which item set."""
+
+    def __init__(self, tree: PriorTree, shard: Shard) -> None:
+        self.shard = shard
+        self._rows = [torch.from_numpy(rows) for rows in tree.eligible(shard.first, shard.last)]
+        paths = np.array(tree.item_set_K)
+        bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
+        self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
+
+    def tiles(self) -> Iterator[Tile]:
+        for first in range(self.shard.first, self.shard.last, TILE):
+            size = min(TILE, self.shard.last - first)
+            ends = torch.tensor([first, first + size])
+            columns = []
+            for number, rows in enumerate(self._rows):
+                low, high = torch.searchsorted(rows, ends).tolist()
+                if low < high:
+                    columns.append((number, rows[low:high] - first))
+            yield Tile(first, size, columns)

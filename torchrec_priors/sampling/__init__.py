@@ -1,0 +1,1 @@
+"""In-group negatives from the rows a rank owns."""

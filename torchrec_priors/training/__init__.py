@@ -1,0 +1,1 @@
+"""Step, loop, optimizers and schedules, checkpoints, logging."""

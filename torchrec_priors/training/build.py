@@ -1,0 +1,124 @@
+"""A run's model, distributed and initialised, and its optimizers."""
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan
+from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import Share
+from torchrec_priors.embedding.table import Shard, distribute, initialise_rows, item_table, own_shard
+from torchrec_priors.loss import discount
+from torchrec_priors.model import Recommender
+from torchrec_priors.priors.prior import Targets
+from torchrec_priors.priors.tree import PriorTree, load_tree
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.training.process import Ranks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A distributed model.
+
+    Attributes:
+        parallel: what is trained and checkpointed.
+        model: the same model inside it, for everything but training steps.
+        shard: this rank's rows of the table, a live view.
+        index: what retrieval needs of them.
+        plan: how the table is sharded.
+    """
+
+    parallel: DistributedModelParallel
+    model: Recommender
+    shard: Shard
+    index: GroupIndex
+    plan: ShardingPlan
+
+
+def build_model(config: RunConfig, data: PreparedData, ranks: Ranks) -> Built:
+    """The model of a configuration with its first values, the same on any number of ranks."""
+    tree = load_tree(config.priors, data, config.model.horizon)
+    torch.manual_seed(config.seed)
+    model = Recommender(
+        config.model,
+        config.encoder,
+        tree,
+        item_table(data.items, config.model.dim, config.table.learning_rate),
+        config.negatives.logq,
+    )
+    model.exchange = ranks.exchange()
+    parallel, plan = distribute(model, ranks.device)
+    shard = own_shard(parallel, config.model.dim)
+    initialise_rows(shard, config.seed, config.table.init_std)
+    inner = parallel.module
+    assert isinstance(inner, Recommender)
+    return Built(parallel, inner, shard, GroupIndex(tree, shard), plan)
+
+
+def set_loss_weights(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> Tensor:
+    """Fills in gamma's discount and w_k; returns the training positives of every path."""
+    counts = ranks.total(count_positives(built.model.tree, data, config.model.horizon, ranks.share))
+    built.model.weight_K.copy_(config.loss.weights(counts))
+    built.model.discount_T.copy_(discount(config.loss.gamma, config.model.horizon))
+    for path, count in zip(built.model.tree.paths, counts.tolist(), strict=True):
+        if count == 0:
+            log.info("prior path '%s' has no training positives: its head stays as its parent's", path.name)
+    return counts
+
+
+def count_positives(tree: PriorTree, data: PreparedData, horizon: int, share: Share) -> Tensor:
+    """int64 [K]: positives of each path over this rank's share of an epoch.
+
+    A training item at index i of its user is a target at every offset t <= i, whatever the windows.
+    """
+    on_cpu = torch.zeros(len(tree.paths), dtype=torch.int64)
+    for group in data.row_groups[share.rank :: share.world]:
+        users = data.read_users(group)
+        index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
+        trained = index < np.repeat(users.lengths - 2 * data.manifest.horizon, users.lengths)
+        for offset in range(1, horizon + 1):
+            items = torch.from_numpy(users.items[trained & (index >= offset)]).to(tree.path_of_code.device)
+            _, path = tree.assign(Targets(items, torch.full_like(items, offset)))
+            on_cpu += torch.bincount(path.cpu(), minlength=len(tree.paths))
+    return on_cpu
+
+
+class Optimizers:
+    """Fused row-wise Adagrad on the table and AdamW, clipped, on the rest; learning rates follow from the step."""
+
+    def __init__(self, built: Built, config: RunConfig) -> None:
+        dense = dict(in_backward_optimizer_filter(built.parallel.named_parameters()))
+        adamw = KeyedOptimizerWrapper(
+            dense,
+            lambda parameters: torch.optim.AdamW(
+                parameters, lr=config.training.learning_rate, weight_decay=config.training.weight_decay
+            ),
+        )
+        self.dense = GradientClippingOptimizer(
+            adamw, clipping=GradientClipping.NORM, max_gradient=config.training.clip_norm
+        )
+        self.fused = built.parallel.fused_optimizer
+        self.all = CombinedOptimizer([("table", self.fused), ("dense", self.dense)])
+        self._config = config
+
+    def prepare(self, step: int) -> None:
+        """Sets both rates for a step and clears gradients. The fused optimizer takes its rate here, before backward."""
+        rate = self._config.training.rate(step)
+        for group in self.fused.param_groups:
+            group["lr"] = rate * self._config.table.learning_rate
+        for group in self.dense.param_groups:
+            group["lr"] = rate * self._config.training.learning_rate
+        self.all.zero_grad()
+
+    def step(self) -> None:
+        self.all.step()

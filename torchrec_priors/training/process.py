@@ -1,0 +1,84 @@
+"""Joining the ranks of a run: a launcher's, or a single process by itself."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from torchrec_priors.data.windows import Share
+from torchrec_priors.model import Exchange
+from torchrec_priors.sampling.share import gather_slots
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all.
+
+    Attributes:
+        rank, world: as torch.distributed counts.
+        device: where the model lives.
+        side: a process group of its own for what this project exchanges, so that it never interleaves with TorchRec's
+            and DDP's collectives.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    side: dist.ProcessGroup
+
+    @property
+    def share(self) -> Share:
+        return Share(self.rank, self.world)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes files and prints."""
+        return self.rank == 0
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over ranks; the argument may be changed."""
+        if self.world > 1:
+            on_device = tensor.to(self.device)
+            dist.all_reduce(on_device, group=self.side)
+            return on_device.to(tensor.device)
+        return tensor
+
+    def agree(self, decision: bool) -> bool:
+        """Rank 0's decision, on every rank."""
+        return bool(self.total(torch.tensor(int(decision and self.leads))).item())
+
+    def exchange(self) -> Exchange:
+        return Exchange(
+            gather=lambda piece, slots_W: gather_slots(piece, slots_W, self.side), total=self.total, ranks=self.world
+        )
+
+
+def rank_in_environment() -> int:
+    """This process's rank before it has joined: 0 without a launcher."""
+    return int(os.environ.get("RANK", "0"))
+
+
+@contextmanager
+def join(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Ranks]:
+    """Joins the launcher's ranks (torchrun, TorchX), or makes a world of one; leaves when the block ends."""
+    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if launched:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    try:
+        side = dist.new_group(timeout=timeout)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device, side)
+    finally:
+        dist.destroy_process_group()

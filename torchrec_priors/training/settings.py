@@ -1,0 +1,63 @@
+"""Settings of the training loop."""
+
+import math
+from dataclasses import dataclass
+
+from torchrec_priors.errors import UserError
+
+
+@dataclass
+class TrainingConfig:
+    """The training loop.
+
+    Attributes:
+        batch: windows of a global batch, over all ranks.
+        steps: length of the schedule; early stopping may end it sooner.
+        learning_rate: of AdamW on the dense parameters, at its peak.
+        weight_decay: of AdamW.
+        warmup: share of the steps over which both learning rates rise linearly; then they fall to 0 as a cosine.
+        clip_norm: largest norm of the dense gradient.
+        evaluate_every: steps between evaluations on the validation split.
+        patience: evaluations without a better ndcg@10 after which training stops; 0 never stops early.
+        log_every: steps between lines of `metrics.jsonl`.
+        checkpoint_seconds: seconds between checkpoints; every evaluation that is the best so far makes one too.
+        workers: processes that read data, per rank; 0 reads in the training process.
+        shuffled_row_groups: row groups of the prepared data that are shuffled together.
+    """
+
+    batch: int = 128
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup: float = 0.1
+    clip_norm: float = 1.0
+    evaluate_every: int = 100
+    patience: int = 10
+    log_every: int = 10
+    checkpoint_seconds: float = 60.0
+    workers: int = 0
+    shuffled_row_groups: int = 64
+
+    def check(self) -> None:
+        for name in ("batch", "steps", "evaluate_every", "log_every", "shuffled_row_groups"):
+            if getattr(self, name) < 1:
+                raise UserError(f"training.{name} = {getattr(self, name)} must be at least 1")
+        for name in ("learning_rate", "weight_decay", "patience", "workers", "checkpoint_seconds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"training.{name} = {getattr(self, name)} must not be negative")
+        if not 0 <= self.warmup < 1:
+            raise UserError(f"training.warmup = {self.warmup} must be in [0, 1)")
+        if self.clip_norm <= 0:
+            raise UserError(f"training.clip_norm = {self.clip_norm} must be positive")
+
+    def rate(self, step: int) -> float:
+        """Factor on the learning rates at a step: linear warm-up, then a cosine to 0.
+
+        >>> [round(TrainingConfig(steps=10, warmup=0.2).rate(step), 3) for step in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 1.0, 0.5, 0.038]
+        """
+        warmup = round(self.warmup * self.steps)
+        if step < warmup:
+            return (step + 1) / warmup
+        done = (step - warmup) / max(1, self.steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * done))
