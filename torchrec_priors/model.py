@@ -102,13 +102,13 @@ class Recommender(nn.Module):
         vector_Xd, served_rd = vectors[:future], vectors[future:]
         item_X = batch.ids.values()[:future]
 
-        state_Nd = self.encoder(vector_Xd[batch.context_N], batch.offsets_B1, batch.dropout)
+        state_Nd = self.encoder(vector_Xd.index_select(0, batch.context_N), batch.offsets_B1, batch.dropout)
         positives = find_positives(self.tree, item_X, batch.context_N, batch.end_N, self.config.horizon)
         query_Pd = self.score.queries(self.heads(state_Nd, positives.token_P, positives.path_P))
         nll_M = in_group_nll(
             query_Pd,
             torch.bincount(self.item_set_K[positives.path_P], minlength=self.tree.item_sets).tolist(),
-            self.score.items(vector_Xd)[positives.source_M],
+            self.score.items(vector_Xd).index_select(0, positives.source_M),
             item_X[positives.source_M],
             positives.query_M,
             self._negatives(batch, served_rd),

@@ -56,16 +56,17 @@ class HierarchicalHeads(nn.Module):
         z = state_Nd
         for depth in range(1, self.depth + 1):
             node, token = keys[depth] // max(tokens, 1), keys[depth] % max(tokens, 1)
-            parent = z[self._row_of_parent(depth, node, token, keys[depth - 1], tokens)]
+            parent = z.index_select(0, self._row_of_parent(depth, node, token, keys[depth - 1], tokens))
             weight = self.adapters[depth - 1]
             counts = torch.bincount(node, minlength=len(weight)).tolist()
             z = parent + F.silu(grouped_linear(parent, weight, counts))
             if depth > 1:
-                z = z + self.embeddings[depth - 2][getattr(self, f"parent_group_{depth}")[node]]
+                groups = getattr(self, f"parent_group_{depth}")[node]
+                z = z + self.embeddings[depth - 2].index_select(0, groups)
         if self.depth == 0:
-            return z[token_P]
+            return z.index_select(0, token_P)
         node_P = getattr(self, f"node_{self.depth}")[path_P]
-        return z[torch.searchsorted(keys[-1], node_P * tokens + token_P)]
+        return z.index_select(0, torch.searchsorted(keys[-1], node_P * tokens + token_P))
 
     def _row_of_parent(self, depth: int, node: Tensor, token: Tensor, above: Tensor, tokens: int) -> Tensor:
         if depth == 1:

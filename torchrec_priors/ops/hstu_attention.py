@@ -58,12 +58,15 @@ def hstu_attention(
     outputs, rows = [], []
     for bucket in _buckets(lengths, heads=q_NHD.shape[1]):
         index_BT, filled_BT = _padding_index(bucket, lengths, offsets_B1, empty_row=len(q_NHD))
-        out_BTHD = _padded(padded_q[index_BT], padded_k[index_BT], padded_v[index_BT], bias_HL, divisor, alpha)
-        outputs.append(out_BTHD[filled_BT])
-        rows.append(index_BT[filled_BT])
+        flat = index_BT.flatten()
+        q, k, v = (x.index_select(0, flat).unflatten(0, index_BT.shape) for x in (padded_q, padded_k, padded_v))
+        kept = filled_BT.flatten().nonzero().squeeze(1)
+        out_BTHD = _padded(q, k, v, bias_HL, divisor, alpha)
+        outputs.append(out_BTHD.flatten(0, 1).index_select(0, kept))
+        rows.append(flat[kept])
     if not outputs:
         return v_NHD + 0.0 * (q_NHD + k_NHD) + 0.0 * bias_HL.sum()
-    return torch.cat(outputs)[torch.argsort(torch.cat(rows))]
+    return torch.cat(outputs).index_select(0, torch.argsort(torch.cat(rows)))
 
 
 def _padded(q: Tensor, k: Tensor, v: Tensor, bias_HL: Tensor, divisor: float, alpha: float) -> Tensor:
@@ -71,7 +74,7 @@ def _padded(q: Tensor, k: Tensor, v: Tensor, bias_HL: Tensor, divisor: float, al
     length = q.shape[1]
     position = torch.arange(length, device=q.device)
     distance = position[:, None] - position[None, :]
-    bias_HTT = bias_HL[:, distance.clamp(min=0)]
+    bias_HTT = bias_HL.index_select(1, distance.clamp(min=0).flatten()).unflatten(1, distance.shape)
     scores = torch.matmul(q.permute(0, 2, 1, 3) * alpha, k.permute(0, 2, 3, 1)) + bias_HTT
     weights = F.silu(scores) * ((distance >= 0) / divisor)
     return torch.matmul(weights, v.permute(0, 2, 1, 3)).permute(0, 2, 1, 3)

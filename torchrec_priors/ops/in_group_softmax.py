@@ -124,8 +124,8 @@ def in_group_nll(
     shift_M = torch.tensor(negatives.shifts_S, device=device, dtype=query_Pd.dtype)[set_M]
     repeats_M = _occurrences(positive_id_M, set_M, negatives)
 
-    score_M = (query_Pd[query_of_M] * positive_Md).sum(1)
-    others_M = total_P[query_of_M] + shift_M
+    score_M = (query_Pd.index_select(0, query_of_M) * positive_Md).sum(1)
+    others_M = total_P.index_select(0, query_of_M) + shift_M
     # e^{others} - repeats * e^{score + shift}, scaled by e^{-top}: what the positive's own copies added to the sum is
     # at most a few times e^{score}, which stands in the denominator anyway, so the subtraction loses no accuracy.
     top_M = torch.maximum(score_M, others_M).detach()

@@ -122,3 +122,7 @@ class Optimizers:
 
     def step(self) -> None:
         self.all.step()
+
+    def make_state(self) -> None:
+        """Creates AdamW's state, which a checkpoint can only fill where it exists; loading overwrites all of it."""
+        self.dense.init_state()

@@ -1,0 +1,30 @@
+"""`torchrec-priors <app> ...` runs `python -m torchrec_priors.apps.<app> ...` in this process."""
+
+import importlib
+import sys
+from pathlib import Path
+
+from torchrec_priors.errors import nearest
+
+
+def apps() -> list[str]:
+    """Names of all apps: the files of this folder that define `main`."""
+    files = Path(__file__).parent.glob("[a-z]*.py")
+    return sorted(file.stem for file in files if "\ndef main(" in file.read_text(encoding="utf8"))
+
+
+def main() -> None:
+    """Entry point of the `torchrec-priors` command."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in ("-h", "--help"):
+        sys.stdout.write(f"usage: torchrec-priors APP [options]\napps: {', '.join(apps())}\nAPP --help explains its options\n")
+        sys.exit(0)
+    if name not in apps():
+        sys.stderr.write(f"error: there is no app '{name}': {nearest(name, apps())}\n")
+        sys.exit(2)
+    sys.argv = [f"torchrec-priors {name}", *sys.argv[2:]]
+    importlib.import_module(f"torchrec_priors.apps.{name}").main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""How an app runs: its function becomes a command, a person's mistake one line on standard error and exit code 2."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from torchrec_priors.errors import UserError
+
+_RANK = "RANK"  # set by launchers; rank 0 alone speaks
+
+
+def run(function: Callable[..., Any], arguments: list[str] | None = None) -> None:
+    """Runs an app on command-line arguments and exits: 0 done, 2 the user's input is wrong, 1 anything else."""
+    leads = os.environ.get(_RANK, "0") == "0"
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
+    _hush()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(function)
+    try:
+        code = app(arguments, standalone_mode=False)
+    except UserError as error:
+        _say(leads, str(error))
+        code = 2
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own errors about the command line have it
+            raise
+        _say(leads, f"{error.format_message()} (--help explains every option)")
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _hush() -> None:
+    """Notes that torch and TorchRec write to one another, which no user of an app can act on."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec\..*")
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+
+
+def _say(leads: bool, message: str) -> None:
+    if leads:
+        line = " ".join(message.split())
+        sys.stderr.write(f"error: {line}\n")

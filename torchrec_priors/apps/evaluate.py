@@ -1,0 +1,84 @@
+"""Full-catalogue evaluation of a run's best checkpoint."""
+
+import time
+from collections.abc import Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from tqdm import tqdm
+from typer import Option
+
+from torchrec_priors.apps import command
+from torchrec_priors.data.histories import Histories
+from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
+from torchrec_priors.retrieval.predictions import PredictionWriter
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+
+_SHOWN = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverage@10", "novelty@10")
+
+
+class Split(StrEnum):
+    validation = "validation"
+    test = "test"
+
+
+def evaluate(
+    run: Annotated[Path, Option(help="Folder of a trained run.")],
+    split: Annotated[Split, Option(help="Which interactions are the targets.")],
+    data: Annotated[Path | None, Option(help="Prepared data set, where it has moved since training.")] = None,
+) -> None:
+    """Scores every user against the whole catalogue; writes eval/<split>/metrics.json and predictions.parquet."""
+    folder = RunFolder(run)
+    config, prepared = folder.open(data)
+    with join() as ranks:
+        started = time.monotonic()
+        built = build_model(config, prepared, ranks)
+        checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
+        item_ids = prepared.catalogue(["item_id"])["item_id"]
+        names = [path.name for path in built.model.tree.paths]
+        place = run / "eval" / split.value
+
+        def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
+            return tqdm(batches, total=rounds, unit="batch", disable=None if ranks.leads else True)
+
+        with PredictionWriter(place / "predictions.parquet", item_ids, names, ranks.side) as predictions:
+            result = run_evaluation(
+                built.model,
+                built.index,
+                prepared,
+                split.value,
+                config.evaluation,
+                share=ranks.share,
+                device=ranks.device,
+                total=ranks.total,
+                on_batch=predictions.add,
+                progress=shown,
+            )
+        if ranks.leads:
+            about = {
+                "split": split.value,
+                "users": result["users"],
+                "items": prepared.items,
+                "horizon": prepared.manifest.horizon,
+                "filter_seen": config.evaluation.filter_seen,
+                "seconds": round(time.monotonic() - started, 3),
+                "ranks": ranks.world,
+                "checkpoint": checkpoint,
+                "config_sha256": config.sha256(),
+            }
+            folder.write_json(f"eval/{split.value}/metrics.json", {**about, **result})
+            print(f"{run} on {split.value}, {checkpoint}, {result['users']:,} users, {prepared.items:,} items:")
+            print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN))
+            print(f"written to {place}")
+
+
+def main() -> None:
+    command.run(evaluate)
+
+
+if __name__ == "__main__":
+    main()

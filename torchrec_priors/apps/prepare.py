@@ -1,0 +1,46 @@
+"""Raw files -> prepared data set."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from tqdm import tqdm
+from typer import Option
+
+from torchrec_priors.apps import command
+from torchrec_priors.preparation.prepare import Settings, summary
+from torchrec_priors.preparation.prepare import prepare as make
+
+
+class OnBadRow(StrEnum):
+    refuse = "refuse"
+    drop = "drop"
+
+
+def prepare(
+    dataset: Annotated[str, Option(help="Name of a corpus (see datasets/), or the path of your own corpus file.")],
+    raw: Annotated[Path, Option(help="Folder of the raw files.")],
+    out: Annotated[Path, Option(help="Folder of the prepared data set; made whole or not at all.")],
+    horizon: Annotated[
+        int | None, Option(help="E: a user's last E interactions are test, the E before validation. [corpus's own]")
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of the permutation that numbers the rows.")] = 0,
+    on_bad_row: Annotated[OnBadRow, Option(help="Rows that cannot be read: refuse the file, or drop and count.")] = (
+        OnBadRow.refuse
+    ),
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a data set of other settings in --out.")] = False,
+) -> None:
+    """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
+    settings = Settings(dataset, raw, horizon, seed, on_bad_row.value)
+    with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
+        manifest = make(settings, out, overwrite=overwrite, report=bar.set_description_str)
+    print(summary(manifest))
+    print(f"written to {out}")
+
+
+def main() -> None:
+    command.run(prepare)
+
+
+if __name__ == "__main__":
+    main()

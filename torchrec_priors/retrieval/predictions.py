@@ -1,0 +1,78 @@
+"""`predictions.parquet`: what every user was recommended, in original ids, with the path that explains each item."""
+
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch.distributed as dist
+
+from torchrec_priors.data.histories import Histories
+from torchrec_priors.retrieval.search import Found
+
+
+class PredictionWriter:
+    """Collects every rank's batches on rank 0, which writes them as they come; the file appears when it is whole."""
+
+    def __init__(self, file: Path, item_ids: pa.ChunkedArray, path_names: list[str], group: dist.ProcessGroup) -> None:
+        """
+        Args:
+            item_ids: original ids by row.
+            path_names: names by path.
+            group: ranks that take part; each must add the same number of batches.
+        """
+        self.file, self.group = file, group
+        self.partial = file.with_name(f".{file.name}.partial")
+        self.leads = dist.get_rank(group) == 0
+        self._ids, self._names = item_ids.combine_chunks(), pa.array(path_names)
+        self._writer: pq.ParquetWriter | None = None
+
+    def add(self, users: Histories, found: Found) -> None:
+        """One round: this rank's users, perhaps none."""
+        table = self._table(users, found)
+        tables = [table]
+        if dist.get_world_size(self.group) > 1:
+            collected: list[pa.Table | None] | None = [None] * dist.get_world_size(self.group) if self.leads else None
+            dist.gather_object(table, collected, dst=0, group=self.group)
+            tables = [part for part in collected or [] if part is not None]
+        if self.leads:
+            whole = pa.concat_tables(tables)
+            if self._writer is None:
+                self._writer = pq.ParquetWriter(self.partial, whole.schema, compression="zstd")
+            self._writer.write_table(whole)
+
+    def __enter__(self) -> "PredictionWriter":
+        if self.leads:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            if error is None:
+                self.partial.replace(self.file)
+            else:
+                self.partial.unlink(missing_ok=True)
+
+    def _table(self, users: Histories, found: Found) -> pa.Table:
+        rows, scores, paths = (part.cpu().numpy() for part in (found.row_Bk, found.score_Bk, found.path_Bk))
+        shown = rows >= 0
+        lengths = shown.sum(1)
+        return pa.table(
+            {
+                "user_id": users.user_ids,
+                "targets": _lists(self._ids.take(pa.array(users.targets)), users.target_lengths),
+                "items": _lists(self._ids.take(pa.array(rows[shown])), lengths),
+                "scores": _lists(pa.array(scores[shown]), lengths),
+                "heads": _lists(self._names.take(pa.array(paths[shown])), lengths),
+            }
+        )
+
+
+def _lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
+    offsets = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.ListArray.from_arrays(pa.array(offsets), values)

@@ -1,0 +1,67 @@
+"""What a run says: `metrics.jsonl`, TensorBoard events, a progress bar. Rank 0 alone writes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from torchrec_priors.training.process import Ranks
+
+
+class Logs:
+    """Lines of numbers by step. After a resume, lines past the checkpoint are dropped, so that no step stands twice."""
+
+    def __init__(self, metrics: Path, events: Path, ranks: Ranks, *, steps: int, first_step: int) -> None:
+        self.leads = ranks.leads
+        self.bar: Any = tqdm(
+            total=steps, initial=first_step, unit="step", disable=None if self.leads else True, mininterval=1.0
+        )
+        if self.leads:
+            _keep_until(metrics, first_step)
+            self._file = metrics.open("a", encoding="utf8")
+            self._events = SummaryWriter(str(events), purge_step=first_step)
+
+    def add(self, step: int, values: dict[str, Any], prefix: str = "") -> None:
+        """One line, and one point of every curve; `step` counts steps done."""
+        if not self.leads:
+            return
+        numbers = {f"{prefix}{name}": value for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.flush()
+        for name, value in numbers.items():
+            if isinstance(value, int | float):
+                self._events.add_scalar(name, value, step)
+
+    def advance(self, **shown: str) -> None:
+        self.bar.update(1)
+        if shown:
+            self.bar.set_postfix(shown, refresh=False)
+
+    def say(self, text: str) -> None:
+        if self.leads:
+            tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        self.bar.close()
+        if self.leads:
+            self._file.close()
+            self._events.close()
+
+
+def _keep_until(metrics: Path, step: int) -> None:
+    """Drops lines past a step, and a last line that was cut."""
+    if not metrics.is_file():
+        return
+    kept = []
+    for line in metrics.read_text(encoding="utf8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):
+            continue
+    temporary = metrics.with_name(f".{metrics.name}.partial")
+    temporary.write_text("".join(kept), encoding="utf8")
+    temporary.replace(metrics)

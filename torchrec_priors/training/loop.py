@@ -1,0 +1,181 @@
+"""The training loop: steps, evaluations, checkpoints, resume, early stop."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import DataLoader
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.data.batch import Batch, make_batch
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import WindowStream
+from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.sampling.group_sampler import GroupSampler
+from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
+from torchrec_priors.training.checkpoint import Checkpoints, Progress
+from torchrec_priors.training.logs import Logs
+from torchrec_priors.training.process import Ranks
+from torchrec_priors.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+SELECTED_BY = "ndcg@10"
+_ASK_EVERY = 5  # steps between asking rank 0 whether a checkpoint is due
+
+
+def train(config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks) -> dict[str, Any]:
+    """Trains, or goes on with, a run; returns its summary, the same on every rank.
+
+    Raises:
+        FloatingPointError: the loss is no finite number.
+    """
+    if ranks.leads:
+        folder.record(config, data)
+    dist.barrier(ranks.side)
+    run = _Run(config, data, folder, ranks)
+    try:
+        return run.go()
+    finally:
+        run.logs.close()
+
+
+class _Run:
+    def __init__(self, config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks) -> None:
+        self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
+        self.built = build_model(config, data, ranks)
+        set_loss_weights(self.built, config, data, ranks)
+        self.optimizers = Optimizers(self.built, config)
+        self.sampler = make_sampler(self.built, config, ranks)
+        self.checkpoints = Checkpoints(folder.checkpoints, ranks)
+        resumed = self.checkpoints.resume(self.built, self.optimizers)
+        self.progress = resumed or Progress()
+        self.logs = Logs(
+            folder.metrics, folder.path / "events", ranks, steps=config.training.steps, first_step=self.progress.step
+        )
+        if resumed:
+            self.logs.say(f"resuming '{folder.path}' at step {self.progress.step}")
+        self.started = self.saved_at = time.monotonic()
+
+    def go(self) -> dict[str, Any]:
+        settings, progress = self.config.training, self.progress
+        self.built.parallel.train()
+        batches = self._batches()
+        while progress.step < settings.steps and not self._out_of_patience():
+            loss = self._step(next(batches))
+            progress.step += 1
+            if progress.step % settings.log_every == 0:
+                rate = settings.rate(progress.step - 1)
+                self.logs.add(progress.step, {"loss": loss, "rate": rate, "seconds": self._seconds()})
+            self.logs.advance(loss=f"{loss:.4f}", best=f"{max(progress.best, 0):.4f}")
+            if progress.step % settings.evaluate_every == 0 or progress.step == settings.steps:
+                self._evaluate()
+            elif self._checkpoint_is_due():
+                self._save(best=False)
+        return self._finish()
+
+    def _step(self, batch: Batch) -> float:
+        self.optimizers.prepare(batch.step)
+        part, whole = self.built.parallel(batch.to(self.ranks.device))
+        loss = float(whole)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss of step {batch.step} is {loss}: lower the learning rates")
+        part.backward()
+        self.optimizers.step()
+        return loss
+
+    def _evaluate(self) -> None:
+        progress = self.progress
+        result = evaluate(
+            self.built.model,
+            self.built.index,
+            self.data,
+            "validation",
+            self.config.evaluation,
+            share=self.ranks.share,
+            device=self.ranks.device,
+            total=self.ranks.total,
+        )
+        self.logs.add(progress.step, result, prefix="validation/")
+        better = result[SELECTED_BY] > progress.best
+        if better:
+            progress.best, progress.best_step, progress.without_gain = result[SELECTED_BY], progress.step, 0
+        else:
+            progress.without_gain += 1
+        shown = ", ".join(f"{name} {result[name]:.4f}" for name in ("ndcg@10", "recall@10", "entropy@10"))
+        self.logs.say(f"step {progress.step}: validation {shown}{' (best so far)' if better else ''}")
+        if better or self._checkpoint_is_due():
+            self._save(best=better)
+
+    def _out_of_patience(self) -> bool:
+        patience = self.config.training.patience
+        return patience > 0 and self.progress.without_gain >= patience
+
+    def _checkpoint_is_due(self) -> bool:
+        if self.progress.step % _ASK_EVERY:
+            return False
+        waited = time.monotonic() - self.saved_at
+        return self.ranks.agree(waited >= self.config.training.checkpoint_seconds)
+
+    def _save(self, *, best: bool) -> None:
+        self.checkpoints.save(self.built, self.optimizers, self.progress, best=best)
+        self.saved_at = time.monotonic()
+
+    def _finish(self) -> dict[str, Any]:
+        progress = self.progress
+        self._save(best=False)
+        table = self.data.items * self.config.model.dim
+        heads = sum(parameter.numel() for parameter in self.built.model.heads.parameters())
+        dense = sum(p.numel() for name, p in self.built.model.named_parameters() if not name.startswith("table."))
+        summary = {
+            "steps": progress.step,
+            "best_step": progress.best_step,
+            f"validation/{SELECTED_BY}": progress.best,
+            "stopped": "no better evaluation" if self._out_of_patience() else "end of schedule",
+            "paths": len(self.built.model.tree.paths),
+            "parameters": {"table": table, "heads": heads, "encoder and score": dense - heads},
+            "ranks": self.ranks.world,
+            "seconds_of_last_start": self._seconds(),
+            "config_sha256": self.config.sha256(),
+        }
+        if self.ranks.leads:
+            self.folder.write_json(self.folder.summary.name, summary)
+        return summary
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+    def _batches(self) -> Iterator[Batch]:
+        settings = self.config.training
+        stream = WindowStream(
+            self.data,
+            context=self.config.model.context,
+            horizon=self.config.model.horizon,
+            batch=settings.batch,
+            seed=self.config.seed,
+            share=self.ranks.share,
+            shuffled_row_groups=settings.shuffled_row_groups,
+            first_step=self.progress.step,
+        )
+        for windows in DataLoader(stream, batch_size=None, num_workers=settings.workers):
+            draw = self.sampler.draw(windows.step)
+            yield make_batch(windows, draw, feature=FEATURE, seed=self.config.seed)
+
+
+def make_sampler(built: Built, config: RunConfig, ranks: Ranks) -> GroupSampler:
+    """The sampler over this rank's rows; ranks tell one another how many rows of each set they own."""
+    own = built.model.tree.eligible(built.shard.first, built.shard.last)
+    owned_WS = torch.zeros(ranks.world, len(own), dtype=torch.int64)
+    owned_WS[ranks.rank] = torch.tensor([len(rows) for rows in own])
+    return GroupSampler(
+        own,
+        ranks.total(owned_WS).numpy(),
+        rank=ranks.rank,
+        per_set=config.negatives.per_set,
+        seed=config.seed,
+    )

@@ -1,0 +1,99 @@
+"""The folder of a run: its configuration, which data it was trained on, its logs and its checkpoints."""
+
+import json
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+
+CONFIG, DATA, METRICS, SUMMARY = "config.toml", "data.json", "metrics.jsonl", "summary.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside a run's folder, and what is recorded there."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def summary(self) -> Path:
+        return self.path / SUMMARY
+
+    def check_same_run(self, config: RunConfig, data: PreparedData) -> None:
+        """Raises UserError where the folder holds something other than a run of this configuration on this data."""
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return
+        if not (self.path / CONFIG).is_file():
+            raise UserError(f"--run: '{self.path}' is not empty and holds no run: choose another folder")
+        recorded = tomllib.loads((self.path / CONFIG).read_text(encoding="utf8"))
+        difference = _first_difference(recorded, tomllib.loads(config.to_toml()))
+        if difference:
+            raise UserError(f"--run: '{self.path}' holds a run of another configuration ({difference}): choose another folder")
+        if (self.path / DATA).is_file() and self._data()["content_sha256"] != data.manifest.content_sha256:
+            raise UserError(f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder")
+
+    def record(self, config: RunConfig, data: PreparedData) -> None:
+        """Writes what decides the run, before its first step."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        origin = {"path": str(data.folder.absolute()), "content_sha256": data.manifest.content_sha256}
+        _write(self.path / DATA, json.dumps(origin, indent=1) + "\n")
+        _write(self.path / CONFIG, config.to_toml())
+
+    def open(self, data_path: Path | None = None) -> tuple[RunConfig, PreparedData]:
+        """The configuration and data of a run that was started.
+
+        Raises:
+            UserError: no run there, or `data_path` holds other data than it was trained on.
+        """
+        if not (self.path / CONFIG).is_file() or not (self.path / DATA).is_file():
+            raise UserError(f"--run: '{self.path}' holds no run (no {CONFIG}): train first")
+        try:
+            config = parse(tomllib.loads((self.path / CONFIG).read_text(encoding="utf8")))
+            origin = self._data()
+        except (tomllib.TOMLDecodeError, json.JSONDecodeError, KeyError) as error:
+            raise UserError(f"--run: '{self.path}' cannot be read ({error}): train again") from error
+        data = PreparedData(data_path or Path(origin["path"]))
+        if data.manifest.content_sha256 != origin["content_sha256"]:
+            raise UserError(f"--data: '{data.folder}' is not the data that '{self.path}' was trained on")
+        return config, data
+
+    def write_json(self, name: str, values: dict[str, Any]) -> None:
+        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
+        _write(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+
+    def _data(self) -> dict[str, str]:
+        origin: dict[str, str] = json.loads((self.path / DATA).read_text(encoding="utf8"))
+        return origin
+
+
+def _write(file: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = file.with_name(f".{file.name}.partial")
+    temporary.write_text(text, encoding="utf8")
+    temporary.replace(file)
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+    for key in sorted({*old, *new}):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = _first_difference(before, after, f"{prefix}{key}.")
+            if inner:
+                return inner
+        elif before != after:
+            return f"{prefix}{key} = {before!r} there, {after!r} here"
+    return None
+
+
