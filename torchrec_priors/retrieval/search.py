@@ -23,7 +23,7 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 # Scores are computed in products of one shape, so that a score does not depend on which other rows stand beside it.
 _COLUMNS = 512
 _LOW = (1 << 32) - 1
-_NOTHING = -(1 << 62)
+_NOTHING = -(1 << 63)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _best_path(query_Bpd: Tensor, vectors_nd: Tensor) -> tuple[Tensor, Tensor]:
 
 def _encode(score_BT: Tensor, first: int) -> Tensor:
     """Keys whose order is (score descending, row ascending), largest first; `_NOTHING` for -inf."""
-    bits = score_BT.contiguous().view(torch.int32)
+    bits = (score_BT + 0.0).view(torch.int32)  # -0.0 becomes 0.0, its equal
     ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
     row_T = torch.arange(first, first + score_BT.shape[1], device=score_BT.device)
     keys = (ordered << 32) + (_LOW - row_T)

@@ -1,0 +1,116 @@
+"""What several ranks compute equals what one computes: negatives, losses, parameters, retrieval, metrics."""
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_on_ranks
+
+from torchrec_priors.config import parse
+from torchrec_priors.data.batch import make_batch
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import WindowStream
+from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.sampling.share import gather_slots
+from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
+from torchrec_priors.training.loop import make_sampler
+from torchrec_priors.training.process import join
+
+SETTINGS = {
+    "model": {"dim": 16, "context": 12, "horizon": 4},
+    "encoder": {"layers": 1, "heads": 2, "dropout": 0.3},
+    "negatives": {"per_set": 20},
+    "training": {"batch": 5, "steps": 12},
+    "evaluation": {"batch": 8},
+}
+TREES = {"no priors": [], "item x temporal": ["temporal:2", "genre"]}
+
+
+def _train(folder, tree, score):
+    """(losses, whole table, dense parameters, metrics) after a few steps, batches smaller than the ranks included."""
+    config = parse({**SETTINGS, "priors": {"tree": tree}, "model": {**SETTINGS["model"], "score": score}})
+    data = PreparedData(folder)
+    with join() as ranks:
+        built = build_model(config, data, ranks)
+        set_loss_weights(built, config, data, ranks)
+        optimizers, sampler = Optimizers(built, config), make_sampler(built, config, ranks)
+        stream = WindowStream(data, context=12, horizon=4, batch=5, seed=0, share=ranks.share)
+        losses = []
+        for windows in stream:
+            if windows.step == config.training.steps:
+                break
+            optimizers.prepare(windows.step)
+            part, whole = built.parallel(
+                make_batch(windows, sampler.draw(windows.step), feature=FEATURE, seed=config.seed)
+            )
+            part.backward()
+            optimizers.step()
+            losses.append(float(whole))
+        metrics = evaluate(
+            built.model, built.index, data, "test", config.evaluation,
+            share=ranks.share, device=ranks.device, total=ranks.total,
+        )  # fmt: skip
+        table = torch.zeros(data.items, config.model.dim)
+        table[built.shard.first : built.shard.last] = built.shard.rows
+        dense = {name: p.detach().clone() for name, p in built.model.named_parameters() if "table" not in name}
+        return losses, ranks.total(table), dense, metrics
+
+
+@pytest.fixture(scope="module", params=[(name, score) for name in TREES for score in ("dot", "cosine")], ids=str)
+def alone(request, small_data):
+    name, score = request.param
+    return (small_data, TREES[name], score), run_on_ranks(1, _train, small_data, TREES[name], score)[0]
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_training_and_evaluation_do_not_depend_on_the_number_of_ranks(alone, world):
+    arguments, (losses, table, dense, metrics) = alone
+    answers = run_on_ranks(world, _train, *arguments)
+    for other_losses, other_table, other_dense, other_metrics in answers:
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
+        torch.testing.assert_close(other_table, table, atol=2e-5, rtol=1e-3)
+        for name, value in dense.items():
+            torch.testing.assert_close(other_dense[name], value, atol=1e-3, rtol=1e-2)
+        assert other_metrics["users"] == metrics["users"]
+        assert abs(other_metrics["recall@50"] - metrics["recall@50"]) < 0.05
+    assert losses[-1] < losses[0]
+
+
+def _gather(values, slots):
+    with join() as ranks:
+        own = values[slots[ranks.rank]].clone().requires_grad_()
+        slots_W = [torch.tensor(piece) for piece in slots]
+        whole = gather_slots(own, slots_W, ranks.side)
+        (whole * (ranks.rank + 1) * torch.arange(len(whole))[:, None]).sum().backward()
+        ids = gather_slots(torch.tensor(slots[ranks.rank]), slots_W, ranks.side)
+        return whole.detach(), own.grad, ids
+
+
+def test_negatives_reach_all_ranks_and_their_gradients_come_back_summed():
+    values, slots = torch.randn(7, 3), [[0, 5], [1, 2, 3, 6], [4]]
+    for rank, (whole, grad, ids) in enumerate(run_on_ranks(3, _gather, values, slots)):
+        assert torch.equal(whole, values)
+        assert ids.tolist() == list(range(7))
+        expected = torch.tensor(slots[rank])[:, None].expand(-1, 3).float() * (1 + 2 + 3)
+        torch.testing.assert_close(grad, expected)
+
+
+def test_a_planner_failure_reaches_every_rank_as_one_line():
+    answers = run_on_ranks(2, _fail_to_plan)
+    assert answers == ["no sharding plan was found: not enough memory for item"] * 2
+
+
+def _fail_to_plan():
+    from torchrec_priors.embedding import table
+    from torchrec_priors.errors import UserError
+
+    class Planner:
+        def plan(self, model, sharders):
+            raise RuntimeError("not enough\n memory for item")
+
+    with join():
+        try:
+            table._plan_together(Planner(), torch.nn.Module(), None)
+        except UserError as error:
+            return str(error)
+    return "no failure"
