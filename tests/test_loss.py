@@ -12,7 +12,9 @@ from torchrec_priors.priors.tree import PriorTree
 
 ITEMS, HORIZON = 8, 4
 LABELS = {item: sorted({item % 3, (item * 5) % 3}) for item in range(ITEMS)}
-GENRE = ItemPrior("genre", ["a", "b", "c"], *np.array([(i, g) for i, gs in LABELS.items() for g in gs]).T, ITEMS)
+GENRE = ItemPrior(
+    "genre", ["a", "b", "c"], *np.array([(i, g) for i, gs in LABELS.items() for g in gs]).T, ITEMS
+)
 TREE = PriorTree([TemporalPrior(2, HORIZON), GENRE], ITEMS)
 
 
@@ -23,7 +25,14 @@ def windows(draw):
     for _ in range(draw(st.integers(0, 4))):
         context = draw(st.integers(1, 5))
         future = draw(st.integers(1, HORIZON))
-        out.append((context, draw(st.lists(st.integers(0, ITEMS - 1), min_size=context + future, max_size=context + future))))
+        out.append(
+            (
+                context,
+                draw(
+                    st.lists(st.integers(0, ITEMS - 1), min_size=context + future, max_size=context + future)
+                ),
+            )
+        )
     return out
 
 
@@ -59,7 +68,11 @@ def test_positives_are_every_future_item_of_a_path_within_the_horizon(batch):
     found = find_positives(TREE, items, context, end, HORIZON)
     token = found.token_P[found.query_M].tolist()
     assert found.path_P[found.query_M].tolist() == found.path_M.tolist()
-    got = sorted(zip(token, found.offset_M.tolist(), found.path_M.tolist(), items[found.source_M].tolist(), strict=True))
+    got = sorted(
+        zip(
+            token, found.offset_M.tolist(), found.path_M.tolist(), items[found.source_M].tolist(), strict=True
+        )
+    )
     assert got == _expected(batch)
     pairs = list(zip(found.path_P.tolist(), found.token_P.tolist(), strict=True))
     assert pairs == sorted(set(pairs)), "pairs are distinct and sorted by path"

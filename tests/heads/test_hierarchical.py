@@ -14,7 +14,9 @@ from torchrec_priors.priors.tree import PriorTree
 ITEMS = 6
 GENRE = ItemPrior("genre", ["a", "b", "c"], np.array([0, 1, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 2, 2]), ITEMS)
 # Two of the nine combinations of genre and brand have no items.
-BRAND = ItemPrior("brand", ["x", "y", "z"], np.array([0, 1, 2, 3, 4, 5, 0]), np.array([0, 1, 1, 2, 2, 0, 2]), ITEMS)
+BRAND = ItemPrior(
+    "brand", ["x", "y", "z"], np.array([0, 1, 2, 3, 4, 5, 0]), np.array([0, 1, 1, 2, 2, 0, 2]), ITEMS
+)
 TREES = {
     "none": [],
     "one": [GENRE],

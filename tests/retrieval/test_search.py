@@ -35,7 +35,11 @@ def cases(draw):
     # Few distinct numbers, exact in float32, so that ties are common and both ways give the same bits.
     table = torch.randint(-2, 3, (items, 4), generator=generator).float()
     queries = torch.randint(-2, 3, (users, len(tree.paths), 4), generator=generator).float()
-    banned = draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=30)) if users else []
+    banned = (
+        draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=30))
+        if users
+        else []
+    )
     return tree, table, queries, banned, draw(st.integers(1, 45)), draw(st.sampled_from([1, 3, 16, 8192]))
 
 
@@ -43,7 +47,9 @@ def cases(draw):
 @given(cases())
 def test_equals_the_definition_with_ties_broken_by_row_id(case):
     tree, table, queries, banned, k, tile = case
-    excluded = Exclusions(np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64))
+    excluded = Exclusions(
+        np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64)
+    )
     eligible = torch.zeros(len(tree.paths), len(table), dtype=torch.bool)
     rows = tree.eligible(0, len(table))
     for number, path in enumerate(tree.paths):
@@ -55,7 +61,9 @@ def test_equals_the_definition_with_ties_broken_by_row_id(case):
     assert fast.row_Bk.tolist() == slow.row_Bk.tolist()
     assert fast.score_Bk.tolist() == slow.score_Bk.tolist()
     found = fast.row_Bk >= 0
-    assert (eligible[fast.path_Bk[found], fast.row_Bk[found]]).all(), "an item is explained by a head that may retrieve it"
+    assert (eligible[fast.path_Bk[found], fast.row_Bk[found]]).all(), (
+        "an item is explained by a head that may retrieve it"
+    )
     user = torch.nonzero(found)[:, 0]
     scores = (queries[user, fast.path_Bk[found]] * table[fast.row_Bk[found]]).sum(1)
     assert scores.tolist() == fast.score_Bk[found].tolist(), "the head named is the head that gave the score"

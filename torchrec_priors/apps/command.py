@@ -16,6 +16,9 @@ _RANK = "RANK"  # set by launchers; rank 0 alone speaks
 
 def run(function: Callable[..., Any], arguments: list[str] | None = None) -> None:
     """Runs an app on command-line arguments and exits: 0 done, 2 the user's input is wrong, 1 anything else."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["--"]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
+        arguments = arguments[1:]
     leads = os.environ.get(_RANK, "0") == "0"
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)

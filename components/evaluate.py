@@ -1,0 +1,39 @@
+"""TorchX component: full-catalogue evaluation.
+
+    torchx run -s local_cwd components/evaluate.py:evaluate --run RUN --split test
+"""
+
+from typing import Optional
+
+import torchx
+import torchx.specs as specs
+
+from torchrec_priors.launch.application import application
+
+
+def evaluate(
+    run: str,
+    split: str,
+    data: Optional[str] = None,
+    j: str = "1x2",
+    image: str = torchx.IMAGE,
+    h: Optional[str] = None,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+) -> specs.AppDef:
+    """Evaluates the best checkpoint of a run.
+
+    Args:
+        run: folder of the run
+        split: validation or test
+        data: prepared data set, where it has moved since training
+        j: [min nodes:]nodes x processes a node
+        image: image to run in, where the scheduler uses one
+        h: a registered named resource
+        cpu: cores a node
+        gpu: GPUs a node
+        memMB: memory a node, in MB
+    """
+    options = dict(run=run, split=split, data=data)
+    return application("evaluate", options, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)

@@ -1,0 +1,45 @@
+"""TorchX component: raw files -> prepared data set.
+
+    torchx run -s local_cwd components/prepare.py:prepare --dataset movielens --raw RAW --out DATA
+"""
+
+from typing import Optional
+
+import torchx
+import torchx.specs as specs
+
+from torchrec_priors.launch.application import application
+
+
+def prepare(
+    dataset: str,
+    raw: str,
+    out: str,
+    horizon: Optional[int] = None,
+    seed: int = 0,
+    on_bad_row: str = "refuse",
+    overwrite: bool = False,
+    image: str = torchx.IMAGE,
+    h: Optional[str] = None,
+    cpu: int = 2,
+    memMB: int = 4096,
+) -> specs.AppDef:
+    """Turns raw files into a prepared data set, in one process.
+
+    Args:
+        dataset: name of a corpus, or path of a corpus file
+        raw: folder of the raw files
+        out: folder of the prepared data set
+        horizon: E; the corpus's own by default
+        seed: of the permutation that numbers the rows
+        on_bad_row: refuse or drop
+        overwrite: replace a data set of other settings in --out
+        image: image to run in, where the scheduler uses one
+        h: a registered named resource
+        cpu: cores
+        memMB: memory in MB
+    """
+    options = dict(
+        dataset=dataset, raw=raw, out=out, horizon=horizon, seed=seed, on_bad_row=on_bad_row, overwrite=overwrite
+    )
+    return application("prepare", options, j="1x1", image=image, h=h, cpu=cpu, memMB=memMB)

@@ -1,0 +1,45 @@
+"""TorchX component: distributed training.
+
+    torchx run -s local_cwd components/train.py:train --config FILE --data DATA --run RUN [key=value ...]
+"""
+
+from typing import Optional
+
+import torchx
+import torchx.specs as specs
+
+from torchrec_priors.launch.application import application
+
+
+def train(
+    *overrides: str,
+    config: str,
+    data: str,
+    run: str,
+    j: str = "1x2",
+    image: str = torchx.IMAGE,
+    h: Optional[str] = None,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+    max_retries: int = 0,
+) -> specs.AppDef:
+    """Trains a run, or goes on with it.
+
+    Args:
+        overrides: changes to the configuration, as in model.dim=64
+        config: TOML file of the run's configuration
+        data: folder of the prepared data set
+        run: folder of the run
+        j: [min nodes:]nodes x processes a node
+        image: image to run in, where the scheduler uses one
+        h: a registered named resource
+        cpu: cores a node
+        gpu: GPUs a node
+        memMB: memory a node, in MB
+        max_retries: how often the scheduler may retry
+    """
+    options = dict(config=config, data=data, run=run)
+    return application(
+        "train", options, *overrides, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB, max_retries=max_retries
+    )

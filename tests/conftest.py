@@ -1,0 +1,37 @@
+"""Data sets that tests share. This folder is on sys.path, so that tests can import its helper modules."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from small_movielens import write_movielens
+
+from torchrec_priors.preparation.prepare import Settings, prepare
+
+HORIZON = 8
+
+
+@pytest.fixture(scope="session")
+def ml_raw() -> Path:
+    """The official MovieLens 100K files, which are not shipped."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "data" / "ml-100k"
+    if not (folder / "u.data").is_file():
+        pytest.skip(f"MovieLens 100K is not at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small made-up raw files in MovieLens' form; tests must not change them."""
+    return write_movielens(tmp_path_factory.mktemp("small") / "raw")
+
+
+@pytest.fixture(scope="session")
+def small_data(small_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The prepared folder of `small_raw` at horizon 8; tests must not change it."""
+    folder = tmp_path_factory.mktemp("small") / "prepared"
+    prepare(Settings("movielens", small_raw, HORIZON), folder)
+    return folder

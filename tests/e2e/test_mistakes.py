@@ -1,0 +1,135 @@
+"""What a user gets wrong is one line on standard error, naming the thing and the remedy, and exit code 2."""
+
+import shutil
+
+import pytest
+from command_line import REPOSITORY, app
+
+CONFIG = REPOSITORY / "torchx_configs/ml-100k.toml"
+TINY = [
+    "model.dim=8",
+    "encoder.layers=1",
+    "training.steps=2",
+    "training.evaluate_every=2",
+    "training.batch=8",
+]
+
+
+@pytest.fixture(scope="module")
+def run(small_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    app("train", "--config", CONFIG, "--data", small_data, "--run", folder, *TINY)
+    return folder
+
+
+def _refused(*arguments, says):
+    done = app(*arguments, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("error: ")
+    for words in says:
+        assert words in done.stderr
+
+
+def _prepare(raw, out, *more):
+    return ["prepare", "--dataset", "movielens", "--raw", raw, "--out", out, *more]
+
+
+def test_missing_raw_file(small_raw, tmp_path):
+    shutil.copytree(small_raw, tmp_path / "raw")
+    (tmp_path / "raw" / "u.item").unlink()
+    _refused(*_prepare(tmp_path / "raw", tmp_path / "out"), says=["--raw", "lacks u.item"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_raw_folder(tmp_path):
+    _refused(*_prepare(tmp_path / "nowhere", tmp_path / "out"), says=["there is no folder", "nowhere"])
+
+
+def test_garbage_row_is_named_by_file_and_line(small_raw, tmp_path):
+    shutil.copytree(small_raw, tmp_path / "raw")
+    lines = (tmp_path / "raw" / "u.data").read_text().splitlines()
+    lines[16] = "4\tabc\t5\t880000000"
+    (tmp_path / "raw" / "u.data").write_text("\n".join(lines) + "\n")
+    _refused(
+        *_prepare(tmp_path / "raw", tmp_path / "out"), says=["u.data, line 17", "'abc'", "--on-bad-row drop"]
+    )
+    done = app(*_prepare(tmp_path / "raw", tmp_path / "out", "--on-bad-row", "drop"))
+    assert "dropped: 1 (u.data: item_id is no integer)" in done.stdout
+
+
+def test_unknown_data_set(small_raw, tmp_path):
+    _refused("prepare", "--dataset", "movilens", "--raw", small_raw, "--out", tmp_path / "out",
+             says=["unknown data set 'movilens'", "did you mean 'movielens'?"])  # fmt: skip
+
+
+def test_unknown_option_and_missing_option(small_raw):
+    _refused("prepare", "--datset", "movielens", says=["--datset"])
+    _refused("train", "--config", CONFIG, says=["--data"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.dimm=8", ["unknown configuration key 'model.dimm'", "did you mean 'model.dim'?"]),
+        ("modle.dim=8", ["unknown configuration key", "modle"]),
+        ("model.dim=wide", ["model.dim", "wide", "integer"]),
+        ("model.dim=6", ["model.dim = 6", "multiple of 4"]),
+        ("training.steps", ["is no override", "key=value"]),
+        ('priors.tree=["gener"]', ["no prior 'gener'", "did you mean 'genre'?"]),
+        ('priors.tree=["temporal:3"]', ["temporal:3", "horizon = 8"]),
+        ('priors.tree=["genre:x"]', ["genre"]),
+    ],
+)
+def test_configuration(small_data, tmp_path, override, words):
+    _refused(
+        "train", "--config", CONFIG, "--data", small_data, "--run", tmp_path / "run", override, says=words
+    )
+    assert not (tmp_path / "run" / "checkpoints" / "best.json").exists()
+
+
+def test_missing_configuration_and_broken_toml(small_data, tmp_path):
+    arguments = ["--data", small_data, "--run", tmp_path / "run"]
+    _refused("train", "--config", tmp_path / "none.toml", *arguments, says=["there is no file", "none.toml"])
+    (tmp_path / "bad.toml").write_text("[model\ndim = 3")
+    _refused("train", "--config", tmp_path / "bad.toml", *arguments, says=["bad.toml", "not valid TOML"])
+
+
+def test_run_folder_of_another_configuration(run, small_data):
+    _refused("train", "--config", CONFIG, "--data", small_data, "--run", run, *TINY, "seed=5",
+             says=["another configuration", "seed = 0 there, 5 here"])  # fmt: skip
+
+
+def test_run_folder_that_is_no_run(small_data, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    _refused(
+        "train", "--config", CONFIG, "--data", small_data, "--run", tmp_path, says=["not empty", "no run"]
+    )
+
+
+def test_unknown_user_item_and_run(run, tmp_path):
+    _refused("recommend", "--run", run, "--user", "4711", says=["no user '4711'"])
+    _refused("recommend", "--run", run, "--history", "1,4711", says=["no item '4711'"])
+    _refused("recommend", "--run", run, says=["--user", "--history"])
+    _refused("recommend", "--run", tmp_path, "--user", "1", says=["holds no run"])
+    _refused("evaluate", "--run", run, "--split", "tset", says=["tset"])
+
+
+def test_prepared_folder_without_manifest_and_truncated_parquet(small_data, tmp_path):
+    arguments = ["--config", CONFIG, "--run", tmp_path / "run"]
+    shutil.copytree(small_data, tmp_path / "data")
+    part = next((tmp_path / "data" / "sequences").glob("*.parquet"))
+    whole = part.read_bytes()
+    part.write_bytes(whole[: len(whole) // 2])
+    _refused("train", "--data", tmp_path / "data", *arguments, says=[part.name, "prepare the data set again"])
+    part.write_bytes(b"\0" * len(whole))
+    _refused("train", "--data", tmp_path / "data", *arguments, says=[part.name, "cannot be read"])
+    (tmp_path / "data" / "manifest.json").unlink()
+    _refused("train", "--data", tmp_path / "data", *arguments, says=["no prepared data set", "manifest.json"])
+
+
+def test_under_a_launcher_one_rank_alone_says_it(small_data, tmp_path):
+    done = app("train", "--config", CONFIG, "--data", small_data, "--run", tmp_path / "run", "model.dimm=8",
+               ranks=2, check=False)  # fmt: skip
+    assert done.returncode != 0
+    assert done.stderr.count("error: unknown configuration key 'model.dimm'") == 1

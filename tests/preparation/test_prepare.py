@@ -1,0 +1,487 @@
+"""A prepared data set is what a slow reading of the raw files gives, and is there whole or not at all."""
+
+import collections
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_movielens import (
+    GENRES,
+    Rating,
+    read_ratings,
+    read_sequences,
+    write_movielens,
+    write_ratings,
+)
+
+from torchrec_priors.data import manifest as manifests
+from torchrec_priors.data.manifest import read_manifest, verify
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation import prepare as preparation
+from torchrec_priors.preparation.prepare import Settings, prepare
+
+HORIZON = 8
+STARS = ["1 star", "2 stars", "3 stars", "4 stars", "5 stars"]
+
+
+def _read(folder: Path, name: str) -> dict[str, list]:
+    return pq.read_table(folder / name).to_pydict()
+
+
+def _row_of(folder: Path) -> dict[int, int]:
+    """Original film -> row id."""
+    items = _read(folder, "items.parquet")
+    return dict(zip(items["item_id"], items["item"], strict=True))
+
+
+def _pairs(folder: Path, name: str, entity: str) -> list[tuple[int, int]]:
+    table = _read(folder, f"priors/{name}.parquet")
+    return list(zip(table[entity], table["group"], strict=True))
+
+
+def _shas(folder: Path) -> dict[str, str]:
+    return {info.path: info.sha256 for info in read_manifest(folder).files}
+
+
+def _training(raw: Path, horizon: int) -> list[Rating]:
+    return [rating for ratings in read_sequences(raw, horizon).values() for rating in ratings[: -2 * horizon]]
+
+
+def _genres(raw: Path) -> dict[int, set[str]]:
+    """Film -> genres."""
+    films = {}
+    for line in (raw / "u.item").read_text(encoding="latin-1").splitlines():
+        fields = line.split("|")
+        films[int(fields[0])] = {genre for genre, flag in zip(GENRES, fields[5:], strict=True) if flag == "1"}
+    return films
+
+
+def _people(raw: Path) -> dict[int, dict[str, str]]:
+    """User -> value of each attribute; ages in GroupLens' bands."""
+    people = {}
+    for line in (raw / "u.user").read_text(encoding="latin-1").splitlines():
+        user, years, gender, occupation, _ = line.split("|")
+        lowest = max(low for low in (0, 18, 25, 35, 45, 50, 56) if int(years) >= low)
+        bands = {0: "under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
+        people[int(user)] = {"age": bands[lowest], "gender": gender, "occupation": occupation}
+    return people
+
+
+def _groups(
+    labels: dict[int, Iterable[str]], remainder: str
+) -> tuple[list[str], list[int], dict[str, list[int]]]:
+    """(names in the order of their numbers, sizes, members) of the groups that labels make."""
+    members: dict[str, list[int]] = {}
+    for entity, names in sorted(labels.items()):
+        for name in names or [remainder]:
+            members.setdefault(name, []).append(entity)
+    order = sorted(members, key=lambda name: (-len(members[name]), min(members[name]), name))
+    if remainder not in members:
+        members[remainder] = []
+        order.append(remainder)
+    return order, [len(members[name]) for name in order], members
+
+
+def _check_sequences(folder: Path, raw: Path, horizon: int) -> None:
+    row_of, sequences, people = _row_of(folder), read_sequences(raw, horizon), _people(raw)
+    found = pq.read_table(folder / "sequences").to_pydict()
+    assert found["user_id"] == list(sequences)
+    assert found["items"] == [[row_of[rating.film] for rating in ratings] for ratings in sequences.values()]
+    assert found["timestamps"] == [
+        [1000 * rating.seconds for rating in ratings] for ratings in sequences.values()
+    ]
+    assert found["events"] == [[rating.stars - 1 for rating in ratings] for ratings in sequences.values()]
+    ages = read_manifest(folder).prior("age").groups
+    assert [ages[group] for group in found["user_group"]] == [people[user]["age"] for user in sequences]
+
+
+def _check_counts(folder: Path, raw: Path, horizon: int) -> None:
+    everything, kept = read_ratings(raw), read_sequences(raw, horizon)
+    interactions = sum(map(len, kept.values()))
+    assert read_manifest(folder).counts == {
+        "users": len(kept),
+        "items": len(_genres(raw)),
+        "interactions": interactions,
+        "training_interactions": len(_training(raw, horizon)),
+        "dropped": {
+            "users of at most twice the horizon": len({rating.user for rating in everything}) - len(kept),
+            "their interactions": len(everything) - interactions,
+        },
+    }
+
+
+def _check_items(folder: Path, raw: Path, horizon: int) -> None:
+    items, films = _read(folder, "items.parquet"), _genres(raw)
+    assert items["item"] == list(range(len(films)))
+    assert sorted(items["item_id"]) == sorted(films)
+    trained = collections.Counter(rating.film for rating in _training(raw, horizon))
+    assert items["frequency"] == [trained[film] for film in items["item_id"]]
+    assert items["title"] == [f"Café {film} (1997)" for film in items["item_id"]]
+
+
+def _check_priors(folder: Path, raw: Path, horizon: int) -> None:
+    manifest, row_of, kept, people = (
+        read_manifest(folder),
+        _row_of(folder),
+        read_sequences(raw, horizon),
+        _people(raw),
+    )
+    assert [(prior.name, prior.kind) for prior in manifest.priors] == [
+        ("genre", "item"),
+        ("rating", "event"),
+        ("age", "user"),
+        ("gender", "user"),
+        ("occupation", "user"),
+    ]
+
+    names, sizes, members = _groups(_genres(raw), "no genre")
+    assert (manifest.prior("genre").groups, manifest.prior("genre").sizes) == (names, sizes)
+    expected = [(row_of[film], group) for group, name in enumerate(names) for film in members[name]]
+    assert _pairs(folder, "genre", "item") == sorted(expected)
+
+    for attribute in ("age", "gender", "occupation"):
+        labels = {user: [people[user][attribute]] for user in kept}
+        names, sizes, members = _groups(labels, f"no {attribute}")
+        assert (manifest.prior(attribute).groups, manifest.prior(attribute).sizes) == (names, sizes)
+        expected = [(user, group) for group, name in enumerate(names) for user in members[name]]
+        assert _pairs(folder, attribute, "user_id") == sorted(expected)
+
+    training = _training(raw, horizon)
+    size = collections.Counter(rating.stars - 1 for rating in training)
+    order = sorted(range(len(STARS)), key=lambda event: (-size[event], event))
+    assert manifest.prior("rating").groups == [STARS[event] for event in order]
+    assert manifest.prior("rating").sizes == [size[event] for event in order]
+    assert _pairs(folder, "rating", "event") == [(event, order.index(event)) for event in range(len(STARS))]
+    eligible = {(row_of[rating.film], order.index(rating.stars - 1)) for rating in training}
+    assert _pairs(folder, "rating.eligible", "item") == sorted(eligible)
+
+
+_CHECKS = (_check_counts, _check_items, _check_priors, _check_sequences)
+
+
+@pytest.mark.parametrize("check", _CHECKS)
+def test_files_hold_what_a_slow_reading_of_the_raw_files_gives(check, small_data, small_raw):
+    check(small_data, small_raw, HORIZON)
+
+
+def test_the_small_data_set_has_the_cases_that_matter(small_data, small_raw):
+    """Otherwise the test above proves little."""
+    lengths = collections.Counter(rating.user for rating in read_ratings(small_raw))
+    assert {2 * HORIZON - 1, 2 * HORIZON, 2 * HORIZON + 1} <= set(lengths.values())
+    sequences = read_sequences(small_raw, HORIZON)
+    assert any(
+        a.seconds == b.seconds for ratings in sequences.values() for a, b in itertools.pairwise(ratings)
+    )
+    assert 0 in _read(small_data, "items.parquet")["frequency"]
+    manifest = read_manifest(small_data)
+    sizes = manifest.prior("genre").sizes
+    assert len(set(sizes)) < len(sizes), "no tie of group sizes"
+    assert manifest.prior("genre").sizes[manifest.prior("genre").groups.index("no genre")] > 0
+    assert manifest.prior("gender").sizes[manifest.prior("gender").groups.index("no gender")] == 0
+
+
+_ratings = st.builds(Rating, st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.lists(_ratings, min_size=1, max_size=25), st.integers(1, 3), st.integers(0, 2**31 - 1))
+def test_any_log_is_prepared_as_a_slow_reading_would(ratings, horizon, seed):
+    """Repeated films, ties of time, users around the least length."""
+    with tempfile.TemporaryDirectory() as place:
+        raw, out = Path(place) / "raw", Path(place) / "prepared"
+        write_movielens(raw, users=5, items=18, longest=18, unlabelled=1)
+        write_ratings(raw, ratings)
+        how = Settings("movielens", raw, horizon, seed)
+        if read_sequences(raw, horizon):
+            prepare(how, out)
+            for check in _CHECKS:
+                check(out, raw, horizon)
+        else:
+            with pytest.raises(
+                UserError, match=f"no user of .* more than {2 * horizon} interactions: .*--horizon"
+            ):
+                prepare(how, out)
+            assert list(Path(place).iterdir()) == [raw]
+
+
+def test_sequences_in_many_files_and_row_groups_are_the_same(small_raw, small_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "_USERS_A_FILE", 32)
+    prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
+    _check_sequences(tmp_path / "prepared", small_raw, HORIZON)
+    parts = sorted((tmp_path / "prepared" / "sequences").iterdir())
+    assert len(parts) > 1
+    assert all(pq.read_metadata(part).num_row_groups > 1 for part in parts[:-1]), (
+        "ranks could not share a file"
+    )
+    (alone,) = (small_data / "sequences").iterdir()
+    assert pq.read_metadata(alone).num_row_groups > 1
+
+
+def test_row_ids_are_a_seeded_permutation(small_raw, small_data, tmp_path):
+    for name, seed in (("again", 0), ("other", 1)):
+        prepare(Settings("movielens", small_raw, HORIZON, seed), tmp_path / name)
+    first, again, other = (_row_of(folder) for folder in (small_data, tmp_path / "again", tmp_path / "other"))
+    assert first == again
+    assert sorted(first.values()) == sorted(other.values()) == list(range(len(first)))
+    assert first != other
+    hashes = [
+        read_manifest(folder).content_sha256
+        for folder in (small_data, tmp_path / "again", tmp_path / "other")
+    ]
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert _shas(small_data) == _shas(tmp_path / "again")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_contiguous_shards_hold_their_share_of_every_level_of_frequency(seed, small_raw, tmp_path):
+    """A shard of s rows of n holds s * m / n of the m most frequent items, give or take 3, for every m."""
+    prepare(Settings("movielens", small_raw, HORIZON, seed), tmp_path / "prepared")
+    items = _read(tmp_path / "prepared", "items.parquet")
+    by_frequency = np.lexsort((items["item_id"], -np.array(items["frequency"])))
+    for ranks in (2, 3, 4, 7):
+        shard = by_frequency // -(-len(by_frequency) // ranks)
+        held = np.cumsum(shard[:, None] == np.arange(ranks), axis=0)  # [m, ranks]
+        share = np.bincount(shard) / len(shard) * np.arange(1, len(shard) + 1)[:, None]
+        assert np.abs(held - share).max() <= 3, f"{ranks} ranks"
+
+
+def test_shards_of_the_real_table_get_the_same_traffic(ml_raw, tmp_path):
+    prepare(Settings("movielens", ml_raw), tmp_path / "prepared")
+    frequency = np.array(_read(tmp_path / "prepared", "items.parquet")["frequency"])
+    for ranks in (2, 3, 4, 7):
+        block = -(-len(frequency) // ranks)
+        traffic = np.array([frequency[block * rank : block * (rank + 1)].sum() for rank in range(ranks)])
+        assert np.abs(traffic / traffic.mean() - 1).max() < 0.05, f"{ranks} ranks: {traffic}"
+
+
+def test_the_real_corpus_has_its_published_size(ml_raw, tmp_path):
+    counts = prepare(Settings("movielens", ml_raw), tmp_path / "prepared").counts
+    assert (counts["users"], counts["items"], counts["interactions"]) == (943, 1682, 100_000)
+    assert set(counts["dropped"].values()) == {0}
+
+
+def _with_other_films(raw: Path, folder: Path, chosen: slice) -> Path:
+    """A copy in which every user's ratings `chosen` (in order of time) are of other films and other stars."""
+    shutil.copytree(raw, folder)
+    ratings, films = read_ratings(raw), sorted(_genres(raw))
+    places: dict[int, list[int]] = {}
+    for place, rating in enumerate(ratings):
+        places.setdefault(rating.user, []).append(place)
+    for own in places.values():
+        own.sort(key=lambda place: ratings[place].seconds)
+        if len(own) > 2 * HORIZON:
+            for place in own[chosen]:
+                old = ratings[place]
+                film = films[(films.index(old.film) + 7) % len(films)]
+                ratings[place] = Rating(old.user, film, old.stars % 5 + 1, old.seconds)
+    write_ratings(folder, ratings)
+    return folder
+
+
+def _beside_sequences(folder: Path) -> dict[str, str]:
+    return {path: sha for path, sha in _shas(folder).items() if not path.startswith("sequences/")}
+
+
+@pytest.mark.parametrize(
+    "part", [slice(-2 * HORIZON, -HORIZON), slice(-HORIZON, None)], ids=["validation", "test"]
+)
+def test_a_changed_held_out_interaction_changes_no_prior_and_no_frequency(
+    part, small_raw, small_data, tmp_path
+):
+    prepare(
+        Settings("movielens", _with_other_films(small_raw, tmp_path / "raw", part), HORIZON),
+        tmp_path / "prepared",
+    )
+    assert _beside_sequences(tmp_path / "prepared") == _beside_sequences(small_data)
+    assert read_manifest(tmp_path / "prepared").priors == read_manifest(small_data).priors
+    assert _shas(tmp_path / "prepared") != _shas(small_data), "nothing was changed"
+
+
+def test_a_changed_training_interaction_changes_frequencies_and_event_prior(small_raw, small_data, tmp_path):
+    changed = _with_other_films(small_raw, tmp_path / "raw", slice(0, 1))
+    prepare(Settings("movielens", changed, HORIZON), tmp_path / "prepared")
+    before, after = _beside_sequences(small_data), _beside_sequences(tmp_path / "prepared")
+    assert before["items.parquet"] != after["items.parquet"]
+    assert before["priors/rating.eligible.parquet"] != after["priors/rating.eligible.parquet"]
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(28, "No space left on device")]
+)
+def test_a_failure_midway_leaves_nothing(error, small_raw, tmp_path, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(manifests, "describe", fail)
+    with pytest.raises((type(error), UserError)):
+        prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_while_replacing_keeps_the_old_data_set(small_raw, small_data, tmp_path, monkeypatch):
+    out = tmp_path / "prepared"
+    shutil.copytree(small_data, out)
+
+    def fail(*_):
+        raise RuntimeError("midway")
+
+    monkeypatch.setattr(manifests, "describe", fail)
+    with pytest.raises(RuntimeError, match="midway"):
+        prepare(Settings("movielens", small_raw, HORIZON, seed=1), out, overwrite=True)
+    verify(out)
+    assert _shas(out) == _shas(small_data)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_what_a_killed_preparation_left_is_not_taken_over(small_raw, small_data, tmp_path, monkeypatch):
+    """A process that dies cleans nothing up: here, cleaning up is switched off."""
+
+    def fail(*_):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "describe", fail)
+        patch.setattr(preparation.shutil, "rmtree", lambda *_, **__: None)
+        with pytest.raises(RuntimeError, match="killed"):
+            prepare(Settings("movielens", small_raw, HORIZON, seed=1), tmp_path / "prepared")
+    assert list(tmp_path.iterdir()), "nothing was left, so this test shows nothing"
+    assert not (tmp_path / "prepared").exists()
+    prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
+    assert _shas(tmp_path / "prepared") == _shas(small_data)
+    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+
+
+def _state(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def prepared(small_data, tmp_path):
+    """A copy of the small data set that a test may change."""
+    shutil.copytree(small_data, tmp_path / "prepared")
+    return tmp_path / "prepared"
+
+
+@pytest.mark.parametrize(
+    "horizon", [HORIZON, None], ids=["the same horizon", "the default, which is the same"]
+)
+def test_preparing_again_with_the_same_settings_touches_nothing(horizon, small_raw, prepared):
+    before, said = _state(prepared), []
+    manifest = prepare(Settings("movielens", small_raw, horizon), prepared, report=said.append)
+    assert manifest == read_manifest(prepared)
+    assert _state(prepared) == before
+    assert said == [f"{prepared} already holds this data set"]
+
+
+@pytest.mark.parametrize("change", [{"horizon": 4}, {"seed": 1}, {"on_bad_row": "drop"}])
+def test_other_settings_are_refused_and_overwrite_replaces(change, small_raw, prepared):
+    before = _state(prepared)
+    other = Settings(**{"dataset": "movielens", "raw": small_raw, "horizon": HORIZON, **change})
+    with pytest.raises(UserError, match=r"--out: .* other settings: choose another folder or --overwrite"):
+        prepare(other, prepared)
+    assert _state(prepared) == before
+    manifest = prepare(other, prepared, overwrite=True)
+    assert manifest == read_manifest(prepared)
+    assert {name: manifest.settings[name] for name in change} == change
+    verify(prepared)
+    for check in _CHECKS:
+        check(prepared, small_raw, other.horizon)
+
+
+def test_raw_files_of_other_content_are_other_settings(small_raw, prepared, tmp_path):
+    """One rating changes its stars; the file keeps its length."""
+    shutil.copytree(small_raw, tmp_path / "raw")
+    first, *rest = read_ratings(small_raw)
+    write_ratings(
+        tmp_path / "raw", [Rating(first.user, first.film, first.stars % 5 + 1, first.seconds), *rest]
+    )
+    with pytest.raises(UserError, match="other settings"):
+        prepare(Settings("movielens", tmp_path / "raw", HORIZON), prepared)
+
+
+def test_a_damaged_data_set_is_not_taken_for_made(small_raw, prepared):
+    file = prepared / "items.parquet"
+    file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
+    with pytest.raises(UserError, match=r"items\.parquet"):
+        prepare(Settings("movielens", small_raw, HORIZON), prepared)
+    prepare(Settings("movielens", small_raw, HORIZON), prepared, overwrite=True)
+    verify(prepared)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["thesis.tex", "manifest.json"])
+def test_a_folder_that_is_no_data_set_is_never_overwritten(name, overwrite, small_raw, tmp_path):
+    """Other programs' folders hold a manifest.json, too."""
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / name).write_text(json.dumps({"name": "my browser extension", "version": "1.0"}))
+    before = _state(out)
+    with pytest.raises(UserError):
+        prepare(Settings("movielens", small_raw, HORIZON), out, overwrite=overwrite)
+    assert _state(out) == before
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_in_the_place_of_the_folder_is_never_overwritten(overwrite, small_raw, tmp_path):
+    (tmp_path / "mine").write_text("precious")
+    with pytest.raises(UserError, match="--out"):
+        prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "mine", overwrite=overwrite)
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
+def test_an_empty_folder_is_filled(small_raw, small_data, tmp_path):
+    (tmp_path / "prepared").mkdir()
+    prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
+    assert _shas(tmp_path / "prepared") == _shas(small_data)
+
+
+def test_the_optional_raw_files_may_be_absent(small_raw, small_data, tmp_path):
+    shutil.copytree(small_raw, tmp_path / "raw", ignore=shutil.ignore_patterns("u.genre", "u.occupation"))
+    prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "prepared")
+    assert _shas(tmp_path / "prepared") == _shas(small_data)
+
+
+def test_missing_raw_files_and_folders_are_named(small_raw, tmp_path):
+    shutil.copytree(small_raw, tmp_path / "raw", ignore=shutil.ignore_patterns("u.item", "u.user"))
+    with pytest.raises(UserError, match=r"--raw: .* lacks u\.item, u\.user"):
+        prepare(Settings("movielens", tmp_path / "raw"), tmp_path / "prepared")
+    with pytest.raises(UserError, match=r"--raw: there is no folder .*nowhere"):
+        prepare(Settings("movielens", tmp_path / "nowhere"), tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_a_horizon_below_one_is_refused(small_raw):
+    with pytest.raises(UserError, match="--horizon must be at least 1, not 0"):
+        Settings("movielens", small_raw, 0)
+
+
+_NO_TORCH = """
+import sys
+from pathlib import Path
+from torchrec_priors.preparation.prepare import Settings, prepare
+prepare(Settings("movielens", Path(sys.argv[1]), 8), Path(sys.argv[2]))
+loaded = {"torch", "torchrec", "fbgemm_gpu"} & set(sys.modules)
+sys.exit(f"imported: {loaded}" if loaded else 0)
+"""
+
+
+def test_preparing_imports_no_torch(small_raw, small_data, tmp_path):
+    command = [sys.executable, "-c", _NO_TORCH, str(small_raw), str(tmp_path / "prepared")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert _shas(tmp_path / "prepared") == _shas(small_data), "another process makes another data set"

@@ -1,0 +1,1 @@
+"""How TorchX launches the apps."""

@@ -1,0 +1,79 @@
+"""`dist.ddp`, with the arguments of this package's apps kept apart from torchrun's own, and their environment set.
+
+torchrun reads its command line with argparse, which (before Python 3.12.7) takes a script's `--run` for an ambiguous
+abbreviation of its own `--run-path`, even after the script's name. A `--` in between keeps it away.
+"""
+
+from typing import Dict, List, Optional
+
+import torchx
+import torchx.specs as specs
+from torchx.components import dist
+
+
+def ddp(
+    *script_args: str,
+    script: Optional[str] = None,
+    m: Optional[str] = None,
+    image: str = torchx.IMAGE,
+    name: str = "/",
+    h: Optional[str] = None,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 1024,
+    j: str = "1x2",
+    env: Optional[Dict[str, str]] = None,
+    max_retries: int = 0,
+    rdzv_port: int = 29500,
+    rdzv_backend: str = "c10d",
+    mounts: Optional[List[str]] = None,
+    debug: bool = False,
+    tee: int = 3,
+) -> specs.AppDef:
+    """Runs a script or module on several processes under torchrun; TorchX's own, but for this package's apps.
+
+    Args:
+        script_args: arguments of the script or module
+        script: script to run
+        m: module to run
+        image: image to run in, where the scheduler uses one
+        name: {experiment}/{run}
+        h: a registered named resource
+        cpu: cores a node
+        gpu: GPUs a node
+        memMB: memory a node, in MB
+        j: [min nodes:]nodes x processes a node
+        env: environment variables, as A=1,B=2
+        max_retries: how often the scheduler may retry
+        rdzv_port: port of the rendezvous on the first node, with several nodes
+        rdzv_backend: rendezvous backend, with several nodes
+        mounts: mounts of the container
+        debug: whether to set torch's debug flags
+        tee: streams to show and to keep in files; 0 none, 1 output, 2 errors, 3 both
+    """
+    if m is not None and m.startswith("torchrec_priors."):
+        if script_args and script_args[0] != "--":
+            script_args = ("--", *script_args)
+        processes = int(j.rsplit("x", 1)[-1])
+        # Restarts over gloo fail now and then where the agent's store is shared with the workers.
+        ours = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": str(max(1, cpu // processes))}
+        env = {**ours, **(env or {})}
+    return dist.ddp(
+        *script_args,
+        script=script,
+        m=m,
+        image=image,
+        name=name,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        j=j,
+        env=env,
+        max_retries=max_retries,
+        rdzv_port=rdzv_port,
+        rdzv_backend=rdzv_backend,
+        mounts=mounts,
+        debug=debug,
+        tee=tee,
+    )
