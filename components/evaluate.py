@@ -1,6 +1,6 @@
 """TorchX component: full-catalogue evaluation.
 
-    torchx run -s local_cwd components/evaluate.py:evaluate --run RUN --split test
+torchx run -s local_cwd components/evaluate.py:evaluate --run RUN --split test
 """
 
 from typing import Optional

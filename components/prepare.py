@@ -1,6 +1,6 @@
 """TorchX component: raw files -> prepared data set.
 
-    torchx run -s local_cwd components/prepare.py:prepare --dataset movielens --raw RAW --out DATA
+torchx run -s local_cwd components/prepare.py:prepare --dataset movielens --raw RAW --out DATA
 """
 
 from typing import Optional
@@ -40,6 +40,12 @@ def prepare(
         memMB: memory in MB
     """
     options = dict(
-        dataset=dataset, raw=raw, out=out, horizon=horizon, seed=seed, on_bad_row=on_bad_row, overwrite=overwrite
+        dataset=dataset,
+        raw=raw,
+        out=out,
+        horizon=horizon,
+        seed=seed,
+        on_bad_row=on_bad_row,
+        overwrite=overwrite,
     )
     return application("prepare", options, j="1x1", image=image, h=h, cpu=cpu, memMB=memMB)

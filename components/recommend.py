@@ -1,6 +1,6 @@
 """TorchX component: recommendations for one user.
 
-    torchx run -s local_cwd components/recommend.py:recommend --run RUN --user ID
+torchx run -s local_cwd components/recommend.py:recommend --run RUN --user ID
 """
 
 from typing import Optional

@@ -1,6 +1,6 @@
 """TorchX component: distributed training.
 
-    torchx run -s local_cwd components/train.py:train --config FILE --data DATA --run RUN [key=value ...]
+torchx run -s local_cwd components/train.py:train --config FILE --data DATA --run RUN [key=value ...]
 """
 
 from typing import Optional
@@ -41,5 +41,14 @@ def train(
     """
     options = dict(config=config, data=data, run=run)
     return application(
-        "train", options, *overrides, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB, max_retries=max_retries
+        "train",
+        options,
+        *overrides,
+        j=j,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
     )

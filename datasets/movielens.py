@@ -5,8 +5,8 @@ Latin-1), `u.user` (id, age, gender, occupation, zip code; bars); `u.genre` and 
 943 users, 1,682 films, 100,000 ratings from September 1997 to April 1998.
 
 Priors: `genre` (several a film; the category prior), `rating` (the event: 1 to 5 stars), `age`, `gender`, `occupation`
-(users). Source: https://grouplens.org/datasets/movielens/100k/; F. Maxwell Harper and Joseph A. Konstan, ACM TiiS 5(4):19,
-2015.
+(users). Source: https://grouplens.org/datasets/movielens/100k/; F. Maxwell Harper and Joseph A. Konstan, ACM TiiS
+5(4):19, 2015.
 """
 
 from pathlib import Path
@@ -25,7 +25,15 @@ GENRES = (
 )  # fmt: skip
 STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 # GroupLens' own age bands, as in MovieLens 1M.
-AGE_BANDS = ((0, "under 18"), (18, "18-24"), (25, "25-34"), (35, "35-44"), (45, "45-49"), (50, "50-55"), (56, "56+"))
+AGE_BANDS = (
+    (0, "under 18"),
+    (18, "18-24"),
+    (25, "25-34"),
+    (35, "35-44"),
+    (45, "45-49"),
+    (50, "50-55"),
+    (56, "56+"),
+)
 
 
 def load(raw: Path, bad_rows: BadRows) -> Corpus:

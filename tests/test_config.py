@@ -143,9 +143,7 @@ def test_an_unknown_key_of_an_override_names_the_nearest(key, near, write):
 
 
 @pytest.mark.parametrize("text", ["", "seed = 1\n[model]\ndim = 64\n"])
-@pytest.mark.parametrize(
-    "override", ["modle.dim=64", "seed.value=1", "model.dim.size=3", "=3", "model.=3", ".dim=3"]
-)
+@pytest.mark.parametrize("override", ["modle.dim=64", "seed.value=1", "model.dim.size=3", "=3", "model.=3", ".dim=3"])
 def test_an_override_that_leads_nowhere_is_refused(override, text, write):
     """Whether or not the file has the key on the way."""
     message = _refused(load_config, write(text), [override])
@@ -275,17 +273,11 @@ def test_the_checksum_follows_from_values_not_from_how_they_are_written(write):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    assert (
-        _refused(load_config, tmp_path / "no.toml") == f"--config: there is no file '{tmp_path / 'no.toml'}'"
-    )
+    assert _refused(load_config, tmp_path / "no.toml") == f"--config: there is no file '{tmp_path / 'no.toml'}'"
     assert str(tmp_path) in _refused(load_config, tmp_path), "a folder"
 
 
-@pytest.mark.parametrize(
-    "content", [b"model = ", b"[model\n", b"seed = 1\nseed = 2\n", b"\xff\xfe", b"seed: 1\n"]
-)
+@pytest.mark.parametrize("content", [b"model = ", b"[model\n", b"seed = 1\nseed = 2\n", b"\xff\xfe", b"seed: 1\n"])
 def test_a_file_that_is_no_toml_is_named(content, tmp_path):
     (tmp_path / "run.toml").write_bytes(content)
-    assert f"--config: {tmp_path / 'run.toml'} is not valid TOML: " in _refused(
-        load_config, tmp_path / "run.toml"
-    )
+    assert f"--config: {tmp_path / 'run.toml'} is not valid TOML: " in _refused(load_config, tmp_path / "run.toml")

@@ -12,9 +12,7 @@ from torchrec_priors.priors.tree import PriorTree
 
 ITEMS, HORIZON = 8, 4
 LABELS = {item: sorted({item % 3, (item * 5) % 3}) for item in range(ITEMS)}
-GENRE = ItemPrior(
-    "genre", ["a", "b", "c"], *np.array([(i, g) for i, gs in LABELS.items() for g in gs]).T, ITEMS
-)
+GENRE = ItemPrior("genre", ["a", "b", "c"], *np.array([(i, g) for i, gs in LABELS.items() for g in gs]).T, ITEMS)
 TREE = PriorTree([TemporalPrior(2, HORIZON), GENRE], ITEMS)
 
 
@@ -28,9 +26,7 @@ def windows(draw):
         out.append(
             (
                 context,
-                draw(
-                    st.lists(st.integers(0, ITEMS - 1), min_size=context + future, max_size=context + future)
-                ),
+                draw(st.lists(st.integers(0, ITEMS - 1), min_size=context + future, max_size=context + future)),
             )
         )
     return out
@@ -69,9 +65,7 @@ def test_positives_are_every_future_item_of_a_path_within_the_horizon(batch):
     token = found.token_P[found.query_M].tolist()
     assert found.path_P[found.query_M].tolist() == found.path_M.tolist()
     got = sorted(
-        zip(
-            token, found.offset_M.tolist(), found.path_M.tolist(), items[found.source_M].tolist(), strict=True
-        )
+        zip(token, found.offset_M.tolist(), found.path_M.tolist(), items[found.source_M].tolist(), strict=True)
     )
     assert got == _expected(batch)
     pairs = list(zip(found.path_P.tolist(), found.token_P.tolist(), strict=True))

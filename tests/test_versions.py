@@ -28,9 +28,7 @@ def install(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize(
-    "changes", [{}, {"torch": "2.13.1+cu128"}, {"torchrec": "1.8.1", "fbgemm-gpu": "1.8.0+cpu"}]
-)
+@pytest.mark.parametrize("changes", [{}, {"torch": "2.13.1+cu128"}, {"torchrec": "1.8.1", "fbgemm-gpu": "1.8.0+cpu"}])
 def test_the_pinned_triple_and_its_patches_and_builds_fit(changes, install):
     install(FITTING | changes)
     assert versions.mismatch() is None

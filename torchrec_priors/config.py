@@ -15,9 +15,9 @@ from torchrec_priors.embedding.table import TableConfig
 from torchrec_priors.encoder.hstu import EncoderConfig
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.loss import LossConfig
+from torchrec_priors.metrics.evaluation import EvaluationConfig
 from torchrec_priors.model import ModelConfig
 from torchrec_priors.priors.tree import PriorsConfig
-from torchrec_priors.metrics.evaluation import EvaluationConfig
 from torchrec_priors.sampling.group_sampler import NegativesConfig
 from torchrec_priors.training.settings import TrainingConfig
 
@@ -81,7 +81,7 @@ def load_config(file: Path | str, overrides: list[str] | None = None) -> RunConf
 def parse(values: dict[str, Any]) -> RunConfig:
     """A configuration from nested dictionaries, as TOML gives them."""
     try:
-        config = TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str))
+        config: RunConfig = TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         raise UserError(_explain(error)) from error
     config.check()

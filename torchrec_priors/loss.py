@@ -61,9 +61,7 @@ class Positives:
     path_M: Tensor
 
 
-def find_positives(
-    tree: PriorTree, item_X: Tensor, context_N: Tensor, end_N: Tensor, horizon: int
-) -> Positives:
+def find_positives(tree: PriorTree, item_X: Tensor, context_N: Tensor, end_N: Tensor, horizon: int) -> Positives:
     """Every (token, offset, path) with a positive (Eq. 6).
 
     Args:
@@ -98,9 +96,7 @@ def discount(gamma: float, horizon: int) -> Tensor:
     return (powers / powers.sum()).float()
 
 
-def prior_loss(
-    nll_M: Tensor, positives: Positives, counts_KT: Tensor, weight_K: Tensor, discount_T: Tensor
-) -> Tensor:
+def prior_loss(nll_M: Tensor, positives: Positives, counts_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
     """This rank's term of Eq. 8; the loss is the sum over ranks.
 
     Args:

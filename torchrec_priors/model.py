@@ -64,7 +64,12 @@ class Recommender(nn.Module):
     """Item table, encoder, heads and score."""
 
     def __init__(
-        self, config: ModelConfig, encoder: EncoderConfig, tree: PriorTree, table: EmbeddingCollection, logq: bool
+        self,
+        config: ModelConfig,
+        encoder: EncoderConfig,
+        tree: PriorTree,
+        table: EmbeddingCollection,
+        logq: bool,
     ) -> None:
         super().__init__()
         self.config, self.logq = config, logq
@@ -142,5 +147,3 @@ class Recommender(nn.Module):
         path_P = torch.repeat_interleave(torch.arange(paths, device=last_Bd.device), users)
         query_Pd = self.score.queries(self.heads(last_Bd, user_P, path_P))
         return query_Pd.view(paths, users, -1).transpose(0, 1)
-
-

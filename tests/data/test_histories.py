@@ -43,9 +43,7 @@ def _users(batch: Histories) -> list[tuple[int, list[int], list[int], list[int]]
 
 
 def _batches(data, split="test", *, context=10, batch=16, share=Share()) -> list[list]:
-    return [
-        _users(users) for users in history_batches(data, split, context=context, batch=batch, share=share)
-    ]
+    return [_users(users) for users in history_batches(data, split, context=context, batch=batch, share=share)]
 
 
 @settings(deadline=None, max_examples=20)

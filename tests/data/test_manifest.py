@@ -39,9 +39,7 @@ def _named(file: Path):
 def _edit(folder: Path, **changes) -> None:
     file = folder / manifests.FILE
     values = json.loads(file.read_text(encoding="utf8")) | changes
-    file.write_text(
-        json.dumps({name: value for name, value in values.items() if value is not ...}), encoding="utf8"
-    )
+    file.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}), encoding="utf8")
 
 
 def test_a_whole_data_set_verifies_and_lists_all_its_files(small_data):
@@ -65,9 +63,7 @@ def test_a_missing_folder_or_manifest_is_named(prepared, tmp_path):
     with pytest.raises(UserError, match=r"--data: there is no folder '.*nowhere'"):
         read_manifest(tmp_path / "nowhere")
     (prepared / manifests.FILE).unlink()
-    with pytest.raises(
-        UserError, match=r"--data: '.*prepared' is no prepared data set \(it has no manifest\.json\)"
-    ):
+    with pytest.raises(UserError, match=r"--data: '.*prepared' is no prepared data set \(it has no manifest\.json\)"):
         read_manifest(prepared)
 
 
@@ -82,9 +78,7 @@ def test_a_missing_file_is_named(path, prepared):
 def test_a_truncated_file_is_named(path, prepared):
     content = (prepared / path).read_bytes()
     (prepared / path).write_bytes(content[:-1])
-    with pytest.raises(
-        UserError, match=_named(prepared / path) + f" has {len(content) - 1} bytes of {len(content)}"
-    ):
+    with pytest.raises(UserError, match=_named(prepared / path) + f" has {len(content) - 1} bytes of {len(content)}"):
         read_manifest(prepared)
 
 
@@ -155,16 +149,12 @@ def test_counts_that_do_not_fit_the_files_are_refused(prepared):
         PreparedData(prepared).catalogue()
     _edit(prepared, counts=counts | {"items": 1})
     data = PreparedData(prepared)
-    with pytest.raises(
-        UserError, match=r"sequences/part-00000\.parquet names an item outside the catalogue of 1"
-    ):
+    with pytest.raises(UserError, match=r"sequences/part-00000\.parquet names an item outside the catalogue of 1"):
         data.read_users(data.row_groups[0])
 
 
 def test_an_unknown_prior_names_the_nearest(small_data):
     manifest = read_manifest(small_data)
     assert manifest.prior("genre").kind == "item"
-    with pytest.raises(
-        UserError, match=r"data set 'movielens' has no prior 'genres': did you mean 'genre'\?"
-    ):
+    with pytest.raises(UserError, match=r"data set 'movielens' has no prior 'genres': did you mean 'genre'\?"):
         manifest.prior("genres")

@@ -79,9 +79,7 @@ def _take(stream: WindowStream, steps: int) -> list[Windows]:
 def _pieces(windows: Windows) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(context, future items) of each window."""
     ends = np.cumsum(windows.lengths)
-    extended = [
-        windows.items[end - length : end].tolist() for end, length in zip(ends, windows.lengths, strict=True)
-    ]
+    extended = [windows.items[end - length : end].tolist() for end, length in zip(ends, windows.lengths, strict=True)]
     return [
         (tuple(items[:context]), tuple(items[context:]))
         for items, context in zip(extended, windows.contexts, strict=True)
@@ -100,9 +98,7 @@ def test_an_epoch_holds_each_window_of_the_definition_once(log, cut):
     expected = collections.Counter()
     for items in log.training():
         for end in range(len(items) - 1, 0, -cut.context):
-            expected[
-                tuple(items[max(0, end - cut.context) : end]), tuple(items[end : end + cut.horizon])
-            ] += 1
+            expected[tuple(items[max(0, end - cut.context) : end]), tuple(items[end : end + cut.horizon])] += 1
     stream = _stream(log, cut)
     epoch = _take(stream, stream.steps_an_epoch)
     assert collections.Counter(piece for windows in epoch for piece in _pieces(windows)) == expected
@@ -120,9 +116,7 @@ def test_every_training_item_but_a_users_last_is_in_one_context_an_epoch_and_no_
     pieces = [piece for windows in batches for piece in _pieces(windows)]
     contexts = [item for context, _ in pieces for item in context]
     assert sorted(contexts) == [item for items in log.training() for item in items[:-1]]
-    held_out = {
-        item for group in log.sequences for user in group for item in user[-2 * log.manifest.horizon :]
-    }
+    held_out = {item for group in log.sequences for user in group for item in user[-2 * log.manifest.horizon :]}
     assert not held_out & {item for context, future in pieces for item in context + future}
     assert all(1 <= len(future) <= cut.horizon for _, future in pieces), "a position without a next item"
 
@@ -159,9 +153,7 @@ def test_the_rows_shuffled_together_change_the_order_alone(log, cut, buffer):
     large = _stream(log, Cut(cut.context, cut.horizon, cut.batch, cut.seed, 100))
     assert small.steps_an_epoch == large.steps_an_epoch
     small_epoch, large_epoch = (
-        collections.Counter(
-            piece for windows in _take(stream, stream.steps_an_epoch) for piece in _pieces(windows)
-        )
+        collections.Counter(piece for windows in _take(stream, stream.steps_an_epoch) for piece in _pieces(windows))
         for stream in (small, large)
     )
     assert small_epoch == large_epoch
@@ -216,9 +208,7 @@ def _real(data: PreparedData, seed: int = 0, **more) -> WindowStream:
 def test_windows_of_a_prepared_data_set_hold_its_training_items(data, small_raw):
     stream = _real(data)
     assert len(data.row_groups) > 2, "the buffer would hold everything"
-    row_of = dict(
-        zip(*[data.catalogue([name])[name].to_pylist() for name in ("item_id", "item")], strict=True)
-    )
+    row_of = dict(zip(*[data.catalogue([name])[name].to_pylist() for name in ("item_id", "item")], strict=True))
     expected = collections.Counter()
     for ratings in read_sequences(small_raw, HORIZON).values():
         items = [row_of[rating.film] for rating in ratings[: -2 * HORIZON]]

@@ -52,15 +52,11 @@ def _train(folder, tree, score):
         )  # fmt: skip
         table = torch.zeros(data.items, config.model.dim)
         table[built.shard.first : built.shard.last] = built.shard.rows
-        dense = {
-            name: p.detach().clone() for name, p in built.model.named_parameters() if "table" not in name
-        }
+        dense = {name: p.detach().clone() for name, p in built.model.named_parameters() if "table" not in name}
         return losses, ranks.total(table), dense, metrics
 
 
-@pytest.fixture(
-    scope="module", params=[(name, score) for name in TREES for score in ("dot", "cosine")], ids=str
-)
+@pytest.fixture(scope="module", params=[(name, score) for name in TREES for score in ("dot", "cosine")], ids=str)
 def alone(request, small_data):
     name, score = request.param
     return (small_data, TREES[name], score), run_on_ranks(1, _train, small_data, TREES[name], score)[0]

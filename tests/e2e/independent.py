@@ -1,4 +1,4 @@
-"""Recall, NDCG and entropy from predictions and raw ML-100K files: plain Python that shares no code with the product."""
+"""Recall, NDCG and entropy from predictions and raw ML-100K files: plain Python, no code of the product."""
 
 import csv
 import math

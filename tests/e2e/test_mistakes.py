@@ -51,9 +51,7 @@ def test_garbage_row_is_named_by_file_and_line(small_raw, tmp_path):
     lines = (tmp_path / "raw" / "u.data").read_text().splitlines()
     lines[16] = "4\tabc\t5\t880000000"
     (tmp_path / "raw" / "u.data").write_text("\n".join(lines) + "\n")
-    _refused(
-        *_prepare(tmp_path / "raw", tmp_path / "out"), says=["u.data, line 17", "'abc'", "--on-bad-row drop"]
-    )
+    _refused(*_prepare(tmp_path / "raw", tmp_path / "out"), says=["u.data, line 17", "'abc'", "--on-bad-row drop"])
     done = app(*_prepare(tmp_path / "raw", tmp_path / "out", "--on-bad-row", "drop"))
     assert "dropped: 1 (u.data: item_id is no integer)" in done.stdout
 
@@ -82,9 +80,7 @@ def test_unknown_option_and_missing_option(small_raw):
     ],
 )
 def test_configuration(small_data, tmp_path, override, words):
-    _refused(
-        "train", "--config", CONFIG, "--data", small_data, "--run", tmp_path / "run", override, says=words
-    )
+    _refused("train", "--config", CONFIG, "--data", small_data, "--run", tmp_path / "run", override, says=words)
     assert not (tmp_path / "run" / "checkpoints" / "best.json").exists()
 
 
@@ -102,9 +98,7 @@ def test_run_folder_of_another_configuration(run, small_data):
 
 def test_run_folder_that_is_no_run(small_data, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    _refused(
-        "train", "--config", CONFIG, "--data", small_data, "--run", tmp_path, says=["not empty", "no run"]
-    )
+    _refused("train", "--config", CONFIG, "--data", small_data, "--run", tmp_path, says=["not empty", "no run"])
 
 
 def test_unknown_user_item_and_run(run, tmp_path):

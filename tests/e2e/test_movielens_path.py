@@ -1,4 +1,4 @@
-"""The whole path on real MovieLens 100K: raw files, two ranks under TorchX, evaluation on 1, 2 and 3, recommendations."""
+"""The whole path on real MovieLens 100K: raw files, two ranks under TorchX, evaluation on 1 to 3, recommendations."""
 
 import json
 
@@ -71,11 +71,7 @@ def test_recommendations_carry_original_ids_titles_and_reasons(trained, ml_raw):
     answer = json.loads(app("recommend", "--run", finished, "--user", "7", "--json", "-k", "5").stdout)
     rows = (line.split("|") for line in (ml_raw / "u.item").read_text(encoding="latin-1").splitlines())
     titles = {int(row[0]): row[1] for row in rows}
-    rated = {
-        int(line.split()[1])
-        for line in (ml_raw / "u.data").read_text().splitlines()
-        if line.split()[0] == "7"
-    }
+    rated = {int(line.split()[1]) for line in (ml_raw / "u.data").read_text().splitlines() if line.split()[0] == "7"}
     assert len(answer["items"]) == 5
     for item in answer["items"]:
         assert item["title"] == titles[item["item_id"]]

@@ -14,9 +14,7 @@ from torchrec_priors.priors.tree import PriorTree
 ITEMS = 6
 GENRE = ItemPrior("genre", ["a", "b", "c"], np.array([0, 1, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 2, 2]), ITEMS)
 # Two of the nine combinations of genre and brand have no items.
-BRAND = ItemPrior(
-    "brand", ["x", "y", "z"], np.array([0, 1, 2, 3, 4, 5, 0]), np.array([0, 1, 1, 2, 2, 0, 2]), ITEMS
-)
+BRAND = ItemPrior("brand", ["x", "y", "z"], np.array([0, 1, 2, 3, 4, 5, 0]), np.array([0, 1, 1, 2, 2, 0, 2]), ITEMS)
 TREES = {
     "none": [],
     "one": [GENRE],
@@ -46,10 +44,7 @@ def test_equals_the_definition_forward_and_gradient(name, tokens, dim, seed, dat
     results = []
     for fast in (True, False):
         heads, states = _heads(tree, dim, seed), state.clone().requires_grad_()
-        if fast:
-            out = heads(states, token, path)
-        else:
-            out = hierarchical_reference(heads, tree, states)[token, path]
+        out = heads(states, token, path) if fast else hierarchical_reference(heads, tree, states)[token, path]
         weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
         ((out * weight).sum() + 0 * states.sum()).backward()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in heads.parameters()]

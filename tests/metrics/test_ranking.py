@@ -77,12 +77,9 @@ def _update(metrics: RankingMetrics, users: list[User], depth: int = DEPTH) -> N
     for row, user in zip(rows, users, strict=True):
         row[: len(user.ranked)] = user.ranked
     flat = [
-        np.array([item for user in users for item in getattr(user, part)], np.int64)
-        for part in ("targets", "history")
+        np.array([item for user in users for item in getattr(user, part)], np.int64) for part in ("targets", "history")
     ]
-    lengths = [
-        np.array([len(getattr(user, part)) for user in users], np.int64) for part in ("targets", "history")
-    ]
+    lengths = [np.array([len(getattr(user, part)) for user in users], np.int64) for part in ("targets", "history")]
     metrics.update(rows, flat[0], lengths[0], flat[1], lengths[1])
 
 
@@ -139,8 +136,7 @@ def _by_definition(case: Case) -> dict[str, float | int | None]:
     for prior in case.priors:
         for number, group in enumerate(prior.groups):
             inside = [
-                (user.ranked, {item for item in user.targets if number in prior.labels[item]})
-                for user in case.users
+                (user.ranked, {item for item in user.targets if number in prior.labels[item]}) for user in case.users
             ]
             inside = [(ranked, targets) for ranked, targets in inside if targets]
             name = f"group/{prior.name}/{group}"
@@ -221,9 +217,7 @@ def test_values_worked_by_hand():
 def test_a_perfect_list_has_recall_and_ndcg_one_wherever_k_allows():
     found = _one(User(list(range(200)), targets=list(range(8)), history=[0]))
     assert found["recall@5"] == pytest.approx(5 / 8)
-    assert [found[name] for name in ("recall@10", "ndcg@5", "ndcg@10", "ndcg@200")] == pytest.approx(
-        [1, 1, 1, 1]
-    )
+    assert [found[name] for name in ("recall@10", "ndcg@5", "ndcg@10", "ndcg@200")] == pytest.approx([1, 1, 1, 1])
 
 
 def test_entropy_of_evenly_spread_categories_is_the_log_of_their_number():

@@ -20,9 +20,7 @@ def _case(seed, queries, negatives, positives, dim, ids):
     pools = [torch.randint(0, ids, (count,), generator=generator).sort().values for count in negatives]
     id_n = torch.cat(pools)
     shifts = normal(len(negatives)).tolist()
-    query_of = torch.randint(
-        0, max(sum(queries), 1), (positives if sum(queries) else 0,), generator=generator
-    )
+    query_of = torch.randint(0, max(sum(queries), 1), (positives if sum(queries) else 0,), generator=generator)
     positive_id = torch.randint(0, ids, query_of.shape, generator=generator)
     table = normal(ids, dim)  # a positive and its copies among the negatives share one vector, as in training
     return normal(sum(queries), dim), positive_id, query_of, id_n, shifts, table

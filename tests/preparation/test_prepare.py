@@ -77,9 +77,7 @@ def _people(raw: Path) -> dict[int, dict[str, str]]:
     return people
 
 
-def _groups(
-    labels: dict[int, Iterable[str]], remainder: str
-) -> tuple[list[str], list[int], dict[str, list[int]]]:
+def _groups(labels: dict[int, Iterable[str]], remainder: str) -> tuple[list[str], list[int], dict[str, list[int]]]:
     """(names in the order of their numbers, sizes, members) of the groups that labels make."""
     members: dict[str, list[int]] = {}
     for entity, names in sorted(labels.items()):
@@ -97,9 +95,7 @@ def _check_sequences(folder: Path, raw: Path, horizon: int) -> None:
     found = pq.read_table(folder / "sequences").to_pydict()
     assert found["user_id"] == list(sequences)
     assert found["items"] == [[row_of[rating.film] for rating in ratings] for ratings in sequences.values()]
-    assert found["timestamps"] == [
-        [1000 * rating.seconds for rating in ratings] for ratings in sequences.values()
-    ]
+    assert found["timestamps"] == [[1000 * rating.seconds for rating in ratings] for ratings in sequences.values()]
     assert found["events"] == [[rating.stars - 1 for rating in ratings] for ratings in sequences.values()]
     ages = read_manifest(folder).prior("age").groups
     assert [ages[group] for group in found["user_group"]] == [people[user]["age"] for user in sequences]
@@ -179,9 +175,7 @@ def test_the_small_data_set_has_the_cases_that_matter(small_data, small_raw):
     lengths = collections.Counter(rating.user for rating in read_ratings(small_raw))
     assert {2 * HORIZON - 1, 2 * HORIZON, 2 * HORIZON + 1} <= set(lengths.values())
     sequences = read_sequences(small_raw, HORIZON)
-    assert any(
-        a.seconds == b.seconds for ratings in sequences.values() for a, b in itertools.pairwise(ratings)
-    )
+    assert any(a.seconds == b.seconds for ratings in sequences.values() for a, b in itertools.pairwise(ratings))
     assert 0 in _read(small_data, "items.parquet")["frequency"]
     manifest = read_manifest(small_data)
     sizes = manifest.prior("genre").sizes
@@ -207,9 +201,7 @@ def test_any_log_is_prepared_as_a_slow_reading_would(ratings, horizon, seed):
             for check in _CHECKS:
                 check(out, raw, horizon)
         else:
-            with pytest.raises(
-                UserError, match=f"no user of .* more than {2 * horizon} interactions: .*--horizon"
-            ):
+            with pytest.raises(UserError, match=f"no user of .* more than {2 * horizon} interactions: .*--horizon"):
                 prepare(how, out)
             assert list(Path(place).iterdir()) == [raw]
 
@@ -220,9 +212,7 @@ def test_sequences_in_many_files_and_row_groups_are_the_same(small_raw, small_da
     _check_sequences(tmp_path / "prepared", small_raw, HORIZON)
     parts = sorted((tmp_path / "prepared" / "sequences").iterdir())
     assert len(parts) > 1
-    assert all(pq.read_metadata(part).num_row_groups > 1 for part in parts[:-1]), (
-        "ranks could not share a file"
-    )
+    assert all(pq.read_metadata(part).num_row_groups > 1 for part in parts[:-1]), "ranks could not share a file"
     (alone,) = (small_data / "sequences").iterdir()
     assert pq.read_metadata(alone).num_row_groups > 1
 
@@ -234,10 +224,7 @@ def test_row_ids_are_a_seeded_permutation(small_raw, small_data, tmp_path):
     assert first == again
     assert sorted(first.values()) == sorted(other.values()) == list(range(len(first)))
     assert first != other
-    hashes = [
-        read_manifest(folder).content_sha256
-        for folder in (small_data, tmp_path / "again", tmp_path / "other")
-    ]
+    hashes = [read_manifest(folder).content_sha256 for folder in (small_data, tmp_path / "again", tmp_path / "other")]
     assert hashes[0] == hashes[1] != hashes[2]
     assert _shas(small_data) == _shas(tmp_path / "again")
 
@@ -292,12 +279,8 @@ def _beside_sequences(folder: Path) -> dict[str, str]:
     return {path: sha for path, sha in _shas(folder).items() if not path.startswith("sequences/")}
 
 
-@pytest.mark.parametrize(
-    "part", [slice(-2 * HORIZON, -HORIZON), slice(-HORIZON, None)], ids=["validation", "test"]
-)
-def test_a_changed_held_out_interaction_changes_no_prior_and_no_frequency(
-    part, small_raw, small_data, tmp_path
-):
+@pytest.mark.parametrize("part", [slice(-2 * HORIZON, -HORIZON), slice(-HORIZON, None)], ids=["validation", "test"])
+def test_a_changed_held_out_interaction_changes_no_prior_and_no_frequency(part, small_raw, small_data, tmp_path):
     prepare(
         Settings("movielens", _with_other_films(small_raw, tmp_path / "raw", part), HORIZON),
         tmp_path / "prepared",
@@ -315,9 +298,7 @@ def test_a_changed_training_interaction_changes_frequencies_and_event_prior(smal
     assert before["priors/rating.eligible.parquet"] != after["priors/rating.eligible.parquet"]
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(28, "No space left on device")]
-)
+@pytest.mark.parametrize("error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_a_failure_midway_leaves_nothing(error, small_raw, tmp_path, monkeypatch):
     def fail(*_):
         raise error
@@ -376,9 +357,7 @@ def prepared(small_data, tmp_path):
     return tmp_path / "prepared"
 
 
-@pytest.mark.parametrize(
-    "horizon", [HORIZON, None], ids=["the same horizon", "the default, which is the same"]
-)
+@pytest.mark.parametrize("horizon", [HORIZON, None], ids=["the same horizon", "the default, which is the same"])
 def test_preparing_again_with_the_same_settings_touches_nothing(horizon, small_raw, prepared):
     before, said = _state(prepared), []
     manifest = prepare(Settings("movielens", small_raw, horizon), prepared, report=said.append)
@@ -406,9 +385,7 @@ def test_raw_files_of_other_content_are_other_settings(small_raw, prepared, tmp_
     """One rating changes its stars; the file keeps its length."""
     shutil.copytree(small_raw, tmp_path / "raw")
     first, *rest = read_ratings(small_raw)
-    write_ratings(
-        tmp_path / "raw", [Rating(first.user, first.film, first.stars % 5 + 1, first.seconds), *rest]
-    )
+    write_ratings(tmp_path / "raw", [Rating(first.user, first.film, first.stars % 5 + 1, first.seconds), *rest])
     with pytest.raises(UserError, match="other settings"):
         prepare(Settings("movielens", tmp_path / "raw", HORIZON), prepared)
 

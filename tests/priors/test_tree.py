@@ -48,9 +48,7 @@ def test_paths_are_the_combinations_with_items_and_their_sets_are_intersections(
         omega = [
             item
             for item in range(items)
-            if all(
-                chosen is None or group in chosen[item] for group, chosen in zip(groups, labels, strict=True)
-            )
+            if all(chosen is None or group in chosen[item] for group, chosen in zip(groups, labels, strict=True))
         ]
         if omega:
             expected[groups] = omega

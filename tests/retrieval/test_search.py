@@ -36,9 +36,7 @@ def cases(draw):
     table = torch.randint(-2, 3, (items, 4), generator=generator).float()
     queries = torch.randint(-2, 3, (users, len(tree.paths), 4), generator=generator).float()
     banned = (
-        draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=30))
-        if users
-        else []
+        draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=30)) if users else []
     )
     return tree, table, queries, banned, draw(st.integers(1, 45)), draw(st.sampled_from([1, 3, 16, 8192]))
 
@@ -47,9 +45,7 @@ def cases(draw):
 @given(cases())
 def test_equals_the_definition_with_ties_broken_by_row_id(case):
     tree, table, queries, banned, k, tile = case
-    excluded = Exclusions(
-        np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64)
-    )
+    excluded = Exclusions(np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64))
     eligible = torch.zeros(len(tree.paths), len(table), dtype=torch.bool)
     rows = tree.eligible(0, len(table))
     for number, path in enumerate(tree.paths):

@@ -14,13 +14,10 @@ def _samplers(sets, rows, ranks, per_set=8, seed=0):
     block = -(-rows // ranks)
     bounds = [min(rows, block * rank) for rank in range(ranks + 1)]
     own = [
-        [members[(members >= low) & (members < high)] for members in sets]
-        for low, high in itertools.pairwise(bounds)
+        [members[(members >= low) & (members < high)] for members in sets] for low, high in itertools.pairwise(bounds)
     ]
     counts = np.array([[len(piece) for piece in pieces] for pieces in own])
-    return [
-        GroupSampler(pieces, counts, rank=rank, per_set=per_set, seed=seed) for rank, pieces in enumerate(own)
-    ]
+    return [GroupSampler(pieces, counts, rank=rank, per_set=per_set, seed=seed) for rank, pieces in enumerate(own)]
 
 
 def _union(samplers, step):
@@ -69,9 +66,7 @@ def test_a_rank_serves_its_own_rows_alone(case, ranks):
 
 
 def test_every_item_is_drawn_as_often_as_any_other_wherever_its_shard_lies():
-    members = np.concatenate(
-        [np.arange(0, 300), np.arange(900, 1000)]
-    )  # three quarters on the first of four ranks
+    members = np.concatenate([np.arange(0, 300), np.arange(900, 1000)])  # three quarters on the first of four ranks
     samplers = _samplers([members], 1000, 4, per_set=100)
     drawn = np.concatenate([_union(samplers, step)[0] for step in range(2000)])
     counts = np.bincount(drawn, minlength=1000)[members]

@@ -17,7 +17,9 @@ def main() -> None:
     """Entry point of the `torchrec-priors` command."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        sys.stdout.write(f"usage: torchrec-priors APP [options]\napps: {', '.join(apps())}\nAPP --help explains its options\n")
+        sys.stdout.write(
+            f"usage: torchrec-priors APP [options]\napps: {', '.join(apps())}\nAPP --help explains its options\n"
+        )
         sys.exit(0)
     if name not in apps():
         sys.stderr.write(f"error: there is no app '{name}': {nearest(name, apps())}\n")

@@ -22,7 +22,8 @@ def prepare(
     raw: Annotated[Path, Option(help="Folder of the raw files.")],
     out: Annotated[Path, Option(help="Folder of the prepared data set; made whole or not at all.")],
     horizon: Annotated[
-        int | None, Option(help="E: a user's last E interactions are test, the E before validation. [corpus's own]")
+        int | None,
+        Option(help="E: a user's last E interactions are test, the E before validation. [corpus's own]"),
     ] = None,
     seed: Annotated[int, Option(help="Seed of the permutation that numbers the rows.")] = 0,
     on_bad_row: Annotated[OnBadRow, Option(help="Rows that cannot be read: refuse the file, or drop and count.")] = (

@@ -87,7 +87,9 @@ def _print_table(user: str | None, rows: np.ndarray, answers: list[Answer], name
     print(f"{'':>4} {'item':>8}  {'title':<{width}}  {'score':>8}  because of")
     for place, found in enumerate(answers, 1):
         item = items["item_id"][found.row].as_py()
-        print(f"{place:>4} {item:>8}  {_title(items, found.row):<{width}}  {found.score:>8.3f}  {_reason(found, names)}")
+        print(
+            f"{place:>4} {item:>8}  {_title(items, found.row):<{width}}  {found.score:>8.3f}  {_reason(found, names)}"
+        )
 
 
 def _as_json(user: str | None, answers: list[Answer], names: list[str], items: pa.Table) -> dict[str, object]:

@@ -19,7 +19,8 @@ def train(
     data: Annotated[Path, Option(help="Folder of the prepared data set.")],
     run: Annotated[Path, Option(help="Folder of the run; a run of the same configuration there is gone on with.")],
     overrides: Annotated[
-        list[str] | None, Argument(metavar="[KEY=VALUE]...", help="Changes to the configuration, as in model.dim=64.")
+        list[str] | None,
+        Argument(metavar="[KEY=VALUE]...", help="Changes to the configuration, as in model.dim=64."),
     ] = None,
 ) -> None:
     """Trains on all ranks of the launcher (torchrun, TorchX), or in this process alone."""

@@ -70,7 +70,8 @@ def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int) -> Batc
         end_N=torch.repeat_interleave(ends, contexts),
         offsets_B1=offsets_B1,
         dropout=DropoutKeys(
-            [mix(seed, windows.step, number) for number in windows.numbers.tolist()], windows.contexts.tolist()
+            [mix(seed, windows.step, number) for number in windows.numbers.tolist()],
+            windows.contexts.tolist(),
         ),
         draw=draw,
     )

@@ -44,7 +44,12 @@ class Histories:
 
 
 def history_batches(
-    data: PreparedData, split: Split, *, context: int, batch: int, share: Share = Share()  # noqa: B008 (immutable)
+    data: PreparedData,
+    split: Split,
+    *,
+    context: int,
+    batch: int,
+    share: Share = Share(),
 ) -> Iterator[Histories]:
     """Users in file order, `batch` at a time; batch i belongs to rank i mod world.
 

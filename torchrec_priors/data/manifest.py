@@ -110,9 +110,7 @@ def verify(folder: Path) -> None:
 
 def describe(folder: Path, paths: list[Path]) -> tuple[list[FileInfo], str]:
     """Sizes and checksums of `paths`, and one hash over all of them."""
-    infos = [
-        FileInfo(str(path.relative_to(folder)), path.stat().st_size, sha256(path)) for path in sorted(paths)
-    ]
+    infos = [FileInfo(str(path.relative_to(folder)), path.stat().st_size, sha256(path)) for path in sorted(paths)]
     whole = hashlib.sha256("".join(f"{info.path} {info.sha256}\n" for info in infos).encode())
     return infos, whole.hexdigest()
 

@@ -51,7 +51,7 @@ class Share:
         return slice(size * self.rank // self.world, size * (self.rank + 1) // self.world)
 
 
-class WindowStream(IterableDataset):  # type: ignore[type-arg]
+class WindowStream(IterableDataset):
     """Windows of this rank for global batches `first_step`, `first_step + 1`, ... without end, epoch after epoch.
 
     In a worker of a DataLoader it yields every workers-th batch, which the loader puts back in order.
@@ -65,7 +65,7 @@ class WindowStream(IterableDataset):  # type: ignore[type-arg]
         horizon: int,
         batch: int,
         seed: int,
-        share: Share = Share(),  # noqa: B008 (immutable)
+        share: Share = Share(),
         shuffled_row_groups: int = 16,
         first_step: int = 0,
     ) -> None:

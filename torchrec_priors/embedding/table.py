@@ -96,13 +96,15 @@ def distribute(model: nn.Module, device: torch.device) -> tuple[DistributedModel
         env=ShardingEnv(world, dist.get_rank(), group, output_dtensor=True),
         device=device,
         plan=plan,
-        sharders=[sharder],  # type: ignore[list-item]
+        sharders=[sharder],
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     return wrapped, plan
 
 
-def _plan_together(planner: EmbeddingShardingPlanner, model: nn.Module, sharder: EmbeddingCollectionSharder) -> ShardingPlan:
+def _plan_together(
+    planner: EmbeddingShardingPlanner, model: nn.Module, sharder: EmbeddingCollectionSharder
+) -> ShardingPlan:
     """Rank 0's plan on every rank; its failure on every rank too, instead of a hang."""
     answer: list[ShardingPlan | str | None] = [None]
     if dist.get_rank() == 0:

@@ -34,7 +34,9 @@ class EncoderConfig:
 
     def check(self, dim: int) -> None:
         if self.layers < 1 or self.heads < 1 or dim % self.heads:
-            raise UserError(f"encoder.heads = {self.heads} must divide model.dim = {dim}, and encoder.layers be positive")
+            raise UserError(
+                f"encoder.heads = {self.heads} must divide model.dim = {dim}, and encoder.layers be positive"
+            )
         if not 0 <= self.dropout < 1:
             raise UserError(f"encoder.dropout = {self.dropout} must be in [0, 1)")
 
@@ -95,7 +97,9 @@ class HSTU(nn.Module):
         """
         lengths_B = offsets_B1[1:] - offsets_B1[:-1]
         if len(lengths_B) and int(lengths_B.max()) > self.position.num_embeddings:
-            raise ValueError(f"a history of {int(lengths_B.max())} exceeds the context of {self.position.num_embeddings}")
+            raise ValueError(
+                f"a history of {int(lengths_B.max())} exceeds the context of {self.position.num_embeddings}"
+            )
         starts_N = torch.repeat_interleave(offsets_B1[:-1], lengths_B)
         position_N = torch.arange(len(x_Nd), device=x_Nd.device) - starts_N
         x_Nd = x_Nd * self.dim**0.5 + self.position(position_N)

@@ -1,11 +1,14 @@
 """What the TorchX components in `components/` share: an app of this package as a TorchX application."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torchx.specs as specs
 
 from torchrec_priors.launch.builtins import dist
 
 
-def application(app: str, options: dict[str, object], *positional: str, j: str, **resources: object) -> specs.AppDef:
+def application(app: str, options: Mapping[str, object], *positional: str, j: str, **resources: Any) -> specs.AppDef:
     """`python -m torchrec_priors.apps.<app>` on the ranks that `j` asks for.
 
     Args:
@@ -22,6 +25,4 @@ def application(app: str, options: dict[str, object], *positional: str, j: str, 
             arguments.append(flag)
         elif value is not None and value is not False:
             arguments += [flag, str(value)]
-    return dist.ddp(
-        *arguments, *positional, m=f"torchrec_priors.apps.{app}", name=f"/{app}", j=j, **resources
-    )
+    return dist.ddp(*arguments, *positional, m=f"torchrec_priors.apps.{app}", name=f"/{app}", j=j, **resources)

@@ -47,7 +47,13 @@ def to_ids(items: np.ndarray, lengths: np.ndarray, device: torch.device) -> Keye
 
 @torch.no_grad()
 def recommend(
-    model: Recommender, index: GroupIndex, users: Histories, *, filter_seen: bool, k: int, device: torch.device
+    model: Recommender,
+    index: GroupIndex,
+    users: Histories,
+    *,
+    filter_seen: bool,
+    k: int,
+    device: torch.device,
 ) -> Found:
     """Top-k of this rank's users. Every rank must call it."""
     query_BKd = model.queries(to_ids(users.items, users.lengths, device))[: len(users)]

@@ -146,7 +146,7 @@ class RankingMetrics:
         """Users with a target one of whose categories never occurs in their history."""
         known_BJ = self.category.count(np.repeat(np.arange(users), lengths), history, users) > 0
         wanted_BJ = self.category.count(user, target, users) > 0
-        return (wanted_BJ & ~known_BJ).any(1)
+        return np.asarray((wanted_BJ & ~known_BJ).any(1))
 
     def _update_groups(
         self,

@@ -5,6 +5,8 @@
 Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows.
 """
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,12 +18,18 @@ _MOST_SCORES = 1 << 22
 
 
 def hstu_attention_reference(
-    q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor, bias_HL: Tensor, divisor: float, alpha: float
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    offsets_B1: Tensor,
+    bias_HL: Tensor,
+    divisor: float,
+    alpha: float,
 ) -> Tensor:
     """The definition, sequence by sequence. Same arguments and result as `hstu_attention`."""
     outputs = []
     bounds = offsets_B1.tolist()
-    for start, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for start, end in itertools.pairwise(bounds):
         length = end - start
         position = torch.arange(length, device=q_NHD.device)
         distance = position[:, None] - position[None, :]
@@ -34,7 +42,13 @@ def hstu_attention_reference(
 
 
 def hstu_attention(
-    q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor, bias_HL: Tensor, divisor: float, alpha: float
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    offsets_B1: Tensor,
+    bias_HL: Tensor,
+    divisor: float,
+    alpha: float,
 ) -> Tensor:
     """Causal SiLU attention within each sequence of a jagged batch.
 

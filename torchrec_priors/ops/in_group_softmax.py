@@ -3,9 +3,9 @@
     nll_m = -log( e^{s_m} / (e^{s_m} + sum_{j in negatives of the set, id_j != id_m} e^{s_j + shift}) )
 
 The sum over negatives is taken once per query and shared by its positives; a positive's own id is then taken out of
-the sum. Logits are computed block by block and again in backward, so that nothing of size [queries, negatives] is kept.
+the sum. Logits are computed block by block, and again in backward: nothing of size [queries, negatives] is kept.
 
-Shapes: P queries sorted by item set, M positives, S item sets, n negatives in all (n_s of set s, one set after another).
+Shapes: P queries sorted by item set, M positives, S item sets, n negatives in all, one set after another.
 """
 
 from dataclasses import dataclass

@@ -106,9 +106,10 @@ def find_corpus(name_or_file: str) -> CorpusFile:
     else:
         raise UserError(f"unknown data set '{name_or_file}': {nearest(name_or_file, known)}")
     spec = importlib.util.spec_from_file_location(f"_corpus_{file.stem}", file)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not callable(getattr(module, "load", None)):
         raise UserError(f"--dataset: '{file}' defines no function load(raw, bad_rows)")
-    return module  # type: ignore[return-value]
+    return module

@@ -33,9 +33,7 @@ class Expressions:
 
 def split(interactions: ir.Table, horizon: int) -> tuple[ir.Table, ir.Table]:
     """Interactions with `position` and `n`; then those of kept users alone."""
-    by_time = ibis.window(
-        group_by=interactions.user_id, order_by=[interactions.timestamp, interactions["order"]]
-    )
+    by_time = ibis.window(group_by=interactions.user_id, order_by=[interactions.timestamp, interactions["order"]])
     ranked = interactions.mutate(
         position=ibis.row_number().over(by_time).cast("int64"),
         n=interactions.count().over(ibis.window(group_by=interactions.user_id)),

@@ -264,7 +264,7 @@ def summary(manifest: Manifest) -> str:
     """A few lines for people: counts, drops, priors."""
     counts = manifest.counts
     lines = [
-        f"{manifest.name}: {counts['users']:,} users, {counts['items']:,} items, {counts['interactions']:,} interactions",
+        f"{manifest.name}: " + ", ".join(f"{counts[name]:,} {name}" for name in ("users", "items", "interactions")),
         f"horizon {manifest.horizon}: {manifest.split}",
     ]
     dropped = {reason: number for reason, number in counts["dropped"].items() if number}
@@ -274,5 +274,3 @@ def summary(manifest: Manifest) -> str:
         more = f", ... ({len(prior.groups)} groups)" if len(prior.groups) > 5 else ""
         lines.append(f"prior {prior.name} ({prior.kind}): {shown}{more}")
     return "\n".join(lines)
-
-

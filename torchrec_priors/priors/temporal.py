@@ -37,5 +37,7 @@ def load(argument: str, data: PreparedData, horizon: int) -> TemporalPrior:
     if not argument.isdigit() or int(argument) < 1:
         raise UserError(f"priors.tree: 'temporal:{argument}' needs a number of segments, as in 'temporal:4'")
     if horizon % int(argument):
-        raise UserError(f"priors.tree: 'temporal:{argument}' does not divide model.horizon = {horizon} into equal segments")
+        raise UserError(
+            f"priors.tree: 'temporal:{argument}' does not divide model.horizon = {horizon} into equal segments"
+        )
     return TemporalPrior(int(argument), horizon)

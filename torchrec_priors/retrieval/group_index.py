@@ -32,7 +32,7 @@ class GroupIndex:
 
     def __init__(self, tree: PriorTree, shard: Shard) -> None:
         self.shard = shard
-        self._rows = [torch.from_numpy(rows) for rows in tree.eligible(shard.first, shard.last)]
+        self._rows = [torch.from_numpy(rows).to(shard.rows.device) for rows in tree.eligible(shard.first, shard.last)]
         paths = np.array(tree.item_set_K)
         bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
         self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
@@ -40,7 +40,7 @@ class GroupIndex:
     def tiles(self) -> Iterator[Tile]:
         for first in range(self.shard.first, self.shard.last, TILE):
             size = min(TILE, self.shard.last - first)
-            ends = torch.tensor([first, first + size])
+            ends = torch.tensor([first, first + size], device=self.shard.rows.device)
             columns = []
             for number, rows in enumerate(self._rows):
                 low, high = torch.searchsorted(rows, ends).tolist()

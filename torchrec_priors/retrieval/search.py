@@ -119,8 +119,9 @@ def _search_own_rows(
             path_BT[:, columns] = torch.where(better, winner.int() + paths.start, path_BT[:, columns])
         if excluded is not None:
             here = (excluded.row >= tile.first) & (excluded.row < tile.first + tile.size)
-            user, column = excluded.user[here], excluded.row[here] - tile.first
-            score_BT[torch.from_numpy(user).to(device), torch.from_numpy(column).to(device)] = -torch.inf
+            user = torch.from_numpy(excluded.user[here]).to(device)
+            banned = torch.from_numpy(excluded.row[here] - tile.first).to(device)
+            score_BT[user, banned] = -torch.inf
         keys_BT = _encode(score_BT, tile.first)
         tile_best, column = keys_BT.topk(min(k, tile.size), dim=1)
         candidates = torch.cat([best, tile_best], 1)

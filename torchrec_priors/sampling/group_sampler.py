@@ -80,10 +80,7 @@ class GroupSampler:
         own_ids, slots_W = [], [[] for _ in range(len(self._first_WS) - 1)]  # type: ignore[var-annotated]
         first_slot = 0
         for number, (size, count) in enumerate(zip(self.set_sizes, self._counts, strict=True)):
-            if size <= self.per_set:
-                position = np.arange(size)
-            else:
-                position = np.sort(random.integers(0, size, count))
+            position = np.arange(size) if size <= self.per_set else np.sort(random.integers(0, size, count))
             bounds = np.searchsorted(position, self._first_WS[:, number])
             for rank, slots in enumerate(slots_W):
                 slots.append(np.arange(first_slot + bounds[rank], first_slot + bounds[rank + 1]))
@@ -91,8 +88,7 @@ class GroupSampler:
             own_ids.append(self.own[number][mine])
             first_slot += count
         shifts = [
-            math.log(size / count) if count else 0.0
-            for size, count in zip(self.set_sizes, self._counts, strict=True)
+            math.log(size / count) if count else 0.0 for size, count in zip(self.set_sizes, self._counts, strict=True)
         ]
         return Draw(
             own_ids=np.concatenate(own_ids).astype(np.int64),

@@ -30,7 +30,13 @@ class Answer:
 
 
 def answer(
-    model: Recommender, index: GroupIndex, history: np.ndarray, *, filter_seen: bool, k: int, device: torch.device
+    model: Recommender,
+    index: GroupIndex,
+    history: np.ndarray,
+    *,
+    filter_seen: bool,
+    k: int,
+    device: torch.device,
 ) -> list[Answer]:
     """Top-k for a history of row ids. Every rank must call it with the same history."""
     users = Histories.of(pa.array([0]), [history], [np.empty(0, np.int64)], model.config.context)

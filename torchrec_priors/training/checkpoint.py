@@ -93,7 +93,9 @@ class Checkpoints:
         """
         step = self.best_step()
         if step is None:
-            raise UserError(f"--run: '{self.folder.parent}' has no best checkpoint yet: train until its first evaluation")
+            raise UserError(
+                f"--run: '{self.folder.parent}' has no best checkpoint yet: train until its first evaluation"
+            )
         state = {"model": built.parallel.state_dict()}
         _load(state, self.folder / _name(step), self.ranks)
         built.parallel.load_state_dict(state["model"])
@@ -109,7 +111,9 @@ class Checkpoints:
     def _steps(self) -> list[int]:
         """Steps of whole checkpoints, ascending."""
         folders = self.folder.glob("step-*")
-        return sorted(int(path.name[5:]) for path in folders if path.name[5:].isdigit() and (path / ".metadata").is_file())
+        return sorted(
+            int(path.name[5:]) for path in folders if path.name[5:].isdigit() and (path / ".metadata").is_file()
+        )
 
     def _remove_old(self) -> None:
         kept = {self.best_step(), *self._steps()[-_KEPT:]}

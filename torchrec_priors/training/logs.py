@@ -17,7 +17,11 @@ class Logs:
     def __init__(self, metrics: Path, events: Path, ranks: Ranks, *, steps: int, first_step: int) -> None:
         self.leads = ranks.leads
         self.bar: Any = tqdm(
-            total=steps, initial=first_step, unit="step", disable=None if self.leads else True, mininterval=1.0
+            total=steps,
+            initial=first_step,
+            unit="step",
+            disable=None if self.leads else True,
+            mininterval=1.0,
         )
         if self.leads:
             _keep_until(metrics, first_step)

@@ -56,7 +56,11 @@ class _Run:
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
         self.logs = Logs(
-            folder.metrics, folder.path / "events", ranks, steps=config.training.steps, first_step=self.progress.step
+            folder.metrics,
+            folder.path / "events",
+            ranks,
+            steps=config.training.steps,
+            first_step=self.progress.step,
         )
         if resumed:
             self.logs.say(f"resuming '{folder.path}' at step {self.progress.step}")

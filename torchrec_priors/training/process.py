@@ -54,7 +54,9 @@ class Ranks:
 
     def exchange(self) -> Exchange:
         return Exchange(
-            gather=lambda piece, slots_W: gather_slots(piece, slots_W, self.side), total=self.total, ranks=self.world
+            gather=lambda piece, slots_W: gather_slots(piece, slots_W, self.side),
+            total=self.total,
+            ranks=self.world,
         )
 
 

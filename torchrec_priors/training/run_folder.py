@@ -40,9 +40,13 @@ class RunFolder:
         recorded = tomllib.loads((self.path / CONFIG).read_text(encoding="utf8"))
         difference = _first_difference(recorded, tomllib.loads(config.to_toml()))
         if difference:
-            raise UserError(f"--run: '{self.path}' holds a run of another configuration ({difference}): choose another folder")
+            raise UserError(
+                f"--run: '{self.path}' holds a run of another configuration ({difference}): choose another folder"
+            )
         if (self.path / DATA).is_file() and self._data()["content_sha256"] != data.manifest.content_sha256:
-            raise UserError(f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder")
+            raise UserError(
+                f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder"
+            )
 
     def record(self, config: RunConfig, data: PreparedData) -> None:
         """Writes what decides the run, before its first step."""
@@ -95,5 +99,3 @@ def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = ""
         elif before != after:
             return f"{prefix}{key} = {before!r} there, {after!r} here"
     return None
-
-
