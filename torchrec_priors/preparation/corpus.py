@@ -5,7 +5,6 @@ files that ship with the project lie in `datasets/` (in an installed wheel: `tor
 of the same form works by its path.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Protocol
 import ibis.expr.types as ir
 
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.plugin import load_file
 from torchrec_priors.preparation.raw import BadRows
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -99,17 +99,8 @@ def find_corpus(name_or_file: str) -> CorpusFile:
     known = known_corpora()
     if name_or_file.endswith(".py"):
         file = Path(name_or_file)
-        if not file.is_file():
-            raise UserError(f"--dataset: there is no file '{file}'")
     elif name_or_file in known:
         file = known[name_or_file]
     else:
         raise UserError(f"unknown data set '{name_or_file}': {nearest(name_or_file, known)}")
-    spec = importlib.util.spec_from_file_location(f"_corpus_{file.stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, "load", None)):
-        raise UserError(f"--dataset: '{file}' defines no function load(raw, bad_rows)")
-    return module
+    return load_file(file, option="--dataset", function="load")

@@ -1,11 +1,12 @@
 """What a prior is, and how a specification such as "temporal:4" or "genre" becomes one.
 
-A kind of prior is one file in this folder that defines `load(argument, data, horizon)`. A specification is
-"kind:argument", or the name of a prior of the prepared data set, whose kind the manifest tells.
+A kind of prior is one file that defines `load(argument, data, horizon)`. A specification is "kind:argument", where the
+kind is a file of this folder or the path of a user's own ("my_prior.py:argument"), or the name of a prior of the
+prepared data set, whose kind the manifest tells.
 """
 
 import importlib
-import importlib.util
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.plugin import load_file
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,18 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     """The prior of a specification.
 
     Args:
-        specification: "kind:argument" or the name of a prior of the data set.
+        specification: "kind:argument", "file.py:argument" or the name of a prior of the data set.
         data: the prepared data set.
         horizon: training's tau.
 
     Raises:
         UserError: no such kind, no such prior in the data set, or a wrong argument.
     """
+    own = re.fullmatch(r"(.+\.py)(?::(.*))?", specification)
+    if own:
+        module = load_file(Path(own[1]), option="priors.tree", function="load")
+        prior: Prior = module.load(own[2] or "", data, horizon)
+        return prior
     kind, colon, argument = specification.partition(":")
     known = _kinds()
     names = {prior.name: prior.kind for prior in data.manifest.priors}
@@ -113,8 +120,7 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
         if kind in names.values() or specification in names:
             raise UserError(f"priors.tree: '{specification}' cannot be a level yet: {nearest(specification, usable)}")
         raise UserError(f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}")
-    module = importlib.import_module(f"{__package__}.{kind}")
-    prior: Prior = module.load(argument, data, horizon)
+    prior = importlib.import_module(f"{__package__}.{kind}").load(argument, data, horizon)
     return prior
 
 
