@@ -113,6 +113,8 @@ def _ratings(raw: Path, films: pa.Table, users: pa.Table, bad_rows: BadRows) -> 
     data = read_table(file, "\t", columns, bad_rows)
     stars = pa.array(range(1, 6), pa.int8())
     data = keep_valid(data, pc.is_in(data["rating"], stars), file, bad_rows, "rating", "must be 1 to 5")
+    in_range = pc.less(pc.abs(data["seconds"]), 2**63 // 1000)
+    data = keep_valid(data, in_range, file, bad_rows, "seconds", "must fit in milliseconds")
     listed = pc.is_in(data["item_id"], films["item_id"])
     data = keep_valid(data, listed, file, bad_rows, "item_id", "must be listed in u.item")
     listed = pc.is_in(data["user_id"], users["user_id"])

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -44,6 +45,10 @@ class RunConfig:
         """Raises UserError where a value is out of its range or two do not fit."""
         if not 0 <= self.seed < 2**31:
             raise UserError(f"seed = {self.seed} must be in [0, 2^31)")
+        for name in _SECTIONS:
+            for key, value in vars(getattr(self, name)).items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UserError(f"{name}.{key} = {value} must be a finite number")
         self.encoder.check(self.model.dim)
         for part in (self.model, self.negatives, self.loss, self.table, self.training, self.evaluation):
             part.check()
@@ -99,7 +104,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if not equals:
         raise UserError(f"'{override}' is no override: write key=value, as in model.dim=64")
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        parsed = tomllib.loads(f"value = {text}")
+        if list(parsed) != ["value"]:
+            raise UserError(f"'{' '.join(override.split())}' is no override: give one key=value an argument")
+        value = parsed["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is a string
     *sections, last = key.strip().split(".")

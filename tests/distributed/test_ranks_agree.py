@@ -9,7 +9,9 @@ from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import WindowStream
+from torchrec_priors.embedding import table
 from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.sampling.share import gather_slots
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
@@ -50,13 +52,13 @@ def _train(folder, tree, score):
             built.model, built.index, data, "test", config.evaluation,
             share=ranks.share, device=ranks.device, total=ranks.total,
         )  # fmt: skip
-        table = torch.zeros(data.items, config.model.dim)
-        table[built.shard.first : built.shard.last] = built.shard.rows
+        rows = torch.zeros(data.items, config.model.dim)
+        rows[built.shard.first : built.shard.last] = built.shard.rows
         dense = {name: p.detach().clone() for name, p in built.model.named_parameters() if "table" not in name}
-        return losses, ranks.total(table), dense, metrics
+        return losses, ranks.total(rows), dense, metrics
 
 
-@pytest.fixture(scope="module", params=[(name, score) for name in TREES for score in ("dot", "cosine")], ids=str)
+@pytest.fixture(scope="module", params=[("no priors", "cosine"), ("item x temporal", "dot")], ids=str)
 def alone(request, small_data):
     name, score = request.param
     return (small_data, TREES[name], score), run_on_ranks(1, _train, small_data, TREES[name], score)[0]
@@ -64,11 +66,11 @@ def alone(request, small_data):
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_training_and_evaluation_do_not_depend_on_the_number_of_ranks(alone, world):
-    arguments, (losses, table, dense, metrics) = alone
+    arguments, (losses, rows, dense, metrics) = alone
     answers = run_on_ranks(world, _train, *arguments)
-    for other_losses, other_table, other_dense, other_metrics in answers:
+    for other_losses, other_rows, other_dense, other_metrics in answers:
         np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
-        torch.testing.assert_close(other_table, table, atol=2e-5, rtol=1e-3)
+        torch.testing.assert_close(other_rows, rows, atol=2e-5, rtol=1e-3)
         for name, value in dense.items():
             torch.testing.assert_close(other_dense[name], value, atol=1e-3, rtol=1e-2)
         assert other_metrics["users"] == metrics["users"]
@@ -76,41 +78,42 @@ def test_training_and_evaluation_do_not_depend_on_the_number_of_ranks(alone, wor
     assert losses[-1] < losses[0]
 
 
-def _gather(values, slots):
+@pytest.fixture(scope="module")
+def answers():
+    """(gathered negatives, gradient of the own piece, gathered ids, the planner's message) of three ranks."""
+    return VALUES, SLOTS, run_on_ranks(3, _gather_and_fail_to_plan, VALUES, SLOTS)
+
+
+VALUES, SLOTS = torch.randn(7, 3), [[0, 5], [1, 2, 3, 6], [4]]
+
+
+def _gather_and_fail_to_plan(values, slots):
+    class Planner:
+        def plan(self, model, sharders):
+            raise RuntimeError("not enough\n memory for item")
+
     with join() as ranks:
         own = values[slots[ranks.rank]].clone().requires_grad_()
         slots_W = [torch.tensor(piece) for piece in slots]
         whole = gather_slots(own, slots_W, ranks.side)
         (whole * (ranks.rank + 1) * torch.arange(len(whole))[:, None]).sum().backward()
         ids = gather_slots(torch.tensor(slots[ranks.rank]), slots_W, ranks.side)
-        return whole.detach(), own.grad, ids
+        try:
+            table._plan_together(Planner(), torch.nn.Module(), None)
+            message = "no failure"
+        except UserError as error:
+            message = str(error)
+        return whole.detach(), own.grad, ids, message
 
 
-def test_negatives_reach_all_ranks_and_their_gradients_come_back_summed():
-    values, slots = torch.randn(7, 3), [[0, 5], [1, 2, 3, 6], [4]]
-    for rank, (whole, grad, ids) in enumerate(run_on_ranks(3, _gather, values, slots)):
+def test_negatives_reach_all_ranks_and_their_gradients_come_back_summed(answers):
+    values, slots, of_ranks = answers
+    for rank, (whole, grad, ids, _) in enumerate(of_ranks):
         assert torch.equal(whole, values)
         assert ids.tolist() == list(range(7))
         expected = torch.tensor(slots[rank])[:, None].expand(-1, 3).float() * (1 + 2 + 3)
         torch.testing.assert_close(grad, expected)
 
 
-def test_a_planner_failure_reaches_every_rank_as_one_line():
-    answers = run_on_ranks(2, _fail_to_plan)
-    assert answers == ["no sharding plan was found: not enough memory for item"] * 2
-
-
-def _fail_to_plan():
-    from torchrec_priors.embedding import table
-    from torchrec_priors.errors import UserError
-
-    class Planner:
-        def plan(self, model, sharders):
-            raise RuntimeError("not enough\n memory for item")
-
-    with join():
-        try:
-            table._plan_together(Planner(), torch.nn.Module(), None)
-        except UserError as error:
-            return str(error)
-    return "no failure"
+def test_a_planner_failure_reaches_every_rank_as_one_line(answers):
+    assert [message for *_, message in answers[2]] == ["no sharding plan was found: not enough memory for item"] * 3

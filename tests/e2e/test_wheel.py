@@ -8,7 +8,7 @@ import sys
 import pytest
 from command_line import REPOSITORY
 
-CORPUS = '''
+CORPUS = """
 import ibis
 import pyarrow as pa
 import pyarrow.csv
@@ -30,9 +30,9 @@ def load(raw, bad_rows):
         default_horizon=2,
         item_priors=[Labels("letter", ibis.memtable(labels), remainder="none")],
     )
-'''
+"""
 
-PRIOR = '''
+PRIOR = """
 import numpy as np
 
 from torchrec_priors.priors.item import ItemPrior
@@ -42,7 +42,7 @@ def load(argument, data, horizon):
     modulus = int(argument)
     rows = np.arange(data.items)
     return ItemPrior("mine", [f"class {i}" for i in range(modulus)], rows, rows % modulus, data.items)
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def test_an_unknown_corpus_names_the_nearest(name, hint):
 
 def test_a_file_that_loads_nothing_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("raw = 1\n")
-    with pytest.raises(UserError, match=r"mine\.py' defines no function load\(raw, bad_rows\)"):
+    with pytest.raises(UserError, match=r"mine\.py' defines no function `load`"):
         find_corpus(str(tmp_path / "mine.py"))
 
 
@@ -194,6 +194,7 @@ class _Loaded:
 
 def _prepare(corpus: Corpus, folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("torchrec_priors.preparation.prepare.find_corpus", lambda _: _Loaded(corpus))
+    monkeypatch.setattr("torchrec_priors.preparation.prepare.corpus_path", lambda _: Path(__file__))
     return prepare(Settings("mine", folder), folder / "prepared")
 
 

@@ -90,7 +90,9 @@ def read_manifest(folder: Path) -> Manifest:
         values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
         values["files"] = [FileInfo(**info) for info in values["files"]]
         manifest = Manifest(**values)
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): prepare again") from error
     for info in manifest.files:
         part = folder / info.path
@@ -99,6 +101,15 @@ def read_manifest(folder: Path) -> Manifest:
         if part.stat().st_size != info.bytes:
             raise UserError(f"{part} has {part.stat().st_size} bytes of {info.bytes}: prepare the data set again")
     return manifest
+
+
+def is_data_set(folder: Path) -> bool:
+    """Whether the folder was made by `prepare`, whole or damaged since; other programs write a `manifest.json`, too."""
+    try:
+        values = json.loads((folder / FILE).read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(values, dict) and {"schema_version", "content_sha256"} <= values.keys()
 
 
 def verify(folder: Path) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torchrec_priors.data.labels import compress
+
 
 @dataclass(frozen=True)
 class Categories:
@@ -12,7 +14,7 @@ class Categories:
     Attributes:
         name: the prior's name.
         groups: names by group number.
-        starts, labels: the groups of item i are `labels[starts[i] : starts[i + 1]]`.
+        starts, labels: the groups of all items (see `compress`).
     """
 
     name: str
@@ -22,10 +24,7 @@ class Categories:
 
     @classmethod
     def from_pairs(cls, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int) -> "Categories":
-        order = np.lexsort((group, item))
-        starts = np.zeros(items + 1, np.int64)
-        np.cumsum(np.bincount(item, minlength=items), out=starts[1:])
-        return cls(name, groups, starts, group[order].astype(np.int64))
+        return cls(name, groups, *compress(item, group, items))
 
     def expand(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(index into items, group) for every group of every item."""

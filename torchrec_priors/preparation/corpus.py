@@ -96,11 +96,14 @@ def find_corpus(name_or_file: str) -> CorpusFile:
     Raises:
         UserError: no such corpus or file, or a file without a `load` function.
     """
+    return load_file(corpus_path(name_or_file), option="--dataset", function="load")
+
+
+def corpus_path(name_or_file: str) -> Path:
+    """Where a corpus's file lies, or should."""
     known = known_corpora()
     if name_or_file.endswith(".py"):
-        file = Path(name_or_file)
-    elif name_or_file in known:
-        file = known[name_or_file]
-    else:
+        return Path(name_or_file)
+    if name_or_file not in known:
         raise UserError(f"unknown data set '{name_or_file}': {nearest(name_or_file, known)}")
-    return load_file(file, option="--dataset", function="load")
+    return known[name_or_file]

@@ -100,7 +100,7 @@ def members(labels: Labels, entities: ir.Table, entity: str) -> ir.Table:
         entities: every entity that exists, a column named `entity` among others.
         entity: `item_id` or `user_id`.
     """
-    table = labels.table.select(entity, "label").distinct()
+    table = labels.table.select(entity, "label").distinct().filter(labels.table.label.notnull())
     known = table.inner_join(entities.select(entity), entity)
     unlabelled = entities.select(entity).anti_join(table, entity)
     return known.union(unlabelled.mutate(label=ibis.literal(labels.remainder)))

@@ -15,7 +15,7 @@ from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import Manifest, PriorInfo
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation import expressions
-from torchrec_priors.preparation.corpus import Corpus, Labels, find_corpus
+from torchrec_priors.preparation.corpus import Corpus, CorpusFile, Labels, corpus_path, find_corpus
 from torchrec_priors.preparation.raw import BadRows
 
 _USERS_A_FILE = 1 << 18
@@ -65,7 +65,7 @@ def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: R
         (temporary / "sequences").mkdir()
         bad_rows = BadRows(settings.on_bad_row)
         report("reading raw files")
-        corpus = corpus_file.load(settings.raw, bad_rows)
+        corpus = _load(corpus_file, settings.raw, bad_rows)
         made = _Builder(settings, corpus, bad_rows, temporary, report).run()
         if out.exists():
             shutil.rmtree(out)
@@ -77,10 +77,17 @@ def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: R
     return made
 
 
+def _load(corpus_file: CorpusFile, raw: Path, bad_rows: BadRows) -> Corpus:
+    try:
+        return corpus_file.load(raw, bad_rows)
+    except OSError as error:
+        raise UserError(f"--raw: cannot read '{error.filename or raw}': {error.strerror or error}") from error
+
+
 def _already_there(settings: Settings, out: Path, overwrite: bool) -> Manifest | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
-    if not (out / manifests.FILE).is_file():
+    if not manifests.is_data_set(out):
         if overwrite:
             raise UserError(f"--out: '{out}' is not a prepared data set, so --overwrite leaves it alone: move it away")
         raise UserError(f"--out: '{out}' exists and is not a prepared data set: choose another folder")
@@ -94,10 +101,11 @@ def _already_there(settings: Settings, out: Path, overwrite: bool) -> Manifest |
 
 
 def _recorded(settings: Settings, horizon: int) -> dict[str, Any]:
-    raw = {file.name: file.stat().st_size for file in sorted(settings.raw.glob("*")) if file.is_file()}
+    raw = (file for file in sorted(settings.raw.rglob("*")) if file.is_file())
     return {
         "dataset": Path(settings.dataset).name,
-        "raw_bytes": raw,
+        "corpus_sha256": manifests.sha256(corpus_path(settings.dataset)),
+        "raw_sha256": {str(file.relative_to(settings.raw)): manifests.sha256(file) for file in raw},
         "horizon": settings.horizon or horizon,
         "seed": settings.seed,
         "on_bad_row": settings.on_bad_row,
@@ -115,6 +123,7 @@ class _Builder:
         self.written: list[Path] = []
 
     def run(self) -> Manifest:
+        self._check_catalogue()
         ranked, kept = expressions.split(self.corpus.interactions, self.horizon)
         kept = self._materialise("kept", kept)
         self.report("counting, numbering and splitting")
@@ -153,6 +162,11 @@ class _Builder:
         )
         manifest.write(self.folder)
         return manifest
+
+    def _check_catalogue(self) -> None:
+        ids = self.corpus.items.item_id
+        if self._value(ids.count()) != self._value(ids.nunique()):
+            raise UserError(f"corpus '{self.corpus.name}': its catalogue has an item twice")
 
     def _materialise(self, name: str, table: ir.Table) -> ir.Table:
         """Computes a table once, inside the engine."""

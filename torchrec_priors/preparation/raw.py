@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from torchrec_priors.errors import UserError
 
@@ -61,10 +61,9 @@ def read_table(
 
     Raises:
         UserError: a row of another number of fields, or a field that is not of its column's type, where `bad_rows`
-            refuses; a file that cannot be decoded.
+            refuses; a line that is no text of the encoding, likewise; an empty file.
     """
-    text = _lines(file, encoding)
-    numbers = pa.array(range(1, len(text) + 1), pa.int64())
+    text, numbers = _lines(file, encoding, bad_rows)
     filled = pc.not_equal(pc.utf8_trim_whitespace(text), "")
     text, numbers = text.filter(filled), numbers.filter(filled)
 
@@ -101,37 +100,50 @@ def keep_valid(table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, 
     return table.filter(valid)
 
 
-def _lines(file: Path, encoding: str) -> pa.ChunkedArray:
-    if file.stat().st_size == 0:
+def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.Array]:
+    """(text, line number) of every line that is text of this encoding."""
+    data = file.read_bytes()
+    if not data:
         raise UserError(f"{file} is empty")
+    if encoding != "utf8":
+        data = data.decode(encoding).encode("utf8")  # single-byte encodings know no bad line
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    offsets = np.unique(np.concatenate([[0], ends, [len(data)]])).astype(np.int64)
+    count = len(offsets) - 1
+    lines = pa.Array.from_buffers(pa.large_binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    numbers = pa.array(np.arange(1, count + 1))
     try:
-        table = pyarrow.csv.read_csv(
-            file,
-            read_options=pyarrow.csv.ReadOptions(column_names=["text"], encoding=encoding),
-            parse_options=pyarrow.csv.ParseOptions(
-                delimiter="\x01", quote_char=False, escape_char=False, ignore_empty_lines=False
-            ),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types={"text": pa.string()}, strings_can_be_null=False, null_values=[]
-            ),
-        )
-    except (pa.ArrowInvalid, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read as {encoding} text: {str(error).splitlines()[0]}") from error
-    return table["text"]
+        text = lines.cast(pa.large_string())
+    except pa.ArrowInvalid:
+        valid = pa.array([_is_utf8(line) for line in lines.to_pylist()])
+        wrong = pc.invert(valid)
+        bad_rows.handle(file, numbers.filter(wrong), "not UTF-8 text", f"not UTF-8 text: {lines.filter(wrong)[0]}")
+        text, numbers = lines.filter(valid).cast(pa.large_string()), numbers.filter(valid)
+    return pc.utf8_rtrim(text, characters="\r\n"), numbers
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode("utf8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 _INTEGER = r"^-?[0-9]{1,18}$"
 _NUMBER = r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$"
 
 
-def _castable(texts: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
+def _castable(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     if pa.types.is_integer(kind):
         right = pc.match_substring_regex(texts, _INTEGER)
         values = pc.if_else(right, texts, "0").cast(pa.int64())
         low, high = (-(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1)
         return pc.and_(right, pc.and_(pc.greater_equal(values, low), pc.less_equal(values, high)))
     if pa.types.is_floating(kind):
-        return pc.match_substring_regex(texts, _NUMBER)
+        right = pc.match_substring_regex(texts, _NUMBER)
+        return pc.and_(right, pc.is_finite(pc.if_else(right, texts, "0").cast(pa.float64())))
     assert pa.types.is_string(kind), f"no reader for {kind}"
     return pc.is_valid(texts)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from torchrec_priors.data.labels import compress
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import load_file
@@ -35,7 +36,7 @@ class Targets:
 
 
 class ItemGroups(nn.Module):
-    """Items of several groups as a compressed list: the groups of item i are `groups[starts[i] : starts[i + 1]]`.
+    """Groups of items (see `compress`), on the model's device.
 
     Example:
         >>> labels = ItemGroups.from_pairs(np.array([0, 0, 2]), np.array([1, 0, 1]), items=3)
@@ -55,10 +56,8 @@ class ItemGroups(nn.Module):
     @classmethod
     def from_pairs(cls, item: np.ndarray, group: np.ndarray, items: int) -> "ItemGroups":
         """From (item, group) pairs in any order."""
-        order = np.lexsort((group, item))
-        starts = np.zeros(items + 1, np.int64)
-        np.cumsum(np.bincount(item, minlength=items), out=starts[1:])
-        return cls(torch.from_numpy(starts), torch.from_numpy(group[order].astype(np.int64)))
+        starts, groups = compress(item, group, items)
+        return cls(torch.from_numpy(starts), torch.from_numpy(groups))
 
     def expand(self, item_M: Tensor) -> tuple[Tensor, Tensor]:
         """(index into item_M, group) for every group of every item, in the order of item_M."""
