@@ -179,6 +179,7 @@ def _add_up(accumulators: list[RankingMetrics]) -> None:
         own: list[torch.Tensor] = []
         metrics.sum_over(lambda tensor, own=own: own.append(tensor.clone()) or tensor)
         sent.append(own)
+    assert all(len({tensor.shape for tensor in tensors}) == 1 for tensors in zip(*sent, strict=True))
     totals = [sum(tensors[1:], tensors[0]) for tensors in zip(*sent, strict=True)]
     for metrics in accumulators:
         turn = iter(totals)

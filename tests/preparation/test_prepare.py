@@ -10,7 +10,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+import ibis
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -28,6 +30,7 @@ from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import read_manifest, verify
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation import prepare as preparation
+from torchrec_priors.preparation.expressions import sequences
 from torchrec_priors.preparation.prepare import Settings, prepare
 
 HORIZON = 8
@@ -217,6 +220,17 @@ def test_sequences_in_many_files_and_row_groups_are_the_same(small_raw, small_da
     assert pq.read_metadata(alone).num_row_groups > 1
 
 
+def test_sequences_are_in_order_of_position_whatever_order_rows_come_in():
+    """An engine may hand over rows in any order."""
+    random = np.random.default_rng(0)
+    rows = [(user, position) for user in range(50) for position in range(user)]
+    user, position = np.array(rows)[random.permutation(len(rows))].T
+    kept = pa.table({"user_id": user, "position": position, "item": 100 * user + position, "timestamp": -position})
+    table = ibis.duckdb.connect().to_pyarrow(sequences(ibis.memtable(kept), False, None))
+    assert table["user_id"].to_pylist() == list(range(1, 50))
+    assert table["items"].to_pylist() == [[100 * user + place for place in range(user)] for user in range(1, 50)]
+
+
 def test_row_ids_are_a_seeded_permutation(small_raw, small_data, tmp_path):
     for name, seed in (("again", 0), ("other", 1)):
         prepare(Settings("movielens", small_raw, HORIZON, seed), tmp_path / name)
@@ -364,6 +378,16 @@ def test_preparing_again_with_the_same_settings_touches_nothing(horizon, small_r
     assert manifest == read_manifest(prepared)
     assert _state(prepared) == before
     assert said == [f"{prepared} already holds this data set"]
+
+
+def test_an_output_folder_among_the_raw_files_is_none_of_them(small_raw, tmp_path):
+    """`--raw . --out prepared`: what prepare writes must not count as raw data when it runs again."""
+    raw = tmp_path / "raw"
+    shutil.copytree(small_raw, raw)
+    made = prepare(Settings("movielens", raw, HORIZON), raw / "prepared")
+    before = _state(raw)
+    assert prepare(Settings("movielens", raw, HORIZON), raw / "prepared") == made
+    assert _state(raw) == before
 
 
 @pytest.mark.parametrize("change", [{"horizon": 4}, {"seed": 1}, {"on_bad_row": "drop"}])

@@ -87,6 +87,12 @@ def test_a_line_that_is_not_of_the_encoding_can_be_dropped(tmp_path):
     assert sum(bad_rows.dropped.values()) == 1
 
 
+@pytest.mark.parametrize(("encoding", "bad"), [("utf-8", b"\xe9"), ("UTF-8", b"\xe9"), ("cp1252", b"\x81")])
+def test_encodings_have_bad_lines_by_whatever_name_they_go(encoding, bad, tmp_path):
+    with pytest.raises(UserError, match=r"log\.csv"):
+        read_table(_file(tmp_path, b"1,1,good\n2,2," + bad + b"\n"), ",", TYPES, BadRows(), encoding=encoding)
+
+
 def test_an_empty_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"log\.csv is empty"):
         read_table(_file(tmp_path, ""), ",", TYPES, BadRows())
@@ -134,9 +140,12 @@ def test_a_number_beyond_the_largest_is_refused_not_infinite(tmp_path):
         read_table(_file(tmp_path, "1\n1e999\n"), ";", {"weight": pa.float64()}, BadRows())
 
 
-def test_one_message_is_one_line_of_bearable_length(tmp_path):
+@pytest.mark.parametrize(
+    "line", ["1,1," + "long," * 1000, "x" * 1000 + ",1,a", "\udce9" * 1000], ids=["fields", "integer", "encoding"]
+)
+def test_one_message_is_one_line_of_bearable_length(line, tmp_path):
     with pytest.raises(UserError) as caught:
-        read_table(_file(tmp_path, "1,1," + "long," * 1000), ",", TYPES, BadRows())
+        read_table(_file(tmp_path, line.encode(errors="surrogateescape")), ",", TYPES, BadRows())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) - len(str(tmp_path)) < 200
 
