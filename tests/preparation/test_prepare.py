@@ -2,7 +2,6 @@
 
 import collections
 import itertools
-import json
 import shutil
 import subprocess
 import sys
@@ -26,8 +25,7 @@ from small_movielens import (
     write_ratings,
 )
 
-from torchrec_priors.data import manifest as manifests
-from torchrec_priors.data.manifest import read_manifest, verify
+from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation import prepare as preparation
 from torchrec_priors.preparation.expressions import sequences
@@ -310,145 +308,6 @@ def test_a_changed_training_interaction_changes_frequencies_and_event_prior(smal
     before, after = _beside_sequences(small_data), _beside_sequences(tmp_path / "prepared")
     assert before["items.parquet"] != after["items.parquet"]
     assert before["priors/rating.eligible.parquet"] != after["priors/rating.eligible.parquet"]
-
-
-@pytest.mark.parametrize("error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_failure_midway_leaves_nothing(error, small_raw, tmp_path, monkeypatch):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(manifests, "describe", fail)
-    with pytest.raises((type(error), UserError)):
-        prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failure_while_replacing_keeps_the_old_data_set(small_raw, small_data, tmp_path, monkeypatch):
-    out = tmp_path / "prepared"
-    shutil.copytree(small_data, out)
-
-    def fail(*_):
-        raise RuntimeError("midway")
-
-    monkeypatch.setattr(manifests, "describe", fail)
-    with pytest.raises(RuntimeError, match="midway"):
-        prepare(Settings("movielens", small_raw, HORIZON, seed=1), out, overwrite=True)
-    verify(out)
-    assert _shas(out) == _shas(small_data)
-    assert list(tmp_path.iterdir()) == [out]
-
-
-def test_what_a_killed_preparation_left_is_not_taken_over(small_raw, small_data, tmp_path, monkeypatch):
-    """A process that dies cleans nothing up: here, cleaning up is switched off."""
-
-    def fail(*_):
-        raise RuntimeError("killed")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(manifests, "describe", fail)
-        patch.setattr(preparation.shutil, "rmtree", lambda *_, **__: None)
-        with pytest.raises(RuntimeError, match="killed"):
-            prepare(Settings("movielens", small_raw, HORIZON, seed=1), tmp_path / "prepared")
-    assert list(tmp_path.iterdir()), "nothing was left, so this test shows nothing"
-    assert not (tmp_path / "prepared").exists()
-    prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
-    assert _shas(tmp_path / "prepared") == _shas(small_data)
-    assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
-
-
-def _state(folder: Path) -> dict[str, tuple[int, bytes]]:
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.fixture
-def prepared(small_data, tmp_path):
-    """A copy of the small data set that a test may change."""
-    shutil.copytree(small_data, tmp_path / "prepared")
-    return tmp_path / "prepared"
-
-
-@pytest.mark.parametrize("horizon", [HORIZON, None], ids=["the same horizon", "the default, which is the same"])
-def test_preparing_again_with_the_same_settings_touches_nothing(horizon, small_raw, prepared):
-    before, said = _state(prepared), []
-    manifest = prepare(Settings("movielens", small_raw, horizon), prepared, report=said.append)
-    assert manifest == read_manifest(prepared)
-    assert _state(prepared) == before
-    assert said == [f"{prepared} already holds this data set"]
-
-
-def test_an_output_folder_among_the_raw_files_is_none_of_them(small_raw, tmp_path):
-    """`--raw . --out prepared`: what prepare writes must not count as raw data when it runs again."""
-    raw = tmp_path / "raw"
-    shutil.copytree(small_raw, raw)
-    made = prepare(Settings("movielens", raw, HORIZON), raw / "prepared")
-    before = _state(raw)
-    assert prepare(Settings("movielens", raw, HORIZON), raw / "prepared") == made
-    assert _state(raw) == before
-
-
-@pytest.mark.parametrize("change", [{"horizon": 4}, {"seed": 1}, {"on_bad_row": "drop"}])
-def test_other_settings_are_refused_and_overwrite_replaces(change, small_raw, prepared):
-    before = _state(prepared)
-    other = Settings(**{"dataset": "movielens", "raw": small_raw, "horizon": HORIZON, **change})
-    with pytest.raises(UserError, match=r"--out: .* other settings: choose another folder or --overwrite"):
-        prepare(other, prepared)
-    assert _state(prepared) == before
-    manifest = prepare(other, prepared, overwrite=True)
-    assert manifest == read_manifest(prepared)
-    assert {name: manifest.settings[name] for name in change} == change
-    verify(prepared)
-    for check in _CHECKS:
-        check(prepared, small_raw, other.horizon)
-
-
-def test_raw_files_of_other_content_are_other_settings(small_raw, prepared, tmp_path):
-    """One rating changes its stars; the file keeps its length."""
-    shutil.copytree(small_raw, tmp_path / "raw")
-    first, *rest = read_ratings(small_raw)
-    write_ratings(tmp_path / "raw", [Rating(first.user, first.film, first.stars % 5 + 1, first.seconds), *rest])
-    with pytest.raises(UserError, match="other settings"):
-        prepare(Settings("movielens", tmp_path / "raw", HORIZON), prepared)
-
-
-def test_a_damaged_data_set_is_not_taken_for_made(small_raw, prepared):
-    file = prepared / "items.parquet"
-    file.write_bytes(bytes([file.read_bytes()[0] ^ 1]) + file.read_bytes()[1:])
-    with pytest.raises(UserError, match=r"items\.parquet"):
-        prepare(Settings("movielens", small_raw, HORIZON), prepared)
-    prepare(Settings("movielens", small_raw, HORIZON), prepared, overwrite=True)
-    verify(prepared)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("name", ["thesis.tex", "manifest.json"])
-def test_a_folder_that_is_no_data_set_is_never_overwritten(name, overwrite, small_raw, tmp_path):
-    """Other programs' folders hold a manifest.json, too."""
-    out = tmp_path / "mine"
-    out.mkdir()
-    (out / name).write_text(json.dumps({"name": "my browser extension", "version": "1.0"}))
-    before = _state(out)
-    with pytest.raises(UserError):
-        prepare(Settings("movielens", small_raw, HORIZON), out, overwrite=overwrite)
-    assert _state(out) == before
-    assert list(tmp_path.iterdir()) == [out]
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-def test_a_file_in_the_place_of_the_folder_is_never_overwritten(overwrite, small_raw, tmp_path):
-    (tmp_path / "mine").write_text("precious")
-    with pytest.raises(UserError, match="--out"):
-        prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "mine", overwrite=overwrite)
-    assert (tmp_path / "mine").read_text() == "precious"
-
-
-def test_an_empty_folder_is_filled(small_raw, small_data, tmp_path):
-    (tmp_path / "prepared").mkdir()
-    prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
-    assert _shas(tmp_path / "prepared") == _shas(small_data)
 
 
 def test_the_optional_raw_files_may_be_absent(small_raw, small_data, tmp_path):

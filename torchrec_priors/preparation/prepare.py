@@ -66,10 +66,13 @@ def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: R
         bad_rows = BadRows(settings.on_bad_row)
         report("reading raw files")
         corpus = _load(corpus_file, settings.raw, bad_rows)
-        made = _Builder(settings, corpus, bad_rows, temporary, report).run()
+        made = _Builder(settings, corpus, bad_rows, out, temporary, report).run()
+        old = out.with_name(f".{out.name}.old")
         if out.exists():
-            shutil.rmtree(out)
+            shutil.rmtree(old, ignore_errors=True)
+            out.replace(old)
         temporary.replace(out)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise UserError(f"--out: cannot write '{out}': {error.strerror or error}") from error
     finally:
@@ -94,18 +97,24 @@ def _already_there(settings: Settings, out: Path, overwrite: bool) -> Manifest |
     if overwrite:
         return None
     present = manifests.read_manifest(out)
-    if present.settings != _recorded(settings, present.horizon):
+    if present.settings != _recorded(settings, present.horizon, out):
         raise UserError(f"--out: '{out}' holds a data set of other settings: choose another folder or --overwrite")
     manifests.verify(out)
     return present
 
 
-def _recorded(settings: Settings, horizon: int) -> dict[str, Any]:
-    raw = (file for file in sorted(settings.raw.rglob("*")) if file.is_file())
+def _recorded(settings: Settings, horizon: int, out: Path) -> dict[str, Any]:
+    """The settings as the manifest keeps them; a raw folder may hold the output folder, which is none of its files."""
+    ours = {out, *out.parent.glob(f".{out.name}.*")}
+    raw = [
+        file
+        for file in sorted(settings.raw.absolute().rglob("*"))
+        if file.is_file() and not ours.intersection(file.parents)
+    ]
     return {
         "dataset": Path(settings.dataset).name,
         "corpus_sha256": manifests.sha256(corpus_path(settings.dataset)),
-        "raw_sha256": {str(file.relative_to(settings.raw)): manifests.sha256(file) for file in raw},
+        "raw_sha256": {str(file.relative_to(settings.raw.absolute())): manifests.sha256(file) for file in raw},
         "horizon": settings.horizon or horizon,
         "seed": settings.seed,
         "on_bad_row": settings.on_bad_row,
@@ -115,9 +124,11 @@ def _recorded(settings: Settings, horizon: int) -> dict[str, Any]:
 class _Builder:
     """Runs the expressions on an engine and writes what they give."""
 
-    def __init__(self, settings: Settings, corpus: Corpus, bad_rows: BadRows, folder: Path, report: Report) -> None:
+    def __init__(
+        self, settings: Settings, corpus: Corpus, bad_rows: BadRows, out: Path, folder: Path, report: Report
+    ) -> None:
         self.settings, self.corpus, self.bad_rows = settings, corpus, bad_rows
-        self.folder, self.report = folder, report
+        self.out, self.folder, self.report = out, folder, report
         self.horizon = settings.horizon or corpus.default_horizon
         self.engine = ibis.duckdb.connect()
         self.written: list[Path] = []
@@ -156,7 +167,7 @@ class _Builder:
             category_prior=self.corpus.category_prior,
             user_group=self.corpus.user_group,
             priors=priors,
-            settings=_recorded(self.settings, self.horizon),
+            settings=_recorded(self.settings, self.horizon, self.out),
             files=files,
             content_sha256=whole,
         )

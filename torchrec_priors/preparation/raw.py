@@ -4,6 +4,7 @@ Lines are read as text and split by vectorised Arrow functions, so that separato
 engine later sees the same rows, and a bad row is named by file and line.
 """
 
+import codecs
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_table(
             refuses; a line that is no text of the encoding, likewise; an empty file.
     """
     text, numbers = _lines(file, encoding, bad_rows)
-    filled = pc.not_equal(pc.utf8_trim_whitespace(text), "")
+    filled = pc.not_equal(pc.utf8_trim(text, characters=" "), "")
     text, numbers = text.filter(filled), numbers.filter(filled)
 
     fields = pc.split_pattern(text, separator)
@@ -102,30 +103,38 @@ def keep_valid(table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, 
 
 def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.Array]:
     """(text, line number) of every line that is text of this encoding."""
-    data = file.read_bytes()
+    data = file.read_bytes().removeprefix(b"\xef\xbb\xbf")
     if not data:
         raise UserError(f"{file} is empty")
-    if encoding != "utf8":
-        data = data.decode(encoding).encode("utf8")  # single-byte encodings know no bad line
-    data = data.removeprefix(b"\xef\xbb\xbf")
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
     offsets = np.unique(np.concatenate([[0], ends, [len(data)]])).astype(np.int64)
     count = len(offsets) - 1
     lines = pa.Array.from_buffers(pa.large_binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
     numbers = pa.array(np.arange(1, count + 1))
     try:
-        text = lines.cast(pa.large_string())
-    except pa.ArrowInvalid:
-        valid = pa.array([_is_utf8(line) for line in lines.to_pylist()])
+        text = _decoded(lines, data, encoding)
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        valid = pa.array([_is_text(line, encoding) for line in lines.to_pylist()])
         wrong = pc.invert(valid)
-        bad_rows.handle(file, numbers.filter(wrong), "not UTF-8 text", f"not UTF-8 text: {lines.filter(wrong)[0]}")
-        text, numbers = lines.filter(valid).cast(pa.large_string()), numbers.filter(valid)
+        example = f"not {encoding} text: {_shorten(str(lines.filter(wrong)[0].as_py())[2:-1])}"
+        bad_rows.handle(file, numbers.filter(wrong), f"not {encoding} text", example)
+        good = lines.filter(valid).to_pylist()
+        text = pa.array([line.decode(encoding) for line in good], pa.large_string())
+        numbers = numbers.filter(valid)
     return pc.utf8_rtrim(text, characters="\r\n"), numbers
 
 
-def _is_utf8(line: bytes) -> bool:
+def _decoded(lines: pa.Array, data: bytes, encoding: str) -> pa.Array:
+    """All lines as text; raises where one of them is none."""
+    if codecs.lookup(encoding).name == "utf-8":
+        return lines.cast(pa.large_string())
+    text = data.decode(encoding).removesuffix("\n")
+    return pa.array(text.split("\n"), pa.large_string())
+
+
+def _is_text(line: bytes, encoding: str) -> bool:
     try:
-        line.decode("utf8")
+        line.decode(encoding)
     except UnicodeDecodeError:
         return False
     return True

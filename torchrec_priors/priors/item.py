@@ -23,9 +23,9 @@ class ItemPrior(nn.Module):
         return self.labels.expand(targets.item_M)
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
-        starts = self.labels.starts[first_row : last_row + 1].numpy()
+        starts = self.labels.starts[first_row : last_row + 1].cpu().numpy()
         row = np.repeat(np.arange(first_row, last_row), np.diff(starts))
-        return row, self.labels.groups[starts[0] : starts[-1]].numpy()
+        return row, self.labels.groups[starts[0] : starts[-1]].cpu().numpy()
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:

@@ -57,12 +57,22 @@ def build_model(config: RunConfig, data: PreparedData, ranks: Ranks) -> Built:
         config.negatives.logq,
     )
     model.exchange = ranks.exchange()
+    _move_dense(model, ranks.device)
     parallel, plan = distribute(model, ranks.device)
     shard = own_shard(parallel, config.model.dim)
     initialise_rows(shard, config.seed, config.table.init_std)
     inner = parallel.module
     assert isinstance(inner, Recommender)
     return Built(parallel, inner, shard, GroupIndex(tree, shard), plan)
+
+
+def _move_dense(model: Recommender, device: torch.device) -> None:
+    """Everything but the table, which is on the meta device until it is sharded."""
+    for name, child in model.named_children():
+        if name != "table":
+            child.to(device)
+    for name, buffer in model.named_buffers(recurse=False):
+        setattr(model, name, buffer.to(device))
 
 
 def set_loss_weights(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> Tensor:
