@@ -10,6 +10,7 @@ from small_movielens import (
     read_ratings,
     write_ratings,
 )
+from test_prepare import CHECKS
 
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import read_manifest, verify
@@ -113,7 +114,7 @@ def test_other_settings_are_refused_and_overwrite_replaces(change, small_raw, pr
     assert manifest == read_manifest(prepared)
     assert {name: manifest.settings[name] for name in change} == change
     verify(prepared)
-    for check in _CHECKS:
+    for check in CHECKS:
         check(prepared, small_raw, other.horizon)
 
 

@@ -163,10 +163,10 @@ def _check_priors(folder: Path, raw: Path, horizon: int) -> None:
     assert _pairs(folder, "rating.eligible", "item") == sorted(eligible)
 
 
-_CHECKS = (_check_counts, _check_items, _check_priors, _check_sequences)
+CHECKS = (_check_counts, _check_items, _check_priors, _check_sequences)
 
 
-@pytest.mark.parametrize("check", _CHECKS)
+@pytest.mark.parametrize("check", CHECKS)
 def test_files_hold_what_a_slow_reading_of_the_raw_files_gives(check, small_data, small_raw):
     check(small_data, small_raw, HORIZON)
 
@@ -199,7 +199,7 @@ def test_any_log_is_prepared_as_a_slow_reading_would(ratings, horizon, seed):
         how = Settings("movielens", raw, horizon, seed)
         if read_sequences(raw, horizon):
             prepare(how, out)
-            for check in _CHECKS:
+            for check in CHECKS:
                 check(out, raw, horizon)
         else:
             with pytest.raises(UserError, match=f"no user of .* more than {2 * horizon} interactions: .*--horizon"):
