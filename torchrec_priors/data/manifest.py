@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.files import write_whole
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
@@ -66,9 +67,7 @@ class Manifest:
         raise UserError(f"data set '{self.name}' has no prior '{name}': {nearest(name, names)}")
 
     def write(self, folder: Path) -> None:
-        temporary = folder / f"{FILE}.tmp"
-        temporary.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf8")
-        temporary.replace(folder / FILE)
+        write_whole(folder / FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_manifest(folder: Path) -> Manifest:

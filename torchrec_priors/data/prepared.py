@@ -1,6 +1,8 @@
 """Reading a prepared data set: manifest, items, priors, and row groups of user sequences."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +102,7 @@ class PreparedData:
         for info in self.manifest.files:
             if info.path.startswith("sequences/"):
                 file = self.folder / info.path
-                metadata = _guarded(file, lambda file=file: pq.read_metadata(file))
+                metadata = _guarded(file, partial(pq.read_metadata, file))
                 for index in range(metadata.num_row_groups):
                     users = metadata.row_group(index).num_rows
                     groups.append(RowGroup(file, index, users, first))
@@ -116,7 +118,7 @@ class PreparedData:
         return _guarded(self.folder / name, lambda: pq.read_table(self.folder / name, columns=columns))
 
 
-def _guarded(file: Path, read):  # type: ignore[no-untyped-def]
+def _guarded(file: Path, read: Callable[[], pa.Table | pq.FileMetaData]) -> pa.Table | pq.FileMetaData:
     """`read()`, with an unreadable file as the user's mistake."""
     try:
         return read()

@@ -21,20 +21,21 @@ class HierarchicalHeads(nn.Module):
 
     def __init__(self, tree: PriorTree, dim: int) -> None:
         super().__init__()
-        self.paths = len(tree.paths)
         self.depth = len(tree.levels)
         self.adapters = nn.ParameterList()
         self.embeddings = nn.ParameterList()
+        number: dict[tuple[int, ...], int] = {(): 0}
         for depth in range(1, self.depth + 1):
-            prefixes = sorted({path.groups[:depth] for path in tree.paths})
+            above, prefixes = number, sorted({path.groups[:depth] for path in tree.paths})
             number = {prefix: index for index, prefix in enumerate(prefixes)}
             node_K = torch.tensor([number[path.groups[:depth]] for path in tree.paths])
-            parent_K = torch.tensor([path.groups[depth - 2] if depth > 1 else 0 for path in tree.paths])
-            parent_of_node = torch.zeros(len(prefixes), dtype=torch.int64).scatter_(0, node_K, parent_K)
             self.register_buffer(f"node_{depth}", node_K, persistent=False)
-            self.register_buffer(f"parent_group_{depth}", parent_of_node, persistent=False)
             self.adapters.append(nn.Parameter(torch.zeros(len(prefixes), dim, dim)))
+            parent = torch.tensor([above[prefix[:-1]] for prefix in prefixes])
+            self.register_buffer(f"parent_{depth}", parent, persistent=False)
             if depth > 1:
+                parent_group = torch.tensor([prefix[-2] for prefix in prefixes])
+                self.register_buffer(f"parent_group_{depth}", parent_group, persistent=False)
                 groups = len(tree.levels[depth - 2].groups)  # type: ignore[arg-type]
                 self.embeddings.append(nn.Parameter(torch.zeros(groups, dim)))
 
@@ -56,7 +57,8 @@ class HierarchicalHeads(nn.Module):
         z = state_Nd
         for depth in range(1, self.depth + 1):
             node, token = keys[depth] // max(tokens, 1), keys[depth] % max(tokens, 1)
-            parent = z.index_select(0, self._row_of_parent(depth, node, token, keys[depth - 1], tokens))
+            key_of_parent = getattr(self, f"parent_{depth}")[node] * tokens + token
+            parent = z.index_select(0, torch.searchsorted(keys[depth - 1], key_of_parent))
             weight = self.adapters[depth - 1]
             counts = torch.bincount(node, minlength=len(weight)).tolist()
             z = parent + F.silu(grouped_linear(parent, weight, counts))
@@ -67,14 +69,6 @@ class HierarchicalHeads(nn.Module):
             return z.index_select(0, token_P)
         node_P = getattr(self, f"node_{self.depth}")[path_P]
         return z.index_select(0, torch.searchsorted(keys[-1], node_P * tokens + token_P))
-
-    def _row_of_parent(self, depth: int, node: Tensor, token: Tensor, above: Tensor, tokens: int) -> Tensor:
-        if depth == 1:
-            return token
-        node_K, parent_K = getattr(self, f"node_{depth}"), getattr(self, f"node_{depth - 1}")
-        parent_of_node = torch.zeros(len(self.adapters[depth - 1]), dtype=torch.int64, device=node.device)
-        parent_of_node = parent_of_node.scatter_(0, node_K, parent_K)
-        return torch.searchsorted(above, parent_of_node[node] * tokens + token)
 
 
 def hierarchical_reference(heads: HierarchicalHeads, tree: PriorTree, state_Nd: Tensor) -> Tensor:

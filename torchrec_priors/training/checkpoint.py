@@ -16,6 +16,7 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import write_whole
 from torchrec_priors.training.build import Built, Optimizers
 from torchrec_priors.training.process import Ranks
 
@@ -67,9 +68,8 @@ class Checkpoints:
                 partial.replace(place)
         if self.ranks.leads:
             if best:
-                pointer = self.folder / f"{_BEST}.partial"
-                pointer.write_text(json.dumps({"step": progress.step, "ndcg@10": progress.best}) + "\n")
-                pointer.replace(self.folder / _BEST)
+                best_so_far = {"step": progress.step, "ndcg@10": progress.best}
+                write_whole(self.folder / _BEST, json.dumps(best_so_far) + "\n")
             self._remove_old()
         dist.barrier(self.ranks.side)
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from torchrec_priors.files import write_whole
 from torchrec_priors.training.process import Ranks
 
 
@@ -66,6 +67,4 @@ def _keep_until(metrics: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue
-    temporary = metrics.with_name(f".{metrics.name}.partial")
-    temporary.write_text("".join(kept), encoding="utf8")
-    temporary.replace(metrics)
+    write_whole(metrics, "".join(kept))

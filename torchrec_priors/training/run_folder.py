@@ -9,6 +9,7 @@ from typing import Any
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import write_whole
 
 CONFIG, DATA, METRICS, SUMMARY = "config.toml", "data.json", "metrics.jsonl", "summary.json"
 
@@ -52,8 +53,8 @@ class RunFolder:
         """Writes what decides the run, before its first step."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         origin = {"path": str(data.folder.absolute()), "content_sha256": data.manifest.content_sha256}
-        _write(self.path / DATA, json.dumps(origin, indent=1) + "\n")
-        _write(self.path / CONFIG, config.to_toml())
+        write_whole(self.path / DATA, json.dumps(origin, indent=1) + "\n")
+        write_whole(self.path / CONFIG, config.to_toml())
 
     def open(self, data_path: Path | None = None) -> tuple[RunConfig, PreparedData]:
         """The configuration and data of a run that was started.
@@ -75,18 +76,11 @@ class RunFolder:
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        _write(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+        write_whole(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
     def _data(self) -> dict[str, str]:
         origin: dict[str, str] = json.loads((self.path / DATA).read_text(encoding="utf8"))
         return origin
-
-
-def _write(file: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = file.with_name(f".{file.name}.partial")
-    temporary.write_text(text, encoding="utf8")
-    temporary.replace(file)
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
