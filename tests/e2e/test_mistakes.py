@@ -5,6 +5,9 @@ import shutil
 import pytest
 from command_line import REPOSITORY, app
 
+from torchrec_priors.apps import command
+from torchrec_priors.errors import UserError
+
 CONFIG = REPOSITORY / "torchx_configs/ml-100k.toml"
 TINY = [
     "model.dim=8",
@@ -127,3 +130,15 @@ def test_under_a_launcher_one_rank_alone_says_it(small_data, tmp_path):
                ranks=2, check=False)  # fmt: skip
     assert done.returncode != 0
     assert done.stderr.count("error: unknown configuration key 'model.dimm'") == 1
+
+
+def test_a_mistake_that_rank_0_does_not_meet_is_said_by_the_rank_that_does(monkeypatch, capsys):
+    def read():
+        raise UserError("part-00001.parquet\nis missing")
+
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(command, "_RANK_0_SPEAKS_WITHIN", 0.01)
+    with pytest.raises(SystemExit) as ended:
+        command.run(read, [])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: part-00001.parquet is missing (rank 1)\n"

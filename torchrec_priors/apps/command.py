@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,7 @@ import typer
 from torchrec_priors.errors import UserError
 
 _RANK = "RANK"  # set by launchers; rank 0 alone speaks
+_RANK_0_SPEAKS_WITHIN = 20.0  # seconds
 
 
 def run(function: Callable[..., Any], arguments: list[str] | None = None) -> None:
@@ -45,6 +47,14 @@ def _hush() -> None:
 
 
 def _say(leads: bool, message: str) -> None:
-    if leads:
-        line = " ".join(message.split())
-        sys.stderr.write(f"error: {line}\n")
+    """Writes the one line, from rank 0 where it meets the mistake, too.
+
+    A launcher ends all ranks as soon as one exits. So the others give rank 0 the time to speak, which ends them; one
+    that lives on has met what rank 0 has not (a file that it alone reads) and says it itself.
+    """
+    if not leads:
+        time.sleep(_RANK_0_SPEAKS_WITHIN)
+        message = f"{message} (rank {os.environ[_RANK]})"
+    line = " ".join(message.split())
+    sys.stderr.write(f"error: {line}\n")
+    sys.stderr.flush()
