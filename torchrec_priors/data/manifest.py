@@ -43,7 +43,11 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole manifest; see the fields of the JSON file in README, "Prepared data"."""
+    """The whole manifest; see the fields of the JSON file in README, "Prepared data".
+
+    Attributes:
+        has_times: whether timestamps are times, or only say the order.
+    """
 
     name: str
     horizon: int
@@ -56,6 +60,7 @@ class Manifest:
     settings: dict[str, Any]
     files: list[FileInfo]
     content_sha256: str
+    has_times: bool = True
     schema_version: int = SCHEMA_VERSION
 
     def prior(self, name: str) -> PriorInfo:

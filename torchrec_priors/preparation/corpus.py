@@ -47,6 +47,8 @@ class Corpus:
         items: the catalogue: `item_id`, `title` (string), any other attributes.
         category_prior: name of the item prior that entropy and new interest are measured on.
         default_horizon: `E` where `prepare --horizon` is not given.
+        has_times: whether `timestamp` is a time; where the corpus knows the order alone, it is an interaction's place
+            among its user's.
         events: event names by code; empty where the corpus has none.
         event_prior: name of the prior over event types; needed where `events` is not empty.
         item_priors: labels on items; one of them is `category_prior`.
@@ -59,6 +61,7 @@ class Corpus:
     items: ir.Table
     category_prior: str
     default_horizon: int
+    has_times: bool = True
     events: Sequence[str] = ()
     event_prior: str | None = None
     item_priors: Sequence[Labels] = ()

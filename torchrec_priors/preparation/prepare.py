@@ -163,6 +163,7 @@ class _Builder:
             horizon=self.horizon,
             counts=counts,
             split=f"per user, in time: last {self.horizon} test, {self.horizon} before validation, rest training",
+            has_times=self.corpus.has_times,
             events=list(self.corpus.events),
             category_prior=self.corpus.category_prior,
             user_group=self.corpus.user_group,

@@ -91,6 +91,25 @@ def read_table(
     return pa.table({**typed, LINE: numbers})
 
 
+def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
+    """A file with two or more integers a line, separated by blanks, as list<int64>; blank lines are skipped.
+
+    Raises:
+        UserError: a line with anything else, where `bad_rows` refuses; an empty file.
+    """
+    text, numbers = _lines(file, "utf8", bad_rows)
+    text = pc.utf8_trim_whitespace(text)
+    filled = pc.not_equal(text, "")
+    text, numbers = text.filter(filled), numbers.filter(filled)
+    right = pc.match_substring_regex(text, _INTEGERS)
+    wrong = pc.invert(right)
+    if pc.any(wrong).as_py():
+        example = f"not two or more integers: {_shorten(text.filter(wrong)[0].as_py())}"
+        bad_rows.handle(file, numbers.filter(wrong), "not two or more integers", example)
+        text = text.filter(right)
+    return pc.split_pattern_regex(text, r"\s+").cast(pa.large_list(pa.int64()))
+
+
 def keep_valid(table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str) -> pa.Table:
     """The rows of `table` where `valid`; the others are refused or counted as "<column> <must>"."""
     wrong = pc.invert(valid)
@@ -141,6 +160,7 @@ def _is_text(line: bytes, encoding: str) -> bool:
 
 
 _INTEGER = r"^-?[0-9]{1,18}$"
+_INTEGERS = r"^-?[0-9]{1,18}(\s+-?[0-9]{1,18})+$"
 _NUMBER = r"^-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?$"
 
 

@@ -1,0 +1,95 @@
+"""Amazon Reviews 2014, 5-core (McAuley et al.; research use), in the text format of S3-Rec's preprocessing.
+
+The raw folder holds one pair of files. `NAME.txt`: a user a line, the user's id and then item ids in order of time,
+separated by blanks. `NAME_item2attributes.json`: item -> ids of its category labels (several an item; the ids have no
+names). Expected for Beauty: 22,363 users, 12,101 items, 198,502 interactions, 637 labels.
+
+There are no timestamps: an interaction's place in its line stands for its time, and the manifest says so.
+
+Priors: `category` (the category prior: raw labels coarsened to at most 20 groups by
+`torchrec_priors/preparation/coarsen.py`) and `attribute` (every raw label).
+Source: https://github.com/RUCAIBox/CIKM2020-S3Rec and https://jmcauley.ucsd.edu/data/amazon/.
+"""
+
+import json
+from pathlib import Path
+
+import ibis
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.coarsen import coarsen
+from torchrec_priors.preparation.corpus import Corpus, Labels
+from torchrec_priors.preparation.raw import BadRows, read_lists
+
+_ATTRIBUTES = "_item2attributes.json"
+
+
+def load(raw: Path, bad_rows: BadRows) -> Corpus:
+    name = _name(raw)
+    log = _interactions(raw / f"{name}.txt", bad_rows)
+    labels = _labels(raw / f"{name}{_ATTRIBUTES}")
+    item_ids = np.union1d(log["item_id"].to_numpy(), np.fromiter(labels, np.int64, len(labels)))
+    titles = pa.array([f"{name} {item}" for item in item_ids.tolist()], pa.string())
+    return Corpus(
+        name=f"amazon-{name.lower()}",
+        interactions=ibis.memtable(log),
+        items=ibis.memtable(pa.table({"item_id": item_ids, "title": titles})),
+        has_times=False,
+        category_prior="category",
+        default_horizon=1,
+        item_priors=[
+            Labels("category", ibis.memtable(_pairs(coarsen(labels), "category")), remainder="other"),
+            Labels("attribute", ibis.memtable(_pairs(labels, "attribute")), remainder="no attribute"),
+        ],
+    )
+
+
+def _name(raw: Path) -> str:
+    """NAME of the one pair of files in the folder."""
+    if not raw.is_dir():
+        raise UserError(f"--raw: there is no folder '{raw}'")
+    names = sorted(file.name.removesuffix(_ATTRIBUTES) for file in raw.glob(f"*{_ATTRIBUTES}"))
+    if len(names) != 1:
+        found = f"{len(names)} ({', '.join(names)})" if names else "none"
+        raise UserError(f"--raw: '{raw}' must hold one NAME{_ATTRIBUTES} and its NAME.txt; found {found}")
+    if not (raw / f"{names[0]}.txt").is_file():
+        raise UserError(f"--raw: '{raw}' lacks {names[0]}.txt")
+    return names[0]
+
+
+def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
+    """One row an interaction; a user's first line holds all of them."""
+    lists = read_lists(file, bad_rows)
+    user = pc.list_element(lists, 0).to_numpy()
+    if len(np.unique(user)) != len(user):
+        values, counts = np.unique(user, return_counts=True)
+        raise UserError(f"{file}: user {values[counts > 1][0]} has two lines, so that their order in time is unknown")
+    length = pc.list_value_length(lists).to_numpy() - 1
+    first = np.cumsum(length) - length
+    place = np.arange(length.sum()) - np.repeat(first, length)
+    items = np.delete(pc.list_flatten(lists).to_numpy(), first + np.arange(len(first)))
+    return pa.table(
+        {
+            "user_id": np.repeat(user, length),
+            "item_id": items,
+            "timestamp": place,
+            "order": np.arange(len(items)),
+        }
+    )
+
+
+def _labels(file: Path) -> dict[int, list[int]]:
+    try:
+        values = json.loads(file.read_text(encoding="utf8"))
+        return {int(item): sorted({int(label) for label in own}) for item, own in values.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not item -> list of label ids in JSON: {str(error).splitlines()[0]}") from error
+
+
+def _pairs(labels: dict[int, list[int]], prefix: str) -> pa.Table:
+    pairs = [(item, f"{prefix} {label}") for item, own in labels.items() for label in own]
+    items, names = zip(*pairs, strict=True) if pairs else ((), ())
+    return pa.table({"item_id": pa.array(items, pa.int64()), "label": pa.array(names, pa.string())})
