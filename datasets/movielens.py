@@ -1,14 +1,19 @@
-"""MovieLens 100K (GroupLens; research use, no redistribution) in its official files.
+"""MovieLens (GroupLens; research use, no redistribution) in its official files; the files present tell which release.
 
-Files: `u.data` (user, item, rating, time in seconds; tabs), `u.item` (id, title, dates, URL, 19 genre flags; bars,
-Latin-1), `u.user` (id, age, gender, occupation, zip code; bars); `u.genre` and `u.occupation` are optional. Expected:
-943 users, 1,682 films, 100,000 ratings from September 1997 to April 1998.
+100K   `u.data` (user, item, rating, time in seconds; tabs), `u.item` (id, title, dates, URL, 19 genre flags; bars,
+       Latin-1), `u.user` (id, age, gender, occupation, zip code; bars); `u.genre` and `u.occupation` are optional.
+       Expected: 943 users, 1,682 films, 100,000 ratings from September 1997 to April 1998.
+1M     `ratings.dat`, `movies.dat`, `users.dat`, fields separated by `::`, Latin-1; genres separated by bars, ages and
+       occupations as codes. Expected: 6,040 users, 3,883 films, 1,000,209 ratings.
+10M    the same without `users.dat`, in UTF-8, ratings in half stars.
+20M, 25M, 32M and "latest"   `ratings.csv` and `movies.csv` with headers; ratings in half stars.
 
-Priors: `genre` (several a film; the category prior), `rating` (the event: 1 to 5 stars), `age`, `gender`, `occupation`
-(users). Source: https://grouplens.org/datasets/movielens/100k/; F. Maxwell Harper and Joseph A. Konstan, ACM TiiS
-5(4):19, 2015.
+Priors: `genre` (several a film; the category prior), `rating` (the event: the stars), and where users are described
+`age`, `gender`, `occupation`. Source: https://grouplens.org/datasets/movielens/; F. Maxwell Harper and
+Joseph A. Konstan, ACM TiiS 5(4):19, 2015.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import ibis
@@ -17,14 +22,15 @@ import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus, Labels
-from torchrec_priors.preparation.raw import LINE, BadRows, keep_valid, read_table, require_files
+from torchrec_priors.preparation.raw import LINE, BadRows, keep_valid, read_csv, read_table, require_files
 
 GENRES = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
     "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
 )  # fmt: skip
 STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
-# GroupLens' own age bands, as in MovieLens 1M.
+HALF_STARS = ("0.5 stars", "1 star", *(f"{half / 2:g} stars" for half in range(3, 11)))
+# GroupLens' own age bands; the lower bound is 1M's code of a band.
 AGE_BANDS = (
     (0, "under 18"),
     (18, "18-24"),
@@ -34,28 +40,106 @@ AGE_BANDS = (
     (50, "50-55"),
     (56, "56+"),
 )
+OCCUPATIONS_1M = (
+    "other", "academic/educator", "artist", "clerical/admin", "college/grad student", "customer service",
+    "doctor/health care", "executive/managerial", "farmer", "homemaker", "K-12 student", "lawyer", "programmer",
+    "retired", "sales/marketing", "scientist", "self-employed", "technician/engineer", "tradesman/craftsman",
+    "unemployed", "writer",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Release:
+    """One release in one form.
+
+    Attributes:
+        films: `item_id`, `title`, any more.
+        genres: `item_id`, `label`.
+        ratings: `user_id`, `item_id`, `rating` (float64), `seconds`, `line`.
+        files: where ratings, films and users stand.
+        stars: names of the ratings, in even steps up to 5.
+        users: `user_id`, `age`, `gender`, `occupation`, or None.
+    """
+
+    films: pa.Table
+    genres: pa.Table
+    ratings: pa.Table
+    files: tuple[Path, ...]
+    stars: tuple[str, ...]
+    users: pa.Table | None = None
 
 
 def load(raw: Path, bad_rows: BadRows) -> Corpus:
-    require_files(raw, ["u.data", "u.item", "u.user"])
-    genres = _genre_names(raw)
-    films = _films(raw, genres, bad_rows)
-    users = _users(raw, bad_rows)
-    ratings = _ratings(raw, films, users, bad_rows)
+    release = _release(raw, bad_rows)
+    users = [] if release.users is None else ["age", "gender", "occupation"]
     return Corpus(
         name="movielens",
-        interactions=ibis.memtable(ratings),
-        items=ibis.memtable(films.select(["item_id", "title", "release_date", "url"])),
+        interactions=ibis.memtable(_interactions(release, bad_rows)),
+        items=ibis.memtable(release.films),
         category_prior="genre",
         default_horizon=8,
-        events=STARS,
+        events=release.stars,
         event_prior="rating",
-        item_priors=[Labels("genre", ibis.memtable(_genre_labels(films, genres)), remainder="no genre")],
-        user_priors=[
-            Labels(name, ibis.memtable(_labels(users, name)), remainder=f"no {name}")
-            for name in ("age", "gender", "occupation")
-        ],
-        user_group="age",
+        item_priors=[Labels("genre", ibis.memtable(release.genres), remainder="no genre")],
+        user_priors=[Labels(name, ibis.memtable(_labels(release.users, name)), f"no {name}") for name in users],
+        user_group="age" if users else None,
+    )
+
+
+def _release(raw: Path, bad_rows: BadRows) -> _Release:
+    if (raw / "ratings.csv").is_file():
+        return _latest(raw, bad_rows)
+    if (raw / "ratings.dat").is_file():
+        return _1m_or_10m(raw, bad_rows)
+    return _100k(raw, bad_rows)
+
+
+def _100k(raw: Path, bad_rows: BadRows) -> _Release:
+    require_files(raw, ["u.data", "u.item", "u.user"])
+    genres = _genre_names(raw)
+    films = _films_100k(raw, genres, bad_rows)
+    columns = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float64(), "seconds": pa.int64()}
+    return _Release(
+        films=films.select(["item_id", "title", "release_date", "url"]),
+        genres=_flagged(films, genres),
+        ratings=read_table(raw / "u.data", "\t", columns, bad_rows),
+        files=(raw / "u.data", raw / "u.item", raw / "u.user"),
+        stars=STARS,
+        users=_users_100k(raw, bad_rows),
+    )
+
+
+def _1m_or_10m(raw: Path, bad_rows: BadRows) -> _Release:
+    has_users = (raw / "users.dat").is_file()
+    require_files(raw, ["ratings.dat", "movies.dat"])
+    encoding = "latin-1" if has_users else "utf8"
+    columns = {"item_id": pa.int64(), "title": pa.string(), "genres": pa.string()}
+    films = _once(read_table(raw / "movies.dat", "::", columns, bad_rows, encoding=encoding), raw / "movies.dat",
+                  "item_id", bad_rows)  # fmt: skip
+    rated = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float64(), "seconds": pa.int64()}
+    return _Release(
+        films=films.select(["item_id", "title"]),
+        genres=_listed(films),
+        ratings=read_table(raw / "ratings.dat", "::", rated, bad_rows),
+        files=(raw / "ratings.dat", raw / "movies.dat", raw / "users.dat"),
+        stars=STARS if has_users else HALF_STARS,
+        users=_users_1m(raw / "users.dat", bad_rows) if has_users else None,
+    )
+
+
+def _latest(raw: Path, bad_rows: BadRows) -> _Release:
+    require_files(raw, ["ratings.csv", "movies.csv"])
+    columns = {"movieId": pa.int64(), "title": pa.string(), "genres": pa.string()}
+    films = read_csv(raw / "movies.csv", columns, bad_rows).rename_columns(["item_id", "title", "genres", LINE])
+    films = _once(films, raw / "movies.csv", "item_id", bad_rows)
+    rated = {"userId": pa.int64(), "movieId": pa.int64(), "rating": pa.float64(), "timestamp": pa.int64()}
+    ratings = read_csv(raw / "ratings.csv", rated, bad_rows)
+    return _Release(
+        films=films.select(["item_id", "title"]),
+        genres=_listed(films),
+        ratings=ratings.rename_columns(["user_id", "item_id", "rating", "seconds", LINE]),
+        files=(raw / "ratings.csv", raw / "movies.csv"),
+        stars=HALF_STARS,
     )
 
 
@@ -70,7 +154,7 @@ def _genre_names(raw: Path) -> tuple[str, ...]:
     return names
 
 
-def _films(raw: Path, genres: tuple[str, ...], bad_rows: BadRows) -> pa.Table:
+def _films_100k(raw: Path, genres: tuple[str, ...], bad_rows: BadRows) -> pa.Table:
     file = raw / "u.item"
     texts = {name: pa.string() for name in ("title", "release_date", "video_release_date", "url")}
     flags = {f"flag:{genre}": pa.int8() for genre in genres}
@@ -78,10 +162,10 @@ def _films(raw: Path, genres: tuple[str, ...], bad_rows: BadRows) -> pa.Table:
     for flag in flags:
         valid = pc.is_in(films[flag], pa.array([0, 1], pa.int8()))
         films = keep_valid(films, valid, file, bad_rows, flag, "must be 0 or 1")
-    return keep_valid(films, _first(films["item_id"]), file, bad_rows, "item_id", "must not repeat")
+    return _once(films, file, "item_id", bad_rows)
 
 
-def _genre_labels(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
+def _flagged(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
     parts = []
     for genre in genres:
         ids = films.filter(pc.equal(films[f"flag:{genre}"], 1))["item_id"]
@@ -89,16 +173,42 @@ def _genre_labels(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
     return pa.concat_tables(parts)
 
 
-def _users(raw: Path, bad_rows: BadRows) -> pa.Table:
+def _listed(films: pa.Table) -> pa.Table:
+    """Genres from "Comedy|Drama"; "(no genres listed)" is none."""
+    lists = pc.split_pattern(films["genres"].combine_chunks(), "|")
+    pairs = pa.table(
+        {"item_id": films["item_id"].combine_chunks().take(pc.list_parent_indices(lists)),
+         "label": pc.list_flatten(lists)}
+    )  # fmt: skip
+    nothing = pc.is_in(pairs["label"], pa.array(["", "(no genres listed)"]))
+    return pairs.filter(pc.invert(nothing))
+
+
+def _users_100k(raw: Path, bad_rows: BadRows) -> pa.Table:
     file = raw / "u.user"
     columns = {"user_id": pa.int64(), "years": pa.int64(), "gender": pa.string(), "occupation": pa.string()}
     users = read_table(file, "|", {**columns, "zip_code": pa.string()}, bad_rows, encoding="latin-1")
-    users = keep_valid(users, _first(users["user_id"]), file, bad_rows, "user_id", "must not repeat")
+    users = _once(users, file, "user_id", bad_rows)
     users = keep_valid(users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative")
     if (raw / "u.occupation").is_file():
         names = read_table(raw / "u.occupation", "|", {"occupation": pa.string()}, BadRows())["occupation"]
         known = pc.is_in(users["occupation"], names)
         users = keep_valid(users, known, file, bad_rows, "occupation", "must be listed in u.occupation")
+    return _with_age(users)
+
+
+def _users_1m(file: Path, bad_rows: BadRows) -> pa.Table:
+    columns = {"user_id": pa.int64(), "gender": pa.string(), "years": pa.int64(), "code": pa.int64()}
+    users = read_table(file, "::", {**columns, "zip_code": pa.string()}, bad_rows)
+    users = _once(users, file, "user_id", bad_rows)
+    users = keep_valid(users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative")
+    known = pc.is_in(users["code"], pa.array(range(len(OCCUPATIONS_1M)), pa.int64()))
+    users = keep_valid(users, known, file, bad_rows, "code", f"must be 0 to {len(OCCUPATIONS_1M) - 1}")
+    names = pa.array(OCCUPATIONS_1M, pa.string()).take(users["code"].combine_chunks())
+    return _with_age(users.append_column("occupation", names))
+
+
+def _with_age(users: pa.Table) -> pa.Table:
     bands = [next(name for low, name in reversed(AGE_BANDS) if years >= low) for years in users["years"].to_pylist()]
     return users.append_column("age", pa.array(bands, pa.string()))
 
@@ -107,34 +217,36 @@ def _labels(users: pa.Table, column: str) -> pa.Table:
     return pa.table({"user_id": users["user_id"], "label": users[column]})
 
 
-def _ratings(raw: Path, films: pa.Table, users: pa.Table, bad_rows: BadRows) -> pa.Table:
-    file = raw / "u.data"
-    columns = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.int8(), "seconds": pa.int64()}
-    data = read_table(file, "\t", columns, bad_rows)
-    stars = pa.array(range(1, 6), pa.int8())
-    data = keep_valid(data, pc.is_in(data["rating"], stars), file, bad_rows, "rating", "must be 1 to 5")
+def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
+    data, file = release.ratings, release.files[0]
+    step = 5 / len(release.stars)
+    code = pc.subtract(pc.divide(data["rating"], step), 1.0)
+    data = data.append_column("code", code)
+    whole = pc.is_in(code, pa.array(range(len(release.stars)), pa.float64()))
+    data = keep_valid(data, whole, file, bad_rows, "rating", f"must be {step:g} to 5 in steps of {step:g}")
     in_range = pc.less(pc.abs(data["seconds"]), 2**63 // 1000)
     data = keep_valid(data, in_range, file, bad_rows, "seconds", "must fit in milliseconds")
-    listed = pc.is_in(data["item_id"], films["item_id"])
-    data = keep_valid(data, listed, file, bad_rows, "item_id", "must be listed in u.item")
-    listed = pc.is_in(data["user_id"], users["user_id"])
-    data = keep_valid(data, listed, file, bad_rows, "user_id", "must be listed in u.user")
+    listed = pc.is_in(data["item_id"], release.films["item_id"])
+    data = keep_valid(data, listed, file, bad_rows, "item_id", f"must be listed in {release.files[1].name}")
+    if release.users is not None:
+        listed = pc.is_in(data["user_id"], release.users["user_id"])
+        data = keep_valid(data, listed, file, bad_rows, "user_id", f"must be listed in {release.files[2].name}")
     return pa.table(
         {
             "user_id": data["user_id"],
             "item_id": data["item_id"],
             "timestamp": pc.multiply(data["seconds"], 1000),
             "order": data[LINE],
-            "event": pc.subtract(data["rating"], 1).cast(pa.int8()),
+            "event": data["code"].cast(pa.int8()),
         }
     )
 
 
-def _first(ids: pa.ChunkedArray) -> pa.Array:
-    """True where an id stands for the first time."""
+def _once(table: pa.Table, file: Path, column: str, bad_rows: BadRows) -> pa.Table:
+    """The rows in which an id stands for the first time."""
     seen: set[int] = set()
     first = []
-    for value in ids.to_pylist():
+    for value in table[column].to_pylist():
         first.append(value not in seen)
         seen.add(value)
-    return pa.array(first, pa.bool_())
+    return keep_valid(table, pa.array(first, pa.bool_()), file, bad_rows, column, "must not repeat")

@@ -206,8 +206,8 @@ _FLAGS = "|".join(["0"] * 18)
     [
         ("u.data", "1\t2\t3", "3 fields where 4 are expected: '1\\t2\\t3'", "wrong number of fields"),
         ("u.data", "1\tx\t3\t4", "item_id is no integer: 'x'", "item_id is no integer"),
-        ("u.data", "1\t2\t0\t4", "rating must be 1 to 5: '0'", "rating must be 1 to 5"),
-        ("u.data", "1\t2\t6\t4", "rating must be 1 to 5: '6'", "rating must be 1 to 5"),
+        ("u.data", "1\t2\t0\t4", "rating must be 1 to 5 in steps of 1: '0.0'", "rating must be 1 to 5 in steps of 1"),
+        ("u.data", "1\t2\t6\t4", "rating must be 1 to 5 in steps of 1: '6.0'", "rating must be 1 to 5 in steps of 1"),
         (
             "u.data",
             "1\t31\t3\t4",
@@ -267,7 +267,7 @@ def test_dropped_rows_are_counted_in_the_manifest(raw, tmp_path):
         prepare(Settings("movielens", raw, 8), tmp_path / "prepared")
     assert not (tmp_path / "prepared").exists()
     manifest = prepare(Settings("movielens", raw, 8, on_bad_row="drop"), tmp_path / "prepared")
-    assert manifest.counts["dropped"]["u.data: rating must be 1 to 5"] == 1
+    assert manifest.counts["dropped"]["u.data: rating must be 1 to 5 in steps of 1"] == 1
     assert manifest.counts["dropped"]["u.data: wrong number of fields"] == 1
     assert manifest.settings["on_bad_row"] == "drop"
 

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pyarrow import csv
 
 from torchrec_priors.errors import UserError
 
@@ -79,6 +80,72 @@ def read_table(
         fields, numbers = fields.filter(right), numbers.filter(right)
 
     texts = {name: pc.list_element(fields, position) for position, name in enumerate(columns)}
+    return _typed(texts, numbers, columns, file, bad_rows)
+
+
+def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) -> pa.Table:
+    """The named columns of a comma-separated file with a header and quoted texts, typed, plus `line`.
+
+    Values must not hold line breaks.
+
+    Raises:
+        UserError: a missing column; otherwise as `read_table`.
+    """
+    parse = csv.ParseOptions(ignore_empty_lines=False)  # they count as lines
+    whole = csv.ConvertOptions(column_types=columns, include_columns=list(columns), null_values=[])
+    try:
+        table = csv.read_csv(file, parse_options=parse, convert_options=whole)
+    except KeyError as error:
+        raise UserError(f"{file} has no column {str(error).split(chr(39))[1]}") from error
+    except pa.ArrowInvalid as error:
+        if "Empty CSV" in str(error):
+            raise UserError(f"{file} is empty") from error
+        return _read_csv_row_by_row(file, columns, bad_rows)
+    return table.append_column(LINE, pa.array(np.arange(2, len(table) + 2)))
+
+
+def _read_csv_row_by_row(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) -> pa.Table:
+    """`read_csv` of a file in which something is wrong: every value as text first, so that its line is known."""
+    wrong: list[csv.InvalidRow] = []
+
+    def skip(row: csv.InvalidRow) -> str:
+        wrong.append(row)
+        return "skip"
+
+    texts = csv.ConvertOptions(
+        column_types={name: pa.binary() for name in columns}, include_columns=list(columns), null_values=[]
+    )
+    table = csv.read_csv(
+        file,
+        read_options=csv.ReadOptions(use_threads=False),
+        parse_options=csv.ParseOptions(ignore_empty_lines=False, invalid_row_handler=skip),
+        convert_options=texts,
+    )
+    skipped = [row.number for row in wrong]
+    if wrong:
+        example = f"{wrong[0].actual_columns} fields where {wrong[0].expected_columns} are expected: "
+        bad_rows.handle(
+            file, pa.array(skipped, pa.int64()), "wrong number of fields", example + _shorten(wrong[0].text)
+        )
+    lines = file.read_bytes().split(b"\n")
+    blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
+    numbers = np.setdiff1d(np.arange(2, len(table) + len(wrong) + 2), skipped)
+    filled = np.isin(numbers, blank, invert=True)
+    table, numbers = table.filter(filled), numbers[filled]
+    valid = [all(_is_text(value, "utf8") for value in row.values()) for row in table.to_pylist()]
+    keep = pa.array(valid, pa.bool_())
+    if not all(valid):
+        bad = pa.array(numbers).filter(pc.invert(keep))
+        example = f"not utf8 text: {_shorten(str(table.to_pylist()[valid.index(False)]))}"
+        bad_rows.handle(file, bad, "not utf8 text", example)
+    decoded = {name: table[name].filter(keep).combine_chunks().cast(pa.string()) for name in columns}
+    return _typed(decoded, pa.array(numbers).filter(keep), columns, file, bad_rows)
+
+
+def _typed(
+    texts: dict[str, pa.Array], numbers: pa.Array, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
+) -> pa.Table:
+    """Columns of text as their types, plus `line`; rows that are not of them are refused or counted."""
     for name, kind in columns.items():
         right = _castable(texts[name], kind)
         wrong = pc.invert(right)

@@ -1,0 +1,100 @@
+"""The same log in the files of every MovieLens release becomes the same data set."""
+
+import re
+from pathlib import Path
+
+import pytest
+from small_movielens import GENRES, read_ratings
+
+from torchrec_priors.data.manifest import read_manifest
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.prepare import Settings, prepare
+
+HORIZON = 8
+
+
+@pytest.fixture
+def films(small_raw):
+    """(id, title, genres) of the small 100K files."""
+    rows = [line.split("|") for line in (small_raw / "u.item").read_text(encoding="latin-1").splitlines()]
+    return [(row[0], row[1], [g for g, flag in zip(GENRES, row[5:], strict=True) if flag == "1"]) for row in rows]
+
+
+def _1m(folder: Path, small_raw: Path, films) -> None:
+    _write(folder / "ratings.dat", [f"{r.user}::{r.film}::{r.stars}::{r.seconds}" for r in read_ratings(small_raw)])
+    _write(folder / "movies.dat", ["::".join([film, title, "|".join(genres)]) for film, title, genres in films])
+    users = [line.split("|") for line in (small_raw / "u.user").read_text(encoding="latin-1").splitlines()]
+    _write(
+        folder / "users.dat", [f"{u}::{gender}::{years}::{int(u) % 21}::{code}" for u, years, gender, _, code in users]
+    )
+
+
+def _10m(folder: Path, small_raw: Path, films) -> None:
+    _write(folder / "ratings.dat", [f"{r.user}::{r.film}::{r.stars}::{r.seconds}" for r in read_ratings(small_raw)])
+    lines = ["::".join([film, title, "|".join(genres)]) for film, title, genres in films]
+    _write(folder / "movies.dat", lines, "utf8")
+
+
+def _latest(folder: Path, small_raw: Path, films) -> None:
+    rows = [f"{r.user},{r.film},{r.stars / 2},{r.seconds}" for r in read_ratings(small_raw)]
+    _write(folder / "ratings.csv", ["userId,movieId,rating,timestamp", *rows])
+    lines = [f'{film},"{title}, ""x""",{"|".join(genres) or "(no genres listed)"}' for film, title, genres in films]
+    _write(folder / "movies.csv", ["movieId,title,genres", *lines], "utf8")
+
+
+def _write(file: Path, lines: list[str], encoding: str = "latin-1") -> None:
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(f"{line}\n" for line in lines), encoding=encoding)
+
+
+@pytest.mark.parametrize(("write", "stars", "users"), [(_1m, 5, 3), (_10m, 10, 0), (_latest, 10, 0)])
+def test_a_release_becomes_the_data_set_that_100k_becomes(write, stars, users, small_raw, small_data, films, tmp_path):
+    write(tmp_path / "raw", small_raw, films)
+    prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "out")
+    expected, got = PreparedData(small_data), PreparedData(tmp_path / "out")
+    assert got.catalogue(["item", "item_id", "frequency"]) == expected.catalogue(["item", "item_id", "frequency"])
+    assert got.catalogue(["title"])["title"][0].as_py().startswith(expected.catalogue(["title"])["title"][0].as_py())
+    for ours, theirs in zip(got.row_groups, expected.row_groups, strict=True):
+        assert got.read_users(ours).items.tolist() == expected.read_users(theirs).items.tolist()
+        assert got.user_ids(ours) == expected.user_ids(theirs)
+    genre, reference = got.manifest.prior("genre"), expected.manifest.prior("genre")
+    assert (genre.groups, genre.sizes) == (reference.groups, reference.sizes)
+    assert len(got.manifest.events) == stars
+    assert sum(prior.kind == "user" for prior in got.manifest.priors) == users
+    if write is _1m:
+        assert got.manifest.prior("age").sizes == expected.manifest.prior("age").sizes
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "says"),
+    [
+        ("ratings.csv", "1,2,0.7,5", "line 3: rating must be 0.5 to 5 in steps of 0.5: '0.7'"),
+        ("ratings.csv", "1,2,5", "line 3: 3 fields where 4 are expected"),
+        ("ratings.csv", "1,2,x,5", "line 3: rating is no number: 'x'"),
+        ("ratings.csv", "1,,1.0,5", "line 3: movieId is no integer: ''"),
+        ("ratings.csv", "1,999,1.0,5", "line 3: item_id must be listed in movies.csv: '999'"),
+        ("movies.csv", "1,again,Drama", "item_id must not repeat: '1'"),
+    ],
+)
+def test_a_bad_row_of_a_csv_release_is_named(file, line, says, small_raw, films, tmp_path):
+    _latest(tmp_path / "raw", small_raw, films)
+    lines = (tmp_path / "raw" / file).read_text(encoding="utf8").splitlines()
+    place = 1 if file == "ratings.csv" else len(lines)
+    lines[place:place] = ["", line] if file == "ratings.csv" else [line]  # a blank line counts as a line
+    _write(tmp_path / "raw" / file, lines, "utf8")
+    with pytest.raises(UserError, match=re.escape(says)):
+        prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "out")
+    prepare(Settings("movielens", tmp_path / "raw", HORIZON, on_bad_row="drop"), tmp_path / "out")
+    assert (
+        sum(n for reason, n in read_manifest(tmp_path / "out").counts["dropped"].items() if reason.startswith(file))
+        == 1
+    )
+
+
+def test_a_missing_column_is_named(small_raw, films, tmp_path):
+    _latest(tmp_path / "raw", small_raw, films)
+    file = tmp_path / "raw" / "movies.csv"
+    file.write_text(file.read_text().replace("genres", "kinds", 1))
+    with pytest.raises(UserError, match=r"movies\.csv has no column genres"):
+        prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "out")
