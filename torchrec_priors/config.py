@@ -20,6 +20,7 @@ from torchrec_priors.metrics.evaluation import EvaluationConfig
 from torchrec_priors.model import ModelConfig
 from torchrec_priors.priors.tree import PriorsConfig
 from torchrec_priors.sampling.group_sampler import NegativesConfig
+from torchrec_priors.sizes import with_size
 from torchrec_priors.training.settings import TrainingConfig
 
 
@@ -86,7 +87,7 @@ def load_config(file: Path | str, overrides: list[str] | None = None) -> RunConf
 def parse(values: dict[str, Any]) -> RunConfig:
     """A configuration from nested dictionaries, as TOML gives them."""
     try:
-        config: RunConfig = TypeAdapter(RunConfig).validate_json(json.dumps(values, default=str))
+        config: RunConfig = TypeAdapter(RunConfig).validate_json(json.dumps(with_size(values), default=str))
     except ValidationError as error:
         raise UserError(_explain(error)) from error
     config.check()

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_priors.data.batch import Batch
-from torchrec_priors.encoder.hstu import HSTU, EncoderConfig
+from torchrec_priors.data.batch import Batch, Contexts
+from torchrec_priors.embedding.features import FeatureTables
+from torchrec_priors.encoder.hstu import HSTU
+from torchrec_priors.encoder.jagged import Jagged
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.heads.score import Score, ScoreKind
-from torchrec_priors.loss import counts_per_path_and_offset, discount, find_positives, prior_loss
+from torchrec_priors.loss import Positives, counts_per_path_and_offset, discount, find_positives, prior_loss
 from torchrec_priors.ops.in_group_softmax import NegativeSets, in_group_nll
 from torchrec_priors.priors.tree import PriorTree
 
@@ -30,12 +32,14 @@ class ModelConfig:
         context: most items of a history that the encoder sees (T of the paper).
         horizon: tau, how many future items every position predicts in training.
         score: `dot` (Eq. 1) or `cosine` (cosine times a learned scale).
+        size: `paper-1` to `paper-4` or `paper-1B`, its Table 5: dim and the encoder's layers, heads and dropout where not given.
     """
 
     dim: int = 64
     context: int = 50
     horizon: int = 8
     score: ScoreKind = "dot"
+    size: str = ""
 
     def check(self) -> None:
         for name in ("dim", "context", "horizon"):
@@ -60,21 +64,49 @@ class Exchange:
     ranks: int = 1
 
 
+@dataclass(frozen=True)
+class LookedUp:
+    """What a step reads from the table, cut off from it: gradients gather in the leaves until `backward`.
+
+    Attributes:
+        item_X: row ids of the extended sequences.
+        vector_Xd: their vectors.
+        beside_Nd: what side features add to the contexts' items, part after part; None without any.
+        negatives: the step's negatives, from all ranks.
+        roots: the same vectors as they came from the tables.
+    """
+
+    item_X: Tensor
+    vector_Xd: Tensor
+    beside_Nd: Tensor | None
+    negatives: NegativeSets
+    roots: list[Tensor]
+
+    def backward(self) -> None:
+        """Hands the gathered gradients to the tables, whose rows the fused optimizer then changes."""
+        leaves = [self.vector_Xd, self.negatives.vectors_nd]
+        leaves += [] if self.beside_Nd is None else [self.beside_Nd]
+        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        torch.autograd.backward(self.roots, grads)
+
+
 class Recommender(nn.Module):
     """Item table, encoder, heads and score."""
 
     def __init__(
         self,
         config: ModelConfig,
-        encoder: EncoderConfig,
+        encoder: HSTU,
         tree: PriorTree,
         table: EmbeddingCollection,
+        features: FeatureTables | None,
         logq: bool,
     ) -> None:
         super().__init__()
         self.config, self.logq = config, logq
         self.table = table
-        self.encoder = HSTU(encoder, config.dim, config.context)
+        self.features = features
+        self.encoder = encoder
         self.tree = tree
         self.heads = HierarchicalHeads(tree, config.dim)
         self.score = Score(config.score)
@@ -83,6 +115,7 @@ class Recommender(nn.Module):
         self.register_buffer("weight_K", torch.ones(len(tree.paths)) / len(tree.paths), persistent=False)
         item_set_K = torch.tensor(tree.item_set_K)
         self.register_buffer("item_set_K", item_set_K, persistent=False)
+        self.precision = torch.float32  # of the encoder's matrix products in training
 
     discount_T: Tensor
     weight_K: Tensor
@@ -94,56 +127,79 @@ class Recommender(nn.Module):
         vectors: Tensor = self.table(ids)[key].values()
         return vectors
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The loss of a batch (Eq. 8).
-
-        Returns:
-            This rank's part of the loss, times the number of ranks, so that averaging gradients over ranks gives the
-            gradient of the whole loss; and the whole loss, detached, the same on all ranks.
-        """
+    def look_up(self, batch: Batch) -> LookedUp:
+        """The one lookup of a step (and that of side features)."""
         vectors = self.lookup(batch.ids)
-        own_negatives = len(batch.draw.own_ids)
-        future = len(vectors) - own_negatives
-        vector_Xd, served_rd = vectors[:future], vectors[future:]
+        future = len(vectors) - len(batch.draw.own_ids)
+        slots_W = [torch.from_numpy(slots).to(vectors.device) for slots in batch.draw.slots_W]
+        own_ids = torch.from_numpy(batch.draw.own_ids).to(vectors.device)
         item_X = batch.ids.values()[:future]
+        roots = [vectors[:future], self.score.items(self.exchange.gather(vectors[future:], slots_W))]
+        if self.features is not None:
+            context_N = torch.cat([part.context_N for part in batch.parts])
+            roots.append(self.features(item_X[context_N], torch.cat([part.offsets_B1.diff() for part in batch.parts])))
+        negatives = NegativeSets(
+            vectors_nd=roots[1].detach().requires_grad_(),
+            ids_n=self.exchange.gather(own_ids, slots_W),
+            counts_S=batch.draw.counts_S,
+            shifts_S=batch.draw.shifts_S if self.logq else [0.0] * len(batch.draw.counts_S),
+        )
+        leaf, *beside = (root.detach().requires_grad_() for root in (roots[0], *roots[2:]))
+        return LookedUp(item_X, leaf, beside[0] if beside else None, negatives, roots)
 
-        state_Nd = self.encoder(vector_Xd.index_select(0, batch.context_N), batch.offsets_B1, batch.dropout)
-        positives = find_positives(self.tree, item_X, batch.context_N, batch.end_N, self.config.horizon)
+    def positives(self, item_X: Tensor, part: Contexts) -> Positives:
+        return find_positives(self.tree, item_X, part.context_N, part.end_N, self.config.horizon)
+
+    def counts(self, positives: list[Positives]) -> Tensor:
+        """int64 [K, T]: positives of the global batch; every rank must call it."""
+        sizes = len(self.tree.paths), self.config.horizon
+        return self.exchange.total(
+            sum(
+                (counts_per_path_and_offset(part, *sizes) for part in positives),
+                start=torch.zeros(sizes, dtype=torch.int64, device=self.weight_K.device),
+            )
+        )
+
+    def forward(self, looked_up: LookedUp, part: Contexts, positives: Positives, counts_KT: Tensor) -> Tensor:
+        """A part's share of the loss (Eq. 8), times the number of ranks, so that averaging gradients over ranks gives
+        the gradient of the whole loss."""
+        vector_Xd, item_X = looked_up.vector_Xd, looked_up.item_X
+        token_Nd = vector_Xd.index_select(0, part.context_N)
+        if looked_up.beside_Nd is not None:
+            token_Nd = token_Nd + looked_up.beside_Nd[part.first : part.first + len(token_Nd)]
+        state_Nd = self._encode(Jagged(token_Nd, part.offsets_B1, part.time_N, part.event_N, part.dropout))
         query_Pd = self.score.queries(self.heads(state_Nd, positives.token_P, positives.path_P))
         nll_M = in_group_nll(
             query_Pd,
             torch.bincount(self.item_set_K[positives.path_P], minlength=self.tree.item_sets).tolist(),
-            self.score.items(vector_Xd).index_select(0, positives.source_M),
+            self.score.items(vector_Xd.index_select(0, positives.source_M)),
             item_X[positives.source_M],
             positives.query_M,
-            self._negatives(batch, served_rd),
+            looked_up.negatives,
         )
-        counts_KT = counts_per_path_and_offset(positives, len(self.tree.paths), self.config.horizon)
-        counts_KT = self.exchange.total(counts_KT)
-        part = prior_loss(nll_M, positives, counts_KT, self.weight_K, self.discount_T)
-        return part * self.exchange.ranks, self.exchange.total(part.detach().clone())
+        return prior_loss(nll_M, positives, counts_KT, self.weight_K, self.discount_T) * self.exchange.ranks
 
-    def _negatives(self, batch: Batch, served_rd: Tensor) -> NegativeSets:
-        slots_W = [torch.from_numpy(slots).to(served_rd.device) for slots in batch.draw.slots_W]
-        ids = torch.from_numpy(batch.draw.own_ids).to(served_rd.device)
-        return NegativeSets(
-            vectors_nd=self.score.items(self.exchange.gather(served_rd, slots_W)),
-            ids_n=self.exchange.gather(ids, slots_W),
-            counts_S=batch.draw.counts_S,
-            shifts_S=batch.draw.shifts_S if self.logq else [0.0] * len(batch.draw.counts_S),
-        )
-
-    def queries(self, ids: KeyedJaggedTensor) -> Tensor:
+    def queries(self, ids: KeyedJaggedTensor, time_N: Tensor | None = None, event_N: Tensor | None = None) -> Tensor:
         """Queries of every path from the last position of each history: [B, K, d], scaled and normalised for scoring.
 
         Args:
             ids: histories, one row each, none empty.
+            time_N, event_N: see `Jagged`.
         """
         offsets_B1 = ids.offsets()
-        state_Nd = self.encoder(self.lookup(ids), offsets_B1)
+        token_Nd = self.lookup(ids)
+        if self.features is not None:
+            token_Nd = token_Nd + self.features(ids.values(), ids.lengths())
+        state_Nd = self._encode(Jagged(token_Nd, offsets_B1, time_N, event_N))
         last_Bd = state_Nd[offsets_B1[1:] - 1]
         users, paths = len(last_Bd), len(self.tree.paths)
         user_P = torch.arange(users, device=last_Bd.device).repeat(paths)
         path_P = torch.repeat_interleave(torch.arange(paths, device=last_Bd.device), users)
         query_Pd = self.score.queries(self.heads(last_Bd, user_P, path_P))
         return query_Pd.view(paths, users, -1).transpose(0, 1)
+
+    def _encode(self, histories: Jagged) -> Tensor:
+        reduced = self.training and self.precision != torch.float32
+        with torch.autocast(histories.vector_Nd.device.type, self.precision, enabled=reduced):
+            state_Nd: Tensor = self.encoder(histories)
+        return state_Nd.float()

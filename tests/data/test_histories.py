@@ -94,3 +94,15 @@ def test_one_user_is_found_by_the_original_id_with_the_whole_history(data, films
     for absent in ("0", "1", "-6", "06", "anybody"):  # user 1 is one that is dropped
         with pytest.raises(UserError, match=f"--user: data set 'movielens' has no user '{absent}'"):
             data.find_user(absent)
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.sampled_from(["validation", "test"]), st.integers(1, 40), st.integers(1, 90))
+def test_times_and_events_stand_beside_the_items_of_the_context(data, small_raw, split, context, batch):
+    found = {}
+    for users in history_batches(data, split, context=context, batch=batch, columns=["timestamps", "events"]):
+        times, events = (_cut(users.columns[name], users.lengths) for name in ("timestamps", "events"))
+        found |= dict(zip(users.user_ids.to_pylist(), zip(times, events, strict=True), strict=True))
+    for user, ratings in read_sequences(small_raw, HORIZON).items():
+        seen = ratings[: -2 * HORIZON if split == "validation" else -HORIZON][-context:]
+        assert found[user] == ([1000 * rating.seconds for rating in seen], [rating.stars - 1 for rating in seen])

@@ -30,10 +30,12 @@ class Log:
         self.manifest = SimpleNamespace(name="log", horizon=horizon)
         self.row_groups = [RowGroup(None, index, len(group), 0) for index, group in enumerate(lengths)]
 
-    def read_users(self, group: RowGroup) -> Users:
+    def read_users(self, group: RowGroup, columns=()) -> Users:
+        """Any column holds three times the item."""
         users = self.sequences[group.index]
         starts = np.cumsum([0, *map(len, users)])
-        return Users(starts, np.array([item for user in users for item in user], np.int64))
+        items = np.array([item for user in users for item in user], np.int64)
+        return Users(starts, items, dict.fromkeys(columns, 3 * items))
 
     def training(self) -> list[list[int]]:
         """Each user's training items."""
@@ -99,8 +101,11 @@ def test_an_epoch_holds_each_window_of_the_definition_once(log, cut):
     for items in log.training():
         for end in range(len(items) - 1, 0, -cut.context):
             expected[tuple(items[max(0, end - cut.context) : end]), tuple(items[end : end + cut.horizon])] += 1
-    stream = _stream(log, cut)
+    stream = _stream(log, cut, columns=["timestamps"])
     epoch = _take(stream, stream.steps_an_epoch)
+    for windows in epoch:
+        contexts = [item for context, _ in _pieces(windows) for item in context]
+        assert windows.columns["timestamps"].tolist() == [3 * item for item in contexts]
     assert collections.Counter(piece for windows in epoch for piece in _pieces(windows)) == expected
     assert stream.windows == sum(expected.values())
     assert [len(windows.lengths) for windows in epoch[:-1]] == [cut.batch] * (len(epoch) - 1)
@@ -170,8 +175,8 @@ def test_memory_does_not_grow_with_the_log():
     stream = WindowStream(log, context=2, horizon=1, batch=4, seed=0, shuffled_row_groups=3)
     read, held, read_users = [], [], log.read_users
 
-    def counted(group):
-        users = read_users(group)
+    def counted(group, columns):
+        users = read_users(group, columns)
         read.append(group.index)
         held.append(weakref.ref(users))
         return users

@@ -1,5 +1,7 @@
 """What several ranks compute equals what one computes: negatives, losses, parameters, retrieval, metrics."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,7 @@ from torchrec_priors.sampling.share import gather_slots
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.loop import make_sampler
 from torchrec_priors.training.process import join
+from torchrec_priors.training.step import step
 
 SETTINGS = {
     "model": {"dim": 16, "context": 12, "horizon": 4},
@@ -28,29 +31,29 @@ SETTINGS = {
 TREES = {"no priors": [], "item x temporal": ["temporal:2", "genre"]}
 
 
-def _train(folder, tree, score):
+def train(folder, tree, score, more=None):
     """(losses, whole table, dense parameters, metrics) after a few steps, batches smaller than the ranks included."""
-    config = parse({**SETTINGS, "priors": {"tree": tree}, "model": {**SETTINGS["model"], "score": score}})
+    values = {**copy.deepcopy(SETTINGS), "priors": {"tree": tree}}
+    for key, value in {"model.score": score, **(more or {})}.items():
+        section, _, name = key.partition(".")
+        values[section][name] = value
+    config = parse(values)
     data = PreparedData(folder)
     with join() as ranks:
         built = build_model(config, data, ranks)
         set_loss_weights(built, config, data, ranks)
         optimizers, sampler = Optimizers(built, config), make_sampler(built, config, ranks)
-        stream = WindowStream(data, context=12, horizon=4, batch=5, seed=0, share=ranks.share)
+        stream = WindowStream(data, context=12, horizon=4, batch=5, seed=0, share=ranks.share, columns=built.columns)
         losses = []
         for windows in stream:
             if windows.step == config.training.steps:
                 break
-            optimizers.prepare(windows.step)
-            part, whole = built.parallel(
-                make_batch(windows, sampler.draw(windows.step), feature=FEATURE, seed=config.seed)
-            )
-            part.backward()
-            optimizers.step()
-            losses.append(float(whole))
+            draw = sampler.draw(windows.step)
+            batch = make_batch(windows, draw, feature=FEATURE, seed=config.seed, parts=config.training.accumulate)
+            losses.append(step(built, optimizers, batch))
         metrics = evaluate(
             built.model, built.index, data, "test", config.evaluation,
-            share=ranks.share, device=ranks.device, total=ranks.total,
+            share=ranks.share, device=ranks.device, columns=built.columns, total=ranks.total,
         )  # fmt: skip
         rows = torch.zeros(data.items, config.model.dim)
         rows[built.shard.first : built.shard.last] = built.shard.rows
@@ -61,13 +64,13 @@ def _train(folder, tree, score):
 @pytest.fixture(scope="module", params=[("no priors", "cosine"), ("item x temporal", "dot")], ids=str)
 def alone(request, small_data):
     name, score = request.param
-    return (small_data, TREES[name], score), run_on_ranks(1, _train, small_data, TREES[name], score)[0]
+    return (small_data, TREES[name], score), run_on_ranks(1, train, small_data, TREES[name], score)[0]
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_training_and_evaluation_do_not_depend_on_the_number_of_ranks(alone, world):
     arguments, (losses, rows, dense, metrics) = alone
-    answers = run_on_ranks(world, _train, *arguments)
+    answers = run_on_ranks(world, train, *arguments)
     for other_losses, other_rows, other_dense, other_metrics in answers:
         np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
         torch.testing.assert_close(other_rows, rows, atol=2e-5, rtol=1e-3)

@@ -54,6 +54,7 @@ def evaluate(
                 config.evaluation,
                 share=ranks.share,
                 device=ranks.device,
+                columns=built.columns,
                 total=ranks.total,
                 on_batch=predictions.add,
                 progress=shown,

@@ -3,75 +3,124 @@
 Shapes: B windows, X items of their extended sequences, N tokens of their contexts, n negatives of this rank.
 """
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_priors.data.prepared import Columns
 from torchrec_priors.data.windows import Windows
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, mix
 from torchrec_priors.sampling.group_sampler import Draw
 
 
-@dataclass
+@dataclass(frozen=True)
+class Contexts:
+    """Some of a batch's windows, as the encoder takes them.
+
+    Attributes:
+        first: tokens of the batch before these.
+        context_N: where each token stands in the extended sequences.
+        end_N: end of its extended sequence there.
+        offsets_B1: bounds of the contexts among the N tokens.
+        time_N, event_N: milliseconds and event codes, where the encoder asks for them.
+        dropout: keys of the windows.
+    """
+
+    first: int
+    context_N: Tensor
+    end_N: Tensor
+    offsets_B1: Tensor
+    dropout: DropoutKeys
+    time_N: Tensor | None = None
+    event_N: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Batch:
     """One rank's part of one global batch.
 
     Attributes:
         step: number of the global batch.
         ids: one feature; B rows of extended sequences, then one row with the negatives this rank serves.
-        context_N: where each token stands in the extended sequences.
-        end_N: end of its extended sequence there.
-        offsets_B1: bounds of the contexts among the N tokens.
-        dropout: keys of the windows.
+        parts: the windows, in as many parts as gradients are accumulated over.
         draw: who serves which negatives.
     """
 
     step: int
     ids: KeyedJaggedTensor
-    context_N: Tensor
-    end_N: Tensor
-    offsets_B1: Tensor
-    dropout: DropoutKeys
+    parts: list[Contexts]
     draw: Draw
 
     def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        moved = {
-            name: getattr(self, name).to(device, non_blocking=non_blocking)
-            for name in ("ids", "context_N", "end_N", "offsets_B1")
-        }
-        return Batch(step=self.step, dropout=self.dropout, draw=self.draw, **moved)
+        def moved(part: Contexts) -> Contexts:
+            return replace(part, **{k: v.to(device, non_blocking=non_blocking) for k, v in _tensors(part).items()})
+
+        return replace(
+            self, ids=self.ids.to(device, non_blocking=non_blocking), parts=[moved(part) for part in self.parts]
+        )
 
     def record_stream(self, stream: torch.Stream) -> None:
-        for tensor in (self.ids, self.context_N, self.end_N, self.offsets_B1):
-            tensor.record_stream(stream)
+        self.ids.record_stream(stream)
+        for part in self.parts:
+            for tensor in _tensors(part).values():
+                tensor.record_stream(stream)
 
     def pin_memory(self) -> "Batch":
-        pinned = {name: getattr(self, name).pin_memory() for name in ("ids", "context_N", "end_N", "offsets_B1")}
-        return Batch(step=self.step, dropout=self.dropout, draw=self.draw, **pinned)
+        parts = [replace(part, **{k: v.pin_memory() for k, v in _tensors(part).items()}) for part in self.parts]
+        return replace(self, ids=self.ids.pin_memory(), parts=parts)
 
 
-def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int) -> Batch:
-    """Windows and negatives as tensors."""
-    lengths, contexts = torch.from_numpy(windows.lengths), torch.from_numpy(windows.contexts)
+def _tensors(part: Contexts) -> dict[str, Any]:
+    values = {item.name: getattr(part, item.name) for item in fields(part)}
+    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int, parts: int = 1) -> Batch:
+    """Windows and negatives as tensors, the windows in `parts` of about the same number."""
     values = torch.cat([torch.from_numpy(windows.items), torch.from_numpy(draw.own_ids)])
-    ids = KeyedJaggedTensor(
-        keys=[feature], values=values, lengths=torch.cat([lengths, torch.tensor([len(draw.own_ids)])])
+    lengths = torch.cat([torch.from_numpy(windows.lengths), torch.tensor([len(draw.own_ids)])])
+    bounds = [len(windows.lengths) * part // parts for part in range(parts + 1)]
+    return Batch(
+        step=windows.step,
+        ids=KeyedJaggedTensor(keys=[feature], values=values, lengths=lengths),
+        parts=[_contexts(windows, slice(*pair), seed) for pair in itertools.pairwise(bounds)],
+        draw=draw,
     )
+
+
+def _contexts(windows: Windows, chosen: slice, seed: int) -> Contexts:
+    lengths, contexts = torch.from_numpy(windows.lengths), torch.from_numpy(windows.contexts)[chosen]
     ends = torch.cumsum(lengths, 0)
+    starts, ends = (ends - lengths)[chosen], ends[chosen]
     offsets_B1 = torch.zeros(len(contexts) + 1, dtype=torch.int64)
     torch.cumsum(contexts, 0, out=offsets_B1[1:])
     within_N = torch.arange(int(offsets_B1[-1])) - torch.repeat_interleave(offsets_B1[:-1], contexts)
-    return Batch(
-        step=windows.step,
-        ids=ids,
-        context_N=torch.repeat_interleave(ends - lengths, contexts) + within_N,
+    first = int(windows.contexts[: chosen.start].sum())
+    time_N, event_N = times_and_events(
+        {name: values[first : first + len(within_N)] for name, values in windows.columns.items()}
+    )
+    return Contexts(
+        first=first,
+        context_N=torch.repeat_interleave(starts, contexts) + within_N,
         end_N=torch.repeat_interleave(ends, contexts),
         offsets_B1=offsets_B1,
         dropout=DropoutKeys(
-            [mix(seed, windows.step, number) for number in windows.numbers.tolist()],
-            windows.contexts.tolist(),
+            [mix(seed, windows.step, number) for number in windows.numbers[chosen].tolist()], contexts.tolist()
         ),
-        draw=draw,
+        time_N=time_N,
+        event_N=event_N,
     )
+
+
+def times_and_events(columns: Columns) -> tuple[Tensor | None, Tensor | None]:
+    """The encoder's further inputs, None for those that were not read."""
+
+    def tensor(values: np.ndarray | None) -> Tensor | None:
+        return None if values is None else torch.from_numpy(values)
+
+    return tensor(columns.get("timestamps")), tensor(columns.get("events"))

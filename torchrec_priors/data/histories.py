@@ -1,14 +1,14 @@
 """Users to be evaluated or served: history, targets and everything seen, in batches that do not depend on the ranks."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import Share
+from torchrec_priors.data.prepared import Columns, PreparedData
+from torchrec_priors.data.windows import Share, flat
 
 Split = Literal["validation", "test"]
 
@@ -22,6 +22,7 @@ class Histories:
         items, lengths: the last L items before the targets.
         seen, seen_lengths: every item before the targets.
         targets, target_lengths: the E items to be predicted, in time order; repeats are kept.
+        columns: what else was asked for, beside `items`.
     """
 
     user_ids: pa.Array
@@ -31,16 +32,25 @@ class Histories:
     seen_lengths: np.ndarray
     targets: np.ndarray
     target_lengths: np.ndarray
+    columns: Columns = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     @classmethod
-    def of(cls, user_ids: pa.Array, seen: list[np.ndarray], targets: list[np.ndarray], context: int) -> "Histories":
+    def of(
+        cls,
+        user_ids: pa.Array,
+        seen: list[np.ndarray],
+        targets: list[np.ndarray],
+        context: int,
+        columns: Mapping[str, list[np.ndarray]] | None = None,
+    ) -> "Histories":
+        """One entry a user of each list; `columns` stand beside `seen`."""
         recent = [items[-context:] for items in seen]
-        flat = [np.concatenate(part) if part else np.empty(0, np.int64) for part in (recent, seen, targets)]
         lengths = [np.array([len(items) for items in part], np.int64) for part in (recent, seen, targets)]
-        return cls(user_ids, flat[0], lengths[0], flat[1], lengths[1], flat[2], lengths[2])
+        beside = {name: flat([part[-context:] for part in parts]) for name, parts in (columns or {}).items()}
+        return cls(user_ids, flat(recent), lengths[0], flat(seen), lengths[1], flat(targets), lengths[2], beside)
 
 
 def history_batches(
@@ -50,6 +60,7 @@ def history_batches(
     context: int,
     batch: int,
     share: Share = Share(),
+    columns: Sequence[str] = (),
 ) -> Iterator[Histories]:
     """Users in file order, `batch` at a time; batch i belongs to rank i mod world.
 
@@ -59,13 +70,15 @@ def history_batches(
     """
     horizon = data.manifest.horizon
     left_out = horizon if split == "validation" else 0
-    empty = Histories.of(data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0), [], [], context)
+    nobody = data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0)
+    empty = Histories.of(nobody, [], [], context, {name: [] for name in columns})
     mine, number, cursor = empty, -1, 0
     ids: list[pa.Array] = []
     seen: list[np.ndarray] = []
     targets: list[np.ndarray] = []
+    others: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     for group in data.row_groups:
-        users = data.read_users(group)
+        users = data.read_users(group, columns)
         column = data.user_ids(group).combine_chunks()
         for user in range(group.users):
             history = users.history(user)
@@ -73,12 +86,14 @@ def history_batches(
             ids.append(column[user])
             seen.append(history[: end - horizon])
             targets.append(history[end - horizon : end])
+            for name, values in others.items():
+                values.append(users.columns[name][users.starts[user] :][: end - horizon])
             cursor += 1
             if len(ids) == batch or cursor == data.users:
                 number += 1
                 if number % share.world == share.rank:
-                    mine = Histories.of(pa.array(ids, column.type), seen, targets, context)
-                ids, seen, targets = [], [], []
+                    mine = Histories.of(pa.array(ids, column.type), seen, targets, context, others)
+                ids, seen, targets, others = [], [], [], {name: [] for name in columns}
                 if number % share.world == share.world - 1 or cursor == data.users:
                     yield mine
                     mine = empty

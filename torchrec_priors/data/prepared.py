@@ -1,7 +1,7 @@
 """Reading a prepared data set: manifest, items, priors, and row groups of user sequences."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 
 from torchrec_priors.data.manifest import Manifest, PriorInfo, read_manifest
 from torchrec_priors.errors import UserError
+
+Columns = Mapping[str, np.ndarray]  # of the sequences, beside `items`
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class Users:
     Attributes:
         starts: int64 [U + 1], bounds of each user's items.
         items: int64 row ids of all users, one after another.
+        columns: what else was asked for, `timestamps` (ms) or `events` (codes), as int64 beside `items`.
     """
 
     starts: np.ndarray
     items: np.ndarray
+    columns: Columns = field(default_factory=dict)
 
     def history(self, user: int) -> np.ndarray:
         return self.items[self.starts[user] : self.starts[user + 1]]
@@ -72,14 +76,17 @@ class PreparedData:
     def category_prior(self) -> PriorInfo:
         return self.manifest.prior(self.manifest.category_prior)
 
-    def read_users(self, group: RowGroup) -> Users:
-        column = self._row_group(group, ["items"])["items"].combine_chunks()
+    def read_users(self, group: RowGroup, columns: Sequence[str] = ()) -> Users:
+        """The users of a row group with the `columns` asked for."""
+        table = self._row_group(group, ["items", *columns])
+        column = table["items"].combine_chunks()
         starts = np.zeros(len(column) + 1, np.int64)
         np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False), out=starts[1:])
         items = column.flatten().to_numpy().astype(np.int64)
         if len(items) and (items.min() < 0 or items.max() >= self.items):
             raise UserError(f"{group.file} names an item outside the catalogue of {self.items}: prepare again")
-        return Users(starts, items)
+        others = {name: table[name].combine_chunks().flatten().to_numpy().astype(np.int64) for name in columns}
+        return Users(starts, items, others)
 
     def user_ids(self, group: RowGroup) -> pa.ChunkedArray:
         """Original ids of the users of a row group."""

@@ -11,13 +11,13 @@ order; a rank takes its share of every slice, whatever the number of ranks, and 
 
 import itertools
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from torchrec_priors.data.prepared import PreparedData, Users
+from torchrec_priors.data.prepared import Columns, PreparedData, Users
 from torchrec_priors.errors import UserError
 
 
@@ -31,6 +31,7 @@ class Windows:
         lengths: items of each extended sequence.
         contexts: items of each context; the rest are targets only.
         numbers: index of each window within the global batch.
+        columns: what else was asked for of the contexts' interactions.
     """
 
     step: int
@@ -38,6 +39,7 @@ class Windows:
     lengths: np.ndarray
     contexts: np.ndarray
     numbers: np.ndarray
+    columns: Columns = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class WindowStream(IterableDataset):
         share: Share = Share(),
         shuffled_row_groups: int = 16,
         first_step: int = 0,
+        columns: Sequence[str] = (),
     ) -> None:
         """
         Args:
@@ -75,6 +78,7 @@ class WindowStream(IterableDataset):
             horizon: training's tau, which may differ from the data set's E.
             batch: windows of a global batch, over all ranks.
             shuffled_row_groups: row groups whose windows are shuffled together, and held in memory.
+            columns: of the sequences, besides `items`.
 
         Raises:
             UserError: no user has two training items.
@@ -82,7 +86,7 @@ class WindowStream(IterableDataset):
         super().__init__()
         self.data, self.context, self.horizon, self.batch = data, context, horizon, batch
         self.seed, self.share, self.first_step = seed, share, first_step
-        self.shuffled_row_groups = shuffled_row_groups
+        self.shuffled_row_groups, self.columns = shuffled_row_groups, tuple(columns)
         self._training_lengths = [
             data.read_users(group).lengths - 2 * data.manifest.horizon for group in data.row_groups
         ]
@@ -136,24 +140,34 @@ class WindowStream(IterableDataset):
     def _read(self, step: int, order: np.ndarray, cache: "OrderedDict[int, Users]") -> Windows:
         mine = self.share.of(len(order))
         parts, contexts = [], []
+        others: dict[str, list[np.ndarray]] = {name: [] for name in self.columns}
         for group, user, end in order[mine]:
-            history = self._users(group, cache).history(user)
+            users = self._users(group, cache)
+            history, first = users.history(user), users.starts[user]
             start = max(0, end - self.context)
             after = min(end + self.horizon, self._training_lengths[group][user])
             parts.append(history[start:after])
             contexts.append(end - start)
+            for name, values in others.items():
+                values.append(users.columns[name][first + start : first + end])
         return Windows(
             step=step,
-            items=np.concatenate(parts) if parts else np.empty(0, np.int64),
+            items=flat(parts),
             lengths=np.array([len(part) for part in parts], np.int64),
             contexts=np.array(contexts, np.int64),
             numbers=np.arange(mine.start, mine.stop),
+            columns={name: flat(values) for name, values in others.items()},
         )
 
     def _users(self, group: int, cache: "OrderedDict[int, Users]") -> Users:
         if group not in cache:
-            cache[group] = self.data.read_users(self.data.row_groups[group])
+            cache[group] = self.data.read_users(self.data.row_groups[group], self.columns)
             if len(cache) > self.shuffled_row_groups + 1:
                 cache.popitem(last=False)
         cache.move_to_end(group)
         return cache[group]
+
+
+def flat(parts: list[np.ndarray]) -> np.ndarray:
+    """Integers of several users, one after another."""
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -4,6 +4,7 @@ Rows are initialised from their ids, so that the table is the same on any number
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.optim import (
     _apply_optimizer_in_backward as apply_optimizer_in_backward,
 )
+from torch.distributed.tensor import DTensor
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
@@ -48,14 +50,17 @@ class TableConfig:
             raise UserError("table.learning_rate and table.init_std must not be negative")
 
 
-def item_table(items: int, dim: int, learning_rate: float) -> EmbeddingCollection:
-    """An `EmbeddingCollection` of `items` rows on the meta device, its optimizer fused into backward."""
-    table = EmbeddingCollection(
+def item_table(items: int, dim: int) -> EmbeddingCollection:
+    """An `EmbeddingCollection` of `items` rows on the meta device."""
+    return EmbeddingCollection(
         device=torch.device("meta"),
         tables=[EmbeddingConfig(name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE])],
     )
+
+
+def fuse_optimizer(table: EmbeddingCollection, learning_rate: float) -> None:
+    """Row-wise Adagrad inside backward."""
     apply_optimizer_in_backward(RowWiseAdagrad, table.parameters(), {"lr": learning_rate})
-    return table
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def distribute(model: nn.Module, device: torch.device) -> tuple[DistributedModel
     )
     planner = EmbeddingShardingPlanner(
         topology,
-        constraints={TABLE: ParameterConstraints(sharding_types=["row_wise"])},
+        constraints={name: ParameterConstraints(sharding_types=["row_wise"]) for name in _tables(model)},
         storage_reservation=FixedPercentageStorageReservation(0.1),
     )
     plan = _plan_together(planner, model, sharder)
@@ -100,6 +105,11 @@ def distribute(model: nn.Module, device: torch.device) -> tuple[DistributedModel
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     return wrapped, plan
+
+
+def _tables(model: nn.Module) -> list[str]:
+    collections = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
+    return [config.name for module in collections for config in module.embedding_configs()]
 
 
 def _plan_together(
@@ -121,28 +131,29 @@ def _plan_together(
     return plan
 
 
-def own_shard(model: nn.Module, dim: int) -> Shard:
-    """This rank's rows of the item table; a rank of a tiny table may hold none."""
+def own_shards(model: nn.Module, dim: int) -> dict[str, Shard]:
+    """This rank's rows of every table, by the table's name; a rank of a tiny table may hold none."""
+    found = {}
     for name, tensor in model.state_dict().items():
-        if name.endswith(f"embeddings.{TABLE}.weight"):
-            local = tensor.to_local()
-            shards, offsets = local.local_shards(), local.local_offsets()
-            if not shards:
-                return Shard(torch.empty(0, dim), tensor.shape[0])
-            assert len(shards) == 1, "row-wise shards are one block a rank"
-            return Shard(shards[0], int(offsets[0][0]))
-    raise AssertionError("the model has no item table")
+        if not isinstance(tensor, DTensor):  # tables alone are sharded
+            continue
+        table = name.removesuffix(".weight").rpartition("embeddings.")[2]
+        local: Any = tensor.to_local()
+        shards, offsets = local.local_shards(), local.local_offsets()
+        assert len(shards) <= 1, "row-wise shards are one block a rank"
+        found[table] = Shard(shards[0], int(offsets[0][0])) if shards else Shard(torch.empty(0, dim), tensor.shape[0])
+    return found
 
 
-def initialise_rows(shard: Shard, seed: int, std: float) -> None:
-    """Fills the shard with normal numbers that depend on (seed, row id, column) alone.
+def initialise_rows(shard: Shard, seed: int, std: float, table: int = 0) -> None:
+    """Fills the shard with normal numbers that depend on (seed, number of the table, row id, column) alone.
 
     Counter-based random bits (Philox, advanced to the row) become normal by Box-Muller.
     """
     blocks = -(-shard.rows.shape[1] // 4)  # a Philox counter gives four 64-bit numbers
     for start in range(0, len(shard.rows), _ROWS_AT_A_TIME):
         chunk = shard.rows[start : start + _ROWS_AT_A_TIME]
-        bits = np.random.Philox(key=[seed, 0x7461626C65]).advance((shard.first + start) * blocks)
+        bits = np.random.Philox(key=[seed, 0x7461626C65 + table]).advance((shard.first + start) * blocks)
         raw = bits.random_raw(len(chunk) * blocks * 4).reshape(len(chunk), -1)[:, : chunk.shape[1]]
         radius = np.sqrt(-2.0 * np.log(((raw >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
         angle = (raw & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)

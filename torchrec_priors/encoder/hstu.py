@@ -1,20 +1,22 @@
 """HSTU (Zhai et al., "Actions Speak Louder than Words", ICML 2024) on jagged tensors.
 
     U, V, Q, K = split(SiLU(f1(norm(x))))                    (their Eq. 1)
-    A V = SiLU(alpha Q K^T + bias) V / L, causal             (their Eq. 2)
+    A V = SiLU(alpha Q K^T + bias) V / L, causal             (their Eq. 2; bias of distance and, as an option, of time)
     y = x + f2(dropout(norm(A V) * U))                       (their Eq. 3)
 
 Shapes: N tokens, d model width, H heads, D = d / H, L configured context.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from torchrec_priors.encoder.jagged import Jagged
 from torchrec_priors.errors import UserError
-from torchrec_priors.ops.hstu_attention import hstu_attention
+from torchrec_priors.ops.hstu_attention import TIME_BUCKETS, TimeBias, hstu_attention
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
 
 
@@ -26,11 +28,20 @@ class EncoderConfig:
         layers: number of layers.
         heads: attention heads; must divide model.dim.
         dropout: probability, on the input and inside every layer.
+        time_bias: whether attention also has a bias of how long before the query's interaction the key's happened.
+        events: whether the event type of an interaction is added to its item's vector.
+        item_features: columns of `items.parquet` whose values have vectors of their own, added to the item's;
+            `price:32` cuts a number into 32 groups of equal size first.
+        recompute: whether layers are computed again in backward instead of kept (activation checkpointing).
     """
 
     layers: int = 2
     heads: int = 2
     dropout: float = 0.2
+    time_bias: bool = False
+    events: bool = False
+    item_features: list[str] = field(default_factory=list)
+    recompute: bool = False
 
     def check(self, dim: int) -> None:
         if self.layers < 1 or self.heads < 1 or dim % self.heads:
@@ -44,7 +55,7 @@ class EncoderConfig:
 class HSTULayer(nn.Module):
     """One layer: [N, d] -> [N, d]."""
 
-    def __init__(self, dim: int, heads: int, context: int, dropout: float, salt: int) -> None:
+    def __init__(self, dim: int, heads: int, context: int, dropout: float, salt: int, time_bias: bool) -> None:
         super().__init__()
         self.heads, self.context, self.dropout, self.salt = heads, context, dropout, salt
         self.norm_in = nn.LayerNorm(dim)
@@ -52,15 +63,17 @@ class HSTULayer(nn.Module):
         self.project_in = nn.Linear(dim, 4 * dim, bias=False)
         self.project_out = nn.Linear(dim, dim)
         self.bias_HL = nn.Parameter(torch.zeros(heads, context))
+        self.bias_HC = nn.Parameter(torch.zeros(heads, TIME_BUCKETS)) if time_bias else None
         nn.init.normal_(self.project_in.weight, std=0.02)
         nn.init.xavier_uniform_(self.project_out.weight)
         nn.init.zeros_(self.project_out.bias)
 
-    def forward(self, x_Nd: Tensor, offsets_B1: Tensor, keys: DropoutKeys | None) -> Tensor:
+    def forward(self, x_Nd: Tensor, offsets_B1: Tensor, time_N: Tensor | None, keys: DropoutKeys | None) -> Tensor:
         u, v, q, k = F.silu(self.project_in(self.norm_in(x_Nd))).chunk(4, dim=-1)
         v, q, k = (part.unflatten(-1, (self.heads, -1)) for part in (v, q, k))
         alpha = q.shape[-1] ** -0.5
-        attended = hstu_attention(q, k, v, offsets_B1, self.bias_HL, float(self.context), alpha).flatten(1)
+        times = None if self.bias_HC is None or time_N is None else TimeBias(time_N, self.bias_HC)
+        attended = hstu_attention(q, k, v, offsets_B1, self.bias_HL, float(self.context), alpha, times).flatten(1)
         gated = keyed_dropout(self.norm_out(attended) * u, keys, self.salt, self.dropout)
         return x_Nd + self.project_out(gated)
 
@@ -71,40 +84,51 @@ class HSTU(nn.Module):
     Positions count from the start of a window; a relative position bias per head and layer is added inside attention.
     """
 
-    def __init__(self, config: EncoderConfig, dim: int, context: int) -> None:
+    def __init__(self, config: EncoderConfig, dim: int, context: int, event_types: int = 0) -> None:
+        """
+        Args:
+            event_types: event types of the data set; needed where `config.events`.
+        """
         super().__init__()
         config.check(dim)
-        self.dim, self.dropout = dim, config.dropout
+        self.dim, self.dropout, self.recompute = dim, config.dropout, config.recompute
         self.position = nn.Embedding(context, dim)
+        self.event = nn.Embedding(event_types, dim) if config.events else None
         self.layers = nn.ModuleList(
-            HSTULayer(dim, config.heads, context, config.dropout, salt=number + 1) for number in range(config.layers)
+            HSTULayer(dim, config.heads, context, config.dropout, salt=number + 1, time_bias=config.time_bias)
+            for number in range(config.layers)
         )
         self.norm = nn.LayerNorm(dim)
         nn.init.normal_(self.position.weight, std=0.02)
+        if self.event is not None:
+            nn.init.normal_(self.event.weight, std=0.02)
 
-    def forward(self, x_Nd: Tensor, offsets_B1: Tensor, keys: DropoutKeys | None = None) -> Tensor:
-        """
-        Args:
-            x_Nd: item vectors, history after history.
-            offsets_B1: int64, where each history begins; the last entry is N.
-            keys: dropout keys in training, None otherwise.
+    def forward(self, histories: Jagged) -> Tensor:
+        """[N, d] states; position i has seen items 0..i of its history.
 
-        Returns:
-            [N, d] states; position i has seen items 0..i of its history.
+        Unknown times and events are as if there were no bias of time and no vectors of events.
 
         Raises:
             ValueError: a history longer than the configured context.
         """
+        offsets_B1, keys = histories.offsets_B1, histories.dropout
         lengths_B = offsets_B1[1:] - offsets_B1[:-1]
         if len(lengths_B) and int(lengths_B.max()) > self.position.num_embeddings:
             raise ValueError(
                 f"a history of {int(lengths_B.max())} exceeds the context of {self.position.num_embeddings}"
             )
         starts_N = torch.repeat_interleave(offsets_B1[:-1], lengths_B)
-        position_N = torch.arange(len(x_Nd), device=x_Nd.device) - starts_N
-        x_Nd = x_Nd * self.dim**0.5 + self.position(position_N)
+        position_N = torch.arange(len(histories.vector_Nd), device=offsets_B1.device) - starts_N
+        x_Nd = histories.vector_Nd * self.dim**0.5 + self.position(position_N)
+        if self.event is not None and histories.event_N is not None:
+            x_Nd = x_Nd + self.event(histories.event_N)
         x_Nd = keyed_dropout(x_Nd, keys, 0, self.dropout)
         for layer in self.layers:
-            x_Nd = layer(x_Nd, offsets_B1, keys)
+            if self.recompute and torch.is_grad_enabled():  # dropout follows from its keys: no state to keep
+                x_Nd = checkpoint(
+                    layer, x_Nd, offsets_B1, histories.time_N, keys, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x_Nd = layer(x_Nd, offsets_B1, histories.time_N, keys)
         state_Nd: Tensor = self.norm(x_Nd)
         return state_Nd

@@ -1,6 +1,6 @@
 """Full-catalogue evaluation of a model on a split, on any number of ranks."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_priors.data.batch import times_and_events
 from torchrec_priors.data.histories import Histories, Split, history_batches
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Share
@@ -56,7 +57,10 @@ def recommend(
     device: torch.device,
 ) -> Found:
     """Top-k of this rank's users. Every rank must call it."""
-    query_BKd = model.queries(to_ids(users.items, users.lengths, device))[: len(users)]
+    inputs = (
+        None if values is None or len(users) == 0 else values.to(device) for values in times_and_events(users.columns)
+    )
+    query_BKd = model.queries(to_ids(users.items, users.lengths, device), *inputs)[: len(users)]
     excluded = Exclusions.of(users.seen, users.seen_lengths) if filter_seen else None
     return search(index, model.score, query_BKd, excluded, k)
 
@@ -70,6 +74,7 @@ def evaluate(
     *,
     share: Share,
     device: torch.device,
+    columns: Sequence[str] = (),
     total: Callable[[torch.Tensor], torch.Tensor],
     on_batch: Callable[[Histories, Found], None] = lambda _users, _found: None,
     progress: Callable[[Iterable[Histories], int], Iterable[Histories]] = lambda batches, _count: batches,
@@ -77,12 +82,15 @@ def evaluate(
     """Metrics of a split, the same on every rank.
 
     Args:
+        columns: what the encoder asks for of the sequences, besides items.
         total: a tensor's sum over ranks.
         on_batch: called on every rank with its users and what was found for them, the same number of times on all.
         progress: wraps the batches to show progress; it is told how many there are.
     """
     metrics = RankingMetrics(data.items, *_catalogue(data))
-    batches = history_batches(data, split, context=model.config.context, batch=config.batch, share=share)
+    batches = history_batches(
+        data, split, context=model.config.context, batch=config.batch, share=share, columns=columns
+    )
     was_training = model.training
     model.eval()
     rounds = -(-data.users // (config.batch * share.world))

@@ -1,11 +1,14 @@
 """Jagged causal SiLU attention of HSTU (Zhai et al., 2024, Eq. 2-3).
 
-    out_i = (1 / divisor) * sum_{j <= i} SiLU(alpha * q_i . k_j + bias[i - j]) v_j       within each sequence
+    out_i = (1 / divisor) * sum_{j <= i} SiLU(alpha * q_i . k_j + bias[i - j] + time bias) v_j    within each sequence
 
-Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows.
+where the time bias, an option, is a number per bucket of the logarithm of t_i - t_j.
+
+Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
 """
 
 import itertools
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +19,32 @@ from torch import Tensor
 _LEAST_FILL = 0.8
 _MOST_SCORES = 1 << 22
 
+TIME_BUCKETS = 40  # the last begins after 2^39 - 1 seconds: no log is longer
+
+
+@dataclass(frozen=True)
+class TimeBias:
+    """Bias of time.
+
+    Attributes:
+        time_N: int64 milliseconds of every token, not descending within a sequence.
+        bias_HC: one number per head and bucket of `time_bucket`.
+    """
+
+    time_N: Tensor
+    bias_HC: Tensor
+
+
+def time_bucket(milliseconds: Tensor) -> Tensor:
+    """floor(log2(1 + seconds)) of differences in time, int64; negative ones count as 0.
+
+    >>> time_bucket(torch.tensor([0, 999, 1000, 2999, 3000, 7000])).tolist()
+    [0, 0, 1, 1, 2, 3]
+    """
+    seconds = torch.div(milliseconds.clamp(min=0), 1000, rounding_mode="floor")
+    exponent = torch.frexp((seconds + 1).double())[1] - 1
+    return exponent.long().clamp(max=TIME_BUCKETS - 1)
+
 
 def hstu_attention_reference(
     q_NHD: Tensor,
@@ -25,6 +54,7 @@ def hstu_attention_reference(
     bias_HL: Tensor,
     divisor: float,
     alpha: float,
+    times: TimeBias | None = None,
 ) -> Tensor:
     """The definition, sequence by sequence. Same arguments and result as `hstu_attention`."""
     outputs = []
@@ -36,6 +66,9 @@ def hstu_attention_reference(
         causal = distance >= 0
         scores = alpha * torch.einsum("ihd,jhd->hij", q_NHD[start:end], k_NHD[start:end])
         scores = scores + bias_HL[:, distance.clamp(min=0)]
+        if times is not None:
+            time = times.time_N[start:end]
+            scores = scores + times.bias_HC[:, time_bucket(time[:, None] - time[None, :])]
         weights = torch.where(causal, F.silu(scores), 0.0) / divisor
         outputs.append(torch.einsum("hij,jhd->ihd", weights, v_NHD[start:end]))
     return torch.cat(outputs) if outputs else v_NHD
@@ -49,6 +82,7 @@ def hstu_attention(
     bias_HL: Tensor,
     divisor: float,
     alpha: float,
+    times: TimeBias | None = None,
 ) -> Tensor:
     """Causal SiLU attention within each sequence of a jagged batch.
 
@@ -58,6 +92,7 @@ def hstu_attention(
         bias_HL: one number per head and distance; L must reach the longest sequence.
         divisor: the configured context length, so that a result does not depend on the batch's longest sequence.
         alpha: factor on q.k before the bias.
+        times: bias of time, if any.
 
     Returns:
         [N, H, D].
@@ -75,22 +110,34 @@ def hstu_attention(
         flat = index_BT.flatten()
         q, k, v = (x.index_select(0, flat).unflatten(0, index_BT.shape) for x in (padded_q, padded_k, padded_v))
         kept = filled_BT.flatten().nonzero().squeeze(1)
-        out_BTHD = _padded(q, k, v, bias_HL, divisor, alpha)
+        out_BTHD = _padded(q, k, v, _biases(bias_HL, times, index_BT), divisor, alpha)
         outputs.append(out_BTHD.flatten(0, 1).index_select(0, kept))
         rows.append(flat[kept])
     if not outputs:
-        return v_NHD + 0.0 * (q_NHD + k_NHD) + 0.0 * bias_HL.sum()
+        unused = bias_HL.sum() + (0.0 if times is None else times.bias_HC.sum())
+        return v_NHD + 0.0 * (q_NHD + k_NHD) + 0.0 * unused
     return torch.cat(outputs).index_select(0, torch.argsort(torch.cat(rows)))
 
 
-def _padded(q: Tensor, k: Tensor, v: Tensor, bias_HL: Tensor, divisor: float, alpha: float) -> Tensor:
+def _biases(bias_HL: Tensor, times: TimeBias | None, index_BT: Tensor) -> Tensor:
+    """[B or 1, H, T, T] of a bucket of sequences; what stands above the diagonal is left out by the caller."""
+    position = torch.arange(index_BT.shape[1], device=index_BT.device)
+    distance = (position[:, None] - position[None, :]).clamp(min=0)
+    bias = bias_HL.index_select(1, distance.flatten()).unflatten(1, distance.shape)[None]
+    if times is None:
+        return bias
+    time_BT = F.pad(times.time_N, (0, 1))[index_BT]
+    bucket_BTT = time_bucket(time_BT[:, :, None] - time_BT[:, None, :])
+    of_time = times.bias_HC.index_select(1, bucket_BTT.flatten()).unflatten(1, bucket_BTT.shape)
+    return bias + of_time.transpose(0, 1)
+
+
+def _padded(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, divisor: float, alpha: float) -> Tensor:
     """q, k, v: [B, T, H, D], padded at the end; rows of padding give rubbish that the caller leaves out."""
-    length = q.shape[1]
-    position = torch.arange(length, device=q.device)
-    distance = position[:, None] - position[None, :]
-    bias_HTT = bias_HL.index_select(1, distance.clamp(min=0).flatten()).unflatten(1, distance.shape)
-    scores = torch.matmul(q.permute(0, 2, 1, 3) * alpha, k.permute(0, 2, 3, 1)) + bias_HTT
-    weights = F.silu(scores) * ((distance >= 0) / divisor)
+    position = torch.arange(q.shape[1], device=q.device)
+    causal = position[:, None] >= position[None, :]
+    scores = torch.matmul(q.permute(0, 2, 1, 3) * alpha, k.permute(0, 2, 3, 1)) + bias
+    weights = F.silu(scores) * (causal / divisor)
     return torch.matmul(weights, v.permute(0, 2, 1, 3)).permute(0, 2, 1, 3)
 
 

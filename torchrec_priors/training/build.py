@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
+from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
@@ -15,7 +16,18 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Share
-from torchrec_priors.embedding.table import Shard, distribute, initialise_rows, item_table, own_shard
+from torchrec_priors.embedding.features import FeatureTables, load_features
+from torchrec_priors.embedding.table import (
+    TABLE,
+    Shard,
+    distribute,
+    fuse_optimizer,
+    initialise_rows,
+    item_table,
+    own_shards,
+)
+from torchrec_priors.encoder.hstu import HSTU
+from torchrec_priors.errors import UserError
 from torchrec_priors.loss import discount
 from torchrec_priors.model import Recommender
 from torchrec_priors.priors.prior import Targets
@@ -36,6 +48,7 @@ class Built:
         shard: this rank's rows of the table, a live view.
         index: what retrieval needs of them.
         plan: how the table is sharded.
+        columns: what the encoder asks for of the sequences, besides items.
     """
 
     parallel: DistributedModelParallel
@@ -43,36 +56,59 @@ class Built:
     shard: Shard
     index: GroupIndex
     plan: ShardingPlan
+    columns: tuple[str, ...]
 
 
 def build_model(config: RunConfig, data: PreparedData, ranks: Ranks) -> Built:
     """The model of a configuration with its first values, the same on any number of ranks."""
     tree = load_tree(config.priors, data, config.model.horizon)
+    features = load_features(config.encoder.item_features, data)
+    columns = _columns(config, data)
     torch.manual_seed(config.seed)
     model = Recommender(
         config.model,
-        config.encoder,
+        HSTU(config.encoder, config.model.dim, config.model.context, len(data.manifest.events)),
         tree,
-        item_table(data.items, config.model.dim, config.table.learning_rate),
+        item_table(data.items, config.model.dim),
+        FeatureTables(features, config.model.dim) if features else None,
         config.negatives.logq,
     )
     model.exchange = ranks.exchange()
+    model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
+    for module in model.modules():
+        if isinstance(module, EmbeddingCollection):
+            fuse_optimizer(module, config.table.learning_rate)
     _move_dense(model, ranks.device)
     parallel, plan = distribute(model, ranks.device)
-    shard = own_shard(parallel, config.model.dim)
-    initialise_rows(shard, config.seed, config.table.init_std)
+    shards = own_shards(parallel, config.model.dim)
+    for number, shard in enumerate(shards.values()):
+        initialise_rows(shard, config.seed, config.table.init_std, table=number)
     inner = parallel.module
     assert isinstance(inner, Recommender)
-    return Built(parallel, inner, shard, GroupIndex(tree, shard), plan)
+    return Built(parallel, inner, shards[TABLE], GroupIndex(tree, shards[TABLE]), plan, columns)
 
 
-def _move_dense(model: Recommender, device: torch.device) -> None:
-    """Everything but the table, which is on the meta device until it is sharded."""
-    for name, child in model.named_children():
-        if name != "table":
-            child.to(device)
-    for name, buffer in model.named_buffers(recurse=False):
-        setattr(model, name, buffer.to(device))
+def _columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
+    """What the encoder asks for of the sequences, besides items.
+
+    Raises:
+        UserError: the data set has no times, or no event types.
+    """
+    if config.encoder.time_bias and not data.manifest.has_times:
+        raise UserError(f"encoder.time_bias: data set '{data.manifest.name}' knows the order alone: set it to false")
+    if config.encoder.events and not data.manifest.events:
+        raise UserError(f"encoder.events: data set '{data.manifest.name}' has no event types: set it to false")
+    asked = {"timestamps": config.encoder.time_bias, "events": config.encoder.events}
+    return tuple(name for name, wanted in asked.items() if wanted)
+
+
+def _move_dense(model: nn.Module, device: torch.device) -> None:
+    """Everything but the tables, which are on the meta device until they are sharded."""
+    for child in model.children():
+        if not isinstance(child, EmbeddingCollection):
+            _move_dense(child, device)
+    for tensor in (*model.parameters(recurse=False), *model.buffers(recurse=False)):
+        tensor.data = tensor.data.to(device)
 
 
 def set_loss_weights(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> Tensor:

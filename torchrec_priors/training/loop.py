@@ -1,7 +1,6 @@
 """The training loop: steps, evaluations, checkpoints, resume, early stop."""
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +21,7 @@ from torchrec_priors.training.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.step import step
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class _Run:
         self.built.parallel.train()
         batches = self._batches()
         while progress.step < settings.steps and not self._out_of_patience():
-            loss = self._step(next(batches))
+            loss = step(self.built, self.optimizers, next(batches).to(self.ranks.device))
             progress.step += 1
             if progress.step % settings.log_every == 0:
                 rate = settings.rate(progress.step - 1)
@@ -83,16 +83,6 @@ class _Run:
                 self._save(best=False)
         return self._finish()
 
-    def _step(self, batch: Batch) -> float:
-        self.optimizers.prepare(batch.step)
-        part, whole = self.built.parallel(batch.to(self.ranks.device))
-        loss = float(whole)
-        if not math.isfinite(loss):
-            raise FloatingPointError(f"the loss of step {batch.step} is {loss}: lower the learning rates")
-        part.backward()
-        self.optimizers.step()
-        return loss
-
     def _evaluate(self) -> None:
         progress = self.progress
         result = evaluate(
@@ -103,6 +93,7 @@ class _Run:
             self.config.evaluation,
             share=self.ranks.share,
             device=self.ranks.device,
+            columns=self.built.columns,
             total=self.ranks.total,
         )
         self.logs.add(progress.step, result, prefix="validation/")
@@ -165,10 +156,11 @@ class _Run:
             share=self.ranks.share,
             shuffled_row_groups=settings.shuffled_row_groups,
             first_step=self.progress.step,
+            columns=self.built.columns,
         )
         for windows in DataLoader(stream, batch_size=None, num_workers=settings.workers):
             draw = self.sampler.draw(windows.step)
-            yield make_batch(windows, draw, feature=FEATURE, seed=self.config.seed)
+            yield make_batch(windows, draw, feature=FEATURE, seed=self.config.seed, parts=settings.accumulate)
 
 
 def make_sampler(built: Built, config: RunConfig, ranks: Ranks) -> GroupSampler:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from torchrec_priors.errors import UserError
 
@@ -12,6 +13,9 @@ class TrainingConfig:
 
     Attributes:
         batch: windows of a global batch, over all ranks.
+        accumulate: parts in which every rank computes its share of a batch, one after another, to need less memory;
+            the result is that of the whole.
+        precision: `fp32`, or `bf16` for the encoder's matrix products in training.
         steps: length of the schedule; early stopping may end it sooner.
         learning_rate: of AdamW on the dense parameters, at its peak.
         weight_decay: of AdamW.
@@ -26,6 +30,8 @@ class TrainingConfig:
     """
 
     batch: int = 128
+    accumulate: int = 1
+    precision: Literal["fp32", "bf16"] = "fp32"
     steps: int = 1000
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -39,7 +45,7 @@ class TrainingConfig:
     shuffled_row_groups: int = 64
 
     def check(self) -> None:
-        for name in ("batch", "steps", "evaluate_every", "log_every", "shuffled_row_groups"):
+        for name in ("batch", "accumulate", "steps", "evaluate_every", "log_every", "shuffled_row_groups"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} = {getattr(self, name)} must be at least 1")
         for name in ("learning_rate", "weight_decay", "patience", "workers", "checkpoint_seconds"):

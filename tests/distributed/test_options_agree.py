@@ -1,0 +1,52 @@
+"""Encoder inputs, side features, accumulated gradients and recomputed layers do not change what ranks compute."""
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_on_ranks
+from test_ranks_agree import train
+
+EVERYTHING = {
+    "encoder.time_bias": True,
+    "encoder.events": True,
+    "encoder.item_features": ["release_date", "title"],
+}
+
+
+@pytest.fixture(scope="module")
+def alone(small_data):
+    return run_on_ranks(1, train, small_data, ["temporal:2"], "dot", EVERYTHING)[0]
+
+
+def test_the_inputs_are_used(alone, small_data):
+    losses, *_ = run_on_ranks(1, train, small_data, ["temporal:2"], "dot", {})[0]
+    assert not np.allclose(losses[1:], alone[0][1:], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("world", "more"),
+    [
+        (1, {"training.accumulate": 3}),
+        (2, {"training.accumulate": 3}),  # more parts than windows of a rank: some are empty
+        (2, {"encoder.recompute": True}),
+        (4, {}),
+    ],
+    ids=str,
+)
+def test_ranks_and_parts_give_the_same_losses_tables_and_parameters(world, more, alone, small_data):
+    losses, rows, dense, metrics = alone
+    answers = run_on_ranks(world, train, small_data, ["temporal:2"], "dot", {**EVERYTHING, **more})
+    for other_losses, other_rows, other_dense, other_metrics in answers:
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
+        torch.testing.assert_close(other_rows, rows, atol=2e-5, rtol=1e-3)
+        for name, value in dense.items():
+            torch.testing.assert_close(other_dense[name], value, atol=1e-3, rtol=1e-2)
+        assert abs(other_metrics["recall@50"] - metrics["recall@50"]) < 0.05
+
+
+def test_bf16_is_close_and_not_the_same(alone, small_data):
+    losses, *_ = run_on_ranks(
+        1, train, small_data, ["temporal:2"], "dot", {**EVERYTHING, "training.precision": "bf16"}
+    )[0]
+    np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
+    assert losses != alone[0]

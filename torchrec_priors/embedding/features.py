@@ -1,0 +1,101 @@
+"""Side features of items, each with a sharded table of its own whose vectors are added to the items' in the encoder.
+
+A feature is a column of `items.parquet`: texts and integers are categories; `price:32` cuts the numbers of `price` into
+32 groups that hold about as many items each. An item without a value has the feature's last vector.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor, nn
+from torchrec.modules.embedding_configs import EmbeddingConfig
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError, nearest
+
+PREFIX = "feature_"
+
+
+@dataclass(frozen=True)
+class ItemFeature:
+    """One feature.
+
+    Attributes:
+        code_I: int64, a code in [0, size) for every item.
+    """
+
+    name: str
+    code_I: np.ndarray
+    size: int
+
+
+def load_features(names: list[str], data: PreparedData) -> list[ItemFeature]:
+    """The features named, from the data set's catalogue.
+
+    Raises:
+        UserError: no such column, or one that cannot be cut into groups.
+    """
+    if not names:
+        return []
+    catalogue = data.catalogue()
+    return [_feature(name, catalogue) for name in names]
+
+
+def _feature(name: str, catalogue: pa.Table) -> ItemFeature:
+    column, _, groups = name.partition(":")
+    usable = [field.name for field in catalogue.schema if field.name not in ("item", "item_id", "frequency")]
+    if column not in usable:
+        raise UserError(f"encoder.item_features: the catalogue has no column '{column}': {nearest(column, usable)}")
+    values = catalogue[column].combine_chunks()
+    if groups:
+        numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
+        if not numeric or not groups.isdigit() or int(groups) < 2:
+            raise UserError(f"encoder.item_features: '{name}' needs a column of numbers and at least 2 groups")
+        values = _quantile(values.cast(pa.float64()), int(groups))
+    elif pa.types.is_nested(values.type):
+        raise UserError(f"encoder.item_features: column '{column}' holds lists: give one of single values")
+    known = pc.unique(values.drop_null()).take(pc.sort_indices(pc.unique(values.drop_null())))
+    code = pc.fill_null(pc.index_in(values, known), len(known)).to_numpy(zero_copy_only=False)
+    return ItemFeature(column, code.astype(np.int64), len(known) + 1)
+
+
+def _quantile(values: pa.Array, groups: int) -> pa.Array:
+    """The group of every number, null where there is none."""
+    numbers = values.to_numpy(zero_copy_only=False)
+    there = np.isfinite(numbers)
+    if not there.any():
+        return pa.nulls(len(values), pa.int64())
+    bounds = np.quantile(numbers[there], np.arange(1, groups) / groups)
+    return pa.array(np.searchsorted(bounds, numbers, side="right"), mask=~there)
+
+
+class FeatureTables(nn.Module):
+    """Vectors of all features of an item, added up."""
+
+    def __init__(self, features: list[ItemFeature], dim: int) -> None:
+        super().__init__()
+        self.keys = [PREFIX + feature.name for feature in features]
+        self.table = EmbeddingCollection(
+            device=torch.device("meta"),
+            tables=[
+                EmbeddingConfig(name=key, num_embeddings=feature.size, embedding_dim=dim, feature_names=[key])
+                for key, feature in zip(self.keys, features, strict=True)
+            ],
+        )
+        codes = torch.from_numpy(np.stack([feature.code_I for feature in features]))
+        self.register_buffer("code_FI", codes, persistent=False)
+
+    code_FI: Tensor
+
+    def forward(self, item_N: Tensor, lengths_B: Tensor) -> Tensor:
+        """[N, d] from row ids of items, B histories of `lengths_B` items."""
+        ids = KeyedJaggedTensor(
+            keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths_B.repeat(len(self.keys))
+        )
+        found = self.table(ids)
+        return torch.stack([found[key].values() for key in self.keys]).sum(0)

@@ -1,0 +1,32 @@
+"""The paper's sizes of HSTU (its Table 5): what `model.size` stands for where a key is not given itself."""
+
+from typing import Any
+
+from torchrec_priors.errors import UserError, nearest
+
+SIZES: dict[str, dict[str, dict[str, Any]]] = {
+    "paper-1": {"model": {"dim": 128}, "encoder": {"layers": 4, "heads": 4, "dropout": 0.1}},
+    "paper-2": {"model": {"dim": 256}, "encoder": {"layers": 8, "heads": 8, "dropout": 0.1}},
+    "paper-3": {"model": {"dim": 512}, "encoder": {"layers": 12, "heads": 8, "dropout": 0.2}},
+    "paper-4": {"model": {"dim": 1024}, "encoder": {"layers": 16, "heads": 16, "dropout": 0.2}},
+    "paper-1B": {"model": {"dim": 2048}, "encoder": {"layers": 22, "heads": 32, "dropout": 0.4}},
+}
+
+
+def with_size(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration's values with those of its `model.size` filled in.
+
+    Raises:
+        UserError: there is no such size.
+    """
+    model = values.get("model")
+    size = model.get("size", "") if isinstance(model, dict) else ""
+    if size == "" or not isinstance(size, str):
+        return values
+    if size not in SIZES:
+        raise UserError(f"model.size = '{size}': {nearest(size, SIZES)}")
+    filled = dict(values)
+    for section, defaults in SIZES[size].items():
+        given = values.get(section, {})
+        filled[section] = {**defaults, **given} if isinstance(given, dict) else given
+    return filled
