@@ -16,6 +16,8 @@ def train(
     config: str,
     data: str,
     run: str,
+    init_from: Optional[str] = None,
+    fit_all: bool = False,
     j: str = "1x2",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -31,6 +33,8 @@ def train(
         config: TOML file of the run's configuration
         data: folder of the prepared data set
         run: folder of the run
+        init_from: folder of a run whose best weights this one starts from
+        fit_all: train on validation and test interactions, too
         j: [min nodes:]nodes x processes a node
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -39,7 +43,7 @@ def train(
         memMB: memory a node, in MB
         max_retries: how often the scheduler may retry
     """
-    options = dict(config=config, data=data, run=run)
+    options = dict(config=config, data=data, run=run, init_from=init_from, fit_all=fit_all)
     return application(
         "train",
         options,

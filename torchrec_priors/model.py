@@ -32,7 +32,8 @@ class ModelConfig:
         context: most items of a history that the encoder sees (T of the paper).
         horizon: tau, how many future items every position predicts in training.
         score: `dot` (Eq. 1) or `cosine` (cosine times a learned scale).
-        size: `paper-1` to `paper-4` or `paper-1B`, its Table 5: dim and the encoder's layers, heads and dropout where not given.
+        size: `paper-1` to `paper-4` or `paper-1B` (its Table 5): gives dim and the encoder's layers, heads and dropout
+            where they are not given.
     """
 
     dim: int = 64

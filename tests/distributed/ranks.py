@@ -16,7 +16,17 @@ def _one(rank, world, port_file, function, arguments, answers):
 
 
 def run_on_ranks(world, function, *arguments):
-    """[function(*arguments) on rank 0, 1, ...]; the function must be importable; it joins the ranks by itself."""
+    """[function(*arguments) on rank 0, 1, ...]; the function must be importable; it joins the ranks by itself.
+
+    One rank needs no process of its own.
+    """
+    if world == 1:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return [function(*arguments)]
+        finally:
+            torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as answers:
         multiprocessing.spawn(_one, (world, _free_port(), function, arguments, answers), nprocs=world)
         return [torch.load(Path(answers) / f"{rank}.pt", weights_only=False) for rank in range(world)]

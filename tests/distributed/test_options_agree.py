@@ -27,8 +27,7 @@ def test_the_inputs_are_used(alone, small_data):
     ("world", "more"),
     [
         (1, {"training.accumulate": 3}),
-        (2, {"training.accumulate": 3}),  # more parts than windows of a rank: some are empty
-        (2, {"encoder.recompute": True}),
+        (2, {"training.accumulate": 3, "encoder.recompute": True}),  # more parts than windows of a rank: some are empty
         (4, {}),
     ],
     ids=str,

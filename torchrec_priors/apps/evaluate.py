@@ -11,6 +11,7 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.data.histories import Histories
+from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.training.build import build_model
@@ -34,6 +35,8 @@ def evaluate(
     """Scores every user against the whole catalogue; writes eval/<split>/metrics.json and predictions.parquet."""
     folder = RunFolder(run)
     config, prepared = folder.open(data)
+    if config.training.fit_all:
+        raise UserError(f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on")
     with join() as ranks:
         started = time.monotonic()
         built = build_model(config, prepared, ranks)

@@ -18,21 +18,37 @@ def train(
     config: Annotated[Path, Option(help="TOML file of the run's configuration.")],
     data: Annotated[Path, Option(help="Folder of the prepared data set.")],
     run: Annotated[Path, Option(help="Folder of the run; a run of the same configuration there is gone on with.")],
+    init_from: Annotated[
+        Path | None,
+        Option(help="Folder of a run whose best weights this one starts from; items and heads are matched by name."),
+    ] = None,
+    fit_all: Annotated[
+        bool,
+        Option("--fit-all", help="Train on validation and test interactions, too: a model to serve, not to evaluate."),
+    ] = False,
     overrides: Annotated[
         list[str] | None,
         Argument(metavar="[KEY=VALUE]...", help="Changes to the configuration, as in model.dim=64."),
     ] = None,
 ) -> None:
     """Trains on all ranks of the launcher (torchrun, TorchX), or in this process alone."""
-    settings = load_config(config, overrides)
+    settings = load_config(config, [*(overrides or []), *(["training.fit_all=true"] if fit_all else [])])
     prepared = PreparedData(data)
     folder = RunFolder(run)
-    folder.check_same_run(settings, prepared)
+    source = None if init_from is None else RunFolder(init_from)
+    if source is not None:
+        source.open()
+    folder.check_same_run(settings, prepared, source)
     with join() as ranks:
-        summary = run_training(settings, prepared, folder, ranks)
+        summary = run_training(settings, prepared, folder, ranks, source)
         if ranks.leads:
-            best = f"validation {SELECTED_BY} {summary[f'validation/{SELECTED_BY}']:.4f} at step {summary['best_step']}"
-            print(f"{run}: {summary['steps']} steps ({summary['stopped']}), best {best}")
+            best = summary[f"validation/{SELECTED_BY}"]
+            how = (
+                "fitted on all interactions, nothing left to validate on"
+                if best is None
+                else f"best validation {SELECTED_BY} {best:.4f} at step {summary['best_step']}"
+            )
+            print(f"{run}: {summary['steps']} steps ({summary['stopped']}), {how}")
 
 
 def main() -> None:

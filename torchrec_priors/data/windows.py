@@ -71,6 +71,7 @@ class WindowStream(IterableDataset):
         shuffled_row_groups: int = 16,
         first_step: int = 0,
         columns: Sequence[str] = (),
+        held_out: int | None = None,
     ) -> None:
         """
         Args:
@@ -79,6 +80,7 @@ class WindowStream(IterableDataset):
             batch: windows of a global batch, over all ranks.
             shuffled_row_groups: row groups whose windows are shuffled together, and held in memory.
             columns: of the sequences, besides `items`.
+            held_out: interactions at a user's end that are not trained on; by default validation and test, 2 E.
 
         Raises:
             UserError: no user has two training items.
@@ -87,9 +89,8 @@ class WindowStream(IterableDataset):
         self.data, self.context, self.horizon, self.batch = data, context, horizon, batch
         self.seed, self.share, self.first_step = seed, share, first_step
         self.shuffled_row_groups, self.columns = shuffled_row_groups, tuple(columns)
-        self._training_lengths = [
-            data.read_users(group).lengths - 2 * data.manifest.horizon for group in data.row_groups
-        ]
+        held_out = 2 * data.manifest.horizon if held_out is None else held_out
+        self._training_lengths = [data.read_users(group).lengths - held_out for group in data.row_groups]
         self.windows = sum(int(self._windows_of(group)[0].size) for group in range(len(data.row_groups)))
         if self.windows == 0:
             raise UserError(f"data set '{data.manifest.name}': no user has two training interactions")

@@ -27,11 +27,16 @@ class ItemFeature:
 
     Attributes:
         code_I: int64, a code in [0, size) for every item.
+        values: what each code stands for, as text; the last is null.
     """
 
     name: str
     code_I: np.ndarray
-    size: int
+    values: pa.Array
+
+    @property
+    def size(self) -> int:
+        return len(self.values)
 
 
 def load_features(names: list[str], data: PreparedData) -> list[ItemFeature]:
@@ -59,9 +64,11 @@ def _feature(name: str, catalogue: pa.Table) -> ItemFeature:
         values = _quantile(values.cast(pa.float64()), int(groups))
     elif pa.types.is_nested(values.type):
         raise UserError(f"encoder.item_features: column '{column}' holds lists: give one of single values")
-    known = pc.unique(values.drop_null()).take(pc.sort_indices(pc.unique(values.drop_null())))
+    known = pc.unique(values.drop_null())
+    known = known.take(pc.sort_indices(known))
     code = pc.fill_null(pc.index_in(values, known), len(known)).to_numpy(zero_copy_only=False)
-    return ItemFeature(column, code.astype(np.int64), len(known) + 1)
+    texts = pa.concat_arrays([known.cast(pa.string()), pa.nulls(1, pa.string())])
+    return ItemFeature(column, code.astype(np.int64), texts)
 
 
 def _quantile(values: pa.Array, groups: int) -> pa.Array:

@@ -71,6 +71,19 @@ class HierarchicalHeads(nn.Module):
         return z.index_select(0, torch.searchsorted(keys[-1], node_P * tokens + token_P))
 
 
+def node_names(tree: PriorTree) -> list[list[str]]:
+    """Names of the nodes at each depth, in the order of the adapters' matrices there."""
+    depths = range(1, len(tree.levels) + 1)
+    prefixes = [sorted({path.groups[:depth] for path in tree.paths}) for depth in depths]
+    groups = group_names(tree)
+    return [[" / ".join(groups[d][g] for d, g in enumerate(prefix)) for prefix in level] for level in prefixes]
+
+
+def group_names(tree: PriorTree) -> list[list[str]]:
+    """Names of the groups of each level; those of all but the last are in the order of the embeddings."""
+    return [list(level.groups) for level in tree.levels]  # type: ignore[arg-type]
+
+
 def hierarchical_reference(heads: HierarchicalHeads, tree: PriorTree, state_Nd: Tensor) -> Tensor:
     """Eq. 4-5 written out for every token and path: [N, K, d]."""
     queries = []

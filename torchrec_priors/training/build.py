@@ -45,7 +45,7 @@ class Built:
     Attributes:
         parallel: what is trained and checkpointed.
         model: the same model inside it, for everything but training steps.
-        shard: this rank's rows of the table, a live view.
+        shards: this rank's rows of every table, live views.
         index: what retrieval needs of them.
         plan: how the table is sharded.
         columns: what the encoder asks for of the sequences, besides items.
@@ -53,10 +53,15 @@ class Built:
 
     parallel: DistributedModelParallel
     model: Recommender
-    shard: Shard
+    shards: dict[str, Shard]
     index: GroupIndex
     plan: ShardingPlan
     columns: tuple[str, ...]
+
+    @property
+    def shard(self) -> Shard:
+        """This rank's rows of the item table."""
+        return self.shards[TABLE]
 
 
 def build_model(config: RunConfig, data: PreparedData, ranks: Ranks) -> Built:
@@ -85,7 +90,7 @@ def build_model(config: RunConfig, data: PreparedData, ranks: Ranks) -> Built:
         initialise_rows(shard, config.seed, config.table.init_std, table=number)
     inner = parallel.module
     assert isinstance(inner, Recommender)
-    return Built(parallel, inner, shards[TABLE], GroupIndex(tree, shards[TABLE]), plan, columns)
+    return Built(parallel, inner, shards, GroupIndex(tree, shards[TABLE]), plan, columns)
 
 
 def _columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
@@ -113,7 +118,8 @@ def _move_dense(model: nn.Module, device: torch.device) -> None:
 
 def set_loss_weights(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> Tensor:
     """Fills in gamma's discount and w_k; returns the training positives of every path."""
-    counts = ranks.total(count_positives(built.model.tree, data, config.model.horizon, ranks.share))
+    held_out = config.training.held_out(data)
+    counts = ranks.total(count_positives(built.model.tree, data, config.model.horizon, ranks.share, held_out))
     built.model.weight_K.copy_(config.loss.weights(counts))
     built.model.discount_T.copy_(discount(config.loss.gamma, config.model.horizon))
     for path, count in zip(built.model.tree.paths, counts.tolist(), strict=True):
@@ -122,8 +128,8 @@ def set_loss_weights(built: Built, config: RunConfig, data: PreparedData, ranks:
     return counts
 
 
-def count_positives(tree: PriorTree, data: PreparedData, horizon: int, share: Share) -> Tensor:
-    """int64 [K]: positives of each path over this rank's share of an epoch.
+def count_positives(tree: PriorTree, data: PreparedData, horizon: int, share: Share, held_out: int) -> Tensor:
+    """int64 [K]: positives of each path over this rank's share of an epoch; a user's last `held_out` items are none.
 
     A training item at index i of its user is a target at every offset t <= i, whatever the windows.
     """
@@ -131,7 +137,7 @@ def count_positives(tree: PriorTree, data: PreparedData, horizon: int, share: Sh
     for group in data.row_groups[share.rank :: share.world]:
         users = data.read_users(group)
         index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
-        trained = index < np.repeat(users.lengths - 2 * data.manifest.horizon, users.lengths)
+        trained = index < np.repeat(users.lengths - held_out, users.lengths)
         for offset in range(1, horizon + 1):
             items = torch.from_numpy(users.items[trained & (index >= offset)]).to(tree.path_of_code.device)
             _, path = tree.assign(Targets(items, torch.full_like(items, offset)))

@@ -91,15 +91,24 @@ class Checkpoints:
         Raises:
             UserError: the run has none.
         """
+        place = self.best_place("--run")
+        state = {"model": built.parallel.state_dict()}
+        _load(state, place, self.ranks)
+        built.parallel.load_state_dict(state["model"])
+        return place.name
+
+    def best_place(self, option: str) -> Path:
+        """The best checkpoint's folder.
+
+        Raises:
+            UserError: the run has none; `option` is what named it.
+        """
         step = self.best_step()
         if step is None:
             raise UserError(
-                f"--run: '{self.folder.parent}' has no best checkpoint yet: train until its first evaluation"
+                f"{option}: '{self.folder.parent}' has no best checkpoint yet: train until its first evaluation"
             )
-        state = {"model": built.parallel.state_dict()}
-        _load(state, self.folder / _name(step), self.ranks)
-        built.parallel.load_state_dict(state["model"])
-        return _name(step)
+        return self.folder / _name(step)
 
     def best_step(self) -> int | None:
         try:

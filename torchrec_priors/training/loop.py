@@ -22,6 +22,7 @@ from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import RunFolder
 from torchrec_priors.training.step import step
+from torchrec_priors.training.warm_start import start_from
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +30,21 @@ SELECTED_BY = "ndcg@10"
 _ASK_EVERY = 5  # steps between asking rank 0 whether a checkpoint is due
 
 
-def train(config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks) -> dict[str, Any]:
+def train(
+    config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks, init_from: RunFolder | None = None
+) -> dict[str, Any]:
     """Trains, or goes on with, a run; returns its summary, the same on every rank.
+
+    Args:
+        init_from: the run whose weights a fresh run starts from.
 
     Raises:
         FloatingPointError: the loss is no finite number.
     """
     if ranks.leads:
-        folder.record(config, data)
+        folder.record(config, data, init_from)
     dist.barrier(ranks.side)
-    run = _Run(config, data, folder, ranks)
+    run = _Run(config, data, folder, ranks, init_from)
     try:
         return run.go()
     finally:
@@ -46,7 +52,9 @@ def train(config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks
 
 
 class _Run:
-    def __init__(self, config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks) -> None:
+    def __init__(
+        self, config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks, init_from: RunFolder | None
+    ) -> None:
         self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
         self.built = build_model(config, data, ranks)
         set_loss_weights(self.built, config, data, ranks)
@@ -55,6 +63,8 @@ class _Run:
         self.checkpoints = Checkpoints(folder.checkpoints, ranks)
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
+        if init_from is not None and not resumed:
+            start_from(init_from, self.built, config, data, ranks)
         self.logs = Logs(
             folder.metrics,
             folder.path / "events",
@@ -77,11 +87,15 @@ class _Run:
                 rate = settings.rate(progress.step - 1)
                 self.logs.add(progress.step, {"loss": loss, "rate": rate, "seconds": self._seconds()})
             self.logs.advance(loss=f"{loss:.4f}", best=f"{max(progress.best, 0):.4f}")
-            if progress.step % settings.evaluate_every == 0 or progress.step == settings.steps:
+            if self._evaluation_is_due():
                 self._evaluate()
             elif self._checkpoint_is_due():
                 self._save(best=False)
         return self._finish()
+
+    def _evaluation_is_due(self) -> bool:
+        settings, step = self.config.training, self.progress.step
+        return not settings.fit_all and (step % settings.evaluate_every == 0 or step == settings.steps)
 
     def _evaluate(self) -> None:
         progress = self.progress
@@ -96,7 +110,8 @@ class _Run:
             columns=self.built.columns,
             total=self.ranks.total,
         )
-        self.logs.add(progress.step, result, prefix="validation/")
+        logged = {name: value for name, value in result.items() if self._is_logged(name)}
+        self.logs.add(progress.step, logged, prefix="validation/")
         better = result[SELECTED_BY] > progress.best
         if better:
             progress.best, progress.best_step, progress.without_gain = result[SELECTED_BY], progress.step, 0
@@ -106,6 +121,10 @@ class _Run:
         self.logs.say(f"step {progress.step}: validation {shown}{' (best so far)' if better else ''}")
         if better or self._checkpoint_is_due():
             self._save(best=better)
+
+    def _is_logged(self, metric: str) -> bool:
+        """Of the metrics of single groups, those of the category prior alone: others may have hundreds of groups."""
+        return not metric.startswith("group/") or metric.startswith(f"group/{self.data.manifest.category_prior}/")
 
     def _out_of_patience(self) -> bool:
         patience = self.config.training.patience
@@ -123,14 +142,16 @@ class _Run:
 
     def _finish(self) -> dict[str, Any]:
         progress = self.progress
-        self._save(best=False)
+        if self.config.training.fit_all:
+            progress.best_step = progress.step
+        self._save(best=self.config.training.fit_all)
         table = self.data.items * self.config.model.dim
         heads = sum(parameter.numel() for parameter in self.built.model.heads.parameters())
         dense = sum(p.numel() for name, p in self.built.model.named_parameters() if not name.startswith("table."))
         summary = {
             "steps": progress.step,
             "best_step": progress.best_step,
-            f"validation/{SELECTED_BY}": progress.best,
+            f"validation/{SELECTED_BY}": None if self.config.training.fit_all else progress.best,
             "stopped": "no better evaluation" if self._out_of_patience() else "end of schedule",
             "paths": len(self.built.model.tree.paths),
             "parameters": {"table": table, "heads": heads, "encoder and score": dense - heads},
@@ -157,6 +178,7 @@ class _Run:
             shuffled_row_groups=settings.shuffled_row_groups,
             first_step=self.progress.step,
             columns=self.built.columns,
+            held_out=settings.held_out(self.data),
         )
         for windows in DataLoader(stream, batch_size=None, num_workers=settings.workers):
             draw = self.sampler.draw(windows.step)

@@ -32,8 +32,8 @@ class RunFolder:
     def summary(self) -> Path:
         return self.path / SUMMARY
 
-    def check_same_run(self, config: RunConfig, data: PreparedData) -> None:
-        """Raises UserError where the folder holds something other than a run of this configuration on this data."""
+    def check_same_run(self, config: RunConfig, data: PreparedData, init_from: "RunFolder | None" = None) -> None:
+        """Raises UserError where the folder holds something other than a run of these."""
         if not self.path.exists() or not any(self.path.iterdir()):
             return
         if not (self.path / CONFIG).is_file():
@@ -49,10 +49,19 @@ class RunFolder:
                 f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder"
             )
 
-    def record(self, config: RunConfig, data: PreparedData) -> None:
+        if (self.path / DATA).is_file() and self._data().get("init_from") != _where(init_from):
+            started = self._data().get("init_from")
+            how = f"was started from '{started}'" if started else "was not started from another run"
+            raise UserError(f"--init-from: '{self.path}' {how}: choose another folder for --run")
+
+    def record(self, config: RunConfig, data: PreparedData, init_from: "RunFolder | None" = None) -> None:
         """Writes what decides the run, before its first step."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        origin = {"path": str(data.folder.absolute()), "content_sha256": data.manifest.content_sha256}
+        origin = {
+            "path": str(data.folder.absolute()),
+            "content_sha256": data.manifest.content_sha256,
+            "init_from": _where(init_from),
+        }
         write_whole(self.path / DATA, json.dumps(origin, indent=1) + "\n")
         write_whole(self.path / CONFIG, config.to_toml())
 
@@ -78,9 +87,13 @@ class RunFolder:
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
-    def _data(self) -> dict[str, str]:
-        origin: dict[str, str] = json.loads((self.path / DATA).read_text(encoding="utf8"))
+    def _data(self) -> dict[str, Any]:
+        origin: dict[str, Any] = json.loads((self.path / DATA).read_text(encoding="utf8"))
         return origin
+
+
+def _where(run: RunFolder | None) -> str | None:
+    return None if run is None else str(run.path.absolute())
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:

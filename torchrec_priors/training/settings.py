@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 
 
@@ -27,6 +28,8 @@ class TrainingConfig:
         checkpoint_seconds: seconds between checkpoints; every evaluation that is the best so far makes one too.
         workers: processes that read data, per rank; 0 reads in the training process.
         shuffled_row_groups: row groups of the prepared data that are shuffled together.
+        fit_all: whether validation and test interactions are trained on, too, for a model to be served: then nothing
+            is left to evaluate on, and the last checkpoint counts as the best.
     """
 
     batch: int = 128
@@ -43,6 +46,7 @@ class TrainingConfig:
     checkpoint_seconds: float = 60.0
     workers: int = 0
     shuffled_row_groups: int = 64
+    fit_all: bool = False
 
     def check(self) -> None:
         for name in ("batch", "accumulate", "steps", "evaluate_every", "log_every", "shuffled_row_groups"):
@@ -55,6 +59,10 @@ class TrainingConfig:
             raise UserError(f"training.warmup = {self.warmup} must be in [0, 1)")
         if self.clip_norm <= 0:
             raise UserError(f"training.clip_norm = {self.clip_norm} must be positive")
+
+    def held_out(self, data: PreparedData) -> int:
+        """Interactions at a user's end that are not trained on."""
+        return 0 if self.fit_all else 2 * data.manifest.horizon
 
     def rate(self, step: int) -> float:
         """Factor on the learning rates at a step: linear warm-up, then a cosine to 0.

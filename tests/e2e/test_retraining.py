@@ -1,0 +1,51 @@
+"""Retraining as a shop does it every day: start from yesterday's run, fit on everything, serve."""
+
+import json
+
+import pytest
+from command_line import REPOSITORY, app
+
+CONFIG = REPOSITORY / "torchx_configs/ml-100k.toml"
+TINY = [
+    "model.dim=8",
+    "encoder.layers=1",
+    "training.steps=4",
+    "training.evaluate_every=2",
+    "training.batch=8",
+    "training.log_every=1",
+]
+
+
+@pytest.fixture(scope="module")
+def yesterday(small_data, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "yesterday"
+    app("train", "--config", CONFIG, "--data", small_data, "--run", run, *TINY)
+    return run
+
+
+def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(yesterday, small_data, tmp_path):
+    run = tmp_path / "today"
+    arguments = ["--config", CONFIG, "--data", small_data, "--run", run, *TINY, "--fit-all", "--init-from", yesterday]
+    done = app("train", *arguments)
+    assert "started from step-" in done.stderr
+    assert "fitted on all interactions" in done.stdout
+    started, before = (_losses(folder) for folder in (run, yesterday))
+    assert started[0] != before[0]
+    assert json.loads((run / "summary.json").read_text())["best_step"] == 4
+
+    refused = app("evaluate", "--run", run, "--split", "test", check=False)
+    assert refused.returncode == 2
+    assert "nothing is left to evaluate on" in refused.stderr
+    assert len(json.loads(app("recommend", "--run", run, "--user", "30", "--json").stdout)["items"]) == 10
+
+    again = app("train", *arguments[:-2], check=False)
+    assert again.returncode == 2
+    assert "was started from" in again.stderr
+    nowhere = app("train", *arguments[:-1], tmp_path / "nowhere", check=False)
+    assert nowhere.returncode == 2
+    assert "holds no run" in nowhere.stderr
+
+
+def _losses(run):
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]

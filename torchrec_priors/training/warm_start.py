@@ -1,0 +1,164 @@
+"""`train --init-from`: the first values of a run from the best checkpoint of another, matched by name, not by place.
+
+Rows of tables are matched by original ids and values, heads by the names of their groups, as a later log numbers all of
+them anew. What the other run does not know keeps its own first values, and is counted.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard as ShardedBy
+from torch.distributed.tensor import zeros as sharded_zeros
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.features import PREFIX, load_features
+from torchrec_priors.embedding.table import TABLE, Shard
+from torchrec_priors.errors import UserError
+from torchrec_priors.heads.hierarchical import group_names, node_names
+from torchrec_priors.priors.tree import load_tree
+from torchrec_priors.training.build import Built
+from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.process import Ranks
+from torchrec_priors.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+_ROWS_AT_A_TIME = 1 << 16
+
+
+def start_from(source: RunFolder, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> str:
+    """Fills a model that was just built; returns the name of the checkpoint. Every rank must call it.
+
+    Raises:
+        UserError: `source` holds no run with a best checkpoint, or one whose sizes or event types are others.
+    """
+    old_config, old_data = source.open()
+    place = Checkpoints(source.checkpoints, ranks).best_place("--init-from")
+    if config.encoder.events and old_config.encoder.events and old_data.manifest.events != data.manifest.events:
+        raise UserError(f"--init-from: '{source.path}' was trained on other event types")
+    sizes = {
+        name.removeprefix("model."): tuple(entry.size)
+        for name, entry in dcp.FileSystemReader(place).read_metadata().state_dict_metadata.items()
+        if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
+    }
+    filled = _Source(place, sizes, ranks)
+    filled.dense(built)
+    old_tree = load_tree(old_config.priors, old_data, old_config.model.horizon)
+    pairs = zip(node_names(built.model.tree), built.model.heads.adapters, strict=True)
+    for depth, (names, weight) in enumerate(pairs, 1):
+        filled.matched(f"heads.adapters.{depth - 1}", _get(node_names(old_tree), depth - 1), names, weight)
+    embedded = zip(group_names(built.model.tree), built.model.heads.embeddings, strict=False)
+    for depth, (names, weight) in enumerate(embedded):
+        filled.matched(f"heads.embeddings.{depth}", _get(group_names(old_tree), depth), names, weight)
+    for table, shard in built.shards.items():
+        filled.rows(table, _ids(table, old_config, old_data), _ids(table, config, data), shard)
+    log.info("started from %s of '%s': %s", place.name, source.path, "; ".join(filled.report))
+    return place.name
+
+
+class _Source:
+    """A checkpoint that values are copied from, and what was and was not found there."""
+
+    def __init__(self, place: Path, sizes: dict[str, tuple[int, ...]], ranks: Ranks) -> None:
+        self.place, self.sizes, self.ranks = place, sizes, ranks
+        self.report: list[str] = []
+
+    def dense(self, built: Built) -> None:
+        """Everything that is matched by its own name."""
+        tables = {id(parameter) for parameter in (*built.model.table.parameters(), *_side_parameters(built))}
+        own = {
+            name: parameter
+            for name, parameter in built.model.named_parameters()
+            if id(parameter) not in tables and not name.startswith("heads.")
+        }
+        for name, parameter in own.items():
+            if name in self.sizes and self.sizes[name] != tuple(parameter.shape):
+                there, here = list(self.sizes[name]), list(parameter.shape)
+                raise UserError(f"--init-from: {name} is {there} there and {here} here: give the model the same sizes")
+        found = {name: torch.empty_like(value, device="cpu") for name, value in own.items() if name in self.sizes}
+        self._load(found)
+        for name, value in found.items():
+            _fill(own[name], value)
+        self.report.append(f"{len(found)} of {len(own)} encoder parameters")
+
+    def matched(self, name: str, old_names: list[str], new_names: list[str], weight: Tensor) -> None:
+        """The slices of `weight` whose names were there."""
+        place_of = {old: place for place, old in enumerate(old_names)} if name in self.sizes else {}
+        pairs = [(place_of[new], place) for place, new in enumerate(new_names) if new in place_of]
+        if pairs:
+            if self.sizes[name][1:] != tuple(weight.shape[1:]):
+                raise UserError(f"--init-from: {name} is of another width there: give the model the same sizes")
+            found = torch.empty(self.sizes[name])
+            self._load({name: found})
+            there, here = (torch.tensor(places) for places in zip(*pairs, strict=True))
+            whole = weight.detach().cpu().clone()
+            whole[here] = found[there]
+            _fill(weight, whole)
+        self.report.append(f"{len(pairs)} of {len(new_names)} {name}")
+
+    def rows(self, table: str, old_ids: pa.Array, new_ids: pa.Array, shard: Shard) -> None:
+        """The shard's rows whose ids were there; blocks of the old table go to all ranks, one after another."""
+        name = next((key for key in self.sizes if key.endswith(f"embeddings.{table}.weight")), None)
+        if name is None:
+            self.report.append(f"0 of {len(new_ids):,} {table}s")
+            return
+        if self.sizes[name][1] != shard.rows.shape[1]:
+            raise UserError(f"--init-from: {name} is of another width there: give the model the same sizes")
+        old_row = pc.fill_null(pc.index_in(new_ids, old_ids), -1).to_numpy(zero_copy_only=False)
+        mine = torch.from_numpy(old_row[shard.first : shard.last].astype(np.int64))
+        mesh = init_device_mesh("cpu", (self.ranks.world,))
+        part = sharded_zeros(*self.sizes[name], device_mesh=mesh, placements=[ShardedBy(0)])
+        self._load({name: part})
+        for first, block in self._blocks(part.to_local(), self.sizes[name]):
+            here = ((mine >= first) & (mine < first + len(block))).nonzero().squeeze(1)
+            with torch.no_grad():
+                shard.rows[here.to(shard.rows.device)] = block[mine[here] - first].to(shard.rows.device)
+        self.report.append(f"{int((old_row >= 0).sum()):,} of {len(new_ids):,} {table}s")
+
+    def _blocks(self, part: Tensor, size: tuple[int, ...]) -> Iterator[tuple[int, Tensor]]:
+        """(first row, rows) of the whole old table on every rank, from the parts that ranks hold."""
+        rows_a_rank = -(-size[0] // self.ranks.world)
+        for rank in range(self.ranks.world):
+            held = max(0, min(rows_a_rank, size[0] - rank * rows_a_rank))
+            for start in range(0, held, _ROWS_AT_A_TIME):
+                rows = min(_ROWS_AT_A_TIME, held - start)
+                mine = rank == self.ranks.rank
+                block = part[start : start + rows].contiguous() if mine else torch.empty(rows, size[1])
+                if self.ranks.world > 1:
+                    dist.broadcast(block, src=rank, group=self.ranks.side)
+                yield rank * rows_a_rank + start, block
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        dcp.load({"model": state}, checkpoint_id=self.place, process_group=self.ranks.side)
+
+
+def _side_parameters(built: Built) -> list[Tensor]:
+    return [] if built.model.features is None else list(built.model.features.parameters())
+
+
+def _fill(parameter: Tensor, value: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(value)
+
+
+def _get(names: list[list[str]], place: int) -> list[str]:
+    return names[place] if place < len(names) else []
+
+
+def _ids(table: str, config: RunConfig, data: PreparedData) -> pa.Array:
+    """What a table's rows stand for: original item ids, or a feature's values; empty where it has no such table."""
+    if table == TABLE:
+        return data.catalogue(["item_id"])["item_id"].combine_chunks().cast(pa.string())
+    features = load_features(config.encoder.item_features, data)
+    return next((feature.values for feature in features if PREFIX + feature.name == table), pa.array([], pa.string()))
