@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from torchrec_priors.data.manifest import Manifest, PriorInfo, read_manifest
@@ -85,6 +86,10 @@ class PreparedData:
         """Original ids of the users of a row group."""
         return self._row_group(group, ["user_id"])["user_id"]
 
+    def user_texts(self) -> pa.ChunkedArray:
+        """Original ids of all users as texts, in file order."""
+        return pa.chunked_array([self.user_ids(group).combine_chunks().cast(pa.string()) for group in self.row_groups])
+
     def find_user(self, user_id: str) -> np.ndarray:
         """The whole history (row ids) of the user whose original id reads as `user_id`.
 
@@ -92,9 +97,9 @@ class PreparedData:
             UserError: there is no such user.
         """
         for group in self.row_groups:
-            texts = self.user_ids(group).cast(pa.string()).to_pylist()
-            if user_id in texts:
-                return self.read_users(group).history(texts.index(user_id))
+            place = pc.index(self.user_ids(group).cast(pa.string()), user_id).as_py()
+            if place >= 0:
+                return self.read_users(group).history(place)
         raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}'")
 
     def _row_groups(self) -> list[RowGroup]:

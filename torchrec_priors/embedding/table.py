@@ -48,14 +48,24 @@ class TableConfig:
             raise UserError("table.learning_rate and table.init_std must not be negative")
 
 
-def item_table(items: int, dim: int, learning_rate: float) -> EmbeddingCollection:
-    """An `EmbeddingCollection` of `items` rows on the meta device, its optimizer fused into backward."""
-    table = EmbeddingCollection(
-        device=torch.device("meta"),
-        tables=[EmbeddingConfig(name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE])],
+def item_table(items: int, dim: int, learning_rate: float | None) -> EmbeddingCollection:
+    """An `EmbeddingCollection` of `items` rows on the meta device, filled by nobody until `initialise_rows` or a load.
+
+    Args:
+        learning_rate: of the optimizer that is fused into backward; None leaves it and its state out.
+    """
+    config = EmbeddingConfig(
+        name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE], init_fn=_leave_as_it_is
     )
-    apply_optimizer_in_backward(RowWiseAdagrad, table.parameters(), {"lr": learning_rate})
+    table = EmbeddingCollection(device=torch.device("meta"), tables=[config])
+    if learning_rate is not None:
+        apply_optimizer_in_backward(RowWiseAdagrad, table.parameters(), {"lr": learning_rate})
     return table
+
+
+def _leave_as_it_is(rows: Tensor) -> Tensor:
+    """Instead of TorchRec's own random first values, which would be overwritten."""
+    return rows
 
 
 @dataclass(frozen=True)

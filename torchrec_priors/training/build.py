@@ -45,22 +45,28 @@ class Built:
     plan: ShardingPlan
 
 
-def build_model(config: RunConfig, data: PreparedData, ranks: Ranks) -> Built:
-    """The model of a configuration with its first values, the same on any number of ranks."""
+def build_model(config: RunConfig, data: PreparedData, ranks: Ranks, *, for_training: bool = True) -> Built:
+    """The model of a configuration with its first values, the same on any number of ranks.
+
+    Args:
+        for_training: False where a checkpoint's weights are loaded at once and only read: the table has no first values
+            and no optimizer state.
+    """
     tree = load_tree(config.priors, data, config.model.horizon)
     torch.manual_seed(config.seed)
     model = Recommender(
         config.model,
         config.encoder,
         tree,
-        item_table(data.items, config.model.dim, config.table.learning_rate),
+        item_table(data.items, config.model.dim, config.table.learning_rate if for_training else None),
         config.negatives.logq,
     )
     model.exchange = ranks.exchange()
     _move_dense(model, ranks.device)
     parallel, plan = distribute(model, ranks.device)
     shard = own_shard(parallel, config.model.dim)
-    initialise_rows(shard, config.seed, config.table.init_std)
+    if for_training:
+        initialise_rows(shard, config.seed, config.table.init_std)
     inner = parallel.module
     assert isinstance(inner, Recommender)
     return Built(parallel, inner, shard, GroupIndex(tree, shard), plan)
