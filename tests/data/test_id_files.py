@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrec_priors.data.id_files import find, read_ids
+from torchrec_priors.data.id_files import places, read_ids
 from torchrec_priors.errors import UserError
 
 
@@ -65,8 +65,8 @@ def test_mistakes(tmp_path, write, says):
 
 
 @given(st.lists(st.text("ab", max_size=3)), st.sets(st.text("ab", max_size=3)))
-def test_find(ids, among):
+def test_places(ids, among):
     among = sorted(among)
-    assert find(pa.array(ids, pa.string()), pa.array(among, pa.string())).tolist() == [
+    assert places(pa.array(ids, pa.string()), pa.array(among, pa.string())).tolist() == [
         among.index(text) if text in among else -1 for text in ids
     ]

@@ -64,6 +64,7 @@ def test_many_histories_are_answered_in_their_order(loaded):
         assert [item.item_id for item in best] == [item.item_id for item in alone]
         assert best[0].score == pytest.approx(alone[0].score, abs=1e-5)
     assert loaded.recommend_many([]) == []
+    assert loaded.recommend([5], allow=[5]) == [], "a seen item is the only one allowed"
 
 
 def test_runs_may_be_open_together_and_again_after_closing(run):

@@ -76,24 +76,24 @@ def first_repeated(ids: pa.Array) -> int | None:
     return int(np.argmax(repeated)) if repeated.any() else None
 
 
-def find(ids: pa.Array, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def places(ids: pa.Array, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Where each id stands among distinct ones: int64, -1 where it does not.
 
     The hash table is made of `ids`, so that a short list in a large catalogue is found at the cost of one pass over it.
 
-    >>> find(pa.array(["b", "x", "b"]), pa.array(["a", "b"])).tolist()
+    >>> places(pa.array(["b", "x", "b"]), pa.array(["a", "b"])).tolist()
     [1, -1, 1]
     """
     distinct = ids.dictionary_encode()
     code = as_numbers(pc.index_in(among, value_set=distinct.dictionary))
-    place = np.full(len(distinct.dictionary), -1, np.int64)
-    place[code[code >= 0]] = np.flatnonzero(code >= 0)
-    found: np.ndarray = place[distinct.indices.to_numpy()]
+    place_of_code = np.full(len(distinct.dictionary), -1, np.int64)
+    place_of_code[code[code >= 0]] = np.flatnonzero(code >= 0)
+    found: np.ndarray = place_of_code[distinct.indices.to_numpy()]
     return found
 
 
-def as_numbers(places: pa.Array | pa.ChunkedArray) -> np.ndarray:
+def as_numbers(found: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """int64 from what `index_in` gives, -1 for null."""
-    whole = places.combine_chunks() if isinstance(places, pa.ChunkedArray) else places
+    whole = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
     numbers: np.ndarray = whole.fill_null(-1).to_numpy().astype(np.int64)
     return numbers

@@ -41,8 +41,8 @@ def answer(
 ) -> list[list[Answer]]:
     """Top-k for each history of row ids, by a model in evaluation mode.
 
-    Every rank must call it with the same histories. Beside other histories a score may differ in its last digits, as products of other
-    shapes add up in another order.
+    Every rank must call it with the same histories. Beside other histories a score may differ in its last digits, as
+    products of other shapes add up in another order.
     """
     nothing = [np.empty(0, np.int64)] * len(histories)
     users = Histories.of(pa.array(range(len(histories))), histories, nothing, model.config.context)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_priors.data.id_files import find
+from torchrec_priors.data.id_files import places
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 
@@ -56,7 +56,7 @@ class Catalogue:
         wanted = texts(items)
         if not len(wanted):
             raise UserError("the history is empty: give item ids, oldest first")
-        rows = find(wanted, self.texts)
+        rows = places(wanted, self.texts)
         if (rows < 0).any():
             raise UserError(f"the history: data set '{self.name}' has no item '{wanted[int(np.argmin(rows))]}'")
         return rows
