@@ -1,6 +1,7 @@
-"""TorchX component: recommendations for one user.
+"""TorchX component: recommendations for one user, or for many into a file.
 
 torchx run -s local_cwd components/recommend.py:recommend --run RUN --user ID
+torchx run -s local_cwd components/recommend.py:recommend -j 1x4 --run RUN --users all --out recommendations.parquet
 """
 
 from typing import Optional
@@ -15,7 +16,11 @@ def recommend(
     run: str,
     user: Optional[str] = None,
     history: Optional[str] = None,
+    users: Optional[str] = None,
+    out: Optional[str] = None,
     k: int = 10,
+    allow: Optional[str] = None,
+    deny: Optional[str] = None,
     json: bool = False,
     data: Optional[str] = None,
     j: str = "1x1",
@@ -31,7 +36,11 @@ def recommend(
         run: folder of the run
         user: original id of a user of the data set
         history: original item ids, oldest first, separated by commas, instead of a user
+        users: file with a user id a line, or Parquet with user_id, or `all`: many users at once, into a file
+        out: Parquet file to write, with users
         k: how many items
+        allow: file with an item id a line, or Parquet with item_id: recommend only these
+        deny: such a file of items never to recommend
         json: print JSON
         data: prepared data set, where it has moved since training
         j: [min nodes:]nodes x processes a node
@@ -41,5 +50,7 @@ def recommend(
         gpu: GPUs a node
         memMB: memory a node, in MB
     """
-    options = dict(run=run, user=user, history=history, k=k, json=json, data=data)
+    options = dict(
+        run=run, user=user, history=history, users=users, out=out, k=k, allow=allow, deny=deny, json=json, data=data
+    )
     return application("recommend", options, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)

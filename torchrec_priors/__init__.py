@@ -1,5 +1,20 @@
 """Generative recommenders guided by human priors, on TorchRec."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from torchrec_priors import versions
 
+if TYPE_CHECKING:
+    from torchrec_priors.serving.run import LoadedRun, Recommendation, load_run
+
+__all__ = ["LoadedRun", "Recommendation", "load_run"]
+
 versions.check()
+
+
+def __getattr__(name: str) -> Any:
+    """What needs torch is imported when it is asked for."""
+    if name in __all__:
+        return getattr(importlib.import_module("torchrec_priors.serving.run"), name)
+    raise AttributeError(f"module 'torchrec_priors' has no attribute '{name}'")

@@ -1,5 +1,6 @@
 """Users to be evaluated: each once, cut as the split says, in the same batches on any number of ranks."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -47,14 +48,14 @@ def _batches(data, split="test", *, context=10, batch=16, share=Share()) -> list
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.sampled_from(["validation", "test"]), st.integers(1, 70), st.integers(1, 100))
+@given(st.sampled_from(["validation", "test", None]), st.integers(1, 70), st.integers(1, 100))
 def test_every_user_once_with_the_interactions_of_the_split(data, films, small_raw, split, context, batch):
-    """Test: the last E are targets, all before are seen. Validation: the same without the last E."""
+    """Test: the last E are targets, all before are seen. Validation: the same without the last E. None: all seen."""
     expected = []
     for user, ratings in read_sequences(small_raw, HORIZON).items():
         known = [rating.film for rating in ratings]
         known = known[:-HORIZON] if split == "validation" else known
-        seen, targets = known[:-HORIZON], known[-HORIZON:]
+        seen, targets = (known[:-HORIZON], known[-HORIZON:]) if split else (known, [])
         expected.append((user, seen[-context:], seen, targets))
     found = [
         (user, *([films[row] for row in rows] for rows in lists))
@@ -77,6 +78,19 @@ def test_batches_are_the_same_on_any_number_of_ranks(data, split, batch, world):
     assert {len(users) for users in alone[:-1]} <= {batch}
 
 
+@settings(deadline=None, max_examples=20)
+@given(st.sets(st.integers(0, 74), min_size=1), st.integers(1, 90), st.integers(1, 4))
+def test_chosen_users_alone_in_the_order_of_the_data(data, chosen, batch, world):
+    everyone = [user for users in _batches(data, None) for user in users]
+    mask = np.isin(np.arange(data.users), list(chosen))
+    ranks = [
+        [_users(users) for users in history_batches(data, None, context=10, batch=batch, share=share, chosen=mask)]
+        for share in (Share(rank, world) for rank in range(world))
+    ]
+    found = [user for turn in zip(*ranks, strict=True) for users in turn for user in users]
+    assert found == [everyone[number] for number in sorted(chosen)]
+
+
 def test_an_empty_batch_keeps_its_types(data):
     share = Share(1, 2)
     (empty,) = history_batches(data, "test", context=10, batch=data.users, share=share)
@@ -90,7 +104,7 @@ def test_an_empty_batch_keeps_its_types(data):
 
 def test_one_user_is_found_by_the_original_id_with_the_whole_history(data, films, small_raw):
     for user, ratings in read_sequences(small_raw, HORIZON).items():
-        assert [films[row] for row in data.find_user(str(user))] == [rating.film for rating in ratings]
+        assert [films[row] for row in data.find_user(str(user)).items] == [rating.film for rating in ratings]
     for absent in ("0", "1", "-6", "06", "anybody"):  # user 1 is one that is dropped
         with pytest.raises(UserError, match=f"--user: data set 'movielens' has no user '{absent}'"):
             data.find_user(absent)

@@ -4,13 +4,13 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.noise import hush
 
 _RANK = "RANK"  # set by launchers; rank 0 alone speaks
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
@@ -24,7 +24,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     leads = os.environ.get(_RANK, "0") == "0"
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
-    _hush()
+    hush()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(function)
     try:
@@ -38,12 +38,6 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
         _say(leads, f"{error.format_message()} (--help explains every option)")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _hush() -> None:
-    """Notes that torch and TorchRec write to one another, which no user of an app can act on."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec\..*")
-    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 
 def _say(leads: bool, message: str) -> None:

@@ -1,24 +1,29 @@
-"""Recommendations for one user, with titles, scores and the reason for each item."""
+"""Recommendations with titles, scores and reasons: for one user, or for many into a file."""
 
 import json
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+import torch
+from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.histories import Histories
+from torchrec_priors.data.id_files import read_ids
+from torchrec_priors.data.prepared import History
 from torchrec_priors.errors import UserError
-from torchrec_priors.serving.answer import Answer, answer
-from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
-from torchrec_priors.training.process import join
+from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
+from torchrec_priors.serving.catalogue import Catalogue
+from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
 from torchrec_priors.training.run_folder import RunFolder
 
 _WHY = 3  # runners-up named beside the head that won
+_EVERYONE = "all"
 
 
 def recommend(
@@ -27,85 +32,104 @@ def recommend(
     history: Annotated[
         str | None, Option(help="Original item ids, oldest first, separated by commas: instead of --user.")
     ] = None,
+    users: Annotated[
+        str | None,
+        Option(
+            metavar="FILE|all",
+            help="Many users at once, into --out: a file with an original user id a line, or Parquet with a column "
+            "user_id; `all` for every user of the data set.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, Option(metavar="PARQUET", help="With --users: the file to write, in the order of --users.")
+    ] = None,
     k: Annotated[int, Option("-k", "--k", min=1, max=1000, help="How many items.")] = 10,
+    allow: Annotated[
+        Path | None,
+        Option(
+            metavar="FILE",
+            help="Recommend only these: a file with an original item id a line, or Parquet with a column item_id.",
+        ),
+    ] = None,
+    deny: Annotated[Path | None, Option(metavar="FILE", help="Never recommend these: a file as for --allow.")] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     data: Annotated[Path | None, Option(help="Prepared data set, where it has moved since training.")] = None,
 ) -> None:
-    """Recommends items from the whole history of a user, or from a history of your own."""
+    """Recommends items from the whole history of a user, of many users, or from a history of your own."""
+    _check_options(user, history, users, out, as_json)
     folder = RunFolder(run)
     config, prepared = folder.open(data)
-    if (user is None) == (history is None):
-        raise UserError("give either --user ID or --history ID,ID,...")
-    catalogue = prepared.catalogue()
-    rows = prepared.find_user(user) if user is not None else _rows_of(history or "", catalogue, prepared)
-    with join() as ranks:
-        built = build_model(config, prepared, ranks)
-        Checkpoints(folder.checkpoints, ranks).load_best(built)
-        answers = answer(
-            built.model,
-            built.index,
-            rows,
-            filter_seen=config.evaluation.filter_seen,
-            k=k,
-            device=ranks.device,
-        )
-        if ranks.leads:
-            names = [path.name for path in built.model.tree.paths]
-            if as_json:
-                print(json.dumps(_as_json(user, answers, names, catalogue), ensure_ascii=False, indent=1))
-            else:
-                _print_table(user, rows, answers, names, catalogue)
+    check_k(k, prepared)
+    catalogue = Catalogue.of(prepared)
+    allowed = catalogue.allowed(_listed(allow, "--allow"), _listed(deny, "--deny"))
+    if users is not None and out is not None:
+        lines = np.arange(prepared.users)
+        if users != _EVERYONE:
+            lines = lines_of_users(prepared, read_ids(Path(users), "user_id", option="--users"))
+        with LoadedRun(folder, config, prepared, catalogue) as loaded:
+            _bulk(loaded, lines, out, k, allowed)
+        return
+    given = [text.strip() for text in (history or "").split(",") if text.strip()]
+    rows = prepared.find_user(user).items if user is not None else catalogue.history(given)
+    with LoadedRun(folder, config, prepared, catalogue) as loaded:
+        known = History(rows) if user is None else loaded.find_user(user)
+        (best,) = loaded.answer([known], k, allowed)
+        if loaded.ranks.leads and as_json:
+            found = {"user_id": user, "items": [asdict(item) for item in best]}
+            print(json.dumps(found, ensure_ascii=False, indent=1))
+        elif loaded.ranks.leads:
+            _print_table(user, rows, best, catalogue)
 
 
-def _rows_of(history: str, catalogue: pa.Table, data: PreparedData) -> np.ndarray:
-    wanted = [text.strip() for text in history.split(",") if text.strip()]
-    if not wanted:
-        raise UserError("--history is empty: give item ids separated by commas")
-    places = pc.index_in(pa.array(wanted), catalogue["item_id"].cast(pa.string())).to_pylist()
-    for text, place in zip(wanted, places, strict=True):
-        if place is None:
-            raise UserError(f"--history: data set '{data.manifest.name}' has no item '{text}'")
-    return np.array(places, np.int64)
+def _listed(file: Path | None, option: str) -> pa.Array | None:
+    return None if file is None else read_ids(file, "item_id", option=option)
 
 
-def _title(catalogue: pa.Table, row: int) -> str:
-    return str(catalogue["title"][row].as_py())
+def _check_options(user: str | None, history: str | None, users: str | None, out: Path | None, as_json: bool) -> None:
+    if sum(option is not None for option in (user, history, users)) != 1:
+        raise UserError("give one of --user ID, --history ID,ID,... and --users FILE")
+    if users is None:
+        if out is not None:
+            raise UserError("--out goes with --users: one user's recommendations are printed")
+        return
+    if out is None:
+        raise UserError("--users needs --out: the Parquet file to write")
+    if as_json:
+        raise UserError("--json goes with one user: --users writes Parquet")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--out: there is no folder '{out.parent}'")
+    if out.is_dir():
+        raise UserError(f"--out: '{out}' is a folder: name a file in it")
 
 
-def _reason(found: Answer, names: list[str]) -> str:
-    others = sorted((path for path in found.scores if path != found.path), key=lambda path: -found.scores[path])
-    beside = ", ".join(f"{names[path]} {found.scores[path]:.2f}" for path in others[:_WHY])
-    return names[found.path] + (f"  (then {beside})" if beside else "")
+def _bulk(loaded: LoadedRun, lines: np.ndarray, out: Path, k: int, allowed: np.ndarray | None) -> None:
+    leads = loaded.ranks.leads
+
+    def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
+        return tqdm(batches, total=rounds, unit="batch", disable=None if leads else True)
+
+    short = recommend_in_bulk(loaded, lines, out, k=k, allowed=allowed, progress=shown)
+    short = int(loaded.ranks.total(torch.tensor(short)))
+    if leads:
+        fewer = f", {short:,} of them with fewer, as no more may be recommended" if short else ""
+        print(f"{k} items for {int((lines >= 0).sum()):,} users{fewer}: written to {out}")
 
 
-def _print_table(user: str | None, rows: np.ndarray, answers: list[Answer], names: list[str], items: pa.Table) -> None:
+def _print_table(user: str | None, rows: np.ndarray, best: list[Recommendation], catalogue: Catalogue) -> None:
     who = f"user {user}" if user is not None else "this history"
     print(f"last of {len(rows)} items of {who}:")
     for row in rows[-5:].tolist():
-        print(f"  {items['item_id'][row].as_py()}  {_title(items, row)}")
-    width = max((len(_title(items, found.row)) for found in answers), default=0)
+        print(f"  {catalogue.item_id(row)}  {catalogue.title(row)}")
+    width = max((len(item.title) for item in best), default=0)
     print(f"{'':>4} {'item':>8}  {'title':<{width}}  {'score':>8}  because of")
-    for place, found in enumerate(answers, 1):
-        item = items["item_id"][found.row].as_py()
-        print(
-            f"{place:>4} {item:>8}  {_title(items, found.row):<{width}}  {found.score:>8.3f}  {_reason(found, names)}"
-        )
+    for place, item in enumerate(best, 1):
+        print(f"{place:>4} {item.item_id:>8}  {item.title:<{width}}  {item.score:>8.3f}  {_reason(item)}")
 
 
-def _as_json(user: str | None, answers: list[Answer], names: list[str], items: pa.Table) -> dict[str, object]:
-    return {
-        "user_id": user,
-        "items": [
-            {
-                "item_id": items["item_id"][found.row].as_py(),
-                "title": _title(items, found.row),
-                "score": found.score,
-                "head": names[found.path],
-                "head_scores": {names[path]: score for path, score in found.scores.items()},
-            }
-            for found in answers
-        ],
-    }
+def _reason(item: Recommendation) -> str:
+    others = sorted((head for head in item.head_scores if head != item.head), key=lambda head: -item.head_scores[head])
+    beside = ", ".join(f"{head} {item.head_scores[head]:.2f}" for head in others[:_WHY])
+    return item.head + (f"  (then {beside})" if beside else "")
 
 
 def main() -> None:

@@ -55,45 +55,57 @@ class Histories:
 
 def history_batches(
     data: PreparedData,
-    split: Split,
+    split: Split | None,
     *,
     context: int,
     batch: int,
     share: Share = Share(),
     columns: Sequence[str] = (),
+    chosen: np.ndarray | None = None,
 ) -> Iterator[Histories]:
     """Users in file order, `batch` at a time; batch i belongs to rank i mod world.
 
     Every rank yields the same number of batches, so that all take part in every collective: the last of some ranks are
     empty. A user always stands in the same batch beside the same others, so that results are the same to the last
     bit on any number of ranks.
+
+    Args:
+        split: whose targets are held out; None gives whole histories without targets.
+        columns: of the sequences, besides `items`.
+        chosen: bool by user, in file order, who is wanted; None for everyone.
     """
-    horizon = data.manifest.horizon
-    left_out = horizon if split == "validation" else 0
+    held_out = {"validation": 2 * data.manifest.horizon, "test": data.manifest.horizon, None: 0}[split]
+    wanted = data.manifest.horizon if split else 0
+    users_left = data.users if chosen is None else int(chosen.sum())
     nobody = data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0)
     empty = Histories.of(nobody, [], [], context, {name: [] for name in columns})
-    mine, number, cursor = empty, -1, 0
+    mine, number = empty, -1
     ids: list[pa.Array] = []
     seen: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     others: dict[str, list[np.ndarray]] = {name: [] for name in columns}
     for group in data.row_groups:
+        here = np.arange(group.users)
+        if chosen is not None:
+            here = here[chosen[group.first_user : group.first_user + group.users]]
+        if not len(here):
+            continue
         users = data.read_users(group, columns)
         column = data.user_ids(group).combine_chunks()
-        for user in range(group.users):
+        for user in here.tolist():
             history = users.history(user)
-            end = len(history) - left_out
+            end = len(history) - held_out
             ids.append(column[user])
-            seen.append(history[: end - horizon])
-            targets.append(history[end - horizon : end])
-            for name, values in others.items():
-                values.append(users.columns[name][users.starts[user] :][: end - horizon])
-            cursor += 1
-            if len(ids) == batch or cursor == data.users:
+            seen.append(history[:end])
+            targets.append(history[end : end + wanted])
+            for name, values in users.columns_of(user).items():
+                others[name].append(values[:end])
+            users_left -= 1
+            if len(ids) == batch or not users_left:
                 number += 1
                 if number % share.world == share.rank:
                     mine = Histories.of(pa.array(ids, column.type), seen, targets, context, others)
                 ids, seen, targets, others = [], [], [], {name: [] for name in columns}
-                if number % share.world == share.world - 1 or cursor == data.users:
+                if number % share.world == share.world - 1 or not users_left:
                     yield mine
                     mine = empty

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from torchrec_priors.data.manifest import Manifest, PriorInfo, read_manifest
@@ -42,9 +43,21 @@ class Users:
     def history(self, user: int) -> np.ndarray:
         return self.items[self.starts[user] : self.starts[user + 1]]
 
+    def columns_of(self, user: int) -> dict[str, np.ndarray]:
+        """The columns beside `history`."""
+        return {name: values[self.starts[user] : self.starts[user + 1]] for name, values in self.columns.items()}
+
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.starts)
+
+
+@dataclass(frozen=True)
+class History:
+    """One user's whole history: int64 row ids, and the columns that were asked for."""
+
+    items: np.ndarray
+    columns: Columns = field(default_factory=dict)
 
 
 class PreparedData:
@@ -92,16 +105,21 @@ class PreparedData:
         """Original ids of the users of a row group."""
         return self._row_group(group, ["user_id"])["user_id"]
 
-    def find_user(self, user_id: str) -> np.ndarray:
-        """The whole history (row ids) of the user whose original id reads as `user_id`.
+    def user_texts(self) -> pa.ChunkedArray:
+        """Original ids of all users as texts, in file order."""
+        return pa.chunked_array([self.user_ids(group).combine_chunks().cast(pa.string()) for group in self.row_groups])
+
+    def find_user(self, user_id: str, columns: Sequence[str] = ()) -> History:
+        """The whole history of the user whose original id reads as `user_id`.
 
         Raises:
             UserError: there is no such user.
         """
         for group in self.row_groups:
-            texts = self.user_ids(group).cast(pa.string()).to_pylist()
-            if user_id in texts:
-                return self.read_users(group).history(texts.index(user_id))
+            place = pc.index(self.user_ids(group).cast(pa.string()), user_id).as_py()
+            if place >= 0:
+                users = self.read_users(group, columns)
+                return History(users.history(place), users.columns_of(place))
         raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}'")
 
     def _row_groups(self) -> list[RowGroup]:

@@ -12,10 +12,10 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.table import table_of
 from torchrec_priors.errors import UserError, nearest
 
 PREFIX = "feature_"
@@ -87,12 +87,11 @@ class FeatureTables(nn.Module):
     def __init__(self, features: list[ItemFeature], dim: int) -> None:
         super().__init__()
         self.keys = [PREFIX + feature.name for feature in features]
-        self.table = EmbeddingCollection(
-            device=torch.device("meta"),
-            tables=[
+        self.table = table_of(
+            [
                 EmbeddingConfig(name=key, num_embeddings=feature.size, embedding_dim=dim, feature_names=[key])
                 for key, feature in zip(self.keys, features, strict=True)
-            ],
+            ]
         )
         codes = torch.from_numpy(np.stack([feature.code_I for feature in features]))
         self.register_buffer("code_FI", codes, persistent=False)

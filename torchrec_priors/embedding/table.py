@@ -3,6 +3,7 @@
 Rows are initialised from their ids, so that the table is the same on any number of ranks.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,16 +52,24 @@ class TableConfig:
 
 
 def item_table(items: int, dim: int) -> EmbeddingCollection:
-    """An `EmbeddingCollection` of `items` rows on the meta device."""
-    return EmbeddingCollection(
-        device=torch.device("meta"),
-        tables=[EmbeddingConfig(name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE])],
-    )
+    """The table of `items` rows on the meta device; `initialise_rows` or a checkpoint gives them their values."""
+    return table_of([EmbeddingConfig(name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE])])
+
+
+def table_of(configs: list[EmbeddingConfig]) -> EmbeddingCollection:
+    """Tables on the meta device that TorchRec does not fill with first values of its own."""
+    configs = [dataclasses.replace(config, init_fn=_leave_as_it_is) for config in configs]
+    return EmbeddingCollection(device=torch.device("meta"), tables=configs)
 
 
 def fuse_optimizer(table: EmbeddingCollection, learning_rate: float) -> None:
     """Row-wise Adagrad inside backward."""
     apply_optimizer_in_backward(RowWiseAdagrad, table.parameters(), {"lr": learning_rate})
+
+
+def _leave_as_it_is(rows: Tensor) -> Tensor:
+    """Instead of TorchRec's own random first values, which would be overwritten."""
+    return rows
 
 
 @dataclass(frozen=True)

@@ -47,20 +47,18 @@ def to_ids(items: np.ndarray, lengths: np.ndarray, device: torch.device) -> Keye
 
 
 @torch.no_grad()
-def recommend(
-    model: Recommender,
-    index: GroupIndex,
-    users: Histories,
-    *,
-    filter_seen: bool,
-    k: int,
-    device: torch.device,
+def queries_of(model: Recommender, users: Histories, device: torch.device) -> torch.Tensor:
+    """[B, K, d]: every path's query of each of this rank's users. Every rank must call it."""
+    beside = times_and_events(users.columns if len(users) else {})
+    inputs = (None if values is None else values.to(device) for values in beside)
+    return model.queries(to_ids(users.items, users.lengths, device), *inputs)[: len(users)]
+
+
+@torch.no_grad()
+def find(
+    model: Recommender, index: GroupIndex, users: Histories, query_BKd: torch.Tensor, *, filter_seen: bool, k: int
 ) -> Found:
-    """Top-k of this rank's users. Every rank must call it."""
-    inputs = (
-        None if values is None or len(users) == 0 else values.to(device) for values in times_and_events(users.columns)
-    )
-    query_BKd = model.queries(to_ids(users.items, users.lengths, device), *inputs)[: len(users)]
+    """Top-k of this rank's users by their queries. Every rank must call it."""
     excluded = Exclusions.of(users.seen, users.seen_lengths) if filter_seen else None
     return search(index, model.score, query_BKd, excluded, k)
 
@@ -95,7 +93,8 @@ def evaluate(
     model.eval()
     rounds = -(-data.users // (config.batch * share.world))
     for users in progress(batches, rounds):
-        found = recommend(model, index, users, filter_seen=config.filter_seen, k=DEPTH, device=device)
+        query_BKd = queries_of(model, users, device)
+        found = find(model, index, users, query_BKd, filter_seen=config.filter_seen, k=DEPTH)
         rows = found.row_Bk.cpu().numpy()
         metrics.update(rows, users.targets, users.target_lengths, users.seen, users.seen_lengths)
         on_batch(users, found)

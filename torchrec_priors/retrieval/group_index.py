@@ -1,5 +1,6 @@
 """A rank's rows, tile by tile and sorted by item set within a tile, ready to be scored by each set's own queries."""
 
+import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,7 +38,19 @@ class GroupIndex:
         bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
         self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
 
+    def restricted(self, allowed: Tensor) -> "GroupIndex":
+        """The same index without the rows that are not allowed: they are never scored, so others take their places.
+
+        Args:
+            allowed: bool by row of the shard.
+        """
+        index = copy.copy(self)
+        allowed = allowed.to(self.shard.rows.device)
+        index._rows = [rows[allowed[rows - self.shard.first]] for rows in self._rows]
+        return index
+
     def tiles(self) -> Iterator[Tile]:
+        """Tiles in order; one without rows to score is left out."""
         for first in range(self.shard.first, self.shard.last, TILE):
             size = min(TILE, self.shard.last - first)
             ends = torch.tensor([first, first + size], device=self.shard.rows.device)
@@ -46,4 +59,5 @@ class GroupIndex:
                 low, high = torch.searchsorted(rows, ends).tolist()
                 if low < high:
                     columns.append((number, rows[low:high] - first))
-            yield Tile(first, size, columns)
+            if columns:
+                yield Tile(first, size, columns)

@@ -58,18 +58,28 @@ class PredictionWriter:
                 self.partial.unlink(missing_ok=True)
 
     def _table(self, users: Histories, found: Found) -> pa.Table:
-        rows, scores, paths = (part.cpu().numpy() for part in (found.row_Bk, found.score_Bk, found.path_Bk))
-        shown = rows >= 0
-        lengths = shown.sum(1)
-        return pa.table(
-            {
-                "user_id": users.user_ids,
-                "targets": _lists(self._ids.take(pa.array(users.targets)), users.target_lengths),
-                "items": _lists(self._ids.take(pa.array(rows[shown])), lengths),
-                "scores": _lists(pa.array(scores[shown]), lengths),
-                "heads": _lists(self._names.take(pa.array(paths[shown])), lengths),
-            }
-        )
+        table = recommendations(users.user_ids, found, self._ids, self._names)
+        return table.add_column(1, "targets", _lists(self._ids.take(pa.array(users.targets)), users.target_lengths))
+
+
+def recommendations(user_ids: pa.Array, found: Found, item_ids: pa.Array, path_names: pa.Array) -> pa.Table:
+    """What was found, one row a user: `user_id`, and lists `items`, `scores` and `heads`, best first.
+
+    Args:
+        item_ids: original ids by row.
+        path_names: names by path.
+    """
+    rows, scores, paths = (part.cpu().numpy() for part in (found.row_Bk, found.score_Bk, found.path_Bk))
+    shown = rows >= 0
+    lengths = shown.sum(1)
+    return pa.table(
+        {
+            "user_id": user_ids,
+            "items": _lists(item_ids.take(pa.array(rows[shown])), lengths),
+            "scores": _lists(pa.array(scores[shown]), lengths),
+            "heads": _lists(path_names.take(pa.array(paths[shown])), lengths),
+        }
+    )
 
 
 def _lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:

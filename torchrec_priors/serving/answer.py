@@ -1,4 +1,4 @@
-"""Recommendations for one history, with every head's score for each item."""
+"""Recommendations for histories, with every head's score for each item."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,10 @@ import pyarrow as pa
 import torch
 
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.metrics.evaluation import recommend, to_ids
+from torchrec_priors.data.prepared import History
+from torchrec_priors.metrics.evaluation import find, queries_of, to_ids
 from torchrec_priors.model import Recommender
+from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.group_index import GroupIndex
 
 
@@ -32,31 +34,42 @@ class Answer:
 def answer(
     model: Recommender,
     index: GroupIndex,
-    history: np.ndarray,
+    histories: list[History],
     *,
     filter_seen: bool,
     k: int,
     device: torch.device,
-) -> list[Answer]:
-    """Top-k for a history of row ids. Every rank must call it with the same history."""
-    users = Histories.of(pa.array([0]), [history], [np.empty(0, np.int64)], model.config.context)
-    model.eval()
-    found = recommend(model, index, users, filter_seen=filter_seen, k=k, device=device)
-    rows = [row for row in found.row_Bk[0].tolist() if row >= 0]
-    with torch.no_grad():
-        query_Kd = model.queries(to_ids(users.items, users.lengths, device))[0]
-        vectors = model.score.items(model.lookup(to_ids(np.array(rows or [0]), np.array([len(rows or [0])]), device)))
-        score_kK = (vectors @ query_Kd.T).cpu()
+) -> list[list[Answer]]:
+    """Top-k for each history, by a model in evaluation mode.
+
+    Every rank must call it with the same histories, all of which have the same columns. Beside other histories a score
+    may differ in its last digits, as products of other shapes add up in another order.
+    """
+    nothing = [np.empty(0, np.int64)] * len(histories)
+    columns = {name: [history.columns[name] for history in histories] for name in histories[0].columns}
+    rows = [history.items for history in histories]
+    users = Histories.of(pa.array(range(len(histories))), rows, nothing, model.config.context, columns)
+    query_BKd = queries_of(model, users, device)
+    found = find(model, index, users, query_BKd, filter_seen=filter_seen, k=k)
+    row_Bk, score_Bk, path_Bk = found.row_Bk.cpu(), found.score_Bk.cpu(), found.path_Bk.cpu()
+    count_B = (row_Bk >= 0).sum(1)
+    item_M = row_Bk[row_Bk >= 0].numpy()
+    paths_of = {row: _paths_of(model.tree, row) for row in np.unique(item_M).tolist()}
     answers = []
-    for place, row in enumerate(rows):
-        sets = {number for number, members in enumerate(model.tree.eligible(row, row + 1)) if len(members)}
-        paths = [number for number, path in enumerate(model.tree.paths) if path.item_set in sets]
-        answers.append(
-            Answer(
-                row=row,
-                score=float(found.score_Bk[0, place]),
-                path=int(found.path_Bk[0, place]),
-                scores={number: float(score_kK[place, number]) for number in paths},
-            )
-        )
+    with torch.no_grad():
+        looked_up = item_M if len(item_M) else np.zeros(1, np.int64)
+        vectors_Md = model.score.items(model.lookup(to_ids(looked_up, np.array([len(looked_up)]), device)))
+        for user, vectors_kd in enumerate(vectors_Md[: len(item_M)].split(count_B.tolist())):
+            score_kK = (vectors_kd @ query_BKd[user].T).cpu()
+            best = []
+            for place, row in enumerate(row_Bk[user, : len(vectors_kd)].tolist()):
+                scores = {path: float(score_kK[place, path]) for path in paths_of[row]}
+                best.append(Answer(row, float(score_Bk[user, place]), int(path_Bk[user, place]), scores))
+            answers.append(best)
     return answers
+
+
+def _paths_of(tree: PriorTree, row: int) -> list[int]:
+    """Paths that may retrieve an item."""
+    sets = {number for number, members in enumerate(tree.eligible(row, row + 1)) if len(members)}
+    return [number for number, path in enumerate(tree.paths) if path.item_set in sets]

@@ -64,8 +64,13 @@ class Built:
         return self.shards[TABLE]
 
 
-def build_model(config: RunConfig, data: PreparedData, ranks: Ranks) -> Built:
-    """The model of a configuration with its first values, the same on any number of ranks."""
+def build_model(config: RunConfig, data: PreparedData, ranks: Ranks, *, for_training: bool = True) -> Built:
+    """The model of a configuration with its first values, the same on any number of ranks.
+
+    Args:
+        for_training: False where a checkpoint's weights are loaded at once and only read: the table has no first values
+            and no optimizer state.
+    """
     tree = load_tree(config.priors, data, config.model.horizon)
     features = load_features(config.encoder.item_features, data)
     columns = _columns(config, data)
@@ -80,14 +85,15 @@ def build_model(config: RunConfig, data: PreparedData, ranks: Ranks) -> Built:
     )
     model.exchange = ranks.exchange()
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
-    for module in model.modules():
+    for module in model.modules() if for_training else ():
         if isinstance(module, EmbeddingCollection):
             fuse_optimizer(module, config.table.learning_rate)
     _move_dense(model, ranks.device)
     parallel, plan = distribute(model, ranks.device)
     shards = own_shards(parallel, config.model.dim)
-    for number, shard in enumerate(shards.values()):
-        initialise_rows(shard, config.seed, config.table.init_std, table=number)
+    if for_training:
+        for number, shard in enumerate(shards.values()):
+            initialise_rows(shard, config.seed, config.table.init_std, table=number)
     inner = parallel.module
     assert isinstance(inner, Recommender)
     return Built(parallel, inner, shards, GroupIndex(tree, shards[TABLE]), plan, columns)

@@ -65,9 +65,17 @@ def rank_in_environment() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+_inside = 0  # blocks that are in the process group which this module made
+
+
 @contextmanager
 def join(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Ranks]:
-    """Joins the launcher's ranks (torchrun, TorchX), or makes a world of one; leaves when the block ends."""
+    """Joins the launcher's ranks (torchrun, TorchX), or makes a world of one; leaves when the block ends.
+
+    Blocks of one process may overlap: they are in one process group, which the last to end leaves. A process group that
+    the caller has made is used, and left to the caller.
+    """
+    global _inside
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
@@ -75,12 +83,17 @@ def join(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Ranks]:
     else:
         device = torch.device("cpu")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    if launched:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    callers = dist.is_initialized() and not _inside
+    if not dist.is_initialized():
+        if launched:
+            dist.init_process_group(backend, timeout=timeout)
+        else:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    _inside += not callers
     try:
         side = dist.new_group(timeout=timeout)
         yield Ranks(dist.get_rank(), dist.get_world_size(), device, side)
     finally:
-        dist.destroy_process_group()
+        _inside -= not callers
+        if not callers and not _inside:
+            dist.destroy_process_group()

@@ -1,0 +1,98 @@
+"""Recommendations for many users of the data set, on any number of ranks, into one Parquet file."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from torchrec_priors.data.histories import Histories, history_batches
+from torchrec_priors.data.id_files import as_numbers, first_repeated
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.metrics.evaluation import find, queries_of
+from torchrec_priors.retrieval.predictions import recommendations
+from torchrec_priors.serving.ordered_file import OrderedFile
+from torchrec_priors.serving.run import LoadedRun
+
+Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
+
+
+def lines_of_users(data: PreparedData, ids: pa.Array) -> np.ndarray:
+    """int64 by user of the data set: which line of `ids` asks for that user, -1 where none does.
+
+    Takes memory for the ids of all users, once.
+
+    Raises:
+        UserError: an id that the data set lacks, or that stands twice.
+    """
+    again = first_repeated(ids)
+    if again is not None:
+        raise UserError(f"--users: user '{ids[again]}' stands there twice: give each user once")
+    lines = as_numbers(pc.index_in(data.user_texts(), value_set=ids))
+    unknown = np.ones(len(ids), bool)
+    unknown[lines[lines >= 0]] = False
+    if unknown.any():
+        first = ids[int(np.argmax(unknown))]
+        others = f" ({unknown.sum():,} of {len(ids):,} users are unknown)"
+        raise UserError(f"--users: data set '{data.manifest.name}' has no user '{first}'{others}")
+    return lines
+
+
+def recommend_in_bulk(
+    run: LoadedRun,
+    lines: np.ndarray,
+    out: Path,
+    *,
+    k: int,
+    allowed: np.ndarray | None = None,
+    progress: Progress = lambda batches, _count: batches,
+) -> int:
+    """Top-k for users' whole histories: a file with `user_id`, `items`, `scores` and `heads`, in the order of `lines`.
+
+    Users are answered in the order of the data set, so that it is read once, and in batches that do not depend on the
+    ranks: nor does a bit of the file. Every rank must call it.
+
+    Args:
+        lines: by user of the data set, the row of the file; -1 for users who are not asked for.
+        allowed: bool by row, whether an item may be recommended; None for all.
+        progress: wraps the batches to show progress; it is told how many there are.
+
+    Returns:
+        How many users have fewer than k items, on this rank.
+    """
+    batch, share = run.config.evaluation.batch, run.ranks.share
+    chosen = lines >= 0
+    rows = lines[chosen]
+    batches = history_batches(
+        run.data, None, context=run.model.config.context, batch=batch, share=share, columns=run.columns, chosen=chosen
+    )
+    index, names, short = run.index(allowed), pa.array(run.heads), 0
+    with OrderedFile(out, len(rows), k, run.ranks) as file:
+        for turn, users in enumerate(progress(batches, -(-len(rows) // (batch * share.world)))):
+            with _one_thread():
+                query_BKd = queries_of(run.model, users, run.ranks.device)
+            found = find(run.model, index, users, query_BKd, filter_seen=run.config.evaluation.filter_seen, k=k)
+            first = (turn * share.world + share.rank) * batch
+            file.add(recommendations(users.user_ids, found, run.catalogue.ids, names), rows[first : first + batch])
+            short += int((found.row_Bk[:, -1] < 0).sum())
+        file.finish()
+    return short
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch's element-wise functions give other last bits where threads divide an array elsewhere.
+
+    A single process has all cores, a rank of a launcher often one: both must write the same file. The search, where
+    nearly all work is, consists of products, whose bits do not depend on threads, and keeps them.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,114 @@
+"""A Parquet file whose rows any rank may add in any order; it appears in the order of their numbers, when it is whole.
+
+Rows are first spilled into buckets of consecutive numbers, one file a bucket and rank, in a folder beside the file that
+all ranks see. Then rank 0 sorts one bucket after another. A rank holds about `_ENTRIES` list entries at a time, and
+at most 1 / `_BUCKETS` of all.
+"""
+
+import shutil
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch.distributed as dist
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.training.process import Ranks
+
+_ENTRIES = 1 << 20
+_BUCKETS = 256  # files that a rank has open at most
+_NUMBER = "number"
+
+
+class OrderedFile:
+    """Use it in a `with` block: `add` on every rank, then `finish` on every rank."""
+
+    def __init__(self, file: Path, rows: int, entries_a_row: int, ranks: Ranks) -> None:
+        """
+        Args:
+            rows: how many there will be, numbered from 0.
+            entries_a_row: length of a row's longest list.
+        """
+        self.file, self.rows, self.ranks = file, rows, ranks
+        self.folder = file.with_name(f".{file.name}.partial")
+        self._rows_at_a_time = max(1, _ENTRIES // entries_a_row)
+        self._bucket = max(self._rows_at_a_time, -(-rows // _BUCKETS))
+        self._waiting: list[pa.Table] = []
+        self._spills: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
+
+    def __enter__(self) -> "OrderedFile":
+        if self.ranks.leads:
+            try:
+                shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder.mkdir()
+            except OSError as error:
+                raise UserError(f"--out: cannot write '{self.file}': {error.strerror or error}") from error
+        dist.barrier(self.ranks.side)
+        return self
+
+    def add(self, table: pa.Table, numbers: np.ndarray) -> None:
+        """Rows of this rank and their numbers."""
+        self._waiting.append(table.append_column(_NUMBER, pa.array(numbers, pa.int64())))
+        if sum(map(len, self._waiting)) >= self._rows_at_a_time:
+            self._spill()
+
+    def finish(self) -> None:
+        """Moves the whole file to its place."""
+        self._spill()
+        self._close()
+        dist.barrier(self.ranks.side)
+        if self.ranks.leads:
+            self._merge()
+        dist.barrier(self.ranks.side)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+        if self.ranks.leads:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _spill(self) -> None:
+        if not self._waiting:
+            return
+        table = pa.concat_tables(self._waiting).sort_by(_NUMBER)
+        self._waiting = []
+        bucket = table[_NUMBER].to_numpy() // self._bucket
+        for number in np.unique(bucket).tolist():
+            first, last = np.searchsorted(bucket, [number, number + 1]).tolist()
+            if number not in self._spills:
+                options = pa.ipc.IpcWriteOptions(compression="zstd")
+                self._spills[number] = pa.ipc.new_stream(
+                    str(self._path(number, self.ranks.rank)), table.schema, options=options
+                )
+            self._spills[number].write_table(table.slice(first, last - first))
+
+    def _merge(self) -> None:
+        whole, written = self.folder / "whole.parquet", 0
+        writer: pq.ParquetWriter | None = None
+        try:
+            for bucket in range(-(-self.rows // self._bucket)):
+                spills = [self._path(bucket, rank) for rank in range(self.ranks.world)]
+                tables = [pa.ipc.open_stream(spill.read_bytes()).read_all() for spill in spills if spill.exists()]
+                rows = pa.concat_tables(tables).sort_by(_NUMBER)
+                numbers = rows[_NUMBER].to_numpy()
+                assert np.array_equal(numbers, np.arange(written, written + len(rows))), "a row is lost or twice there"
+                written += len(rows)
+                rows = rows.drop_columns([_NUMBER])
+                writer = writer or pq.ParquetWriter(whole, rows.schema, compression="zstd")
+                writer.write_table(rows, row_group_size=len(rows))
+        finally:
+            if writer is not None:
+                writer.close()
+        assert written == self.rows, f"{written} rows of {self.rows}"
+        whole.replace(self.file)
+
+    def _path(self, bucket: int, rank: int) -> Path:
+        return self.folder / f"{bucket:03d}-{rank:05d}.arrow"
+
+    def _close(self) -> None:
+        for spill in self._spills.values():
+            spill.close()
+        self._spills = {}
