@@ -34,7 +34,14 @@ def _value(config: RunConfig, key: str):
 
 def _other(key: str, value):
     """Another valid value of a key."""
-    texts = {"model.score": ("dot", "cosine"), "training.precision": ("fp32", "bf16"), "model.size": ("", "paper-1")}
+    if isinstance(value, dict):
+        return {**value, "width": 3}
+    texts = {
+        "model.score": ("dot", "cosine"),
+        "training.precision": ("fp32", "bf16"),
+        "model.size": ("", "paper-1"),
+        "encoder.backbone": ("hstu", "mine.py"),
+    }
     if key in texts:
         return next(text for text in texts[key] if text != value)
     if isinstance(value, bool):

@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from torchrec_priors.embedding.table import TableConfig
-from torchrec_priors.encoder.hstu import EncoderConfig
+from torchrec_priors.encoder.encoder import EncoderConfig
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.loss import LossConfig
 from torchrec_priors.metrics.evaluation import EvaluationConfig

@@ -13,8 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.batch import Batch, Contexts
 from torchrec_priors.embedding.features import FeatureTables
-from torchrec_priors.encoder.hstu import HSTU
-from torchrec_priors.encoder.jagged import Jagged
+from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.heads.score import Score, ScoreKind
@@ -97,7 +96,7 @@ class Recommender(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        encoder: HSTU,
+        encoder: Encoder,
         tree: PriorTree,
         table: EmbeddingCollection,
         features: FeatureTables | None,

@@ -1,4 +1,4 @@
-"""From an installed wheel, outside the repository: corpora by name, and a corpus and a prior of one's own by path."""
+"""From an installed wheel, outside the repository: corpora by name; a corpus, a prior, a backbone of one's own by path."""
 
 import json
 import os
@@ -44,6 +44,32 @@ def load(argument, data, horizon):
     return ItemPrior("mine", [f"class {i}" for i in range(modulus)], rows, rows % modulus, data.items)
 """
 
+ENCODER = """
+import torch
+from torch import nn
+
+from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
+
+
+class Averages(nn.Module):
+    def __init__(self, dim, keep):
+        super().__init__()
+        self.keep, self.out = keep, nn.Linear(dim, dim)
+
+    def forward(self, histories: Jagged):
+        bounds, states = histories.offsets_B1.tolist(), []
+        for start, end in zip(bounds, bounds[1:]):
+            state = torch.zeros_like(histories.vector_Nd[:1])[0] if start < end else None
+            for vector in histories.vector_Nd[start:end]:
+                state = self.keep * state + vector
+                states.append(state)
+        return self.out(torch.stack(states) if states else histories.vector_Nd)
+
+
+def load(config: EncoderConfig, dim, context, event_types):
+    return Averages(dim, config.options.get("keep", 0.9))
+"""
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
@@ -74,9 +100,10 @@ def test_a_corpus_by_name(installed, small_raw, tmp_path):
     assert "prior genre (item)" in out
 
 
-def test_a_corpus_and_a_prior_of_ones_own(installed, tmp_path):
+def test_a_corpus_a_prior_and_a_backbone_of_ones_own(installed, tmp_path):
     (tmp_path / "corpus.py").write_text(CORPUS)
     (tmp_path / "prior.py").write_text(PRIOR)
+    (tmp_path / "averages.py").write_text(ENCODER)
     rows = [f"u{u},{'abc'[(u * t) % 3]}{(u * 7 + t * t) % 9},{t}" for u in range(12) for t in range(12)]
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "log.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
@@ -90,7 +117,8 @@ def test_a_corpus_and_a_prior_of_ones_own(installed, tmp_path):
         [priors]
         tree = ["{tmp_path}/prior.py:3", "letter"]
         [encoder]
-        layers = 1
+        backbone = "{tmp_path}/averages.py"
+        options.keep = 0.5
         [training]
         steps = 3
         batch = 8

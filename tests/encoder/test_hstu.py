@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from torchrec_priors.encoder.hstu import HSTU, EncoderConfig
-from torchrec_priors.encoder.jagged import Jagged
+from torchrec_priors.encoder.encoder import EncoderConfig, Jagged, load_encoder
+from torchrec_priors.encoder.hstu import HSTU
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.keyed_dropout import DropoutKeys
 
@@ -87,3 +87,16 @@ def test_layers_computed_again_in_backward_give_the_same_gradients():
         results.append([x.grad, *(p.grad for p in encoder.parameters() if p.grad is not None)])
     assert len(results[0]) == len(results[1])
     assert all(torch.equal(kept, again) for kept, again in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"backbone": "hstv"}, "there is no 'hstv': did you mean 'hstu'"),
+        ({"backbone": "mine.py"}, "there is no file 'mine.py'"),
+        ({"options": {"width": 3}}, "'width' means nothing"),
+    ],
+)
+def test_an_unknown_backbone_or_option_is_named(options, says):
+    with pytest.raises(UserError, match=says):
+        load_encoder(EncoderConfig(**options), 8, 6, 0)

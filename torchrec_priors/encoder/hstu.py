@@ -7,49 +7,15 @@
 Shapes: N tokens, d model width, H heads, D = d / H, L configured context.
 """
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from torchrec_priors.encoder.jagged import Jagged
+from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.hstu_attention import TIME_BUCKETS, TimeBias, hstu_attention
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
-
-
-@dataclass
-class EncoderConfig:
-    """HSTU.
-
-    Attributes:
-        layers: number of layers.
-        heads: attention heads; must divide model.dim.
-        dropout: probability, on the input and inside every layer.
-        time_bias: whether attention also has a bias of how long before the query's interaction the key's happened.
-        events: whether the event type of an interaction is added to its item's vector.
-        item_features: columns of `items.parquet` whose values have vectors of their own, added to the item's;
-            `price:32` cuts a number into 32 groups of equal size first.
-        recompute: whether layers are computed again in backward instead of kept (activation checkpointing).
-    """
-
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.2
-    time_bias: bool = False
-    events: bool = False
-    item_features: list[str] = field(default_factory=list)
-    recompute: bool = False
-
-    def check(self, dim: int) -> None:
-        if self.layers < 1 or self.heads < 1 or dim % self.heads:
-            raise UserError(
-                f"encoder.heads = {self.heads} must divide model.dim = {dim}, and encoder.layers be positive"
-            )
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"encoder.dropout = {self.dropout} must be in [0, 1)")
 
 
 class HSTULayer(nn.Module):
@@ -132,3 +98,10 @@ class HSTU(nn.Module):
                 x_Nd = layer(x_Nd, offsets_B1, histories.time_N, keys)
         state_Nd: Tensor = self.norm(x_Nd)
         return state_Nd
+
+
+def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> HSTU:
+    """HSTU; it has no options of its own."""
+    if config.options:
+        raise UserError(f"encoder.options: hstu has none, so '{next(iter(config.options))}' means nothing")
+    return HSTU(config, dim, context, event_types)

@@ -26,7 +26,7 @@ from torchrec_priors.embedding.table import (
     item_table,
     own_shards,
 )
-from torchrec_priors.encoder.hstu import HSTU
+from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.loss import discount
 from torchrec_priors.model import Recommender
@@ -77,7 +77,7 @@ def build_model(config: RunConfig, data: PreparedData, ranks: Ranks, *, for_trai
     torch.manual_seed(config.seed)
     model = Recommender(
         config.model,
-        HSTU(config.encoder, config.model.dim, config.model.context, len(data.manifest.events)),
+        load_encoder(config.encoder, config.model.dim, config.model.context, len(data.manifest.events)),
         tree,
         item_table(data.items, config.model.dim),
         FeatureTables(features, config.model.dim) if features else None,

@@ -1,0 +1,104 @@
+"""What an encoder is: jagged histories in, one state for every position out; and how one is found by its name.
+
+An encoder is one Python file with `load(config, dim, context, event_types)`. Those of this folder are known by their
+file's name, any other by its path.
+"""
+
+import importlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.ops.keyed_dropout import DropoutKeys
+from torchrec_priors.plugin import load_file
+
+
+@dataclass
+class EncoderConfig:
+    """The encoder.
+
+    Attributes:
+        backbone: `hstu`, or the path of a file of your own.
+        layers: number of layers.
+        heads: attention heads; must divide model.dim.
+        dropout: probability, on the input and inside every layer.
+        time_bias: whether attention also has a bias of how long before the query's interaction the key's happened.
+        events: whether the event type of an interaction is added to its item's vector.
+        item_features: columns of `items.parquet` whose values have vectors of their own, added to the item's;
+            `price:32` cuts a number into 32 groups of equal size first.
+        recompute: whether layers are computed again in backward instead of kept (activation checkpointing).
+        options: settings of a backbone of your own.
+    """
+
+    backbone: str = "hstu"
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.2
+    time_bias: bool = False
+    events: bool = False
+    item_features: list[str] = field(default_factory=list)
+    recompute: bool = False
+    options: dict[str, str | int | float | bool] = field(default_factory=dict)
+
+    def check(self, dim: int) -> None:
+        if self.layers < 1 or self.heads < 1 or dim % self.heads:
+            raise UserError(
+                f"encoder.heads = {self.heads} must divide model.dim = {dim}, and encoder.layers be positive"
+            )
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"encoder.dropout = {self.dropout} must be in [0, 1)")
+
+
+@dataclass(frozen=True)
+class Jagged:
+    """B histories of N interactions in all, one after another.
+
+    Attributes:
+        vector_Nd: item vectors, side features added.
+        offsets_B1: int64, where each history begins; the last entry is N.
+        time_N: int64 milliseconds; None where they are unknown.
+        event_N: int64 event codes; None where they are unknown.
+        dropout: dropout keys in training, None otherwise.
+    """
+
+    vector_Nd: Tensor
+    offsets_B1: Tensor
+    time_N: Tensor | None = None
+    event_N: Tensor | None = None
+    dropout: DropoutKeys | None = None
+
+
+class Encoder(Protocol):
+    """A module; every parameter must take part in `forward` even where there are no histories."""
+
+    def __call__(self, histories: Jagged) -> Tensor:
+        """[N, d] states; that of a position depends on it and on earlier ones of its history alone."""
+        ...
+
+
+def load_encoder(config: EncoderConfig, dim: int, context: int, event_types: int) -> Encoder:
+    """The encoder of a configuration with its first values.
+
+    Args:
+        dim: d.
+        context: most items of a history.
+        event_types: how many the data set has.
+
+    Raises:
+        UserError: no such backbone, or settings it cannot have.
+    """
+    encoder: Encoder = _backbone(config.backbone).load(config, dim, context, event_types)
+    return encoder
+
+
+def _backbone(name: str) -> Any:
+    if name.endswith(".py"):
+        return load_file(Path(name), option="encoder.backbone", function="load")
+    files = Path(__file__).parent.glob("*.py")
+    known = sorted(file.stem for file in files if "\ndef load(" in file.read_text(encoding="utf8"))
+    if name not in known:
+        raise UserError(f"encoder.backbone: there is no '{name}': {nearest(name, known)}")
+    return importlib.import_module(f"{__package__}.{name}")
