@@ -1,4 +1,4 @@
-"""From an installed wheel, outside the repository: corpora by name; a corpus, a prior, a backbone of one's own by path."""
+"""From an installed wheel, outside the repository: corpora by name; a corpus, a prior, a backbone of one's own."""
 
 import json
 import os
