@@ -1,5 +1,6 @@
 # make install   a virtual environment in .venv with everything the project needs
-# make test      sets up where needed, then formatter, linter, type checker and the tests (under 10 minutes on 2 cores)
+# make test      sets up where needed, then runs the tests (under 10 minutes on 2 cores)
+# make check     formatter, linter and type checker; make format puts right what they can
 # make test-slow the longer checks
 
 RUN = .venv/bin/
@@ -13,7 +14,7 @@ install: .venv/installed
 	@sh tools/install.sh
 
 test: install
-	$(RUN)python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: install
 	$(RUN)python -m pytest -m slow --timeout 3600

@@ -1,74 +1,17 @@
-"""From an installed wheel, outside the repository: corpora by name; a corpus, a prior, a backbone of one's own."""
+"""From an installed wheel, outside the repository: what CONTRIBUTING.md says to write and to type, as it stands."""
 
-import json
 import os
+import random
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 from command_line import REPOSITORY
 
-CORPUS = """
-import ibis
-import pyarrow as pa
-import pyarrow.csv
-
-from torchrec_priors.preparation.corpus import Corpus, Labels
-
-
-def load(raw, bad_rows):
-    log = pyarrow.csv.read_csv(raw / "log.csv")
-    items = pa.table({"item_id": log["item_id"].unique()}).sort_by("item_id")
-    items = items.append_column("title", pa.array([f"thing {i}" for i in items["item_id"].to_pylist()]))
-    labels = pa.table({"item_id": items["item_id"], "label": [i[0] for i in items["item_id"].to_pylist()]})
-    log = log.append_column("order", pa.array(range(len(log)), pa.int64()))
-    return Corpus(
-        name="mine",
-        interactions=ibis.memtable(log),
-        items=ibis.memtable(items),
-        category_prior="letter",
-        default_horizon=2,
-        item_priors=[Labels("letter", ibis.memtable(labels), remainder="none")],
-    )
-"""
-
-PRIOR = """
-import numpy as np
-
-from torchrec_priors.priors.item import ItemPrior
-
-
-def load(argument, data, horizon):
-    modulus = int(argument)
-    rows = np.arange(data.items)
-    return ItemPrior("mine", [f"class {i}" for i in range(modulus)], rows, rows % modulus, data.items)
-"""
-
-ENCODER = """
-import torch
-from torch import nn
-
-from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
-
-
-class Averages(nn.Module):
-    def __init__(self, dim, keep):
-        super().__init__()
-        self.keep, self.out = keep, nn.Linear(dim, dim)
-
-    def forward(self, histories: Jagged):
-        bounds, states = histories.offsets_B1.tolist(), []
-        for start, end in zip(bounds, bounds[1:]):
-            state = torch.zeros_like(histories.vector_Nd[:1])[0] if start < end else None
-            for vector in histories.vector_Nd[start:end]:
-                state = self.keep * state + vector
-                states.append(state)
-        return self.out(torch.stack(states) if states else histories.vector_Nd)
-
-
-def load(config: EncoderConfig, dim, context, event_types):
-    return Averages(dim, config.options.get("keep", 0.9))
-"""
+CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf8")
 
 
 @pytest.fixture(scope="module")
@@ -80,10 +23,10 @@ def installed(tmp_path_factory):
     (wheel,) = folder.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
 
-    def run(*arguments):
+    def run(*arguments, cwd=folder):
         command = [sys.executable, "-m", "torchrec_priors.apps", *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -100,33 +43,35 @@ def test_a_corpus_by_name(installed, small_raw, tmp_path):
     assert "prior genre (item)" in out
 
 
-def test_a_corpus_a_prior_and_a_backbone_of_ones_own(installed, tmp_path):
-    (tmp_path / "corpus.py").write_text(CORPUS)
-    (tmp_path / "prior.py").write_text(PRIOR)
-    (tmp_path / "averages.py").write_text(ENCODER)
-    rows = [f"u{u},{'abc'[(u * t) % 3]}{(u * 7 + t * t) % 9},{t}" for u in range(12) for t in range(12)]
+@pytest.fixture
+def shop(tmp_path):
+    """A folder with a log, a catalogue, and the files of CONTRIBUTING.md."""
+    for name, code in zip(("shop.py", "popularity.py", "recurrent.py"), _blocks("python"), strict=True):
+        (tmp_path / name).write_text(code)
+    shutil.copytree(REPOSITORY / "torchx_configs", tmp_path / "torchx_configs")
+    chance, items = random.Random(0), [f"i{number}" for number in range(60)]
     (tmp_path / "raw").mkdir()
-    (tmp_path / "raw" / "log.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
-    data, run = tmp_path / "data", tmp_path / "run"
-    installed("prepare", "--dataset", tmp_path / "corpus.py", "--raw", tmp_path / "raw", "--out", data)
-    (tmp_path / "run.toml").write_text(
-        f"""
-        [model]
-        dim = 8
-        horizon = 2
-        [priors]
-        tree = ["{tmp_path}/prior.py:3", "letter"]
-        [encoder]
-        backbone = "{tmp_path}/averages.py"
-        options.keep = 0.5
-        [training]
-        steps = 3
-        batch = 8
-        """
-    )
-    installed("train", "--config", tmp_path / "run.toml", "--data", data, "--run", run)
-    installed("evaluate", "--run", run, "--split", "test")
-    assert json.loads((run / "eval" / "test" / "metrics.json").read_text())["users"] == 12
-    answer = json.loads(installed("recommend", "--run", run, "--user", "u3", "--json", "-k", "3"))
-    assert all(item["head"].startswith("class ") for item in answer["items"])
-    assert all(item["title"] == f"thing {item['item_id']}" for item in answer["items"])
+    rows = [f'{item},"Thing {item}, new",{"abc"[number % 3]}' for number, item in enumerate(items)]
+    (tmp_path / "raw" / "items.csv").write_text("\n".join(["item_id,title,category", *rows]))
+    users = ["ann", *(f"u{number}" for number in range(40))]
+    rows = [f"{user},{chance.choice(items)},{1000 * t}" for user in users for t in range(9)]
+    (tmp_path / "raw" / "log.csv").write_text("\n".join(["user_id,item_id,timestamp", *rows]))
+    return tmp_path
+
+
+def _blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", CONTRIBUTING, re.DOTALL)
+
+
+def test_a_corpus_a_prior_and_a_backbone_of_ones_own(installed, shop):
+    commands = [shlex.split(line) for block in _blocks("sh") for line in block.splitlines()]
+    typed = [words[1:] for words in commands if words[:1] == ["torchrec-priors"]]
+    assert [words[0] for words in typed] == [
+        "prepare", "train", "evaluate", "recommend", "train", "recommend", "train",
+    ]  # fmt: skip
+    said = [installed(*words, *(["training.steps=4"] if words[0] == "train" else []), cwd=shop) for words in typed]
+    assert "prior category (item): a 20, b 20, c 20" in said[0]
+    assert "41 users, 60 items" in said[2]
+    assert "Thing i" in said[3]
+    assert "popularity class" in said[5]
+    assert "best validation" in said[6]
