@@ -56,28 +56,14 @@ class Batch:
     parts: list[Contexts]
     draw: Draw
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> "Batch":
-        def moved(part: Contexts) -> Contexts:
-            return replace(part, **{k: v.to(device, non_blocking=non_blocking) for k, v in _tensors(part).items()})
-
-        return replace(
-            self, ids=self.ids.to(device, non_blocking=non_blocking), parts=[moved(part) for part in self.parts]
-        )
-
-    def record_stream(self, stream: torch.Stream) -> None:
-        self.ids.record_stream(stream)
-        for part in self.parts:
-            for tensor in _tensors(part).values():
-                tensor.record_stream(stream)
-
-    def pin_memory(self) -> "Batch":
-        parts = [replace(part, **{k: v.pin_memory() for k, v in _tensors(part).items()}) for part in self.parts]
-        return replace(self, ids=self.ids.pin_memory(), parts=parts)
+    def to(self, device: torch.device) -> "Batch":
+        return replace(self, ids=self.ids.to(device), parts=[_moved(part, device) for part in self.parts])
 
 
-def _tensors(part: Contexts) -> dict[str, Any]:
-    values = {item.name: getattr(part, item.name) for item in fields(part)}
-    return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+def _moved(part: Contexts, device: torch.device) -> Contexts:
+    values: dict[str, Any] = {item.name: getattr(part, item.name) for item in fields(part)}
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
+    return Contexts(**moved)
 
 
 def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int, parts: int = 1) -> Batch:
