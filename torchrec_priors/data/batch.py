@@ -62,8 +62,10 @@ class Batch:
 
 def _moved(part: Contexts, device: torch.device) -> Contexts:
     values: dict[str, Any] = {item.name: getattr(part, item.name) for item in fields(part)}
-    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in values.items()}
-    return Contexts(**moved)
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            values[name] = value.to(device)
+    return Contexts(**values)
 
 
 def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int, parts: int = 1) -> Batch:
