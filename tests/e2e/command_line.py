@@ -15,7 +15,8 @@ def app(name, *arguments, ranks=1, cwd=None, check=True, timeout=280):
     if ranks == 1:
         command = [sys.executable, *module, *map(str, arguments)]
     else:
-        command = [BIN / "torchrun", "--nproc-per-node", ranks, *module, "--", *map(str, arguments)]
+        torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks]  # on a free port: tests run in parallel
+        command = [*torchrun, *module, "--", *map(str, arguments)]
     return run(command, cwd=cwd, check=check, timeout=timeout)
 
 
