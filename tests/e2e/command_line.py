@@ -15,7 +15,7 @@ def app(name, *arguments, ranks=1, cwd=None, check=True, timeout=280):
     if ranks == 1:
         command = [sys.executable, *module, *map(str, arguments)]
     else:
-        torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks]  # on a free port: tests run in parallel
+        torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks]  # a free port
         command = [*torchrun, *module, "--", *map(str, arguments)]
     return run(command, cwd=cwd, check=check, timeout=timeout)
 
