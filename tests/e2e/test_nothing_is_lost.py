@@ -82,6 +82,7 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_bit(config, small_da
     arguments = ["--config", config, "--data", small_data, "--run", tmp_path / "run"]
     command = [
         BIN / "torchrun",
+        "--standalone",
         "--nproc-per-node",
         "2",
         "-m",
