@@ -20,9 +20,9 @@ _STYLES = (
     "Tartan", "Botanical", "Geometric",
 )  # fmt: skip
 _ZIPF, _FLAT = 1.1, 3.0  # popularity of the item of rank r is (r + 3)^-1.1 (Zipf-Mandelbrot)
-_ITEMS_A_CELL = 12
+_ITEMS_A_CELL = 16
 _MOST_STYLES = 64
-_ITEMS_A_LEAF = 40  # at least, on average; small catalogues use part of the tree, but each of its _TOPS
+_ITEMS_A_LEAF = 96  # at least, on average; small catalogues use part of the tree, but each of its _TOPS
 _TOPS = 10
 _STREAM = 0x6361746C6F67  # tells these draws from other uses of the seed
 

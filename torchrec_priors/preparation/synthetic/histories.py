@@ -26,12 +26,12 @@ _SPENDING_SHARES = (0.4, 0.4, 0.2)
 
 _MEDIAN_LENGTH, _LENGTH_SPREAD = 60.0, 0.75  # lengths are log-normal: about 80 on average
 _SHORTEST, _LONGEST = 5, 500
-_LIVES = (30.0, 150.0)  # interactions that an interest lasts
-_SESSION_LENGTH = 6.0  # interactions, on average
+_LIVES = (60.0, 200.0)  # interactions that an interest lasts
+_SESSION_LENGTH = 3.5  # interactions, on average
 _CHANCE_SESSIONS = 0.1
-_TASTE = (0.45, 0.75)  # an interest is in the first, the first or second category of the user's taste
-_OWN_BAND = 0.8  # an interest is in the user's price band
-_HOME_CELL = 0.7  # a session is in its interest's cell, else elsewhere in the same leaf and band
+_TASTE = (0.35, 0.6)  # an interest is in the first, the first or second category of the user's taste
+_OWN_BAND = 0.85  # an interest is in the user's price band
+_HOME_CELL = 0.8  # a session is in its interest's cell, else elsewhere in the same leaf and band
 _IN_CELL = 0.8  # a view is in its session's cell, else anywhere in the leaf
 _REDRAWS = 4  # of a view whose item the user has seen
 _STEP_BACK = 0.6  # a like, offer, ... is of the last item viewed, or with the rest of the probability an earlier one
@@ -123,7 +123,7 @@ class _Interests:
 
     def __init__(self, catalogue: Catalogue, rows: _Rows) -> None:
         self.catalogue, self.rows, self.keys = catalogue, rows, rows.keys
-        self.slots_U = 2 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)  # 2 to 4
+        self.slots_U = 3 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)  # 3 to 5
         bounds = np.cumsum(_SPENDING_SHARES)[:-1]
         self.band_U = np.searchsorted(bounds, uniform(self.keys, Stream.spending), side="right")
         items = len(catalogue.leaf)
@@ -196,7 +196,7 @@ def _sessions(catalogue: Catalogue, rows: _Rows, interests: _Interests) -> tuple
     opening = rows.opening
     user, step, keys = rows.user[opening], rows.step[opening], rows.key[opening]
     slots = interests.slots_U[user]
-    slot = (uniform(keys, Stream.session_interest, step) ** 1.5 * slots).astype(np.int64)  # the first most often
+    slot = (uniform(keys, Stream.session_interest, step) ** 1.2 * slots).astype(np.int64)  # the first most often
     number = interests.at(user, slot, step)
     counter = _counter(slot, number)
     leaf = interests.leaf(user, slot, number)
