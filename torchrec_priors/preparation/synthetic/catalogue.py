@@ -5,6 +5,7 @@ leaf, a price band of it, one *cell* (items of the same leaf, band and style) - 
 that range is drawn by popularity with one search in the cumulative weights.
 """
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -111,7 +112,7 @@ class Catalogue:
     def top_of_leaf(self) -> np.ndarray:
         """Number of the level-1 category of each leaf."""
         names = [leaf.level1 for leaf in self.tree]
-        return np.cumsum([0, *(a != b for a, b in zip(names, names[1:], strict=False))])
+        return np.cumsum([0, *(a != b for a, b in itertools.pairwise(names))])
 
     @cached_property
     def top_bounds(self) -> np.ndarray:
