@@ -135,10 +135,9 @@ class Catalogue:
         order = np.argsort(self.item_id)
         leaf, band, style = self.leaf[order], self.band[order], self.style[order]
         numbers = self.item_id[order]
-        titles = [
-            f"{_style_name(s)} {self.tree[f].noun}, {BANDS[b]}, no. {n}"
-            for f, b, s, n in zip(leaf.tolist(), band.tolist(), style.tolist(), numbers.tolist(), strict=True)
-        ]
+        nouns = [node.noun for node in self.tree]
+        rows = zip(style.tolist(), leaf.tolist(), band.tolist(), numbers.tolist(), strict=True)
+        titles = [f"{_style_name(s, f)} {nouns[f]}, {BANDS[b]}, no. {n}" for s, f, b, n in rows]
 
         def names(level: str) -> pa.Array:
             values = pa.array([getattr(node, level) for node in self.tree])
@@ -162,6 +161,8 @@ def _used_leaves(count: int) -> tuple[Leaf, ...]:
     return tuple(every[number * len(every) // count] for number in range(count))
 
 
-def _style_name(number: int) -> str:
-    turn, name = divmod(number, len(_STYLES))
-    return _STYLES[name] if turn == 0 else f"{_STYLES[name]} {turn + 1}"
+def _style_name(style: int, leaf: int) -> str:
+    """Every leaf begins the list elsewhere, so that those of a single style differ."""
+    turn, place = divmod(style, len(_STYLES))
+    name = _STYLES[(place + 5 * leaf) % len(_STYLES)]
+    return name if turn == 0 else f"{name} {turn + 1}"
