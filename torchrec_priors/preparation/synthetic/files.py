@@ -34,12 +34,12 @@ def generate(
         users_at_once: users in memory at a time; the content does not depend on it.
 
     Raises:
-        UserError: too few rows, a negative seed, or a folder that holds something else.
+        UserError: too few rows, a seed out of range, or a folder that holds something else.
     """
     if rows < LEAST_ROWS:
         raise UserError(f"--generate {rows}: a log needs at least {LEAST_ROWS} rows")
-    if seed < 0:
-        raise UserError(f"--seed must not be negative, not {seed}")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed must be in [0, 2^63), not {seed}")
     raw = raw.absolute()
     about = {"corpus": "marketplace", "version": _VERSION, "rows": rows, "seed": seed}
     try:

@@ -1,7 +1,7 @@
 """Made-up histories: drifting interests, sessions, and events that follow views, for many users at once.
 
 A user has a few long-term interests at a time; each is a leaf category, a price band and a cell (see `catalogue`), and
-is replaced by another after some tens of interactions, mostly within the level-1 categories of the user's taste. A
+is replaced by another after about a hundred interactions, mostly within the level-1 categories of the user's taste. A
 session keeps to one of them, or now and then to a leaf found by chance, and stays close to one cell.
 
 Everything is drawn by counters (see `randomness`), so that a user's interactions depend on the catalogue, the seed and
