@@ -19,6 +19,7 @@ def prepare(
     seed: int = 0,
     on_bad_row: str = "refuse",
     overwrite: bool = False,
+    generate: Optional[int] = None,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
     cpu: int = 2,
@@ -31,9 +32,10 @@ def prepare(
         raw: folder of the raw files
         out: folder of the prepared data set
         horizon: E; the corpus's own by default
-        seed: of the permutation that numbers the rows
+        seed: of the permutation that numbers the rows, and of generate
         on_bad_row: refuse or drop
         overwrite: replace a data set of other settings in --out
+        generate: first make up a log of so many rows in --raw, with a corpus that can
         image: image to run in, where the scheduler uses one
         h: a registered named resource
         cpu: cores
@@ -47,5 +49,6 @@ def prepare(
         seed=seed,
         on_bad_row=on_bad_row,
         overwrite=overwrite,
+        generate=generate,
     )
     return application("prepare", options, j="1x1", image=image, h=h, cpu=cpu, memMB=memMB)

@@ -8,6 +8,7 @@ from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.preparation.corpus import find_generator
 from torchrec_priors.preparation.prepare import Settings, summary
 from torchrec_priors.preparation.prepare import prepare as make
 
@@ -25,15 +26,21 @@ def prepare(
         int | None,
         Option(help="E: a user's last E interactions are test, the E before validation. [corpus's own]"),
     ] = None,
-    seed: Annotated[int, Option(help="Seed of the permutation that numbers the rows.")] = 0,
+    seed: Annotated[int, Option(help="Seed of the permutation that numbers the rows, and of --generate.")] = 0,
     on_bad_row: Annotated[OnBadRow, Option(help="Rows that cannot be read: refuse the file, or drop and count.")] = (
         OnBadRow.refuse
     ),
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a data set of other settings in --out.")] = False,
+    generate: Annotated[
+        int | None,
+        Option(metavar="ROWS", help="First make up a log of so many rows in --raw, with a corpus that can."),
+    ] = None,
 ) -> None:
     """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
     settings = Settings(dataset, raw, horizon, seed, on_bad_row.value)
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
+        if generate is not None:
+            find_generator(dataset)(raw, generate, seed, bar.set_description_str)
         manifest = make(settings, out, overwrite=overwrite, report=bar.set_description_str)
     print(summary(manifest))
     print(f"written to {out}")

@@ -5,7 +5,7 @@ files that ship with the project lie in `datasets/` (in an installed wheel: `tor
 of the same form works by its path.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -82,9 +82,15 @@ class Corpus:
 
 
 class CorpusFile(Protocol):
-    """The form of a corpus file."""
+    """The form of a corpus file. One that can make up raw files in its own schema also defines a `Generate`."""
 
     def load(self, raw: Path, bad_rows: BadRows) -> Corpus: ...
+
+
+class Generate(Protocol):
+    """`generate` of a corpus file: fills the folder `raw` with a log of `rows` interactions."""
+
+    def __call__(self, raw: Path, rows: int, seed: int, report: Callable[[str], None] = ..., /) -> None: ...
 
 
 def known_corpora() -> dict[str, Path]:
@@ -100,6 +106,19 @@ def find_corpus(name_or_file: str) -> CorpusFile:
         UserError: no such corpus or file, or a file without a `load` function.
     """
     return load_file(corpus_path(name_or_file), option="--dataset", function="load")
+
+
+def find_generator(name_or_file: str) -> Generate:
+    """What makes up raw files of this corpus.
+
+    Raises:
+        UserError: no such corpus, or one that defines no `generate(raw, rows, seed, report)`.
+    """
+    generate: Generate | None = getattr(find_corpus(name_or_file), "generate", None)
+    if generate is None:
+        able = [name for name in known_corpora() if hasattr(find_corpus(name), "generate")]
+        raise UserError(f"--generate: corpus '{name_or_file}' cannot make up raw files; these can: {', '.join(able)}")
+    return generate
 
 
 def corpus_path(name_or_file: str) -> Path:

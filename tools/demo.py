@@ -1,0 +1,186 @@
+"""`make demo`: a made-up marketplace, HSTU without and with prior heads on two processes, and what they recommend.
+
+HSTU predicts the next item; + LT/ST predicts eight, by a short-term and a long-term head; + LT/ST x Item has these two
+heads for every level-1 category.
+
+Every step is a command that is shown before it runs. Given again, it goes on where it was.
+"""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow.parquet as pq
+import typer
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+CONFIG = "torchx_configs/marketplace.toml"
+# Folder of the run -> title, changes to the configuration.
+MODELS = {
+    "hstu": ("HSTU", ["model.horizon=1", "priors.tree=[]"]),
+    "lt-st": ("+ LT/ST", []),
+    "lt-st-category": ("+ LT/ST x Item", ['priors.tree=["temporal:2", "category"]']),
+}
+SHOWN = (
+    ("recall@10", "recall@10"),
+    ("ndcg@10", "ndcg@10"),
+    ("entropy@10", "entropy@10 (bits)"),
+    ("coverage@10", "coverage@10"),
+    ("novelty@10", "novelty@10 (bits)"),
+    ("new_interest/recall@10", "new_interest/recall@10"),
+    ("new_interest/ndcg@10", "new_interest/ndcg@10"),
+)
+TOP = 10
+USERS_SHOWN = 2
+
+
+def demo(
+    changes: Annotated[
+        list[str] | None, typer.Argument(help="key=value for every model, to try a smaller run.")
+    ] = None,
+    folder: Annotated[Path, typer.Option(help="Where everything is kept, seen from the repository.")] = Path("demo"),
+    rows: Annotated[int, typer.Option(help="Interactions of the log.")] = 200_000,
+) -> None:
+    """Generates, prepares, trains, evaluates and recommends."""
+    os.chdir(REPOSITORY)
+    started = time.monotonic()
+    raw, data = folder / "raw", folder / "data"
+    runs = {name: folder / "runs" / name for name in MODELS}
+    print("The commands below work as they stand after: . .venv/bin/activate")
+    corpus = ["--dataset", "marketplace", "--generate", rows, "--raw", raw, "--out", data]
+    _step("a made-up marketplace log, prepared", "torchrec-priors", "prepare", *corpus)
+    for name, (title, settings) in MODELS.items():
+        about = ["--config", CONFIG, "--data", data, "--run", runs[name], *settings, *(changes or [])]
+        _component(f"{title}: training on 2 processes", "train", *about)
+    for name, (title, _) in MODELS.items():
+        _component(f"{title}: every user of the test split, the whole catalogue", "evaluate", "--run", runs[name],
+                   "--split", "test")  # fmt: skip
+    users = _some_users(data)
+    for user in users:
+        for name in list(MODELS)[1:]:
+            _step(f"HSTU {MODELS[name][0]}: recommendations for user {user}, with reasons", "torchrec-priors",
+                  "recommend", "--run", runs[name], "--user", user, "-k", TOP)  # fmt: skip
+    _print_table(raw, data, runs)
+    _print_places(folder, list(runs.values()), users[0])
+    print(f"\nDone in {time.monotonic() - started:.0f} s.")
+
+
+def _component(title: str, name: str, *arguments: object) -> None:
+    """An app on two processes, as its TorchX component."""
+    _step(title, *_component_command(name, *arguments))
+
+
+def _component_command(name: str, *arguments: object) -> list[str]:
+    component = f"components/{name}.py:{name}"
+    return ["torchx", "run", "-s", "local_cwd", component, "-j", "1x2", *map(str, arguments)]
+
+
+def _step(title: str, program: str, *arguments: object) -> None:
+    """Runs a command of the virtual environment with its output in sight; ends with its exit code where it fails."""
+    command = [program, *map(str, arguments)]
+    print(f"\n=== {title}\n$ {shlex.join(command)}", flush=True)
+    environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
+    started = time.monotonic()
+    done = subprocess.run([BIN / program, *command[1:]], env=environment)
+    took = f"{time.monotonic() - started:.0f} s"
+    if done.returncode:
+        print(f"=== failed with exit code {done.returncode} after {took}", file=sys.stderr)
+        print(
+            "    (a demo of other settings or of an earlier version is in the way? remove its folder)", file=sys.stderr
+        )
+        sys.exit(done.returncode)
+    print(f"=== {took}", flush=True)
+
+
+def _some_users(data: Path) -> list[int]:
+    ids = pq.read_table(data / "sequences", columns=["user_id"])["user_id"].to_pylist()
+    return [ids[place * len(ids) // USERS_SHOWN] for place in range(USERS_SHOWN)]
+
+
+def _print_table(raw: Path, data: Path, runs: dict[str, Path]) -> None:
+    """Both models side by side on the test split."""
+    titles = [MODELS[name][0] for name in runs]
+    print(f"\n=== on the test split\n{'':<44}{''.join(f'{title:>16}' for title in titles)}")
+    metrics = [json.loads((run / "eval/test/metrics.json").read_text()) for run in runs.values()]
+    for name, label in SHOWN:
+        print(f"{label:<44}" + "".join(f"{values[name]:>16.4f}" for values in metrics))
+    planted = Planted(raw, data)
+    inside, met = zip(*(planted.share(run) for run in runs.values()), strict=True)
+    print(f"{f'top {TOP} within the planted interests':<44}" + "".join(f"{share:>16.1%}" for share in inside))
+    print(f"{f'planted interests met by the top {TOP}':<44}" + "".join(f"{share:>16.1%}" for share in met))
+    print(
+        f"Planted: the leaf categories ({planted.mean:.1f} on average) that the generator gave a user for the time\n"
+        f"of the test interactions; {planted.chance:.1%} of the catalogue lies in them. No model reads them."
+    )
+
+
+class Planted:
+    """The interests that the generator gave each user for the time of the test interactions.
+
+    Attributes:
+        mean: leaf categories a user.
+        chance: share of the catalogue that lies in a user's interests, on average.
+    """
+
+    def __init__(self, raw: Path, data: Path) -> None:
+        horizon = json.loads((data / "manifest.json").read_text())["horizon"]
+        users = pq.read_table(data / "sequences", columns=["user_id", "timestamps"]).to_pydict()
+        begins = {user: times[-horizon] for user, times in zip(users["user_id"], users["timestamps"], strict=True)}
+        items = pq.read_table(raw / "items.parquet", columns=["item_id", "category3"]).to_pydict()
+        self.leaf = dict(zip(items["item_id"], items["category3"], strict=True))
+        self.held: dict[int, set[str]] = defaultdict(set)
+        for row in pq.read_table(raw / "truth" / "interests.parquet").to_pylist():
+            if row["until"] >= begins.get(row["user_id"], np.inf):
+                self.held[row["user_id"]].add(row["category3"])
+        sizes: dict[str, int] = defaultdict(int)
+        for leaf in self.leaf.values():
+            sizes[leaf] += 1
+        self.mean = float(np.mean([len(held) for held in self.held.values()]))
+        self.chance = float(np.mean([sum(sizes[leaf] for leaf in held) for held in self.held.values()])) / len(
+            self.leaf
+        )
+
+    def share(self, run: Path) -> tuple[float, float]:
+        """(share of the recommended items within the user's interests, share of these that any of them meets)."""
+        inside, met = zip(*self._users(run), strict=True)
+        return float(np.mean(inside)), float(np.mean(met))
+
+    def _users(self, run: Path) -> Iterator[tuple[float, float]]:
+        predictions = pq.read_table(run / "eval/test/predictions.parquet", columns=["user_id", "items"]).to_pydict()
+        for user, items in zip(predictions["user_id"], predictions["items"], strict=True):
+            leaves = [self.leaf[item] for item in items[:TOP]]
+            held = self.held[user]
+            yield np.mean([leaf in held for leaf in leaves]), len(held.intersection(leaves)) / len(held)
+
+
+def _print_places(folder: Path, runs: list[Path], user: int) -> None:
+    another = _component_command(
+        "train", "--config", CONFIG, "--data", folder / "data", "--run", folder / "runs/temporal-4",
+        'priors.tree=["temporal:4"]',
+    )  # fmt: skip
+    print(f"""
+=== where everything is
+{folder}/raw              the log (log, items, users) and the planted interests (truth/interests.parquet)
+{folder}/data             the prepared data set: manifest.json, items, sequences, priors
+{folder}/runs             {", ".join(run.name for run in runs)}; each: config.toml, checkpoints/, metrics.jsonl,
+                     summary.json, eval/test/metrics.json, eval/test/predictions.parquet
+
+=== what to try next (after: . .venv/bin/activate)
+torchrec-priors recommend --run {runs[0]} --user {user}
+torchrec-priors recommend --run {runs[-1]} --history 1,2,3
+{shlex.join(another)}
+torchrec-priors prepare --dataset marketplace --generate 1000000 --raw {folder}/raw-1m --out {folder}/data-1m
+tensorboard --logdir {folder}/runs""")
+
+
+if __name__ == "__main__":
+    typer.run(demo)

@@ -1,0 +1,67 @@
+"""Counter-based random numbers: a draw is a function of (seed, user, stream, counter), not of what was drawn before.
+
+So a user's rows are the same whoever else is generated with them, and in whatever order. The mixing function is
+SplitMix64's (Steele, Lea and Flood, OOPSLA 2014).
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_STREAM_BITS = np.uint64(40)  # counters of a stream are below 2^40
+
+
+class Stream(IntEnum):
+    """What a draw decides; every use has its own stream."""
+
+    length = 0
+    length_angle = 1
+    spending = 2
+    taste = 3
+    slots = 4
+    life = 5
+    phase = 6
+    interest_scope = 7
+    interest_leaf = 8
+    interest_band = 9
+    interest_cell = 10
+    session_start = 11
+    session_kind = 12
+    session_interest = 13
+    session_leaf = 14
+    session_drift = 15
+    session_cell = 16
+    event = 17
+    complete = 18
+    back = 19
+    scope = 20
+    item = 21
+    gap = 22
+    first_time = 23
+
+
+def user_keys(seed: int, users: np.ndarray) -> np.ndarray:
+    """uint64 key of each user."""
+    root = _mix(np.array([seed], np.uint64) * _GOLDEN + _GOLDEN)
+    return _mix(root ^ _mix(users.astype(np.uint64) + _GOLDEN))
+
+
+def uniform(keys: np.ndarray, stream: Stream, counter: np.ndarray | int = 0) -> np.ndarray:
+    """Numbers in [0, 1) of these keys at these counters.
+
+    Example:
+        >>> keys = user_keys(0, np.arange(100_000))
+        >>> round(float(uniform(keys, Stream.item, 7).mean()), 2)
+        0.5
+    """
+    place = (np.uint64(int(stream) + 1) << _STREAM_BITS) + np.atleast_1d(counter).astype(np.uint64)
+    bits = _mix(keys + place * _GOLDEN)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
