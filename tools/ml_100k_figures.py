@@ -16,7 +16,7 @@ import typer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MODELS = {
-    "next-item HSTU": ["model.horizon=1", "priors.tree=[]"],
+    "next-item HSTU": ["model.horizon=1", "priors.tree=[]", "encoder.dropout=0.5"],
     "LT/ST_1": ["model.horizon=8", "priors.tree=[]"],
     "LT/ST_4": ["model.horizon=8", 'priors.tree=["temporal:4"]'],
     "Item x LT/ST_4": ["model.horizon=8", 'priors.tree=["temporal:4", "genre"]'],

@@ -10,7 +10,7 @@ from torchrec_priors.preparation.prepare import Settings, prepare
 
 STEPS = 50
 SETTINGS = ["negatives.per_set=256", 'priors.tree=["temporal:4", "genre"]', f"training.steps={STEPS}",
-            "training.evaluate_every=50", "training.log_every=1", "training.accumulate=1"]  # fmt: skip
+            "training.evaluate_every=50", "training.log_every=1", "training.batch=128"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
