@@ -40,7 +40,7 @@ def _other(key: str, value):
         "model.score": ("dot", "cosine"),
         "training.precision": ("fp32", "bf16"),
         "model.size": ("", "paper-1"),
-        "encoder.backbone": ("hstu", "mine.py"),
+        "encoder.backbone": ("hstu", "/mine.py"),
     }
     if key in texts:
         return next(text for text in texts[key] if text != value)

@@ -18,6 +18,7 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.loss import LossConfig
 from torchrec_priors.metrics.evaluation import EvaluationConfig
 from torchrec_priors.model import ModelConfig
+from torchrec_priors.plugin import absolute, own_file
 from torchrec_priors.priors.tree import PriorsConfig
 from torchrec_priors.sampling.group_sampler import NegativesConfig
 from torchrec_priors.sizes import with_size
@@ -54,6 +55,11 @@ class RunConfig:
         for part in (self.model, self.negatives, self.loss, self.table, self.training, self.evaluation):
             part.check()
 
+    def own_files(self) -> list[Path]:
+        """Priors and a backbone that are files of the user's own."""
+        named = [own_file(name) for name in (*self.priors.tree, self.encoder.backbone)]
+        return [file for file in named if file is not None]
+
     def to_toml(self) -> str:
         return tomli_w.dumps(asdict(self))
 
@@ -81,7 +87,10 @@ def load_config(file: Path | str, overrides: list[str] | None = None) -> RunConf
         raise UserError(f"--config: {path} is not valid TOML: {error}") from error
     for override in overrides or []:
         _apply(values, override)
-    return parse(values)
+    config = parse(values)
+    config.priors.tree = [absolute(level) for level in config.priors.tree]
+    config.encoder.backbone = absolute(config.encoder.backbone)
+    return config
 
 
 def parse(values: dict[str, Any]) -> RunConfig:
@@ -128,4 +137,8 @@ def _explain(error: ValidationError) -> str:
     if problem["type"] == "unexpected_keyword_argument":
         valid = keys() if "." in key else ["seed", *_SECTIONS, *keys()]
         return f"unknown configuration key '{key}': {nearest(key, valid)}"
-    return f"configuration key '{key}' = {problem['input']!r}: {problem['msg'].lower()}"
+    hint = {
+        "list_type": f""": write '{key}=["name"]', quoted for the shell""",
+        "bool_type": ": write true or false",
+    }.get(problem["type"], "")
+    return f"configuration key '{key}' = {problem['input']!r}: {problem['msg'].lower()}{hint}"

@@ -1,6 +1,7 @@
 """Users' own files in the form of the project's: a corpus, a prior."""
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -26,3 +27,19 @@ def load_file(file: Path, *, option: str, function: str) -> ModuleType:
     if not callable(getattr(module, function, None)):
         raise UserError(f"{option}: '{file}' defines no function `{function}`")
     return module
+
+
+def own_file(specification: str) -> Path | None:
+    """The file of a specification such as "mine.py" or "mine.py:argument"; None for a name.
+
+    >>> own_file("mine.py:3").name, own_file("genre")
+    ('mine.py', None)
+    """
+    found = re.fullmatch(r"(.+\.py)(?::.*)?", specification)
+    return Path(found[1]) if found else None
+
+
+def absolute(specification: str) -> str:
+    """The same with the whole path of its file, so that it is found from any folder."""
+    file = own_file(specification)
+    return specification if file is None else f"{file.absolute()}{specification[len(str(file)) :]}"

@@ -22,7 +22,10 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     if arguments[:1] == ["--"]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
         arguments = arguments[1:]
     leads = os.environ.get(_RANK, "0") == "0"
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)  # some library came first
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:  # a library's, where one came first
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
     hush()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -57,6 +57,9 @@ def recommend(
 ) -> None:
     """Recommends items from the whole history of a user, of many users, or from a history of your own."""
     _check_options(user, history, users, out, as_json)
+    for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
+        if out is not None and file is not None and out.absolute() == Path(file).absolute():
+            raise UserError(f"--out: '{out}' is the file of {name}: name another")
     folder = RunFolder(run)
     config, prepared = folder.open(data)
     check_k(k, prepared)

@@ -37,7 +37,7 @@ def train(
     folder = RunFolder(run)
     source = None if init_from is None else RunFolder(init_from)
     if source is not None:
-        source.open()
+        source.open(option="--init-from")
     folder.check_same_run(settings, prepared, source)
     with join() as ranks:
         summary = run_training(settings, prepared, folder, ranks, source)

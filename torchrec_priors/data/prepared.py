@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from torchrec_priors.data.manifest import Manifest, PriorInfo, read_manifest
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, nearest
 
 Columns = Mapping[str, np.ndarray]  # of the sequences, beside `items`
 
@@ -75,7 +76,16 @@ class PreparedData:
         self.row_groups = self._row_groups()
 
     def catalogue(self, columns: list[str] | None = None) -> pa.Table:
-        """`items.parquet`, row i for item i."""
+        """`items.parquet`, row i for item i.
+
+        Raises:
+            UserError: it has no such column.
+        """
+        file = self.folder / "items.parquet"
+        there = _guarded(file, lambda: pq.read_schema(file)).names
+        for column in columns or []:
+            if column not in there:
+                raise UserError(f"the catalogue {file} has no column '{column}': {nearest(column, there)}")
         table = self._read("items.parquet", columns)
         if table.num_rows != self.items:
             raise UserError(f"{self.folder / 'items.parquet'} has {table.num_rows} rows of {self.items}: prepare again")
@@ -120,7 +130,8 @@ class PreparedData:
             if place >= 0:
                 users = self.read_users(group, columns)
                 return History(users.history(place), users.columns_of(place))
-        raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}'")
+        left_out = f"users of at most {2 * self.manifest.horizon} interactions were left out: give --history"
+        raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}' ({left_out})")
 
     def _row_groups(self) -> list[RowGroup]:
         groups, first = [], 0
@@ -143,7 +154,7 @@ class PreparedData:
         return _guarded(self.folder / name, lambda: pq.read_table(self.folder / name, columns=columns))
 
 
-def _guarded(file: Path, read: Callable[[], pa.Table | pq.FileMetaData]) -> pa.Table | pq.FileMetaData:
+def _guarded(file: Path, read: Callable[[], Any]) -> Any:
     """`read()`, with an unreadable file as the user's mistake."""
     try:
         return read()

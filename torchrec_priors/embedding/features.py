@@ -47,6 +47,10 @@ def load_features(names: list[str], data: PreparedData) -> list[ItemFeature]:
     """
     if not names:
         return []
+    columns = [name.partition(":")[0] for name in names]
+    for column in columns:
+        if columns.count(column) > 1:
+            raise UserError(f"encoder.item_features: '{column}' stands twice: give each column once")
     catalogue = data.catalogue()
     return [_feature(name, catalogue) for name in names]
 

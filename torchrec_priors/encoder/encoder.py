@@ -44,10 +44,10 @@ class EncoderConfig:
     options: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     def check(self, dim: int) -> None:
-        if self.layers < 1 or self.heads < 1 or dim % self.heads:
-            raise UserError(
-                f"encoder.heads = {self.heads} must divide model.dim = {dim}, and encoder.layers be positive"
-            )
+        if self.layers < 1:
+            raise UserError(f"encoder.layers = {self.layers} must be at least 1")
+        if self.heads < 1 or dim % self.heads:
+            raise UserError(f"encoder.heads = {self.heads} must divide model.dim = {dim}")
         if not 0 <= self.dropout < 1:
             raise UserError(f"encoder.dropout = {self.dropout} must be in [0, 1)")
 

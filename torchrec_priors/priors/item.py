@@ -14,8 +14,23 @@ class ItemPrior(nn.Module):
     restricts_items = True
 
     def __init__(self, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int) -> None:
-        """`item`, `group`: the (row id, group number) pairs; `items`: number of rows."""
+        """
+        Args:
+            groups: names, by group number.
+            item, group: pairs of a row id and a group number; an item may stand several times, and one that stands
+                nowhere is recommended by no head.
+            items: number of rows.
+
+        Raises:
+            UserError: the pairs name a row or a group that there is not.
+        """
         super().__init__()
+        if len(item) != len(group):
+            raise UserError(f"prior '{name}': {len(item)} row ids for {len(group)} group numbers")
+        for what, values, end in (("row id", item, items), ("group number", group, len(groups))):
+            if len(values) and not 0 <= int(values.min()) <= int(values.max()) < end:
+                wrong = values[(values < 0) | (values >= end)][0]
+                raise UserError(f"prior '{name}': {what} {wrong} is not in [0, {end})")
         self.name, self.groups = name, groups
         self.labels = ItemGroups.from_pairs(item, group, items)
 

@@ -6,7 +6,6 @@ prepared data set, whose kind the manifest tells.
 """
 
 import importlib
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torchrec_priors.data.labels import compress
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.plugin import load_file
+from torchrec_priors.plugin import load_file, own_file
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,12 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     Raises:
         UserError: no such kind, no such prior in the data set, or a wrong argument.
     """
-    own = re.fullmatch(r"(.+\.py)(?::(.*))?", specification)
-    if own:
-        module = load_file(Path(own[1]), option="priors.tree", function="load")
-        prior: Prior = module.load(own[2] or "", data, horizon)
+    own = own_file(specification)
+    if own is not None:
+        module = load_file(own, option="priors.tree", function="load")
+        prior: Prior = module.load(specification[len(str(own)) + 1 :], data, horizon)
+        if not hasattr(prior, "groups"):
+            raise UserError(f"priors.tree: `load` of '{own}' must return a prior, not {type(prior).__name__}")
         return prior
     kind, colon, argument = specification.partition(":")
     known = _kinds()
@@ -115,12 +116,21 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     if not colon and kind not in known and kind in names:
         kind, argument = names[kind], kind
     if kind not in known:
-        usable = [*known, *(name for name, its_kind in names.items() if its_kind in known)]
-        if kind in names.values() or specification in names:
-            raise UserError(f"priors.tree: '{specification}' cannot be a level yet: {nearest(specification, usable)}")
+        usable = ["temporal:n", *(name for name, its_kind in names.items() if its_kind in known)]
+        if specification in names:
+            of = names[specification]
+            raise UserError(f"priors.tree: '{specification}' is a prior of {of}s, which is no level: {_list(usable)}")
+        if kind in names:
+            raise UserError(f"priors.tree: '{kind}' takes no argument: write '{kind}'")
+        if Path(f"{kind}.py").is_file():
+            raise UserError(f"priors.tree: there is no prior '{kind}': for your file write '{kind}.py:{argument}'")
         raise UserError(f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}")
     prior = importlib.import_module(f"{__package__}.{kind}").load(argument, data, horizon)
     return prior
+
+
+def _list(names: list[str]) -> str:
+    return f"valid: {', '.join(names) or 'none'}"
 
 
 def _kinds() -> list[str]:

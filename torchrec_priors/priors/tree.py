@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
 from torchrec_priors.priors.prior import Prior, Targets, load_prior
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,11 @@ class PriorTree(nn.Module):
 
 def load_tree(config: PriorsConfig, data: PreparedData, horizon: int) -> PriorTree:
     """The tree of a configuration over a prepared data set; `horizon` is training's tau."""
-    return PriorTree([load_prior(level, data, horizon) for level in config.tree], data.items)
+    levels = [load_prior(level, data, horizon) for level in config.tree]
+    for specification, level in zip(config.tree, levels, strict=True):
+        if [other.name for other in levels].count(level.name) > 1:
+            raise UserError(f"priors.tree: '{specification}' and another level are both '{level.name}': give it once")
+    return PriorTree(levels, data.items)
 
 
 def _code(groups: tuple[int, ...], sizes: list[int]) -> int:

@@ -64,7 +64,8 @@ def answer(
             best = []
             for place, row in enumerate(row_Bk[user, : len(vectors_kd)].tolist()):
                 scores = {path: float(score_kK[place, path]) for path in paths_of[row]}
-                best.append(Answer(row, float(score_Bk[user, place]), int(path_Bk[user, place]), scores))
+                won, score = int(path_Bk[user, place]), float(score_Bk[user, place])
+                best.append(Answer(row, score, won, {**scores, won: score}))  # the search's own last digits
             answers.append(best)
     return answers
 

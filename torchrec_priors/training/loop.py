@@ -41,9 +41,6 @@ def train(
     Raises:
         FloatingPointError: the loss is no finite number.
     """
-    if ranks.leads:
-        folder.record(config, data, init_from)
-    dist.barrier(ranks.side)
     run = _Run(config, data, folder, ranks, init_from)
     try:
         return run.go()
@@ -65,6 +62,9 @@ class _Run:
         self.progress = resumed or Progress()
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
+        if ranks.leads:  # now that nothing is wrong with it
+            folder.record(config, data, init_from)
+        dist.barrier(ranks.side)
         self.logs = Logs(
             folder.metrics,
             folder.path / "events",

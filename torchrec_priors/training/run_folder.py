@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.data.manifest import sha256
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_whole
@@ -34,6 +35,8 @@ class RunFolder:
 
     def check_same_run(self, config: RunConfig, data: PreparedData, init_from: "RunFolder | None" = None) -> None:
         """Raises UserError where the folder holds something other than a run of these."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--run: '{self.path}' is a file: name a folder")
         if not self.path.exists() or not any(self.path.iterdir()):
             return
         if not (self.path / CONFIG).is_file():
@@ -48,6 +51,8 @@ class RunFolder:
             raise UserError(
                 f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder"
             )
+        if (self.path / DATA).is_file():
+            self._check_own_files()
 
         if (self.path / DATA).is_file() and self._data().get("init_from") != _where(init_from):
             started = self._data().get("init_from")
@@ -61,27 +66,37 @@ class RunFolder:
             "path": str(data.folder.absolute()),
             "content_sha256": data.manifest.content_sha256,
             "init_from": _where(init_from),
+            "own_files": {str(file): sha256(file) for file in config.own_files()},
         }
         write_whole(self.path / DATA, json.dumps(origin, indent=1) + "\n")
         write_whole(self.path / CONFIG, config.to_toml())
 
-    def open(self, data_path: Path | None = None) -> tuple[RunConfig, PreparedData]:
-        """The configuration and data of a run that was started.
+    def open(self, data_path: Path | None = None, option: str = "--run") -> tuple[RunConfig, PreparedData]:
+        """The configuration and data of a run that was started; `option` is what named it.
 
         Raises:
-            UserError: no run there, or `data_path` holds other data than it was trained on.
+            UserError: no run there, `data_path` holds other data than it was trained on, or a prior or backbone of the
+                user's own is no longer what it was trained with.
         """
         if not (self.path / CONFIG).is_file() or not (self.path / DATA).is_file():
-            raise UserError(f"--run: '{self.path}' holds no run (no {CONFIG}): train first")
+            raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
         try:
             config = parse(tomllib.loads((self.path / CONFIG).read_text(encoding="utf8")))
             origin = self._data()
         except (tomllib.TOMLDecodeError, json.JSONDecodeError, KeyError) as error:
-            raise UserError(f"--run: '{self.path}' cannot be read ({error}): train again") from error
+            raise UserError(f"{option}: '{self.path}' cannot be read ({error}): train again") from error
+        self._check_own_files()
         data = PreparedData(data_path or Path(origin["path"]))
         if data.manifest.content_sha256 != origin["content_sha256"]:
             raise UserError(f"--data: '{data.folder}' is not the data that '{self.path}' was trained on")
         return config, data
+
+    def _check_own_files(self) -> None:
+        for file, checksum in self._data().get("own_files", {}).items():
+            if not Path(file).is_file():
+                raise UserError(f"'{self.path}' was trained with '{file}', which is not there: put it back")
+            if sha256(Path(file)) != checksum:
+                raise UserError(f"'{file}' has changed since '{self.path}' was trained: put it back or train again")
 
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     Raises:
         UserError: `source` holds no run with a best checkpoint, or one whose sizes or event types are others.
     """
-    old_config, old_data = source.open()
+    old_config, old_data = source.open(option="--init-from")
     place = Checkpoints(source.checkpoints, ranks).best_place("--init-from")
     if config.encoder.events and old_config.encoder.events and old_data.manifest.events != data.manifest.events:
         raise UserError(f"--init-from: '{source.path}' was trained on other event types")

@@ -1,0 +1,133 @@
+"""What a run's folder remembers, and that a mistake does not spoil it."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from torchrec_priors.config import load_config, parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.training.loop import train
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+
+SETTINGS = """
+[model]
+dim = 8
+context = 10
+horizon = 4
+[encoder]
+layers = 1
+[training]
+steps = 1
+batch = 8
+"""
+PRIOR = """
+import numpy as np
+from torchrec_priors.priors.item import ItemPrior
+
+def load(argument, data, horizon):
+    rows = np.arange(data.items)
+    return ItemPrior("mine", ["even", "odd"], rows, rows % 2, data.items)
+"""
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch, small_data):
+    """The current folder, with a configuration and a prior of one's own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.toml").write_text(SETTINGS)
+    (tmp_path / "mine.py").write_text(PRIOR)
+    return PreparedData(small_data)
+
+
+def _train(data, *overrides, run="run"):
+    config, folder = load_config("small.toml", list(overrides)), RunFolder(_path(run))
+    folder.check_same_run(config, data)
+    with join() as ranks:
+        train(config, data, folder, ranks)
+    return folder
+
+
+def _path(name: str) -> Path:
+    return Path(name).absolute()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ('priors.tree=["temporal:3"]', "does not divide"),
+        ('priors.tree=["mine:3"]', "for your file write 'mine.py:3'"),
+        ('priors.tree=["genre:3"]', "'genre' takes no argument"),
+        ('priors.tree=["rating"]', "'rating' is a prior of events, which is no level: valid: temporal:n, genre"),
+        ('priors.tree=["genre", "genre"]', "are both 'genre': give it once"),
+        ('encoder.item_features=["title", "title"]', "'title' stands twice"),
+        ("encoder.backbone=gru", "there is no 'gru'"),
+        ("model.dim=36", None),
+    ],
+)
+def test_a_mistake_is_named_and_leaves_the_folder_free_for_the_right_configuration(mistake, says, shop):
+    if says:
+        with pytest.raises(UserError, match=re.escape(says)):
+            _train(shop, mistake)
+        _train(shop)
+    else:  # no mistake: then the folder is taken
+        _train(shop, mistake)
+        with pytest.raises(UserError, match="holds a run of another configuration"):
+            _train(shop)
+
+
+def test_a_prior_of_ones_own_is_found_from_any_folder_and_must_stay_as_it_was(shop, tmp_path, monkeypatch):
+    folder = _train(shop, 'priors.tree=["mine.py:2"]')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config, _ = folder.open()
+    assert config.priors.tree == [f"{tmp_path}/mine.py:2"]
+    (tmp_path / "mine.py").write_text(PRIOR.replace('"even", "odd"', '"odd", "even"'))
+    with pytest.raises(UserError, match=r"mine\.py' has changed since .* was trained: put it back or train again"):
+        folder.open()
+    (tmp_path / "mine.py").unlink()
+    with pytest.raises(UserError, match=r"was trained with .*mine\.py', which is not there"):
+        folder.open()
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (PRIOR.replace("rows % 2", "rows % 3"), "prior 'mine': group number 2 is not in [0, 2)"),
+        (PRIOR.replace("rows % 2", "rows % 2 - 1"), "prior 'mine': group number -1 is not in [0, 2)"),
+        (PRIOR.replace("rows, rows % 2", "rows[1:], rows % 2"), "row ids for"),
+        (PRIOR.replace("    return ", "    "), "must return a prior, not NoneType"),
+        (
+            PRIOR.replace("    rows =", "    data.catalogue(['titel'])\n    rows ="),
+            "no column 'titel': did you mean 'title'",
+        ),
+    ],
+)
+def test_a_wrong_prior_of_ones_own_is_explained(code, says, shop, tmp_path):
+    (tmp_path / "mine.py").write_text(code)
+    with pytest.raises(UserError, match=re.escape(says)):
+        _train(shop, "priors.tree=['mine.py']")
+
+
+def test_a_run_that_is_a_file_is_named(shop, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(UserError, match=r"run' is a file: name a folder"):
+        _train(shop)
+
+
+@pytest.mark.parametrize(
+    ("override", "hint"),
+    [("priors.tree=genre", "quoted for the shell"), ("encoder.events=yes", "write true or false")],
+)
+def test_a_value_of_the_wrong_type_comes_with_a_hint(override, hint, shop):
+    with pytest.raises(UserError, match=hint):
+        load_config("small.toml", [override])
+
+
+def test_layers_and_heads_are_told_apart():
+    with pytest.raises(UserError, match=r"encoder\.layers = 0 must be at least 1"):
+        parse({"encoder": {"layers": 0}})
+    with pytest.raises(UserError, match=r"encoder\.heads = 3 must divide model\.dim = 64"):
+        parse({"encoder": {"heads": 3}})
