@@ -20,7 +20,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("beauty")
     prepare(Settings("amazon", raw), folder / "data")
     config = REPOSITORY / "torchx_configs/beauty.toml"
-    settings = ["training.steps=100", "training.evaluate_every=100", 'priors.tree=["category"]']
+    settings = ["training.steps=100", "training.evaluate_every=100"]
     app(
         "train", "--config", config, "--data", folder / "data", "--run", folder / "run", *settings, ranks=2, timeout=900
     )
@@ -28,6 +28,7 @@ def run(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_bulk_on_two_ranks_equals_one_user_after_another_and_never_violates_a_deny_list(run, tmp_path):
     with load_run(run) as loaded:
         ids = loaded.data.catalogue(["item_id", "frequency"]).sort_by([("frequency", "descending")])["item_id"]
