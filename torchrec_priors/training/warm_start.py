@@ -90,7 +90,12 @@ class _Source:
         self._load(found)
         for name, value in found.items():
             _fill(own[name], value)
-        self.report.append(f"{len(found)} of {len(own)} encoder parameters")
+        self.report.append(f"{len(found)} of {len(own)} parameters of encoder and score")
+        left = [
+            name for name in self.sizes if name not in own and not name.startswith("heads.") and ".embed" not in name
+        ]
+        if left:
+            self.report[-1] += f" ({len(left)} of the other run have no place here: {', '.join(left[:3])})"
 
     def matched(self, name: str, old_names: list[str], new_names: list[str], weight: Tensor) -> None:
         """The slices of `weight` whose names were there."""
@@ -105,7 +110,9 @@ class _Source:
             whole = weight.detach().cpu().clone()
             whole[here] = found[there]
             _fill(weight, whole)
-        self.report.append(f"{len(pairs)} of {len(new_names)} {name}")
+        _, kind, depth = name.split(".")
+        what = "heads" if kind == "adapters" else "group vectors"
+        self.report.append(f"{len(pairs)} of {len(new_names)} {what} at level {int(depth) + 1}")
 
     def rows(self, table: str, old_ids: pa.Array, new_ids: pa.Array, shard: Shard) -> None:
         """The shard's rows whose ids were there; blocks of the old table go to all ranks, one after another."""
