@@ -48,9 +48,10 @@ def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str
 
 def _line(error: Exception, file: Path) -> str:
     """Where in the file an import of it failed."""
-    if isinstance(error, SyntaxError) and error.filename == str(file):
-        return f", line {error.lineno}"
-    own = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    own = [line for name, line in places if line and Path(name).absolute() == file.absolute()]
     return f", line {own[-1]}" if own else ""
 
 

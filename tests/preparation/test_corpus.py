@@ -149,11 +149,13 @@ def test_a_file_here_that_is_named_without_its_ending_is_suggested(shop, tmp_pat
         ("def load(raw, bad_rows, more):\n    pass\n", "defines load(raw, bad_rows, more) where"),
     ],
 )
-def test_a_file_that_cannot_be_imported_is_named_with_line_and_error(text, says, tmp_path):
+def test_a_file_that_cannot_be_imported_is_named_with_line_and_error(text, says, tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(text)
-    with pytest.raises(UserError, match=re.escape(says)) as caught:
-        find_corpus(str(tmp_path / "mine.py"))
-    assert "\n" not in str(caught.value)
+    monkeypatch.chdir(tmp_path)
+    for name in (str(tmp_path / "mine.py"), "mine.py"):
+        with pytest.raises(UserError, match=re.escape(says)) as caught:
+            find_corpus(name)
+        assert "\n" not in str(caught.value)
 
 
 def test_an_error_inside_a_users_load_keeps_its_own_kind(shop, tmp_path):
