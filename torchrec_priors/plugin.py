@@ -1,21 +1,26 @@
 """Users' own files in the form of the project's: a corpus, a prior."""
 
 import importlib.util
+import inspect
 import re
+import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 from torchrec_priors.errors import UserError
 
 
-def load_file(file: Path, *, option: str, function: str) -> ModuleType:
+def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str] = ()) -> ModuleType:
     """The module of a Python file that defines `function`.
 
     Args:
         option: what the user set to the file's path, for messages.
+        arguments: names of what `function` will be called with, by position; none to leave that unchecked.
 
     Raises:
-        UserError: no such file, or it defines no such function.
+        UserError: no such file, one that cannot be imported, or one that defines no such function of these arguments.
     """
     if not file.is_file():
         raise UserError(f"{option}: there is no file '{file}'")
@@ -23,9 +28,22 @@ def load_file(file: Path, *, option: str, function: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise UserError(f"{option}: '{file}'{_line(error, file)}: {_short(error)}") from error
+    defined = getattr(module, function, None)
+    if not callable(defined):
         raise UserError(f"{option}: '{file}' defines no function `{function}`")
+    if arguments:
+        try:
+            inspect.signature(defined).bind(*arguments)
+        except TypeError as error:
+            takes = f"{function}{inspect.signature(defined)}"
+            wanted = f"{function}({', '.join(arguments)})"
+            raise UserError(f"{option}: '{file}' defines {takes} where {wanted} is called ({error})") from error
     return module
 
 
@@ -43,3 +61,19 @@ def absolute(specification: str) -> str:
     """The same with the whole path of its file, so that it is found from any folder."""
     file = own_file(specification)
     return specification if file is None else f"{file.absolute()}{specification[len(str(file)) :]}"
+
+
+def _line(error: Exception, file: Path) -> str:
+    """Where in the file an import of it failed."""
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    if isinstance(error, SyntaxError):
+        places.append((error.filename or "", error.lineno))
+    own = [line for name, line in places if line and Path(name).absolute() == file.absolute()]
+    return f", line {own[-1]}" if own else ""
+
+
+def _short(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    text = error.msg if isinstance(error, SyntaxError) else str(error)
+    return f"{type(error).__name__}: {' '.join(text.split())}"

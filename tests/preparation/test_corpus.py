@@ -1,5 +1,6 @@
 """A corpus is one file, found by its name or its path; a user's own file needs no other edited."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,6 +132,45 @@ def test_an_unknown_corpus_names_the_nearest(name, hint):
         find_corpus(name)
 
 
+def test_a_file_here_that_is_named_without_its_ending_is_suggested(shop, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"unknown data set 'my_shop': for the file 'my_shop\.py' .*--dataset my_shop"):
+        find_corpus("my_shop")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("x = 1\ndef load(raw, bad_rows)\n    pass\n", "mine.py', line 2: SyntaxError: expected ':'"),
+        ("\n\nimport nothing_like_it\n", "mine.py', line 3: ModuleNotFoundError: No module named 'nothing_like_it'"),
+        ("def f():\n    return 1 / 0\n\nf()\n", "mine.py', line 2: ZeroDivisionError: division by zero"),
+        ("raise ValueError('one\\ntwo')\n", "mine.py', line 1: ValueError: one two"),
+        ("def load(raw):\n    pass\n", "mine.py' defines load(raw) where load(raw, bad_rows) is called"),
+        ("def load(raw, bad_rows, more):\n    pass\n", "defines load(raw, bad_rows, more) where"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named_with_line_and_error(text, says, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    for name in (str(tmp_path / "mine.py"), "mine.py"):
+        with pytest.raises(UserError, match=re.escape(says)) as caught:
+            find_corpus(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_error_inside_a_users_load_keeps_its_own_kind(shop, tmp_path):
+    file, raw = shop
+    file.write_text("def load(raw, bad_rows):\n    return {}['price']\n")
+    with pytest.raises(KeyError, match="price"):
+        prepare(Settings(str(file), raw), tmp_path / "prepared")
+
+
+def test_a_users_file_may_hold_dataclasses_of_any_kind(tmp_path):
+    lines = ["from __future__ import annotations", "from dataclasses import dataclass", "@dataclass", "class Row:"]
+    (tmp_path / "mine.py").write_text("\n".join([*lines, "    a: int", "def load(raw, bad_rows): return Row(1)", ""]))
+    assert find_corpus(str(tmp_path / "mine.py")).load(None, None).a == 1
+
+
 def test_a_file_that_loads_nothing_is_refused(tmp_path):
     (tmp_path / "mine.py").write_text("raw = 1\n")
     with pytest.raises(UserError, match=r"mine\.py' defines no function `load`"):
@@ -168,19 +208,22 @@ def _labels(items: list[int], labels: list[str | None], name: str = "kind") -> L
 @pytest.mark.parametrize(
     ("changes", "mistake"),
     [
-        ({"category_prior": "genre"}, "category_prior 'genre' is no item prior"),
+        ({"category_prior": "genre"}, "category_prior 'genre' is no item prior: valid: kind"),
+        ({"category_prior": "kin"}, "category_prior 'kin' is no item prior: did you mean 'kind'?"),
         ({"category_prior": "team"}, "category_prior 'team' is no item prior"),
         ({"item_priors": [_labels([10], ["x"])] * 2}, "defines a prior twice"),
         ({"item_priors": [_labels([10], ["x"]), _labels([10], ["x"], "team")]}, "defines a prior twice"),
         ({"events": ("view",), "event_prior": "kind"}, "defines a prior twice"),
         ({"events": ("view", "buy")}, "events and event_prior come together"),
         ({"event_prior": "action"}, "events and event_prior come together"),
-        ({"user_group": "kind"}, "user_group 'kind' is no user prior"),
+        ({"user_group": "kind"}, "user_group 'kind' is no user prior: valid: team"),
+        ({"item_priors": _labels([10], ["x"])}, "item_priors must be a list of Labels"),
+        ({"user_priors": [ibis.memtable(pa.table({"user_id": [1]}))]}, "user_priors must be a list of Labels"),
     ],
 )
 def test_a_corpus_that_contradicts_itself_is_refused(changes, mistake):
     _corpus()
-    with pytest.raises(ValueError, match=f"corpus 'mine'.*{mistake}"):
+    with pytest.raises(UserError, match=f"corpus 'mine'.*{re.escape(mistake)}"):
         _corpus(**changes)
 
 
@@ -225,14 +268,42 @@ def test_repeated_labels_and_labels_of_unknown_items_count_once_and_never(tmp_pa
     assert _members(tmp_path) == {(10, 0), (10, 1), (11, 0), (12, 2)}
 
 
-def test_interactions_outside_the_catalogue_are_refused(tmp_path, monkeypatch):
-    items = ibis.memtable(pa.table({"item_id": [10, 11], "title": ["a", "b"]}))
-    with pytest.raises(UserError, match="corpus 'mine': interactions with items outside its catalogue"):
+def test_interactions_outside_the_catalogue_are_refused_by_their_number_and_the_first(tmp_path, monkeypatch):
+    items = ibis.memtable(pa.table({"item_id": [10], "title": ["a"]}))
+    says = "4 interactions with items outside its catalogue (2 items, first 11): leave such rows out in the corpus file"
+    with pytest.raises(UserError, match=f"^corpus 'mine': {re.escape(says)} \\(keep_valid\\), or add"):
         _prepare(_corpus(items=items), tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_catalogue_that_repeats_an_item_is_refused_as_such(tmp_path, monkeypatch):
-    items = ibis.memtable(pa.table({"item_id": [10, 11, 12, 12], "title": ["a", "b", "c", "c"]}))
-    with pytest.raises(UserError, match=r"corpus 'mine': .*(repeat|twice|duplicate)"):
+def test_a_catalogue_that_repeats_items_is_refused_by_their_number_and_the_first(tmp_path, monkeypatch):
+    ids = [10, 12, 11, 12, 11, 12]
+    items = ibis.memtable(pa.table({"item_id": ids, "title": ["a"] * 6}))
+    with pytest.raises(UserError, match=r"^corpus 'mine': .* item 11 twice or more \(2 such items\): keep one row"):
         _prepare(_corpus(items=items), tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        ([0, 1, 2, 0, 1, 0, 7], "2 interactions have an event code outside 0 to 1, such as 2: .*view, buy"),
+        ([0, 1, -1, 0, 1, 0, 0], "1 interactions have an event code outside 0 to 1, such as -1"),
+        ([0, 1, None, 0, 1, 0, 0], "1 interactions have an event code outside 0 to 1, such as none"),
+    ],
+)
+def test_event_codes_without_a_name_are_refused(codes, says, tmp_path, monkeypatch):
+    log = {"user_id": [1] * 4 + [2] * 3, "item_id": [10, 11, 12, 10, 12, 11, 10], "timestamp": [*range(7)]}
+    table = pa.table({**log, "order": [*range(7)], "event": pa.array(codes, pa.int8())})
+    corpus = _corpus(interactions=ibis.memtable(table), events=("view", "buy"), event_prior="action")
+    with pytest.raises(UserError, match=f"^corpus 'mine': {says}"):
+        _prepare(corpus, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("log", "says"), [("", "holds no interaction:"), ("nonsense\n", "holds no interaction after 1 dropped rows:")]
+)
+def test_a_log_without_an_interaction_is_refused_as_such(log, says, shop, tmp_path):
+    file, raw = shop
+    (raw / "log.csv").write_text("\n" + log)
+    with pytest.raises(UserError, match=f"^corpus 'shop': its log {says}"):
+        prepare(Settings(str(file), raw, on_bad_row="drop"), tmp_path / "prepared")

@@ -9,8 +9,9 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.preparation.corpus import find_generator
-from torchrec_priors.preparation.prepare import Settings, summary
+from torchrec_priors.preparation.prepare import Settings
 from torchrec_priors.preparation.prepare import prepare as make
+from torchrec_priors.preparation.summary import summary
 
 
 class OnBadRow(StrEnum):
@@ -42,7 +43,7 @@ def prepare(
         if generate is not None:
             find_generator(dataset)(raw, generate, seed, bar.set_description_str)
         manifest = make(settings, out, overwrite=overwrite, report=bar.set_description_str)
-    print(summary(manifest))
+    print(summary(manifest, out))
     print(f"written to {out}")
 
 

@@ -96,7 +96,8 @@ def load_encoder(config: EncoderConfig, dim: int, context: int, event_types: int
 
 def _backbone(name: str) -> Any:
     if name.endswith(".py"):
-        return load_file(Path(name), option="encoder.backbone", function="load")
+        arguments = ("config", "dim", "context", "event_types")
+        return load_file(Path(name), option="encoder.backbone", function="load", arguments=arguments)
     files = Path(__file__).parent.glob("*.py")
     known = sorted(file.stem for file in files if "\ndef load(" in file.read_text(encoding="utf8"))
     if name not in known:

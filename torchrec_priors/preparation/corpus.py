@@ -69,16 +69,23 @@ class Corpus:
     user_group: str | None = None
 
     def __post_init__(self) -> None:
-        names = [labels.name for labels in (*self.item_priors, *self.user_priors)]
-        names += [self.event_prior] if self.event_prior else []
+        """Raises UserError where the priors are none, or their names contradict each other."""
+        for attribute in ("item_priors", "user_priors"):
+            priors = getattr(self, attribute)
+            if not isinstance(priors, Sequence) or not all(isinstance(labels, Labels) for labels in priors):
+                raise UserError(f"corpus '{self.name}': {attribute} must be a list of Labels")
+        items, users = [labels.name for labels in self.item_priors], [labels.name for labels in self.user_priors]
+        names = [*items, *users, *([self.event_prior] if self.event_prior else [])]
         if len(set(names)) != len(names):
-            raise ValueError(f"corpus '{self.name}' defines a prior twice: {', '.join(sorted(names))}")
-        if self.category_prior not in {labels.name for labels in self.item_priors}:
-            raise ValueError(f"corpus '{self.name}': category_prior '{self.category_prior}' is no item prior")
+            raise UserError(f"corpus '{self.name}' defines a prior twice: {', '.join(sorted(names))}")
+        if self.category_prior not in items:
+            hint = nearest(self.category_prior, items)
+            raise UserError(f"corpus '{self.name}': category_prior '{self.category_prior}' is no item prior: {hint}")
         if bool(self.events) != bool(self.event_prior):
-            raise ValueError(f"corpus '{self.name}': events and event_prior come together")
-        if self.user_group and self.user_group not in {labels.name for labels in self.user_priors}:
-            raise ValueError(f"corpus '{self.name}': user_group '{self.user_group}' is no user prior")
+            raise UserError(f"corpus '{self.name}': events and event_prior come together")
+        if self.user_group and self.user_group not in users:
+            hint = nearest(self.user_group, users)
+            raise UserError(f"corpus '{self.name}': user_group '{self.user_group}' is no user prior: {hint}")
 
 
 class CorpusFile(Protocol):
@@ -103,9 +110,10 @@ def find_corpus(name_or_file: str) -> CorpusFile:
     """The corpus of this name, or the user's own file.
 
     Raises:
-        UserError: no such corpus or file, or a file without a `load` function.
+        UserError: no such corpus or file, or a file without a `load(raw, bad_rows)`.
     """
-    return load_file(corpus_path(name_or_file), option="--dataset", function="load")
+    file = corpus_path(name_or_file)
+    return load_file(file, option="--dataset", function="load", arguments=("raw", "bad_rows"))
 
 
 def find_generator(name_or_file: str) -> Generate:
@@ -127,5 +135,8 @@ def corpus_path(name_or_file: str) -> Path:
     if name_or_file.endswith(".py"):
         return Path(name_or_file)
     if name_or_file not in known:
+        own = f"{name_or_file}.py"
+        if Path(own).is_file():
+            raise UserError(f"unknown data set '{name_or_file}': for the file '{own}' here, --dataset {own}")
         raise UserError(f"unknown data set '{name_or_file}': {nearest(name_or_file, known)}")
     return known[name_or_file]

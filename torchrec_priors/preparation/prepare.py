@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import Manifest, PriorInfo
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import expressions
+from torchrec_priors.preparation import contents, expressions
+from torchrec_priors.preparation.check import check
 from torchrec_priors.preparation.corpus import Corpus, CorpusFile, Labels, corpus_path, find_corpus
 from torchrec_priors.preparation.raw import BadRows
 
@@ -65,7 +66,7 @@ def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: R
         (temporary / "sequences").mkdir()
         bad_rows = BadRows(settings.on_bad_row)
         report("reading raw files")
-        corpus = _load(corpus_file, settings.raw, bad_rows)
+        corpus = check(_load(corpus_file, settings.raw, bad_rows), corpus_path(settings.dataset))
         made = _Builder(settings, corpus, bad_rows, out, temporary, report).run()
         old = out.with_name(f".{out.name}.old")
         if out.exists():
@@ -80,7 +81,7 @@ def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: R
     return made
 
 
-def _load(corpus_file: CorpusFile, raw: Path, bad_rows: BadRows) -> Corpus:
+def _load(corpus_file: CorpusFile, raw: Path, bad_rows: BadRows) -> object:
     try:
         return corpus_file.load(raw, bad_rows)
     except OSError as error:
@@ -134,9 +135,11 @@ class _Builder:
         self.written: list[Path] = []
 
     def run(self) -> Manifest:
-        self._check_catalogue()
+        contents.check_catalogue(self.engine, self.corpus)
+        contents.check_events(self.engine, self.corpus)
         ranked, kept = expressions.split(self.corpus.interactions, self.horizon)
         kept = self._materialise("kept", kept)
+        contents.check_items(self.engine, self.corpus, kept)
         self.report("counting, numbering and splitting")
         parts = expressions.build(self.corpus, kept, self.horizon, self.settings.seed)
         items = self._materialise("items", parts.items)
@@ -175,11 +178,6 @@ class _Builder:
         manifest.write(self.folder)
         return manifest
 
-    def _check_catalogue(self) -> None:
-        ids = self.corpus.items.item_id
-        if self._value(ids.count()) != self._value(ids.nunique()):
-            raise UserError(f"corpus '{self.corpus.name}': its catalogue has an item twice")
-
     def _materialise(self, name: str, table: ir.Table) -> ir.Table:
         """Computes a table once, inside the engine."""
         return self.engine.create_table(name, table)
@@ -192,11 +190,7 @@ class _Builder:
         remaining = self._arrow(kept.aggregate(users=kept.user_id.nunique(), interactions=kept.count()))
         read, left = everything.to_pylist()[0], remaining.to_pylist()[0]
         if left["users"] == 0:
-            raise UserError(
-                f"no user of {read['users']} has more than {2 * self.horizon} interactions: choose a smaller --horizon"
-            )
-        if left["interactions"] != self._value(self.engine.table("kept").count()):
-            raise UserError(f"corpus '{self.corpus.name}': interactions with items outside its catalogue")
+            raise contents.no_user(self.corpus, self.horizon, read, sum(self.bad_rows.dropped.values()))
         return {
             "users": left["users"],
             "items": self._value(items.count()),
@@ -284,19 +278,3 @@ class _Builder:
 
 def _first_columns(table: ir.Table, first: list[str]) -> ir.Table:
     return table.select(*first, *[name for name in table.columns if name not in first])
-
-
-def summary(manifest: Manifest) -> str:
-    """A few lines for people: counts, drops, priors."""
-    counts = manifest.counts
-    lines = [
-        f"{manifest.name}: " + ", ".join(f"{counts[name]:,} {name}" for name in ("users", "items", "interactions")),
-        f"horizon {manifest.horizon}: {manifest.split}",
-    ]
-    dropped = {reason: number for reason, number in counts["dropped"].items() if number}
-    lines += [f"dropped: {number:,} ({reason})" for reason, number in dropped.items()] or ["dropped: nothing"]
-    for prior in manifest.priors:
-        shown = ", ".join(f"{name} {size:,}" for name, size in list(zip(prior.groups, prior.sizes, strict=True))[:5])
-        more = f", ... ({len(prior.groups)} groups)" if len(prior.groups) > 5 else ""
-        lines.append(f"prior {prior.name} ({prior.kind}): {shown}{more}")
-    return "\n".join(lines)

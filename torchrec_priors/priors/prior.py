@@ -105,7 +105,7 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     """
     own = own_file(specification)
     if own is not None:
-        module = load_file(own, option="priors.tree", function="load")
+        module = load_file(own, option="priors.tree", function="load", arguments=("argument", "data", "horizon"))
         prior: Prior = module.load(specification[len(str(own)) + 1 :], data, horizon)
         if not hasattr(prior, "groups"):
             raise UserError(f"priors.tree: `load` of '{own}' must return a prior, not {type(prior).__name__}")

@@ -1,0 +1,38 @@
+"""What `prepare` prints lets a person see at once whether the times are right."""
+
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+from small_movielens import Rating, read_ratings, read_sequences, write_ratings
+
+from torchrec_priors.data.manifest import read_manifest
+from torchrec_priors.preparation import prepare as preparation
+from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.preparation.summary import summary
+
+HORIZON = 8
+
+
+def test_the_range_of_times_is_in_days_of_all_kept_interactions(small_raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "_USERS_A_FILE", 32)
+    manifest = prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
+    seconds = [rating.seconds for ratings in read_sequences(small_raw, HORIZON).values() for rating in ratings]
+    first, last = (datetime.fromtimestamp(end, UTC).date() for end in (min(seconds), max(seconds)))
+    lines = summary(manifest, tmp_path / "prepared").splitlines()
+    assert f"times: {first} to {last}" in lines
+
+
+@pytest.mark.parametrize(("factor", "says"), [(1e-3, "times: 1970-01-"), (1e3, "times: 2")])
+def test_times_in_a_wrong_unit_show(factor, says, small_raw, tmp_path):
+    shutil.copytree(small_raw, tmp_path / "raw")
+    ratings = [Rating(r.user, r.film, r.stars, int(r.seconds * factor)) for r in read_ratings(small_raw)]
+    write_ratings(tmp_path / "raw", ratings)
+    manifest = prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "prepared")
+    assert says in summary(manifest, tmp_path / "prepared")
+
+
+def test_an_order_is_not_shown_as_times(small_data):
+    manifest = replace(read_manifest(small_data), has_times=False)
+    assert "times: unknown, order alone" in summary(manifest, small_data).splitlines()
