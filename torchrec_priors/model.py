@@ -179,19 +179,18 @@ class Recommender(nn.Module):
         )
         return prior_loss(nll_M, positives, counts_KT, self.weight_K, self.discount_T) * self.exchange.ranks
 
-    def queries(self, ids: KeyedJaggedTensor, time_N: Tensor | None = None, event_N: Tensor | None = None) -> Tensor:
+    def tokens(self, ids: KeyedJaggedTensor) -> Tensor:
+        """[N, d]: what the encoder takes of histories, one row of `ids` each: item vectors, side features added."""
+        token_Nd = self.lookup(ids)
+        return token_Nd if self.features is None else token_Nd + self.features(ids.values(), ids.lengths())
+
+    def queries(self, histories: Jagged) -> Tensor:
         """Queries of every path from the last position of each history: [B, K, d], scaled and normalised for scoring.
 
         Args:
-            ids: histories, one row each, none empty.
-            time_N, event_N: see `Jagged`.
+            histories: none empty; their vectors as `tokens` gives them.
         """
-        offsets_B1 = ids.offsets()
-        token_Nd = self.lookup(ids)
-        if self.features is not None:
-            token_Nd = token_Nd + self.features(ids.values(), ids.lengths())
-        state_Nd = self._encode(Jagged(token_Nd, offsets_B1, time_N, event_N))
-        last_Bd = state_Nd[offsets_B1[1:] - 1]
+        last_Bd = self._encode(histories)[histories.offsets_B1[1:] - 1]
         users, paths = len(last_Bd), len(self.tree.paths)
         user_P = torch.arange(users, device=last_Bd.device).repeat(paths)
         path_P = torch.repeat_interleave(torch.arange(paths, device=last_Bd.device), users)

@@ -40,11 +40,8 @@ def test_bulk_on_two_ranks_equals_one_user_after_another_and_never_violates_a_de
         assert len(bulk) == 22_363
         assert not denied & {str(item) for row in bulk for item in row["items"]}
         allowed = loaded.catalogue.allowed(None, denied)
-        furthest = 0.0
         for row in bulk:
             (alone,) = loaded.answer([loaded.find_user(str(row["user_id"]))], K, allowed)
             assert [found.item_id for found in alone] == row["items"], row["user_id"]
             assert [found.head for found in alone] == row["heads"], row["user_id"]
-            furthest = max(furthest, *(abs(a.score - b) for a, b in zip(alone, row["scores"], strict=True)))
-    print(f"largest difference of a score: {furthest:.1e}")
-    assert furthest < 1e-4
+            assert [found.score for found in alone] == row["scores"], row["user_id"]  # to the last bit

@@ -13,6 +13,7 @@ from torchrec_priors.data.histories import Histories, Split, history_batches
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Share
 from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.ranking import DEPTH, RankingMetrics
@@ -47,11 +48,18 @@ def to_ids(items: np.ndarray, lengths: np.ndarray, device: torch.device) -> Keye
 
 
 @torch.no_grad()
+def histories_of(model: Recommender, users: Histories, device: torch.device) -> Jagged:
+    """This rank's users as the encoder takes them, one of item 0 where there are none. Every rank must call it."""
+    ids = to_ids(users.items, users.lengths, device)
+    beside = times_and_events(users.columns if len(users) else {})
+    time_N, event_N = (None if values is None else values.to(device) for values in beside)
+    return Jagged(model.tokens(ids), ids.offsets(), time_N, event_N)
+
+
+@torch.no_grad()
 def queries_of(model: Recommender, users: Histories, device: torch.device) -> torch.Tensor:
     """[B, K, d]: every path's query of each of this rank's users. Every rank must call it."""
-    beside = times_and_events(users.columns if len(users) else {})
-    inputs = (None if values is None else values.to(device) for values in beside)
-    return model.queries(to_ids(users.items, users.lengths, device), *inputs)[: len(users)]
+    return model.queries(histories_of(model, users, device))[: len(users)]
 
 
 @torch.no_grad()

@@ -20,8 +20,10 @@ from torch import Tensor
 from torchrec_priors.heads.score import Score
 from torchrec_priors.retrieval.group_index import GroupIndex
 
-# Scores are computed in products of one shape, so that a score does not depend on which other rows stand beside it.
+# Scores are computed in products of one shape, so that a score does not depend on which other rows or users stand
+# beside it.
 _COLUMNS = 512
+_USERS = 16
 _LOW = (1 << 32) - 1
 _NOTHING = -(1 << 63)
 
@@ -134,12 +136,14 @@ def _search_own_rows(
 def _best_path(query_Bpd: Tensor, vectors_nd: Tensor) -> tuple[Tensor, Tensor]:
     """Largest score over a set's paths and which path gave it: [B, n] each."""
     users, paths, dim = query_Bpd.shape
-    flat = query_Bpd.reshape(users * paths, dim)
+    padded = F.pad(query_Bpd, (0, 0, 0, 0, 0, -users % _USERS))
+    few = padded.reshape(-1, _USERS * paths, dim)
     values, winners = [], []
     for start in range(0, len(vectors_nd), _COLUMNS):
         chunk = vectors_nd[start : start + _COLUMNS]
-        padded = F.pad(chunk, (0, 0, 0, _COLUMNS - len(chunk)))
-        value, winner = (flat @ padded.T).view(users, paths, _COLUMNS)[:, :, : len(chunk)].max(1)
+        columns = F.pad(chunk, (0, 0, 0, _COLUMNS - len(chunk))).T
+        scores = torch.stack([part @ columns for part in few])
+        value, winner = scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)].max(1)
         values.append(value)
         winners.append(winner)
     return torch.cat(values, 1), torch.cat(winners, 1)

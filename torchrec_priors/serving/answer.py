@@ -8,10 +8,11 @@ import torch
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.prepared import History
-from torchrec_priors.metrics.evaluation import find, queries_of, to_ids
+from torchrec_priors.metrics.evaluation import find, to_ids
 from torchrec_priors.model import Recommender
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.serving.queries import queries_of_each
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,13 @@ def answer(
 ) -> list[list[Answer]]:
     """Top-k for each history, by a model in evaluation mode.
 
-    Every rank must call it with the same histories, all of which have the same columns. Beside other histories a score
-    may differ in its last digits, as products of other shapes add up in another order.
+    Every rank must call it with the same histories, all of which have the same columns.
     """
     nothing = [np.empty(0, np.int64)] * len(histories)
     columns = {name: [history.columns[name] for history in histories] for name in histories[0].columns}
     rows = [history.items for history in histories]
     users = Histories.of(pa.array(range(len(histories))), rows, nothing, model.config.context, columns)
-    query_BKd = queries_of(model, users, device)
+    query_BKd = queries_of_each(model, users, device)
     found = find(model, index, users, query_BKd, filter_seen=filter_seen, k=k)
     row_Bk, score_Bk, path_Bk = found.row_Bk.cpu(), found.score_Bk.cpu(), found.path_Bk.cpu()
     count_B = (row_Bk >= 0).sum(1)

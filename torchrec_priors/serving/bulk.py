@@ -1,21 +1,20 @@
 """Recommendations for many users of the data set, on any number of ranks, into one Parquet file."""
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import torch
 
 from torchrec_priors.data.histories import Histories, history_batches
 from torchrec_priors.data.id_files import as_numbers, first_repeated
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.metrics.evaluation import find, queries_of
+from torchrec_priors.metrics.evaluation import find
 from torchrec_priors.retrieval.predictions import recommendations
 from torchrec_priors.serving.ordered_file import OrderedFile
+from torchrec_priors.serving.queries import queries_of_each
 from torchrec_priors.serving.run import LoadedRun
 
 Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
@@ -73,26 +72,10 @@ def recommend_in_bulk(
     index, names, short = run.index(allowed), pa.array(run.heads), 0
     with OrderedFile(out, len(rows), k, run.ranks) as file:
         for turn, users in enumerate(progress(batches, -(-len(rows) // (batch * share.world)))):
-            with _one_thread():
-                query_BKd = queries_of(run.model, users, run.ranks.device)
+            query_BKd = queries_of_each(run.model, users, run.ranks.device)
             found = find(run.model, index, users, query_BKd, filter_seen=run.config.evaluation.filter_seen, k=k)
             first = (turn * share.world + share.rank) * batch
             file.add(recommendations(users.user_ids, found, run.catalogue.ids, names), rows[first : first + batch])
             short += int((found.row_Bk[:, -1] < 0).sum())
         file.finish()
     return short
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch's element-wise functions give other last bits where threads divide an array elsewhere.
-
-    A single process has all cores, a rank of a launcher often one: both must write the same file. The search, where
-    nearly all work is, consists of products, whose bits do not depend on threads, and keeps them.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
