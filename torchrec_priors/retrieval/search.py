@@ -136,8 +136,9 @@ def _search_own_rows(
 def _best_path(query_Bpd: Tensor, vectors_nd: Tensor) -> tuple[Tensor, Tensor]:
     """Largest score over a set's paths and which path gave it: [B, n] each."""
     users, paths, dim = query_Bpd.shape
-    padded = F.pad(query_Bpd, (0, 0, 0, 0, 0, -users % _USERS))
-    few = padded.reshape(-1, _USERS * paths, dim)
+    tiles = max(1, -(-users // _USERS))
+    padded = F.pad(query_Bpd, (0, 0, 0, 0, 0, tiles * _USERS - users))
+    few = padded.reshape(tiles, _USERS * paths, dim)
     values, winners = [], []
     for start in range(0, len(vectors_nd), _COLUMNS):
         chunk = vectors_nd[start : start + _COLUMNS]
