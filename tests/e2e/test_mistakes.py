@@ -1,5 +1,6 @@
 """What a user gets wrong is one line on standard error, naming the thing and the remedy, and exit code 2."""
 
+import logging
 import shutil
 
 import pytest
@@ -136,6 +137,8 @@ def test_a_mistake_that_rank_0_does_not_meet_is_said_by_the_rank_that_does(monke
     def read():
         raise UserError("part-00001.parquet\nis missing")
 
+    package = logging.getLogger("torchrec_priors")
+    monkeypatch.setattr(package, "level", package.level)  # which the app changes
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(command, "_RANK_0_SPEAKS_WITHIN", 0.01)
     with pytest.raises(SystemExit) as ended:

@@ -86,7 +86,7 @@ def test_shards_of_the_rows_give_pieces_of_the_sets(case, shards):
 
 def test_names_read_along_the_path_and_empty_paths_are_logged(caplog):
     genre = ItemPrior("genre", ["Drama", "none"], np.array([0, 1]), np.array([0, 0]), 2)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="torchrec_priors"):
         tree = PriorTree([TemporalPrior(2, HORIZON), genre], 2)
     assert [path.name for path in tree.paths] == ["short-term / Drama", "long-term / Drama"]
     assert "dropped 2 of 4 prior paths that have no items: short-term / none, long-term / none" in caplog.text

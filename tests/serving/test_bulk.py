@@ -85,7 +85,7 @@ def test_lists_are_kept_to_and_k_is_filled(run, bulk, small_data, deny, tmp_path
     data = PreparedData(small_data)
     allowed = data.catalogue(["item_id"])["item_id"].to_pylist()[:4]
     pq.write_table(pa.table({"item_id": [*map(str, allowed), "unheard-of"]}), tmp_path / "allow")
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="torchrec_priors"):
         _app("--run", run, "--users", "all", "--out", tmp_path / "out", "--allow", tmp_path / "allow")
     assert "allow list: 5 items, 1 of them not in the catalogue" in caplog.text
     table = pq.read_table(tmp_path / "out")
