@@ -1,4 +1,4 @@
-"""Users' own files in the form of the project's: a corpus, a prior."""
+"""What one file adds: a corpus, a prior, a backbone; the project's own by name, users' by path."""
 
 import importlib.util
 import inspect
@@ -45,6 +45,11 @@ def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str
             wanted = f"{function}({', '.join(arguments)})"
             raise UserError(f"{option}: '{file}' defines {takes} where {wanted} is called ({error})") from error
     return module
+
+
+def known_files(folder: Path) -> list[str]:
+    """Names of the files of a folder that define `load`; they are read as text, as importing them may import torch."""
+    return sorted(file.stem for file in folder.glob("*.py") if "\ndef load(" in file.read_text(encoding="utf8"))
 
 
 def own_file(specification: str) -> Path | None:

@@ -7,6 +7,14 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+CONFIG = REPOSITORY / "torchx_configs/ml-100k.toml"
+TINY = [  # a run of two steps; what is given after these wins
+    "model.dim=8",
+    "encoder.layers=1",
+    "training.steps=2",
+    "training.evaluate_every=2",
+    "training.batch=8",
+]
 
 
 def app(name, *arguments, ranks=1, cwd=None, check=True, timeout=280):

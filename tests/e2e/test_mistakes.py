@@ -4,19 +4,10 @@ import logging
 import shutil
 
 import pytest
-from command_line import REPOSITORY, app
+from command_line import CONFIG, TINY, app
 
 from torchrec_priors.apps import command
 from torchrec_priors.errors import UserError
-
-CONFIG = REPOSITORY / "torchx_configs/ml-100k.toml"
-TINY = [
-    "model.dim=8",
-    "encoder.layers=1",
-    "training.steps=2",
-    "training.evaluate_every=2",
-    "training.batch=8",
-]
 
 
 @pytest.fixture(scope="module")

@@ -3,29 +3,21 @@
 import json
 
 import pytest
-from command_line import REPOSITORY, app
+from command_line import CONFIG, TINY, app
 
-CONFIG = REPOSITORY / "torchx_configs/ml-100k.toml"
-TINY = [
-    "model.dim=8",
-    "encoder.layers=1",
-    "training.steps=4",
-    "training.evaluate_every=2",
-    "training.batch=8",
-    "training.log_every=1",
-]
+STEPS = [*TINY, "training.steps=4", "training.log_every=1"]
 
 
 @pytest.fixture(scope="module")
 def yesterday(small_data, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "yesterday"
-    app("train", "--config", CONFIG, "--data", small_data, "--run", run, *TINY)
+    app("train", "--config", CONFIG, "--data", small_data, "--run", run, *STEPS)
     return run
 
 
 def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(yesterday, small_data, tmp_path):
     run = tmp_path / "today"
-    arguments = ["--config", CONFIG, "--data", small_data, "--run", run, *TINY, "--fit-all", "--init-from", yesterday]
+    arguments = ["--config", CONFIG, "--data", small_data, "--run", run, *STEPS, "--fit-all", "--init-from", yesterday]
     done = app("train", *arguments)
     assert "started from step-" in done.stderr
     assert "fitted on all interactions" in done.stdout

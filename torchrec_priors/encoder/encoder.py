@@ -13,7 +13,7 @@ from torch import Tensor
 
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.ops.keyed_dropout import DropoutKeys
-from torchrec_priors.plugin import load_file
+from torchrec_priors.plugin import known_files, load_file
 
 
 @dataclass
@@ -98,8 +98,7 @@ def _backbone(name: str) -> Any:
     if name.endswith(".py"):
         arguments = ("config", "dim", "context", "event_types")
         return load_file(Path(name), option="encoder.backbone", function="load", arguments=arguments)
-    files = Path(__file__).parent.glob("*.py")
-    known = sorted(file.stem for file in files if "\ndef load(" in file.read_text(encoding="utf8"))
+    known = known_files(Path(__file__).parent)
     if name not in known:
         raise UserError(f"encoder.backbone: there is no '{name}': {nearest(name, known)}")
     return importlib.import_module(f"{__package__}.{name}")

@@ -26,7 +26,7 @@ class HierarchicalHeads(nn.Module):
         self.embeddings = nn.ParameterList()
         number: dict[tuple[int, ...], int] = {(): 0}
         for depth in range(1, self.depth + 1):
-            above, prefixes = number, sorted({path.groups[:depth] for path in tree.paths})
+            above, prefixes = number, _prefixes(tree, depth)
             number = {prefix: index for index, prefix in enumerate(prefixes)}
             node_K = torch.tensor([number[path.groups[:depth]] for path in tree.paths])
             self.register_buffer(f"node_{depth}", node_K, persistent=False)
@@ -73,10 +73,14 @@ class HierarchicalHeads(nn.Module):
 
 def node_names(tree: PriorTree) -> list[list[str]]:
     """Names of the nodes at each depth, in the order of the adapters' matrices there."""
-    depths = range(1, len(tree.levels) + 1)
-    prefixes = [sorted({path.groups[:depth] for path in tree.paths}) for depth in depths]
+    prefixes = [_prefixes(tree, depth) for depth in range(1, len(tree.levels) + 1)]
     groups = group_names(tree)
     return [[" / ".join(groups[d][g] for d, g in enumerate(prefix)) for prefix in level] for level in prefixes]
+
+
+def _prefixes(tree: PriorTree, depth: int) -> list[tuple[int, ...]]:
+    """The nodes at a depth, in their order."""
+    return sorted({path.groups[:depth] for path in tree.paths})
 
 
 def group_names(tree: PriorTree) -> list[list[str]]:
@@ -90,8 +94,7 @@ def hierarchical_reference(heads: HierarchicalHeads, tree: PriorTree, state_Nd: 
     for path in tree.paths:
         z = state_Nd
         for depth in range(1, len(path.groups) + 1):
-            prefixes = sorted({other.groups[:depth] for other in tree.paths})
-            weight = heads.adapters[depth - 1][prefixes.index(path.groups[:depth])]
+            weight = heads.adapters[depth - 1][_prefixes(tree, depth).index(path.groups[:depth])]
             step = F.silu(z @ weight.T)
             if depth > 1:
                 step = step + heads.embeddings[depth - 2][path.groups[depth - 2]]

@@ -10,6 +10,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.plugin import known_files
 from torchrec_priors.preparation.corpus import Corpus, Labels
 
 _PRIORS = Path(__file__).resolve().parent.parent / "priors"
@@ -105,10 +106,6 @@ def _check_name(prior: str, name: str) -> None:
     if not prior or wrong or prior.startswith("."):
         why = f" (it has {' '.join(map(repr, wrong))})" if wrong else ""
         raise UserError(f"{name}: prior '{prior}' is to name a file, which it cannot{why}: rename it")
-    if prior in _kinds():
-        raise UserError(f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(_kinds())}): rename it")
-
-
-def _kinds() -> list[str]:
-    """Kinds of prior; their files are read as text, because they import torch."""
-    return sorted(file.stem for file in _PRIORS.glob("*.py") if "\ndef load(" in file.read_text(encoding="utf8"))
+    kinds = known_files(_PRIORS)
+    if prior in kinds:
+        raise UserError(f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(kinds)}): rename it")

@@ -6,7 +6,6 @@ prepared data set, whose kind the manifest tells.
 """
 
 import importlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torchrec_priors.data.labels import compress
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.plugin import load_file, own_file
+from torchrec_priors.plugin import known_files, load_file, own_file
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
             raise UserError(f"priors.tree: `load` of '{own}' must return a prior, not {type(prior).__name__}")
         return prior
     kind, colon, argument = specification.partition(":")
-    known = _kinds()
+    known = known_files(Path(__file__).parent)
     names = {prior.name: prior.kind for prior in data.manifest.priors}
     if not colon and kind not in known and kind in names:
         kind, argument = names[kind], kind
@@ -131,14 +130,3 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
 
 def _list(names: list[str]) -> str:
     return f"valid: {', '.join(names) or 'none'}"
-
-
-def _kinds() -> list[str]:
-    """Kinds of prior: the files of this folder that define `load`."""
-    return sorted(_kind_files())
-
-
-def _kind_files() -> Iterator[str]:
-    for file in Path(__file__).parent.glob("*.py"):
-        if "\ndef load(" in file.read_text(encoding="utf8"):
-            yield file.stem

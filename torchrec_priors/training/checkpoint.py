@@ -80,7 +80,7 @@ class Checkpoints:
             return None
         optimizers.make_state()
         state = _state(built, optimizers, Progress())
-        _load(state, self.folder / _name(steps[-1]), self.ranks)
+        load(state, self.folder / _name(steps[-1]), self.ranks)
         built.parallel.load_state_dict(state["model"])
         optimizers.all.load_state_dict(state["optimizers"])
         return Progress.from_tensor(state["progress"])
@@ -93,7 +93,7 @@ class Checkpoints:
         """
         place = self.best_place("--run")
         state = {"model": built.parallel.state_dict()}
-        _load(state, place, self.ranks)
+        load(state, place, self.ranks)
         built.parallel.load_state_dict(state["model"])
         return place.name
 
@@ -142,7 +142,12 @@ def _state(built: Built, optimizers: Optimizers, progress: Progress) -> dict[str
     }
 
 
-def _load(state: dict[str, Any], place: Path, ranks: Ranks) -> None:
+def load(state: dict[str, Any], place: Path, ranks: Ranks) -> None:
+    """Fills `state` from a checkpoint's folder; every rank must call it.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
         dcp.load(state, checkpoint_id=place, process_group=ranks.side)
     except (CheckpointException, RuntimeError, OSError) as error:

@@ -60,11 +60,6 @@ class Ranks:
         )
 
 
-def rank_in_environment() -> int:
-    """This process's rank before it has joined: 0 without a launcher."""
-    return int(os.environ.get("RANK", "0"))
-
-
 _inside = 0  # blocks that are in the process group which this module made
 
 

@@ -28,7 +28,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.heads.hierarchical import group_names, node_names
 from torchrec_priors.priors.tree import load_tree
 from torchrec_priors.training.build import Built
-from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint import Checkpoints, load
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import RunFolder
 
@@ -61,8 +61,9 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     embedded = zip(group_names(built.model.tree), built.model.heads.embeddings, strict=False)
     for depth, (names, weight) in enumerate(embedded):
         filled.matched(f"heads.embeddings.{depth}", _get(group_names(old_tree), depth), names, weight)
+    old_ids, new_ids = _ids(old_config, old_data), _ids(config, data)
     for table, shard in built.shards.items():
-        filled.rows(table, _ids(table, old_config, old_data), _ids(table, config, data), shard)
+        filled.rows(table, old_ids.get(table), new_ids[table], shard)
     log.info("started from %s of '%s': %s", place.name, source.path, "; ".join(filled.report))
     return place.name
 
@@ -114,10 +115,10 @@ class _Source:
         what = "heads" if kind == "adapters" else "group vectors"
         self.report.append(f"{len(pairs)} of {len(new_names)} {what} at level {int(depth) + 1}")
 
-    def rows(self, table: str, old_ids: pa.Array, new_ids: pa.Array, shard: Shard) -> None:
+    def rows(self, table: str, old_ids: pa.Array | None, new_ids: pa.Array, shard: Shard) -> None:
         """The shard's rows whose ids were there; blocks of the old table go to all ranks, one after another."""
         name = next((key for key in self.sizes if key.endswith(f"embeddings.{table}.weight")), None)
-        if name is None:
+        if name is None or old_ids is None:
             self.report.append(f"0 of {len(new_ids):,} {table}s")
             return
         if self.sizes[name][1] != shard.rows.shape[1]:
@@ -147,7 +148,7 @@ class _Source:
                 yield rank * rows_a_rank + start, block
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        dcp.load({"model": state}, checkpoint_id=self.place, process_group=self.ranks.side)
+        load({"model": state}, self.place, self.ranks)
 
 
 def _side_parameters(built: Built) -> list[Tensor]:
@@ -163,9 +164,8 @@ def _get(names: list[list[str]], place: int) -> list[str]:
     return names[place] if place < len(names) else []
 
 
-def _ids(table: str, config: RunConfig, data: PreparedData) -> pa.Array:
-    """What a table's rows stand for: original item ids, or a feature's values; empty where it has no such table."""
-    if table == TABLE:
-        return data.catalogue(["item_id"])["item_id"].combine_chunks().cast(pa.string())
+def _ids(config: RunConfig, data: PreparedData) -> dict[str, pa.Array]:
+    """What the rows of each table stand for, as texts: original item ids, or a feature's values."""
+    items = data.catalogue(["item_id"])["item_id"].combine_chunks().cast(pa.string())
     features = load_features(config.encoder.item_features, data)
-    return next((feature.values for feature in features if PREFIX + feature.name == table), pa.array([], pa.string()))
+    return {TABLE: items, **{PREFIX + feature.name: feature.values for feature in features}}
