@@ -127,6 +127,7 @@ def test_one_seed_gives_one_result_and_settings_matter(small_data):
     first, again = _make(GRAPH, small_data), _make(GRAPH, small_data)
     assert first == again
     for other in (
+        GraphPrior("community", last=9, seed=1),
         GraphPrior("community", last=9, weighted=False),
         GraphPrior("community", last=9, neighbours=2),
         GraphPrior("community", last=9, resolution=3.0),
@@ -262,7 +263,8 @@ def test_groups_on_the_real_log(ml_raw, tmp_path):
     people = _make(UserPrior("crowd", groups=9), tmp_path / "data")
     assert (len(films.groups), len(people.groups)) == (11, 9)
     assert (sum(films.sizes), sum(people.sizes)) == (1682, 943)
-    assert min(*films.sizes, *people.sizes) >= 10
+    sizes = dict(zip(films.groups + people.groups, films.sizes + people.sizes, strict=True))
+    assert min(size for name, size in sizes.items() if not name.startswith("other")) >= 10
     assert films.sizes[0] < 1682 / 2
     assert people.sizes[0] < 943 / 2
 

@@ -1,4 +1,4 @@
-"""Leiden against what is known of small graphs: modularity by its definition, connected communities, planted blocks."""
+"""What communities are used for: they maximise modularity at a resolution, are connected, and follow from the seed."""
 
 import itertools
 
@@ -8,13 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.preparation.communities.graph import Graph
-from torchrec_priors.preparation.communities.leiden import _refine, leiden
+from torchrec_priors.preparation.communities.leiden import leiden
 
 
 def _graph(nodes, edges):
     """From {(first, second): weight}."""
     ends = np.array(list(edges), np.int64).reshape(-1, 2)
-    return Graph.from_edges(nodes, ends[:, 0], ends[:, 1], np.array(list(edges.values()), np.int64))
+    return Graph(nodes, ends[:, 0], ends[:, 1], np.array(list(edges.values()), np.float64))
+
+
+def _everyone(graph, resolution, seed):
+    """Community of each node; a node without an edge is one by itself."""
+    group = graph.nodes + np.arange(graph.nodes)
+    group[graph.connected] = leiden(graph, resolution, seed)
+    return np.unique(group, return_inverse=True)[1]
 
 
 def _modularity(nodes, edges, group, resolution):
@@ -48,74 +55,54 @@ _edges = st.dictionaries(
 @settings(deadline=None, max_examples=100)
 @given(_edges, st.sampled_from([0.5, 1.0, 2.0]), st.integers(0, 3))
 def test_any_graph(edges, resolution, seed):
-    """Communities are connected, no move of a node and no merge of two would gain, and modularity is as defined."""
+    """Communities are connected; at this resolution, with these weights, no move of a node would gain."""
     graph = _graph(9, edges)
-    group = leiden(graph, resolution, seed)
+    group = _everyone(graph, resolution, seed)
+    assert graph.modularity(group) == pytest.approx(_modularity(9, edges, group, 1.0), abs=1e-12)
     reached = _modularity(9, edges, group, resolution)
-    assert graph.modularity(group, resolution) == pytest.approx(reached, abs=1e-12)
     for community in range(group.max() + 1):
         assert _is_connected(edges, np.flatnonzero(group == community).tolist())
     for node, to in itertools.product(range(9), range(group.max() + 2)):
         moved = group.copy()
         moved[node] = to
         assert _modularity(9, edges, moved, resolution) <= reached + 1e-9
-    for one, two in itertools.combinations(range(group.max() + 1), 2):
-        merged = np.where(group == one, two, group)
-        assert _modularity(9, edges, merged, resolution) <= reached + 1e-9
 
 
-def test_planted_blocks_are_found_whatever_the_seed():
-    random, block = np.random.default_rng(0), np.repeat(np.arange(8), 25)
+def _blocks(inside, seed=0):
+    """Eight planted groups of 25 nodes, whose pairs are joined with probability `inside`; all others with 0.02."""
+    random, block = np.random.default_rng(seed), np.repeat(np.arange(8), 25)
     near = np.equal.outer(block, block)
-    first, second = np.nonzero(np.triu(random.random((200, 200)) < np.where(near, 0.4, 0.02), 1))
-    graph = Graph.from_edges(200, first, second, np.ones(len(first)))
-    for seed in range(5):
-        assert leiden(graph, 1.0, seed).tolist() == block.tolist()
+    first, second = np.nonzero(np.triu(random.random((200, 200)) < np.where(near, inside, 0.02), 1))
+    return Graph(200, first, second, np.ones(len(first))), block
 
 
-def test_a_seed_decides_and_nodes_without_edges_stay_alone():
+@pytest.mark.parametrize("seed", range(5))
+def test_planted_blocks_are_found_whatever_the_seed(seed):
+    graph, block = _blocks(0.4)
+    assert leiden(graph, 1.0, seed).tolist() == block.tolist()
+
+
+@pytest.mark.parametrize("inside", [0.12, 0.16, 0.2])
+def test_modularity_is_at_least_that_of_what_was_planted(inside):
+    """Where planted groups are faint, others fit better."""
+    graph, block = _blocks(inside)
+    assert len(graph.connected) == 200
+    assert graph.modularity(leiden(graph, 1.0, 0)) >= graph.modularity(block)
+
+
+def test_a_seed_decides_and_communities_are_numbered_as_they_appear():
     random = np.random.default_rng(1)
     first, second = np.nonzero(np.triu(random.random((150, 150)) < 0.05, 1))
-    graph = Graph.from_edges(152, first, second, np.ones(len(first)))
+    graph = Graph(150, first, second, np.ones(len(first)))
     found = [leiden(graph, 1.0, seed).tolist() for seed in (0, 0, 1, 2, 3)]
     assert found[0] == found[1]
     assert any(other != found[0] for other in found[2:]), "the seed has no effect"
-    assert all(groups.count(groups[node]) == 1 for groups in found for node in (150, 151))
-    assert leiden(_graph(3, {}), 1.0, 0).tolist() == [0, 1, 2]
+    for group in found:
+        assert list(dict.fromkeys(group)) == list(range(max(group) + 1))
 
 
-def test_a_merged_graph_has_the_modularity_of_its_groups():
-    random = np.random.default_rng(2)
-    first, second = np.nonzero(np.triu(random.random((40, 40)) < 0.2, 1))
-    graph = Graph.from_edges(40, first, second, random.integers(1, 5, len(first)))
-    group = random.integers(0, 6, 40)
-    merged = graph.merged(group)
-    assert merged.total == graph.total
-    inside = graph.weights[group[graph.ends] == group[graph.neighbours]].sum()
-    assert merged.weights.sum() + inside == graph.weights.sum()
-    assert merged.strength.tolist() == np.bincount(group, weights=graph.strength).tolist()
-
-
-def _sparse(seed):
-    random = np.random.default_rng(seed)
-    first, second = np.nonzero(np.triu(random.random((300, 300)) < 0.006, 1))
-    weight = random.integers(1, 6, len(first))
-    return Graph.from_edges(300, first, second, weight), list(zip(first.tolist(), second.tolist(), strict=True))
-
-
-def test_refinement_takes_apart_what_nothing_joins_and_leaves_no_group():
-    graph, edges = _sparse(0)
-    group = np.random.default_rng(0).integers(0, 3, 300)
-    part = _refine(graph, group, 1.0, np.random.Generator(np.random.Philox(0)))
-    assert 3 < len(set(part)) < 280
-    for members in (np.flatnonzero(part == number).tolist() for number in set(part)):
-        assert len(set(group[members])) == 1
-        assert _is_connected(edges, members)
-
-
-def test_communities_are_connected_where_moves_alone_would_leave_one_in_pieces():
-    """Louvain, which is this without refinement, leaves one of this graph's communities disconnected."""
-    graph, edges = _sparse(20)
-    group = leiden(graph, 0.1, 0)
-    for community in range(group.max() + 1):
-        assert _is_connected(edges, np.flatnonzero(group == community).tolist())
+def test_nodes_without_an_edge_take_no_part():
+    graph = _graph(7, {(1, 4): 1, (2, 5): 3})
+    assert graph.connected.tolist() == [1, 2, 4, 5]
+    assert leiden(graph, 1.0, 0).tolist() == [0, 1, 0, 1]
+    assert _graph(3, {}).modularity(np.arange(3)) == 0

@@ -14,7 +14,7 @@ def _cliques(*sizes, apart=0):
     ends = np.cumsum(sizes)
     edge[ends[:-1] - 1, ends[:-1]] = True
     first, second = np.nonzero(edge)
-    return Graph.from_edges(len(block) + apart, first, second, np.ones(len(first)))
+    return Graph(len(block) + apart, first, second, np.ones(len(first)))
 
 
 def test_communities_are_numbered_by_size_then_by_smallest_node():
@@ -50,7 +50,7 @@ def test_the_remainder_counts_as_a_group():
 def test_the_nearest_number_is_given_where_none_is_exact():
     """Two graphs that nothing joins are two communities at the least; and no more than fit `min_size` at the most."""
     first, second = np.array([0, 1, 0, 3, 4, 3]), np.array([1, 2, 2, 4, 5, 5])
-    graph = Graph.from_edges(6, first, second, np.ones(6))
+    graph = Graph(6, first, second, np.ones(6))
     assert with_groups(graph, 5, min_size=3, seed=0).groups == 2
-    four = Graph.from_edges(12, *(np.concatenate([x, x + 6]) for x in (first, second)), np.ones(12))
+    four = Graph(12, *(np.concatenate([x, x + 6]) for x in (first, second)), np.ones(12))
     assert with_groups(four, 2, min_size=1, seed=0).groups == 4

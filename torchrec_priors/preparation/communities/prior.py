@@ -39,12 +39,11 @@ def communities(settings: GraphPrior | UserPrior, data: PreparedData, report: Re
         raise UserError(f"--data: '{data.folder}' cannot be read ({reason}): prepare the data set again") from error
     except OSError as error:
         raise UserError(f"--data: cannot write '{data.folder}': {error.strerror or error}") from error
-    edges = len(graph.neighbours) // 2
-    if not edges:
+    if not len(graph.weight):
         raise UserError(
             f"prior '{settings.name}': no two {_plural(settings)} share anything in training: no communities"
         )
-    report(f"communities of {edges:,} edges")
+    report(f"communities of {len(graph.weight):,} edges")
     if settings.groups is None:
         partition = at_resolution(graph, settings.resolution or 1.0, settings.min_size, settings.seed)
     else:
@@ -71,8 +70,8 @@ def _graph(settings: GraphPrior | UserPrior, engine: Backend, data: PreparedData
         found = expressions.strongest(engine.create_table("pairs", found), settings.neighbours)
     first, second, weight = _columns(engine, found.order_by(["first", "second"]))
     ordered = engine.to_pyarrow(entities.order_by("node"))
-    weight = weight if settings.weighted else np.ones(len(weight), np.int64)
-    return ordered, Graph.from_edges(ordered.num_rows, first, second, weight)
+    weight = weight.astype(np.float64) if settings.weighted else np.ones(len(weight))
+    return ordered, Graph(ordered.num_rows, first, second, weight)
 
 
 def _columns(engine: Backend, table: ir.Table) -> list[np.ndarray]:
@@ -140,7 +139,7 @@ def _names(
 
 def _said(settings: GraphPrior | UserPrior, graph: Graph, partition: Partition) -> list[str]:
     things = _plural(settings)
-    edges, joined = len(graph.neighbours) // 2, int(np.count_nonzero(graph.strength))
+    edges, joined = len(graph.weight), len(graph.connected)
     counted = "all" if settings.last is None else f"the last {settings.last:,}"
     others = int((partition.group == OTHERS).sum())
     lines = [

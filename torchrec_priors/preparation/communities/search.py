@@ -39,15 +39,14 @@ class Partition:
 
 def at_resolution(graph: Graph, resolution: float, min_size: int, seed: int) -> Partition:
     """Leiden's communities; those of fewer than `min_size` nodes, and nodes without an edge, are OTHERS."""
-    connected = np.flatnonzero(graph.strength > 0)  # most of a large catalogue may lie apart
-    community = leiden(graph.only(connected), resolution, seed)
+    community = leiden(graph, resolution, seed)
     size = np.bincount(community)
     large = np.flatnonzero(size >= min_size)
     order = np.argsort(-size[large], kind="stable")  # leiden numbers as they appear: by smallest node
     number = np.full(len(size), OTHERS)
     number[large[order]] = np.arange(len(large))
     group = np.full(graph.nodes, OTHERS)
-    group[connected] = number[community]
+    group[graph.connected] = number[community]
     return Partition(group, len(large), len(size), resolution, graph.modularity(group - OTHERS))
 
 
