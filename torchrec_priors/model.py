@@ -100,10 +100,9 @@ class Recommender(nn.Module):
         tree: PriorTree,
         table: EmbeddingCollection,
         features: FeatureTables | None,
-        logq: bool,
     ) -> None:
         super().__init__()
-        self.config, self.logq = config, logq
+        self.config = config
         self.table = table
         self.features = features
         self.encoder = encoder
@@ -132,7 +131,10 @@ class Recommender(nn.Module):
         vectors = self.lookup(batch.ids)
         future = len(vectors) - len(batch.draw.own_ids)
         slots_W = [torch.from_numpy(slots).to(vectors.device) for slots in batch.draw.slots_W]
-        own_ids = torch.from_numpy(batch.draw.own_ids).to(vectors.device)
+        ids_n = self.exchange.gather(torch.from_numpy(batch.draw.own_ids).to(vectors.device), slots_W)
+        shifts_n = None
+        if batch.draw.own_shifts is not None:
+            shifts_n = self.exchange.gather(torch.from_numpy(batch.draw.own_shifts).to(vectors.device), slots_W)
         item_X = batch.ids.values()[:future]
         roots = [vectors[:future], self.score.items(self.exchange.gather(vectors[future:], slots_W))]
         if self.features is not None:
@@ -140,9 +142,10 @@ class Recommender(nn.Module):
             roots.append(self.features(item_X[context_N], torch.cat([part.offsets_B1.diff() for part in batch.parts])))
         negatives = NegativeSets(
             vectors_nd=roots[1].detach().requires_grad_(),
-            ids_n=self.exchange.gather(own_ids, slots_W),
+            ids_n=ids_n,
             counts_S=batch.draw.counts_S,
-            shifts_S=batch.draw.shifts_S if self.logq else [0.0] * len(batch.draw.counts_S),
+            shared=batch.draw.shared,
+            shifts_n=shifts_n,
         )
         leaf, *beside = (root.detach().requires_grad_() for root in (roots[0], *roots[2:]))
         return LookedUp(item_X, leaf, beside[0] if beside else None, negatives, roots)

@@ -1,4 +1,5 @@
-"""Encoder inputs, side features, accumulated gradients and recomputed layers do not change what ranks compute."""
+"""Encoder inputs, side features, weighted and shared negatives, accumulated gradients and recomputed layers do not
+change what ranks compute."""
 
 import numpy as np
 import pytest
@@ -10,17 +11,28 @@ EVERYTHING = {
     "encoder.time_bias": True,
     "encoder.events": True,
     "encoder.item_features": ["release_date", "title"],
+    "negatives.popularity": 0.75,
+    "negatives.catalogue_share": 0.3,
+    "negatives.logq": True,
 }
+TREE = ["temporal:2", "genre"]
 
 
 @pytest.fixture(scope="module")
 def alone(small_data):
-    return run_on_ranks(1, train, small_data, ["temporal:2"], "dot", EVERYTHING)[0]
+    return run_on_ranks(1, train, small_data, TREE, "dot", EVERYTHING)[0]
 
 
 def test_the_inputs_are_used(alone, small_data):
-    losses, *_ = run_on_ranks(1, train, small_data, ["temporal:2"], "dot", {})[0]
+    losses, *_ = run_on_ranks(1, train, small_data, TREE, "dot", {})[0]
     assert not np.allclose(losses[1:], alone[0][1:], rtol=1e-5)
+
+
+@pytest.mark.parametrize("option", [key for key in EVERYTHING if key.startswith("negatives.")])
+def test_each_option_of_negatives_is_used(option, alone, small_data):
+    others = {key: value for key, value in EVERYTHING.items() if key != option}
+    losses, *_ = run_on_ranks(1, train, small_data, TREE, "dot", others)[0]
+    assert not np.isclose(losses[0], alone[0][0], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +46,7 @@ def test_the_inputs_are_used(alone, small_data):
 )
 def test_ranks_and_parts_give_the_same_losses_tables_and_parameters(world, more, alone, small_data):
     losses, rows, dense, metrics = alone
-    answers = run_on_ranks(world, train, small_data, ["temporal:2"], "dot", {**EVERYTHING, **more})
+    answers = run_on_ranks(world, train, small_data, TREE, "dot", {**EVERYTHING, **more})
     for other_losses, other_rows, other_dense, other_metrics in answers:
         np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
         torch.testing.assert_close(other_rows, rows, atol=2e-5, rtol=1e-3)
@@ -44,8 +56,6 @@ def test_ranks_and_parts_give_the_same_losses_tables_and_parameters(world, more,
 
 
 def test_bf16_is_close_and_not_the_same(alone, small_data):
-    losses, *_ = run_on_ranks(
-        1, train, small_data, ["temporal:2"], "dot", {**EVERYTHING, "training.precision": "bf16"}
-    )[0]
+    losses, *_ = run_on_ranks(1, train, small_data, TREE, "dot", {**EVERYTHING, "training.precision": "bf16"})[0]
     np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
     assert losses != alone[0]

@@ -42,7 +42,7 @@ def train(folder, tree, score, more=None):
     with join() as ranks:
         built = build_model(config, data, ranks)
         set_loss_weights(built, config, data, ranks)
-        optimizers, sampler = Optimizers(built, config), make_sampler(built, config, ranks)
+        optimizers, sampler = Optimizers(built, config), make_sampler(built, config, data, ranks)
         stream = WindowStream(data, context=12, horizon=4, batch=5, seed=0, share=ranks.share, columns=built.columns)
         losses = []
         for windows in stream:
@@ -87,7 +87,7 @@ def answers():
     return VALUES, SLOTS, run_on_ranks(3, _gather_and_fail_to_plan, VALUES, SLOTS)
 
 
-VALUES, SLOTS = torch.randn(7, 3), [[0, 5], [1, 2, 3, 6], [4]]
+VALUES, SLOTS = torch.randn(7, 3), [[0, 5], [1, 2, 3, 4, 6], []]
 
 
 def _gather_and_fail_to_plan(values, slots):
@@ -97,10 +97,10 @@ def _gather_and_fail_to_plan(values, slots):
 
     with join() as ranks:
         own = values[slots[ranks.rank]].clone().requires_grad_()
-        slots_W = [torch.tensor(piece) for piece in slots]
+        slots_W = [torch.tensor(piece, dtype=torch.int64) for piece in slots]
         whole = gather_slots(own, slots_W, ranks.side)
         (whole * (ranks.rank + 1) * torch.arange(len(whole))[:, None]).sum().backward()
-        ids = gather_slots(torch.tensor(slots[ranks.rank]), slots_W, ranks.side)
+        ids = gather_slots(slots_W[ranks.rank], slots_W, ranks.side)
         try:
             table._plan_together(Planner(), torch.nn.Module(), None)
             message = "no failure"

@@ -1,9 +1,12 @@
 """In-group negatives: every rank draws the same positions from a counter and serves those that fall on its rows.
 
-Item set s, in row order, is a list of |Omega_s| rows of which a rank owns one contiguous piece (row-wise shards are
-contiguous). A draw is a position in that list; the owner alone turns it into a row id. So the union of what the ranks
-serve is a uniform sample of Omega_s, the same for any number of ranks, every rank knows who serves which draw without a
-message, and no rank holds a list of other ranks' rows.
+The items of set s, in row order, lie one after another on a line, each as long as its weight (an integer; 1 where draws
+are uniform). A rank owns one contiguous piece of the line, as row-wise shards are contiguous. A draw is a position on
+the line; the owner alone turns it into a row id, by binary search in the ends of its own items. So the union of what
+the ranks serve is one sample of Omega_s, the same for any number of ranks, every rank knows who serves which draw
+without a message, and no rank holds a list of other ranks' rows, or their weights.
+
+Shapes: S item sets, the catalogue that all share the last of them where there is one; W ranks; n draws in all.
 """
 
 import math
@@ -18,81 +21,152 @@ _STREAM = 0x6E65676174697665  # tells these draws from other uses of the seed
 
 @dataclass
 class NegativesConfig:
-    """In-group negatives.
+    """Which items a positive is told from (Eq. 7).
 
     Attributes:
-        per_set: draws a step for each item set (each group of an item prior; all items where there is none). A set of
-            at most this many items is taken whole: an exact softmax.
-        logq: whether the sum over negatives stands for the sum over all eligible items (see `NegativeSets.shifts_S`).
+        per_set: negatives a query has: draws a step for each item set (each group of an item prior; all items where
+            there is none), those of `catalogue_share` included. A set of at most its draws is taken whole: an exact
+            softmax.
+        popularity: alpha >= 0: items of a set are drawn with probability proportional to (training interactions + 1) ^
+            alpha; 0 is uniform.
+        catalogue_share: share of the draws that comes from the whole catalogue: one pool of round(share * per_set)
+            draws a step, shared by all sets. 1 is the paper's "w/o in-group negative sampling" (Table 9).
+        logq: every negative's logit is lowered by log(draws * probability), so that the sum over negatives is an
+            unbiased estimate of (1 - share) * (sum over Omega_k) + share * (sum over all items). Without it, Eq. 7 is
+            over what was drawn, as it was drawn.
     """
 
     per_set: int = 1024
+    popularity: float = 0.0
+    catalogue_share: float = 0.0
     logq: bool = False
+
+    @property
+    def shared(self) -> int:
+        """Draws from the whole catalogue."""
+        return round(self.catalogue_share * self.per_set)
+
+    @property
+    def in_group(self) -> int:
+        """Draws from each item set."""
+        return self.per_set - self.shared
 
     def check(self) -> None:
         if self.per_set < 1:
             raise UserError(f"negatives.per_set = {self.per_set} must be at least 1")
+        if self.popularity < 0:
+            raise UserError(f"negatives.popularity = {self.popularity} must not be negative")
+        share = f"negatives.catalogue_share = {self.catalogue_share}"
+        if not 0 <= self.catalogue_share <= 1:
+            raise UserError(f"{share} must be in [0, 1]")
+        if (self.catalogue_share > 0 and not self.shared) or (self.catalogue_share < 1 and not self.in_group):
+            whole = 0 if not self.shared else 1
+            raise UserError(
+                f"{share} of negatives.per_set = {self.per_set} is no whole draw: write {whole}, or draw more"
+            )
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Negatives of one step. Slots are ordered by item set, then by position, so ids ascend within a set.
+    """Negatives of one step. Slots are ordered by item set, then by row, so ids ascend within a set.
 
     Attributes:
         own_ids: int64 row ids of the slots this rank serves, in slot order.
+        own_shifts: float32, what is added to their logits; None where that is 0 for all.
         slots_W: for each rank, the slots it serves.
-        counts_S: slots of each item set.
-        shifts_S: log(|Omega_s| / slots), 0 where the whole set is taken.
+        counts_S: slots of each item set, without the catalogue's.
+        shared: slots of the whole catalogue, after all others.
     """
 
     own_ids: np.ndarray
+    own_shifts: np.ndarray | None
     slots_W: list[np.ndarray]
     counts_S: list[int]
-    shifts_S: list[float]
+    shared: int
+
+
+@dataclass(frozen=True)
+class OwnItems:
+    """This rank's part of every item set.
+
+    Attributes:
+        rows: row ids of each set, ascending.
+        ends: where each of them ends on this rank's piece of the line: running sums of weights.
+    """
+
+    rows: list[np.ndarray]
+    ends: list[np.ndarray]
+
+    @classmethod
+    def weighted(cls, rows: list[np.ndarray], first_row: int, weights: np.ndarray) -> "OwnItems":
+        """Sets of rows from `first_row` on, whose draw weights are `weights` (see `draw_weights`)."""
+        return cls(rows, [np.cumsum(weights[members - first_row]) for members in rows])
+
+    def sizes(self) -> np.ndarray:
+        """int64 [S, 2]: rows and total weight of each set."""
+        totals = [int(ends[-1]) if len(ends) else 0 for ends in self.ends]
+        return np.array([[len(members) for members in self.rows], totals], np.int64).T
 
 
 class GroupSampler:
-    """Uniform draws with replacement; a set of at most `per_set` items is taken whole, each item once.
+    """Draws with replacement; a set of at most as many items as draws is taken whole, each item once.
 
     Example:
-        >>> sampler = GroupSampler([np.array([0, 2]), np.array([3])], np.array([[2, 1]]), rank=0, per_set=8, seed=0)
+        >>> own = OwnItems.weighted([np.array([0, 2]), np.array([3])], 0, np.ones(4, np.int64))
+        >>> sampler = GroupSampler(own, own.sizes()[None], NegativesConfig(per_set=8), rank=0, seed=0)
         >>> sampler.draw(step=0).own_ids.tolist()
         [0, 2, 3]
     """
 
-    def __init__(self, own: list[np.ndarray], owned_WS: np.ndarray, *, rank: int, per_set: int, seed: int) -> None:
+    def __init__(self, own: OwnItems, sizes_WS2: np.ndarray, config: NegativesConfig, *, rank: int, seed: int) -> None:
         """
         Args:
-            own: for each item set, the rows this rank owns, ascending.
-            owned_WS: how many rows of each set each rank owns.
-            per_set: draws a set and step.
+            own: what this rank owns; where the configuration has a share of the catalogue, the last set is all items.
+            sizes_WS2: `OwnItems.sizes` of each rank.
         """
-        assert [len(rows) for rows in own] == owned_WS[rank].tolist(), "own rows and counts differ"
-        self.own, self.rank, self.per_set, self.seed = own, rank, per_set, seed
-        self._first_WS = np.zeros((len(owned_WS) + 1, len(own)), np.int64)
-        np.cumsum(owned_WS, axis=0, out=self._first_WS[1:])
-        self.set_sizes = self._first_WS[-1]
-        self._counts = np.minimum(self.set_sizes, per_set)
+        assert (own.sizes() == sizes_WS2[rank]).all(), "own rows and sizes differ"
+        self.own, self.config, self.rank, self.seed = own, config, rank, seed
+        self._rows_WS = sizes_WS2[..., 0]
+        self._first_WS = np.zeros((len(sizes_WS2) + 1, len(own.rows)), np.int64)  # on the line; the last row: totals
+        np.cumsum(sizes_WS2[..., 1], axis=0, out=self._first_WS[1:])
+        draws = np.full(len(own.rows), config.in_group)
+        if config.shared:
+            draws[-1] = config.shared
+        sizes = self._rows_WS.sum(0)
+        self._whole = sizes <= draws
+        self._counts = np.minimum(sizes, draws)
 
     def draw(self, step: int) -> Draw:
         """The negatives of global batch `step`."""
         random = np.random.Generator(np.random.Philox(key=[self.seed ^ _STREAM, step]))
-        own_ids, slots_W = [], [[] for _ in range(len(self._first_WS) - 1)]  # type: ignore[var-annotated]
-        first_slot = 0
-        for number, (size, count) in enumerate(zip(self.set_sizes, self._counts, strict=True)):
-            position = np.arange(size) if size <= self.per_set else np.sort(random.integers(0, size, count))
-            bounds = np.searchsorted(position, self._first_WS[:, number])
-            for rank, slots in enumerate(slots_W):
-                slots.append(np.arange(first_slot + bounds[rank], first_slot + bounds[rank + 1]))
-            mine = position[bounds[self.rank] : bounds[self.rank + 1]] - self._first_WS[self.rank, number]
-            own_ids.append(self.own[number][mine])
-            first_slot += count
-        shifts = [
-            math.log(size / count) if count else 0.0 for size, count in zip(self.set_sizes, self._counts, strict=True)
-        ]
+        parts = [self._draw_set(number, random) for number in range(len(self._counts))]
+        own_ids, own_shifts, rank_n = (np.concatenate(values) for values in zip(*parts, strict=True))
+        ranks = len(self._rows_WS)
+        bounds = np.cumsum(np.bincount(rank_n, minlength=ranks))
+        counts = self._counts.tolist()
+        shared = counts.pop() if self.config.shared else 0
         return Draw(
-            own_ids=np.concatenate(own_ids).astype(np.int64),
-            slots_W=[np.concatenate(slots) for slots in slots_W],
-            counts_S=self._counts.tolist(),
-            shifts_S=shifts,
+            own_ids=own_ids.astype(np.int64),
+            own_shifts=own_shifts.astype(np.float32) if self.config.logq else None,
+            slots_W=np.split(np.argsort(rank_n, kind="stable"), bounds[:-1]),
+            counts_S=counts,
+            shared=shared,
         )
+
+    def _draw_set(self, number: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ids and shifts of the slots of a set that this rank serves, and the rank that serves each slot."""
+        rows, ends, first_W = self.own.rows[number], self.own.ends[number], self._first_WS[:, number]
+        count = int(self._counts[number])
+        part = math.log(self._part(number)) if count else 0.0
+        if self._whole[number]:
+            return rows, np.full(len(rows), part), np.repeat(np.arange(len(self._rows_WS)), self._rows_WS[:, number])
+        position = np.sort(random.integers(0, first_W[-1], count))
+        rank_n = np.searchsorted(first_W, position, side="right") - 1
+        index = np.searchsorted(ends, position[rank_n == self.rank] - first_W[self.rank], side="right")
+        weight = ends[index] - np.where(index > 0, ends[index - 1], 0)
+        return rows[index], part - np.log(count * (weight / first_W[-1])), rank_n
+
+    def _part(self, number: int) -> float:
+        """What a set's sum counts for in the denominator."""
+        share = self.config.catalogue_share
+        return share if self.config.shared and number == len(self._counts) - 1 else 1 - share

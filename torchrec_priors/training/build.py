@@ -81,7 +81,6 @@ def build_model(config: RunConfig, data: PreparedData, ranks: Ranks, *, for_trai
         tree,
         item_table(data.items, config.model.dim),
         FeatureTables(features, config.model.dim) if features else None,
-        config.negatives.logq,
     )
     model.exchange = ranks.exchange()
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader
@@ -15,7 +16,8 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.metrics.evaluation import evaluate
-from torchrec_priors.sampling.group_sampler import GroupSampler
+from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
+from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.logs import Logs
@@ -56,7 +58,7 @@ class _Run:
         self.built = build_model(config, data, ranks)
         set_loss_weights(self.built, config, data, ranks)
         self.optimizers = Optimizers(self.built, config)
-        self.sampler = make_sampler(self.built, config, ranks)
+        self.sampler = make_sampler(self.built, config, data, ranks)
         self.checkpoints = Checkpoints(folder.checkpoints, ranks)
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
@@ -185,15 +187,15 @@ class _Run:
             yield make_batch(windows, draw, feature=FEATURE, seed=self.config.seed, parts=settings.accumulate)
 
 
-def make_sampler(built: Built, config: RunConfig, ranks: Ranks) -> GroupSampler:
-    """The sampler over this rank's rows; ranks tell one another how many rows of each set they own."""
-    own = built.model.tree.eligible(built.shard.first, built.shard.last)
-    owned_WS = torch.zeros(ranks.world, len(own), dtype=torch.int64)
-    owned_WS[ranks.rank] = torch.tensor([len(rows) for rows in own])
-    return GroupSampler(
-        own,
-        ranks.total(owned_WS).numpy(),
-        rank=ranks.rank,
-        per_set=config.negatives.per_set,
-        seed=config.seed,
-    )
+def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:
+    """The sampler over this rank's rows; ranks tell one another how much of each set they own."""
+    first, last = built.shard.first, built.shard.last
+    sets = built.model.tree.eligible(first, last)
+    if config.negatives.shared:
+        sets.append(np.arange(first, last))
+    frequency = data.catalogue(["frequency"])["frequency"].to_numpy()
+    weights = draw_weights(frequency, config.negatives.popularity)[first:last]
+    own = OwnItems.weighted(sets, first, weights)
+    sizes_WS2 = torch.zeros(ranks.world, len(sets), 2, dtype=torch.int64)
+    sizes_WS2[ranks.rank] = torch.from_numpy(own.sizes())
+    return GroupSampler(own, ranks.total(sizes_WS2).numpy(), config.negatives, rank=ranks.rank, seed=config.seed)
