@@ -110,6 +110,19 @@ class PriorTree(nn.Module):
         bounds = np.searchsorted(numbers[order], np.arange(len(self._set_code) + 1))
         return [rows[order[low:high]] for low, high in itertools.pairwise(bounds)]
 
+    def alternatives(self, first_row: int, last_row: int) -> list[np.ndarray]:
+        """For each of `eligible`'s rows, how many item sets hold it for a reason that another of them has, too: c(i).
+
+        The heads of an item's several labels estimate one probability; those of several events stand for outcomes that
+        exclude each other.
+        """
+        count = np.ones(last_row - first_row, np.int64)
+        for d in self._restricting:
+            if not getattr(self.levels[d], "exclusive", False):
+                row, _ = self.levels[d].eligible(first_row, last_row)  # type: ignore[operator]
+                count *= np.bincount(row - first_row, minlength=len(count))
+        return [count[rows - first_row] for rows in self.eligible(first_row, last_row)]
+
     def _set_codes(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         """(row, code) for each combination of restricting groups a row belongs to: all items, one code, without any."""
         rows = np.arange(first_row, last_row)

@@ -20,12 +20,13 @@ class Tile:
     """Rows [first, first + size) of the table.
 
     Attributes:
-        columns: for each item set that has rows here, its number and its rows, counted from `first`.
+        columns: for each item set that has rows here, its number, its rows, counted from `first`, and for each of them
+            log c(i) (see `fusion`).
     """
 
     first: int
     size: int
-    columns: list[tuple[int, Tensor]]
+    columns: list[tuple[int, Tensor, Tensor]]
 
 
 class GroupIndex:
@@ -33,7 +34,10 @@ class GroupIndex:
 
     def __init__(self, tree: PriorTree, shard: Shard) -> None:
         self.shard = shard
-        self._rows = [torch.from_numpy(rows).to(shard.rows.device) for rows in tree.eligible(shard.first, shard.last)]
+        device = shard.rows.device
+        self._rows = [torch.from_numpy(rows).to(device) for rows in tree.eligible(shard.first, shard.last)]
+        counts = tree.alternatives(shard.first, shard.last)
+        self._log_alternatives = [torch.from_numpy(np.log(count)).float().to(device) for count in counts]
         paths = np.array(tree.item_set_K)
         bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
         self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
@@ -46,7 +50,9 @@ class GroupIndex:
         """
         index = copy.copy(self)
         allowed = allowed.to(self.shard.rows.device)
-        index._rows = [rows[allowed[rows - self.shard.first]] for rows in self._rows]
+        kept = [allowed[rows - self.shard.first] for rows in self._rows]
+        index._rows = [rows[keep] for rows, keep in zip(self._rows, kept, strict=True)]
+        index._log_alternatives = [logs[keep] for logs, keep in zip(self._log_alternatives, kept, strict=True)]
         return index
 
     def tiles(self) -> Iterator[Tile]:
@@ -58,6 +64,6 @@ class GroupIndex:
             for number, rows in enumerate(self._rows):
                 low, high = torch.searchsorted(rows, ends).tolist()
                 if low < high:
-                    columns.append((number, rows[low:high] - first))
+                    columns.append((number, rows[low:high] - first, self._log_alternatives[number][low:high]))
             if columns:
                 yield Tile(first, size, columns)
