@@ -68,7 +68,16 @@ def find(
 ) -> Found:
     """Top-k of this rank's users by their queries. Every rank must call it."""
     excluded = Exclusions.of(users.seen, users.seen_lengths) if filter_seen else None
-    return search(index, model.score, query_BKd, excluded, k)
+    return search(index, model.score, query_BKd, excluded, k, path_bias(model, users, query_BKd.device))
+
+
+def path_bias(model: Recommender, users: Histories, device: torch.device) -> torch.Tensor | None:
+    """[B, K]: what is added to the scores of each user's paths: -inf where the user may not be served by the path; None
+    where all users may be served by all."""
+    allowed_BK = model.tree.allowed_paths(torch.from_numpy(users.users).to(device))
+    if allowed_BK is None:
+        return None
+    return torch.zeros(allowed_BK.shape, device=device).masked_fill(~allowed_BK, -torch.inf)
 
 
 def evaluate(

@@ -1,10 +1,10 @@
 """Top-k of the whole catalogue for a batch of users, group by group, with max fusion (paper 3.5).
 
-    S(i) = max over paths k with i in Omega_k of q_k . e_i
+    S(i) = max over paths k with i in Omega_k of q_k . e_i + b_k
 
 Every rank scores its own rows for the users of all ranks; a running top-k is kept, and the ranks' lists are merged.
 Only [users, tile] scores exist at a time. A candidate is one 64-bit key that orders by score, then by row id, so the
-answer does not depend on tiles, shards or ranks.
+answer does not depend on tiles, shards or ranks. b_k is a bias of the user's: -inf for a path that must not serve them.
 
 Shapes: B users, K paths, k results, W ranks.
 """
@@ -55,7 +55,14 @@ class Exclusions:
         return cls(np.repeat(np.arange(len(lengths)), lengths), items)
 
 
-def search(index: GroupIndex, score: Score, query_BKd: Tensor, excluded: Exclusions | None, k: int) -> Found:
+def search(
+    index: GroupIndex,
+    score: Score,
+    query_BKd: Tensor,
+    excluded: Exclusions | None,
+    k: int,
+    bias_BK: Tensor | None = None,
+) -> Found:
     """Top-k for this rank's users over the rows of all ranks. Every rank must call it; batches may differ in size.
 
     Args:
@@ -64,15 +71,16 @@ def search(index: GroupIndex, score: Score, query_BKd: Tensor, excluded: Exclusi
         query_BKd: queries of every path, as `Recommender.queries` gives them.
         excluded: items to leave out (seen ones), or None.
         k: results a user.
+        bias_BK: added to the scores of each user's paths; None on all ranks or on none.
     """
     if dist.get_world_size() == 1:
-        keys, paths = _search_own_rows(index, score, query_BKd, excluded, k)
+        keys, paths = _search_own_rows(index, score, query_BKd, excluded, k, bias_BK)
         return _decode(keys, paths)
     keys_W, paths_W = [], []
-    everyones = _everyones(query_BKd, excluded)
-    largest = max(len(queries) for queries, _ in everyones)
-    for queries, exclusions in everyones:
-        keys, paths = _search_own_rows(index, score, queries, exclusions, k)
+    everyones = _everyones(query_BKd, excluded, bias_BK)
+    largest = max(len(queries) for queries, *_ in everyones)
+    for queries, exclusions, biases in everyones:
+        keys, paths = _search_own_rows(index, score, queries, exclusions, k, biases)
         keys_W.append(F.pad(keys, (0, 0, 0, largest - len(keys)), value=_NOTHING))
         paths_W.append(F.pad(paths, (0, 0, 0, largest - len(paths))))
     keys_WBk, paths_WBk = _exchange(torch.stack(keys_W)), _exchange(torch.stack(paths_W))
@@ -84,10 +92,16 @@ def search(index: GroupIndex, score: Score, query_BKd: Tensor, excluded: Exclusi
 
 
 def search_reference(
-    table_Vd: Tensor, eligible_KV: Tensor, query_BKd: Tensor, excluded: Exclusions | None, k: int
+    table_Vd: Tensor,
+    eligible_KV: Tensor,
+    query_BKd: Tensor,
+    excluded: Exclusions | None,
+    k: int,
+    bias_BK: Tensor | None = None,
 ) -> Found:
     """The definition, with all scores at once: Eq. 3's mask, max over paths, stable sort."""
     score_BKV = query_BKd @ table_Vd.T
+    score_BKV = score_BKV if bias_BK is None else score_BKV + bias_BK[:, :, None]
     score_BKV = torch.where(eligible_KV, score_BKV, -torch.inf)
     score_BV, path_BV = score_BKV.max(1)
     if excluded is not None:
@@ -101,7 +115,12 @@ def search_reference(
 
 
 def _search_own_rows(
-    index: GroupIndex, score: Score, query_BKd: Tensor, excluded: Exclusions | None, k: int
+    index: GroupIndex,
+    score: Score,
+    query_BKd: Tensor,
+    excluded: Exclusions | None,
+    k: int,
+    bias_BK: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Best keys of this rank's rows and their paths: [B, k], padded with `_NOTHING`."""
     users, device = len(query_BKd), query_BKd.device
@@ -114,7 +133,8 @@ def _search_own_rows(
         vectors = score.items(index.shard.rows[start : start + tile.size])
         for number, columns in tile.columns:
             paths = index.paths_of_set[number]
-            value, winner = _best_path(query_BKd[:, paths], vectors[columns])
+            bias_Bp = None if bias_BK is None else bias_BK[:, paths]
+            value, winner = _best_path(query_BKd[:, paths], vectors[columns], bias_Bp)
             current = score_BT[:, columns]
             better = value > current
             score_BT[:, columns] = torch.where(better, value, current)
@@ -133,7 +153,7 @@ def _search_own_rows(
     return best, path
 
 
-def _best_path(query_Bpd: Tensor, vectors_nd: Tensor) -> tuple[Tensor, Tensor]:
+def _best_path(query_Bpd: Tensor, vectors_nd: Tensor, bias_Bp: Tensor | None) -> tuple[Tensor, Tensor]:
     """Largest score over a set's paths and which path gave it: [B, n] each."""
     users, paths, dim = query_Bpd.shape
     tiles = max(1, -(-users // _USERS))
@@ -144,7 +164,8 @@ def _best_path(query_Bpd: Tensor, vectors_nd: Tensor) -> tuple[Tensor, Tensor]:
         chunk = vectors_nd[start : start + _COLUMNS]
         columns = F.pad(chunk, (0, 0, 0, _COLUMNS - len(chunk))).T
         scores = torch.stack([part @ columns for part in few])
-        value, winner = scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)].max(1)
+        scores = scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)]
+        value, winner = (scores if bias_Bp is None else scores + bias_Bp[:, :, None]).max(1)
         values.append(value)
         winners.append(winner)
     return torch.cat(values, 1), torch.cat(winners, 1)
@@ -167,14 +188,18 @@ def _decode(keys: Tensor, paths: Tensor) -> Found:
     return Found(row.masked_fill(nothing, -1), score.masked_fill(nothing, -torch.inf), paths.long())
 
 
-def _everyones(query_BKd: Tensor, excluded: Exclusions | None) -> list[tuple[Tensor, Exclusions | None]]:
-    """Queries and exclusions of every rank's users."""
+def _everyones(
+    query_BKd: Tensor, excluded: Exclusions | None, bias_BK: Tensor | None
+) -> list[tuple[Tensor, Exclusions | None, Tensor | None]]:
+    """Queries, exclusions and biases of every rank's users."""
     queries = _gather_rows(query_BKd)
+    biases = [None] * len(queries) if bias_BK is None else _gather_rows(bias_BK)
     if excluded is None:
-        return [(query, None) for query in queries]
+        return [(query, None, bias) for query, bias in zip(queries, biases, strict=True)]
     pairs = torch.from_numpy(np.stack([excluded.user, excluded.row], 1)).to(query_BKd.device)
     arrays = [pair.cpu().numpy() for pair in _gather_rows(pairs)]
-    return [(query, Exclusions(pair[:, 0], pair[:, 1])) for query, pair in zip(queries, arrays, strict=True)]
+    exclusions = [Exclusions(pair[:, 0], pair[:, 1]) for pair in arrays]
+    return list(zip(queries, exclusions, biases, strict=True))
 
 
 def _gather_rows(rows: Tensor) -> list[Tensor]:
