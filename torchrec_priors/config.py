@@ -52,7 +52,7 @@ class RunConfig:
                 if isinstance(value, float) and not math.isfinite(value):
                     raise UserError(f"{name}.{key} = {value} must be a finite number")
         self.encoder.check(self.model.dim)
-        for part in (self.model, self.negatives, self.loss, self.table, self.training, self.evaluation):
+        for part in (self.model, self.priors, self.negatives, self.loss, self.table, self.training, self.evaluation):
             part.check()
 
     def own_files(self) -> list[Path]:

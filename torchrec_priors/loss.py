@@ -61,7 +61,16 @@ class Positives:
     path_M: Tensor
 
 
-def find_positives(tree: PriorTree, item_X: Tensor, context_N: Tensor, end_N: Tensor, horizon: int) -> Positives:
+def find_positives(
+    tree: PriorTree,
+    item_X: Tensor,
+    context_N: Tensor,
+    end_N: Tensor,
+    horizon: int,
+    *,
+    event_X: Tensor | None = None,
+    user_N: Tensor | None = None,
+) -> Positives:
     """Every (token, offset, path) with a positive (Eq. 6).
 
     Args:
@@ -69,11 +78,15 @@ def find_positives(tree: PriorTree, item_X: Tensor, context_N: Tensor, end_N: Te
         context_N: where each token that predicts stands in item_X.
         end_N: end of its extended sequence there.
         horizon: tau.
+        event_X: event codes of the extended sequences, where the tree needs them.
+        user_N: user of each token, where the tree needs them.
     """
     source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
     token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
     source = source_NT[token, column]
-    index_M, path_M = tree.assign(Targets(item_X[source], column + 1))
+    event_M = None if event_X is None else event_X[source]
+    user_M = None if user_N is None else user_N[token]
+    index_M, path_M = tree.assign(Targets(item_X[source], column + 1, event_M, user_M))
     key_M = path_M * max(len(context_N), 1) + token[index_M]
     key_P, query_M = torch.unique(key_M, return_inverse=True)
     tokens = max(len(context_N), 1)

@@ -15,7 +15,7 @@ from torchrec_priors.data.batch import Batch, Contexts
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.errors import UserError
-from torchrec_priors.heads.hierarchical import HierarchicalHeads
+from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.score import Score, ScoreKind
 from torchrec_priors.loss import Positives, counts_per_path_and_offset, discount, find_positives, prior_loss
 from torchrec_priors.ops.in_group_softmax import NegativeSets, in_group_nll
@@ -70,6 +70,7 @@ class LookedUp:
 
     Attributes:
         item_X: row ids of the extended sequences.
+        event_X: their event codes, where they were read.
         vector_Xd: their vectors.
         beside_Nd: what side features add to the contexts' items, part after part; None without any.
         negatives: the step's negatives, from all ranks.
@@ -77,6 +78,7 @@ class LookedUp:
     """
 
     item_X: Tensor
+    event_X: Tensor | None
     vector_Xd: Tensor
     beside_Nd: Tensor | None
     negatives: NegativeSets
@@ -98,6 +100,7 @@ class Recommender(nn.Module):
         config: ModelConfig,
         encoder: Encoder,
         tree: PriorTree,
+        heads: Heads,
         table: EmbeddingCollection,
         features: FeatureTables | None,
         logq: bool,
@@ -108,14 +111,16 @@ class Recommender(nn.Module):
         self.features = features
         self.encoder = encoder
         self.tree = tree
-        self.heads = HierarchicalHeads(tree, config.dim)
+        self.heads = heads
         self.score = Score(config.score)
         self.exchange = Exchange()
         self.register_buffer("discount_T", discount(1.0, config.horizon), persistent=False)
-        self.register_buffer("weight_K", torch.ones(len(tree.paths)) / len(tree.paths), persistent=False)
+        self.paths = len(tree.item_set_K)
+        self.register_buffer("weight_K", torch.ones(self.paths) / self.paths, persistent=False)
         item_set_K = torch.tensor(tree.item_set_K)
         self.register_buffer("item_set_K", item_set_K, persistent=False)
         self.precision = torch.float32  # of the encoder's matrix products in training
+        self.sees_events = False  # whether the encoder asks for events; the tree may need them, too
 
     discount_T: Tensor
     weight_K: Tensor
@@ -145,14 +150,22 @@ class Recommender(nn.Module):
             shifts_S=batch.draw.shifts_S if self.logq else [0.0] * len(batch.draw.counts_S),
         )
         leaf, *beside = (root.detach().requires_grad_() for root in (roots[0], *roots[2:]))
-        return LookedUp(item_X, leaf, beside[0] if beside else None, negatives, roots)
+        return LookedUp(item_X, batch.event_X, leaf, beside[0] if beside else None, negatives, roots)
 
-    def positives(self, item_X: Tensor, part: Contexts) -> Positives:
-        return find_positives(self.tree, item_X, part.context_N, part.end_N, self.config.horizon)
+    def positives(self, looked_up: LookedUp, part: Contexts) -> Positives:
+        return find_positives(
+            self.tree,
+            looked_up.item_X,
+            part.context_N,
+            part.end_N,
+            self.config.horizon,
+            event_X=looked_up.event_X,
+            user_N=part.user_N,
+        )
 
     def counts(self, positives: list[Positives]) -> Tensor:
         """int64 [K, T]: positives of the global batch; every rank must call it."""
-        sizes = len(self.tree.paths), self.config.horizon
+        sizes = self.paths, self.config.horizon
         return self.exchange.total(
             sum(
                 (counts_per_path_and_offset(part, *sizes) for part in positives),
@@ -167,7 +180,8 @@ class Recommender(nn.Module):
         token_Nd = vector_Xd.index_select(0, part.context_N)
         if looked_up.beside_Nd is not None:
             token_Nd = token_Nd + looked_up.beside_Nd[part.first : part.first + len(token_Nd)]
-        state_Nd = self._encode(Jagged(token_Nd, part.offsets_B1, part.time_N, part.event_N, part.dropout))
+        event_N = part.event_N if self.sees_events else None
+        state_Nd = self._encode(Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout))
         query_Pd = self.score.queries(self.heads(state_Nd, positives.token_P, positives.path_P))
         nll_M = in_group_nll(
             query_Pd,
@@ -191,7 +205,7 @@ class Recommender(nn.Module):
             histories: none empty; their vectors as `tokens` gives them.
         """
         last_Bd = self._encode(histories)[histories.offsets_B1[1:] - 1]
-        users, paths = len(last_Bd), len(self.tree.paths)
+        users, paths = len(last_Bd), self.paths
         user_P = torch.arange(users, device=last_Bd.device).repeat(paths)
         path_P = torch.repeat_interleave(torch.arange(paths, device=last_Bd.device), users)
         query_Pd = self.score.queries(self.heads(last_Bd, user_P, path_P))

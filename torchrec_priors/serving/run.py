@@ -39,7 +39,7 @@ class Recommendation:
         title: for people.
         score: what the items are ordered by.
         head: name of the prior path that gave the score, "short-term / Comedy".
-        head_scores: the score of every path that may retrieve the item, by name.
+        head_scores: the score of every path that may retrieve the item for this user, by name.
     """
 
     item_id: ItemId
@@ -75,7 +75,7 @@ class LoadedRun:
         hush()
         with ExitStack() as opening:
             self.ranks = opening.enter_context(join())
-            built = build_model(config, data, self.ranks, for_training=False)
+            built = build_model(config, data, self.ranks, counted=folder.paths, for_training=False)
             self.checkpoint = Checkpoints(folder.checkpoints, self.ranks).load_best(built)
             self.model, self._index, self.columns = built.model.eval(), built.index, built.columns
             self.heads = [path.name for path in built.model.tree.paths]

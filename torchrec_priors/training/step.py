@@ -20,7 +20,7 @@ def step(built: Built, optimizers: Optimizers, batch: Batch) -> float:
     model = built.model
     optimizers.prepare(batch.step)
     looked_up = model.look_up(batch)
-    positives = [model.positives(looked_up.item_X, part) for part in batch.parts]
+    positives = [model.positives(looked_up, part) for part in batch.parts]
     counts_KT = model.counts(positives)
     dense = built.parallel._dmp_wrapped_module  # DDP, which averages the gradients of the last part's backward
     whole = torch.zeros((), device=counts_KT.device)
