@@ -39,13 +39,24 @@ def cases(draw):
         draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=30)) if users else []
     )
     allowed = draw(st.none() | st.lists(st.booleans(), min_size=items, max_size=items))
-    return tree, table, queries, banned, allowed, draw(st.integers(1, 45)), draw(st.sampled_from([1, 3, 16, 8192]))
+    closed = torch.rand(users, len(tree.paths), generator=generator) < draw(st.sampled_from([0.3, 0.9]))
+    bias = draw(st.sampled_from([None, torch.zeros(closed.shape).masked_fill(closed, -torch.inf)]))
+    return (
+        tree,
+        table,
+        queries,
+        banned,
+        allowed,
+        bias,
+        draw(st.integers(1, 45)),
+        draw(st.sampled_from([1, 3, 16, 8192])),
+    )
 
 
 @settings(deadline=None, max_examples=30)
 @given(cases())
 def test_equals_the_definition_with_ties_broken_by_row_id(case):
-    tree, table, queries, banned, allowed, k, tile = case
+    tree, table, queries, banned, allowed, bias, k, tile = case
     excluded = Exclusions(np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64))
     eligible = torch.zeros(len(tree.paths), len(table), dtype=torch.bool)
     rows = tree.eligible(0, len(table))
@@ -55,10 +66,10 @@ def test_equals_the_definition_with_ties_broken_by_row_id(case):
     if allowed is not None:
         eligible &= torch.tensor(allowed)
         index = index.restricted(torch.tensor(allowed))
-    slow = search_reference(table, eligible, queries, excluded, k)
+    slow = search_reference(table, eligible, queries, excluded, k, bias)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group_index, "TILE", tile)
-        fast = search.search(index, Score("dot"), queries, excluded, k)
+        fast = search.search(index, Score("dot"), queries, excluded, k, bias)
     assert fast.row_Bk.tolist() == slow.row_Bk.tolist()
     assert fast.score_Bk.tolist() == slow.score_Bk.tolist()
     found = fast.row_Bk >= 0
@@ -66,9 +77,11 @@ def test_equals_the_definition_with_ties_broken_by_row_id(case):
         "an item is explained by a head that may retrieve it"
     )
     for user, rows in enumerate(fast.row_Bk.tolist()):
-        left = eligible.any(0).sum() - sum(bool(eligible[:, r].any()) for r in {r for u, r in banned if u == user})
+        open_to = eligible if bias is None else eligible & (bias[user] == 0)[:, None]
+        left = open_to.any(0).sum() - sum(bool(open_to[:, r].any()) for r in {r for u, r in banned if u == user})
         assert sum(row >= 0 for row in rows) == min(k, left), "k items wherever enough may be recommended"
     user = torch.nonzero(found)[:, 0]
+    assert bias is None or not bias[user, fast.path_Bk[found]].any(), "by a path that is closed to the user"
     scores = (queries[user, fast.path_Bk[found]] * table[fast.row_Bk[found]]).sum(1)
     assert scores.tolist() == fast.score_Bk[found].tolist(), "the head named is the head that gave the score"
 

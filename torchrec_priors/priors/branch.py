@@ -18,7 +18,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.priors.prior import Prior, Targets
 
 MOST_PATHS = 1 << 22
-_MOST_PAIRS = 1 << 27  # of an item and a combination of groups, in the rows that are looked at together
+_MOST_PAIRS = 1 << 25  # of an item and a combination of groups, in the rows that are looked at together
 _ROWS = 1 << 16  # looked at together
 
 
@@ -80,14 +80,15 @@ class Branch:
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         """(row, item set) for each set a row of [first_row, last_row) is in."""
-        rows, codes, _ = self._set_codes(first_row, last_row)
+        parts = [self._set_codes(*some)[:2] for some in _few(first_row, last_row)]
+        rows, codes = (np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True))
         return rows, np.searchsorted(self._set_code, codes)
 
     def _count_sets(self, items: int) -> tuple[np.ndarray, np.ndarray]:
         """(code over the restricting levels, items) of each item set."""
         codes, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        for first in range(0, items, _ROWS):
-            _, found, without = self._set_codes(first, min(first + _ROWS, items))
+        for some in _few(0, items):
+            _, found, without = self._set_codes(*some)
             unique, count = np.unique(found, return_counts=True)
             codes.append(unique)
             counts.append(count)
@@ -117,20 +118,34 @@ class Branch:
     def _set_codes(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
         """(row, code) for each combination of restricting groups a row belongs to: all items, one code, without any;
         and for each level, how many rows are in none of its groups."""
-        rows = np.arange(first_row, last_row)
-        codes, without = np.zeros(last_row - first_row, np.int64), [0] * len(self.levels)
+        here = np.arange(first_row, last_row)
+        labels = []
+        combinations = np.ones(len(here))
         for d in self._restricting:
             row, group = self.levels[d].eligible(first_row, last_row)
             order = np.argsort(row, kind="stable")
             starts = np.searchsorted(row[order], np.arange(first_row, last_row + 1))
-            without[d] = int((np.diff(starts) == 0).sum())
-            counts = np.diff(starts)[rows - first_row]
-            if counts.sum() > _MOST_PAIRS:
-                raise _too_large(self.levels, f"{counts.sum():,} pairs of an item and a path")
+            labels.append((group[order], starts[:-1], np.diff(starts)))
+            combinations *= np.diff(starts)
+        if combinations.sum() > _MOST_PAIRS:
+            raise _too_large(
+                self.levels, f"{combinations.sum():,.0f} pairs of an item and a path, in {len(here):,} items"
+            )
+        without = [0] * len(self.levels)
+        rows, codes = here, np.zeros(len(here), np.int64)
+        for d, (group, first, count) in zip(self._restricting, labels, strict=True):
+            without[d] = int((count == 0).sum())
+            counts = count[rows - first_row]
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            chosen = group[order][np.repeat(starts[rows - first_row], counts) + within]
+            chosen = group[np.repeat(first[rows - first_row], counts) + within]
             rows, codes = np.repeat(rows, counts), np.repeat(codes, counts) * self.sizes[d] + chosen
         return rows, codes, without
+
+
+def _few(first_row: int, last_row: int) -> list[tuple[int, int]]:
+    """[first_row, last_row) in pieces, one at least."""
+    starts = range(first_row, max(last_row, first_row + 1), _ROWS)
+    return [(start, min(start + _ROWS, last_row)) for start in starts]
 
 
 def _too_large(levels: list[Prior], what: str) -> UserError:

@@ -160,8 +160,10 @@ class PriorTree(nn.Module):
         """(index into targets, path) for every path a target is a positive of (Eq. 6)."""
         indexes, paths = [], []
         for number, branch in enumerate(self.branches):
-            index, code = branch.assign(targets)
             code_C, path_C = getattr(self, f"code_{number}"), getattr(self, f"path_{number}")
+            if not len(code_C):  # no item is in any of its groups
+                continue
+            index, code = branch.assign(targets)
             place = torch.searchsorted(code_C, code).clamp(max=len(code_C) - 1)
             has_head = code_C[place] == code
             indexes.append(index[has_head])
