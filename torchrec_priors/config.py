@@ -16,10 +16,10 @@ from torchrec_priors.embedding.table import TableConfig
 from torchrec_priors.encoder.encoder import EncoderConfig
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.loss import LossConfig
-from torchrec_priors.metrics.evaluation import EvaluationConfig
 from torchrec_priors.model import ModelConfig
 from torchrec_priors.plugin import absolute, own_file
 from torchrec_priors.priors.tree import PriorsConfig
+from torchrec_priors.retrieval.find import RetrievalConfig
 from torchrec_priors.sampling.group_sampler import NegativesConfig
 from torchrec_priors.sizes import with_size
 from torchrec_priors.training.settings import TrainingConfig
@@ -41,7 +41,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     table: TableConfig = field(default_factory=TableConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: RetrievalConfig = field(default_factory=RetrievalConfig)
 
     def check(self) -> None:
         """Raises UserError where a value is out of its range or two do not fit."""
@@ -51,8 +51,10 @@ class RunConfig:
             for key, value in vars(getattr(self, name)).items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise UserError(f"{name}.{key} = {value} must be a finite number")
+        if self.evaluation.calibrated and not self.loss.gate:
+            raise UserError("evaluation.calibrated needs a gate: set loss.gate=1")
         self.encoder.check(self.model.dim)
-        for part in (self.model, self.negatives, self.loss, self.table, self.training, self.evaluation):
+        for part in (self.model, self.priors, self.negatives, self.loss, self.table, self.training, self.evaluation):
             part.check()
 
     def own_files(self) -> list[Path]:

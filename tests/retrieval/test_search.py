@@ -54,7 +54,7 @@ def _dense(tree, items, allowed):
     for number, path in enumerate(tree.paths):
         eligible[number, rows[path.item_set]] = True
     labels = len({path.item_set for path in tree.paths})
-    alternatives = torch.stack([eligible[[p.item_set for p in tree.paths].index(s)] for s in range(labels)]).sum(0)
+    alternatives = 2 * torch.stack([eligible[[p.item_set for p in tree.paths].index(s)] for s in range(labels)]).sum(0)
     if allowed is not None:
         eligible &= torch.tensor(allowed)
     return eligible, alternatives.expand(eligible.shape)

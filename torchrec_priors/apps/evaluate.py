@@ -39,7 +39,7 @@ def evaluate(
         raise UserError(f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on")
     with join() as ranks:
         started = time.monotonic()
-        built = build_model(config, prepared, ranks, for_training=False)
+        built = build_model(config, prepared, ranks, counted=folder.paths, for_training=False)
         checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         names = [path.name for path in built.model.tree.paths]

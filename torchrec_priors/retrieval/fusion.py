@@ -11,10 +11,10 @@ that may retrieve item i (and this user may use):
     inverse_variance   S(i) = sum of s_k(i) / v_k over sum of 1 / v_k, v_k the variance of a head's loss in training
 
 Calibrated means are means of probabilities: log of sum over k of exp(L_k(i)) / c(i), where c(i) counts the heads that
-estimate the same probability, one for each label of the item. Heads of different events or segments stand for outcomes
-that exclude each other, whose probabilities add up.
+estimate the same probability (`PriorTree.alternatives`): one for each label of the item and each segment of time. Heads
+of different events stand for outcomes that exclude each other, whose probabilities add up.
 
-Shapes: B users, K paths, T rows of a tile, p paths of one item set, n some of the set's rows.
+Shapes: B users, K paths, T rows of a tile, R branches of the tree, p paths of one item set, n some of the set's rows.
 """
 
 import math
@@ -23,6 +23,8 @@ from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+
+from torchrec_priors.priors.tree import PriorTree
 
 FusionKind = Literal["max", "mean", "hierarchical", "inverse_variance"]
 
@@ -36,37 +38,42 @@ class Fusion:
         calibrated: whether scores are log-probabilities.
         block_K: block of each path, for `hierarchical`.
         variance_K: v_k, for `inverse_variance`.
+        branch_K: branch of each path, for what is calibrated; None where the tree has one.
     """
 
     kind: FusionKind = "max"
     calibrated: bool = False
     block_K: Tensor | None = None
     variance_K: Tensor | None = None
+    branch_K: Tensor | None = None
 
-    def accumulator(self, users: int, size: int, device: torch.device) -> "Accumulator":
-        """For one tile of `size` rows."""
-        if self.kind == "max":
-            return _Maxima(users, size, None, self.calibrated, device)
-        if self.kind == "hierarchical":
-            assert self.block_K is not None
-            return _Maxima(users, size, self.block_K, self.calibrated, device)
-        weight_K = None
-        if self.kind == "inverse_variance":
-            assert self.variance_K is not None
-            weight_K = (self.variance_K.clamp(min=1e-12).reciprocal()).double().to(device)
-        return _Sums(users, size, weight_K, self.calibrated, device)
+    def accumulator(self, users: int, log_alternatives_RT: Tensor) -> "Accumulator":
+        """For one tile, whose rows have log c(i) in each branch."""
+        if self.kind in ("max", "hierarchical"):
+            return _Maxima(self, users, log_alternatives_RT)
+        return _Sums(self, users, log_alternatives_RT)
+
+
+def blocks(tree: PriorTree) -> Tensor:
+    """int64 [K]: block of each path, for `hierarchical`."""
+    outer = [not (level.restricts_items or hasattr(level, "groups_of_users")) for level in tree.levels]
+    keys = []
+    for path in tree.paths:
+        groups = tuple(group for level, group in zip(path.levels, path.groups, strict=True) if outer[level])
+        keys.append(path.levels if tree.composition == "additive" else groups)
+    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return torch.tensor([numbers[key] for key in keys])
 
 
 class Accumulator(Protocol):
     """Takes the scores of a tile, item set after item set."""
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, first_path: int, log_alternatives_n: Tensor) -> None:
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
         """
         Args:
             columns_n: rows of the tile.
             score_Bpn: scores of the set's paths; -inf where a user may not use a path.
-            first_path: number of the first of them.
-            log_alternatives_n: log c(i).
+            paths: which they are.
         """
         ...
 
@@ -78,21 +85,24 @@ class Accumulator(Protocol):
 class _Maxima:
     """The largest score of each block, then the mean over blocks."""
 
-    def __init__(self, users: int, size: int, block_K: Tensor | None, calibrated: bool, device: torch.device) -> None:
-        self.block_K, self.calibrated = block_K, calibrated
-        blocks = 1 if block_K is None else int(block_K.max()) + 1
-        self.best = torch.full((blocks, users, size), -torch.inf, device=device)
-        self.path = torch.zeros((blocks, users, size), dtype=torch.int32, device=device)
+    def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
+        self.calibrated = fusion.calibrated
+        self.block_K = fusion.block_K if fusion.kind == "hierarchical" else None
+        assert fusion.kind == "max" or self.block_K is not None
+        blocks = 1 if self.block_K is None else int(self.block_K.max()) + 1
+        shape, device = (blocks, users, log_alternatives_RT.shape[1]), log_alternatives_RT.device
+        self.best = torch.full(shape, -torch.inf, device=device)
+        self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, first_path: int, log_alternatives_n: Tensor) -> None:
-        paths = torch.arange(first_path, first_path + score_Bpn.shape[1], device=score_Bpn.device)
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
+        path_p = torch.arange(paths.start, paths.stop, device=score_Bpn.device)
         if self.block_K is None:
-            self._keep(0, columns_n, score_Bpn, paths)
+            self._keep(0, columns_n, score_Bpn, path_p)
             return
-        block_p = self.block_K[first_path : first_path + len(paths)]
+        block_p = self.block_K[paths]
         for block in block_p.unique().tolist():
-            chosen = torch.nonzero(block_p == block)[:, 0].to(paths.device)
-            self._keep(block, columns_n, score_Bpn[:, chosen], paths[chosen])
+            chosen = torch.nonzero(block_p == block)[:, 0].to(path_p.device)
+            self._keep(block, columns_n, score_Bpn[:, chosen], path_p[chosen])
 
     def _keep(self, block: int, columns_n: Tensor, score_Bpn: Tensor, path_p: Tensor) -> None:
         value, winner = score_Bpn.max(1)
@@ -118,22 +128,26 @@ class _Maxima:
 class _Sums:
     """Weighted means, in double precision, so that they do not depend on the order of what is added."""
 
-    def __init__(self, users: int, size: int, weight_K: Tensor | None, calibrated: bool, device: torch.device) -> None:
-        self.weight_K, self.calibrated = weight_K, calibrated
-        shape = (users, size)
-        self.sum = torch.full(shape, -torch.inf if calibrated else 0.0, dtype=torch.float64, device=device)
+    def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
+        self.calibrated, self.branch_K = fusion.calibrated, fusion.branch_K
+        self.log_alternatives_RT = log_alternatives_RT.double()
+        shape, device = (users, log_alternatives_RT.shape[1]), log_alternatives_RT.device
+        self.weight_K = None
+        if fusion.kind == "inverse_variance":
+            assert fusion.variance_K is not None
+            self.weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().to(device)
+        self.sum = torch.full(shape, -torch.inf if self.calibrated else 0.0, dtype=torch.float64, device=device)
         self.weight = torch.zeros(shape, dtype=torch.float64, device=device)
         self.best = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, first_path: int, log_alternatives_n: Tensor) -> None:
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
         score = score_Bpn.double()
-        weight_p = score.new_ones(score.shape[1])
-        if self.weight_K is not None:
-            weight_p = self.weight_K[first_path : first_path + score.shape[1]]
+        weight_p = score.new_ones(score.shape[1]) if self.weight_K is None else self.weight_K[paths]
         weight_Bpn = (~torch.isneginf(score)) * weight_p[:, None]
         if self.calibrated:
-            weight_Bpn = weight_Bpn * torch.exp(-log_alternatives_n.double())
+            branch_p = [0] * len(weight_p) if self.branch_K is None else self.branch_K[paths].tolist()
+            weight_Bpn = weight_Bpn * torch.exp(-self.log_alternatives_RT[:, columns_n][branch_p])
             part = score + weight_Bpn.log()
             self.sum[:, columns_n] = torch.logaddexp(self.sum[:, columns_n], torch.logsumexp(part, 1))
         else:
@@ -143,7 +157,7 @@ class _Sums:
         value, winner = part.max(1)
         better = value > self.best[:, columns_n]
         self.best[:, columns_n] = torch.where(better, value, self.best[:, columns_n])
-        self.path[:, columns_n] = torch.where(better, winner.int() + first_path, self.path[:, columns_n])
+        self.path[:, columns_n] = torch.where(better, winner.int() + paths.start, self.path[:, columns_n])
 
     def result(self) -> tuple[Tensor, Tensor]:
         if not self.calibrated:

@@ -111,6 +111,8 @@ def search(
 def log_normalisers(index: GroupIndex, score: Score, vector_BKd: Tensor) -> Tensor:
     """log sum over i in Omega_k of exp(q_k . e_i), over the rows of all ranks: [B, K]. Every rank must call it.
 
+    Over a sample of the rows (`GroupIndex.sample`) it is an estimate, unbiased before the logarithm.
+
     Summed in double precision and rounded once, so that it hardly ever depends on the order of rows or ranks.
     """
     if dist.get_world_size() == 1:
@@ -165,12 +167,12 @@ def _search_own_rows(
     for tile in index.tiles():
         start = tile.first - index.shard.first
         vectors = score.items(index.shard.rows[start : start + tile.size])
-        fused = fusion.accumulator(users, tile.size, device)
-        for number, columns, log_alternatives in tile.columns:
+        fused = fusion.accumulator(users, index.log_alternatives_RT[:, start : start + tile.size])
+        for number, columns in tile.columns:
             paths = index.paths_of_set[number]
             bias = queries.bias_BK[:, paths, None]
             for part, score_Bpn in _scores(queries.vector_BKd[:, paths], vectors[columns]):
-                fused.add(columns[part], score_Bpn + bias, paths.start, log_alternatives[part])
+                fused.add(columns[part], score_Bpn + bias, paths)
         score_BT, path_BT = fused.result()
         if excluded is not None:
             here = (excluded.row >= tile.first) & (excluded.row < tile.first + tile.size)
@@ -192,10 +194,10 @@ def _log_sums(index: GroupIndex, score: Score, vector_BKd: Tensor) -> Tensor:
     for tile in index.tiles():
         start = tile.first - index.shard.first
         vectors = score.items(index.shard.rows[start : start + tile.size])
-        for number, columns, _ in tile.columns:
+        for number, columns in tile.columns:
             paths = index.paths_of_set[number]
             for _, score_Bpn in _scores(vector_BKd[:, paths], vectors[columns]):
-                part = torch.logsumexp(score_Bpn.double(), 2)
+                part = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
                 sums_BK[:, paths] = torch.logaddexp(sums_BK[:, paths], part)
     return sums_BK
 
