@@ -22,7 +22,7 @@ from torchrec_priors.heads.score import Score
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.retrieval.search import search, search_reference
+from torchrec_priors.retrieval.search import Queries, log_normalisers, search, search_reference
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.loop import make_sampler
 from torchrec_priors.training.process import join
@@ -48,14 +48,30 @@ def load(argument, data, horizon):
 """
 
 TREES = {
-    "all five": (["temporal:2", "rating", "genre", "gender", "communities.py"], {"training.steps": 3}),
+    "all five": (
+        ["temporal:2", "rating", "genre", "gender", "communities.py"],
+        {"training.steps": 3, "loss.gate": 1.0, "evaluation.calibrated": True, "evaluation.fusion": "hierarchical"},
+    ),
     "all five added": (
         ["temporal:2", "rating", "genre", "gender", "communities.py"],
-        {"training.steps": 4, "priors.composition": "additive", "priors.init_std": 0.1},
+        {
+            "training.steps": 4,
+            "priors.composition": "additive",
+            "priors.init_std": 0.1,
+            "loss.gate": 0.5,
+            "evaluation.calibrated": True,
+            "evaluation.fusion": "mean",
+            "evaluation.normaliser_rows": 20,
+        },
     ),
     "multiplied, told": (
         ["gender", "rating"],
-        {"training.steps": 4, "priors.composition": "multiplicative", "priors.adapters": "vector"},
+        {
+            "training.steps": 4,
+            "priors.composition": "multiplicative",
+            "priors.adapters": "vector",
+            "evaluation.fusion": "inverse_variance",
+        },
     ),
 }
 BATCHES = (4, 3)
@@ -119,10 +135,19 @@ def test_training_and_evaluation_do_not_depend_on_the_number_of_ranks(name, alon
 
 def test_paths_that_are_closed_to_a_user_stay_closed_on_every_rank(alone, together):
     for answer in [alone, *together]:
-        fast, slow = answer[2]
+        fast, slow, _ = answer[2]
         assert fast.row_Bk.tolist() == slow.row_Bk.tolist()
         assert fast.score_Bk.tolist() == slow.score_Bk.tolist()
         assert (fast.row_Bk < 0).any(), "no user lacks items"
+
+
+def test_normalisers_are_over_the_rows_of_all_ranks(alone, together):
+    """Rank 0 has the same users in every world."""
+    for answer in together:
+        normalisers = answer[2][2]
+        if len(normalisers) == len(alone[2][2]):
+            torch.testing.assert_close(normalisers, alone[2][2], rtol=1e-6, atol=0)
+    assert sum(len(answer[2][2]) == len(alone[2][2]) for answer in together) == 1
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -185,10 +210,11 @@ def closed_paths(ranks):
     generator = torch.Generator().manual_seed(ranks.rank)
     query = torch.randint(-2, 3, (2 + ranks.rank, 3, 4), generator=generator).float()
     bias = torch.zeros(len(query), 3).masked_fill(torch.rand(len(query), 3, generator=generator) < 0.6, -torch.inf)
+    queries = Queries(query, bias)
     eligible = torch.zeros(3, items, dtype=torch.bool)
     for number, path in enumerate(tree.paths):
         eligible[number, tree.eligible(0, items)[path.item_set]] = True
     mine = ranks.share.of(items)
     index = GroupIndex(tree, Shard(table[mine], mine.start))
-    fast = search(index, Score("dot"), query, None, 20, bias)
-    return fast, search_reference(table, eligible, query, None, 20, bias)
+    fast = search(index, Score("dot"), queries, None, 20)
+    return fast, search_reference(table, eligible, queries, None, 20), log_normalisers(index, Score("dot"), query)

@@ -33,7 +33,7 @@ TREES = {"no priors": [], "item x temporal": ["temporal:2", "genre"]}
 
 def train(folder, tree, score, more=None):
     """(losses, whole table, dense parameters, metrics) after a few steps, batches smaller than the ranks included."""
-    values = {**copy.deepcopy(SETTINGS), "priors": {"tree": tree}}
+    values = {**copy.deepcopy(SETTINGS), "priors": {"tree": tree}, "loss": {}}
     for key, value in {"model.score": score, **(more or {})}.items():
         section, _, name = key.partition(".")
         values[section][name] = value

@@ -53,11 +53,10 @@ def _dense(tree, items, allowed):
     rows = tree.eligible(0, items)
     for number, path in enumerate(tree.paths):
         eligible[number, rows[path.item_set]] = True
-    labels = len({path.item_set for path in tree.paths})
-    alternatives = 2 * torch.stack([eligible[[p.item_set for p in tree.paths].index(s)] for s in range(labels)]).sum(0)
+    alternatives = eligible.sum(0).expand(eligible.shape)  # labels and segments alike
     if allowed is not None:
         eligible &= torch.tensor(allowed)
-    return eligible, alternatives.expand(eligible.shape)
+    return eligible, alternatives
 
 
 def _both(case, fusion=Fusion()):
@@ -131,6 +130,24 @@ def test_normalisers_are_the_sums_over_eligible_items(case):
         fast = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), queries.vector_BKd)
     slow = torch.logsumexp((queries.vector_BKd @ table.T).masked_fill(~eligible, -torch.inf), 2)
     torch.testing.assert_close(fast, slow)
+
+
+def test_normalisers_of_a_sample_are_estimates_whatever_the_shards():
+    generator = torch.Generator().manual_seed(0)
+    rows = np.arange(4000)
+    tree = PriorTree([ItemPrior("genre", ["large", "small"], rows, (rows < 50).astype(np.int64), len(rows))], len(rows))
+    table, vectors = torch.randn(len(rows), 4, generator=generator), torch.randn(3, 2, 4, generator=generator) * 0.5
+    index = GroupIndex(tree, Shard(table, 0)).sample(1000)
+    exact = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), vectors)
+    estimate = search.log_normalisers(index, Score("dot"), vectors)
+    small = next(path for path, group in enumerate(tree.paths) if group.name == "small")
+    assert torch.equal(estimate[:, small], exact[:, small]), "a set of fewer rows is taken whole"
+    assert 0 < (estimate - exact).abs().max() < 0.15
+    halves = [
+        GroupIndex(tree, Shard(table[part], part.start)).sample(1000) for part in (slice(0, 999), slice(999, 4000))
+    ]
+    sums = torch.stack([search._log_sums(half, Score("dot"), vectors) for half in halves])
+    torch.testing.assert_close(torch.logsumexp(sums, 0).float(), estimate)
 
 
 def test_heads_of_one_items_labels_share_their_probability_and_those_of_events_add_up():

@@ -111,8 +111,11 @@ def test_whoever_loads_a_run_reads_its_paths_and_not_the_log(run, data, monkeypa
     ("change", "says"),
     [
         (lambda file: file.unlink(), "paths.json is missing, which says what heads the run has: train again"),
-        (lambda file: file.write_text("[{}]"), "paths.json cannot be read (KeyError: 'name'): train again"),
-        (lambda file: file.write_text("[]"), "paths.json is of other prior paths than the run's data and"),
+        (lambda file: file.write_text('{"paths": [{}]}'), "paths.json cannot be read (KeyError: 'name'): train again"),
+        (
+            lambda file: file.write_text('{"targets": 1, "paths": []}'),
+            "paths.json is of other prior paths than the run's data and",
+        ),
     ],
     ids=["missing", "broken", "others"],
 )

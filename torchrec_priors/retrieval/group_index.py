@@ -90,7 +90,8 @@ class GroupIndex:
 
 def _uniform(row: np.ndarray, item_set: int) -> np.ndarray:
     """A number in [0, 1) for each row, which depends on the row and the item set alone (splitmix64)."""
-    bits = row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(item_set) * np.uint64(0xD1B54A32D192ED03)
+    start = np.uint64(item_set * 0xD1B54A32D192ED03 % 2**64)
+    bits = row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
     bits ^= bits >> np.uint64(31)
