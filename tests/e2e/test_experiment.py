@@ -97,7 +97,7 @@ def test_killed_resumed_with_a_cell_that_fails_and_one_that_is_evaluated_alone(s
     assert one["ndcg@10"] == pytest.approx(one["validation/ndcg@10"], abs=1e-6)
     metrics = json.loads((summary.parent / "eval/validation-seen-items-too/metrics.json").read_text())
     assert metrics["ndcg@10"] == too["ndcg@10"]
-    assert metrics["filter_seen"] is False
+    assert (metrics["filter_seen"], metrics["overrides"]) == (False, ["evaluation.filter_seen=false"])
     table = (out / "validation" / "results.md").read_text()
     assert "| LT/ST_1 | 1 | 0 | " in table
     assert "| seen items too | " in table

@@ -1,5 +1,6 @@
 """The cells that an experiment's file describes, and what it cannot mean, refused in a line naming the thing."""
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -178,6 +179,15 @@ def test_two_trainings_never_share_a_folder(read):
     text = '[cells."a"]\n[axes.model.a]\nmodel.dim = 8\n[axes.evaluation.y]\nevaluation.batch = 2'
     with pytest.raises(UserError, match="share the folder 'a-seed0'"):
         _planned(read(text))
+
+
+def test_the_readmes_example_is_what_it_says(tmp_path):
+    (text,) = re.findall(r"### Experiments.*?```toml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    (tmp_path / "shop.toml").write_text(text)
+    experiment = read_experiment(tmp_path / "shop.toml")
+    runs = _planned(experiment, tomllib.loads((REPOSITORY / "torchx_configs/small.toml").read_text()))
+    assert len(_cells(experiment)) == 5
+    assert len(runs) == 3 * 3
 
 
 def test_the_shipped_experiments_are_read():

@@ -86,6 +86,8 @@ def evaluate(
                 "checkpoint": checkpoint,
                 "config_sha256": config.sha256(),
             }
+            if overrides:
+                about["overrides"] = overrides
             folder.write_json(f"eval/{where}/metrics.json", {**about, **result})
             print(f"{run} on {split.value}, {checkpoint}, {result['users']:,} users, {prepared.items:,} items:")
             print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN))
