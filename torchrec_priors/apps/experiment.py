@@ -68,7 +68,7 @@ def experiment(
     try:
         failures = runner.run_all(_chosen(runs, names, only), at_once or described.at_once)
     except KeyboardInterrupt:
-        log.info("interrupted: the same command goes on from here")
+        log.warning("interrupted: the same command goes on from here")
         return 1
     results = collect(out, runs, names, prepared, chosen, failures)
     given = {"--data": data, "--split": split.value if split else None}

@@ -99,7 +99,7 @@ class OnScheduler:
         """
         if not re.fullmatch(r"(\d+:)?\d*[1-9]\d*x[1-9]\d*", ranks):
             raise UserError(f"-j: '{ranks}' cannot be read: write nodes x processes a node, as in 1x2")
-        self._runner = get_runner("torchrec_priors")
+        self._runner = get_runner()
         known = self._runner.scheduler_backends()
         if scheduler not in known:
             raise UserError(f"--scheduler: there is no '{scheduler}': {nearest(scheduler, known)}")
