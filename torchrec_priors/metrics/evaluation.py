@@ -10,7 +10,8 @@ from torchrec_priors.data.histories import Histories, Split, history_batches
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Share
 from torchrec_priors.metrics.categories import Categories
-from torchrec_priors.metrics.ranking import DEPTH, RankingMetrics
+from torchrec_priors.metrics.per_user import DEPTH
+from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.model import Recommender
 from torchrec_priors.retrieval.find import Finder, RetrievalConfig
 from torchrec_priors.retrieval.group_index import GroupIndex
@@ -59,10 +60,6 @@ def evaluate(
 
 def _catalogue(data: PreparedData) -> tuple[np.ndarray, Categories, list[Categories]]:
     frequency = data.catalogue(["frequency"])["frequency"].to_numpy()
-    priors = []
-    for prior in data.manifest.priors:
-        if prior.kind == "item":
-            pairs = data.prior_pairs(prior.name, "item")
-            priors.append(Categories.from_pairs(prior.name, prior.groups, *pairs, data.items))
+    priors = [Categories.of_prior(data, prior.name) for prior in data.manifest.priors if prior.kind == "item"]
     category = next(prior for prior in priors if prior.name == data.manifest.category_prior)
     return frequency, category, [prior for prior in priors if prior is not category]
