@@ -1,6 +1,6 @@
 """TorchX component: full-catalogue evaluation.
 
-torchx run -s local_cwd components/evaluate.py:evaluate --run RUN --split test
+torchx run -s local_cwd components/evaluate.py:evaluate --run RUN --split test [--name NAME evaluation.key=value ...]
 """
 
 from typing import Optional
@@ -12,9 +12,11 @@ from torchrec_priors.launch.application import application
 
 
 def evaluate(
+    *overrides: str,
     run: str,
     split: str,
     data: Optional[str] = None,
+    name: Optional[str] = None,
     j: str = "1x2",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -25,9 +27,11 @@ def evaluate(
     """Evaluates the best checkpoint of a run.
 
     Args:
+        overrides: changes to the run's evaluation settings
         run: folder of the run
         split: validation or test
         data: prepared data set, where it has moved since training
+        name: write to eval/SPLIT-NAME/ instead
         j: [min nodes:]nodes x processes a node
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -35,5 +39,5 @@ def evaluate(
         gpu: GPUs a node
         memMB: memory a node, in MB
     """
-    options = dict(run=run, split=split, data=data)
-    return application("evaluate", options, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)
+    options = dict(run=run, split=split, data=data, name=name)
+    return application("evaluate", options, *overrides, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)

@@ -40,6 +40,8 @@ def _other(key: str, value):
         "model.score": ("dot", "cosine"),
         "training.precision": ("fp32", "bf16"),
         "model.size": ("", "paper-1"),
+        "priors.composition": ("hierarchical", "additive"),
+        "priors.adapters": ("matrix", "vector"),
         "encoder.backbone": ("hstu", "/mine.py"),
     }
     if key in texts:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.loss import LossConfig, counts_per_path_and_offset, discount, find_positives, prior_loss
+from torchrec_priors.loss import LossConfig, count, discount, find_positives, gate_loss, prior_loss
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
@@ -82,7 +82,7 @@ def test_the_sum_over_ranks_is_equation_8_over_the_whole_batch(first, second, ga
         found = find_positives(TREE, *_tensors(batch), HORIZON)
         nll = nll_of[found.token_P[found.query_M] + shift, found.offset_M, found.path_M]
         parts.append((found, nll))
-    counts = sum(counts_per_path_and_offset(found, len(TREE.paths), HORIZON) for found, _ in parts)
+    counts = sum(count(found, len(TREE.paths), HORIZON) for found, _ in parts)[:-1]
     loss = sum(prior_loss(nll, found, counts, weight, discount(gamma, HORIZON)) for found, nll in parts)
 
     expected = 0.0
@@ -94,6 +94,33 @@ def test_the_sum_over_ranks_is_equation_8_over_the_whole_batch(first, second, ga
                 factor = gamma ** (offset - 1) / sum(gamma**t for t in range(HORIZON))
                 expected += factor * weight[path].item() * sum(cell) / len(cell)
     assert abs(float(loss) - expected) < 1e-5
+
+
+@settings(deadline=None, max_examples=60)
+@given(windows(), windows(), st.floats(0.3, 1.0), st.integers(0, 99))
+def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gamma, seed):
+    """L_gate over two ranks, against every (token, offset, item set) written out; and its gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    sets = torch.tensor(TREE.item_set_K)
+    gated = torch.rand(TREE.item_sets, generator=generator) < 0.7
+    parts = [(find_positives(TREE, *_tensors(batch), HORIZON), _tensors(batch), batch) for batch in (first, second)]
+    totals = sum(count(found, len(TREE.paths), HORIZON)[-1] for found, *_ in parts)
+    factors = discount(gamma, HORIZON)
+    for found, (_, context, end), batch in parts:
+        logits = torch.randn(len(context), TREE.item_sets, generator=generator, requires_grad=True)
+        loss = gate_loss(logits, gated, found, sets, totals, factors)
+        members = {(t, o, int(sets[k])) for t, o, k, _ in _expected(batch)}
+        expected = torch.zeros(())
+        for token, (place, stop) in enumerate(zip(context.tolist(), end.tolist(), strict=True)):
+            for offset in range(1, min(HORIZON, stop - place - 1) + 1):
+                for number in torch.nonzero(gated)[:, 0].tolist():
+                    yes = (token, offset, number) in members
+                    term = -torch.nn.functional.logsigmoid(logits[token, number] if yes else -logits[token, number])
+                    expected = expected + factors[offset - 1] / totals[offset - 1] * term
+        torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+        if expected.requires_grad:
+            fast, slow = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (loss, expected))
+            torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
 
 
 def test_weights_are_shares_of_positives_raised_to_the_balance():

@@ -1,10 +1,12 @@
 """One typed run configuration: a TOML file plus `key=value` overrides. Unknown keys and wrong types are errors."""
 
+import copy
 import dataclasses
 import hashlib
 import json
 import math
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,10 @@ from torchrec_priors.embedding.table import TableConfig
 from torchrec_priors.encoder.encoder import EncoderConfig
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.loss import LossConfig
-from torchrec_priors.metrics.evaluation import EvaluationConfig
 from torchrec_priors.model import ModelConfig
 from torchrec_priors.plugin import absolute, own_file
 from torchrec_priors.priors.tree import PriorsConfig
+from torchrec_priors.retrieval.find import RetrievalConfig
 from torchrec_priors.sampling.group_sampler import NegativesConfig
 from torchrec_priors.sizes import with_size
 from torchrec_priors.training.settings import TrainingConfig
@@ -41,7 +43,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     table: TableConfig = field(default_factory=TableConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    evaluation: RetrievalConfig = field(default_factory=RetrievalConfig)
 
     def check(self) -> None:
         """Raises UserError where a value is out of its range or two do not fit."""
@@ -51,8 +53,10 @@ class RunConfig:
             for key, value in vars(getattr(self, name)).items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise UserError(f"{name}.{key} = {value} must be a finite number")
+        if self.evaluation.calibrated and not self.loss.gate:
+            raise UserError("evaluation.calibrated needs a gate: set loss.gate=1")
         self.encoder.check(self.model.dim)
-        for part in (self.model, self.negatives, self.loss, self.table, self.training, self.evaluation):
+        for part in (self.model, self.priors, self.negatives, self.loss, self.table, self.training, self.evaluation):
             part.check()
 
     def own_files(self) -> list[Path]:
@@ -72,22 +76,32 @@ for _part in (RunConfig, *_SECTIONS.values()):
     _part.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[union-attr]
 
 
-def load_config(file: Path | str, overrides: list[str] | None = None) -> RunConfig:
+def load_config(file: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
     """The configuration of a TOML file, changed by overrides such as `model.dim=64` or `priors.tree=["genre"]`.
 
     Raises:
         UserError: no such file, no TOML, an unknown key (with the nearest valid one), a value of the wrong type.
     """
-    path = Path(file)
+    return with_changes(read_toml(Path(file), "--config"), map(read_override, overrides))
+
+
+def read_toml(path: Path, option: str) -> dict[str, Any]:
+    """The values of a TOML file; `option` is what named it."""
     if not path.is_file():
-        raise UserError(f"--config: there is no file '{path}'")
+        raise UserError(f"{option}: there is no file '{path}'")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf8"))
+        return tomllib.loads(path.read_text(encoding="utf8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} is not valid TOML: {error}") from error
-    for override in overrides or []:
-        _apply(values, override)
-    config = parse(values)
+        raise UserError(f"{option}: {path} is not valid TOML: {error}") from error
+
+
+def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> RunConfig:
+    """The configuration of nested `values`, as TOML gives them, with pairs of a dotted key and a value put in their
+    places; own files are named by their whole paths."""
+    changed = copy.deepcopy(dict(values))
+    for key, value in changes:
+        _put(changed, key, value)
+    config = parse(changed)
     config.priors.tree = [absolute(level) for level in config.priors.tree]
     config.encoder.backbone = absolute(config.encoder.backbone)
     return config
@@ -109,18 +123,31 @@ def keys() -> list[str]:
     return ["seed", *(f"{name}.{item.name}" for name, items in sections.items() for item in items)]
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def read_override(override: str) -> tuple[str, Any]:
+    """The key and value of `key=value`, with the value as TOML or a bare word."""
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"'{override}' is no override: write key=value, as in model.dim=64")
     try:
         parsed = tomllib.loads(f"value = {text}")
-        if list(parsed) != ["value"]:
-            raise UserError(f"'{' '.join(override.split())}' is no override: give one key=value an argument")
-        value = parsed["value"]
     except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
-    *sections, last = key.strip().split(".")
+        return key.strip(), text  # a bare word is a string
+    if list(parsed) != ["value"]:
+        raise UserError(f"'{' '.join(override.split())}' is no override: give one key=value an argument")
+    return key.strip(), parsed["value"]
+
+
+def write_override(key: str, value: Any) -> str:
+    """`key=value`, as `read_override` reads it.
+
+    >>> write_override("priors.tree", ["temporal:4", "genre"])
+    'priors.tree=["temporal:4", "genre"]'
+    """
+    return f"{key}={json.dumps(value, ensure_ascii=False)}"
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
     place = values
     for section in sections:
         place = place.setdefault(section, {})
@@ -130,15 +157,30 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """One line about the first mistake; unknown keys first, as they explain the others."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] != "unexpected_keyword_argument")
-    problem = problems[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    valid = keys() if "." in first_mistake(error)[0] else ["seed", *_SECTIONS, *keys()]
+    return explain(error, "configuration key", valid)
+
+
+def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
+    """One line about the first mistake in a TOML file.
+
+    Args:
+        what: what a key of the file is called.
+        valid: its keys.
+    """
+    key, problem = first_mistake(error)
     if problem["type"] == "unexpected_keyword_argument":
-        valid = keys() if "." in key else ["seed", *_SECTIONS, *keys()]
-        return f"unknown configuration key '{key}': {nearest(key, valid)}"
+        return f"unknown {what} '{key}': {nearest(key, valid)}"
+    if problem["type"] == "missing":
+        return f"{what} '{key}' is missing"
     hint = {
         "list_type": f""": write '{key}=["name"]', quoted for the shell""",
         "bool_type": ": write true or false",
     }.get(problem["type"], "")
-    return f"configuration key '{key}' = {problem['input']!r}: {problem['msg'].lower()}{hint}"
+    return f"{what} '{key}' = {problem['input']!r}: {problem['msg'].lower()}{hint}"
+
+
+def first_mistake(error: ValidationError) -> tuple[str, Any]:
+    """(dotted key, what pydantic says); unknown keys first, as they explain the others."""
+    problem = min(error.errors(), key=lambda problem: problem["type"] != "unexpected_keyword_argument")
+    return ".".join(str(part) for part in problem["loc"]), problem

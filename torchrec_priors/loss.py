@@ -3,12 +3,18 @@
     L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * sum_k w_k * L_kt
     L_kt = (sum of -log p over the global batch's positives of path k at offset t) / (their global count), 0 without any
 
-Shapes: N tokens, K paths, T = tau offsets, M positives, P distinct (token, path) pairs.
+and of the gate that learns which groups come next, every target being a yes or no for every item set s:
+
+    L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * (mean over the global batch's targets at offset t of
+             sum_s -log P(the target is, or is not, in s | h))
+
+Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path) pairs.
 """
 
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.errors import UserError
@@ -24,16 +30,20 @@ class LossConfig:
         gamma: discount per offset, in (0, 1].
         balance: w_k = (share of training positives of path k) ^ balance, normalised: 1 is the paper's frequency
             balancing, 0 gives every path the same weight.
+        gate: weight of the gate's loss beside Eq. 8; 0 for a model without a gate, which cannot be calibrated.
     """
 
     gamma: float = 0.99
     balance: float = 1.0
+    gate: float = 0.0
 
     def check(self) -> None:
         if not 0 < self.gamma <= 1:
             raise UserError(f"loss.gamma = {self.gamma} must be in (0, 1]")
         if not 0 <= self.balance <= 1:
             raise UserError(f"loss.balance = {self.balance} must be in [0, 1]")
+        if self.gate < 0:
+            raise UserError(f"loss.gate = {self.gate} must not be negative")
 
     def weights(self, positives_K: Tensor) -> Tensor:
         """w_k from the counts of training positives; a path without any gets 0."""
@@ -51,6 +61,7 @@ class Positives:
         source_M: which future item it is, an index into the extended sequences.
         offset_M: 1-based distance.
         path_M: its path.
+        reach_N: targets of each token, the next ones, up to T.
     """
 
     token_P: Tensor
@@ -59,9 +70,27 @@ class Positives:
     source_M: Tensor
     offset_M: Tensor
     path_M: Tensor
+    reach_N: Tensor
 
 
-def find_positives(tree: PriorTree, item_X: Tensor, context_N: Tensor, end_N: Tensor, horizon: int) -> Positives:
+@dataclass(frozen=True)
+class Counts:
+    """Of the global batch: positives of every path and offset, and targets of every offset, int64."""
+
+    positive_KT: Tensor
+    target_T: Tensor
+
+
+def find_positives(
+    tree: PriorTree,
+    item_X: Tensor,
+    context_N: Tensor,
+    end_N: Tensor,
+    horizon: int,
+    *,
+    event_X: Tensor | None = None,
+    user_N: Tensor | None = None,
+) -> Positives:
     """Every (token, offset, path) with a positive (Eq. 6).
 
     Args:
@@ -69,21 +98,28 @@ def find_positives(tree: PriorTree, item_X: Tensor, context_N: Tensor, end_N: Te
         context_N: where each token that predicts stands in item_X.
         end_N: end of its extended sequence there.
         horizon: tau.
+        event_X: event codes of the extended sequences, where the tree needs them.
+        user_N: user of each token, where the tree needs them.
     """
     source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
     token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
     source = source_NT[token, column]
-    index_M, path_M = tree.assign(Targets(item_X[source], column + 1))
+    event_M = None if event_X is None else event_X[source]
+    user_M = None if user_N is None else user_N[token]
+    index_M, path_M = tree.assign(Targets(item_X[source], column + 1, event_M, user_M))
     key_M = path_M * max(len(context_N), 1) + token[index_M]
     key_P, query_M = torch.unique(key_M, return_inverse=True)
     tokens = max(len(context_N), 1)
-    return Positives(key_P % tokens, key_P // tokens, query_M, source[index_M], column[index_M] + 1, path_M)
+    reach_N = (end_N - context_N - 1).clamp(0, horizon)
+    return Positives(key_P % tokens, key_P // tokens, query_M, source[index_M], column[index_M] + 1, path_M, reach_N)
 
 
-def counts_per_path_and_offset(positives: Positives, paths: int, horizon: int) -> Tensor:
-    """int64 [K, T] counts of this rank's positives."""
+def count(positives: Positives, paths: int, horizon: int) -> Tensor:
+    """int64 [K + 1, T] counts of this rank: positives of every path and offset, then targets."""
     cell_M = positives.path_M * horizon + positives.offset_M - 1
-    return torch.bincount(cell_M, minlength=paths * horizon).view(paths, horizon)
+    of_paths = torch.bincount(cell_M, minlength=paths * horizon)
+    reached = torch.bincount(positives.reach_N, minlength=horizon + 1).flip(0).cumsum(0).flip(0)[1:]
+    return torch.cat([of_paths, reached]).view(paths + 1, horizon)
 
 
 def discount(gamma: float, horizon: int) -> Tensor:
@@ -107,3 +143,31 @@ def prior_loss(nll_M: Tensor, positives: Positives, counts_KT: Tensor, weight_K:
     """
     cell_KT = weight_K[:, None] * discount_T / counts_KT.clamp(min=1)
     return (cell_KT[positives.path_M, positives.offset_M - 1] * nll_M).sum()
+
+
+def gate_loss(
+    logit_NS: Tensor,
+    gated_S: Tensor,
+    positives: Positives,
+    item_set_K: Tensor,
+    target_T: Tensor,
+    discount_T: Tensor,
+) -> Tensor:
+    """This rank's term of L_gate; the loss is the sum over ranks.
+
+    Args:
+        logit_NS: the gate's.
+        gated_S: bool, sets that need a decision.
+        item_set_K: item set of each path; a target is in the sets of the paths it is a positive of.
+        target_T: targets of the global batch.
+        discount_T: see `discount`.
+    """
+    sets, tokens = logit_NS.shape[1], max(len(logit_NS), 1)
+    weight_T = discount_T / target_T.clamp(min=1)
+    reached = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
+    all_no = (reached[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
+    token_M, set_M = positives.token_P[positives.query_M], item_set_K[positives.path_M]
+    key = torch.unique((positives.offset_M * sets + set_M) * tokens + token_M)  # several paths may share a set
+    token, set_, offset = key % tokens, key // tokens % sets, key // tokens // sets
+    yes = torch.where(gated_S[set_], logit_NS[token, set_], 0.0)
+    return all_no - (weight_T[offset - 1] * yes).sum()

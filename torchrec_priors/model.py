@@ -15,9 +15,11 @@ from torchrec_priors.data.batch import Batch, Contexts
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.errors import UserError
-from torchrec_priors.heads.hierarchical import HierarchicalHeads
+from torchrec_priors.heads.certainty import Certainty
+from torchrec_priors.heads.composition import Heads
+from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.score import Score, ScoreKind
-from torchrec_priors.loss import Positives, counts_per_path_and_offset, discount, find_positives, prior_loss
+from torchrec_priors.loss import Counts, Positives, count, discount, find_positives, gate_loss, prior_loss
 from torchrec_priors.ops.in_group_softmax import NegativeSets, in_group_nll
 from torchrec_priors.priors.tree import PriorTree
 
@@ -70,6 +72,7 @@ class LookedUp:
 
     Attributes:
         item_X: row ids of the extended sequences.
+        event_X: their event codes, where they were read.
         vector_Xd: their vectors.
         beside_Nd: what side features add to the contexts' items, part after part; None without any.
         negatives: the step's negatives, from all ranks.
@@ -77,6 +80,7 @@ class LookedUp:
     """
 
     item_X: Tensor
+    event_X: Tensor | None
     vector_Xd: Tensor
     beside_Nd: Tensor | None
     negatives: NegativeSets
@@ -90,6 +94,25 @@ class LookedUp:
         torch.autograd.backward(self.roots, grads)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What the paths ask for, for a batch of users.
+
+    Attributes:
+        query_BKd: their queries, scaled and normalised for scoring.
+        log_group_BK: log of the probability that a target belongs to the path's item set; 0 without a gate.
+    """
+
+    query_BKd: Tensor
+    log_group_BK: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query_BKd)
+
+    def first(self, users: int) -> "Asked":
+        return Asked(self.query_BKd[:users], self.log_group_BK[:users])
+
+
 class Recommender(nn.Module):
     """Item table, encoder, heads and score."""
 
@@ -98,8 +121,10 @@ class Recommender(nn.Module):
         config: ModelConfig,
         encoder: Encoder,
         tree: PriorTree,
+        heads: Heads,
         table: EmbeddingCollection,
         features: FeatureTables | None,
+        gate_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -107,14 +132,19 @@ class Recommender(nn.Module):
         self.features = features
         self.encoder = encoder
         self.tree = tree
-        self.heads = HierarchicalHeads(tree, config.dim)
+        self.heads = heads
         self.score = Score(config.score)
+        self.certainty = Certainty(len(tree.item_set_K))
+        self.gate = Gate(config.dim, torch.from_numpy(tree.decided())) if gate_weight else None
+        self.gate_weight = gate_weight
         self.exchange = Exchange()
         self.register_buffer("discount_T", discount(1.0, config.horizon), persistent=False)
-        self.register_buffer("weight_K", torch.ones(len(tree.paths)) / len(tree.paths), persistent=False)
+        self.paths = len(tree.item_set_K)
+        self.register_buffer("weight_K", torch.ones(self.paths) / self.paths, persistent=False)
         item_set_K = torch.tensor(tree.item_set_K)
         self.register_buffer("item_set_K", item_set_K, persistent=False)
         self.precision = torch.float32  # of the encoder's matrix products in training
+        self.sees_events = False  # whether the encoder asks for events; the tree may need them, too
 
     discount_T: Tensor
     weight_K: Tensor
@@ -148,29 +178,37 @@ class Recommender(nn.Module):
             shifts_n=shifts_n,
         )
         leaf, *beside = (root.detach().requires_grad_() for root in (roots[0], *roots[2:]))
-        return LookedUp(item_X, leaf, beside[0] if beside else None, negatives, roots)
+        return LookedUp(item_X, batch.event_X, leaf, beside[0] if beside else None, negatives, roots)
 
-    def positives(self, item_X: Tensor, part: Contexts) -> Positives:
-        return find_positives(self.tree, item_X, part.context_N, part.end_N, self.config.horizon)
-
-    def counts(self, positives: list[Positives]) -> Tensor:
-        """int64 [K, T]: positives of the global batch; every rank must call it."""
-        sizes = len(self.tree.paths), self.config.horizon
-        return self.exchange.total(
-            sum(
-                (counts_per_path_and_offset(part, *sizes) for part in positives),
-                start=torch.zeros(sizes, dtype=torch.int64, device=self.weight_K.device),
-            )
+    def positives(self, looked_up: LookedUp, part: Contexts) -> Positives:
+        return find_positives(
+            self.tree,
+            looked_up.item_X,
+            part.context_N,
+            part.end_N,
+            self.config.horizon,
+            event_X=looked_up.event_X,
+            user_N=part.user_N,
         )
 
-    def forward(self, looked_up: LookedUp, part: Contexts, positives: Positives, counts_KT: Tensor) -> Tensor:
-        """A part's share of the loss (Eq. 8), times the number of ranks, so that averaging gradients over ranks gives
-        the gradient of the whole loss."""
+    def counts(self, positives: list[Positives]) -> Counts:
+        """Of the global batch; every rank must call it."""
+        own = [count(part, self.paths, self.config.horizon) for part in positives]
+        start = torch.zeros(self.paths + 1, self.config.horizon, dtype=torch.int64, device=self.weight_K.device)
+        total = self.exchange.total(sum(own, start=start))
+        return Counts(total[:-1], total[-1])
+
+    def forward(
+        self, looked_up: LookedUp, part: Contexts, positives: Positives, counts: Counts
+    ) -> tuple[Tensor, Tensor]:
+        """A part's share of the loss (Eq. 8, and the gate's), times the number of ranks, so that averaging gradients
+        over ranks gives the gradient of the whole loss; and its sums for `Certainty`."""
         vector_Xd, item_X = looked_up.vector_Xd, looked_up.item_X
         token_Nd = vector_Xd.index_select(0, part.context_N)
         if looked_up.beside_Nd is not None:
             token_Nd = token_Nd + looked_up.beside_Nd[part.first : part.first + len(token_Nd)]
-        state_Nd = self._encode(Jagged(token_Nd, part.offsets_B1, part.time_N, part.event_N, part.dropout))
+        event_N = part.event_N if self.sees_events else None
+        state_Nd = self._encode(Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout))
         query_Pd = self.score.queries(self.heads(state_Nd, positives.token_P, positives.path_P))
         nll_M = in_group_nll(
             query_Pd,
@@ -180,25 +218,32 @@ class Recommender(nn.Module):
             positives.query_M,
             looked_up.negatives,
         )
-        return prior_loss(nll_M, positives, counts_KT, self.weight_K, self.discount_T) * self.exchange.ranks
+        loss = prior_loss(nll_M, positives, counts.positive_KT, self.weight_K, self.discount_T)
+        if self.gate is not None:
+            decisions = (self.gate(state_Nd), self.gate.gated_S, positives, self.item_set_K)
+            loss = loss + self.gate_weight * gate_loss(*decisions, counts.target_T, self.discount_T)
+        return loss * self.exchange.ranks, self.certainty.sums(nll_M, positives.path_M, self.paths)
 
     def tokens(self, ids: KeyedJaggedTensor) -> Tensor:
         """[N, d]: what the encoder takes of histories, one row of `ids` each: item vectors, side features added."""
         token_Nd = self.lookup(ids)
         return token_Nd if self.features is None else token_Nd + self.features(ids.values(), ids.lengths())
 
-    def queries(self, histories: Jagged) -> Tensor:
-        """Queries of every path from the last position of each history: [B, K, d], scaled and normalised for scoring.
+    def queries(self, histories: Jagged) -> Asked:
+        """What every path asks for after the last position of each history.
 
         Args:
             histories: none empty; their vectors as `tokens` gives them.
         """
         last_Bd = self._encode(histories)[histories.offsets_B1[1:] - 1]
-        users, paths = len(last_Bd), len(self.tree.paths)
+        users, paths = len(last_Bd), self.paths
         user_P = torch.arange(users, device=last_Bd.device).repeat(paths)
         path_P = torch.repeat_interleave(torch.arange(paths, device=last_Bd.device), users)
         query_Pd = self.score.queries(self.heads(last_Bd, user_P, path_P))
-        return query_Pd.view(paths, users, -1).transpose(0, 1)
+        log_group_BK = last_Bd.new_zeros(users, paths)
+        if self.gate is not None:
+            log_group_BK = self.gate.log_probability(last_Bd)[:, self.item_set_K]
+        return Asked(query_Pd.view(paths, users, -1).transpose(0, 1), log_group_BK)
 
     def _encode(self, histories: Jagged) -> Tensor:
         reduced = self.training and self.precision != torch.float32

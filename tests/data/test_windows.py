@@ -28,7 +28,10 @@ class Log:
         numbers = itertools.count()
         self.sequences = [[list(itertools.islice(numbers, length)) for length in group] for group in lengths]
         self.manifest = SimpleNamespace(name="log", horizon=horizon)
-        self.row_groups = [RowGroup(None, index, len(group), 0) for index, group in enumerate(lengths)]
+        firsts = np.cumsum([0, *map(len, lengths)]).tolist()
+        self.row_groups = [RowGroup(None, i, len(group), firsts[i]) for i, group in enumerate(lengths)]
+        users = [user for group in self.sequences for user in group]
+        self.owner = {item: number for number, user in enumerate(users) for item in user}
 
     def read_users(self, group: RowGroup, columns=()) -> Users:
         """Any column holds three times the item."""
@@ -104,8 +107,9 @@ def test_an_epoch_holds_each_window_of_the_definition_once(log, cut):
     stream = _stream(log, cut, columns=["timestamps"])
     epoch = _take(stream, stream.steps_an_epoch)
     for windows in epoch:
-        contexts = [item for context, _ in _pieces(windows) for item in context]
-        assert windows.columns["timestamps"].tolist() == [3 * item for item in contexts]
+        assert windows.columns["timestamps"].tolist() == [3 * item for item in windows.items.tolist()]
+        firsts = [log.owner[context[0]] for context, _ in _pieces(windows)]
+        assert windows.users.tolist() == firsts, "the number of each window's user, in file order"
     assert collections.Counter(piece for windows in epoch for piece in _pieces(windows)) == expected
     assert stream.windows == sum(expected.values())
     assert [len(windows.lengths) for windows in epoch[:-1]] == [cut.batch] * (len(epoch) - 1)

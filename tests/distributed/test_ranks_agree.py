@@ -33,7 +33,7 @@ TREES = {"no priors": [], "item x temporal": ["temporal:2", "genre"]}
 
 def train(folder, tree, score, more=None):
     """(losses, whole table, dense parameters, metrics) after a few steps, batches smaller than the ranks included."""
-    values = {**copy.deepcopy(SETTINGS), "priors": {"tree": tree}}
+    values = {**copy.deepcopy(SETTINGS), "priors": {"tree": tree}, "loss": {}}
     for key, value in {"model.score": score, **(more or {})}.items():
         section, _, name = key.partition(".")
         values[section][name] = value
@@ -41,9 +41,11 @@ def train(folder, tree, score, more=None):
     data = PreparedData(folder)
     with join() as ranks:
         built = build_model(config, data, ranks)
-        set_loss_weights(built, config, data, ranks)
+        set_loss_weights(built, config)
         optimizers, sampler = Optimizers(built, config), make_sampler(built, config, data, ranks)
-        stream = WindowStream(data, context=12, horizon=4, batch=5, seed=0, share=ranks.share, columns=built.columns)
+        stream = WindowStream(
+            data, context=12, horizon=4, batch=5, seed=0, share=ranks.share, columns=built.training_columns
+        )
         losses = []
         for windows in stream:
             if windows.step == config.training.steps:

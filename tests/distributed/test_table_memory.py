@@ -58,7 +58,7 @@ def _peak(folder):
     data = PreparedData(folder)
     with join() as ranks:
         built = build_model(config, data, ranks)
-        set_loss_weights(built, config, data, ranks)
+        set_loss_weights(built, config)
         optimizers, sampler = Optimizers(built, config), make_sampler(built, config, data, ranks)
         for windows in WindowStream(data, context=50, horizon=4, batch=64, seed=0, share=ranks.share):
             if windows.step == STEPS:

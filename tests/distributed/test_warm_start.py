@@ -10,7 +10,6 @@ from small_movielens import read_ratings, write_ratings
 from torchrec_priors.config import parse
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.heads.hierarchical import node_names
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint import Checkpoints
@@ -44,8 +43,8 @@ def _values(built, data, ranks):
     found |= {
         f"title {text}": row for text, row in zip(titles, tables["feature_title"], strict=False)
     }  # the last is of no title
-    for names, weight in zip(node_names(built.model.tree), built.model.heads.adapters, strict=True):
-        found |= {f"head {name}": value for name, value in zip(names, weight, strict=True)}
+    for depth, weight in zip(built.depths, built.model.heads.adapters, strict=True):
+        found |= {f"head {name}": value for name, value in zip(depth.names, weight, strict=True)}
     dense = built.model.encoder.named_parameters()
     return {key: value.detach().clone() for key, value in [*found.items(), *dense]}
 

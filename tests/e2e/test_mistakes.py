@@ -69,7 +69,7 @@ def test_unknown_option_and_missing_option(small_raw):
         ("model.dim=wide", ["model.dim", "wide", "integer"]),
         ("model.dim=6", ["model.dim = 6", "multiple of 4"]),
         ("training.steps", ["is no override", "key=value"]),
-        ('priors.tree=["gener"]', ["no prior 'gener'", "did you mean 'genre'?"]),
+        ('priors.tree=["genres"]', ["no prior 'genres'", "did you mean 'genre'?"]),
         ('priors.tree=["temporal:3"]', ["temporal:3", "horizon = 8"]),
         ('priors.tree=["genre:x"]', ["genre"]),
     ],
@@ -102,6 +102,31 @@ def test_unknown_user_item_and_run(run, tmp_path):
     _refused("recommend", "--run", run, says=["--user", "--history"])
     _refused("recommend", "--run", tmp_path, "--user", "1", says=["holds no run"])
     _refused("evaluate", "--run", run, "--split", "tset", says=["tset"])
+
+
+def test_evaluation_of_other_settings(run):
+    evaluate = ["evaluate", "--run", run, "--split", "test"]
+    _refused(*evaluate, "model.dim=16", says=["'model.dim'", "evaluation.* alone"])
+    _refused(*evaluate, "--name", "a/b", says=["--name", "'a/b'"])
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "words"),
+    [
+        (None, [], ["FILE", "there is no file"]),
+        ("{head}[cells.a]\nmodel.dimm = 8", [], ["tiny.toml", "cell 'a'", "did you mean 'model.dim'?"]),
+        ("{head}[cells.a]", ["--only", "b"], ["--only", "no cell 'b'"]),
+        ("{head}[cells.a]", ["-j", "1x2"], ["-j", "--scheduler"]),
+        ("{head}[cells.a]", ["--scheduler", "slrum"], ["no 'slrum'", "did you mean 'slurm'?"]),
+        ("{head}[cells.a]", ["--data", "nowhere"], ["--data", "nowhere"]),
+    ],
+)
+def test_experiment(small_data, tmp_path, text, options, words):
+    file = tmp_path / "tiny.toml"
+    if text is not None:
+        file.write_text(text.replace("{head}", f"config = '{CONFIG}'\nseeds = [0]\n"))
+    _refused("experiment", file, "--data", small_data, "--out", tmp_path / "out", *options, says=words)
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_prepared_folder_without_manifest_and_truncated_parquet(small_data, tmp_path):

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.metrics.categories import Categories
-from torchrec_priors.metrics.ranking import CUTOFFS, DEPTH, RankingMetrics
+from torchrec_priors.metrics.per_user import CUTOFFS, DEPTH
+from torchrec_priors.metrics.ranking import RankingMetrics
 
 
 @dataclass

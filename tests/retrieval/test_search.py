@@ -1,4 +1,4 @@
-"""Streaming group-wise retrieval equals masking, max and a stable sort over the whole catalogue (Eq. 3, paper 3.5)."""
+"""Streaming group-wise retrieval equals masking, fusing and a stable sort of the whole catalogue (Eq. 3, paper 3.5)."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,9 @@ from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval import group_index, search
+from torchrec_priors.retrieval.fusion import Fusion
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.retrieval.search import Exclusions, search_reference
+from torchrec_priors.retrieval.search import Exclusions, Queries, search_reference
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -25,40 +26,57 @@ def _world_of_one():
 
 
 @st.composite
-def cases(draw):
-    items = draw(st.integers(1, 40))
-    labels = [draw(st.sets(st.integers(0, 3), min_size=1, max_size=3)) for _ in range(items)]
-    pairs = np.array([(item, group) for item, groups in enumerate(labels) for group in groups]).T
-    tree = PriorTree([TemporalPrior(2, 4), ItemPrior("genre", list("abcd"), *pairs, items)], items)
+def cases(draw, most_items=40):
+    items = draw(st.integers(1, most_items))
+    labels = [draw(st.sets(st.integers(0, 3), min_size=int(item == 0), max_size=3)) for item in range(items)]
+    pairs = np.array([(item, group) for item, groups in enumerate(labels) for group in groups], np.int64).reshape(-1, 2)
+    tree = PriorTree([TemporalPrior(2, 4), ItemPrior("genre", list("abcd"), *pairs.T, items)], items)
     users = draw(st.integers(0, 4))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
     # Few distinct numbers, exact in float32, so that ties are common and both ways give the same bits.
     table = torch.randint(-2, 3, (items, 4), generator=generator).float()
-    queries = torch.randint(-2, 3, (users, len(tree.paths), 4), generator=generator).float()
+    vectors = torch.randint(-2, 3, (users, len(tree.paths), 4), generator=generator).float()
+    bias = torch.randint(-2, 3, (users, len(tree.paths)), generator=generator).float()
+    bias[torch.rand(bias.shape, generator=generator) < 0.2] = -torch.inf
     banned = (
         draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=30)) if users else []
     )
+    excluded = Exclusions(np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64))
     allowed = draw(st.none() | st.lists(st.booleans(), min_size=items, max_size=items))
-    return tree, table, queries, banned, allowed, draw(st.integers(1, 45)), draw(st.sampled_from([1, 3, 16, 8192]))
+    k, tile = draw(st.integers(1, 45)), draw(st.sampled_from([1, 3, 16, 8192]))
+    return tree, table, Queries(vectors, bias), excluded, allowed, k, tile
+
+
+def _dense(tree, items, allowed):
+    """Omega and c(i) of every path, written out."""
+    eligible = torch.zeros(len(tree.paths), items, dtype=torch.bool)
+    rows = tree.eligible(0, items)
+    for number, path in enumerate(tree.paths):
+        eligible[number, rows[path.item_set]] = True
+    alternatives = eligible.sum(0).expand(eligible.shape)  # labels and segments alike
+    if allowed is not None:
+        eligible &= torch.tensor(allowed)
+    return eligible, alternatives
+
+
+def _both(case, fusion=Fusion()):
+    tree, table, queries, excluded, allowed, k, tile = case
+    eligible, alternatives = _dense(tree, len(table), allowed)
+    index = GroupIndex(tree, Shard(table, 0))
+    if allowed is not None:
+        index = index.restricted(torch.tensor(allowed))
+    slow = search_reference(table, eligible, queries, excluded, k, fusion, alternatives)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_index, "TILE", tile)
+        fast = search.search(index, Score("dot"), queries, excluded, k, fusion)
+    return fast, slow, eligible
 
 
 @settings(deadline=None, max_examples=30)
 @given(cases())
 def test_equals_the_definition_with_ties_broken_by_row_id(case):
-    tree, table, queries, banned, allowed, k, tile = case
-    excluded = Exclusions(np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64))
-    eligible = torch.zeros(len(tree.paths), len(table), dtype=torch.bool)
-    rows = tree.eligible(0, len(table))
-    for number, path in enumerate(tree.paths):
-        eligible[number, rows[path.item_set]] = True
-    index = GroupIndex(tree, Shard(table, 0))
-    if allowed is not None:
-        eligible &= torch.tensor(allowed)
-        index = index.restricted(torch.tensor(allowed))
-    slow = search_reference(table, eligible, queries, excluded, k)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(group_index, "TILE", tile)
-        fast = search.search(index, Score("dot"), queries, excluded, k)
+    fast, slow, eligible = _both(case)
+    _, table, queries, excluded, _, k, _ = case
     assert fast.row_Bk.tolist() == slow.row_Bk.tolist()
     assert fast.score_Bk.tolist() == slow.score_Bk.tolist()
     found = fast.row_Bk >= 0
@@ -66,18 +84,89 @@ def test_equals_the_definition_with_ties_broken_by_row_id(case):
         "an item is explained by a head that may retrieve it"
     )
     for user, rows in enumerate(fast.row_Bk.tolist()):
-        left = eligible.any(0).sum() - sum(bool(eligible[:, r].any()) for r in {r for u, r in banned if u == user})
-        assert sum(row >= 0 for row in rows) == min(k, left), "k items wherever enough may be recommended"
+        reachable = (eligible & ~torch.isneginf(queries.bias_BK[user])[:, None]).any(0)
+        reachable[torch.from_numpy(excluded.row[excluded.user == user])] = False
+        assert sum(row >= 0 for row in rows) == min(k, int(reachable.sum())), (
+            "k items wherever enough may be recommended"
+        )
     user = torch.nonzero(found)[:, 0]
-    scores = (queries[user, fast.path_Bk[found]] * table[fast.row_Bk[found]]).sum(1)
+    path = fast.path_Bk[found]
+    scores = (queries.vector_BKd[user, path] * table[fast.row_Bk[found]]).sum(1) + queries.bias_BK[user, path]
     assert scores.tolist() == fast.score_Bk[found].tolist(), "the head named is the head that gave the score"
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("kind", ["max", "mean", "hierarchical", "inverse_variance"])
+@settings(deadline=None, max_examples=20)
+@given(case=cases(most_items=12), seed=st.integers(0, 999))
+def test_every_fusion_equals_its_definition(kind, calibrated, case, seed):
+    tree = case[0]
+    blocks = torch.tensor([path.groups[0] for path in tree.paths], dtype=torch.int64)
+    variance = torch.rand(len(tree.paths), generator=torch.Generator().manual_seed(seed)) + 0.1
+    fusion = Fusion(
+        kind,
+        calibrated,
+        blocks if kind == "hierarchical" else None,
+        variance if kind == "inverse_variance" else None,
+    )
+    fast, slow, eligible = _both(case, fusion)
+    torch.testing.assert_close(fast.score_Bk, slow.score_Bk, atol=1e-6, rtol=1e-6)
+    found = fast.row_Bk >= 0
+    assert torch.equal(found, slow.row_Bk >= 0)
+    assert (eligible[fast.path_Bk[found], fast.row_Bk[found]]).all()
+    clear = (
+        (slow.score_Bk.diff(dim=1).abs() > 1e-5).all(1) if slow.score_Bk.shape[1] > 1 else torch.ones(len(found)) > 0
+    )
+    assert fast.row_Bk[clear].tolist() == slow.row_Bk[clear].tolist()
+
+
+@settings(deadline=None, max_examples=20)
+@given(cases())
+def test_normalisers_are_the_sums_over_eligible_items(case):
+    tree, table, queries, _, _, _, tile = case
+    eligible, _ = _dense(tree, len(table), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_index, "TILE", tile)
+        fast = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), queries.vector_BKd)
+    slow = torch.logsumexp((queries.vector_BKd @ table.T).masked_fill(~eligible, -torch.inf), 2)
+    torch.testing.assert_close(fast, slow)
+
+
+def test_normalisers_of_a_sample_are_estimates_whatever_the_shards():
+    generator = torch.Generator().manual_seed(0)
+    rows = np.arange(4000)
+    tree = PriorTree([ItemPrior("genre", ["large", "small"], rows, (rows < 50).astype(np.int64), len(rows))], len(rows))
+    table, vectors = torch.randn(len(rows), 4, generator=generator), torch.randn(3, 2, 4, generator=generator) * 0.5
+    index = GroupIndex(tree, Shard(table, 0)).sample(1000)
+    exact = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), vectors)
+    estimate = search.log_normalisers(index, Score("dot"), vectors)
+    small = next(path for path, group in enumerate(tree.paths) if group.name == "small")
+    assert torch.equal(estimate[:, small], exact[:, small]), "a set of fewer rows is taken whole"
+    assert 0 < (estimate - exact).abs().max() < 0.15
+    halves = [
+        GroupIndex(tree, Shard(table[part], part.start)).sample(1000) for part in (slice(0, 999), slice(999, 4000))
+    ]
+    sums = torch.stack([search._log_sums(half, Score("dot"), vectors) for half in halves])
+    torch.testing.assert_close(torch.logsumexp(sums, 0).float(), estimate)
+
+
+def test_heads_of_one_items_labels_share_their_probability_and_those_of_events_add_up():
+    class Events(ItemPrior):
+        exclusive = True
+
+    item, group = np.array([0, 0, 1]), np.array([0, 1, 0])
+    table, queries = torch.zeros(2, 4), Queries.unbiased(torch.zeros(1, 2, 4))
+    for prior, expected in ((ItemPrior, [1.0, 1.0]), (Events, [2.0, 1.0])):
+        index = GroupIndex(PriorTree([prior("p", ["a", "b"], item, group, 2)], 2), Shard(table, 0))
+        found = search.search(index, Score("dot"), queries, None, 2, Fusion("mean", calibrated=True))
+        torch.testing.assert_close(found.score_Bk.exp(), torch.tensor([expected]))
 
 
 def test_cosine_scores_do_not_depend_on_the_length_of_vectors():
     tree = PriorTree([], 3)
     score = Score("cosine")
     table = torch.tensor([[1.0, 0.0], [0.0, 5.0], [3.0, 3.0]])
-    query = score.queries(torch.tensor([[[0.0, 7.0]]]))
+    query = Queries.unbiased(score.queries(torch.tensor([[[0.0, 7.0]]])))
     found = search.search(GroupIndex(tree, Shard(table, 0)), score, query, None, 3)
     assert found.row_Bk.tolist() == [[1, 2, 0]]
     torch.testing.assert_close(found.score_Bk, torch.tensor([[20.0, 20.0 * 0.5**0.5, 0.0]]))

@@ -1,15 +1,18 @@
 """Full-catalogue evaluation of a run's best checkpoint."""
 
+import re
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 from tqdm import tqdm
-from typer import Option
+from typer import Argument, Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.config import RunConfig, read_override, with_changes
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
@@ -31,19 +34,28 @@ def evaluate(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
     split: Annotated[Split, Option(help="Which interactions are the targets.")],
     data: Annotated[Path | None, Option(help="Prepared data set, where it has moved since training.")] = None,
+    name: Annotated[
+        str | None, Option(help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        Argument(metavar="[KEY=VALUE]...", help="Changes to the run's `evaluation` settings, and to these alone."),
+    ] = None,
 ) -> None:
     """Scores every user against the whole catalogue; writes eval/<split>/metrics.json and predictions.parquet."""
     folder = RunFolder(run)
     config, prepared = folder.open(data)
+    config = _changed(config, overrides or [])
+    where = _folder(split, name)
     if config.training.fit_all:
         raise UserError(f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on")
     with join() as ranks:
         started = time.monotonic()
-        built = build_model(config, prepared, ranks, for_training=False)
+        built = build_model(config, prepared, ranks, counted=folder.paths, for_training=False)
         checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         names = [path.name for path in built.model.tree.paths]
-        place = run / "eval" / split.value
+        place = run / "eval" / where
 
         def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
             return tqdm(batches, total=rounds, unit="batch", disable=None if ranks.leads else True)
@@ -74,10 +86,26 @@ def evaluate(
                 "checkpoint": checkpoint,
                 "config_sha256": config.sha256(),
             }
-            folder.write_json(f"eval/{split.value}/metrics.json", {**about, **result})
+            if overrides:
+                about["overrides"] = overrides
+            folder.write_json(f"eval/{where}/metrics.json", {**about, **result})
             print(f"{run} on {split.value}, {checkpoint}, {result['users']:,} users, {prepared.items:,} items:")
             print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN))
             print(f"written to {place}")
+
+
+def _changed(config: RunConfig, overrides: list[str]) -> RunConfig:
+    changes = [read_override(override) for override in overrides]
+    for key, _ in changes:
+        if not key.startswith("evaluation."):
+            raise UserError(f"'{key}' was decided when the run was trained: evaluate changes evaluation.* alone")
+    return with_changes(asdict(config), changes)
+
+
+def _folder(split: Split, name: str | None) -> str:
+    if name is not None and not re.fullmatch(r"[\w.+=-]+", name):
+        raise UserError(f"--name: '{name}' becomes part of a folder's name: letters, digits and . _ + = - alone")
+    return split.value if name is None else f"{split.value}-{name}"
 
 
 def main() -> None:

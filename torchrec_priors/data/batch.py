@@ -27,7 +27,8 @@ class Contexts:
         context_N: where each token stands in the extended sequences.
         end_N: end of its extended sequence there.
         offsets_B1: bounds of the contexts among the N tokens.
-        time_N, event_N: milliseconds and event codes, where the encoder asks for them.
+        user_N: number of each token's user, in file order of the data set.
+        time_N, event_N: milliseconds and event codes, where they were read.
         dropout: keys of the windows.
     """
 
@@ -35,6 +36,7 @@ class Contexts:
     context_N: Tensor
     end_N: Tensor
     offsets_B1: Tensor
+    user_N: Tensor
     dropout: DropoutKeys
     time_N: Tensor | None = None
     event_N: Tensor | None = None
@@ -49,15 +51,22 @@ class Batch:
         ids: one feature; B rows of extended sequences, then one row with the negatives this rank serves.
         parts: the windows, in as many parts as gradients are accumulated over.
         draw: who serves which negatives.
+        event_X: event codes of the extended sequences, where they were read.
     """
 
     step: int
     ids: KeyedJaggedTensor
     parts: list[Contexts]
     draw: Draw
+    event_X: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        return replace(self, ids=self.ids.to(device), parts=[_moved(part, device) for part in self.parts])
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            parts=[_moved(part, device) for part in self.parts],
+            event_X=None if self.event_X is None else self.event_X.to(device),
+        )
 
 
 def _moved(part: Contexts, device: torch.device) -> Contexts:
@@ -78,6 +87,7 @@ def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int, parts: 
         ids=KeyedJaggedTensor(keys=[feature], values=values, lengths=lengths),
         parts=[_contexts(windows, slice(*pair), seed) for pair in itertools.pairwise(bounds)],
         draw=draw,
+        event_X=times_and_events(windows.columns)[1],
     )
 
 
@@ -88,25 +98,24 @@ def _contexts(windows: Windows, chosen: slice, seed: int) -> Contexts:
     offsets_B1 = torch.zeros(len(contexts) + 1, dtype=torch.int64)
     torch.cumsum(contexts, 0, out=offsets_B1[1:])
     within_N = torch.arange(int(offsets_B1[-1])) - torch.repeat_interleave(offsets_B1[:-1], contexts)
-    first = int(windows.contexts[: chosen.start].sum())
-    time_N, event_N = times_and_events(
-        {name: values[first : first + len(within_N)] for name, values in windows.columns.items()}
-    )
+    context_N = torch.repeat_interleave(starts, contexts) + within_N
+    time_X, event_X = times_and_events(windows.columns)
     return Contexts(
-        first=first,
-        context_N=torch.repeat_interleave(starts, contexts) + within_N,
+        first=int(windows.contexts[: chosen.start].sum()),
+        context_N=context_N,
         end_N=torch.repeat_interleave(ends, contexts),
         offsets_B1=offsets_B1,
+        user_N=torch.repeat_interleave(torch.from_numpy(windows.users)[chosen], contexts),
         dropout=DropoutKeys(
             [mix(seed, windows.step, number) for number in windows.numbers[chosen].tolist()], contexts.tolist()
         ),
-        time_N=time_N,
-        event_N=event_N,
+        time_N=None if time_X is None else time_X[context_N],
+        event_N=None if event_X is None else event_X[context_N],
     )
 
 
 def times_and_events(columns: Columns) -> tuple[Tensor | None, Tensor | None]:
-    """The encoder's further inputs, None for those that were not read."""
+    """Milliseconds and event codes, None for those that were not read."""
 
     def tensor(values: np.ndarray | None) -> Tensor | None:
         return None if values is None else torch.from_numpy(values)

@@ -23,6 +23,7 @@ class Histories:
         seen, seen_lengths: every item before the targets.
         targets, target_lengths: the E items to be predicted, in time order; repeats are kept.
         columns: what else was asked for, beside `items`.
+        users: the users' numbers in file order of the data set; -1 for those who are not known.
     """
 
     user_ids: pa.Array
@@ -32,6 +33,7 @@ class Histories:
     seen_lengths: np.ndarray
     targets: np.ndarray
     target_lengths: np.ndarray
+    users: np.ndarray
     columns: Columns = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -45,12 +47,16 @@ class Histories:
         targets: list[np.ndarray],
         context: int,
         columns: Mapping[str, list[np.ndarray]] | None = None,
+        users: Sequence[int] | None = None,
     ) -> "Histories":
-        """One entry a user of each list; `columns` stand beside `seen`."""
+        """One entry a user of each list; `columns` stand beside `seen`; users without a number are not known."""
         recent = [items[-context:] for items in seen]
         lengths = [np.array([len(items) for items in part], np.int64) for part in (recent, seen, targets)]
         beside = {name: flat([part[-context:] for part in parts]) for name, parts in (columns or {}).items()}
-        return cls(user_ids, flat(recent), lengths[0], flat(seen), lengths[1], flat(targets), lengths[2], beside)
+        numbers = np.full(len(seen), -1) if users is None else np.array(users, np.int64)
+        return cls(
+            user_ids, flat(recent), lengths[0], flat(seen), lengths[1], flat(targets), lengths[2], numbers, beside
+        )
 
 
 def history_batches(
@@ -81,6 +87,7 @@ def history_batches(
     empty = Histories.of(nobody, [], [], context, {name: [] for name in columns})
     mine, number = empty, -1
     ids: list[pa.Array] = []
+    numbers: list[int] = []
     seen: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     others: dict[str, list[np.ndarray]] = {name: [] for name in columns}
@@ -96,6 +103,7 @@ def history_batches(
             history = users.history(user)
             end = len(history) - held_out
             ids.append(column[user])
+            numbers.append(group.first_user + user)
             seen.append(history[:end])
             targets.append(history[end : end + wanted])
             for name, values in users.columns_of(user).items():
@@ -104,8 +112,8 @@ def history_batches(
             if len(ids) == batch or not users_left:
                 number += 1
                 if number % share.world == share.rank:
-                    mine = Histories.of(pa.array(ids, column.type), seen, targets, context, others)
-                ids, seen, targets, others = [], [], [], {name: [] for name in columns}
+                    mine = Histories.of(pa.array(ids, column.type), seen, targets, context, others, numbers)
+                ids, numbers, seen, targets, others = [], [], [], [], {name: [] for name in columns}
                 if number % share.world == share.world - 1 or not users_left:
                     yield mine
                     mine = empty

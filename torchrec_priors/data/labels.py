@@ -4,13 +4,18 @@ import numpy as np
 
 
 def compress(item: np.ndarray, group: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, groups) from (item, group) pairs in any order; the groups of an item ascend.
+    """(starts, groups) from (item, group) pairs in any order; the groups of an item ascend, each once.
 
     Example:
         >>> starts, groups = compress(np.array([2, 0, 0]), np.array([1, 1, 0]), items=3)
         >>> starts.tolist(), groups.tolist()
         ([0, 2, 2, 3], [0, 1, 1])
     """
+    order = np.lexsort((group, item))
+    item, group = item[order], group[order]
+    repeated = np.zeros(len(item), bool)
+    repeated[1:] = (item[1:] == item[:-1]) & (group[1:] == group[:-1])
+    item, group = item[~repeated], group[~repeated]
     starts = np.zeros(items + 1, np.int64)
     np.cumsum(np.bincount(item, minlength=items), out=starts[1:])
-    return starts, group[np.lexsort((group, item))].astype(np.int64)
+    return starts, group.astype(np.int64)

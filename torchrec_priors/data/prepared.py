@@ -1,5 +1,6 @@
 """Reading a prepared data set: manifest, items, priors, and row groups of user sequences."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,8 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from torchrec_priors.data.id_files import as_numbers
 from torchrec_priors.data.manifest import Manifest, PriorInfo, read_manifest
 from torchrec_priors.errors import UserError, nearest
+
+log = logging.getLogger(__name__)
 
 Columns = Mapping[str, np.ndarray]  # of the sequences, beside `items`
 
@@ -55,10 +59,14 @@ class Users:
 
 @dataclass(frozen=True)
 class History:
-    """One user's whole history: int64 row ids, and the columns that were asked for."""
+    """One user's whole history: int64 row ids, the columns that were asked for, and the user's number in file order.
+
+    The number is -1 where the user is not known, as for a history of one's own.
+    """
 
     items: np.ndarray
     columns: Columns = field(default_factory=dict)
+    user: int = -1
 
 
 class PreparedData:
@@ -96,6 +104,25 @@ class PreparedData:
         table = self._read(f"priors/{name}.parquet", [entity, "group"])
         return table[entity].to_numpy(), table["group"].to_numpy()
 
+    def user_pairs(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(user's number in file order, group) of a user prior; users of its file that the data set lacks are left out.
+
+        Takes memory for the ids of all users, once.
+
+        Raises:
+            UserError: its ids are of another type.
+        """
+        table = self._read(f"priors/{name}.parquet", ["user_id", "group"])
+        users = pa.chunked_array([chunk for group in self.row_groups for chunk in self.user_ids(group).chunks])
+        if users.type != table["user_id"].type:
+            types = f"{table['user_id'].type} there, {users.type} in the sequences"
+            raise UserError(f"prior '{name}': its user ids are of another type ({types}): prepare the data set again")
+        number = as_numbers(pc.index_in(table["user_id"], value_set=users))
+        known = number >= 0
+        if not known.all():
+            log.info("prior '%s': %s rows are of users that the data set lacks", name, f"{(~known).sum():,}")
+        return number[known], table["group"].to_numpy()[known]
+
     def category_prior(self) -> PriorInfo:
         return self.manifest.prior(self.manifest.category_prior)
 
@@ -129,7 +156,7 @@ class PreparedData:
             place = pc.index(self.user_ids(group).cast(pa.string()), user_id).as_py()
             if place >= 0:
                 users = self.read_users(group, columns)
-                return History(users.history(place), users.columns_of(place))
+                return History(users.history(place), users.columns_of(place), group.first_user + place)
         left_out = f"users of at most {2 * self.manifest.horizon} interactions were left out: give --history"
         raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}' ({left_out})")
 

@@ -31,7 +31,8 @@ class Windows:
         lengths: items of each extended sequence.
         contexts: items of each context; the rest are targets only.
         numbers: index of each window within the global batch.
-        columns: what else was asked for of the contexts' interactions.
+        users: number of each window's user, in file order of the data set.
+        columns: what else was asked for, beside `items`.
     """
 
     step: int
@@ -39,6 +40,7 @@ class Windows:
     lengths: np.ndarray
     contexts: np.ndarray
     numbers: np.ndarray
+    users: np.ndarray
     columns: Columns = field(default_factory=dict)
 
 
@@ -140,7 +142,7 @@ class WindowStream(IterableDataset):
 
     def _read(self, step: int, order: np.ndarray, cache: "OrderedDict[int, Users]") -> Windows:
         mine = self.share.of(len(order))
-        parts, contexts = [], []
+        parts, contexts, owners = [], [], []
         others: dict[str, list[np.ndarray]] = {name: [] for name in self.columns}
         for group, user, end in order[mine]:
             users = self._users(group, cache)
@@ -149,14 +151,16 @@ class WindowStream(IterableDataset):
             after = min(end + self.horizon, self._training_lengths[group][user])
             parts.append(history[start:after])
             contexts.append(end - start)
+            owners.append(self.data.row_groups[group].first_user + user)
             for name, values in others.items():
-                values.append(users.columns[name][first + start : first + end])
+                values.append(users.columns[name][first + start : first + after])
         return Windows(
             step=step,
             items=flat(parts),
             lengths=np.array([len(part) for part in parts], np.int64),
             contexts=np.array(contexts, np.int64),
             numbers=np.arange(mine.start, mine.stop),
+            users=np.array(owners, np.int64),
             columns={name: flat(values) for name, values in others.items()},
         )
 

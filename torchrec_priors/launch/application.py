@@ -6,6 +6,7 @@ from typing import Any
 import torchx.specs as specs
 
 from torchrec_priors.launch.builtins import dist
+from torchrec_priors.launch.command_line import arguments
 
 
 def application(app: str, options: Mapping[str, object], *positional: str, j: str, **resources: Any) -> specs.AppDef:
@@ -13,16 +14,10 @@ def application(app: str, options: Mapping[str, object], *positional: str, j: st
 
     Args:
         app: name of the app.
-        options: its options; None and False leave one out, True is a flag.
+        options: its options, as `arguments` takes them.
         positional: its positional arguments.
         j: [min nodes:]nodes x processes a node, as `dist.ddp` takes it.
         resources: further arguments of `dist.ddp`.
     """
-    arguments: list[str] = []
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if value is True:
-            arguments.append(flag)
-        elif value is not None and value is not False:
-            arguments += [flag, str(value)]
-    return dist.ddp(*arguments, *positional, m=f"torchrec_priors.apps.{app}", name=f"/{app}", j=j, **resources)
+    given = arguments(options)
+    return dist.ddp(*given, *positional, m=f"torchrec_priors.apps.{app}", name=f"/{app}", j=j, **resources)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchrec_priors.data.labels import compress
+from torchrec_priors.data.prepared import PreparedData
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Categories:
     @classmethod
     def from_pairs(cls, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int) -> "Categories":
         return cls(name, groups, *compress(item, group, items))
+
+    @classmethod
+    def of_prior(cls, data: PreparedData, name: str) -> "Categories":
+        """Those of an item prior of the data set."""
+        pairs = data.prior_pairs(name, "item")
+        return cls.from_pairs(name, data.manifest.prior(name).groups, *pairs, data.items)
 
     def expand(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(index into items, group) for every group of every item."""

@@ -1,11 +1,6 @@
 """Metrics of ranked lists (design: "Metrics"; the paper's 4.2 and 4.4.1).
 
-For a user with m distinct targets, `hits` among the first K:
-    recall@K  = hits / m
-    ndcg@K    = sum over hits of 1 / log2(rank + 1), over the same sum for min(K, m) hits at the top
-    entropy@K = - sum_j (n_j / K) log2(n_j / K) over the categories j among the first K
-
-Everything is a sum over users, so that batches and ranks add up.
+What a single user's list is worth: `per_user.py`. Everything is a sum over users, so that batches and ranks add up.
 
 Shapes: B users, R length of the lists.
 """
@@ -18,12 +13,7 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.metrics.categories import Categories
-
-CUTOFFS = (5, 10, 50, 200)
-DEPTH = max(CUTOFFS)
-
-_GAIN = 1.0 / np.log2(np.arange(2, DEPTH + 2))
-_IDEAL = np.concatenate([[0.0], np.cumsum(_GAIN)])
+from torchrec_priors.metrics.per_user import CUTOFFS, GAIN, IDEAL, Ranked
 
 
 class RankingMetrics:
@@ -60,24 +50,13 @@ class RankingMetrics:
         users = len(row_BR)
         if users == 0:
             return
-        row_BR = row_BR[:, :DEPTH]
-        user_of_target = np.repeat(np.arange(users), target_lengths)
-        keys = np.unique(user_of_target * self.items + targets)
-        user, target = keys // self.items, keys % self.items
-        top = np.arange(users)[:, None] * self.items + row_BR
-        place = np.searchsorted(keys, top).clip(max=len(keys) - 1)
-        hit_BR = (keys[place] == top) & (row_BR >= 0)
+        ranked = Ranked.of(row_BR, targets, target_lengths, self.items)
+        row_BR, hit_BR, user, target = ranked.row_BR, ranked.hit_BR, ranked.user_M, ranked.target_M
         newcomer_B = self._has_new_category(users, user, target, history, history_lengths)
 
         self._add("users", np.array([users, newcomer_B.sum()]))
-        m_B = np.bincount(user, minlength=users)
         for cutoff in CUTOFFS:
-            hits = hit_BR[:, :cutoff]
-            values = {
-                "recall": hits.sum(1) / m_B,
-                "ndcg": hits @ _GAIN[:cutoff] / _IDEAL[np.minimum(cutoff, m_B)],
-                "entropy": self._entropy(row_BR[:, :cutoff], cutoff),
-            }
+            values = ranked.values(cutoff, self.category)
             for name, value_B in values.items():
                 self._add(f"{name}@{cutoff}", np.array([value_B.sum(), value_B[newcomer_B].sum()]))
             shown = row_BR[:, :cutoff][row_BR[:, :cutoff] >= 0]
@@ -134,12 +113,6 @@ class RankingMetrics:
             return len(next(prior for prior in self.priors if name.startswith(f"group/{prior.name}/")).groups)
         return self.items if name.startswith("shown") else 1 if name.startswith("surprise") else 2
 
-    def _entropy(self, row_BK: np.ndarray, cutoff: int) -> np.ndarray:
-        user, column = np.nonzero(row_BK >= 0)
-        n_BJ = self.category.count(user, row_BK[user, column], len(row_BK))
-        share = np.where(n_BJ > 0, n_BJ, cutoff) / cutoff  # log of 1 where a category is absent
-        return -(n_BJ / cutoff * np.log2(share)).sum(1)
-
     def _has_new_category(
         self, users: int, user: np.ndarray, target: np.ndarray, history: np.ndarray, lengths: np.ndarray
     ) -> np.ndarray:
@@ -167,9 +140,9 @@ class RankingMetrics:
         for cutoff in CUTOFFS:
             inside = rank[index] < cutoff
             hits = np.bincount(cell[inside], minlength=m_BG.size).reshape(m_BG.shape)
-            gains = np.bincount(cell[inside], _GAIN[rank[index][inside]], m_BG.size).reshape(m_BG.shape)
+            gains = np.bincount(cell[inside], GAIN[rank[index][inside]], m_BG.size).reshape(m_BG.shape)
             recall = np.divide(hits, m_BG, out=np.zeros(m_BG.shape), where=has)
-            ndcg = np.divide(gains, _IDEAL[np.minimum(cutoff, m_BG)], out=np.zeros(m_BG.shape), where=has)
+            ndcg = np.divide(gains, IDEAL[np.minimum(cutoff, m_BG)], out=np.zeros(m_BG.shape), where=has)
             self._add(f"group/{prior.name}/recall@{cutoff}", recall.sum(0))
             self._add(f"group/{prior.name}/ndcg@{cutoff}", ndcg.sum(0))
 

@@ -4,8 +4,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.priors.prior import ItemGroups, Targets
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.prior import Memberships, Targets, prior_of_data
 
 
 class ItemPrior(nn.Module):
@@ -32,21 +32,21 @@ class ItemPrior(nn.Module):
                 wrong = values[(values < 0) | (values >= end)][0]
                 raise UserError(f"prior '{name}': {what} {wrong} is not in [0, {end})")
         self.name, self.groups = name, groups
-        self.labels = ItemGroups.from_pairs(item, group, items)
+        self.labels = Memberships.from_pairs(item, group, items)
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
         return self.labels.expand(targets.item_M)
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
-        starts = self.labels.starts[first_row : last_row + 1].cpu().numpy()
-        row = np.repeat(np.arange(first_row, last_row), np.diff(starts))
-        return row, self.labels.groups[starts[0] : starts[-1]].cpu().numpy()
+        return self.labels.pairs(first_row, last_row)
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
     """`argument`: name of an item prior of the data set."""
-    names = [prior.name for prior in data.manifest.priors if prior.kind == "item"]
-    if argument not in names:
-        raise UserError(f"priors.tree: data set has no item prior '{argument}': {nearest(argument, names)}")
-    item, group = data.prior_pairs(argument, "item")
-    return ItemPrior(argument, data.manifest.prior(argument).groups, item, group, data.items)
+    return labels_of(argument, data, "item")
+
+
+def labels_of(name: str, data: PreparedData, kind: str) -> ItemPrior:
+    """A prior of the data set whose file says which items are in which groups."""
+    groups = prior_of_data(name, data, kind).groups
+    return ItemPrior(name, groups, *data.prior_pairs(name, "item"), data.items)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_priors.data.labels import compress
+from torchrec_priors.data.manifest import PriorInfo
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import known_files, load_file, own_file
@@ -27,17 +28,26 @@ class Targets:
     Attributes:
         item_M: int64 row ids.
         offset_M: int64, 1-based distance from the position that predicts, up to the horizon.
+        event_M: int64 event codes; there where a level of the tree needs "events".
+        user_M: int64 numbers of users, in file order of the data set; there where a level needs "users".
     """
 
     item_M: Tensor
     offset_M: Tensor
+    event_M: Tensor | None = None
+    user_M: Tensor | None = None
+
+    def chosen(self, index: Tensor) -> "Targets":
+        """Some of them, in the order of `index`."""
+        values = (self.item_M, self.offset_M, self.event_M, self.user_M)
+        return Targets(*(None if value is None else value[index] for value in values))  # type: ignore[arg-type]
 
 
-class ItemGroups(nn.Module):
-    """Groups of items (see `compress`), on the model's device.
+class Memberships(nn.Module):
+    """Groups of items, events or users (see `compress`), on the model's device.
 
     Example:
-        >>> labels = ItemGroups.from_pairs(np.array([0, 0, 2]), np.array([1, 0, 1]), items=3)
+        >>> labels = Memberships.from_pairs(np.array([0, 0, 2]), np.array([1, 0, 1]), entities=3)
         >>> rows, groups = labels.expand(torch.tensor([2, 0]))
         >>> rows.tolist(), groups.tolist()
         ([0, 1, 1], [1, 0, 1])
@@ -52,18 +62,24 @@ class ItemGroups(nn.Module):
         self.register_buffer("groups", groups, persistent=False)
 
     @classmethod
-    def from_pairs(cls, item: np.ndarray, group: np.ndarray, items: int) -> "ItemGroups":
-        """From (item, group) pairs in any order."""
-        starts, groups = compress(item, group, items)
+    def from_pairs(cls, entity: np.ndarray, group: np.ndarray, entities: int) -> "Memberships":
+        """From (entity, group) pairs in any order."""
+        starts, groups = compress(entity, group, entities)
         return cls(torch.from_numpy(starts), torch.from_numpy(groups))
 
-    def expand(self, item_M: Tensor) -> tuple[Tensor, Tensor]:
-        """(index into item_M, group) for every group of every item, in the order of item_M."""
-        first_M = self.starts[item_M]
-        count_M = self.starts[item_M + 1] - first_M
-        row = torch.repeat_interleave(torch.arange(len(item_M), device=item_M.device), count_M)
-        within = torch.arange(len(row), device=item_M.device) - (torch.cumsum(count_M, 0) - count_M)[row]
+    def expand(self, entity_M: Tensor) -> tuple[Tensor, Tensor]:
+        """(index into entity_M, group) for every group of every entity, in the order of entity_M."""
+        first_M = self.starts[entity_M]
+        count_M = self.starts[entity_M + 1] - first_M
+        row = torch.repeat_interleave(torch.arange(len(entity_M), device=entity_M.device), count_M)
+        within = torch.arange(len(row), device=entity_M.device) - (torch.cumsum(count_M, 0) - count_M)[row]
         return row, self.groups[first_M[row] + within]
+
+    def pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """(entity, group) of the entities of [first, last), ascending."""
+        starts = self.starts[first : last + 1].cpu().numpy()
+        entity = np.repeat(np.arange(first, last), np.diff(starts))
+        return entity, self.groups[starts[0] : starts[-1]].cpu().numpy()
 
 
 class Prior(Protocol):
@@ -73,6 +89,11 @@ class Prior(Protocol):
         name: for messages and explanations.
         groups: human-readable names, by group number.
         restricts_items: whether Omega_k differs from all items.
+
+    Three more are optional. `needs`: what `members` reads of the targets besides items and offsets, of `NEEDS`.
+    `groups_of_users(user_B)`: (index into user_B, group) for every group of every user, where a group is for its users
+    alone; the users are numbers in file order, none of them negative. `exclusive`: whether the groups of a level that
+    restricts items are outcomes of which a target has one, as events are, not labels that an item has.
     """
 
     name: str
@@ -89,6 +110,22 @@ class Prior(Protocol):
         Asked only where `restricts_items`.
         """
         ...
+
+
+NEEDS = ("events", "users")
+
+
+def needs_of(prior: Prior) -> tuple[str, ...]:
+    """What a prior reads of the targets besides items and offsets.
+
+    Raises:
+        UserError: it asks for something that there is not.
+    """
+    needs = tuple(getattr(prior, "needs", ()))
+    for need in needs:
+        if need not in NEEDS:
+            raise UserError(f"prior '{prior.name}' needs '{need}': {nearest(need, NEEDS)}")
+    return needs
 
 
 def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
@@ -112,13 +149,12 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     kind, colon, argument = specification.partition(":")
     known = known_files(Path(__file__).parent)
     names = {prior.name: prior.kind for prior in data.manifest.priors}
-    if not colon and kind not in known and kind in names:
-        kind, argument = names[kind], kind
+    if not colon and specification in names:
+        kind, argument = names[specification], specification
     if kind not in known:
-        usable = ["temporal:n", *(name for name, its_kind in names.items() if its_kind in known)]
+        usable = ["temporal:n", "random:n", "all:n", *(name for name, its_kind in names.items() if its_kind in known)]
         if specification in names:
-            of = names[specification]
-            raise UserError(f"priors.tree: '{specification}' is a prior of {of}s, which is no level: {_list(usable)}")
+            raise UserError(f"priors.tree: '{specification}' is a prior of an unknown kind, '{kind}': {_list(usable)}")
         if kind in names:
             raise UserError(f"priors.tree: '{kind}' takes no argument: write '{kind}'")
         if Path(f"{kind}.py").is_file():
@@ -128,5 +164,17 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     return prior
 
 
+def prior_of_data(name: str, data: PreparedData, *kinds: str) -> PriorInfo:
+    """What the manifest says of a prior of the data set.
+
+    Raises:
+        UserError: it has none of this name and of one of the kinds.
+    """
+    found = {prior.name: prior for prior in data.manifest.priors if prior.kind in kinds}
+    if name not in found:
+        raise UserError(f"priors.tree: data set has no {' or '.join(kinds)} prior '{name}': {nearest(name, found)}")
+    return found[name]
+
+
 def _list(names: list[str]) -> str:
-    return f"valid: {', '.join(names) or 'none'}"
+    return f"valid: {', '.join(names)}"

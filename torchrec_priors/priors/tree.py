@@ -1,14 +1,17 @@
 """The prior tree: an ordered list of priors whose paths are the heads (paper 3.3).
 
-A path is one group of each level. Its eligible items are the intersection along it; several paths may share the same
-item set (a temporal level restricts no items). Levels that restrict items, taken together, define the item sets.
+Composed hierarchically or multiplicatively, a path is one group of each level, and its eligible items are the
+intersection along it. Composed additively, the tree is a union of trees of one level each: a path is one group of one
+level. Several paths may share the same item set: a temporal level restricts no items.
 
-Shapes: K paths (heads), S item sets, M targets, D levels.
+Shapes: K paths (heads), S item sets, M targets, B users.
 """
 
 import itertools
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,9 +19,12 @@ from torch import Tensor, nn
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.priors.prior import Prior, Targets, load_prior
+from torchrec_priors.priors.branch import Branch
+from torchrec_priors.priors.prior import NEEDS, Prior, Targets, load_prior, needs_of
 
 log = logging.getLogger(__name__)
+
+Composition = Literal["hierarchical", "multiplicative", "additive"]
 
 
 @dataclass
@@ -27,9 +33,26 @@ class PriorsConfig:
 
     Attributes:
         tree: priors, upper level first, each the name of a prior of the data set or `temporal:n`; empty for one head.
+        composition: `hierarchical` (Eq. 4-5: an adapter for every node), `multiplicative` (one adapter for every path)
+            or `additive` (one adapter for every group of every prior, nothing combined).
+        adapters: `matrix` (z + SiLU(W z), Eq. 2), or `vector` (z + e): a model that is told the group as an input.
+        init_std: standard deviation of the adapters' first values; 0 as in the paper, where every head begins as the
+            user state.
+        min_positives: a path with fewer training positives has no adapter: its query is that of the node above it.
+        max_parameters: of all adapters of the tree; a larger tree is refused.
     """
 
     tree: list[str] = field(default_factory=list)
+    composition: Composition = "hierarchical"
+    adapters: Literal["matrix", "vector"] = "matrix"
+    init_std: float = 0.0
+    min_positives: int = 1
+    max_parameters: int = 100_000_000
+
+    def check(self) -> None:
+        for name in ("init_std", "min_positives", "max_parameters"):
+            if getattr(self, name) < 0:
+                raise UserError(f"priors.{name} = {getattr(self, name)} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -37,11 +60,13 @@ class Path:
     """One head.
 
     Attributes:
-        groups: group number at each level.
+        levels: numbers of the levels it goes through: all, or one in an additive composition.
+        groups: group number at each of them.
         item_set: number of its item set.
         name: "short-term / Electronics"; "all" for the tree without levels.
     """
 
+    levels: tuple[int, ...]
     groups: tuple[int, ...]
     item_set: int
     name: str
@@ -50,90 +75,174 @@ class Path:
 class PriorTree(nn.Module):
     """Paths over an ordered list of priors; the empty list gives one path over all items.
 
-    Paths are ordered by item set, then by groups, so that pairs sorted by path are sorted by item set too. Paths
-    without eligible items are dropped and logged.
+    Paths are ordered by item set, then by levels and groups, so that pairs sorted by path are sorted by item set too.
+    Paths without eligible items are dropped and logged, items that no group of a level has are counted and logged.
     """
 
-    path_of_code: Tensor
-
-    def __init__(self, levels: list[Prior], items: int) -> None:
+    def __init__(self, levels: list[Prior], items: int, composition: Composition = "hierarchical") -> None:
         """
         Args:
             levels: upper level first.
             items: number of rows of the table.
+
+        Raises:
+            UserError: there are too many paths.
         """
         super().__init__()
         self.levels = nn.ModuleList(levels)  # type: ignore[arg-type]
-        self.items = items
-        self._sizes = [len(level.groups) for level in levels]
-        self._restricting = [d for d, level in enumerate(levels) if level.restricts_items]
-        codes = self._set_codes(0, items)[1]
-        self._set_code = np.unique(codes)  # item set number -> mixed-radix code over the restricting levels
-        self.set_sizes = np.bincount(np.searchsorted(self._set_code, codes), minlength=len(self._set_code))
-        self.paths = self._make_paths(levels)
-        table = torch.full((int(np.prod(self._sizes, dtype=np.int64)),), -1)
-        for number, path in enumerate(self.paths):
-            table[_code(path.groups, self._sizes)] = number
-        self.register_buffer("path_of_code", table, persistent=False)
+        self.items, self.composition = items, composition
+        asked = {need for level in levels for need in needs_of(level)}
+        self.needs = tuple(need for need in NEEDS if need in asked)
+        chosen = [[number] for number in range(len(levels))] if composition == "additive" else []
+        numbers = chosen or [list(range(len(levels)))]
+        self.branches = [Branch(some, [levels[number] for number in some], items) for some in numbers]
+        self._set_numbers, self.set_sizes = _number_sets(self.branches, items)
+        set_K = np.concatenate(
+            [number[branch.set_C] for number, branch in zip(self._set_numbers, self.branches, strict=True)]
+        )
+        if not len(set_K):
+            names = ", ".join(f"'{level.name}'" for level in levels)
+            raise UserError(f"priors.tree: no item is in a group of {names}: there is nothing to recommend")
+        self._order = np.argsort(set_K, kind="stable")  # path number -> place in the branches' combinations
+        self.item_set_K: list[int] = set_K[self._order].tolist()
+        place = np.argsort(self._order)
+        bounds = np.cumsum([0, *(len(branch.code_C) for branch in self.branches)])
+        for number, branch in enumerate(self.branches):
+            self.register_buffer(f"code_{number}", torch.from_numpy(branch.code_C), persistent=False)
+            paths = torch.from_numpy(place[bounds[number] : bounds[number + 1]])
+            self.register_buffer(f"path_{number}", paths, persistent=False)
+        self._user_levels = [number for number, level in enumerate(levels) if hasattr(level, "groups_of_users")]
+        for number in self._user_levels:
+            self.register_buffer(f"group_at_{number}", self._groups_at(number), persistent=False)
+        self._say_what_is_left_out()
 
-    def _make_paths(self, levels: list[Prior]) -> list[Path]:
-        number_of = {int(code): number for number, code in enumerate(self._set_code)}
-        sizes = [self._sizes[d] for d in self._restricting]
-        paths, dropped = [], []
-        for groups in itertools.product(*(range(size) for size in self._sizes)):
-            item_set = number_of.get(_code(tuple(groups[d] for d in self._restricting), sizes))
-            names = [level.groups[group] for level, group in zip(levels, groups, strict=True)]
-            name = " / ".join(names) or "all"
-            if item_set is None:
-                dropped.append(name)
-            else:
-                paths.append(Path(groups, item_set, name))
-        if dropped:
-            log.info("dropped %d of %d prior paths that have no items: %s", len(dropped), len(dropped) + len(paths),
-                     ", ".join(dropped[:5]) + (", ..." if len(dropped) > 5 else ""))  # fmt: skip
-        return sorted(paths, key=lambda path: (path.item_set, path.groups))
-
-    @property
-    def item_set_K(self) -> list[int]:
-        """Item set of each path, ascending."""
-        return [path.item_set for path in self.paths]
+    @cached_property
+    def paths(self) -> list[Path]:
+        """The heads, in their order."""
+        names = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
+        if self.composition == "additive":
+            everywhere = [name for level in names for name in level]
+            twice = {name for name in everywhere if everywhere.count(name) > 1}
+            for level, its_names in zip(self.levels, names, strict=True):
+                its_names[:] = [f"{level.name}: {name}" if name in twice else name for name in its_names]
+        unordered = []
+        for branch in self.branches:
+            for groups in branch.groups_of(branch.code_C).tolist():
+                name = " / ".join(names[level][group] for level, group in zip(branch.numbers, groups, strict=True))
+                unordered.append((tuple(branch.numbers), tuple(groups), name or "all"))
+        ordered = zip((unordered[place] for place in self._order), self.item_set_K, strict=True)
+        return [Path(levels, groups, item_set, name) for (levels, groups, name), item_set in ordered]
 
     @property
     def item_sets(self) -> int:
-        return len(self._set_code)
+        return len(self.set_sizes)
+
+    @property
+    def nodes_at(self) -> list[int]:
+        """Nodes at each depth below the user state, each of which may have an adapter."""
+        if self.composition == "hierarchical":
+            (branch,) = self.branches
+            return [branch.nodes_at(depth) for depth in range(1, len(self.levels) + 1)]
+        return [len(self.item_set_K)] if len(self.levels) else []
 
     def eligible(self, first_row: int, last_row: int) -> list[np.ndarray]:
         """Rows of [first_row, last_row) in each item set, ascending."""
-        rows, codes = self._set_codes(first_row, last_row)
-        numbers = np.searchsorted(self._set_code, codes)
-        order = np.lexsort((rows, numbers))
-        bounds = np.searchsorted(numbers[order], np.arange(len(self._set_code) + 1))
-        return [rows[order[low:high]] for low, high in itertools.pairwise(bounds)]
+        rows: list[np.ndarray] = [np.zeros(0, np.int64)] * self.item_sets
+        for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
+            row, own = branch.eligible(first_row, last_row)
+            order = np.lexsort((row, own))
+            bounds = np.searchsorted(own[order], np.arange(len(number_S) + 1))
+            for number, (low, high) in zip(number_S.tolist(), itertools.pairwise(bounds), strict=True):
+                rows[number] = row[order[low:high]]
+        return rows
 
-    def _set_codes(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(row, code) for each combination of restricting groups a row belongs to: all items, one code, without any."""
-        rows = np.arange(first_row, last_row)
-        codes = np.zeros(last_row - first_row, np.int64)
-        for d in self._restricting:
-            row, group = self.levels[d].eligible(first_row, last_row)  # type: ignore[operator]
-            starts = np.searchsorted(row, np.arange(first_row, last_row + 1))
-            counts = np.diff(starts)[rows - first_row]
-            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-            chosen = group[np.repeat(starts[rows - first_row], counts) + within]
-            rows, codes = np.repeat(rows, counts), np.repeat(codes, counts) * self._sizes[d] + chosen
-        return rows, codes
+    @property
+    def branch_K(self) -> Tensor:
+        """int64 [K]: branch of each path."""
+        numbers = [np.full(len(branch.code_C), number) for number, branch in enumerate(self.branches)]
+        return torch.from_numpy(np.concatenate(numbers)[self._order])
+
+    def decided(self) -> np.ndarray:
+        """bool [S]: item sets that a target may fall outside of, which a gate decides."""
+        decided = np.zeros(self.item_sets, bool)
+        for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
+            decided[number_S] = any(level.restricts_items for level in branch.levels)
+        return decided
+
+    def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
+        """int64 [branches, rows]: c(i), how many paths estimate the same probability of an item; 0 where none holds it.
+
+        The heads of an item's several labels, those of several segments of time and those of several branches do; the
+        heads of several events do not: their groups exclude each other.
+        """
+        each = np.stack([branch.alternatives(first_row, last_row) for branch in self.branches])
+        return each * (each > 0).sum(0)
 
     def assign(self, targets: Targets) -> tuple[Tensor, Tensor]:
         """(index into targets, path) for every path a target is a positive of (Eq. 6)."""
-        index = torch.arange(len(targets.item_M), device=targets.item_M.device)
-        code = torch.zeros_like(index)
-        for level, size in zip(self.levels, self._sizes, strict=True):
-            chosen = Targets(targets.item_M[index], targets.offset_M[index])
-            row, group = level.members(chosen)  # type: ignore[operator]
-            index, code = index[row], code[row] * size + group
-        path = self.path_of_code[code]
-        has_head = path >= 0
-        return index[has_head], path[has_head]
+        indexes, paths = [], []
+        for number, branch in enumerate(self.branches):
+            code_C, path_C = getattr(self, f"code_{number}"), getattr(self, f"path_{number}")
+            if not len(code_C):  # no item is in any of its groups
+                continue
+            index, code = branch.assign(targets)
+            place = torch.searchsorted(code_C, code).clamp(max=len(code_C) - 1)
+            has_head = code_C[place] == code
+            indexes.append(index[has_head])
+            paths.append(path_C[place[has_head]])
+        return torch.cat(indexes), torch.cat(paths)
+
+    def allowed_paths(self, user_B: Tensor) -> Tensor | None:
+        """bool [B, K]: paths that users may be served by, those of their own groups; None without a level of users.
+
+        Args:
+            user_B: users' numbers in file order; -1 for an unknown user, who may use all paths.
+        """
+        allowed_BK: Tensor | None = None
+        for number in self._user_levels:
+            level = self.levels[number]
+            known_B = torch.nonzero(user_B >= 0).squeeze(1)
+            index, group = level.groups_of_users(user_B[known_B])  # type: ignore[operator]
+            allowed_BG = (user_B < 0)[:, None].repeat(1, len(level.groups) + 1)  # type: ignore[arg-type]
+            allowed_BG[:, -1] = True  # of paths that do not go through the level
+            allowed_BG[known_B[index], group] = True
+            own_BK = allowed_BG[:, self.get_buffer(f"group_at_{number}")]
+            allowed_BK = own_BK if allowed_BK is None else allowed_BK & own_BK
+        return allowed_BK
+
+    @property
+    def device(self) -> torch.device:
+        """Where targets must be."""
+        device: torch.device = self.get_buffer("code_0").device
+        return device
+
+    def _groups_at(self, level: int) -> Tensor:
+        """int64 [K]: each path's group at a level, -1 where it does not go through it."""
+        groups = [
+            branch.groups_of(branch.code_C)[:, branch.numbers.index(level)]
+            if level in branch.numbers
+            else np.full(len(branch.code_C), -1)
+            for branch in self.branches
+        ]
+        return torch.from_numpy(np.concatenate(groups)[self._order])
+
+    def _say_what_is_left_out(self) -> None:
+        names: list[list[str]] = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
+        dropped = sum(branch.combinations - len(branch.code_C) for branch in self.branches)
+        if dropped:
+            first: list[str] = []
+            for branch in self.branches:
+                codes = list(itertools.islice(branch.without_items(), 5 - len(first)))
+                for groups in branch.groups_of(np.array(codes, np.int64)).tolist():
+                    first.append(" / ".join(names[n][g] for n, g in zip(branch.numbers, groups, strict=True)))
+            log.info("dropped %d of %d prior paths that have no items: %s", dropped, dropped + len(self.item_set_K),
+                     ", ".join(first) + (", ..." if dropped > len(first) else ""))  # fmt: skip
+        for branch in self.branches:
+            for number, without in zip(branch.numbers, branch.without_group, strict=True):
+                if without:
+                    which = "no head" if self.composition != "additive" else "no head of it"
+                    log.warning("%s items are in no group of prior '%s': %s reaches them",
+                                f"{without:,}", self.levels[number].name, which)  # fmt: skip
 
 
 def load_tree(config: PriorsConfig, data: PreparedData, horizon: int) -> PriorTree:
@@ -142,12 +251,23 @@ def load_tree(config: PriorsConfig, data: PreparedData, horizon: int) -> PriorTr
     for specification, level in zip(config.tree, levels, strict=True):
         if [other.name for other in levels].count(level.name) > 1:
             raise UserError(f"priors.tree: '{specification}' and another level are both '{level.name}': give it once")
-    return PriorTree(levels, data.items)
+    return PriorTree(levels, data.items, config.composition)
 
 
-def _code(groups: tuple[int, ...], sizes: list[int]) -> int:
-    """Mixed-radix number of a tuple of groups."""
-    code = 0
-    for group, size in zip(groups, sizes, strict=True):
-        code = code * size + group
-    return code
+def _number_sets(branches: list[Branch], items: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """(for each branch, the tree's number of each of its item sets; sizes by number): all items are one set, however
+    many groups have them all."""
+    numbers: list[np.ndarray] = []
+    sizes: list[int] = []
+    whole = None
+    for branch in branches:
+        number_S = np.zeros(len(branch.set_sizes), np.int64)
+        for own, size in enumerate(branch.set_sizes.tolist()):
+            if size == items and whole is not None:
+                number_S[own] = whole
+                continue
+            number_S[own] = len(sizes)
+            whole = len(sizes) if size == items else whole
+            sizes.append(size)
+        numbers.append(number_S)
+    return numbers, np.array(sizes, np.int64)

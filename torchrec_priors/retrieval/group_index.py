@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,14 +30,38 @@ class Tile:
 
 
 class GroupIndex:
-    """Group lists of a rank's own rows alone, and which paths search which item set."""
+    """Group lists of a rank's own rows alone, and which paths search which item set.
+
+    Attributes:
+        shard: the rows.
+        paths_of_set: for each item set.
+        log_weight_S: log of how many rows of the catalogue a row of each item set stands for.
+        log_alternatives_RT: log c(i) of each branch and row of the shard (see `PriorTree.alternatives`).
+    """
 
     def __init__(self, tree: PriorTree, shard: Shard) -> None:
         self.shard = shard
-        self._rows = [torch.from_numpy(rows).to(shard.rows.device) for rows in tree.eligible(shard.first, shard.last)]
+        device = shard.rows.device
+        self._rows = [torch.from_numpy(rows).to(device) for rows in tree.eligible(shard.first, shard.last)]
+        self._set_sizes = tree.set_sizes
+        self.log_weight_S = [0.0] * tree.item_sets
+        alternatives_RT = np.maximum(tree.alternatives(shard.first, shard.last), 1)
+        self.log_alternatives_RT = torch.from_numpy(np.log(alternatives_RT)).to(device)
         paths = np.array(tree.item_set_K)
         bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
         self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
+
+    def sample(self, rows_a_set: int) -> "GroupIndex":
+        """About so many rows of each item set, a set of fewer whole, chosen by their ids, whatever the ranks; each
+        stands for several (`log_weight_S`)."""
+        index = copy.copy(self)
+        index._rows, index.log_weight_S = [], []
+        for number, rows in enumerate(self._rows):
+            share = min(1.0, rows_a_set / max(int(self._set_sizes[number]), 1))
+            keep = _uniform(rows.cpu().numpy(), number) < share
+            index._rows.append(rows[torch.from_numpy(keep).to(rows.device)])
+            index.log_weight_S.append(-math.log(share))
+        return index
 
     def restricted(self, allowed: Tensor) -> "GroupIndex":
         """The same index without the rows that are not allowed: they are never scored, so others take their places.
@@ -61,3 +86,13 @@ class GroupIndex:
                     columns.append((number, rows[low:high] - first))
             if columns:
                 yield Tile(first, size, columns)
+
+
+def _uniform(row: np.ndarray, item_set: int) -> np.ndarray:
+    """A number in [0, 1) for each row, which depends on the row and the item set alone (splitmix64)."""
+    start = np.uint64(item_set * 0xD1B54A32D192ED03 % 2**64)
+    bits = row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    return (bits >> np.uint64(11)).astype(np.float64) / 2**53

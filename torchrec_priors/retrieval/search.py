@@ -1,6 +1,6 @@
-"""Top-k of the whole catalogue for a batch of users, group by group, with max fusion (paper 3.5).
+"""Top-k of the whole catalogue for a batch of users, group by group, fused over heads (paper 3.5; see `Fusion`).
 
-    S(i) = max over paths k with i in Omega_k of q_k . e_i
+    s_k(i) = q_k . e_i + b_k for i in Omega_k (Eq. 3), -inf elsewhere; the bias b_k is a user's own for each path
 
 Every rank scores its own rows for the users of all ranks; a running top-k is kept, and the ranks' lists are merged.
 Only [users, tile] scores exist at a time. A candidate is one 64-bit key that orders by score, then by row id, so the
@@ -9,6 +9,7 @@ answer does not depend on tiles, shards or ranks.
 Shapes: B users, K paths, k results, W ranks.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.heads.score import Score
+from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
 
 # Scores are computed in products of one shape, so that a score does not depend on which other rows or users stand
@@ -55,41 +57,96 @@ class Exclusions:
         return cls(np.repeat(np.arange(len(lengths)), lengths), items)
 
 
-def search(index: GroupIndex, score: Score, query_BKd: Tensor, excluded: Exclusions | None, k: int) -> Found:
+@dataclass(frozen=True)
+class Queries:
+    """What a batch of users asks for.
+
+    Attributes:
+        vector_BKd: query of every path, scaled and normalised for scoring.
+        bias_BK: added to every score of a path; -inf where the user may not use it.
+    """
+
+    vector_BKd: Tensor
+    bias_BK: Tensor
+
+    def __len__(self) -> int:
+        return len(self.bias_BK)
+
+    @classmethod
+    def unbiased(cls, vector_BKd: Tensor) -> "Queries":
+        return cls(vector_BKd, vector_BKd.new_zeros(vector_BKd.shape[:2]))
+
+
+def search(
+    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None, k: int, fusion: Fusion = Fusion()
+) -> Found:
     """Top-k for this rank's users over the rows of all ranks. Every rank must call it; batches may differ in size.
 
     Args:
         index: of this rank's rows.
         score: turns stored vectors into factors.
-        query_BKd: queries of every path, as `Recommender.queries` gives them.
+        queries: of every path.
         excluded: items to leave out (seen ones), or None.
         k: results a user.
+        fusion: of the heads' scores.
     """
     if dist.get_world_size() == 1:
-        keys, paths = _search_own_rows(index, score, query_BKd, excluded, k)
+        keys, paths = _search_own_rows(index, score, queries, excluded, k, fusion)
         return _decode(keys, paths)
     keys_W, paths_W = [], []
-    everyones = _everyones(query_BKd, excluded)
-    largest = max(len(queries) for queries, _ in everyones)
-    for queries, exclusions in everyones:
-        keys, paths = _search_own_rows(index, score, queries, exclusions, k)
+    everyones = list(zip(_everyones(queries), _everyones_exclusions(excluded, queries.bias_BK.device), strict=True))
+    largest = max(len(theirs) for theirs, _ in everyones)
+    for theirs, exclusions in everyones:
+        keys, paths = _search_own_rows(index, score, theirs, exclusions, k, fusion)
         keys_W.append(F.pad(keys, (0, 0, 0, largest - len(keys)), value=_NOTHING))
         paths_W.append(F.pad(paths, (0, 0, 0, largest - len(paths))))
     keys_WBk, paths_WBk = _exchange(torch.stack(keys_W)), _exchange(torch.stack(paths_W))
-    mine = len(query_BKd)
+    mine = len(queries)
     keys = keys_WBk[:, :mine].transpose(0, 1).flatten(1)
     paths = paths_WBk[:, :mine].transpose(0, 1).flatten(1)
     best, place = keys.topk(k, dim=1)
     return _decode(best, paths.gather(1, place))
 
 
+def log_normalisers(index: GroupIndex, score: Score, vector_BKd: Tensor) -> Tensor:
+    """log sum over i in Omega_k of exp(q_k . e_i), over the rows of all ranks: [B, K]. Every rank must call it.
+
+    Over a sample of the rows (`GroupIndex.sample`) it is an estimate, unbiased before the logarithm.
+
+    Summed in double precision and rounded once, so that it hardly ever depends on the order of rows or ranks.
+    """
+    if dist.get_world_size() == 1:
+        return _log_sums(index, score, vector_BKd).float()
+    everyones = _gather_rows(vector_BKd)
+    largest = max(len(theirs) for theirs in everyones)
+    sums = [_log_sums(index, score, theirs) for theirs in everyones]
+    sums_WBK = _exchange(torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums]))
+    return torch.logsumexp(sums_WBK[:, : len(vector_BKd)], 0).float()
+
+
 def search_reference(
-    table_Vd: Tensor, eligible_KV: Tensor, query_BKd: Tensor, excluded: Exclusions | None, k: int
+    table_Vd: Tensor,
+    eligible_KV: Tensor,
+    queries: Queries,
+    excluded: Exclusions | None,
+    k: int,
+    fusion: Fusion = Fusion(),
+    alternatives_KV: Tensor | None = None,
 ) -> Found:
-    """The definition, with all scores at once: Eq. 3's mask, max over paths, stable sort."""
-    score_BKV = query_BKd @ table_Vd.T
+    """The definition, with all scores at once: Eq. 3's mask, the fusion item by item, stable sort.
+
+    Args:
+        alternatives_KV: c(i) of each path's items; 1 by default.
+    """
+    score_BKV = queries.vector_BKd @ table_Vd.T + queries.bias_BK[..., None]
     score_BKV = torch.where(eligible_KV, score_BKV, -torch.inf)
-    score_BV, path_BV = score_BKV.max(1)
+    alternatives_KV = torch.ones(eligible_KV.shape) if alternatives_KV is None else alternatives_KV
+    score_BV = torch.full((len(queries), len(table_Vd)), -torch.inf)
+    path_BV = torch.zeros((len(queries), len(table_Vd)), dtype=torch.int64)
+    for user in range(len(queries)):
+        for row in range(len(table_Vd)):
+            value, path = fuse_reference(score_BKV[user, :, row], alternatives_KV[:, row], fusion)
+            score_BV[user, row], path_BV[user, row] = value, path
     if excluded is not None:
         score_BV[torch.from_numpy(excluded.user), torch.from_numpy(excluded.row)] = -torch.inf
     order = torch.argsort(score_BV, dim=1, descending=True, stable=True)[:, :k]
@@ -101,24 +158,22 @@ def search_reference(
 
 
 def _search_own_rows(
-    index: GroupIndex, score: Score, query_BKd: Tensor, excluded: Exclusions | None, k: int
+    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None, k: int, fusion: Fusion
 ) -> tuple[Tensor, Tensor]:
     """Best keys of this rank's rows and their paths: [B, k], padded with `_NOTHING`."""
-    users, device = len(query_BKd), query_BKd.device
+    users, device = len(queries), queries.bias_BK.device
     best = torch.full((users, k), _NOTHING, dtype=torch.int64, device=device)
     path = torch.zeros((users, k), dtype=torch.int32, device=device)
     for tile in index.tiles():
-        score_BT = torch.full((users, tile.size), -torch.inf, device=device)
-        path_BT = torch.zeros((users, tile.size), dtype=torch.int32, device=device)
         start = tile.first - index.shard.first
         vectors = score.items(index.shard.rows[start : start + tile.size])
+        fused = fusion.accumulator(users, index.log_alternatives_RT[:, start : start + tile.size])
         for number, columns in tile.columns:
             paths = index.paths_of_set[number]
-            value, winner = _best_path(query_BKd[:, paths], vectors[columns])
-            current = score_BT[:, columns]
-            better = value > current
-            score_BT[:, columns] = torch.where(better, value, current)
-            path_BT[:, columns] = torch.where(better, winner.int() + paths.start, path_BT[:, columns])
+            bias = queries.bias_BK[:, paths, None]
+            for part, score_Bpn in _scores(queries.vector_BKd[:, paths], vectors[columns]):
+                fused.add(columns[part], score_Bpn + bias, paths)
+        score_BT, path_BT = fused.result()
         if excluded is not None:
             here = (excluded.row >= tile.first) & (excluded.row < tile.first + tile.size)
             user = torch.from_numpy(excluded.user[here]).to(device)
@@ -133,21 +188,31 @@ def _search_own_rows(
     return best, path
 
 
-def _best_path(query_Bpd: Tensor, vectors_nd: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest score over a set's paths and which path gave it: [B, n] each."""
+def _log_sums(index: GroupIndex, score: Score, vector_BKd: Tensor) -> Tensor:
+    """`log_normalisers` over this rank's rows alone, in double precision."""
+    sums_BK = torch.full(vector_BKd.shape[:2], -torch.inf, dtype=torch.float64, device=vector_BKd.device)
+    for tile in index.tiles():
+        start = tile.first - index.shard.first
+        vectors = score.items(index.shard.rows[start : start + tile.size])
+        for number, columns in tile.columns:
+            paths = index.paths_of_set[number]
+            for _, score_Bpn in _scores(vector_BKd[:, paths], vectors[columns]):
+                part = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
+                sums_BK[:, paths] = torch.logaddexp(sums_BK[:, paths], part)
+    return sums_BK
+
+
+def _scores(query_Bpd: Tensor, vectors_nd: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Scores of some of the vectors at a time: which, and [B, p, n]."""
     users, paths, dim = query_Bpd.shape
     tiles = max(1, -(-users // _USERS))
     padded = F.pad(query_Bpd, (0, 0, 0, 0, 0, tiles * _USERS - users))
     few = padded.reshape(tiles, _USERS * paths, dim)
-    values, winners = [], []
     for start in range(0, len(vectors_nd), _COLUMNS):
         chunk = vectors_nd[start : start + _COLUMNS]
         columns = F.pad(chunk, (0, 0, 0, _COLUMNS - len(chunk))).T
         scores = torch.stack([part @ columns for part in few])
-        value, winner = scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)].max(1)
-        values.append(value)
-        winners.append(winner)
-    return torch.cat(values, 1), torch.cat(winners, 1)
+        yield slice(start, start + len(chunk)), scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)]
 
 
 def _encode(score_BT: Tensor, first: int) -> Tensor:
@@ -167,14 +232,17 @@ def _decode(keys: Tensor, paths: Tensor) -> Found:
     return Found(row.masked_fill(nothing, -1), score.masked_fill(nothing, -torch.inf), paths.long())
 
 
-def _everyones(query_BKd: Tensor, excluded: Exclusions | None) -> list[tuple[Tensor, Exclusions | None]]:
-    """Queries and exclusions of every rank's users."""
-    queries = _gather_rows(query_BKd)
+def _everyones(queries: Queries) -> list[Queries]:
+    """Queries of every rank's users."""
+    return [Queries(*parts) for parts in zip(*map(_gather_rows, (queries.vector_BKd, queries.bias_BK)), strict=True)]
+
+
+def _everyones_exclusions(excluded: Exclusions | None, device: torch.device) -> list[Exclusions | None]:
     if excluded is None:
-        return [(query, None) for query in queries]
-    pairs = torch.from_numpy(np.stack([excluded.user, excluded.row], 1)).to(query_BKd.device)
+        return [None] * dist.get_world_size()
+    pairs = torch.from_numpy(np.stack([excluded.user, excluded.row], 1)).to(device)
     arrays = [pair.cpu().numpy() for pair in _gather_rows(pairs)]
-    return [(query, Exclusions(pair[:, 0], pair[:, 1])) for query, pair in zip(queries, arrays, strict=True)]
+    return [Exclusions(pair[:, 0], pair[:, 1]) for pair in arrays]
 
 
 def _gather_rows(rows: Tensor) -> list[Tensor]:

@@ -1,5 +1,6 @@
 """Recommendations for histories, with every head's score for each item."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,11 +9,10 @@ import torch
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.prepared import History
-from torchrec_priors.metrics.evaluation import find, to_ids
-from torchrec_priors.model import Recommender
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.retrieval.find import Finder, to_ids
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.serving.queries import queries_of_each
+from torchrec_priors.serving.queries import ask_each
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Answer:
     Attributes:
         row: its row id.
         score: the fused score.
-        path: the path that gave it.
-        scores: the score of every path that may retrieve the item, by path.
+        path: the path that gave it, or most of it.
+        scores: the score of every path that may retrieve the item for this user, by path.
     """
 
     row: int
@@ -32,25 +32,22 @@ class Answer:
     scores: dict[int, float]
 
 
-def answer(
-    model: Recommender,
-    index: GroupIndex,
-    histories: list[History],
-    *,
-    filter_seen: bool,
-    k: int,
-    device: torch.device,
-) -> list[list[Answer]]:
+def answer(finder: Finder, histories: list[History], k: int, index: GroupIndex | None = None) -> list[list[Answer]]:
     """Top-k for each history, by a model in evaluation mode.
 
     Every rank must call it with the same histories, all of which have the same columns.
+
+    Args:
+        index: what may be recommended, where that is not everything.
     """
+    model = finder.model
     nothing = [np.empty(0, np.int64)] * len(histories)
     columns = {name: [history.columns[name] for history in histories] for name in histories[0].columns}
     rows = [history.items for history in histories]
-    users = Histories.of(pa.array(range(len(histories))), rows, nothing, model.config.context, columns)
-    query_BKd = queries_of_each(model, users, device)
-    found = find(model, index, users, query_BKd, filter_seen=filter_seen, k=k)
+    known = [history.user for history in histories]
+    users = Histories.of(pa.array(range(len(histories))), rows, nothing, model.config.context, columns, known)
+    queries = finder.queries(users, ask_each(finder, users))
+    found = finder.find(users, queries, k, index)
     row_Bk, score_Bk, path_Bk = found.row_Bk.cpu(), found.score_Bk.cpu(), found.path_Bk.cpu()
     count_B = (row_Bk >= 0).sum(1)
     item_M = row_Bk[row_Bk >= 0].numpy()
@@ -58,14 +55,18 @@ def answer(
     answers = []
     with torch.no_grad():
         looked_up = item_M if len(item_M) else np.zeros(1, np.int64)
-        vectors_Md = model.score.items(model.lookup(to_ids(looked_up, np.array([len(looked_up)]), device)))
+        ids = to_ids(looked_up, np.array([len(looked_up)]), finder.device)
+        vectors_Md = model.score.items(model.lookup(ids))
         for user, vectors_kd in enumerate(vectors_Md[: len(item_M)].split(count_B.tolist())):
-            score_kK = (vectors_kd @ query_BKd[user].T).cpu()
+            score_kK = (vectors_kd @ queries.vector_BKd[user].T + queries.bias_BK[user]).cpu()
             best = []
             for place, row in enumerate(row_Bk[user, : len(vectors_kd)].tolist()):
                 scores = {path: float(score_kK[place, path]) for path in paths_of[row]}
+                scores = {path: score for path, score in scores.items() if score != -math.inf}
                 won, score = int(path_Bk[user, place]), float(score_Bk[user, place])
-                best.append(Answer(row, score, won, {**scores, won: score}))  # the search's own last digits
+                if finder.fusion.kind == "max":
+                    scores[won] = score  # the search's own last digits
+                best.append(Answer(row, score, won, scores))
             answers.append(best)
     return answers
 

@@ -11,10 +11,9 @@ from torchrec_priors.data.histories import Histories, history_batches
 from torchrec_priors.data.id_files import as_numbers, first_repeated
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.metrics.evaluation import find
 from torchrec_priors.retrieval.predictions import recommendations
 from torchrec_priors.serving.ordered_file import OrderedFile
-from torchrec_priors.serving.queries import queries_of_each
+from torchrec_priors.serving.queries import ask_each
 from torchrec_priors.serving.run import LoadedRun
 
 Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
@@ -72,8 +71,7 @@ def recommend_in_bulk(
     index, names, short = run.index(allowed), pa.array(run.heads), 0
     with OrderedFile(out, len(rows), k, run.ranks) as file:
         for turn, users in enumerate(progress(batches, -(-len(rows) // (batch * share.world)))):
-            query_BKd = queries_of_each(run.model, users, run.ranks.device)
-            found = find(run.model, index, users, query_BKd, filter_seen=run.config.evaluation.filter_seen, k=k)
+            found = run.finder.find(users, run.finder.queries(users, ask_each(run.finder, users)), k, index)
             first = (turn * share.world + share.rank) * batch
             file.add(recommendations(users.user_ids, found, run.catalogue.ids, names), rows[first : first + batch])
             short += int((found.row_Bk[:, -1] < 0).sum())

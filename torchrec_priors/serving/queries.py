@@ -11,24 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.metrics.evaluation import histories_of, queries_of
-from torchrec_priors.model import Recommender
+from torchrec_priors.model import Asked
+from torchrec_priors.retrieval.find import Finder
 
 
 @torch.no_grad()
-def queries_of_each(model: Recommender, users: Histories, device: torch.device) -> Tensor:
-    """[B, K, d] for this rank's users. Every rank must call it."""
-    if device.type != "cpu":
-        return queries_of(model, users, device)
-    together = histories_of(model, users, device)
+def ask_each(finder: Finder, users: Histories) -> Asked:
+    """What the paths ask for, for this rank's users. Every rank must call it."""
+    if finder.device.type != "cpu":
+        return finder.ask(users)
+    together = finder.histories(users)
     bounds = together.offsets_B1.tolist()
     with _one_thread():
-        each = [model.queries(_one(together, slice(*pair))) for pair in itertools.pairwise(bounds)]
-    return torch.cat(each)[: len(users)]
+        each = [finder.model.queries(_one(together, slice(*pair))) for pair in itertools.pairwise(bounds)]
+    whole = Asked(torch.cat([one.query_BKd for one in each]), torch.cat([one.log_group_BK for one in each]))
+    return whole.first(len(users))
 
 
 def _one(histories: Jagged, part: slice) -> Jagged:

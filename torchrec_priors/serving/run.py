@@ -21,6 +21,7 @@ from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import History, PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.noise import hush
+from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.serving.answer import Answer, answer
 from torchrec_priors.serving.catalogue import Catalogue, ItemId
@@ -39,7 +40,7 @@ class Recommendation:
         title: for people.
         score: what the items are ordered by.
         head: name of the prior path that gave the score, "short-term / Comedy".
-        head_scores: the score of every path that may retrieve the item, by name.
+        head_scores: the score of every path that may retrieve the item for this user, by name.
     """
 
     item_id: ItemId
@@ -75,9 +76,10 @@ class LoadedRun:
         hush()
         with ExitStack() as opening:
             self.ranks = opening.enter_context(join())
-            built = build_model(config, data, self.ranks, for_training=False)
+            built = build_model(config, data, self.ranks, counted=folder.paths, for_training=False)
             self.checkpoint = Checkpoints(folder.checkpoints, self.ranks).load_best(built)
-            self.model, self._index, self.columns = built.model.eval(), built.index, built.columns
+            self.model, self.columns = built.model.eval(), built.columns
+            self.finder = Finder(self.model, built.index, config.evaluation, self.ranks.device)
             self.heads = [path.name for path in built.model.tree.paths]
             self._open: ExitStack | None = opening.pop_all()
 
@@ -136,22 +138,15 @@ class LoadedRun:
                 raise RuntimeError("this run is closed: load it again")
             index = self.index(allowed)
             for start in range(0, len(histories), batch):
-                answers += answer(
-                    self.model,
-                    index,
-                    histories[start : start + batch],
-                    filter_seen=self.config.evaluation.filter_seen,
-                    k=k,
-                    device=self.ranks.device,
-                )
+                answers += answer(self.finder, histories[start : start + batch], k, index)
         return [[self._in_words(found) for found in best] for best in answers]
 
     def index(self, allowed: np.ndarray | None) -> GroupIndex:
         """What may be searched on this rank."""
+        index = self.finder.index
         if allowed is None:
-            return self._index
-        own = allowed[self._index.shard.first : self._index.shard.last]
-        return self._index.restricted(torch.from_numpy(own))
+            return index
+        return index.restricted(torch.from_numpy(allowed[index.shard.first : index.shard.last]))
 
     def _in_words(self, found: Answer) -> Recommendation:
         return Recommendation(
@@ -168,7 +163,7 @@ class LoadedRun:
             if self._open is not None:
                 self._open.close()
                 self._open = None
-                del self.model, self._index
+                del self.model, self.finder
 
     def __enter__(self) -> "LoadedRun":
         return self

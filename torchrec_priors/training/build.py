@@ -1,9 +1,8 @@
 """A run's model, distributed and initialised, and its optimizers."""
 
-import logging
 from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -15,7 +14,6 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import Share
 from torchrec_priors.embedding.features import FeatureTables, load_features
 from torchrec_priors.embedding.table import (
     TABLE,
@@ -28,14 +26,14 @@ from torchrec_priors.embedding.table import (
 )
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
+from torchrec_priors.heads.composition import check_budget, make_heads
+from torchrec_priors.heads.nodes import Depth, nodes, say_backed_off
 from torchrec_priors.loss import discount
 from torchrec_priors.model import Recommender
-from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.training.paths import count_positives, read_paths
 from torchrec_priors.training.process import Ranks
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,6 +47,10 @@ class Built:
         index: what retrieval needs of them.
         plan: how the table is sharded.
         columns: what the encoder asks for of the sequences, besides items.
+        training_columns: what the encoder and the tree ask for in training.
+        depths: the nodes of the tree that have adapters.
+        positives_K: training positives of every path, on the CPU.
+        targets: training targets.
     """
 
     parallel: DistributedModelParallel
@@ -57,6 +59,10 @@ class Built:
     index: GroupIndex
     plan: ShardingPlan
     columns: tuple[str, ...]
+    training_columns: tuple[str, ...]
+    depths: list[Depth]
+    positives_K: Tensor
+    targets: int
 
     @property
     def shard(self) -> Shard:
@@ -64,25 +70,43 @@ class Built:
         return self.shards[TABLE]
 
 
-def build_model(config: RunConfig, data: PreparedData, ranks: Ranks, *, for_training: bool = True) -> Built:
-    """The model of a configuration with its first values, the same on any number of ranks.
+def build_model(
+    config: RunConfig, data: PreparedData, ranks: Ranks, *, counted: Path | None = None, for_training: bool = True
+) -> Built:
+    """The model of a configuration with its first values, the same on any number of ranks. Every rank must call it.
 
     Args:
+        counted: file with the training positives of the paths of a run that was started; without it they are counted.
         for_training: False where a checkpoint's weights are loaded at once and only read: the table has no first values
             and no optimizer state.
     """
     tree = load_tree(config.priors, data, config.model.horizon)
+    check_budget(tree, config.model.dim, config.priors)
+    training_columns = _training_columns(config, data, tree)
+    if counted is None:
+        held_out = config.training.held_out(data)
+        counts = ranks.total(count_positives(tree, data, config.model.horizon, ranks.share, held_out))
+    else:
+        counts = read_paths(counted, tree)
+    positives_K, targets = counts[:-1], int(counts[-1])
+    depths = nodes(tree, positives_K, config.priors.min_positives)
+    if for_training:
+        say_backed_off(tree, depths, config.priors.min_positives)
     features = load_features(config.encoder.item_features, data)
     columns = _columns(config, data)
     torch.manual_seed(config.seed)
+    encoder = load_encoder(config.encoder, config.model.dim, config.model.context, len(data.manifest.events))
     model = Recommender(
         config.model,
-        load_encoder(config.encoder, config.model.dim, config.model.context, len(data.manifest.events)),
+        encoder,
         tree,
+        make_heads(tree, config.model.dim, config.priors, depths),
         item_table(data.items, config.model.dim),
         FeatureTables(features, config.model.dim) if features else None,
+        config.loss.gate,
     )
     model.exchange = ranks.exchange()
+    model.sees_events = config.encoder.events
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
     for module in model.modules() if for_training else ():
         if isinstance(module, EmbeddingCollection):
@@ -95,7 +119,8 @@ def build_model(config: RunConfig, data: PreparedData, ranks: Ranks, *, for_trai
             initialise_rows(shard, config.seed, config.table.init_std, table=number)
     inner = parallel.module
     assert isinstance(inner, Recommender)
-    return Built(parallel, inner, shards, GroupIndex(tree, shards[TABLE]), plan, columns)
+    index = GroupIndex(tree, shards[TABLE])
+    return Built(parallel, inner, shards, index, plan, columns, training_columns, depths, positives_K, targets)
 
 
 def _columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
@@ -112,6 +137,21 @@ def _columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
     return tuple(name for name, wanted in asked.items() if wanted)
 
 
+def _training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) -> tuple[str, ...]:
+    """What encoder and tree ask for of the sequences in training, besides items.
+
+    Raises:
+        UserError: a prior needs events, and the data set has no event types.
+    """
+    columns = _columns(config, data)
+    if "events" not in tree.needs or "events" in columns:
+        return columns
+    if not data.manifest.events:
+        names = ", ".join(f"'{level.name}'" for level in tree.levels if "events" in getattr(level, "needs", ()))
+        raise UserError(f"priors.tree: {names} needs events, and data set '{data.manifest.name}' has no event types")
+    return (*columns, "events")
+
+
 def _move_dense(model: nn.Module, device: torch.device) -> None:
     """Everything but the tables, which are on the meta device until they are sharded."""
     for child in model.children():
@@ -121,33 +161,15 @@ def _move_dense(model: nn.Module, device: torch.device) -> None:
         tensor.data = tensor.data.to(device)
 
 
-def set_loss_weights(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> Tensor:
-    """Fills in gamma's discount and w_k; returns the training positives of every path."""
-    held_out = config.training.held_out(data)
-    counts = ranks.total(count_positives(built.model.tree, data, config.model.horizon, ranks.share, held_out))
-    built.model.weight_K.copy_(config.loss.weights(counts))
+def set_loss_weights(built: Built, config: RunConfig) -> None:
+    """Fills in gamma's discount, w_k and what the gate starts from."""
+    built.model.weight_K.copy_(config.loss.weights(built.positives_K))
+    if built.model.gate is not None:
+        item_set_K = torch.tensor(built.model.tree.item_set_K)
+        positives_S = torch.zeros(built.model.tree.item_sets, dtype=torch.int64)
+        positives_S.index_add_(0, item_set_K, built.positives_K)
+        built.model.gate.start_from(positives_S / max(built.targets, 1))
     built.model.discount_T.copy_(discount(config.loss.gamma, config.model.horizon))
-    for path, count in zip(built.model.tree.paths, counts.tolist(), strict=True):
-        if count == 0:
-            log.info("prior path '%s' has no training positives: its head stays as its parent's", path.name)
-    return counts
-
-
-def count_positives(tree: PriorTree, data: PreparedData, horizon: int, share: Share, held_out: int) -> Tensor:
-    """int64 [K]: positives of each path over this rank's share of an epoch; a user's last `held_out` items are none.
-
-    A training item at index i of its user is a target at every offset t <= i, whatever the windows.
-    """
-    on_cpu = torch.zeros(len(tree.paths), dtype=torch.int64)
-    for group in data.row_groups[share.rank :: share.world]:
-        users = data.read_users(group)
-        index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
-        trained = index < np.repeat(users.lengths - held_out, users.lengths)
-        for offset in range(1, horizon + 1):
-            items = torch.from_numpy(users.items[trained & (index >= offset)]).to(tree.path_of_code.device)
-            _, path = tree.assign(Targets(items, torch.full_like(items, offset)))
-            on_cpu += torch.bincount(path.cpu(), minlength=len(tree.paths))
-    return on_cpu
 
 
 class Optimizers:

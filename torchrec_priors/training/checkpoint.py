@@ -57,7 +57,7 @@ class Checkpoints:
 
     def save(self, built: Built, optimizers: Optimizers, progress: Progress, *, best: bool) -> None:
         """Every rank must call it. Older checkpoints are removed, but for the newest few and the best."""
-        place = self.folder / _name(progress.step)
+        place = self.folder / checkpoint_name(progress.step)
         if not place.exists():
             partial = self.folder / f"{place.name}.partial"
             if self.ranks.leads:
@@ -80,7 +80,7 @@ class Checkpoints:
             return None
         optimizers.make_state()
         state = _state(built, optimizers, Progress())
-        load(state, self.folder / _name(steps[-1]), self.ranks)
+        load(state, self.folder / checkpoint_name(steps[-1]), self.ranks)
         built.parallel.load_state_dict(state["model"])
         optimizers.all.load_state_dict(state["optimizers"])
         return Progress.from_tensor(state["progress"])
@@ -108,7 +108,7 @@ class Checkpoints:
             raise UserError(
                 f"{option}: '{self.folder.parent}' has no best checkpoint yet: train until its first evaluation"
             )
-        return self.folder / _name(step)
+        return self.folder / checkpoint_name(step)
 
     def best_step(self) -> int | None:
         try:
@@ -127,10 +127,10 @@ class Checkpoints:
     def _remove_old(self) -> None:
         kept = {self.best_step(), *self._steps()[-_KEPT:]}
         for step in set(self._steps()) - kept:
-            shutil.rmtree(self.folder / _name(step), ignore_errors=True)
+            shutil.rmtree(self.folder / checkpoint_name(step), ignore_errors=True)
 
 
-def _name(step: int) -> str:
+def checkpoint_name(step: int) -> str:
     return f"step-{step:08d}"
 
 

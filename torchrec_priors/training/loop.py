@@ -21,6 +21,7 @@ from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.logs import Logs
+from torchrec_priors.training.paths import write_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import RunFolder
 from torchrec_priors.training.step import step
@@ -55,8 +56,9 @@ class _Run:
         self, config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks, init_from: RunFolder | None
     ) -> None:
         self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
-        self.built = build_model(config, data, ranks)
-        set_loss_weights(self.built, config, data, ranks)
+        counted = folder.paths if folder.was_started else None
+        self.built = build_model(config, data, ranks, counted=counted)
+        set_loss_weights(self.built, config)
         self.optimizers = Optimizers(self.built, config)
         self.sampler = make_sampler(self.built, config, data, ranks)
         self.checkpoints = Checkpoints(folder.checkpoints, ranks)
@@ -65,6 +67,11 @@ class _Run:
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
         if ranks.leads:  # now that nothing is wrong with it
+            if counted is None:
+                folder.path.mkdir(parents=True, exist_ok=True)
+                write_paths(
+                    folder.paths, self.built.model.tree, self.built.positives_K, self.built.targets, self.built.depths
+                )
             folder.record(config, data, init_from)
         dist.barrier(ranks.side)
         self.logs = Logs(
@@ -179,7 +186,7 @@ class _Run:
             share=self.ranks.share,
             shuffled_row_groups=settings.shuffled_row_groups,
             first_step=self.progress.step,
-            columns=self.built.columns,
+            columns=self.built.training_columns,
             held_out=settings.held_out(self.data),
         )
         for windows in DataLoader(stream, batch_size=None, num_workers=settings.workers):

@@ -12,7 +12,7 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_whole
 
-CONFIG, DATA, METRICS, SUMMARY = "config.toml", "data.json", "metrics.jsonl", "summary.json"
+CONFIG, DATA, METRICS, SUMMARY, PATHS = "config.toml", "data.json", "metrics.jsonl", "summary.json", "paths.json"
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,15 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def paths(self) -> Path:
+        """See `training/paths.py`."""
+        return self.path / PATHS
+
+    @property
+    def was_started(self) -> bool:
+        return (self.path / CONFIG).is_file()
 
     @property
     def metrics(self) -> Path:

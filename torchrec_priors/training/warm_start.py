@@ -25,10 +25,11 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.features import PREFIX, load_features
 from torchrec_priors.embedding.table import TABLE, Shard
 from torchrec_priors.errors import UserError
-from torchrec_priors.heads.hierarchical import group_names, node_names
+from torchrec_priors.heads.nodes import group_names, nodes
 from torchrec_priors.priors.tree import load_tree
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.checkpoint import Checkpoints, load
+from torchrec_priors.training.paths import read_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import RunFolder
 
@@ -55,9 +56,10 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     filled = _Source(place, sizes, ranks)
     filled.dense(built)
     old_tree = load_tree(old_config.priors, old_data, old_config.model.horizon)
-    pairs = zip(node_names(built.model.tree), built.model.heads.adapters, strict=True)
-    for depth, (names, weight) in enumerate(pairs, 1):
-        filled.matched(f"heads.adapters.{depth - 1}", _get(node_names(old_tree), depth - 1), names, weight)
+    old_depths = nodes(old_tree, read_paths(source.paths, old_tree)[:-1], old_config.priors.min_positives)
+    old_names = [depth.names for depth in old_depths]
+    for number, (new, weight) in enumerate(zip(built.depths, built.model.heads.adapters, strict=True)):
+        filled.matched(f"heads.adapters.{number}", _get(old_names, number), new.names, weight)
     embedded = zip(group_names(built.model.tree), built.model.heads.embeddings, strict=False)
     for depth, (names, weight) in enumerate(embedded):
         filled.matched(f"heads.embeddings.{depth}", _get(group_names(old_tree), depth), names, weight)
@@ -104,7 +106,9 @@ class _Source:
         pairs = [(place_of[new], place) for place, new in enumerate(new_names) if new in place_of]
         if pairs:
             if self.sizes[name][1:] != tuple(weight.shape[1:]):
-                raise UserError(f"--init-from: {name} is of another width there: give the model the same sizes")
+                raise UserError(
+                    f"--init-from: {name} is of another form there: give model.dim and priors.adapters alike"
+                )
             found = torch.empty(self.sizes[name])
             self._load({name: found})
             there, here = (torch.tensor(places) for places in zip(*pairs, strict=True))

@@ -1,0 +1,61 @@
+"""Apps are started with their options, and what they say last is heard."""
+
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.experiment.processes import InPlace, OnScheduler
+
+
+def _wrong(tmp_path):
+    return {"dataset": "movilens", "raw": tmp_path, "out": tmp_path / "out"}
+
+
+SAID = "error: unknown data set 'movilens': did you mean 'movielens'?"
+
+
+def test_in_place(small_raw, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "3")  # as a launcher of this process leaves it, which is not the apps' own
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    launcher, log = InPlace(), tmp_path / "log"
+    right = {"dataset": "movielens", "raw": small_raw, "out": tmp_path / "data", "horizon": 4, "overwrite": True}
+    assert launcher.run("prepare", right, [], log) is None
+    assert "written to" in log.read_text()
+    assert launcher.run("prepare", _wrong(tmp_path), [], log) == f"prepare gave 2: {SAID}"
+
+
+def test_what_runs_in_place_is_ended(tmp_path):
+    launcher, log, said = InPlace(), tmp_path / "log", []
+    long = {"dataset": "marketplace", "raw": tmp_path / "raw", "out": tmp_path / "out", "generate": 30_000_000}
+    thread = threading.Thread(target=lambda: said.append(launcher.run("prepare", long, [], log)))
+    thread.start()
+    deadline = time.monotonic() + 60
+    while not launcher._running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    launcher.stop()
+    thread.join(30)
+    assert said[0].startswith("prepare ended by signal 15")
+    assert launcher.run("prepare", long, [], log) == "stopped"
+
+
+def test_on_a_scheduler(small_raw, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # as in an activated environment
+    launcher, log = OnScheduler("local_cwd", "1x1", tmp_path / "logs"), tmp_path / "log"
+    right = {"dataset": "movielens", "raw": small_raw, "out": tmp_path / "data"}
+    assert launcher.run("prepare", right, [], log) is None
+    assert "written to" in log.read_text()
+    assert launcher.run("prepare", _wrong(tmp_path), [], log) == f"prepare on local_cwd is failed: {SAID}"
+    launcher.stop()
+
+
+def test_what_no_scheduler_takes_is_refused(tmp_path):
+    with pytest.raises(UserError, match="no 'local_cdw': did you mean 'local_cwd'"):
+        OnScheduler("local_cdw", "1x1", tmp_path)
+    with pytest.raises(UserError, match="-j: '2' cannot be read"):
+        OnScheduler("local_cwd", "2", tmp_path)

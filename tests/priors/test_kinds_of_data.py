@@ -1,0 +1,154 @@
+"""Priors of a prepared data set: what they say of items, events and users is what the raw files say."""
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from small_movielens import read_sequences
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors import random as random_groups
+from torchrec_priors.priors.prior import Targets, load_prior, needs_of
+from torchrec_priors.priors.tree import PriorTree
+
+HORIZON = 8
+
+
+@pytest.fixture(scope="module")
+def data(small_data):
+    return PreparedData(small_data)
+
+
+def _targets(**columns):
+    empty = torch.zeros(len(next(iter(columns.values()))), dtype=torch.int64)
+    return Targets(**{"item_M": empty, "offset_M": empty + 1, **{k: torch.tensor(v) for k, v in columns.items()}})
+
+
+def test_an_event_prior_knows_the_stars_and_retrieves_what_saw_them_in_training(data, small_raw):
+    prior = load_prior("rating", data, HORIZON)
+    index, group = prior.members(_targets(event_M=[4, 0, 4]))
+    assert [(i, prior.groups[g]) for i, g in zip(index.tolist(), group.tolist(), strict=True)] == [
+        (0, "5 stars"), (1, "1 star"), (2, "5 stars"),
+    ]  # fmt: skip
+    films = data.catalogue(["item_id"])["item_id"].to_pylist()
+    saw = {
+        (rating.film, rating.stars)
+        for ratings in read_sequences(small_raw, HORIZON).values()
+        for rating in ratings[: -2 * HORIZON]
+    }
+    row, group = prior.eligible(0, data.items)
+    assert {(films[r], int(prior.groups[g][0])) for r, g in zip(row, group, strict=True)} == saw
+    assert prior.restricts_items
+    assert needs_of(prior) == ("events",)
+
+
+def test_a_user_prior_knows_who_a_user_is(data, small_raw):
+    prior = load_prior("gender", data, HORIZON)
+    people = [line.split("|") for line in (small_raw / "u.user").read_text().splitlines()]
+    gender = {int(person[0]): person[2] for person in people}
+    users = list(read_sequences(small_raw, HORIZON))  # ascending, as in the files
+    index, group = prior.members(_targets(user_M=list(range(data.users))))
+    assert index.tolist() == list(range(data.users))
+    assert [prior.groups[g] for g in group.tolist()] == [gender[user] for user in users]
+    assert not prior.restricts_items
+    assert needs_of(prior) == ("users",)
+    assert torch.equal(prior.groups_of_users(torch.tensor([3, 1]))[1], group[[3, 1]])
+
+
+@pytest.mark.parametrize("ids", [["b", "c", "x"], [7, 9, 30]], ids=str)
+def test_users_are_matched_by_their_original_ids_of_any_type(ids, caplog):
+    chunks = [pa.chunked_array([ids[:2]]), pa.chunked_array([ids[2:]])]
+    table = pa.table({"user_id": [ids[2], ids[0], type(ids[0])(0), ids[0]], "group": [1, 0, 0, 2]})
+    data = SimpleNamespace(row_groups=[0, 1], user_ids=chunks.__getitem__, _read=lambda *_: table)
+    with caplog.at_level("INFO", logger="torchrec_priors"):
+        user, group = PreparedData.user_pairs(data, "who")
+    assert list(zip(user.tolist(), group.tolist(), strict=True)) == [(2, 1), (0, 0), (0, 2)]
+    assert "prior 'who': 1 rows are of users that the data set lacks" in caplog.text
+
+
+@pytest.fixture
+def copied(small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "data")
+    return tmp_path / "data"
+
+
+def _change_manifest(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_a_user_in_no_group_is_refused(copied):
+    file = copied / "priors" / "gender.parquet"
+    whole = pq.read_table(file)
+    pq.write_table(whole.slice(1), file)
+    _change_manifest(copied, lambda m: m.update(files=[f for f in m["files"] if "gender" not in f["path"]]))
+    with pytest.raises(UserError, match=r"prior 'gender': 1 of 77 users are in no group: give them one"):
+        load_prior("gender", PreparedData(copied), HORIZON)
+    texts = whole.set_column(0, "user_id", whole["user_id"].cast(pa.string()))
+    pq.write_table(texts, file)
+    with pytest.raises(UserError, match="its user ids are of another type"):
+        load_prior("gender", PreparedData(copied), HORIZON)
+
+
+def test_a_graph_prior_of_the_data_is_one_of_items(copied):
+    groups = {"name": "coclick", "kind": "graph", "groups": ["c1", "c2"], "sizes": [75, 75], "eligible": False}
+    _change_manifest(copied, lambda m: m["priors"].append(groups))
+    pairs = {"item": pa.array(range(150), pa.int32()), "group": pa.array([row % 2 for row in range(150)], pa.int32())}
+    pq.write_table(pa.table(pairs), copied / "priors" / "coclick.parquet")
+    data = PreparedData(copied)
+    prior = load_prior("coclick", data, HORIZON)
+    assert prior.restricts_items
+    row, group = prior.eligible(10, 14)
+    assert (row.tolist(), group.tolist()) == ([10, 11, 12, 13], [0, 1, 0, 1])
+    assert len(load_prior("all:coclick", data, HORIZON).groups) == 2
+    assert load_prior("graph:coclick", data, HORIZON).name == "coclick"
+
+
+def test_a_kind_that_this_version_does_not_know_is_named(copied):
+    def change(manifest):
+        manifest["priors"][0]["kind"] = "lunar"
+
+    _change_manifest(copied, change)
+    says = "'genre' is a prior of an unknown kind, 'lunar': valid: temporal:n, random:n, all:n, rating, age"
+    with pytest.raises(UserError, match=re.escape(says)):
+        load_prior("genre", PreparedData(copied), HORIZON)
+
+
+def test_random_groups_are_uniform_one_an_item_and_follow_from_seed_and_row(data):
+    genre = load_prior("genre", data, HORIZON)
+    prior = load_prior("random:genre", data, HORIZON)
+    assert len(prior.groups) == len(genre.groups)
+    assert prior.groups[:2] == ["random 1", "random 2"]
+    row, group = prior.eligible(0, data.items)
+    assert row.tolist() == list(range(data.items))
+    assert load_prior("random:genre:0", data, HORIZON).eligible(0, data.items)[1].tolist() == group.tolist()
+    assert load_prior("random:genre:7", data, HORIZON).eligible(0, data.items)[1].tolist() != group.tolist()
+    rows = np.arange(50_000)
+    drawn = random_groups.draw(rows, 3, 19)
+    counts = np.bincount(drawn, minlength=19)
+    expected = len(rows) / 19
+    assert ((counts - expected) ** 2 / expected).sum() < 42.3, "chi-square of 18 degrees of freedom at .999"
+    assert random_groups.draw(rows[100:200], 3, 19).tolist() == drawn[100:200].tolist()
+
+
+def test_the_control_of_all_has_every_item_in_every_group(data):
+    prior = load_prior("all:3", data, HORIZON)
+    tree = PriorTree([prior], data.items)
+    assert [path.name for path in tree.paths] == ["all 1", "all 2", "all 3"]
+    assert tree.item_sets == 1
+    assert tree.eligible(0, data.items)[0].tolist() == list(range(data.items))
+    index, path = tree.assign(_targets(item_M=[5, 6]))
+    assert (index.tolist(), path.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 1, 2] * 2)
+
+
+def test_a_prior_that_needs_what_there_is_not_is_explained():
+    with pytest.raises(UserError, match="prior 'mine' needs 'event': did you mean 'events'"):
+        needs_of(SimpleNamespace(name="mine", needs=("event",)))

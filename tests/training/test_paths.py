@@ -1,0 +1,196 @@
+"""Positives of paths equal the raw files', decide the heads there are, and are kept with the run."""
+
+import collections
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from small_movielens import read_sequences
+
+from torchrec_priors import load_run
+from torchrec_priors.apps import evaluate
+from torchrec_priors.config import parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import Share
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.tree import PriorsConfig, load_tree
+from torchrec_priors.training import build
+from torchrec_priors.training.loop import train
+from torchrec_priors.training.paths import count_positives
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.warm_start import start_from
+
+HORIZON, E = 4, 8
+SETTINGS = {
+    "model": {"dim": 8, "context": 10, "horizon": HORIZON},
+    "encoder": {"layers": 1},
+    "negatives": {"per_set": 10},
+    "training": {"batch": 16, "steps": 2, "evaluate_every": 2},
+}
+TREE = ["temporal:2", "rating", "gender"]
+
+
+def _config(**priors):
+    return parse({**SETTINGS, "priors": {"tree": TREE, **priors}})
+
+
+def _train(config, data, folder):
+    RunFolder(folder).check_same_run(config, data)
+    with join() as ranks:
+        return train(config, data, RunFolder(folder), ranks)
+
+
+@pytest.fixture(scope="module")
+def data(small_data):
+    return PreparedData(small_data)
+
+
+@pytest.fixture(scope="module")
+def counts(small_raw):
+    """Training positives by (segment, rating, gender) and below."""
+    people = [line.split("|") for line in (small_raw / "u.user").read_text().splitlines()]
+    gender = {int(person[0]): person[2] for person in people}
+    found = collections.Counter()
+    for user, ratings in read_sequences(small_raw, E).items():
+        for index, rating in enumerate(ratings[: -2 * E]):
+            for offset in range(1, min(index, HORIZON) + 1):
+                stars = f"{rating.stars} star{'s' if rating.stars > 1 else ''}"
+                way = ["short-term" if offset <= 2 else "long-term", stars, gender[user]]
+                found.update({*way, *(" / ".join(way[:depth]) for depth in (2, 3))})
+    return found
+
+
+@pytest.mark.parametrize("composition", ["hierarchical", "additive"])
+def test_positives_are_counted_from_items_events_and_users(composition, data, counts):
+    tree = load_tree(PriorsConfig(tree=TREE, composition=composition), data, HORIZON)
+    shares = [count_positives(tree, data, HORIZON, Share(rank, 3), 2 * E)[:-1] for rank in range(3)]
+    found = {path.name: count for path, count in zip(tree.paths, sum(shares).tolist(), strict=True)}
+    expected = {path.name: counts[path.name] for path in tree.paths}
+    assert found == expected
+    assert any(count == 0 for count in expected.values()), "no path without positives: 'no gender' has none"
+
+
+@pytest.fixture(scope="module")
+def run(data, counts, tmp_path_factory):
+    """A run in which some paths, but no whole segment, have too few positives."""
+    folder, minimum = tmp_path_factory.mktemp("paths") / "run", counts["short-term / 5 stars / F"] + 1
+    return folder, minimum, _train(_config(min_positives=minimum), data, folder)
+
+
+def test_a_run_remembers_its_paths_and_has_no_adapters_for_those_with_too_few_positives(run, counts):
+    folder, minimum, summary = run
+    recorded = json.loads((folder / "paths.json").read_text())
+    records = recorded["paths"]
+    assert recorded["targets"] == sum(record["positives"] for record in records), "every target has one path here"
+    kept = {name for name, count in counts.items() if count >= minimum and name.split(" / ")[0].endswith("-term")}
+    for record in records:
+        way = record["name"].split(" / ")
+        above = [" / ".join(way[:depth]) for depth in (1, 2, 3)]
+        assert record["positives"] == counts[record["name"]]
+        last = [name for name in above if name in kept]
+        assert record["backed_off_to"] == (None if last == above else (last or [""])[-1])
+    assert {record["backed_off_to"] is None for record in records} == {True, False}
+    assert summary["parameters"]["heads"] == len(kept) * 8 * 8 + (2 + 5) * 8
+    assert summary["paths"] == len(records)
+
+
+def test_whoever_loads_a_run_reads_its_paths_and_not_the_log(run, data, monkeypatch, capsys):
+    folder, minimum, _ = run
+    monkeypatch.setattr(build, "count_positives", lambda *_: pytest.fail("the log was read again"))
+    evaluate.evaluate(folder, evaluate.Split.test)
+    with load_run(folder) as loaded:
+        assert len(loaded.recommend(user=9)) == 10
+    _train(_config(min_positives=minimum), data, folder)  # goes on where it was
+    assert "on test" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda file: file.unlink(), "paths.json is missing, which says what heads the run has: train again"),
+        (lambda file: file.write_text('{"paths": [{}]}'), "paths.json cannot be read (KeyError: 'name'): train again"),
+        (
+            lambda file: file.write_text('{"targets": 1, "paths": []}'),
+            "paths.json is of other prior paths than the run's data and",
+        ),
+    ],
+    ids=["missing", "broken", "others"],
+)
+def test_a_run_whose_paths_are_lost_is_explained(run, change, says, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    change(tmp_path / "run" / "paths.json")
+    with pytest.raises(UserError, match=re.escape(says)):
+        load_run(tmp_path / "run")
+
+
+def test_users_are_served_by_the_heads_of_their_own_groups(run, small_raw):
+    people = [line.split("|") for line in (small_raw / "u.user").read_text().splitlines()]
+    gender = {int(person[0]): person[2] for person in people}
+    of_own = set()
+    with load_run(run[0]) as loaded:
+        for user in range(6, 16):
+            for found in loaded.recommend(user=user, k=3):
+                assert {head.split(" / ")[2] for head in [found.head, *found.head_scores]} == {gender[user]}
+        for found in loaded.recommend(history=[7, 8, 9], k=30):
+            of_own |= {head.split(" / ")[2] for head in found.head_scores}
+    assert of_own == {"M", "F", "no gender"}, "a history of one's own may use all heads"
+
+
+def test_88_heads_cost_d_squared_each(data, tmp_path):
+    config = parse(
+        {
+            **SETTINGS,
+            "model": {"dim": 8, "context": 10, "horizon": 8},
+            "priors": {"tree": ["temporal:8", "random:11"], "min_positives": 0},
+        }
+    )
+    summary = _train(config, data, tmp_path / "run")
+    assert summary["paths"] == 88
+    assert summary["parameters"]["heads"] == (8 + 88) * 8**2 + 8 * 8
+
+
+def test_a_tree_above_the_budget_leaves_the_folder_free(data, tmp_path):
+    says = (
+        "30 paths have 2,744 parameters at model.dim = 8, more than priors.max_parameters = 2,000: take fewer or coarse"
+    )
+    with pytest.raises(UserError, match=re.escape(says)):
+        _train(_config(max_parameters=2000), data, tmp_path / "run")
+    _train(_config(max_parameters=3000), data, tmp_path / "run")
+
+
+def test_a_prior_that_needs_events_of_a_log_without_any_is_named(small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest["events"] = []
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "mine.py").write_text(
+        "from torchrec_priors.priors.temporal import TemporalPrior\n\n"
+        "class Mine(TemporalPrior):\n    name = 'mine'\n    needs = ('events',)\n\n"
+        "def load(argument, data, horizon):\n    return Mine(2, horizon)\n"
+    )
+    with pytest.raises(UserError, match="'mine' needs events, and data set 'movielens' has no event types"):
+        _train(parse({**SETTINGS, "priors": {"tree": [f"{tmp_path}/mine.py"]}}),
+               PreparedData(tmp_path / "data"), tmp_path / "run")  # fmt: skip
+
+
+@pytest.mark.parametrize("composition", ["multiplicative", "additive"])
+@pytest.mark.parametrize("adapters", ["matrix", "vector"])
+def test_every_composition_trains_serves_and_starts_another(composition, adapters, data, tmp_path):
+    config = _config(composition=composition, adapters=adapters)
+    _train(config, data, tmp_path / "run")
+    with load_run(tmp_path / "run") as loaded:
+        (best,) = loaded.recommend(user=9, k=1)
+        assert best.head in loaded.heads
+        old = {name: value.clone() for name, value in loaded.model.heads.named_parameters()}
+        assert any(value.any() for value in old.values())
+    with join() as ranks:
+        other = parse(
+            {**SETTINGS, "priors": {"tree": TREE, "composition": composition, "adapters": adapters}, "seed": 1}
+        )
+        built = build.build_model(other, data, ranks)
+        start_from(RunFolder(tmp_path / "run"), built, other, data, ranks)
+        for name, value in built.model.heads.named_parameters():
+            assert torch.equal(value, old[name]), name

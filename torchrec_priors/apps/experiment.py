@@ -1,0 +1,122 @@
+"""A matrix of runs from one file: trained, evaluated and compared."""
+
+import logging
+import shlex
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+from typer import Argument, Option
+
+from torchrec_priors.apps import command
+from torchrec_priors.apps.evaluate import Split
+from torchrec_priors.config import read_toml
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.experiment.file import read_experiment
+from torchrec_priors.experiment.matrix import cells_of, flat
+from torchrec_priors.experiment.plan import PlannedRun, plan
+from torchrec_priors.experiment.processes import InPlace, Launcher, OnScheduler
+from torchrec_priors.experiment.results import NOT_RUN, Results, collect
+from torchrec_priors.experiment.runner import Runner, lock
+from torchrec_priors.experiment.table import About, markdown
+from torchrec_priors.files import write_whole
+
+log = logging.getLogger(__name__)
+
+
+def experiment(
+    file: Annotated[Path, Argument(help="TOML file of the experiment.")],
+    data: Annotated[Path | None, Option(help="Prepared data set. [the file's]")] = None,
+    out: Annotated[
+        Path | None, Option(help="Folder of the runs, and of <split>/results.parquet and .md. [experiments/<name>]")
+    ] = None,
+    split: Annotated[Split | None, Option(help="What to evaluate on. [the file's; validation]")] = None,
+    at_once: Annotated[int | None, Option(min=1, help="Runs at a time. [the file's; 1]")] = None,
+    only: Annotated[
+        list[str] | None, Option(metavar="CELL", help="Run this cell alone, and others that are named likewise.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        Option(help="TorchX scheduler to run on, as local_cwd. [a process a run, here, on one thread]"),
+    ] = None,
+    ranks: Annotated[str, Option("-j", "--ranks", help="With --scheduler: nodes x processes a node, a run.")] = "1x1",
+    no_keep: Annotated[bool, Option("--no-keep", help="Remove a run's checkpoints once it is evaluated.")] = False,
+) -> int:
+    """Runs what is missing of an experiment, and writes the table of everything that is there."""
+    described = read_experiment(file)
+    if ranks != "1x1" and scheduler is None:
+        raise UserError("-j: goes with --scheduler: without one, every run is a process of its own")
+    if data is None and not described.data:
+        raise UserError(f"{file} names no data set: give --data, or `data` in the file")
+    prepared = PreparedData(data or Path(described.data))
+    chosen = split.value if split else described.split
+    out = out or Path("experiments") / described.name
+    try:
+        cells = cells_of(described)
+        base = read_toml(Path(described.config), "config")
+        runs = plan(cells, described.seeds, base, flat(described.budget))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    names = [cell.name for cell in cells]
+    held = lock(out)
+    launcher: Launcher = InPlace([held]) if scheduler is None else OnScheduler(scheduler, ranks, out / "logs")
+    runner = Runner(out, Path(described.config), prepared, chosen, launcher, keep_weights=not no_keep)
+    runner.check(runs)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        failures = runner.run_all(_chosen(runs, names, only), at_once or described.at_once)
+    except KeyboardInterrupt:
+        log.warning("interrupted: the same command goes on from here")
+        return 1
+    results = collect(out, runs, names, prepared, chosen, failures)
+    given = {"--data": data, "--split": split.value if split else None}
+    options = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    about = About(
+        name=described.name,
+        split=chosen,
+        cells=names,
+        seeds=described.seeds,
+        metrics=described.metrics,
+        baseline=described.baseline,
+        command=shlex.join(["torchrec-priors", "experiment", str(file), *options]),
+        data=(prepared.manifest.name, prepared.manifest.content_sha256),
+    )
+    place = out / chosen
+    place.mkdir(exist_ok=True)
+    results.write(place / "results.parquet")
+    text = markdown(results, about)
+    write_whole(place / "results.md", text)
+    print(f"{text}\nwritten to {place}")
+    return _failed(results)
+
+
+def _chosen(runs: list[PlannedRun], cells: list[str], only: list[str] | None) -> list[PlannedRun]:
+    """The runs of the cells asked for, with their evaluations alone."""
+    for name in only or []:
+        if name not in cells:
+            raise UserError(f"--only: there is no cell '{name}': {nearest(name, cells)}")
+    if not only:
+        return runs
+    return [some for run in runs if (some := run.only(only)).evaluations]
+
+
+def _failed(results: Results) -> int:
+    """The exit code, after a line on standard error that names the cells that failed."""
+    failed = [f"{row['cell']} (seed {row['seed']})" for row in results.rows if row["error"] not in (None, NOT_RUN)]
+    if failed:
+        log.error("failed: %s; the same command tries them again", ", ".join(failed))
+    return 1 if failed else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    command.run(experiment)
+
+
+if __name__ == "__main__":
+    main()

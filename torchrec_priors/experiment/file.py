@@ -1,0 +1,84 @@
+"""The TOML file of an experiment, typed. Unknown keys and wrong types are errors."""
+
+import json
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from torchrec_priors.config import explain, read_toml
+from torchrec_priors.errors import UserError
+
+Changes = dict[str, Any]  # of the configuration: dotted or nested keys
+
+
+@dataclass
+class ExperimentFile:
+    """What is run, and what it is compared with.
+
+    Attributes:
+        config: base configuration of all cells; its path is seen from this file.
+        seeds: every cell is run with each.
+        name: of the experiment; the file's own by default.
+        data: prepared data set, seen from the working folder; `--data` wins.
+        split: what the cells are evaluated on; `--split` wins.
+        baseline: the cell that the others are compared with; none by default.
+        at_once: runs at a time; `--at-once` wins.
+        metrics: of the evaluation, shown in the table.
+        budget: changes of the configuration that hold for all cells; no cell may touch them.
+        cells: changes of the configuration by name of a cell.
+        axes: further cells, the product of all axes: axis -> value -> changes. A cell is named after its values.
+        exclude: products left out: those that have all the values of an entry (axis -> value or list of values).
+    """
+
+    config: str
+    seeds: list[int]
+    name: str = ""
+    data: str = ""
+    split: Literal["validation", "test"] = "validation"
+    baseline: str = ""
+    at_once: int = 1
+    metrics: list[str] = field(default_factory=lambda: ["recall@10", "ndcg@10", "entropy@10", "coverage@10"])
+    budget: Changes = field(default_factory=dict)
+    cells: dict[str, Changes] = field(default_factory=dict)
+    axes: dict[str, dict[str, Changes]] = field(default_factory=dict)
+    exclude: list[dict[str, str | list[str]]] = field(default_factory=list)
+
+    def check(self) -> None:
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"seeds = {self.seeds}: give at least one, and none twice")
+        if self.at_once < 1:
+            raise UserError(f"at_once = {self.at_once} must be at least 1")
+        if not re.fullmatch(r"[\w.+=-]+", self.name):
+            raise UserError(f"name = '{self.name}' becomes a folder's name: letters, digits and . _ + = - alone")
+        if not self.cells and not self.axes:
+            raise UserError('no cells: give at least one, as in [cells."LT/ST_1"], or [axes...]')
+        for axis, values in self.axes.items():
+            if not values:
+                raise UserError(f"axes.{axis} has no values")
+
+
+ExperimentFile.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
+
+
+def read_experiment(file: Path) -> ExperimentFile:
+    """The experiment of a TOML file, its `config` as a path from the working folder.
+
+    Raises:
+        UserError: no such file, no TOML, an unknown key (with the nearest valid one), a value that cannot be.
+    """
+    values = read_toml(file, "FILE")
+    try:
+        experiment: ExperimentFile = TypeAdapter(ExperimentFile).validate_json(json.dumps(values, default=str))
+    except ValidationError as error:
+        valid = [item.name for item in fields(ExperimentFile)]
+        raise UserError(f"{file}: {explain(error, 'experiment key', valid)}") from error
+    experiment.name = experiment.name or file.stem
+    try:
+        experiment.check()
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    experiment.config = str(file.parent / experiment.config)
+    return experiment

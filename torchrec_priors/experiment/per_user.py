@@ -1,0 +1,67 @@
+"""What each user was recommended is worth, from `predictions.parquet`: the values whose means `metrics.json` holds.
+
+Shapes: U users, B users of a part of the file, M metrics.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.metrics.categories import Categories
+from torchrec_priors.metrics.per_user import Ranked
+
+CUTOFF = 10
+COMPARED = tuple(f"{name}@{CUTOFF}" for name in ("ndcg", "recall", "entropy"))
+_USERS = 4096  # read at a time
+_TOLERANCE = 1e-9  # metrics.json adds up in another order
+
+
+@dataclass(frozen=True)
+class PerUserReader:
+    """Reads predictions over one data set.
+
+    Attributes:
+        ids: original item ids by row.
+        category: what entropy is measured on.
+    """
+
+    ids: pa.Array
+    category: Categories
+
+    @classmethod
+    def of(cls, data: PreparedData) -> "PerUserReader":
+        ids = data.catalogue(["item_id"])["item_id"].combine_chunks()
+        return cls(ids, Categories.of_prior(data, data.manifest.category_prior))
+
+    def read(self, predictions: Path, metrics: Mapping[str, Any]) -> np.ndarray:
+        """float64 [U, M]: `COMPARED` of every user, in the file's order, which is the data set's.
+
+        Raises:
+            ValueError: the file is none, or its means are not what `metrics` says.
+        """
+        parts = pq.ParquetFile(predictions).iter_batches(_USERS, columns=["targets", "items"])
+        values_UM = np.concatenate([self._values(part) for part in parts])
+        for name, mean in zip(COMPARED, values_UM.mean(0), strict=True):
+            if abs(mean - metrics[name]) > _TOLERANCE:
+                raise ValueError(f"{name} is {mean} over {predictions} and {metrics[name]} in metrics.json beside it")
+        return values_UM
+
+    def _values(self, part: pa.RecordBatch) -> np.ndarray:
+        first = pc.list_slice(part["items"], 0, CUTOFF)
+        lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
+        row_BR = np.full((len(part), CUTOFF), -1)
+        row_BR[np.arange(CUTOFF) < lengths[:, None]] = self._rows(pc.list_flatten(first))
+        target_lengths = pc.list_value_length(part["targets"]).to_numpy(zero_copy_only=False)
+        targets = self._rows(pc.list_flatten(part["targets"]))
+        values = Ranked.of(row_BR, targets, target_lengths, len(self.ids)).values(CUTOFF, self.category)
+        return np.stack([values[name.partition("@")[0]] for name in COMPARED], 1)
+
+    def _rows(self, ids: pa.Array) -> np.ndarray:
+        return np.asarray(pc.index_in(ids, self.ids).to_numpy(zero_copy_only=False), np.int64)

@@ -1,0 +1,150 @@
+"""How an experiment starts `train` and `evaluate`: as processes beside it, or as applications of a TorchX scheduler."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from torchx.runner import get_runner
+from torchx.runner.config import apply
+from torchx.specs import AppState
+
+from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.launch.application import application
+from torchrec_priors.launch.command_line import arguments
+
+_OF_A_LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
+_GRACE = 10.0  # seconds between asking a process to end and ending it
+_POLL = 2.0  # seconds between asking a scheduler
+
+
+class Launcher(Protocol):
+    """Starts apps and waits for them, from several threads at once."""
+
+    def run(self, app: str, options: Mapping[str, object], overrides: list[str], log: Path) -> str | None:
+        """Runs an app to its end, its output added to `log`; the last line of its error, None where it went well."""
+
+    def stop(self) -> None:
+        """Ends what is running."""
+
+
+class InPlace:
+    """One process a run on this machine, on one thread."""
+
+    def __init__(self, keep_open: Iterable[int] = ()) -> None:
+        """
+        Args:
+            keep_open: file descriptors that the processes inherit.
+        """
+        self._keep_open = tuple(keep_open)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._guard, self._stopped = threading.Lock(), False
+
+    def run(self, app: str, options: Mapping[str, object], overrides: list[str], log: Path) -> str | None:
+        command = [sys.executable, "-m", f"torchrec_priors.apps.{app}", *arguments(options), *overrides]
+        alone = {name: value for name, value in os.environ.items() if not _OF_A_LAUNCHER.fullmatch(name)}
+        with log.open("ab") as stream:
+            before = stream.tell()
+            with self._guard:
+                if self._stopped:
+                    return "stopped"
+                process = subprocess.Popen(
+                    command,
+                    env={**alone, "OMP_NUM_THREADS": "1"},
+                    stdin=subprocess.DEVNULL,
+                    stdout=stream,
+                    stderr=stream,
+                    pass_fds=self._keep_open,
+                )
+                self._running.add(process)
+            code = process.wait()
+        with self._guard:
+            self._running.discard(process)
+        if code == 0:
+            return None
+        how = f"{app} ended by signal {-code}" if code < 0 else f"{app} gave {code}"
+        said = log.read_bytes()[before:].decode("utf8", "replace")
+        return f"{how}: {_last_line(said.splitlines())}"
+
+    def stop(self) -> None:
+        with self._guard:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + _GRACE
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+class OnScheduler:
+    """One TorchX application a run; `.torchxconfig` in the working folder is heeded."""
+
+    def __init__(self, scheduler: str, ranks: str, logs: Path) -> None:
+        """
+        Args:
+            ranks: [min nodes:]nodes x processes a node, as `dist.ddp` takes it.
+            logs: where a local scheduler keeps its own.
+
+        Raises:
+            UserError: there is no such scheduler, or `ranks` cannot be read.
+        """
+        if not re.fullmatch(r"(\d+:)?\d*[1-9]\d*x[1-9]\d*", ranks):
+            raise UserError(f"-j: '{ranks}' cannot be read: write nodes x processes a node, as in 1x2")
+        self._runner = get_runner()
+        known = self._runner.scheduler_backends()
+        if scheduler not in known:
+            raise UserError(f"--scheduler: there is no '{scheduler}': {nearest(scheduler, known)}")
+        self._scheduler, self._ranks = scheduler, ranks
+        self._settings: dict[str, Any] = {}
+        if scheduler.startswith("local_cwd"):
+            self._settings["log_dir"] = str(logs / "torchx")
+        apply(scheduler, self._settings)
+        self._guard, self._running, self._stopped = threading.Lock(), set[str](), False
+
+    def run(self, app: str, options: Mapping[str, object], overrides: list[str], log: Path) -> str | None:
+        definition = application(app, options, *overrides, j=self._ranks)
+        with self._guard:
+            if self._stopped:
+                return "stopped"
+            handle = self._runner.run(definition, self._scheduler, self._settings)
+            self._running.add(handle)
+        status = self._runner.wait(handle, wait_interval=_POLL)
+        with self._guard:
+            self._running.discard(handle)
+        lines = self._lines(handle, definition.roles[0].name)
+        with log.open("a", encoding="utf8") as stream:
+            stream.writelines(f"{line}\n" for line in lines)
+        if status is not None and status.state == AppState.SUCCEEDED:
+            return None
+        how = f"{app} on {self._scheduler} is {status.state.name.lower() if status else 'gone'}"
+        return f"{how}: {_last_line(lines)}"
+
+    def stop(self) -> None:
+        with self._guard:
+            self._stopped = True
+            running = list(self._running)
+        for handle in running:
+            self._runner.cancel(handle)
+        self._runner.close()
+
+    def _lines(self, handle: str, role: str) -> list[str]:
+        try:
+            return [line.rstrip("\r\n") for line in self._runner.log_lines(handle, role)]
+        except Exception as error:  # a scheduler may have no logs, in whatever way
+            return [f"no log: {type(error).__name__}: {error}"]
+
+
+def _last_line(lines: Iterable[str]) -> str:
+    """Our own line about a person's mistake where there is one, as launchers report after it; else the last line."""
+    said = [line.strip() for line in lines if line.strip()]
+    ours = [line[line.index("error: ") :] for line in said if re.match(r"(\[\S+\]:)?\s*error: ", line)]
+    return (ours or said or ["it said nothing"])[-1]

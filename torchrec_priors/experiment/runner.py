@@ -1,0 +1,139 @@
+"""Runs what is missing of an experiment, some runs at a time; what fails does not stop the rest."""
+
+import fcntl
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.experiment.finished import has_weights, metrics_of, summary_of
+from torchrec_priors.experiment.plan import Evaluation, PlannedRun, run_folder
+from torchrec_priors.experiment.processes import Launcher
+from torchrec_priors.training.loop import SELECTED_BY
+from torchrec_priors.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+Failures = Mapping[tuple[str, int], str]  # last line of the error, by cell and seed
+
+
+class Runner:
+    """Trains and evaluates planned runs in their folders, or goes on where an earlier experiment stopped."""
+
+    def __init__(
+        self, out: Path, base: Path, data: PreparedData, split: str, launcher: Launcher, *, keep_weights: bool = True
+    ) -> None:
+        """
+        Args:
+            base: file of the base configuration.
+            keep_weights: False removes a run's checkpoints once it is evaluated.
+        """
+        self.out, self.base, self.data, self.split = out, base, data, split
+        self.launcher, self.keep_weights = launcher, keep_weights
+        self._logs = out / "logs"
+
+    def check(self, runs: list[PlannedRun]) -> None:
+        """Raises UserError where a folder holds a run of another configuration, or of other data."""
+        for run in runs:
+            try:
+                self._folder(run).check_same_run(run.config, self.data)
+            except UserError as error:
+                raise UserError(f"{error}, for --out, or remove it to train '{run.name}' anew") from error
+
+    def missing(self, run: PlannedRun) -> list[Evaluation]:
+        """The evaluations of a run that are still to be made."""
+        folder = self._folder(run)
+        return [each for each in run.evaluations if metrics_of(folder, run, each, self.split) is None]
+
+    def run_all(self, runs: list[PlannedRun], at_once: int) -> Failures:
+        """Runs what is missing; ends what it started where it is interrupted."""
+        self._logs.mkdir(parents=True, exist_ok=True)
+        todo = [run for run in runs if self.missing(run)]
+        log.info(
+            "%d runs: %d done, %d to do, %d at a time; their output: %s",
+            len(runs), len(runs) - len(todo), len(todo), at_once, self._logs,
+        )  # fmt: skip
+        failures: dict[tuple[str, int], str] = {}
+        started = time.monotonic()
+        with ThreadPoolExecutor(at_once) as pool:
+            waiting = {pool.submit(self._run, run): run for run in todo}
+            try:
+                for done, future in enumerate(as_completed(waiting), 1):
+                    failures.update(future.result())
+                    took = time.monotonic() - started
+                    self._say(
+                        waiting[future], len(runs) - len(todo) + done, len(runs), took / done * (len(todo) - done)
+                    )
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                self.launcher.stop()
+                raise
+        return failures
+
+    def _run(self, run: PlannedRun) -> dict[tuple[str, int], str]:
+        """One training and its evaluations; the failures."""
+        folder, output = self._folder(run), self._logs / f"{run.name}.log"
+        missing = self.missing(run)
+        summary = summary_of(folder, run)
+        if summary is None or not has_weights(folder, summary):
+            where = {"config": self.base, "data": self.data.folder, "run": folder.path}
+            error = self.launcher.run("train", where, run.overrides, output)
+            if error is None and summary_of(folder, run) is None:
+                error = f"train left no summary of this configuration: has '{self.base}' changed?"
+            if error is not None:
+                return {(each.cell, each.seed): error for each in missing}
+        failures = {}
+        for each in missing:
+            what = {"run": folder.path, "split": self.split, "data": self.data.folder, "name": each.name}
+            error = self.launcher.run("evaluate", what, each.overrides, output)
+            if error is not None:
+                failures[each.cell, each.seed] = error
+        if not failures and not self.keep_weights:
+            shutil.rmtree(folder.checkpoints)
+        return failures
+
+    def _say(self, run: PlannedRun, done: int, of: int, left: float) -> None:
+        folder = self._folder(run)
+        summary, missing = summary_of(folder, run), self.missing(run)
+        if summary is None:
+            said = "failed"
+        else:
+            said = f"validation {SELECTED_BY} {summary[f'validation/{SELECTED_BY}']:.4f}"
+            said += f", {len(missing)} of {len(run.evaluations)} evaluations failed" if missing else ""
+        log.info("[%d/%d] %s: %s%s", done, of, run.name, said, f"; about {_minutes(left)} left" if done < of else "")
+
+    def _folder(self, run: PlannedRun) -> RunFolder:
+        return RunFolder(run_folder(self.out, run))
+
+
+def lock(out: Path) -> int:
+    """A descriptor that holds the experiment's folder until this process and those that inherit it have ended.
+
+    Raises:
+        UserError: another experiment holds it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"--out: '{out}' is in use by another experiment, or by a training that a killed one left: wait or end it"
+        ) from error
+    return descriptor
+
+
+def _minutes(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
+    )

@@ -1,0 +1,102 @@
+"""`results.md`: the results of an experiment as Markdown tables."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torchrec_priors.experiment.per_user import COMPARED
+from torchrec_priors.experiment.results import Results, Row
+from torchrec_priors.experiment.statistics import LEVEL, RESAMPLES, SEED, Interval, mean_and_deviation
+from torchrec_priors.training.loop import SELECTED_BY
+
+
+@dataclass(frozen=True)
+class About:
+    """What the tables name beside the numbers.
+
+    Attributes:
+        cells: names in the order of the rows.
+        metrics: of the split, that are shown.
+        command: what makes the tables.
+        data: name and content hash of the data set.
+    """
+
+    name: str
+    split: str
+    cells: list[str]
+    seeds: list[int]
+    metrics: list[str]
+    baseline: str
+    command: str
+    data: tuple[str, str]
+
+
+def markdown(results: Results, about: About) -> str:
+    """The whole file."""
+    parts = [f"# {about.name}, {about.split} split", "\n".join(_means(results, about))]
+    if about.baseline:
+        parts.append("\n".join(_differences(results, about)))
+    failed = [row for row in results.rows if row["error"] is not None]
+    if failed:
+        lines = [f"- {row['cell']}, seed {row['seed']}: {row['error']}" for row in failed]
+        parts.append("\n".join(["Without a result:", "", *lines]))
+    parts.append("\n".join(_footer(results, about)))
+    return "\n\n".join(parts) + "\n"
+
+
+def _means(results: Results, about: About) -> list[str]:
+    shown = [f"validation/{SELECTED_BY}", *about.metrics]
+    titles = ["cell", "heads", "parameters of heads", f"validation {SELECTED_BY}", *about.metrics]
+    lines = _head(titles)
+    for cell in about.cells:
+        rows = results.of(cell)
+        some = "" if len(rows) == len(about.seeds) else f" ({len(rows)} of {len(about.seeds)} seeds)"
+        sizes = [f"{rows[0][name]:,}" if rows else "" for name in ("heads", "parameters/heads")]
+        lines.append(_line([f"{cell}{some}", *sizes, *(_over_seeds(rows, name) for name in shown)]))
+    return lines
+
+
+def _differences(results: Results, about: About) -> list[str]:
+    lines = [f"Difference to {about.baseline}, mean over users and {LEVEL:.0%} interval:", ""]
+    lines += _head(["cell", *COMPARED])
+    found = results.differences(about.baseline)
+    for cell in about.cells:
+        if cell != about.baseline:
+            values = [_signed(interval) for interval in found[cell]] if cell in found else [""] * len(COMPARED)
+            lines.append(_line([cell, *values]))
+    return lines
+
+
+def _footer(results: Results, about: About) -> list[str]:
+    seeds = ", ".join(map(str, about.seeds))
+    spread = f"Mean ± standard deviation over seeds {seeds}" if len(about.seeds) > 1 else f"Seed {seeds}"
+    intervals = f"Intervals: paired bootstrap over users ({RESAMPLES:,} resamples, seed {SEED}) of means over seeds."
+    hashes = "".join(f"{row['cell']} {row['seed']} {row['config_sha256']}\n" for row in results.rows)
+    name, content = about.data
+    return [
+        f"{spread}. {intervals}" if about.baseline else f"{spread}.",
+        "",
+        f"- command: `{about.command}`",
+        f"- configurations: sha256 `{hashlib.sha256(hashes.encode()).hexdigest()}` over all cells and seeds",
+        f"- data set: {name}, content sha256 `{content}`",
+    ]
+
+
+def _head(titles: Sequence[str]) -> list[str]:
+    return [_line(titles), "|" + "---|" * len(titles)]
+
+
+def _line(values: Sequence[str]) -> str:
+    return f"| {' | '.join(values)} |"
+
+
+def _over_seeds(rows: list[Row], name: str) -> str:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    if not values:
+        return ""
+    mean, deviation = mean_and_deviation(values)
+    return f"{mean:.4f}" if deviation is None else f"{mean:.4f} ± {deviation:.4f}"
+
+
+def _signed(interval: Interval) -> str:
+    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"

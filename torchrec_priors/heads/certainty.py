@@ -1,0 +1,44 @@
+"""How certain each head is: the variance of its loss over training positives, for inverse-variance fusion.
+
+Running means of -log p and of its square, so that a head's first steps are forgotten.
+
+Shapes: K paths.
+"""
+
+import torch
+from torch import Tensor, nn
+
+_DECAY = 0.99  # a step with positives of the head
+
+
+class Certainty(nn.Module):
+    """Moments of the heads' losses, kept with the model."""
+
+    moments_2K: Tensor
+    steps_K: Tensor
+
+    def __init__(self, paths: int) -> None:
+        super().__init__()
+        self.register_buffer("moments_2K", torch.zeros(2, paths))
+        self.register_buffer("steps_K", torch.zeros(paths))
+
+    @staticmethod
+    def sums(nll_M: Tensor, path_M: Tensor, paths: int) -> Tensor:
+        """[3, K]: count, sum and sum of squares of the losses of each path's positives."""
+        nll = nll_M.detach()
+        of_M = torch.stack([torch.ones_like(nll), nll, nll * nll])
+        return of_M.new_zeros(3, paths).index_add(1, path_M, of_M)
+
+    def update(self, sums_3K: Tensor) -> None:
+        """Takes a step's sums over the global batch; a path without positives keeps what it has."""
+        seen = sums_3K[0] > 0
+        means_2K = sums_3K[1:] / sums_3K[0].clamp(min=1)
+        self.moments_2K.copy_(torch.where(seen, _DECAY * self.moments_2K + (1 - _DECAY) * means_2K, self.moments_2K))
+        self.steps_K += seen
+
+    def variance(self) -> Tensor:
+        """[K]; that of a head without any positive is the largest of the others."""
+        weight_K = 1 - _DECAY**self.steps_K
+        mean, square = self.moments_2K / weight_K.clamp(min=1e-12)
+        variance_K = (square - mean * mean).clamp(min=0)
+        return torch.where(self.steps_K > 0, variance_K, variance_K.max())

@@ -1,0 +1,39 @@
+"""The heads of a configuration: which adapters there are, how they are composed, and how large they may be."""
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.heads.flat import FlatHeads
+from torchrec_priors.heads.hierarchical import HierarchicalHeads
+from torchrec_priors.heads.nodes import Depth
+from torchrec_priors.priors.tree import PriorsConfig, PriorTree
+
+Heads = HierarchicalHeads | FlatHeads
+
+
+def make_heads(tree: PriorTree, dim: int, config: PriorsConfig, depths: list[Depth]) -> Heads:
+    """The heads of a tree, with first values from torch's own generator.
+
+    Args:
+        depths: the nodes with adapters, as `nodes` gives them.
+    """
+    heads: type[Heads] = HierarchicalHeads if tree.composition == "hierarchical" else FlatHeads
+    return heads(tree, dim, depths, kind=config.adapters, init_std=config.init_std)
+
+
+def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:
+    """Parameters of adapters and group embeddings where every node has an adapter."""
+    nodes = sum(tree.nodes_at)
+    if config.adapters == "vector":
+        return nodes * dim
+    upper = [len(level.groups) for level in tree.levels][:-1] if tree.composition == "hierarchical" else []  # type: ignore[arg-type]
+    return nodes * dim**2 + sum(upper) * dim
+
+
+def check_budget(tree: PriorTree, dim: int, config: PriorsConfig) -> None:
+    """Raises UserError where the tree has more parameters than the configuration allows; makes nothing large."""
+    parameters = count_parameters(tree, dim, config)
+    if parameters > config.max_parameters:
+        raise UserError(
+            f"priors.tree: {len(tree.item_set_K):,} paths have {parameters:,} parameters at model.dim = {dim}, more "
+            f"than priors.max_parameters = {config.max_parameters:,}: take fewer or coarser priors, a smaller "
+            "model.dim or priors.adapters=vector, or raise it"
+        )

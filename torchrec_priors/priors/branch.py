@@ -1,0 +1,164 @@
+"""A branch of a prior tree: levels whose groups are combined. Nothing of the size of the product is ever made.
+
+A combination of groups is one number, its code: mixed radix, the upper level first. Levels that restrict items, taken
+together, define the item sets; each set stands with every combination of the other levels' groups.
+
+Shapes: C combinations that have items, M targets.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.prior import Prior, Targets
+
+MOST_PATHS = 1 << 22
+_MOST_PAIRS = 1 << 25  # of an item and a combination of groups, in the rows that are looked at together
+_ROWS = 1 << 16  # looked at together
+
+
+class Branch:
+    """Combinations of the groups of some levels.
+
+    Attributes:
+        numbers: the levels' numbers in the tree.
+        code_C: codes of the combinations that have items, ascending.
+        set_C: item set of each.
+        set_sizes: items of each set.
+        without_group: for each level, items that are in none of its groups.
+    """
+
+    def __init__(self, numbers: list[int], levels: list[Prior], items: int) -> None:
+        """
+        Raises:
+            UserError: the groups have too many combinations.
+        """
+        self.numbers, self.levels = numbers, levels
+        self.sizes = [len(level.groups) for level in levels]
+        self._restricting = [d for d, level in enumerate(levels) if level.restricts_items]
+        if self.combinations >= 1 << 62:
+            raise _too_large(levels, f"{self.combinations:.0e} combinations of groups")
+        self.without_group = [0] * len(levels)
+        self._set_code, self.set_sizes = self._count_sets(items)
+        self.code_C, self.set_C = self._combine()
+
+    @property
+    def combinations(self) -> int:
+        """How many there are, those without items included."""
+        return math.prod(self.sizes)
+
+    def groups_of(self, code_C: np.ndarray) -> np.ndarray:
+        """[C, levels]: group numbers of codes."""
+        below = [math.prod(self.sizes[d + 1 :]) for d in range(len(self.sizes))]
+        columns = [code_C // step % size for step, size in zip(below, self.sizes, strict=True)]
+        return np.stack(columns, 1) if columns else np.zeros((len(code_C), 0), np.int64)
+
+    def without_items(self) -> Iterator[int]:
+        """Codes of the combinations that no item has, ascending."""
+        last = -1
+        for code in itertools.chain(self.code_C.tolist(), [self.combinations]):
+            yield from range(last + 1, code)
+            last = code
+
+    def nodes_at(self, depth: int) -> int:
+        """Distinct combinations of the groups of the first `depth` levels."""
+        return len(np.unique(self.code_C // math.prod(self.sizes[depth:])))
+
+    def assign(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        """(index into targets, code) for every combination a target is a positive of (Eq. 6)."""
+        index = torch.arange(len(targets.item_M), device=targets.item_M.device)
+        code = torch.zeros_like(index)
+        for level, size in zip(self.levels, self.sizes, strict=True):
+            row, group = level.members(targets.chosen(index))
+            index, code = index[row], code[row] * size + group
+        return index, code
+
+    def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
+        """(row, item set) for each set a row of [first_row, last_row) is in."""
+        parts = [self._set_codes(*some)[:2] for some in _few(first_row, last_row)]
+        rows, codes = (np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True))
+        return rows, np.searchsorted(self._set_code, codes)
+
+    def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
+        """For each row of [first_row, last_row), how many combinations that hold it answer the same question."""
+        count = np.ones(last_row - first_row, np.int64)
+        for d, level in enumerate(self.levels):
+            if d not in self._restricting:
+                count *= 1 if hasattr(level, "groups_of_users") else self.sizes[d]
+            else:
+                labels = np.bincount(level.eligible(first_row, last_row)[0] - first_row, minlength=len(count))
+                count *= (labels > 0) if getattr(level, "exclusive", False) else labels
+        return count
+
+    def _count_sets(self, items: int) -> tuple[np.ndarray, np.ndarray]:
+        """(code over the restricting levels, items) of each item set."""
+        codes, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for some in _few(0, items):
+            _, found, without = self._set_codes(*some)
+            unique, count = np.unique(found, return_counts=True)
+            codes.append(unique)
+            counts.append(count)
+            self.without_group = [a + b for a, b in zip(self.without_group, without, strict=True)]
+        code, place = np.unique(np.concatenate(codes), return_inverse=True)
+        sizes = np.zeros(len(code), np.int64)
+        np.add.at(sizes, place, np.concatenate(counts))
+        return code, sizes
+
+    def _combine(self) -> tuple[np.ndarray, np.ndarray]:
+        """(code, item set) of every combination that has items, codes ascending."""
+        others = math.prod(size for d, size in enumerate(self.sizes) if d not in self._restricting)
+        if len(self._set_code) * others > MOST_PATHS:
+            raise _too_large(self.levels, f"{len(self._set_code) * others:,} paths")
+        number = np.repeat(np.arange(len(self._set_code)), others)
+        restricting = self._set_code[number]
+        free = np.tile(np.arange(others), len(self._set_code))
+        code, step = np.zeros(len(number), np.int64), 1
+        for d in reversed(range(len(self.sizes))):
+            rest = restricting if d in self._restricting else free
+            code += rest % self.sizes[d] * step
+            rest //= self.sizes[d]
+            step *= self.sizes[d]
+        order = np.argsort(code, kind="stable")
+        return code[order], number[order]
+
+    def _set_codes(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+        """(row, code) for each combination of restricting groups a row belongs to: all items, one code, without any;
+        and for each level, how many rows are in none of its groups."""
+        here = np.arange(first_row, last_row)
+        labels = []
+        combinations = np.ones(len(here))
+        for d in self._restricting:
+            row, group = self.levels[d].eligible(first_row, last_row)
+            order = np.argsort(row, kind="stable")
+            starts = np.searchsorted(row[order], np.arange(first_row, last_row + 1))
+            labels.append((group[order], starts[:-1], np.diff(starts)))
+            combinations *= np.diff(starts)
+        if combinations.sum() > _MOST_PAIRS:
+            raise _too_large(
+                self.levels, f"{combinations.sum():,.0f} pairs of an item and a path, in {len(here):,} items"
+            )
+        without = [0] * len(self.levels)
+        rows, codes = here, np.zeros(len(here), np.int64)
+        for d, (group, first, count) in zip(self._restricting, labels, strict=True):
+            without[d] = int((count == 0).sum())
+            counts = count[rows - first_row]
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            chosen = group[np.repeat(first[rows - first_row], counts) + within]
+            rows, codes = np.repeat(rows, counts), np.repeat(codes, counts) * self.sizes[d] + chosen
+        return rows, codes, without
+
+
+def _few(first_row: int, last_row: int) -> list[tuple[int, int]]:
+    """[first_row, last_row) in pieces, one at least."""
+    starts = range(first_row, max(last_row, first_row + 1), _ROWS)
+    return [(start, min(start + _ROWS, last_row)) for start in starts]
+
+
+def _too_large(levels: list[Prior], what: str) -> UserError:
+    names = ", ".join(f"{level.name} {len(level.groups):,}" for level in levels)
+    return UserError(f"priors.tree makes {what} ({names} groups): take fewer levels or coarser priors")

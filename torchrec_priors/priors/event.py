@@ -1,0 +1,48 @@
+"""Event priors: a target belongs to the groups of its interaction's event. Omega_k = items that saw it in training."""
+
+import numpy as np
+from torch import Tensor, nn
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.prior import Memberships, Targets, prior_of_data
+
+
+class EventPrior(nn.Module):
+    """What was done: viewed, bought, rated with four stars."""
+
+    restricts_items = True
+    exclusive = True
+    needs = ("events",)
+
+    def __init__(self, name: str, groups: list[str], of_events: Memberships, of_items: Memberships) -> None:
+        """
+        Args:
+            groups: names, by group number.
+            of_events: groups of each event code; none of the codes is without.
+            of_items: groups that may retrieve each row.
+        """
+        super().__init__()
+        assert bool((of_events.starts.diff() > 0).all()), f"an event of prior '{name}' is in no group"
+        self.name, self.groups = name, groups
+        self.of_events, self.of_items = of_events, of_items
+
+    def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        assert targets.event_M is not None, f"prior '{self.name}' needs events"
+        return self.of_events.expand(targets.event_M)
+
+    def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.of_items.pairs(first_row, last_row)
+
+
+def load(argument: str, data: PreparedData, horizon: int) -> EventPrior:
+    """`argument`: name of an event prior of the data set."""
+    info = prior_of_data(argument, data, "event")
+    if not info.eligible:
+        raise UserError(f"priors.tree: data set does not say which items saw '{argument}': prepare it again")
+    return EventPrior(
+        argument,
+        info.groups,
+        Memberships.from_pairs(*data.prior_pairs(argument, "event"), len(data.manifest.events)),
+        Memberships.from_pairs(*data.prior_pairs(f"{argument}.eligible", "item"), data.items),
+    )

@@ -1,0 +1,44 @@
+"""Control (paper A.1.3): every item in one group drawn uniformly, as many groups as a prior of people has."""
+
+import numpy as np
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.item import ItemPrior
+from torchrec_priors.priors.prior import prior_of_data
+
+
+def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
+    """`argument`: how many groups, or the item or graph prior that has as many; then, as an option, ":" and a seed."""
+    like, colon, seed = argument.partition(":")
+    if colon and not seed.isdigit():
+        raise UserError(f"priors.tree: 'random:{argument}' has no number as its seed: write 'random:{like}:7'")
+    groups = how_many("random", like, data)
+    names = [f"random {number + 1}" for number in range(groups)]
+    rows = np.arange(data.items)
+    return ItemPrior(f"random:{argument}", names, rows, draw(rows, int(seed or 0), groups), data.items)
+
+
+def how_many(control: str, like: str, data: PreparedData) -> int:
+    """Groups of a control that is like a prior of the data set, or has a given number."""
+    if like.isdigit() and int(like) > 0:
+        return int(like)
+    if not like or like.isdigit():
+        raise UserError(f"priors.tree: '{control}:{like}' needs a number of groups or a prior: write '{control}:8'")
+    return len(prior_of_data(like, data, "item", "graph").groups)
+
+
+def draw(rows: np.ndarray, seed: int, groups: int) -> np.ndarray:
+    """A group number for each row, uniform, from (seed, row) alone (splitmix64).
+
+    >>> draw(np.arange(6), 0, 4).tolist() == [int(draw(np.array([row]), 0, 4)[0]) for row in range(6)]
+    True
+    """
+    state = np.zeros(len(rows), np.uint64)
+    for value in (np.full(len(rows), seed, np.uint64), rows.astype(np.uint64)):
+        state = (state ^ value) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+        state ^= state >> np.uint64(31)
+    drawn: np.ndarray = ((state >> np.uint64(11)).astype(np.float64) * 2.0**-53 * groups).astype(np.int64)
+    return drawn

@@ -1,0 +1,50 @@
+"""User priors: a target belongs to the groups of its user. Omega_k = all items, for users of k alone."""
+
+import numpy as np
+from torch import Tensor, nn
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.prior import Memberships, Targets, prior_of_data
+
+
+class UserPrior(nn.Module):
+    """Who: an age, a community of users. A user may be in several groups."""
+
+    restricts_items = False
+    needs = ("users",)
+
+    def __init__(self, name: str, groups: list[str], user: np.ndarray, group: np.ndarray, users: int) -> None:
+        """
+        Args:
+            groups: names, by group number.
+            user, group: pairs of a user's number in file order and a group number.
+            users: how many there are.
+
+        Raises:
+            UserError: a user is in no group.
+        """
+        super().__init__()
+        self.name, self.groups = name, groups
+        self.of_users = Memberships.from_pairs(user, group, users)
+        without = int((self.of_users.starts.diff() == 0).sum())
+        if without:
+            raise UserError(
+                f"prior '{name}': {without:,} of {users:,} users are in no group: give them one of their own"
+            )
+
+    def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        assert targets.user_M is not None, f"prior '{self.name}' needs users"
+        return self.of_users.expand(targets.user_M)
+
+    def groups_of_users(self, user_B: Tensor) -> tuple[Tensor, Tensor]:
+        return self.of_users.expand(user_B)
+
+    def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("a user prior restricts no items")
+
+
+def load(argument: str, data: PreparedData, horizon: int) -> UserPrior:
+    """`argument`: name of a user prior of the data set."""
+    info = prior_of_data(argument, data, "user")
+    return UserPrior(argument, info.groups, *data.user_pairs(argument), data.users)

@@ -1,0 +1,112 @@
+"""From users' histories to what is found for them: queries of every path, what is added to their scores, the search."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_priors.data.batch import times_and_events
+from torchrec_priors.data.histories import Histories
+from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.errors import UserError
+from torchrec_priors.model import Asked, Recommender
+from torchrec_priors.retrieval.fusion import Fusion, FusionKind, blocks
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.search import Exclusions, Found, Queries, log_normalisers, search
+
+
+@dataclass
+class RetrievalConfig:
+    """How the heads' scores become recommendations; they change no trained model.
+
+    Attributes:
+        filter_seen: whether items of the user's history are left out of the recommendations.
+        fusion: of the scores of an item's heads: `max`, `mean`, `hierarchical` or `inverse_variance`.
+        calibrated: whether scores are log P(group | user) + log P(item | group, user), which are on one scale for all
+            heads; needs a model trained with `loss.gate`.
+        normaliser_rows: rows of each item set from which the sum under P(item | group, user) is estimated; 0 takes all.
+        batch: users scored together.
+    """
+
+    filter_seen: bool = True
+    fusion: FusionKind = "max"
+    calibrated: bool = False
+    normaliser_rows: int = 0
+    batch: int = 64
+
+    def check(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"evaluation.batch = {self.batch} must be at least 1")
+        if self.normaliser_rows < 0:
+            raise UserError(f"evaluation.normaliser_rows = {self.normaliser_rows} must not be negative")
+
+
+class Finder:
+    """A model, ready to find items for users. Every rank must make one and call it alike."""
+
+    def __init__(self, model: Recommender, index: GroupIndex, config: RetrievalConfig, device: torch.device) -> None:
+        """
+        Raises:
+            UserError: scores are to be calibrated, and the model has no gate.
+        """
+        if config.calibrated and model.gate is None:
+            raise UserError("evaluation.calibrated needs a model with a gate: train with loss.gate=1")
+        self.model, self.index, self.config, self.device = model, index, config, device
+        self._sample = index.sample(config.normaliser_rows) if config.normaliser_rows else index
+        several = config.fusion == "inverse_variance"
+        self.fusion = Fusion(
+            kind=config.fusion,
+            calibrated=config.calibrated,
+            block_K=blocks(model.tree) if config.fusion == "hierarchical" else None,
+            variance_K=model.certainty.variance() if several else None,
+            branch_K=model.tree.branch_K,
+        )
+
+    @torch.no_grad()
+    def histories(self, users: Histories) -> Jagged:
+        """This rank's users as the encoder takes them, one of item 0 where there are none."""
+        ids = to_ids(users.items, users.lengths, self.device)
+        beside = times_and_events(users.columns if len(users) else {})
+        time_N, event_N = (None if values is None else values.to(self.device) for values in beside)
+        return Jagged(self.model.tokens(ids), ids.offsets(), time_N, event_N)
+
+    @torch.no_grad()
+    def ask(self, users: Histories) -> Asked:
+        """What the paths ask for, for this rank's users."""
+        return self.model.queries(self.histories(users)).first(len(users))
+
+    @torch.no_grad()
+    def queries(self, users: Histories, asked: Asked, open_BK: Tensor | None = None) -> Queries:
+        """What is searched for: the paths' queries, and what is added to each path's scores.
+
+        Args:
+            open_BK: bool, paths that users may be served by, besides those that are closed to them anyway.
+        """
+        bias_BK = asked.query_BKd.new_zeros(asked.query_BKd.shape[:2])
+        if self.config.calibrated:
+            bias_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, asked.query_BKd)
+        for allowed_BK in (self.model.tree.allowed_paths(torch.from_numpy(users.users).to(self.device)), open_BK):
+            if allowed_BK is not None:
+                bias_BK = bias_BK.masked_fill(~allowed_BK, -torch.inf)
+        return Queries(asked.query_BKd, bias_BK)
+
+    @torch.no_grad()
+    def find(self, users: Histories, queries: Queries, k: int, index: GroupIndex | None = None) -> Found:
+        """Top-k of this rank's users.
+
+        Args:
+            index: what may be found, where that is not everything.
+        """
+        excluded = Exclusions.of(users.seen, users.seen_lengths) if self.config.filter_seen else None
+        return search(index or self.index, self.model.score, queries, excluded, k, self.fusion)
+
+
+def to_ids(items: np.ndarray, lengths: np.ndarray, device: torch.device) -> KeyedJaggedTensor:
+    """Histories as the table's input; an empty batch becomes one history of item 0, so that its rank takes part."""
+    if len(lengths) == 0:
+        items, lengths = np.zeros(1, np.int64), np.ones(1, np.int64)
+    ids = KeyedJaggedTensor(keys=[FEATURE], values=torch.from_numpy(items), lengths=torch.from_numpy(lengths))
+    return ids.to(device)

@@ -1,0 +1,201 @@
+"""How the scores of an item's eligible heads become one (paper 3.5 and A.1.3), tile by tile.
+
+Scores are Eq. 3's s_k(i), or, calibrated, L_k(i) = log P(group k | user) + log P(i | group k, user): in-group softmaxes
+leave each head's scores free up to a constant of its own, so only the latter are on one scale. With H(i) the heads
+that may retrieve item i (and this user may use):
+
+    max                S(i) = max over k of s_k(i)
+    mean               S(i) = mean over k of s_k(i)
+    hierarchical       S(i) = mean over blocks of the max inside a block: a block is a group of the levels that restrict
+                       no items (a segment of time), or in additive composition a level
+    inverse_variance   S(i) = sum of s_k(i) / v_k over sum of 1 / v_k, v_k the variance of a head's loss in training
+
+Calibrated means are means of probabilities: log of sum over k of exp(L_k(i)) / c(i), where c(i) counts the heads that
+estimate the same probability (`PriorTree.alternatives`): one for each label of the item and each segment of time. Heads
+of different events stand for outcomes that exclude each other, whose probabilities add up.
+
+Shapes: B users, K paths, T rows of a tile, R branches of the tree, p paths of one item set, n some of the set's rows.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from torchrec_priors.priors.tree import PriorTree
+
+FusionKind = Literal["max", "mean", "hierarchical", "inverse_variance"]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """A fusion over the paths of one tree.
+
+    Attributes:
+        kind: see above.
+        calibrated: whether scores are log-probabilities.
+        block_K: block of each path, for `hierarchical`.
+        variance_K: v_k, for `inverse_variance`.
+        branch_K: branch of each path, for what is calibrated; None where the tree has one.
+    """
+
+    kind: FusionKind = "max"
+    calibrated: bool = False
+    block_K: Tensor | None = None
+    variance_K: Tensor | None = None
+    branch_K: Tensor | None = None
+
+    def accumulator(self, users: int, log_alternatives_RT: Tensor) -> "Accumulator":
+        """For one tile, whose rows have log c(i) in each branch."""
+        if self.kind in ("max", "hierarchical"):
+            return _Maxima(self, users, log_alternatives_RT)
+        return _Sums(self, users, log_alternatives_RT)
+
+
+def blocks(tree: PriorTree) -> Tensor:
+    """int64 [K]: block of each path, for `hierarchical`."""
+    outer = [not (level.restricts_items or hasattr(level, "groups_of_users")) for level in tree.levels]
+    keys = []
+    for path in tree.paths:
+        groups = tuple(group for level, group in zip(path.levels, path.groups, strict=True) if outer[level])
+        keys.append(path.levels if tree.composition == "additive" else groups)
+    numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
+    return torch.tensor([numbers[key] for key in keys])
+
+
+class Accumulator(Protocol):
+    """Takes the scores of a tile, item set after item set."""
+
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
+        """
+        Args:
+            columns_n: rows of the tile.
+            score_Bpn: scores of the set's paths; -inf where a user may not use a path.
+            paths: which they are.
+        """
+        ...
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        """Fused scores [B, T], -inf for rows without a head, and the path that contributed most [B, T] (int32)."""
+        ...
+
+
+class _Maxima:
+    """The largest score of each block, then the mean over blocks."""
+
+    def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
+        self.calibrated = fusion.calibrated
+        self.block_K = fusion.block_K if fusion.kind == "hierarchical" else None
+        assert fusion.kind == "max" or self.block_K is not None
+        blocks = 1 if self.block_K is None else int(self.block_K.max()) + 1
+        shape, device = (blocks, users, log_alternatives_RT.shape[1]), log_alternatives_RT.device
+        self.best = torch.full(shape, -torch.inf, device=device)
+        self.path = torch.zeros(shape, dtype=torch.int32, device=device)
+
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
+        path_p = torch.arange(paths.start, paths.stop, device=score_Bpn.device)
+        if self.block_K is None:
+            self._keep(0, columns_n, score_Bpn, path_p)
+            return
+        block_p = self.block_K[paths]
+        for block in block_p.unique().tolist():
+            chosen = torch.nonzero(block_p == block)[:, 0].to(path_p.device)
+            self._keep(block, columns_n, score_Bpn[:, chosen], path_p[chosen])
+
+    def _keep(self, block: int, columns_n: Tensor, score_Bpn: Tensor, path_p: Tensor) -> None:
+        value, winner = score_Bpn.max(1)
+        current = self.best[block][:, columns_n]
+        better = value > current
+        self.best[block][:, columns_n] = torch.where(better, value, current)
+        self.path[block][:, columns_n] = torch.where(better, path_p[winner].int(), self.path[block][:, columns_n])
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        if len(self.best) == 1:
+            return self.best[0], self.path[0]
+        eligible = ~torch.isneginf(self.best)
+        count = eligible.sum(0)
+        if self.calibrated:
+            fused = torch.logsumexp(self.best.double(), 0) - count.double().log()
+        else:
+            fused = self.best.double().masked_fill(~eligible, 0.0).sum(0) / count
+        fused = fused.float().masked_fill(count == 0, -torch.inf)
+        best = self.best.argmax(0, keepdim=True)
+        return fused, self.path.gather(0, best)[0]
+
+
+class _Sums:
+    """Weighted means, in double precision, so that they do not depend on the order of what is added."""
+
+    def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
+        self.calibrated, self.branch_K = fusion.calibrated, fusion.branch_K
+        self.log_alternatives_RT = log_alternatives_RT.double()
+        shape, device = (users, log_alternatives_RT.shape[1]), log_alternatives_RT.device
+        self.weight_K = None
+        if fusion.kind == "inverse_variance":
+            assert fusion.variance_K is not None
+            self.weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().to(device)
+        self.sum = torch.full(shape, -torch.inf if self.calibrated else 0.0, dtype=torch.float64, device=device)
+        self.weight = torch.zeros(shape, dtype=torch.float64, device=device)
+        self.best = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
+        self.path = torch.zeros(shape, dtype=torch.int32, device=device)
+
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
+        score = score_Bpn.double()
+        weight_p = score.new_ones(score.shape[1]) if self.weight_K is None else self.weight_K[paths]
+        weight_Bpn = (~torch.isneginf(score)) * weight_p[:, None]
+        if self.calibrated:
+            branch_p = [0] * len(weight_p) if self.branch_K is None else self.branch_K[paths].tolist()
+            weight_Bpn = weight_Bpn * torch.exp(-self.log_alternatives_RT[:, columns_n][branch_p])
+            part = score + weight_Bpn.log()
+            self.sum[:, columns_n] = torch.logaddexp(self.sum[:, columns_n], torch.logsumexp(part, 1))
+        else:
+            part = score
+            self.sum[:, columns_n] += (score.masked_fill(weight_Bpn == 0, 0.0) * weight_Bpn).sum(1)
+        self.weight[:, columns_n] += weight_Bpn.sum(1)
+        value, winner = part.max(1)
+        better = value > self.best[:, columns_n]
+        self.best[:, columns_n] = torch.where(better, value, self.best[:, columns_n])
+        self.path[:, columns_n] = torch.where(better, winner.int() + paths.start, self.path[:, columns_n])
+
+    def result(self) -> tuple[Tensor, Tensor]:
+        if not self.calibrated:
+            fused = self.sum / self.weight
+        elif self.weight_K is None:
+            fused = self.sum
+        else:
+            fused = self.sum - self.weight.log()
+        return fused.float().masked_fill(self.weight == 0, -torch.inf), self.path
+
+
+def fuse_reference(score_K: Tensor, alternatives_K: Tensor, fusion: Fusion) -> tuple[float, int]:
+    """The definition for one user and item: the fused score, and the path that contributed most.
+
+    Args:
+        score_K: scores of all paths, -inf where a path may not retrieve the item.
+        alternatives_K: c(i) of the item in each path's item set.
+    """
+    eligible = torch.nonzero(~torch.isneginf(score_K))[:, 0].tolist()
+    if not eligible:
+        return -math.inf, 0
+    score = {path: float(score_K[path]) for path in eligible}
+    best = max(eligible, key=lambda path: score[path])
+    if fusion.kind == "max":
+        return score[best], best
+    if fusion.kind == "hierarchical":
+        assert fusion.block_K is not None
+        blocks: dict[int, list[float]] = {}
+        for path in eligible:
+            blocks.setdefault(int(fusion.block_K[path]), []).append(score[path])
+        tops = [max(block) for block in blocks.values()]
+        if fusion.calibrated:
+            return math.log(sum(math.exp(top) for top in tops) / len(tops)), best
+        return sum(tops) / len(tops), best
+    weight = {path: 1.0 if fusion.variance_K is None else 1 / float(fusion.variance_K[path]) for path in eligible}
+    if not fusion.calibrated:
+        return sum(weight[path] * score[path] for path in eligible) / sum(weight.values()), best
+    share = {path: weight[path] / float(alternatives_K[path]) for path in eligible}
+    best = max(eligible, key=lambda path: score[path] + math.log(share[path]))
+    total = sum(share[path] * math.exp(score[path]) for path in eligible)
+    return math.log(total if fusion.variance_K is None else total / sum(share.values())), best

@@ -1,0 +1,75 @@
+"""`paths.json` of a run: training positives of every prior path, which decide what heads there are and their weights.
+
+Counted once, before the heads are built; whoever loads the run reads them instead of the log.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import Share
+from torchrec_priors.errors import UserError
+from torchrec_priors.files import write_whole
+from torchrec_priors.heads.nodes import Depth, backed_off
+from torchrec_priors.priors.prior import Targets
+from torchrec_priors.priors.tree import PriorTree
+
+
+def count_positives(tree: PriorTree, data: PreparedData, horizon: int, share: Share, held_out: int) -> Tensor:
+    """int64 [K + 1]: positives of each path, and targets, over this rank's share of an epoch; a user's last `held_out`
+    items are none.
+
+    A training item at index i of its user is a target at every offset t <= i, whatever the windows.
+    """
+    paths = len(tree.item_set_K)
+    on_cpu = torch.zeros(paths + 1, dtype=torch.int64)
+    columns = [need for need in tree.needs if need == "events"]
+    for group in data.row_groups[share.rank :: share.world]:
+        users = data.read_users(group, columns)
+        owner = group.first_user + np.repeat(np.arange(len(users.lengths)), users.lengths)
+        index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
+        trained = index < np.repeat(users.lengths - held_out, users.lengths)
+        for offset in range(1, horizon + 1):
+            chosen = trained & (index >= offset)
+            items, user_M, *event = (
+                torch.from_numpy(values[chosen]).to(tree.device)
+                for values in (users.items, owner, *users.columns.values())
+            )
+            targets = Targets(items, torch.full_like(items, offset), event[0] if event else None, user_M)
+            on_cpu[:paths] += torch.bincount(tree.assign(targets)[1].cpu(), minlength=paths)
+            on_cpu[paths] += len(items)
+    return on_cpu
+
+
+def write_paths(file: Path, tree: PriorTree, positives_K: Tensor, targets: int, depths: list[Depth]) -> None:
+    """Records how many training targets there are, and of each path the name, training positives and, where it has no
+    adapter of its own, the node whose query it has."""
+    paths = [
+        {"name": path.name, "positives": count, "backed_off_to": to}
+        for path, count, to in zip(tree.paths, positives_K.tolist(), backed_off(tree, depths), strict=True)
+    ]
+    write_whole(file, json.dumps({"targets": targets, "paths": paths}, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_paths(file: Path, tree: PriorTree) -> Tensor:
+    """int64 [K + 1]: recorded training positives of each path, and targets.
+
+    Raises:
+        UserError: no such file, or one of other paths than the tree's.
+    """
+    try:
+        recorded: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
+        names = [path["name"] for path in recorded["paths"]]
+        counts = torch.tensor([int(path["positives"]) for path in recorded["paths"]] + [int(recorded["targets"])])
+    except FileNotFoundError as error:
+        raise UserError(f"{file} is missing, which says what heads the run has: train again") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): train again") from error
+    if names != [path.name for path in tree.paths]:
+        raise UserError(f"{file} is of other prior paths than the run's data and configuration have: train again")
+    return counts
