@@ -15,6 +15,7 @@ from torchrec_priors.files import write_whole
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
+PRIOR_KINDS = ("event", "graph", "item", "user")  # a prior may have the name of one, as `event:event` names both
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class PriorInfo:
     """One prior of a data set.
 
     Attributes:
-        kind: `item`, `event`, `user`, or `graph` (communities of items).
+        kind: one of PRIOR_KINDS: `graph` is communities of items.
         groups: names, by group number.
         sizes: entities in each group (for events: training interactions).
         eligible: whether `priors/<name>.eligible.parquet` holds Omega where it differs from membership.

@@ -9,6 +9,7 @@ from pathlib import Path
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
+from torchrec_priors.data.manifest import PRIOR_KINDS
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import known_files
 from torchrec_priors.preparation.corpus import Corpus, Labels
@@ -102,11 +103,11 @@ def _kind(found: dt.DataType) -> str:
 
 
 def check_name(prior: str, name: str) -> None:
-    """Raises UserError where a prior's name cannot name a file, or is that of a kind; `name` is who gave it."""
+    """Raises UserError where a prior's name cannot name a file or is a kind without labels; `name` is who gave it."""
     wrong = sorted({character for character in prior if character in _NOT_IN_FILE_NAMES or not character.isprintable()})
     if not prior or wrong or prior.startswith("."):
         why = f" (it has {' '.join(map(repr, wrong))})" if wrong else ""
         raise UserError(f"{name}: prior '{prior}' is to name a file, which it cannot{why}: rename it")
-    kinds = known_files(_PRIORS)
+    kinds = [kind for kind in known_files(_PRIORS) if kind not in PRIOR_KINDS]
     if prior in kinds:
         raise UserError(f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(kinds)}): rename it")
