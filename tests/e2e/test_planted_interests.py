@@ -1,4 +1,4 @@
-"""On a made-up log, communities that are found are interests that were planted, and heads that explain hits name them."""
+"""On a made-up log, communities are interests that were planted, and heads that explain hits name these."""
 
 import json
 from collections import Counter, defaultdict
