@@ -39,7 +39,8 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
     for wanted in need:
         others = len(need) - len(met) - 1
         met.append(next(n for n in range(wanted, -1, -1) if _fits((*met, n, *[0] * others), k, left)))
-    open_need, chosen = tuple(met), []
+    open_need = tuple(met)
+    chosen: list[Candidate] = []
     place = dict.fromkeys(left, 0)
     while left and len(chosen) < k:
         best = min(left, key=lambda mask: (-cells[mask][place[mask]].score, cells[mask][place[mask]].row))

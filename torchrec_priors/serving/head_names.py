@@ -30,8 +30,8 @@ class Named:
 class HeadNames:
     """The names of a tree's heads, which are compared exactly.
 
-    A name is a whole path ("short-term / Comedy"), a beginning of one ("short-term"), a group of any level ("Comedy"),
-    or a prior and a group of it ("genre: Comedy"), in this order where it might be several.
+    A name is a path or a beginning of one ("short-term / Comedy"), a group of any level ("Comedy"), or a prior and a
+    group of it ("genre: Comedy"), in this order where it might be several.
     """
 
     def __init__(self, tree: PriorTree) -> None:
