@@ -4,7 +4,7 @@ torchx run -s local_cwd components/recommend.py:recommend --run RUN --user ID
 torchx run -s local_cwd components/recommend.py:recommend -j 1x4 --run RUN --users all --out recommendations.parquet
 """
 
-from typing import Optional
+from typing import List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -21,6 +21,10 @@ def recommend(
     k: int = 10,
     allow: Optional[str] = None,
     deny: Optional[str] = None,
+    only: Optional[List[str]] = None,
+    mute: Optional[List[str]] = None,
+    boost: Optional[List[str]] = None,
+    at_least: Optional[List[str]] = None,
     json: bool = False,
     data: Optional[str] = None,
     j: str = "1x1",
@@ -41,6 +45,10 @@ def recommend(
         k: how many items
         allow: file with an item id a line, or Parquet with item_id: recommend only these
         deny: such a file of items never to recommend
+        only: let these heads alone answer, separated by commas: paths, or groups of any level
+        mute: let these heads not answer
+        boost: name=x: multiply the probability that these heads give by x
+        at_least: name=share: let at least this share of the items be of a group of items
         json: print JSON
         data: prepared data set, where it has moved since training
         j: [min nodes:]nodes x processes a node
@@ -51,6 +59,19 @@ def recommend(
         memMB: memory a node, in MB
     """
     options = dict(
-        run=run, user=user, history=history, users=users, out=out, k=k, allow=allow, deny=deny, json=json, data=data
+        run=run,
+        user=user,
+        history=history,
+        users=users,
+        out=out,
+        k=k,
+        allow=allow,
+        deny=deny,
+        only=only,
+        mute=mute,
+        boost=boost,
+        at_least=at_least,
+        json=json,
+        data=data,
     )
     return application("recommend", options, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)

@@ -43,9 +43,17 @@ def test_options(app, monkeypatch):
 def test_all_options_of_recommend_reach_the_app(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     component = get_component("components/recommend.py:recommend").fn
-    options = [f"--{name} its-{name}" for name in _parameters("recommend") if name not in ("k", "json")]
-    options += ["--k 3", "--json"]
-    given = " ".join(options).replace("--json", "--json True").split()
-    command = " ".join(materialize_appdef(component, [*given, "-j", "1x2"]).roles[0].args)
-    for option in options:
+    names = [name for name in _parameters("recommend") if name not in ("k", "json")]
+    given = [word for name in names for word in (f"--{name}", f"its-{name}")]
+    given += ["--k", "3", "--json", "True", "-j", "1x2"]
+    command = " ".join(materialize_appdef(component, given).roles[0].args)
+    for option in [*(f"--{name.replace('_', '-')} its-{name}" for name in names), "--k 3", "--json"]:
         assert option in command
+
+
+def test_lists_reach_the_app_one_by_one(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    component = get_component("components/recommend.py:recommend").fn
+    given = ["--run", "r", "--only", "long-term / Comedy,Drama", "--boost", "Drama=2,Comedy=0.5"]
+    command = " ".join(materialize_appdef(component, given).roles[0].args)
+    assert "--only 'long-term / Comedy' --only Drama --boost Drama=2 --boost Comedy=0.5" in command

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
-import torch
 from tqdm import tqdm
 from typer import Option
 
@@ -19,6 +18,7 @@ from torchrec_priors.data.prepared import History
 from torchrec_priors.errors import UserError
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import Catalogue
+from torchrec_priors.serving.levers import MOST_SHARES, Levers
 from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
 from torchrec_priors.training.run_folder import RunFolder
 
@@ -52,6 +52,33 @@ def recommend(
         ),
     ] = None,
     deny: Annotated[Path | None, Option(metavar="FILE", help="Never recommend these: a file as for --allow.")] = None,
+    only: Annotated[
+        list[str] | None,
+        Option(
+            metavar="HEAD",
+            help="Let these heads alone answer: a path ('long-term / Comedy'), a beginning of one, a group of any "
+            "level ('Comedy'), or a prior and its group ('genre: Comedy'). Given again, the heads of all the names.",
+        ),
+    ] = None,
+    mute: Annotated[
+        list[str] | None, Option(metavar="HEAD", help="Let these heads not answer. May be given again.")
+    ] = None,
+    boost: Annotated[
+        list[str] | None,
+        Option(
+            metavar="HEAD=X",
+            help="Multiply the probability that these heads give by X, above 0: add log(X) to their scores, which is "
+            "exactly that where scores are calibrated (evaluation.calibrated). May be given again; factors multiply.",
+        ),
+    ] = None,
+    at_least: Annotated[
+        list[str] | None,
+        Option(
+            metavar="GROUP=SHARE",
+            help="Let at least this share of the -k items be of a group of items, the best ones: 'Documentary=0.3'. "
+            f"May be given for up to {MOST_SHARES} groups.",
+        ),
+    ] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     data: Annotated[Path | None, Option(help="Prepared data set, where it has moved since training.")] = None,
 ) -> None:
@@ -60,6 +87,7 @@ def recommend(
     for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
             raise UserError(f"--out: '{out}' is the file of {name}: name another")
+    levers = Levers.of(only, mute, _numbers(boost, "--boost"), _numbers(at_least, "--at-least"))
     folder = RunFolder(run)
     config, prepared = folder.open(data)
     check_k(k, prepared)
@@ -70,13 +98,13 @@ def recommend(
         if users != _EVERYONE:
             lines = lines_of_users(prepared, read_ids(Path(users), "user_id", option="--users"))
         with LoadedRun(folder, config, prepared, catalogue) as loaded:
-            _bulk(loaded, lines, out, k, allowed)
+            _bulk(loaded, lines, out, k, allowed, levers)
         return
     given = [text.strip() for text in (history or "").split(",") if text.strip()]
     rows = prepared.find_user(user).items if user is not None else catalogue.history(given)
     with LoadedRun(folder, config, prepared, catalogue) as loaded:
         known = History(rows) if user is None else loaded.find_user(user)
-        (best,) = loaded.answer([known], k, allowed)
+        (best,) = loaded.answer([known], k, allowed, levers)
         if loaded.ranks.leads and as_json:
             found = {"user_id": user, "items": [asdict(item) for item in best]}
             print(json.dumps(found, ensure_ascii=False, indent=1))
@@ -86,6 +114,22 @@ def recommend(
 
 def _listed(file: Path | None, option: str) -> pa.Array | None:
     return None if file is None else read_ids(file, "item_id", option=option)
+
+
+def _numbers(given: list[str] | None, option: str) -> dict[str, float]:
+    """Names and numbers of `NAME=X`."""
+    found: dict[str, float] = {}
+    for text in given or []:
+        name, equals, number = (part.strip() for part in text.rpartition("="))
+        if not name or not equals:
+            raise UserError(f"{option}: '{text}' has no number: write 'NAME=0.5'")
+        if name in found:
+            raise UserError(f"{option}: '{name}' is given twice: give it once")
+        try:
+            found[name] = float(number)
+        except ValueError as error:
+            raise UserError(f"{option}: '{number}' of '{text}' is no number: write '{name}=0.5'") from error
+    return found
 
 
 def _check_options(user: str | None, history: str | None, users: str | None, out: Path | None, as_json: bool) -> None:
@@ -105,17 +149,20 @@ def _check_options(user: str | None, history: str | None, users: str | None, out
         raise UserError(f"--out: '{out}' is a folder: name a file in it")
 
 
-def _bulk(loaded: LoadedRun, lines: np.ndarray, out: Path, k: int, allowed: np.ndarray | None) -> None:
+def _bulk(loaded: LoadedRun, lines: np.ndarray, out: Path, k: int, allowed: np.ndarray | None, levers: Levers) -> None:
     leads = loaded.ranks.leads
 
     def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
         return tqdm(batches, total=rounds, unit="batch", disable=None if leads else True)
 
-    short = recommend_in_bulk(loaded, lines, out, k=k, allowed=allowed, progress=shown)
-    short = int(loaded.ranks.total(torch.tensor(short)))
+    found = recommend_in_bulk(loaded, lines, out, k=k, allowed=allowed, levers=levers, progress=shown)
+    short, *short_J = loaded.ranks.total(found).tolist()
     if leads:
         fewer = f", {short:,} of them with fewer, as no more may be recommended" if short else ""
         print(f"{k} items for {int((lines >= 0).sum()):,} users{fewer}: written to {out}")
+        for name, users in zip(levers.at_least, short_J, strict=True):
+            if users:
+                print(f"{users:,} users have fewer of '{name}' than asked for, as no more may be recommended")
 
 
 def _print_table(user: str | None, rows: np.ndarray, best: list[Recommendation], catalogue: Catalogue) -> None:

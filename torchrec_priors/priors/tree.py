@@ -113,7 +113,7 @@ class PriorTree(nn.Module):
             self.register_buffer(f"path_{number}", paths, persistent=False)
         self._user_levels = [number for number, level in enumerate(levels) if hasattr(level, "groups_of_users")]
         for number in self._user_levels:
-            self.register_buffer(f"group_at_{number}", self._groups_at(number), persistent=False)
+            self.register_buffer(f"group_at_{number}", self.groups_at(number), persistent=False)
         self._say_what_is_left_out()
 
     @cached_property
@@ -210,13 +210,7 @@ class PriorTree(nn.Module):
             allowed_BK = own_BK if allowed_BK is None else allowed_BK & own_BK
         return allowed_BK
 
-    @property
-    def device(self) -> torch.device:
-        """Where targets must be."""
-        device: torch.device = self.get_buffer("code_0").device
-        return device
-
-    def _groups_at(self, level: int) -> Tensor:
+    def groups_at(self, level: int) -> Tensor:
         """int64 [K]: each path's group at a level, -1 where it does not go through it."""
         groups = [
             branch.groups_of(branch.code_C)[:, branch.numbers.index(level)]
@@ -225,6 +219,12 @@ class PriorTree(nn.Module):
             for branch in self.branches
         ]
         return torch.from_numpy(np.concatenate(groups)[self._order])
+
+    @property
+    def device(self) -> torch.device:
+        """Where targets must be."""
+        device: torch.device = self.get_buffer("code_0").device
+        return device
 
     def _say_what_is_left_out(self) -> None:
         names: list[list[str]] = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]

@@ -74,6 +74,14 @@ class GroupIndex:
         index._rows = [rows[allowed[rows - self.shard.first]] for rows in self._rows]
         return index
 
+    def reach(self, path_K: Tensor) -> Tensor:
+        """bool by row of the shard: whether one of some paths (bool [K]) may retrieve it."""
+        reached = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=self.shard.rows.device)
+        for paths, rows in zip(self.paths_of_set, self._rows, strict=True):
+            if path_K[paths].any():
+                reached[rows - self.shard.first] = True
+        return reached
+
     def tiles(self) -> Iterator[Tile]:
         """Tiles in order; one without rows to score is left out."""
         for first in range(self.shard.first, self.shard.last, TILE):

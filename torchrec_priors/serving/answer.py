@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.prepared import History
+from torchrec_priors.errors import UserError
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.find import Finder, to_ids
-from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.serving.queries import ask_each
+from torchrec_priors.serving.request import Request
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Answer:
         row: its row id.
         score: the fused score.
         path: the path that gave it, or most of it.
-        scores: the score of every path that may retrieve the item for this user, by path.
+        scores: the score of every path that may retrieve the item for this user in this request, by path.
     """
 
     row: int
@@ -32,13 +33,14 @@ class Answer:
     scores: dict[int, float]
 
 
-def answer(finder: Finder, histories: list[History], k: int, index: GroupIndex | None = None) -> list[list[Answer]]:
-    """Top-k for each history, by a model in evaluation mode.
+def answer(finder: Finder, histories: list[History], request: Request) -> tuple[list[list[Answer]], Tensor]:
+    """What a request gives for each history, by a model in evaluation mode; and bool [B, J]: whether there are fewer
+    items of a group than its share.
 
     Every rank must call it with the same histories, all of which have the same columns.
 
-    Args:
-        index: what may be recommended, where that is not everything.
+    Raises:
+        UserError: none of the heads that are left may answer for one of the users.
     """
     model = finder.model
     nothing = [np.empty(0, np.int64)] * len(histories)
@@ -46,8 +48,10 @@ def answer(finder: Finder, histories: list[History], k: int, index: GroupIndex |
     rows = [history.items for history in histories]
     known = [history.user for history in histories]
     users = Histories.of(pa.array(range(len(histories))), rows, nothing, model.config.context, columns, known)
-    queries = finder.queries(users, ask_each(finder, users))
-    found = finder.find(users, queries, k, index)
+    queries = request.queries(finder, users)
+    if request.bias_K is not None and torch.isneginf(queries.bias_BK).all(1).any():
+        raise UserError("only, mute: the heads that may answer are of other groups of users than this user's")
+    found, short_BJ = request.find(finder, users, queries)
     row_Bk, score_Bk, path_Bk = found.row_Bk.cpu(), found.score_Bk.cpu(), found.path_Bk.cpu()
     count_B = (row_Bk >= 0).sum(1)
     item_M = row_Bk[row_Bk >= 0].numpy()
@@ -68,7 +72,7 @@ def answer(finder: Finder, histories: list[History], k: int, index: GroupIndex |
                     scores[won] = score  # the search's own last digits
                 best.append(Answer(row, score, won, scores))
             answers.append(best)
-    return answers
+    return answers, short_BJ
 
 
 def _paths_of(tree: PriorTree, row: int) -> list[int]:

@@ -6,14 +6,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
+from torch import Tensor
 
 from torchrec_priors.data.histories import Histories, history_batches
 from torchrec_priors.data.id_files import as_numbers, first_repeated
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.retrieval.predictions import recommendations
+from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.ordered_file import OrderedFile
-from torchrec_priors.serving.queries import ask_each
 from torchrec_priors.serving.run import LoadedRun
 
 Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
@@ -47,8 +49,9 @@ def recommend_in_bulk(
     *,
     k: int,
     allowed: np.ndarray | None = None,
+    levers: Levers = Levers(),
     progress: Progress = lambda batches, _count: batches,
-) -> int:
+) -> Tensor:
     """Top-k for users' whole histories: a file with `user_id`, `items`, `scores` and `heads`, in the order of `lines`.
 
     Users are answered in the order of the data set, so that it is read once, and in batches that do not depend on the
@@ -57,10 +60,15 @@ def recommend_in_bulk(
     Args:
         lines: by user of the data set, the row of the file; -1 for users who are not asked for.
         allowed: bool by row, whether an item may be recommended; None for all.
+        levers: how heads count.
         progress: wraps the batches to show progress; it is told how many there are.
 
     Returns:
-        How many users have fewer than k items, on this rank.
+        int64 [1 + J], users on this rank with fewer than k items; and for each of `levers.at_least`, users with fewer
+        items of that group than asked for.
+
+    Raises:
+        UserError: levers that name no heads, or leave nothing to recommend.
     """
     batch, share = run.config.evaluation.batch, run.ranks.share
     chosen = lines >= 0
@@ -68,12 +76,14 @@ def recommend_in_bulk(
     batches = history_batches(
         run.data, None, context=run.model.config.context, batch=batch, share=share, columns=run.columns, chosen=chosen
     )
-    index, names, short = run.index(allowed), pa.array(run.heads), 0
+    request, names = run.request(k, allowed, levers), pa.array(run.heads)
+    short = torch.zeros(1 + len(levers.at_least), dtype=torch.int64)
     with OrderedFile(out, len(rows), k, run.ranks) as file:
         for turn, users in enumerate(progress(batches, -(-len(rows) // (batch * share.world)))):
-            found = run.finder.find(users, run.finder.queries(users, ask_each(run.finder, users)), k, index)
+            found, short_BJ = request.find(run.finder, users, request.queries(run.finder, users))
             first = (turn * share.world + share.rank) * batch
             file.add(recommendations(users.user_ids, found, run.catalogue.ids, names), rows[first : first + batch])
-            short += int((found.row_Bk[:, -1] < 0).sum())
+            short[0] += (found.row_Bk[:, -1] < 0).sum().cpu()
+            short[1:] += short_BJ.sum(0)
         file.finish()
     return short

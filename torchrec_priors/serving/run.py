@@ -7,7 +7,8 @@ with load_run("runs/ml-100k") as run:
         print(found.title, found.head)
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,16 @@ from torchrec_priors.data.prepared import History, PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.noise import hush
 from torchrec_priors.retrieval.find import Finder
-from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.serving.answer import Answer, answer
 from torchrec_priors.serving.catalogue import Catalogue, ItemId
+from torchrec_priors.serving.levers import Levers
+from torchrec_priors.serving.request import Request
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint import Checkpoints
 from torchrec_priors.training.process import join
 from torchrec_priors.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,10 @@ class Recommendation:
         item_id: original id.
         title: for people.
         score: what the items are ordered by.
-        head: name of the prior path that gave the score, "short-term / Comedy".
-        head_scores: the score of every path that may retrieve the item for this user, by name.
+        head: name of the prior path that gave the score, "short-term / Comedy", or of the one that contributed most
+            where `evaluation.fusion` is not `max`.
+        head_scores: the score of every path that may retrieve the item for this user, by name, as it was used: boosted,
+            and without heads that may not answer.
     """
 
     item_id: ItemId
@@ -91,6 +97,10 @@ class LoadedRun:
         k: int = 10,
         allow: Iterable[ItemId] | None = None,
         deny: Iterable[ItemId] | None = None,
+        only: Iterable[str] | None = None,
+        mute: Iterable[str] | None = None,
+        boost: Mapping[str, float] | None = None,
+        at_least: Mapping[str, float] | None = None,
     ) -> list[Recommendation]:
         """Top-k for a history, or for the whole history of a user of the data set.
 
@@ -100,14 +110,20 @@ class LoadedRun:
             k: how many items; fewer come back only where fewer may be recommended.
             allow: original ids of the only items that may be recommended.
             deny: original ids of items that must not be.
+            only: heads that may answer, by their names ("long-term / Comedy") or groups ("Comedy").
+            mute: heads that may not.
+            boost: factors above 0 of heads' probabilities: log(x) is added to their scores.
+            at_least: shares of the k items that are to be of groups, `{"Comedy": 0.3}`; where a group has fewer, all
+                it has, which is logged.
 
         Raises:
-            UserError: an unknown user or item of the history, no item left, k out of range.
+            UserError: an unknown user, item of the history or head, no item or head left, k out of range.
         """
         if (user is None) == (history is None):
             raise UserError("give either a user or a history")
         known = self.find_user(str(user)) if history is None else History(self.catalogue.history(history))
-        return self.answer([known], k, self.catalogue.allowed(allow, deny))[0]
+        levers = Levers.of(only, mute, boost, at_least)
+        return self.answer([known], k, self.catalogue.allowed(allow, deny), levers)[0]
 
     def recommend_many(
         self,
@@ -116,10 +132,14 @@ class LoadedRun:
         k: int = 10,
         allow: Iterable[ItemId] | None = None,
         deny: Iterable[ItemId] | None = None,
+        only: Iterable[str] | None = None,
+        mute: Iterable[str] | None = None,
+        boost: Mapping[str, float] | None = None,
+        at_least: Mapping[str, float] | None = None,
     ) -> list[list[Recommendation]]:
         """Top-k for each of several histories, in their order; arguments as for `recommend`."""
         known = [History(self.catalogue.history(history)) for history in histories]
-        return self.answer(known, k, self.catalogue.allowed(allow, deny))
+        return self.answer(known, k, self.catalogue.allowed(allow, deny), Levers.of(only, mute, boost, at_least))
 
     def find_user(self, user: str) -> History:
         """The whole history of a user of the data set, with what the encoder asks for of it.
@@ -129,24 +149,33 @@ class LoadedRun:
         """
         return self.data.find_user(user, self.columns)
 
-    def answer(self, histories: list[History], k: int, allowed: np.ndarray | None = None) -> list[list[Recommendation]]:
+    def answer(
+        self, histories: list[History], k: int, allowed: np.ndarray | None = None, levers: Levers = Levers()
+    ) -> list[list[Recommendation]]:
         """Top-k for histories; `allowed` as `Catalogue.allowed` gives it."""
         check_k(k, self.data)
         batch, answers = self.config.evaluation.batch, []
+        short = torch.zeros(len(levers.at_least), dtype=torch.int64)
         with self._lock:
             if self._open is None:
                 raise RuntimeError("this run is closed: load it again")
-            index = self.index(allowed)
+            request = self.request(k, allowed, levers)
             for start in range(0, len(histories), batch):
-                answers += answer(self.finder, histories[start : start + batch], k, index)
+                found, short_BJ = answer(self.finder, histories[start : start + batch], request)
+                answers += found
+                short += short_BJ.sum(0)
+        for name, count in zip(levers.at_least, short.tolist(), strict=True):
+            if count:
+                lists = "the list" if len(histories) == 1 else f"{count:,} of {len(histories):,} lists"
+                log.warning("at-least: fewer items of '%s' in %s, as no more may be recommended", name, lists)
         return [[self._in_words(found) for found in best] for best in answers]
 
-    def index(self, allowed: np.ndarray | None) -> GroupIndex:
-        """What may be searched on this rank."""
+    def request(self, k: int, allowed: np.ndarray | None, levers: Levers) -> Request:
+        """What is asked for of this rank. Every rank must call it alike."""
         index = self.finder.index
-        if allowed is None:
-            return index
-        return index.restricted(torch.from_numpy(allowed[index.shard.first : index.shard.last]))
+        if allowed is not None:
+            index = index.restricted(torch.from_numpy(allowed[index.shard.first : index.shard.last]))
+        return Request.of(self.finder, self.ranks, k, index, levers)
 
     def _in_words(self, found: Answer) -> Recommendation:
         return Recommendation(

@@ -1,0 +1,66 @@
+"""One request: what may be found and how heads count, for any number of histories.
+
+Shapes: B users, K paths, J groups with a least share.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from torchrec_priors.data.histories import Histories
+from torchrec_priors.errors import UserError
+from torchrec_priors.retrieval.find import Finder
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.search import Found, Queries
+from torchrec_priors.serving.head_names import HeadNames
+from torchrec_priors.serving.levers import Levers
+from torchrec_priors.serving.queries import ask_each
+from torchrec_priors.serving.shares import Shares
+from torchrec_priors.training.process import Ranks
+
+
+@dataclass(frozen=True)
+class Request:
+    """
+    Attributes:
+        k: results a user.
+        index: what may be found on this rank.
+        bias_K: added to every head's scores, -inf where it may not answer; None where nothing is.
+        shares: of groups in what is found, or None.
+    """
+
+    k: int
+    index: GroupIndex
+    bias_K: Tensor | None = None
+    shares: Shares | None = None
+
+    @classmethod
+    def of(cls, finder: Finder, ranks: Ranks, k: int, index: GroupIndex, levers: Levers) -> "Request":
+        """Every rank must call it alike.
+
+        Raises:
+            UserError: levers that name no heads, leave none, or leave no item, or ask for too much.
+        """
+        names = HeadNames(finder.model.tree)
+        bias_K, path_K = levers.bias(names), levers.shares(names)
+        if bias_K is not None:
+            reached = index.reach(~torch.isneginf(bias_K)).sum()
+            if not int(ranks.total(reached)):
+                raise UserError("only, mute: the heads that may answer retrieve none of the items that are allowed")
+            bias_K = bias_K.to(finder.device)
+        shares = Shares(dict(levers.at_least), path_K, k, index, ranks.total) if path_K else None
+        return cls(k, index, bias_K, shares)
+
+    def queries(self, finder: Finder, users: Histories) -> Queries:
+        """What is searched for, for this rank's users. Every rank must call it."""
+        queries = finder.queries(users, ask_each(finder, users))
+        return queries if self.bias_K is None else Queries(queries.vector_BKd, queries.bias_BK + self.bias_K)
+
+    def find(self, finder: Finder, users: Histories, queries: Queries) -> tuple[Found, Tensor]:
+        """Top-k of this rank's users, and bool [B, J]: whether a user has fewer of a group than its share. Every rank
+        must call it."""
+        if self.shares is None:
+            found = finder.find(users, queries, self.k, self.index)
+            return found, torch.zeros(len(users), 0, dtype=torch.bool)
+        return self.shares.find(lambda index: finder.find(users, queries, self.k, index))

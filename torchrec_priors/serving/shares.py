@@ -1,0 +1,88 @@
+"""Top-k in which given groups have at least their shares.
+
+Items that are in the same of these groups are searched together, cell by cell, which scores every item once; then the
+list is chosen of each cell's best (`choice.py`).
+
+Shapes: B users, J groups, k items.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.search import Found
+from torchrec_priors.serving.choice import Candidate, choose, fewest
+
+
+class Shares:
+    """Groups and how many of k items are to be theirs. Every rank must make one and call it alike.
+
+    Attributes:
+        names: of the groups.
+        need: items of each.
+    """
+
+    def __init__(
+        self,
+        share: dict[str, float],
+        path_K: dict[str, Tensor],
+        k: int,
+        index: GroupIndex,
+        total: Callable[[Tensor], Tensor],
+    ) -> None:
+        """
+        Args:
+            share: of each group, by name.
+            path_K: bool, the heads whose items are the group's.
+            index: what may be recommended.
+            total: a tensor -> its sum over ranks.
+
+        Raises:
+            UserError: more than k items are asked for.
+        """
+        self.names, self.k = list(share), k
+        self.need = [math.ceil(round(part * k, 9)) for part in share.values()]  # .7 x 10 is 7.000000000000001
+        mask_R = torch.zeros(len(index.shard.rows), dtype=torch.int64, device=index.shard.rows.device)
+        for group, name in enumerate(self.names):
+            mask_R |= index.reach(path_K[name]).long() << group
+        counts = total(torch.bincount(mask_R, minlength=1 << len(self.names))).tolist()
+        self._cells = {mask: index.restricted(mask_R == mask) for mask, count in enumerate(counts) if count}
+        apart = {1 << group: k for group in range(len(self.names))}  # of groups that have nothing to be found
+        asked = fewest(tuple(self.need), apart | dict.fromkeys(self._cells, k))
+        if asked > k:
+            those = ", ".join(f"'{name}' {need}" for name, need in zip(self.names, self.need, strict=True))
+            raise UserError(f"at-least: {those} take {asked:.0f} items together, more than k = {k}: ask for less")
+
+    def find(self, search: Callable[[GroupIndex], Found]) -> tuple[Found, Tensor]:
+        """The best items, and bool [B, J]: whether a user has fewer of a group than asked for.
+
+        Args:
+            search: top-k of what an index holds.
+        """
+        by_cell = {mask: search(index) for mask, index in self._cells.items()}
+        candidates = {mask: _candidates(found) for mask, found in by_cell.items()}
+        like = next(iter(by_cell.values()))
+        row_Bk, score_Bk = torch.full_like(like.row_Bk, -1), torch.full_like(like.score_Bk, -torch.inf)
+        path_Bk = torch.zeros_like(like.path_Bk)
+        short_BJ = torch.zeros(len(row_Bk), len(self.names), dtype=torch.bool)
+        for user in range(len(row_Bk)):
+            best, met = choose({mask: users[user] for mask, users in candidates.items()}, self.need, self.k)
+            device = row_Bk.device
+            row_Bk[user, : len(best)] = torch.tensor([item.row for item in best], device=device)
+            score_Bk[user, : len(best)] = torch.tensor([item.score for item in best], device=device)
+            path_Bk[user, : len(best)] = torch.tensor([item.path for item in best], device=device)
+            short_BJ[user] = torch.tensor(met) < torch.tensor(self.need)
+        return Found(row_Bk, score_Bk, path_Bk), short_BJ
+
+
+def _candidates(found: Found) -> list[list[Candidate]]:
+    """For each user, what was found, best first."""
+    columns = (found.score_Bk.tolist(), found.row_Bk.tolist(), found.path_Bk.tolist())
+    return [
+        [Candidate(score, row, path) for score, row, path in zip(*parts, strict=True) if row >= 0]
+        for parts in zip(*columns, strict=True)
+    ]
