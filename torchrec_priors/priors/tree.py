@@ -9,6 +9,7 @@ Shapes: K paths (heads), S item sets, M targets, B users.
 
 import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -113,7 +114,7 @@ class PriorTree(nn.Module):
             self.register_buffer(f"path_{number}", paths, persistent=False)
         self._user_levels = [number for number, level in enumerate(levels) if hasattr(level, "groups_of_users")]
         for number in self._user_levels:
-            self.register_buffer(f"group_at_{number}", self._groups_at(number), persistent=False)
+            self.register_buffer(f"group_at_{number}", self.groups_at(number), persistent=False)
         self._say_what_is_left_out()
 
     @cached_property
@@ -169,13 +170,18 @@ class PriorTree(nn.Module):
             decided[number_S] = any(level.restricts_items for level in branch.levels)
         return decided
 
-    def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
+    def alternatives(self, first_row: int, last_row: int, among: Sequence[int] | None = None) -> np.ndarray:
         """int64 [branches, rows]: c(i), how many paths estimate the same probability of an item; 0 where none holds it.
 
         The heads of an item's several labels, those of several segments of time and those of several branches do; the
         heads of several events do not: their groups exclude each other.
+
+        Args:
+            among: numbers of the branches whose paths are used; None for all.
         """
         each = np.stack([branch.alternatives(first_row, last_row) for branch in self.branches])
+        if among is not None:
+            each[np.setdiff1d(np.arange(len(each)), among)] = 0
         return each * (each > 0).sum(0)
 
     def assign(self, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -216,7 +222,7 @@ class PriorTree(nn.Module):
         device: torch.device = self.get_buffer("code_0").device
         return device
 
-    def _groups_at(self, level: int) -> Tensor:
+    def groups_at(self, level: int) -> Tensor:
         """int64 [K]: each path's group at a level, -1 where it does not go through it."""
         groups = [
             branch.groups_of(branch.code_C)[:, branch.numbers.index(level)]
