@@ -13,7 +13,7 @@ from torchrec_priors.apps.__main__ import apps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESOURCES = {"j", "image", "h", "cpu", "gpu", "memMB", "max_retries"}
-POSITIONAL = {"train": "overrides", "evaluate": "overrides", "experiment": "file"}
+POSITIONAL = {"prior": "kind", "train": "overrides", "evaluate": "overrides", "experiment": "file"}
 
 
 def _parameters(app):

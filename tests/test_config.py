@@ -43,6 +43,7 @@ def _other(key: str, value):
         "priors.composition": ("hierarchical", "additive"),
         "priors.adapters": ("matrix", "vector"),
         "encoder.backbone": ("hstu", "/mine.py"),
+        "evaluation.fusion": ("max", "mean"),
     }
     if key in texts:
         return next(text for text in texts[key] if text != value)

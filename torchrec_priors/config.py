@@ -53,8 +53,6 @@ class RunConfig:
             for key, value in vars(getattr(self, name)).items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise UserError(f"{name}.{key} = {value} must be a finite number")
-        if self.evaluation.calibrated and not self.loss.gate:
-            raise UserError("evaluation.calibrated needs a gate: set loss.gate=1")
         self.encoder.check(self.model.dim)
         for part in (self.model, self.priors, self.negatives, self.loss, self.table, self.training, self.evaluation):
             part.check()

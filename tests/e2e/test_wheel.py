@@ -1,4 +1,4 @@
-"""From an installed wheel, outside the repository: what CONTRIBUTING.md says to write and to type, as it stands."""
+"""From an installed wheel, outside the repository: what the documents say to write and to type, as it stands."""
 
 import os
 import random
@@ -12,6 +12,7 @@ import pytest
 from command_line import REPOSITORY
 
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf8")
+README = (REPOSITORY / "README.md").read_text(encoding="utf8")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,8 @@ def shop(tmp_path):
     return tmp_path
 
 
-def _blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", CONTRIBUTING, re.DOTALL)
+def _blocks(language, document=CONTRIBUTING):
+    return re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL)
 
 
 def test_a_corpus_a_prior_and_a_backbone_of_ones_own(installed, shop):
@@ -75,3 +76,22 @@ def test_a_corpus_a_prior_and_a_backbone_of_ones_own(installed, shop):
     assert "Thing i" in said[3]
     assert "popularity class" in said[5]
     assert "best validation" in said[6]
+
+
+def test_a_prior_of_ones_own(installed, shop, small_raw):
+    """README, "Your own prior", on a small log in place of MovieLens 100K."""
+    section = re.search(r"### Your own prior\n(.*?)\n##", README, re.DOTALL)[1]
+    installed("prepare", "--dataset", "movielens", "--raw", small_raw, "--out", "prepared/ml-100k", cwd=shop)
+    (mapping,) = _blocks("csv", section)
+    (shop / "moods.csv").write_text(mapping)
+    commands = [shlex.split(line) for block in _blocks("sh", section) for line in block.splitlines()]
+    assert [words[:2] for words in commands] == [["torchrec-priors", app] for app in
+        ("prior", "train", "prior", "prior", "prior", "train")]  # fmt: skip
+    fast = {"train": ["training.steps=2", "model.dim=8", "training.batch=8"]}
+    said = [installed(*words[1:], *fast.get(words[1], []), cwd=shop) for words in commands]
+    assert "prior mood (item): no mood 146, light 2, adventurous 2" in said[0]
+    assert "prior community (graph): 1: " in said[2]
+    assert "prior crowd (user): users 1 " in said[3]
+    assert "prior job (user): others " in said[4]
+    assert "best validation" in said[1]
+    assert "best validation" in said[5]

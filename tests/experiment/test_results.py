@@ -5,10 +5,17 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from small_experiment import Small
 
 from torchrec_priors.experiment.per_user import COMPARED
 from torchrec_priors.experiment.results import NOT_RUN, Results, collect
 from torchrec_priors.experiment.table import About, markdown
+
+
+@pytest.fixture
+def small(tmp_path, small_data):
+    return Small(tmp_path, small_data)
+
 
 CELLS = ["two", "one", "one again"]
 

@@ -7,12 +7,19 @@ import subprocess
 import sys
 
 import pytest
+from small_experiment import Small
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.matrix import Cell
 from torchrec_priors.experiment.runner import lock
 from torchrec_priors.preparation.prepare import Settings, prepare
+
+
+@pytest.fixture
+def small(tmp_path, small_data):
+    return Small(tmp_path, small_data)
+
 
 OF_ONE = [("evaluate", "one-seed0", "one-again"), ("evaluate", "one-seed0", None), ("train", "one-seed0", None)]
 

@@ -93,7 +93,10 @@ _WRONG = {
         {"user_priors": _labels("team", _with(TEAMS, user_id=[1]))},
         "user_id is text in interactions and integer in the table of prior 'team': cast one",
     ),
-    "a kind's name": ({"event_prior": "temporal"}, "prior 'temporal' is named like a kind of prior (item, temporal)"),
+    "a kind's name": (
+        {"event_prior": "temporal"},
+        "prior 'temporal' is named like a kind of prior (all, random, temporal)",
+    ),
     "a folder's name": (
         {"item_priors": _labels("a/b", ibis.memtable(KINDS)), "category_prior": "a/b"},
         "prior 'a/b' is to name a file, which it cannot (it has '/'): rename it",

@@ -335,12 +335,12 @@ import sys
 from pathlib import Path
 from torchrec_priors.preparation.prepare import Settings, prepare
 prepare(Settings("movielens", Path(sys.argv[1]), 8), Path(sys.argv[2]))
-loaded = {"torch", "torchrec", "fbgemm_gpu"} & set(sys.modules)
+loaded = {"torch", "torchrec", "fbgemm_gpu", "igraph", "leidenalg"} & set(sys.modules)
 sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 
 
-def test_preparing_imports_no_torch(small_raw, small_data, tmp_path):
+def test_preparing_imports_no_torch_and_no_igraph_where_no_communities_are_asked_for(small_raw, small_data, tmp_path):
     command = [sys.executable, "-c", _NO_TORCH, str(small_raw), str(tmp_path / "prepared")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from small_movielens import read_sequences
 
+from torchrec_priors.data.manifest import PRIOR_KINDS
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors import random as random_groups
@@ -110,6 +111,22 @@ def test_a_graph_prior_of_the_data_is_one_of_items(copied):
     assert (row.tolist(), group.tolist()) == ([10, 11, 12, 13], [0, 1, 0, 1])
     assert len(load_prior("all:coclick", data, HORIZON).groups) == 2
     assert load_prior("graph:coclick", data, HORIZON).name == "coclick"
+
+
+@pytest.mark.parametrize("name", PRIOR_KINDS)
+def test_a_prior_named_like_a_kind_is_meant_by_its_name(name, copied):
+    """As the marketplace's `event`."""
+
+    def rename(manifest):
+        (gender,) = (prior for prior in manifest["priors"] if prior["name"] == "gender")
+        gender["name"] = name
+
+    _change_manifest(copied, rename)
+    shutil.copy(copied / "priors" / "gender.parquet", copied / "priors" / f"{name}.parquet")
+    data = PreparedData(copied)
+    for specification in (name, f"user:{name}"):
+        assert load_prior(specification, data, HORIZON).groups == data.manifest.prior(name).groups
+    assert load_prior("item:genre", data, HORIZON).name == "genre"
 
 
 def test_a_kind_that_this_version_does_not_know_is_named(copied):

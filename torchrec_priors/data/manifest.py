@@ -5,7 +5,8 @@ Written last, so that a folder with a manifest is a complete data set. Imports n
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torchrec_priors.files import write_whole
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
+PRIOR_KINDS = ("event", "graph", "item", "user")  # a prior may have the name of one, as `event:event` names both
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,11 @@ class PriorInfo:
     """One prior of a data set.
 
     Attributes:
-        kind: `item`, `event` or `user`.
+        kind: one of PRIOR_KINDS: `graph` is communities of items.
         groups: names, by group number.
         sizes: entities in each group (for events: training interactions).
         eligible: whether `priors/<name>.eligible.parquet` holds Omega where it differs from membership.
+        made_by: settings of a prior that was added to the data set; empty for those that came with the raw files.
     """
 
     name: str
@@ -32,6 +35,12 @@ class PriorInfo:
     groups: list[str]
     sizes: list[int]
     eligible: bool = False
+    made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """Of its file in the data set's folder."""
+        return f"priors/{self.name}.parquet"
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,17 @@ class Manifest:
                 return prior
         names = [prior.name for prior in self.priors]
         raise UserError(f"data set '{self.name}' has no prior '{name}': {nearest(name, names)}")
+
+    @property
+    def prepared_sha256(self) -> str:
+        """The hash of what `prepare` made of the raw files: priors that were added do not count."""
+        added = {prior.path for prior in self.priors if prior.made_by}
+        return hash_of(info for info in self.files if info.path not in added)
+
+    def added_priors(self) -> dict[str, str]:
+        """Name -> checksum of the file of each prior that was added."""
+        checksums = {info.path: info.sha256 for info in self.files}
+        return {prior.name: checksums[prior.path] for prior in self.priors if prior.made_by}
 
     def write(self, folder: Path) -> None:
         write_whole(folder / FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
@@ -125,9 +145,18 @@ def verify(folder: Path) -> None:
 
 def describe(folder: Path, paths: list[Path]) -> tuple[list[FileInfo], str]:
     """Sizes and checksums of `paths`, and one hash over all of them."""
-    infos = [FileInfo(str(path.relative_to(folder)), path.stat().st_size, sha256(path)) for path in sorted(paths)]
-    whole = hashlib.sha256("".join(f"{info.path} {info.sha256}\n" for info in infos).encode())
-    return infos, whole.hexdigest()
+    infos = [describe_file(path, str(path.relative_to(folder))) for path in sorted(paths)]
+    return infos, hash_of(infos)
+
+
+def describe_file(file: Path, path: str) -> FileInfo:
+    """Size and checksum of `file`, whose place in the data set's folder is, or is to be, `path`."""
+    return FileInfo(path, file.stat().st_size, sha256(file))
+
+
+def hash_of(files: Iterable[FileInfo]) -> str:
+    """One hash over all of them."""
+    return hashlib.sha256("".join(f"{info.path} {info.sha256}\n" for info in files).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

@@ -16,17 +16,19 @@ class BadRows:
     Attributes:
         policy: `refuse` raises at the first; `drop` leaves it out and counts it.
         dropped: reason -> number of rows.
+        remedy: what the user can do about a refused row, for messages.
     """
 
     policy: Literal["refuse", "drop"] = "refuse"
     dropped: dict[str, int] = field(default_factory=dict)
+    remedy: str = "--on-bad-row drop leaves such rows out"
 
     def handle(self, file: Path, lines: pa.Array, reason: str, example: str) -> None:
         """Refuses, or counts, the rows on `lines` (1-based); `example` describes the first of them."""
         if len(lines) == 0:
             return
         if self.policy == "refuse":
-            raise UserError(f"{file}, line {lines[0].as_py()}: {example} (--on-bad-row drop leaves such rows out)")
+            raise UserError(f"{file}, line {lines[0].as_py()}: {example} ({self.remedy})")
         key = f"{file.name}: {reason}"
         self.dropped[key] = self.dropped.get(key, 0) + len(lines)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 
+from torchrec_priors.data.manifest import PRIOR_KINDS
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import known_files
 from torchrec_priors.preparation.corpus import Corpus, Labels
@@ -35,9 +36,9 @@ def check(loaded: object, file: Path) -> Corpus:
             raise UserError(f"{file.name}: {where} is a {kind}, no Ibis table: wrap it in ibis.memtable(...)")
     _check_columns(loaded, file.name)
     _check_ids(loaded, file.name)
-    names = [labels.name for labels in (*loaded.item_priors, *loaded.user_priors)]
+    names = [prior.name for prior in (*loaded.item_priors, *loaded.user_priors, *loaded.computed_priors)]
     for name in [*names, *([loaded.event_prior] if loaded.event_prior else [])]:
-        _check_name(name, file.name)
+        check_name(name, file.name)
     return loaded
 
 
@@ -101,11 +102,12 @@ def _kind(found: dt.DataType) -> str:
     return "integer" if found.is_integer() else "text" if found.is_string() else str(found)
 
 
-def _check_name(prior: str, name: str) -> None:
+def check_name(prior: str, name: str) -> None:
+    """Raises UserError where a prior's name cannot name a file or is a kind without labels; `name` is who gave it."""
     wrong = sorted({character for character in prior if character in _NOT_IN_FILE_NAMES or not character.isprintable()})
     if not prior or wrong or prior.startswith("."):
         why = f" (it has {' '.join(map(repr, wrong))})" if wrong else ""
         raise UserError(f"{name}: prior '{prior}' is to name a file, which it cannot{why}: rename it")
-    kinds = known_files(_PRIORS)
+    kinds = [kind for kind in known_files(_PRIORS) if kind not in PRIOR_KINDS]
     if prior in kinds:
         raise UserError(f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(kinds)}): rename it")

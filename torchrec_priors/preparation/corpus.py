@@ -14,6 +14,7 @@ import ibis.expr.types as ir
 
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import load_file
+from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.raw import BadRows
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -54,6 +55,7 @@ class Corpus:
         item_priors: labels on items; one of them is `category_prior`.
         user_priors: labels on users.
         user_group: name of the user prior that fills `user_group` in the sequences.
+        computed_priors: communities that `prepare` finds in the training log; `torchrec-priors prior` adds others.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Corpus:
     item_priors: Sequence[Labels] = ()
     user_priors: Sequence[Labels] = field(default_factory=tuple)
     user_group: str | None = None
+    computed_priors: Sequence[GraphPrior | UserPrior] = ()
 
     def __post_init__(self) -> None:
         """Raises UserError where the priors are none, or their names contradict each other."""
@@ -74,8 +77,11 @@ class Corpus:
             priors = getattr(self, attribute)
             if not isinstance(priors, Sequence) or not all(isinstance(labels, Labels) for labels in priors):
                 raise UserError(f"corpus '{self.name}': {attribute} must be a list of Labels")
+        computed = self.computed_priors
+        if not isinstance(computed, Sequence) or not all(isinstance(one, GraphPrior | UserPrior) for one in computed):
+            raise UserError(f"corpus '{self.name}': computed_priors must be a list of GraphPrior or UserPrior")
         items, users = [labels.name for labels in self.item_priors], [labels.name for labels in self.user_priors]
-        names = [*items, *users, *([self.event_prior] if self.event_prior else [])]
+        names = [*items, *users, *(prior.name for prior in computed), *([self.event_prior] if self.event_prior else [])]
         if len(set(names)) != len(names):
             raise UserError(f"corpus '{self.name}' defines a prior twice: {', '.join(sorted(names))}")
         if self.category_prior not in items:

@@ -13,9 +13,12 @@ import pyarrow.parquet as pq
 
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import Manifest, PriorInfo
+from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import contents, expressions
+from torchrec_priors.preparation import contents, expressions, labelled
+from torchrec_priors.preparation.add_prior import add_prior
 from torchrec_priors.preparation.check import check
+from torchrec_priors.preparation.communities.prior import communities
 from torchrec_priors.preparation.corpus import Corpus, CorpusFile, Labels, corpus_path, find_corpus
 from torchrec_priors.preparation.raw import BadRows
 
@@ -68,6 +71,10 @@ def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: R
         report("reading raw files")
         corpus = check(_load(corpus_file, settings.raw, bad_rows), corpus_path(settings.dataset))
         made = _Builder(settings, corpus, bad_rows, out, temporary, report).run()
+        for prior in corpus.computed_priors:
+            report(f"computing prior {prior.name}")
+            found = communities(prior, PreparedData(temporary), report)
+            made = add_prior(temporary, prior.name, found, made)
         old = out.with_name(f".{out.name}.old")
         if out.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -211,21 +218,9 @@ class _Builder:
 
     def _prior(self, labels: Labels, entities: ir.Table, entity: str) -> tuple[PriorInfo, ir.Table]:
         """Writes `priors/<name>.parquet` and returns its description and (entity, group) in the engine."""
-        member = self._materialise(f"members_{labels.name}", expressions.members(labels, entities, entity))
-        sizes = self._arrow(expressions.group_sizes(member, entity))
-        names, counts = sizes["label"].to_pylist(), sizes["size"].to_pylist()
-        if labels.remainder not in names:
-            names, counts = [*names, labels.remainder], [*counts, 0]
-        numbers = ibis.memtable(pa.table({"label": names, "group": pa.array(range(len(names)), pa.int32())}))
-        grouped = member.inner_join(numbers, "label")
-        if entity == "item_id":
-            grouped = grouped.inner_join(entities.select("item_id", "item"), "item_id")
-            column = "item"
-        else:
-            column = "user_id"
-        self._write(f"priors/{labels.name}.parquet", grouped.select(column, "group").order_by([column, "group"]))
-        kind = column.removesuffix("_id")
-        return PriorInfo(labels.name, kind, names, counts), grouped
+        names, counts, grouped = labelled.groups(self.engine, labels, entities, entity)
+        self._write(f"priors/{labels.name}.parquet", labelled.pairs(grouped, entities, entity))
+        return PriorInfo(labels.name, entity.removesuffix("_id"), names, counts), grouped
 
     def _event_prior(self, name: str, training: ir.Table) -> PriorInfo:
         """Groups are event types; Omega of one is the items that saw it in training."""

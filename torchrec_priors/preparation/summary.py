@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from torchrec_priors.data.manifest import Manifest
+from torchrec_priors.data.manifest import Manifest, PriorInfo
 
 
 def summary(manifest: Manifest, folder: Path) -> str:
@@ -18,11 +18,14 @@ def summary(manifest: Manifest, folder: Path) -> str:
     ]
     dropped = {reason: number for reason, number in counts["dropped"].items() if number}
     lines += [f"dropped: {number:,} ({reason})" for reason, number in dropped.items()] or ["dropped: nothing"]
-    for prior in manifest.priors:
-        shown = ", ".join(f"{name} {size:,}" for name, size in list(zip(prior.groups, prior.sizes, strict=True))[:5])
-        more = f", ... ({len(prior.groups)} groups)" if len(prior.groups) > 5 else ""
-        lines.append(f"prior {prior.name} ({prior.kind}): {shown}{more}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(prior_line(prior) for prior in manifest.priors)])
+
+
+def prior_line(prior: PriorInfo) -> str:
+    """Name, kind and largest groups of a prior."""
+    shown = ", ".join(f"{name} {size:,}" for name, size in list(zip(prior.groups, prior.sizes, strict=True))[:5])
+    more = f", ... ({len(prior.groups)} groups)" if len(prior.groups) > 5 else ""
+    return f"prior {prior.name} ({prior.kind}): {shown}{more}"
 
 
 def _times(manifest: Manifest, folder: Path) -> str:

@@ -48,12 +48,7 @@ class Finder:
     """A model, ready to find items for users. Every rank must make one and call it alike."""
 
     def __init__(self, model: Recommender, index: GroupIndex, config: RetrievalConfig, device: torch.device) -> None:
-        """
-        Raises:
-            UserError: scores are to be calibrated, and the model has no gate.
-        """
-        if config.calibrated and model.gate is None:
-            raise UserError("evaluation.calibrated needs a model with a gate: train with loss.gate=1")
+        assert model.gate is not None or not config.calibrated, "a model without a gate cannot be calibrated"
         self.model, self.index, self.config, self.device = model, index, config, device
         self._sample = index.sample(config.normaliser_rows) if config.normaliser_rows else index
         several = config.fusion == "inverse_variance"

@@ -80,6 +80,8 @@ def build_model(
         for_training: False where a checkpoint's weights are loaded at once and only read: the table has no first values
             and no optimizer state.
     """
+    if config.evaluation.calibrated and not config.loss.gate:
+        raise UserError("evaluation.calibrated needs a model with a gate: train with loss.gate=1")
     tree = load_tree(config.priors, data, config.model.horizon)
     check_budget(tree, config.model.dim, config.priors)
     training_columns = _training_columns(config, data, tree)

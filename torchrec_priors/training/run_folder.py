@@ -56,12 +56,13 @@ class RunFolder:
             raise UserError(
                 f"--run: '{self.path}' holds a run of another configuration ({difference}): choose another folder"
             )
-        if (self.path / DATA).is_file() and self._data()["content_sha256"] != data.manifest.content_sha256:
+        if (self.path / DATA).is_file() and self._data()["content_sha256"] != data.manifest.prepared_sha256:
             raise UserError(
                 f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder"
             )
         if (self.path / DATA).is_file():
             self._check_own_files()
+            self._check_priors(data)
 
         if (self.path / DATA).is_file() and self._data().get("init_from") != _where(init_from):
             started = self._data().get("init_from")
@@ -73,7 +74,8 @@ class RunFolder:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         origin = {
             "path": str(data.folder.absolute()),
-            "content_sha256": data.manifest.content_sha256,
+            "content_sha256": data.manifest.prepared_sha256,
+            "priors": _added_priors(config, data),
             "init_from": _where(init_from),
             "own_files": {str(file): sha256(file) for file in config.own_files()},
         }
@@ -84,8 +86,8 @@ class RunFolder:
         """The configuration and data of a run that was started; `option` is what named it.
 
         Raises:
-            UserError: no run there, `data_path` holds other data than it was trained on, or a prior or backbone of the
-                user's own is no longer what it was trained with.
+            UserError: no run there, `data_path` holds other data than it was trained on, or a prior that was added to
+                the data, or a prior or backbone of the user's own, is no longer what it was trained with.
         """
         if not (self.path / CONFIG).is_file() or not (self.path / DATA).is_file():
             raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
@@ -96,8 +98,9 @@ class RunFolder:
             raise UserError(f"{option}: '{self.path}' cannot be read ({error}): train again") from error
         self._check_own_files()
         data = PreparedData(data_path or Path(origin["path"]))
-        if data.manifest.content_sha256 != origin["content_sha256"]:
+        if data.manifest.prepared_sha256 != origin["content_sha256"]:
             raise UserError(f"--data: '{data.folder}' is not the data that '{self.path}' was trained on")
+        self._check_priors(data)
         return config, data
 
     def _check_own_files(self) -> None:
@@ -107,6 +110,19 @@ class RunFolder:
             if sha256(Path(file)) != checksum:
                 raise UserError(f"'{file}' has changed since '{self.path}' was trained: put it back or train again")
 
+    def _check_priors(self, data: PreparedData) -> None:
+        there = data.manifest.added_priors()
+        for name, checksum in self._data().get("priors", {}).items():
+            if name not in there:
+                raise UserError(
+                    f"'{self.path}' was trained with prior '{name}', which '{data.folder}' lacks: add it again"
+                )
+            if there[name] != checksum:
+                raise UserError(
+                    f"prior '{name}' of '{data.folder}' has changed since '{self.path}' was trained:"
+                    " make it as it was, or train again"
+                )
+
     def write_json(self, name: str, values: dict[str, Any]) -> None:
         (self.path / name).parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
@@ -114,6 +130,13 @@ class RunFolder:
     def _data(self) -> dict[str, Any]:
         origin: dict[str, Any] = json.loads((self.path / DATA).read_text(encoding="utf8"))
         return origin
+
+
+def _added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
+    """Checksums of the priors added to the data that a run uses; a file of the user's own may read any of them."""
+    named = {part for level in config.priors.tree for part in (level, *level.split(":"))}
+    added = data.manifest.added_priors()
+    return {name: checksum for name, checksum in added.items() if config.own_files() or name in named}
 
 
 def _where(run: RunFolder | None) -> str | None:

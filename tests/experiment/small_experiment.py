@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from pretended import Pretended
 
 from torchrec_priors.data.prepared import PreparedData
@@ -32,8 +31,3 @@ class Small:
 
     def run(self, **options):
         return self.runner(**options).run_all(self.plan(), 2)
-
-
-@pytest.fixture
-def small(tmp_path, small_data):
-    return Small(tmp_path, small_data)

@@ -1,0 +1,89 @@
+"""Adds a prior to a prepared data set."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from tqdm import tqdm
+from typer import Argument, Option
+
+from torchrec_priors.apps import command
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.preparation.add_prior import add_prior, check_free
+from torchrec_priors.preparation.prior_request import PriorRequest
+from torchrec_priors.preparation.summary import prior_line
+
+
+class Kind(StrEnum):
+    graph = "graph"
+    user = "user"
+    item = "item"
+
+
+def prior(
+    kind: Annotated[
+        Kind,
+        Argument(help="graph: communities of items; user: communities of users, or --by, or --from; item: --from."),
+    ],
+    data: Annotated[Path, Option(help="Folder of the prepared data set.")],
+    name: Annotated[str, Option(help="Name of the prior, as in priors.tree.")],
+    from_file: Annotated[
+        Path | None,
+        Option("--from", "--from-file", help="CSV with a header or Parquet: item_id or user_id, and label."),
+    ] = None,
+    by: Annotated[str | None, Option(help="user: the user prior whose groups are taken, small ones merged.")] = None,
+    last: Annotated[
+        int | None,
+        Option(help="Training interactions of a user that make edges, the latest. [graph: 50, user: all]"),
+    ] = None,
+    unweighted: Annotated[
+        bool, Option("--unweighted/--weighted", help="Every edge weighs 1, or as many as its ends share.")
+    ] = False,
+    neighbours: Annotated[
+        int | None,
+        Option(help="Strongest neighbours that each item or user keeps; an edge needs one end. [graph: all, user: 20]"),
+    ] = None,
+    resolution: Annotated[float | None, Option(help="Of Leiden: the larger, the more communities. [1]")] = None,
+    groups: Annotated[
+        int | None, Option(help="How many groups there are to be in the end; the resolution is searched for.")
+    ] = None,
+    min_size: Annotated[
+        int | None, Option(help="Groups of fewer members are merged into one. [communities: 10, --by: 1]")
+    ] = None,
+    users_per_item: Annotated[
+        int | None, Option(help="user: at most so many users of an item, drawn at random, are joined by it. [2000]")
+    ] = None,
+    seed: Annotated[int, Option(help="Seed of Leiden and of what is drawn.")] = 0,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace a prior of this name that was added.")] = False,
+) -> None:
+    """Adds a prior to a prepared data set: communities of its training log, an attribute, or a mapping of your own."""
+    request = PriorRequest(
+        kind=kind.value,
+        name=name,
+        from_file=from_file,
+        by=by,
+        last=last,
+        unweighted=unweighted,
+        neighbours=neighbours,
+        resolution=resolution,
+        groups=groups,
+        min_size=min_size,
+        users_per_item=users_per_item,
+        seed=seed,
+    )
+    prepared = PreparedData(data)
+    check_free(prepared.manifest, name, overwrite)
+    with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
+        grouping = request.make(prepared, bar.set_description_str)
+        made = add_prior(data, name, grouping, prepared.manifest, overwrite=overwrite)
+    info = made.prior(name)
+    print("\n".join([*grouping.said, prior_line(info)]))
+    print(f"written to {data / info.path}")
+
+
+def main() -> None:
+    command.run(prior)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""The prior that communities of a prepared data set's training log make."""
+
+import tempfile
+from collections.abc import Callable
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+from ibis.backends.duckdb import Backend
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.communities import edges as expressions
+from torchrec_priors.preparation.communities.graph import Graph
+from torchrec_priors.preparation.communities.names import named_by_category
+from torchrec_priors.preparation.communities.search import OTHERS, Partition, at_resolution, with_groups
+from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.grouping import Grouping
+
+Report = Callable[[str], None]
+
+
+def communities(settings: GraphPrior | UserPrior, data: PreparedData, report: Report = lambda _: None) -> Grouping:
+    """Groups of items or users of a data set, from its training interactions alone.
+
+    Raises:
+        UserError: no two of them share anything in training, or a file that cannot be read.
+    """
+    report("counting who shares what")
+    try:
+        with tempfile.TemporaryDirectory(dir=data.folder, prefix=".edges.") as spill:
+            engine = ibis.duckdb.connect(temp_directory=spill)
+            entities, graph = _graph(settings, engine, data)
+            engine.disconnect()
+    except (duckdb.IOException, duckdb.InvalidInputException) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--data: '{data.folder}' cannot be read ({reason}): prepare the data set again") from error
+    except OSError as error:
+        raise UserError(f"--data: cannot write '{data.folder}': {error.strerror or error}") from error
+    if not len(graph.weight):
+        raise UserError(
+            f"prior '{settings.name}': no two {_plural(settings)} share anything in training: no communities"
+        )
+    report(f"communities of {len(graph.weight):,} edges")
+    if settings.groups is None:
+        partition = at_resolution(graph, settings.resolution or 1.0, settings.min_size, settings.seed)
+    else:
+        partition = with_groups(graph, settings.groups, settings.min_size, settings.seed, report)
+    return _grouping(settings, data, entities, graph, partition)
+
+
+def _graph(settings: GraphPrior | UserPrior, engine: Backend, data: PreparedData) -> tuple[pa.Table, Graph]:
+    """The entities in the order of their original ids, which is that of the graph's nodes; and the graph."""
+    files = dict.fromkeys(str(group.file) for group in data.row_groups)
+    sequences = engine.read_parquet(list(files))
+    items = engine.read_parquet(str(data.folder / "items.parquet")).select("item", "item_id")
+    training = expressions.training(sequences, data.manifest.horizon, settings.last)
+    if isinstance(settings, GraphPrior):
+        entities = engine.create_table("entities", expressions.nodes(items, "item_id"))
+        members = training.inner_join(entities, "item").select("node", shared="user_id")
+    else:
+        entities = engine.create_table("entities", expressions.nodes(sequences.select("user_id"), "user_id"))
+        shared = expressions.nodes(items, "item_id").select("item", shared="node")
+        members = training.inner_join(entities, "user_id").inner_join(shared, "item").select("node", "shared")
+        members = expressions.at_most(members, "node", "shared", settings.users_per_item, settings.seed)
+    found = expressions.pairs(engine.create_table("members", members), "node", "shared")
+    if settings.neighbours is not None:
+        found = expressions.strongest(engine.create_table("pairs", found), settings.neighbours)
+    first, second, weight = _columns(engine, found.order_by(["first", "second"]))
+    ordered = engine.to_pyarrow(entities.order_by("node"))
+    weight = weight.astype(np.float64) if settings.weighted else np.ones(len(weight))
+    return ordered, Graph(ordered.num_rows, first, second, weight)
+
+
+def _columns(engine: Backend, table: ir.Table) -> list[np.ndarray]:
+    """The columns of a table, read in batches, as int64."""
+    batches = [
+        [batch[name].to_numpy().astype(np.int64) for name in table.columns]
+        for batch in engine.to_pyarrow_batches(table)
+    ]
+    return [
+        np.concatenate([np.zeros(0, np.int64), *(batch[place] for batch in batches)])
+        for place in range(len(table.columns))
+    ]
+
+
+def _grouping(
+    settings: GraphPrior | UserPrior,
+    data: PreparedData,
+    entities: pa.Table,
+    graph: Graph,
+    partition: Partition,
+) -> Grouping:
+    """Groups numbered by size, then by smallest original id; that of the others stands among them."""
+    numbers, first, sizes = np.unique(partition.group, return_index=True, return_counts=True)
+    order = np.lexsort((first, -sizes))
+    place = {int(numbers[group]): number for number, group in enumerate(order)}
+    names = _names(settings, data, entities, partition, place)
+    group = pa.array(np.array([place[number] for number in partition.group.tolist()]), pa.int32())
+    column = "item" if isinstance(settings, GraphPrior) else "user_id"
+    table = pa.table({column: entities[column], "group": group}).sort_by(column)
+    reached = {"reached_resolution": partition.resolution, "modularity": round(partition.modularity, 6)}
+    return Grouping(
+        kind=settings.kind,  # type: ignore[arg-type]
+        groups=names,
+        sizes=sizes[order].tolist(),
+        table=table,
+        made_by={**settings.recorded(), **reached},
+        said=_said(settings, graph, partition),
+    )
+
+
+def _names(
+    settings: GraphPrior | UserPrior,
+    data: PreparedData,
+    entities: pa.Table,
+    partition: Partition,
+    place: dict[int, int],
+) -> list[str]:
+    """By group number; every name but that of the others begins with the group's place from 1."""
+    if isinstance(settings, UserPrior):
+        return [f"users {number + 1}" if group != OTHERS else "other users" for group, number in place.items()]
+    category = data.category_prior()
+    item, number_of = data.prior_pairs(category.name, "item")
+    community = np.empty(entities.num_rows, np.int64)
+    community[entities["item"].to_numpy()] = partition.group
+    about = named_by_category(community[item], number_of, category.groups)
+    return [
+        "others"
+        if group == OTHERS
+        else f"{number + 1}: {about[group]}"
+        if about.get(group)
+        else f"community {number + 1}"
+        for group, number in place.items()
+    ]
+
+
+def _said(settings: GraphPrior | UserPrior, graph: Graph, partition: Partition) -> list[str]:
+    things = _plural(settings)
+    edges, joined = len(graph.weight), len(graph.connected)
+    counted = "all" if settings.last is None else f"the last {settings.last:,}"
+    others = int((partition.group == OTHERS).sum())
+    lines = [
+        f"graph: {edges:,} edges between {joined:,} of {graph.nodes:,} {things},"
+        f" from {counted} training interactions of each user",
+        f"communities: {partition.found:,} at resolution {partition.resolution:.4g};"
+        f" {partition.communities:,} of at least {settings.min_size:,} {things}, {others:,} {things} in none of these;"
+        f" modularity {partition.modularity:.4f}",
+    ]
+    if settings.groups is not None and partition.groups != settings.groups:
+        lines.append(
+            f"--groups {settings.groups}: no resolution tried gives so many; {partition.groups} is the nearest"
+        )
+    return lines
+
+
+def _plural(settings: GraphPrior | UserPrior) -> str:
+    return f"{settings.entity.removesuffix('_id')}s"
