@@ -117,6 +117,26 @@ def test_times_and_events_stand_beside_the_items_of_the_context(data, small_raw,
     for users in history_batches(data, split, context=context, batch=batch, columns=["timestamps", "events"]):
         times, events = (_cut(users.columns[name], users.lengths) for name in ("timestamps", "events"))
         found |= dict(zip(users.user_ids.to_pylist(), zip(times, events, strict=True), strict=True))
+    assert found
     for user, ratings in read_sequences(small_raw, HORIZON).items():
         seen = ratings[: -2 * HORIZON if split == "validation" else -HORIZON][-context:]
         assert found[user] == ([1000 * rating.seconds for rating in seen], [rating.stars - 1 for rating in seen])
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.sampled_from(["validation", "test"]), st.integers(1, 90), st.integers(1, 4), st.booleans())
+def test_events_stand_beside_the_targets_where_they_are_asked_for(data, small_raw, split, batch, world, both):
+    """Whether or not they are asked for beside the history, too; an empty batch has none."""
+    expected = {}
+    for user, ratings in read_sequences(small_raw, HORIZON).items():
+        known = ratings[:-HORIZON] if split == "validation" else ratings
+        expected[user] = [rating.stars - 1 for rating in known[-HORIZON:]]
+    found, columns = {}, ["events"] if both else []
+    for share in (Share(rank, world) for rank in range(world)):
+        for users in history_batches(
+            data, split, context=5, batch=batch, share=share, columns=columns, target_columns=["events"]
+        ):
+            assert list(users.columns) == columns
+            events = _cut(users.target_columns["events"], users.target_lengths)
+            found |= dict(zip(users.user_ids.to_pylist(), events, strict=True))
+    assert found == expected

@@ -130,7 +130,11 @@ def test_training_and_evaluation_do_not_depend_on_the_number_of_ranks(name, alon
         torch.testing.assert_close(other_rows, rows, atol=2e-5, rtol=1e-3)
         for key, value in dense.items():
             torch.testing.assert_close(other_dense[key], value, atol=1e-3, rtol=1e-2)
-        assert abs(other_metrics["recall@50"] - metrics["recall@50"]) < 0.05
+        assert list(other_metrics) == list(metrics)
+        for key in ("recall@50", "event_given/recall@50", "group/gender/M/recall@50", "group/rating/4 stars/recall@50"):
+            assert abs(other_metrics[key] - metrics[key]) < 0.05
+        counts = [key for key in metrics if key.endswith(("users", "targets"))]
+        assert [other_metrics[key] for key in counts] == [metrics[key] for key in counts]
 
 
 def test_paths_that_are_closed_to_a_user_stay_closed_on_every_rank(alone, together):

@@ -70,7 +70,7 @@ def evaluate(folder, options, overrides):
         row_BR = random.permuted(np.tile(np.arange(data.items), (len(batch), 1)), axis=1)[:, :DEPTH]
         row_BR = np.pad(row_BR, ((0, 0), (0, DEPTH - row_BR.shape[1])), constant_values=-1)
         row_BR[0, 6:] = -1  # a short list
-        metrics.update(row_BR, batch.targets, batch.target_lengths, batch.seen, batch.seen_lengths)
+        metrics.update(batch, row_BR)
         users["user_id"] += batch.user_ids.to_pylist()
         users["targets"] += [ids.take(pa.array(part)) for part in np.split(batch.targets, len(batch))]
         users["items"] += [ids.take(pa.array(row[row >= 0])) for row in row_BR]

@@ -1,10 +1,12 @@
 """Values by user, whose means are the metrics."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchrec_priors.data.histories import Histories
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import CUTOFFS, DEPTH, Ranked
 from torchrec_priors.metrics.ranking import RankingMetrics
@@ -26,8 +28,9 @@ def test_a_users_values_are_the_metrics_of_that_user_alone_and_their_mean_those_
 
     def metrics(low, high):
         found = RankingMetrics(items, np.ones(items), category, [])
-        some, nobody = targets[bounds[low] : bounds[high]], np.zeros(high - low, np.int64)
-        found.update(row_BR[low:high], some, lengths[low:high], np.zeros(0, np.int64), nobody)
+        some = np.split(targets[bounds[low] : bounds[high]], bounds[low + 1 : high] - bounds[low])
+        nothing = [np.zeros(0, np.int64)] * (high - low)
+        found.update(Histories.of(pa.array(range(high - low)), nothing, some, context=1), row_BR[low:high])
         return found.results()
 
     for cutoff in CUTOFFS:

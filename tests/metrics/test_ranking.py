@@ -4,35 +4,45 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from torchrec_priors.data.histories import Histories
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import CUTOFFS, DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
 
+EVENTS = 3
+
 
 @dataclass
 class Prior:
-    """Labels of each item; every item has at least one."""
+    """Labels of each item, event or user; every item of the category prior has at least one."""
 
     name: str
     groups: list[str]
     labels: list[set[int]]
+    entity: str = "item"
 
     def categories(self) -> Categories:
-        pairs = [(item, group) for item, groups in enumerate(self.labels) for group in groups]
-        item, group = np.array(pairs[::-1]).T  # in any order
-        return Categories.from_pairs(self.name, self.groups, item, group, len(self.labels))
+        pairs = [(entity, group) for entity, groups in enumerate(self.labels) for group in groups]
+        entity, group = np.array(pairs[::-1], np.int64).reshape(-1, 2).T  # in any order
+        return Categories.from_pairs(self.name, self.groups, entity, group, len(self.labels), self.entity)
 
 
 @dataclass
 class User:
+    """A user with the items found, those found when told the events, and targets with their events."""
+
     ranked: list[int]
     targets: list[int]
     history: list[int]
+    events: list[int] | None = None
+    told: list[int] | None = None
+    number: int = 0
 
 
 @dataclass
@@ -42,6 +52,7 @@ class Case:
     frequency: np.ndarray
     priors: list[Prior]
     users: list[User]
+    event_given: bool = False
 
     @property
     def items(self) -> int:
@@ -58,30 +69,50 @@ def cases(draw):
         sizes = random.integers(1, groups + 1, items)
         labels = [set(random.choice(groups, size, replace=False).tolist()) for size in sizes]
         priors.append(Prior(name, [f"{name} {number}" for number in range(groups)], labels))
+    people = draw(st.integers(1, 6))
+    for name, entity, entities in (("graph", "item", items), ("event", "event", EVENTS), ("user", "user", people)):
+        groups = draw(st.integers(1, 4))
+        sizes = random.integers(0, groups + 1, entities)  # of none, of several, of all
+        labels = [set(random.choice(groups, size, replace=False).tolist()) for size in sizes]
+        priors.append(Prior(name, [f"{name} {number}" for number in range(groups)], labels, entity))
     users = []
-    for _ in range(draw(st.integers(1, 6))):
+    for number in random.permutation(people).tolist():
         shown = draw(st.one_of(st.just(items), st.integers(0, items)))
-        ranked = random.permutation(items)[: min(shown, DEPTH)].tolist()
+        ranked, told = (random.permutation(items)[: min(shown, DEPTH)].tolist() for _ in range(2))
         targets = random.integers(0, items, draw(st.integers(1, 9))).tolist()  # repeats included
         history = random.integers(0, items, draw(st.integers(1, 4))).tolist()
-        users.append(User(ranked, targets, history))
-    return Case(random.integers(0, 20, items), priors, users)
+        events = random.integers(0, EVENTS, len(targets)).tolist()
+        users.append(User(ranked, targets, history, events, told, number))
+    return Case(random.integers(0, 20, items), priors, users, event_given=draw(st.booleans()))
 
 
 def _accumulator(case: Case) -> RankingMetrics:
     category, *others = (prior.categories() for prior in case.priors)
-    return RankingMetrics(case.items, case.frequency, category, others)
+    return RankingMetrics(case.items, case.frequency, category, others, event_given=case.event_given)
+
+
+def _rows(lists: list[list[int]], depth: int) -> np.ndarray:
+    rows = np.full((len(lists), depth), -1)
+    for row, items in zip(rows, lists, strict=True):
+        row[: len(items)] = items
+    return rows
 
 
 def _update(metrics: RankingMetrics, users: list[User], depth: int = DEPTH) -> None:
-    rows = np.full((len(users), depth), -1)
-    for row, user in zip(rows, users, strict=True):
-        row[: len(user.ranked)] = user.ranked
-    flat = [
-        np.array([item for user in users for item in getattr(user, part)], np.int64) for part in ("targets", "history")
-    ]
-    lengths = [np.array([len(getattr(user, part)) for user in users], np.int64) for part in ("targets", "history")]
-    metrics.update(rows, flat[0], lengths[0], flat[1], lengths[1])
+    lists = {
+        part: [np.array(getattr(user, part) or [], np.int64) for user in users]
+        for part in ("targets", "history", "events")
+    }
+    histories = Histories.of(
+        pa.array([user.number for user in users], pa.int64()),
+        lists["history"],
+        lists["targets"],
+        context=2,
+        users=[user.number for user in users],
+        target_columns={"events": lists["events"]} if "events" in metrics.needs else None,
+    )
+    told = _rows([user.told or [] for user in users], depth) if metrics.event_given else None
+    metrics.update(histories, _rows([user.ranked for user in users], depth), told)
 
 
 def _results(case: Case) -> dict[str, float | int | None]:
@@ -111,6 +142,16 @@ def _explores(user: User, labels: list[set[int]]) -> bool:
     return any(group not in known for item in user.targets for group in labels[item])
 
 
+def _targets_in(user: User, prior: Prior, group: int) -> set[int]:
+    """The targets that a group is scored on."""
+    if prior.entity == "item":
+        return {item for item in user.targets if group in prior.labels[item]}
+    if prior.entity == "event":
+        pairs = zip(user.targets, user.events, strict=True)
+        return {item for item, event in pairs if group in prior.labels[event]}
+    return set(user.targets) if group in prior.labels[user.number] else set()
+
+
 def _mean(values: list[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -134,14 +175,18 @@ def _by_definition(case: Case) -> dict[str, float | int | None]:
         out[f"gini@{k}"] = differences / (2 * times.mean()) if shown else 0.0
         popularity = [(case.frequency[item] + 1) / (case.frequency.sum() + case.items) for item in shown]
         out[f"novelty@{k}"] = _mean([-math.log2(share) for share in popularity]) or 0.0
+        if case.event_given:
+            told = [(user.told, user) for user in case.users]
+            out[f"event_given/recall@{k}"] = _mean([_recall(ranked, set(user.targets), k) for ranked, user in told])
+            out[f"event_given/ndcg@{k}"] = _mean([_ndcg(ranked, set(user.targets), k) for ranked, user in told])
+            out[f"event_given/entropy@{k}"] = _mean([_entropy(ranked, labels, k) for ranked, user in told])
     for prior in case.priors:
         for number, group in enumerate(prior.groups):
-            inside = [
-                (user.ranked, {item for item in user.targets if number in prior.labels[item]}) for user in case.users
-            ]
+            inside = [(user.ranked, _targets_in(user, prior, number)) for user in case.users]
             inside = [(ranked, targets) for ranked, targets in inside if targets]
             name = f"group/{prior.name}/{group}"
             out[f"{name}/users"] = len(inside)
+            out[f"{name}/targets"] = sum(len(targets) for _, targets in inside)
             for k in CUTOFFS:
                 out[f"{name}/recall@{k}"] = _mean([_recall(ranked, targets, k) for ranked, targets in inside])
                 out[f"{name}/ndcg@{k}"] = _mean([_ndcg(ranked, targets, k) for ranked, targets in inside])
@@ -256,3 +301,20 @@ def test_padding_is_no_hit_even_beside_the_previous_users_last_item():
     prior = Prior("genre", ["a"], [{0}] * 5)
     found = _results(Case(np.ones(5, int), [prior], users))
     assert (found["recall@5"], found["ndcg@200"], found["coverage@5"]) == (0, 0, pytest.approx(1 / 5))
+
+
+def test_an_item_is_a_target_of_every_event_it_is_due_for_and_an_event_of_several_groups_counts_once_in_each():
+    """Item 4 is viewed twice and bought; `any` holds both events. A user of two groups is scored in both."""
+    category = Prior("genre", ["a"], [{0}] * 9)
+    events = Prior("action", ["view", "buy", "any", "never"], [{0, 2}, {1, 2}, set()], "event")
+    people = Prior("club", ["x", "y", "z"], [{0, 2}], "user")
+    user = User([4, 5, 6], targets=[4, 4, 4, 7], history=[0], events=[0, 1, 0, 1])
+    found = _results(Case(np.ones(9, int), [category, events, people], [user]))
+    expected = {"view": (1, 1.0), "buy": (2, 0.5), "any": (2, 0.5), "never": (0, None)}
+    for group, (targets, recall) in expected.items():
+        assert found[f"group/action/{group}/targets"] == targets
+        assert found[f"group/action/{group}/users"] == (targets > 0)
+        assert found[f"group/action/{group}/recall@5"] == recall
+    assert [found[f"group/club/{group}/targets"] for group in "xyz"] == [2, 0, 2]
+    assert found["group/club/x/ndcg@10"] == found["group/club/z/ndcg@10"] == found["ndcg@10"]
+    assert found["group/club/y/ndcg@10"] is None

@@ -17,12 +17,14 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
 from torchrec_priors.retrieval.predictions import PredictionWriter
+from torchrec_priors.retrieval.search import Found
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint import Checkpoints
 from torchrec_priors.training.process import join
 from torchrec_priors.training.run_folder import RunFolder
 
-_SHOWN = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverage@10", "novelty@10")
+_SHOWN = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverage@10", "novelty@10",
+          "event_given/recall@10", "event_given/ndcg@10")  # fmt: skip
 
 
 class Split(StrEnum):
@@ -42,7 +44,10 @@ def evaluate(
         Argument(metavar="[KEY=VALUE]...", help="Changes to the run's `evaluation` settings, and to these alone."),
     ] = None,
 ) -> None:
-    """Scores every user against the whole catalogue; writes eval/<split>/metrics.json and predictions.parquet."""
+    """Scores every user against the whole catalogue; writes eval/<split>/metrics.json and predictions.parquet.
+
+    Where the model has heads for events, predictions_event_given.parquet, too.
+    """
     folder = RunFolder(run)
     config, prepared = folder.open(data)
     config = _changed(config, overrides or [])
@@ -60,7 +65,16 @@ def evaluate(
         def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
             return tqdm(batches, total=rounds, unit="batch", disable=None if ranks.leads else True)
 
-        with PredictionWriter(place / "predictions.parquet", item_ids, names, ranks.side) as predictions:
+        with (
+            PredictionWriter(place / "predictions.parquet", item_ids, names, ranks.side) as predictions,
+            PredictionWriter(place / "predictions_event_given.parquet", item_ids, names, ranks.side) as told,
+        ):
+
+            def write(users: Histories, found: Found, given: Found | None) -> None:
+                predictions.add(users, found)
+                if given is not None:
+                    told.add(users, given)
+
             result = run_evaluation(
                 built.model,
                 built.index,
@@ -71,7 +85,7 @@ def evaluate(
                 device=ranks.device,
                 columns=built.columns,
                 total=ranks.total,
-                on_batch=predictions.add,
+                on_batch=write,
                 progress=shown,
             )
         if ranks.leads:
@@ -90,7 +104,7 @@ def evaluate(
                 about["overrides"] = overrides
             folder.write_json(f"eval/{where}/metrics.json", {**about, **result})
             print(f"{run} on {split.value}, {checkpoint}, {result['users']:,} users, {prepared.items:,} items:")
-            print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN))
+            print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN if name in result))
             print(f"written to {place}")
 
 

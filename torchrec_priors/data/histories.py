@@ -24,6 +24,7 @@ class Histories:
         targets, target_lengths: the E items to be predicted, in time order; repeats are kept.
         columns: what else was asked for, beside `items`.
         users: the users' numbers in file order of the data set; -1 for those who are not known.
+        target_columns: what was asked for beside `targets`.
     """
 
     user_ids: pa.Array
@@ -35,6 +36,7 @@ class Histories:
     target_lengths: np.ndarray
     users: np.ndarray
     columns: Columns = field(default_factory=dict)
+    target_columns: Columns = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -48,14 +50,25 @@ class Histories:
         context: int,
         columns: Mapping[str, list[np.ndarray]] | None = None,
         users: Sequence[int] | None = None,
+        target_columns: Mapping[str, list[np.ndarray]] | None = None,
     ) -> "Histories":
         """One entry a user of each list; `columns` stand beside `seen`; users without a number are not known."""
         recent = [items[-context:] for items in seen]
         lengths = [np.array([len(items) for items in part], np.int64) for part in (recent, seen, targets)]
         beside = {name: flat([part[-context:] for part in parts]) for name, parts in (columns or {}).items()}
         numbers = np.full(len(seen), -1) if users is None else np.array(users, np.int64)
+        ahead = {name: flat(parts) for name, parts in (target_columns or {}).items()}
         return cls(
-            user_ids, flat(recent), lengths[0], flat(seen), lengths[1], flat(targets), lengths[2], numbers, beside
+            user_ids,
+            flat(recent),
+            lengths[0],
+            flat(seen),
+            lengths[1],
+            flat(targets),
+            lengths[2],
+            numbers,
+            beside,
+            ahead,
         )
 
 
@@ -67,6 +80,7 @@ def history_batches(
     batch: int,
     share: Share = Share(),
     columns: Sequence[str] = (),
+    target_columns: Sequence[str] = (),
     chosen: np.ndarray | None = None,
 ) -> Iterator[Histories]:
     """Users in file order, `batch` at a time; batch i belongs to rank i mod world.
@@ -78,26 +92,30 @@ def history_batches(
     Args:
         split: whose targets are held out; None gives whole histories without targets.
         columns: of the sequences, besides `items`.
+        target_columns: of the sequences, besides `targets`.
         chosen: bool by user, in file order, who is wanted; None for everyone.
     """
     held_out = {"validation": 2 * data.manifest.horizon, "test": data.manifest.horizon, None: 0}[split]
     wanted = data.manifest.horizon if split else 0
     users_left = data.users if chosen is None else int(chosen.sum())
     nobody = data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0)
-    empty = Histories.of(nobody, [], [], context, {name: [] for name in columns})
+    nothing: dict[str, list[np.ndarray]] = {name: [] for name in target_columns}
+    empty = Histories.of(nobody, [], [], context, {name: [] for name in columns}, target_columns=nothing)
     mine, number = empty, -1
     ids: list[pa.Array] = []
     numbers: list[int] = []
     seen: list[np.ndarray] = []
     targets: list[np.ndarray] = []
     others: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    ahead: dict[str, list[np.ndarray]] = {name: [] for name in target_columns}
+    read = list(dict.fromkeys([*columns, *target_columns]))
     for group in data.row_groups:
         here = np.arange(group.users)
         if chosen is not None:
             here = here[chosen[group.first_user : group.first_user + group.users]]
         if not len(here):
             continue
-        users = data.read_users(group, columns)
+        users = data.read_users(group, read)
         column = data.user_ids(group).combine_chunks()
         for user in here.tolist():
             history = users.history(user)
@@ -106,14 +124,18 @@ def history_batches(
             numbers.append(group.first_user + user)
             seen.append(history[:end])
             targets.append(history[end : end + wanted])
-            for name, values in users.columns_of(user).items():
-                others[name].append(values[:end])
+            beside = users.columns_of(user)
+            for name, values in others.items():
+                values.append(beside[name][:end])
+            for name, values in ahead.items():
+                values.append(beside[name][end : end + wanted])
             users_left -= 1
             if len(ids) == batch or not users_left:
                 number += 1
                 if number % share.world == share.rank:
-                    mine = Histories.of(pa.array(ids, column.type), seen, targets, context, others, numbers)
-                ids, numbers, seen, targets, others = [], [], [], [], {name: [] for name in columns}
+                    mine = Histories.of(pa.array(ids, column.type), seen, targets, context, others, numbers, ahead)
+                ids, numbers, seen, targets = [], [], [], []
+                others, ahead = {name: [] for name in columns}, {name: [] for name in target_columns}
                 if number % share.world == share.world - 1 or not users_left:
                     yield mine
                     mine = empty

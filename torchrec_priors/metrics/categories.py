@@ -1,47 +1,67 @@
-"""Groups of items as numpy arrays, for counting."""
+"""Groups of items, events or users as numpy arrays, for counting."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from torchrec_priors.data.labels import compress
 from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+
+Entity = Literal["item", "event", "user"]
+_ENTITIES: dict[str, Entity] = {"item": "item", "graph": "item", "event": "event", "user": "user"}
 
 
 @dataclass(frozen=True)
 class Categories:
-    """Labels of an item prior.
+    """Labels of a prior of the data set.
 
     Attributes:
         name: the prior's name.
         groups: names by group number.
-        starts, labels: the groups of all items (see `compress`).
+        starts, labels: the groups of all entities (see `compress`).
+        entity: what is labelled: items by row id, events by code, or users by their number in file order.
     """
 
     name: str
     groups: list[str]
     starts: np.ndarray
     labels: np.ndarray
+    entity: Entity = "item"
 
     @classmethod
-    def from_pairs(cls, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int) -> "Categories":
-        return cls(name, groups, *compress(item, group, items))
+    def from_pairs(
+        cls, name: str, groups: list[str], of: np.ndarray, group: np.ndarray, count: int, entity: Entity = "item"
+    ) -> "Categories":
+        """From pairs of one of `count` entities and a group, in any order."""
+        return cls(name, groups, *compress(of, group, count), entity)
 
     @classmethod
     def of_prior(cls, data: PreparedData, name: str) -> "Categories":
-        """Those of an item prior of the data set."""
-        pairs = data.prior_pairs(name, "item")
-        return cls.from_pairs(name, data.manifest.prior(name).groups, *pairs, data.items)
+        """Those of a prior of the data set.
 
-    def expand(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(index into items, group) for every group of every item."""
-        counts = self.starts[items + 1] - self.starts[items]
-        index = np.repeat(np.arange(len(items)), counts)
+        Raises:
+            UserError: there is no such prior, or it is of an unknown kind.
+        """
+        info = data.manifest.prior(name)
+        entity = _ENTITIES.get(info.kind)
+        if entity is None:
+            known = ", ".join(_ENTITIES)
+            raise UserError(f"prior '{name}' is of an unknown kind, '{info.kind}' (known: {known}): prepare again")
+        pairs = data.user_pairs(name) if entity == "user" else data.prior_pairs(name, entity)
+        count = {"item": data.items, "event": len(data.manifest.events), "user": data.users}[entity]
+        return cls.from_pairs(name, info.groups, *pairs, count, entity)
+
+    def expand(self, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(index into `of`, group) for every group of every entity of `of`."""
+        counts = self.starts[of + 1] - self.starts[of]
+        index = np.repeat(np.arange(len(of)), counts)
         within = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
-        return index, self.labels[np.repeat(self.starts[items], counts) + within]
+        return index, self.labels[np.repeat(self.starts[of], counts) + within]
 
-    def count(self, row: np.ndarray, items: np.ndarray, rows: int) -> np.ndarray:
-        """[rows, groups]: how many of the items that belong to a row are in each group."""
-        index, group = self.expand(items)
+    def count(self, row: np.ndarray, of: np.ndarray, rows: int) -> np.ndarray:
+        """[rows, groups]: how many of the entities that belong to a row are in each group."""
+        index, group = self.expand(of)
         cell = row[index] * len(self.groups) + group
         return np.bincount(cell, minlength=rows * len(self.groups)).reshape(rows, len(self.groups))

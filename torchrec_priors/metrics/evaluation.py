@@ -13,6 +13,7 @@ from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.model import Recommender
+from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events
 from torchrec_priors.retrieval.find import Finder, RetrievalConfig
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import Found
@@ -28,38 +29,50 @@ def evaluate(
     share: Share,
     device: torch.device,
     columns: Sequence[str] = (),
+    by_group: Sequence[str] | None = None,
     total: Callable[[torch.Tensor], torch.Tensor],
-    on_batch: Callable[[Histories, Found], None] = lambda _users, _found: None,
+    on_batch: Callable[[Histories, Found, Found | None], None] = lambda _users, _found, _given: None,
     progress: Callable[[Iterable[Histories], int], Iterable[Histories]] = lambda batches, _count: batches,
 ) -> dict[str, Any]:
     """Metrics of a split, the same on every rank.
 
     Args:
         columns: what the encoder asks for of the sequences, besides items.
+        by_group: names of the priors to report single groups of, besides the category prior; None for all.
         total: a tensor's sum over ranks.
-        on_batch: called on every rank with its users and what was found for them, the same number of times on all.
+        on_batch: called on every rank with its users, what was found for them and, where the tree has a level of
+            events, what was found by the heads of their targets' events; the same number of times on all.
         progress: wraps the batches to show progress; it is told how many there are.
     """
-    metrics = RankingMetrics(data.items, *_catalogue(data))
+    event_given = bool(levels_of_events(model.tree))
+    metrics = RankingMetrics(data.items, *_catalogue(data, by_group), event_given=event_given)
     batches = history_batches(
-        data, split, context=model.config.context, batch=config.batch, share=share, columns=columns
+        data,
+        split,
+        context=model.config.context,
+        batch=config.batch,
+        share=share,
+        columns=columns,
+        target_columns=("events",) if event_given else metrics.needs,
     )
     was_training = model.training
     model.eval()
     finder = Finder(model, index, config, device)
+    told = EventGiven(finder, len(data.manifest.events)) if event_given else None
     rounds = -(-data.users // (config.batch * share.world))
     for users in progress(batches, rounds):
-        found = finder.find(users, finder.queries(users, finder.ask(users)), DEPTH)
-        rows = found.row_Bk.cpu().numpy()
-        metrics.update(rows, users.targets, users.target_lengths, users.seen, users.seen_lengths)
-        on_batch(users, found)
+        queries = finder.queries(users, finder.ask(users))
+        found = finder.find(users, queries, DEPTH)
+        given = None if told is None else told.find(users, queries, DEPTH)
+        metrics.update(users, found.row_Bk.cpu().numpy(), None if given is None else given.row_Bk.cpu().numpy())
+        on_batch(users, found, given)
     model.train(was_training)
     metrics.sum_over(total)
     return metrics.results()
 
 
-def _catalogue(data: PreparedData) -> tuple[np.ndarray, Categories, list[Categories]]:
+def _catalogue(data: PreparedData, by_group: Sequence[str] | None) -> tuple[np.ndarray, Categories, list[Categories]]:
     frequency = data.catalogue(["frequency"])["frequency"].to_numpy()
-    priors = [Categories.of_prior(data, prior.name) for prior in data.manifest.priors if prior.kind == "item"]
-    category = next(prior for prior in priors if prior.name == data.manifest.category_prior)
-    return frequency, category, [prior for prior in priors if prior is not category]
+    names = [prior.name for prior in data.manifest.priors] if by_group is None else by_group
+    others = [Categories.of_prior(data, name) for name in names if name != data.manifest.category_prior]
+    return frequency, Categories.of_prior(data, data.manifest.category_prior), others

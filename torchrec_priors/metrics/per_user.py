@@ -5,7 +5,7 @@ For a user with m distinct targets, `hits` among the first K:
     ndcg@K    = sum over hits of 1 / log2(rank + 1), over the same sum for min(K, m) hits at the top
     entropy@K = - sum_j (n_j / K) log2(n_j / K) over the categories j among the first K
 
-Shapes: B users, R length of the lists, M distinct (user, target) pairs.
+Shapes: B users, R length of the lists, M distinct (user, target) pairs, T targets with their repeats.
 """
 
 from dataclasses import dataclass
@@ -30,6 +30,8 @@ class Ranked:
         hit_BR: whether a recommended item is a target.
         user_M, target_M: distinct targets, user after user.
         m_B: how many a user has.
+        rank_M: where they stand in their users' lists, from 0; `DEPTH` where they do not.
+        pair_T: which of the M a target is.
     """
 
     row_BR: np.ndarray
@@ -37,6 +39,8 @@ class Ranked:
     user_M: np.ndarray
     target_M: np.ndarray
     m_B: np.ndarray
+    rank_M: np.ndarray
+    pair_T: np.ndarray
 
     @classmethod
     def of(cls, row_BR: np.ndarray, targets: np.ndarray, target_lengths: np.ndarray, items: int) -> "Ranked":
@@ -46,11 +50,14 @@ class Ranked:
             items: size of the catalogue.
         """
         users, row_BR = len(row_BR), row_BR[:, :DEPTH]
-        keys = np.unique(np.repeat(np.arange(users), target_lengths) * items + targets)
+        keys, pair_T = np.unique(np.repeat(np.arange(users), target_lengths) * items + targets, return_inverse=True)
         top = np.arange(users)[:, None] * items + row_BR
         place = np.searchsorted(keys, top).clip(max=len(keys) - 1)
         hit_BR = (keys[place] == top) & (row_BR >= 0)
-        return cls(row_BR, hit_BR, keys // items, keys % items, np.bincount(keys // items, minlength=users))
+        rank_M = np.full(len(keys), DEPTH)
+        rank_M[place[hit_BR]] = np.nonzero(hit_BR)[1]
+        user_M = keys // items
+        return cls(row_BR, hit_BR, user_M, keys % items, np.bincount(user_M, minlength=users), rank_M, pair_T)
 
     def values(self, cutoff: int, category: Categories) -> dict[str, np.ndarray]:
         """`recall`, `ndcg` and `entropy` (bits) of the first `cutoff` items of each user: float64 [B] each."""

@@ -29,7 +29,10 @@ class EventPrior(nn.Module):
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
         assert targets.event_M is not None, f"prior '{self.name}' needs events"
-        return self.of_events.expand(targets.event_M)
+        return self.groups_of_events(targets.event_M)
+
+    def groups_of_events(self, event_M: Tensor) -> tuple[Tensor, Tensor]:
+        return self.of_events.expand(event_M)
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         return self.of_items.pairs(first_row, last_row)

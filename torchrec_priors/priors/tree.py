@@ -9,6 +9,7 @@ Shapes: K paths (heads), S item sets, M targets, B users.
 
 import itertools
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -169,13 +170,18 @@ class PriorTree(nn.Module):
             decided[number_S] = any(level.restricts_items for level in branch.levels)
         return decided
 
-    def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
+    def alternatives(self, first_row: int, last_row: int, among: Sequence[int] | None = None) -> np.ndarray:
         """int64 [branches, rows]: c(i), how many paths estimate the same probability of an item; 0 where none holds it.
 
         The heads of an item's several labels, those of several segments of time and those of several branches do; the
         heads of several events do not: their groups exclude each other.
+
+        Args:
+            among: numbers of the branches whose paths are used; None for all.
         """
         each = np.stack([branch.alternatives(first_row, last_row) for branch in self.branches])
+        if among is not None:
+            each[np.setdiff1d(np.arange(len(each)), among)] = 0
         return each * (each > 0).sum(0)
 
     def assign(self, targets: Targets) -> tuple[Tensor, Tensor]:
@@ -210,6 +216,12 @@ class PriorTree(nn.Module):
             allowed_BK = own_BK if allowed_BK is None else allowed_BK & own_BK
         return allowed_BK
 
+    @property
+    def device(self) -> torch.device:
+        """Where targets must be."""
+        device: torch.device = self.get_buffer("code_0").device
+        return device
+
     def groups_at(self, level: int) -> Tensor:
         """int64 [K]: each path's group at a level, -1 where it does not go through it."""
         groups = [
@@ -219,12 +231,6 @@ class PriorTree(nn.Module):
             for branch in self.branches
         ]
         return torch.from_numpy(np.concatenate(groups)[self._order])
-
-    @property
-    def device(self) -> torch.device:
-        """Where targets must be."""
-        device: torch.device = self.get_buffer("code_0").device
-        return device
 
     def _say_what_is_left_out(self) -> None:
         names: list[list[str]] = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]

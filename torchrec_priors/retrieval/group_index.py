@@ -45,8 +45,7 @@ class GroupIndex:
         self._rows = [torch.from_numpy(rows).to(device) for rows in tree.eligible(shard.first, shard.last)]
         self._set_sizes = tree.set_sizes
         self.log_weight_S = [0.0] * tree.item_sets
-        alternatives_RT = np.maximum(tree.alternatives(shard.first, shard.last), 1)
-        self.log_alternatives_RT = torch.from_numpy(np.log(alternatives_RT)).to(device)
+        self.log_alternatives_RT = _log_alternatives(tree, shard)
         paths = np.array(tree.item_set_K)
         bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
         self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
@@ -82,6 +81,12 @@ class GroupIndex:
                 reached[rows - self.shard.first] = True
         return reached
 
+    def among(self, tree: PriorTree, branches: list[int]) -> "GroupIndex":
+        """The same index for searches that use the paths of some branches alone."""
+        index = copy.copy(self)
+        index.log_alternatives_RT = _log_alternatives(tree, self.shard, branches)
+        return index
+
     def tiles(self) -> Iterator[Tile]:
         """Tiles in order; one without rows to score is left out."""
         for first in range(self.shard.first, self.shard.last, TILE):
@@ -94,6 +99,11 @@ class GroupIndex:
                     columns.append((number, rows[low:high] - first))
             if columns:
                 yield Tile(first, size, columns)
+
+
+def _log_alternatives(tree: PriorTree, shard: Shard, branches: list[int] | None = None) -> Tensor:
+    alternatives_RT = np.maximum(tree.alternatives(shard.first, shard.last, branches), 1)
+    return torch.from_numpy(np.log(alternatives_RT)).to(shard.rows.device)
 
 
 def _uniform(row: np.ndarray, item_set: int) -> np.ndarray:

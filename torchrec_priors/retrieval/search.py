@@ -72,6 +72,10 @@ class Queries:
     def __len__(self) -> int:
         return len(self.bias_BK)
 
+    def within(self, open_BK: Tensor) -> "Queries":
+        """The same, with the paths that are not open closed."""
+        return Queries(self.vector_BKd, self.bias_BK.masked_fill(~open_BK, -torch.inf))
+
     @classmethod
     def unbiased(cls, vector_BKd: Tensor) -> "Queries":
         return cls(vector_BKd, vector_BKd.new_zeros(vector_BKd.shape[:2]))

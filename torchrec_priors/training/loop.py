@@ -117,10 +117,10 @@ class _Run:
             share=self.ranks.share,
             device=self.ranks.device,
             columns=self.built.columns,
+            by_group=(),  # priors may have hundreds of groups: the category prior's alone are logged
             total=self.ranks.total,
         )
-        logged = {name: value for name, value in result.items() if self._is_logged(name)}
-        self.logs.add(progress.step, logged, prefix="validation/")
+        self.logs.add(progress.step, result, prefix="validation/")
         better = result[SELECTED_BY] > progress.best
         if better:
             progress.best, progress.best_step, progress.without_gain = result[SELECTED_BY], progress.step, 0
@@ -130,10 +130,6 @@ class _Run:
         self.logs.say(f"step {progress.step}: validation {shown}{' (best so far)' if better else ''}")
         if better or self._checkpoint_is_due():
             self._save(best=better)
-
-    def _is_logged(self, metric: str) -> bool:
-        """Of the metrics of single groups, those of the category prior alone: others may have hundreds of groups."""
-        return not metric.startswith("group/") or metric.startswith(f"group/{self.data.manifest.category_prior}/")
 
     def _out_of_patience(self) -> bool:
         patience = self.config.training.patience

@@ -1,0 +1,67 @@
+"""The search of users whose next events are known: by the heads of those events alone.
+
+A path is open to an event if the event is in its group at every level of events it goes through, and it goes through
+one: in an additive tree the heads of other levels are closed, as they know nothing of the event. A user may be served
+by the paths open to any of the events given; users' own groups close what they close anyway.
+
+Shapes: B users, K paths, E event codes, T targets.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.data.histories import Histories
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.retrieval.find import Finder
+from torchrec_priors.retrieval.search import Found, Queries
+
+
+class EventGiven:
+    """Finds items for users, given the events of their targets. Every rank must make one and call it alike."""
+
+    def __init__(self, finder: Finder, events: int) -> None:
+        """
+        Args:
+            finder: of a model whose tree has a level of events (see `levels_of_events`).
+            events: how many event codes there are.
+        """
+        self.finder = finder
+        self.open_EK = paths_of_events(finder.model.tree, events)
+        branches = finder.model.tree.branch_K[self.open_EK.any(0).cpu()]
+        self.index = finder.index.among(finder.model.tree, branches.unique().tolist())
+
+    @torch.no_grad()
+    def find(self, users: Histories, queries: Queries, k: int) -> Found:
+        """Top-k of this rank's users, whose `target_columns` hold events.
+
+        Args:
+            queries: of all paths (see `Finder.queries`).
+        """
+        device = self.open_EK.device
+        user_T = torch.from_numpy(np.repeat(np.arange(len(users)), users.target_lengths)).to(device)
+        given_BE = torch.zeros(len(users), len(self.open_EK), device=device)
+        given_BE[user_T, torch.from_numpy(users.target_columns["events"]).to(device)] = 1.0
+        open_BK = given_BE @ self.open_EK.float() > 0
+        return self.finder.find(users, queries.within(open_BK), k, self.index)
+
+
+def levels_of_events(tree: PriorTree) -> list[int]:
+    """Numbers of the levels whose groups are groups of events."""
+    return [number for number, level in enumerate(tree.levels) if hasattr(level, "groups_of_events")]
+
+
+def paths_of_events(tree: PriorTree, events: int) -> Tensor:
+    """bool [E, K]: paths open to each event (see above)."""
+    event_E = torch.arange(events, device=tree.device)
+    open_EK = torch.ones(events, len(tree.item_set_K), dtype=torch.bool, device=tree.device)
+    through_K = open_EK.new_zeros(open_EK.shape[1])
+    for number in levels_of_events(tree):
+        level, group_K = tree.levels[number], tree.groups_at(number).to(tree.device)
+        index, group = level.groups_of_events(event_E)  # type: ignore[operator]
+        in_EG = torch.zeros(events, len(level.groups) + 1, dtype=torch.bool, device=tree.device)  # type: ignore[arg-type]
+        in_EG[:, -1] = True  # of paths that do not go through the level
+        in_EG[index, group] = True
+        open_EK &= in_EG[:, group_K]
+        through_K |= group_K >= 0
+    return open_EK & through_K
