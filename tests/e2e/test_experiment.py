@@ -26,7 +26,7 @@ baseline = "LT/ST_1"
 [cells."LT/ST_1"]
 priors.tree = []
 [cells.broken]
-priors.tree = ["gener"]
+priors.tree = ["genrr"]
 [cells."seen items too"]
 priors.tree = []
 evaluation.filter_seen = false
@@ -40,7 +40,7 @@ priors.tree = []
 [cells."LT/ST_2"]
 priors.tree = ["temporal:2"]
 [cells.broken]
-priors.tree = ["gener"]
+priors.tree = ["genrr"]
 """
 
 
@@ -89,7 +89,7 @@ def test_killed_resumed_with_a_cell_that_fails_and_one_that_is_evaluated_alone(s
     assert "failed: broken (seed 0)" in done.stderr
     assert summary.stat().st_mtime_ns == trained, "what is trained is not trained again"
     one, broken, too = _rows(out)
-    assert broken["error"].endswith("error: priors.tree: there is no prior 'gener': did you mean 'genre'?")
+    assert broken["error"].endswith("error: priors.tree: there is no prior 'genrr': did you mean 'genre'?")
     assert one["error"] is too["error"] is None
     assert one["run"] == too["run"] == "LT-ST_1-seed0"
     assert one["config_sha256"] != too["config_sha256"]
