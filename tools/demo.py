@@ -1,7 +1,7 @@
 """`make demo`: a made-up marketplace, HSTU without and with prior heads on two processes, and what they recommend.
 
 HSTU predicts the next item; + LT/ST predicts eight, by a short-term and a long-term head; + LT/ST x Item has these two
-heads for every level-1 category.
+heads for every level-1 category, and a gate that puts the categories' scores on one scale.
 
 Every step is a command that is shown before it runs. Given again, it goes on where it was.
 """
@@ -24,11 +24,12 @@ import typer
 REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 CONFIG = "torchx_configs/marketplace.toml"
+CALIBRATED = ["loss.gate=1.0", "evaluation.calibrated=true", "evaluation.fusion=mean"]
 # Folder of the run -> title, changes to the configuration.
 MODELS = {
     "hstu": ("HSTU", ["model.horizon=1", "priors.tree=[]"]),
     "lt-st": ("+ LT/ST", []),
-    "lt-st-category": ("+ LT/ST x Item", ['priors.tree=["temporal:2", "category"]']),
+    "lt-st-category": ("+ LT/ST x Item", ['priors.tree=["temporal:2", "category"]', *CALIBRATED]),
 }
 SHOWN = (
     ("recall@10", "recall@10"),
