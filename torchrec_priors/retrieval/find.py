@@ -74,19 +74,14 @@ class Finder:
         return self.model.queries(self.histories(users)).first(len(users))
 
     @torch.no_grad()
-    def queries(self, users: Histories, asked: Asked, open_BK: Tensor | None = None) -> Queries:
-        """What is searched for: the paths' queries, and what is added to each path's scores.
-
-        Args:
-            open_BK: bool, paths that users may be served by, besides those that are closed to them anyway.
-        """
+    def queries(self, users: Histories, asked: Asked) -> Queries:
+        """What is searched for: the paths' queries, and what is added to each path's scores."""
         bias_BK = asked.query_BKd.new_zeros(asked.query_BKd.shape[:2])
         if self.config.calibrated:
             bias_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, asked.query_BKd)
-        for allowed_BK in (self.model.tree.allowed_paths(torch.from_numpy(users.users).to(self.device)), open_BK):
-            if allowed_BK is not None:
-                bias_BK = bias_BK.masked_fill(~allowed_BK, -torch.inf)
-        return Queries(asked.query_BKd, bias_BK)
+        queries = Queries(asked.query_BKd, bias_BK)
+        allowed_BK = self.model.tree.allowed_paths(torch.from_numpy(users.users).to(self.device))
+        return queries if allowed_BK is None else queries.within(allowed_BK)
 
     @torch.no_grad()
     def find(self, users: Histories, queries: Queries, k: int, index: GroupIndex | None = None) -> Found:
