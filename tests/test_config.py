@@ -242,6 +242,10 @@ def test_a_value_of_the_wrong_type_names_the_key(key, text, write):
         "training.warmup=-0.1",
         "training.clip_norm=0.0",
         "evaluation.batch=0",
+        "evaluation.normaliser_rows=-1",
+        "evaluation.normaliser_rows=31",
+        "loss.gate=-0.1",
+        "priors.min_positives=-1",
     ],
 )
 def test_a_value_out_of_its_range_names_the_key(override, write):

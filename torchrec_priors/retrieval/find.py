@@ -18,6 +18,9 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import Exclusions, Found, Queries, log_normalisers, search
 
 
+_FEWEST_ROWS = 32  # drawn one by one: none of a set's with a probability below e^-32
+
+
 @dataclass
 class RetrievalConfig:
     """How the heads' scores become recommendations; they change no trained model.
@@ -27,7 +30,8 @@ class RetrievalConfig:
         fusion: of the scores of an item's heads: `max`, `mean`, `hierarchical` or `inverse_variance`.
         calibrated: whether scores are log P(group | user) + log P(item | group, user), which are on one scale for all
             heads; needs a model trained with `loss.gate`.
-        normaliser_rows: rows of each item set from which the sum under P(item | group, user) is estimated; 0 takes all.
+        normaliser_rows: rows of each item set from which the sum under P(item | group, user) is estimated; 0 takes all,
+            otherwise at least `_FEWEST_ROWS`, as a set of which no row is drawn has no sum.
         batch: users scored together.
     """
 
@@ -40,8 +44,10 @@ class RetrievalConfig:
     def check(self) -> None:
         if self.batch < 1:
             raise UserError(f"evaluation.batch = {self.batch} must be at least 1")
-        if self.normaliser_rows < 0:
-            raise UserError(f"evaluation.normaliser_rows = {self.normaliser_rows} must not be negative")
+        if self.normaliser_rows and self.normaliser_rows < _FEWEST_ROWS:
+            raise UserError(
+                f"evaluation.normaliser_rows = {self.normaliser_rows} must be at least {_FEWEST_ROWS}, or 0 for all"
+            )
 
 
 class Finder:
