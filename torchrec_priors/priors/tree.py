@@ -133,14 +133,16 @@ class PriorTree(nn.Module):
     @property
     def item_set_names(self) -> list[str]:
         """For each item set the groups on one of its paths that restrict items: "Electronics"; "all" without any."""
-        names, first = self._group_names(), {}
+        names = self._group_names()
+        first: dict[int, Path] = {}
         for path in self.paths:
-            first.setdefault(path.item_set, zip(path.levels, path.groups, strict=True))
-        parts = [
-            [names[level][group] for level, group in first[number] if self.levels[level].restricts_items]
-            for number in range(self.item_sets)
-        ]
-        return [" / ".join(some) or "all" for some in parts]
+            first.setdefault(path.item_set, path)
+        found = []
+        for number in range(self.item_sets):
+            groups = zip(first[number].levels, first[number].groups, strict=True)
+            restricting = [names[level][group] for level, group in groups if self.levels[level].restricts_items]
+            found.append(" / ".join(restricting) or "all")
+        return found
 
     @property
     def item_sets(self) -> int:

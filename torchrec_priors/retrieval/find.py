@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.batch import times_and_events
@@ -16,7 +15,6 @@ from torchrec_priors.model import Asked, Recommender
 from torchrec_priors.retrieval.fusion import Fusion, FusionKind, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import Exclusions, Found, Queries, log_normalisers, search
-
 
 _FEWEST_ROWS = 32  # drawn one by one: none of a set's with a probability below e^-32
 
