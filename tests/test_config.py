@@ -51,7 +51,7 @@ def _other(key: str, value):
         return not value
     if isinstance(value, list):
         return [*value, "genre"]
-    return 2 * value or 1 if isinstance(value, int) else value / 2 or 0.5
+    return 2 * value or 32 if isinstance(value, int) else value / 2 or 0.5
 
 
 def _nested(flat: dict) -> dict:
