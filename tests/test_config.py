@@ -51,7 +51,7 @@ def _other(key: str, value):
         return not value
     if isinstance(value, list):
         return [*value, "genre"]
-    return 2 * value or 1 if isinstance(value, int) else value / 2 or 0.5
+    return 2 * value or 32 if isinstance(value, int) else value / 2 or 0.5
 
 
 def _nested(flat: dict) -> dict:
@@ -242,6 +242,10 @@ def test_a_value_of_the_wrong_type_names_the_key(key, text, write):
         "training.warmup=-0.1",
         "training.clip_norm=0.0",
         "evaluation.batch=0",
+        "evaluation.normaliser_rows=-1",
+        "evaluation.normaliser_rows=31",
+        "loss.gate=-0.1",
+        "priors.min_positives=-1",
     ],
 )
 def test_a_value_out_of_its_range_names_the_key(override, write):

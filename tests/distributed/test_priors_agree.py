@@ -61,7 +61,7 @@ TREES = {
             "loss.gate": 0.5,
             "evaluation.calibrated": True,
             "evaluation.fusion": "mean",
-            "evaluation.normaliser_rows": 20,
+            "evaluation.normaliser_rows": 32,
         },
     ),
     "multiplied, told": (

@@ -22,6 +22,7 @@ CONFIG = {
     "model": {"dim": 8, "context": 10, "horizon": 4},
     "encoder": {"layers": 1, "events": True, "item_features": ["release_date", "title"]},
     "priors": {"tree": ["temporal:2", "genre"]},
+    "loss": {"gate": 1.0},
     "training": {"batch": 16, "steps": 3, "evaluate_every": 3},
 }
 
@@ -31,7 +32,8 @@ def _config(**sections):
 
 
 def _values(built, data, ranks):
-    """Everything by name: item vectors by title, features' and heads' by theirs, the rest by the parameter's."""
+    """Everything by name: item vectors by title, features', heads' and the gate's by theirs, the rest by the
+    parameter's."""
     tables = {}
     for name, shard in built.shards.items():
         rows = torch.zeros(built.model.state_dict()[_key(built, name)].shape)
@@ -45,6 +47,9 @@ def _values(built, data, ranks):
     }  # the last is of no title
     for depth, weight in zip(built.depths, built.model.heads.adapters, strict=True):
         found |= {f"head {name}": value for name, value in zip(depth.names, weight, strict=True)}
+    gate = built.model.gate
+    decisions = torch.cat([gate.weight, gate.bias[:, None]], 1)
+    found |= {f"gate {name}": value for name, value in zip(built.model.tree.item_set_names, decisions, strict=True)}
     dense = built.model.encoder.named_parameters()
     return {key: value.detach().clone() for key, value in [*found.items(), *dense]}
 

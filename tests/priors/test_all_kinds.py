@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from random_trees import USERS, as_tensors, cases, of_tree, targets
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.priors.event import EventPrior
 from torchrec_priors.priors.item import ItemPrior
+from torchrec_priors.priors.prior import Memberships
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
 
@@ -22,6 +24,10 @@ def _ways(case):
     if case.tree.composition == "additive" and case.levels:
         return [((number,), (group,)) for number, size in enumerate(sizes) for group in size]
     return [(tuple(range(len(sizes))), groups) for groups in itertools.product(*sizes)]
+
+
+def _is_of_events(case, number):
+    return isinstance(case.levels[number].prior, EventPrior)
 
 
 def _omega(case, levels, groups):
@@ -39,7 +45,32 @@ def test_paths_are_those_with_items_and_their_sets_are_intersections(case):
     assert order == sorted(order)
     assert case.tree.item_set_K == [path.item_set for path in case.tree.paths]
     assert [len(members) for members in rows] == case.tree.set_sizes.tolist()
-    assert case.tree.set_sizes.tolist().count(case.items) <= 1, "all items are one set"
+    shared = {path.item_set for path in case.tree.paths if not any(_is_of_events(case, n) for n in path.levels)}
+    assert [case.tree.set_sizes[number] for number in shared].count(case.items) <= 1, "all items are one set"
+    if case.tree.composition == "additive":
+        events = [path.item_set for path in case.tree.paths if path.item_set not in shared]
+        assert len(set(events)) == len(events), "each group of events has a set of its own"
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases(), targets)
+def test_a_target_falls_into_every_set_that_needs_no_decision(case, drawn):
+    chosen = of_tree(drawn, case)
+    index, path = case.tree.assign(as_tensors(chosen))
+    inside = np.zeros((len(chosen), case.tree.item_sets), bool)
+    inside[index, np.array(case.tree.item_set_K)[path]] = True
+    assert inside[:, ~case.tree.decided()].all()
+
+
+def test_events_of_the_same_items_are_decided_one_by_one():
+    """Were viewing and buying one set, a gate would take the one for as likely as the other."""
+    seen = Memberships.from_pairs(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), 2)
+    events = EventPrior("event", ["view", "buy"], Memberships.from_pairs(np.arange(2), np.arange(2), 2), seen)
+    alone = PriorTree([events], 2)
+    assert (alone.set_sizes.tolist(), alone.decided().tolist()) == ([2, 2], [True, True])
+    beside = PriorTree([TemporalPrior(2, 4), events], 2, "additive")
+    assert beside.item_set_names == ["all", "view", "buy"]
+    assert beside.decided().tolist() == [False, True, True]
 
 
 @settings(deadline=None, max_examples=150)

@@ -33,7 +33,8 @@ class PriorsConfig:
     """Which prior heads there are.
 
     Attributes:
-        tree: priors, upper level first, each the name of a prior of the data set or `temporal:n`; empty for one head.
+        tree: priors, upper level first, each the name of a prior of the data set, `temporal:n`, `random:like`,
+            `all:like` or `file.py:argument`; empty for one head.
         composition: `hierarchical` (Eq. 4-5: an adapter for every node), `multiplicative` (one adapter for every path)
             or `additive` (one adapter for every group of every prior, nothing combined).
         adapters: `matrix` (z + SiLU(W z), Eq. 2), or `vector` (z + e): a model that is told the group as an input.
@@ -120,12 +121,7 @@ class PriorTree(nn.Module):
     @cached_property
     def paths(self) -> list[Path]:
         """The heads, in their order."""
-        names = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
-        if self.composition == "additive":
-            everywhere = [name for level in names for name in level]
-            twice = {name for name in everywhere if everywhere.count(name) > 1}
-            for level, its_names in zip(self.levels, names, strict=True):
-                its_names[:] = [f"{level.name}: {name}" if name in twice else name for name in its_names]
+        names = self._group_names()
         unordered = []
         for branch in self.branches:
             for groups in branch.groups_of(branch.code_C).tolist():
@@ -133,6 +129,20 @@ class PriorTree(nn.Module):
                 unordered.append((tuple(branch.numbers), tuple(groups), name or "all"))
         ordered = zip((unordered[place] for place in self._order), self.item_set_K, strict=True)
         return [Path(levels, groups, item_set, name) for (levels, groups, name), item_set in ordered]
+
+    @property
+    def item_set_names(self) -> list[str]:
+        """For each item set the groups on one of its paths that restrict items: "Electronics"; "all" without any."""
+        names = self._group_names()
+        first: dict[int, Path] = {}
+        for path in self.paths:
+            first.setdefault(path.item_set, path)
+        found = []
+        for number in range(self.item_sets):
+            groups = zip(first[number].levels, first[number].groups, strict=True)
+            restricting = [names[level][group] for level, group in groups if self.levels[level].restricts_items]
+            found.append(" / ".join(restricting) or "all")
+        return found
 
     @property
     def item_sets(self) -> int:
@@ -165,9 +175,9 @@ class PriorTree(nn.Module):
 
     def decided(self) -> np.ndarray:
         """bool [S]: item sets that a target may fall outside of, which a gate decides."""
-        decided = np.zeros(self.item_sets, bool)
+        decided = np.ones(self.item_sets, bool)
         for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
-            decided[number_S] = any(level.restricts_items for level in branch.levels)
+            decided[number_S] &= any(level.restricts_items for level in branch.levels)
         return decided
 
     def alternatives(self, first_row: int, last_row: int, among: Sequence[int] | None = None) -> np.ndarray:
@@ -232,6 +242,16 @@ class PriorTree(nn.Module):
         ]
         return torch.from_numpy(np.concatenate(groups)[self._order])
 
+    def _group_names(self) -> list[list[str]]:
+        """Names of the groups of each level; those that stand twice in an additive tree with their prior's name."""
+        names = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
+        if self.composition == "additive":
+            everywhere = [name for level in names for name in level]
+            twice = {name for name in everywhere if everywhere.count(name) > 1}
+            for level, its_names in zip(self.levels, names, strict=True):
+                its_names[:] = [f"{level.name}: {name}" if name in twice else name for name in its_names]
+        return names
+
     def _say_what_is_left_out(self) -> None:
         names: list[list[str]] = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
         dropped = sum(branch.combinations - len(branch.code_C) for branch in self.branches)
@@ -261,19 +281,23 @@ def load_tree(config: PriorsConfig, data: PreparedData, horizon: int) -> PriorTr
 
 
 def _number_sets(branches: list[Branch], items: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """(for each branch, the tree's number of each of its item sets; sizes by number): all items are one set, however
-    many groups have them all."""
+    """(for each branch, the tree's number of each of its item sets; sizes by number).
+
+    All items are one set, however many groups have them all; but where a branch has groups that exclude each other, as
+    events, each keeps its own: a gate tells how likely it is that a target belongs to this group, not to any of them.
+    """
     numbers: list[np.ndarray] = []
     sizes: list[int] = []
     whole = None
     for branch in branches:
         number_S = np.zeros(len(branch.set_sizes), np.int64)
+        shares = not any(getattr(level, "exclusive", False) for level in branch.levels)
         for own, size in enumerate(branch.set_sizes.tolist()):
-            if size == items and whole is not None:
+            if shares and size == items and whole is not None:
                 number_S[own] = whole
                 continue
             number_S[own] = len(sizes)
-            whole = len(sizes) if size == items else whole
+            whole = len(sizes) if shares and size == items else whole
             sizes.append(size)
         numbers.append(number_S)
     return numbers, np.array(sizes, np.int64)

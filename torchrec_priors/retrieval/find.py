@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.batch import times_and_events
@@ -17,6 +16,8 @@ from torchrec_priors.retrieval.fusion import Fusion, FusionKind, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import Exclusions, Found, Queries, log_normalisers, search
 
+_FEWEST_ROWS = 32  # drawn one by one: none of a set's with a probability below e^-32
+
 
 @dataclass
 class RetrievalConfig:
@@ -27,7 +28,8 @@ class RetrievalConfig:
         fusion: of the scores of an item's heads: `max`, `mean`, `hierarchical` or `inverse_variance`.
         calibrated: whether scores are log P(group | user) + log P(item | group, user), which are on one scale for all
             heads; needs a model trained with `loss.gate`.
-        normaliser_rows: rows of each item set from which the sum under P(item | group, user) is estimated; 0 takes all.
+        normaliser_rows: rows of each item set from which the sum under P(item | group, user) is estimated; 0 takes all,
+            otherwise at least `_FEWEST_ROWS`, as a set of which no row is drawn has no sum.
         batch: users scored together.
     """
 
@@ -40,8 +42,10 @@ class RetrievalConfig:
     def check(self) -> None:
         if self.batch < 1:
             raise UserError(f"evaluation.batch = {self.batch} must be at least 1")
-        if self.normaliser_rows < 0:
-            raise UserError(f"evaluation.normaliser_rows = {self.normaliser_rows} must not be negative")
+        if self.normaliser_rows and self.normaliser_rows < _FEWEST_ROWS:
+            raise UserError(
+                f"evaluation.normaliser_rows = {self.normaliser_rows} must be at least {_FEWEST_ROWS}, or 0 for all"
+            )
 
 
 class Finder:
@@ -74,19 +78,14 @@ class Finder:
         return self.model.queries(self.histories(users)).first(len(users))
 
     @torch.no_grad()
-    def queries(self, users: Histories, asked: Asked, open_BK: Tensor | None = None) -> Queries:
-        """What is searched for: the paths' queries, and what is added to each path's scores.
-
-        Args:
-            open_BK: bool, paths that users may be served by, besides those that are closed to them anyway.
-        """
+    def queries(self, users: Histories, asked: Asked) -> Queries:
+        """What is searched for: the paths' queries, and what is added to each path's scores."""
         bias_BK = asked.query_BKd.new_zeros(asked.query_BKd.shape[:2])
         if self.config.calibrated:
             bias_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, asked.query_BKd)
-        for allowed_BK in (self.model.tree.allowed_paths(torch.from_numpy(users.users).to(self.device)), open_BK):
-            if allowed_BK is not None:
-                bias_BK = bias_BK.masked_fill(~allowed_BK, -torch.inf)
-        return Queries(asked.query_BKd, bias_BK)
+        queries = Queries(asked.query_BKd, bias_BK)
+        allowed_BK = self.model.tree.allowed_paths(torch.from_numpy(users.users).to(self.device))
+        return queries if allowed_BK is None else queries.within(allowed_BK)
 
     @torch.no_grad()
     def find(self, users: Histories, queries: Queries, k: int, index: GroupIndex | None = None) -> Found:

@@ -37,7 +37,7 @@ class Found:
     Attributes:
         row_Bk: int64 row ids; -1 where there are fewer than k items.
         score_Bk: fused scores.
-        path_Bk: the path that gave each score.
+        path_Bk: the path that gave each score, or most of it.
     """
 
     row_Bk: Tensor

@@ -50,7 +50,7 @@ def answer(finder: Finder, histories: list[History], request: Request) -> tuple[
     users = Histories.of(pa.array(range(len(histories))), rows, nothing, model.config.context, columns, known)
     queries = request.queries(finder, users)
     if request.bias_K is not None and torch.isneginf(queries.bias_BK).all(1).any():
-        raise UserError("only, mute: the heads that may answer are of other groups of users than this user's")
+        raise UserError("only, mute: the heads that may answer are of other groups of users: name some of this user's")
     found, short_BJ = request.find(finder, users, queries)
     row_Bk, score_Bk, path_Bk = found.row_Bk.cpu(), found.score_Bk.cpu(), found.path_Bk.cpu()
     count_B = (row_Bk >= 0).sum(1)

@@ -47,7 +47,10 @@ class Request:
         if bias_K is not None:
             reached = index.reach(~torch.isneginf(bias_K)).sum()
             if not int(ranks.total(reached)):
-                raise UserError("only, mute: the heads that may answer retrieve none of the items that are allowed")
+                raise UserError(
+                    "only, mute: the heads that may answer retrieve none of the items that are allowed: "
+                    "allow more items, or name other heads"
+                )
             bias_K = bias_K.to(finder.device)
         shares = Shares(dict(levers.at_least), path_K, k, index, ranks.total) if path_K else None
         return cls(k, index, bias_K, shares)

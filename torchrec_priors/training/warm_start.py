@@ -1,7 +1,7 @@
 """`train --init-from`: the first values of a run from the best checkpoint of another, matched by name, not by place.
 
-Rows of tables are matched by original ids and values, heads by the names of their groups, as a later log numbers all of
-them anew. What the other run does not know keeps its own first values, and is counted.
+Rows of tables are matched by original ids and values, heads and the gate's decisions by the names of their groups, as a
+later log numbers all of them anew. What the other run does not know keeps its own first values, and is counted.
 """
 
 import logging
@@ -36,6 +36,7 @@ from torchrec_priors.training.run_folder import RunFolder
 log = logging.getLogger(__name__)
 
 _ROWS_AT_A_TIME = 1 << 16
+_MATCHED = ("heads.", "gate.")  # by the names of groups, not of parameters
 
 
 def start_from(source: RunFolder, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> str:
@@ -59,10 +60,17 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     old_depths = nodes(old_tree, read_paths(source.paths, old_tree)[:-1], old_config.priors.min_positives)
     old_names = [depth.names for depth in old_depths]
     for number, (new, weight) in enumerate(zip(built.depths, built.model.heads.adapters, strict=True)):
-        filled.matched(f"heads.adapters.{number}", _get(old_names, number), new.names, weight)
+        found = filled.matched(f"heads.adapters.{number}", _get(old_names, number), new.names, weight)
+        filled.report.append(f"{found} of {len(new.names)} heads at level {number + 1}")
     embedded = zip(group_names(built.model.tree), built.model.heads.embeddings, strict=False)
     for depth, (names, weight) in enumerate(embedded):
-        filled.matched(f"heads.embeddings.{depth}", _get(group_names(old_tree), depth), names, weight)
+        found = filled.matched(f"heads.embeddings.{depth}", _get(group_names(old_tree), depth), names, weight)
+        filled.report.append(f"{found} of {len(names)} group vectors at level {depth + 1}")
+    if built.model.gate is not None:
+        sets = built.model.tree.item_set_names
+        for name, weight in built.model.gate.named_parameters():
+            found = filled.matched(f"gate.{name}", old_tree.item_set_names, sets, weight)
+        filled.report.append(f"{found} of {len(sets)} decisions of the gate")
     old_ids, new_ids = _ids(old_config, old_data), _ids(config, data)
     for table, shard in built.shards.items():
         filled.rows(table, old_ids.get(table), new_ids[table], shard)
@@ -83,7 +91,7 @@ class _Source:
         own = {
             name: parameter
             for name, parameter in built.model.named_parameters()
-            if id(parameter) not in tables and not name.startswith("heads.")
+            if id(parameter) not in tables and not name.startswith(_MATCHED)
         }
         for name, parameter in own.items():
             if name in self.sizes and self.sizes[name] != tuple(parameter.shape):
@@ -94,14 +102,13 @@ class _Source:
         for name, value in found.items():
             _fill(own[name], value)
         self.report.append(f"{len(found)} of {len(own)} parameters of encoder and score")
-        left = [
-            name for name in self.sizes if name not in own and not name.startswith("heads.") and ".embed" not in name
-        ]
+        known = (*_MATCHED, "certainty.")  # how certain heads are is learned anew
+        left = [name for name in self.sizes if name not in own and not name.startswith(known) and ".embed" not in name]
         if left:
             self.report[-1] += f" ({len(left)} of the other run have no place here: {', '.join(left[:3])})"
 
-    def matched(self, name: str, old_names: list[str], new_names: list[str], weight: Tensor) -> None:
-        """The slices of `weight` whose names were there."""
+    def matched(self, name: str, old_names: list[str], new_names: list[str], weight: Tensor) -> int:
+        """The slices of `weight` whose names were there, and how many these are."""
         place_of = {old: place for place, old in enumerate(old_names)} if name in self.sizes else {}
         pairs = [(place_of[new], place) for place, new in enumerate(new_names) if new in place_of]
         if pairs:
@@ -115,9 +122,7 @@ class _Source:
             whole = weight.detach().cpu().clone()
             whole[here] = found[there]
             _fill(weight, whole)
-        _, kind, depth = name.split(".")
-        what = "heads" if kind == "adapters" else "group vectors"
-        self.report.append(f"{len(pairs)} of {len(new_names)} {what} at level {int(depth) + 1}")
+        return len(pairs)
 
     def rows(self, table: str, old_ids: pa.Array | None, new_ids: pa.Array, shard: Shard) -> None:
         """The shard's rows whose ids were there; blocks of the old table go to all ranks, one after another."""
