@@ -194,3 +194,9 @@ def test_every_composition_trains_serves_and_starts_another(composition, adapter
         start_from(RunFolder(tmp_path / "run"), built, other, data, ranks)
         for name, value in built.model.heads.named_parameters():
             assert torch.equal(value, old[name]), name
+
+
+def test_a_gate_with_nothing_to_decide_says_so(data, tmp_path, caplog):
+    values = {**SETTINGS, "priors": {"tree": ["temporal:2"]}, "loss": {"gate": 1.0}}
+    _train(parse(values), data, tmp_path / "run")
+    assert "loss.gate has no effect: no level of priors.tree restricts items" in caplog.text

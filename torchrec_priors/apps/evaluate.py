@@ -95,6 +95,8 @@ def evaluate(
                 "items": prepared.items,
                 "horizon": prepared.manifest.horizon,
                 "filter_seen": config.evaluation.filter_seen,
+                "fusion": config.evaluation.fusion,
+                "calibrated": config.evaluation.calibrated,
                 "seconds": round(time.monotonic() - started, 3),
                 "ranks": ranks.world,
                 "checkpoint": checkpoint,

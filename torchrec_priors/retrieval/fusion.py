@@ -12,7 +12,8 @@ that may retrieve item i (and this user may use):
 
 Calibrated means are means of probabilities: log of sum over k of exp(L_k(i)) / c(i), where c(i) counts the heads that
 estimate the same probability (`PriorTree.alternatives`): one for each label of the item and each segment of time. Heads
-of different events stand for outcomes that exclude each other, whose probabilities add up.
+of different events stand for outcomes that exclude each other, whose probabilities add up in the plain mean; the other
+fusions take them for estimates of one probability, too.
 
 Shapes: B users, K paths, T rows of a tile, R branches of the tree, p paths of one item set, n some of the set's rows.
 """

@@ -1,5 +1,6 @@
 """A run's model, distributed and initialised, and its optimizers."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,8 @@ from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.training.paths import count_positives, read_paths
 from torchrec_priors.training.process import Ranks
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,8 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
         positives_S = torch.zeros(built.model.tree.item_sets, dtype=torch.int64)
         positives_S.index_add_(0, item_set_K, built.positives_K)
         built.model.gate.start_from(positives_S / max(built.targets, 1))
+        if not bool(built.model.gate.gated_S.any()):
+            log.warning("loss.gate has no effect: no level of priors.tree restricts items, there is nothing to decide")
     built.model.discount_T.copy_(discount(config.loss.gamma, config.model.horizon))
 
 
