@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 
 import numpy as np
 import pytest
@@ -108,6 +109,18 @@ def test_users_may_use_the_paths_of_their_own_groups(case, users):
     ]
     assert allowed.shape == (len(users), len(case.tree.paths))
     assert allowed.tolist() == expected
+    counts = [
+        [
+            math.prod(
+                len(case.levels[n].prior.groups) if user < 0 else max(1, len(set(case.levels[n].of_user(user))))
+                for n in path.levels
+                if case.levels[n].of_user is not None
+            )
+            for path in case.tree.paths
+        ]
+        for user in users
+    ]
+    assert case.tree.open_groups(torch.tensor(users, dtype=torch.int64)).tolist() == counts
 
 
 @settings(deadline=None, max_examples=50)

@@ -232,6 +232,24 @@ class PriorTree(nn.Module):
         device: torch.device = self.get_buffer("code_0").device
         return device
 
+    def open_groups(self, user_B: Tensor) -> Tensor:
+        """int64 [B, K]: how many groups of users are open to each user where a path goes through a level of them, 1
+        where it goes through none: their heads estimate the same probability.
+
+        Args:
+            user_B: as for `allowed_paths`.
+        """
+        count_BK = torch.ones(len(user_B), len(self.item_set_K), dtype=torch.int64, device=user_B.device)
+        for number in self._user_levels:
+            level = self.levels[number]
+            known_B = torch.nonzero(user_B >= 0).squeeze(1)
+            index, _ = level.groups_of_users(user_B[known_B])  # type: ignore[operator]
+            own_B = torch.full_like(user_B, len(level.groups))  # type: ignore[arg-type]
+            own_B[known_B] = torch.bincount(index, minlength=len(known_B)).clamp(min=1)
+            through_K = self.get_buffer(f"group_at_{number}") >= 0
+            count_BK *= torch.where(through_K, own_B[:, None], 1)
+        return count_BK
+
     def groups_at(self, level: int) -> Tensor:
         """int64 [K]: each path's group at a level, -1 where it does not go through it."""
         groups = [

@@ -81,10 +81,13 @@ class Finder:
     def queries(self, users: Histories, asked: Asked) -> Queries:
         """What is searched for: the paths' queries, and what is added to each path's scores."""
         bias_BK = asked.query_BKd.new_zeros(asked.query_BKd.shape[:2])
+        tree, user_B = self.model.tree, torch.from_numpy(users.users).to(self.device)
         if self.config.calibrated:
             bias_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, asked.query_BKd)
+            if self.config.fusion == "mean":  # over the users' groups, too
+                bias_BK = bias_BK - tree.open_groups(user_B).log()
         queries = Queries(asked.query_BKd, bias_BK)
-        allowed_BK = self.model.tree.allowed_paths(torch.from_numpy(users.users).to(self.device))
+        allowed_BK = tree.allowed_paths(user_B)
         return queries if allowed_BK is None else queries.within(allowed_BK)
 
     @torch.no_grad()
