@@ -20,7 +20,7 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.loss import LossConfig
 from torchrec_priors.model import ModelConfig
 from torchrec_priors.plugin import absolute, own_file
-from torchrec_priors.priors.tree import PriorsConfig
+from torchrec_priors.priors.settings import PriorsConfig
 from torchrec_priors.retrieval.find import RetrievalConfig
 from torchrec_priors.sampling.group_sampler import NegativesConfig
 from torchrec_priors.sizes import with_size

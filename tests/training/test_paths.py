@@ -15,7 +15,8 @@ from torchrec_priors.config import parse
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Share
 from torchrec_priors.errors import UserError
-from torchrec_priors.priors.tree import PriorsConfig, load_tree
+from torchrec_priors.priors.settings import PriorsConfig
+from torchrec_priors.priors.tree import load_tree
 from torchrec_priors.training import build
 from torchrec_priors.training.loop import train
 from torchrec_priors.training.paths import count_positives

@@ -10,9 +10,8 @@ Shapes: K paths (heads), S item sets, M targets, B users.
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -22,39 +21,9 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.branch import Branch
 from torchrec_priors.priors.prior import NEEDS, Prior, Targets, load_prior, needs_of
+from torchrec_priors.priors.settings import Composition, PriorsConfig
 
 log = logging.getLogger(__name__)
-
-Composition = Literal["hierarchical", "multiplicative", "additive"]
-
-
-@dataclass
-class PriorsConfig:
-    """Which prior heads there are.
-
-    Attributes:
-        tree: priors, upper level first, each the name of a prior of the data set, `temporal:n`, `random:like`,
-            `all:like` or `file.py:argument`; empty for one head.
-        composition: `hierarchical` (Eq. 4-5: an adapter for every node), `multiplicative` (one adapter for every path)
-            or `additive` (one adapter for every group of every prior, nothing combined).
-        adapters: `matrix` (z + SiLU(W z), Eq. 2), or `vector` (z + e): a model that is told the group as an input.
-        init_std: standard deviation of the adapters' first values; 0 as in the paper, where every head begins as the
-            user state.
-        min_positives: a path with fewer training positives has no adapter: its query is that of the node above it.
-        max_parameters: of all adapters of the tree; a larger tree is refused.
-    """
-
-    tree: list[str] = field(default_factory=list)
-    composition: Composition = "hierarchical"
-    adapters: Literal["matrix", "vector"] = "matrix"
-    init_std: float = 0.0
-    min_positives: int = 1
-    max_parameters: int = 100_000_000
-
-    def check(self) -> None:
-        for name in ("init_std", "min_positives", "max_parameters"):
-            if getattr(self, name) < 0:
-                raise UserError(f"priors.{name} = {getattr(self, name)} must not be negative")
 
 
 @dataclass(frozen=True)
