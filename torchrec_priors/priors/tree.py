@@ -185,13 +185,7 @@ class PriorTree(nn.Module):
         """
         allowed_BK: Tensor | None = None
         for number in self._user_levels:
-            level = self.levels[number]
-            known_B = torch.nonzero(user_B >= 0).squeeze(1)
-            index, group = level.groups_of_users(user_B[known_B])  # type: ignore[operator]
-            allowed_BG = (user_B < 0)[:, None].repeat(1, len(level.groups) + 1)  # type: ignore[arg-type]
-            allowed_BG[:, -1] = True  # of paths that do not go through the level
-            allowed_BG[known_B[index], group] = True
-            own_BK = allowed_BG[:, self.get_buffer(f"group_at_{number}")]
+            own_BK = paths_of_groups(self._open_to(number, user_B), self.get_buffer(f"group_at_{number}"))
             allowed_BK = own_BK if allowed_BK is None else allowed_BK & own_BK
         return allowed_BK
 
@@ -210,14 +204,19 @@ class PriorTree(nn.Module):
         """
         count_BK = torch.ones(len(user_B), len(self.item_set_K), dtype=torch.int64, device=user_B.device)
         for number in self._user_levels:
-            level = self.levels[number]
-            known_B = torch.nonzero(user_B >= 0).squeeze(1)
-            index, _ = level.groups_of_users(user_B[known_B])  # type: ignore[operator]
-            own_B = torch.full_like(user_B, len(level.groups))  # type: ignore[arg-type]
-            own_B[known_B] = torch.bincount(index, minlength=len(known_B)).clamp(min=1)
+            own_B = self._open_to(number, user_B).sum(1).clamp(min=1)
             through_K = self.get_buffer(f"group_at_{number}") >= 0
             count_BK *= torch.where(through_K, own_B[:, None], 1)
         return count_BK
+
+    def _open_to(self, number: int, user_B: Tensor) -> Tensor:
+        """bool [B, G]: groups of a level of users that are open to each user, all of them to an unknown one."""
+        level = self.levels[number]
+        known_B = torch.nonzero(user_B >= 0).squeeze(1)
+        index, group = level.groups_of_users(user_B[known_B])  # type: ignore[operator]
+        open_BG = (user_B < 0)[:, None].repeat(1, len(level.groups))  # type: ignore[arg-type]
+        open_BG[known_B[index], group] = True
+        return open_BG
 
     def groups_at(self, level: int) -> Tensor:
         """int64 [K]: each path's group at a level, -1 where it does not go through it."""
@@ -256,6 +255,11 @@ class PriorTree(nn.Module):
                     which = "no head" if self.composition != "additive" else "no head of it"
                     log.warning("%s items are in no group of prior '%s': %s reaches them",
                                 f"{without:,}", self.levels[number].name, which)  # fmt: skip
+
+
+def paths_of_groups(open_XG: Tensor, group_K: Tensor) -> Tensor:
+    """bool [X, K]: paths whose group at a level is open, and those that do not go through it (group -1)."""
+    return torch.cat([open_XG, open_XG.new_ones(len(open_XG), 1)], 1)[:, group_K]
 
 
 def load_tree(config: PriorsConfig, data: PreparedData, horizon: int) -> PriorTree:

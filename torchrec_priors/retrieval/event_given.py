@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.priors.tree import PriorTree, paths_of_groups
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.search import Found, Queries
 
@@ -59,9 +59,8 @@ def paths_of_events(tree: PriorTree, events: int) -> Tensor:
     for number in levels_of_events(tree):
         level, group_K = tree.levels[number], tree.groups_at(number).to(tree.device)
         index, group = level.groups_of_events(event_E)  # type: ignore[operator]
-        in_EG = torch.zeros(events, len(level.groups) + 1, dtype=torch.bool, device=tree.device)  # type: ignore[arg-type]
-        in_EG[:, -1] = True  # of paths that do not go through the level
+        in_EG = torch.zeros(events, len(level.groups), dtype=torch.bool, device=tree.device)  # type: ignore[arg-type]
         in_EG[index, group] = True
-        open_EK &= in_EG[:, group_K]
+        open_EK &= paths_of_groups(in_EG, group_K)
         through_K |= group_K >= 0
     return open_EK & through_K

@@ -55,12 +55,11 @@ class Finder:
         assert model.gate is not None or not config.calibrated, "a model without a gate cannot be calibrated"
         self.model, self.index, self.config, self.device = model, index, config, device
         self._sample = index.sample(config.normaliser_rows) if config.normaliser_rows else index
-        several = config.fusion == "inverse_variance"
         self.fusion = Fusion(
             kind=config.fusion,
             calibrated=config.calibrated,
             block_K=blocks(model.tree) if config.fusion == "hierarchical" else None,
-            variance_K=model.certainty.variance() if several else None,
+            variance_K=model.certainty.variance() if config.fusion == "inverse_variance" else None,
             branch_K=model.tree.branch_K,
         )
 
