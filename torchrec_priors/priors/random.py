@@ -6,6 +6,7 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.prior import prior_of_data
+from torchrec_priors.splitmix import GOLDEN, mix, unit
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
@@ -36,9 +37,6 @@ def draw(rows: np.ndarray, seed: int, groups: int) -> np.ndarray:
     """
     state = np.zeros(len(rows), np.uint64)
     for value in (np.full(len(rows), seed, np.uint64), rows.astype(np.uint64)):
-        state = (state ^ value) + np.uint64(0x9E3779B97F4A7C15)
-        state = (state ^ state >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-        state = (state ^ state >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-        state ^= state >> np.uint64(31)
-    drawn: np.ndarray = ((state >> np.uint64(11)).astype(np.float64) * 2.0**-53 * groups).astype(np.int64)
+        state = mix((state ^ value) + GOLDEN)
+    drawn: np.ndarray = (unit(state) * groups).astype(np.int64)
     return drawn

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchrec_priors.embedding.table import Shard
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.splitmix import GOLDEN, mix, unit
 
 TILE = 1 << 13
 
@@ -109,8 +110,4 @@ def _log_alternatives(tree: PriorTree, shard: Shard, branches: list[int] | None 
 def _uniform(row: np.ndarray, item_set: int) -> np.ndarray:
     """A number in [0, 1) for each row, which depends on the row and the item set alone (splitmix64)."""
     start = np.uint64(item_set * 0xD1B54A32D192ED03 % 2**64)
-    bits = row.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + start
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
-    bits ^= bits >> np.uint64(31)
-    return (bits >> np.uint64(11)).astype(np.float64) / 2**53
+    return unit(mix(row.astype(np.uint64) * GOLDEN + start))

@@ -8,7 +8,8 @@ from enum import IntEnum
 
 import numpy as np
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+from torchrec_priors.splitmix import GOLDEN, mix, unit
+
 _STREAM_BITS = np.uint64(40)  # counters of a stream are below 2^40
 
 
@@ -43,8 +44,8 @@ class Stream(IntEnum):
 
 def user_keys(seed: int, users: np.ndarray) -> np.ndarray:
     """uint64 key of each user."""
-    root = _mix(np.array([seed], np.uint64) * _GOLDEN + _GOLDEN)
-    return _mix(root ^ _mix(users.astype(np.uint64) + _GOLDEN))
+    root = mix(np.array([seed], np.uint64) * GOLDEN + GOLDEN)
+    return mix(root ^ mix(users.astype(np.uint64) + GOLDEN))
 
 
 def uniform(keys: np.ndarray, stream: Stream, counter: np.ndarray | int = 0) -> np.ndarray:
@@ -56,12 +57,4 @@ def uniform(keys: np.ndarray, stream: Stream, counter: np.ndarray | int = 0) -> 
         0.5
     """
     place = (np.uint64(int(stream) + 1) << _STREAM_BITS) + np.atleast_1d(counter).astype(np.uint64)
-    bits = _mix(keys + place * _GOLDEN)
-    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: np.ndarray = x ^ (x >> np.uint64(31))
-    return mixed
+    return unit(mix(keys + place * GOLDEN))

@@ -1,0 +1,18 @@
+"""The splitmix64 hash of arrays: random bits that follow from numbers alone, whatever the order, rank or machine."""
+
+import numpy as np
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """uint64 hashes of uint64 numbers."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: np.ndarray = x ^ (x >> np.uint64(31))
+    return mixed
+
+
+def unit(bits: np.ndarray) -> np.ndarray:
+    """Numbers in [0, 1) of hashes."""
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
