@@ -48,6 +48,7 @@ def nodes(tree: PriorTree, positives_K: Tensor | None = None, minimum: int = 0) 
     else:  # one node a path
         keys = [[(number,) for number in range(len(tree.paths))]] if len(tree.levels) else []
     positives = [minimum] * len(tree.paths) if positives_K is None else positives_K.tolist()
+    names = tree.group_names
     depths: list[Depth] = []
     above: dict[tuple[int, ...], int] = {(): 0}
     for here in keys:
@@ -60,7 +61,7 @@ def nodes(tree: PriorTree, positives_K: Tensor | None = None, minimum: int = 0) 
         number = {key: place for place, key in enumerate(kept)}
         depths.append(
             Depth(
-                names=[_name(tree, key) for key in kept],
+                names=[_name(tree, names, key) for key in kept],
                 node_K=torch.tensor([number.get(key, -1) for key in here]),
                 parent_n=torch.tensor([above[key[:-1]] for key in kept]),
                 parent_group_n=torch.tensor([key[-2] if len(key) > 1 else 0 for key in kept]),
@@ -89,13 +90,8 @@ def say_backed_off(tree: PriorTree, depths: list[Depth], minimum: int) -> None:
                  len(names), len(tree.paths), minimum, first)  # fmt: skip
 
 
-def group_names(tree: PriorTree) -> list[list[str]]:
-    """Names of the groups of each level; those of all but the last are in the order of the embeddings."""
-    return [list(level.groups) for level in tree.levels]  # type: ignore[arg-type]
-
-
-def _name(tree: PriorTree, key: tuple[int, ...]) -> str:
-    """Name of a node: of a path itself, or of its beginning."""
+def _name(tree: PriorTree, names: list[list[str]], key: tuple[int, ...]) -> str:
+    """Name of a node: of a path itself, or of its beginning; `names` are those of the groups."""
     if tree.composition != "hierarchical":
         return tree.paths[key[0]].name
-    return " / ".join(names[group] for names, group in zip(group_names(tree), key, strict=False))
+    return " / ".join(its_names[group] for its_names, group in zip(names, key, strict=False))

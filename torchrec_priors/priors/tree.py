@@ -90,7 +90,7 @@ class PriorTree(nn.Module):
     @cached_property
     def paths(self) -> list[Path]:
         """The heads, in their order."""
-        names = self._group_names()
+        names = self._names_in_paths()
         unordered = []
         for branch in self.branches:
             for groups in branch.groups_of(branch.code_C).tolist():
@@ -102,7 +102,7 @@ class PriorTree(nn.Module):
     @property
     def item_set_names(self) -> list[str]:
         """For each item set the groups on one of its paths that restrict items: "Electronics"; "all" without any."""
-        names = self._group_names()
+        names = self._names_in_paths()
         first: dict[int, Path] = {}
         for path in self.paths:
             first.setdefault(path.item_set, path)
@@ -228,9 +228,14 @@ class PriorTree(nn.Module):
         ]
         return torch.from_numpy(np.concatenate(groups)[self._order])
 
-    def _group_names(self) -> list[list[str]]:
+    @property
+    def group_names(self) -> list[list[str]]:
+        """Names of the groups of each level."""
+        return [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
+
+    def _names_in_paths(self) -> list[list[str]]:
         """Names of the groups of each level; those that stand twice in an additive tree with their prior's name."""
-        names = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
+        names = self.group_names
         if self.composition == "additive":
             everywhere = [name for level in names for name in level]
             twice = {name for name in everywhere if everywhere.count(name) > 1}
@@ -239,7 +244,7 @@ class PriorTree(nn.Module):
         return names
 
     def _say_what_is_left_out(self) -> None:
-        names: list[list[str]] = [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
+        names = self.group_names
         dropped = sum(branch.combinations - len(branch.code_C) for branch in self.branches)
         if dropped:
             first: list[str] = []

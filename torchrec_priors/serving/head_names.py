@@ -37,7 +37,7 @@ class HeadNames:
     def __init__(self, tree: PriorTree) -> None:
         self.tree = tree
         self._priors: list[str] = [level.name for level in tree.levels]  # type: ignore[misc]
-        self._groups: list[list[str]] = [list(level.groups) for level in tree.levels]  # type: ignore[arg-type]
+        self._groups = tree.group_names
         self._group_LK = [tree.groups_at(number) for number in range(len(tree.levels))]
 
     def find(self, name: str, option: str) -> Named:

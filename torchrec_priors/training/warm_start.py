@@ -25,7 +25,7 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.features import PREFIX, load_features
 from torchrec_priors.embedding.table import TABLE, Shard
 from torchrec_priors.errors import UserError
-from torchrec_priors.heads.nodes import group_names, nodes
+from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.priors.tree import load_tree
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.checkpoint import Checkpoints, load
@@ -62,9 +62,9 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     for number, (new, weight) in enumerate(zip(built.depths, built.model.heads.adapters, strict=True)):
         found = filled.matched(f"heads.adapters.{number}", _get(old_names, number), new.names, weight)
         filled.report.append(f"{found} of {len(new.names)} heads at level {number + 1}")
-    embedded = zip(group_names(built.model.tree), built.model.heads.embeddings, strict=False)
+    embedded = zip(built.model.tree.group_names, built.model.heads.embeddings, strict=False)
     for depth, (names, weight) in enumerate(embedded):
-        found = filled.matched(f"heads.embeddings.{depth}", _get(group_names(old_tree), depth), names, weight)
+        found = filled.matched(f"heads.embeddings.{depth}", _get(old_tree.group_names, depth), names, weight)
         filled.report.append(f"{found} of {len(names)} group vectors at level {depth + 1}")
     if built.model.gate is not None:
         sets = built.model.tree.item_set_names
