@@ -13,7 +13,7 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run_folder import RunFolder, write_json
 
 
 class Pretended:
@@ -51,7 +51,7 @@ def _train(folder, options, overrides):
     sizes = {"table": 4, "heads": 2, "encoder and score": 1}
     summary = {"steps": 2, "best_step": 1, "validation/ndcg@10": 0.5, "stopped": "end of schedule", "paths": 3}
     more = {"parameters": sizes, "ranks": 1, "seconds_of_last_start": 1.5, "config_sha256": config.sha256()}
-    folder.write_json("summary.json", summary | more)
+    write_json(folder.summary, summary | more)
 
 
 def evaluate(folder, options, overrides):

@@ -21,7 +21,7 @@ from torchrec_priors.retrieval.search import Found
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint import Checkpoints
 from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run_folder import RunFolder, write_json
 
 _SHOWN = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverage@10", "novelty@10",
           "event_given/recall@10", "event_given/ndcg@10")  # fmt: skip
@@ -51,7 +51,7 @@ def evaluate(
     folder = RunFolder(run)
     config, prepared = folder.open(data)
     config = _changed(config, overrides or [])
-    where = _folder(split, name)
+    _check_name(name)
     if config.training.fit_all:
         raise UserError(f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on")
     with join() as ranks:
@@ -60,7 +60,7 @@ def evaluate(
         checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         names = [path.name for path in built.model.tree.paths]
-        place = run / "eval" / where
+        place = folder.evaluation(split.value, name)
 
         def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
             return tqdm(batches, total=rounds, unit="batch", disable=None if ranks.leads else True)
@@ -104,7 +104,7 @@ def evaluate(
             }
             if overrides:
                 about["overrides"] = overrides
-            folder.write_json(f"eval/{where}/metrics.json", {**about, **result})
+            write_json(place / "metrics.json", {**about, **result})
             print(f"{run} on {split.value}, {checkpoint}, {result['users']:,} users, {prepared.items:,} items:")
             print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN if name in result))
             print(f"written to {place}")
@@ -118,10 +118,9 @@ def _changed(config: RunConfig, overrides: list[str]) -> RunConfig:
     return with_changes(asdict(config), changes)
 
 
-def _folder(split: Split, name: str | None) -> str:
+def _check_name(name: str | None) -> None:
     if name is not None and not re.fullmatch(r"[\w.+=-]+", name):
         raise UserError(f"--name: '{name}' becomes part of a folder's name: letters, digits and . _ + = - alone")
-    return split.value if name is None else f"{split.value}-{name}"
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from torchrec_priors.training.run_folder import RunFolder
 
 
 def evaluation_folder(run: RunFolder, split: str, evaluation: Evaluation) -> Path:
-    return run.path / "eval" / (split if evaluation.name is None else f"{split}-{evaluation.name}")
+    return run.evaluation(split, evaluation.name)
 
 
 def summary_of(run: RunFolder, planned: PlannedRun) -> dict[str, Any] | None:

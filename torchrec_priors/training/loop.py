@@ -23,7 +23,7 @@ from torchrec_priors.training.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.paths import write_paths
 from torchrec_priors.training.process import Ranks
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run_folder import RunFolder, write_json
 from torchrec_priors.training.step import step
 from torchrec_priors.training.warm_start import start_from
 
@@ -165,7 +165,7 @@ class _Run:
             "config_sha256": self.config.sha256(),
         }
         if self.ranks.leads:
-            self.folder.write_json(self.folder.summary.name, summary)
+            write_json(self.folder.summary, summary)
         return summary
 
     def _seconds(self) -> float:

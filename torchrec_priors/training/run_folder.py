@@ -42,6 +42,10 @@ class RunFolder:
     def summary(self) -> Path:
         return self.path / SUMMARY
 
+    def evaluation(self, split: str, name: str | None = None) -> Path:
+        """Where an evaluation of a split is kept, beside others of other names."""
+        return self.path / "eval" / (split if name is None else f"{split}-{name}")
+
     def check_same_run(self, config: RunConfig, data: PreparedData, init_from: "RunFolder | None" = None) -> None:
         """Raises UserError where the folder holds something other than a run of these."""
         if self.path.exists() and not self.path.is_dir():
@@ -56,16 +60,17 @@ class RunFolder:
             raise UserError(
                 f"--run: '{self.path}' holds a run of another configuration ({difference}): choose another folder"
             )
-        if (self.path / DATA).is_file() and self._data()["content_sha256"] != data.manifest.prepared_sha256:
+        if not (self.path / DATA).is_file():
+            return
+        origin = self._data()
+        if origin["content_sha256"] != data.manifest.prepared_sha256:
             raise UserError(
                 f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder"
             )
-        if (self.path / DATA).is_file():
-            self._check_own_files()
-            self._check_priors(data)
-
-        if (self.path / DATA).is_file() and self._data().get("init_from") != _where(init_from):
-            started = self._data().get("init_from")
+        self._check_own_files(origin)
+        self._check_priors(origin, data)
+        started = origin.get("init_from")
+        if started != _where(init_from):
             how = f"was started from '{started}'" if started else "was not started from another run"
             raise UserError(f"--init-from: '{self.path}' {how}: choose another folder for --run")
 
@@ -96,23 +101,23 @@ class RunFolder:
             origin = self._data()
         except (tomllib.TOMLDecodeError, json.JSONDecodeError, KeyError) as error:
             raise UserError(f"{option}: '{self.path}' cannot be read ({error}): train again") from error
-        self._check_own_files()
+        self._check_own_files(origin)
         data = PreparedData(data_path or Path(origin["path"]))
         if data.manifest.prepared_sha256 != origin["content_sha256"]:
             raise UserError(f"--data: '{data.folder}' is not the data that '{self.path}' was trained on")
-        self._check_priors(data)
+        self._check_priors(origin, data)
         return config, data
 
-    def _check_own_files(self) -> None:
-        for file, checksum in self._data().get("own_files", {}).items():
+    def _check_own_files(self, origin: dict[str, Any]) -> None:
+        for file, checksum in origin.get("own_files", {}).items():
             if not Path(file).is_file():
                 raise UserError(f"'{self.path}' was trained with '{file}', which is not there: put it back")
             if sha256(Path(file)) != checksum:
                 raise UserError(f"'{file}' has changed since '{self.path}' was trained: put it back or train again")
 
-    def _check_priors(self, data: PreparedData) -> None:
+    def _check_priors(self, origin: dict[str, Any], data: PreparedData) -> None:
         there = data.manifest.added_priors()
-        for name, checksum in self._data().get("priors", {}).items():
+        for name, checksum in origin.get("priors", {}).items():
             if name not in there:
                 raise UserError(
                     f"'{self.path}' was trained with prior '{name}', which '{data.folder}' lacks: add it again"
@@ -123,13 +128,15 @@ class RunFolder:
                     " make it as it was, or train again"
                 )
 
-    def write_json(self, name: str, values: dict[str, Any]) -> None:
-        (self.path / name).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / name, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-
     def _data(self) -> dict[str, Any]:
         origin: dict[str, Any] = json.loads((self.path / DATA).read_text(encoding="utf8"))
         return origin
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """One of the files of a run's folder, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def _added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
