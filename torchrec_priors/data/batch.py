@@ -4,6 +4,7 @@ Shapes: B windows, X items of their extended sequences, N tokens of their contex
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_priors.data.chunks import ranges
 from torchrec_priors.data.prepared import Columns
 from torchrec_priors.data.windows import Windows
-from torchrec_priors.ops.keyed_dropout import DropoutKeys, mix
+from torchrec_priors.ops.keyed_dropout import DropoutKeys, mix_each
 from torchrec_priors.sampling.group_sampler import Draw
 
 
@@ -61,30 +63,39 @@ class Batch:
     event_X: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
+        """On the device; from pinned memory, without waiting for the copies."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """In memory from which a GPU copies by itself."""
+        return self._with(lambda tensor: tensor.pin_memory())
+
+    def _with(self, move: Callable[[Any], Any]) -> "Batch":
+        """With every tensor moved, that of the ids jagged."""
         return replace(
             self,
-            ids=self.ids.to(device),
-            parts=[_moved(part, device) for part in self.parts],
-            event_X=None if self.event_X is None else self.event_X.to(device),
+            ids=move(self.ids),
+            parts=[_moved(part, move) for part in self.parts],
+            event_X=None if self.event_X is None else move(self.event_X),
         )
 
 
-def _moved(part: Contexts, device: torch.device) -> Contexts:
+def _moved(part: Contexts, move: Callable[[Any], Any]) -> Contexts:
     values: dict[str, Any] = {item.name: getattr(part, item.name) for item in fields(part)}
     for name, value in values.items():
         if isinstance(value, Tensor):
-            values[name] = value.to(device)
+            values[name] = move(value)
     return Contexts(**values)
 
 
 def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int, parts: int = 1) -> Batch:
     """Windows and negatives as tensors, the windows in `parts` of about the same number."""
-    values = torch.cat([torch.from_numpy(windows.items), torch.from_numpy(draw.own_ids)])
-    lengths = torch.cat([torch.from_numpy(windows.lengths), torch.tensor([len(draw.own_ids)])])
+    values = np.concatenate([windows.items, draw.own_ids])
+    lengths = np.append(windows.lengths, len(draw.own_ids))
     bounds = [len(windows.lengths) * part // parts for part in range(parts + 1)]
     return Batch(
         step=windows.step,
-        ids=KeyedJaggedTensor(keys=[feature], values=values, lengths=lengths),
+        ids=KeyedJaggedTensor(keys=[feature], values=torch.from_numpy(values), lengths=torch.from_numpy(lengths)),
         parts=[_contexts(windows, slice(*pair), seed) for pair in itertools.pairwise(bounds)],
         draw=draw,
         event_X=times_and_events(windows.columns)[1],
@@ -92,25 +103,20 @@ def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int, parts: 
 
 
 def _contexts(windows: Windows, chosen: slice, seed: int) -> Contexts:
-    lengths, contexts = torch.from_numpy(windows.lengths), torch.from_numpy(windows.contexts)[chosen]
-    ends = torch.cumsum(lengths, 0)
-    starts, ends = (ends - lengths)[chosen], ends[chosen]
-    offsets_B1 = torch.zeros(len(contexts) + 1, dtype=torch.int64)
-    torch.cumsum(contexts, 0, out=offsets_B1[1:])
-    within_N = torch.arange(int(offsets_B1[-1])) - torch.repeat_interleave(offsets_B1[:-1], contexts)
-    context_N = torch.repeat_interleave(starts, contexts) + within_N
-    time_X, event_X = times_and_events(windows.columns)
+    """In NumPy, which starts no threads: batches are made beside the training step."""
+    contexts, ends = windows.contexts[chosen], np.cumsum(windows.lengths)[chosen]
+    offsets_B1 = np.concatenate([[0], np.cumsum(contexts)])
+    context_N = ranges(ends - windows.lengths[chosen], contexts)
+    columns = times_and_events({name: values[context_N] for name, values in windows.columns.items()})
     return Contexts(
         first=int(windows.contexts[: chosen.start].sum()),
-        context_N=context_N,
-        end_N=torch.repeat_interleave(ends, contexts),
-        offsets_B1=offsets_B1,
-        user_N=torch.repeat_interleave(torch.from_numpy(windows.users)[chosen], contexts),
-        dropout=DropoutKeys(
-            [mix(seed, windows.step, number) for number in windows.numbers[chosen].tolist()], contexts.tolist()
-        ),
-        time_N=None if time_X is None else time_X[context_N],
-        event_N=None if event_X is None else event_X[context_N],
+        context_N=torch.from_numpy(context_N),
+        end_N=torch.from_numpy(np.repeat(ends, contexts)),
+        offsets_B1=torch.from_numpy(offsets_B1),
+        user_N=torch.from_numpy(np.repeat(windows.users[chosen], contexts)),
+        dropout=DropoutKeys(mix_each(seed, windows.step, last=windows.numbers[chosen]).tolist(), contexts.tolist()),
+        time_N=columns[0],
+        event_N=columns[1],
     )
 
 

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from torchrec_priors.errors import UserError, nearest
 
 log = logging.getLogger(__name__)
 
-Columns = Mapping[str, np.ndarray]  # of the sequences, beside `items`
+Columns = Mapping[str, np.ndarray]  # of the sequences, by name
+COLUMN_TYPES = {"items": np.int32, "timestamps": np.int64, "events": np.int8}  # as stored
+_LENGTH = "length"  # of each user's history; a file may have it as a column
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class PreparedData:
         self.manifest: Manifest = read_manifest(self.folder)
         self.items: int = self.manifest.counts["items"]
         self.users: int = self.manifest.counts["users"]
+        self._metadata: dict[Path, pq.FileMetaData] = {}
         self.row_groups = self._row_groups()
 
     def catalogue(self, columns: list[str] | None = None) -> pa.Table:
@@ -128,15 +131,39 @@ class PreparedData:
 
     def read_users(self, group: RowGroup, columns: Sequence[str] = ()) -> Users:
         """The users of a row group with the `columns` asked for."""
-        table = self._row_group(group, ["items", *columns])
-        column = table["items"].combine_chunks()
-        starts = np.zeros(len(column) + 1, np.int64)
-        np.cumsum(column.value_lengths().to_numpy(zero_copy_only=False), out=starts[1:])
-        items = column.flatten().to_numpy().astype(np.int64)
-        if len(items) and (items.min() < 0 or items.max() >= self.items):
-            raise UserError(f"{group.file} names an item outside the catalogue of {self.items}: prepare again")
-        others = {name: table[name].combine_chunks().flatten().to_numpy().astype(np.int64) for name in columns}
-        return Users(starts, items, others)
+        starts, values = self._lists(group, ["items", *columns])
+        whole = {name: column.astype(np.int64) for name, column in values.items()}
+        return Users(starts, whole.pop("items"), whole)
+
+    def read_into(self, group: RowGroup, places: Columns) -> None:
+        """Fills arrays with the columns of a row group that they are named after. Threads may read at the same time.
+
+        Raises:
+            UserError: it cannot be read, or its users' histories are not those of `lengths`.
+        """
+        starts, values = self._lists(group, list(places))
+        expected = self.lengths[group.first_user : group.first_user + group.users]
+        if not np.array_equal(np.diff(starts), expected):
+            raise UserError(f"{group.file} is not as it was when training began: prepare the data set again")
+        for name, place in places.items():
+            place[:] = values[name]
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """int32 [users]: items of each user's history, in file order; read once.
+
+        Takes the column `length` where a file has one, else the bounds of its smallest lists.
+        """
+        found = np.empty(self.users, np.int32)
+        counted = {file for file, metadata in self._metadata.items() if _LENGTH in metadata.schema.names}
+        for group in self.row_groups:
+            place = found[group.first_user : group.first_user + group.users]
+            if group.file in counted:
+                place[:] = self._row_group(group, [_LENGTH])[_LENGTH].to_numpy()
+            else:
+                smallest = _smallest_list(self._metadata[group.file].row_group(group.index))
+                place[:] = np.diff(self._lists(group, [smallest])[0])
+        return found
 
     def user_ids(self, group: RowGroup) -> pa.ChunkedArray:
         """Original ids of the users of a row group."""
@@ -165,7 +192,7 @@ class PreparedData:
         for info in self.manifest.files:
             if info.path.startswith("sequences/"):
                 file = self.folder / info.path
-                metadata = _guarded(file, partial(pq.read_metadata, file))
+                metadata = self._metadata[file] = _guarded(file, partial(pq.read_metadata, file))
                 for index in range(metadata.num_row_groups):
                     users = metadata.row_group(index).num_rows
                     groups.append(RowGroup(file, index, users, first))
@@ -174,16 +201,53 @@ class PreparedData:
             raise UserError(f"{self.folder / 'sequences'} holds {first} users of {self.users}: prepare again")
         return groups
 
+    def _lists(self, group: RowGroup, columns: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Bounds of the users' lists, int64 [U + 1], and the values of each column, one user after another.
+
+        Raises:
+            UserError: columns do not go with one another, or name items that the catalogue lacks.
+        """
+        table = self._row_group(group, columns)
+        lists = {name: table[name].combine_chunks() for name in columns}
+        starts = np.zeros(group.users + 1, np.int64)
+        np.cumsum(_list_lengths(lists[columns[0]]), out=starts[1:])
+        for name in columns[1:]:
+            if not np.array_equal(_list_lengths(lists[name]), np.diff(starts)):
+                raise UserError(f"{group.file}: '{columns[0]}' and '{name}' of a user differ in length: prepare again")
+        values = {name: column.flatten().to_numpy() for name, column in lists.items()}
+        items = values.get("items", starts[:0])
+        if len(items) and (items.min() < 0 or items.max() >= self.items):
+            raise UserError(f"{group.file} names an item outside the catalogue of {self.items}: prepare again")
+        return starts, values
+
     def _row_group(self, group: RowGroup, columns: list[str]) -> pa.Table:
-        return _guarded(group.file, lambda: pq.ParquetFile(group.file).read_row_group(group.index, columns=columns))
+        def read() -> pa.Table:
+            metadata = self._metadata[group.file]
+            with pq.ParquetFile(group.file, metadata=metadata, page_checksum_verification=True) as opened:
+                return opened.read_row_group(group.index, columns=columns, use_threads=False)
+
+        return _guarded(group.file, read)
 
     def _read(self, name: str, columns: list[str] | None) -> pa.Table:
         return _guarded(self.folder / name, lambda: pq.read_table(self.folder / name, columns=columns))
+
+
+def _list_lengths(lists: pa.ListArray) -> np.ndarray:
+    lengths: np.ndarray = lists.value_lengths().to_numpy(zero_copy_only=False)
+    return lengths
+
+
+def _smallest_list(group: pq.RowGroupMetaData) -> str:
+    """The lists of a user that take least to read, for their lengths alone."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    lists = [column for column in columns if column.path_in_schema.split(".")[0] in COLUMN_TYPES]
+    name: str = min(lists, key=lambda column: column.total_compressed_size).path_in_schema
+    return name.split(".")[0]
 
 
 def _guarded(file: Path, read: Callable[[], Any]) -> Any:
     """`read()`, with an unreadable file as the user's mistake."""
     try:
         return read()
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]}): prepare the data set again") from error

@@ -5,10 +5,13 @@ A run repeated, resumed, or split over another number of ranks drops the same un
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-_GOLDEN = 0x9E3779B97F4A7C15
+from torchrec_priors import splitmix
+
+_GOLDEN = int(splitmix.GOLDEN)
 _MASK = (1 << 63) - 1
 
 
@@ -18,13 +21,27 @@ def mix(*numbers: int) -> int:
     >>> mix(1, 2) == mix(1, 2), mix(1, 2) == mix(2, 1)
     (True, False)
     """
+    return _state(*numbers) & _MASK
+
+
+def mix_each(*numbers: int, last: np.ndarray) -> np.ndarray:
+    """int64 hashes: `mix(*numbers, i)` for every i of `last`.
+
+    >>> mix_each(3, 5, last=np.array([0, 7])).tolist() == [mix(3, 5, 0), mix(3, 5, 7)]
+    True
+    """
+    hashes = splitmix.mix((np.uint64(_state(*numbers)) ^ last.astype(np.uint64)) + splitmix.GOLDEN)
+    return (hashes & np.uint64(_MASK)).astype(np.int64)
+
+
+def _state(*numbers: int) -> int:
     state = 0
     for number in numbers:
         state = (state ^ number) + _GOLDEN & 0xFFFFFFFFFFFFFFFF
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
         state = (state ^ state >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
         state ^= state >> 31
-    return state & _MASK
+    return state
 
 
 @dataclass(frozen=True)
