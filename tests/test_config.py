@@ -39,6 +39,7 @@ def _other(key: str, value):
     texts = {
         "model.score": ("dot", "cosine"),
         "training.precision": ("fp32", "bf16"),
+        "training.balance": ("length", "none"),
         "model.size": ("", "paper-1"),
         "priors.composition": ("hierarchical", "additive"),
         "priors.adapters": ("matrix", "vector"),
@@ -52,6 +53,9 @@ def _other(key: str, value):
     if isinstance(value, list):
         return [*value, "genre"]
     return 2 * value or 32 if isinstance(value, int) else value / 2 or 0.5
+
+
+_NOT_ALONE = ("model.size", "training.batch_tokens")  # change others, or need another change
 
 
 def _nested(flat: dict) -> dict:
@@ -229,6 +233,9 @@ def test_a_value_of_the_wrong_type_names_the_key(key, text, write):
         "table.learning_rate=-1.0",
         "table.init_std=-1.0",
         "training.batch=0",
+        "training.batch=-1",
+        "training.batch_tokens=-1",
+        "training.balance=neither",
         "training.steps=0",
         "training.evaluate_every=0",
         "training.log_every=0",
@@ -237,6 +244,7 @@ def test_a_value_of_the_wrong_type_names_the_key(key, text, write):
         "training.weight_decay=-0.1",
         "training.patience=-1",
         "training.workers=-1",
+        "training.prefetch=-1",
         "training.checkpoint_seconds=-1.0",
         "training.warmup=1.0",
         "training.warmup=-0.1",
@@ -251,6 +259,14 @@ def test_a_value_of_the_wrong_type_names_the_key(key, text, write):
 def test_a_value_out_of_its_range_names_the_key(override, write):
     key = override.split("=")[0]
     assert key in _refused(load_config, write(""), [override])
+
+
+def test_a_batch_is_a_number_of_windows_or_a_budget_of_tokens(write):
+    both = ["training.batch=8", "training.batch_tokens=900"]
+    assert _refused(load_config, write(""), both) == (
+        "training.batch = 8 and training.batch_tokens = 900: give one of the two, with the other 0"
+    )
+    assert load_config(write(""), ["training.batch=0", "training.batch_tokens=900"]).training.batch_tokens == 900
 
 
 _FLOATS = [key for key in keys() if isinstance(_value(RunConfig(), key), float)]
@@ -270,7 +286,7 @@ def test_an_infinite_rate_is_refused(key, write):
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.sets(st.sampled_from([key for key in keys() if key != "model.size"])))  # which changes others, too
+@given(st.sets(st.sampled_from([key for key in keys() if key not in _NOT_ALONE])))
 def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
     config = parse(_nested({key: _other(key, _value(RunConfig(), key)) for key in changed}))
     assert {key for key in keys() if _value(config, key) != _value(RunConfig(), key)} == changed
@@ -283,7 +299,10 @@ def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
 
 
 def test_the_checksum_changes_with_any_value():
-    changed = [parse(_nested({key: _other(key, _value(RunConfig(), key))})).sha256() for key in keys()]
+    beside = {"training.batch_tokens": {"training.batch": 0}}
+    changed = [
+        parse(_nested({key: _other(key, _value(RunConfig(), key)), **beside.get(key, {})})).sha256() for key in keys()
+    ]
     assert len({*changed, RunConfig().sha256()}) == len(keys()) + 1
 
 

@@ -29,6 +29,7 @@ SETTINGS = {
     "evaluation": {"batch": 8},
 }
 TREES = {"no priors": [], "item x temporal": ["temporal:2", "genre"]}
+BY_TOKENS = {"training.batch": 0, "training.batch_tokens": 50}
 
 
 def train(folder, tree, score, more=None):
@@ -44,8 +45,9 @@ def train(folder, tree, score, more=None):
         set_loss_weights(built, config)
         optimizers, sampler = Optimizers(built, config), make_sampler(built, config, data, ranks)
         stream = WindowStream(
-            data, context=12, horizon=4, batch=5, seed=0, share=ranks.share, columns=built.training_columns
-        )
+            data, context=12, horizon=4, batch=config.training.batch, batch_tokens=config.training.batch_tokens, seed=0,
+            share=ranks.share, balanced_for=16, columns=built.training_columns,
+        )  # fmt: skip
         losses = []
         for windows in stream:
             if windows.step == config.training.steps:
@@ -63,10 +65,10 @@ def train(folder, tree, score, more=None):
         return losses, ranks.total(rows), dense, metrics
 
 
-@pytest.fixture(scope="module", params=[("no priors", "cosine"), ("item x temporal", "dot")], ids=str)
+@pytest.fixture(scope="module", params=[("no priors", "cosine", BY_TOKENS), ("item x temporal", "dot", {})], ids=str)
 def alone(request, small_data):
-    name, score = request.param
-    return (small_data, TREES[name], score), run_on_ranks(1, train, small_data, TREES[name], score)[0]
+    name, *how = request.param
+    return (small_data, TREES[name], *how), run_on_ranks(1, train, small_data, TREES[name], *how)[0]
 
 
 @pytest.mark.parametrize("world", [2, 3])

@@ -2,16 +2,17 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch, make_batch
+from torchrec_priors.data.prefetch import ahead
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding.table import FEATURE
@@ -84,13 +85,18 @@ class _Run:
         if resumed:
             self.logs.say(f"resuming '{folder.path}' at step {self.progress.step}")
         self.started = self.saved_at = time.monotonic()
+        self.waited = 0.0  # seconds, for batches
 
     def go(self) -> dict[str, Any]:
+        with closing(self._batches()) as batches:
+            self._train(batches)
+        return self._finish()
+
+    def _train(self, batches: Iterator[Batch]) -> None:
         settings, progress = self.config.training, self.progress
         self.built.parallel.train()
-        batches = self._batches()
         while progress.step < settings.steps and not self._out_of_patience():
-            loss = step(self.built, self.optimizers, next(batches).to(self.ranks.device))
+            loss = step(self.built, self.optimizers, self._next(batches).to(self.ranks.device))
             progress.step += 1
             if progress.step % settings.log_every == 0:
                 rate = settings.rate(progress.step - 1)
@@ -100,7 +106,12 @@ class _Run:
                 self._evaluate()
             elif self._checkpoint_is_due():
                 self._save(best=False)
-        return self._finish()
+
+    def _next(self, batches: Iterator[Batch]) -> Batch:
+        asked = time.monotonic()
+        batch = next(batches)
+        self.waited += time.monotonic() - asked
+        return batch
 
     def _evaluation_is_due(self) -> bool:
         settings, step = self.config.training, self.progress.step
@@ -162,6 +173,7 @@ class _Run:
             "parameters": {"table": table, "heads": heads, "encoder and score": dense - heads},
             "ranks": self.ranks.world,
             "seconds_of_last_start": self._seconds(),
+            "seconds_waiting_for_data": round(self.waited, 3),
             "config_sha256": self.config.sha256(),
         }
         if self.ranks.leads:
@@ -171,23 +183,36 @@ class _Run:
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
 
-    def _batches(self) -> Iterator[Batch]:
-        settings = self.config.training
+    def _batches(self) -> Generator[Batch, None, None]:
+        """From the next step on. Close it to end its threads."""
+        config, settings = self.config, self.config.training
         stream = WindowStream(
             self.data,
-            context=self.config.model.context,
-            horizon=self.config.model.horizon,
+            context=config.model.context,
+            horizon=config.model.horizon,
             batch=settings.batch,
-            seed=self.config.seed,
+            batch_tokens=settings.batch_tokens,
+            seed=config.seed,
             share=self.ranks.share,
+            balanced_for=config.model.dim if settings.balance == "length" else None,
             shuffled_row_groups=settings.shuffled_row_groups,
             first_step=self.progress.step,
             columns=self.built.training_columns,
             held_out=settings.held_out(self.data),
+            workers=settings.workers,
         )
-        for windows in DataLoader(stream, batch_size=None, num_workers=settings.workers):
-            draw = self.sampler.draw(windows.step)
-            yield make_batch(windows, draw, feature=FEATURE, seed=self.config.seed, parts=settings.accumulate)
+        return ahead(self._made(stream), settings.prefetch)
+
+    def _made(self, stream: WindowStream) -> Generator[Batch, None, None]:
+        device, parts = self.ranks.device, self.config.training.accumulate
+        with closing(iter(stream)) as of_steps:
+            for windows in of_steps:
+                draw = self.sampler.draw(windows.step)
+                batch = make_batch(windows, draw, feature=FEATURE, seed=self.config.seed, parts=parts)
+                if device.type == "cuda":
+                    with torch.cuda.device(device):  # each thread has a current device of its own
+                        batch = batch.pinned()
+                yield batch
 
 
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:

@@ -13,7 +13,11 @@ class TrainingConfig:
     """The training loop.
 
     Attributes:
-        batch: windows of a global batch, over all ranks.
+        batch: windows of a global batch, over all ranks; 0 where `batch_tokens` is given.
+        batch_tokens: the most items of contexts in a global batch, instead of a number of windows: batches of about the
+            same work, whatever the lengths. An epoch has ceil(its tokens / (batch_tokens - longest context + 1)) steps.
+        balance: how a batch is dealt to ranks: `length` gives each about the same attention cost, `none` plain slices.
+            The result is the same.
         accumulate: parts in which every rank computes its share of a batch, one after another, to need less memory;
             the result is that of the whole.
         precision: `fp32`, or `bf16` for the encoder's matrix products in training.
@@ -26,13 +30,17 @@ class TrainingConfig:
         patience: evaluations without a better ndcg@10 after which training stops; 0 never stops early.
         log_every: steps between lines of `metrics.jsonl`.
         checkpoint_seconds: seconds between checkpoints; every evaluation that is the best so far makes one too.
-        workers: processes that read data, per rank; 0 reads in the training process.
-        shuffled_row_groups: row groups of the prepared data that are shuffled together.
+        workers: threads that decode the sequences ahead, per rank; 0 decodes them when they are needed.
+        prefetch: batches that a thread makes ready before they are needed; 0 makes each when it is.
+        shuffled_row_groups: row groups of the prepared data that are shuffled together; twice as many are in memory
+            (once without workers).
         fit_all: whether validation and test interactions are trained on, too, for a model to be served: then nothing
             is left to evaluate on, and the last checkpoint counts as the best.
     """
 
     batch: int = 128
+    batch_tokens: int = 0
+    balance: Literal["length", "none"] = "length"
     accumulate: int = 1
     precision: Literal["fp32", "bf16"] = "fp32"
     steps: int = 1000
@@ -44,15 +52,22 @@ class TrainingConfig:
     patience: int = 10
     log_every: int = 10
     checkpoint_seconds: float = 60.0
-    workers: int = 0
+    workers: int = 1
+    prefetch: int = 2
     shuffled_row_groups: int = 64
     fit_all: bool = False
 
     def check(self) -> None:
-        for name in ("batch", "accumulate", "steps", "evaluate_every", "log_every", "shuffled_row_groups"):
+        if self.batch_tokens > 0 < self.batch:
+            both = f"training.batch = {self.batch} and training.batch_tokens = {self.batch_tokens}"
+            raise UserError(f"{both}: give one of the two, with the other 0")
+        if self.batch_tokens == 0 and self.batch < 1:
+            raise UserError(f"training.batch = {self.batch} must be at least 1 (or give training.batch_tokens)")
+        for name in ("accumulate", "steps", "evaluate_every", "log_every", "shuffled_row_groups"):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} = {getattr(self, name)} must be at least 1")
-        for name in ("learning_rate", "weight_decay", "patience", "workers", "checkpoint_seconds"):
+        not_negative = ("batch", "batch_tokens", "learning_rate", "weight_decay", "patience", "workers", "prefetch")
+        for name in (*not_negative, "checkpoint_seconds"):
             if getattr(self, name) < 0:
                 raise UserError(f"training.{name} = {getattr(self, name)} must not be negative")
         if not 0 <= self.warmup < 1:
