@@ -12,13 +12,11 @@ tree), `event`, `spending` (users).
 
 from pathlib import Path
 
-import ibis
+import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus, Labels
-from torchrec_priors.preparation.parquet import keep_rows, open_parquet, read_parquet
+from torchrec_priors.preparation.engine.engine import Engine, Rule
 from torchrec_priors.preparation.raw import BadRows, require_files
 from torchrec_priors.preparation.synthetic.files import ITEMS, LOG, USERS, generate
 from torchrec_priors.preparation.synthetic.histories import EVENTS
@@ -28,53 +26,49 @@ __all__ = ["generate", "load"]
 _LEVELS = ("category", "category2", "category3")
 
 
-def load(raw: Path, bad_rows: BadRows) -> Corpus:
+def load(raw: Path, bad_rows: BadRows, engine: Engine) -> Corpus:
     require_files(raw, [LOG, ITEMS, USERS])
-    text = {name: pa.string() for name in ("title", *_LEVELS)}
-    items = read_parquet(raw / ITEMS, {"item_id": pa.int64(), **text, "price": pa.int64()})
-    users = read_parquet(raw / USERS, {"user_id": pa.int64(), "spending": pa.string()})
-    for table, file, key in ((items, ITEMS, "item_id"), (users, USERS, "user_id")):
-        if pc.count_distinct(table[key]).as_py() < table.num_rows:
-            raise UserError(f"{raw / file} has the same {key} twice")
+    number, text = pa.int64(), pa.string()
+    about_items = {"item_id": number, **dict.fromkeys(("title", *_LEVELS), text), "price": number}
+    items = _whole(raw / ITEMS, about_items, bad_rows, engine)
+    users = _whole(raw / USERS, {"user_id": number, "spending": text}, bad_rows, engine)
     return Corpus(
         name="marketplace",
-        interactions=_interactions(raw / LOG, items, users, bad_rows),
-        items=ibis.memtable(items.drop_columns(list(_LEVELS))),
+        interactions=_interactions(raw / LOG, items, users, bad_rows, engine),
+        items=items.select("item_id", "title", "price"),
         category_prior="category",
         default_horizon=8,
         events=EVENTS,
         event_prior="event",
-        item_priors=[_labels(items, level, "item_id", f"no {level}") for level in _LEVELS],
-        user_priors=[_labels(users, "spending", "user_id", "unknown spending")],
+        item_priors=[Labels(level, _labels(items, "item_id", level), f"no {level}") for level in _LEVELS],
+        user_priors=[Labels("spending", _labels(users, "user_id", "spending"), "unknown spending")],
         user_group="spending",
     )
 
 
-def _labels(table: pa.Table, column: str, key: str, remainder: str) -> Labels:
-    labels = pa.table({key: table[key], "label": table[column].cast(pa.string())})
-    return Labels(column, ibis.memtable(labels), remainder)
+def _whole(file: Path, columns: dict[str, pa.DataType], bad_rows: BadRows, engine: Engine) -> ir.Table:
+    """A table without nulls; its first column is unique."""
+    table = engine.read_parquet([file], columns, bad_rows)
+    rules = [Rule(name, "must have a value", table[name].notnull()) for name in columns]
+    table = engine.keep_all_valid(table, rules, bad_rows)
+    engine.require_unique(table, next(iter(columns)))
+    return table
 
 
-def _interactions(file: Path, items: pa.Table, users: pa.Table, bad_rows: BadRows) -> ibis.Table:
-    """The log, checked by one pass a column and then left on disk."""
-    numbers = {name: pa.int64() for name in ("row", "user_id", "item_id", "time")}
-    log = open_parquet(file, {**numbers, "event": pa.string()})
-    for name in numbers:
-        log = keep_rows(log, pc.field(name).is_valid(), file, bad_rows, name, "must have a value")
-    known = {
-        "user_id": (users["user_id"], f"must be listed in {USERS}"),
-        "item_id": (items["item_id"], f"must be listed in {ITEMS}"),
-        "event": (pa.array(EVENTS), f"must be one of {', '.join(EVENTS)}"),
-    }
-    for name, (values, must) in known.items():
-        log = keep_rows(log, pc.field(name).isin(values.unique()), file, bad_rows, name, must)
-    log = keep_rows(log, pc.field("time") >= 0, file, bad_rows, "time", "must not be negative")
-    table = ibis.memtable(log)
+def _labels(table: ir.Table, key: str, column: str) -> ir.Table:
+    return table.select(key, label=table[column])
+
+
+def _interactions(file: Path, items: ir.Table, users: ir.Table, bad_rows: BadRows, engine: Engine) -> ir.Table:
+    numbers = ("user_id", "item_id", "time")
+    log = engine.read_parquet([file], {**dict.fromkeys(numbers, pa.int64()), "event": pa.string()}, bad_rows)
+    rules = [
+        *(Rule(name, "must have a value", log[name].notnull()) for name in numbers),
+        Rule("user_id", f"must be listed in {USERS}", users),
+        Rule("item_id", f"must be listed in {ITEMS}", items),
+        Rule("event", f"must be one of {', '.join(EVENTS)}", log.event.isin(EVENTS)),
+        Rule("time", "must not be negative", log.time >= 0),
+    ]
+    log = engine.keep_all_valid(log, rules, bad_rows)
     codes = [(name, code) for code, name in enumerate(EVENTS)]
-    return table.select(
-        "user_id",
-        "item_id",
-        timestamp=table.time,
-        order=table["row"],
-        event=table.event.cases(*codes).cast("int8"),
-    )
+    return log.select("user_id", "item_id", "order", timestamp=log.time, event=log.event.cases(*codes).cast("int8"))

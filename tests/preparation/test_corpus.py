@@ -146,7 +146,7 @@ def test_a_file_here_that_is_named_without_its_ending_is_suggested(shop, tmp_pat
         ("def f():\n    return 1 / 0\n\nf()\n", "mine.py', line 2: ZeroDivisionError: division by zero"),
         ("raise ValueError('one\\ntwo')\n", "mine.py', line 1: ValueError: one two"),
         ("def load(raw):\n    pass\n", "mine.py' defines load(raw) where load(raw, bad_rows) is called"),
-        ("def load(raw, bad_rows, more):\n    pass\n", "defines load(raw, bad_rows, more) where"),
+        ("def load(raw, bad_rows, engine, more):\n    pass\n", "defines load(raw, bad_rows, engine, more) where"),
     ],
 )
 def test_a_file_that_cannot_be_imported_is_named_with_line_and_error(text, says, tmp_path, monkeypatch):

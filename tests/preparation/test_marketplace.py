@@ -201,7 +201,7 @@ def test_a_bad_row_is_named_or_dropped_and_counted(tiny, tmp_path, column, value
     rows = pq.read_table(file).to_pydict()
     rows[column][41] = value
     pq.write_table(pa.table(rows), file)
-    with pytest.raises(UserError, match=rf"log\.parquet, line 42: {says}"):
+    with pytest.raises(UserError, match=rf"log\.parquet, row 42: {says}"):
         prepare(Settings("marketplace", tiny), tmp_path / "data")
     manifest = prepare(Settings("marketplace", tiny, on_bad_row="drop"), tmp_path / "data")
     dropped = manifest.counts["dropped"]

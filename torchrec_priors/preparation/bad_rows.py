@@ -27,10 +27,22 @@ class BadRows:
         """Refuses, or counts, the rows on `lines` (1-based); `example` describes the first of them."""
         if len(lines) == 0:
             return
+        self.handle_many(f"{file}, line {lines[0].as_py()}", example, f"{file.name}: {reason}", len(lines))
+
+    def handle_many(self, first: str, example: str, account: str, rows: int) -> None:
+        """Refuses, or counts, `rows` rows.
+
+        Args:
+            first: where the first of them is, for a message.
+            example: what is wrong with it.
+            account: files and reason, under which they are counted.
+        """
         if self.policy == "refuse":
-            raise UserError(f"{file}, line {lines[0].as_py()}: {example} ({self.remedy})")
-        key = f"{file.name}: {reason}"
-        self.dropped[key] = self.dropped.get(key, 0) + len(lines)
+            raise UserError(f"{first}: {example} ({self.remedy})")
+        self.count(account, rows)
+
+    def count(self, account: str, rows: int) -> None:
+        self.dropped[account] = self.dropped.get(account, 0) + rows
 
 
 def shorten(text: str) -> str:

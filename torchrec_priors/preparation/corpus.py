@@ -1,10 +1,12 @@
 """What a corpus file hands to preparation, and how a corpus is found by name or path.
 
-A corpus is one Python file. It defines `load(raw, bad_rows)`, which reads the raw files and returns a `Corpus`. The
-files that ship with the project lie in `datasets/` (in an installed wheel: `torchrec_priors/corpora/`); any other file
-of the same form works by its path.
+A corpus is one Python file. It defines `load(raw, bad_rows)`, which reads the raw files and returns a `Corpus`; or
+`load(raw, bad_rows, engine)`, which leaves reading to an `Engine`, so that files of any size will do. The files that
+ship with the project lie in `datasets/` (in an installed wheel: `torchrec_priors/corpora/`); any other file of the same
+form works by its path.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ import ibis.expr.types as ir
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import load_file
 from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.raw import BadRows
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -97,7 +100,8 @@ class Corpus:
 class CorpusFile(Protocol):
     """The form of a corpus file. One that can make up raw files in its own schema also defines a `Generate`."""
 
-    def load(self, raw: Path, bad_rows: BadRows) -> Corpus: ...
+    def load(self, raw: Path, bad_rows: BadRows) -> Corpus:
+        """Or with a third argument, the `Engine`; `load_corpus` knows."""
 
 
 class Generate(Protocol):
@@ -116,10 +120,27 @@ def find_corpus(name_or_file: str) -> CorpusFile:
     """The corpus of this name, or the user's own file.
 
     Raises:
-        UserError: no such corpus or file, or a file without a `load(raw, bad_rows)`.
+        UserError: no such corpus or file, or a file without a `load(raw, bad_rows)` or `load(raw, bad_rows, engine)`.
     """
     file = corpus_path(name_or_file)
-    return load_file(file, option="--dataset", function="load", arguments=("raw", "bad_rows"))
+    found: CorpusFile = load_file(file, option="--dataset", function="load")
+    if not _takes_engine(found):
+        load_file(file, option="--dataset", function="load", arguments=("raw", "bad_rows"))
+    return found
+
+
+def load_corpus(corpus_file: CorpusFile, raw: Path, bad_rows: BadRows, engine: Engine) -> object:
+    """What `load` of a corpus file returns, whichever of its two forms the file has."""
+    arguments = (raw, bad_rows, engine) if _takes_engine(corpus_file) else (raw, bad_rows)
+    return corpus_file.load(*arguments)
+
+
+def _takes_engine(corpus_file: CorpusFile) -> bool:
+    try:
+        inspect.signature(corpus_file.load).bind("raw", "bad_rows", "engine")
+    except TypeError:
+        return False
+    return True
 
 
 def find_generator(name_or_file: str) -> Generate:

@@ -1,7 +1,7 @@
 """Comma-separated raw files with a header and quoted texts -> Arrow tables, with the line of every row."""
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,8 @@ from pyarrow import csv as arrow_csv
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.bad_rows import BadRows, shorten
 from torchrec_priors.preparation.typed import BYTE_ORDER_MARK, LINE, is_text, require_readable, typed
+
+_BLOCK = 1 << 26  # bytes
 
 
 def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) -> pa.Table:
@@ -25,16 +27,53 @@ def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) 
     """
     require_readable(columns, "read_csv")
     data = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
-    if not data:
-        raise UserError(f"{file} is empty")
-    ends = _line_ends(data)
-    header = next(csv.reader([data[: ends[0]].decode(errors="replace").rstrip("\r\n")]), [])
-    for name in columns:
-        if name not in header:
-            raise UserError(f"{file} has no column {name} (it has {', '.join(header)})")
+    header = _header(data[: _line_ends(data)[0]] if data else b"", columns, file)
+    return _parsed(data, len(header), columns, file, bad_rows, 0)
 
-    if len(ends) == 1 and not data.endswith((b"\n", b"\r")):
+
+def read_csv_blocks(
+    file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, block: int = _BLOCK
+) -> Iterator[pa.Table]:
+    """As `read_csv`, in tables of about `block` bytes of the file, so that memory does not grow with it."""
+    require_readable(columns, "read_csv")
+    with file.open("rb") as stream:
+        first = stream.readline().removeprefix(BYTE_ORDER_MARK)  # all lines, where "\r" alone ends them
+        header = _header(first[: _line_ends(first)[0]] if first else b"", columns, file)
+        lines, rest = 0, first[len(header) :]
+        while data := stream.read(block):
+            data = rest + data
+            whole = data.rfind(b"\n") + 1
+            rest = data[whole:]
+            if whole:
+                yield _parsed(header + data[:whole], len(header), columns, file, bad_rows, lines)
+                lines += len(_line_ends(data[:whole]))
+        if rest or lines == 0:
+            yield _parsed(header + rest, len(header), columns, file, bad_rows, lines)
+
+
+def _header(line: bytes, columns: Mapping[str, pa.DataType], file: Path) -> bytes:
+    """`line`, which names the columns."""
+    if not line:
+        raise UserError(f"{file} is empty")
+    names = next(csv.reader([line.decode(errors="replace").rstrip("\r\n")]), [])
+    for name in columns:
+        if name not in names:
+            raise UserError(f"{file} has no column {name} (it has {', '.join(names)})")
+    return line
+
+
+def _parsed(
+    data: bytes, header: int, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows, lines: int
+) -> pa.Table:
+    """The rows of a header and the lines below it.
+
+    Args:
+        header: bytes of the header.
+        lines: of the file that stand between the header and the rest of `data`.
+    """
+    if len(data) == header and not data.endswith((b"\n", b"\r")):
         data += b"\n"  # Arrow takes a lone header without an end for nothing
+    ends = _line_ends(data)
     try:
         table, wrong = _as_text(data, list(columns)), list[_WrongRow]()
         numbers = np.arange(2, len(table) + 2)
@@ -45,12 +84,12 @@ def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) 
     blank = _blank_lines(data, ends)
     wrong = [row for row in wrong if row.line not in blank]
     if wrong:
-        lines = pa.array([row.line for row in wrong], pa.int64())
-        bad_rows.handle(file, lines, "wrong number of fields", wrong[0].example)
+        at = pa.array([row.line + lines for row in wrong], pa.int64())
+        bad_rows.handle(file, at, "wrong number of fields", wrong[0].example)
     if blank:
         filled = np.isin(numbers, list(blank), invert=True)
         table, numbers = table.filter(pa.array(filled)), numbers[filled]
-    table = table.append_column(LINE, pa.array(numbers))
+    table = table.append_column(LINE, pa.array(numbers + lines))
     return typed(_utf8(table, columns, file, bad_rows), columns, file, bad_rows)
 
 

@@ -10,6 +10,7 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
 
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import Manifest, PriorInfo
@@ -19,7 +20,9 @@ from torchrec_priors.preparation import contents, expressions, labelled
 from torchrec_priors.preparation.add_prior import add_prior
 from torchrec_priors.preparation.check import check
 from torchrec_priors.preparation.communities.prior import communities
-from torchrec_priors.preparation.corpus import Corpus, CorpusFile, Labels, corpus_path, find_corpus
+from torchrec_priors.preparation.corpus import Corpus, CorpusFile, Labels, corpus_path, find_corpus, load_corpus
+from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.engine.on_duckdb import DuckDB
 from torchrec_priors.preparation.raw import BadRows
 
 _USERS_A_FILE = 1 << 18
@@ -64,13 +67,18 @@ def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: R
         return present
     temporary = out.with_name(f".{out.name}.partial")
     shutil.rmtree(temporary, ignore_errors=True)
+    work = out.with_name(f".{out.name}.work")
+    shutil.rmtree(work, ignore_errors=True)
+    engine: DuckDB | None = None
     try:
+        work.mkdir(parents=True)
+        engine = DuckDB(work)
         (temporary / "priors").mkdir(parents=True)
         (temporary / "sequences").mkdir()
         bad_rows = BadRows(settings.on_bad_row)
         report("reading raw files")
-        corpus = check(_load(corpus_file, settings.raw, bad_rows), corpus_path(settings.dataset))
-        made = _Builder(settings, corpus, bad_rows, out, temporary, report).run()
+        corpus = check(_load(corpus_file, settings.raw, bad_rows, engine), corpus_path(settings.dataset))
+        made = _Builder(settings, corpus, bad_rows, engine.connection, out, temporary, report).run()
         for prior in corpus.computed_priors:
             report(f"computing prior {prior.name}")
             found = communities(prior, PreparedData(temporary), report)
@@ -84,13 +92,16 @@ def prepare(settings: Settings, out: Path, *, overwrite: bool = False, report: R
     except OSError as error:
         raise UserError(f"--out: cannot write '{out}': {error.strerror or error}") from error
     finally:
+        if engine is not None:
+            engine.close()
+        shutil.rmtree(work, ignore_errors=True)
         shutil.rmtree(temporary, ignore_errors=True)
     return made
 
 
-def _load(corpus_file: CorpusFile, raw: Path, bad_rows: BadRows) -> object:
+def _load(corpus_file: CorpusFile, raw: Path, bad_rows: BadRows, engine: Engine) -> object:
     try:
-        return corpus_file.load(raw, bad_rows)
+        return load_corpus(corpus_file, raw, bad_rows, engine)
     except OSError as error:
         raise UserError(f"--raw: cannot read '{error.filename or raw}': {error.strerror or error}") from error
 
@@ -133,12 +144,19 @@ class _Builder:
     """Runs the expressions on an engine and writes what they give."""
 
     def __init__(
-        self, settings: Settings, corpus: Corpus, bad_rows: BadRows, out: Path, folder: Path, report: Report
+        self,
+        settings: Settings,
+        corpus: Corpus,
+        bad_rows: BadRows,
+        engine: Backend,
+        out: Path,
+        folder: Path,
+        report: Report,
     ) -> None:
         self.settings, self.corpus, self.bad_rows = settings, corpus, bad_rows
         self.out, self.folder, self.report = out, folder, report
         self.horizon = settings.horizon or corpus.default_horizon
-        self.engine = ibis.duckdb.connect()
+        self.engine = engine
         self.written: list[Path] = []
 
     def run(self) -> Manifest:

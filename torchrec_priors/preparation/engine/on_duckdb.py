@@ -1,0 +1,123 @@
+"""DuckDB: one process, out of core, within a limit of memory."""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.engine.copies import copy_text
+from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.engine.source import Source
+
+T = TypeVar("T")
+
+MEMORY = "2GB"
+
+
+class DuckDB(Engine):
+    """Args: folder: as `Engine`; memory: DuckDB's limit, such as "2GB"; beyond it, it spills into the folder."""
+
+    def __init__(self, folder: Path, memory: str = MEMORY) -> None:
+        super().__init__(folder)
+        spill = folder / "spill"
+        shutil.rmtree(spill, ignore_errors=True)
+        spill.mkdir()
+        options = {"memory_limit": memory, "temp_directory": str(spill), "preserve_insertion_order": False}
+        try:
+            self.connection = ibis.duckdb.connect(**options)
+        except (duckdb.ParserException, duckdb.InvalidInputException) as error:
+            raise UserError(f"--memory: '{memory}' is no amount of memory: write 2GB or 512MB") from error
+
+    def to_arrow(self, table: ir.Table) -> pa.Table:
+        return self._run(lambda: self.connection.to_pyarrow(table))
+
+    def batches(self, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
+        given = False
+        while True:
+            try:
+                for batch in self.connection.to_pyarrow_batches(table, chunk_size=rows):
+                    given = True
+                    yield batch
+                return
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
+                self._remedy(error)
+                if given:
+                    raise
+
+    def write(self, table: ir.Table, folder: Path) -> list[Path]:
+        partial = folder.with_name(f".{folder.name}.partial")
+        file = "part-00000.parquet"
+
+        def write() -> None:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+            self.connection.to_parquet(table, partial / file, compression="zstd")
+
+        self._run(write)
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.replace(folder)
+        return [folder / file]
+
+    def table(self, name: str, files: Sequence[Path]) -> ir.Table:
+        self._view(name, f"SELECT * FROM {_parquet(files)}")
+        return self.connection.table(name)
+
+    def close(self) -> None:
+        self.connection.disconnect()
+        shutil.rmtree(self.folder / "spill", ignore_errors=True)
+
+    def _define(self, name: str, source: Source) -> ir.Table:
+        columns = ", ".join(f'"{column.replace(chr(34), chr(34) * 2)}"' for column in source.columns)
+        plain = [index for index in range(len(source.files)) if index not in source.copies]
+        selects = [
+            f'SELECT {columns}, {index}::INTEGER AS "file", "row" FROM {_parquet([copy])}'
+            for index, copy in source.copies.items()
+        ]
+        if plain:
+            number = "file_index" if not selects else f"{plain}[file_index::BIGINT + 1]"
+            selects.append(
+                f'SELECT {columns}, ({number})::INTEGER AS "file", file_row_number + 1 AS "row"'
+                f" FROM {_parquet([source.files[index] for index in plain])}"
+            )
+        self._view(name, " UNION ALL ".join(selects))
+        return self.connection.table(name)
+
+    def _fingerprint(self, table: ir.Table) -> str:
+        return str(self.connection.compile(table))
+
+    def _view(self, name: str, query: str) -> None:
+        self._run(lambda: self.connection.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{name}" AS {query}'))
+
+    def _run(self, query: Callable[[], T]) -> T:
+        """Runs a query, with what the raw files, the disk or the memory are at fault for as the user's mistake."""
+        while True:
+            try:
+                return query()
+            except (duckdb.Error, pa.ArrowException, OSError) as error:
+                self._remedy(error)
+
+    def _remedy(self, error: Exception) -> None:
+        """Makes the query that failed worth another try, or raises."""
+        message = str(error).splitlines()[0]
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise UserError(f"--memory: not enough ({message}): give more") from error
+        at = self._file_named_in(message)
+        if at is None:
+            raise error
+        source, index = at
+        if "not valid UTF8" not in message:
+            raise UserError(f"{source.files[index]} cannot be read ({message})") from error
+        self._copy(source, index, copy_text)
+        name = next(name for name, other in self._sources.items() if other is source)
+        self._define(name, source)
+
+
+def _parquet(files: Sequence[Path]) -> str:
+    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    return f"read_parquet([{names}])"

@@ -1,0 +1,100 @@
+"""Raw files that an engine reads: their schemas, and which of them a row of a derived table came from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ibis.expr.operations as ops
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.bad_rows import BadRows
+
+FILE, ROW, ORDER = "file", "row", "order"
+PLACE = (FILE, ROW, ORDER)
+ROW_BITS = 40  # of `order`: 10^12 rows a file
+
+
+@dataclass
+class Source:
+    """Raw files of one schema.
+
+    Attributes:
+        files: sorted; `file` of a row is its place here.
+        columns: what is read of them.
+        bad_rows: what becomes of text that is no UTF-8.
+        unit: what a row is called in messages: `row` of Parquet, `line` of CSV.
+        copies: files that are read from a Parquet copy with a column `row`, because not all of their rows are.
+    """
+
+    files: list[Path]
+    columns: Mapping[str, pa.DataType]
+    bad_rows: BadRows
+    unit: str
+    copies: dict[int, Path] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What the account of dropped rows calls them."""
+        if len(self.files) == 1:
+            return self.files[0].name
+        folders = {file.parent.name for file in self.files}
+        folder = folders.pop() if len(folders) == 1 else self.files[0].parent.parent.name
+        return f"{folder}/ ({len(self.files):,} files)"
+
+
+def checked(files: Sequence[Path | str], columns: Mapping[str, pa.DataType]) -> list[Path]:
+    """`files` as sorted paths.
+
+    Raises:
+        UserError: no file, or a column named like one of those that name a row.
+    """
+    paths = sorted({Path(file).absolute() for file in files})
+    if not paths:
+        raise UserError("--raw: no file to read: look at the folder's structure")
+    for name in PLACE:
+        if name in columns:
+            raise UserError(f"{paths[0]}: column '{name}' cannot be read, as rows are named by {', '.join(PLACE)}")
+    return paths
+
+
+def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
+    """Reads nothing but the schema.
+
+    Raises:
+        UserError: no Parquet, or a column that is missing or of another type (dictionaries count as their values).
+    """
+    try:
+        schema = pq.read_schema(file)
+    except FileNotFoundError as error:
+        raise UserError(f"--raw: there is no file '{file}'") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
+    for name, kind in columns.items():
+        if name not in schema.names:
+            raise UserError(f"{file} has no column '{name}' (it has {', '.join(schema.names)})")
+        found = schema.field(name).type
+        if _plain(found) != _plain(kind):
+            raise UserError(f"{file}: column '{name}' is of type {found} where {kind} is expected")
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Without how Arrow lays values out, which Parquet does not know."""
+    if pa.types.is_dictionary(kind):
+        return _plain(kind.value_type)
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return pa.string()
+    return kind
+
+
+def origin(table: ir.Table) -> str | None:
+    """Name of the source that column `file` of a derived table comes from; None where it comes from none."""
+    relation, column = table.op(), FILE
+    while not isinstance(relation, ops.PhysicalTable):
+        value = relation.values.get(column) if hasattr(relation, "values") else None
+        if not isinstance(value, ops.Field):
+            return None
+        relation, column = value.rel, value.name
+    return relation.name if column == FILE else None
