@@ -20,6 +20,9 @@ def prepare(
     on_bad_row: str = "refuse",
     overwrite: bool = False,
     generate: Optional[int] = None,
+    engine: str = "duckdb",
+    memory: str = "2GB",
+    spark_master: Optional[str] = None,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
     cpu: int = 2,
@@ -36,6 +39,9 @@ def prepare(
         on_bad_row: refuse or drop
         overwrite: replace a data set of other settings in --out
         generate: first make up a log of so many rows in --raw, with a corpus that can
+        engine: duckdb or spark
+        memory: what the engine may use
+        spark_master: URL of a Spark cluster's master
         image: image to run in, where the scheduler uses one
         h: a registered named resource
         cpu: cores
@@ -50,5 +56,8 @@ def prepare(
         on_bad_row=on_bad_row,
         overwrite=overwrite,
         generate=generate,
+        engine=engine,
+        memory=memory,
+        spark_master=spark_master,
     )
     return application("prepare", options, j="1x1", image=image, h=h, cpu=cpu, memMB=memMB)

@@ -26,6 +26,7 @@ def prior(
     min_size: Optional[int] = None,
     users_per_item: Optional[int] = None,
     seed: int = 0,
+    memory: str = "2GB",
     overwrite: bool = False,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -48,6 +49,7 @@ def prior(
         min_size: groups of fewer members are merged into one
         users_per_item: at most so many users of an item are joined by it
         seed: of Leiden and of what is drawn
+        memory: for counting who shares what
         overwrite: replace a prior of this name that was added
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -67,6 +69,7 @@ def prior(
         min_size=min_size,
         users_per_item=users_per_item,
         seed=seed,
+        memory=memory,
         overwrite=overwrite,
     )
     return application("prior", options, *kind, j="1x1", image=image, h=h, cpu=cpu, memMB=memMB)

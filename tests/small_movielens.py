@@ -87,9 +87,9 @@ def write_ratings(folder: Path, ratings: list[Rating]) -> None:
 
 
 def read_sequences(folder: Path, horizon: int) -> dict[int, list[Rating]]:
-    """Ratings of each kept user in order of time, ties in file order; users in ascending order."""
+    """Ratings of each kept user in order of time, ties in file order, repeats left out; users in ascending order."""
     by_user: dict[int, list[Rating]] = {}
-    for rating in read_ratings(folder):
+    for rating in dict.fromkeys(read_ratings(folder)):
         by_user.setdefault(rating.user, []).append(rating)
     ordered = {user: sorted(ratings, key=lambda rating: rating.seconds) for user, ratings in sorted(by_user.items())}
     return {user: ratings for user, ratings in ordered.items() if len(ratings) > 2 * horizon}

@@ -22,8 +22,11 @@ def _table(log):
     return ibis.memtable(pa.table(rows))
 
 
+_ENGINE = ibis.duckdb.connect(threads=1)
+
+
 def _run(table):
-    return [tuple(row.values()) for row in ibis.duckdb.connect().to_pyarrow(table).to_pylist()]
+    return [tuple(row.values()) for row in _ENGINE.to_pyarrow(table).to_pylist()]
 
 
 def _brute_force(log, horizon, last):
@@ -66,6 +69,26 @@ def test_an_edge_stays_if_either_end_keeps_it_and_ties_go_to_the_smaller(neighbo
     assert {(a, b): weight for a, b, weight in found} == kept
     if neighbours < 3:
         assert len(kept) < len(weights), "nothing was pruned"
+
+
+@pytest.mark.parametrize("neighbours", [None, 1, 3, 100])
+@pytest.mark.parametrize("at_once", [1, 40, 10**6])
+def test_edges_of_ranges_of_nodes_are_those_of_all_at_once(neighbours, at_once):
+    training = edges.training(_table(_log(users=12, items=12)), 2, None)
+    members = training.rename(node="item")
+    whole = edges.pairs(members, "node", "user_id")
+    if neighbours is not None:
+        whole = edges.strongest(whole, neighbours)
+    first = [node for (node,) in _run(edges.ranges(members, "user_id", at_once))]
+    assert {1: len(first) > 10, 40: 1 < len(first) <= 12, 10**6: first == [0]}[at_once]
+    found = [
+        edge
+        for low, high in zip(first, [*first[1:], None], strict=True)
+        for edge in _run(edges.near(members, "user_id", low, high, neighbours))
+    ]
+    assert set(found) == set(_run(whole))
+    if neighbours is None:
+        assert len(found) == len(set(found))
 
 
 def _members(users, items):

@@ -1,6 +1,7 @@
 """The output folder is whole or absent, and what is already there is never lost."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from test_prepare import CHECKS
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import read_manifest, verify
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import prepare as preparation
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.preparation.raw_files import Checksums
+from torchrec_priors.preparation.work_folder import work_folder
 
 HORIZON = 8
 
@@ -25,48 +27,67 @@ def _shas(folder: Path) -> dict[str, str]:
     return {info.path: info.sha256 for info in read_manifest(folder).files}
 
 
-@pytest.mark.parametrize("error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_a_failure_midway_leaves_nothing(error, small_raw, tmp_path, monkeypatch):
+def _failing(error: BaseException):
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(manifests, "describe", fail)
-    with pytest.raises((type(error), UserError)):
+    return fail
+
+
+def test_a_mistake_of_the_user_midway_leaves_nothing(small_raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "describe", _failing(UserError("midway")))
+    with pytest.raises(UserError, match="midway"):
         prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_any_other_failure_midway_leaves_no_data_set_and_the_same_command_goes_on(
+    error, small_raw, small_data, tmp_path, monkeypatch
+):
+    out = tmp_path / "prepared"
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "describe", _failing(error))
+        with pytest.raises((type(error), UserError)):
+            prepare(Settings("movielens", small_raw, HORIZON), out)
+    assert [path.name for path in tmp_path.iterdir()] == [".prepared.work"]
+    said = []
+    prepare(Settings("movielens", small_raw, HORIZON), out, report=said.append)
+    assert said[0] == "going on with what an earlier run left"
+    assert _shas(out) == _shas(small_data)
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_failure_while_replacing_keeps_the_old_data_set(small_raw, small_data, tmp_path, monkeypatch):
     out = tmp_path / "prepared"
     shutil.copytree(small_data, out)
-
-    def fail(*_):
-        raise RuntimeError("midway")
-
-    monkeypatch.setattr(manifests, "describe", fail)
-    with pytest.raises(RuntimeError, match="midway"):
+    monkeypatch.setattr(manifests, "describe", _failing(UserError("midway")))
+    with pytest.raises(UserError, match="midway"):
         prepare(Settings("movielens", small_raw, HORIZON, seed=1), out, overwrite=True)
     verify(out)
     assert _shas(out) == _shas(small_data)
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_what_a_killed_preparation_left_is_not_taken_over(small_raw, small_data, tmp_path, monkeypatch):
-    """A process that dies cleans nothing up: here, cleaning up is switched off."""
-
-    def fail(*_):
-        raise RuntimeError("killed")
-
+def test_what_a_preparation_of_other_settings_left_is_not_taken_over(small_raw, small_data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(manifests, "describe", fail)
-        patch.setattr(preparation.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(manifests, "describe", _failing(RuntimeError("killed")))
         with pytest.raises(RuntimeError, match="killed"):
             prepare(Settings("movielens", small_raw, HORIZON, seed=1), tmp_path / "prepared")
     assert list(tmp_path.iterdir()), "nothing was left, so this test shows nothing"
-    assert not (tmp_path / "prepared").exists()
     prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     assert _shas(tmp_path / "prepared") == _shas(small_data)
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+
+
+def test_two_at_once_do_not_disturb_each_other(small_raw, tmp_path):
+    out = tmp_path / "prepared"
+    with (
+        work_folder(out, {}, lambda _: None),
+        pytest.raises(UserError, match="--out: another process is preparing"),
+    ):
+        prepare(Settings("movielens", small_raw, HORIZON), out)
+    prepare(Settings("movielens", small_raw, HORIZON), out)
 
 
 def _state(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -125,6 +146,27 @@ def test_raw_files_of_other_content_are_other_settings(small_raw, prepared, tmp_
     write_ratings(tmp_path / "raw", [Rating(first.user, first.film, first.stars % 5 + 1, first.seconds), *rest])
     with pytest.raises(UserError, match="other settings"):
         prepare(Settings("movielens", tmp_path / "raw", HORIZON), prepared)
+
+
+def test_raw_files_that_are_elsewhere_now_are_known_by_their_content(small_raw, prepared, tmp_path):
+    shutil.copytree(small_raw, tmp_path / "raw", copy_function=shutil.copyfile)
+    before = _state(prepared)
+    prepare(Settings("movielens", tmp_path / "raw", HORIZON), prepared)
+    assert _state(prepared) == before
+
+
+def test_a_raw_file_that_changes_meanwhile_is_refused(small_raw, tmp_path, monkeypatch):
+    shutil.copytree(small_raw, tmp_path / "raw")
+
+    original = Checksums.result
+
+    def result(self):
+        os.utime(tmp_path / "raw" / "u.data", ns=(1, 1))
+        return original(self)
+
+    monkeypatch.setattr(Checksums, "result", result)
+    with pytest.raises(UserError, match=r"u\.data' was changed while it was read"):
+        prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "prepared")
 
 
 def test_a_damaged_data_set_is_not_taken_for_made(small_raw, prepared):

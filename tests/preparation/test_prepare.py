@@ -27,8 +27,9 @@ from small_movielens import (
 
 from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import prepare as preparation
-from torchrec_priors.preparation.expressions import sequences
+from torchrec_priors.preparation import build
+from torchrec_priors.preparation.engine.on_duckdb import DuckDB
+from torchrec_priors.preparation.expressions import steps
 from torchrec_priors.preparation.prepare import Settings, prepare
 
 HORIZON = 8
@@ -103,8 +104,10 @@ def _check_sequences(folder: Path, raw: Path, horizon: int) -> None:
 
 
 def _check_counts(folder: Path, raw: Path, horizon: int) -> None:
-    everything, kept = read_ratings(raw), read_sequences(raw, horizon)
+    everything, kept = list(dict.fromkeys(read_ratings(raw))), read_sequences(raw, horizon)
     interactions = sum(map(len, kept.values()))
+    repeated = len(read_ratings(raw)) - len(everything)
+    in_time = sorted(enumerate(everything), key=lambda entry: (entry[1].user, entry[1].seconds))
     assert read_manifest(folder).counts == {
         "users": len(kept),
         "items": len(_genres(raw)),
@@ -113,6 +116,13 @@ def _check_counts(folder: Path, raw: Path, horizon: int) -> None:
         "dropped": {
             "users of at most twice the horizon": len({rating.user for rating in everything}) - len(kept),
             "their interactions": len(everything) - interactions,
+            **({"duplicate interactions": repeated} if repeated else {}),
+        },
+        "repaired": {
+            "interactions out of order in time": sum(
+                one.user == two.user and line > next_line
+                for (line, one), (next_line, two) in itertools.pairwise(in_time)
+            )
         },
     }
 
@@ -208,7 +218,7 @@ def test_any_log_is_prepared_as_a_slow_reading_would(ratings, horizon, seed):
 
 
 def test_sequences_in_many_files_and_row_groups_are_the_same(small_raw, small_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparation, "_USERS_A_FILE", 32)
+    monkeypatch.setattr(build, "_USERS_A_FILE", 32)
     prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     _check_sequences(tmp_path / "prepared", small_raw, HORIZON)
     parts = sorted((tmp_path / "prepared" / "sequences").iterdir())
@@ -218,15 +228,16 @@ def test_sequences_in_many_files_and_row_groups_are_the_same(small_raw, small_da
     assert pq.read_metadata(alone).num_row_groups > 1
 
 
-def test_sequences_are_in_order_of_position_whatever_order_rows_come_in():
+def test_steps_are_in_order_of_user_and_position_whatever_order_rows_come_in(tmp_path):
     """An engine may hand over rows in any order."""
     random = np.random.default_rng(0)
     rows = [(user, position) for user in range(50) for position in range(user)]
     user, position = np.array(rows)[random.permutation(len(rows))].T
-    kept = pa.table({"user_id": user, "position": position, "item": 100 * user + position, "timestamp": -position})
-    table = ibis.duckdb.connect().to_pyarrow(sequences(ibis.memtable(kept), False, None))
-    assert table["user_id"].to_pylist() == list(range(1, 50))
-    assert table["items"].to_pylist() == [[100 * user + place for place in range(user)] for user in range(1, 50)]
+    kept = pa.table({"user_id": user, "position": position, "item_id": user, "timestamp": 100 * user + position})
+    ids = pa.table({"item_id": range(50), "item": range(50, 100)})
+    table = DuckDB(tmp_path).to_arrow(steps(ibis.memtable(kept), ibis.memtable(ids)))
+    assert table["timestamps"].to_pylist() == [100 * user + position for user, position in rows]
+    assert table["items"].to_pylist() == [50 + user for user, _ in rows]
 
 
 def test_row_ids_are_a_seeded_permutation(small_raw, small_data, tmp_path):

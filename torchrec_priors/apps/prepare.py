@@ -9,6 +9,8 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.preparation.corpus import find_generator
+from torchrec_priors.preparation.engine.choice import EngineChoice
+from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.prepare import Settings
 from torchrec_priors.preparation.prepare import prepare as make
 from torchrec_priors.preparation.summary import summary
@@ -17,6 +19,11 @@ from torchrec_priors.preparation.summary import summary
 class OnBadRow(StrEnum):
     refuse = "refuse"
     drop = "drop"
+
+
+class EngineName(StrEnum):
+    duckdb = "duckdb"
+    spark = "spark"
 
 
 def prepare(
@@ -36,13 +43,23 @@ def prepare(
         int | None,
         Option(metavar="ROWS", help="First make up a log of so many rows in --raw, with a corpus that can."),
     ] = None,
+    engine: Annotated[
+        EngineName, Option(help="What computes: DuckDB in this process, or Spark (an extra); the content is the same.")
+    ] = EngineName.duckdb,
+    memory: Annotated[
+        str, Option(help="What the engine may use; beyond it, it spills to disk. For Spark: that of the driver.")
+    ] = MEMORY,
+    spark_master: Annotated[
+        str | None, Option(metavar="URL", help="A Spark cluster's master. [all cores of this machine]")
+    ] = None,
 ) -> None:
     """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
     settings = Settings(dataset, raw, horizon, seed, on_bad_row.value)
+    on = EngineChoice(engine.value, memory, spark_master)
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
         if generate is not None:
             find_generator(dataset)(raw, generate, seed, bar.set_description_str)
-        manifest = make(settings, out, overwrite=overwrite, report=bar.set_description_str)
+        manifest = make(settings, out, overwrite=overwrite, report=bar.set_description_str, on=on)
     print(summary(manifest, out))
     print(f"written to {out}")
 

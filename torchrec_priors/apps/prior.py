@@ -10,6 +10,7 @@ from typer import Argument, Option
 from torchrec_priors.apps import command
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.preparation.add_prior import add_prior, check_free
+from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.prior_request import PriorRequest
 from torchrec_priors.preparation.summary import prior_line
 
@@ -54,6 +55,7 @@ def prior(
         int | None, Option(help="user: at most so many users of an item, drawn at random, are joined by it. [2000]")
     ] = None,
     seed: Annotated[int, Option(help="Seed of Leiden and of what is drawn.")] = 0,
+    memory: Annotated[str, Option(help="For counting who shares what; beyond it, that spills to disk.")] = MEMORY,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a prior of this name that was added.")] = False,
 ) -> None:
     """Adds a prior to a prepared data set: communities of its training log, an attribute, or a mapping of your own."""
@@ -70,6 +72,7 @@ def prior(
         min_size=min_size,
         users_per_item=users_per_item,
         seed=seed,
+        memory=memory,
     )
     prepared = PreparedData(data)
     check_free(prepared.manifest, name, overwrite)

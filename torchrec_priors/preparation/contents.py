@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping
 
-import ibis
 import ibis.expr.types as ir
-from ibis.backends.duckdb import Backend
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation import expressions
 from torchrec_priors.preparation.corpus import Corpus
+from torchrec_priors.preparation.engine.engine import Engine
 
 
-def check_catalogue(engine: Backend, corpus: Corpus) -> None:
+def check_catalogue(engine: Engine, corpus: Corpus) -> None:
     """Raises UserError where an item is in the catalogue more than once."""
     counts = corpus.items.group_by("item_id").aggregate(rows=corpus.items.count())
     again = counts.filter(counts.rows > 1)
@@ -22,34 +22,44 @@ def check_catalogue(engine: Backend, corpus: Corpus) -> None:
         )
 
 
-def check_events(engine: Backend, corpus: Corpus) -> None:
-    """Raises UserError where an event is no place in `events`."""
-    if not corpus.events:
-        return
-    event = corpus.interactions.event
-    wrong = corpus.interactions.filter(event.isnull() | (event < 0) | (event >= len(corpus.events)))
-    found = _first(engine, wrong.aggregate(rows=wrong.count(), example=wrong.event.min()))
-    if found["rows"]:
+def check_log(engine: Engine, corpus: Corpus) -> None:
+    """Raises UserError where an interaction lacks a value, or its event is no place in `events`."""
+    log = expressions.log(corpus)
+    wanted = [name for name in log.columns if name != "event"]
+    numbers = {f"no_{name}": log[name].isnull().sum() for name in wanted}
+    if corpus.events:
+        event = log.event
+        wrong = event.isnull() | (event < 0) | (event >= len(corpus.events))
+        numbers |= {"wrong": wrong.sum(), "example": event.min(where=wrong)}
+    found = _first(engine, log.aggregate(**numbers))
+    for name in wanted:
+        if found[f"no_{name}"]:
+            raise UserError(
+                f"corpus '{corpus.name}': {found[f'no_{name}']:,} interactions have no {name}: leave such rows out in"
+                " the corpus file (keep_valid)"
+            )
+    if found.get("wrong"):
         example = "none" if found["example"] is None else found["example"]
         raise UserError(
-            f"corpus '{corpus.name}': {found['rows']:,} interactions have an event code outside 0 to"
+            f"corpus '{corpus.name}': {found['wrong']:,} interactions have an event code outside 0 to"
             f" {len(corpus.events) - 1}, such as {example}: codes are places in `events` ({', '.join(corpus.events)})"
         )
 
 
-def check_items(engine: Backend, corpus: Corpus, kept: ir.Table) -> None:
-    """Raises UserError where an interaction of `kept` is with an item that the catalogue has not."""
-    outside = kept.anti_join(corpus.items, "item_id")
-    found = _first(
-        engine,
-        outside.aggregate(
-            rows=outside.count(), items=outside.item_id.nunique(), first=outside.item_id.argmin(outside["order"])
-        ),
-    )
-    if found["rows"]:
+def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
+    """Raises UserError where an interaction of kept users is with an item that the catalogue has not.
+
+    Args:
+        counts: `item_id` and `rows`, its interactions of kept users.
+    """
+    outside = counts.anti_join(corpus.items, "item_id")
+    found = _first(engine, outside.aggregate(rows=outside.rows.sum(), items=outside.item_id.nunique()))
+    if found["items"]:
+        log = corpus.interactions.semi_join(outside, "item_id")
+        first = engine.to_arrow(log.order_by("order").select("item_id").limit(1))["item_id"][0].as_py()
         raise UserError(
             f"corpus '{corpus.name}': {found['rows']:,} interactions with items outside its catalogue"
-            f" ({found['items']:,} items, first {found['first']!r}):"
+            f" ({found['items']:,} items, first {first!r}):"
             " leave such rows out in the corpus file (keep_valid), or add the items to the catalogue"
         )
 
@@ -67,6 +77,6 @@ def no_user(corpus: Corpus, horizon: int, read: Mapping[str, int], dropped: int)
     return UserError(f"no user of {read['users']} has more than {2 * horizon} interactions: choose a smaller --horizon")
 
 
-def _first(engine: Backend, table: ibis.Table) -> dict:
-    row: dict = engine.to_pyarrow(table).to_pylist()[0]
+def _first(engine: Engine, table: ir.Table) -> dict:
+    row: dict = engine.to_arrow(table).to_pylist()[0]
     return row

@@ -4,7 +4,7 @@ Split (horizon E, a user of n interactions): the last E are test, the E before t
 users with n <= 2E are left out. Everything computed from data reads training interactions alone.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import ibis
 import ibis.expr.types as ir
@@ -16,80 +16,129 @@ _GOLDEN = 2_654_435_769
 _RANGE = 2**32
 
 
-@dataclass(frozen=True)
-class Expressions:
-    """Tables still to be computed.
+def union(tables: Sequence[ir.Table]) -> ir.Table:
+    """The rows of one or more tables of the same columns."""
+    return tables[0].union(*tables[1:]) if len(tables) > 1 else tables[0]
 
-    Attributes:
-        kept: interactions of kept users, with `position` (0-based), `n`, and `item` (int64 row id).
-        training: the training part of `kept`.
-        items: the catalogue with `item`, `item_id`, `frequency`, and the corpus's attributes; ordered by `item`.
+
+def log(corpus: Corpus) -> ir.Table:
+    """The interactions, with the columns that count."""
+    columns = ["user_id", "item_id", "timestamp", "order", *(["event"] if corpus.events else [])]
+    table = corpus.interactions
+    return table.select(
+        *(table[name].cast("int64") if name in ("timestamp", "order") else table[name] for name in columns)
+    )
+
+
+def bounds(users: ir.Table, rows: int) -> ir.Table:
+    """First `user_id` of each bucket: ranges of users in order, of about `rows` interactions; ordered.
+
+    Args:
+        users: `user_id` and `n`, their interactions.
     """
+    upto = ibis.window(order_by=users.user_id, preceding=None, following=0)
+    placed = users.mutate(bucket=((users.n.sum().over(upto) - users.n) / rows).floor().cast("int64"))
+    return placed.group_by("bucket").aggregate(first=placed.user_id.min()).order_by("first").select("first")
 
-    kept: ir.Table
-    training: ir.Table
-    items: ir.Table
+
+def bucket_of(user_id: ir.Value, first: Sequence[int | str], lowest: int = 0) -> ir.IntegerValue:
+    """The bucket of a user, by bisection.
+
+    Args:
+        first: user of each bucket but the first one.
+    """
+    if not first:
+        return ibis.literal(lowest, "int32")
+    middle = len(first) // 2
+    below = bucket_of(user_id, first[:middle], lowest)
+    return ibis.ifelse(user_id < first[middle], below, bucket_of(user_id, first[middle + 1 :], lowest + middle + 1))
 
 
-def split(interactions: ir.Table, horizon: int) -> tuple[ir.Table, ir.Table]:
-    """Interactions with `position` and `n`; then those of kept users alone."""
-    by_time = ibis.window(group_by=interactions.user_id, order_by=[interactions.timestamp, interactions["order"]])
-    ranked = interactions.mutate(
+def without_repeats(interactions: ir.Table) -> ir.Table:
+    """Each event once, at its first place: the same user, item, time and kind of event."""
+    event = [name for name in interactions.columns if name != "order"]
+    return interactions.group_by(event).aggregate(order=interactions["order"].min())
+
+
+def histories(interactions: ir.Table) -> ir.Table:
+    """Interactions with `position` (0-based, in time) and `n` of their user; `late`: raw files have it too late."""
+    order = [interactions.timestamp, interactions["order"]]
+    by_time = ibis.window(group_by=interactions.user_id, order_by=order)
+    whole = ibis.window(group_by=interactions.user_id, order_by=order, preceding=None, following=None)
+    placed = interactions.mutate(
         position=ibis.row_number().over(by_time).cast("int64"),
-        n=interactions.count().over(ibis.window(group_by=interactions.user_id)),
+        n=interactions.count().over(whole),
+        late=(interactions["order"] < interactions["order"].lag().over(by_time)).fill_null(False),
     )
-    return ranked, ranked.filter(ranked.n > 2 * horizon)
+    return placed.drop("order")
 
 
-def build(corpus: Corpus, kept: ir.Table, horizon: int, seed: int) -> Expressions:
-    """Row ids, frequencies and the split, given the interactions of kept users."""
-    training = kept.filter(kept.position < kept.n - 2 * horizon)
-    counts = training.group_by("item_id").aggregate(frequency=training.count())
-    catalogue = corpus.items.left_join(counts, "item_id").drop("item_id_right")
-    catalogue = catalogue.mutate(frequency=catalogue.frequency.fill_null(0).cast("int64"))
-    items = _permuted(catalogue, seed)
-    ids = items.select("item_id", "item")
-    return Expressions(
-        kept=kept.inner_join(ids, "item_id"),
-        training=training.inner_join(ids, "item_id"),
-        items=items.order_by("item"),
+def kept(histories: ir.Table, horizon: int) -> ir.Table:
+    """Those of users that are long enough."""
+    return histories.filter(histories.n > 2 * horizon)
+
+
+def counts(kept: ir.Table, horizon: int) -> ir.Table:
+    """(item_id, event, rows, training) of kept users: interactions, and those of them that are for training."""
+    training = (kept.position < kept.n - 2 * horizon).cast("int64")
+    by = ["item_id", *(["event"] if "event" in kept.columns else [])]
+    return (
+        kept.mutate(training=training)
+        .group_by(by)
+        .aggregate(rows=lambda t: t.count(), training=lambda t: t.training.sum())
     )
 
 
-def _permuted(catalogue: ir.Table, seed: int) -> ir.Table:
-    """Row ids: a seeded permutation in which any contiguous block holds its share of every level of frequency.
+def permutation(catalogue: ir.Table, counts: ir.Table, seed: int) -> ir.Table:
+    """(item_id, frequency, item): row ids, a permutation in which any block of them has its share of every frequency.
 
     Items are ranked by frequency; rank r goes where frac(r * phi + seed-dependent offset) falls among all. Multiples
     of the golden ratio are evenly spread at every scale, so every row-wise shard gets the same traffic.
     """
+    trained = counts.group_by("item_id").aggregate(frequency=counts.training.sum())
+    counted = catalogue.select("item_id").left_join(trained, "item_id").drop("item_id_right")
+    counted = counted.mutate(frequency=counted.frequency.fill_null(0).cast("int64"))
     offset = (seed * 0x9E3779B97F4A7C15 >> 16) % _RANGE
-    by_frequency = ibis.window(order_by=[ibis.desc(catalogue.frequency), catalogue.item_id])
-    ranked = catalogue.mutate(_rank=ibis.row_number().over(by_frequency).cast("int64"))
+    by_frequency = ibis.window(order_by=[ibis.desc(counted.frequency), counted.item_id])
+    ranked = counted.mutate(_rank=ibis.row_number().over(by_frequency).cast("int64"))
     keyed = ranked.mutate(_key=(ranked._rank * _GOLDEN + offset) % _RANGE)
     placed = keyed.mutate(item=ibis.row_number().over(ibis.window(order_by=keyed._key)).cast("int32"))
-    return placed.drop("_rank", "_key")
+    return placed.select("item_id", "frequency", "item")
 
 
-def sequences(kept: ir.Table, has_events: bool, user_groups: ir.Table | None) -> ir.Table:
-    """One row a user: `user_id`, `items`, `timestamps`, `events`, `user_group`; ordered by user id."""
-    fields = {"p": kept.position, "i": kept.item, "t": kept.timestamp}
-    if has_events:
-        fields["e"] = kept.event
-    steps = kept.select("user_id", step=ibis.struct(fields))
-    users = steps.group_by("user_id").aggregate(steps=steps.step.collect())
-    users = users.mutate(steps=users.steps.sort())
-    columns = {
-        "user_id": users.user_id,
-        "items": users.steps.map(lambda step: step.i).cast("array<int32>"),
-        "timestamps": users.steps.map(lambda step: step.t).cast("array<int64>"),
-    }
-    if has_events:
-        columns["events"] = users.steps.map(lambda step: step.e).cast("array<int8>")
-    table = users.select(**columns)
-    if user_groups is not None:
-        first = user_groups.group_by("user_id").aggregate(user_group=user_groups.group.min())
+def items(catalogue: ir.Table, numbered: ir.Table) -> ir.Table:
+    """`items.parquet`: the catalogue with `item` and `frequency`, in order of `item`."""
+    first = ["item", "item_id", "frequency", "title"]
+    table = catalogue.inner_join(numbered, "item_id")
+    return table.select(*first, *(name for name in catalogue.columns if name not in first)).order_by("item")
+
+
+def steps(kept: ir.Table, ids: ir.Table) -> ir.Table:
+    """What the sequences of kept users are made of, user by user in order of user id, in order of time.
+
+    Columns: `items` (int32), `timestamps` (int64) and, with events, `events` (int8).
+    """
+    numbered = kept.inner_join(ids, "item_id").order_by(["user_id", "position"])
+    columns = {"items": numbered.item.cast("int32"), "timestamps": numbered.timestamp.cast("int64")}
+    if "event" in kept.columns:
+        columns["events"] = numbered.event.cast("int8")
+    return numbered.select(**columns)
+
+
+def users(kept: ir.Table, groups: ir.Table | None) -> ir.Table:
+    """(user_id, n, user_group) of kept users, in order of user id; without `groups`, no `user_group`."""
+    table = kept.filter(kept.position == 0).select("user_id", "n")
+    if groups is not None:
+        first = groups.group_by("user_id").aggregate(user_group=groups.group.min())
         table = table.left_join(first, "user_id").drop("user_id_right")
     return table.order_by("user_id")
+
+
+def eligible(counts: ir.Table, ids: ir.Table, groups: ir.Table) -> ir.Table:
+    """(item, group) of items that saw the event of a group in training; ordered."""
+    seen = counts.filter(counts.training > 0).select("item_id", "event").distinct()
+    pairs = seen.inner_join(ids, "item_id").inner_join(groups, "event")
+    return pairs.select("item", "group").order_by(["item", "group"])
 
 
 def members(labels: Labels, entities: ir.Table, entity: str) -> ir.Table:

@@ -3,21 +3,21 @@
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 
 from torchrec_priors.preparation import expressions
 from torchrec_priors.preparation.corpus import Labels
+from torchrec_priors.preparation.engine.engine import Engine
 
 
-def groups(engine: Backend, labels: Labels, entities: ir.Table, entity: str) -> tuple[list[str], list[int], ir.Table]:
+def groups(engine: Engine, labels: Labels, entities: ir.Table, entity: str) -> tuple[list[str], list[int], ir.Table]:
     """(names, sizes, table of `entity` and `group`); the remainder is last where it is empty.
 
     Args:
         entities: every entity that exists, a column named `entity` among others.
         entity: `item_id` or `user_id`.
     """
-    member = engine.create_table(f"members_{labels.name}", expressions.members(labels, entities, entity))
-    sizes = engine.to_pyarrow(expressions.group_sizes(member, entity))
+    member = engine.materialise(f"members_{entity}_{labels.name}", expressions.members(labels, entities, entity))
+    sizes = engine.to_arrow(expressions.group_sizes(member, entity))
     names, counts = sizes["label"].to_pylist(), sizes["size"].to_pylist()
     if labels.remainder not in names:
         names, counts = [*names, labels.remainder], [*counts, 0]

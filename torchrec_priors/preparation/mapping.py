@@ -16,6 +16,7 @@ from torchrec_priors.preparation import labelled
 from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.corpus import Labels
 from torchrec_priors.preparation.csv_file import read_csv
+from torchrec_priors.preparation.engine.on_duckdb import temporary
 from torchrec_priors.preparation.grouping import Grouping
 
 _OPTION = "--from"
@@ -34,7 +35,6 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
         UserError: no such file, columns that are missing, a row without an id or a label, no id of the data set.
     """
     rows = _read(file, entity)
-    engine = ibis.duckdb.connect()
     entities = _entities(data, entity)
     known = entities[entity].combine_chunks()
     place = places(rows[entity].combine_chunks(), known.cast(pa.string()))
@@ -47,7 +47,9 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
     table = pa.table({entity: known.take(pa.array(place[there])), "label": labels})
     mapped = Labels(name, ibis.memtable(table), remainder=f"no {name}")
     everyone = ibis.memtable(entities)
-    names, sizes, grouped = labelled.groups(engine, mapped, everyone, entity)
+    with temporary() as engine:
+        names, sizes, grouped = labelled.groups(engine, mapped, everyone, entity)
+        members = engine.to_arrow(labelled.pairs(grouped, everyone, entity))
     unknown = len(pc.unique(rows[entity].filter(pa.array(~there))))
     covered = len(np.unique(place[there]))
     said = [f"{file}: {len(rows):,} rows, {covered:,} of {len(known):,} {what} in a group"]
@@ -57,7 +59,7 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
         kind="item" if entity == "item_id" else "user",
         groups=names,
         sizes=sizes,
-        table=engine.to_pyarrow(labelled.pairs(grouped, everyone, entity)),
+        table=members,
         made_by={"kind": "mapping", "file": file.name, "sha256": sha256(file), "unknown_ids": unknown},
         said=said,
     )

@@ -10,6 +10,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.attribute import from_attribute
 from torchrec_priors.preparation.communities.prior import communities
 from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.grouping import Grouping
 from torchrec_priors.preparation.mapping import from_mapping
 
@@ -30,6 +31,7 @@ class PriorRequest:
     min_size: int | None = None
     users_per_item: int | None = None
     seed: int = 0
+    memory: str = MEMORY
 
     def make(self, data: PreparedData, report: Callable[[str], None] = lambda _: None) -> Grouping:
         """The groups that are asked for, of a data set.
@@ -52,8 +54,8 @@ class PriorRequest:
             return from_attribute(self.by, data, groups=self.groups, min_size=min_size)
         if self.kind == "graph":
             self._refuse_others("prior graph", takes=(*_GRAPH_OPTIONS, "unweighted", "seed"))
-            return communities(GraphPrior(**self._given()), data, report)
-        return communities(UserPrior(**self._given()), data, report)
+            return communities(GraphPrior(**self._given()), data, report, self.memory)
+        return communities(UserPrior(**self._given()), data, report, self.memory)
 
     def _given(self) -> dict[str, Any]:
         """Settings of communities, without those that keep their defaults."""

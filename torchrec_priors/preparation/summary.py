@@ -18,6 +18,8 @@ def summary(manifest: Manifest, folder: Path) -> str:
     ]
     dropped = {reason: number for reason, number in counts["dropped"].items() if number}
     lines += [f"dropped: {number:,} ({reason})" for reason, number in dropped.items()] or ["dropped: nothing"]
+    repaired = {what: number for what, number in counts.get("repaired", {}).items() if number}
+    lines += [f"repaired: {number:,} ({what})" for what, number in repaired.items()]
     return "\n".join([*lines, *(prior_line(prior) for prior in manifest.priors)])
 
 

@@ -1,10 +1,16 @@
 """Who engaged with what in training -> edges, as Ibis expressions that the engine computes out of core.
 
+All pairs of a large log would take disks. So they are counted for a range of nodes at a time (`ranges`, `near`), as
+many as fit into memory, and of each range only the edges that stay are kept. `pairs` and `strongest` are the plain
+reading of the same.
+
 Nodes are numbered in the order of original ids, so that nothing depends on the permutation of row ids.
 """
 
 import ibis
 import ibis.expr.types as ir
+
+from torchrec_priors.preparation.expressions import bounds
 
 _PRIME = 2**31 - 1
 
@@ -47,6 +53,39 @@ def pairs(members: ir.Table, entity: str, shared: str) -> ir.Table:
     both = left.join(right, [left.by == right.by, left.first < right.second])
     counted: ir.Table = both.group_by("first", "second").aggregate(weight=both.count())
     return counted
+
+
+def ranges(members: ir.Table, shared: str, at_once: int) -> ir.Table:
+    """First `node` of each range of nodes that meet others about `at_once` times; ordered.
+
+    Args:
+        members: `node` and `shared`.
+    """
+    sizes = members.group_by(shared).aggregate(size=members.count())
+    met = members.inner_join(sizes, shared).group_by("node").aggregate(n=lambda t: t.size.sum())
+    return bounds(met.rename(user_id="node"), at_once)
+
+
+def near(members: ir.Table, shared: str, first: int, last: int | None, neighbours: int | None) -> ir.Table:
+    """(first, second, weight): the edges of the nodes from `first` to before `last`, first < second.
+
+    With `neighbours`, those to the strongest of each node; otherwise those to larger nodes.
+    """
+    mine = members.filter(members.node >= first)
+    if last is not None:
+        mine = mine.filter(mine.node < last)
+    left = mine.select(node=mine.node, by=mine[shared])
+    right = members.select(other=members.node, by=members[shared])
+    meet = left.node < right.other if neighbours is None else left.node != right.other
+    met = left.inner_join(right, [left.by == right.by, meet])
+    edges = met.group_by("node", "other").aggregate(weight=lambda t: t.count())
+    if neighbours is not None:
+        order = ibis.window(group_by=edges.node, order_by=[ibis.desc(edges.weight), edges.other])
+        ranked = edges.mutate(place=ibis.row_number().over(order))
+        edges = ranked.filter(ranked.place < neighbours)
+    return edges.select(
+        first=ibis.least(edges.node, edges.other), second=ibis.greatest(edges.node, edges.other), weight=edges.weight
+    )
 
 
 def strongest(edges: ir.Table, neighbours: int) -> ir.Table:

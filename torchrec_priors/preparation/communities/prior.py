@@ -2,13 +2,12 @@
 
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import duckdb
-import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
-from ibis.backends.duckdb import Backend
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
@@ -17,13 +16,23 @@ from torchrec_priors.preparation.communities.graph import Graph
 from torchrec_priors.preparation.communities.names import named_by_category
 from torchrec_priors.preparation.communities.search import OTHERS, Partition, at_resolution, with_groups
 from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB
+from torchrec_priors.preparation.expressions import union
 from torchrec_priors.preparation.grouping import Grouping
 
 Report = Callable[[str], None]
 
+_FEW = 1 << 16  # members: their pairs are counted all at once
+_PAIRS_A_ROW = 8  # pairs that are counted in the memory that a row of a log takes to be sorted
 
-def communities(settings: GraphPrior | UserPrior, data: PreparedData, report: Report = lambda _: None) -> Grouping:
+
+def communities(
+    settings: GraphPrior | UserPrior, data: PreparedData, report: Report = lambda _: None, memory: str = MEMORY
+) -> Grouping:
     """Groups of items or users of a data set, from its training interactions alone.
+
+    Args:
+        memory: for counting who shares what; beyond it, that spills to disk beside the data.
 
     Raises:
         UserError: no two of them share anything in training, or a file that cannot be read.
@@ -31,9 +40,9 @@ def communities(settings: GraphPrior | UserPrior, data: PreparedData, report: Re
     report("counting who shares what")
     try:
         with tempfile.TemporaryDirectory(dir=data.folder, prefix=".edges.") as spill:
-            engine = ibis.duckdb.connect(temp_directory=spill)
-            entities, graph = _graph(settings, engine, data)
-            engine.disconnect()
+            engine = DuckDB(Path(spill), memory)
+            entities, graph = _graph(settings, engine, data, report)
+            engine.close()
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--data: '{data.folder}' cannot be read ({reason}): prepare the data set again") from error
@@ -51,34 +60,56 @@ def communities(settings: GraphPrior | UserPrior, data: PreparedData, report: Re
     return _grouping(settings, data, entities, graph, partition)
 
 
-def _graph(settings: GraphPrior | UserPrior, engine: Backend, data: PreparedData) -> tuple[pa.Table, Graph]:
+def _graph(
+    settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData, report: Report
+) -> tuple[pa.Table, Graph]:
     """The entities in the order of their original ids, which is that of the graph's nodes; and the graph."""
-    files = dict.fromkeys(str(group.file) for group in data.row_groups)
-    sequences = engine.read_parquet(list(files))
-    items = engine.read_parquet(str(data.folder / "items.parquet")).select("item", "item_id")
-    training = expressions.training(sequences, data.manifest.horizon, settings.last)
+    entities, members = _members(settings, engine, data)
+    first = [0]
+    if engine.value(members.count()) > _FEW:
+        found = engine.to_arrow(expressions.ranges(members, "shared", engine.rows_a_bucket * _PAIRS_A_ROW))
+        first = found["first"].to_pylist()
+    parts = []
+    for number, (low, high) in enumerate(zip(first, [*first[1:], None], strict=True)):
+        report(f"counting who shares what, {number + 1} of {len(first)}")
+        near = expressions.near(members, "shared", low, high, settings.neighbours)
+        parts.append(engine.materialise(f"near_{number}", near))
+    edges = union(parts)
+    if settings.neighbours is not None:
+        edges = edges.distinct()  # both ends may keep one
+    ends_1, ends_2, weight = _columns(engine, edges.order_by(["first", "second"]))
+    ordered = engine.to_arrow(entities.order_by("node"))
+    weight = weight.astype(np.float64) if settings.weighted else np.ones(len(weight))
+    return ordered, Graph(ordered.num_rows, ends_1, ends_2, weight)
+
+
+def _members(settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData) -> tuple[ir.Table, ir.Table]:
+    """The entities with their `node`; and (node, shared): what each of them engaged with, or who with it."""
+    files = dict.fromkeys(group.file for group in data.row_groups)
+    sequences = [engine.table(f"sequences_{number}", [file]) for number, file in enumerate(files)]
+    items = engine.table("catalogue", [data.folder / "items.parquet"]).select("item", "item_id")
+    training = union(
+        [
+            engine.materialise(f"training_{number}", expressions.training(part, data.manifest.horizon, settings.last))
+            for number, part in enumerate(sequences)
+        ]
+    )
     if isinstance(settings, GraphPrior):
-        entities = engine.create_table("entities", expressions.nodes(items, "item_id"))
+        entities = engine.materialise("entities", expressions.nodes(items, "item_id"))
         members = training.inner_join(entities, "item").select("node", shared="user_id")
     else:
-        entities = engine.create_table("entities", expressions.nodes(sequences.select("user_id"), "user_id"))
+        users = union([part.select("user_id") for part in sequences])
+        entities = engine.materialise("entities", expressions.nodes(users, "user_id"))
         shared = expressions.nodes(items, "item_id").select("item", shared="node")
         members = training.inner_join(entities, "user_id").inner_join(shared, "item").select("node", "shared")
         members = expressions.at_most(members, "node", "shared", settings.users_per_item, settings.seed)
-    found = expressions.pairs(engine.create_table("members", members), "node", "shared")
-    if settings.neighbours is not None:
-        found = expressions.strongest(engine.create_table("pairs", found), settings.neighbours)
-    first, second, weight = _columns(engine, found.order_by(["first", "second"]))
-    ordered = engine.to_pyarrow(entities.order_by("node"))
-    weight = weight.astype(np.float64) if settings.weighted else np.ones(len(weight))
-    return ordered, Graph(ordered.num_rows, first, second, weight)
+    return entities, engine.materialise("members", members)
 
 
-def _columns(engine: Backend, table: ir.Table) -> list[np.ndarray]:
+def _columns(engine: DuckDB, table: ir.Table) -> list[np.ndarray]:
     """The columns of a table, read in batches, as int64."""
     batches = [
-        [batch[name].to_numpy().astype(np.int64) for name in table.columns]
-        for batch in engine.to_pyarrow_batches(table)
+        [batch[name].to_numpy().astype(np.int64) for name in table.columns] for batch in engine.batches(table, 1 << 20)
     ]
     return [
         np.concatenate([np.zeros(0, np.int64), *(batch[place] for batch in batches)])

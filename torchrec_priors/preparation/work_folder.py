@@ -1,0 +1,83 @@
+"""The folder beside the output where a preparation works, kept by a kill so that the same command goes on."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.files import write_whole
+
+_LAYOUT = 1  # of what stages leave in the folder
+_MADE_FOR = "made_for.json"
+_LOCK = "lock"
+
+
+def place_of(out: Path) -> Path:
+    """Where the preparation of `out` works."""
+    return out.with_name(f".{out.name}.work")
+
+
+@contextmanager
+def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], None]) -> Iterator[Path]:
+    """The folder, emptied where it was made for anything else; nobody else works there meanwhile.
+
+    It is gone afterwards, but for errors that are not the user's: then the same command finds it again.
+
+    Args:
+        made_for: whatever decides what stages leave there.
+
+    Raises:
+        UserError: another process prepares `out`.
+    """
+    folder = place_of(out)
+    lock = _locked(folder, out)
+    gone = False
+    try:
+        header = json.loads(json.dumps({"layout": _LAYOUT, **made_for}))
+        if _read(folder / _MADE_FOR) == header:
+            report("going on with what an earlier run left")
+        else:
+            for path in folder.iterdir():
+                if path.name != _LOCK:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            write_whole(folder / _MADE_FOR, json.dumps(header) + "\n")
+        try:
+            yield folder
+        except UserError:
+            gone = True
+            raise
+        gone = True
+    finally:
+        if gone:
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _locked(folder: Path, out: Path) -> int:
+    """A lock on the folder, which ends with the process."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(lock)
+            raise UserError(f"--out: another process is preparing '{out}': wait until it is done") from error
+        try:
+            if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
+                return lock
+        except FileNotFoundError:
+            pass
+        os.close(lock)  # the folder was removed between the two calls
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf8"))
+    except (OSError, ValueError):
+        return None
