@@ -13,6 +13,8 @@ from torchrec_priors.preparation.engine.on_spark import Spark
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.preparation.synthetic.files import generate
 
+pytestmark = pytest.mark.timeout(1200)  # a query takes Spark a second or so, however small
+
 ON = EngineChoice("spark", master="local[2]")
 
 

@@ -46,8 +46,10 @@ class Build:
             settings: gives what the manifest is to keep; called last.
         """
         self.report("checking the catalogue and the log")
-        contents.check_catalogue(self.engine, self.corpus)
-        contents.check_log(self.engine, self.corpus)
+        if self.engine.journal.finished("contents") is None:
+            contents.check_catalogue(self.engine, self.corpus)
+            contents.check_log(self.engine, self.corpus)
+            self.engine.journal.finish("contents")
         log = bucketed(self.engine, self.corpus, self.horizon, self.report)
         if not log.read["kept_users"]:
             raise contents.no_user(self.corpus, self.horizon, log.read, sum(self.bad_rows.dropped.values()))
