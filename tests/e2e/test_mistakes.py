@@ -51,6 +51,13 @@ def test_garbage_row_is_named_by_file_and_line(small_raw, tmp_path):
     assert "dropped: 1 (u.data: item_id is no integer)" in done.stdout
 
 
+def test_engines_and_amounts_of_memory(small_raw, tmp_path):
+    _refused(*_prepare(small_raw, tmp_path / "out", "--memory", "much"), says=["--memory: 'much'", "2GB"])
+    _refused(*_prepare(small_raw, tmp_path / "out", "--engine", "flink"), says=["flink", "duckdb"])
+    _refused(*_prepare(small_raw, tmp_path / "out", "--spark-master", "local"), says=["--engine spark"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_data_set(small_raw, tmp_path):
     _refused("prepare", "--dataset", "movilens", "--raw", small_raw, "--out", tmp_path / "out",
              says=["unknown data set 'movilens'", "did you mean 'movielens'?"])  # fmt: skip

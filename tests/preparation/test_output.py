@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import duckdb
 import pytest
 from small_movielens import (
     Rating,
@@ -16,6 +17,8 @@ from test_prepare import CHECKS
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import read_manifest, verify
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.engine.choice import EngineChoice
+from torchrec_priors.preparation.engine.on_duckdb import DuckDB
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.preparation.raw_files import Checksums
 from torchrec_priors.preparation.work_folder import work_folder
@@ -78,6 +81,24 @@ def test_what_a_preparation_of_other_settings_left_is_not_taken_over(small_raw, 
     prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     assert _shas(tmp_path / "prepared") == _shas(small_data)
     assert [path.name for path in tmp_path.iterdir()] == ["prepared"]
+
+
+def test_too_little_memory_leaves_what_is_finished(small_raw, small_data, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(manifests, "describe", lambda *_: DuckDB._remedy(None, duckdb.OutOfMemoryException("too little")))
+        with pytest.raises(UserError, match=r"--memory: not enough .*: give more"):
+            prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
+    said = []
+    more = EngineChoice(memory="3GB")
+    prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared", report=said.append, on=more)
+    assert said[0] == "going on with what an earlier run left"
+    assert _shas(tmp_path / "prepared") == _shas(small_data)
+
+
+def test_a_spark_that_is_not_installed_is_told_before_anything_is_touched(monkeypatch):
+    monkeypatch.setattr("torchrec_priors.preparation.engine.choice.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"--engine spark needs pyspark: pip install 'torchrec-priors\[spark\]'"):
+        EngineChoice("spark")
 
 
 def test_two_at_once_do_not_disturb_each_other(small_raw, tmp_path):

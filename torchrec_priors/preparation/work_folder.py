@@ -11,6 +11,7 @@ from typing import Any
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_whole
+from torchrec_priors.preparation.engine.memory import OutOfMemoryError
 
 _LAYOUT = 1  # of what stages leave in the folder
 _MADE_FOR = "made_for.json"
@@ -26,7 +27,7 @@ def place_of(out: Path) -> Path:
 def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], None]) -> Iterator[Path]:
     """The folder, emptied where it was made for anything else; nobody else works there meanwhile.
 
-    It is gone afterwards, but for errors that are not the user's: then the same command finds it again.
+    It is gone afterwards, but for lack of memory and errors that are not the user's: then the same command finds it.
 
     Args:
         made_for: whatever decides what stages leave there.
@@ -48,8 +49,8 @@ def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], 
             write_whole(folder / _MADE_FOR, json.dumps(header) + "\n")
         try:
             yield folder
-        except UserError:
-            gone = True
+        except UserError as error:
+            gone = not isinstance(error, OutOfMemoryError)
             raise
         gone = True
     finally:

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.engine.memory import in_bytes
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB
 
 
@@ -25,6 +27,10 @@ class EngineChoice:
     master: str | None = None
 
     def __post_init__(self) -> None:
+        """Raises UserError for what can be told before anything is touched."""
+        in_bytes(self.memory)
+        if self.name == "spark" and find_spec("pyspark") is None:
+            raise UserError("--engine spark needs pyspark: pip install 'torchrec-priors[spark]'")
         if self.master is not None and self.name != "spark":
             raise UserError(f"--spark-master goes with --engine spark, not with {self.name}: leave it out")
 

@@ -7,6 +7,10 @@ from torchrec_priors.errors import UserError
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
 
+class OutOfMemoryError(UserError):
+    """The engine needs more than it may use; what is finished stays, for another try with more."""
+
+
 def in_bytes(memory: str) -> int:
     """Raises UserError where this is no amount.
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.copies import copy_text
 from torchrec_priors.preparation.engine.engine import Engine
-from torchrec_priors.preparation.engine.memory import in_bytes
+from torchrec_priors.preparation.engine.memory import OutOfMemoryError, in_bytes
 from torchrec_priors.preparation.engine.source import Source
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ class DuckDB(Engine):
         """Makes the query that failed worth another try, or raises."""
         message = str(error).splitlines()[0]
         if isinstance(error, duckdb.OutOfMemoryException):
-            raise UserError(f"--memory: not enough ({message}): give more") from error
+            raise OutOfMemoryError(f"--memory: not enough ({message}): give more") from error
         at = self._file_named_in(message)
         if at is None:
             raise error

