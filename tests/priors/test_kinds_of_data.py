@@ -156,6 +156,16 @@ def test_random_groups_are_uniform_one_an_item_and_follow_from_seed_and_row(data
     assert random_groups.draw(rows[100:200], 3, 19).tolist() == drawn[100:200].tolist()
 
 
+def test_random_groups_like_those_of_users_are_drawn_for_users(data):
+    prior = load_prior("random:age:3", data, HORIZON)
+    assert not prior.restricts_items
+    assert len(prior.groups) == len(load_prior("age", data, HORIZON).groups)
+    user, group = prior.groups_of_users(torch.arange(data.users))
+    assert user.tolist() == list(range(data.users)), "one group a user"
+    assert group.tolist() == random_groups.draw(np.arange(data.users), 3, len(prior.groups)).tolist()
+    assert len(set(group.tolist())) > 1
+
+
 def test_the_control_of_all_has_every_item_in_every_group(data):
     prior = load_prior("all:3", data, HORIZON)
     tree = PriorTree([prior], data.items)

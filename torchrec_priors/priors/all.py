@@ -8,7 +8,7 @@ from torchrec_priors.priors.random import how_many
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
-    """`argument`: how many groups, or the item or graph prior that has as many."""
+    """`argument`: how many groups, or the prior that has as many."""
     groups = how_many("all", argument, data)
     names = [f"all {number + 1}" for number in range(groups)]
     rows = np.repeat(np.arange(data.items), groups)
