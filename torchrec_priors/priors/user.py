@@ -27,7 +27,9 @@ class UserPrior(nn.Module):
         super().__init__()
         self.name, self.groups = name, groups
         self.of_users = Memberships.from_pairs(user, group, users)
-        without = int((self.of_users.starts.diff() == 0).sum())
+        counts = self.of_users.starts.diff()
+        self.most_groups = int(counts.max()) if len(counts) else 0  # of a user
+        without = int((counts == 0).sum())
         if without:
             raise UserError(
                 f"prior '{name}': {without:,} of {users:,} users are in no group: give them one of their own"

@@ -79,15 +79,17 @@ class Finder:
     @torch.no_grad()
     def queries(self, users: Histories, asked: Asked) -> Queries:
         """What is searched for: the paths' queries, and what is added to each path's scores."""
-        bias_BK = asked.query_BKd.new_zeros(asked.query_BKd.shape[:2])
         tree, user_B = self.model.tree, torch.from_numpy(users.users).to(self.device)
-        if self.config.calibrated:
-            bias_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, asked.query_BKd)
-            if self.config.fusion == "mean":  # over the users' groups, too
-                bias_BK = bias_BK - tree.open_groups(user_B).log()
-        queries = Queries(asked.query_BKd, bias_BK)
+        queries = Queries.unbiased(asked.query_BKd)
         allowed_BK = tree.allowed_paths(user_B)
-        return queries if allowed_BK is None else queries.within(allowed_BK)
+        if allowed_BK is not None:
+            queries = queries.within(allowed_BK)
+        if not self.config.calibrated:
+            return queries
+        calibration_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, queries)
+        if self.config.fusion == "mean":  # over the users' groups, too
+            calibration_BK = calibration_BK - tree.open_groups(user_B).log()
+        return Queries(asked.query_BKd, queries.bias_BK + calibration_BK)
 
     @torch.no_grad()
     def find(self, users: Histories, queries: Queries, k: int, index: GroupIndex | None = None) -> Found:

@@ -69,12 +69,12 @@ def blocks(tree: PriorTree) -> Tensor:
 class Accumulator(Protocol):
     """Takes the scores of a tile, item set after item set."""
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
         """
         Args:
             columns_n: rows of the tile.
-            score_Bpn: scores of the set's paths; -inf where a user may not use a path.
-            paths: which they are.
+            score_Bpn: scores of paths of the set; -inf where a user may not use a path.
+            path_Bp: which paths they are, each user's ascending.
         """
         ...
 
@@ -95,22 +95,24 @@ class _Maxima:
         self.best = torch.full(shape, -torch.inf, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
-        path_p = torch.arange(paths.start, paths.stop, device=score_Bpn.device)
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
         if self.block_K is None:
-            self._keep(0, columns_n, score_Bpn, path_p)
+            self._keep(0, columns_n, score_Bpn, path_Bp)
             return
-        block_p = self.block_K[paths]
-        for block in block_p.unique().tolist():
-            chosen = torch.nonzero(block_p == block)[:, 0].to(path_p.device)
-            self._keep(block, columns_n, score_Bpn[:, chosen], path_p[chosen])
+        block_Bp = self.block_K.to(path_Bp.device)[path_Bp]
+        for block in block_Bp.unique().tolist():
+            inside_Bp = block_Bp == block
+            chosen = torch.nonzero(inside_Bp.any(0))[:, 0]
+            score_Bcn = score_Bpn[:, chosen].masked_fill(~inside_Bp[:, chosen, None], -torch.inf)
+            self._keep(block, columns_n, score_Bcn, path_Bp[:, chosen])
 
-    def _keep(self, block: int, columns_n: Tensor, score_Bpn: Tensor, path_p: Tensor) -> None:
+    def _keep(self, block: int, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
         value, winner = score_Bpn.max(1)
         current = self.best[block][:, columns_n]
         better = value > current
+        path = path_Bp.gather(1, winner).int()
         self.best[block][:, columns_n] = torch.where(better, value, current)
-        self.path[block][:, columns_n] = torch.where(better, path_p[winner].int(), self.path[block][:, columns_n])
+        self.path[block][:, columns_n] = torch.where(better, path, self.path[block][:, columns_n])
 
     def result(self) -> tuple[Tensor, Tensor]:
         if len(self.best) == 1:
@@ -122,8 +124,11 @@ class _Maxima:
         else:
             fused = self.best.double().masked_fill(~eligible, 0.0).sum(0) / count
         fused = fused.float().masked_fill(count == 0, -torch.inf)
-        best = self.best.argmax(0, keepdim=True)
-        return fused, self.path.gather(0, best)[0]
+        best, path = self.best[0], self.path[0]
+        for block in range(1, len(self.best)):
+            better = self.best[block] > best
+            best, path = torch.where(better, self.best[block], best), torch.where(better, self.path[block], path)
+        return fused, path
 
 
 class _Sums:
@@ -142,13 +147,16 @@ class _Sums:
         self.best = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, paths: slice) -> None:
+    def add(self, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
         score = score_Bpn.double()
-        weight_p = score.new_ones(score.shape[1]) if self.weight_K is None else self.weight_K[paths]
-        weight_Bpn = (~torch.isneginf(score)) * weight_p[:, None]
+        weight_Bpn = (~torch.isneginf(score)).double()
+        if self.weight_K is not None:
+            weight_Bpn = weight_Bpn * self.weight_K[path_Bp][..., None]
         if self.calibrated:
-            branch_p = [0] * len(weight_p) if self.branch_K is None else self.branch_K[paths].tolist()
-            weight_Bpn = weight_Bpn * torch.exp(-self.log_alternatives_RT[:, columns_n][branch_p])
+            branch_Bp = (
+                torch.zeros_like(path_Bp) if self.branch_K is None else self.branch_K.to(path_Bp.device)[path_Bp]
+            )
+            weight_Bpn = weight_Bpn * torch.exp(-self.log_alternatives_RT[:, columns_n])[branch_Bp]
             part = score + weight_Bpn.log()
             self.sum[:, columns_n] = torch.logaddexp(self.sum[:, columns_n], torch.logsumexp(part, 1))
         else:
@@ -157,8 +165,9 @@ class _Sums:
         self.weight[:, columns_n] += weight_Bpn.sum(1)
         value, winner = part.max(1)
         better = value > self.best[:, columns_n]
+        path = path_Bp.gather(1, winner).int()
         self.best[:, columns_n] = torch.where(better, value, self.best[:, columns_n])
-        self.path[:, columns_n] = torch.where(better, winner.int() + paths.start, self.path[:, columns_n])
+        self.path[:, columns_n] = torch.where(better, path, self.path[:, columns_n])
 
     def result(self) -> tuple[Tensor, Tensor]:
         if not self.calibrated:

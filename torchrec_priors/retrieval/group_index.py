@@ -12,6 +12,7 @@ from torch import Tensor
 
 from torchrec_priors.embedding.table import Shard
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.retrieval.open_paths import most_open
 from torchrec_priors.splitmix import GOLDEN, mix, unit
 
 TILE = 1 << 13
@@ -36,6 +37,7 @@ class GroupIndex:
     Attributes:
         shard: the rows.
         paths_of_set: for each item set.
+        most_open_S: how many of its paths a user has open at most (`open_paths`).
         log_weight_S: log of how many rows of the catalogue a row of each item set stands for.
         log_alternatives_RT: log c(i) of each branch and row of the shard (see `PriorTree.alternatives`).
     """
@@ -45,6 +47,7 @@ class GroupIndex:
         device = shard.rows.device
         self._rows = [torch.from_numpy(rows).to(device) for rows in tree.eligible(shard.first, shard.last)]
         self._set_sizes = tree.set_sizes
+        self.most_open_S = most_open(tree)
         self.log_weight_S = [0.0] * tree.item_sets
         self.log_alternatives_RT = _log_alternatives(tree, shard)
         paths = np.array(tree.item_set_K)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchrec_priors.heads.score import Score
 from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.open_paths import OpenPaths, open_paths
 
 # Scores are computed in products of one shape, so that a score does not depend on which other rows or users stand
 # beside it.
@@ -112,20 +113,23 @@ def search(
     return _decode(best, paths.gather(1, place))
 
 
-def log_normalisers(index: GroupIndex, score: Score, vector_BKd: Tensor) -> Tensor:
-    """log sum over i in Omega_k of exp(q_k . e_i), over the rows of all ranks: [B, K]. Every rank must call it.
+def log_normalisers(index: GroupIndex, score: Score, queries: Queries) -> Tensor:
+    """log sum over i in Omega_k of exp(q_k . e_i), over the rows of all ranks: [B, K], 0 for paths that are closed.
+    Every rank must call it.
 
     Over a sample of the rows (`GroupIndex.sample`) it is an estimate, unbiased before the logarithm.
 
     Summed in double precision and rounded once, so that it hardly ever depends on the order of rows or ranks.
     """
     if dist.get_world_size() == 1:
-        return _log_sums(index, score, vector_BKd).float()
-    everyones = _gather_rows(vector_BKd)
-    largest = max(len(theirs) for theirs in everyones)
-    sums = [_log_sums(index, score, theirs) for theirs in everyones]
-    sums_WBK = _exchange(torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums]))
-    return torch.logsumexp(sums_WBK[:, : len(vector_BKd)], 0).float()
+        sums_BK = _log_sums(index, score, queries)
+    else:
+        everyones = _everyones(queries)
+        largest = max(len(theirs) for theirs in everyones)
+        sums = [_log_sums(index, score, theirs) for theirs in everyones]
+        sums_WBK = _exchange(torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums]))
+        sums_BK = torch.logsumexp(sums_WBK[:, : len(queries)], 0)
+    return sums_BK.float().masked_fill(torch.isneginf(queries.bias_BK), 0.0)
 
 
 def search_reference(
@@ -168,15 +172,15 @@ def _search_own_rows(
     users, device = len(queries), queries.bias_BK.device
     best = torch.full((users, k), _NOTHING, dtype=torch.int64, device=device)
     path = torch.zeros((users, k), dtype=torch.int32, device=device)
+    open_S = _open_paths(index, queries)
     for tile in index.tiles():
         start = tile.first - index.shard.first
         vectors = score.items(index.shard.rows[start : start + tile.size])
         fused = fusion.accumulator(users, index.log_alternatives_RT[:, start : start + tile.size])
         for number, columns in tile.columns:
-            paths = index.paths_of_set[number]
-            bias = queries.bias_BK[:, paths, None]
-            for part, score_Bpn in _scores(queries.vector_BKd[:, paths], vectors[columns]):
-                fused.add(columns[part], score_Bpn + bias, paths)
+            paths = open_S[number]
+            for part, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
+                fused.add(columns[part], score_Bpn + paths.bias_Bp[..., None], paths.path_Bp)
         score_BT, path_BT = fused.result()
         if excluded is not None:
             here = (excluded.row >= tile.first) & (excluded.row < tile.first + tile.size)
@@ -192,17 +196,27 @@ def _search_own_rows(
     return best, path
 
 
-def _log_sums(index: GroupIndex, score: Score, vector_BKd: Tensor) -> Tensor:
-    """`log_normalisers` over this rank's rows alone, in double precision."""
-    sums_BK = torch.full(vector_BKd.shape[:2], -torch.inf, dtype=torch.float64, device=vector_BKd.device)
+def _open_paths(index: GroupIndex, queries: Queries) -> list[OpenPaths]:
+    """For each item set."""
+    return [
+        open_paths(queries.vector_BKd, queries.bias_BK, paths, most)
+        for paths, most in zip(index.paths_of_set, index.most_open_S, strict=True)
+    ]
+
+
+def _log_sums(index: GroupIndex, score: Score, queries: Queries) -> Tensor:
+    """`log_normalisers` over this rank's rows alone, in double precision; closed paths may be left out."""
+    bias_BK = queries.bias_BK
+    sums_BK = torch.full(bias_BK.shape, -torch.inf, dtype=torch.float64, device=bias_BK.device)
+    open_S = _open_paths(index, queries)
     for tile in index.tiles():
         start = tile.first - index.shard.first
         vectors = score.items(index.shard.rows[start : start + tile.size])
         for number, columns in tile.columns:
-            paths = index.paths_of_set[number]
-            for _, score_Bpn in _scores(vector_BKd[:, paths], vectors[columns]):
+            paths = open_S[number]
+            for _, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
                 part = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
-                sums_BK[:, paths] = torch.logaddexp(sums_BK[:, paths], part)
+                sums_BK.scatter_(1, paths.path_Bp, torch.logaddexp(sums_BK.gather(1, paths.path_Bp), part))
     return sums_BK
 
 
