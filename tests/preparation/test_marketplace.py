@@ -11,7 +11,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.preparation.synthetic.catalogue import Catalogue
 from torchrec_priors.preparation.synthetic.files import generate
-from torchrec_priors.preparation.synthetic.histories import EVENTS, SHARES, lengths_of, make_histories
+from torchrec_priors.preparation.synthetic.histories import EVENTS, LENGTHS, SHARES, make_histories
 
 ROWS = 120_000
 
@@ -119,7 +119,7 @@ def test_rows_do_not_depend_on_how_many_users_are_made_at_once(tmp_path):
 
 def test_a_users_rows_depend_on_the_user_alone_and_a_cut_history_is_the_beginning_of_the_whole():
     catalogue, users = Catalogue.make(500, 0), np.arange(1, 60)
-    lengths = lengths_of(0, users)
+    lengths = LENGTHS.of(0, users)
     whole = make_histories(catalogue, 0, users, lengths)
     bounds = np.concatenate([[0], np.cumsum(lengths)])
     for index in range(0, 59, 7):

@@ -130,14 +130,16 @@ class Catalogue:
         """[cells + 1]"""
         return np.searchsorted(self.cell_of, np.arange(self.cell_of[-1] + 2))
 
+    def titles(self) -> list[str]:
+        """By position."""
+        nouns = [node.noun for node in self.tree]
+        rows = zip(*(x.tolist() for x in (self.style, self.leaf, self.band, self.item_id)), strict=True)
+        return [f"{_style_name(s, f)} {nouns[f]}, {BANDS[b]}, no. {n}" for s, f, b, n in rows]
+
     def table(self) -> pa.Table:
         """`items.parquet`: one row an item, by id."""
         order = np.argsort(self.item_id)
-        leaf, band, style = self.leaf[order], self.band[order], self.style[order]
-        numbers = self.item_id[order]
-        nouns = [node.noun for node in self.tree]
-        rows = zip(style.tolist(), leaf.tolist(), band.tolist(), numbers.tolist(), strict=True)
-        titles = [f"{_style_name(s, f)} {nouns[f]}, {BANDS[b]}, no. {n}" for s, f, b, n in rows]
+        leaf, numbers = self.leaf[order], self.item_id[order]
 
         def names(level: str) -> pa.Array:
             values = pa.array([getattr(node, level) for node in self.tree])
@@ -146,7 +148,7 @@ class Catalogue:
         return pa.table(
             {
                 "item_id": pa.array(numbers, pa.int64()),
-                "title": titles,
+                "title": pa.array(self.titles()).take(pa.array(order)),
                 "category": names("level1"),
                 "category2": names("level2"),
                 "category3": names("level3"),

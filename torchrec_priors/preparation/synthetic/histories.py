@@ -16,6 +16,7 @@ import numpy as np
 
 from torchrec_priors.preparation.synthetic.catalogue import BANDS, Catalogue
 from torchrec_priors.preparation.synthetic.randomness import Stream, uniform, user_keys
+from torchrec_priors.preparation.synthetic.users import Lengths
 
 EVENTS = ("item_view", "item_like", "item_add_to_cart", "offer_make", "buy_start", "buy_complete")
 SHARES = (0.820, 0.163, 0.0123, 0.0035, 0.00065, 0.00034)  # of MerRec's log
@@ -24,8 +25,7 @@ _VIEW, _START, _COMPLETE = 0, 4, 5
 SPENDING = ("bargain hunters", "mid-range shoppers", "premium shoppers")
 _SPENDING_SHARES = (0.4, 0.4, 0.2)
 
-_MEDIAN_LENGTH, _LENGTH_SPREAD = 60.0, 0.75  # lengths are log-normal: about 80 on average
-_SHORTEST, _LONGEST = 5, 500
+LENGTHS = Lengths(median=60.0, spread=0.75, shortest=5, longest=500)  # about 80 on average
 _LIVES = (60.0, 200.0)  # interactions that an interest lasts
 _SESSION_LENGTH = 2.5  # interactions, on average
 _CHANCE_SESSIONS = 0.1
@@ -67,15 +67,6 @@ class Histories:
     interest_leaf: np.ndarray
     interest_from: np.ndarray
     interest_until: np.ndarray
-
-
-def lengths_of(seed: int, users: np.ndarray) -> np.ndarray:
-    """Interactions of each user."""
-    keys = user_keys(seed, users)
-    radius = np.sqrt(-2 * np.log1p(-uniform(keys, Stream.length)))
-    normal = radius * np.cos(2 * np.pi * uniform(keys, Stream.length_angle))
-    drawn = np.exp(np.log(_MEDIAN_LENGTH) + _LENGTH_SPREAD * normal)
-    return np.clip(drawn, _SHORTEST, _LONGEST).astype(np.int64)
 
 
 def make_histories(catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray) -> Histories:

@@ -1,0 +1,44 @@
+"""Tables, piece by piece -> numbered Parquet files of one schema in one folder, as big logs are published."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class Shards:
+    """`000000000000.parquet`, `000000000001.parquet`, ... in a folder, which is made for the first of them.
+
+    A file is closed by the piece with which it has `rows` rows or more; an empty piece makes none.
+    """
+
+    def __init__(self, folder: Path, schema: pa.Schema, rows: int) -> None:
+        self.folder, self.schema, self.rows = folder, schema, rows
+        self.files, self.filled = 0, 0
+        self.writer: pq.ParquetWriter | None = None
+
+    def write(self, piece: pa.Table) -> None:
+        if not piece.num_rows:
+            return
+        if self.writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = self.folder / f"{self.files:012d}.parquet"
+            self.writer = pq.ParquetWriter(file, self.schema, compression="zstd")
+            self.files, self.filled = self.files + 1, 0
+        self.writer.write_table(piece)
+        self.filled += piece.num_rows
+        if self.filled >= self.rows:
+            self.close()
+
+    def close(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.writer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:
+        self.close()
