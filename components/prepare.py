@@ -3,7 +3,7 @@
 torchx run -s local_cwd components/prepare.py:prepare --dataset movielens --raw RAW --out DATA
 """
 
-from typing import Optional
+from typing import List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -18,6 +18,7 @@ def prepare(
     horizon: Optional[int] = None,
     seed: int = 0,
     on_bad_row: str = "refuse",
+    option: Optional[List[str]] = None,
     overwrite: bool = False,
     generate: Optional[int] = None,
     engine: str = "duckdb",
@@ -37,6 +38,7 @@ def prepare(
         horizon: E; the corpus's own by default
         seed: of the permutation that numbers the rows, and of generate
         on_bad_row: refuse or drop
+        option: key=value: options of the corpus, separated by commas
         overwrite: replace a data set of other settings in --out
         generate: first make up a log of so many rows in --raw, with a corpus that can
         engine: duckdb or spark
@@ -54,6 +56,7 @@ def prepare(
         horizon=horizon,
         seed=seed,
         on_bad_row=on_bad_row,
+        option=option,
         overwrite=overwrite,
         generate=generate,
         engine=engine,

@@ -8,9 +8,10 @@ from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.preparation.corpus import find_generator
+from torchrec_priors.preparation.corpus import find_corpus, find_generator
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
+from torchrec_priors.preparation.options import read_options
 from torchrec_priors.preparation.prepare import Settings
 from torchrec_priors.preparation.prepare import prepare as make
 from torchrec_priors.preparation.summary import summary
@@ -38,6 +39,10 @@ def prepare(
     on_bad_row: Annotated[OnBadRow, Option(help="Rows that cannot be read: refuse the file, or drop and count.")] = (
         OnBadRow.refuse
     ),
+    option: Annotated[
+        list[str] | None,
+        Option(metavar="KEY=VALUE", help="An option of the corpus, as its file explains it; may be given again."),
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a data set of other settings in --out.")] = False,
     generate: Annotated[
         int | None,
@@ -54,7 +59,8 @@ def prepare(
     ] = None,
 ) -> None:
     """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
-    settings = Settings(dataset, raw, horizon, seed, on_bad_row.value)
+    settings = Settings(dataset, raw, horizon, seed, on_bad_row.value, tuple(option or ()))
+    read_options(find_corpus(dataset), settings.options)
     on = EngineChoice(engine.value, memory, spark_master)
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
         if generate is not None:

@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ibis.expr.types as ir
 
@@ -18,6 +18,7 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import load_file
 from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.options import declares_options, read_options
 from torchrec_priors.preparation.raw import BadRows
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -101,7 +102,8 @@ class CorpusFile(Protocol):
     """The form of a corpus file. One that can make up raw files in its own schema also defines a `Generate`."""
 
     def load(self, raw: Path, bad_rows: BadRows) -> Corpus:
-        """Or with a third argument, the `Engine`; `load_corpus` knows."""
+        """Or with a third argument, the `Engine`, and where the file declares `Options`, a fourth, one of these;
+        `load_corpus` knows."""
 
 
 class Generate(Protocol):
@@ -124,14 +126,27 @@ def find_corpus(name_or_file: str) -> CorpusFile:
     """
     file = corpus_path(name_or_file)
     found: CorpusFile = load_file(file, option="--dataset", function="load")
-    if not _takes_engine(found):
+    if declares_options(found):
+        load_file(file, option="--dataset", function="load", arguments=("raw", "bad_rows", "engine", "options"))
+    elif not _takes_engine(found):
         load_file(file, option="--dataset", function="load", arguments=("raw", "bad_rows"))
     return found
 
 
-def load_corpus(corpus_file: CorpusFile, raw: Path, bad_rows: BadRows, engine: Engine) -> object:
-    """What `load` of a corpus file returns, whichever of its two forms the file has."""
-    arguments = (raw, bad_rows, engine) if _takes_engine(corpus_file) else (raw, bad_rows)
+def load_corpus(
+    corpus_file: CorpusFile, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str] = ()
+) -> object:
+    """What `load` of a corpus file returns, whichever of its forms the file has.
+
+    Args:
+        options: of the corpus, as `--option` gives them.
+    """
+    chosen = read_options(corpus_file, options)
+    arguments: list[Any] = [raw, bad_rows]
+    if chosen is not None:
+        arguments += [engine, chosen]
+    elif _takes_engine(corpus_file):
+        arguments.append(engine)
     return corpus_file.load(*arguments)
 
 

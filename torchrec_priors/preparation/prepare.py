@@ -19,6 +19,7 @@ from torchrec_priors.preparation.communities.prior import communities
 from torchrec_priors.preparation.corpus import CorpusFile, corpus_path, find_corpus, load_corpus
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.options import read_options, recorded_options
 from torchrec_priors.preparation.work_folder import place_of, work_folder
 
 Report = Callable[[str], None]
@@ -34,6 +35,7 @@ class Settings:
         horizon: E; None takes the corpus's default.
         seed: of the row permutation.
         on_bad_row: `refuse` or `drop`.
+        options: of the corpus, each as `key=value`.
     """
 
     dataset: str
@@ -41,6 +43,7 @@ class Settings:
     horizon: int | None = None
     seed: int = 0
     on_bad_row: Literal["refuse", "drop"] = "refuse"
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
@@ -100,7 +103,7 @@ def _make(
     """Makes the data set in the engine's folder."""
     bad_rows = BadRows(settings.on_bad_row)
     report("reading raw files")
-    corpus = check(_load(corpus_file, settings.raw, bad_rows, engine), corpus_path(settings.dataset))
+    corpus = check(_load(corpus_file, settings, bad_rows, engine), corpus_path(settings.dataset))
     horizon = settings.horizon or corpus.default_horizon
     folder = engine.folder / _MADE
     folder.mkdir(exist_ok=True)
@@ -130,9 +133,10 @@ def _ours(out: Path) -> list[Path]:
     return [out, place_of(out), out.with_name(f".{out.name}.old")]
 
 
-def _load(corpus_file: CorpusFile, raw: Path, bad_rows: BadRows, engine: Engine) -> object:
+def _load(corpus_file: CorpusFile, settings: Settings, bad_rows: BadRows, engine: Engine) -> object:
+    raw = settings.raw
     try:
-        return load_corpus(corpus_file, raw, bad_rows, engine)
+        return load_corpus(corpus_file, raw, bad_rows, engine, settings.options)
     except OSError as error:
         raise UserError(f"--raw: cannot read '{error.filename or raw}': {error.strerror or error}") from error
 
@@ -158,10 +162,12 @@ def _already_there(settings: Settings, seen: raw_files.Seen, out: Path, overwrit
 
 def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:
     """The settings as the manifest keeps them, but for the raw files."""
+    options = recorded_options(read_options(find_corpus(settings.dataset), settings.options))
     return {
         "dataset": Path(settings.dataset).name,
         "corpus_sha256": manifests.sha256(corpus_path(settings.dataset)),
         "horizon": horizon,
         "seed": settings.seed,
         "on_bad_row": settings.on_bad_row,
+        **({"options": options} if options else {}),
     }

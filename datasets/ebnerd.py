@@ -1,0 +1,227 @@
+"""EB-NeRD (Ekstra Bladet; research use): clicks on news articles, 27 April to 8 June 2023.
+
+Files of one bundle (demo, small or large): `articles.parquet`, and `behaviors.parquet` and `history.parquet` in the
+folders `train` and `validation`. Read are article_id, title, subtitle, category_str, topics, premium; user_id,
+article_id_fixed, impression_time_fixed; user_id, impression_time, article_ids_clicked, device_type, gender, age,
+is_subscriber. The data card, `ebnerd.md`, has all columns, and how to get them. Expected with options as they are, for
+`large`: 44,968 users, 25,216 articles and 30 million interactions (the paper's Table 4).
+
+An interaction is a click. The files tell most clicks two or three times: the two histories overlap, and the second one
+has those of the first week of impressions. So a (user, article, time) of the histories counts once, and clicks of the
+impressions count where they are later than all that the histories tell of the user.
+
+Priors: `category` (the category prior), `topic` (several an article), `community` (of articles read by the same
+users), and of users `subscriber`, `device`, `age`, `gender` (the most frequent value of a user's impressions) and
+`crowd` (communities of users). Source: https://recsys.eb.dk; Johannes Kruse et al., RecSys Challenge 2024,
+arXiv:2410.03432.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import ibis
+import ibis.expr.types as ir
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.corpus import Corpus, Labels
+from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.engine.rule import Rule
+from torchrec_priors.preparation.long_histories import at_least
+from torchrec_priors.preparation.published import (
+    TEXT,
+    TIME,
+    TRUTH,
+    WHOLE,
+    Kind,
+    found_types,
+    lists_of,
+    milliseconds,
+)
+from torchrec_priors.preparation.raw import BadRows, require_files
+from torchrec_priors.preparation.synthetic.ebnerd import ARTICLES, BEHAVIOURS, HISTORY, generate
+
+__all__ = ["Options", "generate", "load"]
+
+_ARTICLE: Mapping[str, Kind] = {
+    "article_id": WHOLE,
+    "title": TEXT,
+    "subtitle": TEXT,
+    "category_str": TEXT,
+    "topics": lists_of(TEXT),
+    "premium": TRUTH,
+}
+_READ: Mapping[str, Kind] = {
+    "user_id": WHOLE,
+    "article_id_fixed": lists_of(WHOLE),
+    "impression_time_fixed": lists_of(TIME),
+}
+_SHOWN: Mapping[str, Kind] = {
+    "user_id": WHOLE,
+    "impression_time": TIME,
+    "article_ids_clicked": lists_of(WHOLE),
+    "device_type": WHOLE,
+    "gender": WHOLE,
+    "age": WHOLE,
+    "is_subscriber": TRUTH,
+}
+_DEVICES = ((1, "desktop"), (2, "mobile"), (3, "tablet"))
+_GENDERS = ((0, "male"), (1, "female"))
+_PLACES = 1 << 16  # in a list
+
+
+@dataclass(frozen=True)
+class Options:
+    """Attributes:
+    min_history: users of fewer clicks are left out; the paper's filter.
+    catalogue: the articles that the users left have read, as in the paper, or all there are.
+    communities: groups of articles that the prior `community` is to have; 0 to go without.
+    crowds: groups of users that the prior `crowd` is to have; 0 to go without.
+    last: training clicks of a user that join articles, the latest; the paper's is 1000, of which the pairs are many.
+    neighbours: strongest neighbours that each article and each user keeps.
+    """
+
+    min_history: int = 512
+    catalogue: Literal["read", "all"] = "read"
+    communities: int = 11
+    crowds: int = 9
+    last: int = 50
+    neighbours: int = 20
+
+
+def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corpus:
+    histories, behaviours = _files(raw)
+    articles = engine.read_parquet([raw / ARTICLES], found_types(raw / ARTICLES, _ARTICLE), bad_rows)
+    articles = engine.keep_valid(articles, articles.article_id.notnull(), bad_rows, "article_id", "must have a value")
+    engine.require_unique(articles, "article_id")
+    shown = _checked(engine.read_parquet(behaviours, found_types(behaviours[0], _SHOWN), bad_rows), engine, bad_rows)
+    read = _checked(engine.read_parquet(histories, found_types(histories[0], _READ), bad_rows), engine, bad_rows)
+    known = articles.select("article_id")
+    log = _clicks(_told(read, known, engine, bad_rows), _clicked(shown, known, engine, bad_rows))
+    log = at_least(engine.materialise("clicks", log), options.min_history, engine, bad_rows)
+    items = articles.mutate(item_id=articles.article_id.cast("int64"))
+    if options.catalogue == "read":
+        items = items.semi_join(log, "item_id")
+    topics = items.select("item_id", label=items.topics.unnest())
+    return Corpus(
+        name="ebnerd",
+        interactions=log,
+        items=items.select("item_id", "subtitle", "category_str", "premium", title=items.title.fill_null("")),
+        category_prior="category",
+        default_horizon=8,
+        item_priors=[
+            Labels("category", items.select("item_id", label="category_str"), "no category"),
+            Labels("topic", topics, "no topic"),
+        ],
+        user_priors=_user_priors(shown),
+        user_group="subscriber",
+        computed_priors=_computed_priors(options),
+    )
+
+
+def _files(raw: Path) -> tuple[list[Path], list[Path]]:
+    """(histories, behaviours) of the splits that are there; that of the test split has no clicks."""
+    require_files(raw, [ARTICLES])
+    splits = [raw / split for split in ("train", "validation") if (raw / split).is_dir()]
+    if not splits:
+        raise UserError(f"--raw: '{raw}' holds no folder train or validation, each with {HISTORY} and {BEHAVIOURS}")
+    for split in splits:
+        require_files(split, [HISTORY, BEHAVIOURS])
+    return [split / HISTORY for split in splits], [split / BEHAVIOURS for split in splits]
+
+
+def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
+    """Rows of histories or behaviours, with users and lists."""
+    lists = [name for name, kind in table.schema().items() if kind.is_array()]
+    names = ["user_id", *(["impression_time"] if "impression_time" in table.columns else []), *lists]
+    rules = [Rule(name, "must have a value", table[name].notnull()) for name in names]
+    rules += [Rule(name, f"must have fewer than {_PLACES:,}", table[name].length() < _PLACES) for name in lists]
+    if len(lists) == 2:
+        same = table[lists[0]].length() == table[lists[1]].length()
+        rules.append(Rule(lists[0], f"must be as many as {lists[1]}", same))
+    return engine.keep_all_valid(table, rules, bad_rows)
+
+
+def _told(read: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
+    """Clicks of the histories, each once."""
+    place = ibis.range(read.article_id_fixed.length())
+    clicks = read.select(
+        "file", "row", "order", "user_id",
+        click=read.article_id_fixed.zip(read.impression_time_fixed, place).unnest(),
+    )  # fmt: skip
+    clicks = clicks.select(
+        "file", "row", "order", "user_id",
+        article_id=clicks.click["f1"], time=clicks.click["f2"], place=clicks.click["f3"],
+    )  # fmt: skip
+    clicks = _interactions(clicks, known, engine, bad_rows)
+    return clicks.group_by(["user_id", "item_id", "timestamp"]).aggregate(order=clicks["order"].min() * 2)
+
+
+def _clicked(shown: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
+    """Clicks of the impressions."""
+    place = ibis.range(shown.article_ids_clicked.length())
+    clicks = shown.select(
+        "file", "row", "order", "user_id",
+        time="impression_time", click=shown.article_ids_clicked.zip(place).unnest(),
+    )  # fmt: skip
+    clicks = clicks.select(
+        "file", "row", "order", "user_id", "time", article_id=clicks.click["f1"], place=clicks.click["f2"]
+    )
+    clicks = _interactions(clicks, known, engine, bad_rows)
+    return clicks.mutate(order=clicks["order"] * 2 + 1)
+
+
+def _interactions(clicks: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
+    rules = [
+        Rule("time", "must have a value", clicks.time.notnull()),
+        Rule("time", "must not be before 1970", milliseconds(clicks.time) >= 0),
+        Rule("article_id", f"must be listed in {ARTICLES}", known),
+    ]
+    clicks = engine.keep_all_valid(clicks, rules, bad_rows)
+    return clicks.select(
+        user_id=clicks.user_id.cast("int64"),
+        item_id=clicks.article_id.cast("int64"),
+        timestamp=milliseconds(clicks.time),
+        order=clicks["order"] * _PLACES + clicks.place,
+    )
+
+
+def _clicks(told: ir.Table, clicked: ir.Table) -> ir.Table:
+    """All of the histories, and what was clicked after them."""
+    last = told.group_by("user_id").aggregate(last=told.timestamp.max())
+    later = clicked.left_join(last, "user_id").drop("user_id_right")
+    later = later.filter(later.last.isnull() | (later.timestamp > later.last)).drop("last")
+    return told.union(later.select(told.columns))
+
+
+def _user_priors(shown: ir.Table) -> list[Labels]:
+    labels = {
+        "subscriber": shown.is_subscriber.ifelse("subscriber", "no subscriber"),
+        "device": shown.device_type.cases(*_DEVICES),
+        "age": shown.age.cast("string") + "-" + (shown.age.cast("int32") + 9).cast("string"),
+        "gender": shown.gender.cases(*_GENDERS),
+    }
+    return [Labels(name, _most_frequent(shown, label), f"unknown {name}") for name, label in labels.items()]
+
+
+def _most_frequent(shown: ir.Table, label: ir.StringValue) -> ir.Table:
+    """(user_id, label): what most impressions of a user say, of several the first by name."""
+    values = shown.select(user_id=shown.user_id.cast("int64"), label=label)
+    values = values.filter(values.label.notnull())
+    counts = values.group_by(["user_id", "label"]).aggregate(n=values.count())
+    by_frequency = ibis.window(group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.label])
+    ranked = counts.mutate(place=ibis.row_number().over(by_frequency))
+    return ranked.filter(ranked.place == 0).select("user_id", "label")
+
+
+def _computed_priors(options: Options) -> list[GraphPrior | UserPrior]:
+    found: list[GraphPrior | UserPrior] = []
+    if options.communities:
+        found.append(
+            GraphPrior("community", last=options.last, neighbours=options.neighbours, groups=options.communities)
+        )
+    if options.crowds:
+        found.append(UserPrior("crowd", neighbours=options.neighbours, groups=options.crowds))
+    return found
