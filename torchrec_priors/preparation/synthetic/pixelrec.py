@@ -29,7 +29,7 @@ UNLABELLED = "Miscellaneous"
 
 _VERSION = 1  # of what a seed makes
 _LENGTHS = Lengths(median=15.0, spread=1.0, shortest=5, longest=2_000)  # a third of which meets an item again
-_USERS_AT_ONCE = 16_384
+_USERS_AT_ONCE = 4_096
 _UNLABELLED = 0.055
 _EARLIER = 66_000_000_000  # ms before the marketplace's times
 _UNTIL = 1_656_100_000_000  # 24 June 2022
