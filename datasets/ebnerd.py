@@ -39,6 +39,7 @@ from torchrec_priors.preparation.published import (
     found_types,
     lists_of,
     milliseconds,
+    since_1970,
 )
 from torchrec_priors.preparation.raw import BadRows, require_files
 from torchrec_priors.preparation.synthetic.ebnerd import ARTICLES, BEHAVIOURS, HISTORY, generate
@@ -176,7 +177,7 @@ def _clicked(shown: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
 def _interactions(clicks: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
     rules = [
         Rule("time", "must have a value", clicks.time.notnull()),
-        Rule("time", "must not be before 1970", milliseconds(clicks.time) >= 0),
+        Rule("time", "must not be before 1970", since_1970(clicks.time)),
         Rule("article_id", f"must be listed in {ARTICLES}", known),
     ]
     clicks = engine.keep_all_valid(clicks, rules, bad_rows)

@@ -25,7 +25,16 @@ from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.rule import Rule
 from torchrec_priors.preparation.long_histories import at_least
-from torchrec_priors.preparation.published import NUMBER, TEXT, TIME, WHOLE, either, found_types, milliseconds
+from torchrec_priors.preparation.published import (
+    NUMBER,
+    TEXT,
+    TIME,
+    WHOLE,
+    either,
+    found_types,
+    milliseconds,
+    since_1970,
+)
 from torchrec_priors.preparation.raw import BadRows
 from torchrec_priors.preparation.synthetic.merrec import EVENTS, generate
 
@@ -68,7 +77,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     rules = [
         *(Rule(name, "must have a value", log[name].notnull()) for name in known),
         Rule("event_id", f"must be one of {', '.join(EVENTS)}", log.event_id.isin(EVENTS)),
-        Rule("stime", "must not be before 1970", milliseconds(log.stime) >= 0),
+        Rule("stime", "must not be before 1970", since_1970(log.stime)),
     ]
     log = at_least(engine.keep_all_valid(log, rules, bad_rows), options.min_history, engine, bad_rows)
     items = engine.materialise("items", _items(log, options.item_id))

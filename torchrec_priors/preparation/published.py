@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -58,6 +59,11 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
             raise UserError(f"{file}: column '{name}' is of type {found} where {kind} is expected")
         types[name] = found
     return types
+
+
+def since_1970(time: ir.TimestampValue) -> ir.BooleanValue:
+    """Whether `milliseconds` are not negative."""
+    return time.cast("timestamp") >= ibis.timestamp("1970-01-01 00:00:00")
 
 
 def milliseconds(time: ir.TimestampValue) -> ir.IntegerValue:
