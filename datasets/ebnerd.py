@@ -101,7 +101,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     read = _checked(engine.read_parquet(histories, found_types(histories[0], _READ), bad_rows), engine, bad_rows)
     known = articles.select("article_id")
     log = _clicks(_told(read, known, engine, bad_rows), _clicked(shown, known, engine, bad_rows))
-    log = at_least(engine.materialise("clicks", log), options.min_history, engine, bad_rows)
+    log = at_least(engine.materialise("corpus_clicks", log), options.min_history, engine, bad_rows)
     items = articles.mutate(item_id=articles.article_id.cast("int64"))
     if options.catalogue == "read":
         items = items.semi_join(log, "item_id")

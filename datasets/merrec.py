@@ -80,7 +80,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         Rule("stime", "must not be before 1970", since_1970(log.stime)),
     ]
     log = at_least(engine.keep_all_valid(log, rules, bad_rows), options.min_history, engine, bad_rows)
-    items = engine.materialise("items", _items(log, options.item_id))
+    items = engine.materialise("corpus_items", _items(log, options.item_id))
     codes = [(name, code) for code, name in enumerate(EVENTS)]
     priors = [Labels(name, _categories(items, level), f"no {name}") for level, name in enumerate(("c0", "c1", "c2"))]
     priors.append(Labels("brand", _brands(items, options.brands), "no brand"))
