@@ -221,4 +221,4 @@ def closed_paths(ranks):
     mine = ranks.share.of(items)
     index = GroupIndex(tree, Shard(table[mine], mine.start))
     fast = search(index, Score("dot"), queries, None, 20)
-    return fast, search_reference(table, eligible, queries, None, 20), log_normalisers(index, Score("dot"), query)
+    return fast, search_reference(table, eligible, queries, None, 20), log_normalisers(index, Score("dot"), queries)

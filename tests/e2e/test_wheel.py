@@ -1,5 +1,6 @@
 """From an installed wheel, outside the repository: what the documents say to write and to type, as it stands."""
 
+import json
 import os
 import random
 import re
@@ -44,10 +45,13 @@ def test_a_corpus_by_name(installed, small_raw, tmp_path):
     assert "prior genre (item)" in out
 
 
+FILES = ("shop.py", "big_shop.py", "popularity.py", "recurrent.py")
+
+
 @pytest.fixture
 def shop(tmp_path):
     """A folder with a log, a catalogue, and the files of CONTRIBUTING.md."""
-    for name, code in zip(("shop.py", "popularity.py", "recurrent.py"), _blocks("python"), strict=True):
+    for name, code in zip(FILES, _blocks("python"), strict=True):
         (tmp_path / name).write_text(code)
     shutil.copytree(REPOSITORY / "torchx_configs", tmp_path / "torchx_configs")
     chance, items = random.Random(0), [f"i{number}" for number in range(60)]
@@ -72,6 +76,9 @@ def test_a_corpus_a_prior_and_a_backbone_of_ones_own(installed, shop):
     ]  # fmt: skip
     said = [installed(*words, *(["training.steps=4"] if words[0] == "train" else []), cwd=shop) for words in typed]
     assert "prior category (item): a 20, b 20, c 20" in said[0]
+    installed("prepare", "--dataset", "big_shop.py", "--raw", "raw", "--out", "prepared/big_shop", cwd=shop)
+    contents = [json.loads((shop / "prepared" / name / "manifest.json").read_text()) for name in ("shop", "big_shop")]
+    assert contents[0]["content_sha256"] == contents[1]["content_sha256"]
     assert "41 users, 60 items" in said[2]
     assert "Thing i" in said[3]
     assert "popularity class" in said[5]

@@ -64,7 +64,7 @@ def _path(name: str) -> Path:
         ('priors.tree=["event:genre"]', "data set has no event prior 'genre': valid: rating"),
         ('priors.tree=["user:agee"]', "data set has no user prior 'agee': did you mean 'age'?"),
         ('priors.tree=["graph:genre"]', "data set has no graph prior 'genre'"),
-        ('priors.tree=["random:rating"]', "data set has no item or graph prior 'rating'"),
+        ('priors.tree=["random:rating"]', "data set has no item or graph or user prior 'rating'"),
         ('priors.tree=["random:genre:x"]', "'random:genre:x' has no number as its seed: write 'random:genre:7'"),
         ('priors.tree=["random"]', "'random:' needs a number of groups or a prior: write 'random:8'"),
         ('priors.tree=["all:0"]', "'all:0' needs a number of groups or a prior: write 'all:8'"),
