@@ -77,7 +77,7 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_data_set(kills, tmp
     raw, out = tmp_path / "raw", tmp_path / "out"
     generate(raw, 100_000, 0)
     expected = prepare(Settings("marketplace", raw), tmp_path / "whole").content_sha256
-    app = [sys.executable, "-m", "torchrec_priors.apps.prepare", "--memory", "20MB"]
+    app = [sys.executable, "-m", "torchrec_priors.apps.prepare", "--memory", "40MB"]
     command = [*app, "--dataset", "marketplace", "--raw", str(raw), "--out", str(out)]
     journal, draw = tmp_path / ".out.work" / "journal.jsonl", random.Random(kills)
     for _ in range(kills):
