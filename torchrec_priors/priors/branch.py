@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.priors.prior import Prior, Targets
+from torchrec_priors.priors.prior import Prior, Targets, is_of_users
 
 MOST_PATHS = 1 << 22
 _MOST_PAIRS = 1 << 25  # of an item and a combination of groups, in the rows that are looked at together
@@ -89,7 +89,7 @@ class Branch:
         count = np.ones(last_row - first_row, np.int64)
         for d, level in enumerate(self.levels):
             if d not in self._restricting:
-                count *= 1 if hasattr(level, "groups_of_users") else self.sizes[d]
+                count *= 1 if is_of_users(level) else self.sizes[d]
             else:
                 labels = np.bincount(level.eligible(first_row, last_row)[0] - first_row, minlength=len(count))
                 count *= (labels > 0) if getattr(level, "exclusive", False) else labels

@@ -130,6 +130,11 @@ def needs_of(prior: Prior) -> tuple[str, ...]:
     return needs
 
 
+def is_of_users(prior: object) -> bool:
+    """Whether each group is for its users alone."""
+    return hasattr(prior, "groups_of_users")
+
+
 def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     """The prior of a specification.
 

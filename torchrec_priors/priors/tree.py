@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.branch import Branch
-from torchrec_priors.priors.prior import NEEDS, Prior, Targets, load_prior, needs_of
+from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, load_prior, needs_of
 from torchrec_priors.priors.settings import Composition, PriorsConfig
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class PriorTree(nn.Module):
             self.register_buffer(f"code_{number}", torch.from_numpy(branch.code_C), persistent=False)
             paths = torch.from_numpy(place[bounds[number] : bounds[number + 1]])
             self.register_buffer(f"path_{number}", paths, persistent=False)
-        self._user_levels = [number for number, level in enumerate(levels) if hasattr(level, "groups_of_users")]
+        self._user_levels = [number for number, level in enumerate(levels) if is_of_users(level)]
         for number in self._user_levels:
             self.register_buffer(f"group_at_{number}", self.groups_at(number), persistent=False)
         self._say_what_is_left_out()

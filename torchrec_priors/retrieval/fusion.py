@@ -25,6 +25,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from torchrec_priors.priors.prior import is_of_users
 from torchrec_priors.priors.tree import PriorTree
 
 FusionKind = Literal["max", "mean", "hierarchical", "inverse_variance"]
@@ -57,7 +58,7 @@ class Fusion:
 
 def blocks(tree: PriorTree) -> Tensor:
     """int64 [K]: block of each path, for `hierarchical`."""
-    outer = [not (level.restricts_items or hasattr(level, "groups_of_users")) for level in tree.levels]
+    outer = [not (level.restricts_items or is_of_users(level)) for level in tree.levels]
     keys = []
     for path in tree.paths:
         groups = tuple(group for level, group in zip(path.levels, path.groups, strict=True) if outer[level])
@@ -103,7 +104,9 @@ class _Maxima:
         for block in block_Bp.unique().tolist():
             inside_Bp = block_Bp == block
             chosen = torch.nonzero(inside_Bp.any(0))[:, 0]
-            score_Bcn = score_Bpn[:, chosen].masked_fill(~inside_Bp[:, chosen, None], -torch.inf)
+            score_Bcn, outside_Bc = score_Bpn[:, chosen], ~inside_Bp[:, chosen]
+            if outside_Bc.any():  # one column holds paths of several blocks only where users have paths of their own
+                score_Bcn = score_Bcn.masked_fill(outside_Bc[..., None], -torch.inf)
             self._keep(block, columns_n, score_Bcn, path_Bp[:, chosen])
 
     def _keep(self, block: int, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
