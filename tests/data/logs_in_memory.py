@@ -26,6 +26,7 @@ class Log:
         self.users = [user for group in self.sequences for user in group]
         self.owner = {item: number for number, user in enumerate(self.users) for item in user}
         self.lengths = np.array([length for group in lengths for length in group], np.int32)
+        self.training_ends = self.lengths - 2 * horizon
         self.read = []  # (row group, the memory that its items were put in, weakly) by reading
 
     def read_into(self, group: RowGroup, places) -> None:

@@ -67,7 +67,7 @@ def counts(small_raw):
 @pytest.mark.parametrize("composition", ["hierarchical", "additive"])
 def test_positives_are_counted_from_items_events_and_users(composition, data, counts):
     tree = load_tree(PriorsConfig(tree=TREE, composition=composition), data, HORIZON)
-    shares = [count_positives(tree, data, HORIZON, Share(rank, 3), 2 * E)[:-1] for rank in range(3)]
+    shares = [count_positives(tree, data, HORIZON, Share(rank, 3), data.lengths - 2 * E)[:-1] for rank in range(3)]
     found = {path.name: count for path, count in zip(tree.paths, sum(shares).tolist(), strict=True)}
     expected = {path.name: counts[path.name] for path in tree.paths}
     assert found == expected

@@ -102,10 +102,13 @@ def evaluate(
                 "checkpoint": checkpoint,
                 "config_sha256": config.sha256(),
             }
+            if result["users"] < prepared.users:
+                about["users_without_targets"] = prepared.users - result["users"]
             if overrides:
                 about["overrides"] = overrides
             write_json(place / "metrics.json", {**about, **result})
-            print(f"{run} on {split.value}, {checkpoint}, {result['users']:,} users, {prepared.items:,} items:")
+            of = "" if result["users"] == prepared.users else f" of {prepared.users:,}"
+            print(f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of} users, {prepared.items:,} items:")
             print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN if name in result))
             print(f"written to {place}")
 

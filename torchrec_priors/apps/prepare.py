@@ -14,12 +14,18 @@ from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.options import read_options
 from torchrec_priors.preparation.prepare import Settings
 from torchrec_priors.preparation.prepare import prepare as make
+from torchrec_priors.preparation.split import SplitBy
 from torchrec_priors.preparation.summary import summary
 
 
 class OnBadRow(StrEnum):
     refuse = "refuse"
     drop = "drop"
+
+
+class SplitName(StrEnum):
+    user = "user"
+    time = "time"
 
 
 class EngineName(StrEnum):
@@ -43,6 +49,15 @@ def prepare(
         list[str] | None,
         Option(metavar="KEY=VALUE", help="An option of the corpus, as its file explains it; may be given again."),
     ] = None,
+    split: Annotated[
+        SplitName, Option(help="By user: each one's last E are test. By time: what lies after --test-from is, for all.")
+    ] = SplitName.user,
+    validation_from: Annotated[
+        str | None, Option(metavar="TIME", help="With --split time (UTC). [80 % of the log lie before it]")
+    ] = None,
+    test_from: Annotated[
+        str | None, Option(metavar="TIME", help="With --split time (UTC). [90 % of the log lie before it]")
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a data set of other settings in --out.")] = False,
     generate: Annotated[
         int | None,
@@ -59,7 +74,8 @@ def prepare(
     ] = None,
 ) -> None:
     """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
-    settings = Settings(dataset, raw, horizon, seed, on_bad_row.value, tuple(option or ()))
+    split_by = SplitBy(split.value, validation_from, test_from)
+    settings = Settings(dataset, raw, horizon, seed, on_bad_row.value, tuple(option or ()), split_by)
     read_options(find_corpus(dataset), settings.options)
     on = EngineChoice(engine.value, memory, spark_master)
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:

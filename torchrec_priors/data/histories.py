@@ -72,6 +72,22 @@ class Histories:
         )
 
 
+def target_bounds(data: PreparedData, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """int64 [users] each: where a user's targets begin and end in the history: the first E of the split's part."""
+    validation = split == "validation"
+    start = (data.training_ends if validation else data.validation_ends).astype(np.int64)
+    end = (data.validation_ends if validation else data.lengths).astype(np.int64)
+    return start, np.minimum(start + data.manifest.horizon, end)
+
+
+def users_of(data: PreparedData, split: Split | None) -> np.ndarray:
+    """bool [users]: who has a history and targets; everyone where users are split one by one, or nothing is."""
+    if split is None:
+        return np.ones(data.users, bool)
+    start, end = target_bounds(data, split)
+    return (start > 0) & (end > start)
+
+
 def history_batches(
     data: PreparedData,
     split: Split | None,
@@ -83,7 +99,7 @@ def history_batches(
     target_columns: Sequence[str] = (),
     chosen: np.ndarray | None = None,
 ) -> Iterator[Histories]:
-    """Users in file order, `batch` at a time; batch i belongs to rank i mod world.
+    """Users of a split in file order, `batch` at a time; batch i belongs to rank i mod world.
 
     Every rank yields the same number of batches, so that all take part in every collective: the last of some ranks are
     empty. A user always stands in the same batch beside the same others, so that results are the same to the last
@@ -95,9 +111,9 @@ def history_batches(
         target_columns: of the sequences, besides `targets`.
         chosen: bool by user, in file order, who is wanted; None for everyone.
     """
-    held_out = {"validation": 2 * data.manifest.horizon, "test": data.manifest.horizon, None: 0}[split]
-    wanted = data.manifest.horizon if split else 0
-    users_left = data.users if chosen is None else int(chosen.sum())
+    bounds = None if split is None else target_bounds(data, split)
+    wanted_U = users_of(data, split) if chosen is None else chosen & users_of(data, split)
+    users_left = int(wanted_U.sum())
     nobody = data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0)
     nothing: dict[str, list[np.ndarray]] = {name: [] for name in target_columns}
     empty = Histories.of(nobody, [], [], context, {name: [] for name in columns}, target_columns=nothing)
@@ -110,25 +126,24 @@ def history_batches(
     ahead: dict[str, list[np.ndarray]] = {name: [] for name in target_columns}
     read = list(dict.fromkeys([*columns, *target_columns]))
     for group in data.row_groups:
-        here = np.arange(group.users)
-        if chosen is not None:
-            here = here[chosen[group.first_user : group.first_user + group.users]]
+        here = np.flatnonzero(wanted_U[group.first_user : group.first_user + group.users])
         if not len(here):
             continue
         users = data.read_users(group, read)
         column = data.user_ids(group).combine_chunks()
         for user in here.tolist():
             history = users.history(user)
-            end = len(history) - held_out
+            user_number = group.first_user + user
+            start, end = (len(history), None) if bounds is None else (int(bound[user_number]) for bound in bounds)
             ids.append(column[user])
-            numbers.append(group.first_user + user)
-            seen.append(history[:end])
-            targets.append(history[end : end + wanted])
+            numbers.append(user_number)
+            seen.append(history[:start])
+            targets.append(history[start:end])
             beside = users.columns_of(user)
             for name, values in others.items():
-                values.append(beside[name][:end])
+                values.append(beside[name][:start])
             for name, values in ahead.items():
-                values.append(beside[name][end : end + wanted])
+                values.append(beside[name][start:end])
             users_left -= 1
             if len(ids) == batch or not users_left:
                 number += 1

@@ -72,7 +72,7 @@ class WindowOrder:
         *,
         context: int,
         horizon: int,
-        held_out: int,
+        training_end_U: np.ndarray,
         seed: int,
         shuffled_row_groups: int,
         batch: int,
@@ -83,7 +83,7 @@ class WindowOrder:
             length_U: items of each user's history, in file order.
             group_sizes: users of each row group.
             context, horizon: L and tau of a window.
-            held_out: items at a user's end that are not trained on.
+            training_end_U: how many items of each are trained on, from the first.
             batch: windows of a global batch; 0 where it has a budget of tokens.
             batch_tokens: the most context items of a global batch; 0 where it is a number of windows.
 
@@ -93,13 +93,13 @@ class WindowOrder:
         """
         if bool(batch) == bool(batch_tokens):
             raise ValueError(f"batch = {batch}, batch_tokens = {batch_tokens}: give one of the two")
-        self.context, self.horizon, self.held_out = context, horizon, held_out
+        self.context, self.horizon = context, horizon
         self.seed, self.shuffled_row_groups, self._by_tokens = seed, shuffled_row_groups, bool(batch_tokens)
-        self._length_U = length_U
+        self._length_U, self._end_U = length_U, training_end_U
         self._bounds = np.cumsum([0, *group_sizes])
         tokens_and_windows, longest = [], 0
         for group in range(len(group_sizes)):
-            last = self._lengths(group) - held_out - 1
+            last = self._of(self._end_U, group) - 1
             tokens_and_windows.append((np.maximum(last, 0).sum(), self._counts(last).sum()))
             longest = max(longest, min(int(last.max(initial=0)), context))
         self._tokens_G, self._windows_G = np.array(tokens_and_windows, np.int64).T
@@ -152,15 +152,15 @@ class WindowOrder:
         in_all, until = int(self._on_the_line_G.sum()), int(end[-1])
         return Chunk(
             groups=groups.tolist(),
-            items=[int(self._lengths(group).sum()) for group in groups],
+            items=[int(self._of(self._length_U, group).sum()) for group in groups],
             windows=windows,
             steps=(first_step + batch[ends - 1]).tolist(),
             ends=ends.tolist(),
             may_go_on=until < in_all and until % self._quota > 0,
         )
 
-    def _lengths(self, group: int) -> np.ndarray:
-        return self._length_U[self._bounds[group] : self._bounds[group + 1]].astype(np.int64)
+    def _of(self, value_U: np.ndarray, group: int) -> np.ndarray:
+        return value_U[self._bounds[group] : self._bounds[group + 1]].astype(np.int64)
 
     def _counts(self, last: np.ndarray) -> np.ndarray:
         """Windows of each user whose last training item has this index; it is in no context."""
@@ -168,10 +168,10 @@ class WindowOrder:
 
     def _cut(self, groups: np.ndarray) -> Cuts:
         """Every window of some row groups: each user's backwards from the end of the training part."""
-        length_U = np.concatenate([self._lengths(group) for group in groups])
+        length_U = np.concatenate([self._of(self._length_U, group) for group in groups])
         number_U = np.concatenate([np.arange(*self._bounds[group : group + 2]) for group in groups])
         first_U = np.cumsum(length_U) - length_U
-        last_U = length_U - self.held_out - 1
+        last_U = np.concatenate([self._of(self._end_U, group) for group in groups]) - 1
         count_U = self._counts(last_U)
         nth = np.arange(count_U.sum()) - np.repeat(np.cumsum(count_U) - count_U, count_U)
         last = np.repeat(last_U, count_U)

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 Columns = Mapping[str, np.ndarray]  # of the sequences, by name
 COLUMN_TYPES = {"items": np.int32, "timestamps": np.int64, "events": np.int8}  # as stored
+TRAINING_END, VALIDATION_END = "training_end", "validation_end"  # columns where the log is split in time
 _LENGTH = "length"  # of each user's history; a file may have it as a column
 
 
@@ -165,6 +166,29 @@ class PreparedData:
                 place[:] = np.diff(self._lists(group, [smallest])[0])
         return found
 
+    @cached_property
+    def training_ends(self) -> np.ndarray:
+        """int32 [users]: how many items of each history are for training, in file order."""
+        return self._ends(TRAINING_END, 2)
+
+    @cached_property
+    def validation_ends(self) -> np.ndarray:
+        """int32 [users]: how many items of each history come before the test part, in file order."""
+        return self._ends(VALIDATION_END, 1)
+
+    def _ends(self, column: str, horizons: int) -> np.ndarray:
+        if not self._in_time:
+            return self.lengths - np.int32(horizons * self.manifest.horizon)
+        parts = [self._row_group(group, [column])[column].to_numpy() for group in self.row_groups]
+        found = np.concatenate(parts).astype(np.int32)
+        if (found < 0).any() or (found > self.lengths).any():
+            raise UserError(f"{self.folder / 'sequences'}: '{column}' is outside a user's history: prepare again")
+        return found
+
+    @property
+    def _in_time(self) -> bool:
+        return any(TRAINING_END in metadata.schema.names for metadata in self._metadata.values())
+
     def user_ids(self, group: RowGroup) -> pa.ChunkedArray:
         """Original ids of the users of a row group."""
         return self._row_group(group, ["user_id"])["user_id"]
@@ -184,7 +208,8 @@ class PreparedData:
             if place >= 0:
                 users = self.read_users(group, columns)
                 return History(users.history(place), users.columns_of(place), group.first_user + place)
-        left_out = f"users of at most {2 * self.manifest.horizon} interactions were left out: give --history"
+        least = "with nothing to train on" if self._in_time else f"of at most {2 * self.manifest.horizon} interactions"
+        left_out = f"users {least} were left out: give --history"
         raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}' ({left_out})")
 
     def _row_groups(self) -> list[RowGroup]:

@@ -73,7 +73,7 @@ class WindowStream:
         shuffled_row_groups: int = 16,
         first_step: int = 0,
         columns: Sequence[str] = (),
-        held_out: int | None = None,
+        training_end_U: np.ndarray | None = None,
         workers: int = 0,
     ) -> None:
         """
@@ -86,7 +86,7 @@ class WindowStream:
                 same; None deals plain slices.
             shuffled_row_groups: row groups whose windows are shuffled together, and held in memory.
             columns: of the sequences, besides `items`.
-            held_out: interactions at a user's end that are not trained on; by default validation and test, 2 E.
+            training_end_U: how many items of each user are trained on; by default `data.training_ends`.
             workers: threads that decode row groups ahead (see `read_chunks`).
 
         Raises:
@@ -99,7 +99,7 @@ class WindowStream:
             [group.users for group in data.row_groups],
             context=context,
             horizon=horizon,
-            held_out=2 * data.manifest.horizon if held_out is None else held_out,
+            training_end_U=data.training_ends if training_end_U is None else training_end_U,
             seed=seed,
             shuffled_row_groups=shuffled_row_groups,
             batch=batch,

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from torchrec_priors.data.histories import Histories, Split, history_batches
+from torchrec_priors.data.histories import Histories, Split, history_batches, users_of
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Share
+from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
@@ -43,7 +44,13 @@ def evaluate(
         on_batch: called on every rank with its users, what was found for them and, where the tree has a level of
             events, what was found by the heads of their targets' events; the same number of times on all.
         progress: wraps the batches to show progress; it is told how many there are.
+
+    Raises:
+        UserError: no user has targets in the split.
     """
+    evaluated = int(users_of(data, split).sum())
+    if not evaluated:
+        raise UserError(f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})")
     event_given = bool(levels_of_events(model.tree))
     metrics = RankingMetrics(data.items, *_catalogue(data, by_group), event_given=event_given)
     batches = history_batches(
@@ -59,7 +66,7 @@ def evaluate(
     model.eval()
     finder = Finder(model, index, config, device)
     told = EventGiven(finder, len(data.manifest.events)) if event_given else None
-    rounds = -(-data.users // (config.batch * share.world))
+    rounds = -(-evaluated // (config.batch * share.world))
     for users in progress(batches, rounds):
         queries = finder.queries(users, finder.ask(users))
         found = finder.find(users, queries, DEPTH)

@@ -12,6 +12,7 @@ import ibis.expr.types as ir
 from torchrec_priors.preparation import expressions
 from torchrec_priors.preparation.corpus import Corpus
 from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.split import Split
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Bucketed:
         buckets: `expressions.histories` of each range of users, in order of user id.
         counts: `expressions.counts` of all, several rows an item.
         read: users and interactions in the raw files, `duplicates` among them, and those that came too `late`; and
-            the `kept_users`, `kept_interactions` and `training_interactions`.
+            the `kept_users`, `kept_interactions` and `training_interactions`; and the `parts` of the split.
     """
 
     buckets: list[ir.Table]
@@ -30,7 +31,7 @@ class Bucketed:
     read: dict[str, int]
 
 
-def bucketed(engine: Engine, corpus: Corpus, horizon: int, report: Callable[[str], None]) -> Bucketed:
+def bucketed(engine: Engine, corpus: Corpus, split: Split, report: Callable[[str], None]) -> Bucketed:
     """Computes what is not there yet."""
     log = expressions.log(corpus)
     report("counting the interactions of users")
@@ -49,10 +50,10 @@ def bucketed(engine: Engine, corpus: Corpus, horizon: int, report: Callable[[str
     for number, part in enumerate(parts):
         report(f"histories of users, {number + 1} of {len(parts)}")
         once = expressions.without_repeats(part) if corpus.has_times else part
-        table = engine.materialise(f"histories_{number}", expressions.histories(once))
-        kept = expressions.kept(table, horizon)
-        counts.append(engine.materialise(f"counts_{number}", expressions.counts(kept, horizon)))
-        totals.append(engine.materialise(f"totals_{number}", _totals(table, horizon)))
+        table = engine.materialise(f"histories_{number}", expressions.histories(once, split))
+        kept = expressions.kept(table, split)
+        counts.append(engine.materialise(f"counts_{number}", expressions.counts(kept, split)))
+        totals.append(engine.materialise(f"totals_{number}", _totals(table, split)))
         buckets.append(table)
     whole = engine.to_arrow(expressions.union(totals))
     read = {name: sum(whole[name].to_pylist()) for name in whole.column_names}
@@ -69,15 +70,16 @@ def _rows_a_bucket(engine: Engine) -> int:
     return int(noted["rows"])
 
 
-def _totals(table: ir.Table, horizon: int) -> ir.Table:
+def _totals(table: ir.Table, split: Split) -> ir.Table:
     """One row: users and interactions before and after those with too few are left out."""
-    kept, first = table.n > 2 * horizon, table.position == 0
+    kept, first = split.keeps(table), table.position == 0
     numbers = {
         "users": first,
         "late": table.late,
         "kept_users": kept & first,
         "kept_interactions": kept,
-        "training_interactions": kept & (table.position < table.n - 2 * horizon),
+        "training_interactions": kept & (table.position < split.training_end(table)),
     }
+    numbers |= {name: kept & flag for name, flag in split.parts(table).items()}
     sums = {name: flag.cast("int64").sum().fill_null(0).cast("int64") for name, flag in numbers.items()}
     return table.aggregate(interactions=table.count(), **sums)

@@ -18,6 +18,7 @@ from torchrec_priors.preparation.bucketed import Bucketed, bucketed
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.parquet_files import even, lists, write_arrow, write_table
+from torchrec_priors.preparation.split import PARTS, SplitBy
 
 _USERS_A_FILE = 1 << 18
 _STEPS_A_BATCH = 1 << 17
@@ -33,10 +34,19 @@ class Build:
     """
 
     def __init__(
-        self, engine: Engine, corpus: Corpus, bad_rows: BadRows, horizon: int, seed: int, folder: Path, report: Report
+        self,
+        engine: Engine,
+        corpus: Corpus,
+        bad_rows: BadRows,
+        horizon: int,
+        split_by: SplitBy,
+        seed: int,
+        folder: Path,
+        report: Report,
     ) -> None:
         self.engine, self.corpus, self.bad_rows = engine, corpus, bad_rows
         self.horizon, self.seed, self.folder, self.report = horizon, seed, folder, report
+        self.split_by = split_by
         self.written: list[Path] = []
 
     def run(self, settings: Callable[[], dict[str, Any]]) -> Manifest:
@@ -50,9 +60,10 @@ class Build:
             contents.check_catalogue(self.engine, self.corpus)
             contents.check_log(self.engine, self.corpus)
             self.engine.journal.finish("contents")
-        log = bucketed(self.engine, self.corpus, self.horizon, self.report)
+        self.split = self.split_by.of(self.engine, self.corpus, expressions.log(self.corpus), self.horizon)
+        log = bucketed(self.engine, self.corpus, self.split, self.report)
         if not log.read["kept_users"]:
-            raise contents.no_user(self.corpus, self.horizon, log.read, sum(self.bad_rows.dropped.values()))
+            raise contents.no_user(self.corpus, self.split, log.read, sum(self.bad_rows.dropped.values()))
         seen = self.engine.materialise("counts", _summed(log.counts))
         contents.check_items(self.engine, self.corpus, seen)
         self.report("numbering items")
@@ -69,7 +80,7 @@ class Build:
             name=self.corpus.name,
             horizon=self.horizon,
             counts=counts,
-            split=f"per user, in time: last {self.horizon} test, {self.horizon} before validation, rest training",
+            split=self.split.rule,
             has_times=self.corpus.has_times,
             events=list(self.corpus.events),
             category_prior=self.corpus.category_prior,
@@ -84,14 +95,16 @@ class Build:
 
     def _counts(self, log: Bucketed, items: int) -> dict[str, Any]:
         read = log.read
+        parts = {name: read[name] for name in PARTS if name in read}
         repeated = {"duplicate interactions": read["duplicates"]} if read["duplicates"] else {}
         return {
             "users": read["kept_users"],
             "items": items,
             "interactions": read["kept_interactions"],
             "training_interactions": read["training_interactions"],
+            **parts,
             "dropped": {
-                "users of at most twice the horizon": read["users"] - read["kept_users"],
+                self.split.left_out: read["users"] - read["kept_users"],
                 "their interactions": read["interactions"] - read["kept_interactions"],
                 **repeated,
                 **self.bad_rows.dropped,
@@ -106,7 +119,7 @@ class Build:
             priors.append(self._event_prior(self.corpus.event_prior, seen, ids))
         groups: ir.Table | None = None
         if self.corpus.user_priors:
-            parts = [expressions.users(expressions.kept(part, self.horizon), None) for part in log.buckets]
+            parts = [expressions.users(expressions.kept(part, self.split), None, self.split) for part in log.buckets]
             users = self.engine.materialise("users", expressions.union(parts))
             for labels in self.corpus.user_priors:
                 info, table = self._prior(labels, users, "user_id")
@@ -177,8 +190,8 @@ class Build:
         self, log: Bucketed, ids: ir.Table, groups: ir.Table | None, at_once: int, skip: int
     ) -> Iterator[pa.Table]:
         for part in log.buckets:
-            kept = expressions.kept(part, self.horizon)
-            users = self.engine.to_arrow(expressions.users(kept, groups))
+            kept = expressions.kept(part, self.split)
+            users = self.engine.to_arrow(expressions.users(kept, groups, self.split))
             if skip >= len(users):
                 skip -= len(users)
                 continue

@@ -8,6 +8,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.preparation import expressions
 from torchrec_priors.preparation.corpus import Corpus
 from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.split import Split
 
 
 def check_catalogue(engine: Engine, corpus: Corpus) -> None:
@@ -64,7 +65,7 @@ def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
         )
 
 
-def no_user(corpus: Corpus, horizon: int, read: Mapping[str, int], dropped: int) -> UserError:
+def no_user(corpus: Corpus, split: Split, read: Mapping[str, int], dropped: int) -> UserError:
     """What to say where no user is left.
 
     Args:
@@ -74,7 +75,7 @@ def no_user(corpus: Corpus, horizon: int, read: Mapping[str, int], dropped: int)
     if read["interactions"] == 0:
         after = f" after {dropped:,} dropped rows" if dropped else ""
         return UserError(f"corpus '{corpus.name}': its log holds no interaction{after}: look at the files in --raw")
-    return UserError(f"no user of {read['users']} has more than {2 * horizon} interactions: choose a smaller --horizon")
+    return UserError(f"no user of {read['users']} has {split.asked}")
 
 
 def _first(engine: Engine, table: ir.Table) -> dict:

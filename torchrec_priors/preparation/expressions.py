@@ -1,7 +1,7 @@
 """The prepared data set as Ibis expressions, engine-neutral: the same rows in the same order on DuckDB and on Spark.
 
-Split (horizon E, a user of n interactions): the last E are test, the E before them validation, the rest training;
-users with n <= 2E are left out. Everything computed from data reads training interactions alone.
+What is training, validation and test is up to a `Split`. Everything computed from data reads training interactions
+alone.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ import ibis
 import ibis.expr.types as ir
 
 from torchrec_priors.preparation.corpus import Corpus, Labels
+from torchrec_priors.preparation.split import Split
 
 # 2^32 / golden ratio, odd: multiples of it modulo 2^32 fill the interval evenly (Fibonacci hashing).
 _GOLDEN = 2_654_435_769
@@ -60,8 +61,11 @@ def without_repeats(interactions: ir.Table) -> ir.Table:
     return interactions.group_by(event).aggregate(order=interactions["order"].min())
 
 
-def histories(interactions: ir.Table) -> ir.Table:
-    """Interactions with `position` (0-based, in time) and `n` of their user; `late`: raw files have it too late."""
+def histories(interactions: ir.Table, split: Split) -> ir.Table:
+    """Interactions with `position` (0-based, in time) and `n` of their user; `late`: raw files have it too late.
+
+    With them the columns that the split needs of each user.
+    """
     order = [interactions.timestamp, interactions["order"]]
     by_time = ibis.window(group_by=interactions.user_id, order_by=order)
     whole = ibis.window(group_by=interactions.user_id, order_by=order, preceding=None, following=None)
@@ -69,18 +73,19 @@ def histories(interactions: ir.Table) -> ir.Table:
         position=ibis.row_number().over(by_time).cast("int64"),
         n=interactions.count().over(whole),
         late=(interactions["order"] < interactions["order"].lag().over(by_time)).fill_null(False),
+        **split.of_user(interactions.timestamp, whole),
     )
     return placed.drop("order")
 
 
-def kept(histories: ir.Table, horizon: int) -> ir.Table:
-    """Those of users that are long enough."""
-    return histories.filter(histories.n > 2 * horizon)
+def kept(histories: ir.Table, split: Split) -> ir.Table:
+    """Those of users whom the split keeps."""
+    return histories.filter(split.keeps(histories))
 
 
-def counts(kept: ir.Table, horizon: int) -> ir.Table:
+def counts(kept: ir.Table, split: Split) -> ir.Table:
     """(item_id, event, rows, training) of kept users: interactions, and those of them that are for training."""
-    training = (kept.position < kept.n - 2 * horizon).cast("int64")
+    training = (kept.position < split.training_end(kept)).cast("int64")
     by = ["item_id", *(["event"] if "event" in kept.columns else [])]
     return (
         kept.mutate(training=training)
@@ -125,9 +130,11 @@ def steps(kept: ir.Table, ids: ir.Table) -> ir.Table:
     return numbered.select(**columns)
 
 
-def users(kept: ir.Table, groups: ir.Table | None) -> ir.Table:
-    """(user_id, n, user_group) of kept users, in order of user id; without `groups`, no `user_group`."""
-    table = kept.filter(kept.position == 0).select("user_id", "n")
+def users(kept: ir.Table, groups: ir.Table | None, split: Split) -> ir.Table:
+    """(user_id, n, user_group, columns of the split) of kept users, in order of user id; without `groups`, no
+    `user_group`."""
+    ends = {name: kept[name].cast("int32") for name in split.columns}
+    table = kept.filter(kept.position == 0).select("user_id", "n", **ends)
     if groups is not None:
         first = groups.group_by("user_id").aggregate(user_group=groups.group.min())
         table = table.left_join(first, "user_id").drop("user_id_right")

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from torchrec_priors.preparation.corpus import CorpusFile, corpus_path, find_cor
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.options import read_options, recorded_options
+from torchrec_priors.preparation.split import SplitBy
 from torchrec_priors.preparation.work_folder import place_of, work_folder
 
 Report = Callable[[str], None]
@@ -36,6 +37,7 @@ class Settings:
         seed: of the row permutation.
         on_bad_row: `refuse` or `drop`.
         options: of the corpus, each as `key=value`.
+        split: by user or by time.
     """
 
     dataset: str
@@ -44,6 +46,7 @@ class Settings:
     seed: int = 0
     on_bad_row: Literal["refuse", "drop"] = "refuse"
     options: tuple[str, ...] = ()
+    split: SplitBy = field(default_factory=SplitBy)
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
@@ -111,7 +114,7 @@ def _make(
     def recorded() -> dict[str, Any]:
         return {**_recorded(settings, horizon), "raw_sha256": hashing.result(), "raw_seen": hashing.files}
 
-    made = Build(engine, corpus, bad_rows, horizon, settings.seed, folder, report).run(recorded)
+    made = Build(engine, corpus, bad_rows, horizon, settings.split, settings.seed, folder, report).run(recorded)
     for prior in corpus.computed_priors:
         report(f"computing prior {prior.name}")
         found = communities(prior, PreparedData(folder), report, memory)
@@ -170,4 +173,5 @@ def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:
         "seed": settings.seed,
         "on_bad_row": settings.on_bad_row,
         **({"options": options} if options else {}),
+        **settings.split.recorded(),
     }

@@ -89,8 +89,8 @@ def build_model(
     check_budget(tree, config.model.dim, config.priors)
     training_columns = _training_columns(config, data, tree)
     if counted is None:
-        held_out = config.training.held_out(data)
-        counts = ranks.total(count_positives(tree, data, config.model.horizon, ranks.share, held_out))
+        ends = config.training.training_ends(data)
+        counts = ranks.total(count_positives(tree, data, config.model.horizon, ranks.share, ends))
     else:
         counts = read_paths(counted, tree)
     positives_K, targets = counts[:-1], int(counts[-1])

@@ -198,7 +198,7 @@ class _Run:
             shuffled_row_groups=settings.shuffled_row_groups,
             first_step=self.progress.step,
             columns=self.built.training_columns,
-            held_out=settings.held_out(self.data),
+            training_end_U=settings.training_ends(self.data),
             workers=settings.workers,
         )
         return ahead(self._made(stream), settings.prefetch)

@@ -20,11 +20,13 @@ from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
 
 
-def count_positives(tree: PriorTree, data: PreparedData, horizon: int, share: Share, held_out: int) -> Tensor:
-    """int64 [K + 1]: positives of each path, and targets, over this rank's share of an epoch; a user's last `held_out`
-    items are none.
+def count_positives(
+    tree: PriorTree, data: PreparedData, horizon: int, share: Share, training_end_U: np.ndarray
+) -> Tensor:
+    """int64 [K + 1]: positives of each path, and targets, over this rank's share of an epoch.
 
-    A training item at index i of its user is a target at every offset t <= i, whatever the windows.
+    A training item, one before the end of its user's training part, is a target at every offset t <= i, its index,
+    whatever the windows.
     """
     paths = len(tree.item_set_K)
     on_cpu = torch.zeros(paths + 1, dtype=torch.int64)
@@ -33,7 +35,8 @@ def count_positives(tree: PriorTree, data: PreparedData, horizon: int, share: Sh
         users = data.read_users(group, columns)
         owner = group.first_user + np.repeat(np.arange(len(users.lengths)), users.lengths)
         index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
-        trained = index < np.repeat(users.lengths - held_out, users.lengths)
+        ends = training_end_U[group.first_user : group.first_user + group.users]
+        trained = index < np.repeat(ends, users.lengths)
         for offset in range(1, horizon + 1):
             chosen = trained & (index >= offset)
             items, user_M, *event = (

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 
@@ -75,9 +77,9 @@ class TrainingConfig:
         if self.clip_norm <= 0:
             raise UserError(f"training.clip_norm = {self.clip_norm} must be positive")
 
-    def held_out(self, data: PreparedData) -> int:
-        """Interactions at a user's end that are not trained on."""
-        return 0 if self.fit_all else 2 * data.manifest.horizon
+    def training_ends(self, data: PreparedData) -> np.ndarray:
+        """int32 [users]: how many items of each history are trained on, in file order."""
+        return data.lengths if self.fit_all else data.training_ends
 
     def rate(self, step: int) -> float:
         """Factor on the learning rates at a step: linear warm-up, then a cosine to 0.

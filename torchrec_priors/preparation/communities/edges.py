@@ -10,6 +10,7 @@ Nodes are numbered in the order of original ids, so that nothing depends on the 
 import ibis
 import ibis.expr.types as ir
 
+from torchrec_priors.data.prepared import TRAINING_END
 from torchrec_priors.preparation.expressions import bounds
 
 _PRIME = 2**31 - 1
@@ -22,13 +23,15 @@ def nodes(entities: ir.Table, column: str) -> ir.Table:
 
 
 def training(sequences: ir.Table, horizon: int, last: int | None) -> ir.Table:
-    """Distinct (user_id, item) of the training part: all but the last 2E interactions of each user.
+    """Distinct (user_id, item) of the training part: all but the last 2E interactions of each user, or where the log is
+    split in time what lies before `training_end`.
 
     Args:
         sequences: `user_id` and `items` in order of time.
         last: how many training interactions of a user count, the latest; None for all.
     """
-    end = sequences["items"].length() - 2 * horizon
+    in_time = TRAINING_END in sequences.columns
+    end = sequences[TRAINING_END] if in_time else sequences["items"].length() - 2 * horizon
     start = ibis.literal(0) if last is None else ibis.greatest(end - last, 0)
     seen = sequences.select("user_id", item=sequences["items"][start:end].unnest())
     return seen.distinct()
