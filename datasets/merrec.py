@@ -80,7 +80,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         Rule("stime", "must not be before 1970", since_1970(log.stime)),
     ]
     log = at_least(engine.keep_all_valid(log, rules, bad_rows), options.min_history, engine, bad_rows)
-    items = engine.materialise("corpus_items", _items(log, options.item_id))
+    items = engine.materialise("corpus_items", _items(engine, log, options.item_id))
     codes = [(name, code) for code, name in enumerate(EVENTS)]
     priors = [Labels(name, _categories(items, level), f"no {name}") for level, name in enumerate(("c0", "c1", "c2"))]
     priors.append(Labels("brand", _brands(items, options.brands), "no brand"))
@@ -115,10 +115,10 @@ def _shards(raw: Path) -> list[Path]:
     return files
 
 
-def _items(log: ir.Table, item_id: str) -> ir.Table:
+def _items(engine: Engine, log: ir.Table, item_id: str) -> ir.Table:
     """What the first row of each item says of it."""
     first = log.group_by(item_id).aggregate(order=log["order"].min()).select("order")
-    row = log.semi_join(first, "order")
+    row = log.semi_join(engine.materialise("first_rows", first), "order")
     return row.select(
         *(name for name in _ABOUT_ITEMS if name not in ("name", "price")),
         item_id=row[item_id],

@@ -20,7 +20,7 @@ def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir
     """
     if least < 1:
         raise UserError(f"--option: {OPTION} must be at least 1, not {least}")
-    users = log.group_by("user_id").aggregate(n=log.count())
+    users = engine.materialise("users_with_rows", log.group_by("user_id").aggregate(n=log.count()))
     short = users.n < least
     found = engine.to_arrow(
         users.aggregate(
