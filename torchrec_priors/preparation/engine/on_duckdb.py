@@ -36,7 +36,10 @@ class DuckDB(Engine):
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir()
         self.connection = ibis.duckdb.connect(
-            memory_limit=memory, temp_directory=str(spill), preserve_insertion_order=False
+            memory_limit=memory,
+            temp_directory=str(spill),
+            preserve_insertion_order=False,
+            enable_external_file_cache=False,  # it keeps what was read of files until memory is full
         )
 
     def to_arrow(self, table: ir.Table) -> pa.Table:
