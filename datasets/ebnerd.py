@@ -40,6 +40,7 @@ from torchrec_priors.preparation.published import (
     lists_of,
     milliseconds,
     since_1970,
+    there,
 )
 from torchrec_priors.preparation.raw import BadRows, require_files
 from torchrec_priors.preparation.synthetic.ebnerd import ARTICLES, BEHAVIOURS, HISTORY, generate
@@ -95,7 +96,7 @@ class Options:
 def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corpus:
     histories, behaviours = _files(raw)
     articles = engine.read_parquet([raw / ARTICLES], found_types(raw / ARTICLES, _ARTICLE), bad_rows)
-    articles = engine.keep_valid(articles, articles.article_id.notnull(), bad_rows, "article_id", "must have a value")
+    articles = engine.keep_all_valid(articles, there(articles, ["article_id"]), bad_rows)
     engine.require_unique(articles, "article_id")
     shown = _checked(engine.read_parquet(behaviours, found_types(behaviours[0], _SHOWN), bad_rows), engine, bad_rows)
     read = _checked(engine.read_parquet(histories, found_types(histories[0], _READ), bad_rows), engine, bad_rows)
@@ -137,7 +138,7 @@ def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
     """Rows of histories or behaviours, with users and lists."""
     lists = [name for name, kind in table.schema().items() if kind.is_array()]
     names = ["user_id", *(["impression_time"] if "impression_time" in table.columns else []), *lists]
-    rules = [Rule(name, "must have a value", table[name].notnull()) for name in names]
+    rules = there(table, names)
     rules += [Rule(name, f"must have fewer than {_PLACES:,}", table[name].length() < _PLACES) for name in lists]
     if len(lists) == 2:
         same = table[lists[0]].length() == table[lists[1]].length()

@@ -33,7 +33,9 @@ from torchrec_priors.preparation.published import (
     either,
     found_types,
     milliseconds,
+    signed,
     since_1970,
+    there,
 )
 from torchrec_priors.preparation.raw import BadRows
 from torchrec_priors.preparation.synthetic.merrec import EVENTS, generate
@@ -75,7 +77,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     known = {"user_id": WHOLE, "stime": TIME, "event_id": TEXT, options.item_id: either(WHOLE, TEXT)}
     log = engine.read_parquet(files, found_types(files[0], {**known, **_ABOUT_ITEMS}), bad_rows)
     rules = [
-        *(Rule(name, "must have a value", log[name].notnull()) for name in known),
+        *there(log, known),
         Rule("event_id", f"must be one of {', '.join(EVENTS)}", log.event_id.isin(EVENTS)),
         Rule("stime", "must not be before 1970", since_1970(log.stime)),
     ]
@@ -92,7 +94,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         interactions=log.select(
             "order",
             user_id=log.user_id.cast("int64"),
-            item_id=log[options.item_id],
+            item_id=signed(log[options.item_id]),
             timestamp=milliseconds(log.stime),
             event=log.event_id.cases(*codes).cast("int8"),
         ),
@@ -121,7 +123,7 @@ def _items(engine: Engine, log: ir.Table, item_id: str) -> ir.Table:
     row = log.semi_join(engine.materialise("first_rows", first), "order")
     return row.select(
         *(name for name in _ABOUT_ITEMS if name not in ("name", "price")),
-        item_id=row[item_id],
+        item_id=signed(row[item_id]),
         title=row.name.fill_null(""),
         price=row.price.cast("float64"),
     )

@@ -175,6 +175,19 @@ def test_columns_of_other_widths_and_with_a_time_zone_are_read(one_shard, tmp_pa
     assert sequences(tmp_path / "wide") == sequences(tmp_path / "plain")
 
 
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_an_id_beyond_int64_is_named_or_dropped_and_counted(one_shard, column, tmp_path):
+    log = pq.read_table(one_shard)
+    ids = log[column].to_pylist()
+    ids[6:40] = [2**63 + 5] * 34  # as many as a user or an item needs to be kept
+    pq.write_table(log.set_column(log.column_names.index(column), column, pa.array(ids, pa.uint64())), one_shard)
+    settings = Settings("merrec", one_shard.parent, options=("min_history=5", "item_id=item_id"))
+    with pytest.raises(UserError, match=rf"row 7: {column} must be below 2\^63: 9223372036854775813"):
+        prepare(settings, tmp_path / "data")
+    made = prepare(Settings(**{**vars(settings), "on_bad_row": "drop"}), tmp_path / "data")
+    assert made.counts["dropped"][f"000000000000.parquet: {column} must be below 2^63"] == 34
+
+
 def test_a_column_of_another_kind_is_refused(one_shard, tmp_path):
     log = pq.read_table(one_shard)
     pq.write_table(log.set_column(3, "stime", log["stime"].cast(pa.string())), one_shard)

@@ -1,6 +1,6 @@
 """What corpora of published Parquet files share: columns in whatever width they come, and times in milliseconds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import ibis
@@ -9,8 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.engine.rule import Rule
 
 Kind = tuple[Callable[[pa.DataType], bool], str]
+_LARGEST = 2**63 - 1
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -59,6 +61,18 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
             raise UserError(f"{file}: column '{name}' is of type {found} where {kind} is expected")
         types[name] = found
     return types
+
+
+def there(table: ir.Table, names: Iterable[str]) -> list[Rule]:
+    """Rules of columns that must have a value, and of those that may hold them, none beyond int64."""
+    rules = [Rule(name, "must have a value", table[name].notnull()) for name in names]
+    beyond = [name for name in names if table[name].type().is_uint64()]
+    return rules + [Rule(name, "must be below 2^63", table[name] <= _LARGEST) for name in beyond]
+
+
+def signed(column: ir.Column) -> ir.Column:
+    """Numbers that `there` has checked, in a type that every engine has."""
+    return column.cast("int64") if column.type().is_uint64() else column
 
 
 def since_1970(time: ir.TimestampValue) -> ir.BooleanValue:
