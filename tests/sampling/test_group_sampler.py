@@ -46,6 +46,27 @@ def _union(samplers, step):
     return ids, shifts, np.split(ids, bounds[:-1]), draws
 
 
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=40), st.integers(1, 5_000), st.sampled_from([0, 0.25, 1]))
+def test_a_total_is_divided_by_training_positives(positives, total, share):
+    config = NegativesConfig(total=total, catalogue_share=share)
+    draws = config.draws(np.array(positives))
+    if share == 1:
+        assert not draws.any()
+        return
+    assert draws.min() >= 1
+    assert draws.sum() == (max(config.in_group, len(positives)) if sum(positives) else len(positives))
+    wanted = np.array(positives) / max(sum(positives), 1) * max(config.in_group - len(positives), 0)
+    assert (abs(draws - 1 - wanted) <= 1).all()
+
+
+def test_a_sampler_draws_as_many_from_each_set_as_the_total_gives():
+    rows = [np.arange(0, 50), np.arange(50, 60), np.arange(60, 100)]
+    own = OwnItems.weighted(rows, 0, np.ones(100, np.int64))
+    config = NegativesConfig(total=33)
+    sampler = GroupSampler(own, own.sizes()[None], config, rank=0, seed=0, positives_S=np.array([10, 20, 0]))
+    assert sampler.draw(0).counts_S == [11, 10, 1], "of the second set's 21 draws there are 10 items"
+
+
 @st.composite
 def _cases(draw):
     rows = draw(st.integers(1, 60))

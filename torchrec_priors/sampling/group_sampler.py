@@ -27,6 +27,9 @@ class NegativesConfig:
         per_set: negatives a query has: draws a step for each item set (each group of an item prior; all items where
             there is none), those of `catalogue_share` included. A set of at most its draws is taken whole: an exact
             softmax.
+        total: where it is not 0, draws a step over all item sets together, in place of `per_set` for each: a set has
+            them in proportion to its training positives, but at least one. Cost and the precision of every group's
+            softmax then follow what groups weigh in the loss.
         popularity: alpha >= 0: items of a set are drawn with probability proportional to (training interactions + 1) ^
             alpha; 0 is uniform.
         catalogue_share: share of the draws that comes from the whole catalogue: one pool of round(share * per_set)
@@ -37,6 +40,7 @@ class NegativesConfig:
     """
 
     per_set: int = 1024
+    total: int = 0
     popularity: float = 0.0
     catalogue_share: float = 0.0
     logq: bool = False
@@ -44,16 +48,34 @@ class NegativesConfig:
     @property
     def shared(self) -> int:
         """Draws from the whole catalogue."""
-        return round(self.catalogue_share * self.per_set)
+        return round(self.catalogue_share * (self.total or self.per_set))
 
     @property
     def in_group(self) -> int:
-        """Draws from each item set."""
-        return self.per_set - self.shared
+        """Draws from each item set; with `total`, from all of them."""
+        return (self.total or self.per_set) - self.shared
+
+    def draws(self, positives_S: np.ndarray) -> np.ndarray:
+        """int64 [S]: draws from each item set.
+
+        Args:
+            positives_S: training positives of each.
+
+        Example:
+            >>> NegativesConfig(total=10).draws(np.array([700, 199, 101, 0])).tolist()
+            [6, 2, 1, 1]
+        """
+        if not self.total or not self.in_group:
+            return np.full(len(positives_S), self.in_group)
+        share = positives_S / max(int(positives_S.sum()), 1)
+        wanted = share * max(self.in_group - len(share), 0)
+        return 1 + np.diff(np.rint(np.cumsum(wanted)).astype(np.int64), prepend=0)
 
     def check(self) -> None:
         if self.per_set < 1:
             raise UserError(f"negatives.per_set = {self.per_set} must be at least 1")
+        if self.total < 0:
+            raise UserError(f"negatives.total = {self.total} must not be negative")
         if self.popularity < 0:
             raise UserError(f"negatives.popularity = {self.popularity} must not be negative")
         share = f"negatives.catalogue_share = {self.catalogue_share}"
@@ -62,7 +84,7 @@ class NegativesConfig:
         if (self.catalogue_share > 0 and not self.shared) or (self.catalogue_share < 1 and not self.in_group):
             whole = 0 if not self.shared else 1
             raise UserError(
-                f"{share} of negatives.per_set = {self.per_set} is no whole draw: write {whole}, or draw more"
+                f"{share} of {self.total or self.per_set} negatives is no whole draw: write {whole}, or draw more"
             )
 
 
@@ -118,20 +140,31 @@ class GroupSampler:
         [0, 2, 3]
     """
 
-    def __init__(self, own: OwnItems, sizes_WS2: np.ndarray, config: NegativesConfig, *, rank: int, seed: int) -> None:
+    def __init__(
+        self,
+        own: OwnItems,
+        sizes_WS2: np.ndarray,
+        config: NegativesConfig,
+        *,
+        rank: int,
+        seed: int,
+        positives_S: np.ndarray | None = None,
+    ) -> None:
         """
         Args:
             own: what this rank owns; where the configuration has a share of the catalogue, the last set is all items.
             sizes_WS2: `OwnItems.sizes` of each rank.
+            positives_S: training positives of each item set; needed where the configuration has a total.
         """
         assert (own.sizes() == sizes_WS2[rank]).all(), "own rows and sizes differ"
         self.own, self.config, self.rank, self.seed = own, config, rank, seed
         self._rows_WS = sizes_WS2[..., 0]
         self._first_WS = np.zeros((len(sizes_WS2) + 1, len(own.rows)), np.int64)  # on the line; the last row: totals
         np.cumsum(sizes_WS2[..., 1], axis=0, out=self._first_WS[1:])
-        draws = np.full(len(own.rows), config.in_group)
+        sets = len(own.rows) - (config.shared > 0)
+        draws = config.draws(np.ones(sets) if positives_S is None else positives_S)
         if config.shared:
-            draws[-1] = config.shared
+            draws = np.append(draws, config.shared)
         sizes = self._rows_WS.sum(0)
         self._whole = sizes <= draws
         self._counts = np.minimum(sizes, draws)

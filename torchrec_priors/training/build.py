@@ -68,6 +68,12 @@ class Built:
     targets: int
 
     @property
+    def positives_S(self) -> Tensor:
+        """int64 [S]: training positives of every item set, over its paths."""
+        positives_S = torch.zeros(self.model.tree.item_sets, dtype=torch.int64)
+        return positives_S.index_add_(0, torch.tensor(self.model.tree.item_set_K), self.positives_K)
+
+    @property
     def shard(self) -> Shard:
         """This rank's rows of the item table."""
         return self.shards[TABLE]
@@ -170,10 +176,7 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
     """Fills in gamma's discount, w_k and what the gate starts from."""
     built.model.weight_K.copy_(config.loss.weights(built.positives_K))
     if built.model.gate is not None:
-        item_set_K = torch.tensor(built.model.tree.item_set_K)
-        positives_S = torch.zeros(built.model.tree.item_sets, dtype=torch.int64)
-        positives_S.index_add_(0, item_set_K, built.positives_K)
-        built.model.gate.start_from(positives_S / max(built.targets, 1))
+        built.model.gate.start_from(built.positives_S / max(built.targets, 1))
         if not bool(built.model.gate.gated_S.any()):
             log.warning("loss.gate has no effect: no level of priors.tree restricts items, there is nothing to decide")
     built.model.discount_T.copy_(discount(config.loss.gamma, config.model.horizon))

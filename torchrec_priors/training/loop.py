@@ -226,4 +226,11 @@ def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ran
     own = OwnItems.weighted(sets, first, weights)
     sizes_WS2 = torch.zeros(ranks.world, len(sets), 2, dtype=torch.int64)
     sizes_WS2[ranks.rank] = torch.from_numpy(own.sizes())
-    return GroupSampler(own, ranks.total(sizes_WS2).numpy(), config.negatives, rank=ranks.rank, seed=config.seed)
+    return GroupSampler(
+        own,
+        ranks.total(sizes_WS2).numpy(),
+        config.negatives,
+        rank=ranks.rank,
+        seed=config.seed,
+        positives_S=built.positives_S.numpy(),
+    )
