@@ -1,0 +1,45 @@
+"""FLOPs that no implementation can leave out.
+
+    training   6 P N + 3 * 4 d sum of L (L + 1) / 2 a layer + 6 d sum over sets of (queries x negatives) + 6 d^2 R
+    retrieval  2 d x users x segments x sum of group sizes
+
+with P the dense parameters that every token passes, N tokens, L lengths, and R (token, adapter) pairs.
+"""
+
+import numpy as np
+import torch
+
+from torchrec_priors.data.batch import Batch
+from torchrec_priors.heads.hierarchical import HierarchicalHeads
+from torchrec_priors.model import Recommender
+
+
+@torch.no_grad()
+def training_flops(model: Recommender, batch: Batch) -> float:
+    """Of one step on this batch."""
+    (part,) = batch.parts
+    dim = model.config.dim
+    tokens = len(part.context_N)
+    passed = sum(
+        p.numel() for layer in model.encoder.layers for p in layer.parameters() if p.dim() == 2 and dim in p.shape
+    )
+    lengths = part.offsets_B1.diff().double()
+    pairs = float((lengths * (lengths + 1) / 2).sum())
+    looked_up = model.look_up(batch)
+    positives = model.positives(looked_up, part)
+    queries_S = torch.bincount(model.item_set_K[positives.path_P], minlength=model.tree.item_sets).numpy()
+    products = float((queries_S * np.array(batch.draw.counts_S)).sum()) + len(positives.path_P) * batch.draw.shared
+    rows = _adapter_rows(model.heads, positives.token_P, positives.path_P)
+    attention = 12.0 * dim * pairs * len(model.encoder.layers)
+    return 6.0 * passed * tokens + attention + 6.0 * dim * products + 6.0 * dim**2 * rows
+
+
+def _adapter_rows(heads: torch.nn.Module, token_P: torch.Tensor, path_P: torch.Tensor) -> int:
+    """Distinct (token, node) pairs over all depths."""
+    assert isinstance(heads, HierarchicalHeads)
+    rows = 0
+    for depth in range(1, heads.depth + 1):
+        node_P = getattr(heads, f"node_{depth}")[path_P]
+        keys = torch.unique(node_P[node_P >= 0] * (int(token_P.max()) + 1) + token_P[node_P >= 0])
+        rows += len(keys)
+    return rows

@@ -1,0 +1,121 @@
+"""The plain dense model: padded batches, every head at every position, logits of all negatives, a dense table.
+
+What published code of such models does, with batched products and nothing done twice: queries of a prefix that heads
+share are computed once, and a positive's copies among the negatives are taken out of one sum over all of them.
+
+Shapes: B windows, T positions, O offsets (tau), X = T + O, K paths, S item sets, d width, H attention heads.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchrec_priors.encoder.hstu import HSTU, HSTULayer
+from torchrec_priors.heads.hierarchical import HierarchicalHeads
+from torchrec_priors.priors.prior import Targets
+from torchrec_priors.priors.tree import PriorTree
+
+
+class DenseReference(nn.Module):
+    """Holds the modules whose parameters it uses; computes by itself."""
+
+    def __init__(self, tree: PriorTree, table: nn.Embedding, encoder: HSTU, heads: HierarchicalHeads, horizon: int):
+        super().__init__()
+        self.tree, self.table, self.encoder, self.heads, self.horizon = tree, table, encoder, heads, horizon
+
+    def forward(
+        self, item_BX: Tensor, event_BX: Tensor, length_B: Tensor, ids_S: list[Tensor], cell_KO: Tensor
+    ) -> Tensor:
+        """Loss of a batch (Eq. 7 and 8).
+
+        Args:
+            item_BX: row ids, the context and what comes after it, padded at the end.
+            length_B: items of each extended sequence.
+            ids_S: negatives of each item set, ascending.
+            cell_KO: weight of a positive of each path and offset.
+        """
+        vector_BXd = self.table(item_BX)
+        positions = item_BX.shape[1] - self.horizon
+        place_T = torch.arange(positions)
+        in_context_BT = place_T < (length_B[:, None] - 1).clamp(max=positions)
+        query_BTKd = self._queries(self._encode(vector_BXd[:, :positions], in_context_BT))
+        source_TO = place_T[:, None] + torch.arange(1, self.horizon + 1)
+        there_BTO = (source_TO < length_B[:, None, None]) & in_context_BT[..., None]
+        score_BTKO = torch.einsum("btkd,btod->btko", query_BTKd, vector_BXd[:, source_TO])
+        sets_K = torch.tensor(self.tree.item_set_K)
+        all_BTK = torch.empty(query_BTKd.shape[:3])
+        copies_BTOS = torch.stack([_copies(item_BX[:, source_TO], ids) for ids in ids_S], -1)
+        parts = []
+        for number, ids in enumerate(ids_S):
+            logits = query_BTKd[:, :, sets_K == number] @ self.table(ids).T
+            parts.append(torch.logsumexp(logits, -1))
+        order = torch.cat([torch.nonzero(sets_K == number)[:, 0] for number in range(len(ids_S))])
+        all_BTK = torch.cat(parts, -1)[..., order.argsort()]
+        nll_BTKO = (
+            _without_copies(all_BTK[..., None], score_BTKO, copies_BTOS[..., sets_K].transpose(2, 3)) - score_BTKO
+        )
+        positive_BTKO = self._positives(item_BX, event_BX, source_TO, there_BTO)
+        return torch.where(positive_BTKO, cell_KO * nll_BTKO, 0.0).sum()
+
+    @torch.no_grad()
+    def counts(self, item_BX: Tensor, event_BX: Tensor, length_B: Tensor) -> Tensor:
+        """Positives of each path and offset: [K, O]."""
+        place_T = torch.arange(item_BX.shape[1] - self.horizon)
+        source_TO = place_T[:, None] + torch.arange(1, self.horizon + 1)
+        in_context_BT = place_T < (length_B[:, None] - 1).clamp(max=len(place_T))
+        there_BTO = (source_TO < length_B[:, None, None]) & in_context_BT[..., None]
+        return self._positives(item_BX, event_BX, source_TO, there_BTO).sum((0, 1))
+
+    def _encode(self, vector_BTd: Tensor, in_context_BT: Tensor) -> Tensor:
+        positions = vector_BTd.shape[1]
+        x = vector_BTd * self.encoder.dim**0.5 + self.encoder.position.weight[:positions]
+        place = torch.arange(positions)
+        causal = (place[:, None] >= place) & in_context_BT[:, None, None, :]
+        distance = (place[:, None] - place).clamp(min=0)
+        for layer in self.encoder.layers:
+            x = x + _layer(layer, x, causal, distance)
+        state: Tensor = self.encoder.norm(x)
+        return state
+
+    def _queries(self, state_BTd: Tensor) -> Tensor:
+        """Eq. 4-5 for every node of the tree at every position: [B, T, K, d]."""
+        z = state_BTd[:, :, None]
+        for depth, weights in enumerate(self.heads.adapters, 1):
+            parent = getattr(self.heads, f"parent_{depth}")
+            above = z[:, :, parent]
+            z = above + F.silu(torch.einsum("btnd,ned->btne", above, weights))
+            if depth > 1:
+                z = z + self.heads.embeddings[depth - 2][getattr(self.heads, f"parent_group_{depth}")]
+        return z[:, :, getattr(self.heads, f"node_{len(self.heads.adapters)}")] if len(self.heads.adapters) else z
+
+    @torch.no_grad()
+    def _positives(self, item_BX: Tensor, event_BX: Tensor, source_TO: Tensor, there_BTO: Tensor) -> Tensor:
+        window, token, offset = torch.nonzero(there_BTO, as_tuple=True)
+        source = source_TO[token, offset]
+        targets = Targets(item_BX[window, source], offset + 1, event_BX[window, source], window)
+        index, path = self.tree.assign(targets)
+        out = torch.zeros(*there_BTO.shape[:2], len(self.tree.item_set_K), there_BTO.shape[2], dtype=torch.bool)
+        out[window[index], token[index], path, offset[index]] = True
+        return out
+
+
+def _layer(layer: HSTULayer, x_BTd: Tensor, causal: Tensor, distance: Tensor) -> Tensor:
+    u, v, q, k = F.silu(layer.project_in(layer.norm_in(x_BTd))).chunk(4, dim=-1)
+    v, q, k = (part.unflatten(-1, (layer.heads, -1)).transpose(1, 2) for part in (v, q, k))
+    scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + layer.bias_HL[:, distance]
+    weights = torch.where(causal, F.silu(scores), 0.0) / layer.context
+    attended = (weights @ v).transpose(1, 2).flatten(2)
+    added: Tensor = layer.project_out(layer.norm_out(attended) * u)
+    return added
+
+
+def _copies(item: Tensor, ids: Tensor) -> Tensor:
+    """How often each item is among ascending ids."""
+    return torch.searchsorted(ids, item, right=True) - torch.searchsorted(ids, item)
+
+
+def _without_copies(all_sum: Tensor, score: Tensor, copies: Tensor) -> Tensor:
+    """log(e^all - copies e^score + e^score)."""
+    there = copies > 0
+    rest = torch.where(there, (1 - copies) * torch.exp(torch.where(there, score - all_sum, 0.0)), 0.0)
+    return torch.where(there, all_sum + torch.log1p(rest.clamp(min=-1 + 1e-6)), torch.logaddexp(all_sum, score))

@@ -1,0 +1,173 @@
+"""Times steps of training: ours, and the dense reference, each in a process of its own."""
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchrec_priors.bench.flops import training_flops
+from torchrec_priors.bench.limits import matmul_rate
+from torchrec_priors.bench.reference import DenseReference
+from torchrec_priors.bench.shapes import Shape
+from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.data.batch import make_batch
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import Share, Windows, WindowStream
+from torchrec_priors.embedding.table import FEATURE, Shard, initialise_rows
+from torchrec_priors.encoder.encoder import load_encoder
+from torchrec_priors.encoder.hstu import HSTU
+from torchrec_priors.heads.composition import make_heads
+from torchrec_priors.heads.hierarchical import HierarchicalHeads
+from torchrec_priors.heads.nodes import nodes
+from torchrec_priors.loss import discount
+from torchrec_priors.priors.tree import PriorTree, load_tree
+from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
+from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
+from torchrec_priors.training.loop import make_sampler
+from torchrec_priors.training.paths import count_positives
+from torchrec_priors.training.process import join
+from torchrec_priors.training.step import step
+
+_ALWAYS = {"priors.min_positives": 0, "priors.init_std": 0.02}  # so that the loss tells wrong adapters from right ones
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Steps of one variant.
+
+    Attributes:
+        seconds: of each repeat.
+        losses: of each step, the first with the first values.
+        peak_bytes: of the process.
+        tokens: that predict, a step.
+        flops: unavoidable in a step; 0 where they were not counted.
+        rate: matrix products in FLOP/s, measured after the steps; 0 where it was not.
+    """
+
+    seconds: list[float]
+    losses: list[float]
+    peak_bytes: int
+    tokens: int
+    flops: float = 0.0
+    rate: float = 0.0
+
+
+def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
+    """Whole steps of our path, as `train` makes them."""
+    config = parse(shape.config({**_ALWAYS, **changes}))
+    prepared = PreparedData(data)
+    with join() as ranks:
+        built = build_model(config, prepared, ranks)
+        set_loss_weights(built, config)
+        optimizers = Optimizers(built, config)
+        sampler = make_sampler(built, config, prepared, ranks)
+        windows = _windows(config, prepared, built.training_columns)
+        built.parallel.train()
+
+        def run(number: int) -> float:
+            return step(built, optimizers, make_batch(windows, sampler.draw(number), feature=FEATURE, seed=config.seed))
+
+        seconds, losses = _repeat(run, repeats)
+        peak = peak_bytes()
+        flops = training_flops(built.model, make_batch(windows, sampler.draw(0), feature=FEATURE, seed=config.seed))
+    return Timed(seconds, losses, peak, int(windows.contexts.sum()), flops, matmul_rate())
+
+
+def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
+    """The same steps by `DenseReference`, with dense gradients and Adam."""
+    config = parse(shape.config({**_ALWAYS, **changes}))
+    prepared = PreparedData(data)
+    tree = load_tree(config.priors, prepared, config.model.horizon)
+    model = _reference(config, prepared, tree)
+    positives = count_positives(tree, prepared, config.model.horizon, Share(), prepared.lengths)[:-1]
+    sampler = _sampler(config, prepared, tree, positives)
+    windows = _windows(config, prepared, ("events",))
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
+    weight_KO = config.loss.weights(positives)[:, None] * discount(config.loss.gamma, config.model.horizon)
+    item_BX, event_BX, length_B = _padded(windows, config.model.context + config.model.horizon)
+
+    def run(number: int) -> float:
+        optimizer.zero_grad()
+        loss = model(item_BX, event_BX, length_B, _sets(sampler.draw(number)), weight_KO / counts_KO.clamp(min=1))
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
+        optimizer.step()
+        return float(loss.detach())
+
+    counts_KO = model.counts(item_BX, event_BX, length_B)
+    seconds, losses = _repeat(run, repeats)
+    return Timed(seconds, losses, peak_bytes(), int(windows.contexts.sum()))
+
+
+def peak_bytes() -> int:
+    """Of this process: the interpreter, its libraries and the table included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds and losses; one step goes before, which makes what is made once."""
+    seconds, losses = [], []
+    for number in range(repeats + 1):
+        started = time.perf_counter()
+        losses.append(run(number))
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:], losses
+
+
+def _windows(config: RunConfig, data: PreparedData, columns: tuple[str, ...]) -> Windows:
+    """All windows of the data set, as one batch."""
+    stream = WindowStream(
+        data,
+        context=config.model.context,
+        horizon=config.model.horizon,
+        batch=config.training.batch,
+        seed=config.seed,
+        columns=columns,
+        training_end_U=data.lengths,
+    )
+    windows = next(iter(stream))
+    assert len(windows.contexts) == config.training.batch
+    return windows
+
+
+def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseReference:
+    torch.manual_seed(config.seed)
+    encoder = load_encoder(config.encoder, config.model.dim, config.model.context, len(data.manifest.events))
+    heads = make_heads(tree, config.model.dim, config.priors, nodes(tree))
+    table = nn.Embedding(1, config.model.dim)
+    table.weight = nn.Parameter(torch.empty(data.items, config.model.dim))
+    initialise_rows(Shard(table.weight.data, 0), config.seed, config.table.init_std)
+    assert isinstance(encoder, HSTU)
+    assert isinstance(heads, HierarchicalHeads)
+    return DenseReference(tree, table, encoder, heads, config.model.horizon)
+
+
+def _sampler(config: RunConfig, data: PreparedData, tree: PriorTree, positives_K: Tensor) -> GroupSampler:
+    sets = tree.eligible(0, data.items)
+    own = OwnItems.weighted(sets, 0, np.ones(data.items, np.int64))
+    positives_S = torch.zeros(tree.item_sets, dtype=torch.int64).index_add_(
+        0, torch.tensor(tree.item_set_K), positives_K
+    )
+    sizes = own.sizes()[None]
+    return GroupSampler(own, sizes, config.negatives, rank=0, seed=config.seed, positives_S=positives_S.numpy())
+
+
+def _sets(draw: Draw) -> list[Tensor]:
+    return list(torch.from_numpy(draw.own_ids).split(draw.counts_S))
+
+
+def _padded(windows: Windows, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Items and events [B, X], and the lengths."""
+    items = torch.zeros(len(windows.lengths), width, dtype=torch.int64)
+    events = torch.zeros_like(items)
+    bounds = np.cumsum([0, *windows.lengths])
+    for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+        items[number, : end - start] = torch.from_numpy(windows.items[start:end])
+        events[number, : end - start] = torch.from_numpy(windows.columns["events"][start:end])
+    return items, events, torch.from_numpy(windows.lengths)

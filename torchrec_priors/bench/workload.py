@@ -1,0 +1,106 @@
+"""A prepared data set of a shape: made-up items, priors and one history a window, written as `prepare` would.
+
+Popularity is Zipf's; contexts are what windows of long-tailed histories are: many full ones, the others as likely in
+every octave of length.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from torchrec_priors.bench.shapes import Shape
+from torchrec_priors.data.manifest import Manifest, PriorInfo, describe
+
+_FULL = 0.3  # of the contexts
+_SHORTEST = 20  # of the others, as a share of the context: a twentieth
+_EVENTS = ("view", "like", "cart", "offer", "buy start", "buy")
+_EVENT_SHARES = np.array([0.806, 0.160, 0.0125, 0.0035, 0.009, 0.009])  # about MerRec's
+_EVENT_ITEMS = np.array([1.0, 0.6, 0.2, 0.08, 0.1, 0.1])  # share of the items that saw the event
+
+
+def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
+    """Writes the data set into `folder`."""
+    random = np.random.default_rng([seed, 1])
+    folder.mkdir(parents=True)
+    (folder / "priors").mkdir()
+    (folder / "sequences").mkdir()
+    item = np.arange(shape.items, dtype=np.int32)
+    frequency = np.floor(shape.items / (1.0 + random.permutation(shape.items))).astype(np.int64)
+    columns = {"item": item, "item_id": item.astype(np.int64), "frequency": frequency}
+    pq.write_table(pa.table({**columns, "title": pa.array([""] * shape.items)}), folder / "items.parquet")
+    lengths = context_lengths(shape)
+    interactions = int(lengths.sum()) + shape.sequences
+    items = _by_popularity(frequency, interactions, random)
+    events = random.choice(len(_EVENTS), interactions, p=_EVENT_SHARES).astype(np.int8)
+    priors = _priors(shape, folder, random, events)
+    bounds = np.cumsum([0, *(lengths + 1)]).astype(np.int32)
+    lists = {
+        "items": pa.ListArray.from_arrays(bounds, items.astype(np.int32)),
+        "timestamps": pa.ListArray.from_arrays(bounds, np.arange(interactions, dtype=np.int64) * 60_000),
+        "events": pa.ListArray.from_arrays(bounds, events),
+    }
+    users = pa.array(np.arange(shape.sequences))
+    pq.write_table(pa.table({"user_id": users, **lists}), folder / "sequences" / "part-00000.parquet")
+    files, whole = describe(folder, [file for file in folder.rglob("*.parquet")])
+    Manifest(
+        name=f"bench-{shape.name}",
+        horizon=1,
+        counts={"users": shape.sequences, "items": shape.items, "interactions": interactions},
+        split="none",
+        events=list(_EVENTS),
+        category_prior="category",
+        user_group=None,
+        priors=priors,
+        settings={"seed": seed},
+        files=files,
+        content_sha256=whole,
+    ).write(folder)
+
+
+def context_lengths(shape: Shape) -> np.ndarray:
+    """int64 [sequences]: the same for every seed, in an order that mixes long and short ones."""
+    full = round(_FULL * shape.sequences)
+    quantile = (np.arange(shape.sequences - full) + 0.5) / (shape.sequences - full)
+    shortest = max(2, shape.context // _SHORTEST)
+    others = shortest * (shape.context / shortest) ** quantile
+    lengths = np.concatenate([np.full(full, shape.context), np.rint(others).astype(np.int64)])
+    return np.random.default_rng(0).permutation(lengths)
+
+
+def _by_popularity(frequency: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
+    ends = np.cumsum(frequency)
+    return np.searchsorted(ends, random.integers(0, ends[-1], draws), side="right")
+
+
+def _priors(shape: Shape, folder: Path, random: np.random.Generator, events: np.ndarray) -> list[PriorInfo]:
+    infos = []
+    for name in dict.fromkeys(["category", *(level for level in shape.tree if ":" not in level)]):
+        if name == "event":
+            codes = np.arange(len(_EVENTS))
+            pq.write_table(
+                pa.table({"event": pa.array(codes, pa.int8()), "group": pa.array(codes, pa.int32())}),
+                folder / "priors/event.parquet",
+            )
+            seen = random.random((shape.items, len(_EVENTS))) < _EVENT_ITEMS
+            _write_pairs(folder / "priors/event.eligible.parquet", seen)
+            sizes = np.bincount(events, minlength=len(_EVENTS)).tolist()
+            infos.append(PriorInfo(name, "event", list(_EVENTS), sizes, eligible=True))
+            continue
+        groups = shape.groups if name in shape.tree else 2
+        member = np.zeros((shape.items, groups), bool)
+        share = 1.0 / np.arange(1, groups + 1)
+        first = random.choice(groups, shape.items, p=share / share.sum())
+        member[np.arange(shape.items), first] = True
+        more = (shape.labels - 1.0) / max(groups - 1, 1) if name in shape.tree else 0.0
+        member |= random.random(member.shape) < more
+        _write_pairs(folder / f"priors/{name}.parquet", member)
+        kind = "graph" if name == "community" else "item"
+        infos.append(PriorInfo(name, kind, [f"{name} {group}" for group in range(groups)], member.sum(0).tolist()))
+    return infos
+
+
+def _write_pairs(file: Path, member: np.ndarray) -> None:
+    item, group = np.nonzero(member)
+    pq.write_table(pa.table({"item": item.astype(np.int32), "group": group.astype(np.int32)}), file)
