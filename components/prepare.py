@@ -19,6 +19,9 @@ def prepare(
     seed: int = 0,
     on_bad_row: str = "refuse",
     option: Optional[List[str]] = None,
+    split: str = "user",
+    validation_from: Optional[str] = None,
+    test_from: Optional[str] = None,
     overwrite: bool = False,
     generate: Optional[int] = None,
     engine: str = "duckdb",
@@ -39,6 +42,9 @@ def prepare(
         seed: of the permutation that numbers the rows, and of generate
         on_bad_row: refuse or drop
         option: key=value: options of the corpus, separated by commas
+        split: user or time
+        validation_from: with split time, when validation begins
+        test_from: with split time, when test begins
         overwrite: replace a data set of other settings in --out
         generate: first make up a log of so many rows in --raw, with a corpus that can
         engine: duckdb or spark
@@ -57,6 +63,9 @@ def prepare(
         seed=seed,
         on_bad_row=on_bad_row,
         option=option,
+        split=split,
+        validation_from=validation_from,
+        test_from=test_from,
         overwrite=overwrite,
         generate=generate,
         engine=engine,

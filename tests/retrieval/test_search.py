@@ -15,6 +15,7 @@ from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval import group_index, search
 from torchrec_priors.retrieval.fusion import Fusion
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.keys import encode
 from torchrec_priors.retrieval.search import Exclusions, Queries, search_reference
 
 
@@ -174,5 +175,5 @@ def test_cosine_scores_do_not_depend_on_the_length_of_vectors():
 
 def test_keys_order_by_score_then_row():
     scores = torch.tensor([[-0.5, 3.0, 0.0, 3.0, -7.0, -torch.inf]])
-    order = search._encode(scores, 0).argsort(descending=True)[0].tolist()
+    order = encode(scores, torch.arange(6)).argsort(descending=True)[0].tolist()
     assert order == [1, 3, 2, 0, 4, 5]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from torchrec_priors.data.batch import Batch
+from torchrec_priors.encoder.hstu import HSTU
 from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.model import Recommender
 
@@ -20,9 +21,9 @@ def training_flops(model: Recommender, batch: Batch) -> float:
     (part,) = batch.parts
     dim = model.config.dim
     tokens = len(part.context_N)
-    passed = sum(
-        p.numel() for layer in model.encoder.layers for p in layer.parameters() if p.dim() == 2 and dim in p.shape
-    )
+    assert isinstance(model.encoder, HSTU)
+    layers = list(model.encoder.layers)
+    passed = sum(part.weight.numel() for part in model.encoder.modules() if isinstance(part, torch.nn.Linear))
     lengths = part.offsets_B1.diff().double()
     pairs = float((lengths * (lengths + 1) / 2).sum())
     looked_up = model.look_up(batch)
@@ -30,7 +31,7 @@ def training_flops(model: Recommender, batch: Batch) -> float:
     queries_S = torch.bincount(model.item_set_K[positives.path_P], minlength=model.tree.item_sets).numpy()
     products = float((queries_S * np.array(batch.draw.counts_S)).sum()) + len(positives.path_P) * batch.draw.shared
     rows = _adapter_rows(model.heads, positives.token_P, positives.path_P)
-    attention = 12.0 * dim * pairs * len(model.encoder.layers)
+    attention = 12.0 * dim * pairs * len(layers)
     return 6.0 * passed * tokens + attention + 6.0 * dim * products + 6.0 * dim**2 * rows
 
 

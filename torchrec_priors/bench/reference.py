@@ -73,6 +73,7 @@ class DenseReference(nn.Module):
         causal = (place[:, None] >= place) & in_context_BT[:, None, None, :]
         distance = (place[:, None] - place).clamp(min=0)
         for layer in self.encoder.layers:
+            assert isinstance(layer, HSTULayer)
             x = x + _layer(layer, x, causal, distance)
         state: Tensor = self.encoder.norm(x)
         return state

@@ -1,9 +1,8 @@
 """Times steps of training: ours, and the dense reference, each in a process of its own."""
 
-import resource
+import itertools
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torchrec_priors.bench.flops import training_flops
 from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.reference import DenseReference
 from torchrec_priors.bench.shapes import Shape
+from torchrec_priors.bench.timed import Timed, peak_bytes
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.prepared import PreparedData
@@ -35,27 +35,6 @@ from torchrec_priors.training.process import join
 from torchrec_priors.training.step import step
 
 _ALWAYS = {"priors.min_positives": 0, "priors.init_std": 0.02}  # so that the loss tells wrong adapters from right ones
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Steps of one variant.
-
-    Attributes:
-        seconds: of each repeat.
-        losses: of each step, the first with the first values.
-        peak_bytes: of the process.
-        tokens: that predict, a step.
-        flops: unavoidable in a step; 0 where they were not counted.
-        rate: matrix products in FLOP/s, measured after the steps; 0 where it was not.
-    """
-
-    seconds: list[float]
-    losses: list[float]
-    peak_bytes: int
-    tokens: int
-    flops: float = 0.0
-    rate: float = 0.0
 
 
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
@@ -103,11 +82,6 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     counts_KO = model.counts(item_BX, event_BX, length_B)
     seconds, losses = _repeat(run, repeats)
     return Timed(seconds, losses, peak_bytes(), int(windows.contexts.sum()))
-
-
-def peak_bytes() -> int:
-    """Of this process: the interpreter, its libraries and the table included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list[float]]:
@@ -167,7 +141,7 @@ def _padded(windows: Windows, width: int) -> tuple[Tensor, Tensor, Tensor]:
     items = torch.zeros(len(windows.lengths), width, dtype=torch.int64)
     events = torch.zeros_like(items)
     bounds = np.cumsum([0, *windows.lengths])
-    for number, (start, end) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for number, (start, end) in enumerate(itertools.pairwise(bounds)):
         items[number, : end - start] = torch.from_numpy(windows.items[start:end])
         events[number, : end - start] = torch.from_numpy(windows.columns["events"][start:end])
     return items, events, torch.from_numpy(windows.lengths)

@@ -43,7 +43,7 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     }
     users = pa.array(np.arange(shape.sequences))
     pq.write_table(pa.table({"user_id": users, **lists}), folder / "sequences" / "part-00000.parquet")
-    files, whole = describe(folder, [file for file in folder.rglob("*.parquet")])
+    files, whole = describe(folder, list(folder.rglob("*.parquet")))
     Manifest(
         name=f"bench-{shape.name}",
         horizon=1,

@@ -19,16 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.heads.score import Score
+from torchrec_priors.retrieval.best_items import BestItems, pairs
 from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
+from torchrec_priors.retrieval.max_search import search_max
 from torchrec_priors.retrieval.open_paths import OpenPaths, open_paths
 
 # Scores are computed in products of one shape, so that a score does not depend on which other rows or users stand
 # beside it.
 _COLUMNS = 512
 _USERS = 16
-_LOW = (1 << 32) - 1
-_NOTHING = -(1 << 63)
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def search(
     largest = max(len(theirs) for theirs, _ in everyones)
     for theirs, exclusions in everyones:
         keys, paths = _search_own_rows(index, score, theirs, exclusions, k, fusion)
-        keys_W.append(F.pad(keys, (0, 0, 0, largest - len(keys)), value=_NOTHING))
+        keys_W.append(F.pad(keys, (0, 0, 0, largest - len(keys)), value=NOTHING))
         paths_W.append(F.pad(paths, (0, 0, 0, largest - len(paths))))
     keys_WBk, paths_WBk = _exchange(torch.stack(keys_W)), _exchange(torch.stack(paths_W))
     mine = len(queries)
@@ -168,9 +169,15 @@ def search_reference(
 def _search_own_rows(
     index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None, k: int, fusion: Fusion
 ) -> tuple[Tensor, Tensor]:
-    """Best keys of this rank's rows and their paths: [B, k], padded with `_NOTHING`."""
+    """Best keys of this rank's rows and their paths: [B, k], padded with `NOTHING`."""
     users, device = len(queries), queries.bias_BK.device
-    best = torch.full((users, k), _NOTHING, dtype=torch.int64, device=device)
+    if fusion.kind == "max":
+        left_out = Exclusions.of(np.zeros(0, np.int64), np.zeros(0, np.int64)) if excluded is None else excluded
+        best_items = BestItems(users, k, pairs(left_out.user, left_out.row, device), device)
+        search_max(index, score, _open_paths(index, queries), best_items)
+        best, path = best_items.result()
+        return best, path.int()
+    best = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
     path = torch.zeros((users, k), dtype=torch.int32, device=device)
     open_S = _open_paths(index, queries)
     for tile in index.tiles():
@@ -187,7 +194,7 @@ def _search_own_rows(
             user = torch.from_numpy(excluded.user[here]).to(device)
             banned = torch.from_numpy(excluded.row[here] - tile.first).to(device)
             score_BT[user, banned] = -torch.inf
-        keys_BT = _encode(score_BT, tile.first)
+        keys_BT = encode(score_BT, torch.arange(tile.first, tile.first + tile.size, device=device))
         tile_best, column = keys_BT.topk(min(k, tile.size), dim=1)
         candidates = torch.cat([best, tile_best], 1)
         candidate_paths = torch.cat([path, path_BT.gather(1, column)], 1)
@@ -233,21 +240,8 @@ def _scores(query_Bpd: Tensor, vectors_nd: Tensor) -> Iterator[tuple[slice, Tens
         yield slice(start, start + len(chunk)), scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)]
 
 
-def _encode(score_BT: Tensor, first: int) -> Tensor:
-    """Keys whose order is (score descending, row ascending), largest first; `_NOTHING` for -inf."""
-    bits = (score_BT + 0.0).view(torch.int32)  # -0.0 becomes 0.0, its equal
-    ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
-    row_T = torch.arange(first, first + score_BT.shape[1], device=score_BT.device)
-    keys = (ordered << 32) + (_LOW - row_T)
-    return keys.masked_fill(torch.isneginf(score_BT), _NOTHING)
-
-
 def _decode(keys: Tensor, paths: Tensor) -> Found:
-    nothing = keys == _NOTHING
-    ordered = (keys >> 32).int()
-    score = torch.where(ordered >= 0, ordered, ordered ^ 0x7FFFFFFF).view(torch.float32)
-    row = _LOW - (keys & _LOW)
-    return Found(row.masked_fill(nothing, -1), score.masked_fill(nothing, -torch.inf), paths.long())
+    return Found(row_of(keys), score_of(keys), paths.long())
 
 
 def _everyones(queries: Queries) -> list[Queries]:

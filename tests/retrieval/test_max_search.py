@@ -1,0 +1,100 @@
+"""Max fusion chunk by chunk: what brute force finds, to the last bit the same whoever else is in the batch."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from torchrec_priors.embedding.table import Shard
+from torchrec_priors.heads.score import Score
+from torchrec_priors.priors.item import ItemPrior
+from torchrec_priors.priors.temporal import TemporalPrior
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.retrieval import max_search, search
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.search import Exclusions, Queries, search_reference
+from torchrec_priors.training.process import join
+
+ITEMS, DIM = 3_000, 16
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ranks():
+    with join() as joined:
+        yield joined
+
+
+@pytest.fixture(scope="module")
+def tree():
+    """Two segments of time x three overlapping groups of 2,700, 600 and 2 items; most items have a head."""
+    random = np.random.default_rng(0)
+    member = np.zeros((ITEMS, 3), bool)
+    for group, size in enumerate((2_700, 600, 2)):
+        member[random.choice(ITEMS, size, replace=False), group] = True
+    return PriorTree([TemporalPrior(2, 4), ItemPrior("genre", list("abc"), *np.nonzero(member), ITEMS)], ITEMS)
+
+
+def _asked(tree, users, seed, whole_numbers):
+    generator = torch.Generator().manual_seed(seed)
+
+    def numbers(*shape):
+        if whole_numbers:  # exact products, and many ties
+            return torch.randint(-2, 3, shape, generator=generator).float()
+        return torch.randn(*shape, generator=generator)
+
+    bias = numbers(users, len(tree.paths))
+    bias[torch.rand(bias.shape, generator=generator) < 0.2] = -torch.inf
+    return numbers(ITEMS, DIM), Queries(numbers(users, len(tree.paths), DIM), bias)
+
+
+def _eligible(tree):
+    eligible = torch.zeros(len(tree.paths), ITEMS, dtype=torch.bool)
+    for path, number in enumerate(tree.item_set_K):
+        eligible[path, torch.from_numpy(tree.eligible(0, ITEMS)[number])] = True
+    return eligible
+
+
+def _excluded(users, seed):
+    random = np.random.default_rng(seed)
+    return Exclusions.of(random.integers(0, ITEMS, users * 40), np.full(users, 40))
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(1, 70), st.sampled_from([1, 7, 200, 2_900]), st.integers(0, 99))
+def test_finds_what_brute_force_finds_ties_and_all(tree, users, k, seed):
+    table, queries = _asked(tree, users, seed, whole_numbers=True)
+    excluded = _excluded(users, seed)
+    found = search.search(GroupIndex(tree, Shard(table, 0)), Score("dot"), queries, excluded, k)
+    expected = search_reference(table, _eligible(tree), queries, excluded, k)
+    assert torch.equal(found.row_Bk, expected.row_Bk)
+    assert torch.equal(found.score_Bk, expected.score_Bk)
+    there = found.row_Bk >= 0
+    assert torch.equal(found.path_Bk[there], expected.path_Bk[there])
+
+
+def test_a_user_gets_the_same_bits_alone_in_a_batch_and_with_products_of_one_shape(tree, monkeypatch):
+    table, queries = _asked(tree, 70, 0, whole_numbers=False)
+    index, excluded = GroupIndex(tree, Shard(table, 0)), _excluded(70, 0)
+    whole = search.search(index, Score("dot"), queries, excluded, 50)
+    for user in (0, 17, 69):
+        alone = Queries(queries.vector_BKd[user : user + 1], queries.bias_BK[user : user + 1])
+        mine = excluded.user == user
+        own = Exclusions(excluded.user[mine] * 0, excluded.row[mine])
+        found = search.search(index, Score("dot"), alone, own, 50)
+        for name in ("row_Bk", "score_Bk", "path_Bk"):
+            assert torch.equal(getattr(found, name)[0], getattr(whole, name)[user])
+    monkeypatch.setattr(max_search, "_agree", lambda *_: False)
+    one_shape = search.search(index, Score("dot"), queries, excluded, 50)
+    assert torch.equal(one_shape.row_Bk, whole.row_Bk)
+    assert torch.equal(one_shape.score_Bk, whole.score_Bk)
+
+
+def test_products_that_do_not_agree_are_noticed(monkeypatch):
+    max_search._agree.cache_clear()
+    assert max_search._agree(64, 1024, 16, 32)
+    max_search._agree.cache_clear()
+    product = torch.Tensor.__matmul__
+    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(a, b) + 1e-6 * (len(a) > 16))
+    assert not max_search._agree(64, 1024, 16, 32)
+    max_search._agree.cache_clear()

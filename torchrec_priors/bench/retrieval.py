@@ -1,0 +1,92 @@
+"""Times full-catalogue retrieval: ours, and all scores of every head at once, in user chunks that fit 4 GiB."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.bench.limits import matmul_rate
+from torchrec_priors.bench.shapes import Shape
+from torchrec_priors.bench.timed import Timed, peak_bytes
+from torchrec_priors.config import parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.table import Shard
+from torchrec_priors.heads.score import Score
+from torchrec_priors.priors.tree import PriorTree, load_tree
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.search import Exclusions, Queries, search
+from torchrec_priors.training.process import join
+
+_CHUNK_BYTES = 4 << 30
+_SEEN = 50  # items of each user that are left out
+
+
+def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
+    tree, table_Vd, queries, excluded = _given(shape, data, changes)
+    with join():
+        index = GroupIndex(tree, Shard(table_Vd, 0))
+        score = Score("dot")
+        before = peak_bytes()
+        seconds, checks = [], []
+        for _ in range(repeats + 1):
+            started = time.perf_counter()
+            found = search(index, score, queries, excluded, shape.top)
+            seconds.append(time.perf_counter() - started)
+            checks.append(_checksum(found.row_Bk))
+    return Timed(
+        seconds[1:], checks, peak_bytes(), len(queries), flops(shape, tree), matmul_rate(), peak_bytes() - before
+    )
+
+
+@torch.inference_mode()
+def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
+    """Scores of every head for every item, masked to the items of its groups, the best head, the best items."""
+    tree, table_Vd, queries, excluded = _given(shape, data, changes)
+    member_SV = torch.zeros(tree.item_sets, shape.items, dtype=torch.bool)
+    for number, rows in enumerate(tree.eligible(0, shape.items)):
+        member_SV[number, torch.from_numpy(rows)] = True
+    sets_K = torch.tensor(tree.item_set_K)
+    users = max(1, _CHUNK_BYTES // (4 * len(sets_K) * shape.items))
+    before = peak_bytes()
+    seconds, checks = [], []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        best = []
+        for first in range(0, len(queries), users):
+            chunk = queries.vector_BKd[first : first + users]
+            score_BKV = (chunk.flatten(0, 1) @ table_Vd.T).unflatten(0, chunk.shape[:2])
+            for path, number in enumerate(sets_K.tolist()):
+                score_BKV[:, path].masked_fill_(~member_SV[number], -torch.inf)
+            score_BV = score_BKV.amax(1)
+            here = (excluded.user >= first) & (excluded.user < first + users)
+            score_BV[excluded.user[here] - first, excluded.row[here]] = -torch.inf
+            best.append(score_BV.topk(shape.top).indices)
+        seconds.append(time.perf_counter() - started)
+        checks.append(_checksum(torch.cat(best)))
+    return Timed(seconds[1:], checks, peak_bytes(), len(queries), 0.0, 0.0, peak_bytes() - before)
+
+
+def flops(shape: Shape, tree: PriorTree) -> float:
+    """2 d x users x segments x sum of group sizes."""
+    sizes = np.array([len(rows) for rows in tree.eligible(0, shape.items)])
+    return 2.0 * shape.dim * shape.sequences * float(sizes[np.array(tree.item_set_K)].sum())
+
+
+def _given(shape: Shape, data: Path, changes: dict[str, Any]) -> tuple[PriorTree, Tensor, Queries, Exclusions]:
+    config = parse(shape.config(changes))
+    tree = load_tree(config.priors, PreparedData(data), config.model.horizon)
+    generator = torch.Generator().manual_seed(0)
+    table_Vd = torch.randn(shape.items, shape.dim, generator=generator)
+    vector_BKd = torch.randn(shape.sequences, len(tree.item_set_K), shape.dim, generator=generator)
+    seen = torch.randint(shape.items, (shape.sequences * _SEEN,), generator=generator).numpy()
+    excluded = Exclusions.of(seen, np.full(shape.sequences, _SEEN))
+    return tree, table_Vd, Queries(vector_BKd, vector_BKd.new_zeros(vector_BKd.shape[:2])), excluded
+
+
+def _checksum(row_Bk: Tensor) -> float:
+    """The same for the same items in the same order."""
+    place = torch.arange(1, row_Bk.numel() + 1, dtype=torch.float64)
+    return float((row_Bk.flatten().double() * place).sum() / place.sum())

@@ -1,0 +1,115 @@
+"""Max fusion without scores of all items: each item set's vectors against its own queries, chunk by chunk.
+
+A chunk's scores [paths, users, items] are reduced to the best path, then to each user's best item; only users whose
+best item reaches their threshold (`BestItems`) are looked at closer. Nothing larger than a chunk's scores exists.
+
+Products have one of a few shapes, filled up with zeros, so that a score does not depend on what stands beside it. That
+products of these shapes agree to the last bit is tried out on each machine; where they do not, there is one shape.
+
+Shapes: B users, p paths of an item set, U users of a product, n items of a chunk, d width.
+"""
+
+from collections.abc import Iterator
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchrec_priors.heads.score import Score
+from torchrec_priors.retrieval.best_items import BestItems
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.open_paths import OpenPaths
+
+_COLUMNS, _MOST_COLUMNS = 512, 2048  # items of a product
+_USERS, _MOST_ROWS = 16, 1024  # users of the smallest product; users x paths of the largest
+
+
+@torch.no_grad()
+def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: BestItems) -> None:
+    """Offers `best` what it needs of this rank's items.
+
+    Args:
+        open_S: the users' queries for each item set.
+    """
+    for number, paths in enumerate(open_S):
+        groups = list(_groups(paths))
+        width = min((group.width for group in groups), default=_COLUMNS)
+        for item_n, vector_nd in index.chunks(number, width):
+            columns = _COLUMNS
+            while columns < len(item_n):
+                columns *= 2
+            vectors = F.pad(score.items(vector_nd), (0, 0, 0, columns - len(item_n))).T
+            for group in groups:
+                group.offer(item_n, vectors, best)
+
+
+class _Users:
+    """Some users' queries of one item set, ready to be multiplied."""
+
+    def __init__(self, first: int, users: int, paths: OpenPaths, rows: int) -> None:
+        """
+        Args:
+            first, users: which users.
+            rows: users of a product; the others are zeros.
+        """
+        here = slice(first, first + users)
+        self.first, self.users = first, users
+        self.path_pU = paths.path_Bp[here].T
+        vector_pUd = F.pad(paths.vector_Bpd[here].transpose(0, 1), (0, 0, 0, rows - users))
+        self._vectors = vector_pUd.flatten(0, 1).contiguous()
+        bias_pU = paths.bias_Bp[here].T
+        self._bias_pU1 = bias_pU[..., None].contiguous() if bool((bias_pU != 0).any()) else None
+        self.width = _width(len(self._vectors), len(vector_pUd) * _USERS, vector_pUd.shape[2])
+        self._rows = rows
+        self._scores = vector_pUd.new_empty(len(self._vectors) * self.width)
+        self._best = vector_pUd.new_empty(users * self.width)
+
+    def offer(self, item_n: Tensor, vectors: Tensor, best: BestItems) -> None:
+        columns = vectors.shape[1]
+        scores = self._scores[: len(self._vectors) * columns].view(-1, columns)
+        torch.mm(self._vectors, vectors, out=scores)
+        score_pUn = scores.view(-1, self._rows, columns)[:, : self.users]
+        if self._bias_pU1 is not None:
+            score_pUn.add_(self._bias_pU1)
+        best_Un = self._best[: self.users * columns].view(-1, columns)
+        torch.amax(score_pUn, 0, out=best_Un)
+        best_Un = best_Un[:, : len(item_n)]
+        threshold_U = best.threshold_B[self.first : self.first + self.users]
+        user_m = torch.nonzero(best_Un.amax(1) >= threshold_U)[:, 0]
+        if not len(user_m):
+            return
+        row, column = torch.nonzero(best_Un[user_m] >= threshold_U[user_m, None], as_tuple=True)
+        user_c = user_m[row]
+        score_c, way_c = score_pUn[:, user_c, column].max(0)
+        best.offer(user_c + self.first, item_n[column], score_c, self.path_pU[way_c, user_c])
+
+
+def _groups(paths: OpenPaths) -> Iterator[_Users]:
+    users, ways, dim = paths.vector_Bpd.shape
+    rows = _USERS
+    while rows < users and 2 * rows * ways <= _MOST_ROWS and _agree(2 * rows * ways, _COLUMNS, _USERS * ways, dim):
+        rows *= 2
+    for first in range(0, users, rows):
+        yield _Users(first, min(rows, users - first), paths, rows)
+
+
+def _width(rows: int, fewest: int, dim: int) -> int:
+    """Items of a product of so many rows."""
+    width = _COLUMNS
+    while width < _MOST_COLUMNS and _agree(rows, 2 * width, fewest, dim):
+        width *= 2
+    return width
+
+
+@cache
+def _agree(rows: int, columns: int, fewest: int, dim: int) -> bool:
+    """Whether a product of `rows` and `columns` has the bits of products of `fewest` rows and `_COLUMNS` columns."""
+    generator = torch.Generator().manual_seed(0)
+    left, right = torch.randn(rows, dim, generator=generator), torch.randn(columns, dim, generator=generator)
+    whole = left @ right.T
+    return all(
+        torch.equal(rows_of_whole, part @ some.T)
+        for part, of_part in zip(left.split(fewest), whole.split(fewest), strict=True)
+        for some, rows_of_whole in zip(right.split(_COLUMNS), of_part.split(_COLUMNS, 1), strict=True)
+    )
