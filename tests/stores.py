@@ -75,7 +75,7 @@ def served(folder):
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, form, *values):
-            asked.append(values[0])
+            asked.append(str(values[0]))
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()

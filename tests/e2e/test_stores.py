@@ -2,11 +2,10 @@
 
 import json
 import shutil
+from uuid import uuid4
 
 import pytest
 from command_line import CONFIG, TINY, app
-
-from torchrec_priors.data.manifest import read_manifest
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -26,9 +25,10 @@ def bucket(request, tmp_path, monkeypatch, small_raw):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*pretended.get_host_and_port()))
     files = s3fs.S3FileSystem(skip_instance_cache=True)
-    files.mkdir("bucket")
-    files.put(f"{small_raw}/", "bucket/mine/raw/", recursive=True)
-    yield "s3://bucket/mine"
+    name = f"bucket-{uuid4().hex}"
+    files.mkdir(name)
+    files.put(f"{small_raw}/", f"{name}/mine/raw/", recursive=True)
+    yield f"s3://{name}/mine"
     pretended.stop()
 
 
@@ -40,28 +40,25 @@ def test_from_raw_files_to_recommendations(bucket, small_data, tmp_path):
     said = app("prior", "item", "--name", "mood", "--from", tmp_path / "moods.csv", "--data", f"{bucket}/data").stdout
     assert f"written to {bucket}/data/priors/mood.parquet" in said
     run = tmp_path / "run"
-    app("train", "--config", CONFIG, "--data", f"{bucket}/data", "--run", run, *TINY, 'priors.tree=["mood"]', ranks=2)
-    assert json.loads((run / "data.json").read_text())["path"] == f"{bucket}/data"
-    assert read_manifest(small_data).content_sha256 == json.loads((run / "data.json").read_text())["content_sha256"]
-    app("evaluate", "--run", run, "--split", "test")
-    assert "because of" in app("recommend", "--run", run, "--user", "7").stdout
-
-
-def test_a_run_goes_from_a_store_to_a_local_copy_and_back(bucket, small_data, tmp_path):
-    app("prepare", "--dataset", "movielens", "--raw", f"{bucket}/raw", "--out", f"{bucket}/data")
-    train = ["train", "--config", CONFIG, *TINY, "--run", tmp_path / "run"]
+    train = ["train", "--config", CONFIG, *TINY, "--run", run]
     app(*train, "--data", f"{bucket}/data")
-    app(*train, "--data", small_data)  # goes on with it: nothing is left to do
+    assert json.loads((run / "data.json").read_text())["path"] == f"{bucket}/data"
+    app(*train, "--data", small_data)  # the same data here: nothing is left to do
     metrics = []
-    for data in (f"{bucket}/data", f"file://{small_data}"):
-        app("evaluate", "--run", tmp_path / "run", "--split", "test", "--data", data)
-        metrics.append(json.loads((tmp_path / "run/eval/test/metrics.json").read_text()))
+    for where in ([], ["--data", f"file://{small_data}"]):
+        app("evaluate", "--run", run, "--split", "test", *where)
+        metrics.append(json.loads((run / "eval/test/metrics.json").read_text()))
     assert metrics[0]["ndcg@10"] == metrics[1]["ndcg@10"]
+    assert "because of" in app("recommend", "--run", run, "--user", "7").stdout
 
 
 def test_mistakes(bucket, tmp_path):
     for name, arguments, words in [
-        ("train", ["--config", CONFIG, "--data", f"{bucket}/nowhere", "--run", tmp_path / "run"], ["--data", "nowhere"]),
+        (
+            "train",
+            ["--config", CONFIG, "--data", f"{bucket}/nowhere", "--run", tmp_path / "run"],
+            ["--data", "nowhere"],
+        ),
         ("prepare", ["--dataset", "movielens", "--raw", f"{bucket}/nowhere", "--out", tmp_path / "out"], ["--raw"]),
         ("prepare", ["--dataset", "movielens", "--raw", f"{bucket}/raw", "--out", f"{bucket}/raw"], ["--out"]),
     ]:

@@ -141,6 +141,12 @@ def test_rests_of_killed_processes_go_too(tmp_path):
     assert _keys(tmp_path) == ["a", "b"]
 
 
+def test_an_entry_that_is_too_short_comes_again(tmp_path):
+    (path,) = Cache(tmp_path).fetch([_wanted("a", b"whole")])
+    path.write_bytes(b"who")
+    assert Cache(tmp_path).fetch([_wanted("a", b"whole")])[0].read_bytes() == b"whole"
+
+
 def test_a_file_of_this_machine_becomes_an_entry(tmp_path):
     (tmp_path / "made").write_bytes(b"made here")
     cache = Cache(tmp_path / "cache")

@@ -11,7 +11,12 @@ from torchrec_priors.remote.mirror import mirror
 from torchrec_priors.remote.uri import Uri
 
 URI = Uri("pretended://bucket/raw")
-CONTENT = {"20230501/0.parquet": b"may 0", "20230501/1.parquet": b"may 1", "20230601/0.parquet": b"june", "names.csv": b""}
+CONTENT = {
+    "20230501/0.parquet": b"may 0",
+    "20230501/1.parquet": b"may 1",
+    "20230601/0.parquet": b"june",
+    "names.csv": b"",
+}
 
 
 @pytest.fixture

@@ -42,7 +42,9 @@ def test_a_lost_connection_is_tried_again(store, monkeypatch, tmp_path):
 
 def test_a_connection_that_stays_lost_is_one_line_and_no_mistake_of_the_user(store, monkeypatch):
     _failing(monkeypatch, TRIES, TimeoutError("no answer\nwithin 5 s"))
-    with pytest.raises(OutsideError, match=rf"^--data: '{URI}/a/b.bin' failed {TRIES} times \(TimeoutError: no answer wi"):
+    with pytest.raises(
+        OutsideError, match=rf"^--data: '{URI}/a/b.bin' failed {TRIES} times \(TimeoutError: no answer wi"
+    ):
         store.read("a/b.bin")
     assert Pretended.calls["cat", "b.bin"] == TRIES
 

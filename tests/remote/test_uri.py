@@ -28,7 +28,11 @@ def test_paths_and_uris(text, meant):
 
 def test_parts_of_a_uri():
     uri = Uri("s3://bucket/shop")
-    assert (str(uri / "priors/a.parquet"), uri.name, uri.protocol) == ("s3://bucket/shop/priors/a.parquet", "shop", "s3")
+    assert (str(uri / "priors/a.parquet"), uri.name, uri.protocol) == (
+        "s3://bucket/shop/priors/a.parquet",
+        "shop",
+        "s3",
+    )
     assert uri.absolute() == uri
 
 

@@ -94,8 +94,9 @@ def manifest_in(store: Store) -> Manifest:
         content = store.read(FILE)
     except UserError as error:
         if isinstance(error.__cause__, FileNotFoundError):
+            said = " ".join(str(error.__cause__).split())
             raise UserError(
-                f"{store.option}: '{store.uri}' is no prepared data set (it has no {FILE}): run prepare first"
+                f"{store.option}: '{store.uri}' is no prepared data set (no {FILE}: {said}): run prepare first"
             ) from error
         raise
     manifest = parse_manifest(content, str(store.uri / FILE))

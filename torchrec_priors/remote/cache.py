@@ -69,7 +69,7 @@ class Cache:
         """
         with self.writable():
             self._lend(file.key for file in wanted)
-            missing = [file for file in wanted if not self._path(file).exists()]
+            missing = [file for file in wanted if not self._is_whole(file)]
             if missing:
                 self._make_room(sum(file.bytes for file in missing))
                 with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
@@ -109,10 +109,15 @@ class Cache:
     def _path(self, wanted: Wanted) -> Path:
         return self._files / wanted.key
 
+    def _is_whole(self, wanted: Wanted) -> bool:
+        """A machine that lost its power may have left a shorter one."""
+        status = _status(self._path(wanted))
+        return status is not None and status.st_size == wanted.bytes
+
     def _fetch(self, wanted: Wanted) -> None:
         place = self._path(wanted)
         with locked(self._locks / wanted.key):
-            if place.exists():
+            if self._is_whole(wanted):
                 return
             partial = self._files / f".{wanted.key}{_PARTIAL}"
             try:
@@ -214,7 +219,7 @@ def default_cache() -> Cache:
 def _status(file: Path) -> os.stat_result | None:
     try:
         return file.stat()
-    except FileNotFoundError:  # a partial one that is whole by now
+    except FileNotFoundError:
         return None
 
 

@@ -112,10 +112,11 @@ class Store:
             )
         self._files.invalidate_cache()
         found: dict[str, dict[str, Any]] = self._tried(self.uri, lambda: self._files.find(self._root, detail=True))
-        root = self._root.rstrip("/")
-        if root in found:
+        whole = {str(self._files._strip_protocol(name)).strip("/"): info for name, info in found.items()}
+        root = self._root.strip("/")
+        if root in whole:
             raise UserError(f"{self.option}: '{self.uri}' is a file: name the folder that it is in")
-        return {name.removeprefix(root).lstrip("/"): _listed(info) for name, info in sorted(found.items())}
+        return {name.removeprefix(f"{root}/"): _listed(info) for name, info in sorted(whole.items())}
 
     def require_writable(self) -> None:
         if self.uri.protocol in READ_ONLY:
