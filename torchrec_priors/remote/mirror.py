@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -64,7 +65,8 @@ def _key(uri: Uri, file: Listed) -> str:
 
 def _link(place: Path, file: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(os.path.relpath(file, place.parent))  # so that the cache can be moved
     try:
-        place.symlink_to(file)
+        place.symlink_to(target)
     except FileExistsError:
-        assert place.readlink() == file, "the folder is named after its files"
+        assert place.readlink() == target, "the folder is named after its files"
