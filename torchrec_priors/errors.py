@@ -1,4 +1,4 @@
-"""The one exception for a person's mistake."""
+"""The exceptions that are one line to people: a mistake of theirs, or what failed outside."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,10 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """What the user gave is wrong. The message is one line: the thing, and the remedy. Apps exit with code 2."""
+
+
+class OutsideError(Exception):
+    """Something outside failed: neither the user's input nor this program. One line; apps exit with code 1."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

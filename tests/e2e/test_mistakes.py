@@ -168,3 +168,12 @@ def test_a_mistake_that_rank_0_does_not_meet_is_said_by_the_rank_that_does(monke
         command.run(read, [])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: part-00001.parquet is missing (rank 1)\n"
+
+
+def test_uris(small_raw, small_data, tmp_path):
+    train = ["train", "--config", CONFIG]
+    _refused(*train, "--data", small_data, "--run", "s3://bucket/run", says=["--run: 's3://bucket/run' is a URI"])
+    _refused(*train, "--data", "gopher://bucket/data", "--run", tmp_path / "run", says=["--data", "gopher"])
+    _refused(*_prepare("http://localhost:1/raw", tmp_path / "out"), says=["--raw", "http"])
+    _refused(*_prepare("s3://bucket/raw", tmp_path / "out", "--generate", "1000"), says=["--generate", "local folder"])
+    _refused(*_prepare(small_raw, "https://host/out"), says=["--out", "http"])

@@ -5,12 +5,15 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import typer
 
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.noise import hush
+from torchrec_priors.remote.uri import refuse_uri
 
 _RANK = "RANK"  # set by launchers; rank 0 alone speaks
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
@@ -29,18 +32,31 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
     hush()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(function)
+    app.command()(_with_local_paths(function))
     try:
         code = app(arguments, standalone_mode=False)
-    except UserError as error:
+    except (UserError, OutsideError) as error:
         _say(leads, str(error))
-        code = 2
+        code = 2 if isinstance(error, UserError) else 1
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own errors about the command line have it
             raise
         _say(leads, f"{error.format_message()} (--help explains every option)")
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but refusing URIs where it takes paths: options that take URIs, too, come as texts."""
+
+    @wraps(function)
+    def checked(**options: Any) -> Any:
+        for name, value in options.items():
+            if isinstance(value, Path):
+                refuse_uri(value, f"--{name.replace('_', '-')}")
+        return function(**options)
+
+    return checked
 
 
 def _say(leads: bool, message: str) -> None:

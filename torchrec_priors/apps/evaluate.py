@@ -35,7 +35,9 @@ class Split(StrEnum):
 def evaluate(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
     split: Annotated[Split, Option(help="Which interactions are the targets.")],
-    data: Annotated[Path | None, Option(help="Prepared data set, where it has moved since training.")] = None,
+    data: Annotated[
+        str | None, Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training.")
+    ] = None,
     name: Annotated[
         str | None, Option(help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart.")
     ] = None,

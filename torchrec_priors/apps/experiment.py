@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def experiment(
     file: Annotated[Path, Argument(help="TOML file of the experiment.")],
-    data: Annotated[Path | None, Option(help="Prepared data set. [the file's]")] = None,
+    data: Annotated[str | None, Option(metavar="PATH|URI", help="Prepared data set. [the file's]")] = None,
     out: Annotated[
         Path | None, Option(help="Folder of the runs, and of <split>/results.parquet and .md. [experiments/<name>]")
     ] = None,
@@ -50,7 +50,7 @@ def experiment(
         raise UserError("-j: goes with --scheduler: without one, every run is a process of its own")
     if data is None and not described.data:
         raise UserError(f"{file} names no data set: give --data, or `data` in the file")
-    prepared = PreparedData(data or Path(described.data))
+    prepared = PreparedData(data or described.data)
     chosen = split.value if split else described.split
     out = out or Path("experiments") / described.name
     try:

@@ -1,21 +1,26 @@
 """Raw files -> prepared data set."""
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import find_corpus, find_generator
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
+from torchrec_priors.preparation.into_a_store import prepare_there
 from torchrec_priors.preparation.options import read_options
 from torchrec_priors.preparation.prepare import Settings
 from torchrec_priors.preparation.prepare import prepare as make
 from torchrec_priors.preparation.split import SplitBy
 from torchrec_priors.preparation.summary import summary
+from torchrec_priors.remote.mirror import mirror
+from torchrec_priors.remote.uri import Uri, place_of
 
 
 class OnBadRow(StrEnum):
@@ -35,8 +40,8 @@ class EngineName(StrEnum):
 
 def prepare(
     dataset: Annotated[str, Option(help="Name of a corpus (see datasets/), or the path of your own corpus file.")],
-    raw: Annotated[Path, Option(help="Folder of the raw files.")],
-    out: Annotated[Path, Option(help="Folder of the prepared data set; made whole or not at all.")],
+    raw: Annotated[str, Option(metavar="PATH|URI", help="Folder of the raw files.")],
+    out: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set; made whole or not at all.")],
     horizon: Annotated[
         int | None,
         Option(help="E: a user's last E interactions are test, the E before validation. [corpus's own]"),
@@ -74,16 +79,26 @@ def prepare(
     ] = None,
 ) -> None:
     """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
+    source, target = place_of(raw, "--raw"), place_of(out, "--out")
+    if generate is not None and isinstance(source, Uri):
+        raise UserError(f"--generate writes into a local folder, not to '{source}': give another --raw")
+    local = source if isinstance(source, Path) else Path()
     split_by = SplitBy(split.value, validation_from, test_from)
-    settings = Settings(dataset, raw, horizon, seed, on_bad_row.value, tuple(option or ()), split_by)
+    settings = Settings(dataset, local, horizon, seed, on_bad_row.value, tuple(option or ()), split_by)
     read_options(find_corpus(dataset), settings.options)
     on = EngineChoice(engine.value, memory, spark_master)
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
         if generate is not None:
-            find_generator(dataset)(raw, generate, seed, bar.set_description_str)
-        manifest = make(settings, out, overwrite=overwrite, report=bar.set_description_str, on=on)
-    print(summary(manifest, out))
-    print(f"written to {out}")
+            find_generator(dataset)(local, generate, seed, bar.set_description_str)
+        if isinstance(source, Uri):
+            settings = replace(settings, raw=mirror(source, "--raw", bar.set_description_str))
+        how: dict[str, Any] = {"overwrite": overwrite, "report": bar.set_description_str, "on": on}
+        if isinstance(target, Uri):
+            said = prepare_there(settings, target, **how)
+        else:
+            said = summary(make(settings, target, **how), target)
+    print(said)
+    print(f"written to {target}")
 
 
 def main() -> None:

@@ -9,10 +9,12 @@ from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.preparation.add_prior import add_prior, check_free
+from torchrec_priors.preparation.add_prior import add_prior, add_prior_there, check_free
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.prior_request import PriorRequest
 from torchrec_priors.preparation.summary import prior_line
+from torchrec_priors.remote.store import Store
+from torchrec_priors.remote.uri import Uri
 
 
 class Kind(StrEnum):
@@ -26,7 +28,7 @@ def prior(
         Kind,
         Argument(help="graph: communities of items; user: communities of users, or --by, or --from; item: --from."),
     ],
-    data: Annotated[Path, Option(help="Folder of the prepared data set.")],
+    data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
     name: Annotated[str, Option(help="Name of the prior, as in priors.tree.")],
     from_file: Annotated[
         Path | None,
@@ -75,13 +77,18 @@ def prior(
         memory=memory,
     )
     prepared = PreparedData(data)
+    if isinstance(prepared.folder, Uri):
+        Store(prepared.folder, "--data").require_writable()
     check_free(prepared.manifest, name, overwrite)
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
         grouping = request.make(prepared, bar.set_description_str)
-        made = add_prior(data, name, grouping, prepared.manifest, overwrite=overwrite)
+        if isinstance(prepared.folder, Uri):
+            made = add_prior_there(prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite)
+        else:
+            made = add_prior(prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite)
     info = made.prior(name)
     print("\n".join([*grouping.said, prior_line(info)]))
-    print(f"written to {data / info.path}")
+    print(f"written to {prepared.folder / info.path}")
 
 
 def main() -> None:

@@ -80,7 +80,9 @@ def recommend(
         ),
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
-    data: Annotated[Path | None, Option(help="Prepared data set, where it has moved since training.")] = None,
+    data: Annotated[
+        str | None, Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training.")
+    ] = None,
 ) -> None:
     """Recommends items from the whole history of a user, of many users, or from a history of your own."""
     _check_options(user, history, users, out, as_json)

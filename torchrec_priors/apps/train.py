@@ -16,7 +16,7 @@ from torchrec_priors.training.run_folder import RunFolder
 
 def train(
     config: Annotated[Path, Option(help="TOML file of the run's configuration.")],
-    data: Annotated[Path, Option(help="Folder of the prepared data set.")],
+    data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
     run: Annotated[Path, Option(help="Folder of the run; a run of the same configuration there is gone on with.")],
     init_from: Annotated[
         Path | None,

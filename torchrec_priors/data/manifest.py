@@ -91,8 +91,12 @@ class Manifest:
         checksums = {info.path: info.sha256 for info in self.files}
         return {prior.name: checksums[prior.path] for prior in self.priors if prior.made_by}
 
+    def text(self) -> str:
+        """Of the file."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
     def write(self, folder: Path) -> None:
-        write_whole(folder / FILE, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        write_whole(folder / FILE, self.text())
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -106,18 +110,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"--data: there is no folder '{folder}'")
     if not file.is_file():
         raise UserError(f"--data: '{folder}' is no prepared data set (it has no {FILE}): run prepare first")
-    try:
-        values = json.loads(file.read_text(encoding="utf8"))
-        version = values["schema_version"]
-        if version != SCHEMA_VERSION:
-            raise UserError(f"{file} is of version {version}; this release reads {SCHEMA_VERSION}: prepare again")
-        values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
-        values["files"] = [FileInfo(**info) for info in values["files"]]
-        manifest = Manifest(**values)
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): prepare again") from error
+    manifest = parse_manifest(file.read_bytes(), str(file))
     for info in manifest.files:
         part = folder / info.path
         if not part.is_file():
@@ -125,6 +118,26 @@ def read_manifest(folder: Path) -> Manifest:
         if part.stat().st_size != info.bytes:
             raise UserError(f"{part} has {part.stat().st_size} bytes of {info.bytes}: prepare the data set again")
     return manifest
+
+
+def parse_manifest(content: bytes, file: str) -> Manifest:
+    """The manifest in `file`, which holds `content`.
+
+    Raises:
+        UserError: it is no manifest, or one of another version.
+    """
+    try:
+        values = json.loads(content.decode())
+        version = values["schema_version"]
+        if version != SCHEMA_VERSION:
+            raise UserError(f"{file} is of version {version}; this release reads {SCHEMA_VERSION}: prepare again")
+        values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
+        values["files"] = [FileInfo(**info) for info in values["files"]]
+        return Manifest(**values)
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): prepare again") from error
 
 
 def is_data_set(folder: Path) -> bool:

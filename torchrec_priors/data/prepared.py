@@ -13,8 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from torchrec_priors.data.id_files import as_numbers
-from torchrec_priors.data.manifest import Manifest, PriorInfo, read_manifest
+from torchrec_priors.data.manifest import Manifest, PriorInfo
+from torchrec_priors.data.opening import open_files
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.remote.uri import Place, place_of
 
 log = logging.getLogger(__name__)
 
@@ -73,19 +75,30 @@ class History:
 
 
 class PreparedData:
-    """A prepared data set, opened.
+    """A prepared data set, opened. Of one in a store (`folder` is a URI), files are fetched when they are needed.
 
     Raises:
         UserError: no manifest, a file that is missing, truncated, or no Parquet.
     """
 
-    def __init__(self, folder: Path | str) -> None:
-        self.folder = Path(folder)
-        self.manifest: Manifest = read_manifest(self.folder)
+    def __init__(self, folder: Place | str) -> None:
+        self.folder = place_of(folder)
+        self._files = open_files(self.folder)
+        self.manifest: Manifest = self._files.manifest
         self.items: int = self.manifest.counts["items"]
         self.users: int = self.manifest.counts["users"]
         self._metadata: dict[Path, pq.FileMetaData] = {}
-        self.row_groups = self._row_groups()
+        if isinstance(self.folder, Path):
+            _ = self.row_groups  # so that a damaged file is found at once
+
+    def file(self, name: str) -> Path:
+        """A local path of a file of the data set."""
+        return self._files.paths([name])[0]
+
+    @property
+    def scratch(self) -> Path:
+        """A local folder on whose disk there may be temporary files: the data set's own, or the cache's."""
+        return self._files.scratch
 
     def catalogue(self, columns: list[str] | None = None) -> pa.Table:
         """`items.parquet`, row i for item i.
@@ -94,7 +107,7 @@ class PreparedData:
             UserError: it has no such column.
         """
         file = self.folder / "items.parquet"
-        there = _guarded(file, lambda: pq.read_schema(file)).names
+        there = _guarded(file, lambda: pq.read_schema(self.file("items.parquet"))).names
         for column in columns or []:
             if column not in there:
                 raise UserError(f"the catalogue {file} has no column '{column}': {nearest(column, there)}")
@@ -212,16 +225,18 @@ class PreparedData:
         left_out = f"users {least} were left out: give --history"
         raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}' ({left_out})")
 
-    def _row_groups(self) -> list[RowGroup]:
+    @cached_property
+    def row_groups(self) -> list[RowGroup]:
+        """Of all users' sequences."""
         groups, first = [], 0
-        for info in self.manifest.files:
-            if info.path.startswith("sequences/"):
-                file = self.folder / info.path
-                metadata = self._metadata[file] = _guarded(file, partial(pq.read_metadata, file))
-                for index in range(metadata.num_row_groups):
-                    users = metadata.row_group(index).num_rows
-                    groups.append(RowGroup(file, index, users, first))
-                    first += users
+        for file in self._files.paths(
+            [info.path for info in self.manifest.files if info.path.startswith("sequences/")]
+        ):
+            metadata = self._metadata[file] = _guarded(file, partial(pq.read_metadata, file))
+            for index in range(metadata.num_row_groups):
+                users = metadata.row_group(index).num_rows
+                groups.append(RowGroup(file, index, users, first))
+                first += users
         if first != self.users:
             raise UserError(f"{self.folder / 'sequences'} holds {first} users of {self.users}: prepare again")
         return groups
@@ -254,7 +269,7 @@ class PreparedData:
         return _guarded(group.file, read)
 
     def _read(self, name: str, columns: list[str] | None) -> pa.Table:
-        return _guarded(self.folder / name, lambda: pq.read_table(self.folder / name, columns=columns))
+        return _guarded(self.folder / name, lambda: pq.read_table(self.file(name), columns=columns))
 
 
 def _list_lengths(lists: pa.ListArray) -> np.ndarray:
@@ -270,7 +285,7 @@ def _smallest_list(group: pq.RowGroupMetaData) -> str:
     return name.split(".")[0]
 
 
-def _guarded(file: Path, read: Callable[[], Any]) -> Any:
+def _guarded(file: Place, read: Callable[[], Any]) -> Any:
     """`read()`, with an unreadable file as the user's mistake."""
     try:
         return read()

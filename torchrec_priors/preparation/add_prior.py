@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,10 +10,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from torchrec_priors.data.manifest import FileInfo, Manifest, PriorInfo, describe_file, hash_of, read_manifest
+from torchrec_priors.data.manifest import FILE, FileInfo, Manifest, PriorInfo, describe_file, hash_of, read_manifest
+from torchrec_priors.data.opening import manifest_in
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.check import check_name
 from torchrec_priors.preparation.grouping import Grouping
+from torchrec_priors.remote.cache import default_cache
+from torchrec_priors.remote.store import Store
+from torchrec_priors.remote.uri import Place, Uri
 
 
 def check_free(manifest: Manifest, name: str, overwrite: bool) -> None:
@@ -46,23 +51,59 @@ def add_prior(folder: Path, name: str, grouping: Grouping, read: Manifest, *, ov
     try:
         with _locked(folder):
             manifest = read_manifest(folder)
-            if manifest.prepared_sha256 != read.prepared_sha256:
-                raise UserError(f"--data: '{folder}' was prepared anew while the prior was made: run this again")
+            _check_same(manifest, read, folder)
             check_free(manifest, name, overwrite)
             pq.write_table(grouping.table, partial, compression="zstd")
-            written = describe_file(partial, info.path)
-            others = [prior for prior in manifest.priors if prior.name != name]
-            files = [other for other in manifest.files if other.path != info.path]
-            if len(others) < len(manifest.priors):
-                _with(manifest, others, files).write(folder)
+            without, made = _changed(manifest, info, describe_file(partial, info.path))
+            if without is not None:
+                without.write(folder)
             partial.replace(file)
-            made = _with(manifest, [*others, info], [*files, written])
             made.write(folder)
     except OSError as error:
         raise UserError(f"--data: cannot write '{error.filename or folder}': {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
     return made
+
+
+def add_prior_there(uri: Uri, name: str, grouping: Grouping, read: Manifest, *, overwrite: bool = False) -> Manifest:
+    """The same in a store, in the same order. Stores have no locks: one process at a time may do so.
+
+    Raises:
+        UserError: as `add_prior`, or a store that cannot be written.
+        OutsideError: a store that does not answer.
+    """
+    check_name(name, "--name")
+    store, cache = Store(uri, "--data"), default_cache()
+    store.require_writable()
+    info = PriorInfo(name, grouping.kind, grouping.groups, grouping.sizes, made_by=grouping.made_by)
+    with cache.writable(), tempfile.TemporaryDirectory(dir=cache.subfolder("scratch")) as scratch:
+        file, text = Path(scratch, "prior.parquet"), Path(scratch, FILE)
+        pq.write_table(grouping.table, file, compression="zstd")
+        manifest = manifest_in(store)
+        _check_same(manifest, read, uri)
+        check_free(manifest, name, overwrite)
+        without, made = _changed(manifest, info, describe_file(file, info.path))
+        if without is not None:
+            without.write(text.parent)
+            store.put(text, FILE)
+        store.put(file, info.path)
+        made.write(text.parent)
+        store.put(text, FILE)
+    return made
+
+
+def _check_same(now: Manifest, read: Manifest, folder: Place) -> None:
+    if now.prepared_sha256 != read.prepared_sha256:
+        raise UserError(f"--data: '{folder}' was prepared anew while the prior was made: run this again")
+
+
+def _changed(manifest: Manifest, info: PriorInfo, written: FileInfo) -> tuple[Manifest | None, Manifest]:
+    """The manifest without a prior of this name, where it has one, and with the new one."""
+    others = [prior for prior in manifest.priors if prior.name != info.name]
+    files = [other for other in manifest.files if other.path != info.path]
+    without = _with(manifest, others, files) if len(others) < len(manifest.priors) else None
+    return without, _with(manifest, [*others, info], [*files, written])
 
 
 def _with(manifest: Manifest, priors: list[PriorInfo], files: list[FileInfo]) -> Manifest:

@@ -154,13 +154,18 @@ def _already_there(settings: Settings, seen: raw_files.Seen, out: Path, overwrit
     if overwrite:
         return None
     present = manifests.read_manifest(out)
-    then = dict(present.settings)
-    known, looked = then.pop("raw_sha256", {}), then.pop("raw_seen", {})
-    same = then == _recorded(settings, settings.horizon or present.horizon) and known.keys() == seen.keys()
-    if not same or raw_files.checksums(settings.raw.absolute(), seen, known, looked) != known:
+    if not holds(settings, seen, present):
         raise UserError(f"--out: '{out}' holds a data set of other settings: choose another folder or --overwrite")
     manifests.verify(out)
     return present
+
+
+def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
+    """Whether a data set is what these settings make of the raw files; reads those that changed since."""
+    then = dict(present.settings)
+    known, looked = then.pop("raw_sha256", {}), then.pop("raw_seen", {})
+    same = then == _recorded(settings, settings.horizon or present.horizon) and known.keys() == seen.keys()
+    return same and raw_files.checksums(settings.raw.absolute(), seen, known, looked) == known
 
 
 def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 from torchrec_priors.data.manifest import Manifest, PriorInfo
 
 
-def summary(manifest: Manifest, folder: Path) -> str:
-    """A few lines for people: counts, times, drops, priors of the data set in `folder`."""
+def summary(manifest: Manifest, folder: Path | None = None) -> str:
+    """A few lines for people: counts, times (where the data set is in a `folder`), drops, priors."""
     counts = manifest.counts
     lines = [
         f"{manifest.name}: " + ", ".join(f"{counts[name]:,} {name}" for name in ("users", "items", "interactions")),
-        f"times: {_times(manifest, folder)}",
+        *([] if folder is None else [f"times: {_times(manifest, folder)}"]),
         f"horizon {manifest.horizon}: {manifest.split}",
     ]
     dropped = {reason: number for reason, number in counts["dropped"].items() if number}

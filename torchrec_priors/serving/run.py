@@ -22,6 +22,7 @@ from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import History, PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.noise import hush
+from torchrec_priors.remote.uri import Place
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.serving.answer import Answer, answer
 from torchrec_priors.serving.catalogue import Catalogue, ItemId
@@ -56,20 +57,20 @@ class Recommendation:
     head_scores: dict[str, float]
 
 
-def load_run(path: Path | str, data: Path | str | None = None) -> "LoadedRun":
+def load_run(path: Path | str, data: Place | str | None = None) -> "LoadedRun":
     """Loads the best checkpoint of a trained run; close it, or use it in a `with` block.
 
     Needs no launcher; under one, every rank must load and call alike, and each holds its share of the table.
 
     Args:
         path: folder of the run.
-        data: prepared data set, where it has moved since training.
+        data: prepared data set or its URI, where it has moved since training.
 
     Raises:
         UserError: no run there, no checkpoint yet, or other data than it was trained on.
     """
     folder = RunFolder(Path(path))
-    config, prepared = folder.open(None if data is None else Path(data))
+    config, prepared = folder.open(data)
     return LoadedRun(folder, config, prepared, Catalogue.of(prepared))
 
 

@@ -11,6 +11,7 @@ from torchrec_priors.data.manifest import sha256
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_whole
+from torchrec_priors.remote.uri import Place
 
 CONFIG, DATA, METRICS, SUMMARY, PATHS = "config.toml", "data.json", "metrics.jsonl", "summary.json", "paths.json"
 
@@ -87,7 +88,7 @@ class RunFolder:
         write_whole(self.path / DATA, json.dumps(origin, indent=1) + "\n")
         write_whole(self.path / CONFIG, config.to_toml())
 
-    def open(self, data_path: Path | None = None, option: str = "--run") -> tuple[RunConfig, PreparedData]:
+    def open(self, data_path: Place | str | None = None, option: str = "--run") -> tuple[RunConfig, PreparedData]:
         """The configuration and data of a run that was started; `option` is what named it.
 
         Raises:
@@ -102,7 +103,7 @@ class RunFolder:
         except (tomllib.TOMLDecodeError, json.JSONDecodeError, KeyError) as error:
             raise UserError(f"{option}: '{self.path}' cannot be read ({error}): train again") from error
         self._check_own_files(origin)
-        data = PreparedData(data_path or Path(origin["path"]))
+        data = PreparedData(data_path or origin["path"])
         if data.manifest.prepared_sha256 != origin["content_sha256"]:
             raise UserError(f"--data: '{data.folder}' is not the data that '{self.path}' was trained on")
         self._check_priors(origin, data)

@@ -39,7 +39,7 @@ def communities(
     """
     report("counting who shares what")
     try:
-        with tempfile.TemporaryDirectory(dir=data.folder, prefix=".edges.") as spill:
+        with tempfile.TemporaryDirectory(dir=data.scratch, prefix=".edges.") as spill:
             engine = DuckDB(Path(spill), memory)
             entities, graph = _graph(settings, engine, data, report)
             engine.close()
@@ -47,7 +47,7 @@ def communities(
         reason = str(error).splitlines()[0]
         raise UserError(f"--data: '{data.folder}' cannot be read ({reason}): prepare the data set again") from error
     except OSError as error:
-        raise UserError(f"--data: cannot write '{data.folder}': {error.strerror or error}") from error
+        raise UserError(f"--data: cannot write '{data.scratch}': {error.strerror or error}") from error
     if not len(graph.weight):
         raise UserError(
             f"prior '{settings.name}': no two {_plural(settings)} share anything in training: no communities"
@@ -87,7 +87,7 @@ def _members(settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedDat
     """The entities with their `node`; and (node, shared): what each of them engaged with, or who with it."""
     files = dict.fromkeys(group.file for group in data.row_groups)
     sequences = [engine.table(f"sequences_{number}", [file]) for number, file in enumerate(files)]
-    items = engine.table("catalogue", [data.folder / "items.parquet"]).select("item", "item_id")
+    items = engine.table("catalogue", [data.file("items.parquet")]).select("item", "item_id")
     training = union(
         [
             engine.materialise(f"training_{number}", expressions.training(part, data.manifest.horizon, settings.last))

@@ -12,10 +12,11 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from torchrec_priors.amounts import in_bytes
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.copies import copy_text
 from torchrec_priors.preparation.engine.engine import Engine
-from torchrec_priors.preparation.engine.memory import OutOfMemoryError, in_bytes
+from torchrec_priors.preparation.engine.memory import OutOfMemoryError
 from torchrec_priors.preparation.engine.source import Source
 
 T = TypeVar("T")

@@ -17,10 +17,10 @@ import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from torchrec_priors.amounts import in_bytes
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.copies import copy_text
 from torchrec_priors.preparation.engine.engine import Engine
-from torchrec_priors.preparation.engine.memory import in_bytes
 from torchrec_priors.preparation.engine.source import FILE, ROW, Source
 
 T = TypeVar("T")

@@ -1,0 +1,106 @@
+"""A store's raw files as a local folder: fetched once, again where they change, gone on with after a kill."""
+
+from collections import Counter
+
+import pytest
+from stores import Pretended, fill, fresh
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.remote.cache import default_cache
+from torchrec_priors.remote.mirror import mirror
+from torchrec_priors.remote.uri import Uri
+
+URI = Uri("pretended://bucket/raw")
+CONTENT = {
+    "20230501/0.parquet": b"may 0",
+    "20230501/1.parquet": b"may 1",
+    "20230601/0.parquet": b"june",
+    "names.csv": b"",
+}
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    files = fresh(monkeypatch, tmp_path / "cache")
+    for path, content in CONTENT.items():
+        (tmp_path / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / path).write_bytes(content)
+    fill(tmp_path / "raw", URI)
+    return files
+
+
+def _found(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_all_files_at_their_paths_fetched_once(store):
+    folder = mirror(URI, "--raw")
+    assert _found(folder) == CONTENT
+    assert sorted(folder.glob("[0-9]*/*.parquet")) == [folder / path for path in sorted(CONTENT) if "/" in path]
+    assert folder.name == "raw"
+    assert mirror(URI, "--raw") == folder
+    assert Counter(call for call, _ in Pretended.calls.elements()) == {"get": len(CONTENT)}
+
+
+def test_a_file_that_changes_in_the_store_is_fetched_again_and_alone(store):
+    before = mirror(URI, "--raw")
+    Pretended.calls.clear()
+    store.pipe_file(f"{URI}/20230601/0.parquet", b"JUNE")
+    after = mirror(URI, "--raw")
+    assert Pretended.calls == {("get", "0.parquet"): 1}
+    assert _found(after) == CONTENT | {"20230601/0.parquet": b"JUNE"}
+    assert _found(before) == CONTENT  # whoever works on it goes on
+
+
+def test_a_file_that_goes_is_gone(store):
+    mirror(URI, "--raw")
+    store.rm_file("/bucket/raw/names.csv")
+    assert "names.csv" not in _found(mirror(URI, "--raw"))
+
+
+def test_a_kill_costs_no_file_that_is_there(store, monkeypatch):
+    def die(call, path, content):
+        if path.endswith("1.parquet"):
+            raise KeyboardInterrupt
+        return content
+
+    monkeypatch.setattr(Pretended, "trouble", die)
+    with pytest.raises(KeyboardInterrupt):
+        mirror(URI, "--raw")
+    monkeypatch.setattr(Pretended, "trouble", None)
+    there = len(list((default_cache().folder / "files").iterdir()))
+    Pretended.calls.clear()
+    assert _found(mirror(URI, "--raw")) == CONTENT
+    assert there >= 1
+    assert sum(Pretended.calls.values()) == len(CONTENT) - there
+
+
+def test_files_without_versions_are_fetched_every_time(store, monkeypatch):
+    monkeypatch.setattr("torchrec_priors.remote.store._VERSIONS", ())
+    for _ in range(2):
+        assert _found(mirror(URI, "--raw")) == CONTENT
+    assert sum(Pretended.calls.values()) == 2 * len(CONTENT)
+
+
+def test_a_file_that_comes_in_part_is_refused(store, monkeypatch):
+    monkeypatch.setattr(Pretended, "trouble", lambda call, path, content: content[:-1])
+    with pytest.raises(UserError, match=r"--raw: '.*parquet': \d bytes came of \d"):
+        mirror(URI, "--raw")
+    assert list((default_cache().folder / "files").iterdir()) in ([], [_entry_of(b"")])
+
+
+def _entry_of(content):
+    return next(file for file in (default_cache().folder / "files").iterdir() if file.read_bytes() == content)
+
+
+def test_nothing_there_and_no_folder(store):
+    with pytest.raises(UserError, match=r"--raw: 'pretended://bucket/nowhere' holds no files: look at the name"):
+        mirror(Uri("pretended://bucket/nowhere"), "--raw")
+    with pytest.raises(UserError, match=r"names\.csv' is a file: name the folder"):
+        mirror(URI / "names.csv", "--raw")
+
+
+def test_progress_is_said(store):
+    said = []
+    mirror(URI, "--raw", said.append)
+    assert said == [f"fetching {URI} (4 files): 0.00 MB"]

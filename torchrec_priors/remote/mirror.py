@@ -1,0 +1,72 @@
+"""A store's folder of raw files as a local folder: links to entries of the cache."""
+
+import hashlib
+import json
+import os
+import time
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+from fsspec.callbacks import Callback
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.remote.cache import Wanted, default_cache
+from torchrec_priors.remote.progress import Progress, Report
+from torchrec_priors.remote.store import DamagedError, Listed, Store
+from torchrec_priors.remote.uri import Uri
+
+
+def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
+    """All files of the folder, fetched where they are not in the cache; they stay as long as this process lives.
+
+    A file is known by its URI, size, and what the store says of its version; where it says nothing, it is fetched anew.
+    The same files make the same folder, so that work on them can go on after a kill.
+
+    Raises:
+        UserError: nothing is there, or files change while they are fetched.
+    """
+    store = Store(uri, option)
+    listed = {path: file for path, file in store.files().items() if path and not path.endswith("/")}
+    if not listed:
+        raise UserError(f"{option}: '{uri}' holds no files: look at the name")
+    for path in listed:
+        if ".." in PurePosixPath(path).parts:
+            raise UserError(f"{option}: '{uri}' holds a file '{path}', which no local folder can: rename it")
+    cache = default_cache()
+    keys = {path: _key(uri / path, file) for path, file in listed.items()}
+    missing = {path: file for path, file in listed.items() if not cache.has(keys[path])}
+    progress = Progress(f"fetching {uri}", len(missing), sum(file.bytes for file in missing.values()), report)
+    wanted = [
+        Wanted(keys[path], file.bytes, partial(_fetch, store, path, file, progress.file()))
+        for path, file in listed.items()
+    ]
+    found = cache.fetch(wanted)
+    whole = hashlib.sha256(json.dumps([str(uri), keys]).encode()).hexdigest()[:32]
+    folder = cache.subfolder("raw", whole, uri.name)
+    for path, file in zip(listed, found, strict=True):
+        _link(folder / path, file)
+    return folder
+
+
+def _fetch(store: Store, path: str, listed: Listed, moved: Callback, file: Path) -> None:
+    def check(copy: Path) -> None:
+        if copy.stat().st_size != listed.bytes:
+            raise DamagedError(
+                f"{copy.stat().st_size} bytes came of {listed.bytes}: it was changed meanwhile; run this again"
+            )
+
+    store.get(path, file, check, moved)
+
+
+def _key(uri: Uri, file: Listed) -> str:
+    version = file.version or f"fetched {time.time_ns()}"
+    return hashlib.sha256(f"{uri}\n{file.bytes}\n{version}".encode()).hexdigest()
+
+
+def _link(place: Path, file: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    target = Path(os.path.relpath(file, place.parent))  # so that the cache can be moved
+    try:
+        place.symlink_to(target)
+    except FileExistsError:
+        assert place.readlink() == target, "the folder is named after its files"
