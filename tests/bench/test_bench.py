@@ -1,0 +1,92 @@
+"""What `bench` compares computes the same: ours, the dense reference, and ours without each optimisation."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from torchrec_priors.bench import ablations, retrieval, training
+from torchrec_priors.bench.rows import Row, Variant, as_json, measure, variants_of
+from torchrec_priors.bench.shapes import SHAPES, Shape, find_shape
+from torchrec_priors.bench.table import table
+from torchrec_priors.bench.workload import context_lengths, make_workload
+from torchrec_priors.errors import UserError
+
+SMALL = {"sequences": 5, "context": 12, "items": 300, "negatives": 44, "dim": 16, "layers": 2, "heads": 2}
+
+
+def _small(name: str) -> Shape:
+    return replace(SHAPES[name], **SMALL)
+
+
+@pytest.fixture(scope="module", params=["merrec", "pixel8m", "ebnerd"])
+def workload(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench") / request.param
+    make_workload(_small(request.param), folder)
+    return _small(request.param), folder
+
+
+def test_the_reference_has_our_loss(workload):
+    shape, folder = workload
+    ours = training.time_ours(shape, folder, 1, {})
+    reference = training.time_reference(shape, folder, 1, {})
+    assert ours.results[0] == pytest.approx(reference.results[0], rel=1e-5)
+    assert ours.results[1] != ours.results[0]
+    assert ours.tokens == reference.tokens == context_lengths(shape).sum()
+    assert ours.flops > 6 * 5 * 16**2 * 2 * ours.tokens
+    assert min(ours.rate, ours.peak_bytes, *ours.seconds) > 0
+
+
+@pytest.mark.parametrize("name", ablations.NAMES)
+def test_without_an_optimisation_the_loss_is_the_same(workload, name):
+    shape, folder = workload
+    ours = training.time_ours(shape, folder, 1, {})
+    with ablations.without(name):
+        plain = training.time_ours(shape, folder, 1, {})
+    assert plain.results == pytest.approx(ours.results, rel=1e-4)
+
+
+def test_retrieval_finds_what_all_scores_at_once_give(tmp_path):
+    shape = replace(SHAPES["retrieval"], sequences=20, items=900, top=30, dim=16)
+    make_workload(shape, tmp_path / "data")
+    ours = retrieval.time_ours(shape, tmp_path / "data", 1, {})
+    reference = retrieval.time_reference(shape, tmp_path / "data", 1, {})
+    assert ours.results == reference.results
+    assert ours.flops > 2 * 16 * 20 * 4 * 900
+
+
+def test_contexts_are_about_half_of_the_longest():
+    for shape in SHAPES.values():
+        lengths = context_lengths(shape)
+        assert lengths.max() == shape.context
+        assert 0.4 * shape.context < lengths.mean() < 0.6 * shape.context
+
+
+def test_rows_compare_with_the_reference_and_print(monkeypatch):
+    monkeypatch.setitem(SHAPES, "merrec", _small("merrec"))
+    shape, said = find_shape("merrec"), []
+    in_this_process = {"ours": training.time_ours, "reference": training.time_reference}
+    monkeypatch.setattr(
+        "torchrec_priors.bench.rows.run",
+        lambda variant, shape, data, repeats, threads: in_this_process[variant.how](shape, data, repeats, {}),
+    )
+    rows = measure(shape, variants_of(shape, ())[:2], 2, 1, said.append)
+    ours, reference = rows
+    assert isinstance(ours, Row)
+    assert ours.speedup == pytest.approx(reference.median_s / ours.median_s)
+    assert ours.memory_ratio == pytest.approx(ours.peak_bytes / reference.peak_bytes)
+    assert ours.limit_share == pytest.approx(ours.flops / ours.matmul_flops_per_s / ours.median_s)
+    assert "| ours |" in table(rows)
+    fields = {"shape", "variant", "median_s", "tokens_per_s", "peak_bytes", "speedup", "memory_ratio", "limit_share"}
+    assert fields | {"flops"} <= json.loads(as_json(rows, {}))["rows"][0].keys()
+    assert said[0] == "merrec: ours"
+
+
+def test_a_shape_that_there_is_not():
+    with pytest.raises(UserError, match="there is no shape 'merec': did you mean 'merrec'"):
+        find_shape("merec")
+
+
+def test_ebnerd_has_a_row_for_one_head_and_merrec_one_for_a_larger_catalogue():
+    assert [each.name for each in variants_of(SHAPES["ebnerd"], ())] == ["ours", "reference", "one head"]
+    assert variants_of(SHAPES["merrec"], ())[-1] == Variant("twice the catalogue", items=2 * 1_255_665)

@@ -1,0 +1,60 @@
+"""Speed and memory: our path, the plain dense reference and the machine's limit, in one run."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Annotated
+
+from tqdm import tqdm
+from typer import Option
+
+from torchrec_priors.apps import command
+from torchrec_priors.bench.shapes import SHAPES, find_shape
+from torchrec_priors.errors import UserError
+
+
+def bench(
+    shape: Annotated[str, Option(help=f"What to measure: {', '.join(SHAPES)}.")],
+    repeats: Annotated[int, Option(help="Repeats of each variant; the median counts.")] = 5,
+    threads: Annotated[int | None, Option(help="Threads of each process. [cores of this machine]")] = None,
+    ablations: Annotated[
+        bool, Option("--ablations", help="Also leave out each optimisation in turn (training shapes).")
+    ] = False,
+    only: Annotated[list[str] | None, Option(help="Only these variants, beside ours.")] = None,
+    as_json: Annotated[bool, Option("--json", help="Print one JSON object with `rows` in place of the table.")] = False,
+    profile: Annotated[
+        Path | None, Option(help="Also write a trace of our path there, for chrome://tracing or Perfetto.")
+    ] = None,
+) -> None:
+    """Measures a shape; every variant runs in a process of its own, one after another."""
+    from torchrec_priors.bench import ablations as optimisations
+    from torchrec_priors.bench import rows, table
+
+    described = find_shape(shape)
+    if repeats < 1:
+        raise UserError(f"--repeats must be at least 1, not {repeats}")
+    cores = threads or len(os.sched_getaffinity(0))
+    variants = rows.variants_of(described, optimisations.NAMES if ablations or only else ())
+    if only:
+        names = [variant.name for variant in variants]
+        for name in only:
+            if name not in names:
+                raise UserError(f"--only: there is no variant '{name}': {', '.join(names)}")
+        variants = [variant for variant in variants if variant.name in ("ours", *only)]
+    with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
+        found = rows.measure(described, variants, repeats, cores, bar.set_description_str)
+        if profile is not None:
+            bar.set_description_str(f"{shape}: trace")
+            rows.trace(described, profile, cores)
+    machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
+    print(rows.as_json(found, machine) if as_json else table.table(found))
+    if profile is not None:
+        print(f"trace written to {profile}")
+
+
+def main() -> None:
+    command.run(bench)
+
+
+if __name__ == "__main__":
+    main()

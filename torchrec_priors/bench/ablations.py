@@ -1,0 +1,95 @@
+"""Each optimisation of a training step, replaced by the plain way of doing the same.
+
+jagged attention   every sequence padded to the longest of the batch, weights kept for backward
+fused softmax      logits of all queries of a set against its negatives, kept for backward
+grouped adapters   every adapter applied to every row, one of them taken
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchrec_priors.ops.hstu_attention import TimeBias, time_bucket
+from torchrec_priors.ops.in_group_softmax import NegativeSets
+
+
+def padded_attention(
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    offsets_B1: Tensor,
+    bias_HL: Tensor,
+    divisor: float,
+    alpha: float,
+    times: TimeBias | None = None,
+) -> Tensor:
+    """`hstu_attention` on one padded batch."""
+    length_B = offsets_B1.diff()
+    longest = int(length_B.max())
+    place_T = torch.arange(longest)
+    filled_BT = place_T < length_B[:, None]
+    index_BT = torch.where(filled_BT, offsets_B1[:-1, None] + place_T, 0)
+    q, k, v = (x[index_BT].transpose(1, 2) for x in (q_NHD, k_NHD, v_NHD))
+    scores = alpha * (q @ k.transpose(2, 3)) + bias_HL[:, (place_T[:, None] - place_T).clamp(min=0)]
+    if times is not None:
+        time_BT = times.time_N[index_BT]
+        scores = scores + times.bias_HC[:, time_bucket(time_BT[:, :, None] - time_BT[:, None, :])].transpose(0, 1)
+    seen = (place_T[:, None] >= place_T) & filled_BT[:, None, None, :]
+    out = torch.where(seen, F.silu(scores), 0.0) / divisor @ v
+    return out.transpose(1, 2)[filled_BT]
+
+
+def kept_logits(
+    query_Pd: Tensor,
+    query_counts_S: list[int],
+    positive_Md: Tensor,
+    positive_id_M: Tensor,
+    query_of_M: Tensor,
+    negatives: NegativeSets,
+) -> Tensor:
+    """`in_group_nll` with all logits of a set at once; no negatives that all sets share, no shifts."""
+    assert negatives.shared == 0
+    assert negatives.shifts_n is None
+    starts = [0]
+    losses = torch.zeros(len(positive_Md))
+    first = torch.cumsum(torch.tensor([0, *query_counts_S]), 0)
+    for number, count in enumerate(negatives.counts_S):
+        of_set = slice(starts[-1], starts[-1] + count)
+        starts.append(starts[-1] + count)
+        mine = torch.nonzero((query_of_M >= first[number]) & (query_of_M < first[number + 1]))[:, 0]
+        if not len(mine):
+            continue
+        query = query_Pd[query_of_M[mine]]
+        score = (query * positive_Md[mine]).sum(1)
+        logits = query @ negatives.vectors_nd[of_set].T
+        logits = logits.masked_fill(negatives.ids_n[of_set] == positive_id_M[mine, None], -torch.inf)
+        nll = torch.logsumexp(torch.cat([score[:, None], logits], 1), 1) - score
+        losses = losses.index_put((mine,), nll)
+    return losses
+
+
+def every_adapter(x_RI: Tensor, weight_GOI: Tensor, counts_G: list[int]) -> Tensor:
+    """`grouped_linear`, by all products of rows and adapters."""
+    group_R = torch.repeat_interleave(torch.arange(len(counts_G)), torch.tensor(counts_G))
+    return torch.stack([x_RI @ weight.T for weight in weight_GOI], 1)[torch.arange(len(x_RI)), group_R]
+
+
+_PLAIN: dict[str, tuple[str, Callable[..., Any]]] = {
+    "jagged attention": ("torchrec_priors.encoder.hstu.hstu_attention", padded_attention),
+    "fused softmax": ("torchrec_priors.model.in_group_nll", kept_logits),
+    "grouped adapters": ("torchrec_priors.heads.adapter.grouped_linear", every_adapter),
+}
+NAMES = tuple(_PLAIN)
+
+
+@contextmanager
+def without(name: str) -> Iterator[None]:
+    """Runs a block without one of `NAMES`."""
+    target, plain = _PLAIN[name]
+    with patch(target, plain):
+        yield

@@ -1,0 +1,155 @@
+"""The rows of a table: variants of a shape, each measured by a process of its own, beside our path in the same run."""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torchrec_priors.bench.shapes import Shape
+from torchrec_priors.bench.timed import Timed
+from torchrec_priors.bench.workload import make_workload
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is measured.
+
+    Attributes:
+        how: `ours` or `reference`.
+        without: optimisations that are left out.
+        changes: to the configuration, by dotted names.
+        items: of the catalogue, where it is another.
+    """
+
+    name: str
+    how: str = "ours"
+    without: tuple[str, ...] = ()
+    changes: tuple[tuple[str, Any], ...] = ()
+    items: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; see README, "Speed and memory".
+
+    Attributes:
+        spread: half the distance between the quartiles of the repeats, as a share of the median.
+        result: of the first repeat: loss of the first step, or a checksum of what was found.
+    """
+
+    shape: str
+    variant: str
+    median_s: float
+    spread: float
+    tokens_per_s: float
+    peak_bytes: int
+    extra_bytes: int
+    result: float
+    flops: float = 0.0
+    matmul_flops_per_s: float = 0.0
+    limit_share: float | None = None
+    speedup: float | None = None
+    memory_ratio: float | None = None
+
+
+def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
+    """Our path first, then the reference, then what the shape is there to show, then our path without each of some
+    optimisations."""
+    found = [Variant("ours"), Variant("reference", "reference")]
+    if shape.name == "ebnerd":
+        found.append(Variant("one head", changes=(("priors.tree", ()),)))
+    if shape.name == "merrec":
+        found.append(Variant("twice the catalogue", items=2 * shape.items))
+    if not shape.top:
+        found += [Variant(f"without {name}", without=(name,)) for name in ablations]
+    return found
+
+
+def measure(shape: Shape, variants: Sequence[Variant], repeats: int, threads: int, report: Report) -> list[Row]:
+    """Rows of the variants, in their order; the first is ours."""
+    rows = []
+    with _workloads(shape, report) as data_of:
+        for variant in variants:
+            report(f"{shape.name}: {variant.name}")
+            timed = run(variant, shape, data_of(variant.items or shape.items), repeats, threads)
+            rows.append(_row(shape, variant, timed))
+    ours = {row.variant: row for row in rows}["ours"]
+    reference = next((row for row in rows if row.variant == "reference"), None)
+    return [_compared(row, ours, reference) for row in rows]
+
+
+def run(variant: Variant, shape: Shape, data: Path, repeats: int, threads: int, profile: Path | None = None) -> Timed:
+    """Measures one variant in a process of its own."""
+    command = [sys.executable, "-m", "torchrec_priors.bench.worker", shape.name, variant.how, str(data)]
+    command += ["--repeats", str(repeats), "--threads", str(threads), "--changes", json.dumps(dict(variant.changes))]
+    command += ["--without", *variant.without] if variant.without else []
+    command += ["--profile", str(profile)] if profile is not None else []
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{shape.name}, {variant.name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def trace(shape: Shape, file: Path, threads: int) -> None:
+    """Writes what our path does in a few repeats."""
+    with _workloads(shape, lambda _: None) as data_of:
+        run(Variant("ours"), shape, data_of(shape.items), 2, threads, file)
+
+
+def as_json(rows: Sequence[Row], machine: dict[str, Any]) -> str:
+    return json.dumps({"rows": [asdict(row) for row in rows], "machine": machine}, indent=1)
+
+
+@contextmanager
+def _workloads(shape: Shape, report: Report) -> Iterator[Callable[[int], Path]]:
+    """Makes the shape's data set of so many items where it is not there yet."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+
+        def data_of(items: int) -> Path:
+            place = Path(folder) / f"{shape.name}-{items}"
+            if not place.exists():
+                report(f"{shape.name}: making up {items:,} items")
+                make_workload(replace(shape, items=items), place)
+            return place
+
+        yield data_of
+
+
+def _row(shape: Shape, variant: Variant, timed: Timed) -> Row:
+    median = statistics.median(timed.seconds)
+    quartiles = statistics.quantiles(timed.seconds, n=4) if len(timed.seconds) > 1 else [median] * 3
+    share = timed.flops / timed.rate / median if timed.rate else None
+    return Row(
+        shape=shape.name,
+        variant=variant.name,
+        median_s=median,
+        spread=(quartiles[2] - quartiles[0]) / 2 / median,
+        tokens_per_s=timed.tokens / median,
+        peak_bytes=timed.peak_bytes,
+        extra_bytes=timed.extra_bytes,
+        result=timed.results[0],
+        flops=timed.flops,
+        matmul_flops_per_s=timed.rate,
+        limit_share=share,
+    )
+
+
+def _compared(row: Row, ours: Row, reference: Row | None) -> Row:
+    """With the reference's time and memory as ratios."""
+    if reference is None or row.variant == "reference":
+        return row
+    return replace(
+        row,
+        speedup=reference.median_s / row.median_s,
+        memory_ratio=row.peak_bytes / reference.peak_bytes,
+    )

@@ -1,0 +1,40 @@
+"""Rows as a Markdown table."""
+
+from collections.abc import Sequence
+
+from torchrec_priors.bench.rows import Row
+
+_HEAD = ("variant", "median", "spread", "tokens/s", "peak memory", "speedup", "memory ratio", "limit share", "result")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line a row; the limit below."""
+    lines = [f"# {rows[0].shape}", "", _line(_HEAD), _line(["---"] * len(_HEAD))]
+    for row in rows:
+        cells = [
+            row.variant,
+            f"{row.median_s:.3f} s",
+            f"± {row.spread:.0%}",
+            f"{row.tokens_per_s:,.0f}",
+            f"{row.peak_bytes / 1e9:.2f} GB",
+            _ratio(row.speedup),
+            _ratio(row.memory_ratio),
+            _ratio(row.limit_share),
+            f"{row.result:.6f}",
+        ]
+        lines.append(_line(cells))
+    ours = next(row for row in rows if row.variant == "ours")
+    lines.append("")
+    lines.append(
+        f"unavoidable: {ours.flops / 1e9:,.1f} GFLOP;"
+        f" matrix products on this machine: {ours.matmul_flops_per_s / 1e9:,.0f} GFLOP/s"
+    )
+    return "\n".join(lines)
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,49 @@
+"""One variant, timed in a process of its own, so that its peak of memory is its own: prints one line of JSON."""
+
+import argparse
+import json
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from torchrec_priors.bench import ablations, retrieval, training
+from torchrec_priors.bench.shapes import SHAPES
+from torchrec_priors.bench.timed import Timed
+from torchrec_priors.noise import hush
+
+Time = Callable[..., Timed]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("shape")
+    parser.add_argument("how", choices=["ours", "reference"])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--repeats", type=int, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--without", nargs="*", default=[])
+    parser.add_argument("--changes", type=json.loads, default={})
+    parser.add_argument("--profile", type=Path)
+    given = parser.parse_args()
+    hush()
+    torch.set_num_threads(given.threads)
+    shape = SHAPES[given.shape]
+    kind: Any = retrieval if shape.top else training
+    time: Time = kind.time_ours if given.how == "ours" else kind.time_reference
+    with ExitStack() as stack:
+        for name in given.without:
+            stack.enter_context(ablations.without(name))
+        if given.profile is not None:
+            profiler = stack.enter_context(torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]))
+        timed = time(shape, given.data, given.repeats, given.changes)
+    if given.profile is not None:
+        profiler.export_chrome_trace(str(given.profile))
+    print(json.dumps(asdict(timed)))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
