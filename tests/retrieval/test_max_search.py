@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,9 @@ from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval import max_search, search
+from torchrec_priors.retrieval.best_items import BestItems
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import Exclusions, Queries, search_reference
 from torchrec_priors.training.process import join
 
@@ -88,6 +91,36 @@ def test_a_user_gets_the_same_bits_alone_in_a_batch_and_with_products_of_one_sha
     one_shape = search.search(index, Score("dot"), queries, excluded, 50)
     assert torch.equal(one_shape.row_Bk, whole.row_Bk)
     assert torch.equal(one_shape.score_Bk, whole.score_Bk)
+
+
+@settings(deadline=None, max_examples=12)
+@given(st.integers(1, 70), st.sampled_from([1, 7, 200, 2_900]), st.integers(0, 99), st.sampled_from(["dot", "cosine"]))
+def test_bytes_find_what_float32_finds(tree, users, k, seed, kind):
+    table, queries = _asked(tree, users, seed, whole_numbers=False)
+    table *= torch.rand(ITEMS, 1, generator=torch.Generator().manual_seed(seed)) ** 3  # lengths of any size
+    score, queries = Score(kind), Queries.unbiased(queries.vector_BKd)
+    excluded, index = _excluded(users, seed), GroupIndex(tree, Shard(table, 0))
+    found = search.search(index, score, queries, excluded, k, quantised=Quantised.of(table, score))
+    expected = search.search(index, score, queries, excluded, k)
+    finite = expected.row_Bk >= 0
+    assert torch.equal(found.row_Bk >= 0, finite)
+    assert torch.allclose(found.score_Bk[finite], expected.score_Bk[finite], rtol=1e-4, atol=1e-5)
+    apart = expected.score_Bk.diff(dim=1).abs() > 1e-4
+    clear = finite & F.pad(apart, (1, 0), value=True) & F.pad(apart, (0, 1), value=True)
+    assert torch.equal(found.row_Bk[clear], expected.row_Bk[clear])
+    assert clear.float().mean() > 0.5 or k > 200
+
+
+def test_few_survive_the_bytes(tree, monkeypatch):
+    table, queries = _asked(tree, 60, 0, whole_numbers=False)
+    offered = []
+    offer = BestItems.offer
+    monkeypatch.setattr(BestItems, "offer", lambda self, *c: (offered.append(len(c[0])), offer(self, *c))[1])
+    queries = Queries.unbiased(queries.vector_BKd)
+    search.search(
+        GroupIndex(tree, Shard(table, 0)), Score("dot"), queries, None, 5, quantised=Quantised.of(table, Score("dot"))
+    )
+    assert sum(offered) < 0.8 * 60 * (2_700 + 600 + 2)
 
 
 def test_products_that_do_not_agree_are_noticed(monkeypatch):

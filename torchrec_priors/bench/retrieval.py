@@ -11,12 +11,13 @@ from torch import Tensor
 from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, peak_bytes
-from torchrec_priors.config import parse
+from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.table import Shard
 from torchrec_priors.heads.score import Score
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import Exclusions, Queries, search
 from torchrec_priors.training.process import join
 
@@ -25,15 +26,17 @@ _SEEN = 50  # items of each user that are left out
 
 
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
-    tree, table_Vd, queries, excluded = _given(shape, data, changes)
+    config = parse(shape.config(changes))
+    tree, table_Vd, queries, excluded = _given(shape, data, config)
     with join():
         index = GroupIndex(tree, Shard(table_Vd, 0))
         score = Score("dot")
         before = peak_bytes()
+        quantised = Quantised.of(table_Vd, score) if config.evaluation.tiles == "int8" else None
         seconds, checks = [], []
         for _ in range(repeats + 1):
             started = time.perf_counter()
-            found = search(index, score, queries, excluded, shape.top)
+            found = search(index, score, queries, excluded, shape.top, quantised=quantised)
             seconds.append(time.perf_counter() - started)
             checks.append(_checksum(found.row_Bk))
     return Timed(
@@ -44,7 +47,7 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
 @torch.inference_mode()
 def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
     """Scores of every head for every item, masked to the items of its groups, the best head, the best items."""
-    tree, table_Vd, queries, excluded = _given(shape, data, changes)
+    tree, table_Vd, queries, excluded = _given(shape, data, parse(shape.config(changes)))
     member_SV = torch.zeros(tree.item_sets, shape.items, dtype=torch.bool)
     for number, rows in enumerate(tree.eligible(0, shape.items)):
         member_SV[number, torch.from_numpy(rows)] = True
@@ -75,8 +78,7 @@ def flops(shape: Shape, tree: PriorTree) -> float:
     return 2.0 * shape.dim * shape.sequences * float(sizes[np.array(tree.item_set_K)].sum())
 
 
-def _given(shape: Shape, data: Path, changes: dict[str, Any]) -> tuple[PriorTree, Tensor, Queries, Exclusions]:
-    config = parse(shape.config(changes))
+def _given(shape: Shape, data: Path, config: RunConfig) -> tuple[PriorTree, Tensor, Queries, Exclusions]:
     tree = load_tree(config.priors, PreparedData(data), config.model.horizon)
     generator = torch.Generator().manual_seed(0)
     table_Vd = torch.randn(shape.items, shape.dim, generator=generator)

@@ -67,6 +67,8 @@ def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
     found = [Variant("ours"), Variant("reference", "reference")]
     if shape.name == "ebnerd":
         found.append(Variant("one head", changes=(("priors.tree", ()),)))
+    if shape.top:
+        found.append(Variant("int8", changes=(("evaluation.tiles", "int8"),)))
     if shape.name == "merrec":
         found.append(Variant("twice the catalogue", items=2 * shape.items))
     if not shape.top:

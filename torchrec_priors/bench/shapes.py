@@ -48,6 +48,7 @@ class Shape:
             "encoder": {"layers": self.layers, "heads": self.heads, "dropout": 0.0},
             "priors": {"tree": list(self.tree), "max_parameters": 1 << 40},
             "negatives": {"total": self.negatives} if self.by_share else {"per_set": self.negatives // sets},
+            "evaluation": {},
             "training": {"batch": self.sequences, "steps": 1_000_000, "warmup": 0.0, "fit_all": True},
         }
         for name, value in changes.items():

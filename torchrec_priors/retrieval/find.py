@@ -1,6 +1,7 @@
 """From users' histories to what is found for them: queries of every path, what is added to their scores, the search."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.model import Asked, Recommender
 from torchrec_priors.retrieval.fusion import Fusion, FusionKind, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import Exclusions, Found, Queries, log_normalisers, search
 
 _FEWEST_ROWS = 32  # drawn one by one: none of a set's with a probability below e^-32
@@ -31,6 +33,8 @@ class RetrievalConfig:
         normaliser_rows: rows of each item set from which the sum under P(item | group, user) is estimated; 0 takes all,
             otherwise at least `_FEWEST_ROWS`, as a set of which no row is drawn has no sum.
         batch: users scored together.
+        tiles: `int8` searches bytes first and scores again what may be among the best: the same items in less time, for
+            d more bytes an item. For max fusion of uncalibrated scores; elsewhere it has no effect.
     """
 
     filter_seen: bool = True
@@ -38,6 +42,7 @@ class RetrievalConfig:
     calibrated: bool = False
     normaliser_rows: int = 0
     batch: int = 64
+    tiles: Literal["fp32", "int8"] = "fp32"
 
     def check(self) -> None:
         if self.batch < 1:
@@ -55,6 +60,7 @@ class Finder:
         assert model.gate is not None or not config.calibrated, "a model without a gate cannot be calibrated"
         self.model, self.index, self.config, self.device = model, index, config, device
         self._sample = index.sample(config.normaliser_rows) if config.normaliser_rows else index
+        self._bytes = Quantised.of(index.shard.rows, model.score) if config.tiles == "int8" else None
         self.fusion = Fusion(
             kind=config.fusion,
             calibrated=config.calibrated,
@@ -99,7 +105,7 @@ class Finder:
             index: what may be found, where that is not everything.
         """
         excluded = Exclusions.of(users.seen, users.seen_lengths) if self.config.filter_seen else None
-        return search(index or self.index, self.model.score, queries, excluded, k, self.fusion)
+        return search(index or self.index, self.model.score, queries, excluded, k, self.fusion, self._bytes)
 
 
 def to_ids(items: np.ndarray, lengths: np.ndarray, device: torch.device) -> KeyedJaggedTensor:

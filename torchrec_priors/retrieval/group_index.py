@@ -91,12 +91,12 @@ class GroupIndex:
         index.log_alternatives_RT = _log_alternatives(tree, self.shard, branches)
         return index
 
-    def chunks(self, number: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Row ids and stored vectors of an item set, `size` at a time, ascending."""
+    def places(self, number: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Row ids of an item set and their places in the shard, `size` at a time, ascending."""
         rows = self._rows[number]
         for first in range(0, len(rows), size):
             row_n = rows[first : first + size]
-            yield row_n, self.shard.rows.index_select(0, row_n - self.shard.first)
+            yield row_n, row_n - self.shard.first
 
     def tiles(self) -> Iterator[Tile]:
         """Tiles in order; one without rows to score is left out."""

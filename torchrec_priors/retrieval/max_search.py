@@ -35,11 +35,11 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
     for number, paths in enumerate(open_S):
         groups = list(_groups(paths))
         width = min((group.width for group in groups), default=_COLUMNS)
-        for item_n, vector_nd in index.chunks(number, width):
+        for item_n, row_n in index.places(number, width):
             columns = _COLUMNS
             while columns < len(item_n):
                 columns *= 2
-            vectors = F.pad(score.items(vector_nd), (0, 0, 0, columns - len(item_n))).T
+            vectors = F.pad(score.items(index.shard.rows.index_select(0, row_n)), (0, 0, 0, columns - len(item_n))).T
             for group in groups:
                 group.offer(item_n, vectors, best)
 

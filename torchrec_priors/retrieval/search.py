@@ -22,6 +22,7 @@ from torchrec_priors.heads.score import Score
 from torchrec_priors.retrieval.best_items import BestItems, pairs
 from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.int8_search import Quantised, search_int8, takes
 from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
 from torchrec_priors.retrieval.max_search import search_max
 from torchrec_priors.retrieval.open_paths import OpenPaths, open_paths
@@ -84,7 +85,13 @@ class Queries:
 
 
 def search(
-    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None, k: int, fusion: Fusion = Fusion()
+    index: GroupIndex,
+    score: Score,
+    queries: Queries,
+    excluded: Exclusions | None,
+    k: int,
+    fusion: Fusion = Fusion(),
+    quantised: Quantised | None = None,
 ) -> Found:
     """Top-k for this rank's users over the rows of all ranks. Every rank must call it; batches may differ in size.
 
@@ -95,15 +102,17 @@ def search(
         excluded: items to leave out (seen ones), or None.
         k: results a user.
         fusion: of the heads' scores.
+        quantised: bytes of the index's rows, for a faster search of what the rows give; used where the fusion is the
+            max of plain products.
     """
     if dist.get_world_size() == 1:
-        keys, paths = _search_own_rows(index, score, queries, excluded, k, fusion)
+        keys, paths = _search_own_rows(index, score, queries, excluded, k, fusion, quantised)
         return _decode(keys, paths)
     keys_W, paths_W = [], []
     everyones = list(zip(_everyones(queries), _everyones_exclusions(excluded, queries.bias_BK.device), strict=True))
     largest = max(len(theirs) for theirs, _ in everyones)
     for theirs, exclusions in everyones:
-        keys, paths = _search_own_rows(index, score, theirs, exclusions, k, fusion)
+        keys, paths = _search_own_rows(index, score, theirs, exclusions, k, fusion, quantised)
         keys_W.append(F.pad(keys, (0, 0, 0, largest - len(keys)), value=NOTHING))
         paths_W.append(F.pad(paths, (0, 0, 0, largest - len(paths))))
     keys_WBk, paths_WBk = _exchange(torch.stack(keys_W)), _exchange(torch.stack(paths_W))
@@ -167,14 +176,24 @@ def search_reference(
 
 
 def _search_own_rows(
-    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None, k: int, fusion: Fusion
+    index: GroupIndex,
+    score: Score,
+    queries: Queries,
+    excluded: Exclusions | None,
+    k: int,
+    fusion: Fusion,
+    quantised: Quantised | None,
 ) -> tuple[Tensor, Tensor]:
     """Best keys of this rank's rows and their paths: [B, k], padded with `NOTHING`."""
     users, device = len(queries), queries.bias_BK.device
     if fusion.kind == "max":
         left_out = Exclusions.of(np.zeros(0, np.int64), np.zeros(0, np.int64)) if excluded is None else excluded
         best_items = BestItems(users, k, pairs(left_out.user, left_out.row, device), device)
-        search_max(index, score, _open_paths(index, queries), best_items)
+        open_S = _open_paths(index, queries)
+        if quantised is not None and takes(open_S):
+            search_int8(index, score, quantised, open_S, best_items)
+        else:
+            search_max(index, score, open_S, best_items)
         best, path = best_items.result()
         return best, path.int()
     best = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)

@@ -1,0 +1,124 @@
+"""Max fusion on 8-bit copies of the item vectors, with exact scores for whatever may be among the best.
+
+With q = s_q q8 + e_q and v = s_v v8 + e_v, rounded to the nearest of 255 steps,
+
+    q . v = s_q s_v (q8 . v8) + q . e_v + e_q . (s_v v8)  <=  s_v s_q (q8 . v8 + c),
+    c = (|q| max |e_v| / s_v + |e_q| max |v8|) / s_q
+
+so an item can be left out where the right-hand side is below the user's threshold, and nothing is lost: what is found
+is what float32 finds. The survivors, some in ten thousand, are scored again in float32.
+
+Shapes: B users, p paths of an item set, U users of a product, n items of a chunk, R rows of the shard, d width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchrec_priors.heads.score import Score
+from torchrec_priors.retrieval.best_items import BestItems
+from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.open_paths import OpenPaths
+
+_COLUMNS = 2048  # items of a product
+_MOST_ROWS = 1024  # users x paths of a product
+_AT_ONCE = 1 << 14  # survivors that are scored again at a time
+_ROWS_AT_ONCE = 1 << 16
+_STEPS = 127
+_SLACK = 1.001  # for what float32 rounds
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """Item vectors of a shard, a byte a number.
+
+    Attributes:
+        byte_Rd: v8, int8.
+        step_R: s_v.
+        rounding: the largest |e_v| / s_v.
+        length: the largest |v8|.
+    """
+
+    byte_Rd: Tensor
+    step_R: Tensor
+    rounding: float
+    length: float
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, rows_Rd: Tensor, score: Score) -> "Quantised":
+        """Stored vectors, as `score` takes them."""
+        byte_Rd = torch.empty(rows_Rd.shape, dtype=torch.int8, device=rows_Rd.device)
+        step_R = torch.empty(len(rows_Rd), device=rows_Rd.device)
+        rounding, length = 0.0, 0.0
+        for first in range(0, len(rows_Rd), _ROWS_AT_ONCE):
+            here = slice(first, first + _ROWS_AT_ONCE)
+            vectors = score.items(rows_Rd[here])
+            step = _step(vectors)
+            rounded = (vectors / step).round_()
+            byte_Rd[here], step_R[here] = rounded.to(torch.int8), step[:, 0]
+            rounding = max(rounding, float((vectors / step - rounded).norm(dim=1).max()))
+            length = max(length, float(rounded.norm(dim=1).max()))
+        return cls(byte_Rd, step_R, rounding, length)
+
+
+@torch.no_grad()
+def search_int8(
+    index: GroupIndex, score: Score, quantised: Quantised, open_S: list[OpenPaths], best: BestItems
+) -> None:
+    """As `search_max`, for item sets whose paths are open to all users and have no bias; see `takes`."""
+    for number, paths in enumerate(open_S):
+        users, ways, _ = paths.vector_Bpd.shape
+        at_once = max(1, _MOST_ROWS // ways)
+        groups = [_Users(first, min(at_once, users - first), paths, quantised) for first in range(0, users, at_once)]
+        for place_n, row_n in index.places(number, _COLUMNS):
+            bytes_dn = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, _COLUMNS - len(row_n))).T
+            step_n = quantised.step_R[row_n]
+            for group in groups:
+                user_c, column_c = group.survivors(bytes_dn, step_n, best.threshold_B)
+                for part in range(0, len(user_c), _AT_ONCE):
+                    user, column = user_c[part : part + _AT_ONCE], column_c[part : part + _AT_ONCE]
+                    vectors = score.items(index.shard.rows.index_select(0, row_n[column]))
+                    exact, way = (paths.vector_Bpd[user] * vectors[:, None]).sum(2).max(1)
+                    best.offer(user, place_n[column], exact, paths.path_Bp[user, way])
+
+
+def takes(open_S: list[OpenPaths]) -> bool:
+    """Whether scores are plain products: no path is closed to anyone, none has a bias."""
+    return not any(bool((paths.bias_Bp != 0).any()) for paths in open_S)
+
+
+class _Users:
+    """Some users' queries of one item set, as bytes; all paths of a user have one step."""
+
+    def __init__(self, first: int, users: int, paths: OpenPaths, quantised: Quantised) -> None:
+        vector_Upd = paths.vector_Bpd[first : first + users]
+        step_U11 = _step(vector_Upd.flatten(1))[..., None]
+        rounded = (vector_Upd / step_U11).round_()
+        longest_U = vector_Upd.norm(dim=2).amax(1)
+        error_U = (vector_Upd - rounded * step_U11).norm(dim=2).amax(1)
+        self.first, self.users, self.step_U = first, users, step_U11[:, 0, 0]
+        self.margin_U1 = _SLACK * ((longest_U * quantised.rounding + error_U * quantised.length) / self.step_U)[:, None]
+        self._bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
+        self._products = torch.empty(len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device)
+        self._best = torch.empty(users, _COLUMNS, dtype=torch.int32, device=vector_Upd.device)
+        self._upper = torch.empty(users, _COLUMNS, device=vector_Upd.device)
+
+    def survivors(self, bytes_dn: Tensor, step_n: Tensor, threshold_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Users and columns whose exact score may reach the threshold."""
+        torch._int_mm(self._bytes, bytes_dn, out=self._products)
+        torch.amax(self._products.view(-1, self.users, _COLUMNS), 0, out=self._best)
+        upper_Un = self._upper[:, : len(step_n)]
+        upper_Un.copy_(self._best[:, : len(step_n)]).add_(self.margin_U1).mul_(step_n)
+        threshold_U = threshold_B[self.first : self.first + self.users] / self.step_U
+        user_m = torch.nonzero(upper_Un.amax(1) >= threshold_U)[:, 0]
+        row, column = torch.nonzero(upper_Un[user_m] >= threshold_U[user_m, None], as_tuple=True)
+        return user_m[row] + self.first, column
+
+
+def _step(vectors_Rd: Tensor) -> Tensor:
+    """[R, 1]: the largest number of each row is 127 steps; rows of zeros have steps of 1."""
+    largest = vectors_Rd.abs().amax(1, keepdim=True)
+    return torch.where(largest > 0, largest / _STEPS, 1.0)
