@@ -24,8 +24,8 @@ SETTINGS = {
     "negatives": {"per_set": 20, "catalogue_share": 0.2, "popularity": 0.5, "logq": True},
     "loss": {"gate": 1.0},
     "table": {"init_std": 0.1},
-    "training": {"batch": 9, "steps": 10, "evaluate_every": 10, "log_every": 1, "accumulate": 2},
-    "evaluation": {"batch": 8},
+    "training": {"batch": 9, "steps": 6, "evaluate_every": 6, "log_every": 1, "accumulate": 2},
+    "evaluation": {"batch": 40},
 }
 POLICIES = {
     "own": {},
@@ -84,7 +84,7 @@ def alone(small_data, tmp_path_factory):
     return folder, run_on_ranks(1, run_all, small_data, folder, list(POLICIES))[0]
 
 
-@pytest.mark.parametrize(("world", "policies"), [(2, list(POLICIES)), (4, ["dropped", "both"])])
+@pytest.mark.parametrize(("world", "policies"), [(2, ["shared", "hashed", "lfu", "lru"]), (4, ["dropped", "both"])])
 def test_training_and_evaluation(alone, small_data, tmp_path, world, policies):
     folder, expected = alone
     for answers in run_on_ranks(world, run_all, small_data, tmp_path, policies):

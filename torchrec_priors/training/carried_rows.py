@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.embedding.item_rows import NO_ROW, ItemRows
+from torchrec_priors.embedding.item_rows import NO_ROW, ItemRows, hashes
 from torchrec_priors.embedding.managed import ManagedRows, State, blocks_of, reset_rows, spread
 from torchrec_priors.embedding.table import first_values
 from torchrec_priors.training.build import Built
@@ -39,9 +39,17 @@ class OldRows:
             self.admitted_I = np.ones(data.items, bool) if rows.alone_I is None else rows.alone_I
         self.rows = rows if self.state is None else None
 
-    def of(self, place: np.ndarray) -> np.ndarray:
-        """Rows of items of the other data set; `NO_ROW` for none, and for items that it lacks (-1)."""
-        return np.where(place >= 0, self.row_I[np.maximum(place, 0)], NO_ROW)
+    def of(self, place: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Rows of items, `NO_ROW` for none.
+
+        Args:
+            place: their row ids in the other data set; -1 where it lacks them: they have shared rows, where there are.
+            item: their row ids in the new one, which are the same where the other has grown to it.
+        """
+        late = np.full(len(item), NO_ROW)
+        if self.rows is not None and len(self.rows.shared_H):
+            late = self.rows.shared_H[hashes(item, len(self.rows.shared_H))]
+        return np.where(place >= 0, self.row_I[np.maximum(place, 0)], late)
 
 
 def carried_rows(built: Built, config: RunConfig, data: PreparedData, old: OldRows) -> np.ndarray:
@@ -61,12 +69,12 @@ def carried_rows(built: Built, config: RunConfig, data: PreparedData, old: OldRo
             return np.arange(shard.first, shard.last)
         _fill(built, config, data, (place_I >= 0) & old.admitted_I[np.maximum(place_I, 0)])
         held = blocks.held()
-        found[held.row_C - shard.first] = old.of(place_I[held.item_C])
+        found[held.row_C - shard.first] = old.of(place_I[held.item_C], held.item_C)
         return found
     held = rows.held(shard.first, shard.last)
     alone = held.row_C if rows.alone_I is None else held.row_C[rows.alone_I[held.item_C]]
     item = held.item_C if rows.alone_I is None else held.item_C[rows.alone_I[held.item_C]]
-    found[alone - shard.first] = old.of(place_I[item])
+    found[alone - shard.first] = old.of(place_I[item], item)
     if old.rows is not None and len(old.rows.shared_H) == len(rows.shared_H):
         here = (rows.shared_H >= shard.first) & (rows.shared_H < shard.last)
         found[rows.shared_H[here] - shard.first] = old.rows.shared_H[here]

@@ -78,8 +78,8 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
             old_rows = carried_rows(built, config, data, OldRows(old_config, old_data, trained, filled.whole))
             filled.rows(table, old_rows, built.model.item_rows.rows, shard)
         elif table in old_ids:
-            place = pc.fill_null(pc.index_in(new_ids[table], old_ids[table]), -1).to_numpy(zero_copy_only=False)
-            filled.rows(table, place[shard.first : shard.last].astype(np.int64), len(place), shard)
+            there = pc.fill_null(pc.index_in(new_ids[table], old_ids[table]), -1).to_numpy(zero_copy_only=False)
+            filled.rows(table, there[shard.first : shard.last].astype(np.int64), len(there), shard)
         else:
             filled.report.append(f"0 of {len(new_ids[table]):,} {table}s")
     log.info("started from %s of '%s': %s", place.name, source.path, "; ".join(filled.report))
