@@ -13,7 +13,7 @@ from torchrec_priors.data.manifest import describe, read_manifest
 
 
 def earlier_state(now: Path, then: Path, items: int) -> Path:
-    """Writes to `then` what `now` was when it had its first `items` alone; users who are too short then are left out."""
+    """Writes to `then` what `now` was when it had its first `items` alone, without users who were too short then."""
     manifest = read_manifest(now)
     shutil.copytree(now, then)
     least, kept, part = 2 * manifest.horizon, [], then / "sequences" / "part-00000.parquet"

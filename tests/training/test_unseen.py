@@ -1,5 +1,6 @@
 """Runs whose items have no rows of their own: on data that has grown, started from one another, interrupted."""
 
+import itertools
 import json
 import shutil
 
@@ -143,7 +144,7 @@ def test_a_run_on_grown_data_starts_from_what_each_item_had(runs, states, tmp_pa
             assert torch.equal(rows[:ITEMS], old.shard.rows)
             assert rows[ITEMS:].std() > 0.3, "new ones keep first values of their own"
             return
-        config, data, grown = _built(runs[policy], ranks, states[1])
+        _, _, grown = _built(runs[policy], ranks, states[1])
         old_I = grown.model.item_rows.row_I
         alone = item_rows.alone_I
         assert (alone[:ITEMS] & ~grown.model.item_rows.alone_I[:ITEMS]).any() or alone[ITEMS:].any()
@@ -219,13 +220,13 @@ def test_negatives_are_admitted_and_rows_come_and_go(small_data, tmp_path, monke
     })  # fmt: skip
     _train(small_data, tmp_path / "run", "tiny", steps=6, evaluate_every=6)
     assert all(ids and ids <= rows for ids, rows in drawn)
-    evicted = [item for before, after in zip(held, held[1:], strict=False) for item in before.keys() - after.keys()]
-    admitted = [item for before, after in zip(held, held[1:], strict=False) for item in after.keys() - before.keys()]
+    evicted = [item for before, after in itertools.pairwise(held) for item in before.keys() - after.keys()]
+    admitted = [item for before, after in itertools.pairwise(held) for item in after.keys() - before.keys()]
     assert evicted
     assert admitted
     stayed = [
         (before[item][1], after[item][1])
-        for before, after in zip(held, held[1:], strict=False)
+        for before, after in itertools.pairwise(held)
         for item in before.keys() & after.keys()
     ]
     assert any(not torch.equal(old, new) for old, new in stayed), "admitted items get gradients"

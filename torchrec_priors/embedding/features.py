@@ -55,7 +55,7 @@ def load_features(names: list[str], data: PreparedData, items: int | None = None
         if columns.count(column) > 1:
             raise UserError(f"encoder.item_features: '{column}' stands twice: give each column once")
     catalogue = data.catalogue()
-    return [_feature(name, catalogue, data.items if items is None else items) for name in names]
+    return [_feature(name, catalogue, len(catalogue) if items is None else items) for name in names]
 
 
 def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:

@@ -156,14 +156,14 @@ class LoadedRun:
     ) -> list[list[Recommendation]]:
         """Top-k for histories; `allowed` as `Catalogue.allowed` gives it."""
         check_k(k, self.data)
-        known_I = self.model.item_rows.known_I
-        if known_I is not None and not all(known_I[history.items].any() for history in histories):
-            raise UserError("the history: none of its items was seen in training: train on the data of today")
         batch, answers = self.config.evaluation.batch, []
         short = torch.zeros(len(levers.at_least), dtype=torch.int64)
         with self._lock:
             if self._open is None:
                 raise RuntimeError("this run is closed: load it again")
+            known_I = self.model.item_rows.known_I
+            if known_I is not None and not all(known_I[history.items].any() for history in histories):
+                raise UserError("the history: none of its items was seen in training: train on the data of today")
             request = self.request(k, allowed, levers)
             for start in range(0, len(histories), batch):
                 found, short_BJ = answer(self.finder, histories[start : start + batch], request)

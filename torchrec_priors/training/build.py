@@ -51,7 +51,6 @@ class Built:
     """A distributed model.
 
     Attributes:
-        data: the data set.
         parallel: what is trained and checkpointed.
         model: the same model inside it, for everything but training steps.
         shards: this rank's rows of every table, live views.
@@ -65,7 +64,6 @@ class Built:
         seen_I: bool, items that were seen in training often enough; None where all have rows of their own.
     """
 
-    data: PreparedData
     parallel: DistributedModelParallel
     model: Recommender
     shards: dict[str, Shard]
@@ -164,7 +162,6 @@ def build_model(
     inner = parallel.module
     assert isinstance(inner, Recommender)
     return Built(
-        data=data,
         parallel=parallel,
         model=inner,
         shards=shards,
