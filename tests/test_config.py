@@ -45,6 +45,8 @@ def _other(key: str, value):
         "priors.adapters": ("matrix", "vector"),
         "encoder.backbone": ("hstu", "/mine.py"),
         "evaluation.fusion": ("max", "mean"),
+        "embedding.unseen": ("own", "dropped"),
+        "embedding.eviction": ("distance_lfu", "lru"),
     }
     if key in texts:
         return next(text for text in texts[key] if text != value)

@@ -15,6 +15,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from torchrec_priors.embedding.table import TableConfig
+from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.encoder.encoder import EncoderConfig
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.loss import LossConfig
@@ -42,6 +43,7 @@ class RunConfig:
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     table: TableConfig = field(default_factory=TableConfig)
+    embedding: UnseenConfig = field(default_factory=UnseenConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: RetrievalConfig = field(default_factory=RetrievalConfig)
 
@@ -54,7 +56,16 @@ class RunConfig:
                 if isinstance(value, float) and not math.isfinite(value):
                     raise UserError(f"{name}.{key} = {value} must be a finite number")
         self.encoder.check(self.model.dim)
-        for part in (self.model, self.priors, self.negatives, self.loss, self.table, self.training, self.evaluation):
+        for part in (
+            self.model,
+            self.priors,
+            self.negatives,
+            self.loss,
+            self.table,
+            self.embedding,
+            self.training,
+            self.evaluation,
+        ):
             part.check()
 
     def own_files(self) -> list[Path]:

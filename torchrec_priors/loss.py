@@ -11,7 +11,7 @@ and of the gate that learns which groups come next, every target being a yes or 
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path) pairs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,9 @@ class LossConfig:
         return (powers / powers.sum().clamp(min=1e-300)).float()
 
 
+_OF_POSITIVES = ("query_M", "source_M", "offset_M", "path_M")
+
+
 @dataclass(frozen=True)
 class Positives:
     """Positives of a batch and the queries they need.
@@ -62,6 +65,8 @@ class Positives:
         offset_M: 1-based distance.
         path_M: its path.
         reach_N: targets of each token, the next ones, up to T.
+        trained_M: positives that the heads learn; None for all. The others have no vector of their own, but groups,
+            which a gate learns.
     """
 
     token_P: Tensor
@@ -71,6 +76,14 @@ class Positives:
     offset_M: Tensor
     path_M: Tensor
     reach_N: Tensor
+    trained_M: Tensor | None = None
+
+    def trained(self) -> "Positives":
+        """Those that the heads learn, of the same queries."""
+        if self.trained_M is None:
+            return self
+        of_positives = {name: getattr(self, name)[self.trained_M] for name in _OF_POSITIVES}
+        return replace(self, trained_M=None, **of_positives)
 
 
 @dataclass(frozen=True)
@@ -90,6 +103,7 @@ def find_positives(
     *,
     event_X: Tensor | None = None,
     user_N: Tensor | None = None,
+    trained_X: Tensor | None = None,
 ) -> Positives:
     """Every (token, offset, path) with a positive (Eq. 6).
 
@@ -100,6 +114,7 @@ def find_positives(
         horizon: tau.
         event_X: event codes of the extended sequences, where the tree needs them.
         user_N: user of each token, where the tree needs them.
+        trained_X: bool, items that the heads learn to predict; None for all.
     """
     source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
     token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
@@ -111,12 +126,17 @@ def find_positives(
     key_P, query_M = torch.unique(key_M, return_inverse=True)
     tokens = max(len(context_N), 1)
     reach_N = (end_N - context_N - 1).clamp(0, horizon)
-    return Positives(key_P % tokens, key_P // tokens, query_M, source[index_M], column[index_M] + 1, path_M, reach_N)
+    source_M = source[index_M]
+    trained_M = None if trained_X is None else trained_X[source_M]
+    return Positives(
+        key_P % tokens, key_P // tokens, query_M, source_M, column[index_M] + 1, path_M, reach_N, trained_M
+    )
 
 
 def count(positives: Positives, paths: int, horizon: int) -> Tensor:
     """int64 [K + 1, T] counts of this rank: positives of every path and offset, then targets."""
-    cell_M = positives.path_M * horizon + positives.offset_M - 1
+    chosen = positives.trained()
+    cell_M = chosen.path_M * horizon + chosen.offset_M - 1
     of_paths = torch.bincount(cell_M, minlength=paths * horizon)
     reached = torch.bincount(positives.reach_N, minlength=horizon + 1).flip(0).cumsum(0).flip(0)[1:]
     return torch.cat([of_paths, reached]).view(paths + 1, horizon)

@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.batch import Batch, Contexts
 from torchrec_priors.embedding.features import FeatureTables
+from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.certainty import Certainty
@@ -71,7 +74,8 @@ class LookedUp:
     """What a step reads from the table, cut off from it: gradients gather in the leaves until `backward`.
 
     Attributes:
-        item_X: row ids of the extended sequences.
+        item_X: row ids of the extended sequences' items in the data set.
+        row_X: rows of the table that were read for them: an item's negatives are the rows that are not its own.
         event_X: their event codes, where they were read.
         vector_Xd: their vectors.
         beside_Nd: what side features add to the contexts' items, part after part; None without any.
@@ -80,6 +84,7 @@ class LookedUp:
     """
 
     item_X: Tensor
+    row_X: Tensor
     event_X: Tensor | None
     vector_Xd: Tensor
     beside_Nd: Tensor | None
@@ -122,7 +127,7 @@ class Recommender(nn.Module):
         encoder: Encoder,
         tree: PriorTree,
         heads: Heads,
-        table: EmbeddingCollection,
+        table: EmbeddingCollection | ManagedCollisionEmbeddingCollection,
         features: FeatureTables | None,
         gate_weight: float = 0.0,
     ) -> None:
@@ -138,6 +143,7 @@ class Recommender(nn.Module):
         self.gate = Gate(config.dim, torch.from_numpy(tree.decided())) if gate_weight else None
         self.gate_weight = gate_weight
         self.exchange = Exchange()
+        self.item_rows: ItemRows | ManagedRows = ItemRows(tree.items, tree.items)
         self.register_buffer("discount_T", discount(1.0, config.horizon), persistent=False)
         self.paths = len(tree.item_set_K)
         self.register_buffer("weight_K", torch.ones(self.paths) / self.paths, persistent=False)
@@ -150,22 +156,25 @@ class Recommender(nn.Module):
     weight_K: Tensor
     item_set_K: Tensor
 
-    def lookup(self, ids: KeyedJaggedTensor) -> Tensor:
-        """Vectors of all ids, in their order: [values, d]."""
+    def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
+        """Vectors of all ids, in their order: [values, d]; and the rows of the table that they stand in."""
         (key,) = ids.keys()
-        vectors: Tensor = self.table(ids)[key].values()
-        return vectors
+        found = self.table(ids)
+        if isinstance(found, tuple):  # a managed table, which says which rows it took
+            vectors, rows = found
+            return vectors[key].values(), rows[key].values()
+        return found[key].values(), ids.values()
 
     def look_up(self, batch: Batch) -> LookedUp:
         """The one lookup of a step (and that of side features)."""
-        vectors = self.lookup(batch.ids)
+        vectors, rows = self.lookup(batch.ids)
         future = len(vectors) - len(batch.draw.own_ids)
         slots_W = [torch.from_numpy(slots).to(vectors.device) for slots in batch.draw.slots_W]
-        ids_n = self.exchange.gather(torch.from_numpy(batch.draw.own_ids).to(vectors.device), slots_W)
+        ids_n = self.exchange.gather(rows[future:], slots_W)
         shifts_n = None
         if batch.draw.own_shifts is not None:
             shifts_n = self.exchange.gather(torch.from_numpy(batch.draw.own_shifts).to(vectors.device), slots_W)
-        item_X = batch.ids.values()[:future]
+        item_X, row_X = batch.item_X, rows[:future]
         roots = [vectors[:future], self.score.items(self.exchange.gather(vectors[future:], slots_W))]
         if self.features is not None:
             context_N = torch.cat([part.context_N for part in batch.parts])
@@ -178,9 +187,10 @@ class Recommender(nn.Module):
             shifts_n=shifts_n,
         )
         leaf, *beside = (root.detach().requires_grad_() for root in (roots[0], *roots[2:]))
-        return LookedUp(item_X, batch.event_X, leaf, beside[0] if beside else None, negatives, roots)
+        return LookedUp(item_X, row_X, batch.event_X, leaf, beside[0] if beside else None, negatives, roots)
 
     def positives(self, looked_up: LookedUp, part: Contexts) -> Positives:
+        trained_X = self.item_rows.trained(looked_up.row_X) if isinstance(self.item_rows, ManagedRows) else None
         return find_positives(
             self.tree,
             looked_up.item_X,
@@ -189,6 +199,7 @@ class Recommender(nn.Module):
             self.config.horizon,
             event_X=looked_up.event_X,
             user_N=part.user_N,
+            trained_X=trained_X,
         )
 
     def counts(self, positives: list[Positives]) -> Counts:
@@ -203,31 +214,36 @@ class Recommender(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """A part's share of the loss (Eq. 8, and the gate's), times the number of ranks, so that averaging gradients
         over ranks gives the gradient of the whole loss; and its sums for `Certainty`."""
-        vector_Xd, item_X = looked_up.vector_Xd, looked_up.item_X
+        vector_Xd = looked_up.vector_Xd
         token_Nd = vector_Xd.index_select(0, part.context_N)
         if looked_up.beside_Nd is not None:
             token_Nd = token_Nd + looked_up.beside_Nd[part.first : part.first + len(token_Nd)]
         event_N = part.event_N if self.sees_events else None
         state_Nd = self._encode(Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout))
         query_Pd = self.score.queries(self.heads(state_Nd, positives.token_P, positives.path_P))
+        chosen = positives.trained()
         nll_M = in_group_nll(
             query_Pd,
             torch.bincount(self.item_set_K[positives.path_P], minlength=self.tree.item_sets).tolist(),
-            self.score.items(vector_Xd.index_select(0, positives.source_M)),
-            item_X[positives.source_M],
-            positives.query_M,
+            self.score.items(vector_Xd.index_select(0, chosen.source_M)),
+            looked_up.row_X[chosen.source_M],
+            chosen.query_M,
             looked_up.negatives,
         )
-        loss = prior_loss(nll_M, positives, counts.positive_KT, self.weight_K, self.discount_T)
+        loss = prior_loss(nll_M, chosen, counts.positive_KT, self.weight_K, self.discount_T)
         if self.gate is not None:
             decisions = (self.gate(state_Nd), self.gate.gated_S, positives, self.item_set_K)
             loss = loss + self.gate_weight * gate_loss(*decisions, counts.target_T, self.discount_T)
-        return loss * self.exchange.ranks, self.certainty.sums(nll_M, positives.path_M, self.paths)
+        return loss * self.exchange.ranks, self.certainty.sums(nll_M, chosen.path_M, self.paths)
 
-    def tokens(self, ids: KeyedJaggedTensor) -> Tensor:
-        """[N, d]: what the encoder takes of histories, one row of `ids` each: item vectors, side features added."""
-        token_Nd = self.lookup(ids)
-        return token_Nd if self.features is None else token_Nd + self.features(ids.values(), ids.lengths())
+    def tokens(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
+        """[N, d]: what the encoder takes of histories, one row of `ids` each: item vectors, side features added.
+
+        Args:
+            item_N: row ids of the items that `ids` stand for.
+        """
+        token_Nd, _ = self.lookup(ids)
+        return token_Nd if self.features is None else token_Nd + self.features(item_N, ids.lengths())
 
     def queries(self, histories: Jagged) -> Asked:
         """What every path asks for after the last position of each history.

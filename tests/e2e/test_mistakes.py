@@ -79,6 +79,8 @@ def test_unknown_option_and_missing_option(small_raw):
         ('priors.tree=["genres"]', ["no prior 'genres'", "did you mean 'genre'?"]),
         ('priors.tree=["temporal:3"]', ["temporal:3", "horizon = 8"]),
         ('priors.tree=["genre:x"]', ["genre"]),
+        ("embedding.unseen=forgotten", ["embedding.unseen", "forgotten", "hashed", "managed"]),
+        ("embedding.unseen=managed", ["embedding.rows = 0", "as 48"]),
     ],
 )
 def test_configuration(small_data, tmp_path, override, words):

@@ -56,9 +56,10 @@ def evaluate(
     _check_name(name)
     if config.training.fit_all:
         raise UserError(f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on")
+    folder.say_grown(config, prepared)
     with join() as ranks:
         started = time.monotonic()
-        built = build_model(config, prepared, ranks, counted=folder.paths, for_training=False)
+        built = build_model(config, prepared, ranks, trained=folder.trained_on(config, prepared), for_training=False)
         checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         names = [path.name for path in built.model.tree.paths]
@@ -112,6 +113,13 @@ def evaluate(
             of = "" if result["users"] == prepared.users else f" of {prepared.users:,}"
             print(f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of} users, {prepared.items:,} items:")
             print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN if name in result))
+            if "unseen/items" in result:
+                print(
+                    f"unseen by the run: {result['unseen/items']:,} items, "
+                    f"{result['unseen/targets']:,} targets ({result['unseen/targets_share']:.1%}, misses unless "
+                    f"recommended), {result['unseen/interactions']:,} interactions of the histories "
+                    f"({result['unseen/interactions_share']:.1%})"
+                )
             print(f"written to {place}")
 
 

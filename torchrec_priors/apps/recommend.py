@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -108,10 +108,13 @@ def recommend(
         known = History(rows) if user is None else loaded.find_user(user)
         (best,) = loaded.answer([known], k, allowed, levers)
         if loaded.ranks.leads and as_json:
-            found = {"user_id": user, "items": [asdict(item) for item in best]}
+            found: dict[str, Any] = {"user_id": user, "items": [asdict(item) for item in best]}
+            if loaded.never_found:
+                found["unseen"] = {"history": loaded.unseen(rows), "never_recommended": loaded.never_found}
             print(json.dumps(found, ensure_ascii=False, indent=1))
         elif loaded.ranks.leads:
             _print_table(user, rows, best, catalogue)
+            _say_unseen(loaded, loaded.unseen(rows))
 
 
 def _listed(file: Path | None, option: str) -> pa.Array | None:
@@ -162,6 +165,7 @@ def _bulk(loaded: LoadedRun, lines: np.ndarray, out: Path, k: int, allowed: np.n
     if leads:
         fewer = f", {short:,} of them with fewer, as no more may be recommended" if short else ""
         print(f"{k} items for {int((lines >= 0).sum()):,} users{fewer}: written to {out}")
+        _say_unseen(loaded)
         for name, users in zip(levers.at_least, short_J, strict=True):
             if users:
                 print(f"{users:,} users have fewer of '{name}' than asked for, as no more may be recommended")
@@ -176,6 +180,12 @@ def _print_table(user: str | None, rows: np.ndarray, best: list[Recommendation],
     print(f"{'':>4} {'item':>8}  {'title':<{width}}  {'score':>8}  because of")
     for place, item in enumerate(best, 1):
         print(f"{place:>4} {item.item_id:>8}  {item.title:<{width}}  {item.score:>8.3f}  {_reason(item)}")
+
+
+def _say_unseen(loaded: LoadedRun, of_history: int | None = None) -> None:
+    if loaded.never_found:
+        here = "" if of_history is None else f" {of_history:,} of this history,"
+        print(f"items unseen by the run:{here} {loaded.never_found:,} of the catalogue, which are never recommended")
 
 
 def _reason(item: Recommendation) -> str:

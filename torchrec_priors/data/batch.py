@@ -50,7 +50,9 @@ class Batch:
 
     Attributes:
         step: number of the global batch.
-        ids: one feature; B rows of extended sequences, then one row with the negatives this rank serves.
+        ids: one feature, what the table is asked for; B rows of extended sequences, then one row with the negatives
+            that this rank serves.
+        item_X: row ids of the extended sequences' items in the data set.
         parts: the windows, in as many parts as gradients are accumulated over.
         draw: who serves which negatives.
         event_X: event codes of the extended sequences, where they were read.
@@ -58,6 +60,7 @@ class Batch:
 
     step: int
     ids: KeyedJaggedTensor
+    item_X: Tensor
     parts: list[Contexts]
     draw: Draw
     event_X: Tensor | None = None
@@ -75,6 +78,7 @@ class Batch:
         return replace(
             self,
             ids=move(self.ids),
+            item_X=move(self.item_X),
             parts=[_moved(part, move) for part in self.parts],
             event_X=None if self.event_X is None else move(self.event_X),
         )
@@ -88,14 +92,29 @@ def _moved(part: Contexts, move: Callable[[Any], Any]) -> Contexts:
     return Contexts(**values)
 
 
-def make_batch(windows: Windows, draw: Draw, *, feature: str, seed: int, parts: int = 1) -> Batch:
-    """Windows and negatives as tensors, the windows in `parts` of about the same number."""
-    values = np.concatenate([windows.items, draw.own_ids])
+def make_batch(
+    windows: Windows,
+    draw: Draw,
+    *,
+    feature: str,
+    seed: int,
+    parts: int = 1,
+    to_ids: Callable[[np.ndarray], np.ndarray] = lambda items: items,
+    own_ids: np.ndarray | None = None,
+) -> Batch:
+    """Windows and negatives as tensors, the windows in `parts` of about the same number.
+
+    Args:
+        to_ids: items -> what the table is asked for.
+        own_ids: what it is asked for for this rank's negatives, where that is not their rows.
+    """
+    values = np.concatenate([to_ids(windows.items), draw.own_ids if own_ids is None else own_ids])
     lengths = np.append(windows.lengths, len(draw.own_ids))
     bounds = [len(windows.lengths) * part // parts for part in range(parts + 1)]
     return Batch(
         step=windows.step,
         ids=KeyedJaggedTensor(keys=[feature], values=torch.from_numpy(values), lengths=torch.from_numpy(lengths)),
+        item_X=torch.from_numpy(windows.items),
         parts=[_contexts(windows, slice(*pair), seed) for pair in itertools.pairwise(bounds)],
         draw=draw,
         event_X=times_and_events(windows.columns)[1],

@@ -39,8 +39,11 @@ class ItemFeature:
         return len(self.values)
 
 
-def load_features(names: list[str], data: PreparedData) -> list[ItemFeature]:
+def load_features(names: list[str], data: PreparedData, items: int | None = None) -> list[ItemFeature]:
     """The features named, from the data set's catalogue.
+
+    Args:
+        items: how many items there were when the model was trained, whose values alone it knows; None for all.
 
     Raises:
         UserError: no such column, or one that cannot be cut into groups.
@@ -52,10 +55,10 @@ def load_features(names: list[str], data: PreparedData) -> list[ItemFeature]:
         if columns.count(column) > 1:
             raise UserError(f"encoder.item_features: '{column}' stands twice: give each column once")
     catalogue = data.catalogue()
-    return [_feature(name, catalogue) for name in names]
+    return [_feature(name, catalogue, len(catalogue) if items is None else items) for name in names]
 
 
-def _feature(name: str, catalogue: pa.Table) -> ItemFeature:
+def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
     column, _, groups = name.partition(":")
     usable = [field.name for field in catalogue.schema if field.name not in ("item", "item_id", "frequency")]
     if column not in usable:
@@ -65,23 +68,23 @@ def _feature(name: str, catalogue: pa.Table) -> ItemFeature:
         numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
         if not numeric or not groups.isdigit() or int(groups) < 2:
             raise UserError(f"encoder.item_features: '{name}' needs a column of numbers and at least 2 groups")
-        values = _quantile(values.cast(pa.float64()), int(groups))
+        values = _quantile(values.cast(pa.float64()), int(groups), items)
     elif pa.types.is_nested(values.type):
         raise UserError(f"encoder.item_features: column '{column}' holds lists: give one of single values")
-    known = pc.unique(values.drop_null())
+    known = pc.unique(values.slice(0, items).drop_null())
     known = known.take(pc.sort_indices(known))
     code = pc.fill_null(pc.index_in(values, known), len(known)).to_numpy(zero_copy_only=False)
     texts = pa.concat_arrays([known.cast(pa.string()), pa.nulls(1, pa.string())])
     return ItemFeature(column, code.astype(np.int64), texts)
 
 
-def _quantile(values: pa.Array, groups: int) -> pa.Array:
-    """The group of every number, null where there is none."""
+def _quantile(values: pa.Array, groups: int, items: int) -> pa.Array:
+    """The group of every number, null where there is none; groups of the first `items`."""
     numbers = values.to_numpy(zero_copy_only=False)
     there = np.isfinite(numbers)
-    if not there.any():
+    if not there[:items].any():
         return pa.nulls(len(values), pa.int64())
-    bounds = np.quantile(numbers[there], np.arange(1, groups) / groups)
+    bounds = np.quantile(numbers[:items][there[:items]], np.arange(1, groups) / groups)
     return pa.array(np.searchsorted(bounds, numbers, side="right"), mask=~there)
 
 

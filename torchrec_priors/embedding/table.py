@@ -17,16 +17,21 @@ from torch.distributed.optim import (
 )
 from torch.distributed.tensor import DTensor
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.mc_embedding import ManagedCollisionEmbeddingCollectionSharder
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.constants import BATCH_SIZE
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, TrainerConfig
 from torchrec.distributed.types import ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.optim import RowWiseAdagrad
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.splitmix import GOLDEN, mix
 
 TABLE = "item"
 FEATURE = "item"
@@ -85,11 +90,21 @@ class Shard:
         return self.first + len(self.rows)
 
 
+class _Enumerator(EmbeddingEnumerator):
+    """Cuts managed tables where their blocks end, also where ranks get different numbers of blocks."""
+
+    def _get_num_buckets(self, parameter: str, module: nn.Module) -> int | None:
+        if isinstance(module, ManagedCollisionEmbeddingCollection):
+            buckets: int = module._managed_collision_collection.table_to_number_buckets()[parameter]
+            return buckets
+        return None
+
+
 def distribute(model: nn.Module, device: torch.device) -> tuple[DistributedModelParallel, ShardingPlan]:
     """Shards the model's table over all ranks and replicates the rest (DDP).
 
     Raises:
-        UserError: the planner finds no plan; raised on every rank.
+        UserError: the planner finds no plan, or there are more ranks than blocks; raised on every rank.
     """
     group = dist.group.WORLD
     world = dist.get_world_size()
@@ -98,37 +113,60 @@ def distribute(model: nn.Module, device: torch.device) -> tuple[DistributedModel
         trainer_config=TrainerConfig(world_size=world, local_world_size=world),
         kernel_config=KernelConfig(compute_device=device.type),
     )
+    constraints = {
+        name: ParameterConstraints(sharding_types=["row_wise"], compute_kernels=kernels)
+        for name, kernels in _tables(model).items()
+    }
     planner = EmbeddingShardingPlanner(
         topology,
-        constraints={name: ParameterConstraints(sharding_types=["row_wise"]) for name in _tables(model)},
+        constraints=constraints,
+        enumerator=_Enumerator(topology, batch_size=BATCH_SIZE, constraints=constraints),
         storage_reservation=FixedPercentageStorageReservation(0.1),
     )
-    plan = _plan_together(planner, model, sharder)
+    sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
+    _check_blocks(model, world)
+    plan = _plan_together(planner, model, sharders)
     assert group is not None
     wrapped = DistributedModelParallel(
         model,
         env=ShardingEnv(world, dist.get_rank(), group, output_dtensor=True),
         device=device,
         plan=plan,
-        sharders=[sharder],
+        sharders=sharders,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     return wrapped, plan
 
 
-def _tables(model: nn.Module) -> list[str]:
-    collections = [module for module in model.modules() if isinstance(module, EmbeddingCollection)]
-    return [config.name for module in collections for config in module.embedding_configs()]
+def _tables(model: nn.Module) -> dict[str, list[str] | None]:
+    """Names of all tables, and the kernels that the planner may take; None for any."""
+    found: dict[str, list[str] | None] = {}
+    for module in model.modules():
+        if isinstance(module, EmbeddingCollection):
+            for config in module.embedding_configs():
+                found.setdefault(config.name, None)
+        elif isinstance(module, ManagedCollisionEmbeddingCollection):
+            found |= {config.name: ["fused"] for config in module._embedding_module.embedding_configs()}
+    return found
 
 
-def _plan_together(
-    planner: EmbeddingShardingPlanner, model: nn.Module, sharder: EmbeddingCollectionSharder
-) -> ShardingPlan:
+def _check_blocks(model: nn.Module, world: int) -> None:
+    for module in model.modules():
+        if isinstance(module, ManagedCollisionEmbeddingCollection):
+            blocks = min(module._managed_collision_collection.table_to_number_buckets().values())
+            if blocks < world:
+                raise UserError(
+                    f"embedding.blocks = {blocks}: a managed table goes on at most so many ranks, not on {world}: "
+                    "use fewer, or train with more blocks"
+                )
+
+
+def _plan_together(planner: EmbeddingShardingPlanner, model: nn.Module, sharders: list[Any]) -> ShardingPlan:
     """Rank 0's plan on every rank; its failure on every rank too, instead of a hang."""
     answer: list[ShardingPlan | str | None] = [None]
     if dist.get_rank() == 0:
         try:
-            answer[0] = planner.plan(model, [sharder])
+            answer[0] = planner.plan(model, sharders)
         except Exception as error:  # the planner raises its own kinds, all of which must reach every rank
             answer[0] = f"no sharding plan was found: {' '.join(str(error).split())[:300]}"
     if dist.get_world_size() > 1:
@@ -152,6 +190,17 @@ def own_shards(model: nn.Module, dim: int) -> dict[str, Shard]:
         assert len(shards) <= 1, "row-wise shards are one block a rank"
         found[table] = Shard(shards[0], int(offsets[0][0])) if shards else Shard(torch.empty(0, dim), tensor.shape[0])
     return found
+
+
+def first_values(item_N: np.ndarray, dim: int, seed: int, std: float) -> Tensor:
+    """[N, d] normal numbers that depend on (seed, row id of the item, column) alone: of rows that items are given late,
+    in any order (splitmix64, Box-Muller)."""
+    start = mix(np.array([seed ^ 0x6C617465], np.uint64) + GOLDEN)
+    cell_Nd = mix(item_N.astype(np.uint64)[:, None] * GOLDEN + start) + np.arange(dim, dtype=np.uint64) * GOLDEN
+    bits = mix(cell_Nd + GOLDEN)
+    radius = np.sqrt(-2.0 * np.log(((bits >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
+    angle = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)
+    return torch.from_numpy(std * radius * np.cos(angle)).float()
 
 
 def initialise_rows(shard: Shard, seed: int, std: float, table: int = 0) -> None:

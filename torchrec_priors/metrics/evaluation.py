@@ -13,6 +13,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
+from torchrec_priors.metrics.unseen import UnseenCounts
 from torchrec_priors.model import Recommender
 from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events
 from torchrec_priors.retrieval.find import Finder, RetrievalConfig
@@ -35,7 +36,7 @@ def evaluate(
     on_batch: Callable[[Histories, Found, Found | None], None] = lambda _users, _found, _given: None,
     progress: Callable[[Iterable[Histories], int], Iterable[Histories]] = lambda batches, _count: batches,
 ) -> dict[str, Any]:
-    """Metrics of a split, the same on every rank.
+    """Metrics of a split, the same on every rank; where items have no row of their own, how many (`UnseenCounts`).
 
     Args:
         columns: what the encoder asks for of the sequences, besides items.
@@ -53,29 +54,36 @@ def evaluate(
         raise UserError(f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})")
     event_given = bool(levels_of_events(model.tree))
     metrics = RankingMetrics(data.items, *_catalogue(data, by_group), event_given=event_given)
+    was_training = model.training
+    model.eval()
+    finder = Finder(model, index, config, device)
     batches = history_batches(
         data,
         split,
-        context=model.config.context,
+        context=finder.context,
         batch=config.batch,
         share=share,
         columns=columns,
         target_columns=("events",) if event_given else metrics.needs,
     )
-    was_training = model.training
-    model.eval()
-    finder = Finder(model, index, config, device)
     told = EventGiven(finder, len(data.manifest.events)) if event_given else None
+    alone_I = model.item_rows.alone_I
+    unseen = None if alone_I is None else UnseenCounts(alone_I)
     rounds = -(-evaluated // (config.batch * share.world))
     for users in progress(batches, rounds):
         queries = finder.queries(users, finder.ask(users))
         found = finder.find(users, queries, DEPTH)
         given = None if told is None else told.find(users, queries, DEPTH)
         metrics.update(users, found.row_Bk.cpu().numpy(), None if given is None else given.row_Bk.cpu().numpy())
+        if unseen is not None:
+            unseen.update(users)
         on_batch(users, found, given)
     model.train(was_training)
     metrics.sum_over(total)
-    return metrics.results()
+    if unseen is None:
+        return metrics.results()
+    unseen.sum_over(total)
+    return metrics.results() | unseen.results()
 
 
 def _catalogue(data: PreparedData, by_group: Sequence[str] | None) -> tuple[np.ndarray, Categories, list[Categories]]:

@@ -52,6 +52,16 @@ class Branch:
         """How many there are, those without items included."""
         return math.prod(self.sizes)
 
+    def keep(self, kept_C: np.ndarray) -> None:
+        """Leaves out the other combinations, and the item sets that none is left of.
+
+        Args:
+            kept_C: bool, in the order of `code_C`.
+        """
+        self.code_C = self.code_C[kept_C]
+        used, self.set_C = np.unique(self.set_C[kept_C], return_inverse=True)
+        self._set_code, self.set_sizes = self._set_code[used], self.set_sizes[used]
+
     def groups_of(self, code_C: np.ndarray) -> np.ndarray:
         """[C, levels]: group numbers of codes."""
         below = [math.prod(self.sizes[d + 1 :]) for d in range(len(self.sizes))]
@@ -82,7 +92,9 @@ class Branch:
         """(row, item set) for each set a row of [first_row, last_row) is in."""
         parts = [self._set_codes(*some)[:2] for some in _few(first_row, last_row)]
         rows, codes = (np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True))
-        return rows, np.searchsorted(self._set_code, codes)
+        place = np.searchsorted(self._set_code, codes)
+        there = self._set_code[np.minimum(place, len(self._set_code) - 1)] == codes if len(self._set_code) else []
+        return rows[there], place[there]
 
     def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
         """For each row of [first_row, last_row), how many combinations that hold it answer the same question."""

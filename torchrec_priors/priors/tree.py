@@ -9,7 +9,7 @@ Shapes: K paths (heads), S item sets, M targets, B users.
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +24,8 @@ from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, loa
 from torchrec_priors.priors.settings import Composition, PriorsConfig
 
 log = logging.getLogger(__name__)
+
+_ROWS_LOOKED_AT = 1 << 16  # together, where only some of them are wanted
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,18 @@ class PriorTree(nn.Module):
     Paths without eligible items are dropped and logged, items that no group of a level has are counted and logged.
     """
 
-    def __init__(self, levels: list[Prior], items: int, composition: Composition = "hierarchical") -> None:
+    def __init__(
+        self,
+        levels: list[Prior],
+        items: int,
+        composition: Composition = "hierarchical",
+        only: Collection[str] | None = None,
+    ) -> None:
         """
         Args:
             levels: upper level first.
-            items: number of rows of the table.
+            items: of the data set.
+            only: names of the paths that a model has heads for; None for all.
 
         Raises:
             UserError: there are too many paths.
@@ -67,6 +76,9 @@ class PriorTree(nn.Module):
         chosen = [[number] for number in range(len(levels))] if composition == "additive" else []
         numbers = chosen or [list(range(len(levels)))]
         self.branches = [Branch(some, [levels[number] for number in some], items) for some in numbers]
+        if only is not None:
+            for branch in self.branches:
+                branch.keep(np.array([name in only for name in self._names_of(branch, branch.code_C)], bool))
         self._set_numbers, self.set_sizes = _number_sets(self.branches, items)
         set_K = np.concatenate(
             [number[branch.set_C] for number, branch in zip(self._set_numbers, self.branches, strict=True)]
@@ -85,17 +97,17 @@ class PriorTree(nn.Module):
         self._user_levels = [number for number, level in enumerate(levels) if is_of_users(level)]
         for number in self._user_levels:
             self.register_buffer(f"group_at_{number}", self.groups_at(number), persistent=False)
-        self._say_what_is_left_out()
+        if only is None:
+            self._say_what_is_left_out()
 
     @cached_property
     def paths(self) -> list[Path]:
         """The heads, in their order."""
-        names = self._names_in_paths()
         unordered = []
         for branch in self.branches:
-            for groups in branch.groups_of(branch.code_C).tolist():
-                name = " / ".join(names[level][group] for level, group in zip(branch.numbers, groups, strict=True))
-                unordered.append((tuple(branch.numbers), tuple(groups), name or "all"))
+            of_paths = branch.groups_of(branch.code_C).tolist()
+            for groups, name in zip(of_paths, self._names_of(branch, branch.code_C), strict=True):
+                unordered.append((tuple(branch.numbers), tuple(groups), name))
         ordered = zip((unordered[place] for place in self._order), self.item_set_K, strict=True)
         return [Path(levels, groups, item_set, name) for (levels, groups, name), item_set in ordered]
 
@@ -136,6 +148,18 @@ class PriorTree(nn.Module):
                 rows[number] = row[order[low:high]]
         return rows
 
+    def eligible_among(self, item_C: np.ndarray) -> list[np.ndarray]:
+        """Places in `item_C` (ascending) of the items in each item set, ascending."""
+        if len(item_C) and item_C[-1] - item_C[0] == len(item_C) - 1:  # all in a row
+            return [items - item_C[0] for items in self.eligible(int(item_C[0]), int(item_C[-1]) + 1)]
+        places: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(self.item_sets)]
+        for start, end in _runs(item_C):
+            here = item_C[start:end]
+            for found, items in zip(places, self.eligible(int(here[0]), int(here[-1]) + 1), strict=True):
+                place = np.searchsorted(here, items)
+                found.append(start + place[here[place] == items])
+        return [np.concatenate(found) for found in places]
+
     @property
     def branch_K(self) -> Tensor:
         """int64 [K]: branch of each path."""
@@ -162,6 +186,14 @@ class PriorTree(nn.Module):
         if among is not None:
             each[np.setdiff1d(np.arange(len(each)), among)] = 0
         return each * (each > 0).sum(0)
+
+    def alternatives_among(self, item_C: np.ndarray, among: Sequence[int] | None = None) -> np.ndarray:
+        """`alternatives` of some items, which ascend: int64 [branches, C]."""
+        parts = [np.zeros((len(self.branches), 0), np.int64)]
+        for start, end in _runs(item_C):
+            here = item_C[start:end]
+            parts.append(self.alternatives(int(here[0]), int(here[-1]) + 1, among)[:, here - here[0]])
+        return np.concatenate(parts, 1)
 
     def assign(self, targets: Targets) -> tuple[Tensor, Tensor]:
         """(index into targets, path) for every path a target is a positive of (Eq. 6)."""
@@ -233,6 +265,14 @@ class PriorTree(nn.Module):
         """Names of the groups of each level."""
         return [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
 
+    def _names_of(self, branch: Branch, code_C: np.ndarray) -> list[str]:
+        """Names of combinations: "short-term / Electronics"."""
+        names = self._names_in_paths()
+        return [
+            " / ".join(names[level][group] for level, group in zip(branch.numbers, groups, strict=True)) or "all"
+            for groups in branch.groups_of(code_C).tolist()
+        ]
+
     def _names_in_paths(self) -> list[list[str]]:
         """Names of the groups of each level; those that stand twice in an additive tree with their prior's name."""
         names = self.group_names
@@ -262,18 +302,29 @@ class PriorTree(nn.Module):
                                 f"{without:,}", self.levels[number].name, which)  # fmt: skip
 
 
+def _runs(item_C: np.ndarray) -> list[tuple[int, int]]:
+    """Bounds of runs of `item_C`, each within a few of the data set's rows."""
+    bounds = np.flatnonzero(np.diff(item_C // _ROWS_LOOKED_AT)) + 1
+    return list(itertools.pairwise([0, *bounds.tolist(), len(item_C)])) if len(item_C) else []
+
+
 def paths_of_groups(open_XG: Tensor, group_K: Tensor) -> Tensor:
     """bool [X, K]: paths whose group at a level is open, and those that do not go through it (group -1)."""
     return torch.cat([open_XG, open_XG.new_ones(len(open_XG), 1)], 1)[:, group_K]
 
 
-def load_tree(config: PriorsConfig, data: PreparedData, horizon: int) -> PriorTree:
-    """The tree of a configuration over a prepared data set; `horizon` is training's tau."""
+def load_tree(config: PriorsConfig, data: PreparedData, horizon: int, only: Collection[str] | None = None) -> PriorTree:
+    """The tree of a configuration over a prepared data set.
+
+    Args:
+        horizon: training's tau.
+        only: as for `PriorTree`.
+    """
     levels = [load_prior(level, data, horizon) for level in config.tree]
     for specification, level in zip(config.tree, levels, strict=True):
         if [other.name for other in levels].count(level.name) > 1:
             raise UserError(f"priors.tree: '{specification}' and another level are both '{level.name}': give it once")
-    return PriorTree(levels, data.items, config.composition)
+    return PriorTree(levels, data.items, config.composition, only)
 
 
 def _number_sets(branches: list[Branch], items: int) -> tuple[list[np.ndarray], np.ndarray]:

@@ -1,14 +1,18 @@
 """From users' histories to what is found for them: queries of every path, what is added to their scores, the search."""
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.batch import times_and_events
 from torchrec_priors.data.histories import Histories
+from torchrec_priors.data.left_out import recent
+from torchrec_priors.data.prepared import Columns
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError
@@ -69,13 +73,49 @@ class Finder:
             branch_K=model.tree.branch_K,
         )
 
+    @property
+    def context(self) -> int:
+        """How much of histories `find` wants: all of it where items without a row are left out of them."""
+        return self.model.config.context if self.model.item_rows.known_I is None else sys.maxsize
+
     @torch.no_grad()
     def histories(self, users: Histories) -> Jagged:
-        """This rank's users as the encoder takes them, one of item 0 where there are none."""
-        ids = to_ids(users.items, users.lengths, self.device)
-        beside = times_and_events(users.columns if len(users) else {})
+        """This rank's users as the encoder takes them; a history of one item stands for one of which nothing is known,
+        and for that of nobody where there are no users."""
+        items, lengths, columns = users.items, users.lengths, users.columns
+        if self.model.item_rows.known_I is not None:
+            items, lengths, columns = recent(users, self.model.item_rows.known_I, self.model.config.context)
+        items, columns = self._never_empty(items, lengths, columns)
+        beside = times_and_events(columns)
         time_N, event_N = (None if values is None else values.to(self.device) for values in beside)
-        return Jagged(self.model.tokens(ids), ids.offsets(), time_N, event_N)
+        ids, item_N = self.to_ids(items, np.maximum(lengths, 1) if len(users) else np.ones(1, np.int64))
+        return Jagged(self.model.tokens(ids, item_N), ids.offsets(), time_N, event_N)
+
+    def _never_empty(self, items: np.ndarray, lengths: np.ndarray, columns: Columns) -> tuple[np.ndarray, Columns]:
+        """With an item that has a row wherever a history is empty, and columns only where there are users."""
+        someone = self.model.item_rows.an_item
+        if not len(lengths):
+            return np.full(1, someone), {}
+        ends = np.cumsum(lengths)[lengths == 0]
+        if not len(ends):
+            return items, columns
+        beside = {name: np.insert(values, ends, 0) for name, values in columns.items()}
+        return np.insert(items, ends, someone), beside
+
+    def to_ids(self, items: np.ndarray, lengths: np.ndarray) -> tuple[KeyedJaggedTensor, Tensor]:
+        """Histories of items as the table's input; and the items."""
+        values = torch.from_numpy(self.model.item_rows.to_ids(items))
+        ids = KeyedJaggedTensor(keys=[FEATURE], values=values, lengths=torch.from_numpy(lengths))
+        return ids.to(self.device), torch.from_numpy(items).to(self.device)
+
+    def _without_history(self, users: Histories) -> Tensor | None:
+        """bool [B]: users of whose items none has a row; None where that cannot be."""
+        known_I = self.model.item_rows.known_I
+        if known_I is None:
+            return None
+        user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
+        known_B = np.bincount(user_X[known_I[users.seen]], minlength=len(users)) > 0
+        return torch.from_numpy(~known_B).to(self.device)
 
     @torch.no_grad()
     def ask(self, users: Histories) -> Asked:
@@ -90,6 +130,9 @@ class Finder:
         allowed_BK = tree.allowed_paths(user_B)
         if allowed_BK is not None:
             queries = queries.within(allowed_BK)
+        without_B = self._without_history(users)
+        if without_B is not None:  # nothing is found for them
+            queries = queries.within(~without_B[:, None].expand_as(queries.bias_BK))
         if not self.config.calibrated:
             return queries
         calibration_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, queries)
@@ -106,11 +149,3 @@ class Finder:
         """
         excluded = Exclusions.of(users.seen, users.seen_lengths) if self.config.filter_seen else None
         return search(index or self.index, self.model.score, queries, excluded, k, self.fusion, self._bytes)
-
-
-def to_ids(items: np.ndarray, lengths: np.ndarray, device: torch.device) -> KeyedJaggedTensor:
-    """Histories as the table's input; an empty batch becomes one history of item 0, so that its rank takes part."""
-    if len(lengths) == 0:
-        items, lengths = np.zeros(1, np.int64), np.ones(1, np.int64)
-    ids = KeyedJaggedTensor(keys=[FEATURE], values=torch.from_numpy(items), lengths=torch.from_numpy(lengths))
-    return ids.to(device)

@@ -1,4 +1,10 @@
-"""A rank's rows, tile by tile and sorted by item set within a tile, ready to be scored by each set's own queries."""
+"""A rank's candidates, tile by tile and sorted by item set within a tile, ready to be scored by each set's own queries.
+
+Candidates are the items that a rank holds the rows of and may recommend. Usually each has the row of its own number;
+where several have one row, or some have none (`embedding/item_rows.py`), the index says which row is whose.
+
+Shapes: C candidates of this rank, S item sets, R branches of the tree.
+"""
 
 import copy
 import itertools
@@ -10,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchrec_priors.embedding.item_rows import Held
 from torchrec_priors.embedding.table import Shard
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.open_paths import most_open
@@ -20,10 +27,10 @@ TILE = 1 << 13
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows [first, first + size) of the table.
+    """Candidates [first, first + size) of an index.
 
     Attributes:
-        columns: for each item set that has rows here, its number and its rows, counted from `first`.
+        columns: for each item set that has candidates here, its number and its candidates, counted from `first`.
     """
 
     first: int
@@ -32,92 +39,124 @@ class Tile:
 
 
 class GroupIndex:
-    """Group lists of a rank's own rows alone, and which paths search which item set.
+    """Group lists of a rank's own items alone, and which paths search which item set.
 
     Attributes:
         shard: the rows.
+        item_C: row ids of the candidates in the data set, ascending.
+        set_sizes: candidates of all ranks in each item set; the items of the set, where not all are candidates to be
+            set from outside.
         paths_of_set: for each item set.
         most_open_S: how many of its paths a user has open at most (`open_paths`).
-        log_weight_S: log of how many rows of the catalogue a row of each item set stands for.
-        log_alternatives_RT: log c(i) of each branch and row of the shard (see `PriorTree.alternatives`).
+        log_weight_S: log of how many items of the catalogue a candidate of each item set stands for.
+        log_alternatives_RT: log c(i) of each branch and candidate (see `PriorTree.alternatives`).
     """
 
-    def __init__(self, tree: PriorTree, shard: Shard) -> None:
+    def __init__(self, tree: PriorTree, shard: Shard, held: Held | None = None) -> None:
+        """
+        Args:
+            held: the candidates and their rows; without it every row is a candidate of the same number.
+        """
         self.shard = shard
         device = shard.rows.device
-        self._rows = [torch.from_numpy(rows).to(device) for rows in tree.eligible(shard.first, shard.last)]
-        self._set_sizes = tree.set_sizes
+        held = Held.each_its_own(shard.first, shard.last) if held is None else held
+        self.item_C = torch.from_numpy(held.item_C).to(device)
+        self._item_C = held.item_C
+        self._row_C = None if held.row_C is held.item_C else torch.from_numpy(held.row_C - shard.first).to(device)
+        self._sets = [torch.from_numpy(places).to(device) for places in tree.eligible_among(held.item_C)]
+        self.set_sizes = tree.set_sizes
         self.most_open_S = most_open(tree)
         self.log_weight_S = [0.0] * tree.item_sets
-        self.log_alternatives_RT = _log_alternatives(tree, shard)
+        self.log_alternatives_RT = self._log_alternatives(tree)
         paths = np.array(tree.item_set_K)
         bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
         self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
 
-    def sample(self, rows_a_set: int) -> "GroupIndex":
-        """About so many rows of each item set, a set of fewer whole, chosen by their ids, whatever the ranks; each
-        stands for several (`log_weight_S`)."""
+    def __len__(self) -> int:
+        return len(self._item_C)
+
+    @property
+    def own_sizes(self) -> list[int]:
+        """Candidates of this rank in each item set."""
+        return [len(places) for places in self._sets]
+
+    def vectors(self, tile: Tile) -> Tensor:
+        """The stored vectors of a tile's candidates."""
+        here = slice(tile.first, tile.first + tile.size)
+        return self.shard.rows[here] if self._row_C is None else self.shard.rows[self._row_C[here]]
+
+    def places(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(which of the items are candidates, as indices; their places)."""
+        place = np.searchsorted(self._item_C, items)
+        here = np.flatnonzero(place < len(self._item_C))
+        here = here[self._item_C[place[here]] == items[here]]
+        return here, place[here]
+
+    def sample(self, items_a_set: int) -> "GroupIndex":
+        """About so many candidates of each item set, a set of fewer whole, chosen by their ids, whatever the ranks;
+        each stands for several (`log_weight_S`)."""
         index = copy.copy(self)
-        index._rows, index.log_weight_S = [], []
-        for number, rows in enumerate(self._rows):
-            share = min(1.0, rows_a_set / max(int(self._set_sizes[number]), 1))
-            keep = _uniform(rows.cpu().numpy(), number) < share
-            index._rows.append(rows[torch.from_numpy(keep).to(rows.device)])
+        index._sets, index.log_weight_S = [], []
+        for number, places in enumerate(self._sets):
+            share = min(1.0, items_a_set / max(int(self.set_sizes[number]), 1))
+            keep = _uniform(self._item_C[places.cpu().numpy()], number) < share
+            index._sets.append(places[torch.from_numpy(keep).to(places.device)])
             index.log_weight_S.append(-math.log(share))
         return index
 
     def restricted(self, allowed: Tensor) -> "GroupIndex":
-        """The same index without the rows that are not allowed: they are never scored, so others take their places.
+        """The same index without the candidates that are not allowed: they are never scored, so others take their
+        places.
 
         Args:
-            allowed: bool by row of the shard.
+            allowed: bool [C].
         """
         index = copy.copy(self)
-        allowed = allowed.to(self.shard.rows.device)
-        index._rows = [rows[allowed[rows - self.shard.first]] for rows in self._rows]
+        allowed = allowed.to(self.item_C.device)
+        index._sets = [places[allowed[places]] for places in self._sets]
         return index
 
     def reach(self, path_K: Tensor) -> Tensor:
-        """bool by row of the shard: whether one of some paths (bool [K]) may retrieve it."""
-        reached = torch.zeros(len(self.shard.rows), dtype=torch.bool, device=self.shard.rows.device)
-        for paths, rows in zip(self.paths_of_set, self._rows, strict=True):
+        """bool [C]: whether one of some paths (bool [K]) may retrieve a candidate."""
+        reached = torch.zeros(len(self), dtype=torch.bool, device=self.item_C.device)
+        for paths, places in zip(self.paths_of_set, self._sets, strict=True):
             if path_K[paths].any():
-                reached[rows - self.shard.first] = True
+                reached[places] = True
         return reached
 
     def among(self, tree: PriorTree, branches: list[int]) -> "GroupIndex":
         """The same index for searches that use the paths of some branches alone."""
         index = copy.copy(self)
-        index.log_alternatives_RT = _log_alternatives(tree, self.shard, branches)
+        index.log_alternatives_RT = self._log_alternatives(tree, branches)
         return index
 
-    def places(self, number: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Row ids of an item set and their places in the shard, `size` at a time, ascending."""
-        rows = self._rows[number]
-        for first in range(0, len(rows), size):
-            row_n = rows[first : first + size]
-            yield row_n, row_n - self.shard.first
+    def chunks(self, number: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Row ids in the data set of the candidates of an item set, ascending, and where in the shard their vectors
+        are; `size` at a time."""
+        places = self._sets[number]
+        for first in range(0, len(places), size):
+            place_n = places[first : first + size]
+            yield self.item_C[place_n], place_n if self._row_C is None else self._row_C[place_n]
 
     def tiles(self) -> Iterator[Tile]:
-        """Tiles in order; one without rows to score is left out."""
-        for first in range(self.shard.first, self.shard.last, TILE):
-            size = min(TILE, self.shard.last - first)
-            ends = torch.tensor([first, first + size], device=self.shard.rows.device)
+        """Tiles in order; one without candidates to score is left out."""
+        for first in range(0, len(self), TILE):
+            size = min(TILE, len(self) - first)
+            ends = torch.tensor([first, first + size], device=self.item_C.device)
             columns = []
-            for number, rows in enumerate(self._rows):
-                low, high = torch.searchsorted(rows, ends).tolist()
+            for number, places in enumerate(self._sets):
+                low, high = torch.searchsorted(places, ends).tolist()
                 if low < high:
-                    columns.append((number, rows[low:high] - first))
+                    columns.append((number, places[low:high] - first))
             if columns:
                 yield Tile(first, size, columns)
 
+    def _log_alternatives(self, tree: PriorTree, branches: list[int] | None = None) -> Tensor:
+        alternatives_RT = np.maximum(tree.alternatives_among(self._item_C, branches), 1)
+        return torch.from_numpy(np.log(alternatives_RT)).to(self.item_C.device)
 
-def _log_alternatives(tree: PriorTree, shard: Shard, branches: list[int] | None = None) -> Tensor:
-    alternatives_RT = np.maximum(tree.alternatives(shard.first, shard.last, branches), 1)
-    return torch.from_numpy(np.log(alternatives_RT)).to(shard.rows.device)
 
-
-def _uniform(row: np.ndarray, item_set: int) -> np.ndarray:
-    """A number in [0, 1) for each row, which depends on the row and the item set alone (splitmix64)."""
+def _uniform(item: np.ndarray, item_set: int) -> np.ndarray:
+    """A number in [0, 1) for each item, which depends on its row id and the item set alone (splitmix64)."""
     start = np.uint64(item_set * 0xD1B54A32D192ED03 % 2**64)
-    return unit(mix(row.astype(np.uint64) * GOLDEN + start))
+    return unit(mix(item.astype(np.uint64) * GOLDEN + start))

@@ -73,7 +73,7 @@ def search_int8(
         users, ways, _ = paths.vector_Bpd.shape
         at_once = max(1, _MOST_ROWS // ways)
         groups = [_Users(first, min(at_once, users - first), paths, quantised) for first in range(0, users, at_once)]
-        for place_n, row_n in index.places(number, _COLUMNS):
+        for item_n, row_n in index.chunks(number, _COLUMNS):
             bytes_dn = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, _COLUMNS - len(row_n))).T
             step_n = quantised.step_R[row_n]
             for group in groups:
@@ -82,7 +82,7 @@ def search_int8(
                     user, column = user_c[part : part + _AT_ONCE], column_c[part : part + _AT_ONCE]
                     vectors = score.items(index.shard.rows.index_select(0, row_n[column]))
                     exact, way = (paths.vector_Bpd[user] * vectors[:, None]).sum(2).max(1)
-                    best.offer(user, place_n[column], exact, paths.path_Bp[user, way])
+                    best.offer(user, item_n[column], exact, paths.path_Bp[user, way])
 
 
 def takes(open_S: list[OpenPaths]) -> bool:

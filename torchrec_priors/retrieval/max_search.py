@@ -35,7 +35,7 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
     for number, paths in enumerate(open_S):
         groups = list(_groups(paths))
         width = min((group.width for group in groups), default=_COLUMNS)
-        for item_n, row_n in index.places(number, width):
+        for item_n, row_n in index.chunks(number, width):
             columns = _COLUMNS
             while columns < len(item_n):
                 columns *= 2

@@ -2,9 +2,9 @@
 
     s_k(i) = q_k . e_i + b_k for i in Omega_k (Eq. 3), -inf elsewhere; the bias b_k is a user's own for each path
 
-Every rank scores its own rows for the users of all ranks; a running top-k is kept, and the ranks' lists are merged.
-Only [users, tile] scores exist at a time. A candidate is one 64-bit key that orders by score, then by row id, so the
-answer does not depend on tiles, shards or ranks.
+Every rank scores the items of its own rows for the users of all ranks; a running top-k is kept, and the ranks' lists
+are merged. Only [users, tile] scores exist at a time. A candidate is one 64-bit key that orders by score, then by row
+id, so the answer does not depend on tiles, shards or ranks.
 
 Shapes: B users, K paths, k results, W ranks.
 """
@@ -198,22 +198,24 @@ def _search_own_rows(
         return best, path.int()
     best = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
     path = torch.zeros((users, k), dtype=torch.int32, device=device)
+    banned_user, banned_place = np.zeros(0, np.int64), np.zeros(0, np.int64)
+    if excluded is not None:
+        own, banned_place = index.places(excluded.row)
+        banned_user = excluded.user[own]
     open_S = _open_paths(index, queries)
     for tile in index.tiles():
-        start = tile.first - index.shard.first
-        vectors = score.items(index.shard.rows[start : start + tile.size])
-        fused = fusion.accumulator(users, index.log_alternatives_RT[:, start : start + tile.size])
+        vectors, last = score.items(index.vectors(tile)), tile.first + tile.size
+        fused = fusion.accumulator(users, index.log_alternatives_RT[:, tile.first : last])
         for number, columns in tile.columns:
             paths = open_S[number]
             for part, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
                 fused.add(columns[part], score_Bpn + paths.bias_Bp[..., None], paths.path_Bp)
         score_BT, path_BT = fused.result()
-        if excluded is not None:
-            here = (excluded.row >= tile.first) & (excluded.row < tile.first + tile.size)
-            user = torch.from_numpy(excluded.user[here]).to(device)
-            banned = torch.from_numpy(excluded.row[here] - tile.first).to(device)
-            score_BT[user, banned] = -torch.inf
-        keys_BT = encode(score_BT, torch.arange(tile.first, tile.first + tile.size, device=device))
+        here = (banned_place >= tile.first) & (banned_place < last)
+        if here.any():
+            user = torch.from_numpy(banned_user[here]).to(device)
+            score_BT[user, torch.from_numpy(banned_place[here] - tile.first).to(device)] = -torch.inf
+        keys_BT = encode(score_BT, index.item_C[tile.first : last])
         tile_best, column = keys_BT.topk(min(k, tile.size), dim=1)
         candidates = torch.cat([best, tile_best], 1)
         candidate_paths = torch.cat([path, path_BT.gather(1, column)], 1)
@@ -236,8 +238,7 @@ def _log_sums(index: GroupIndex, score: Score, queries: Queries) -> Tensor:
     sums_BK = torch.full(bias_BK.shape, -torch.inf, dtype=torch.float64, device=bias_BK.device)
     open_S = _open_paths(index, queries)
     for tile in index.tiles():
-        start = tile.first - index.shard.first
-        vectors = score.items(index.shard.rows[start : start + tile.size])
+        vectors = score.items(index.vectors(tile))
         for number, columns in tile.columns:
             paths = open_S[number]
             for _, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):

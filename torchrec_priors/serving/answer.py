@@ -12,7 +12,7 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.prepared import History
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.retrieval.find import Finder, to_ids
+from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.serving.request import Request
 
 
@@ -47,7 +47,7 @@ def answer(finder: Finder, histories: list[History], request: Request) -> tuple[
     columns = {name: [history.columns[name] for history in histories] for name in histories[0].columns}
     rows = [history.items for history in histories]
     known = [history.user for history in histories]
-    users = Histories.of(pa.array(range(len(histories))), rows, nothing, model.config.context, columns, known)
+    users = Histories.of(pa.array(range(len(histories))), rows, nothing, finder.context, columns, known)
     queries = request.queries(finder, users)
     if request.bias_K is not None and torch.isneginf(queries.bias_BK).all(1).any():
         raise UserError("only, mute: the heads that may answer are of other groups of users: name some of this user's")
@@ -58,9 +58,9 @@ def answer(finder: Finder, histories: list[History], request: Request) -> tuple[
     paths_of = {row: _paths_of(model.tree, row) for row in np.unique(item_M).tolist()}
     answers = []
     with torch.no_grad():
-        looked_up = item_M if len(item_M) else np.zeros(1, np.int64)
-        ids = to_ids(looked_up, np.array([len(looked_up)]), finder.device)
-        vectors_Md = model.score.items(model.lookup(ids))
+        looked_up = item_M if len(item_M) else np.full(1, model.item_rows.an_item)
+        ids, _ = finder.to_ids(looked_up, np.array([len(looked_up)]))
+        vectors_Md = model.score.items(model.lookup(ids)[0])
         for user, vectors_kd in enumerate(vectors_Md[: len(item_M)].split(count_B.tolist())):
             score_kK = (vectors_kd @ queries.vector_BKd[user].T + queries.bias_BK[user]).cpu()
             best = []

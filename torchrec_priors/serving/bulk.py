@@ -74,7 +74,7 @@ def recommend_in_bulk(
     chosen = lines >= 0
     rows = lines[chosen]
     batches = history_batches(
-        run.data, None, context=run.model.config.context, batch=batch, share=share, columns=run.columns, chosen=chosen
+        run.data, None, context=run.finder.context, batch=batch, share=share, columns=run.columns, chosen=chosen
     )
     request, names = run.request(k, allowed, levers), pa.array(run.heads)
     short = torch.zeros(1 + len(levers.at_least), dtype=torch.int64)

@@ -81,9 +81,10 @@ class LoadedRun:
         self.config, self.data, self.catalogue = config, data, catalogue
         self._lock = Lock()
         hush()
+        folder.say_grown(config, data)
         with ExitStack() as opening:
             self.ranks = opening.enter_context(join())
-            built = build_model(config, data, self.ranks, counted=folder.paths, for_training=False)
+            built = build_model(config, data, self.ranks, trained=folder.trained_on(config, data), for_training=False)
             self.checkpoint = Checkpoints(folder.checkpoints, self.ranks).load_best(built)
             self.model, self.columns = built.model.eval(), built.columns
             self.finder = Finder(self.model, built.index, config.evaluation, self.ranks.device)
@@ -160,6 +161,9 @@ class LoadedRun:
         with self._lock:
             if self._open is None:
                 raise RuntimeError("this run is closed: load it again")
+            known_I = self.model.item_rows.known_I
+            if known_I is not None and not all(known_I[history.items].any() for history in histories):
+                raise UserError("the history: none of its items was seen in training: train on the data of today")
             request = self.request(k, allowed, levers)
             for start in range(0, len(histories), batch):
                 found, short_BJ = answer(self.finder, histories[start : start + batch], request)
@@ -175,8 +179,19 @@ class LoadedRun:
         """What is asked for of this rank. Every rank must call it alike."""
         index = self.finder.index
         if allowed is not None:
-            index = index.restricted(torch.from_numpy(allowed[index.shard.first : index.shard.last]))
+            index = index.restricted(torch.from_numpy(allowed)[index.item_C.cpu()])
         return Request.of(self.finder, self.ranks, k, index, levers)
+
+    def unseen(self, items: np.ndarray) -> int:
+        """How many of some interactions, by row id, are with items that have no row of their own."""
+        alone_I = self.model.item_rows.alone_I
+        return 0 if alone_I is None else int((~alone_I[items]).sum())
+
+    @property
+    def never_found(self) -> int:
+        """Items of the catalogue that cannot be recommended, as the model cannot tell them apart."""
+        found_I = self.model.item_rows.found_I
+        return 0 if found_I is None else int((~found_I).sum())
 
     def _in_words(self, found: Answer) -> Recommendation:
         return Recommendation(

@@ -46,11 +46,11 @@ class Shares:
         """
         self.names, self.k = list(share), k
         self.need = [math.ceil(round(part * k, 9)) for part in share.values()]  # .7 x 10 is 7.000000000000001
-        mask_R = torch.zeros(len(index.shard.rows), dtype=torch.int64, device=index.shard.rows.device)
+        mask_C = torch.zeros(len(index), dtype=torch.int64, device=index.item_C.device)
         for group, name in enumerate(self.names):
-            mask_R |= index.reach(path_K[name]).long() << group
-        counts = total(torch.bincount(mask_R, minlength=1 << len(self.names))).tolist()
-        self._cells = {mask: index.restricted(mask_R == mask) for mask, count in enumerate(counts) if count}
+            mask_C |= index.reach(path_K[name]).long() << group
+        counts = total(torch.bincount(mask_C, minlength=1 << len(self.names))).tolist()
+        self._cells = {mask: index.restricted(mask_C == mask) for mask, count in enumerate(counts) if count}
         apart = {1 << group: k for group in range(len(self.names))}  # of groups that have nothing to be found
         asked = fewest(tuple(self.need), apart | dict.fromkeys(self._cells, k))
         if asked > k:

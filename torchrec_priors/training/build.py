@@ -1,21 +1,25 @@
 """A run's model, distributed and initialised, and its optimizers."""
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from torchrec_priors.config import RunConfig
+from torchrec_priors.data.as_trained import AsTrained
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.features import FeatureTables, load_features
+from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.managed import ManagedRows, blocks_of, managed_table
 from torchrec_priors.embedding.table import (
     TABLE,
     Shard,
@@ -25,6 +29,7 @@ from torchrec_priors.embedding.table import (
     item_table,
     own_shards,
 )
+from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import check_budget, make_heads
@@ -33,8 +38,10 @@ from torchrec_priors.loss import discount
 from torchrec_priors.model import Recommender
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.training.paths import count_positives, read_paths
+from torchrec_priors.training.paths import count_positives, path_names, read_paths
 from torchrec_priors.training.process import Ranks
+from torchrec_priors.training.run_folder import TrainedOn
+from torchrec_priors.training.seen import say_unseen, training_frequency
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +54,28 @@ class Built:
         parallel: what is trained and checkpointed.
         model: the same model inside it, for everything but training steps.
         shards: this rank's rows of every table, live views.
-        index: what retrieval needs of them.
+        ranks: those it is distributed over.
         plan: how the table is sharded.
         columns: what the encoder asks for of the sequences, besides items.
         training_columns: what the encoder and the tree ask for in training.
         depths: the nodes of the tree that have adapters.
         positives_K: training positives of every path, on the CPU.
         targets: training targets.
+        seen_I: bool, items that were seen in training often enough; None where all have rows of their own.
     """
 
     parallel: DistributedModelParallel
     model: Recommender
     shards: dict[str, Shard]
-    index: GroupIndex
+    ranks: Ranks
     plan: ShardingPlan
     columns: tuple[str, ...]
     training_columns: tuple[str, ...]
     depths: list[Depth]
     positives_K: Tensor
     targets: int
+    seen_I: np.ndarray | None
+    _index: list[GroupIndex] = field(default_factory=list)
 
     @property
     def positives_S(self) -> Tensor:
@@ -78,32 +88,53 @@ class Built:
         """This rank's rows of the item table."""
         return self.shards[TABLE]
 
+    @property
+    def index(self) -> GroupIndex:
+        """What retrieval needs of the items whose rows this rank holds now. Every rank must ask for it alike."""
+        rows, tree = self.model.item_rows, self.model.tree
+        if isinstance(rows, ManagedRows):
+            rows.refresh(blocks_of(self.model.table), self.ranks.total)
+        elif self._index:
+            return self._index[0]
+        index = GroupIndex(tree, self.shard, rows.retrieved(self.shard.first, self.shard.last))
+        if rows.found_I is not None:
+            index.set_sizes = self.ranks.total(torch.tensor(index.own_sizes)).numpy()
+        self._index[:] = [index]
+        return index
+
 
 def build_model(
-    config: RunConfig, data: PreparedData, ranks: Ranks, *, counted: Path | None = None, for_training: bool = True
+    config: RunConfig, data: PreparedData, ranks: Ranks, *, trained: TrainedOn | None = None, for_training: bool = True
 ) -> Built:
     """The model of a configuration with its first values, the same on any number of ranks. Every rank must call it.
 
     Args:
-        counted: file with the training positives of the paths of a run that was started; without it they are counted.
+        trained: what a run that was started recorded; without it training positives and seen items are counted.
         for_training: False where a checkpoint's weights are loaded at once and only read: the table has no first values
             and no optimizer state.
     """
     if config.evaluation.calibrated and not config.loss.gate:
         raise UserError("evaluation.calibrated needs a model with a gate: train with loss.gate=1")
-    tree = load_tree(config.priors, data, config.model.horizon)
+    tree = tree_of(config, data, trained)
     check_budget(tree, config.model.dim, config.priors)
     training_columns = _training_columns(config, data, tree)
-    if counted is None:
+    seen_I = None if trained is None else trained.seen_I
+    if trained is None and config.embedding.unseen not in ("own", "managed"):
+        frequency = training_frequency(data, config.training, ranks)
+        seen_I = frequency >= config.embedding.min_frequency
+    managed = config.embedding.unseen == "managed"
+    rows = _rows(config.embedding, seen_I, data.items)
+    if trained is None:
+        say_unseen(config.embedding, rows, frequency if seen_I is not None else None)
         ends = config.training.training_ends(data)
-        counts = ranks.total(count_positives(tree, data, config.model.horizon, ranks.share, ends))
+        counts = ranks.total(count_positives(tree, data, config.model.horizon, ranks.share, ends, known_I=rows.known_I))
     else:
-        counts = read_paths(counted, tree)
+        counts = read_paths(trained.paths, tree)
     positives_K, targets = counts[:-1], int(counts[-1])
     depths = nodes(tree, positives_K, config.priors.min_positives)
     if for_training:
         say_backed_off(tree, depths, config.priors.min_positives)
-    features = load_features(config.encoder.item_features, data)
+    features = load_features(config.encoder.item_features, data, None if trained is None else trained.items)
     columns = _columns(config, data)
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder, config.model.dim, config.model.context, len(data.manifest.events))
@@ -112,11 +143,11 @@ def build_model(
         encoder,
         tree,
         make_heads(tree, config.model.dim, config.priors, depths),
-        item_table(data.items, config.model.dim),
+        managed_table(config.embedding, config.model.dim) if managed else item_table(rows.rows, config.model.dim),
         FeatureTables(features, config.model.dim) if features else None,
         config.loss.gate,
     )
-    model.exchange = ranks.exchange()
+    model.exchange, model.item_rows = ranks.exchange(), rows
     model.sees_events = config.encoder.events
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
     for module in model.modules() if for_training else ():
@@ -130,8 +161,31 @@ def build_model(
             initialise_rows(shard, config.seed, config.table.init_std, table=number)
     inner = parallel.module
     assert isinstance(inner, Recommender)
-    index = GroupIndex(tree, shards[TABLE])
-    return Built(parallel, inner, shards, index, plan, columns, training_columns, depths, positives_K, targets)
+    return Built(
+        parallel=parallel,
+        model=inner,
+        shards=shards,
+        ranks=ranks,
+        plan=plan,
+        columns=columns,
+        training_columns=training_columns,
+        depths=depths,
+        positives_K=positives_K,
+        targets=targets,
+        seen_I=seen_I,
+    )
+
+
+def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
+    """The tree of a configuration; of a run whose data has grown, with the heads and groups that it has."""
+    if trained is None or trained.groups is None:
+        return load_tree(config.priors, data, config.model.horizon)
+    only = set(path_names(trained.paths))
+    return load_tree(config.priors, AsTrained(data, trained.groups), config.model.horizon, only)
+
+
+def _rows(config: UnseenConfig, seen_I: np.ndarray | None, items: int) -> ItemRows | ManagedRows:
+    return ManagedRows(config, items) if config.unseen == "managed" else ItemRows.of(config, seen_I, items)
 
 
 def _columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
@@ -166,7 +220,7 @@ def _training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) ->
 def _move_dense(model: nn.Module, device: torch.device) -> None:
     """Everything but the tables, which are on the meta device until they are sharded."""
     for child in model.children():
-        if not isinstance(child, EmbeddingCollection):
+        if not isinstance(child, EmbeddingCollection | ManagedCollisionEmbeddingCollection):
             _move_dense(child, device)
     for tensor in (*model.parameters(recurse=False), *model.buffers(recurse=False)):
         tensor.data = tensor.data.to(device)

@@ -12,19 +12,23 @@ import torch.distributed as dist
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch, make_batch
+from torchrec_priors.data.left_out import leave_out
 from torchrec_priors.data.prefetch import ahead
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import WindowStream
+from torchrec_priors.data.windows import Windows, WindowStream
+from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.metrics.evaluation import evaluate
-from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
+from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
+from torchrec_priors.training.admission import Admission
 from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.paths import write_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import RunFolder, write_json
+from torchrec_priors.training.seen import write_seen
 from torchrec_priors.training.step import step
 from torchrec_priors.training.warm_start import start_from
 
@@ -57,22 +61,27 @@ class _Run:
         self, config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks, init_from: RunFolder | None
     ) -> None:
         self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
-        counted = folder.paths if folder.was_started else None
-        self.built = build_model(config, data, ranks, counted=counted)
+        trained = folder.trained_on(config, data) if folder.was_started else None
+        self.built = build_model(config, data, ranks, trained=trained)
         set_loss_weights(self.built, config)
         self.optimizers = Optimizers(self.built, config)
-        self.sampler = make_sampler(self.built, config, data, ranks)
         self.checkpoints = Checkpoints(folder.checkpoints, ranks)
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
+        self.admission: Admission | None = None
+        if config.embedding.unseen == "managed":
+            self.admission = Admission(self.built, config, data, ranks)
+        else:
+            self.sampler = make_sampler(self.built, config, data, ranks)
         if ranks.leads:  # now that nothing is wrong with it
-            if counted is None:
+            if trained is None:
                 folder.path.mkdir(parents=True, exist_ok=True)
                 write_paths(
                     folder.paths, self.built.model.tree, self.built.positives_K, self.built.targets, self.built.depths
                 )
+                write_seen(folder.seen, self.built.seen_I)
             folder.record(config, data, init_from)
         dist.barrier(ranks.side)
         self.logs = Logs(
@@ -161,7 +170,7 @@ class _Run:
         if self.config.training.fit_all:
             progress.best_step = progress.step
         self._save(best=self.config.training.fit_all)
-        table = self.data.items * self.config.model.dim
+        table = self.built.model.item_rows.rows * self.config.model.dim
         heads = sum(parameter.numel() for parameter in self.built.model.heads.parameters())
         dense = sum(p.numel() for name, p in self.built.model.named_parameters() if not name.startswith("table."))
         summary = {
@@ -185,8 +194,16 @@ class _Run:
 
     def _batches(self) -> Generator[Batch, None, None]:
         """From the next step on. Close it to end its threads."""
+        step, prefetch = self.progress.step, self.config.training.prefetch
+        if self.admission is None:
+            return ahead(self._made(self._stream(step)), prefetch)
+        with closing(iter(self._stream(self.admission.last_admission(step) + 1))) as again:
+            self.admission.catch_up(again, step)
+        return self._made_in_time(self.admission, ahead(iter(self._stream(step)), prefetch))
+
+    def _stream(self, first_step: int) -> WindowStream:
         config, settings = self.config, self.config.training
-        stream = WindowStream(
+        return WindowStream(
             self.data,
             context=config.model.context,
             horizon=config.model.horizon,
@@ -196,32 +213,54 @@ class _Run:
             share=self.ranks.share,
             balanced_for=config.model.dim if settings.balance == "length" else None,
             shuffled_row_groups=settings.shuffled_row_groups,
-            first_step=self.progress.step,
+            first_step=first_step,
             columns=self.built.training_columns,
             training_end_U=settings.training_ends(self.data),
             workers=settings.workers,
         )
-        return ahead(self._made(stream), settings.prefetch)
 
     def _made(self, stream: WindowStream) -> Generator[Batch, None, None]:
-        device, parts = self.ranks.device, self.config.training.accumulate
+        device, rows = self.ranks.device, self.built.model.item_rows
         with closing(iter(stream)) as of_steps:
             for windows in of_steps:
-                draw = self.sampler.draw(windows.step)
-                batch = make_batch(windows, draw, feature=FEATURE, seed=self.config.seed, parts=parts)
+                if rows.known_I is not None:
+                    windows = leave_out(windows, rows.known_I)
+                batch = self._batch(windows, self.sampler.draw(windows.step))
                 if device.type == "cuda":
                     with torch.cuda.device(device):  # each thread has a current device of its own
                         batch = batch.pinned()
                 yield batch
 
+    def _made_in_time(
+        self, admission: Admission, stream: Generator[Windows, None, None]
+    ) -> Generator[Batch, None, None]:
+        """Batches that are made when they are asked for: their negatives depend on what the steps before admitted."""
+        with closing(stream) as of_steps:
+            for windows in of_steps:
+                draw, own_ids = admission.draw(windows)
+                yield self._batch(windows, draw, own_ids)
+
+    def _batch(self, windows: Windows, draw: Draw, own_ids: np.ndarray | None = None) -> Batch:
+        return make_batch(
+            windows,
+            draw,
+            feature=FEATURE,
+            seed=self.config.seed,
+            parts=self.config.training.accumulate,
+            to_ids=self.built.model.item_rows.to_ids,
+            own_ids=own_ids,
+        )
+
 
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:
     """The sampler over this rank's rows; ranks tell one another how much of each set they own."""
     first, last = built.shard.first, built.shard.last
-    sets = built.model.tree.eligible(first, last)
+    assert isinstance(built.model.item_rows, ItemRows), "what a managed table holds changes: see `Admission`"
+    held = built.model.item_rows.held(first, last)
+    sets = [np.unique(held.row_C[places]) for places in built.model.tree.eligible_among(held.item_C)]
     if config.negatives.shared:
         sets.append(np.arange(first, last))
-    frequency = data.catalogue(["frequency"])["frequency"].to_numpy()
+    frequency = built.model.item_rows.per_row(data.catalogue(["frequency"])["frequency"].to_numpy())
     weights = draw_weights(frequency, config.negatives.popularity)[first:last]
     own = OwnItems.weighted(sets, first, weights)
     sizes_WS2 = torch.zeros(ranks.world, len(sets), 2, dtype=torch.int64)

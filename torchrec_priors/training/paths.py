@@ -21,9 +21,16 @@ from torchrec_priors.priors.tree import PriorTree
 
 
 def count_positives(
-    tree: PriorTree, data: PreparedData, horizon: int, share: Share, training_end_U: np.ndarray
+    tree: PriorTree,
+    data: PreparedData,
+    horizon: int,
+    share: Share,
+    training_end_U: np.ndarray,
+    *,
+    known_I: np.ndarray | None = None,
 ) -> Tensor:
-    """int64 [K + 1]: positives of each path, and targets, over this rank's share of an epoch.
+    """int64 [K + 1]: positives of each path, and targets, over this rank's share of an epoch. Items that are not known
+    are as if they had not been.
 
     A training item, one before the end of its user's training part, is a target at every offset t <= i, its index,
     whatever the windows.
@@ -37,6 +44,10 @@ def count_positives(
         index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
         ends = training_end_U[group.first_user : group.first_user + group.users]
         trained = index < np.repeat(ends, users.lengths)
+        if known_I is not None:
+            trained &= known_I[users.items]
+            before = np.concatenate([[0], np.cumsum(trained)])
+            index = before[:-1] - np.repeat(before[users.starts[:-1]], users.lengths)
         for offset in range(1, horizon + 1):
             chosen = trained & (index >= offset)
             items, user_M, *event = (
@@ -59,20 +70,34 @@ def write_paths(file: Path, tree: PriorTree, positives_K: Tensor, targets: int, 
     write_whole(file, json.dumps({"targets": targets, "paths": paths}, indent=1, ensure_ascii=False) + "\n")
 
 
+def path_names(file: Path) -> list[str]:
+    """Names of the recorded paths, in their order.
+
+    Raises:
+        UserError: no such file.
+    """
+    return _read(file)[0]
+
+
 def read_paths(file: Path, tree: PriorTree) -> Tensor:
     """int64 [K + 1]: recorded training positives of each path, and targets.
 
     Raises:
         UserError: no such file, or one of other paths than the tree's.
     """
+    names, counts = _read(file)
+    if names != [path.name for path in tree.paths]:
+        raise UserError(f"{file} is of other prior paths than the run's data and configuration have: train again")
+    return counts
+
+
+def _read(file: Path) -> tuple[list[str], Tensor]:
     try:
         recorded: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
         names = [path["name"] for path in recorded["paths"]]
         counts = torch.tensor([int(path["positives"]) for path in recorded["paths"]] + [int(recorded["targets"])])
+        return names, counts
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing, which says what heads the run has: train again") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): train again") from error
-    if names != [path.name for path in tree.paths]:
-        raise UserError(f"{file} is of other prior paths than the run's data and configuration have: train again")
-    return counts

@@ -1,10 +1,13 @@
 """The folder of a run: its configuration, which data it was trained on, its logs and its checkpoints."""
 
 import json
+import logging
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.manifest import sha256
@@ -12,8 +15,28 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_whole
 from torchrec_priors.remote.uri import Place
+from torchrec_priors.training.seen import read_seen
+
+log = logging.getLogger(__name__)
 
 CONFIG, DATA, METRICS, SUMMARY, PATHS = "config.toml", "data.json", "metrics.jsonl", "summary.json", "paths.json"
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """What a run that was started recorded of its data.
+
+    Attributes:
+        paths: file of the training positives of its paths.
+        items: how many items the data set had.
+        seen_I: bool, those that were seen often enough; None where all that there are have rows of their own.
+        groups: how many groups each prior had, where the data set has grown since; else None.
+    """
+
+    paths: Path
+    items: int
+    seen_I: np.ndarray | None
+    groups: dict[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -30,6 +53,26 @@ class RunFolder:
     def paths(self) -> Path:
         """See `training/paths.py`."""
         return self.path / PATHS
+
+    @property
+    def seen(self) -> Path:
+        """See `training/seen.py`."""
+        return self.path / "seen.parquet"
+
+    def trained_on(self, config: RunConfig, data: PreparedData) -> TrainedOn:
+        """What a run that was started knows of `data`.
+
+        Raises:
+            UserError: a file of it cannot be read.
+        """
+        origin = self._data()
+        state = _earlier_state(data, origin)
+        items = data.items if state is None else int(state["items"])
+        if config.embedding.unseen in ("own", "managed"):
+            seen_I = None if state is None else np.ones(items, bool)
+        else:
+            seen_I = read_seen(self.seen, items)
+        return TrainedOn(self.paths, items, seen_I, None if state is None else origin.get("groups", {}))
 
     @property
     def was_started(self) -> bool:
@@ -82,6 +125,8 @@ class RunFolder:
             "path": str(data.folder.absolute()),
             "content_sha256": data.manifest.prepared_sha256,
             "priors": _added_priors(config, data),
+            "groups": {prior.name: len(prior.groups) for prior in data.manifest.priors},
+            "events": data.manifest.events,
             "init_from": _where(init_from),
             "own_files": {str(file): sha256(file) for file in config.own_files()},
         }
@@ -104,10 +149,33 @@ class RunFolder:
             raise UserError(f"{option}: '{self.path}' cannot be read ({error}): train again") from error
         self._check_own_files(origin)
         data = PreparedData(data_path or origin["path"])
-        if data.manifest.prepared_sha256 != origin["content_sha256"]:
-            raise UserError(f"--data: '{data.folder}' is not the data that '{self.path}' was trained on")
+        if _earlier_state(data, origin) is not None:
+            if data.manifest.events != origin.get("events", data.manifest.events):
+                raise UserError(
+                    f"'{data.folder}' has other event types than when '{self.path}' was trained: train again"
+                )
+        elif data.manifest.prepared_sha256 != origin["content_sha256"]:
+            raise UserError(
+                f"--data: '{data.folder}' is not the data that '{self.path}' was trained on, nor has grown from it"
+            )
         self._check_priors(origin, data)
         return config, data
+
+    def say_grown(self, config: RunConfig, data: PreparedData) -> None:
+        """What becomes of items that came after the run was trained, where there are any."""
+        state = _earlier_state(data, self._data())
+        new = 0 if state is None else data.items - int(state["items"])
+        if not new:
+            return
+        becomes = {
+            "own": "they have no rows: left out, never recommended (embedding.unseen may be dropped, shared, hashed "
+            "or managed)",
+            "dropped": "left out and never recommended",
+            "shared": "they have the shared row and are never recommended",
+            "hashed": "they have hashed rows",
+            "managed": "they have no rows of their own and are not recommended until training meets them",
+        }[config.embedding.unseen]
+        log.info("'%s' has %s items more than when '%s' was trained: %s", data.folder, f"{new:,}", self.path, becomes)
 
     def _check_own_files(self, origin: dict[str, Any]) -> None:
         for file, checksum in origin.get("own_files", {}).items():
@@ -123,7 +191,7 @@ class RunFolder:
                 raise UserError(
                     f"'{self.path}' was trained with prior '{name}', which '{data.folder}' lacks: add it again"
                 )
-            if there[name] != checksum:
+            if there[name] != checksum and _earlier_state(data, origin) is None:
                 raise UserError(
                     f"prior '{name}' of '{data.folder}' has changed since '{self.path}' was trained:"
                     " make it as it was, or train again"
@@ -145,6 +213,14 @@ def _added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
     named = {part for level in config.priors.tree for part in (level, *level.split(":"))}
     added = data.manifest.added_priors()
     return {name: checksum for name, checksum in added.items() if config.own_files() or name in named}
+
+
+def _earlier_state(data: PreparedData, origin: dict[str, Any]) -> dict[str, Any] | None:
+    """The state that a data set has grown from since a run was trained on it; None where it is as it was."""
+    if data.manifest.prepared_sha256 == origin["content_sha256"]:
+        return None
+    states = [state for state in data.manifest.grown if state["prepared_sha256"] == origin["content_sha256"]]
+    return states[-1] if states else None
 
 
 def _where(run: RunFolder | None) -> str | None:

@@ -26,8 +26,8 @@ from torchrec_priors.embedding.features import PREFIX, load_features
 from torchrec_priors.embedding.table import TABLE, Shard
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import nodes
-from torchrec_priors.priors.tree import load_tree
-from torchrec_priors.training.build import Built
+from torchrec_priors.training.build import Built, tree_of
+from torchrec_priors.training.carried_rows import OldRows, carried_rows
 from torchrec_priors.training.checkpoint import Checkpoints, load
 from torchrec_priors.training.paths import read_paths
 from torchrec_priors.training.process import Ranks
@@ -56,7 +56,8 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     }
     filled = _Source(place, sizes, ranks)
     filled.dense(built)
-    old_tree = load_tree(old_config.priors, old_data, old_config.model.horizon)
+    trained = source.trained_on(old_config, old_data)
+    old_tree = tree_of(old_config, old_data, trained)
     old_depths = nodes(old_tree, read_paths(source.paths, old_tree)[:-1], old_config.priors.min_positives)
     old_names = [depth.names for depth in old_depths]
     for number, (new, weight) in enumerate(zip(built.depths, built.model.heads.adapters, strict=True)):
@@ -71,9 +72,16 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
         for name, weight in built.model.gate.named_parameters():
             found = filled.matched(f"gate.{name}", old_tree.item_set_names, sets, weight)
         filled.report.append(f"{found} of {len(sets)} decisions of the gate")
-    old_ids, new_ids = _ids(old_config, old_data), _ids(config, data)
+    old_ids, new_ids = _values(old_config, old_data, trained.items), _values(config, data)
     for table, shard in built.shards.items():
-        filled.rows(table, old_ids.get(table), new_ids[table], shard)
+        if table == TABLE:
+            old_rows = carried_rows(built, config, data, OldRows(old_config, old_data, trained, filled.whole))
+            filled.rows(table, old_rows, built.model.item_rows.rows, shard)
+        elif table in old_ids:
+            there = pc.fill_null(pc.index_in(new_ids[table], old_ids[table]), -1).to_numpy(zero_copy_only=False)
+            filled.rows(table, there[shard.first : shard.last].astype(np.int64), len(there), shard)
+        else:
+            filled.report.append(f"0 of {len(new_ids[table]):,} {table}s")
     log.info("started from %s of '%s': %s", place.name, source.path, "; ".join(filled.report))
     return place.name
 
@@ -103,7 +111,9 @@ class _Source:
             _fill(own[name], value)
         self.report.append(f"{len(found)} of {len(own)} parameters of encoder and score")
         known = (*_MATCHED, "certainty.")  # how certain heads are is learned anew
-        left = [name for name in self.sizes if name not in own and not name.startswith(known) and ".embed" not in name]
+        of_tables = (".embed", "_managed_collision_collection.")
+        left = [name for name in self.sizes if name not in own and not name.startswith(known)]
+        left = [name for name in left if not any(part in name for part in of_tables)]
         if left:
             self.report[-1] += f" ({len(left)} of the other run have no place here: {', '.join(left[:3])})"
 
@@ -124,16 +134,29 @@ class _Source:
             _fill(weight, whole)
         return len(pairs)
 
-    def rows(self, table: str, old_ids: pa.Array | None, new_ids: pa.Array, shard: Shard) -> None:
-        """The shard's rows whose ids were there; blocks of the old table go to all ranks, one after another."""
+    def whole(self, end: str) -> Tensor | None:
+        """The int64 tensor whose name ends so; None where there is none."""
+        name = next((key for key in self.sizes if key.endswith(end)), None)
+        if name is None:
+            return None
+        found = torch.empty(self.sizes[name], dtype=torch.int64)
+        self._load({name: found})
+        return found
+
+    def rows(self, table: str, mine_there: np.ndarray, rows: int, shard: Shard) -> None:
+        """The shard's rows that were there; blocks of the old table go to all ranks, one after another.
+
+        Args:
+            mine_there: for each row of the shard, its place in the old table; -1 for none.
+            rows: of the table.
+        """
         name = next((key for key in self.sizes if key.endswith(f"embeddings.{table}.weight")), None)
-        if name is None or old_ids is None:
-            self.report.append(f"0 of {len(new_ids):,} {table}s")
+        if name is None:
+            self.report.append(f"0 of {rows:,} {table}s")
             return
         if self.sizes[name][1] != shard.rows.shape[1]:
             raise UserError(f"--init-from: {name} is of another width there: give the model the same sizes")
-        old_row = pc.fill_null(pc.index_in(new_ids, old_ids), -1).to_numpy(zero_copy_only=False)
-        mine = torch.from_numpy(old_row[shard.first : shard.last].astype(np.int64))
+        mine = torch.from_numpy(mine_there)
         mesh = init_device_mesh("cpu", (self.ranks.world,))
         part = sharded_zeros(*self.sizes[name], device_mesh=mesh, placements=[ShardedBy(0)])
         self._load({name: part})
@@ -141,7 +164,8 @@ class _Source:
             here = ((mine >= first) & (mine < first + len(block))).nonzero().squeeze(1)
             with torch.no_grad():
                 shard.rows[here.to(shard.rows.device)] = block[mine[here] - first].to(shard.rows.device)
-        self.report.append(f"{int((old_row >= 0).sum()):,} of {len(new_ids):,} {table}s")
+        found = int(self.ranks.total((mine >= 0).sum()))
+        self.report.append(f"{found:,} of {rows:,} {table}s")
 
     def _blocks(self, part: Tensor, size: tuple[int, ...]) -> Iterator[tuple[int, Tensor]]:
         """(first row, rows) of the whole old table on every rank, from the parts that ranks hold."""
@@ -173,8 +197,7 @@ def _get(names: list[list[str]], place: int) -> list[str]:
     return names[place] if place < len(names) else []
 
 
-def _ids(config: RunConfig, data: PreparedData) -> dict[str, pa.Array]:
-    """What the rows of each table stand for, as texts: original item ids, or a feature's values."""
-    items = data.catalogue(["item_id"])["item_id"].combine_chunks().cast(pa.string())
-    features = load_features(config.encoder.item_features, data)
-    return {TABLE: items, **{PREFIX + feature.name: feature.values for feature in features}}
+def _values(config: RunConfig, data: PreparedData, items: int | None = None) -> dict[str, pa.Array]:
+    """What the rows of each table of a feature stand for, as texts."""
+    features = load_features(config.encoder.item_features, data, items)
+    return {PREFIX + feature.name: feature.values for feature in features}

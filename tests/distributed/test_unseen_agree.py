@@ -1,0 +1,117 @@
+"""Whatever becomes of unseen items: training, evaluation and recommendations do not depend on the number of ranks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_on_ranks
+
+from torchrec_priors.config import parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.managed import ManagedRows, blocks_of
+from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.loop import train
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+
+SETTINGS = {
+    "model": {"dim": 16, "context": 12, "horizon": 4},
+    "encoder": {"layers": 1, "heads": 2, "dropout": 0.3, "time_bias": True, "item_features": ["title"]},
+    "priors": {"tree": ["temporal:2", "genre"]},
+    "negatives": {"per_set": 20, "catalogue_share": 0.2, "popularity": 0.5, "logq": True},
+    "loss": {"gate": 1.0},
+    "table": {"init_std": 0.1},
+    "training": {"batch": 9, "steps": 6, "evaluate_every": 6, "log_every": 1, "accumulate": 2},
+    "evaluation": {"batch": 40},
+}
+POLICIES = {
+    "own": {},
+    "dropped": {"unseen": "dropped", "min_frequency": 12},
+    "shared": {"unseen": "shared", "min_frequency": 12},
+    "hashed": {"unseen": "hashed", "min_frequency": 12, "hashed_rows": 5},
+    "lfu": {"unseen": "managed", "rows": 60, "blocks": 6, "eviction": "lfu", "eviction_interval": 3},
+    "lru": {"unseen": "managed", "rows": 60, "blocks": 6, "eviction": "lru", "eviction_interval": 2},
+    "both": {"unseen": "managed", "rows": 120, "blocks": 6, "eviction_interval": 1},
+}
+
+
+def run_all(data, folder, policies):
+    """Of each policy: (losses, metrics, what is loaded)."""
+    data, answers = PreparedData(data), {}
+    with join() as ranks:
+        for name in policies:
+            run = RunFolder(folder / name)
+            train(parse({**SETTINGS, "embedding": POLICIES[name]}), data, run, ranks)
+            answers[name] = load(data, run, ranks)
+    return answers
+
+
+def load_all(data, folder, policies):
+    data = PreparedData(data)
+    with join() as ranks:
+        return {name: load(data, RunFolder(folder / name), ranks) for name in policies}
+
+
+def load(data, run, ranks):
+    """(losses, metrics of a checkpoint on these ranks, the table, what it holds)."""
+    config, _ = run.open()
+    built = build_model(config, data, ranks, trained=run.trained_on(config, data), for_training=False)
+    Checkpoints(run.checkpoints, ranks).load_best(built)
+    metrics = evaluate(
+        built.model, built.index, data, "test", config.evaluation,
+        share=ranks.share, device=ranks.device, columns=built.columns, by_group=(), total=ranks.total,
+    )  # fmt: skip
+    rows = torch.zeros(built.model.item_rows.rows, config.model.dim)
+    rows[built.shard.first : built.shard.last] = built.shard.rows
+    item_of_row = torch.full((len(rows),), -1)
+    if isinstance(built.model.item_rows, ManagedRows):
+        item_of_row[:] = 0
+        held = blocks_of(built.model.table).held()
+        item_of_row[torch.from_numpy(held.row_C)] = torch.from_numpy(held.item_C) + 1
+        item_of_row = ranks.total(item_of_row)
+    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line], metrics, ranks.total(rows), item_of_row
+
+
+@pytest.fixture(scope="module")
+def alone(small_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, run_on_ranks(1, run_all, small_data, folder, list(POLICIES))[0]
+
+
+@pytest.mark.parametrize(("world", "policies"), [(2, ["shared", "hashed", "lfu", "lru"]), (4, ["dropped", "both"])])
+def test_training_and_evaluation(alone, small_data, tmp_path, world, policies):
+    folder, expected = alone
+    for answers in run_on_ranks(world, run_all, small_data, tmp_path, policies):
+        for name, (losses, metrics, rows, held) in answers.items():
+            of_one = expected[name]
+            np.testing.assert_allclose(losses, of_one[0], rtol=1e-4, err_msg=name)
+            assert held.tolist() == of_one[3].tolist(), name
+            torch.testing.assert_close(rows, of_one[2], atol=2e-5, rtol=1e-3)
+            for key in ("users", "unseen/items", "unseen/targets", "unseen/interactions"):
+                assert metrics.get(key) == of_one[1].get(key), (name, key)
+    same = run_on_ranks(world, load_all, small_data, folder, policies)[0]
+    for name, (_, metrics, rows, _) in same.items():
+        assert torch.equal(rows, expected[name][2]), "a checkpoint is the same on any number of ranks"
+        assert metrics["ndcg@10"] == pytest.approx(expected[name][1]["ndcg@10"], abs=1e-6)
+
+
+def test_losses_are_finite_and_change(alone):
+    for name, (losses, *_) in alone[1].items():
+        trained = [loss for loss in losses if loss > 0]
+        assert np.isfinite(losses).all(), name
+        assert len(set(losses)) == len(losses), f"{name}: training does nothing"
+        assert len(trained) == len(losses), name
+
+
+def test_policies_differ_and_count(alone, small_data):
+    metrics = {name: found[1] for name, found in alone[1].items()}
+    assert "unseen/items" not in metrics["own"]
+    frequency = PreparedData(small_data).catalogue(["frequency"])["frequency"].to_numpy()
+    for name in ("dropped", "shared", "hashed"):
+        assert metrics[name]["unseen/items"] == (frequency < 12).sum()
+    assert len({found["ndcg@200"] for found in metrics.values()}) == len(metrics)
+    assert metrics["dropped"]["recall@200"] < 1 - 0.9 * metrics["dropped"]["unseen/targets_share"]

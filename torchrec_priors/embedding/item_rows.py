@@ -1,0 +1,146 @@
+"""Which row of the table each item has: one of its own, one that it shares, or none.
+
+Rows of items of their own keep the items' order; rows that are shared stand at equal distances among them. Items are in
+an order that spreads every level of popularity, so every row-wise shard gets the same traffic.
+
+Shapes: I items, R rows of the table.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from torchrec_priors.embedding.unseen import UnseenConfig
+from torchrec_priors.errors import UserError
+from torchrec_priors.splitmix import GOLDEN, mix
+
+NO_ROW = -1
+
+
+@dataclass(frozen=True)
+class Held:
+    """Items whose rows a rank holds.
+
+    Attributes:
+        item_C: row ids of the items in the data set, int64, ascending.
+        row_C: their rows in the table, int64.
+    """
+
+    item_C: np.ndarray
+    row_C: np.ndarray
+
+    @classmethod
+    def each_its_own(cls, first: int, last: int) -> "Held":
+        """Items [first, last), in rows of the same numbers."""
+        here = np.arange(first, last)
+        return cls(here, here)
+
+
+class ItemRows:
+    """A map that stays as it is.
+
+    Attributes:
+        items: I.
+        rows: R.
+        row_I: int64, the row of every item of the data set, `NO_ROW` where it has none; None where it is its number.
+        alone_I: bool, items that have a row to themselves; None where all have.
+        found_I: bool, items that may be recommended; None where all may.
+        shared_H: rows that several items may share, ascending.
+    """
+
+    def __init__(
+        self,
+        items: int,
+        rows: int,
+        row_I: np.ndarray | None = None,
+        alone_I: np.ndarray | None = None,
+        found_I: np.ndarray | None = None,
+        shared_H: np.ndarray | None = None,
+    ) -> None:
+        self.items, self.rows = items, rows
+        self.shared_H = np.zeros(0, np.int64) if shared_H is None else shared_H
+        self.row_I, self.alone_I, self.found_I = row_I, alone_I, found_I
+
+    @classmethod
+    def of(cls, config: UnseenConfig, seen_I: np.ndarray | None, items: int) -> "ItemRows":
+        """The map of a policy.
+
+        Args:
+            seen_I: bool, items that were seen often enough, of the data set as it was when the map was made; None for
+                all.
+            items: how many it has now; the later ones were not seen.
+
+        Raises:
+            UserError: no item was seen often enough.
+        """
+        shared = {"shared": 1, "hashed": config.hashed_rows}.get(config.unseen, 0)
+        if not shared and (seen_I is None or (len(seen_I) == items and seen_I.all())):
+            return cls(items, items)
+        assert seen_I is not None
+        seen_I = np.concatenate([seen_I, np.zeros(items - len(seen_I), bool)])
+        own = int(seen_I.sum())
+        if not own:
+            raise UserError(
+                f"embedding.min_frequency = {config.min_frequency}: no item has so many training interactions: lower it"
+            )
+        rows = own + shared
+        shared_H = (2 * np.arange(shared) + 1) * rows // (2 * max(shared, 1))
+        row_I = np.full(items, NO_ROW, np.int64)
+        row_I[seen_I] = np.delete(np.arange(rows), shared_H)
+        if shared:
+            unseen = np.flatnonzero(~seen_I)
+            row_I[unseen] = shared_H[hashes(unseen, shared)]
+        found_I = row_I >= 0 if config.unseen == "hashed" else seen_I
+        return cls(items, rows, row_I, seen_I, found_I, shared_H)
+
+    @cached_property
+    def known_I(self) -> np.ndarray | None:
+        """bool, items that have a row, be it a shared one; None where all have."""
+        if self.row_I is None or (self.row_I >= 0).all():
+            return None
+        known_I: np.ndarray = self.row_I >= 0
+        return known_I
+
+    @cached_property
+    def an_item(self) -> int:
+        """Some item that has a row, where one is needed for nobody's sake."""
+        return 0 if self.known_I is None else int(np.argmax(self.known_I))
+
+    def to_ids(self, item_N: np.ndarray) -> np.ndarray:
+        """What the table is asked for, for items that have a row."""
+        return item_N if self.row_I is None else self.row_I[item_N]
+
+    def held(self, first: int, last: int) -> Held:
+        """Items with one of the rows [first, last)."""
+        if self.row_I is None:
+            return Held.each_its_own(first, last)
+        item_C = np.flatnonzero((self.row_I >= first) & (self.row_I < last))
+        return Held(item_C, self.row_I[item_C])
+
+    def retrieved(self, first: int, last: int) -> Held:
+        """Those of them that may be recommended."""
+        held = self.held(first, last)
+        if self.found_I is None:
+            return held
+        found_C = self.found_I[held.item_C]
+        return Held(held.item_C[found_C], held.row_C[found_C])
+
+    def per_row(self, value_I: np.ndarray) -> np.ndarray:
+        """Integers of items as sums of each row's, int64 [R]."""
+        if self.row_I is None:
+            return value_I
+        has_row = self.row_I >= 0
+        sums = np.zeros(self.rows, np.int64)
+        np.add.at(sums, self.row_I[has_row], value_I[has_row])
+        return sums
+
+
+def hashes(item: np.ndarray, rows: int) -> np.ndarray:
+    """A number in [0, rows) for each row id, which depends on nothing else (splitmix64).
+
+    >>> hashes(np.array([3, 4, 5]), 2).tolist()
+    [1, 0, 1]
+    """
+    hashed: np.ndarray = (mix(item.astype(np.uint64) * GOLDEN + GOLDEN) % np.uint64(rows)).astype(np.int64)
+    return hashed

@@ -1,0 +1,110 @@
+"""A managed table in training: which items it admits, when, and the negatives that are drawn from those it holds.
+
+What batches meet is noted on each rank, and told to the owners of the ids every `embedding.eviction_interval` steps,
+before the step's negatives are drawn. A checkpoint holds what the table holds; what was noted since the last time is
+met again in the log when a run goes on.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import Windows
+from torchrec_priors.embedding.managed import ManagedRows, blocks_of, reset_rows, spread, to_owners
+from torchrec_priors.embedding.table import first_values
+from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
+from torchrec_priors.sampling.popularity import draw_weights
+from torchrec_priors.training.build import Built
+from torchrec_priors.training.process import Ranks
+
+
+class Admission:
+    """Every rank must make one and call it alike."""
+
+    def __init__(self, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> None:
+        self.config, self.ranks = config, ranks
+        self.interval = config.embedding.eviction_interval
+        self.table, self.blocks, self.shard = built.model.table, blocks_of(built.model.table), built.shard
+        self.tree = built.model.tree
+        assert isinstance(built.model.item_rows, ManagedRows)
+        self._own_C = self._items_of_own_blocks(data.items)
+        self._places_S = self.tree.eligible_among(self._own_C)
+        frequency = data.catalogue(["frequency"])["frequency"].to_numpy()
+        self._weight_I = draw_weights(frequency, config.negatives.popularity)
+        self._positives_S = built.positives_S.numpy()
+        self._noted: list[np.ndarray] = []
+        self._sampler = self._make_sampler()
+
+    def last_admission(self, step: int) -> int:
+        """The last step before `step` that admitted; -1 for none."""
+        return (step - 1) // self.interval * self.interval if step else -1
+
+    def catch_up(self, stream: Iterator[Windows], step: int) -> None:
+        """Notes again what was met since the last admission before `step`.
+
+        Args:
+            stream: of this rank, from the step after that admission.
+        """
+        for windows in stream:
+            if windows.step >= step:
+                return
+            self._note(windows)
+
+    def draw(self, windows: Windows) -> tuple[Draw, np.ndarray]:
+        """Negatives of a step, after its admissions where any are due; and what the table is asked for for this rank's
+        part of them."""
+        self._note(windows)
+        if windows.step % self.interval == 0:
+            self._admit()
+            self._sampler = self._make_sampler()
+        draw = self._sampler.draw(windows.step)
+        held = self.blocks.held()
+        order = np.argsort(held.row_C)
+        return draw, spread(held.item_C[order][np.searchsorted(held.row_C[order], draw.own_ids)])
+
+    def _note(self, windows: Windows) -> None:
+        self._noted.append(spread(windows.items))
+
+    def _admit(self) -> None:
+        noted = torch.from_numpy(np.concatenate(self._noted)).to(self.ranks.device)
+        self._noted = []
+        rows, items = self.blocks.admit(to_owners(self.table, noted))
+        values = first_values(items, self.config.model.dim, self.config.seed, self.config.table.init_std)
+        local = torch.from_numpy(rows - self.shard.first).to(self.ranks.device)
+        reset_rows(self.table, local, values.to(self.ranks.device))
+
+    def _make_sampler(self) -> GroupSampler:
+        """Over the items that are admitted now."""
+        held = self.blocks.held()
+        there = held.item_C < len(self._weight_I)
+        item_C, row_C = held.item_C[there], held.row_C[there]
+        row_of_own = np.full(len(self._own_C), -1, np.int64)
+        row_of_own[np.searchsorted(self._own_C, item_C)] = row_C
+        rows_S = (row_of_own[places] for places in self._places_S)
+        sets = [np.sort(rows[rows >= 0]) for rows in rows_S]
+        if self.config.negatives.shared:
+            sets.append(np.sort(row_C))
+        weights = np.ones(len(self.shard.rows), np.int64)
+        weights[row_C - self.shard.first] = self._weight_I[item_C]
+        own = OwnItems.weighted(sets, self.shard.first, weights)
+        sizes_WS2 = torch.zeros(self.ranks.world, len(sets), 2, dtype=torch.int64)
+        sizes_WS2[self.ranks.rank] = torch.from_numpy(own.sizes())
+        sizes = self.ranks.total(sizes_WS2).numpy()
+        return GroupSampler(
+            own,
+            sizes,
+            self.config.negatives,
+            rank=self.ranks.rank,
+            seed=self.config.seed,
+            positives_S=self._positives_S,
+        )
+
+    def _items_of_own_blocks(self, items: int) -> np.ndarray:
+        """Row ids, ascending."""
+        item = np.arange(items)
+        first, last = self.blocks.range_of_ids
+        raw = spread(item)
+        return item[(raw >= first) & (raw < last)]
