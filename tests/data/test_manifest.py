@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,16 @@ def test_what_is_written_is_what_is_read(small_data, prepared):
     manifest.write(prepared)
     assert read_manifest(prepared) == manifest
     assert [path.name for path in prepared.glob("manifest*")] == [manifests.FILE]
+
+
+def test_earlier_states_are_written_where_there_are_any(small_data, prepared):
+    before = (prepared / manifests.FILE).read_bytes()
+    manifest = read_manifest(small_data)
+    manifest.write(prepared)
+    assert (prepared / manifests.FILE).read_bytes() == before, "the file of a log that never grew has changed"
+    grown = replace(manifest, grown=[{"prepared_sha256": "0", "items": 7, "users": 3}])
+    grown.write(prepared)
+    assert read_manifest(prepared) == grown
 
 
 def test_a_missing_folder_or_manifest_is_named(prepared, tmp_path):

@@ -56,6 +56,8 @@ class Manifest:
 
     Attributes:
         has_times: whether timestamps are times, or only say the order.
+        grown: earlier states of a data set that was appended to, oldest first: `prepared_sha256`, `items`, `users` of
+            each. Row ids below `items` are the same ever since. Not written where it is empty.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Manifest:
     files: list[FileInfo]
     content_sha256: str
     has_times: bool = True
+    grown: list[dict[str, Any]] = field(default_factory=list)
     schema_version: int = SCHEMA_VERSION
 
     def prior(self, name: str) -> PriorInfo:
@@ -93,7 +96,10 @@ class Manifest:
 
     def text(self) -> str:
         """Of the file."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        values = asdict(self)
+        if not self.grown:
+            del values["grown"]
+        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
 
     def write(self, folder: Path) -> None:
         write_whole(folder / FILE, self.text())
