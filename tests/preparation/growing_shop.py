@@ -1,4 +1,4 @@
-"""A corpus of one's own for tests of appending, its raw files from rows, and what is in a data set whatever its numbers.
+"""A corpus for tests of appending, its raw files from rows, and what is in a data set whatever its numbers.
 
 Files (Parquet): `log` (user_id, item_id, time, event), `items` (item_id, title, kind), `users` (user_id, age).
 """
@@ -95,3 +95,11 @@ def content(folder):
         "counts": {name: value for name, value in manifest.counts.items() if name != "repaired"},
         "split": manifest.split,
     }
+
+
+def relabel(file, column, labels):
+    """Gives entities of raw items or users other labels."""
+    table = pq.read_table(file)
+    found = [labels.get(key, old) for key, old in zip(table[0].to_pylist(), table[column].to_pylist(), strict=True)]
+    place = table.column_names.index(column)
+    pq.write_table(table.set_column(place, column, pa.array(found, pa.string())), file)

@@ -29,7 +29,7 @@ from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.counts import added, left_out, repaired, users_left_out
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.output_files import OutputFiles
-from torchrec_priors.preparation.sequence_files import Histories, users_a_row_group, write_sequences
+from torchrec_priors.preparation.sequence_files import Histories, write_sequences
 from torchrec_priors.preparation.split import PARTS, Split
 
 Report = Callable[[str], None]
@@ -233,11 +233,11 @@ class AppendBuild:
             self.report(f"sequences, file {number + 1} of {len(self.state.sequences)}")
             write_replaced(self.output, self.state.folder / path, path, changed, histories)
         if users.number:
-            new = [bucket.anti_join(there, "user_id") for bucket in now.buckets]
-            at_once = users_a_row_group(self.state.manifest.counts["users"] + users.number)
-            histories = Histories(self.engine, new, self.split, ids, groups)
+            buckets = [bucket.anti_join(there, "user_id") for bucket in now.buckets]
+            new = Histories(self.engine, buckets, self.split, ids, groups)
             last = max(int(Path(path).stem.removeprefix("part-")) for path in self.state.sequences)
-            write_sequences(self.output, histories, users.number, at_once, self.report, last + 1)
+            before = self.state.manifest.counts["users"]
+            write_sequences(self.output, new, users.number, self.report, after_users=before, first_part=last + 1)
 
     def _write_held(self, now: Bucketed, users: ir.Table, ids: ir.Table, left_out_users: int) -> None:
         if not left_out_users:

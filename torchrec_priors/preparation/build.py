@@ -19,7 +19,7 @@ from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.held import interactions_of, write_held
 from torchrec_priors.preparation.output_files import OutputFiles
 from torchrec_priors.preparation.parquet_files import write_arrow
-from torchrec_priors.preparation.sequence_files import Histories, users_a_row_group, write_sequences
+from torchrec_priors.preparation.sequence_files import Histories, write_sequences
 from torchrec_priors.preparation.split import PARTS, SplitBy
 
 Report = Callable[[str], None]
@@ -77,7 +77,7 @@ class Build:
         priors, groups = self._priors(log, seen, ids)
         histories = Histories(self.engine, log.buckets, self.split, ids, groups)
         users = log.read["kept_users"]
-        write_sequences(self.output, histories, users, users_a_row_group(users), self.report)
+        write_sequences(self.output, histories, users, self.report)
         if self.keep_short and log.read["users"] > users:
             self.report("keeping short histories")
             short = interactions_of(self.engine, log.logs, log.buckets, self.split)

@@ -31,14 +31,15 @@ def repaired(corpus: Corpus, read: Mapping[str, int]) -> Counts:
 
 
 def added(counts: Mapping[str, int], more: Mapping[str, int], less: Mapping[str, int] | None = None) -> Counts:
-    """`counts` with `more` and without `less`; what comes to nothing is there only where it was.
+    """`counts` with `more` and without `less`; what comes to nothing by that, and is not in `more`, is left out.
 
-    >>> added({"a": 1}, {"a": 2, "b": 3}, {"b": 3})
+    >>> added({"a": 1, "b": 3}, {"a": 2}, {"b": 3})
     {'a': 3}
     """
     less = less or {}
-    found = {name: counts.get(name, 0) + more.get(name, 0) - less.get(name, 0) for name in {**counts, **more, **less}}
-    return {name: number for name, number in found.items() if number or name in counts}
+    names = {**counts, **more, **less}
+    found = {name: counts.get(name, 0) + more.get(name, 0) - less.get(name, 0) for name in names}
+    return {name: number for name, number in found.items() if number or name in more or name not in less}
 
 
 def users_left_out(counts: Mapping[str, Any]) -> int:

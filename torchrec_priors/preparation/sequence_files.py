@@ -65,18 +65,19 @@ def write_sequences(
     output: OutputFiles,
     histories: Histories,
     users: int,
-    at_once: int,
     report: Callable[[str], None],
+    *,
+    after_users: int = 0,
     first_part: int = 0,
 ) -> None:
     """Writes files of `USERS_A_FILE` users each, and fewer in the last one.
 
     Args:
         users: how many there are.
-        at_once: users of a row group.
+        after_users: how many the data set has in other files.
         first_part: number of the first file.
     """
-    files = -(-users // USERS_A_FILE)
+    files, at_once = -(-users // USERS_A_FILE), users_a_row_group(after_users + users)
     names = [path_of(first_part + part) for part in range(files)]
     done = next((part for part, name in enumerate(names) if not output.is_finished(name)), files)
     tables = histories.tables(at_once, done * USERS_A_FILE)
