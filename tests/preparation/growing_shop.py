@@ -63,7 +63,13 @@ def write(folder, rows, *, more_items=(), more_users=()):
     pq.write_table(pa.table(log), folder / "log.parquet")
     met = sorted({row[1] for row in rows} | set(more_items))
     kind = [f"kind {item % 5}" if item % 3 else None for item in met]
-    table = pa.table({"item_id": pa.array(met, pa.int64()), "title": [f"item {item}" for item in met], "kind": kind})
+    table = pa.table(
+        {
+            "item_id": pa.array(met, pa.int64()),
+            "title": pa.array([f"item {item}" for item in met], pa.string()),
+            "kind": kind,
+        }
+    )
     pq.write_table(table.set_column(2, "kind", pa.array(kind, pa.string())), folder / "items.parquet")
     users = sorted({row[0] for row in rows} | set(more_users))
     ages = pa.array([f"age {sum(map(ord, user)) % 4}" if sum(map(ord, user)) % 3 else None for user in users])

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
+from shlex import quote
 
 import ibis
 import ibis.expr.types as ir
@@ -93,7 +94,8 @@ class AppendPriors:
         sizes[number] += new.number
         self._write(info, new, new.table.mutate(group=ibis.literal(number, "int32")))
         what = "items" if new.column == "item" else "users"
-        say(f"prior {info.name}: {new.number:,} new {what} are in '{rest}'; to make it anew: {remake(info)}")
+        command = remake(info, self.state.folder)
+        say(f"prior {info.name}: {new.number:,} new {what} are in '{rest}'; to make it anew: {command}")
         before = next(file.sha256 for file in self.state.manifest.files if file.path == info.path)
         made_by = {**info.made_by, GROWN_FROM: [*info.made_by.get(GROWN_FROM, []), before]}
         return replace(info, groups=groups, sizes=sizes, made_by=made_by)
@@ -122,19 +124,13 @@ def _rest(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
     return rest
 
 
-def remake(info: PriorInfo) -> str:
+def remake(info: PriorInfo, data: Path) -> str:
     """The command that makes a prior anew of the data as it is."""
     made = info.made_by
-    kind = "graph" if info.kind == "graph" else info.kind
-    words: list[Any] = ["torchrec-priors prior", kind, "--data DATA --name", _quoted(info.name), "--overwrite"]
+    words = ["torchrec-priors prior", info.kind, "--data", quote(str(data)), "--name", quote(info.name), "--overwrite"]
     if made["kind"] == "mapping":
-        words += ["--from", _quoted(made["file"])]
+        words += ["--from", quote(made["file"])]
     for name in ("by", "last", "neighbours", "resolution", "groups", "min_size", "users_per_item", "seed"):
         if made.get(name):
-            words += [f"--{name.replace('_', '-')}", _quoted(made[name])]
-    return " ".join(map(str, [*words, *(["--unweighted"] if made.get("weighted") is False else [])]))
-
-
-def _quoted(value: object) -> str:
-    text = str(value)
-    return f"'{text}'" if set(text) & set(" '\"$&()") else text
+            words += [f"--{name.replace('_', '-')}", quote(str(made[name]))]
+    return " ".join([*words, *(["--unweighted"] if made.get("weighted") is False else [])])
