@@ -73,7 +73,9 @@ def write(folder, rows, *, more_items=(), more_users=()):
     pq.write_table(table.set_column(2, "kind", pa.array(kind, pa.string())), folder / "items.parquet")
     users = sorted({row[0] for row in rows} | set(more_users))
     ages = pa.array([f"age {sum(map(ord, user)) % 4}" if sum(map(ord, user)) % 3 else None for user in users])
-    pq.write_table(pa.table({"user_id": users, "age": ages.cast(pa.string())}), folder / "users.parquet")
+    pq.write_table(
+        pa.table({"user_id": pa.array(users, pa.string()), "age": ages.cast(pa.string())}), folder / "users.parquet"
+    )
     return folder
 
 
