@@ -109,6 +109,15 @@ def test_an_item_that_nobody_describes(shop, tmp_path):
         append(new, tmp_path / "data", SHOP)
 
 
+def test_an_item_that_nobody_described_of_a_user_who_was_too_short(shop, tmp_path):
+    old = write(tmp_path / "old", [*ROWS, ("short", 99, 1, 1)])
+    (old / "items.parquet").write_bytes((shop / "raw/items.parquet").read_bytes())
+    prepare(Settings(SHOP.dataset, old, horizon=1), tmp_path / "data")
+    new = write(tmp_path / "new", [("short", 1, 2, 1), ("short", 1, 3, 1)])
+    with pytest.raises(UserError, match=r"1 interactions with items outside its catalogue \(1 items, first 99\)"):
+        append(new, tmp_path / "data", SHOP)
+
+
 def test_a_prepared_data_set_that_grew_is_not_prepared_over(shop, tmp_path):
     again = Settings(SHOP.dataset, shop / "raw", horizon=1)
     prepare(again, tmp_path / "data")

@@ -91,7 +91,7 @@ class AppendBuild:
         now = bucketed(engine, replace(self.corpus, interactions=logs.now), self.split, self.report, "now_")
         seen_then = engine.materialise("seen_then", expressions.summed(then.counts))
         seen = engine.materialise("seen", expressions.summed(now.counts))
-        items = self._new_items(seen)
+        items = self._new_items(seen, logs.now)
         ids = self.state.items.select("item_id", "item").union(items.table.select("item_id", "item"))
         self.report("writing items")
         self._write_items(seen, seen_then, items)
@@ -173,12 +173,12 @@ class AppendBuild:
             new = new.mutate(timestamp=new.timestamp + new.n.fill_null(0))
         return _Logs(users, there, before, before.union(new.select(columns)))
 
-    def _new_items(self, seen: ir.Table) -> Newcomers:
+    def _new_items(self, seen: ir.Table, log: ir.Table) -> Newcomers:
         """Items that the catalogue has not yet, with row ids after the others'."""
         known = self.state.items.select("item_id")
         new = self.corpus.items.anti_join(known, "item_id")
         whole = known.union(new.select("item_id"))
-        contents.check_items(self.engine, replace(self.corpus, items=whole), seen)
+        contents.check_items(self.engine, replace(self.corpus, interactions=log, items=whole), seen)
         if self.corpus.items_met:
             new = new.semi_join(seen, "item_id")
         self.report("numbering new items")

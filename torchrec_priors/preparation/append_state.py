@@ -35,7 +35,8 @@ class State:
 
     def table(self, path: str) -> ir.Table:
         """One of its Parquet files."""
-        return self.engine.table("before_" + path.replace("/", "_"), [self.folder / path])
+        number = [info.path for info in self.manifest.files].index(path)
+        return self.engine.table(f"before_{number}", [self.folder / path])
 
     def kept_of(self, users: ir.Table) -> ir.Table:
         """What these users did by the sequences, in original ids; `order` is negative and keeps their order."""
