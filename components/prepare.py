@@ -12,16 +12,18 @@ from torchrec_priors.launch.application import application
 
 
 def prepare(
-    dataset: str,
     raw: str,
     out: str,
+    dataset: Optional[str] = None,
     horizon: Optional[int] = None,
-    seed: int = 0,
+    seed: Optional[int] = None,
     on_bad_row: str = "refuse",
     option: Optional[List[str]] = None,
-    split: str = "user",
+    split: Optional[str] = None,
     validation_from: Optional[str] = None,
     test_from: Optional[str] = None,
+    append: bool = False,
+    keep_short: Optional[str] = None,
     overwrite: bool = False,
     generate: Optional[int] = None,
     engine: str = "duckdb",
@@ -35,16 +37,18 @@ def prepare(
     """Turns raw files into a prepared data set, in one process.
 
     Args:
-        dataset: name of a corpus, or path of a corpus file
         raw: folder of the raw files
         out: folder of the prepared data set
+        dataset: name of a corpus, or path of a corpus file
         horizon: E; the corpus's own by default
         seed: of the permutation that numbers the rows, and of generate
         on_bad_row: refuse or drop
         option: key=value: options of the corpus, separated by commas
-        split: user or time
-        validation_from: with split time, when validation begins
-        test_from: with split time, when test begins
+        split: user or time; user by default
+        validation_from: time (UTC), with split time
+        test_from: time (UTC), with split time
+        append: add the raw files to the data set in out
+        keep_short: yes or no: whether what users of short histories did is kept, for a later append
         overwrite: replace a data set of other settings in --out
         generate: first make up a log of so many rows in --raw, with a corpus that can
         engine: duckdb or spark
@@ -56,9 +60,9 @@ def prepare(
         memMB: memory in MB
     """
     options = dict(
-        dataset=dataset,
         raw=raw,
         out=out,
+        dataset=dataset,
         horizon=horizon,
         seed=seed,
         on_bad_row=on_bad_row,
@@ -66,6 +70,8 @@ def prepare(
         split=split,
         validation_from=validation_from,
         test_from=test_from,
+        append=append,
+        keep_short=keep_short,
         overwrite=overwrite,
         generate=generate,
         engine=engine,

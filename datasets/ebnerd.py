@@ -120,6 +120,8 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         user_priors=_user_priors(shown),
         user_group="subscriber",
         computed_priors=_computed_priors(options),
+        min_history=options.min_history,
+        items_met=options.catalogue == "read",
     )
 
 

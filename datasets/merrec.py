@@ -104,6 +104,8 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         events=EVENTS,
         event_prior="event",
         item_priors=priors,
+        min_history=options.min_history,
+        items_met=True,
     )
 
 

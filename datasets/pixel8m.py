@@ -80,6 +80,8 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         category_prior="category",
         default_horizon=8,
         item_priors=[Labels("category", labels, "no category"), Labels("tag", tags, "no tag")],
+        min_history=options.min_history,
+        items_met=options.catalogue == "met",
     )
 
 

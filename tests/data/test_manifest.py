@@ -14,6 +14,10 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 
 PATHS = [
+    "held/interactions.parquet",
+    "held/labels/age.parquet",
+    "held/labels/gender.parquet",
+    "held/labels/occupation.parquet",
     "items.parquet",
     "priors/age.parquet",
     "priors/gender.parquet",

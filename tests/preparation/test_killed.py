@@ -30,7 +30,7 @@ def log(tmp_path_factory):
 def small_ranges(monkeypatch):
     """Ranges of users with about 500 interactions each, and files of a few users."""
     monkeypatch.setattr(on_duckdb, "_BYTES_A_ROW", 2 * 10**9 // 500)
-    monkeypatch.setattr("torchrec_priors.preparation.build._USERS_A_FILE", 16)
+    monkeypatch.setattr("torchrec_priors.preparation.sequence_files.USERS_A_FILE", 16)
 
 
 @pytest.mark.usefixtures("small_ranges")

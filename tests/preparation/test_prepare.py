@@ -27,7 +27,7 @@ from small_movielens import (
 
 from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import build
+from torchrec_priors.preparation import sequence_files
 from torchrec_priors.preparation.engine.on_duckdb import DuckDB
 from torchrec_priors.preparation.expressions import steps
 from torchrec_priors.preparation.prepare import Settings, prepare
@@ -218,7 +218,7 @@ def test_any_log_is_prepared_as_a_slow_reading_would(ratings, horizon, seed):
 
 
 def test_sequences_in_many_files_and_row_groups_are_the_same(small_raw, small_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "_USERS_A_FILE", 32)
+    monkeypatch.setattr(sequence_files, "USERS_A_FILE", 32)
     prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     _check_sequences(tmp_path / "prepared", small_raw, HORIZON)
     parts = sorted((tmp_path / "prepared" / "sequences").iterdir())

@@ -2,11 +2,16 @@
 
 import shutil
 
+import growing_shop
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from growing_shop import write
 
+from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.append import append
+from torchrec_priors.preparation.append_settings import Given
 from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_spark import Spark
@@ -39,6 +44,19 @@ def test_movielens_has_the_same_content(spark, small_raw, tmp_path):
     expected = prepare(Settings("movielens", small_raw, 8), tmp_path / "duckdb")
     assert made.content_sha256 == expected.content_sha256
     assert made.counts == expected.counts
+
+
+def test_what_is_appended_has_the_same_content(spark, tmp_path):
+    rows = [(f"user {number * 7 % 13}", 1 + number * number % 17, number, number % 3) for number in range(90)]
+    old, new = write(tmp_path / "old", rows[:60]), write(tmp_path / "new", [*rows[55:], ("user 1", 30, 7, 1)])
+    shop = str(growing_shop.FILE)
+    for name, engine in (("spark", spark), ("duckdb", EngineChoice())):
+        prepare(Settings(shop, old, 2, keep_short=True), tmp_path / name, on=engine)
+        append(new, tmp_path / name, Given(dataset=shop), on=engine)
+    made, expected = (read_manifest(tmp_path / name) for name in ("spark", "duckdb"))
+    assert made.files == expected.files
+    assert made.counts == expected.counts
+    assert made.grown == expected.grown
 
 
 def test_rows_are_named_and_bad_text_is_left_out(tmp_path):

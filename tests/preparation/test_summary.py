@@ -8,7 +8,7 @@ import pytest
 from small_movielens import Rating, read_ratings, read_sequences, write_ratings
 
 from torchrec_priors.data.manifest import read_manifest
-from torchrec_priors.preparation import build
+from torchrec_priors.preparation import sequence_files
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.preparation.summary import summary
 
@@ -16,7 +16,7 @@ HORIZON = 8
 
 
 def test_the_range_of_times_is_in_days_of_all_kept_interactions(small_raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(build, "_USERS_A_FILE", 32)
+    monkeypatch.setattr(sequence_files, "USERS_A_FILE", 32)
     manifest = prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     seconds = [rating.seconds for ratings in read_sequences(small_raw, HORIZON).values() for rating in ratings]
     first, last = (datetime.fromtimestamp(end, UTC).date() for end in (min(seconds), max(seconds)))

@@ -1,5 +1,6 @@
 """Raw files -> prepared data set."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,8 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.append import append as add
+from torchrec_priors.preparation.append_settings import Given
 from torchrec_priors.preparation.corpus import find_corpus, find_generator
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
@@ -33,20 +36,32 @@ class SplitName(StrEnum):
     time = "time"
 
 
+class YesNo(StrEnum):
+    yes = "yes"
+    no = "no"
+
+
 class EngineName(StrEnum):
     duckdb = "duckdb"
     spark = "spark"
 
 
 def prepare(
-    dataset: Annotated[str, Option(help="Name of a corpus (see datasets/), or the path of your own corpus file.")],
     raw: Annotated[str, Option(metavar="PATH|URI", help="Folder of the raw files.")],
     out: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set; made whole or not at all.")],
+    dataset: Annotated[
+        str | None,
+        Option(
+            help="Name of a corpus (see datasets/), or the path of your own corpus file. [--append: the data set's]"
+        ),
+    ] = None,
     horizon: Annotated[
         int | None,
         Option(help="E: a user's last E interactions are test, the E before validation. [corpus's own]"),
     ] = None,
-    seed: Annotated[int, Option(help="Seed of the permutation that numbers the rows, and of --generate.")] = 0,
+    seed: Annotated[
+        int | None, Option(help="Seed of the permutation that numbers the rows, and of --generate. [0]")
+    ] = None,
     on_bad_row: Annotated[OnBadRow, Option(help="Rows that cannot be read: refuse the file, or drop and count.")] = (
         OnBadRow.refuse
     ),
@@ -55,13 +70,25 @@ def prepare(
         Option(metavar="KEY=VALUE", help="An option of the corpus, as its file explains it; may be given again."),
     ] = None,
     split: Annotated[
-        SplitName, Option(help="By user: each one's last E are test. By time: what lies after --test-from is, for all.")
-    ] = SplitName.user,
+        SplitName | None,
+        Option(help="By user: each one's last E are test. By time: what lies after --test-from is, for all. [user]"),
+    ] = None,
     validation_from: Annotated[
         str | None, Option(metavar="TIME", help="With --split time (UTC). [80 % of the log lie before it]")
     ] = None,
     test_from: Annotated[
         str | None, Option(metavar="TIME", help="With --split time (UTC). [90 % of the log lie before it]")
+    ] = None,
+    append: Annotated[
+        bool,
+        Option("--append", help="Add the raw files to the data set in --out; all else is as it was made."),
+    ] = False,
+    keep_short: Annotated[
+        YesNo | None,
+        Option(
+            help="Keep what users of short histories did, for a later --append, which may make them long enough."
+            " [yes, but where a corpus leaves them out by its min_history]"
+        ),
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace a data set of other settings in --out.")] = False,
     generate: Annotated[
@@ -82,23 +109,46 @@ def prepare(
     source, target = place_of(raw, "--raw"), place_of(out, "--out")
     if generate is not None and isinstance(source, Uri):
         raise UserError(f"--generate writes into a local folder, not to '{source}': give another --raw")
-    local = source if isinstance(source, Path) else Path()
-    split_by = SplitBy(split.value, validation_from, test_from)
-    settings = Settings(dataset, local, horizon, seed, on_bad_row.value, tuple(option or ()), split_by)
-    read_options(find_corpus(dataset), settings.options)
     on = EngineChoice(engine.value, memory, spark_master)
+    options = tuple(option or ())
+    split_by = None
+    if split is not None or validation_from is not None or test_from is not None:
+        split_by = SplitBy("user" if split is None else split.value, validation_from, test_from)
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
-        if generate is not None:
-            find_generator(dataset)(local, generate, seed, bar.set_description_str)
-        if isinstance(source, Uri):
-            settings = replace(settings, raw=mirror(source, "--raw", bar.set_description_str))
-        how: dict[str, Any] = {"overwrite": overwrite, "report": bar.set_description_str, "on": on}
-        if isinstance(target, Uri):
-            said = prepare_there(settings, target, **how)
+        report = bar.set_description_str
+        if append:
+            _refuse_with_append({"--overwrite": overwrite, "--generate": generate, "--keep-short": keep_short})
+            if isinstance(target, Uri):
+                raise UserError(f"--append needs a local folder, not '{target}': append to a copy of it")
+            given = Given(dataset, horizon, seed, options, split_by)
+            local = mirror(source, "--raw", report) if isinstance(source, Uri) else source
+            grown = add(local, target, given, on_bad_row=on_bad_row.value, report=report, on=on)
+            said = "\n".join([summary(grown.manifest, target), *grown.said])
         else:
-            said = summary(make(settings, target, **how), target)
+            if dataset is None:
+                raise UserError("--dataset: name a corpus, or the file of your own")
+            local = source if isinstance(source, Path) else Path()
+            keep = None if keep_short is None else keep_short is YesNo.yes
+            by = split_by or SplitBy()
+            settings = Settings(dataset, local, horizon, seed or 0, on_bad_row.value, options, by, keep)
+            read_options(find_corpus(dataset), options)
+            if generate is not None:
+                find_generator(dataset)(local, generate, settings.seed, report)
+            if isinstance(source, Uri):
+                settings = replace(settings, raw=mirror(source, "--raw", report))
+            how: dict[str, Any] = {"overwrite": overwrite, "report": report, "on": on}
+            if isinstance(target, Uri):
+                said = prepare_there(settings, target, **how)
+            else:
+                said = summary(make(settings, target, **how), target)
     print(said)
-    print(f"written to {target}")
+    print(f"{target} already holds these raw files" if append and grown.already else f"written to {target}")
+
+
+def _refuse_with_append(options: Mapping[str, object]) -> None:
+    for option, value in options.items():
+        if value:
+            raise UserError(f"{option} does not go with --append: leave it out")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from torchrec_priors.files import write_whole
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
+GROWN_FROM = "grown_from"  # in `made_by`
 PRIOR_KINDS = ("event", "graph", "item", "user")  # a prior may have the name of one, as `event:event` names both
 
 
@@ -36,6 +37,11 @@ class PriorInfo:
     sizes: list[int]
     eligible: bool = False
     made_by: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def grown_from(self) -> list[str]:
+        """Checksums of the file of a prior that was added, before interactions were appended to the data set."""
+        return list(self.made_by.get(GROWN_FROM, ()))
 
     @property
     def path(self) -> str:

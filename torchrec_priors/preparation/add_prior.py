@@ -49,7 +49,7 @@ def add_prior(folder: Path, name: str, grouping: Grouping, read: Manifest, *, ov
     file = folder / info.path
     partial = file.with_name(f".{name}.parquet.partial")
     try:
-        with _locked(folder):
+        with locked(folder):
             manifest = read_manifest(folder)
             _check_same(manifest, read, folder)
             check_free(manifest, name, overwrite)
@@ -112,8 +112,8 @@ def _with(manifest: Manifest, priors: list[PriorInfo], files: list[FileInfo]) ->
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time, so that none writes a manifest without the prior of another."""
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time, so that none writes a manifest without what another added."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

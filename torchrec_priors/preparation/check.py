@@ -91,14 +91,14 @@ def _check_ids(corpus: Corpus, name: str) -> None:
         ("item_id", [(corpus.items, "items"), *((labels.table, _of(labels)) for labels in corpus.item_priors)]),
         ("user_id", [(labels.table, _of(labels)) for labels in corpus.user_priors]),
     ):
-        kind = _kind(corpus.interactions.schema()[column])
+        kind = kind_of(corpus.interactions.schema()[column])
         for table, where in others:
-            other = _kind(table.schema()[column])
+            other = kind_of(table.schema()[column])
             if other != kind:
                 raise UserError(f"{name}: {column} is {kind} in interactions and {other} in {where}: cast one")
 
 
-def _kind(found: dt.DataType) -> str:
+def kind_of(found: dt.DataType) -> str:
     return "integer" if found.is_integer() else "text" if found.is_string() else str(found)
 
 

@@ -1,13 +1,13 @@
 """Whether the rows of a corpus fit together: no item twice in the catalogue, none outside it, event codes in range."""
 
-from collections.abc import Mapping
-
 import ibis.expr.types as ir
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation import expressions
+from torchrec_priors.preparation.bucketed import Bucketed
 from torchrec_priors.preparation.corpus import Corpus
 from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.preparation.long_histories import none_is_long
 from torchrec_priors.preparation.split import Split
 
 
@@ -65,16 +65,19 @@ def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
         )
 
 
-def no_user(corpus: Corpus, split: Split, read: Mapping[str, int], dropped: int) -> UserError:
+def no_user(engine: Engine, corpus: Corpus, split: Split, log: Bucketed, dropped: int) -> UserError:
     """What to say where no user is left.
 
     Args:
-        read: `users` and `interactions` of the whole log.
         dropped: rows that could not be read.
     """
+    read = log.read
     if read["interactions"] == 0:
         after = f" after {dropped:,} dropped rows" if dropped else ""
         return UserError(f"corpus '{corpus.name}': its log holds no interaction{after}: look at the files in --raw")
+    if read["short_users"] == read["users"]:
+        longest = max(engine.value(bucket.n.max()) or 0 for bucket in log.buckets)
+        return none_is_long(read["users"], split.least, int(longest))
     return UserError(f"no user of {read['users']} has {split.asked}")
 
 

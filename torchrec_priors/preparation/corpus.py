@@ -60,6 +60,8 @@ class Corpus:
         user_priors: labels on users.
         user_group: name of the user prior that fills `user_group` in the sequences.
         computed_priors: communities that `prepare` finds in the training log; `torchrec-priors prior` adds others.
+        min_history: users of fewer interactions are left out, each event counted once.
+        items_met: whether the catalogue of the data set is only what users who are kept have met.
     """
 
     name: str
@@ -74,6 +76,8 @@ class Corpus:
     user_priors: Sequence[Labels] = field(default_factory=tuple)
     user_group: str | None = None
     computed_priors: Sequence[GraphPrior | UserPrior] = ()
+    min_history: int = 1
+    items_met: bool = False
 
     def __post_init__(self) -> None:
         """Raises UserError where the priors are none, or their names contradict each other."""

@@ -94,6 +94,13 @@ def counts(kept: ir.Table, split: Split) -> ir.Table:
     )
 
 
+def summed(counts: ir.Table) -> ir.Table:
+    """One row for each item, or item and event, of `counts` of several parts."""
+    by = [name for name in counts.columns if name not in ("rows", "training")]
+    sums = {name: counts[name].sum().cast("int64") for name in ("rows", "training")}
+    return counts.group_by(by).aggregate(**sums)
+
+
 def permutation(catalogue: ir.Table, counts: ir.Table, seed: int) -> ir.Table:
     """(item_id, frequency, item): row ids, a permutation in which any block of them has its share of every frequency.
 
@@ -156,10 +163,15 @@ def members(labels: Labels, entities: ir.Table, entity: str) -> ir.Table:
         entities: every entity that exists, a column named `entity` among others.
         entity: `item_id` or `user_id`.
     """
-    table = labels.table.select(entity, "label").distinct().filter(labels.table.label.notnull())
+    table = labelled(labels, entity)
     known = table.inner_join(entities.select(entity), entity)
     unlabelled = entities.select(entity).anti_join(table, entity)
     return known.union(unlabelled.mutate(label=ibis.literal(labels.remainder)))
+
+
+def labelled(labels: Labels, entity: str) -> ir.Table:
+    """(entity, label), each once."""
+    return labels.table.filter(labels.table.label.notnull()).select(entity, "label").distinct()
 
 
 def group_sizes(member: ir.Table, entity: str) -> ir.Table:

@@ -12,6 +12,9 @@ OPTION = "min_history"
 def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir.Table:
     """The interactions of users with `least` or more; the others are counted as dropped.
 
+    Early, so that nothing is computed for them; what a corpus says as its `min_history` is what decides. Where the
+    engine is to keep short histories, all users stay.
+
     Args:
         log: has a row an interaction, and a column `user_id`.
 
@@ -20,6 +23,8 @@ def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir
     """
     if least < 1:
         raise UserError(f"--option: {OPTION} must be at least 1, not {least}")
+    if engine.keeps_short:
+        return log
     users = engine.materialise("users_with_rows", log.group_by("user_id").aggregate(n=log.count()))
     short = users.n < least
     found = engine.to_arrow(
@@ -31,11 +36,20 @@ def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir
         )
     ).to_pylist()[0]
     if found["users"] and found["short"] == found["users"]:
-        raise UserError(
-            f"no user of {found['users']:,} has {least:,} interactions, the longest history has {found['longest']:,}:"
-            f" give a smaller one, such as --option {OPTION}={max(1, found['longest'] // 4)}"
-        )
+        raise none_is_long(found["users"], least, found["longest"])
     if found["short"]:
-        bad_rows.count(f"users of fewer than {least:,} interactions", int(found["short"]))
-        bad_rows.count(f"interactions of users of fewer than {least:,}", int(found["interactions"]))
+        for account, number in zip(accounts(least), (found["short"], found["interactions"]), strict=True):
+            bad_rows.count(account, int(number))
     return log.semi_join(users.filter(~short), "user_id") if found["short"] else log
+
+
+def accounts(least: int) -> tuple[str, str]:
+    """Under which words users of fewer than `least` interactions are counted, and what they did."""
+    return f"users of fewer than {least:,} interactions", f"interactions of users of fewer than {least:,}"
+
+
+def none_is_long(users: int, least: int, longest: int) -> UserError:
+    return UserError(
+        f"no user of {users:,} has {least:,} interactions, the longest history has {longest:,}:"
+        f" give a smaller one, such as --option {OPTION}={max(1, longest // 4)}"
+    )

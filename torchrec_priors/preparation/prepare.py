@@ -1,7 +1,7 @@
 """Raw files -> prepared data set (design: "Prepared data set"), written beside its place and then moved there."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +16,12 @@ from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.build import Build
 from torchrec_priors.preparation.check import check
 from torchrec_priors.preparation.communities.prior import communities
-from torchrec_priors.preparation.corpus import CorpusFile, corpus_path, find_corpus, load_corpus
+from torchrec_priors.preparation.corpus import corpus_path, find_corpus, load_corpus
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.options import read_options, recorded_options
-from torchrec_priors.preparation.split import SplitBy
-from torchrec_priors.preparation.work_folder import place_of, work_folder
+from torchrec_priors.preparation.split import TIMES, SplitBy
+from torchrec_priors.preparation.work_folder import place_of, recover, set_aside, work_folder
 
 Report = Callable[[str], None]
 
@@ -38,6 +38,8 @@ class Settings:
         on_bad_row: `refuse` or `drop`.
         options: of the corpus, each as `key=value`.
         split: by user or by time.
+        keep_short: whether what users of short histories did is kept, for a later append; None keeps it unless the
+            corpus leaves out short histories by its `min_history`.
     """
 
     dataset: str
@@ -47,6 +49,7 @@ class Settings:
     on_bad_row: Literal["refuse", "drop"] = "refuse"
     options: tuple[str, ...] = ()
     split: SplitBy = field(default_factory=SplitBy)
+    keep_short: bool | None = None
 
     def __post_init__(self) -> None:
         if self.horizon is not None and self.horizon < 1:
@@ -72,8 +75,9 @@ def prepare(
         UserError: bad raw files, an output folder that holds something else, no user left.
     """
     out = out.absolute()
-    corpus_file = find_corpus(settings.dataset)
-    seen = raw_files.seen(settings.raw, _ours(out))
+    find_corpus(settings.dataset)
+    recover(out)
+    seen = raw_files.seen(settings.raw, ours(out))
     present = _already_there(settings, seen, out, overwrite)
     if present is not None:
         report(f"{out} already holds this data set")
@@ -83,10 +87,10 @@ def prepare(
         with work_folder(out, {**made_for, "engine": on.name}, report) as work, on.start(work) as engine:
             hashing = raw_files.Checksums(settings.raw.absolute(), seen, engine.journal)
             try:
-                made = _make(settings, corpus_file, engine, hashing, on.memory, report)
+                made = _make(settings, engine, hashing, on.memory, report)
             finally:
                 hashing.stop()
-            _move(work / _MADE, out)
+            move(work / _MADE, out)
     except OSError as error:
         raise UserError(f"--out: cannot write '{out}': {error.strerror or error}") from error
     return made
@@ -97,7 +101,6 @@ _MADE = "made"  # in the work folder, the data set
 
 def _make(
     settings: Settings,
-    corpus_file: CorpusFile,
     engine: Engine,
     hashing: raw_files.Checksums,
     memory: str,
@@ -106,7 +109,9 @@ def _make(
     """Makes the data set in the engine's folder."""
     bad_rows = BadRows(settings.on_bad_row)
     report("reading raw files")
-    corpus = check(_load(corpus_file, settings, bad_rows, engine), corpus_path(settings.dataset))
+    engine.keeps_short = bool(settings.keep_short)
+    loaded = load(settings.dataset, settings.raw, bad_rows, engine, settings.options)
+    corpus = check(loaded, corpus_path(settings.dataset))
     horizon = settings.horizon or corpus.default_horizon
     folder = engine.folder / _MADE
     folder.mkdir(exist_ok=True)
@@ -114,7 +119,9 @@ def _make(
     def recorded() -> dict[str, Any]:
         return {**_recorded(settings, horizon), "raw_sha256": hashing.result(), "raw_seen": hashing.files}
 
-    made = Build(engine, corpus, bad_rows, horizon, settings.split, settings.seed, folder, report).run(recorded)
+    keep_short = corpus.min_history <= 1 if settings.keep_short is None else settings.keep_short
+    build = Build(engine, corpus, bad_rows, horizon, settings.split, settings.seed, keep_short, folder, report)
+    made = build.run(recorded)
     for prior in corpus.computed_priors:
         report(f"computing prior {prior.name}")
         found = communities(prior, PreparedData(folder), report, memory)
@@ -122,8 +129,9 @@ def _make(
     return made
 
 
-def _move(made: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old")
+def move(made: Path, out: Path) -> None:
+    """Puts the data set that was made into its place; between the two moves `recover` knows of the old one."""
+    old = set_aside(out)
     if out.exists():
         shutil.rmtree(old, ignore_errors=True)
         out.replace(old)
@@ -131,15 +139,15 @@ def _move(made: Path, out: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _ours(out: Path) -> list[Path]:
+def ours(out: Path) -> list[Path]:
     """Folders that are no raw files, as a raw folder may hold the output folder."""
-    return [out, place_of(out), out.with_name(f".{out.name}.old")]
+    return [out, place_of(out), set_aside(out)]
 
 
-def _load(corpus_file: CorpusFile, settings: Settings, bad_rows: BadRows, engine: Engine) -> object:
-    raw = settings.raw
+def load(dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str]) -> object:
+    """What the corpus says of the raw files."""
     try:
-        return load_corpus(corpus_file, raw, bad_rows, engine, settings.options)
+        return load_corpus(find_corpus(dataset), raw, bad_rows, engine, options)
     except OSError as error:
         raise UserError(f"--raw: cannot read '{error.filename or raw}': {error.strerror or error}") from error
 
@@ -154,6 +162,8 @@ def _already_there(settings: Settings, seen: raw_files.Seen, out: Path, overwrit
     if overwrite:
         return None
     present = manifests.read_manifest(out)
+    if present.grown:
+        raise UserError(f"--out: '{out}' was appended to: --append adds to it, --overwrite replaces it")
     if not holds(settings, seen, present):
         raise UserError(f"--out: '{out}' holds a data set of other settings: choose another folder or --overwrite")
     manifests.verify(out)
@@ -164,6 +174,7 @@ def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
     """Whether a data set is what these settings make of the raw files; reads those that changed since."""
     then = dict(present.settings)
     known, looked = then.pop("raw_sha256", {}), then.pop("raw_seen", {})
+    then.pop(TIMES, None)
     same = then == _recorded(settings, settings.horizon or present.horizon) and known.keys() == seen.keys()
     return same and raw_files.checksums(settings.raw.absolute(), seen, known, looked) == known
 
@@ -179,4 +190,5 @@ def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:
         "on_bad_row": settings.on_bad_row,
         **({"options": options} if options else {}),
         **settings.split.recorded(),
+        **({} if settings.keep_short is None else {"keep_short": settings.keep_short}),
     }

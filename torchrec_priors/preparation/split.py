@@ -11,7 +11,7 @@ Either gives two expressions of a table of histories, `training_end` and `valida
 row's user come before the end of either part.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus
 from torchrec_priors.preparation.engine.engine import Engine
 
+TIMES = "split_times"  # in the manifest's settings
 PARTS = ("validation_users", "test_users", "untested_interactions")  # the last: beyond the first E of the test part
 _HOUR = 3_600_000  # ms
 _TRAINED, _BEFORE_TEST = 0.8, 0.9  # shares of the log before validation and before test, where no time is given
@@ -33,7 +34,11 @@ class Split(Protocol):
     columns: what the sequences have of it.
     left_out: what is said of users who are not kept.
     asked: what no user of a log has of which none is kept, and the remedy.
+    least: fewest interactions of a user, whatever the rule.
     """
+
+    @property
+    def least(self) -> int: ...
 
     @property
     def columns(self) -> tuple[str, ...]: ...
@@ -47,6 +52,9 @@ class Split(Protocol):
 
     @property
     def asked(self) -> str: ...
+
+    def recorded(self) -> dict[str, Any]:
+        """What the manifest's settings keep of it, beside what was asked for."""
 
     def of_user(self, timestamp: ir.Column, whole: Any) -> dict[str, ir.IntegerColumn]:
         """Columns that histories need besides `position` and `n`; `whole` is the window of a user's interactions."""
@@ -62,9 +70,10 @@ class Split(Protocol):
 
 @dataclass(frozen=True)
 class LastOfUser:
-    """Args: horizon: E."""
+    """Args: horizon: E; least: as `Split`."""
 
     horizon: int
+    least: int = 1
     columns: tuple[str, ...] = ()
 
     @property
@@ -79,6 +88,9 @@ class LastOfUser:
     def asked(self) -> str:
         return f"more than {2 * self.horizon} interactions: choose a smaller --horizon"
 
+    def recorded(self) -> dict[str, Any]:
+        return {}
+
     def of_user(self, timestamp: ir.Column, whole: Any) -> dict[str, ir.IntegerColumn]:
         return {}
 
@@ -86,7 +98,7 @@ class LastOfUser:
         return histories.n - 2 * self.horizon
 
     def keeps(self, histories: ir.Table) -> ir.BooleanColumn:
-        return histories.n > 2 * self.horizon
+        return histories.n >= max(2 * self.horizon + 1, self.least)
 
     def parts(self, kept: ir.Table) -> dict[str, ir.BooleanColumn]:
         return {}
@@ -94,11 +106,12 @@ class LastOfUser:
 
 @dataclass(frozen=True)
 class AtTimes:
-    """Args: horizon: E; validation_from, test_from: ms since 1970, the first of each part."""
+    """Args: horizon: E; validation_from, test_from: ms since 1970, the first of each part; least: as `Split`."""
 
     horizon: int
     validation_from: int
     test_from: int
+    least: int = 1
     columns: tuple[str, ...] = (TRAINING_END, VALIDATION_END)
 
     @property
@@ -114,6 +127,9 @@ class AtTimes:
     def asked(self) -> str:
         return "two interactions, one of them before the test part: choose other --validation-from, --test-from"
 
+    def recorded(self) -> dict[str, Any]:
+        return {TIMES: [self.validation_from, self.test_from]}
+
     def of_user(self, timestamp: ir.Column, whole: Any) -> dict[str, ir.IntegerColumn]:
         ends = {TRAINING_END: self.validation_from, VALIDATION_END: self.test_from}
         return {name: (timestamp < end).cast("int64").sum().over(whole).cast("int64") for name, end in ends.items()}
@@ -122,7 +138,8 @@ class AtTimes:
         return histories[TRAINING_END]
 
     def keeps(self, histories: ir.Table) -> ir.BooleanColumn:
-        return (histories[TRAINING_END] >= 2) | _validated(histories) | _tested(histories)
+        used = (histories[TRAINING_END] >= 2) | _validated(histories) | _tested(histories)
+        return used & (histories.n >= self.least)
 
     def parts(self, kept: ir.Table) -> dict[str, ir.BooleanColumn]:
         first = kept.position == 0
@@ -194,11 +211,12 @@ class SplitBy:
     def of(self, engine: Engine, corpus: Corpus, log: ir.Table, horizon: int) -> Split:
         """Raises UserError where the corpus has no times, or the times leave a part without interactions."""
         if self.by == "user":
-            return LastOfUser(horizon)
+            return LastOfUser(horizon, corpus.min_history)
         if not corpus.has_times:
             raise UserError(f"--split time: corpus '{corpus.name}' has no times, only an order: use --split user")
         first = read_moment("--validation-from", self.validation_from)
-        return _at_times(engine, log, horizon, first, read_moment("--test-from", self.test_from))
+        test = read_moment("--test-from", self.test_from)
+        return replace(_at_times(engine, log, horizon, first, test), least=corpus.min_history)
 
 
 def _at_times(

@@ -23,6 +23,23 @@ def place_of(out: Path) -> Path:
     return out.with_name(f".{out.name}.work")
 
 
+def set_aside(out: Path) -> Path:
+    """Where the old data set is for a moment, when another takes its place."""
+    return out.with_name(f".{out.name}.old")
+
+
+def recover(out: Path) -> None:
+    """Puts the old data set back where a kill left none in its place."""
+    if out.exists() or not set_aside(out).exists():
+        return
+    lock = _locked(place_of(out), out)
+    try:
+        if not out.exists() and set_aside(out).exists():
+            set_aside(out).replace(out)
+    finally:
+        os.close(lock)
+
+
 @contextmanager
 def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], None]) -> Iterator[Path]:
     """The folder, emptied where it was made for anything else; nobody else works there meanwhile.

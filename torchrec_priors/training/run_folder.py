@@ -191,7 +191,7 @@ class RunFolder:
                 raise UserError(
                     f"'{self.path}' was trained with prior '{name}', which '{data.folder}' lacks: add it again"
                 )
-            if there[name] != checksum and _earlier_state(data, origin) is None:
+            if checksum not in (there[name], *data.manifest.prior(name).grown_from):
                 raise UserError(
                     f"prior '{name}' of '{data.folder}' has changed since '{self.path}' was trained:"
                     " make it as it was, or train again"

@@ -29,10 +29,12 @@ class Engine(ABC):
     Attributes:
         name: as in `--engine`.
         rows_a_bucket: how many interactions it sorts at a time.
+        keeps_short: whether users of short histories are wanted, too, for a later append; then corpora leave them in.
     """
 
     name: str
     rows_a_bucket: int
+    keeps_short: bool = False
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
