@@ -7,4 +7,5 @@ import warnings
 def hush() -> None:
     """Leaves them out; warnings of other packages are not touched."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*deprecating ShardedTensor.*")
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from torchrec_priors.bench import ablations, retrieval, training
+from torchrec_priors.bench import ablations, data_path, retrieval, training
 from torchrec_priors.bench.rows import Row, Variant, as_json, measure, variants_of
-from torchrec_priors.bench.shapes import SHAPES, Shape, find_shape
+from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
 from torchrec_priors.bench.table import table
 from torchrec_priors.bench.workload import context_lengths, make_workload
 from torchrec_priors.errors import UserError
@@ -64,7 +64,7 @@ def test_contexts_are_about_half_of_the_longest():
 
 def test_rows_compare_with_the_reference_and_print(monkeypatch):
     monkeypatch.setitem(SHAPES, "merrec", _small("merrec"))
-    shape, said = find_shape("merrec"), []
+    shape, said = SHAPES["merrec"], []
     in_this_process = {"ours": training.time_ours, "reference": training.time_reference}
     monkeypatch.setattr(
         "torchrec_priors.bench.rows.run",
@@ -82,9 +82,21 @@ def test_rows_compare_with_the_reference_and_print(monkeypatch):
     assert said[0] == "merrec: ours"
 
 
+def test_prepare_and_reader_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_path, "_LOGS", (2_000, 3_000))
+    monkeypatch.setattr(data_path, "_READ", 3_000)
+    monkeypatch.setitem(data_path._SIZE_1, "model", {"dim": 8, "context": 40, "horizon": 8})
+    prepared = data_path.prepare_rows(tmp_path / "prepare", [].append)
+    assert [row.variant for row in prepared] == ["2,000 interactions", "3,000 interactions"]
+    assert min(row.peak_bytes for row in prepared) > 10**8
+    reading, training_row = data_path.reader_rows(tmp_path / "reader", 2, [].append)
+    assert reading.speedup == pytest.approx(reading.tokens_per_s / training_row.tokens_per_s)
+    assert table([reading, training_row]).count("\n") == 5
+
+
 def test_a_shape_that_there_is_not():
     with pytest.raises(UserError, match="there is no shape 'merec': did you mean 'merrec'"):
-        find_shape("merec")
+        check_shape("merec")
 
 
 def test_ebnerd_has_a_row_for_one_head_and_merrec_one_for_a_larger_catalogue():

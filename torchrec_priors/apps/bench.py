@@ -2,6 +2,8 @@
 
 import os
 import platform
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +11,13 @@ from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.bench.shapes import SHAPES, find_shape
+from torchrec_priors.bench.rows import Row
+from torchrec_priors.bench.shapes import NAMES, OF_DATA, SHAPES, check_shape
 from torchrec_priors.errors import UserError
 
 
 def bench(
-    shape: Annotated[str, Option(help=f"What to measure: {', '.join(SHAPES)}.")],
+    shape: Annotated[str, Option(help=f"What to measure: {', '.join(NAMES)}.")],
     repeats: Annotated[int, Option(help="Repeats of each variant; the median counts.")] = 5,
     threads: Annotated[int | None, Option(help="Threads of each process. [cores of this machine]")] = None,
     ablations: Annotated[
@@ -30,10 +33,19 @@ def bench(
     from torchrec_priors.bench import ablations as optimisations
     from torchrec_priors.bench import rows, table
 
-    described = find_shape(shape)
+    check_shape(shape)
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")
     cores = threads or len(os.sched_getaffinity(0))
+    machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
+    if shape in OF_DATA:
+        if only or ablations or profile is not None:
+            raise UserError(f"--shape {shape} goes without --only, --ablations and --profile")
+        with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
+            measured = _of_data(shape, repeats, bar.set_description_str)
+        print(rows.as_json(measured, machine) if as_json else table.table(measured))
+        return
+    described = SHAPES[shape]
     variants = rows.variants_of(described, optimisations.NAMES if ablations or only else ())
     if only:
         names = [variant.name for variant in variants]
@@ -46,10 +58,18 @@ def bench(
         if profile is not None:
             bar.set_description_str(f"{shape}: trace")
             rows.trace(described, profile, cores)
-    machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
     print(rows.as_json(found, machine) if as_json else table.table(found))
     if profile is not None:
         print(f"trace written to {profile}")
+
+
+def _of_data(shape: str, repeats: int, report: Callable[[str], None]) -> list[Row]:
+    from torchrec_priors.bench import data_path
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        if shape == "prepare":
+            return data_path.prepare_rows(Path(folder), report)
+        return data_path.reader_rows(Path(folder), repeats, report)
 
 
 def main() -> None:
