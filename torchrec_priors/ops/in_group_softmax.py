@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
+_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
 _MOST_ROWS = 1 << 11  # queries of a block, however few negatives they have
 _HEAVY = 256.0  # copies that weigh more than so many times their positive are left out of the sum, not subtracted
 _SAFE = 60.0  # logits that cannot exceed it, either way, are exponentiated as they are
