@@ -12,6 +12,7 @@ negatives in all, one set after another, those that are shared last.
 """
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BLOCK = {"cpu": 1 << 18, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
-_MOST_ROWS = 1 << 11  # queries of a block, however few negatives they have
+_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
+_POSITIVES = 1 << 11  # whose vectors are at hand at a time
 _HEAVY = 256.0  # copies that weigh more than so many times their positive are left out of the sum, not subtracted
 _SAFE = 60.0  # logits that cannot exceed it, either way, are exponentiated as they are
 
@@ -165,10 +166,6 @@ class _Blocks:
         self.grad_vectors_nd = torch.zeros_like(vectors_nd if with_grads else vectors_nd[:0])
         self.block = _BLOCK[vectors_nd.device.type]
         self.scratch = vectors_nd.new_empty(max(self.block, max(negatives.counts_S) + negatives.shared))
-        self.longest = torch.linalg.vector_norm(vectors_nd, dim=1).amax() if len(vectors_nd) else 0.0
-        self.farthest = 0.0  # shift
-        if negatives.shifts_n is not None and len(vectors_nd):
-            self.farthest = negatives.shifts_n.abs().amax()
 
     def run(
         self, query_Pd: Tensor, counts_S: list[int], positives: WeighedPositives, copies_M: Tensor | None
@@ -179,38 +176,77 @@ class _Blocks:
             copies_M: what of its query's sum over negatives are copies of a positive, in multiples of e^{its score}.
                 None where positives and queries are the same in number, and a query does not see what has its id.
         """
-        nll_M = query_Pd.new_empty(len(positives))
+        hidden_P = positives.id_M if copies_M is None else None
+        score_M = self._scores(query_Pd, positives)
+        copies_M = torch.zeros_like(score_M) if copies_M is None else copies_M
         grad_Pd = torch.empty_like(query_Pd if self.with_grads else query_Pd[:0])
-        blocks = list(self._bounds(counts_S))
-        starts = torch.tensor([0, *(rows.stop for rows, _ in blocks)], device=query_Pd.device)
-        chosen = itertools.starmap(slice, itertools.pairwise(torch.searchsorted(positives.query_M, starts).tolist()))
+        sum_P, top_P = query_Pd.new_empty(2, len(query_Pd))
+        there_M = torch.empty_like(score_M, dtype=torch.bool)  # whether a query has negatives besides copies
+        blocks, safe = list(self._bounds(counts_S)), self._safe(query_Pd)
+        ends = torch.tensor([0, *(rows.stop for rows, _ in blocks)], device=query_Pd.device)
+        chosen = itertools.starmap(slice, itertools.pairwise(torch.searchsorted(positives.query_M, ends).tolist()))
         for (rows, columns), some in zip(blocks, chosen, strict=True):
-            of = positives.chosen(some)
-            hidden = of.id_M if copies_M is None else None
-            query_rd, row_m = query_Pd[rows], of.query_M - rows.start
-            exp_rc, top_r = self._exp(query_rd, columns, hidden)
-            sum_r = exp_rc.sum(1)
-            item_md, own_md = self.item_Xd.index_select(0, of.source_M), query_rd.index_select(0, row_m)
-            score_m = (own_md * item_md).sum(1)
-            nll_M[some], of_sum_m, of_score_m = _nll(
-                score_m, (sum_r.log() + top_r)[row_m], 0.0 if copies_M is None else copies_M[some]
-            )
-            if not self.with_grads:
-                continue
-            grad_sum_r = torch.zeros_like(sum_r).index_add_(0, row_m, of.weight_M * of_sum_m)
-            each_r1 = (grad_sum_r / sum_r.clamp(min=torch.finfo(sum_r.dtype).tiny))[:, None]
-            of_score_m1 = (of.weight_M * of_score_m)[:, None]
-            weighed_rd, grad_rd, first = query_rd * each_r1, grad_Pd[rows], 0
-            for some_c in columns:
-                exp = exp_rc[:, first : first + some_c.stop - some_c.start]
-                grad_rd.addmm_(exp, self.vectors_nd[some_c], beta=float(first > 0))
-                self.grad_vectors_nd[some_c].addmm_(exp.T, weighed_rd)
-                first += exp.shape[1]
-            grad_rd.mul_(each_r1).index_add_(0, row_m, item_md.mul_(of_score_m1))
-            self.grad_item_Xd.index_add_(0, of.source_M, own_md.mul_(of_score_m1))
+            hidden_r = None if hidden_P is None else hidden_P[rows]
+            exp_rc, top_r = self._exp(query_Pd[rows], columns, hidden_r, safe)
+            sum_r = torch.sum(exp_rc, 1, out=sum_P[rows])
+            top_P[rows] = top_r
+            row_m = positives.query_M[some] - rows.start
+            own_m = torch.exp(score_M[some] - (top_r if isinstance(top_r, float) else top_r[row_m]))
+            others_m = sum_r[row_m] - copies_M[some] * own_m
+            there_m = torch.gt(others_m, 0.0, out=there_M[some])
+            if self.with_grads:
+                by_sum_m = torch.where(there_m, positives.weight_M[some] / (others_m + own_m), 0.0)
+                by_sum_r1 = torch.zeros_like(sum_r).index_add_(0, row_m, by_sum_m)[:, None]
+                self._through_sum(exp_rc, columns, query_Pd[rows], by_sum_r1, grad_Pd[rows])
+        nll_M, by_score_M = _nll(score_M, (sum_P.log_() + top_P)[positives.query_M], copies_M, there_M)
+        if self.with_grads:
+            self._through_scores(query_Pd, positives, positives.weight_M * by_score_M, grad_Pd)
         return nll_M, grad_Pd
 
-    def _exp(self, query_rd: Tensor, columns: list[slice], hidden_r: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _scores(self, query_Pd: Tensor, positives: WeighedPositives) -> Tensor:
+        score_M = query_Pd.new_empty(len(positives))
+        for some in _pieces(len(positives)):
+            item_md = self.item_Xd.index_select(0, positives.source_M[some])
+            torch.sum(item_md.mul_(query_Pd.index_select(0, positives.query_M[some])), 1, out=score_M[some])
+        return score_M
+
+    def _through_scores(
+        self, query_Pd: Tensor, positives: WeighedPositives, by_score_M: Tensor, grad_Pd: Tensor
+    ) -> None:
+        """Adds to gradients of queries and items what comes through the positives' scores."""
+        for some in _pieces(len(positives)):
+            of_query_m, of_item_m, by_m1 = positives.query_M[some], positives.source_M[some], by_score_M[some, None]
+            item_md, query_md = self.item_Xd.index_select(0, of_item_m), query_Pd.index_select(0, of_query_m)
+            grad_Pd.index_add_(0, of_query_m, item_md.mul_(by_m1))
+            self.grad_item_Xd.index_add_(0, of_item_m, query_md.mul_(by_m1))
+
+    def _through_sum(
+        self, exp_rc: Tensor, columns: list[slice], query_rd: Tensor, by_sum_r1: Tensor, grad_rd: Tensor
+    ) -> None:
+        """Gradients of a block's queries, and what it adds to those of its negatives.
+
+        Args:
+            by_sum_r1: derivatives by the sums of what `_exp` gave.
+        """
+        weighed_rd, first = query_rd * by_sum_r1, 0
+        for some in columns:
+            exp = exp_rc[:, first : first + some.stop - some.start]
+            grad_rd.addmm_(exp, self.vectors_nd[some], beta=float(first > 0))
+            self.grad_vectors_nd[some].addmm_(exp.T, weighed_rd)
+            first += exp.shape[1]
+        grad_rd.mul_(by_sum_r1)
+
+    def _safe(self, query_Pd: Tensor) -> bool:
+        """Whether no logit can overflow; on a GPU finding out would make it wait."""
+        if query_Pd.is_cuda or not len(query_Pd) or not len(self.vectors_nd):
+            return False
+        longest = [float(torch.linalg.vector_norm(some, dim=1).amax()) for some in (query_Pd, self.vectors_nd)]
+        shifts_n = self.negatives.shifts_n
+        return math.prod(longest) + (0.0 if shifts_n is None else float(shifts_n.abs().amax())) <= _SAFE
+
+    def _exp(
+        self, query_rd: Tensor, columns: list[slice], hidden_r: Tensor | None, safe: bool
+    ) -> tuple[Tensor, Tensor | float]:
         """e^{logit - top} of a block, 0 for what has the id that its query does not see; and top, [r]."""
         widths = [some.stop - some.start for some in columns]
         exp_rc = self.scratch[: len(query_rd) * sum(widths)].view(len(query_rd), sum(widths))
@@ -220,12 +256,10 @@ class _Blocks:
                 exp.add_(self.negatives.shifts_n[some])
             if hidden_r is not None:
                 exp.masked_fill_(self.negatives.ids_n[some] == hidden_r[:, None], -torch.inf)
-        top_r = query_rd.new_zeros(len(query_rd))
-        most = torch.linalg.vector_norm(query_rd, dim=1).amax() * self.longest + self.farthest
-        if exp_rc.shape[1] and (most.is_cuda or not most <= _SAFE):
-            top_r = exp_rc.amax(1).clamp_(min=torch.finfo(exp_rc.dtype).min)  # where nothing is seen, no NaN
-            exp_rc.sub_(top_r[:, None])
-        return exp_rc.exp_(), top_r
+        if safe or not exp_rc.shape[1]:
+            return exp_rc.exp_(), 0.0
+        top_r = exp_rc.amax(1).clamp_(min=torch.finfo(exp_rc.dtype).min)  # where nothing is seen, no NaN
+        return exp_rc.sub_(top_r[:, None]).exp_(), top_r
 
     def _bounds(self, counts_S: list[int]) -> Iterator[tuple[slice, list[slice]]]:
         """Queries of a block, and where the negatives of their set are, and those of all."""
@@ -234,25 +268,30 @@ class _Blocks:
         query, vector = 0, 0
         for queries, vectors in zip(counts_S, self.negatives.counts_S, strict=True):
             columns = [slice(vector, vector + vectors), *([shared] if self.negatives.shared else [])]
-            step = min(max(1, self.block // max(vectors + self.negatives.shared, 1)), _MOST_ROWS)
+            step = max(1, self.block // max(vectors + self.negatives.shared, 1))
             for start in range(query, query + queries, step):
                 yield slice(start, min(start + step, query + queries)), columns
             query, vector = query + queries, vector + vectors
 
 
-def _nll(score_m: Tensor, sum_m: Tensor, copies_m: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    """-log(e^score / (e^score + e^sum - copies e^score)), and its derivatives by the sum and by the score.
+def _pieces(number: int) -> Iterator[slice]:
+    """Positives whose vectors the cache holds."""
+    for start in range(0, number, _POSITIVES):
+        yield slice(start, start + _POSITIVES)
+
+
+def _nll(score_M: Tensor, sum_M: Tensor, copies_M: Tensor, there_M: Tensor) -> tuple[Tensor, Tensor]:
+    """-log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score; 0 where no others are there.
 
     All is scaled by the larger of the two: what the copies added to the sum is at most _HEAVY times e^score, which
     stands in the denominator anyway, so the subtraction loses little accuracy.
     """
-    top_m = torch.maximum(score_m, sum_m)
-    own_m, all_m = torch.exp(score_m - top_m), torch.exp(sum_m - top_m)
-    others_m = all_m - copies_m * own_m
-    there_m = others_m > 0
-    total_m = others_m.clamp_(min=0.0) + own_m
-    by_score_m = own_m * torch.where(there_m, 1.0 - copies_m, 1.0) / total_m - 1.0
-    return top_m + total_m.log() - score_m, torch.where(there_m, all_m, 0.0) / total_m, by_score_m
+    top_M = torch.maximum(score_M, sum_M)
+    own_M = torch.exp(score_M - top_M)
+    others_M = (torch.exp(sum_M - top_M) - copies_M * own_M).clamp_(min=0.0)
+    nll_M = top_M + (others_M + own_M).log() - score_M
+    by_score_M = own_M * (1.0 - copies_M) / (others_M + own_M) - 1.0
+    return torch.where(there_M, nll_M, 0.0), torch.where(there_M, by_score_M, 0.0)
 
 
 def _own_copies(id_M: Tensor, set_M: Tensor, negatives: NegativeSets, dtype: torch.dtype) -> Tensor:
