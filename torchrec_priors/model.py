@@ -23,7 +23,8 @@ from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.score import Score, ScoreKind
 from torchrec_priors.loss import Counts, Positives, count, discount, find_positives, gate_loss, prior_weights
-from torchrec_priors.ops.in_group_softmax import NegativeSets, WeighedPositives, in_group_loss
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.priors.tree import PriorTree
 
 

@@ -8,12 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.ops import in_group_softmax
-from torchrec_priors.ops.in_group_softmax import (
-    NegativeSets,
-    WeighedPositives,
-    in_group_loss,
-    in_group_loss_reference,
-)
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.in_group_softmax import in_group_loss, in_group_loss_reference
 
 
 def _case(seed, queries, negatives, shared, positives, dim, ids):

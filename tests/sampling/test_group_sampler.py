@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.ops.in_group_softmax import NegativeSets, WeighedPositives, in_group_loss
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.sampling.group_sampler import GroupSampler, NegativesConfig, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 
