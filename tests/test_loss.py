@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.loss import LossConfig, count, discount, find_positives, gate_loss, prior_loss
+from torchrec_priors.loss import LossConfig, count, discount, find_positives, gate_loss, prior_weights
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
@@ -64,6 +64,7 @@ def test_positives_are_every_future_item_of_a_path_within_the_horizon(batch):
     found = find_positives(TREE, items, context, end, HORIZON)
     token = found.token_P[found.query_M].tolist()
     assert found.path_P[found.query_M].tolist() == found.path_M.tolist()
+    assert found.query_M.tolist() == sorted(found.query_M.tolist())
     got = sorted(
         zip(token, found.offset_M.tolist(), found.path_M.tolist(), items[found.source_M].tolist(), strict=True)
     )
@@ -83,7 +84,7 @@ def test_the_sum_over_ranks_is_equation_8_over_the_whole_batch(first, second, ga
         nll = nll_of[found.token_P[found.query_M] + shift, found.offset_M, found.path_M]
         parts.append((found, nll))
     counts = sum(count(found, len(TREE.paths), HORIZON) for found, _ in parts)[:-1]
-    loss = sum(prior_loss(nll, found, counts, weight, discount(gamma, HORIZON)) for found, nll in parts)
+    loss = sum((prior_weights(found, counts, weight, discount(gamma, HORIZON)) * nll).sum() for found, nll in parts)
 
     expected = 0.0
     everyone = [(t + s, o, k) for batch, s in ((first, 0), (second, 50)) for t, o, k, _ in _expected(batch)]

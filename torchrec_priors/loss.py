@@ -60,7 +60,7 @@ class Positives:
 
     Attributes:
         token_P, path_P: distinct (token, path) pairs, ascending by path, then by token.
-        query_M: pair of each positive.
+        query_M: pair of each positive, ascending.
         source_M: which future item it is, an index into the extended sequences.
         offset_M: 1-based distance.
         path_M: its path.
@@ -122,14 +122,20 @@ def find_positives(
     event_M = None if event_X is None else event_X[source]
     user_M = None if user_N is None else user_N[token]
     index_M, path_M = tree.assign(Targets(item_X[source], column + 1, event_M, user_M))
-    key_M = path_M * max(len(context_N), 1) + token[index_M]
-    key_P, query_M = torch.unique(key_M, return_inverse=True)
     tokens = max(len(context_N), 1)
-    reach_N = (end_N - context_N - 1).clamp(0, horizon)
+    key_M, order_M = torch.sort(path_M * tokens + token[index_M])
+    key_P, query_M = torch.unique_consecutive(key_M, return_inverse=True)
+    index_M = index_M[order_M]
     source_M = source[index_M]
-    trained_M = None if trained_X is None else trained_X[source_M]
     return Positives(
-        key_P % tokens, key_P // tokens, query_M, source_M, column[index_M] + 1, path_M, reach_N, trained_M
+        token_P=key_P % tokens,
+        path_P=key_P // tokens,
+        query_M=query_M,
+        source_M=source_M,
+        offset_M=column[index_M] + 1,
+        path_M=path_M[order_M],
+        reach_N=(end_N - context_N - 1).clamp(0, horizon),
+        trained_M=None if trained_X is None else trained_X[source_M],
     )
 
 
@@ -152,17 +158,16 @@ def discount(gamma: float, horizon: int) -> Tensor:
     return (powers / powers.sum()).float()
 
 
-def prior_loss(nll_M: Tensor, positives: Positives, counts_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
-    """This rank's term of Eq. 8; the loss is the sum over ranks.
+def prior_weights(positives: Positives, counts_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
+    """[M]: what -log p of each of this rank's positives counts for in Eq. 8; the loss is the sum over ranks.
 
     Args:
-        nll_M: -log p of this rank's positives.
         counts_KT: positives of the global batch.
         weight_K: w_k.
         discount_T: see `discount`.
     """
     cell_KT = weight_K[:, None] * discount_T / counts_KT.clamp(min=1)
-    return (cell_KT[positives.path_M, positives.offset_M - 1] * nll_M).sum()
+    return cell_KT[positives.path_M, positives.offset_M - 1]
 
 
 def gate_loss(

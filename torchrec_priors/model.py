@@ -22,8 +22,9 @@ from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.score import Score, ScoreKind
-from torchrec_priors.loss import Counts, Positives, count, discount, find_positives, gate_loss, prior_loss
-from torchrec_priors.ops.in_group_softmax import NegativeSets, in_group_nll
+from torchrec_priors.loss import Counts, Positives, count, discount, find_positives, gate_loss, prior_weights
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.priors.tree import PriorTree
 
 
@@ -222,15 +223,18 @@ class Recommender(nn.Module):
         state_Nd = self._encode(Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout))
         query_Pd = self.score.queries(self.heads(state_Nd, positives.token_P, positives.path_P))
         chosen = positives.trained()
-        nll_M = in_group_nll(
+        loss, nll_M = in_group_loss(
             query_Pd,
             torch.bincount(self.item_set_K[positives.path_P], minlength=self.tree.item_sets).tolist(),
-            self.score.items(vector_Xd.index_select(0, chosen.source_M)),
-            looked_up.row_X[chosen.source_M],
-            chosen.query_M,
+            WeighedPositives(
+                item_Xd=self.score.items(vector_Xd),
+                source_M=chosen.source_M,
+                id_M=looked_up.row_X[chosen.source_M],
+                query_M=chosen.query_M,
+                weight_M=prior_weights(chosen, counts.positive_KT, self.weight_K, self.discount_T),
+            ),
             looked_up.negatives,
         )
-        loss = prior_loss(nll_M, chosen, counts.positive_KT, self.weight_K, self.discount_T)
         if self.gate is not None:
             decisions = (self.gate(state_Nd), self.gate.gated_S, positives, self.item_set_K)
             loss = loss + self.gate_weight * gate_loss(*decisions, counts.target_T, self.discount_T)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.ops.in_group_softmax import NegativeSets, in_group_nll
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.sampling.group_sampler import GroupSampler, NegativesConfig, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 
@@ -191,7 +192,8 @@ def test_with_logq_the_sampled_sum_is_on_average_the_whole_sum(popularity, share
         ids = torch.from_numpy(draw.own_ids)
         shifts = torch.from_numpy(draw.own_shifts).double()
         negatives = NegativeSets(table[ids], ids, draw.counts_S, draw.shared, shifts)
-        nll = in_group_nll(query, [1], table[positive], positive, torch.zeros(2, dtype=torch.int64), negatives)
+        positives = WeighedPositives(table, positive, positive, torch.zeros(2, dtype=torch.int64), torch.ones(2))
+        _, nll = in_group_loss(query, [1], positives, negatives)
         sums.append(torch.exp(nll + table[positive] @ query[0]))
     each = torch.exp(table @ query[0])
     expected = (1 - share) * each[members].sum() + share * each.sum()

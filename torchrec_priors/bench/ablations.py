@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.ops.hstu_attention import TimeBias, time_bucket
-from torchrec_priors.ops.in_group_softmax import NegativeSets
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.residual_adapters import Runs
 
 
 def padded_attention(
@@ -45,44 +46,44 @@ def padded_attention(
 
 
 def kept_logits(
-    query_Pd: Tensor,
-    query_counts_S: list[int],
-    positive_Md: Tensor,
-    positive_id_M: Tensor,
-    query_of_M: Tensor,
-    negatives: NegativeSets,
-) -> Tensor:
-    """`in_group_nll` with all logits of a set at once; no negatives that all sets share, no shifts."""
+    query_Pd: Tensor, query_counts_S: list[int], positives: WeighedPositives, negatives: NegativeSets
+) -> tuple[Tensor, Tensor]:
+    """`in_group_loss` with all logits of a set at once; no negatives that all sets share, no shifts."""
     assert negatives.shared == 0
     assert negatives.shifts_n is None
     starts = [0]
-    losses = torch.zeros(len(positive_Md))
+    losses = torch.zeros(len(positives))
     first = torch.cumsum(torch.tensor([0, *query_counts_S]), 0)
     for number, count in enumerate(negatives.counts_S):
         of_set = slice(starts[-1], starts[-1] + count)
         starts.append(starts[-1] + count)
-        mine = torch.nonzero((query_of_M >= first[number]) & (query_of_M < first[number + 1]))[:, 0]
+        mine = torch.nonzero((positives.query_M >= first[number]) & (positives.query_M < first[number + 1]))[:, 0]
         if not len(mine):
             continue
-        query = query_Pd[query_of_M[mine]]
-        score = (query * positive_Md[mine]).sum(1)
+        query = query_Pd[positives.query_M[mine]]
+        score = (query * positives.item_Xd[positives.source_M[mine]]).sum(1)
         logits = query @ negatives.vectors_nd[of_set].T
-        logits = logits.masked_fill(negatives.ids_n[of_set] == positive_id_M[mine, None], -torch.inf)
+        logits = logits.masked_fill(negatives.ids_n[of_set] == positives.id_M[mine, None], -torch.inf)
         nll = torch.logsumexp(torch.cat([score[:, None], logits], 1), 1) - score
         losses = losses.index_put((mine,), nll)
-    return losses
+    return (positives.weight_M * losses).sum(), losses.detach()
 
 
-def every_adapter(x_RI: Tensor, weight_GOI: Tensor, counts_G: list[int]) -> Tensor:
-    """`grouped_linear`, by all products of rows and adapters."""
-    group_R = torch.repeat_interleave(torch.arange(len(counts_G)), torch.tensor(counts_G))
-    return torch.stack([x_RI @ weight.T for weight in weight_GOI], 1)[torch.arange(len(x_RI)), group_R]
+def every_adapter(z_Nd: Tensor, weight_Gdd: Tensor | None, bias_Gd: Tensor | None, row_R: Tensor, runs: Runs) -> Tensor:
+    """`residual_adapters`, by all products of rows and adapters; every row has an adapter that is a matrix."""
+    assert weight_Gdd is not None
+    adapters, rows = torch.tensor(runs, dtype=torch.int64).view(-1, 2).T
+    adapter_R = torch.repeat_interleave(adapters, rows)
+    x_Rd = z_Nd[row_R]
+    every_RGd = torch.stack([x_Rd @ weight.T for weight in weight_Gdd], 1)
+    y_Rd = x_Rd + F.silu(every_RGd[torch.arange(len(x_Rd)), adapter_R])
+    return y_Rd if bias_Gd is None else y_Rd + bias_Gd[adapter_R]
 
 
 _PLAIN: dict[str, tuple[str, Callable[..., Any]]] = {
     "jagged attention": ("torchrec_priors.encoder.hstu.hstu_attention", padded_attention),
-    "fused softmax": ("torchrec_priors.model.in_group_nll", kept_logits),
-    "grouped adapters": ("torchrec_priors.heads.adapter.grouped_linear", every_adapter),
+    "fused softmax": ("torchrec_priors.model.in_group_loss", kept_logits),
+    "grouped adapters": ("torchrec_priors.heads.adapter.residual_adapters", every_adapter),
 }
 NAMES = tuple(_PLAIN)
 

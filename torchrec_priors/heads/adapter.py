@@ -1,15 +1,14 @@
-"""What an adapter adds to a vector: Eq. 2's SiLU(W z), or a vector of its own.
+"""An adapter's parameters: the matrix of Eq. 2, or a vector of its own.
 
-Shapes: R rows sorted by adapter, G adapters, d width.
+Shapes: G adapters, R rows, d width.
 """
 
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchrec_priors.ops.grouped_linear import grouped_linear
+from torchrec_priors.ops.residual_adapters import residual_adapters
 
 AdapterKind = Literal["matrix", "vector"]
 
@@ -22,14 +21,17 @@ def new_adapters(number: int, dim: int, kind: AdapterKind, std: float) -> nn.Par
     return nn.Parameter(values)
 
 
-def adapt(z_Rd: Tensor, adapters: Tensor, adapter_R: Tensor) -> Tensor:
-    """What each row's adapter adds to it: [R, d].
+def adapt(
+    z_Nd: Tensor, adapters: Tensor, row_R: Tensor, runs: list[tuple[int, int]], added_Gd: Tensor | None = None
+) -> Tensor:
+    """[R, d]: the vectors that rows ask for, with what their adapters add to them.
 
     Args:
         adapters: see `new_adapters`.
-        adapter_R: number of each row's, ascending.
+        row_R: which vector each row takes.
+        runs: (adapter, rows), one run after another; adapter -1 adds nothing.
+        added_Gd: what else an adapter that is a matrix adds.
     """
     if adapters.dim() == 2:
-        return adapters.index_select(0, adapter_R)
-    counts = torch.bincount(adapter_R, minlength=len(adapters)).tolist()
-    return F.silu(grouped_linear(z_Rd, adapters, counts))
+        return residual_adapters(z_Nd, None, adapters, row_R, runs)
+    return residual_adapters(z_Nd, adapters, added_Gd, row_R, runs)

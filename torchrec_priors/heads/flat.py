@@ -43,13 +43,11 @@ class FlatHeads(nn.Module):
 
     def forward(self, state_Nd: Tensor, token_P: Tensor, path_P: Tensor) -> Tensor:
         """[P, d] queries; arguments as of `HierarchicalHeads`."""
-        query_Pd = state_Nd.index_select(0, token_P)
-        for adapters in self.adapters:
-            adapter_P = self.adapter_K[path_P]  # ascending but for those without, as paths are
-            adapted = torch.nonzero(adapter_P >= 0).squeeze(1)
-            added = adapt(query_Pd.index_select(0, adapted), adapters, adapter_P[adapted])
-            query_Pd = query_Pd.index_add(0, adapted, added)
-        return query_Pd
+        if not len(self.adapters):
+            return state_Nd.index_select(0, token_P)
+        counts = torch.bincount(path_P, minlength=len(self.adapter_K)).tolist()
+        runs = [run for run in zip(self.adapter_K.tolist(), counts, strict=True) if run[1]]
+        return adapt(state_Nd, self.adapters[0], token_P, runs)
 
 
 def flat_reference(heads: FlatHeads, tree: PriorTree, state_Nd: Tensor) -> Tensor:

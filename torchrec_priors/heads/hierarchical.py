@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from torchrec_priors.heads.adapter import AdapterKind, adapt, new_adapters
 from torchrec_priors.heads.nodes import Depth, nodes
+from torchrec_priors.ops.residual_adapters import Runs
 from torchrec_priors.priors.tree import PriorTree
 
 
@@ -52,6 +53,9 @@ class HierarchicalHeads(nn.Module):
                 self.embeddings.append(nn.Parameter(torch.zeros(groups, dim)))
         self.register_buffer("last_K", last_K, persistent=False)
         self.ends = sorted(set(last_K.tolist()))
+        self.leaves: list[int] = depths[-1].node_K.tolist() if depths else []
+        reached = [node for node in self.leaves if node >= 0]
+        self.leaves_differ = bool(depths) and len(set(reached)) == len(reached)
 
     def forward(self, state_Nd: Tensor, token_P: Tensor, path_P: Tensor) -> Tensor:
         """
@@ -63,34 +67,43 @@ class HierarchicalHeads(nn.Module):
         Returns:
             [P, d] queries.
         """
-        tokens = len(state_Nd)
-        keys = [torch.arange(tokens, device=state_Nd.device)]  # (node, token) as node * N + token, ascending
-        for depth in range(1, self.depth + 1):
-            node_P = getattr(self, f"node_{depth}")[path_P]
-            passes = node_P >= 0
-            keys.append(torch.unique(node_P[passes] * tokens + token_P[passes]))
-        states = [state_Nd]
-        for depth in range(1, self.depth + 1):
-            node, token = keys[depth] // max(tokens, 1), keys[depth] % max(tokens, 1)
-            key_of_parent = getattr(self, f"parent_{depth}")[node] * tokens + token
-            parent = states[-1].index_select(0, torch.searchsorted(keys[depth - 1], key_of_parent))
-            z = parent + adapt(parent, self.adapters[depth - 1], node)
+        tokens, end_P = max(len(state_Nd), 1), self.last_K[path_P]
+        steps: list[tuple[Runs, Tensor]] = []  # of each depth, the deepest first: its runs, and where in it pairs end
+        rows_of: list[Tensor] = []  # for the rows of each depth, the row above
+        key_R = token_P[:0]  # rows of the depth below, as the (node, token) above them: node * N + token
+        for depth in range(self.depth, 0, -1):
+            ends = end_P == depth
+            node_P, token_of = getattr(self, f"node_{depth}")[path_P[ends]], token_P[ends]
+            if depth == self.depth and self.leaves_differ:  # rows are the pairs of the paths, in their order
+                key, place = node_P * tokens + token_of, torch.arange(len(node_P), device=node_P.device)
+                counts = torch.bincount(path_P[ends], minlength=len(self.last_K)).tolist()
+                runs = zip(self.leaves, counts, strict=True)
+            else:
+                key, place = torch.unique(torch.cat([key_R, node_P * tokens + token_of]), return_inverse=True)
+                counts = torch.bincount(key // tokens, minlength=len(self.adapters[depth - 1])).tolist()
+                runs = zip(range(len(counts)), counts, strict=True)
+            steps.append(([run for run in runs if run[1]], place[len(key_R) :]))
+            rows_of.append(place[: len(key_R)])
+            key_R = getattr(self, f"parent_{depth}")[key // tokens] * tokens + key % tokens
+        rows_of.append(key_R)  # at the top a vector's number is its token
+        states, places = [state_Nd], [token_P[end_P == 0]]
+        for depth, (runs_here, place) in enumerate(reversed(steps), 1):
+            added = None
             if depth > 1 and len(self.embeddings):
-                groups = getattr(self, f"parent_group_{depth}")[node]
-                z = z + self.embeddings[depth - 2].index_select(0, groups)
-            states.append(z)
-        return self._where_paths_end(states, keys, token_P, path_P)
+                added = self.embeddings[depth - 2].index_select(0, getattr(self, f"parent_group_{depth}"))
+            row_R = rows_of[self.depth + 1 - depth]
+            states.append(adapt(states[-1], self.adapters[depth - 1], row_R, runs_here, added))
+            places.append(place)
+        if self.ends == [self.depth] and self.leaves_differ:
+            return states[-1]
+        return self._where_paths_end(states, places, end_P)
 
-    def _where_paths_end(self, states: list[Tensor], keys: list[Tensor], token_P: Tensor, path_P: Tensor) -> Tensor:
+    def _where_paths_end(self, states: list[Tensor], places: list[Tensor], end_P: Tensor) -> Tensor:
         """[P, d]: each pair's state at the last depth of its path."""
-        place_P, first = torch.zeros_like(token_P), 0
+        place_P, first = torch.zeros_like(end_P), 0
         for depth in self.ends:
-            ends = self.last_K[path_P] == depth
-            key = token_P[ends]
-            if depth:
-                key = getattr(self, f"node_{depth}")[path_P[ends]] * len(states[0]) + key
-            place_P[ends] = first + torch.searchsorted(keys[depth], key)
-            first += len(keys[depth])
+            place_P[end_P == depth] = first + places[depth]
+            first += len(states[depth])
         last = [states[depth] for depth in self.ends]
         return (last[0] if len(last) == 1 else torch.cat(last)).index_select(0, place_P)
 

@@ -1,227 +1,247 @@
-"""-log of the in-group softmax (Eq. 7) over one positive and the negatives of its query.
+"""Weighted sum of -log of the in-group softmax (Eq. 7), each over one positive and the negatives of its query.
 
     nll_m = -log( e^{s_m} / (e^{s_m} + sum_{j in negatives of its query, id_j != id_m} e^{s_j + shift_j}) )
 
-A query has the negatives of its item set and those that all queries share. The sums over both are taken once per query
-for all its positives; a positive's own id is then taken out of them. Logits are computed block by block, and again in
-backward: nothing of size [queries, negatives] is kept.
+A query has the negatives of its item set and those that all queries share. The sum over them is taken once per query
+for all its positives; a positive's own id is then taken out of it. Weights are known beforehand, so gradients are made
+together with the losses, block by block while a block's logits are in cache: logits are computed once, and nothing of
+size [queries, negatives] is kept.
 
-Shapes: P queries sorted by item set, M positives, S item sets, n negatives in all, one set after another, those that
-are shared last.
+Shapes: P queries sorted by item set, M positives sorted by query, X vectors that positives are among, S item sets, n
+negatives in all, one set after another, those that are shared last.
 """
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_BLOCK = 1 << 21  # logits held at a time
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, numbers, own_copies
+
+_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
+_POSITIVES = 1 << 11  # whose vectors are at hand at a time
 _HEAVY = 256.0  # copies that weigh more than so many times their positive are left out of the sum, not subtracted
+_SAFE = 60.0  # logits that cannot exceed it, either way, are exponentiated as they are
 
 
-@dataclass(frozen=True)
-class NegativeSets:
-    """Negatives of every item set, and those that all queries share.
-
-    Attributes:
-        vectors_nd: what queries are multiplied with.
-        ids_n: int64 row ids, ascending within a set and within those that are shared.
-        counts_S: negatives of each set.
-        shared: negatives of every query; with `counts_S` they add up to n.
-        shifts_n: added to the negatives' logits, the same for all copies of an id in a set: -log(expected copies) makes
-            the sum an unbiased estimate of the sum over all eligible items (logQ correction). None adds nothing and
-            leaves Eq. 7 as it is.
-    """
-
-    vectors_nd: Tensor
-    ids_n: Tensor
-    counts_S: list[int]
-    shared: int = 0
-    shifts_n: Tensor | None = None
-
-
-def in_group_nll_reference(
-    query_Pd: Tensor,
-    query_counts_S: list[int],
-    positive_Md: Tensor,
-    positive_id_M: Tensor,
-    query_of_M: Tensor,
-    negatives: NegativeSets,
-) -> Tensor:
-    """The definition, positive by positive. Same arguments and result as `in_group_nll`."""
+def in_group_loss_reference(
+    query_Pd: Tensor, query_counts_S: list[int], positives: WeighedPositives, negatives: NegativeSets
+) -> tuple[Tensor, Tensor]:
+    """The definition, positive by positive. Same arguments and result as `in_group_loss`."""
     set_P = [number for number, count in enumerate(query_counts_S) for _ in range(count)]
     starts = [sum(negatives.counts_S[:number]) for number in range(len(negatives.counts_S) + 1)]
     shared = list(range(starts[-1], starts[-1] + negatives.shared))
     losses = []
-    for vector, row, query_row in zip(positive_Md, positive_id_M.tolist(), query_of_M.tolist(), strict=True):
+    for source, row, query_row in zip(positives.source_M, positives.id_M, positives.query_M, strict=True):
         number = set_P[query_row]
         of_query = [*range(starts[number], starts[number + 1]), *shared]
         others = [j for j in of_query if negatives.ids_n[j] != row]
-        score = query_Pd[query_row] @ vector
+        score = query_Pd[query_row] @ positives.item_Xd[source]
         logits = negatives.vectors_nd[others] @ query_Pd[query_row]
         if negatives.shifts_n is not None:
             logits = logits + negatives.shifts_n[others]
         losses.append(torch.logsumexp(torch.cat([score[None], logits]), 0) - score)
-    return torch.stack(losses) if losses else query_Pd.new_zeros(0)
+    nll_M = torch.stack(losses) if losses else query_Pd.new_zeros(0)
+    return (positives.weight_M * nll_M).sum(), nll_M.detach()
 
 
-class _LogSumExp(torch.autograd.Function):
-    """log sum_j exp(query . vector_j + shift_j) over the vectors of each query's block, without keeping the products.
-
-    `hidden` is None, or each vector's id and the id that each query leaves out of its sum.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        query_Pd: Tensor,
-        vectors_nd: Tensor,
-        shifts_n: Tensor | None,
-        blocks: list[tuple[slice, slice]],
-        hidden: tuple[Tensor, Tensor] | None,
-    ) -> Tensor:
-        out_P = query_Pd.new_empty(len(query_Pd))
-        for rows, columns in blocks:
-            out_P[rows] = torch.logsumexp(_logits(query_Pd, vectors_nd, shifts_n, hidden, rows, columns), 1)
-        ctx.save_for_backward(query_Pd, vectors_nd, shifts_n, out_P)
-        ctx.blocks, ctx.hidden = blocks, hidden
-        return out_P
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        query_Pd, vectors_nd, shifts_n, out_P = ctx.saved_tensors
-        finite_P = out_P.clamp(min=torch.finfo(out_P.dtype).min)  # where nothing is summed, no NaN
-        grad_query_Pd = torch.zeros_like(query_Pd)
-        grad_vectors_nd = torch.zeros_like(vectors_nd)
-        for rows, columns in ctx.blocks:
-            block = _logits(query_Pd, vectors_nd, shifts_n, ctx.hidden, rows, columns)
-            block.sub_(finite_P[rows, None]).exp_().mul_(grads[0][rows, None])
-            grad_query_Pd[rows] = block @ vectors_nd[columns]
-            grad_vectors_nd[columns] += block.T @ query_Pd[rows]
-        return grad_query_Pd, grad_vectors_nd, None, None, None
-
-
-def _logits(
-    query_Pd: Tensor,
-    vectors_nd: Tensor,
-    shifts_n: Tensor | None,
-    hidden: tuple[Tensor, Tensor] | None,
-    rows: slice,
-    columns: slice,
-) -> Tensor:
-    block = query_Pd[rows] @ vectors_nd[columns].T
-    if shifts_n is not None:
-        block.add_(shifts_n[columns])
-    if hidden is not None:
-        ids_n, without_P = hidden
-        block.masked_fill_(ids_n[columns] == without_P[rows, None], -math.inf)
-    return block
-
-
-def _blocks(queries_S: list[int], vectors_S: list[int]) -> list[tuple[slice, slice]]:
-    """Blocks of queries of one set against all vectors of the set."""
-    blocks, first_query, first_vector = [], 0, 0
-    for queries, vectors in zip(queries_S, vectors_S, strict=True):
-        step = max(1, _BLOCK // max(vectors, 1))
-        for start in range(0, queries, step):
-            rows = slice(first_query + start, first_query + min(start + step, queries))
-            blocks.append((rows, slice(first_vector, first_vector + vectors)))
-        first_query, first_vector = first_query + queries, first_vector + vectors
-    return blocks
-
-
-def in_group_nll(
-    query_Pd: Tensor,
-    query_counts_S: list[int],
-    positive_Md: Tensor,
-    positive_id_M: Tensor,
-    query_of_M: Tensor,
-    negatives: NegativeSets,
-) -> Tensor:
-    """Negative log-likelihood of every positive among the negatives of its query.
+def in_group_loss(
+    query_Pd: Tensor, query_counts_S: list[int], positives: WeighedPositives, negatives: NegativeSets
+) -> tuple[Tensor, Tensor]:
+    """Weighted negative log-likelihood of the positives among the negatives of their queries.
 
     Args:
         query_Pd: queries, sorted by item set; temperature and normalisation already applied.
         query_counts_S: queries of each set.
-        positive_Md: vectors of the positives.
-        positive_id_M: their row ids.
-        query_of_M: index into the queries.
+        positives: see `WeighedPositives`.
         negatives: see `NegativeSets`.
 
     Returns:
-        [M], each at least 0.
+        The weighted sum, through which gradients go to queries, items and negatives, once; and [M], each positive's
+        own, at least 0, through which none go.
     """
-    score_M = (query_Pd.index_select(0, query_of_M) * positive_Md).sum(1)
-    sums = [
-        _sums_per_positive(query_Pd, queries_S, positive_id_M, query_of_M, sets)
-        for queries_S, sets in _pools(query_counts_S, negatives)
-    ]
-    # e^{total} - e^{score + own}, scaled by e^{-top}: what the positive's own copies added to the sum is at most _HEAVY
-    # times e^{score}, which stands in the denominator anyway, so the subtraction loses little accuracy.
-    top_M = torch.stack([score_M, *(total_M for total_M, _ in sums)]).amax(0).detach()
-    all_M = torch.exp(score_M - top_M)
-    for total_M, own_M in sums:
-        all_M = all_M + (torch.exp(total_M - top_M) - torch.exp(score_M + own_M - top_M)).clamp(min=0.0)
-    return top_M + torch.log(all_M) - score_M
+    leaves = (query_Pd, positives.item_Xd, negatives.vectors_nd)
+    loss: tuple[Tensor, Tensor] = _InGroupLoss.apply(
+        *leaves, query_counts_S, positives, negatives, torch.is_grad_enabled()
+    )
+    return loss
 
 
-def _pools(query_counts_S: list[int], negatives: NegativeSets) -> list[tuple[list[int], NegativeSets]]:
-    """(queries of each set, sets): the item sets, and what is shared as one set of all queries, where there is any."""
-    first = sum(negatives.counts_S)
-    pools = [(query_counts_S, slice(first), negatives.counts_S)]
-    if negatives.shared:
-        pools.append(([sum(query_counts_S)], slice(first, None), [negatives.shared]))
-    shifts_n = negatives.shifts_n
-    return [
-        (
-            queries,
-            NegativeSets(
-                negatives.vectors_nd[n], negatives.ids_n[n], counts, shifts_n=None if shifts_n is None else shifts_n[n]
-            ),
-        )
-        for queries, n, counts in pools
-    ]
+class _InGroupLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_Pd: Tensor,
+        item_Xd: Tensor,
+        vectors_nd: Tensor,
+        query_counts_S: list[int],
+        positives: WeighedPositives,
+        negatives: NegativeSets,
+        with_grads: bool,
+    ) -> tuple[Tensor, Tensor]:
+        blocks = _Blocks(item_Xd, vectors_nd, negatives, with_grads)
+        set_M = numbers(query_counts_S, query_Pd.device)[positives.query_M]
+        copies_M = own_copies(positives.id_M, set_M, negatives, query_Pd.dtype)
+        heavy_M = copies_M > _HEAVY
+        heavy = torch.nonzero(heavy_M)[:, 0]
+        light = torch.nonzero(~heavy_M)[:, 0] if len(heavy) else slice(None)
+        nll_M = query_Pd.new_empty(len(positives))
+        nll_M[light], grad_Pd = blocks.run(query_Pd, query_counts_S, positives.chosen(light), copies_M[light])
+        if len(heavy):  # each has a query of its own, which does not see its copies
+            of = positives.chosen(heavy)
+            alone = replace(of, query_M=torch.arange(len(heavy), device=heavy.device))
+            alone_S = torch.bincount(set_M[heavy], minlength=len(query_counts_S)).tolist()
+            nll_M[heavy], grad_Hd = blocks.run(query_Pd.index_select(0, of.query_M), alone_S, alone, None)
+            if blocks.with_grads:
+                grad_Pd.index_add_(0, of.query_M, grad_Hd)
+        ctx.grads = (grad_Pd, blocks.grad_item_Xd, blocks.grad_vectors_nd)
+        ctx.mark_non_differentiable(nll_M)
+        return (positives.weight_M * nll_M).sum(), nll_M
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        made, ctx.grads = ctx.grads, None
+        assert made is not None, "gradients are handed out once"
+        return *(grad.mul_(grads[0]) for grad in made), None, None, None, None
 
 
-def _sums_per_positive(
-    query_Pd: Tensor, queries_S: list[int], positive_id_M: Tensor, query_of_M: Tensor, sets: NegativeSets
-) -> tuple[Tensor, Tensor]:
-    """For each positive, the log-sum-exp over its query's negatives, and the log weight of its own copies in it."""
+class _Blocks:
+    """Losses, and gradients where they are asked for, one block of queries of a set after another."""
 
-    def log_sum_exp(query_d: Tensor, counts_S: list[int], without: Tensor | None) -> Tensor:
-        hidden = None if without is None else (sets.ids_n, without)
-        blocks = _blocks(counts_S, sets.counts_S)
-        total: Tensor = _LogSumExp.apply(query_d, sets.vectors_nd, sets.shifts_n, blocks, hidden)
-        return total
+    def __init__(self, item_Xd: Tensor, vectors_nd: Tensor, negatives: NegativeSets, with_grads: bool) -> None:
+        self.item_Xd, self.vectors_nd, self.negatives = item_Xd, vectors_nd, negatives
+        self.with_grads = with_grads
+        self.grad_item_Xd = torch.zeros_like(item_Xd if with_grads else item_Xd[:0])
+        self.grad_vectors_nd = torch.zeros_like(vectors_nd if with_grads else vectors_nd[:0])
+        self.block = _BLOCK[vectors_nd.device.type]
+        self.scratch = vectors_nd.new_empty(max(self.block, max(negatives.counts_S) + negatives.shared))
 
-    set_M = _numbers(queries_S, query_Pd.device)[query_of_M]
-    own_M = _own_weight(positive_id_M, set_M, sets)
-    total_M = log_sum_exp(query_Pd, queries_S, None).index_select(0, query_of_M)
-    heavy = torch.nonzero(own_M > math.log(_HEAVY))[:, 0]
-    if len(heavy):
-        heavy = heavy[torch.argsort(set_M[heavy])]
-        counts_S = torch.bincount(set_M[heavy], minlength=len(queries_S)).tolist()
-        others = log_sum_exp(query_Pd.index_select(0, query_of_M[heavy]), counts_S, positive_id_M[heavy])
-        total_M, own_M = total_M.index_put((heavy,), others), own_M.index_fill(0, heavy, -math.inf)
-    return total_M, own_M
+    def run(
+        self, query_Pd: Tensor, counts_S: list[int], positives: WeighedPositives, copies_M: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """[M] losses, and [P, d] gradients of the queries.
+
+        Args:
+            copies_M: what of its query's sum over negatives are copies of a positive, in multiples of e^{its score}.
+                None where positives and queries are the same in number, and a query does not see what has its id.
+        """
+        hidden_P = positives.id_M if copies_M is None else None
+        score_M = self._scores(query_Pd, positives)
+        copies_M = torch.zeros_like(score_M) if copies_M is None else copies_M
+        grad_Pd = torch.empty_like(query_Pd if self.with_grads else query_Pd[:0])
+        sum_P, top_P = query_Pd.new_empty(2, len(query_Pd))
+        there_M = torch.empty_like(score_M, dtype=torch.bool)  # whether a query has negatives besides copies
+        blocks, safe = list(self._bounds(counts_S)), self._safe(query_Pd)
+        ends = torch.tensor([0, *(rows.stop for rows, _ in blocks)], device=query_Pd.device)
+        chosen = itertools.starmap(slice, itertools.pairwise(torch.searchsorted(positives.query_M, ends).tolist()))
+        for (rows, columns), some in zip(blocks, chosen, strict=True):
+            hidden_r = None if hidden_P is None else hidden_P[rows]
+            exp_rc, top_r = self._exp(query_Pd[rows], columns, hidden_r, safe)
+            sum_r = torch.sum(exp_rc, 1, out=sum_P[rows])
+            top_P[rows] = top_r
+            row_m = positives.query_M[some] - rows.start
+            own_m = torch.exp(score_M[some] - (top_r if isinstance(top_r, float) else top_r[row_m]))
+            others_m = sum_r[row_m] - copies_M[some] * own_m
+            there_m = torch.gt(others_m, 0.0, out=there_M[some])
+            if self.with_grads:
+                by_sum_m = torch.where(there_m, positives.weight_M[some] / (others_m + own_m), 0.0)
+                by_sum_r1 = torch.zeros_like(sum_r).index_add_(0, row_m, by_sum_m)[:, None]
+                self._through_sum(exp_rc, columns, query_Pd[rows], by_sum_r1, grad_Pd[rows])
+        nll_M, by_score_M = _nll(score_M, (sum_P.log_() + top_P)[positives.query_M], copies_M, there_M)
+        if self.with_grads:
+            self._through_scores(query_Pd, positives, positives.weight_M * by_score_M, grad_Pd)
+        return nll_M, grad_Pd
+
+    def _scores(self, query_Pd: Tensor, positives: WeighedPositives) -> Tensor:
+        score_M = query_Pd.new_empty(len(positives))
+        for some in _pieces(len(positives)):
+            item_md = self.item_Xd.index_select(0, positives.source_M[some])
+            torch.sum(item_md.mul_(query_Pd.index_select(0, positives.query_M[some])), 1, out=score_M[some])
+        return score_M
+
+    def _through_scores(
+        self, query_Pd: Tensor, positives: WeighedPositives, by_score_M: Tensor, grad_Pd: Tensor
+    ) -> None:
+        """Adds to gradients of queries and items what comes through the positives' scores."""
+        for some in _pieces(len(positives)):
+            of_query_m, of_item_m, by_m1 = positives.query_M[some], positives.source_M[some], by_score_M[some, None]
+            item_md, query_md = self.item_Xd.index_select(0, of_item_m), query_Pd.index_select(0, of_query_m)
+            grad_Pd.index_add_(0, of_query_m, item_md.mul_(by_m1))
+            self.grad_item_Xd.index_add_(0, of_item_m, query_md.mul_(by_m1))
+
+    def _through_sum(
+        self, exp_rc: Tensor, columns: list[slice], query_rd: Tensor, by_sum_r1: Tensor, grad_rd: Tensor
+    ) -> None:
+        """Gradients of a block's queries, and what it adds to those of its negatives.
+
+        Args:
+            by_sum_r1: derivatives by the sums of what `_exp` gave.
+        """
+        weighed_rd, first = query_rd * by_sum_r1, 0
+        for some in columns:
+            exp = exp_rc[:, first : first + some.stop - some.start]
+            grad_rd.addmm_(exp, self.vectors_nd[some], beta=float(first > 0))
+            self.grad_vectors_nd[some].addmm_(exp.T, weighed_rd)
+            first += exp.shape[1]
+        grad_rd.mul_(by_sum_r1)
+
+    def _safe(self, query_Pd: Tensor) -> bool:
+        """Whether no logit can overflow; on a GPU finding out would make it wait."""
+        if query_Pd.is_cuda or not len(query_Pd) or not len(self.vectors_nd):
+            return False
+        longest = [float(torch.linalg.vector_norm(some, dim=1).amax()) for some in (query_Pd, self.vectors_nd)]
+        shifts_n = self.negatives.shifts_n
+        return math.prod(longest) + (0.0 if shifts_n is None else float(shifts_n.abs().amax())) <= _SAFE
+
+    def _exp(
+        self, query_rd: Tensor, columns: list[slice], hidden_r: Tensor | None, safe: bool
+    ) -> tuple[Tensor, Tensor | float]:
+        """e^{logit - top} of a block, 0 for what has the id that its query does not see; and top, [r]."""
+        widths = [some.stop - some.start for some in columns]
+        exp_rc = self.scratch[: len(query_rd) * sum(widths)].view(len(query_rd), sum(widths))
+        for exp, some in zip(exp_rc.split(widths, 1), columns, strict=True):
+            torch.mm(query_rd, self.vectors_nd[some].T, out=exp)
+            if self.negatives.shifts_n is not None:
+                exp.add_(self.negatives.shifts_n[some])
+            if hidden_r is not None:
+                exp.masked_fill_(self.negatives.ids_n[some] == hidden_r[:, None], -torch.inf)
+        if safe or not exp_rc.shape[1]:
+            return exp_rc.exp_(), 0.0
+        top_r = exp_rc.amax(1).clamp_(min=torch.finfo(exp_rc.dtype).min)  # where nothing is seen, no NaN
+        return exp_rc.sub_(top_r[:, None]).exp_(), top_r
+
+    def _bounds(self, counts_S: list[int]) -> Iterator[tuple[slice, list[slice]]]:
+        """Queries of a block, and where the negatives of their set are, and those of all."""
+        first = sum(self.negatives.counts_S)
+        shared = slice(first, first + self.negatives.shared)
+        query, vector = 0, 0
+        for queries, vectors in zip(counts_S, self.negatives.counts_S, strict=True):
+            columns = [slice(vector, vector + vectors), *([shared] if self.negatives.shared else [])]
+            step = max(1, self.block // max(vectors + self.negatives.shared, 1))
+            for start in range(query, query + queries, step):
+                yield slice(start, min(start + step, query + queries)), columns
+            query, vector = query + queries, vector + vectors
 
 
-def _own_weight(id_M: Tensor, set_M: Tensor, sets: NegativeSets) -> Tensor:
-    """log(copies * e^shift) of each positive's own copies among the negatives of its set; -inf without any."""
-    if not len(sets.ids_n):
-        return sets.vectors_nd.new_full(id_M.shape, -math.inf)
-    span = torch.cat([sets.ids_n, id_M]).max() + 1
-    keys_n = _numbers(sets.counts_S, id_M.device) * span + sets.ids_n
-    keys_M = set_M * span + id_M
-    first_M = torch.searchsorted(keys_n, keys_M)
-    copies_M = torch.searchsorted(keys_n, keys_M, right=True) - first_M
-    weight_M = copies_M.to(sets.vectors_nd.dtype).log()
-    return weight_M if sets.shifts_n is None else weight_M + sets.shifts_n[first_M.clamp(max=len(keys_n) - 1)]
+def _pieces(number: int) -> Iterator[slice]:
+    """Positives whose vectors the cache holds."""
+    for start in range(0, number, _POSITIVES):
+        yield slice(start, start + _POSITIVES)
 
 
-def _numbers(counts_S: list[int], device: torch.device) -> Tensor:
-    """0 as often as the first count says, 1 as often as the second, and so on."""
-    counts = torch.tensor(counts_S, device=device)
-    return torch.repeat_interleave(torch.arange(len(counts_S), device=device), counts)
+def _nll(score_M: Tensor, sum_M: Tensor, copies_M: Tensor, there_M: Tensor) -> tuple[Tensor, Tensor]:
+    """-log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score; 0 where no others are there.
+
+    All is scaled by the larger of the two: what the copies added to the sum is at most _HEAVY times e^score, which
+    stands in the denominator anyway, so the subtraction loses little accuracy.
+    """
+    top_M = torch.maximum(score_M, sum_M)
+    own_M = torch.exp(score_M - top_M)
+    others_M = (torch.exp(sum_M - top_M) - copies_M * own_M).clamp_(min=0.0)
+    nll_M = top_M + (others_M + own_M).log() - score_M
+    by_score_M = own_M * (1.0 - copies_M) / (others_M + own_M) - 1.0
+    return torch.where(there_M, nll_M, 0.0), torch.where(there_M, by_score_M, 0.0)

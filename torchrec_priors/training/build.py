@@ -38,6 +38,7 @@ from torchrec_priors.loss import discount
 from torchrec_priors.model import Recommender
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.training.memory import keep_freed_memory
 from torchrec_priors.training.paths import count_positives, path_names, read_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import TrainedOn
@@ -150,6 +151,8 @@ def build_model(
     model.exchange, model.item_rows = ranks.exchange(), rows
     model.sees_events = config.encoder.events
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
+    if for_training:
+        keep_freed_memory()
     for module in model.modules() if for_training else ():
         if isinstance(module, EmbeddingCollection):
             fuse_optimizer(module, config.table.learning_rate)

@@ -1,0 +1,91 @@
+"""What an in-group softmax is over: positives of queries and the negatives of their item sets.
+
+Shapes: M positives sorted by query, X vectors that positives are among, S item sets, n negatives in all, one set after
+another, those that are shared last.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class NegativeSets:
+    """Negatives of every item set, and those that all queries share.
+
+    Attributes:
+        vectors_nd: what queries are multiplied with.
+        ids_n: int64 row ids, ascending within a set and within those that are shared.
+        counts_S: negatives of each set.
+        shared: negatives of every query; with `counts_S` they add up to n.
+        shifts_n: added to the negatives' logits, the same for all copies of an id in a set: -log(expected copies) makes
+            the sum an unbiased estimate of the sum over all eligible items (logQ correction). None adds nothing and
+            leaves Eq. 7 as it is.
+    """
+
+    vectors_nd: Tensor
+    ids_n: Tensor
+    counts_S: list[int]
+    shared: int = 0
+    shifts_n: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class WeighedPositives:
+    """What queries are to find.
+
+    Attributes:
+        item_Xd: vectors.
+        source_M: which of them each positive is.
+        id_M: their row ids.
+        query_M: their queries, ascending.
+        weight_M: their weights in the sum.
+    """
+
+    item_Xd: Tensor
+    source_M: Tensor
+    id_M: Tensor
+    query_M: Tensor
+    weight_M: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query_M)
+
+    def chosen(self, which: Tensor | slice) -> "WeighedPositives":
+        """Some of them."""
+        of_M = (self.source_M, self.id_M, self.query_M, self.weight_M)
+        return WeighedPositives(self.item_Xd, *(values[which] for values in of_M))
+
+
+def own_copies(id_M: Tensor, set_M: Tensor, negatives: NegativeSets, dtype: torch.dtype) -> Tensor:
+    """Sum of e^shift over each positive's own copies among the negatives of its query."""
+    first, shared = sum(negatives.counts_S), negatives.shared
+    copies_M = _copies(id_M, set_M, negatives, slice(0, first), negatives.counts_S, dtype)
+    if shared:
+        copies_M += _copies(id_M, torch.zeros_like(set_M), negatives, slice(first, None), [shared], dtype)
+    return copies_M
+
+
+def _copies(
+    id_M: Tensor, set_M: Tensor, negatives: NegativeSets, pool: slice, counts_S: list[int], dtype: torch.dtype
+) -> Tensor:
+    """The same of some of the negatives."""
+    ids_n = negatives.ids_n[pool]
+    if not len(ids_n) or not len(id_M):
+        return torch.zeros_like(id_M, dtype=dtype)
+    span = torch.maximum(ids_n.amax(), id_M.amax()) + 1
+    keys_n = numbers(counts_S, id_M.device) * span + ids_n
+    keys_M = set_M * span + id_M
+    first_M = torch.searchsorted(keys_n, keys_M)
+    copies_M = (torch.searchsorted(keys_n, keys_M, right=True) - first_M).to(dtype)
+    if negatives.shifts_n is None:
+        return copies_M
+    shift_M = negatives.shifts_n[pool][first_M.clamp(max=len(keys_n) - 1)]
+    return torch.where(copies_M > 0, copies_M * shift_M.exp(), 0.0)
+
+
+def numbers(counts_S: list[int], device: torch.device) -> Tensor:
+    """0 as often as the first count says, 1 as often as the second, and so on."""
+    counts = torch.tensor(counts_S, device=device)
+    return torch.repeat_interleave(torch.arange(len(counts_S), device=device), counts)

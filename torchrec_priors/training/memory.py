@@ -1,0 +1,19 @@
+"""Freed memory stays with the process, so that the next step does not ask the system for the same pages again.
+
+glibc gives large blocks back as soon as they are free; a step that makes tensors of a few megabytes by the hundred then
+pays for every page once more, each step, which takes as long as computing what is written to it.
+"""
+
+import ctypes
+import sys
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_KEPT, _LARGE = 1 << 30, 1 << 25  # bytes kept at the end of the heap; larger blocks still go back, glibc's own limit
+
+
+def keep_freed_memory() -> bool:
+    """Whether the C library has such a setting and took it; another's is left as it is."""
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
