@@ -47,6 +47,7 @@ def _other(key: str, value):
         "evaluation.fusion": ("max", "mean"),
         "embedding.unseen": ("own", "dropped"),
         "embedding.eviction": ("distance_lfu", "lru"),
+        "evaluation.tiles": ("fp32", "int8"),
     }
     if key in texts:
         return next(text for text in texts[key] if text != value)

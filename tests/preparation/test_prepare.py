@@ -299,7 +299,7 @@ def _with_other_films(raw: Path, folder: Path, chosen: slice) -> Path:
 
 
 def _beside_sequences(folder: Path) -> dict[str, str]:
-    return {path: sha for path, sha in _shas(folder).items() if not path.startswith("sequences/")}
+    return {path: sha for path, sha in _shas(folder).items() if not path.startswith(("sequences/", "held/"))}
 
 
 @pytest.mark.parametrize("part", [slice(-2 * HORIZON, -HORIZON), slice(-HORIZON, None)], ids=["validation", "test"])

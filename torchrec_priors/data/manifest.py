@@ -15,6 +15,7 @@ from torchrec_priors.files import write_whole
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
+HELD = "held/"  # the folder of what a later append may need
 GROWN_FROM = "grown_from"  # in `made_by`
 PRIOR_KINDS = ("event", "graph", "item", "user")  # a prior may have the name of one, as `event:event` names both
 
@@ -180,8 +181,9 @@ def describe_file(file: Path, path: str) -> FileInfo:
 
 
 def hash_of(files: Iterable[FileInfo]) -> str:
-    """One hash over all of them."""
-    return hashlib.sha256("".join(f"{info.path} {info.sha256}\n" for info in files).encode()).hexdigest()
+    """One hash over all of them, but for what is only held for a later append, as it came."""
+    lines = [f"{info.path} {info.sha256}\n" for info in files if not info.path.startswith(HELD)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def sha256(file: Path) -> str:

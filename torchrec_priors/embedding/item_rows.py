@@ -140,7 +140,7 @@ def hashes(item: np.ndarray, rows: int) -> np.ndarray:
     """A number in [0, rows) for each row id, which depends on nothing else (splitmix64).
 
     >>> hashes(np.array([3, 4, 5]), 2).tolist()
-    [1, 0, 1]
+    [0, 1, 0]
     """
     hashed: np.ndarray = (mix(item.astype(np.uint64) * GOLDEN + GOLDEN) % np.uint64(rows)).astype(np.int64)
     return hashed

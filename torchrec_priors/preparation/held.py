@@ -13,20 +13,21 @@ import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 
+from torchrec_priors.data.manifest import HELD
 from torchrec_priors.preparation import expressions
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.output_files import OutputFiles
 from torchrec_priors.preparation.split import Split
 
-INTERACTIONS = "held/interactions.parquet"
-ITEMS = "held/items.parquet"
+INTERACTIONS = f"{HELD}interactions.parquet"
+ITEMS = f"{HELD}items.parquet"
 _ROWS = 1 << 17
 _PLACE = "place"
 
 
 def labels_path(prior: str) -> str:
-    return f"held/labels/{prior}.parquet"
+    return f"{HELD}labels/{prior}.parquet"
 
 
 def interactions_of(

@@ -63,7 +63,7 @@ class NegativesConfig:
 
         Example:
             >>> NegativesConfig(total=10).draws(np.array([700, 199, 101, 0])).tolist()
-            [6, 2, 1, 1]
+            [5, 2, 2, 1]
         """
         if not self.total or not self.in_group:
             return np.full(len(positives_S), self.in_group)
