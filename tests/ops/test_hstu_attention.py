@@ -5,13 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.ops.hstu_attention import (
-    TIME_BUCKETS,
-    TimeBias,
-    hstu_attention,
-    hstu_attention_reference,
-    time_bucket,
-)
+from torchrec_priors.ops.hstu_attention import hstu_attention, hstu_attention_reference
+from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias, time_bucket
 
 
 def _inputs(lengths, heads, width, seed):
@@ -50,6 +45,21 @@ def test_equals_the_definition_forward_and_gradient(lengths, heads, width, seed,
         results[-1] += [times.bias_HC.grad] if timed else []
     for fast, slow in zip(*results, strict=True):
         torch.testing.assert_close(fast, torch.zeros_like(fast) if slow is None else slow)
+
+
+@pytest.mark.parametrize("timed", [False, True])
+def test_sequences_of_several_blocks_equal_the_definition(timed):
+    lengths = [64, 65, 0, 63, 130, 1, 200]
+    results = []
+    for attention in (hstu_attention, hstu_attention_reference):
+        (q, k, v), offsets, bias = _inputs(lengths, 2, 3, seed=1)
+        times = _times(len(q), 2, seed=1) if timed else None
+        out = attention(q, k, v, offsets, bias, 200.0, 0.5, times)
+        out.square().sum().backward()
+        results.append([out, q.grad, k.grad, v.grad, bias.grad])
+        results[-1] += [times.bias_HC.grad] if timed else []
+    for fast, slow in zip(*results, strict=True):
+        torch.testing.assert_close(fast, slow)
 
 
 def test_a_position_does_not_see_later_ones_or_other_sequences():

@@ -14,8 +14,9 @@ from torch.utils.checkpoint import checkpoint
 
 from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
 from torchrec_priors.errors import UserError
-from torchrec_priors.ops.hstu_attention import TIME_BUCKETS, TimeBias, hstu_attention
+from torchrec_priors.ops.hstu_attention import hstu_attention
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
+from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
 
 class HSTULayer(nn.Module):

@@ -1,0 +1,271 @@
+"""Jagged HSTU attention by PyTorch's own operations, block by block, forward and backward.
+
+Sequences of about the same length are padded to a length that follows from their own alone, and computed together as
+far as their scores fit the cache. Queries go in blocks against the keys up to their end: little above the diagonal is
+computed. Scores are computed again in backward; what lives is one block of them, whatever the batch.
+
+Shapes: N tokens, P padded tokens; of a chunk: n sequences of T padded tokens; of a block: R queries, K keys; H heads,
+D head width, L the longest distance the bias knows, C buckets of time.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from torchrec_priors.ops.time_bias import TimeBias, time_bucket
+
+_QUERIES = 64  # of a block
+_SCORES = 1 << 19  # of a block, where it has more than one sequence
+_NEVER = -1e30  # as a bias: SiLU and its derivative are exactly 0
+
+
+def hstu_attention_blocked(
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    offsets_B1: Tensor,
+    bias_HL: Tensor,
+    divisor: float,
+    alpha: float,
+    times: TimeBias | None = None,
+) -> Tensor:
+    """See `hstu_attention`. Computes in float32, or in float64 where that is given."""
+    lengths = (offsets_B1[1:] - offsets_B1[:-1]).tolist()
+    if max(lengths, default=0) > bias_HL.shape[1]:
+        raise ValueError(f"a sequence of {max(lengths)} tokens is longer than the configured {bias_HL.shape[1]}")
+    plan = _Plan.of(lengths, offsets_B1, heads=q_NHD.shape[1])
+    time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
+    out_NHD: Tensor = _Attention.apply(q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N, plan, divisor, alpha)
+    return out_NHD
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Sequences computed together; `rows` are theirs among the padded tokens."""
+
+    sequences: int
+    padded: int
+    rows: slice
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which sequences are computed together.
+
+    Attributes:
+        token_P: the token of every padded one; padding repeats the last of its sequence.
+        filled_P: whether it is a token, not padding.
+        place_N: where each token stands among the padded ones.
+        longest: T of the longest.
+    """
+
+    chunks: list[_Chunk]
+    token_P: Tensor
+    filled_P: Tensor
+    place_N: Tensor
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: list[int], offsets_B1: Tensor, heads: int) -> "_Plan":
+        order = sorted((i for i in range(len(lengths)) if lengths[i]), key=lambda i: (_padded(lengths[i]), i))
+        chunks: list[_Chunk] = []
+        start = 0
+        for sequence in order:
+            padded = _padded(lengths[sequence])
+            last = chunks[-1] if chunks else _Chunk(0, 0, slice(0, 0))
+            scores = (last.sequences + 1) * heads * min(_QUERIES, padded) * padded
+            if last.padded == padded and scores <= _SCORES:
+                chunks[-1] = _Chunk(last.sequences + 1, padded, slice(last.rows.start, start + padded))
+            else:
+                chunks.append(_Chunk(1, padded, slice(start, start + padded)))
+            start += padded
+        device = offsets_B1.device
+        order_B = torch.tensor(order, dtype=torch.int64, device=device)
+        length_B = offsets_B1.diff()[order_B]
+        padded_B = torch.tensor([_padded(lengths[i]) for i in order], dtype=torch.int64, device=device)
+        sequence_P = torch.repeat_interleave(padded_B, output_size=start)
+        place_P = torch.arange(start, device=device) - (padded_B.cumsum(0) - padded_B)[sequence_P]
+        filled_P = place_P < length_B[sequence_P]
+        token_P = offsets_B1[order_B][sequence_P] + torch.minimum(place_P, length_B[sequence_P] - 1)
+        place_N = torch.empty(sum(lengths), dtype=torch.int64, device=device)
+        place_N[token_P[filled_P]] = filled_P.nonzero()[:, 0]
+        return cls(chunks, token_P, filled_P, place_N, max((chunk.padded for chunk in chunks), default=0))
+
+
+def _padded(length: int) -> int:
+    """The next multiple of a 4th to an 8th of its power of two."""
+    step = max(4, 1 << length.bit_length() >> 3)
+    return -(-length // step) * step
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_NHD: Tensor,
+        k_NHD: Tensor,
+        v_NHD: Tensor,
+        bias_HL: Tensor,
+        bias_HC: Tensor | None,
+        time_N: Tensor | None,
+        plan: _Plan,
+        divisor: float,
+        alpha: float,
+    ) -> Tensor:
+        ctx.save_for_backward(q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N)
+        ctx.plan, ctx.divisor, ctx.alpha = plan, divisor, alpha
+        work = _Work(plan, q_NHD, bias_HL, bias_HC, time_N, alpha)
+        out_PHD = work.buffer("out", len(plan.token_P), *v_NHD.shape[1:])
+        for chunk in plan.chunks:
+            q, k, v = (work.gather(name, x, chunk) for name, x in (("q", q_NHD), ("k", k_NHD), ("v", v_NHD)))
+            out_nTHD = out_PHD[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded))
+            for rows, keys in _blocks(chunk.padded):
+                weights = torch.ops.aten.silu_(work.scores(q, k, chunk, rows, keys))
+                block = work.buffer("block", len(v), rows.stop - rows.start, v.shape[2])
+                torch.bmm(weights, v[:, keys], out=block)
+                torch.mul(_by_sequence(block, chunk).transpose(1, 2), 1 / divisor, out=out_nTHD[:, rows])
+        return out_PHD.index_select(0, plan.place_N).to(v_NHD.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N = ctx.saved_tensors
+        plan: _Plan = ctx.plan
+        work = _Work(plan, q_NHD, bias_HL, bias_HC, time_N, ctx.alpha)
+        scale_P = plan.filled_P.to(work.dtype).div_(ctx.divisor)
+        grads_PHD = [work.buffer(f"grad_{name}", len(plan.token_P), *q_NHD.shape[1:]) for name in "qkv"]
+        grad_HL = q_NHD.new_zeros(len(bias_HL), plan.longest, dtype=work.dtype)  # the longest distance first
+        grad_HC = None if bias_HC is None else torch.zeros_like(bias_HC, dtype=work.dtype)
+        for chunk in plan.chunks:
+            q, k, v = (work.gather(name, x, chunk) for name, x in (("q", q_NHD), ("k", k_NHD), ("v", v_NHD)))
+            grad = work.gather("grad", grads[0], chunk, scale_P)
+            grad_q, grad_k, grad_v = (
+                x[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded)).transpose(1, 2) for x in grads_PHD
+            )
+            sum_k, sum_v = (work.buffer(name, *k.shape).zero_() for name in ("sum_k", "sum_v"))
+            for rows, keys in _blocks(chunk.padded):
+                scores = work.scores(q, k, chunk, rows, keys)
+                weights = torch.ops.aten.silu.out(scores, out=work.buffer("weights", *scores.shape))
+                of_keys = work.buffer("of_keys", len(k), keys.stop, k.shape[2])
+                sum_v[:, keys] += torch.bmm(weights.transpose(1, 2), grad[:, rows], out=of_keys)
+                of_scores = torch.bmm(grad[:, rows], v[:, keys].transpose(1, 2), out=weights)
+                torch.ops.aten.silu_backward.grad_input(of_scores, scores, grad_input=of_scores)
+                sum_k[:, keys] += torch.bmm(of_scores.transpose(1, 2), q[:, rows], out=of_keys)
+                block = work.buffer("block", len(k), rows.stop - rows.start, k.shape[2])
+                torch.bmm(of_scores, k[:, keys], out=block)
+                torch.mul(_by_sequence(block, chunk), ctx.alpha, out=grad_q[:, :, rows])
+                _add_diagonals(grad_HL, _by_sequence(of_scores, chunk))
+                if grad_HC is not None:
+                    work.add_buckets(grad_HC, _by_sequence(of_scores, chunk), chunk, rows, keys)
+            torch.mul(_by_sequence(sum_k, chunk), ctx.alpha, out=grad_k)
+            grad_v.copy_(_by_sequence(sum_v, chunk))
+        of_q, of_k, of_v = (x.index_select(0, plan.place_N).to(q_NHD.dtype) for x in grads_PHD)
+        grad_bias_HL = torch.zeros_like(bias_HL)
+        grad_bias_HL[:, : plan.longest] = grad_HL.flip(1)[:, : bias_HL.shape[1]]
+        grad_bias_HC = None if grad_HC is None else grad_HC.to(bias_HC.dtype)
+        return of_q, of_k, of_v, grad_bias_HL, grad_bias_HC, None, None, None, None
+
+
+def _blocks(padded: int) -> Iterator[tuple[slice, slice]]:
+    """Queries, and the keys up to their end."""
+    for start in range(0, padded, _QUERIES):
+        stop = min(start + _QUERIES, padded)
+        yield slice(start, stop), slice(0, stop)
+
+
+def _by_sequence(x: Tensor, chunk: _Chunk) -> Tensor:
+    return x.unflatten(0, (chunk.sequences, -1))
+
+
+def _add_diagonals(grad_HL: Tensor, of_scores_nHRK: Tensor) -> None:
+    """Adds the sums over each diagonal, the last query's distance to the first key first.
+
+    Row i moved i places to the left has its diagonals in columns. That is a view: a row that is read beyond its begin
+    goes on at the end of the one above, where all that is above the diagonal is 0.
+    """
+    sequences, heads, queries, keys = of_scores_nHRK.shape
+    first = keys - queries + 1
+    grad_HL[:, -first:] += of_scores_nHRK[:, :, 0, :first].sum(0)
+    if queries > 1:
+        moved = of_scores_nHRK.as_strided(
+            (sequences, heads, queries - 1, keys),
+            (heads * queries * keys, queries * keys, keys + 1, 1),
+            of_scores_nHRK.storage_offset() + keys + 2 - queries,
+        )
+        grad_HL[:, -keys:] += moved.sum((0, 2))
+
+
+class _Work:
+    """Scratch of one pass, used again by every block, and the scores of a block."""
+
+    def __init__(
+        self,
+        plan: _Plan,
+        q_NHD: Tensor,
+        bias_HL: Tensor,
+        bias_HC: Tensor | None,
+        time_N: Tensor | None,
+        alpha: float,
+    ) -> None:
+        self.dtype = torch.float64 if q_NHD.dtype == torch.float64 else torch.float32
+        self.device, self.plan, self.alpha, self.time_N = q_NHD.device, plan, alpha, time_N
+        self.bias_HC = None if bias_HC is None else bias_HC.to(self.dtype)
+        self._flat: dict[str, Tensor] = {}
+        self.bias_HRL = self._bias(bias_HL)
+
+    def _bias(self, bias_HL: Tensor) -> Tensor:
+        """Bias of every query of a block against keys from `longest` before the block's begin to its end."""
+        query = torch.arange(min(_QUERIES, self.plan.longest), device=self.device)
+        key = torch.arange(-self.plan.longest, len(query), device=self.device)
+        distance_RL = query[:, None] - key
+        near = distance_RL.clamp(0, max(bias_HL.shape[1] - 1, 0))
+        bias = bias_HL.to(self.dtype).index_select(1, near.flatten()).unflatten(1, near.shape)
+        return bias.masked_fill_(distance_RL < 0, _NEVER)
+
+    def buffer(self, name: str, *shape: int) -> Tensor:
+        size = 1
+        for length in shape:
+            size *= length
+        flat = self._flat.get(name)
+        if flat is None or len(flat) < size:
+            flat = self._flat[name] = torch.empty(size, dtype=self.dtype, device=self.device)
+        return flat[:size].view(shape)
+
+    def gather(self, name: str, x_NHD: Tensor, chunk: _Chunk, scale_P: Tensor | None = None) -> Tensor:
+        """[n * H, T, D] of a chunk's tokens."""
+        _, heads, width = x_NHD.shape
+        rows = x_NHD.flatten(1).index_select(0, self.plan.token_P[chunk.rows])
+        rows_nHTD = rows.view(chunk.sequences, chunk.padded, heads, width).transpose(1, 2)
+        out = self.buffer(name, chunk.sequences, heads, chunk.padded, width)
+        if scale_P is None:
+            out.copy_(rows_nHTD)
+        else:
+            torch.mul(rows_nHTD, scale_P[chunk.rows].view(chunk.sequences, 1, chunk.padded, 1), out=out)
+        return out.flatten(0, 1)
+
+    def scores(self, q: Tensor, k: Tensor, chunk: _Chunk, rows: slice, keys: slice) -> Tensor:
+        """alpha q.k + bias: [n * H, R, K]."""
+        scores = self.buffer("scores", len(q), rows.stop - rows.start, keys.stop)
+        begin = self.plan.longest - rows.start
+        scores_nHRK = _by_sequence(scores, chunk)
+        scores_nHRK.copy_(self.bias_HRL[:, : scores.shape[1], begin : begin + keys.stop])
+        if self.bias_HC is not None:
+            bucket_nRK = self._buckets(chunk, rows, keys)
+            of_time = self.bias_HC.index_select(1, bucket_nRK.flatten()).unflatten(1, bucket_nRK.shape)
+            scores_nHRK += of_time.transpose(0, 1)
+        return scores.baddbmm_(q[:, rows], k[:, keys].transpose(1, 2), alpha=self.alpha)
+
+    def add_buckets(self, grad_HC: Tensor, of_scores_nHRK: Tensor, chunk: _Chunk, rows: slice, keys: slice) -> None:
+        """Adds the sums over each bucket of time."""
+        bucket = self._buckets(chunk, rows, keys).flatten()
+        of_scores = of_scores_nHRK.transpose(0, 1).flatten(1)
+        grad_HC += torch.zeros_like(grad_HC).scatter_add_(1, bucket.expand_as(of_scores), of_scores)
+
+    def _buckets(self, chunk: _Chunk, rows: slice, keys: slice) -> Tensor:
+        assert self.time_N is not None
+        time_nT = self.time_N[self.plan.token_P[chunk.rows]].view(chunk.sequences, chunk.padded)
+        return time_bucket(time_nT[:, rows, None] - time_nT[:, None, keys])
