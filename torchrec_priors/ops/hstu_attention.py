@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.ops.hstu_attention_blocked import hstu_attention_blocked
+from torchrec_priors.ops.hstu_attention_native import has_native, hstu_attention_native
 from torchrec_priors.ops.time_bias import TimeBias, time_bucket
 
 
@@ -71,4 +72,5 @@ def hstu_attention(
     Raises:
         ValueError: a sequence is longer than the bias is wide.
     """
-    return hstu_attention_blocked(q_NHD, k_NHD, v_NHD, offsets_B1, bias_HL, divisor, alpha, times)
+    attention = hstu_attention_native if has_native(q_NHD) else hstu_attention_blocked
+    return attention(q_NHD, k_NHD, v_NHD, offsets_B1, bias_HL, divisor, alpha, times)

@@ -1,0 +1,185 @@
+"""Jagged HSTU attention by a C++ kernel: each head of each sequence by itself, in one thread.
+
+A result, gradients included, is the same to the bit whatever else is in the batch and however many threads there are:
+sums over sequences are taken in their order, afterwards.
+
+Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
+"""
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from torchrec_priors.ops.native import load_native
+from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
+
+_SOURCE = Path(__file__).with_suffix(".cpp")
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def has_native(q_NHD: Tensor) -> bool:
+    """Whether these can be computed here: a CPU's tensors of at most 32 bits, and a compiler, or what it has left."""
+    return q_NHD.device.type == "cpu" and q_NHD.dtype in _DTYPES and load_native(_SOURCE) is not None
+
+
+def hstu_attention_native(
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    offsets_B1: Tensor,
+    bias_HL: Tensor,
+    divisor: float,
+    alpha: float,
+    times: TimeBias | None = None,
+) -> Tensor:
+    """See `hstu_attention`. Computes in float32."""
+    time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
+    out_NHD: Tensor = _Attention.apply(
+        q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1.contiguous(), time_N, divisor, alpha
+    )
+    return out_NHD
+
+
+class _Heads(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("token", ctypes.c_int64), ("head", ctypes.c_int64))
+
+    @classmethod
+    def of(cls, x_NHD: Tensor) -> "_Heads":
+        assert x_NHD.dtype == torch.float32
+        assert x_NHD.stride(2) == 1 or x_NHD.shape[2] == 1 or not x_NHD.numel()
+        return cls(x_NHD.data_ptr(), x_NHD.stride(0), x_NHD.stride(1))
+
+
+class _Gradients(ctypes.Structure):
+    _fields_ = (
+        ("q", _Heads),
+        ("k", _Heads),
+        ("v", _Heads),
+        ("bias", ctypes.c_void_p),
+        ("of_time", ctypes.c_void_p),
+    )
+
+
+class _Batch(ctypes.Structure):
+    _fields_ = (
+        ("offsets", ctypes.c_void_p),
+        ("order", ctypes.c_void_p),
+        ("sequences", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+        ("longest", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+        ("bias_row", ctypes.c_int64),
+        ("times", ctypes.c_void_p),
+        ("time_bias", ctypes.c_void_p),
+        ("alpha", ctypes.c_float),
+        ("divisor", ctypes.c_float),
+        ("threads", ctypes.c_int64),
+    )
+
+
+class _Inputs:
+    """What both directions read, as the kernel takes it; holds the tensors that it points to."""
+
+    def __init__(self, saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> None:
+        q, k, v, bias_HL, bias_HC, offsets_B1, time_N = saved
+        assert bias_HL is not None
+        assert offsets_B1 is not None
+        self.qkv = [_single(x) for x in (q, k, v) if x is not None]
+        self.bias_HL, self.bias_HC = _single(bias_HL), None if bias_HC is None else _single(bias_HC).contiguous()
+        self.offsets_B1, self.time_N = offsets_B1, None if time_N is None else time_N.contiguous()
+        self.lengths_B = offsets_B1.diff()
+        self.order_B = torch.argsort(self.lengths_B, descending=True, stable=True)
+        self.batch = _Batch(
+            self.offsets_B1.data_ptr(),
+            self.order_B.data_ptr(),
+            len(self.lengths_B),
+            *self.qkv[0].shape[1:],
+            int(self.lengths_B.max()) if len(self.lengths_B) else 0,
+            self.bias_HL.data_ptr(),
+            self.bias_HL.stride(0),
+            None if self.time_N is None else self.time_N.data_ptr(),
+            None if self.bias_HC is None else self.bias_HC.data_ptr(),
+            alpha,
+            divisor,
+            torch.get_num_threads(),
+        )
+
+    def heads(self) -> list[Any]:
+        return [ctypes.byref(_Heads.of(x)) for x in self.qkv]
+
+
+def _single(x: Tensor) -> Tensor:
+    """float32 with numbers of a head side by side."""
+    x = x.detach().float()
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_NHD: Tensor,
+        k_NHD: Tensor,
+        v_NHD: Tensor,
+        bias_HL: Tensor,
+        bias_HC: Tensor | None,
+        offsets_B1: Tensor,
+        time_N: Tensor | None,
+        divisor: float,
+        alpha: float,
+    ) -> Tensor:
+        saved = (q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N)
+        ctx.save_for_backward(*saved)
+        ctx.divisor, ctx.alpha = divisor, alpha
+        inputs = _Inputs(saved, divisor, alpha)
+        if inputs.batch.longest > bias_HL.shape[1]:
+            longest = inputs.batch.longest
+            raise ValueError(f"a sequence of {longest} tokens is longer than the configured {bias_HL.shape[1]}")
+        out_NHD = torch.empty(v_NHD.shape)
+        _call("hstu_forward", ctypes.byref(inputs.batch), *inputs.heads(), ctypes.byref(_Heads.of(out_NHD)))
+        return out_NHD.to(v_NHD.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # to be read once: it may be what computes them again
+        q_NHD, _, _, bias_HL, bias_HC, *_ = saved
+        inputs = _Inputs(saved, ctx.divisor, ctx.alpha)
+        grad_NHD = _single(grads[0])
+        of_q, of_k, of_v = (torch.empty(q_NHD.shape) for _ in range(3))
+        of_bias_HN = torch.empty(q_NHD.shape[1], len(q_NHD))
+        of_time_BHC = None
+        if bias_HC is not None:
+            of_time_BHC = torch.zeros(inputs.batch.sequences, len(bias_HC), TIME_BUCKETS, dtype=torch.float64)
+        out = _Gradients(
+            *(_Heads.of(x) for x in (of_q, of_k, of_v)),
+            of_bias_HN.data_ptr(),
+            None if of_time_BHC is None else of_time_BHC.data_ptr(),
+        )
+        grad = ctypes.byref(_Heads.of(grad_NHD))
+        _call("hstu_backward", ctypes.byref(inputs.batch), *inputs.heads(), grad, ctypes.byref(out))
+        return (
+            *(x.to(q_NHD.dtype) for x in (of_q, of_k, of_v)),
+            _by_distance(of_bias_HN, inputs, bias_HL),
+            None if of_time_BHC is None or bias_HC is None else of_time_BHC.sum(0).to(bias_HC.dtype),
+            *(None,) * 4,
+        )
+
+
+def _by_distance(of_bias_HN: Tensor, inputs: _Inputs, bias_HL: Tensor) -> Tensor:
+    """Sums over sequences: token i of a sequence holds what the distance i has there."""
+    starts_N = torch.repeat_interleave(inputs.offsets_B1[:-1], inputs.lengths_B)
+    distance_N = torch.arange(of_bias_HN.shape[1]) - starts_N
+    return torch.zeros_like(bias_HL).index_add_(1, distance_N, of_bias_HN.to(bias_HL.dtype))
+
+
+def _call(name: str, *arguments: Any) -> None:
+    library = load_native(_SOURCE)
+    assert library is not None
+    if getattr(library, name)(*arguments):
+        raise MemoryError("attention: no memory for the scratch of one sequence")
