@@ -79,12 +79,9 @@ class HSTU(nn.Module):
             ValueError: a history longer than the configured context.
         """
         offsets_B1, keys = histories.offsets_B1, histories.dropout
-        lengths_B = offsets_B1[1:] - offsets_B1[:-1]
-        if len(lengths_B) and int(lengths_B.max()) > self.position.num_embeddings:
-            raise ValueError(
-                f"a history of {int(lengths_B.max())} exceeds the context of {self.position.num_embeddings}"
-            )
-        starts_N = torch.repeat_interleave(offsets_B1[:-1], lengths_B)
+        lengths_B = offsets_B1.diff()
+        self._check(lengths_B)
+        starts_N = torch.repeat_interleave(offsets_B1[:-1], lengths_B, output_size=len(histories.vector_Nd))
         position_N = torch.arange(len(histories.vector_Nd), device=offsets_B1.device) - starts_N
         x_Nd = histories.vector_Nd * self.dim**0.5 + self.position(position_N)
         if self.event is not None and histories.event_N is not None:
@@ -99,6 +96,13 @@ class HSTU(nn.Module):
                 x_Nd = layer(x_Nd, offsets_B1, histories.time_N, keys)
         state_Nd: Tensor = self.norm(x_Nd)
         return state_Nd
+
+    def _check(self, lengths_B: Tensor) -> None:
+        context = self.position.num_embeddings
+        if lengths_B.is_cuda:  # without waiting for the device, which stops by itself
+            torch._assert_async((lengths_B <= context).all())
+        elif len(lengths_B) and int(lengths_B.max()) > context:
+            raise ValueError(f"a history of {int(lengths_B.max())} exceeds the context of {context}")
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> HSTU:

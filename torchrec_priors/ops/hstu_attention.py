@@ -7,7 +7,9 @@ where the time bias, an option, is a number per bucket of the logarithm of t_i -
 Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
 """
 
+import importlib.util
 import itertools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -72,5 +74,14 @@ def hstu_attention(
     Raises:
         ValueError: a sequence is longer than the bias is wide.
     """
-    attention = hstu_attention_native if has_native(q_NHD) else hstu_attention_blocked
-    return attention(q_NHD, k_NHD, v_NHD, offsets_B1, bias_HL, divisor, alpha, times)
+    return _implementation(q_NHD)(q_NHD, k_NHD, v_NHD, offsets_B1, bias_HL, divisor, alpha, times)
+
+
+def _implementation(q_NHD: Tensor) -> Callable[..., Tensor]:
+    """The fastest there is for such tensors here."""
+    if q_NHD.is_cuda and importlib.util.find_spec("triton") is not None:
+        from torchrec_priors.ops.hstu_attention_triton import can_compute, hstu_attention_triton
+
+        if can_compute(q_NHD):
+            return hstu_attention_triton
+    return hstu_attention_native if has_native(q_NHD) else hstu_attention_blocked

@@ -1,0 +1,355 @@
+"""Jagged HSTU attention by Triton kernels: fused forward and backward, nothing of size [T, T] in memory.
+
+A program is one block of queries (or keys, for the gradients of keys and values) of one head of one sequence, the
+longest sequences and their heaviest blocks first; blocks above the diagonal are not visited. Products take the inputs'
+type and add up in float32. There are no atomics: gradients of queries come from one kernel, those of keys and values
+from another, and what each block of queries adds to the biases is kept ([H, L / 64, N] and [B, H, L / 64, C] floats)
+and summed in order, so that a step repeated gives the same bits.
+
+Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
+"""
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
+
+BLOCK = 64
+_MOST_WIDTH = 256  # of a head
+_BUCKETS = tl.constexpr(TIME_BUCKETS)
+_BUCKETS_PADDED = tl.constexpr(64)
+
+
+@triton.jit
+def _block(offsets, order, heads, blocks, BLOCK: tl.constexpr):
+    """(sequence, head, first position of the block, where the sequence begins, its length)."""
+    pid = tl.program_id(0)
+    sequence = tl.load(order + pid // (heads * blocks))
+    head = pid // blocks % heads
+    first = (blocks - 1 - pid % blocks) * BLOCK
+    start = tl.load(offsets + sequence)
+    return sequence, head, first, start, (tl.load(offsets + sequence + 1) - start).to(tl.int32)
+
+
+@triton.jit
+def _rows(base, position, length, token, width, WIDTH: tl.constexpr):
+    """[BLOCK, WIDTH] of positions of a sequence; zeros beyond its end and beyond the head's width."""
+    column = tl.arange(0, WIDTH)
+    there = (position < length)[:, None] & (column < width)[None, :]
+    return tl.load(base + position.to(tl.int64)[:, None] * token + column[None, :], mask=there, other=0.0)
+
+
+@triton.jit
+def _store_rows(base, rows, position, length, token, width, WIDTH: tl.constexpr):
+    column = tl.arange(0, WIDTH)
+    there = (position < length)[:, None] & (column < width)[None, :]
+    tl.store(
+        base + position.to(tl.int64)[:, None] * token + column[None, :], rows.to(base.dtype.element_ty), mask=there
+    )
+
+
+@triton.jit
+def _bucket(query_time, key_time):
+    """`time_bucket` of the differences."""
+    gap = tl.maximum(query_time - key_time, 0)
+    bits = (gap // 1000 + 1).to(tl.float64).to(tl.int64, bitcast=True)
+    return tl.minimum((bits >> 52) - 1023, _BUCKETS - 1).to(tl.int32)
+
+
+@triton.jit
+def _biases(bias, times, time_bias, query, key, length, TIMED: tl.constexpr):
+    """What is added to q.k, and where a query sees a key; both of the shape that query and key broadcast to."""
+    distance = query - key
+    seen = (distance >= 0) & (query < length)
+    value = tl.load(bias + distance, mask=seen, other=0.0).to(tl.float32)
+    if TIMED:
+        query_time = tl.load(times + query, mask=query < length, other=0)
+        key_time = tl.load(times + key, mask=key < length, other=0)
+        value += tl.load(time_bias + _bucket(query_time, key_time)).to(tl.float32)
+    return value, seen
+
+
+@triton.jit
+def _forward(
+    q, k, v, out, bias, times, time_bias, offsets, order,
+    q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
+    heads, blocks, longest, width, alpha, scale,
+    TIMED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    _, head, first, start, length = _block(offsets, order, heads, blocks, BLOCK)
+    if first >= length:
+        return
+    q += start * q_token + head * q_head
+    k += start * k_token + head * k_head
+    v += start * v_token + head * v_head
+    query = first + tl.arange(0, BLOCK)
+    queries = _rows(q, query, length, q_token, width, WIDTH)
+    total = tl.zeros([BLOCK, WIDTH], tl.float32)
+    for begin in range(0, first + BLOCK, BLOCK):
+        key = begin + tl.arange(0, BLOCK)
+        keys = _rows(k, key, length, k_token, width, WIDTH)
+        added, seen = _biases(
+            bias + head * longest,
+            times + start,
+            time_bias + head * _BUCKETS,
+            query[:, None],
+            key[None, :],
+            length,
+            TIMED,
+        )
+        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * alpha + added
+        weights = tl.where(seen, scores / (1.0 + tl.exp(-scores)), 0.0)
+        values = _rows(v, key, length, v_token, width, WIDTH)
+        total = tl.dot(weights.to(values.dtype), values, total, input_precision=PRECISION)
+    out += start * out_token + head * out_head
+    _store_rows(out, total * scale, query, length, out_token, width, WIDTH)
+
+
+@triton.jit
+def _backward_queries(
+    q, k, v, grad, grad_q, of_distance, of_time, bias, times, time_bias, offsets, order,
+    q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
+    heads, blocks, longest, width, tokens, alpha, scale,
+    TIMED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradient of queries, and what these add to the biases' gradients."""
+    sequence, head, first, start, length = _block(offsets, order, heads, blocks, BLOCK)
+    if first >= length:
+        return
+    q += start * q_token + head * q_head
+    k += start * k_token + head * k_head
+    v += start * v_token + head * v_head
+    grad += start * out_token + head * out_head
+    of_distance += (head * blocks + first // BLOCK).to(tl.int64) * tokens + start
+    row = tl.arange(0, BLOCK)
+    query = first + row
+    queries = _rows(q, query, length, q_token, width, WIDTH)
+    grads = _rows(grad, query, length, out_token, width, WIDTH)
+    total = tl.zeros([BLOCK, WIDTH], tl.float32)
+    moved = (row[:, None] + row[None, :]) % BLOCK
+    inside = row[:, None] + row[None, :] < BLOCK
+    farther = tl.zeros([BLOCK], tl.float32)  # diagonals that the block of keys before this one began
+    bucket_sums = tl.zeros([_BUCKETS_PADDED], tl.float32)
+    for begin in range(0, first + BLOCK, BLOCK):
+        key = begin + row
+        keys = _rows(k, key, length, k_token, width, WIDTH)
+        values = _rows(v, key, length, v_token, width, WIDTH)
+        added, seen = _biases(
+            bias + head * longest,
+            times + start,
+            time_bias + head * _BUCKETS,
+            query[:, None],
+            key[None, :],
+            length,
+            TIMED,
+        )
+        scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * alpha + added
+        sigmoid = 1.0 / (1.0 + tl.exp(-scores))
+        of_weights = tl.dot(grads, tl.trans(values), input_precision=PRECISION) * scale
+        of_scores = tl.where(seen, of_weights * sigmoid * (1.0 + scores * (1.0 - sigmoid)), 0.0)
+        total = tl.dot(of_scores.to(keys.dtype), keys, total, input_precision=PRECISION)
+        # Row i moved i places to the left, around the end: diagonals in columns; what went around is a block farther.
+        diagonals = tl.gather(of_scores, moved, 1)
+        around = tl.sum(tl.where(inside, 0.0, diagonals), 0)
+        distance = first - begin + BLOCK - row
+        tl.store(of_distance + distance, farther + around, mask=distance < length)
+        farther = tl.sum(tl.where(inside, diagonals, 0.0), 0)
+        if TIMED:
+            query_time = tl.load(times + start + query, mask=query < length, other=0)
+            key_time = tl.load(times + start + key, mask=key < length, other=0)
+            bucket = _bucket(query_time[:, None], key_time[None, :])
+            for number in range(tl.min(bucket), tl.max(bucket) + 1):
+                found = tl.sum(tl.where(bucket == number, of_scores, 0.0))
+                bucket_sums += tl.where(tl.arange(0, _BUCKETS_PADDED) == number, found, 0.0)
+    tl.store(of_distance - row, farther, mask=row == 0)
+    grad_q += start * out_token + head * out_head
+    _store_rows(grad_q, total * alpha, query, length, out_token, width, WIDTH)
+    if TIMED:
+        at = of_time + ((sequence * heads + head) * blocks + first // BLOCK) * _BUCKETS
+        number = tl.arange(0, _BUCKETS_PADDED)
+        tl.store(at + number, bucket_sums, mask=number < _BUCKETS)
+
+
+@triton.jit
+def _backward_keys(
+    q, k, v, grad, grad_k, grad_v, bias, times, time_bias, offsets, order,
+    q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
+    heads, blocks, longest, width, alpha, scale,
+    TIMED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Gradients of keys and values: all that came after them, in order."""
+    _, head, place, start, length = _block(offsets, order, heads, blocks, BLOCK)
+    first = (blocks - 1) * BLOCK - place  # the first keys are the heaviest: most queries see them
+    if first >= length:
+        return
+    q += start * q_token + head * q_head
+    k += start * k_token + head * k_head
+    v += start * v_token + head * v_head
+    grad += start * out_token + head * out_head
+    key = first + tl.arange(0, BLOCK)
+    keys = _rows(k, key, length, k_token, width, WIDTH)
+    values = _rows(v, key, length, v_token, width, WIDTH)
+    sum_k = tl.zeros([BLOCK, WIDTH], tl.float32)
+    sum_v = tl.zeros([BLOCK, WIDTH], tl.float32)
+    for begin in range(first, length, BLOCK):
+        query = begin + tl.arange(0, BLOCK)
+        queries = _rows(q, query, length, q_token, width, WIDTH)
+        grads = _rows(grad, query, length, out_token, width, WIDTH)
+        added, seen = _biases(
+            bias + head * longest,
+            times + start,
+            time_bias + head * _BUCKETS,
+            query[None, :],
+            key[:, None],
+            length,
+            TIMED,
+        )
+        scores = tl.dot(keys, tl.trans(queries), input_precision=PRECISION) * alpha + added
+        sigmoid = 1.0 / (1.0 + tl.exp(-scores))
+        weights = tl.where(seen, scores * sigmoid, 0.0)
+        sum_v = tl.dot(weights.to(grads.dtype), grads, sum_v, input_precision=PRECISION)
+        of_weights = tl.dot(values, tl.trans(grads), input_precision=PRECISION) * scale
+        of_scores = tl.where(seen, of_weights * sigmoid * (1.0 + scores * (1.0 - sigmoid)), 0.0)
+        sum_k = tl.dot(of_scores.to(queries.dtype), queries, sum_k, input_precision=PRECISION)
+    to = start * out_token + head * out_head
+    _store_rows(grad_k + to, sum_k * alpha, key, length, out_token, width, WIDTH)
+    _store_rows(grad_v + to, sum_v * scale, key, length, out_token, width, WIDTH)
+
+
+@triton.jit
+def _sum_distances(of_distance, offsets, grad_bias, sequences, blocks, longest, tokens, BLOCK: tl.constexpr):
+    """grad_bias[head, distance]: sums over sequences and blocks of queries, in order."""
+    head, distance = tl.program_id(1), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    for sequence in range(sequences):
+        start = tl.load(offsets + sequence)
+        length = (tl.load(offsets + sequence + 1) - start).to(tl.int32)
+        for block in range(tl.program_id(0), tl.cdiv(length, BLOCK)):
+            at = of_distance + (head * blocks + block).to(tl.int64) * tokens + start
+            total += tl.load(at + distance, mask=(distance < length) & (distance < (block + 1) * BLOCK), other=0.0)
+    tl.store(grad_bias + head * longest + distance, total, mask=distance < longest)
+
+
+def can_compute(q_NHD: Tensor) -> bool:
+    """Whether heads of this width and type have a kernel."""
+    return q_NHD.shape[2] <= _MOST_WIDTH and q_NHD.dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
+def hstu_attention_triton(
+    q_NHD: Tensor,
+    k_NHD: Tensor,
+    v_NHD: Tensor,
+    offsets_B1: Tensor,
+    bias_HL: Tensor,
+    divisor: float,
+    alpha: float,
+    times: TimeBias | None = None,
+) -> Tensor:
+    """See `hstu_attention`; waits for nothing on the device, where a sequence beyond L fails an assertion."""
+    time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
+    out_NHD: Tensor = _Attention.apply(q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N, divisor, alpha)
+    return out_NHD
+
+
+def launch(width: int, backward_of_keys: bool = False) -> dict[str, int]:
+    """How a kernel for this width of a head is compiled."""
+    wide = width > 128 or (width > 64 and backward_of_keys)
+    return {"num_warps": 8 if wide else 4, "num_stages": 1 if width > 128 else 2}
+
+
+class _Call:
+    """Arguments that all kernels have in common."""
+
+    def __init__(self, saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> None:
+        q, k, v, bias_HL, bias_HC, offsets_B1, time_N = saved
+        self.qkv = [x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v) if x is not None]
+        assert bias_HL is not None
+        assert offsets_B1 is not None
+        self.bias_HL, self.offsets_B1 = bias_HL.contiguous(), offsets_B1.contiguous()
+        lengths_B = self.offsets_B1.diff()
+        self.order_B = torch.argsort(lengths_B, descending=True, stable=True)
+        self.tokens, self.heads, self.width = self.qkv[0].shape
+        self.sequences, self.longest = len(lengths_B), bias_HL.shape[1]
+        self.blocks = triton.cdiv(self.longest, BLOCK)
+        self.timed = bias_HC is not None
+        assert self.timed == (time_N is not None)
+        times = self.offsets_B1 if time_N is None else time_N.contiguous()  # not read without a bias of time
+        self.biases = [self.bias_HL, times, self.bias_HL if bias_HC is None else bias_HC.contiguous()]
+        self.scales = (alpha, 1.0 / divisor)
+        exact = torch.get_float32_matmul_precision() == "highest"
+        padded = max(16, triton.next_power_of_2(self.width))
+        self.constants = {
+            "TIMED": self.timed,
+            "WIDTH": padded,
+            "BLOCK": BLOCK,
+            "PRECISION": "tf32x3" if exact else "tf32",
+        }
+        self.grid = (self.sequences * self.heads * self.blocks,)
+
+    def run(
+        self, kernel: Any, *tensors: Tensor, like: Tensor, tokens: tuple[int, ...] = (), keys: bool = False
+    ) -> None:
+        """`like`: what the last of the strides are of, `tokens`: where the kernel wants their number."""
+        strides = [stride for x in (*self.qkv, like) for stride in x.stride()[:2]]
+        sizes = (self.heads, self.blocks, self.longest, self.width, *tokens)
+        options = launch(self.constants["WIDTH"], keys)
+        kernel[self.grid](
+            *self.qkv, *tensors, *self.biases, self.offsets_B1, self.order_B, *strides, *sizes, *self.scales,
+            **self.constants, **options,
+        )  # fmt: skip
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q_NHD: Tensor,
+        k_NHD: Tensor,
+        v_NHD: Tensor,
+        bias_HL: Tensor,
+        bias_HC: Tensor | None,
+        offsets_B1: Tensor,
+        time_N: Tensor | None,
+        divisor: float,
+        alpha: float,
+    ) -> Tensor:
+        saved = (q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N)
+        ctx.save_for_backward(*saved)
+        ctx.divisor, ctx.alpha = divisor, alpha
+        out_NHD = v_NHD.new_empty(v_NHD.shape)
+        if not len(q_NHD):
+            return out_NHD
+        call = _Call(saved, divisor, alpha)
+        torch._assert_async((call.offsets_B1.diff() <= call.longest).all())
+        call.run(_forward, out_NHD, like=out_NHD)
+        return out_NHD
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # to be read once: it may be what computes them again
+        q_NHD, _, _, bias_HL, bias_HC, *_ = saved
+        of_q, of_k, of_v = (q_NHD.new_empty(q_NHD.shape) for _ in range(3))
+        of_bias_HL = torch.zeros_like(bias_HL)
+        of_bias_HC = None if bias_HC is None else torch.zeros_like(bias_HC)
+        if len(q_NHD):
+            call = _Call(saved, ctx.divisor, ctx.alpha)
+            grad_NHD = grads[0].contiguous()
+            of_distance = torch.empty(call.heads, call.blocks, call.tokens, device=q_NHD.device)
+            of_time = of_distance
+            if call.timed:
+                shape = (call.sequences, call.heads, call.blocks, TIME_BUCKETS)
+                of_time = torch.zeros(shape, device=q_NHD.device)
+            more = (of_q, of_distance, of_time)
+            call.run(_backward_queries, grad_NHD, *more, like=grad_NHD, tokens=(call.tokens,))
+            call.run(_backward_keys, grad_NHD, of_k, of_v, like=grad_NHD, keys=True)
+            sizes = (call.sequences, call.blocks, call.longest, call.tokens)
+            _sum_distances[(call.blocks, call.heads)](of_distance, call.offsets_B1, of_bias_HL, *sizes, BLOCK=BLOCK)
+            if of_bias_HC is not None:
+                of_bias_HC = of_time.sum((0, 2)).to(of_bias_HC.dtype)
+        return of_q, of_k, of_v, of_bias_HL, of_bias_HC, None, None, None, None
