@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from torchrec_priors.ops.hstu_attention import TimeBias, time_bucket
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.residual_adapters import Runs
+from torchrec_priors.ops.time_bias import TimeBias, time_bucket
 
 
 def padded_attention(
