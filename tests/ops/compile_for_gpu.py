@@ -1,9 +1,9 @@
 """Compiles the attention kernels for an H100 or H200 on a machine without one, and prints what each takes.
 
-    python tests/ops/compile_for_gpu.py [WIDTH ...]
+    python tests/ops/compile_for_gpu.py [bf16 | fp16 | fp32] [WIDTH ...]
 
-A line a kernel: width of a head, type, warps, bytes of shared memory, registers a thread, bytes of stack, and bytes of
-registers spilled. Needs `triton` (the extra of that name) alone.
+A line a kernel: width of a head, type, warps, bytes of shared memory, registers a thread, and bytes of stack, where
+registers that did not suffice are spilled to. Needs `triton` (the extra of that name) alone.
 """
 
 import re
@@ -20,7 +20,7 @@ from triton.compiler import ASTSource
 
 from torchrec_priors.ops import hstu_attention_triton as attention
 
-KERNELS = {"_forward": False, "_backward_queries": False, "_backward_keys": True}
+KERNELS = {"_forward": False, "_backward_queries": True, "_backward_keys": True}  # and whether of backward
 _ROWS = {"q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v"}
 _INTEGERS = {"offsets", "order", "times"}
 _FLOATS = {"bias", "time_bias", "of_distance", "of_time"}
@@ -31,7 +31,6 @@ class Taken(NamedTuple):
     shared: int
     registers: int
     stack: int
-    spilled: int
 
 
 def compile_kernel(name: str, width: int, dtype: str, timed: bool = False) -> Taken:
@@ -54,10 +53,8 @@ def compile_kernel(name: str, width: int, dtype: str, timed: bool = False) -> Ta
         file.flush()
         command = [folder / "cuobjdump", "--dump-resource-usage", file.name]
         usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", usage))
-    return Taken(
-        options["num_warps"], compiled.metadata.shared, int(found["REG"]), int(found["STACK"]), int(found["LOCAL"])
-    )
+    found = dict(re.findall(r"(REG|STACK):(\d+)", usage))
+    return Taken(options["num_warps"], compiled.metadata.shared, int(found["REG"]), int(found["STACK"]))
 
 
 def _type(argument: str, dtype: str, constants: dict[str, object]) -> str:
@@ -73,8 +70,8 @@ def _type(argument: str, dtype: str, constants: dict[str, object]) -> str:
 
 
 if __name__ == "__main__":
+    dtype, *widths = sys.argv[1:] or ["bf16", "32", "64", "128", "256"]
     print("kernel width type", *Taken._fields)
-    for width in [int(x) for x in sys.argv[1:]] or [32, 64, 128, 256]:
-        for dtype in ("bf16", "fp32"):
-            for name in KERNELS:
-                print(name[1:], width, dtype, *compile_kernel(name, width, dtype), flush=True)
+    for width in map(int, widths):
+        for name in KERNELS:
+            print(name[1:], width, dtype, *compile_kernel(name, width, dtype), flush=True)

@@ -13,14 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("triton", reason="triton is not installed: pip install 'torchrec-priors[triton]'")
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
+    os.environ["TRITON_INTERPRET"] = "1"  # is read when triton is imported
+pytest.importorskip("triton", reason="triton is not installed: pip install 'torchrec-priors[triton]'")
 
 from torchrec_priors.ops import hstu_attention_triton as kernels
 from torchrec_priors.ops.hstu_attention import hstu_attention_reference
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
+STACK = {"bf16": 64, "fp32": 512}  # bytes a thread: spilled registers, and what the compiler needs for itself
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -68,6 +69,8 @@ def test_wide_heads_equal_the_definition(width):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_inputs_of_16_bits_are_summed_in_32(dtype):
+    if dtype == torch.bfloat16 and DEVICE == "cpu":
+        pytest.skip("Triton's interpreter takes the bits of bfloat16 for integers in products: a GPU is needed")
     for fast, slow in _both([70, 3], 1, 32, dtype, timed=True):
         assert fast.dtype == dtype
         assert (fast.double() - slow).abs().max() / slow.abs().max() < 3 * torch.finfo(dtype).eps
@@ -79,17 +82,17 @@ def test_wider_heads_and_more_bits_are_left_to_others():
     assert not kernels.can_compute(torch.empty(1, 1, 8, dtype=torch.float64))
 
 
-def test_kernels_compile_for_a_gpu_and_spill_nothing():
+@pytest.mark.parametrize(("dtype", "width"), [("bf16", 32), ("bf16", 128), ("fp32", 32)])
+def test_kernels_compile_for_a_gpu_and_fit_it(dtype, width):
     """In a process of its own, where the kernels are no functions of the interpreter."""
     script = Path(__file__).with_name("compile_for_gpu.py")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(script), "32", "128"]
+    command = [sys.executable, str(script), dtype, str(width)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()[1:]]
-    assert len(rows) == 12
-    for *kernel, _warps, shared, registers, _stack, spilled in rows:
-        assert int(registers) <= 255, kernel
-        assert int(shared) <= 227 * 1024, kernel
-        if "bf16" in kernel:
-            assert int(spilled) == 0, kernel
+    assert len(rows) == 3
+    for *kernel, _warps, shared, registers, stack in rows:
+        assert 0 < int(registers) <= 255, kernel
+        assert 0 < int(shared) <= 227 * 1024, kernel
+        assert int(stack) <= STACK[dtype], kernel

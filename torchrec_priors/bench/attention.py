@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
+from torch import Tensor
 
 from torchrec_priors.bench.ablations import padded_attention
 from torchrec_priors.bench.limits import matmul_rate
@@ -70,15 +71,21 @@ def time_attention(how: str, sequences: int, repeats: int) -> Timed:
     for _ in range(repeats + 1):
         packed.grad = bias.grad = None
         started = time.perf_counter()
-        out = attention(*packed.chunk(3, 1), offsets_B1, bias, float(LONGEST), WIDTH**-0.5)
+        q, k, v = packed.chunk(3, 1)
+        out = attention(q, k, v, offsets_B1, bias, float(LONGEST), WIDTH**-0.5)
         out.backward(weight)
         seconds.append(time.perf_counter() - started)
-        assert packed.grad is not None
-        results.append(float(packed.grad.square().sum()))
+        results.append(_checksum(packed))
     pairs = float((length_B.double() * (length_B + 1) / 2).sum())
     peak = peak_bytes()
     flops = 12.0 * HEADS * WIDTH * pairs
     return Timed(seconds[1:], results, peak, len(packed), flops, matmul_rate(), peak - before)
+
+
+def _checksum(x: Tensor) -> float:
+    """Of the gradient."""
+    assert x.grad is not None
+    return float(x.grad.square().sum())
 
 
 def _row(name: str, timed: Timed, reference: Timed) -> Row:

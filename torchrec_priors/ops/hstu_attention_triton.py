@@ -9,6 +9,9 @@ and summed in order, so that a step repeated gives the same bits.
 Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
 """
 
+# mypy: disable-error-code="no-untyped-def"
+# (Triton reads the types of a kernel's arguments when it is called.)
+
 from typing import Any
 
 import torch
@@ -256,10 +259,9 @@ def hstu_attention_triton(
     return out_NHD
 
 
-def launch(width: int, backward_of_keys: bool = False) -> dict[str, int]:
-    """How a kernel for this width of a head is compiled."""
-    wide = width > 128 or (width > 64 and backward_of_keys)
-    return {"num_warps": 8 if wide else 4, "num_stages": 1 if width > 128 else 2}
+def launch(width: int, backward: bool) -> dict[str, int]:
+    """How a kernel for this width of a head is compiled: as few warps as hold what it sums up in registers."""
+    return {"num_warps": 4 if width <= (64 if backward else 128) else 8, "num_stages": 1 if width > 128 else 2}
 
 
 class _Call:
@@ -292,12 +294,12 @@ class _Call:
         self.grid = (self.sequences * self.heads * self.blocks,)
 
     def run(
-        self, kernel: Any, *tensors: Tensor, like: Tensor, tokens: tuple[int, ...] = (), keys: bool = False
+        self, kernel: Any, *tensors: Tensor, like: Tensor, tokens: tuple[int, ...] = (), backward: bool = False
     ) -> None:
         """`like`: what the last of the strides are of, `tokens`: where the kernel wants their number."""
         strides = [stride for x in (*self.qkv, like) for stride in x.stride()[:2]]
         sizes = (self.heads, self.blocks, self.longest, self.width, *tokens)
-        options = launch(self.constants["WIDTH"], keys)
+        options = launch(self.constants["WIDTH"], backward)
         kernel[self.grid](
             *self.qkv, *tensors, *self.biases, self.offsets_B1, self.order_B, *strides, *sizes, *self.scales,
             **self.constants, **options,
@@ -346,8 +348,8 @@ class _Attention(torch.autograd.Function):
                 shape = (call.sequences, call.heads, call.blocks, TIME_BUCKETS)
                 of_time = torch.zeros(shape, device=q_NHD.device)
             more = (of_q, of_distance, of_time)
-            call.run(_backward_queries, grad_NHD, *more, like=grad_NHD, tokens=(call.tokens,))
-            call.run(_backward_keys, grad_NHD, of_k, of_v, like=grad_NHD, keys=True)
+            call.run(_backward_queries, grad_NHD, *more, like=grad_NHD, tokens=(call.tokens,), backward=True)
+            call.run(_backward_keys, grad_NHD, of_k, of_v, like=grad_NHD, backward=True)
             sizes = (call.sequences, call.blocks, call.longest, call.tokens)
             _sum_distances[(call.blocks, call.heads)](of_distance, call.offsets_B1, of_bias_HL, *sizes, BLOCK=BLOCK)
             if of_bias_HC is not None:
