@@ -1,6 +1,6 @@
 """Compiles the attention kernels for an H100 or H200 on a machine without one, and prints what each takes.
 
-    python tests/ops/compile_for_gpu.py [bf16 | fp16 | fp32] [WIDTH ...]
+    python tools/compile_attention.py [bf16 | fp16 | fp32] [WIDTH ...]
 
 A line a kernel: width of a head, type, warps, bytes of shared memory, registers a thread, and bytes of stack, where
 registers that did not suffice are spilled to. Needs `triton` (the extra of that name) alone.
