@@ -12,7 +12,7 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.bench.rows import Row
-from torchrec_priors.bench.shapes import NAMES, OF_DATA, SHAPES, check_shape
+from torchrec_priors.bench.shapes import NAMES, PARTS, SHAPES, check_shape
 from torchrec_priors.errors import UserError
 
 
@@ -38,11 +38,11 @@ def bench(
         raise UserError(f"--repeats must be at least 1, not {repeats}")
     cores = threads or len(os.sched_getaffinity(0))
     machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
-    if shape in OF_DATA:
+    if shape in PARTS:
         if only or ablations or profile is not None:
             raise UserError(f"--shape {shape} goes without --only, --ablations and --profile")
         with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
-            measured = _of_data(shape, repeats, bar.set_description_str)
+            measured = _part(shape, repeats, cores, bar.set_description_str)
         print(rows.as_json(measured, machine) if as_json else table.table(measured))
         return
     described = SHAPES[shape]
@@ -63,9 +63,11 @@ def bench(
         print(f"trace written to {profile}")
 
 
-def _of_data(shape: str, repeats: int, report: Callable[[str], None]) -> list[Row]:
-    from torchrec_priors.bench import data_path
+def _part(shape: str, repeats: int, threads: int, report: Callable[[str], None]) -> list[Row]:
+    from torchrec_priors.bench import attention, data_path
 
+    if shape == "attention":
+        return attention.attention_rows(repeats, threads, report)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         if shape == "prepare":
             return data_path.prepare_rows(Path(folder), report)

@@ -68,8 +68,8 @@ SHAPES = {
 }
 
 
-OF_DATA = ("prepare", "reader")  # measured on made-up logs, without a reference
-NAMES = (*SHAPES, *OF_DATA)
+PARTS = ("attention", "prepare", "reader")  # of the whole, each with rows of its own
+NAMES = (*SHAPES, *PARTS)
 
 
 def check_shape(name: str) -> None:
