@@ -33,7 +33,8 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     lengths = context_lengths(shape)
     interactions = int(lengths.sum()) + shape.sequences
     items = _by_popularity(frequency, interactions, random)
-    events = random.choice(len(_EVENTS), interactions, p=_EVENT_SHARES).astype(np.int8)
+    of_events = np.random.default_rng([seed, 2])  # the same events whatever the catalogue
+    events = of_events.choice(len(_EVENTS), interactions, p=_EVENT_SHARES).astype(np.int8)
     priors = _priors(shape, folder, random, events)
     bounds = np.cumsum([0, *(lengths + 1)]).astype(np.int32)
     lists = {
