@@ -77,12 +77,13 @@ def search_int8(
             bytes_dn = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, _COLUMNS - len(row_n))).T
             step_n = quantised.step_R[row_n]
             for group in groups:
-                user_c, column_c = group.survivors(bytes_dn, step_n, best.threshold_B)
-                for part in range(0, len(user_c), _AT_ONCE):
-                    user, column = user_c[part : part + _AT_ONCE], column_c[part : part + _AT_ONCE]
+                found = group.survivors(bytes_dn, step_n, best.threshold_B)
+                for user, column, way in zip(*(part.split(_AT_ONCE) for part in found), strict=True):
                     vectors = score.items(index.shard.rows.index_select(0, row_n[column]))
-                    exact, way = (paths.vector_Bpd[user] * vectors[:, None]).sum(2).max(1)
-                    best.offer(user, item_n[column], exact, paths.path_Bp[user, way])
+                    exact = (paths.vector_Bpd[user, way] * vectors).sum(1)
+                    reach = torch.nonzero(exact >= best.threshold_B[user])[:, 0]
+                    user, column, way = user[reach], column[reach], way[reach]
+                    best.offer(user, item_n[column], exact[reach], paths.path_Bp[user, way])
 
 
 def takes(open_S: list[OpenPaths]) -> bool:
@@ -106,8 +107,8 @@ class _Users:
         self._best = torch.empty(users, _COLUMNS, dtype=torch.int32, device=vector_Upd.device)
         self._upper = torch.empty(users, _COLUMNS, device=vector_Upd.device)
 
-    def survivors(self, bytes_dn: Tensor, step_n: Tensor, threshold_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Users and columns whose exact score may reach the threshold."""
+    def survivors(self, bytes_dn: Tensor, step_n: Tensor, threshold_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Users, columns and paths (places among the set's) whose exact score may reach the threshold; by path."""
         torch._int_mm(self._bytes, bytes_dn, out=self._products)
         torch.amax(self._products.view(-1, self.users, _COLUMNS), 0, out=self._best)
         upper_Un = self._upper[:, : len(step_n)]
@@ -115,7 +116,11 @@ class _Users:
         threshold_U = threshold_B[self.first : self.first + self.users] / self.step_U
         user_m = torch.nonzero(upper_Un.amax(1) >= threshold_U)[:, 0]
         row, column = torch.nonzero(upper_Un[user_m] >= threshold_U[user_m, None], as_tuple=True)
-        return user_m[row] + self.first, column
+        user = user_m[row]
+        product_pc = self._products.view(-1, self.users, _COLUMNS)[:, user, column]
+        upper_pc = (product_pc + self.margin_U1[user, 0]) * step_n[column]
+        way, place = torch.nonzero(upper_pc >= threshold_U[user], as_tuple=True)
+        return user[place] + self.first, column[place], way
 
 
 def _step(vectors_Rd: Tensor) -> Tensor:
