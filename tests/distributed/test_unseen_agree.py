@@ -82,7 +82,10 @@ def alone(small_data, tmp_path_factory):
     return folder, run_on_ranks(1, run_all, small_data, folder, list(POLICIES))[0]
 
 
-@pytest.mark.parametrize(("world", "policies"), [(2, ["shared", "hashed", "lfu", "lru"]), (4, ["dropped", "both"])])
+@pytest.mark.parametrize(
+    ("world", "policies"),
+    [(2, ["shared", "hashed", "lfu", "lru"]), pytest.param(4, ["dropped", "both"], marks=pytest.mark.slow)],
+)
 def test_training_and_evaluation(alone, small_data, tmp_path, world, policies):
     folder, expected = alone
     for answers in run_on_ranks(world, run_all, small_data, tmp_path, policies):

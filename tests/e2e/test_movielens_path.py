@@ -44,7 +44,7 @@ def test_a_run_leaves_what_is_promised(trained):
     assert json.loads((finished / "summary.json").read_text())["ranks"] == 2
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("split", ["test", pytest.param("validation", marks=pytest.mark.slow)])
 def test_figures_do_not_depend_on_the_ranks_and_equal_an_independent_recomputation(trained, ml_raw, split):
     _, finished = trained
     figures, predictions = [], []
