@@ -1,6 +1,5 @@
 """Times full-catalogue retrieval: ours, and all scores of every head at once, in user chunks that fit 4 GiB."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.shapes import Shape
-from torchrec_priors.bench.timed import Timed, peak_bytes
+from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.table import Shard
@@ -22,6 +21,7 @@ from torchrec_priors.retrieval.search import Exclusions, Queries, search
 from torchrec_priors.training.process import join
 
 _CHUNK_BYTES = 4 << 30
+_STEPS = 256.0
 _SEEN = 50  # items of each user that are left out
 
 
@@ -33,15 +33,13 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
         score = Score("dot")
         before = peak_bytes()
         quantised = Quantised.of(table_Vd, score) if config.evaluation.tiles == "int8" else None
-        seconds, checks = [], []
-        for _ in range(repeats + 1):
-            started = time.perf_counter()
-            found = search(index, score, queries, excluded, shape.top, quantised=quantised)
-            seconds.append(time.perf_counter() - started)
-            checks.append(_checksum(found.row_Bk))
-    return Timed(
-        seconds[1:], checks, peak_bytes(), len(queries), flops(shape, tree), matmul_rate(), peak_bytes() - before
-    )
+
+        def run(_: int) -> float:
+            return _checksum(search(index, score, queries, excluded, shape.top, quantised=quantised).row_Bk)
+
+        seconds, checks = repeat(run, repeats)
+    peak = peak_bytes()
+    return Timed(seconds, checks, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before)
 
 
 @torch.inference_mode()
@@ -54,9 +52,8 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     sets_K = torch.tensor(tree.item_set_K)
     users = max(1, _CHUNK_BYTES // (4 * len(sets_K) * shape.items))
     before = peak_bytes()
-    seconds, checks = [], []
-    for _ in range(repeats + 1):
-        started = time.perf_counter()
+
+    def run(_: int) -> float:
         best = []
         for first in range(0, len(queries), users):
             chunk = queries.vector_BKd[first : first + users]
@@ -66,10 +63,11 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
             score_BV = score_BKV.amax(1)
             here = (excluded.user >= first) & (excluded.user < first + users)
             score_BV[excluded.user[here] - first, excluded.row[here]] = -torch.inf
-            best.append(score_BV.topk(shape.top).indices)
-        seconds.append(time.perf_counter() - started)
-        checks.append(_checksum(torch.cat(best)))
-    return Timed(seconds[1:], checks, peak_bytes(), len(queries), 0.0, 0.0, peak_bytes() - before)
+            best.append(_ties_by_row(*score_BV.topk(shape.top)))
+        return _checksum(torch.cat(best))
+
+    seconds, checks = repeat(run, repeats)
+    return Timed(seconds, checks, peak_bytes(), len(queries), 0.0, 0.0, peak_bytes() - before)
 
 
 def flops(shape: Shape, tree: PriorTree) -> float:
@@ -81,11 +79,22 @@ def flops(shape: Shape, tree: PriorTree) -> float:
 def _given(shape: Shape, data: Path, config: RunConfig) -> tuple[PriorTree, Tensor, Queries, Exclusions]:
     tree = load_tree(config.priors, PreparedData(data), config.model.horizon)
     generator = torch.Generator().manual_seed(0)
-    table_Vd = torch.randn(shape.items, shape.dim, generator=generator)
-    vector_BKd = torch.randn(shape.sequences, len(tree.item_set_K), shape.dim, generator=generator)
+    table_Vd = _short(torch.randn(shape.items, shape.dim, generator=generator))
+    vector_BKd = _short(torch.randn(shape.sequences, len(tree.item_set_K), shape.dim, generator=generator))
     seen = torch.randint(shape.items, (shape.sequences * _SEEN,), generator=generator).numpy()
     excluded = Exclusions.of(seen, np.full(shape.sequences, _SEEN))
     return tree, table_Vd, Queries(vector_BKd, vector_BKd.new_zeros(vector_BKd.shape[:2])), excluded
+
+
+def _short(x: Tensor) -> Tensor:
+    """Multiples of 1/256, whose products float32 sums without rounding, in any order: results can be equal."""
+    return x.mul_(_STEPS).round_().div_(_STEPS)
+
+
+def _ties_by_row(score_Bk: Tensor, row_Bk: Tensor) -> Tensor:
+    """Rows by descending score; of equal scores the smaller row first."""
+    row_Bk, order = row_Bk.sort(1)
+    return row_Bk.gather(1, score_Bk.gather(1, order).argsort(dim=1, descending=True, stable=True))
 
 
 def _checksum(row_Bk: Tensor) -> float:

@@ -1,10 +1,7 @@
 """The rows of a table: variants of a shape, each measured by a process of its own, beside our path in the same run."""
 
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.bench.shapes import Shape
-from torchrec_priors.bench.timed import Timed
+from torchrec_priors.bench.timed import Timed, in_a_process
 from torchrec_priors.bench.workload import make_workload
 
 Report = Callable[[str], None]
@@ -39,7 +36,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; see README, "Speed and memory".
+    """One line of the table; see README, "Speed".
 
     Attributes:
         spread: half the distance between the quartiles of the repeats, as a share of the median.
@@ -59,6 +56,32 @@ class Row:
     limit_share: float | None = None
     speedup: float | None = None
     memory_ratio: float | None = None
+
+    @classmethod
+    def of(cls, shape: str, variant: str, timed: Timed) -> "Row":
+        median = statistics.median(timed.seconds)
+        quartiles = statistics.quantiles(timed.seconds, n=4) if len(timed.seconds) > 1 else [median] * 3
+        return cls(
+            shape=shape,
+            variant=variant,
+            median_s=median,
+            spread=(quartiles[2] - quartiles[0]) / 2 / median,
+            tokens_per_s=timed.tokens / median,
+            peak_bytes=timed.peak_bytes,
+            extra_bytes=timed.extra_bytes,
+            result=timed.results[0],
+            flops=timed.flops,
+            matmul_flops_per_s=timed.rate,
+            limit_share=timed.flops / timed.rate / median if timed.rate else None,
+        )
+
+    def beside(self, reference: "Row") -> "Row":
+        """The same, with the reference's time and memory as ratios."""
+        return replace(
+            self,
+            speedup=reference.median_s / self.median_s,
+            memory_ratio=self.peak_bytes / reference.peak_bytes,
+        )
 
 
 def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
@@ -83,23 +106,18 @@ def measure(shape: Shape, variants: Sequence[Variant], repeats: int, threads: in
         for variant in variants:
             report(f"{shape.name}: {variant.name}")
             timed = run(variant, shape, data_of(variant.items or shape.items), repeats, threads)
-            rows.append(_row(shape, variant, timed))
-    ours = {row.variant: row for row in rows}["ours"]
+            rows.append(Row.of(shape.name, variant.name, timed))
     reference = next((row for row in rows if row.variant == "reference"), None)
-    return [_compared(row, ours, reference) for row in rows]
+    return [row if reference is None or row is reference else row.beside(reference) for row in rows]
 
 
 def run(variant: Variant, shape: Shape, data: Path, repeats: int, threads: int, profile: Path | None = None) -> Timed:
     """Measures one variant in a process of its own."""
-    command = [sys.executable, "-m", "torchrec_priors.bench.worker", shape.name, variant.how, str(data)]
-    command += ["--repeats", str(repeats), "--threads", str(threads), "--changes", json.dumps(dict(variant.changes))]
-    command += ["--without", *variant.without] if variant.without else []
-    command += ["--profile", str(profile)] if profile is not None else []
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{shape.name}, {variant.name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
-    return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
+    arguments = [shape.name, variant.how, str(data), "--repeats", str(repeats)]
+    arguments += ["--changes", json.dumps(dict(variant.changes))]
+    arguments += ["--without", *variant.without] if variant.without else []
+    arguments += ["--profile", str(profile)] if profile is not None else []
+    return in_a_process(f"{shape.name}, {variant.name}", "torchrec_priors.bench.worker", arguments, threads)
 
 
 def trace(shape: Shape, file: Path, threads: int) -> None:
@@ -125,33 +143,3 @@ def _workloads(shape: Shape, report: Report) -> Iterator[Callable[[int], Path]]:
             return place
 
         yield data_of
-
-
-def _row(shape: Shape, variant: Variant, timed: Timed) -> Row:
-    median = statistics.median(timed.seconds)
-    quartiles = statistics.quantiles(timed.seconds, n=4) if len(timed.seconds) > 1 else [median] * 3
-    share = timed.flops / timed.rate / median if timed.rate else None
-    return Row(
-        shape=shape.name,
-        variant=variant.name,
-        median_s=median,
-        spread=(quartiles[2] - quartiles[0]) / 2 / median,
-        tokens_per_s=timed.tokens / median,
-        peak_bytes=timed.peak_bytes,
-        extra_bytes=timed.extra_bytes,
-        result=timed.results[0],
-        flops=timed.flops,
-        matmul_flops_per_s=timed.rate,
-        limit_share=share,
-    )
-
-
-def _compared(row: Row, ours: Row, reference: Row | None) -> Row:
-    """With the reference's time and memory as ratios."""
-    if reference is None or row.variant == "reference":
-        return row
-    return replace(
-        row,
-        speedup=reference.median_s / row.median_s,
-        memory_ratio=row.peak_bytes / reference.peak_bytes,
-    )

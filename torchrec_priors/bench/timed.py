@@ -1,7 +1,13 @@
-"""What a variant's process reports."""
+"""What a variant's process measures, and reports to the process that asked for it."""
 
+import json
+import os
 import resource
-from dataclasses import dataclass
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,44 @@ class Timed:
     extra_bytes: int = 0
 
 
+def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of each repeat, and the results; one goes before, which makes what is made once."""
+    seconds, results = [], []
+    for number in range(repeats + 1):
+        started = time.perf_counter()
+        results.append(run(number))
+        seconds.append(time.perf_counter() - started)
+    return seconds[1:], results
+
+
 def peak_bytes() -> int:
     """Of this process: the interpreter, its libraries and the table included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def tell(timed: Timed) -> None:
+    """Prints what `in_a_process` reads."""
+    print(json.dumps(asdict(timed)))  # noqa: T201
+
+
+def in_a_process(
+    name: str, module: str, arguments: Sequence[str], threads: int, environment: Mapping[str, str] | None = None
+) -> Timed:
+    """What a module tells that measures in a process of its own.
+
+    Args:
+        name: of what is measured, should it fail.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments, "--threads", str(threads)],
+        env={**os.environ, "OMP_NUM_THREADS": str(threads), **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))

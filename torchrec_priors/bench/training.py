@@ -1,8 +1,6 @@
 """Times steps of training: ours, and the dense reference, each in a process of its own."""
 
 import itertools
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from torchrec_priors.bench.flops import training_flops
 from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.reference import DenseReference
 from torchrec_priors.bench.shapes import Shape
-from torchrec_priors.bench.timed import Timed, peak_bytes
+from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.prepared import PreparedData
@@ -30,7 +28,7 @@ from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.loop import make_sampler
-from torchrec_priors.training.paths import count_positives
+from torchrec_priors.training.paths import count_positives, over_item_sets
 from torchrec_priors.training.process import join
 from torchrec_priors.training.step import step
 
@@ -52,7 +50,7 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
         def run(number: int) -> float:
             return step(built, optimizers, make_batch(windows, sampler.draw(number), feature=FEATURE, seed=config.seed))
 
-        seconds, losses = _repeat(run, repeats)
+        seconds, losses = repeat(run, repeats)
         peak = peak_bytes()
         flops = training_flops(built.model, make_batch(windows, sampler.draw(0), feature=FEATURE, seed=config.seed))
     return Timed(seconds, losses, peak, int(windows.contexts.sum()), flops, matmul_rate())
@@ -80,18 +78,8 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
         return float(loss.detach())
 
     counts_KO = model.counts(item_BX, event_BX, length_B)
-    seconds, losses = _repeat(run, repeats)
+    seconds, losses = repeat(run, repeats)
     return Timed(seconds, losses, peak_bytes(), int(windows.contexts.sum()))
-
-
-def _repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds and losses; one step goes before, which makes what is made once."""
-    seconds, losses = [], []
-    for number in range(repeats + 1):
-        started = time.perf_counter()
-        losses.append(run(number))
-        seconds.append(time.perf_counter() - started)
-    return seconds[1:], losses
 
 
 def _windows(config: RunConfig, data: PreparedData, columns: tuple[str, ...]) -> Windows:
@@ -125,11 +113,8 @@ def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseR
 def _sampler(config: RunConfig, data: PreparedData, tree: PriorTree, positives_K: Tensor) -> GroupSampler:
     sets = tree.eligible(0, data.items)
     own = OwnItems.weighted(sets, 0, np.ones(data.items, np.int64))
-    positives_S = torch.zeros(tree.item_sets, dtype=torch.int64).index_add_(
-        0, torch.tensor(tree.item_set_K), positives_K
-    )
-    sizes = own.sizes()[None]
-    return GroupSampler(own, sizes, config.negatives, rank=0, seed=config.seed, positives_S=positives_S.numpy())
+    positives_S = over_item_sets(tree, positives_K).numpy()
+    return GroupSampler(own, own.sizes()[None], config.negatives, rank=0, seed=config.seed, positives_S=positives_S)
 
 
 def _sets(draw: Draw) -> list[Tensor]:

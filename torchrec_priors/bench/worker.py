@@ -4,7 +4,6 @@ import argparse
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 
 from torchrec_priors.bench import ablations, retrieval, training
 from torchrec_priors.bench.shapes import SHAPES
-from torchrec_priors.bench.timed import Timed
+from torchrec_priors.bench.timed import Timed, tell
 from torchrec_priors.noise import hush
 
 Time = Callable[..., Timed]
@@ -42,7 +41,7 @@ def main() -> None:
         timed = time(shape, given.data, given.repeats, given.changes)
     if given.profile is not None:
         profiler.export_chrome_trace(str(given.profile))
-    print(json.dumps(asdict(timed)))  # noqa: T201
+    tell(timed)
 
 
 if __name__ == "__main__":

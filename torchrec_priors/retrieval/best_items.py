@@ -13,7 +13,7 @@ from torch import Tensor
 from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
 
 _LOWEST = torch.finfo(torch.float32).min
-_ASIDE = 1.0  # offers that wait, as a share of what is kept
+_ASIDE = 0.25  # offers that wait, as a share of what is kept
 
 
 class BestItems:

@@ -23,6 +23,7 @@ from torchrec_priors.retrieval.open_paths import most_open
 from torchrec_priors.splitmix import GOLDEN, mix, unit
 
 TILE = 1 << 13
+FEW = 1 << 9
 
 
 @dataclass(frozen=True)
@@ -132,11 +133,14 @@ class GroupIndex:
 
     def chunks(self, number: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Row ids in the data set of the candidates of an item set, ascending, and where in the shard their vectors
-        are; `size` at a time."""
-        places = self._sets[number]
-        for first in range(0, len(places), size):
-            place_n = places[first : first + size]
+        are: as many at a time as went before, at least `FEW` and at most `size`, so that what the best must reach is
+        soon known."""
+        places, first = self._sets[number], 0
+        while first < len(places):
+            last = first + min(max(first, FEW), size)
+            place_n = places[first:last]
             yield self.item_C[place_n], place_n if self._row_C is None else self._row_C[place_n]
+            first = last
 
     def tiles(self) -> Iterator[Tile]:
         """Tiles in order; one without candidates to score is left out."""

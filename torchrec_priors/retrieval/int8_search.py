@@ -21,6 +21,7 @@ from torchrec_priors.heads.score import Score
 from torchrec_priors.retrieval.best_items import BestItems
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.open_paths import OpenPaths
+from torchrec_priors.retrieval.reaching import Reaching
 
 _COLUMNS = 2048  # items of a product
 _MOST_ROWS = 1024  # users x paths of a product
@@ -74,10 +75,11 @@ def search_int8(
         at_once = max(1, _MOST_ROWS // ways)
         groups = [_Users(first, min(at_once, users - first), paths, quantised) for first in range(0, users, at_once)]
         for item_n, row_n in index.chunks(number, _COLUMNS):
-            bytes_dn = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, _COLUMNS - len(row_n))).T
-            step_n = quantised.step_R[row_n]
+            more = _COLUMNS - len(row_n)
+            bytes_dN = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, more)).T
+            step_N = F.pad(quantised.step_R[row_n], (0, more))
             for group in groups:
-                found = group.survivors(bytes_dn, step_n, best.threshold_B)
+                found = group.survivors(bytes_dN, step_N, len(row_n), best.threshold_B)
                 for user, column, way in zip(*(part.split(_AT_ONCE) for part in found), strict=True):
                     vectors = score.items(index.shard.rows.index_select(0, row_n[column]))
                     exact = (paths.vector_Bpd[user, way] * vectors).sum(1)
@@ -101,26 +103,25 @@ class _Users:
         longest_U = vector_Upd.norm(dim=2).amax(1)
         error_U = (vector_Upd - rounded * step_U11).norm(dim=2).amax(1)
         self.first, self.users, self.step_U = first, users, step_U11[:, 0, 0]
-        self.margin_U1 = _SLACK * ((longest_U * quantised.rounding + error_U * quantised.length) / self.step_U)[:, None]
+        self.margin_U = _SLACK * ((longest_U * quantised.rounding + error_U * quantised.length) / self.step_U)
         self._bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
         self._products = torch.empty(len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device)
-        self._best = torch.empty(users, _COLUMNS, dtype=torch.int32, device=vector_Upd.device)
-        self._upper = torch.empty(users, _COLUMNS, device=vector_Upd.device)
+        self._reaching = Reaching(users, _COLUMNS, vector_Upd.device)
 
-    def survivors(self, bytes_dn: Tensor, step_n: Tensor, threshold_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Users, columns and paths (places among the set's) whose exact score may reach the threshold; by path."""
-        torch._int_mm(self._bytes, bytes_dn, out=self._products)
-        torch.amax(self._products.view(-1, self.users, _COLUMNS), 0, out=self._best)
-        upper_Un = self._upper[:, : len(step_n)]
-        upper_Un.copy_(self._best[:, : len(step_n)]).add_(self.margin_U1).mul_(step_n)
+    def survivors(
+        self, bytes_dN: Tensor, step_N: Tensor, items: int, threshold_B: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Users, columns and paths (places among the set's) whose exact score may reach the threshold, and be the best
+        of the item's; by path."""
+        torch._int_mm(self._bytes, bytes_dN, out=self._products)
+        product_pUN = self._products.view(-1, self.users, _COLUMNS)
         threshold_U = threshold_B[self.first : self.first + self.users] / self.step_U
-        user_m = torch.nonzero(upper_Un.amax(1) >= threshold_U)[:, 0]
-        row, column = torch.nonzero(upper_Un[user_m] >= threshold_U[user_m, None], as_tuple=True)
-        user = user_m[row]
-        product_pc = self._products.view(-1, self.users, _COLUMNS)[:, user, column]
-        upper_pc = (product_pc + self.margin_U1[user, 0]) * step_n[column]
-        way, place = torch.nonzero(upper_pc >= threshold_U[user], as_tuple=True)
-        return user[place] + self.first, column[place], way
+        user_c, column_c = self._reaching.bounds(product_pUN, self.margin_U, step_N, items, threshold_U)
+        product_pc, margin_c = product_pUN[:, user_c, column_c].float(), self.margin_U[user_c]
+        may_reach = (product_pc + margin_c) * step_N[column_c] >= threshold_U[user_c]
+        may_be_best = product_pc + margin_c >= product_pc.amax(0) - margin_c
+        way, place = torch.nonzero(may_reach & may_be_best, as_tuple=True)
+        return user_c[place] + self.first, column_c[place], way
 
 
 def _step(vectors_Rd: Tensor) -> Tensor:

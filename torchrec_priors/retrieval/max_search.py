@@ -1,7 +1,7 @@
 """Max fusion without scores of all items: each item set's vectors against its own queries, chunk by chunk.
 
-A chunk's scores [paths, users, items] are reduced to the best path, then to each user's best item; only users whose
-best item reaches their threshold (`BestItems`) are looked at closer. Nothing larger than a chunk's scores exists.
+Of a chunk's scores [paths, users, items] only those are looked at closer that reach the user's threshold
+(`BestItems`, `Reaching`). Nothing larger than a chunk's scores exists.
 
 Products have one of a few shapes, filled up with zeros, so that a score does not depend on what stands beside it. That
 products of these shapes agree to the last bit is tried out on each machine; where they do not, there is one shape.
@@ -20,6 +20,7 @@ from torchrec_priors.heads.score import Score
 from torchrec_priors.retrieval.best_items import BestItems
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.open_paths import OpenPaths
+from torchrec_priors.retrieval.reaching import Reaching
 
 _COLUMNS, _MOST_COLUMNS = 512, 2048  # items of a product
 _USERS, _MOST_ROWS = 16, 1024  # users of the smallest product; users x paths of the largest
@@ -59,30 +60,26 @@ class _Users:
         vector_pUd = F.pad(paths.vector_Bpd[here].transpose(0, 1), (0, 0, 0, rows - users))
         self._vectors = vector_pUd.flatten(0, 1).contiguous()
         bias_pU = paths.bias_Bp[here].T
-        self._bias_pU1 = bias_pU[..., None].contiguous() if bool((bias_pU != 0).any()) else None
+        self._bias_pU = bias_pU.contiguous() if bool((bias_pU != 0).any()) else None
         self.width = _width(len(self._vectors), len(vector_pUd) * _USERS, vector_pUd.shape[2])
         self._rows = rows
         self._scores = vector_pUd.new_empty(len(self._vectors) * self.width)
-        self._best = vector_pUd.new_empty(users * self.width)
+        self._reaching = Reaching(users, self.width, vector_pUd.device)
 
     def offer(self, item_n: Tensor, vectors: Tensor, best: BestItems) -> None:
         columns = vectors.shape[1]
         scores = self._scores[: len(self._vectors) * columns].view(-1, columns)
         torch.mm(self._vectors, vectors, out=scores)
-        score_pUn = scores.view(-1, self._rows, columns)[:, : self.users]
-        if self._bias_pU1 is not None:
-            score_pUn.add_(self._bias_pU1)
-        best_Un = self._best[: self.users * columns].view(-1, columns)
-        torch.amax(score_pUn, 0, out=best_Un)
-        best_Un = best_Un[:, : len(item_n)]
+        score_pRN = scores.view(-1, self._rows, columns)
         threshold_U = best.threshold_B[self.first : self.first + self.users]
-        user_m = torch.nonzero(best_Un.amax(1) >= threshold_U)[:, 0]
-        if not len(user_m):
+        user_c, column_c = self._reaching.scores(score_pRN, self._bias_pU, len(item_n), threshold_U)
+        if not len(user_c):
             return
-        row, column = torch.nonzero(best_Un[user_m] >= threshold_U[user_m, None], as_tuple=True)
-        user_c = user_m[row]
-        score_c, way_c = score_pUn[:, user_c, column].max(0)
-        best.offer(user_c + self.first, item_n[column], score_c, self.path_pU[way_c, user_c])
+        score_pc = score_pRN[:, user_c, column_c]
+        if self._bias_pU is not None:
+            score_pc += self._bias_pU[:, user_c]
+        score_c, way_c = score_pc.max(0)
+        best.offer(user_c + self.first, item_n[column_c], score_c, self.path_pU[way_c, user_c])
 
 
 def _groups(paths: OpenPaths) -> Iterator[_Users]:

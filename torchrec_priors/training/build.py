@@ -39,7 +39,7 @@ from torchrec_priors.model import Recommender
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.training.memory import keep_freed_memory
-from torchrec_priors.training.paths import count_positives, path_names, read_paths
+from torchrec_priors.training.paths import count_positives, over_item_sets, path_names, read_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import TrainedOn
 from torchrec_priors.training.seen import say_unseen, training_frequency
@@ -81,8 +81,7 @@ class Built:
     @property
     def positives_S(self) -> Tensor:
         """int64 [S]: training positives of every item set, over its paths."""
-        positives_S = torch.zeros(self.model.tree.item_sets, dtype=torch.int64)
-        return positives_S.index_add_(0, torch.tensor(self.model.tree.item_set_K), self.positives_K)
+        return over_item_sets(self.model.tree, self.positives_K)
 
     @property
     def shard(self) -> Shard:

@@ -60,6 +60,12 @@ def count_positives(
     return on_cpu
 
 
+def over_item_sets(tree: PriorTree, positives_K: Tensor) -> Tensor:
+    """int64 [S]: positives of every item set, over its paths."""
+    positives_S = torch.zeros(tree.item_sets, dtype=torch.int64)
+    return positives_S.index_add_(0, torch.tensor(tree.item_set_K), positives_K)
+
+
 def write_paths(file: Path, tree: PriorTree, positives_K: Tensor, targets: int, depths: list[Depth]) -> None:
     """Records how many training targets there are, and of each path the name, training positives and, where it has no
     adapter of its own, the node whose query it has."""

@@ -1,0 +1,82 @@
+// Which columns may be among a user's best: the largest of p scores of each column beside the user's threshold.
+//
+// Scores [p, rows, columns] are read once and nothing but what reaches a threshold is written.
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int BLOCK = 64;  // columns that are looked at together
+
+// Room for users x columns of what is found: places of each user's own, then all side by side.
+struct Found {
+  int32_t *places, *counts;
+  int64_t *user, *column;
+  int64_t threads;
+};
+
+// How many columns have a highest score that reaches their user's threshold; which, by user. `columns`, of a row, are a
+// multiple of BLOCK; the first `items` of them count.
+template <typename Score, typename Highest>
+int64_t scan(const Score* scores, int64_t columns, int64_t users, int64_t items, const float* threshold,
+             const Found& found, Highest highest_of) {
+#pragma omp parallel for schedule(static) num_threads(found.threads)
+  for (int64_t user = 0; user < users; user++) {
+    int32_t* mine = found.places + user * columns;
+    int32_t count = 0;
+    for (int64_t first = 0; first < items; first += BLOCK) {
+      float highest[BLOCK];
+      highest_of(scores + user * columns + first, first, user, highest);
+      int32_t any = 0;
+      for (int n = 0; n < BLOCK; n++) any |= highest[n] >= threshold[user];
+      if (any)
+        for (int n = 0; n < BLOCK && first + n < items; n++)
+          if (highest[n] >= threshold[user]) mine[count++] = static_cast<int32_t>(first + n);
+    }
+    found.counts[user] = count;
+  }
+  int64_t total = 0;
+  for (int64_t user = 0; user < users; user++)
+    for (int32_t i = 0; i < found.counts[user]; i++, total++)
+      found.user[total] = user, found.column[total] = found.places[user * columns + i];
+  return total;
+}
+
+}  // namespace
+
+extern "C" {
+
+// The largest score + bias[p, user] of each column; without the bias where there is none.
+int64_t reaching_scores(const float* scores, const float* bias, int64_t paths, int64_t rows, int64_t columns,
+                        int64_t users, int64_t items, const float* threshold, const Found* found) {
+  return scan(scores, columns, users, items, threshold, *found,
+       [=](const float* block, int64_t, int64_t user, float* highest) {
+         for (int64_t p = 0; p < paths; p++) {
+           const float* row = block + p * rows * columns;
+           const float added = bias ? bias[p * users + user] : 0.0f;
+           for (int n = 0; n < BLOCK; n++) {
+             const float score = row[n] + added;
+             highest[n] = p == 0 || score > highest[n] ? score : highest[n];
+           }
+         }
+       });
+}
+
+// (largest product + margin[user]) * step[column].
+int64_t reaching_bounds(const int32_t* products, const float* margin, const float* step, int64_t paths, int64_t rows,
+                        int64_t columns, int64_t users, int64_t items, const float* threshold, const Found* found) {
+  return scan(products, columns, users, items, threshold, *found,
+       [=](const int32_t* block, int64_t first, int64_t user, float* highest) {
+         int32_t largest[BLOCK];
+         std::memcpy(largest, block, sizeof largest);
+         for (int64_t p = 1; p < paths; p++) {
+           const int32_t* row = block + p * rows * columns;
+           for (int n = 0; n < BLOCK; n++) largest[n] = row[n] > largest[n] ? row[n] : largest[n];
+         }
+         for (int n = 0; n < BLOCK; n++)
+           highest[n] = (static_cast<float>(largest[n]) + margin[user]) * step[first + n];
+       });
+}
+
+}
