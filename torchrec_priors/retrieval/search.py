@@ -185,23 +185,35 @@ def _search_own_rows(
     quantised: Quantised | None,
 ) -> tuple[Tensor, Tensor]:
     """Best keys of this rank's rows and their paths: [B, k], padded with `NOTHING`."""
-    users, device = len(queries), queries.bias_BK.device
+    excluded = Exclusions.of(np.zeros(0, np.int64), np.zeros(0, np.int64)) if excluded is None else excluded
     if fusion.kind == "max":
-        left_out = Exclusions.of(np.zeros(0, np.int64), np.zeros(0, np.int64)) if excluded is None else excluded
-        best_items = BestItems(users, k, pairs(left_out.user, left_out.row, device), device)
-        open_S = _open_paths(index, queries)
-        if quantised is not None and takes(open_S):
-            search_int8(index, score, quantised, open_S, best_items)
-        else:
-            search_max(index, score, open_S, best_items)
-        best, path = best_items.result()
-        return best, path.int()
+        return _search_max(index, score, queries, excluded, k, quantised)
+    return _search_fused(index, score, queries, excluded, k, fusion)
+
+
+def _search_max(
+    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions, k: int, quantised: Quantised | None
+) -> tuple[Tensor, Tensor]:
+    device = queries.bias_BK.device
+    best = BestItems(len(queries), k, pairs(excluded.user, excluded.row, device), device)
+    open_S = _open_paths(index, queries)
+    if quantised is not None and takes(open_S):
+        search_int8(index, score, quantised, open_S, best)
+    else:
+        search_max(index, score, open_S, best)
+    keys_Bk, path_Bk = best.result()
+    return keys_Bk, path_Bk.int()
+
+
+def _search_fused(
+    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions, k: int, fusion: Fusion
+) -> tuple[Tensor, Tensor]:
+    """Whatever the fusion: scores of a tile's items by all paths, fused item by item."""
+    users, device = len(queries), queries.bias_BK.device
     best = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
     path = torch.zeros((users, k), dtype=torch.int32, device=device)
-    banned_user, banned_place = np.zeros(0, np.int64), np.zeros(0, np.int64)
-    if excluded is not None:
-        own, banned_place = index.places(excluded.row)
-        banned_user = excluded.user[own]
+    own, banned_place = index.places(excluded.row)
+    banned_user = excluded.user[own]
     open_S = _open_paths(index, queries)
     for tile in index.tiles():
         vectors, last = score.items(index.vectors(tile)), tile.first + tile.size
