@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from torchrec_priors.heads.score import Score
+from torchrec_priors.retrieval.across_ranks import exchange, gather_rows
 from torchrec_priors.retrieval.best_items import BestItems, pairs
 from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
@@ -115,7 +116,7 @@ def search(
         keys, paths = _search_own_rows(index, score, theirs, exclusions, k, fusion, quantised)
         keys_W.append(F.pad(keys, (0, 0, 0, largest - len(keys)), value=NOTHING))
         paths_W.append(F.pad(paths, (0, 0, 0, largest - len(paths))))
-    keys_WBk, paths_WBk = _exchange(torch.stack(keys_W)), _exchange(torch.stack(paths_W))
+    keys_WBk, paths_WBk = exchange(torch.stack(keys_W)), exchange(torch.stack(paths_W))
     mine = len(queries)
     keys = keys_WBk[:, :mine].transpose(0, 1).flatten(1)
     paths = paths_WBk[:, :mine].transpose(0, 1).flatten(1)
@@ -137,7 +138,7 @@ def log_normalisers(index: GroupIndex, score: Score, queries: Queries) -> Tensor
         everyones = _everyones(queries)
         largest = max(len(theirs) for theirs in everyones)
         sums = [_log_sums(index, score, theirs) for theirs in everyones]
-        sums_WBK = _exchange(torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums]))
+        sums_WBK = exchange(torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums]))
         sums_BK = torch.logsumexp(sums_WBK[:, : len(queries)], 0)
     return sums_BK.float().masked_fill(torch.isneginf(queries.bias_BK), 0.0)
 
@@ -278,32 +279,12 @@ def _decode(keys: Tensor, paths: Tensor) -> Found:
 
 def _everyones(queries: Queries) -> list[Queries]:
     """Queries of every rank's users."""
-    return [Queries(*parts) for parts in zip(*map(_gather_rows, (queries.vector_BKd, queries.bias_BK)), strict=True)]
+    return [Queries(*parts) for parts in zip(*map(gather_rows, (queries.vector_BKd, queries.bias_BK)), strict=True)]
 
 
 def _everyones_exclusions(excluded: Exclusions | None, device: torch.device) -> list[Exclusions | None]:
     if excluded is None:
         return [None] * dist.get_world_size()
     pairs = torch.from_numpy(np.stack([excluded.user, excluded.row], 1)).to(device)
-    arrays = [pair.cpu().numpy() for pair in _gather_rows(pairs)]
+    arrays = [pair.cpu().numpy() for pair in gather_rows(pairs)]
     return [Exclusions(pair[:, 0], pair[:, 1]) for pair in arrays]
-
-
-def _gather_rows(rows: Tensor) -> list[Tensor]:
-    """Every rank's rows, whose numbers may differ."""
-    world = dist.get_world_size()
-    sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
-    dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
-    longest = int(max(sizes))
-    padded = rows.new_zeros(longest, *rows.shape[1:])
-    padded[: len(rows)] = rows
-    parts = [torch.empty_like(padded) for _ in range(world)]
-    dist.all_gather(parts, padded)
-    return [part[: int(size)] for part, size in zip(parts, sizes, strict=True)]
-
-
-def _exchange(sent_WBk: Tensor) -> Tensor:
-    """Row w goes to rank w; row w of the answer came from rank w."""
-    received = torch.empty_like(sent_WBk)
-    dist.all_to_all_single(received, sent_WBk)
-    return received
