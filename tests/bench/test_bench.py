@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from torchrec_priors.bench import ablations, data_path, retrieval, training
+from torchrec_priors.bench import ablations, data_path, limits, retrieval, scaling, training
 from torchrec_priors.bench.rows import Row, Variant, as_json, measure, variants_of
 from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
 from torchrec_priors.bench.table import table
+from torchrec_priors.bench.timed import in_a_process, on_ranks
 from torchrec_priors.bench.workload import context_lengths, make_workload
 from torchrec_priors.errors import UserError
 
@@ -19,16 +20,22 @@ def _small(name: str) -> Shape:
     return replace(SHAPES[name], **SMALL)
 
 
+@pytest.fixture(autouse=True)
+def _short_measurements(monkeypatch):
+    for kind in (training, retrieval):
+        monkeypatch.setattr(kind, "matmul_rate", lambda: limits.matmul_rate(2))
+
+
 @pytest.fixture(scope="module", params=["merrec", "pixel8m", "ebnerd"])
 def workload(request, tmp_path_factory):
+    """A shape, its log, and what we take for it."""
     folder = tmp_path_factory.mktemp("bench") / request.param
     make_workload(_small(request.param), folder)
-    return _small(request.param), folder
+    return _small(request.param), folder, training.time_ours(_small(request.param), folder, 1, {})
 
 
 def test_the_reference_has_our_loss(workload):
-    shape, folder = workload
-    ours = training.time_ours(shape, folder, 1, {})
+    shape, folder, ours = workload
     reference = training.time_reference(shape, folder, 1, {})
     assert ours.results[0] == pytest.approx(reference.results[0], rel=1e-5)
     assert ours.results[1] != ours.results[0]
@@ -39,8 +46,7 @@ def test_the_reference_has_our_loss(workload):
 
 @pytest.mark.parametrize("name", ablations.NAMES)
 def test_without_an_optimisation_the_loss_is_the_same(workload, name):
-    shape, folder = workload
-    ours = training.time_ours(shape, folder, 1, {})
+    shape, folder, ours = workload
     with ablations.without(name):
         plain = training.time_ours(shape, folder, 1, {})
     assert plain.results == pytest.approx(ours.results, rel=1e-4)
@@ -102,3 +108,17 @@ def test_a_shape_that_there_is_not():
 def test_ebnerd_has_a_row_for_one_head_and_merrec_one_for_a_larger_catalogue():
     assert [each.name for each in variants_of(SHAPES["ebnerd"], ())] == ["ours", "reference", "one head"]
     assert variants_of(SHAPES["merrec"], ())[-1] == Variant("twice the catalogue", items=2 * 1_255_665)
+
+
+def test_two_ranks_have_the_tokens_of_both_and_the_loss_of_one(tmp_path):
+    arguments = scaling._workload(replace(SHAPES["merrec"], items=500, sequences=4), tmp_path, 1)
+    alone = in_a_process("1 rank", scaling._WORKER, arguments, 1)
+    both = on_ranks(2, "2 ranks", scaling._WORKER, arguments, 1)
+    assert both.tokens == alone.tokens
+    assert both.results == pytest.approx(alone.results, rel=1e-5)
+    assert len(both.seconds) == 1
+
+
+def test_what_fails_is_named():
+    with pytest.raises(RuntimeError, match="a bad one: exit code 2"):
+        in_a_process("a bad one", scaling._WORKER, ["merrec", "nobody"], 1)

@@ -64,13 +64,15 @@ def bench(
 
 
 def _part(shape: str, repeats: int, threads: int, report: Callable[[str], None]) -> list[Row]:
-    from torchrec_priors.bench import attention, data_path
+    from torchrec_priors.bench import attention, data_path, scaling
 
     if shape == "attention":
         return attention.attention_rows(repeats, threads, report)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         if shape == "prepare":
             return data_path.prepare_rows(Path(folder), report)
+        if shape == "scaling":
+            return scaling.scaling_rows(Path(folder), repeats, report)
         return data_path.reader_rows(Path(folder), repeats, report)
 
 

@@ -3,11 +3,14 @@
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 
 
 @dataclass(frozen=True)
@@ -75,3 +78,32 @@ def in_a_process(
     if done.returncode:
         raise RuntimeError(f"{name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
     return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def on_ranks(ranks: int, name: str, module: str, arguments: Sequence[str], threads: int) -> Timed:
+    """The same by so many processes that are one another's ranks: the slowest one's time, the largest one's memory,
+    tokens of all."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def on(rank: int) -> Timed:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return in_a_process(f"{name}, rank {rank}", module, arguments, threads, {k: str(v) for k, v in place.items()})
+
+    return together([partial(on, rank) for rank in range(ranks)])
+
+
+def together(runs: Sequence[Callable[[], Timed]]) -> Timed:
+    """Of runs at the same time: the slowest one's time, the largest one's memory, tokens of all."""
+    with ThreadPoolExecutor(len(runs)) as pool:
+        each = [run.result() for run in [pool.submit(run) for run in runs]]
+    return Timed(
+        [max(seconds) for seconds in zip(*(timed.seconds for timed in each), strict=True)],
+        each[0].results,
+        max(timed.peak_bytes for timed in each),
+        sum(timed.tokens for timed in each),
+        sum(timed.flops for timed in each),
+        sum(timed.rate for timed in each),
+        max(timed.extra_bytes for timed in each),
+    )

@@ -44,7 +44,7 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
         set_loss_weights(built, config)
         optimizers = Optimizers(built, config)
         sampler = make_sampler(built, config, prepared, ranks)
-        windows = _windows(config, prepared, built.training_columns)
+        windows = _windows(config, prepared, built.training_columns, ranks.share)
         built.parallel.train()
 
         def run(number: int) -> float:
@@ -82,20 +82,21 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     return Timed(seconds, losses, peak_bytes(), int(windows.contexts.sum()))
 
 
-def _windows(config: RunConfig, data: PreparedData, columns: tuple[str, ...]) -> Windows:
-    """All windows of the data set, as one batch."""
+def _windows(config: RunConfig, data: PreparedData, columns: tuple[str, ...], share: Share = Share()) -> Windows:
+    """This rank's of all windows of the data set, as one batch."""
     stream = WindowStream(
         data,
         context=config.model.context,
         horizon=config.model.horizon,
         batch=config.training.batch,
         seed=config.seed,
+        share=share,
+        balanced_for=config.model.dim,
         columns=columns,
         training_end_U=data.lengths,
     )
-    windows = next(iter(stream))
-    assert len(windows.contexts) == config.training.batch
-    return windows
+    assert stream.steps_an_epoch == 1
+    return next(iter(stream))
 
 
 def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseReference:

@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--repeats", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--sequences", type=int, default=0, help="of all ranks; 0 as the shape has it")
     parser.add_argument("--without", nargs="*", default=[])
     parser.add_argument("--changes", type=json.loads, default={})
     parser.add_argument("--profile", type=Path)
@@ -31,6 +33,8 @@ def main() -> None:
     hush()
     torch.set_num_threads(given.threads)
     shape = SHAPES[given.shape]
+    if given.sequences:
+        shape = replace(shape, sequences=given.sequences)
     kind: Any = retrieval if shape.top else training
     time: Time = kind.time_ours if given.how == "ours" else kind.time_reference
     with ExitStack() as stack:
