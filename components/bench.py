@@ -3,7 +3,7 @@
 torchx run -s local_cwd components/bench.py:bench --shape merrec
 """
 
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -24,6 +24,9 @@ def bench(
     cpu: int = 2,
     gpu: int = 0,
     memMB: int = 16384,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Measures our path, the dense reference and the machine's limit.
 
@@ -40,6 +43,9 @@ def bench(
         cpu: cores
         gpu: GPUs
         memMB: memory in MB
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(
         shape=shape,
@@ -50,4 +56,16 @@ def bench(
         json=json,
         profile=profile,
     )
-    return application("bench", options, j="1x1", image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)
+    return application(
+        "bench",
+        options,
+        j="1x1",
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

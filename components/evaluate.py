@@ -3,7 +3,7 @@
 torchx run -s local_cwd components/evaluate.py:evaluate --run RUN --split test [--name NAME evaluation.key=value ...]
 """
 
-from typing import Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -23,6 +23,9 @@ def evaluate(
     cpu: int = 2,
     gpu: int = 0,
     memMB: int = 8192,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Evaluates the best checkpoint of a run.
 
@@ -38,6 +41,22 @@ def evaluate(
         cpu: cores a node
         gpu: GPUs a node
         memMB: memory a node, in MB
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(run=run, split=split, data=data, name=name)
-    return application("evaluate", options, *overrides, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)
+    return application(
+        "evaluate",
+        options,
+        *overrides,
+        j=j,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

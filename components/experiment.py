@@ -3,7 +3,7 @@
 torchx run -s local_cwd components/experiment.py:experiment --data DATA FILE
 """
 
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -26,6 +26,9 @@ def experiment(
     cpu: int = 2,
     gpu: int = 0,
     memMB: int = 8192,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Runs what is missing of an experiment, in one process that starts the others.
 
@@ -44,6 +47,9 @@ def experiment(
         cpu: cores
         gpu: GPUs
         memMB: memory in MB
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(
         data=data,
@@ -55,4 +61,17 @@ def experiment(
         ranks=ranks,
         no_keep=no_keep,
     )
-    return application("experiment", options, *file, j="1x1", image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)
+    return application(
+        "experiment",
+        options,
+        *file,
+        j="1x1",
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

@@ -3,7 +3,7 @@
 torchx run -s local_cwd components/prepare.py:prepare --dataset movielens --raw RAW --out DATA
 """
 
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -33,6 +33,9 @@ def prepare(
     h: Optional[str] = None,
     cpu: int = 2,
     memMB: int = 4096,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Turns raw files into a prepared data set, in one process.
 
@@ -58,6 +61,9 @@ def prepare(
         h: a registered named resource
         cpu: cores
         memMB: memory in MB
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(
         raw=raw,
@@ -78,4 +84,15 @@ def prepare(
         memory=memory,
         spark_master=spark_master,
     )
-    return application("prepare", options, j="1x1", image=image, h=h, cpu=cpu, memMB=memMB)
+    return application(
+        "prepare",
+        options,
+        j="1x1",
+        image=image,
+        h=h,
+        cpu=cpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

@@ -4,7 +4,7 @@ torchx run -s local_cwd components/prior.py:prior --data DATA --name NAME graph
 torchx run -s local_cwd components/prior.py:prior --data DATA --name NAME --from_file FILE item
 """
 
-from typing import Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -32,6 +32,9 @@ def prior(
     h: Optional[str] = None,
     cpu: int = 2,
     memMB: int = 8192,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Adds a prior to a prepared data set, in one process.
 
@@ -55,6 +58,9 @@ def prior(
         h: a registered named resource
         cpu: cores
         memMB: memory in MB
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(
         data=data,
@@ -72,4 +78,16 @@ def prior(
         memory=memory,
         overwrite=overwrite,
     )
-    return application("prior", options, *kind, j="1x1", image=image, h=h, cpu=cpu, memMB=memMB)
+    return application(
+        "prior",
+        options,
+        *kind,
+        j="1x1",
+        image=image,
+        h=h,
+        cpu=cpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

@@ -4,7 +4,7 @@ torchx run -s local_cwd components/recommend.py:recommend --run RUN --user ID
 torchx run -s local_cwd components/recommend.py:recommend -j 1x4 --run RUN --users all --out recommendations.parquet
 """
 
-from typing import List, Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -33,6 +33,9 @@ def recommend(
     cpu: int = 2,
     gpu: int = 0,
     memMB: int = 8192,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Recommends items with titles, scores and reasons.
 
@@ -57,6 +60,9 @@ def recommend(
         cpu: cores a node
         gpu: GPUs a node
         memMB: memory a node, in MB
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(
         run=run,
@@ -74,4 +80,16 @@ def recommend(
         json=json,
         data=data,
     )
-    return application("recommend", options, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)
+    return application(
+        "recommend",
+        options,
+        j=j,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

@@ -3,7 +3,7 @@
 torchx run -s local_cwd components/train.py:train --config FILE --data DATA --run RUN [key=value ...]
 """
 
-from typing import Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -25,6 +25,8 @@ def train(
     gpu: int = 0,
     memMB: int = 8192,
     max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Trains a run, or goes on with it.
 
@@ -41,7 +43,9 @@ def train(
         cpu: cores a node
         gpu: GPUs a node
         memMB: memory a node, in MB
-        max_retries: how often the scheduler may retry
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(config=config, data=data, run=run, init_from=init_from, fit_all=fit_all)
     return application(
@@ -55,4 +59,6 @@ def train(
         gpu=gpu,
         memMB=memMB,
         max_retries=max_retries,
+        env=env,
+        mounts=mounts,
     )

@@ -6,13 +6,15 @@ import inspect
 from pathlib import Path
 
 import pytest
+from schedulers import SETTINGS, lacks, nodes_asked_for
+from torchx.runner import get_runner
 from torchx.specs.builders import materialize_appdef
 from torchx.specs.finder import get_component
 
 from torchrec_priors.apps.__main__ import apps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESOURCES = {"j", "image", "h", "cpu", "gpu", "memMB", "max_retries"}
+RESOURCES = {"j", "image", "h", "cpu", "gpu", "memMB", "max_retries", "env", "mounts"}
 POSITIONAL = {"prior": "kind", "train": "overrides", "evaluate": "overrides", "experiment": "file"}
 
 
@@ -57,3 +59,76 @@ def test_lists_reach_the_app_one_by_one(monkeypatch):
     given = ["--run", "r", "--only", "long-term / Comedy,Drama", "--boost", "Drama=2,Comedy=0.5"]
     command = " ".join(materialize_appdef(component, given).roles[0].args)
     assert "--only 'long-term / Comedy' --only Drama --boost Drama=2 --boost Comedy=0.5" in command
+
+
+# The variable that says where the first of several nodes is, on that node and on the others.
+FIRST_NODE = {
+    "local_cwd": "TORCHX_RANK0_HOST",
+    "slurm": "SLURM_JOB_NODELIST_HET_GROUP_0",
+    "lsf": "TORCHX_RANK0_HOST",
+    "aws_batch": "AWS_BATCH_JOB_MAIN_NODE_PRIVATE_IPV4_ADDRESS",
+    "local_docker": "TORCHX_RANK0_HOST",
+    "kubernetes": "VC_{ROLE}_0_HOSTS",
+    "ray": "TORCHX_RANK0_HOST",
+}
+
+
+@pytest.fixture(scope="module")
+def runner():
+    with get_runner() as runner:
+        yield runner
+
+
+@pytest.mark.parametrize("scheduler", FIRST_NODE)
+@pytest.mark.parametrize("app", apps())
+def test_what_a_scheduler_is_asked_for(app, scheduler, runner, monkeypatch):
+    if reason := lacks(scheduler):
+        pytest.skip(reason)
+    monkeypatch.chdir(REPOSITORY)
+    parameters = inspect.signature(get_component(f"components/{app}.py:{app}").fn).parameters
+    needed = {name: str(len(name)) for name, one in parameters.items() if _is_required(one)}
+    image = "/tmp" if scheduler == "ray" else "registry/image:1"  # Ray's is the folder that it copies
+    asked = {"j": "2x4", "cpu": "16", "gpu": "4", "memMB": "64000", "max_retries": "3", "image": image}
+    asked |= {"env": "NCCL_SOCKET_IFNAME=ib0,A=b", "mounts": "type=bind,src=/data,dst=/shared"}
+    asked = {name: value for name, value in asked.items() if name in parameters}
+    given = [
+        word for name, value in (asked | needed).items() for word in (f"-{name}" if name == "j" else f"--{name}", value)
+    ]
+    positional = [name for name, one in parameters.items() if one.kind is inspect.Parameter.VAR_POSITIONAL]
+
+    dry = runner.dryrun_component(
+        f"components/{app}.py:{app}", [*given, *positional], scheduler, SETTINGS.get(scheduler)
+    )
+    nodes = nodes_asked_for(scheduler, dry.request)
+
+    ranks, wanted = ("4", 2) if "j" in parameters else ("1", 1)
+    assert len(nodes) == wanted
+    for number, node in enumerate(nodes):
+        launcher, ours = node.command[: node.command.index("--")], node.command[node.command.index("--") + 1 :]
+        assert launcher[0] == "torchrun"
+        assert launcher[launcher.index("--nnodes") + 1] == str(wanted)
+        assert launcher[launcher.index("--nproc_per_node") + 1] == ranks
+        assert launcher[-2:] == ["-m", f"torchrec_priors.apps.{app}"]
+        ours = " ".join(ours)
+        for name, value in needed.items():
+            assert f"--{name.replace('_', '-')} {value}" in ours
+        assert ours.endswith(" ".join(positional))
+        if wanted == 1:
+            assert "localhost:0" in launcher
+        elif scheduler == "kubernetes" and number == 0:
+            assert node.env[node.host] == "localhost"
+        else:
+            assert node.host == FIRST_NODE[scheduler].format(ROLE=app.upper())
+        assert node.env["OMP_NUM_THREADS"] == str(16 // int(ranks))
+        assert node.env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+        assert (node.env["NCCL_SOCKET_IFNAME"], node.env["A"]) == ("ib0", "b")
+        assert node.cpu in (16, None)
+        assert node.gpu in (4 if "gpu" in parameters else 0, None)
+        assert node.memory_mb in (64000, None)
+        assert node.image in (image, None)
+        assert node.mounts in ([("/data", "/shared")], None)
+        assert node.retries in (3, None)
+
+
+def _is_required(parameter):
+    return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
