@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NEEDS = {"kubernetes": "kubernetes", "ray": "ray"}  # scheduler -> library; the others need none for a dry run
-SETTINGS = {"aws_batch": {"queue": "training"}, "kubernetes": {"queue": "training"}, "slurm": {"partition": "training"}}
+QUEUE = {"aws_batch": "queue", "kubernetes": "queue", "slurm": "partition"}  # scheduler -> its option of that meaning
 
 
 @dataclass
@@ -17,7 +17,7 @@ class Node:
     Attributes:
         command: the words that torchrun is called with, first of them `torchrun`.
         host: the variable that names the first node, of several.
-        mounts: (where on the host, where in the container) of bind mounts.
+        mounts: (path of the host or name of the volume, path in the container).
     """
 
     command: list[str]
@@ -28,6 +28,7 @@ class Node:
     image: str | None = None
     mounts: list[tuple[str, str]] | None = None
     retries: int | None = None
+    queue: str | None = None
     host: str | None = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,6 +42,11 @@ def lacks(scheduler: str) -> str | None:
     if library and importlib.util.find_spec(library) is None:
         return f"{library} is not installed: pip install 'torchrec-priors[{scheduler}]'"
     return None
+
+
+def retries(scheduler: str, wanted: int) -> int:
+    """How often a job is started again where a component says `wanted`: Batch counts the first time, too."""
+    return max(wanted - 1, 0) if scheduler == "aws_batch" else wanted
 
 
 def nodes_asked_for(scheduler: str, request: Any) -> list[Node]:
@@ -68,7 +74,6 @@ def _slurm(request: Any) -> list[Node]:
     for options, call in zip(batch, calls.strip().splitlines(), strict=True):
         asked = dict(option[2:].split("=", 1) for option in options if "=" in option)
         assert "--requeue" in options
-        assert asked["partition"] == "training"
         assert asked["ntasks-per-node"] == "1"
         words = shlex.split(call)
         (exported,) = (word for word in words if word.startswith("--export="))
@@ -77,6 +82,7 @@ def _slurm(request: Any) -> list[Node]:
             Node(
                 _torchrun(words[-3:]), env, int(asked["cpus-per-task"]), int(asked.get("gpus-per-task", 0)),
                 int(asked["mem"]), retries=int(re.search(r"TORCHX_MAX_RETRIES=(\d+)", script)[1]),
+                queue=asked.get("partition"),
             )
         )  # fmt: skip
     return nodes
@@ -101,19 +107,23 @@ def _lsf(request: Any) -> list[Node]:
 
 
 def _aws_batch(request: Any) -> list[Node]:
-    assert request.queue == "training"
     properties = request.job_def["nodeProperties"]
     (group,) = properties["nodeRangeProperties"]
     container = group["container"]
     assert group["targetNodes"] == f"0:{properties['numNodes'] - 1}"
     asked = {one["type"]: int(one["value"]) for one in container["resourceRequirements"]}
-    source = {volume["name"]: volume["host"]["sourcePath"] for volume in container["volumes"]}
+    source = {
+        volume["name"]: volume["host"]["sourcePath"]
+        if "host" in volume
+        else volume["efsVolumeConfiguration"]["fileSystemId"]
+        for volume in container["volumes"]
+    }
     node = Node(
         _torchrun(container["command"]),
         {one["name"]: one["value"] for one in container["environment"]},
         asked["VCPU"], asked.get("GPU", 0), asked["MEMORY"], container["image"],
         [(source[one["sourceVolume"]], one["containerPath"]) for one in container["mountPoints"]],
-        request.job_def["retryStrategy"]["attempts"],
+        request.job_def["retryStrategy"]["attempts"] - 1, request.queue,
     )  # fmt: skip
     return [node] * properties["numNodes"]
 
@@ -137,19 +147,21 @@ def _local_docker(request: Any) -> list[Node]:
 
 def _kubernetes(request: Any) -> list[Node]:
     spec = request.resource["spec"]
-    assert spec["queue"] == "training"
     nodes = []
     for task in spec["tasks"]:
         assert task["replicas"] == task["minAvailable"] == 1
         (container,) = task["template"].spec.containers
         limits = container.resources.limits
-        paths = {one.name: one.host_path.path for one in task["template"].spec.volumes if one.host_path}
-        mounts = [(paths[one.name], one.mount_path) for one in container.volume_mounts if one.name in paths]
+        volumes = task["template"].spec.volumes
+        source = {one.name: one.host_path.path for one in volumes if one.host_path}
+        source |= {one.name: one.persistent_volume_claim.claim_name for one in volumes if one.persistent_volume_claim}
+        mounts = [(source[one.name], one.mount_path) for one in container.volume_mounts if one.name in source]
         nodes.append(
             Node(
                 _torchrun(container.command), {one.name: one.value for one in container.env},
                 int(limits["cpu"].removesuffix("m")) // 1000, int(limits.get("nvidia.com/gpu", 0)),
                 int(limits["memory"].removesuffix("M")), container.image, mounts, spec["maxRetry"],
+                spec["queue"],
             )
         )  # fmt: skip
     return nodes

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from schedulers import SETTINGS, lacks, nodes_asked_for
+from schedulers import QUEUE, lacks, nodes_asked_for, retries
 from torchx.runner import get_runner
 from torchx.specs.builders import materialize_appdef
 from torchx.specs.finder import get_component
@@ -96,9 +96,8 @@ def test_what_a_scheduler_is_asked_for(app, scheduler, runner, monkeypatch):
     ]
     positional = [name for name, one in parameters.items() if one.kind is inspect.Parameter.VAR_POSITIONAL]
 
-    dry = runner.dryrun_component(
-        f"components/{app}.py:{app}", [*given, *positional], scheduler, SETTINGS.get(scheduler)
-    )
+    settings = {QUEUE[scheduler]: "training"} if scheduler in QUEUE else {}
+    dry = runner.dryrun_component(f"components/{app}.py:{app}", [*given, *positional], scheduler, settings)
     nodes = nodes_asked_for(scheduler, dry.request)
 
     ranks, wanted = ("4", 2) if "j" in parameters else ("1", 1)
@@ -127,7 +126,8 @@ def test_what_a_scheduler_is_asked_for(app, scheduler, runner, monkeypatch):
         assert node.memory_mb in (64000, None)
         assert node.image in (image, None)
         assert node.mounts in ([("/data", "/shared")], None)
-        assert node.retries in (3, None)
+        assert node.retries in (retries(scheduler, 3), None)
+        assert node.queue == next(iter(settings.values()), None)
 
 
 def _is_required(parameter):

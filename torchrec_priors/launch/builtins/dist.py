@@ -56,7 +56,8 @@ def ddp(
             script_args = ("--", *script_args)
         processes = int(j.rsplit("x", 1)[-1])
         # Restarts over gloo fail now and then where the agent's store is shared with the workers.
-        ours = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": str(max(1, cpu // processes))}
+        cores = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB, h=h).cpu
+        ours = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": str(max(1, cores // processes))}
         env = {**ours, **(env or {})}
     return dist.ddp(
         *script_args,
