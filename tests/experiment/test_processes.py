@@ -54,6 +54,33 @@ def test_on_a_scheduler(small_raw, tmp_path, monkeypatch):
     launcher.stop()
 
 
+CONFIG = """
+[component:components/train.py:train]
+image = registry/image:1
+j = 7x7
+gpu = 2
+env = NCCL_SOCKET_IFNAME=ib0
+mounts = type=volume,src=shared,dst=/shared
+init_from = runs/other
+"""
+
+
+def test_runs_are_on_what_torchxconfig_says_of_their_component(tmp_path, monkeypatch):
+    (tmp_path / "cluster").write_text(CONFIG)
+    monkeypatch.setenv("TORCHXCONFIG", str(tmp_path / "cluster"))
+    launcher = OnScheduler("local_cwd", "1x2", tmp_path / "logs")
+    (train,) = launcher._definition("train", ["--config", "c.toml", "model.dim=3"]).roles
+    assert train.args[-1].endswith(
+        "--nproc_per_node 2 --tee 3 --role '' -m torchrec_priors.apps.train -- --config c.toml model.dim=3"
+    )
+    assert (train.image, train.resource.gpu, train.resource.memMB) == ("registry/image:1", 2, 8192)
+    assert train.env["NCCL_SOCKET_IFNAME"] == "ib0"
+    assert [(mount.src, mount.dst_path) for mount in train.mounts] == [("shared", "/shared")]
+    (evaluate,) = launcher._definition("evaluate", ["--run", "r"]).roles
+    assert (evaluate.resource.gpu, evaluate.mounts) == (0, [])
+    launcher.stop()
+
+
 def test_what_no_scheduler_takes_is_refused(tmp_path):
     with pytest.raises(UserError, match="no 'local_cdw': did you mean 'local_cwd'"):
         OnScheduler("local_cdw", "1x1", tmp_path)

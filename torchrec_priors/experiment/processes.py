@@ -1,5 +1,6 @@
 """How an experiment starts `train` and `evaluate`: as processes beside it, or as applications of a TorchX scheduler."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -11,16 +12,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from torchx.runner import get_runner
-from torchx.runner.config import apply
-from torchx.specs import AppState
+from torchx.runner.config import apply, get_configs
+from torchx.specs import AppDef, AppState
+from torchx.specs.builders import materialize_appdef
 
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.launch.application import application
+from torchrec_priors.launch.builtins import dist
 from torchrec_priors.launch.command_line import arguments
 
 _OF_A_LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
 _GRACE = 10.0  # seconds between asking a process to end and ending it
 _POLL = 2.0  # seconds between asking a scheduler
+_MEMORY_MB = "8192"  # of a node, as the components have it
 
 
 class Launcher(Protocol):
@@ -111,7 +114,7 @@ class OnScheduler:
         self._guard, self._running, self._stopped = threading.Lock(), set[str](), False
 
     def run(self, app: str, options: Mapping[str, object], overrides: list[str], log: Path) -> str | None:
-        definition = application(app, options, *overrides, j=self._ranks)
+        definition = self._definition(app, arguments(options) + overrides)
         with self._guard:
             if self._stopped:
                 return "stopped"
@@ -135,6 +138,17 @@ class OnScheduler:
         for handle in running:
             self._runner.cancel(handle)
         self._runner.close()
+
+    def _definition(self, app: str, words: list[str]) -> AppDef:
+        """The app on these ranks, on what `.torchxconfig` says of its component, as `torchx run` reads it."""
+        known = inspect.signature(dist.ddp).parameters
+        given = {
+            name: value
+            for name, value in get_configs("component", f"components/{app}.py:{app}").items()
+            if name in known
+        }
+        fixed = ["-m", f"torchrec_priors.apps.{app}", "--name", f"/{app}", "-j", self._ranks]
+        return materialize_appdef(dist.ddp, [*fixed, "--", *words], {"memMB": _MEMORY_MB, **given})
 
     def _lines(self, handle: str, role: str) -> list[str]:
         try:
