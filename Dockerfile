@@ -43,7 +43,7 @@ RUN pip install ".${EXTRAS:+[$EXTRAS]}" \
 
 # What writes to a shared volume must be allowed to: --build-arg UID=$(id -u) for files that are yours.
 ARG UID=1000
-RUN useradd --uid "$UID" --create-home priors \
+RUN useradd --non-unique --uid "$UID" --create-home priors \
     && install --directory --owner=priors /workspace
 USER $UID
 WORKDIR /workspace
