@@ -1,5 +1,6 @@
 """Two nodes, each a machine of its own to what runs there, train as two processes of one machine do."""
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ STEPS = 60
 SETTINGS = ["model.dim=8", "encoder.layers=1", "encoder.dropout=0.2", f"training.steps={STEPS}", "training.batch=8",
             "training.evaluate_every=20", "training.log_every=1", "training.checkpoint_seconds=0"]  # fmt: skip
 TWICE = ["--env", "PET_MAX_RESTARTS=2"]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(why_not() is not None, reason=str(why_not()))]
+_REASON = why_not()
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(_REASON is not None, reason=str(_REASON))]
 
 
 @pytest.fixture
@@ -33,15 +35,8 @@ def on_one_node(small_data, tmp_path_factory):
 
 
 def _given(data, run):
-    return [
-        "--config",
-        str(REPOSITORY / "torchx_configs/small.toml"),
-        "--data",
-        str(data),
-        "--run",
-        str(run),
-        *SETTINGS,
-    ]
+    config = REPOSITORY / "torchx_configs/small.toml"
+    return ["--config", str(config), "--data", str(data), "--run", str(run), *SETTINGS]
 
 
 def _start(machine, number, data, run, *more):
@@ -76,6 +71,7 @@ def test_a_killed_rank_is_started_again_within_the_budget(machines, small_data, 
     (rank,) = machines[1].processes(ranks_alone=True)
     os.kill(rank, signal.SIGKILL)
     _finish(started, tmp_path)
+    assert "resuming" in (tmp_path / "node0.log").read_text()
     assert _results(run) == _results(on_one_node)
 
 
@@ -85,10 +81,12 @@ def test_a_node_that_was_lost_joins_again(machines, small_data, on_one_node, tmp
     first, second = (_start(machine, number, small_data, run, *TWICE) for number, machine in enumerate(machines))
     _wait_for_step(STEPS // 2, run, [first, second])
     for process in machines[1].processes():
-        os.kill(process, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     assert second.wait(60) != 0
     again = _start(machines[1], 1, small_data, run, *TWICE)
     _finish([first, again], tmp_path)
+    assert "resuming" in (tmp_path / "node0.log").read_text()
     assert _results(run) == _results(on_one_node)
 
 
