@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as multiprocessing
+from forks import METHOD
 
 
 def _one(rank, world, port_file, function, arguments, answers):
@@ -28,7 +29,8 @@ def run_on_ranks(world, function, *arguments):
         finally:
             torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as answers:
-        multiprocessing.spawn(_one, (world, _free_port(), function, arguments, answers), nprocs=world)
+        given = (world, _free_port(), function, arguments, answers)
+        multiprocessing.start_processes(_one, given, nprocs=world, start_method=METHOD)
         return [torch.load(Path(answers) / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 

@@ -1,9 +1,16 @@
-"""Runs the apps as users do: as commands, alone or on several ranks."""
+"""Runs the apps as users do: as commands, alone or on several ranks.
 
+One that runs alone is forked from a server that has imported the apps.
+"""
+
+import importlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+from forks import FORKS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -19,13 +26,10 @@ TINY = [  # a run of two steps; what is given after these wins
 
 def app(name, *arguments, ranks=1, cwd=None, check=True, timeout=280):
     """`python -m torchrec_priors.apps.<name>`, under torchrun where there are several ranks."""
-    module = ["-m", f"torchrec_priors.apps.{name}"]
     if ranks == 1:
-        command = [sys.executable, *module, *map(str, arguments)]
-    else:
-        torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks]  # a free port
-        command = [*torchrun, *module, "--", *map(str, arguments)]
-    return run(command, cwd=cwd, check=check, timeout=timeout)
+        return _forked(name, [str(part) for part in arguments], cwd, check, timeout)
+    torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks]  # a free port
+    return run([*torchrun, "-m", f"torchrec_priors.apps.{name}", "--", *arguments], cwd, check, timeout)
 
 
 def run(command, cwd=None, check=True, timeout=280):
@@ -34,6 +38,38 @@ def run(command, cwd=None, check=True, timeout=280):
         [str(part) for part in command], cwd=cwd or REPOSITORY, env=environment, capture_output=True, text=True,
         timeout=timeout,
     )  # fmt: skip
+    return _checked(done, check)
+
+
+def _forked(name, arguments, cwd, check, timeout):
+    with tempfile.TemporaryDirectory() as folder:
+        texts = [Path(folder) / stream for stream in ("stdout", "stderr")]
+        process = FORKS.Process(
+            target=_main, args=(name, arguments, cwd or REPOSITORY, {**os.environ, "OMP_NUM_THREADS": "1"}, texts)
+        )
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            raise subprocess.TimeoutExpired([name, *arguments], timeout)
+        done = subprocess.CompletedProcess([name, *arguments], process.exitcode, *(text.read_text() for text in texts))
+    return _checked(done, check)
+
+
+def _main(name, arguments, cwd, environment, texts):
+    """In the forked process."""
+    for number, text in enumerate(texts, 1):
+        os.dup2(os.open(text, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(environment)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+    sys.argv = [f"torchrec_priors.apps.{name}", *arguments]
+    importlib.import_module(f"torchrec_priors.apps.{name}").main()
+
+
+def _checked(done, check):
     if check and done.returncode:
-        raise AssertionError(f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(f"{done.args} gave {done.returncode}\n{done.stdout}\n{done.stderr}")
     return done
