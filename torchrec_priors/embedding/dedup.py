@@ -13,7 +13,8 @@ def once(ids: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, dict[str, Tensor]]:
     """Every feature's ids in one row each, ascending, and for each feature the places of its ids, in their order.
 
     Example:
-        >>> ids = KeyedJaggedTensor(["a", "b"], torch.tensor([7, 3, 7, 3]), torch.tensor([2, 1, 0, 1]))
+        >>> values, lengths = torch.tensor([7, 3, 7, 3]), torch.tensor([2, 1, 0, 1])
+        >>> ids = KeyedJaggedTensor(keys=["a", "b"], values=values, lengths=lengths)
         >>> asked, place = once(ids)
         >>> asked.values().tolist(), asked.lengths().tolist(), place["a"].tolist(), place["b"].tolist()
         ([3, 7, 3], [2, 1], [1, 0, 1], [0])

@@ -184,18 +184,20 @@ class Plan:
         return ShardingPlan(plan=dict(modules))
 
     def in_words(self) -> str:
-        """A few lines for a person."""
+        """A few lines for a person: a table each, with the bytes of a rank (values and optimizer state)."""
         lines = [f"tables over {self.ranks} rank{'s' * (self.ranks > 1)}:"]
-        width = max(len(plan.table.name) for plan in self.tables)
-        for plan in self.tables:
-            table, of_ranks = plan.table, sorted({plan.bytes_of(rank) for rank in range(self.ranks)})
-            least, most = of_ranks[0], of_ranks[-1]
-            held = _size(most) if least == most else f"{_size(least)} to {_size(most)}"
-            lines.append(
-                f"  {table.name:{width}}  {plan.type:11}  {plan.kernel}  {table.rows:,} x {table.columns}  "
-                f"{held} a rank"
-            )
+        columns = [
+            (plan.table.name, plan.type, plan.kernel, f"{plan.table.rows:,} x {plan.table.columns}", self._held(plan))
+            for plan in self.tables
+        ]
+        widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
+        lines += ["  ".join(["", *map(str.ljust, line, widths)]).rstrip() for line in columns]
         return "\n".join(lines)
+
+    def _held(self, plan: TablePlan) -> str:
+        of_ranks = [plan.bytes_of(rank) for rank in range(self.ranks)]
+        least, most = _size(min(of_ranks)), _size(max(of_ranks))
+        return f"{most} a rank" if least == most else f"{least} to {most} a rank"
 
 
 def tables_of(model: nn.Module) -> list[Table]:
@@ -275,7 +277,10 @@ def _table_plan(values: Mapping[str, Any]) -> TablePlan:
 
 def _size(number: int) -> str:
     """
-    >>> _size(0), _size(215_296), _size(5_000_000)
-    ('0 MB', '0.215 MB', '5.00 MB')
+    >>> _size(0), _size(215_296), _size(5_000_000), _size(64_290_000_000)
+    ('0 kB', '215.3 kB', '5.0 MB', '64.3 GB')
     """
-    return f"{number / 1e6:.3g} MB" if number < 10**6 else f"{number / 1e6:,.2f} MB"
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if number >= size:
+            return f"{number / size:,.1f} {unit}"
+    return f"{number / 1000:.1f} kB" if number else "0 kB"
