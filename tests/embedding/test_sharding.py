@@ -74,6 +74,16 @@ def test_what_a_cpu_cannot_do_is_refused_with_the_reason():
             config.check_device("cpu")
 
 
+def test_what_was_trained_on_gpus_is_read_row_wise_on_any_device():
+    tables = {"item": TableSharding("table_wise", "fused_uvm_caching", 0.4)}
+    config = ShardingConfig("column_wise", "fused_uvm", columns=8, tables=tables, communication="bf16")
+    config.for_reading("cpu").check_device("cpu")
+    reading = config.for_reading("cuda")
+    assert (reading.type_of("item"), reading.types_of("feature_x")) == ("row_wise", ["row_wise"])
+    assert (reading.kernels_of("item"), reading.kernels_of("feature_x")) == (["fused_uvm_caching"], ["fused_uvm"])
+    assert reading.load_factor_of("item") == 0.4
+
+
 def test_settings_that_nothing_reads_are_known():
     assert ShardingConfig(columns=8).without_effect() == ["sharding.columns"]
     assert ShardingConfig(columns=8, type="auto").without_effect() == []

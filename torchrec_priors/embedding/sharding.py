@@ -1,7 +1,7 @@
 """How tables are cut over the ranks: settings alone; `plan.py` makes a plan of them, `distribute.py` carries it out."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torchrec_priors.errors import UserError, nearest
 
@@ -139,9 +139,12 @@ class ShardingConfig:
     def load_factor_of(self, table: str) -> float:
         return self._of(table).cache_load_factor or self.cache_load_factor
 
-    def for_reading(self) -> "ShardingConfig":
-        """Where a checkpoint is only read: each rank holds the rows that it answers for, in the memory they were in."""
-        tables = {name: TableSharding(kernel=table.kernel) for name, table in self.tables.items()}
+    def for_reading(self, device: str) -> "ShardingConfig":
+        """Where a checkpoint is only read: each rank holds the rows that it answers for, on GPUs in the memory that
+        training had them in."""
+        if device == "cpu":
+            return ShardingConfig()
+        tables = {name: replace(table, type="") for name, table in self.tables.items()}
         return ShardingConfig(kernel=self.kernel, cache_load_factor=self.cache_load_factor, tables=tables)
 
     def without_effect(self) -> list[str]:

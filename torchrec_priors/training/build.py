@@ -161,7 +161,9 @@ def build_model(
         if isinstance(module, EmbeddingCollection):
             fuse_optimizer(module, config.table.learning_rate)
     _move_dense(model, ranks.device)
-    sharding = config.sharding if for_training else config.sharding.for_reading()
+    sharding = config.sharding if for_training else config.sharding.for_reading(ranks.device.type)
+    for key in sharding.without_effect():
+        log.warning("%s has no effect: nothing in sharding reads it", key)
     parallel, plan = distribute(model, ranks.device, sharding, _lookups(config, tree.item_sets, ranks.world))
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:
