@@ -106,7 +106,7 @@ RUN = {
 def _go_on(folder, runs):
     """Half of a run row-wise and the rest table-wise; another in columns. What a failing planner says."""
     data = PreparedData(folder)
-    with join() as ranks:
+    with join() as ranks, patch("torchrec_priors.embedding.own_rows._ROWS_AT_A_TIME", 30):
         with patch("torchrec_priors.training.loop.step", side_effect=_power_cut(after=4)), pytest.raises(RuntimeError):
             _train_run({}, data, runs / "moved", ranks)
         _train_run({"type": "table_wise"}, data, runs / "moved", ranks)

@@ -172,7 +172,8 @@ def _model():
     ],
     ids=lambda value: str(value) if isinstance(value, list) else "",
 )
-def test_the_plan_is_what_was_asked_for_and_is_carried_out_again(sharding, types, pieces, tmp_path):
+def test_the_plan_is_what_was_asked_for_and_is_carried_out_again(sharding, types, pieces, tmp_path, monkeypatch):
+    monkeypatch.setattr("torchrec_priors.embedding.own_rows._ROWS_AT_A_TIME", 4)
     with join() as ranks:
         parallel, plan = distribute(_model(), ranks.device, sharding)
         assert [table.table for table in plan.tables] == tables_of(_model())

@@ -111,7 +111,12 @@ def _planner(
 ) -> EmbeddingShardingPlanner:
     world = dist.get_world_size()
     topology = TopologyFactory.create_topology(
-        trainer_config=TrainerConfig(world_size=world, local_world_size=local),
+        trainer_config=TrainerConfig(
+            world_size=world,
+            local_world_size=local,
+            hbm_cap_bytes=torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None,
+            ddr_cap_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // local,
+        ),
         kernel_config=KernelConfig(compute_device=device.type),
     )
     constraints = {table.name: _constraints(table, device, sharding, lookups) for table in tables}
