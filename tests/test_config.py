@@ -34,6 +34,8 @@ def _value(config: RunConfig, key: str):
 
 def _other(key: str, value):
     """Another valid value of a key."""
+    if key == "sharding.tables":
+        return {"item": {"type": "column_wise"}}
     if isinstance(value, dict):
         return {**value, "width": 3}
     texts = {
@@ -48,6 +50,10 @@ def _other(key: str, value):
         "embedding.unseen": ("own", "dropped"),
         "embedding.eviction": ("distance_lfu", "lru"),
         "evaluation.tiles": ("fp32", "int8"),
+        "sharding.type": ("row_wise", "auto"),
+        "sharding.kernel": ("auto", "fused"),
+        "sharding.plan": ("", "/mine/sharding.json"),
+        "sharding.communication": ("fp32", "fp16"),
     }
     if key in texts:
         return next(text for text in texts[key] if text != value)
@@ -58,7 +64,7 @@ def _other(key: str, value):
     return 2 * value or 32 if isinstance(value, int) else value / 2 or 0.5
 
 
-_NOT_ALONE = ("model.size", "training.batch_tokens")  # change others, or need another change
+_NOT_ALONE = ("model.size", "training.batch_tokens", "sharding.plan")  # change others, or need another change
 
 
 def _nested(flat: dict) -> dict:

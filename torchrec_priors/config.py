@@ -14,7 +14,9 @@ from typing import Any
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from torchrec_priors.embedding.table import TableConfig
+from torchrec_priors.embedding.features import table_of_feature
+from torchrec_priors.embedding.sharding import ShardingConfig, TableSharding
+from torchrec_priors.embedding.table import TABLE, TableConfig
 from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.encoder.encoder import EncoderConfig
 from torchrec_priors.errors import UserError, nearest
@@ -44,6 +46,7 @@ class RunConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     table: TableConfig = field(default_factory=TableConfig)
     embedding: UnseenConfig = field(default_factory=UnseenConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: RetrievalConfig = field(default_factory=RetrievalConfig)
 
@@ -63,10 +66,14 @@ class RunConfig:
             self.loss,
             self.table,
             self.embedding,
+            self.sharding,
             self.training,
             self.evaluation,
         ):
             part.check()
+        tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
+        managed = TABLE if self.embedding.unseen == "managed" else None
+        self.sharding.check_tables(tables, self.model.dim, managed)
 
     def own_files(self) -> list[Path]:
         """Priors and a backbone that are files of the user's own."""
@@ -81,7 +88,7 @@ class RunConfig:
 
 
 _SECTIONS = {name.name: name.default_factory for name in dataclasses.fields(RunConfig) if name.name != "seed"}
-for _part in (RunConfig, *_SECTIONS.values()):
+for _part in (RunConfig, TableSharding, *_SECTIONS.values()):
     _part.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[union-attr]
 
 
@@ -113,6 +120,8 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
     config = parse(changed)
     config.priors.tree = [absolute(level) for level in config.priors.tree]
     config.encoder.backbone = absolute(config.encoder.backbone)
+    if config.sharding.plan:
+        config.sharding.plan = str(Path(config.sharding.plan).absolute())
     return config
 
 

@@ -13,6 +13,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingColle
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.batch import Batch, Contexts
+from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows
@@ -151,6 +152,7 @@ class Recommender(nn.Module):
         item_set_K = torch.tensor(tree.item_set_K)
         self.register_buffer("item_set_K", item_set_K, persistent=False)
         self.precision = torch.float32  # of the encoder's matrix products in training
+        self.asks_once = False  # whether ids that repeat are looked up once
         self.sees_events = False  # whether the encoder asks for events; the tree may need them, too
 
     discount_T: Tensor
@@ -160,11 +162,13 @@ class Recommender(nn.Module):
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
         """Vectors of all ids, in their order: [values, d]; and the rows of the table that they stand in."""
         (key,) = ids.keys()
-        found = self.table(ids)
+        asked, place = once(ids) if self.asks_once else (ids, {})
+        found = self.table(asked)
         if isinstance(found, tuple):  # a managed table, which says which rows it took
-            vectors, rows = found
-            return vectors[key].values(), rows[key].values()
-        return found[key].values(), ids.values()
+            vectors, rows = (part[key].values() for part in found)
+        else:
+            vectors, rows = found[key].values(), asked.values()
+        return (vectors, rows) if not place else (vectors[place[key]], rows[place[key]])
 
     def look_up(self, batch: Batch) -> LookedUp:
         """The one lookup of a step (and that of side features)."""

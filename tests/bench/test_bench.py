@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 
-from torchrec_priors.bench import ablations, data_path, limits, retrieval, scaling, training
+from torchrec_priors.bench import ablations, data_path, limits, retrieval, scaling, sharding, training
 from torchrec_priors.bench.rows import Row, Variant, as_json, measure, variants_of
 from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
 from torchrec_priors.bench.table import table
 from torchrec_priors.bench.timed import in_a_process, on_ranks
 from torchrec_priors.bench.workload import context_lengths, make_workload
+from torchrec_priors.embedding.sharding import ShardingConfig
 from torchrec_priors.errors import UserError
 
 SMALL = {"sequences": 5, "context": 12, "items": 300, "negatives": 44, "dim": 16, "layers": 2, "heads": 2}
@@ -98,6 +99,27 @@ def test_prepare_and_reader_are_measured(tmp_path, monkeypatch):
     reading, training_row = data_path.reader_rows(tmp_path / "reader", 2, [].append)
     assert reading.speedup == pytest.approx(reading.tokens_per_s / training_row.tokens_per_s)
     assert table([reading, training_row]).count("\n") == 5
+
+
+def test_lookups_find_the_same_however_the_table_is_cut(monkeypatch):
+    """And a row says how long each part took."""
+    few, named = sharding.Lookups(items=500, dim=16, ids=300), []
+
+    def here(*arguments):
+        name, _, (kind, _, repeats, *options), _ = arguments[-4:]
+        named.append(name)
+        return sharding.time_lookups(ShardingConfig(kind, dedup="--dedup" in options), few, int(repeats))
+
+    monkeypatch.setattr(sharding, "in_a_process", here)
+    monkeypatch.setattr(sharding, "on_ranks", here)
+    rows = sharding.sharding_rows(2, 2, [].append)
+    assert len(named) == len(rows) == 3 * 2 + 2
+    assert named[0] == "row_wise, 1 rank"
+    assert named[-1] == "row_wise, fp16 between ranks, 2 ranks"
+    assert len({row.result for row in rows}) == 1, "other vectors were found"
+    assert all(0 < row.forward_s < row.median_s for row in rows)
+    assert rows[0].speedup == 1.0
+    assert "| forward | backward | sent by a rank | memory of the table |" in table(rows)
 
 
 def test_a_shape_that_there_is_not():

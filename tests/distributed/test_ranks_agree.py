@@ -11,7 +11,7 @@ from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import WindowStream
-from torchrec_priors.embedding import table
+from torchrec_priors.embedding import distribute
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate
@@ -37,7 +37,7 @@ def train(folder, tree, score, more=None):
     values = {**copy.deepcopy(SETTINGS), "priors": {"tree": tree}, "loss": {}}
     for key, value in {"model.score": score, **(more or {})}.items():
         section, _, name = key.partition(".")
-        values[section][name] = value
+        values.setdefault(section, {})[name] = value
     config = parse(values)
     data = PreparedData(folder)
     with join() as ranks:
@@ -60,7 +60,7 @@ def train(folder, tree, score, more=None):
             share=ranks.share, device=ranks.device, columns=built.columns, total=ranks.total,
         )  # fmt: skip
         rows = torch.zeros(data.items, config.model.dim)
-        rows[built.shard.first : built.shard.last] = built.shard.rows
+        rows[built.own.first : built.own.last] = built.own.fetch().rows
         dense = {name: p.detach().clone() for name, p in built.model.named_parameters() if "table" not in name}
         return losses, ranks.total(rows), dense, metrics
 
@@ -95,9 +95,8 @@ VALUES, SLOTS = torch.randn(7, 3), [[0, 5], [1, 2, 3, 4, 6], []]
 
 
 def _gather_and_fail_to_plan(values, slots):
-    class Planner:
-        def plan(self, model, sharders):
-            raise RuntimeError("not enough\n memory for item")
+    def make():
+        raise RuntimeError("not enough\n memory for item")
 
     with join() as ranks:
         own = values[slots[ranks.rank]].clone().requires_grad_()
@@ -106,7 +105,7 @@ def _gather_and_fail_to_plan(values, slots):
         (whole * (ranks.rank + 1) * torch.arange(len(whole))[:, None]).sum().backward()
         ids = gather_slots(slots_W[ranks.rank], slots_W, ranks.side)
         try:
-            table._plan_together(Planner(), torch.nn.Module(), None)
+            distribute.together(make)
             message = "no failure"
         except UserError as error:
             message = str(error)

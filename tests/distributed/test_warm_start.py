@@ -1,5 +1,6 @@
 """A run started from another: rows by original id, heads by name, whatever the numbering, on any number of ranks."""
 
+import itertools
 import shutil
 
 import pytest
@@ -35,9 +36,9 @@ def _values(built, data, ranks):
     """Everything by name: item vectors by title, features', heads' and the gate's by theirs, the rest by the
     parameter's."""
     tables = {}
-    for name, shard in built.shards.items():
-        rows = torch.zeros(built.model.state_dict()[_key(built, name)].shape)
-        rows[shard.first : shard.last] = shard.rows
+    for name, own in built.tables.items():
+        rows = torch.zeros(own.plan.table.rows, own.plan.table.columns)
+        rows[own.first : own.last] = own.fetch().rows
         tables[name] = ranks.total(rows)
     ids = data.catalogue(["item_id"])["item_id"].to_pylist()
     found = {f"item {item}": row for item, row in zip(ids, tables["item"], strict=True)}
@@ -54,10 +55,6 @@ def _values(built, data, ranks):
     return {key: value.detach().clone() for key, value in [*found.items(), *dense]}
 
 
-def _key(built, table):
-    return next(key for key in built.model.state_dict() if key.endswith(f"embeddings.{table}.weight"))
-
-
 def _train(data, run):
     config, data = _config(), PreparedData(data)
     with join() as ranks:
@@ -67,13 +64,16 @@ def _train(data, run):
         return _values(built, data, ranks)
 
 
-def _start(data, run, config):
-    data = PreparedData(data)
+def _start(data, run, *configs):
+    """Values before and after, for each configuration."""
+    data, values = PreparedData(data), []
     with join() as ranks:
-        built = build_model(config, data, ranks)
-        first = _values(built, data, ranks)
-        start_from(RunFolder(run), built, config, data, ranks)
-        return first, _values(built, data, ranks)
+        for config in configs:
+            built = build_model(config, data, ranks)
+            first = _values(built, data, ranks)
+            start_from(RunFolder(run), built, config, data, ranks)
+            values.append((first, _values(built, data, ranks)))
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,14 @@ def later(small_raw, tmp_path_factory):
     return raw.parent / "data"
 
 
+SHARDINGS = [{}, {"type": "table_wise"}, {"type": "column_wise", "columns": 4}]
+
+
 @pytest.mark.parametrize("world", [1, 3])
 def test_what_has_the_same_name_has_the_old_value_and_the_rest_its_own_first_one(world, old, later):
     run, values = old
-    for first, started in run_on_ranks(world, _start, later, run, _config()):
+    configs = [_config(sharding=sharding) for sharding in SHARDINGS]
+    for first, started in itertools.chain(*run_on_ranks(world, _start, later, run, *configs)):
         assert first.keys() == started.keys()
         for name, value in started.items():
             expected = values.get(name, first[name])

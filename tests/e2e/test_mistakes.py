@@ -80,6 +80,7 @@ def test_unknown_option_and_missing_option(small_raw):
         ('priors.tree=["temporal:3"]', ["temporal:3", "horizon = 8"]),
         ('priors.tree=["genre:x"]', ["genre"]),
         ("embedding.unseen=forgotten", ["embedding.unseen", "forgotten", "hashed", "managed"]),
+        ("sharding.plan=nowhere.json", ["sharding.plan: '", "nowhere.json' holds no plan", "sharding.json"]),
         ("embedding.unseen=managed", ["embedding.rows = 0", "as 48"]),
     ],
 )

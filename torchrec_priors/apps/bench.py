@@ -64,10 +64,12 @@ def bench(
 
 
 def _part(shape: str, repeats: int, threads: int, report: Callable[[str], None]) -> list[Row]:
-    from torchrec_priors.bench import attention, data_path, scaling
+    from torchrec_priors.bench import attention, data_path, scaling, sharding
 
     if shape == "attention":
         return attention.attention_rows(repeats, threads, report)
+    if shape == "sharding":
+        return sharding.sharding_rows(repeats, threads, report)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         if shape == "prepare":
             return data_path.prepare_rows(Path(folder), report)

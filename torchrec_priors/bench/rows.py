@@ -41,6 +41,8 @@ class Row:
     Attributes:
         spread: half the distance between the quartiles of the repeats, as a share of the median.
         result: of the first repeat: loss of the first step, or a checksum of what was found.
+        forward_s: median of a repeat's first part, where it has two.
+        sent_bytes: the most that a rank sent to others in a repeat, where it was counted.
     """
 
     shape: str
@@ -56,6 +58,8 @@ class Row:
     limit_share: float | None = None
     speedup: float | None = None
     memory_ratio: float | None = None
+    forward_s: float | None = None
+    sent_bytes: int | None = None
 
     @classmethod
     def of(cls, shape: str, variant: str, timed: Timed) -> "Row":
@@ -73,6 +77,8 @@ class Row:
             flops=timed.flops,
             matmul_flops_per_s=timed.rate,
             limit_share=timed.flops / timed.rate / median if timed.rate else None,
+            forward_s=statistics.median(timed.forward) if timed.forward else None,
+            sent_bytes=timed.sent_bytes if timed.forward else None,
         )
 
     def beside(self, reference: "Row") -> "Row":

@@ -68,7 +68,7 @@ SHAPES = {
 }
 
 
-PARTS = ("attention", "prepare", "reader", "scaling")  # of the whole, each with rows of its own
+PARTS = ("attention", "prepare", "reader", "scaling", "sharding")  # of the whole, each with rows of its own
 NAMES = (*SHAPES, *PARTS)
 
 

@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from torchrec_priors.bench.rows import Row
 
 _HEAD = ("variant", "median", "spread", "tokens/s", "peak memory", "speedup", "memory ratio", "limit share", "result")
+_PARTS = ("forward", "backward", "sent by a rank", "memory of the table")
 
 
 def table(rows: Sequence[Row]) -> str:
     """One line a row; the limit below."""
-    lines = [f"# {rows[0].shape}", "", _line(_HEAD), _line(["---"] * len(_HEAD))]
+    parts = rows[0].forward_s is not None
+    head = [*_HEAD, *(_PARTS if parts else ())]
+    lines = [f"# {rows[0].shape}", "", _line(head), _line(["---"] * len(head))]
     for row in rows:
         cells = [
             row.variant,
@@ -22,6 +25,10 @@ def table(rows: Sequence[Row]) -> str:
             _ratio(row.limit_share),
             f"{row.result:.6f}",
         ]
+        if row.forward_s is not None:
+            sent, extra = (row.sent_bytes or 0) / 1e6, row.extra_bytes / 1e9
+            cells += [f"{row.forward_s:.3f} s", f"{row.median_s - row.forward_s:.3f} s"]
+            cells += [f"{sent:.1f} MB", f"{extra:.2f} GB"]
         lines.append(_line(cells))
     for row in rows:
         if row.variant == "ours":

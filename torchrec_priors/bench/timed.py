@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 
@@ -26,6 +26,8 @@ class Timed:
         flops: unavoidable ones of a repeat; 0 where they were not counted.
         rate: matrix products in FLOP/s, measured after the repeats; 0 where it was not.
         extra_bytes: by how much the repeats raised the process's peak.
+        forward: seconds of each repeat's first part, where a repeat has two.
+        sent_bytes: to other ranks by all-to-all in a repeat; 0 where it was not counted.
     """
 
     seconds: list[float]
@@ -35,6 +37,8 @@ class Timed:
     flops: float = 0.0
     rate: float = 0.0
     extra_bytes: int = 0
+    forward: list[float] = field(default_factory=list)
+    sent_bytes: int = 0
 
 
 def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list[float]]:
@@ -106,4 +110,6 @@ def together(runs: Sequence[Callable[[], Timed]]) -> Timed:
         sum(timed.flops for timed in each),
         sum(timed.rate for timed in each),
         max(timed.extra_bytes for timed in each),
+        [max(seconds) for seconds in zip(*(timed.forward for timed in each), strict=True)],
+        max(timed.sent_bytes for timed in each),
     )

@@ -15,6 +15,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.table import table_of
 from torchrec_priors.errors import UserError, nearest
 
@@ -88,12 +89,21 @@ def _quantile(values: pa.Array, groups: int, items: int) -> pa.Array:
     return pa.array(np.searchsorted(bounds, numbers, side="right"), mask=~there)
 
 
+def table_of_feature(name: str) -> str:
+    """The name of a feature's table.
+
+    >>> table_of_feature("price:32")
+    'feature_price'
+    """
+    return PREFIX + name.partition(":")[0]
+
+
 class FeatureTables(nn.Module):
     """Vectors of all features of an item, added up."""
 
     def __init__(self, features: list[ItemFeature], dim: int) -> None:
         super().__init__()
-        self.keys = [PREFIX + feature.name for feature in features]
+        self.keys = [table_of_feature(feature.name) for feature in features]
         self.table = table_of(
             [
                 EmbeddingConfig(name=key, num_embeddings=feature.size, embedding_dim=dim, feature_names=[key])
@@ -102,6 +112,7 @@ class FeatureTables(nn.Module):
         )
         codes = torch.from_numpy(np.stack([feature.code_I for feature in features]))
         self.register_buffer("code_FI", codes, persistent=False)
+        self.asks_once = False  # whether values that repeat are looked up once
 
     code_FI: Tensor
 
@@ -110,5 +121,9 @@ class FeatureTables(nn.Module):
         ids = KeyedJaggedTensor(
             keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths_B.repeat(len(self.keys))
         )
-        found = self.table(ids)
-        return torch.stack([found[key].values() for key in self.keys]).sum(0)
+        asked, place = once(ids) if self.asks_once else (ids, {})
+        found = self.table(asked)
+        vectors = [found[key].values() for key in self.keys]
+        if place:
+            vectors = [of_key[place[key]] for key, of_key in zip(self.keys, vectors, strict=True)]
+        return torch.stack(vectors).sum(0)

@@ -81,6 +81,12 @@ class GroupIndex:
         """Candidates of this rank in each item set."""
         return [len(places) for places in self._sets]
 
+    def over(self, shard: Shard) -> "GroupIndex":
+        """The same candidates, with the rows of `shard`, which are of the same numbers."""
+        index = copy.copy(self)
+        index.shard = shard
+        return index
+
     def vectors(self, tile: Tile) -> Tensor:
         """The stored vectors of a tile's candidates."""
         here = slice(tile.first, tile.first + tile.size)

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
@@ -17,18 +16,13 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.as_trained import AsTrained
 from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.features import FeatureTables, load_features
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows, blocks_of, managed_table
-from torchrec_priors.embedding.table import (
-    TABLE,
-    Shard,
-    distribute,
-    fuse_optimizer,
-    initialise_rows,
-    item_table,
-    own_shards,
-)
+from torchrec_priors.embedding.own_rows import OwnRows, own_rows
+from torchrec_priors.embedding.plan import Plan
+from torchrec_priors.embedding.table import TABLE, Shard, fuse_optimizer, initialise_rows, item_table
 from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
@@ -54,9 +48,9 @@ class Built:
     Attributes:
         parallel: what is trained and checkpointed.
         model: the same model inside it, for everything but training steps.
-        shards: this rank's rows of every table, live views.
+        tables: this rank's part of every table.
         ranks: those it is distributed over.
-        plan: how the table is sharded.
+        plan: how the tables are cut.
         columns: what the encoder asks for of the sequences, besides items.
         training_columns: what the encoder and the tree ask for in training.
         depths: the nodes of the tree that have adapters.
@@ -67,9 +61,9 @@ class Built:
 
     parallel: DistributedModelParallel
     model: Recommender
-    shards: dict[str, Shard]
+    tables: dict[str, OwnRows]
     ranks: Ranks
-    plan: ShardingPlan
+    plan: Plan
     columns: tuple[str, ...]
     training_columns: tuple[str, ...]
     depths: list[Depth]
@@ -84,22 +78,30 @@ class Built:
         return over_item_sets(self.model.tree, self.positives_K)
 
     @property
+    def own(self) -> OwnRows:
+        """The rows of the item table that this rank answers for."""
+        return self.tables[TABLE]
+
+    @property
     def shard(self) -> Shard:
-        """This rank's rows of the item table."""
-        return self.shards[TABLE]
+        """The same rows in place, of a table that is cut row-wise."""
+        assert self.own.live is not None, "the rows are with other ranks: see `OwnRows.fetch`"
+        return self.own.live
 
     @property
     def index(self) -> GroupIndex:
-        """What retrieval needs of the items whose rows this rank holds now. Every rank must ask for it alike."""
+        """What retrieval needs of the items that this rank answers for, with the rows as they are now. Every rank must
+        ask for it alike."""
         rows, tree = self.model.item_rows, self.model.tree
+        block = self.own.fetch()
         if isinstance(rows, ManagedRows):
             rows.refresh(blocks_of(self.model.table), self.ranks.total)
         elif self._index:
-            return self._index[0]
-        index = GroupIndex(tree, self.shard, rows.retrieved(self.shard.first, self.shard.last))
+            return self._index[0].over(block)
+        index = GroupIndex(tree, block, rows.retrieved(self.own.first, self.own.last))
         if rows.found_I is not None:
             index.set_sizes = self.ranks.total(torch.tensor(index.own_sizes)).numpy()
-        self._index[:] = [index]
+        self._index[:] = [index.over(Shard(block.rows.new_empty(0, block.rows.shape[1]), block.first))]
         return index
 
 
@@ -148,6 +150,9 @@ def build_model(
         config.loss.gate,
     )
     model.exchange, model.item_rows = ranks.exchange(), rows
+    model.asks_once = config.sharding.dedup
+    if model.features is not None:
+        model.features.asks_once = config.sharding.dedup
     model.sees_events = config.encoder.events
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
     if for_training:
@@ -156,17 +161,21 @@ def build_model(
         if isinstance(module, EmbeddingCollection):
             fuse_optimizer(module, config.table.learning_rate)
     _move_dense(model, ranks.device)
-    parallel, plan = distribute(model, ranks.device)
-    shards = own_shards(parallel, config.model.dim)
+    sharding = config.sharding if for_training else config.sharding.for_reading(ranks.device.type)
+    for key in sharding.without_effect():
+        log.warning("%s has no effect: nothing in sharding reads it", key)
+    parallel, plan = distribute(model, ranks.device, sharding, _lookups(config, tree.item_sets, ranks.world))
+    tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:
-        for number, shard in enumerate(shards.values()):
-            initialise_rows(shard, config.seed, config.table.init_std, table=number)
+        for number, own in enumerate(tables.values()):
+            for shard in own.shards:
+                initialise_rows(shard, config.seed, config.table.init_std, number, config.model.dim)
     inner = parallel.module
     assert isinstance(inner, Recommender)
     return Built(
         parallel=parallel,
         model=inner,
-        shards=shards,
+        tables=tables,
         ranks=ranks,
         plan=plan,
         columns=columns,
@@ -176,6 +185,14 @@ def build_model(
         targets=targets,
         seen_I=seen_I,
     )
+
+
+def _lookups(config: RunConfig, item_sets: int, world: int) -> int:
+    """About as many ids as a rank asks the item table for in a step."""
+    settings = config.training
+    tokens = settings.batch_tokens or settings.batch * config.model.context
+    negatives = config.negatives.total or config.negatives.per_set * item_sets
+    return max(1, (tokens + negatives) // world)
 
 
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:

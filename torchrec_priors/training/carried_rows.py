@@ -53,31 +53,32 @@ class OldRows:
 
 
 def carried_rows(built: Built, config: RunConfig, data: PreparedData, old: OldRows) -> np.ndarray:
-    """int64, for each row of this rank the other run's row, `NO_ROW` where there is none. A managed table is filled.
+    """int64, for each row that this rank answers for the other run's row, `NO_ROW` where there is none. A managed table
+    is filled.
 
     Every rank must call it.
     """
-    shard, rows = built.shard, built.model.item_rows
+    own, rows = built.own, built.model.item_rows
     texts = [_texts(of) for of in (old.data, data)]
     place_I = pc.fill_null(pc.index_in(texts[1], texts[0]), -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    found = np.full(len(shard.rows), NO_ROW, np.int64)
+    found = np.full(len(own), NO_ROW, np.int64)
     if isinstance(rows, ManagedRows):
         blocks = blocks_of(built.model.table)
         alike = old.state is not None and blocks.fits(old.config) and (place_I[: old.data.items] >= 0).all()
         if alike and old.state is not None and np.array_equal(place_I[: old.data.items], np.arange(old.data.items)):
             old.state.give(blocks)
-            return np.arange(shard.first, shard.last)
+            return np.arange(own.first, own.last)
         _fill(built, config, data, (place_I >= 0) & old.admitted_I[np.maximum(place_I, 0)])
         held = blocks.held()
-        found[held.row_C - shard.first] = old.of(place_I[held.item_C], held.item_C)
+        found[held.row_C - own.first] = old.of(place_I[held.item_C], held.item_C)
         return found
-    held = rows.held(shard.first, shard.last)
+    held = rows.held(own.first, own.last)
     alone = held.row_C if rows.alone_I is None else held.row_C[rows.alone_I[held.item_C]]
     item = held.item_C if rows.alone_I is None else held.item_C[rows.alone_I[held.item_C]]
-    found[alone - shard.first] = old.of(place_I[item], item)
+    found[alone - own.first] = old.of(place_I[item], item)
     if old.rows is not None and len(old.rows.shared_H) == len(rows.shared_H):
-        here = (rows.shared_H >= shard.first) & (rows.shared_H < shard.last)
-        found[rows.shared_H[here] - shard.first] = old.rows.shared_H[here]
+        here = (rows.shared_H >= own.first) & (rows.shared_H < own.last)
+        found[rows.shared_H[here] - own.first] = old.rows.shared_H[here]
     return found
 
 

@@ -83,6 +83,7 @@ class _Run:
                 )
                 write_seen(folder.seen, self.built.seen_I)
             folder.record(config, data, init_from)
+            write_json(folder.sharding, self.built.plan.to_json())
         dist.barrier(ranks.side)
         self.logs = Logs(
             folder.metrics,
@@ -91,6 +92,7 @@ class _Run:
             steps=config.training.steps,
             first_step=self.progress.step,
         )
+        self.logs.say(self.built.plan.in_words())
         if resumed:
             self.logs.say(f"resuming '{folder.path}' at step {self.progress.step}")
         self.started = self.saved_at = time.monotonic()
@@ -253,8 +255,8 @@ class _Run:
 
 
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:
-    """The sampler over this rank's rows; ranks tell one another how much of each set they own."""
-    first, last = built.shard.first, built.shard.last
+    """The sampler over the rows that this rank answers for; ranks tell one another how much of each set they own."""
+    first, last = built.own.first, built.own.last
     assert isinstance(built.model.item_rows, ItemRows), "what a managed table holds changes: see `Admission`"
     held = built.model.item_rows.held(first, last)
     sets = [np.unique(held.row_C[places]) for places in built.model.tree.eligible_among(held.item_C)]

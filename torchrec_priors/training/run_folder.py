@@ -20,6 +20,8 @@ from torchrec_priors.training.seen import read_seen
 log = logging.getLogger(__name__)
 
 CONFIG, DATA, METRICS, SUMMARY, PATHS = "config.toml", "data.json", "metrics.jsonl", "summary.json", "paths.json"
+SHARDING = "sharding.json"
+_NOT_THE_RUN = ("sharding",)  # sections that a run may be gone on with under others of
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class RunFolder:
         return TrainedOn(self.paths, items, seen_I, None if state is None else origin.get("groups", {}))
 
     @property
+    def sharding(self) -> Path:
+        """See `embedding/plan.py`."""
+        return self.path / SHARDING
+
+    @property
     def was_started(self) -> bool:
         return (self.path / CONFIG).is_file()
 
@@ -99,7 +106,9 @@ class RunFolder:
         if not (self.path / CONFIG).is_file():
             raise UserError(f"--run: '{self.path}' is not empty and holds no run: choose another folder")
         recorded = tomllib.loads((self.path / CONFIG).read_text(encoding="utf8"))
-        difference = _first_difference(recorded, tomllib.loads(config.to_toml()))
+        given = tomllib.loads(config.to_toml())
+        recorded, given = ({k: v for k, v in each.items() if k not in _NOT_THE_RUN} for each in (recorded, given))
+        difference = _first_difference(recorded, given)
         if difference:
             raise UserError(
                 f"--run: '{self.path}' holds a run of another configuration ({difference}): choose another folder"

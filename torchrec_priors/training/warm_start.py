@@ -22,8 +22,9 @@ from torch.distributed.tensor import zeros as sharded_zeros
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.embedding.features import PREFIX, load_features
-from torchrec_priors.embedding.table import TABLE, Shard
+from torchrec_priors.embedding.features import load_features, table_of_feature
+from torchrec_priors.embedding.own_rows import OwnRows
+from torchrec_priors.embedding.table import TABLE
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.training.build import Built, tree_of
@@ -73,13 +74,13 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
             found = filled.matched(f"gate.{name}", old_tree.item_set_names, sets, weight)
         filled.report.append(f"{found} of {len(sets)} decisions of the gate")
     old_ids, new_ids = _values(old_config, old_data, trained.items), _values(config, data)
-    for table, shard in built.shards.items():
+    for table, own in built.tables.items():
         if table == TABLE:
             old_rows = carried_rows(built, config, data, OldRows(old_config, old_data, trained, filled.whole))
-            filled.rows(table, old_rows, built.model.item_rows.rows, shard)
+            filled.rows(table, old_rows, built.model.item_rows.rows, own)
         elif table in old_ids:
             there = pc.fill_null(pc.index_in(new_ids[table], old_ids[table]), -1).to_numpy(zero_copy_only=False)
-            filled.rows(table, there[shard.first : shard.last].astype(np.int64), len(there), shard)
+            filled.rows(table, there[own.first : own.last].astype(np.int64), len(there), own)
         else:
             filled.report.append(f"0 of {len(new_ids[table]):,} {table}s")
     log.info("started from %s of '%s': %s", place.name, source.path, "; ".join(filled.report))
@@ -143,20 +144,20 @@ class _Source:
         self._load({name: found})
         return found
 
-    def rows(self, table: str, mine_there: np.ndarray, rows: int, shard: Shard) -> None:
-        """The shard's rows that were there; blocks of the old table go to all ranks, one after another.
+    def rows(self, table: str, mine_there: np.ndarray, rows: int, own: OwnRows) -> None:
+        """The rank's rows that were there; blocks of the old table go to all ranks, one after another.
 
         Args:
-            mine_there: for each row of the shard, its place in the old table; -1 for none.
+            mine_there: for each row that the rank answers for, its place in the old table; -1 for none.
             rows: of the table.
         """
         name = next((key for key in self.sizes if key.endswith(f"embeddings.{table}.weight")), None)
         if name is None:
             self.report.append(f"0 of {rows:,} {table}s")
             return
-        if self.sizes[name][1] != shard.rows.shape[1]:
+        if self.sizes[name][1] != own.plan.table.columns:
             raise UserError(f"--init-from: {name} is of another width there: give the model the same sizes")
-        mine = torch.from_numpy(mine_there)
+        mine, shard = torch.from_numpy(mine_there), own.fetch()
         mesh = init_device_mesh("cpu", (self.ranks.world,))
         part = sharded_zeros(*self.sizes[name], device_mesh=mesh, placements=[ShardedBy(0)])
         self._load({name: part})
@@ -164,6 +165,7 @@ class _Source:
             here = ((mine >= first) & (mine < first + len(block))).nonzero().squeeze(1)
             with torch.no_grad():
                 shard.rows[here.to(shard.rows.device)] = block[mine[here] - first].to(shard.rows.device)
+        own.store(shard)
         found = int(self.ranks.total((mine >= 0).sum()))
         self.report.append(f"{found:,} of {rows:,} {table}s")
 
@@ -200,4 +202,4 @@ def _get(names: list[list[str]], place: int) -> list[str]:
 def _values(config: RunConfig, data: PreparedData, items: int | None = None) -> dict[str, pa.Array]:
     """What the rows of each table of a feature stand for, as texts."""
     features = load_features(config.encoder.item_features, data, items)
-    return {PREFIX + feature.name: feature.values for feature in features}
+    return {table_of_feature(feature.name): feature.values for feature in features}

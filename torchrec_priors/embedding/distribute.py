@@ -1,0 +1,154 @@
+"""Shards a model's tables over all ranks: a plan that TorchRec's planner makes, or one that a run has kept."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
+from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
+from torchrec.distributed.mc_embedding import ManagedCollisionEmbeddingCollectionSharder
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
+from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, TrainerConfig
+from torchrec.distributed.types import CacheParams, ShardingEnv
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
+
+from torchrec_priors.embedding.plan import Plan, Table, tables_of
+from torchrec_priors.embedding.sharding import ROW_WISE, ShardingConfig
+from torchrec_priors.errors import UserError
+
+_LOOKUPS = 512  # ids of a table that a rank asks for in a step, where nothing is known
+
+
+class _Enumerator(EmbeddingEnumerator):
+    """Cuts managed tables where their blocks end, also where ranks get different numbers of blocks."""
+
+    def _get_num_buckets(self, parameter: str, module: nn.Module) -> int | None:
+        if isinstance(module, ManagedCollisionEmbeddingCollection):
+            buckets: int = module._managed_collision_collection.table_to_number_buckets()[parameter]
+            return buckets
+        return None
+
+
+def distribute(
+    model: nn.Module, device: torch.device, sharding: ShardingConfig | None = None, lookups: int = _LOOKUPS
+) -> tuple[DistributedModelParallel, Plan]:
+    """Shards the model's tables over all ranks and replicates the rest (DDP).
+
+    Args:
+        lookups: ids of a table that a rank asks for in a step, for the planner.
+
+    Raises:
+        UserError: the planner finds no plan, the one to be used again does not fit, or there are more ranks than blocks
+            of a managed table; raised on every rank.
+    """
+    sharding = ShardingConfig() if sharding is None else sharding
+    sharding.check_device(device.type)
+    group = dist.group.WORLD
+    assert group is not None
+    world = dist.get_world_size()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    codecs = None
+    if sharding.communication != "fp32":
+        precision = CommType(sharding.communication)
+        codecs = get_qcomm_codecs_registry(QCommsConfig(precision, precision), device=device)
+    sharder = EmbeddingCollectionSharder(
+        fused_params={"bounds_check_mode": BoundsCheckMode.FATAL}, qcomm_codecs_registry=codecs
+    )
+    sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
+    tables = tables_of(model)
+    _check_blocks(tables, world)
+
+    def make() -> Plan:
+        if sharding.plan:
+            file = Path(sharding.plan)
+            plan = Plan.read(file)
+            plan.check_fits(tables, world, device.type, f"sharding.plan: '{file}'")
+            return plan
+        planner = _planner(tables, device, sharding, lookups, local)
+        return Plan.of(planner.plan(model, sharders), tables, world)
+
+    plan = together(make)
+    wrapped = DistributedModelParallel(
+        model,
+        env=ShardingEnv(world, dist.get_rank(), group, output_dtensor=True),
+        device=device,
+        plan=plan.to_torchrec(tables, device.type, local),
+        sharders=sharders,
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
+    )
+    return wrapped, plan
+
+
+def together(make: Callable[[], Plan]) -> Plan:
+    """Rank 0's plan on every rank; its failure on every rank too, instead of a hang."""
+    answer: list[Plan | str | None] = [None]
+    if dist.get_rank() == 0:
+        try:
+            answer[0] = make()
+        except UserError as error:
+            answer[0] = str(error)
+        except Exception as error:  # the planner raises its own kinds, all of which must reach every rank
+            answer[0] = f"no sharding plan was found: {' '.join(str(error).split())[:300]}"
+    if dist.get_world_size() > 1:
+        dist.broadcast_object_list(answer, src=0)
+    plan = answer[0]
+    if isinstance(plan, str):
+        raise UserError(plan)
+    assert plan is not None
+    return plan
+
+
+def _planner(
+    tables: list[Table], device: torch.device, sharding: ShardingConfig, lookups: int, local: int
+) -> EmbeddingShardingPlanner:
+    world = dist.get_world_size()
+    topology = TopologyFactory.create_topology(
+        trainer_config=TrainerConfig(
+            world_size=world,
+            local_world_size=local,
+            hbm_cap_bytes=torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None,
+            ddr_cap_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // local,
+        ),
+        kernel_config=KernelConfig(compute_device=device.type),
+    )
+    constraints = {table.name: _constraints(table, device, sharding, lookups) for table in tables}
+    return EmbeddingShardingPlanner(
+        topology,
+        batch_size=1,
+        constraints=constraints,
+        enumerator=_Enumerator(topology, batch_size=1, constraints=constraints),
+        storage_reservation=FixedPercentageStorageReservation(0.1),
+    )
+
+
+def _constraints(table: Table, device: torch.device, sharding: ShardingConfig, lookups: int) -> ParameterConstraints:
+    options: dict[str, Any] = {
+        "sharding_types": sharding.types_of(table.name),
+        "compute_kernels": sharding.kernels_of(table.name),
+    }
+    if table.block:
+        options = {"sharding_types": [ROW_WISE], "compute_kernels": ["fused"]}
+    elif device.type != "cpu" and options["compute_kernels"] in (None, ["fused_uvm_caching"]):
+        options["cache_params"] = CacheParams(load_factor=sharding.load_factor_of(table.name))
+    return ParameterConstraints(
+        **options,
+        min_partition=sharding.columns or -(-table.columns // dist.get_world_size()),
+        pooling_factors=[float(lookups)],
+    )
+
+
+def _check_blocks(tables: list[Table], world: int) -> None:
+    for table in tables:
+        if table.block and table.rows // table.block < world:
+            raise UserError(
+                f"embedding.blocks = {table.rows // table.block}: a managed table goes on at most so many ranks, not "
+                f"on {world}: use fewer, or train with more blocks"
+            )

@@ -1,0 +1,286 @@
+"""Which rank holds what of every table: TorchRec's plan in a form that is printed, kept with a run and used again."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torchrec.distributed.sharding_plan import placement
+from torchrec.distributed.types import (
+    CacheParams,
+    EmbeddingModuleShardingPlan,
+    EnumerableShardingSpec,
+    ParameterSharding,
+    ShardingPlan,
+    ShardMetadata,
+)
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
+
+from torchrec_priors.embedding.sharding import ROW_WISE, TYPES, UVM
+from torchrec_priors.errors import UserError
+
+_FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a table: rows [first_row, first_row + rows) of columns [first_column, first_column + columns)."""
+
+    rank: int
+    first_row: int
+    rows: int
+    first_column: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a model.
+
+    Attributes:
+        name: of the table.
+        module: path of the module that holds it.
+        rows, columns: of the table.
+        block: rows that stay together, where they are managed; 0 where they are not.
+    """
+
+    name: str
+    module: str
+    rows: int
+    columns: int
+    block: int = 0
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """One table, and where its pieces are.
+
+    Attributes:
+        type, kernel: TorchRec's names.
+        cache_load_factor: of a cached kernel; None for TorchRec's own.
+    """
+
+    table: Table
+    type: str
+    kernel: str
+    pieces: list[Piece]
+    cache_load_factor: float | None = None
+
+    @property
+    def row_wise(self) -> bool:
+        """Whether each rank holds one block of whole rows."""
+        return self.type == ROW_WISE
+
+    def bytes_of(self, rank: int) -> int:
+        """Values, and a number of row-wise Adagrad for each row of each piece."""
+        return sum(_FLOAT * piece.rows * (piece.columns + 1) for piece in self.pieces if piece.rank == rank)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All tables of a model."""
+
+    ranks: int
+    tables: list[TablePlan]
+
+    def __getitem__(self, name: str) -> TablePlan:
+        return next(plan for plan in self.tables if plan.table.name == name)
+
+    @classmethod
+    def of(cls, plan: ShardingPlan, tables: Iterable[Table], ranks: int) -> "Plan":
+        """TorchRec's plan of some tables.
+
+        Raises:
+            UserError: it leaves something out.
+        """
+        found = []
+        for table in tables:
+            sharding = (plan.plan.get(table.module) or {}).get(table.name)
+            if sharding is None:
+                raise UserError(f"the sharding plan does not cover table '{table.name}'")
+            pieces = [
+                Piece(shard.placement.rank(), *_interleaved(shard.shard_offsets, shard.shard_sizes))
+                for shard in sharding.sharding_spec.shards
+            ]
+            cache = sharding.cache_params
+            found.append(
+                TablePlan(
+                    table,
+                    sharding.sharding_type,
+                    sharding.compute_kernel,
+                    pieces,
+                    None if cache is None else cache.load_factor,
+                )
+            )
+        made = cls(ranks, found)
+        made.check(tables, "the sharding plan")
+        return made
+
+    @classmethod
+    def read(cls, file: Path) -> "Plan":
+        """One that `to_json` wrote.
+
+        Raises:
+            UserError: there is none in the file.
+        """
+        try:
+            values = json.loads(file.read_text(encoding="utf8"))
+            return cls(int(values["ranks"]), [_table_plan(each) for each in values["tables"]])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise UserError(f"sharding.plan: '{file}' holds no plan ({reason}): give a run's sharding.json") from error
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def check(self, tables: Iterable[Table], where: str) -> None:
+        """Raises UserError where the plan does not hold every value of every table exactly once, in pieces that
+        TorchRec can look up; `where` is what is to blame."""
+        planned = {plan.table.name: plan for plan in self.tables}
+        for table in tables:
+            plan = planned.pop(table.name, None)
+            if plan is None:
+                raise UserError(f"{where} does not cover table '{table.name}': make another")
+            there, here = (f"{each.rows:,} x {each.columns}" for each in (plan.table, table))
+            if there != here:
+                raise UserError(f"{where} is for a table '{table.name}' of {there}, not of {here}: make another")
+            _check_pieces(plan, table, self.ranks, f"{where}, table '{table.name}'")
+        if planned:
+            raise UserError(f"{where} has a table '{min(planned)}' that the model lacks: make another")
+
+    def check_fits(self, tables: list[Table], ranks: int, device: str, where: str) -> None:
+        """Raises UserError where a plan that was read is not for these tables, ranks and device."""
+        if self.ranks != ranks:
+            raise UserError(f"{where} is for {self.ranks} ranks, not for {ranks}: run on {self.ranks}, or make another")
+        self.check(tables, where)
+        for plan in self.tables:
+            if device == "cpu" and plan.kernel in UVM:
+                raise UserError(f"{where}, table '{plan.table.name}': kernel {plan.kernel} is for GPUs: make another")
+
+    def to_torchrec(self, tables: Iterable[Table], device: str, local_ranks: int) -> ShardingPlan:
+        """What TorchRec carries out, for a model of these tables."""
+        modules: dict[str, EmbeddingModuleShardingPlan] = {}
+        for table in tables:
+            plan = self[table.name]
+            shards = [
+                ShardMetadata(
+                    shard_offsets=[piece.first_row, piece.first_column],
+                    shard_sizes=[piece.rows, piece.columns],
+                    placement=placement(device, piece.rank, local_ranks),
+                )
+                for piece in plan.pieces
+            ]
+            factor = plan.cache_load_factor
+            modules.setdefault(table.module, EmbeddingModuleShardingPlan())[table.name] = ParameterSharding(
+                sharding_type=plan.type,
+                compute_kernel=plan.kernel,
+                ranks=[piece.rank for piece in plan.pieces],
+                sharding_spec=EnumerableShardingSpec(shards),
+                cache_params=None if factor is None else CacheParams(load_factor=factor),
+            )
+        return ShardingPlan(plan=dict(modules))
+
+    def in_words(self) -> str:
+        """A few lines for a person: a table each, with the bytes of a rank (values and optimizer state)."""
+        lines = [f"tables over {self.ranks} rank{'s' * (self.ranks > 1)}:"]
+        columns = [
+            (plan.table.name, plan.type, plan.kernel, f"{plan.table.rows:,} x {plan.table.columns}", self._held(plan))
+            for plan in self.tables
+        ]
+        widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
+        lines += ["  ".join(["", *map(str.ljust, line, widths)]).rstrip() for line in columns]
+        return "\n".join(lines)
+
+    def _held(self, plan: TablePlan) -> str:
+        of_ranks = [plan.bytes_of(rank) for rank in range(self.ranks)]
+        least, most = _size(min(of_ranks)), _size(max(of_ranks))
+        return f"{most} a rank" if least == most else f"{least} to {most} a rank"
+
+
+def tables_of(model: nn.Module) -> list[Table]:
+    """The tables of a model that is not sharded yet."""
+    found: dict[str, Table] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, EmbeddingCollection):
+            configs, blocks = module.embedding_configs(), {}
+        elif isinstance(module, ManagedCollisionEmbeddingCollection):
+            configs = module._embedding_module.embedding_configs()
+            blocks = module._managed_collision_collection.table_to_number_buckets()
+        else:
+            continue
+        for config in configs:
+            rows, columns = config.num_embeddings, config.embedding_dim
+            block = rows // blocks[config.name] if config.name in blocks else 0
+            found.setdefault(
+                config.name, Table(config.name, path, rows, columns, block)
+            )  # the outer module comes first
+    return list(found.values())
+
+
+def even_blocks(rows: int, ranks: int) -> list[tuple[int, int]]:
+    """[first, last) of each rank, as TorchRec cuts rows.
+
+    >>> even_blocks(10, 4)
+    [(0, 3), (3, 6), (6, 9), (9, 10)]
+    """
+    size = -(-rows // ranks)
+    return [(min(rank * size, rows), min((rank + 1) * size, rows)) for rank in range(ranks)]
+
+
+def _check_pieces(plan: TablePlan, table: Table, ranks: int, where: str) -> None:
+    held = [piece for piece in plan.pieces if piece.rows]
+    if plan.type not in TYPES:
+        raise UserError(f"{where} is cut {plan.type}: {', '.join(TYPES)} alone can be carried out")
+    if table.block and plan.type != ROW_WISE:
+        raise UserError(f"{where} is managed, so it must be cut row_wise, not {plan.type}")
+    if any(not 0 <= piece.rank < ranks for piece in held):
+        raise UserError(f"{where} names a rank that is none of {ranks}: make another")
+    across, along = (0, table.columns), (0, table.rows)
+    if plan.type == ROW_WISE:
+        whole = all((piece.first_column, piece.columns) == across for piece in held)
+        if table.block:
+            in_place = all(piece.first_row % table.block == 0 for piece in held)
+        else:
+            cut = dict(enumerate(even_blocks(table.rows, ranks)))
+            in_place = all((piece.first_row, piece.first_row + piece.rows) == cut[piece.rank] for piece in held)
+    else:
+        whole = all((piece.first_row, piece.rows) == along for piece in held)
+        in_place = len({piece.columns for piece in held}) == 1
+    spans = sorted(
+        (piece.first_row, piece.rows) if plan.type == ROW_WISE else (piece.first_column, piece.columns)
+        for piece in held
+    )
+    end = 0
+    for first, size in spans:
+        in_place &= first == end
+        end = first + size
+    if not (whole and in_place and end == (table.rows if plan.type == ROW_WISE else table.columns)):
+        raise UserError(f"{where} is not cut into {plan.type} pieces that hold each value once: make another")
+
+
+def _interleaved(offsets: list[int], sizes: list[int]) -> tuple[int, int, int, int]:
+    return offsets[0], sizes[0], offsets[1], sizes[1]
+
+
+def _table_plan(values: Mapping[str, Any]) -> TablePlan:
+    return TablePlan(
+        **{
+            **values,
+            "table": Table(**values["table"]),
+            "pieces": [Piece(**piece) for piece in values["pieces"]],
+        }
+    )
+
+
+def _size(number: int) -> str:
+    """
+    >>> _size(0), _size(215_296), _size(5_000_000), _size(64_290_000_000)
+    ('0 kB', '215.3 kB', '5.0 MB', '64.3 GB')
+    """
+    for unit, size in (("GB", 10**9), ("MB", 10**6)):
+        if number >= size:
+            return f"{number / size:,.1f} {unit}"
+    return f"{number / 1000:.1f} kB" if number else "0 kB"
