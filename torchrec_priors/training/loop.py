@@ -53,6 +53,7 @@ def train(
     try:
         return run.go()
     finally:
+        run.checkpoints.close()
         run.logs.close()
 
 
@@ -65,7 +66,7 @@ class _Run:
         self.built = build_model(config, data, ranks, trained=trained)
         set_loss_weights(self.built, config)
         self.optimizers = Optimizers(self.built, config)
-        self.checkpoints = Checkpoints(folder.checkpoints, ranks)
+        self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
         if init_from is not None and not resumed:
@@ -172,6 +173,7 @@ class _Run:
         if self.config.training.fit_all:
             progress.best_step = progress.step
         self._save(best=self.config.training.fit_all)
+        self.checkpoints.finish()
         table = self.built.model.item_rows.rows * self.config.model.dim
         heads = sum(parameter.numel() for parameter in self.built.model.heads.parameters())
         dense = sum(p.numel() for name, p in self.built.model.named_parameters() if not name.startswith("table."))
