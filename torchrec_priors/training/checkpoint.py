@@ -27,6 +27,7 @@ from torchrec_priors.training.checkpoint_files import Writer
 from torchrec_priors.training.checkpoint_folder import CheckpointFolder, checkpoint_name
 from torchrec_priors.training.checkpoint_staging import Staging
 from torchrec_priors.training.process import Ranks
+from torchrec_priors.training.row_wise_state import in_saved_form
 from torchrec_priors.training.settings import TrainingConfig
 
 log = logging.getLogger(__name__)
@@ -161,7 +162,9 @@ class Checkpoints:
             return None
         optimizers.make_state()
         state = _state(built, optimizers, Progress())
-        load(state, self.folder.place(steps[-1]), self.ranks)
+        place = self.folder.place(steps[-1])
+        with in_saved_form(state, dcp.FileSystemReader(place).read_metadata()):
+            load(state, place, self.ranks)
         built.parallel.load_state_dict(state["model"])
         optimizers.all.load_state_dict(state["optimizers"])
         progress = Progress.from_tensor(state["progress"])

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.tensor import DTensor
-from torchrec.distributed.shards_wrapper import LocalShardsWrapper
+
+from torchrec_priors.training.pieces import Pieces
 
 
 class Staging(BlockingAsyncStager):
@@ -20,20 +21,14 @@ class Staging(BlockingAsyncStager):
 
 
 def staged_copy(value: Any) -> Any:
-    """The same nested dictionaries and lists, with tensors of their own.
-
-    A sharded tensor's copy holds the same shards at the same places of the whole.
-    """
+    """The same nested dictionaries and lists, with tensors of their own; of a sharded one, this rank's `Pieces`."""
     if isinstance(value, dict):
         return {key: staged_copy(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(staged_copy(inner) for inner in value)
     if isinstance(value, DTensor):
         local: Any = value.to_local()
-        shards = LocalShardsWrapper([_copy(shard) for shard in local.local_shards()], local.local_offsets())
-        return DTensor.from_local(
-            shards, value.device_mesh, value.placements, run_check=False, shape=value.shape, stride=value.stride()
-        )
+        return Pieces([_copy(shard) for shard in local.local_shards()], local.local_offsets(), value.shape)
     return _copy(value) if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
