@@ -71,7 +71,7 @@ def whole(small_data, tmp_path_factory):
     return run
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "run"))
 
@@ -213,7 +213,7 @@ def test_a_best_checkpoint_that_has_no_room_ends_the_run_which_then_goes_on(
 ):
     run = tmp_path / "run"
     _no_room(monkeypatch, [20])
-    with pytest.raises(OutsideError, match="step-00000020 could not be written .No space left on device"):
+    with pytest.raises(OutsideError, match=r"step-00000020 could not be written .No space left on device"):
         _train(small_data, run, checkpoint_async=beside)
     assert _names(run) == ["step-00000010", "step-00000015"]
     assert not (run / "summary.json").exists()
