@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.tensor import DTensor
 
@@ -29,6 +30,10 @@ def staged_copy(value: Any) -> Any:
     if isinstance(value, DTensor):
         local: Any = value.to_local()
         return Pieces([_copy(shard) for shard in local.local_shards()], local.local_offsets(), value.shape)
+    if isinstance(value, ShardedTensor):  # buffers of managed tables
+        shards = value.local_shards()
+        offsets = [shard.metadata.shard_offsets for shard in shards]
+        return Pieces([_copy(shard.tensor) for shard in shards], offsets, value.size())
     return _copy(value) if isinstance(value, Tensor) else copy.deepcopy(value)
 
 

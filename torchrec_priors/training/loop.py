@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torchrec_priors.data.prefetch import ahead
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.pretrained import take_pretrained
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
@@ -69,6 +71,8 @@ class _Run:
         self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
+        if config.table.pretrained and not resumed:
+            take_pretrained(Path(config.table.pretrained), self.built.own, self.built.model.item_rows, data)
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
         self.admission: Admission | None = None
