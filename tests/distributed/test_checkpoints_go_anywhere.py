@@ -61,12 +61,12 @@ def loaded(data, run, sharding):
         assert progress.step == SAVED
         rows = torch.zeros(prepared.items, DIM)
         rows[built.own.first : built.own.last] = built.own.fetch().rows
-        (states,) = optimizers.fused.state_dict()["state"].values()
-        (momentum,) = states.values()
-        whole = torch.zeros(momentum.shape)
-        local = momentum.to_local()
-        for shard, offset in zip(local.local_shards(), local.local_offsets(), strict=False):
-            whole[offset[0] : offset[0] + len(shard)] = shard
+        whole = torch.zeros(prepared.items)
+        for states in optimizers.fused.state_dict()["state"].values():  # none where another rank has the table
+            (momentum,) = states.values()
+            whole, local = torch.zeros(momentum.shape), momentum.to_local()
+            for shard, offset in zip(local.local_shards(), local.local_offsets(), strict=False):
+                whole[offset[0] : offset[0] + len(shard)] = shard
         adam = {
             f"{name}.{key}": value.clone()
             for name, of_one in optimizers.dense.state_dict()["state"].items()

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.serving.run import load_run
 from torchrec_priors.training import checkpoint_files, checkpoint_staging, loop
+from torchrec_priors.training.checkpoint_check import flaw
 from torchrec_priors.training.checkpoint_files import MANIFEST, read_manifest
 from torchrec_priors.training.process import join
 from torchrec_priors.training.run_folder import RunFolder
@@ -123,39 +125,41 @@ def _flip(file):
 @pytest.mark.parametrize(
     ("harm", "name", "says"),
     [
-        (_cut, "rank-0-0.distcp", "rank-0-0.distcp has"),
+        (_cut, "rank-0-0.distcp", "rank-0-0.distcp has .* bytes instead of"),
         (_flip, "rank-0-0.distcp", "rank-0-0.distcp does not match its checksum"),
         (Path.unlink, "rank-0-0.distcp", "rank-0-0.distcp is missing"),
+        (_cut, ".metadata", ".metadata has .* bytes instead of"),
         (_flip, ".metadata", ".metadata does not match its checksum"),
         (Path.unlink, ".metadata", ".metadata is missing"),
-        (_cut, MANIFEST, None),
         (Path.unlink, MANIFEST, "checksums.json is missing"),
+        (lambda file: file.write_text(file.read_text()[:-3]), MANIFEST, "checksums.json cannot be read"),
         (lambda file: file.write_text('{"files": {}}'), MANIFEST, "checksums.json does not name .metadata"),
-        (lambda file: file.write_text('{"files": '), MANIFEST, "checksums.json cannot be read"),
+        (lambda file: file.write_text("[]"), MANIFEST, "checksums.json cannot be read"),
+        (lambda file: None, MANIFEST, None),
     ],
 )
-def test_a_damaged_newest_checkpoint_is_put_aside_and_the_one_before_used(
-    whole, run, small_data, tmp_path, caplog, harm, name, says
-):
-    harm(run / "checkpoints" / "step-00000020" / name)
-    if says is None:  # the last character is a line's end
-        assert _train(small_data, run)["steps"] == 20
-        assert _names(run) == _names(whole)
-        return
-    with pytest.raises(UserError) as refused:
+def test_every_flaw_is_found(run, harm, name, says):
+    place = run / "checkpoints" / "step-00000020"
+    harm(place / name)
+    with join() as ranks:
+        found = flaw(place, ranks)
+    assert found == says or re.match(says, found)
+
+
+def test_a_damaged_newest_checkpoint_is_put_aside_and_the_one_before_used(whole, run, small_data, tmp_path, caplog):
+    _flip(run / "checkpoints" / "step-00000020" / "rank-0-0.distcp")
+    says = "rank-0-0.distcp does not match its checksum"
+    with pytest.raises(UserError, match=f"step-00000020' is damaged .{says}"):
         load_run(run)
-    assert says in str(refused.value)
-    assert "step-00000020' is damaged" in str(refused.value)
     _train(small_data, run)
     (line,) = _said(caplog, "damaged")
-    assert "step-00000020 is damaged" in line
-    assert says in line
-    assert "going on from step-00000015" in line
+    assert f"step-00000020 is damaged ({says}): going on from step-00000015" in line
     assert _names(run) == ["best.json", "step-00000015", "step-00000020", "step-00000020.damaged"]
     _same(whole / "checkpoints" / "step-00000020", run / "checkpoints" / "step-00000020", tmp_path)
     assert json.loads((run / "checkpoints" / "best.json").read_text())["step"] == 20
-    for line in ("metrics.jsonl", "summary.json"):
-        assert "seconds" in (run / line).read_text()
+    _flip(run / "checkpoints" / "step-00000020" / ".metadata")
+    _train(small_data, run)
+    assert (run / "checkpoints" / "step-00000020.damaged-2").is_dir(), "what was put aside stays"
 
 
 def test_where_no_checkpoint_is_whole_nothing_is_touched(run, small_data):
