@@ -13,6 +13,7 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.training import loop
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint_check import flaw
 from torchrec_priors.training.process import join
 from torchrec_priors.training.run_folder import RunFolder
 
@@ -138,3 +139,33 @@ def test_columns_go_on_alike_on_any_number_of_ranks(of_two, small_data, tmp_path
     one, two = (_goes_on(small_data, of_two, tmp_path / str(world), world, COLUMN_WISE) for world in (1, 2))
     np.testing.assert_allclose(two, one, rtol=1e-5)
     np.testing.assert_allclose(two, of_two[1], rtol=1e-2)
+
+
+def _flaws(run):
+    """What each rank says of checkpoints whose files differ in what is wrong with them, and what it then loads."""
+    config, folder = _config(ROW_WISE), RunFolder(run)
+    with join() as ranks:
+        found = [flaw(place, ranks) for place in sorted(folder.checkpoints.glob("step-*[0-9]"))]
+        built = build_model(config, folder.open()[1], ranks)
+        set_loss_weights(built, config)
+        checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
+        progress = checkpoints.resume(built, Optimizers(built, config))
+        return found, progress.step
+
+
+def test_ranks_agree_on_what_is_whole(small_data, tmp_path):
+    """Whichever rank reads the file that is damaged: one rank's alone, both and none."""
+    run = tmp_path / "run"
+    run_on_ranks(2, train, small_data, run, ROW_WISE)
+    places = sorted((run / "checkpoints").glob("step-*[0-9]"))[-3:]
+    for place, names in zip(places[1:], (["rank-0-0.distcp"], ["rank-1-0.distcp", ".metadata"]), strict=True):
+        for name in names:
+            with (place / name).open("r+b") as file:
+                file.truncate(5)
+    (one, step), (other, other_step) = run_on_ranks(2, _flaws, run)
+    assert one == other
+    assert [wrong is None for wrong in one[-3:]] == [True, False, False]
+    assert step == other_step == int(places[0].name[5:])
+    assert sorted(path.name for path in (run / "checkpoints").glob("*.damaged")) == [
+        f"{place.name}.damaged" for place in places[1:]
+    ]
