@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.id_files import places
 from torchrec_priors.data.manifest import sha256
-from torchrec_priors.encoder.encoder import Jagged, load_encoder
+from torchrec_priors.encoder.encoder import Encoder, Jagged, load_encoder
 from torchrec_priors.errors import UserError
-from torchrec_priors.heads.composition import make_heads
+from torchrec_priors.heads.composition import Heads, make_heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.heads.score import Score
@@ -79,20 +79,16 @@ class Exported:
     known_I: Tensor
     eligible_KI: Tensor
     _texts: pa.Array
-    _model: nn.ModuleDict
+    _encoder: Encoder
+    _heads: Heads
+    _score: Score
 
     @classmethod
     def of(cls, config: RunConfig, about: dict[str, Any], weights: dict[str, Tensor], items: pa.Table) -> "Exported":
         dim = config.model.dim
-        model = nn.ModuleDict(
-            {
-                "encoder": cast(
-                    nn.Module, load_encoder(config.encoder, dim, config.model.context, about["event_types"])
-                ),
-                "heads": make_heads(_tree(about), dim, config.priors, _depths(about)),
-                "score": Score(config.model.score),
-            }
-        )
+        encoder = load_encoder(config.encoder, dim, config.model.context, about["event_types"])
+        heads, score = make_heads(_tree(about), dim, config.priors, _depths(about)), Score(config.model.score)
+        model = nn.ModuleDict({"encoder": cast(nn.Module, encoder), "heads": heads, "score": score})
         if config.loss.gate:
             model["gate"] = Gate(dim, torch.zeros(len(about["item_sets"]), dtype=torch.bool))
         missing, left = model.load_state_dict(weights, strict=False)
@@ -100,6 +96,7 @@ class Exported:
         assert all(name.startswith("certainty.") for name in left), f"an export has no place for {left}"
         vector_Id, known_I = _matrix(items["vector"], dim)
         eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
+        model.eval()
         sets = items["item_sets"].combine_chunks()
         eligible_SI[torch.tensor(sets.flatten().to_numpy()), torch.from_numpy(_owners(sets))] = True
         ids = items["item_id"].combine_chunks()
@@ -112,7 +109,9 @@ class Exported:
             known_I=known_I,
             eligible_KI=eligible_SI[torch.tensor(about["item_set_of_head"])],
             _texts=ids.cast(pa.string()),
-            _model=model.eval(),
+            _encoder=encoder,
+            _heads=heads,
+            _score=score,
         )
 
     @torch.no_grad()
@@ -130,15 +129,14 @@ class Exported:
         if not len(item_N):
             raise UserError("the history: none of its items has a vector")
         jagged = Jagged(self.input_Id[item_N], torch.tensor([0, len(item_N)]))
-        state_1d = self._model["encoder"](jagged)[-1:]
+        state_1d = self._encoder(jagged)[-1:]
         path_K = torch.arange(len(self.heads))
-        queries: Tensor = self._model["score"].queries(self._model["heads"](state_1d, torch.zeros_like(path_K), path_K))
-        return queries
+        return self._score.queries(self._heads(state_1d, torch.zeros_like(path_K), path_K))
 
     @torch.no_grad()
     def scores(self, history: Sequence[ItemId]) -> Tensor:
         """[K, I]: every head's own score of every item (Eq. 1), -inf where it may not retrieve it."""
-        items_Id = self._model["score"].items(self.vector_Id)
+        items_Id = self._score.items(self.vector_Id)
         scores: Tensor = (self.queries(history) @ items_Id.T).masked_fill(~self.eligible_KI, -torch.inf)
         return scores
 
@@ -150,10 +148,8 @@ def _tree(about: dict[str, Any]) -> PriorTree:
 
 
 def _depths(about: dict[str, Any]) -> list[Depth]:
-    return [
-        Depth(**{name: value if name == "names" else torch.tensor(value) for name, value in depth.items()})
-        for depth in about["depths"]
-    ]
+    tensors = ("node_K", "parent_n", "parent_group_n")
+    return [Depth(depth["names"], *(torch.tensor(depth[name]) for name in tensors)) for depth in about["depths"]]
 
 
 def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:

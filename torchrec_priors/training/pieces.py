@@ -27,6 +27,6 @@ class Pieces(LocalShardsWrapper):
 
     whole: torch.Size
 
-    def size(self, *dimension: int) -> torch.Size | int:  # type: ignore[override]
+    def size(self, *dimension: int) -> torch.Size | int:
         """Of the whole."""
         return self.whole[dimension[0]] if dimension else self.whole
