@@ -226,6 +226,18 @@ def test_a_best_checkpoint_that_has_no_room_ends_the_run_which_then_goes_on(
     _same(whole / "checkpoints" / "step-00000020", run / "checkpoints" / "step-00000020", tmp_path)
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_last_checkpoint_that_has_no_room_ends_the_run_in_an_error(small_data, tmp_path, monkeypatch, beside):
+    values = iter([0.2, 0.1])
+    evaluate = loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: evaluate(*a, **k) | {"ndcg@10": next(values)})
+    _no_room(monkeypatch, [20])
+    with pytest.raises(OutsideError, match="step-00000020 could not be written"):
+        _train(small_data, tmp_path / "run", evaluate_every=10, checkpoint_async=beside)
+    assert not (tmp_path / "run" / "summary.json").exists()
+    assert _names(tmp_path / "run") == ["best.json", "step-00000010", "step-00000015"]
+
+
 def test_how_many_are_kept(small_data, tmp_path, monkeypatch):
     values = iter([0.1, 0.2, 0.15, 0.3, 0.25, 0.2])
     evaluate = loop.evaluate

@@ -81,6 +81,7 @@ class Checkpoints:
         self.settings = settings or TrainingConfig()
         self._saved_step = 0  # the newest, be it on its way
         self._writing: _Writing | None = None
+        self._lost: OutsideError | None = None  # the newest could not be written
         self._group: dist.ProcessGroup | None = None
 
     def save(self, built: Built, optimizers: Optimizers, progress: Progress, *, best: bool) -> None:
@@ -125,7 +126,9 @@ class Checkpoints:
         Raises:
             OutsideError: it could not be written.
         """
-        self._settle(last=True)
+        self._settle()
+        if self._lost is not None:
+            raise self._lost
 
     def close(self) -> None:
         """Until nothing is being written any more, however that ended."""
@@ -252,20 +255,21 @@ class Checkpoints:
         else:
             failed.set_exception(error)
 
-    def _settle(self, last: bool = False) -> None:
+    def _settle(self) -> None:
         """Waits for the checkpoint that is being written."""
         if self._writing is None:
             return
         writing, self._writing = self._writing, None
-        reason = writing.failed.result()
+        reason, self._lost = writing.failed.result(), None
         if reason is None:
             return
         self._saved_step = 0
-        if writing.best or last:
-            raise OutsideError(
-                f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): "
-                "the same command goes on from the one before"
-            )
+        self._lost = OutsideError(
+            f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): "
+            "the same command goes on from the one before"
+        )
+        if writing.best:
+            raise self._lost
 
 
 def load(state: dict[str, Any], place: Path, ranks: Ranks) -> None:
