@@ -139,9 +139,9 @@ def test_mistakes(run, out, tmp_path, capsys, monkeypatch):
     code, said = refused("--run", run, "--out", out)
     assert code == 2
     assert "is there and not empty" in said
-    code, said = refused("--run", run, "--out", tmp_path / "none" / "out")
+    code, said = refused("--run", run, "--out", out / "export.json")
     assert code == 2
-    assert "there is no folder" in said
+    assert "is there and not empty" in said
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as ended:
         command.run(app.export, ["--run", str(run), "--out", str(tmp_path / "empty")])
@@ -157,7 +157,7 @@ def test_mistakes(run, out, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export_module, "save_file", full)
+    monkeypatch.setattr(export_module, "save", full)
     with pytest.raises(OutsideError, match="cannot be written: No space left on device"):
         _export(run, tmp_path / "full")
     assert not list(tmp_path.glob("*full*"))

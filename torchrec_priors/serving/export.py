@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from torchrec_priors.data.manifest import sha256
@@ -39,8 +39,6 @@ def check_out(out: Path) -> None:
     """Raises UserError where something is there."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: '{out}' is there and not empty: name another folder")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out: there is no folder '{out.absolute().parent}'")
 
 
 def export(
@@ -63,10 +61,10 @@ def export(
     try:
         if run.ranks.leads:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+            partial.mkdir(parents=True)
         missing = _write_items(run, partial / ITEMS, progress)
         if run.ranks.leads:
-            save_file(_dense(run), partial / WEIGHTS, {"format": "pt"})
+            (partial / WEIGHTS).write_bytes(save(_dense(run), {"format": "pt"}))
             (partial / CONFIG).write_text(run.config.to_toml(), encoding="utf8")
             about = _about(run, missing)
             about["files"] = {name: sha256(partial / name) for name in (ITEMS, WEIGHTS, CONFIG)}
