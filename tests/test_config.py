@@ -50,6 +50,7 @@ def _other(key: str, value):
         "embedding.unseen": ("own", "dropped"),
         "embedding.eviction": ("distance_lfu", "lru"),
         "evaluation.tiles": ("fp32", "int8"),
+        "table.pretrained": ("", "/mine/vectors.parquet"),
         "sharding.type": ("row_wise", "auto"),
         "sharding.kernel": ("auto", "fused"),
         "sharding.plan": ("", "/mine/sharding.json"),

@@ -24,6 +24,7 @@ from torchrec_priors.loss import LossConfig
 from torchrec_priors.model import ModelConfig
 from torchrec_priors.plugin import absolute, own_file
 from torchrec_priors.priors.settings import PriorsConfig
+from torchrec_priors.remote.uri import refuse_uri
 from torchrec_priors.retrieval.find import RetrievalConfig
 from torchrec_priors.sampling.group_sampler import NegativesConfig
 from torchrec_priors.sizes import with_size
@@ -120,6 +121,9 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
     config = parse(changed)
     config.priors.tree = [absolute(level) for level in config.priors.tree]
     config.encoder.backbone = absolute(config.encoder.backbone)
+    if config.table.pretrained:
+        refuse_uri(Path(config.table.pretrained), "table.pretrained")
+        config.table.pretrained = str(Path(config.table.pretrained).absolute())
     if config.sharding.plan:
         config.sharding.plan = str(Path(config.sharding.plan).absolute())
     return config

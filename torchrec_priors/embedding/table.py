@@ -32,10 +32,13 @@ class TableConfig:
     Attributes:
         learning_rate: of the fused row-wise Adagrad, at its peak.
         init_std: standard deviation of the first values.
+        pretrained: Parquet file of item vectors (`item_id`, `vector`) that are the first values of their rows; "" for
+            none.
     """
 
     learning_rate: float = 0.05
     init_std: float = 0.02
+    pretrained: str = ""
 
     def check(self) -> None:
         if self.learning_rate < 0 or self.init_std < 0:

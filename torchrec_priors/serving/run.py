@@ -78,7 +78,7 @@ class LoadedRun:
     """A model in memory, ready to answer any number of times, from any thread (one call at a time)."""
 
     def __init__(self, folder: RunFolder, config: RunConfig, data: PreparedData, catalogue: Catalogue) -> None:
-        self.config, self.data, self.catalogue = config, data, catalogue
+        self.folder, self.config, self.data, self.catalogue = folder, config, data, catalogue
         self._lock = Lock()
         hush()
         folder.say_grown(config, data)
@@ -88,6 +88,7 @@ class LoadedRun:
             self.checkpoint = Checkpoints(folder.checkpoints, self.ranks).load_best(built)
             self.model, self.columns = built.model.eval(), built.columns
             self.finder = Finder(self.model, built.index, config.evaluation, self.ranks.device)
+            self.depths = built.depths
             self.heads = [path.name for path in built.model.tree.paths]
             self._open: ExitStack | None = opening.pop_all()
 

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torchrec_priors.data.prefetch import ahead
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.pretrained import take_pretrained
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
@@ -53,6 +55,7 @@ def train(
     try:
         return run.go()
     finally:
+        run.checkpoints.close()
         run.logs.close()
 
 
@@ -65,9 +68,11 @@ class _Run:
         self.built = build_model(config, data, ranks, trained=trained)
         set_loss_weights(self.built, config)
         self.optimizers = Optimizers(self.built, config)
-        self.checkpoints = Checkpoints(folder.checkpoints, ranks)
+        self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
+        if config.table.pretrained and not resumed:
+            take_pretrained(Path(config.table.pretrained), self.built.own, self.built.model.item_rows, data)
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
         self.admission: Admission | None = None
@@ -172,6 +177,7 @@ class _Run:
         if self.config.training.fit_all:
             progress.best_step = progress.step
         self._save(best=self.config.training.fit_all)
+        self.checkpoints.finish()
         table = self.built.model.item_rows.rows * self.config.model.dim
         heads = sum(parameter.numel() for parameter in self.built.model.heads.parameters())
         dense = sum(p.numel() for name, p in self.built.model.named_parameters() if not name.startswith("table."))

@@ -105,7 +105,8 @@ class RunFolder:
             return
         if not (self.path / CONFIG).is_file():
             raise UserError(f"--run: '{self.path}' is not empty and holds no run: choose another folder")
-        recorded = tomllib.loads((self.path / CONFIG).read_text(encoding="utf8"))
+        there = parse(tomllib.loads((self.path / CONFIG).read_text(encoding="utf8")))
+        recorded = tomllib.loads(there.to_toml())  # with what later versions have added
         given = tomllib.loads(config.to_toml())
         recorded, given = ({k: v for k, v in each.items() if k not in _NOT_THE_RUN} for each in (recorded, given))
         difference = _first_difference(recorded, given)

@@ -32,6 +32,9 @@ class TrainingConfig:
         patience: evaluations without a better ndcg@10 after which training stops; 0 never stops early.
         log_every: steps between lines of `metrics.jsonl`.
         checkpoint_seconds: seconds between checkpoints; every evaluation that is the best so far makes one too.
+        checkpoint_async: whether checkpoints are written beside training, from a copy of this rank's share.
+        keep_last: how many of the newest checkpoints are kept.
+        keep_best: how many of the best so far are, besides.
         workers: threads that decode the sequences ahead, per rank; 0 decodes them when they are needed.
         prefetch: batches that a thread makes ready before they are needed; 0 makes each when it is.
         shuffled_row_groups: row groups of the prepared data that are shuffled together; twice as many are in memory
@@ -54,6 +57,9 @@ class TrainingConfig:
     patience: int = 10
     log_every: int = 10
     checkpoint_seconds: float = 60.0
+    checkpoint_async: bool = True
+    keep_last: int = 2
+    keep_best: int = 1
     workers: int = 1
     prefetch: int = 2
     shuffled_row_groups: int = 64
@@ -65,7 +71,15 @@ class TrainingConfig:
             raise UserError(f"{both}: give one of the two, with the other 0")
         if self.batch_tokens == 0 and self.batch < 1:
             raise UserError(f"training.batch = {self.batch} must be at least 1 (or give training.batch_tokens)")
-        for name in ("accumulate", "steps", "evaluate_every", "log_every", "shuffled_row_groups"):
+        for name in (
+            "accumulate",
+            "steps",
+            "evaluate_every",
+            "log_every",
+            "shuffled_row_groups",
+            "keep_last",
+            "keep_best",
+        ):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} = {getattr(self, name)} must be at least 1")
         not_negative = ("batch", "batch_tokens", "learning_rate", "weight_decay", "patience", "workers", "prefetch")

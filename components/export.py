@@ -1,0 +1,39 @@
+"""TorchX component: a trained run as plain files.
+
+torchx run -s local_cwd components/export.py:export --run RUN --out FOLDER
+"""
+
+from typing import Optional
+
+import torchx
+import torchx.specs as specs
+
+from torchrec_priors.launch.application import application
+
+
+def export(
+    run: str,
+    out: str,
+    data: Optional[str] = None,
+    j: str = "1x1",
+    image: str = torchx.IMAGE,
+    h: Optional[str] = None,
+    cpu: int = 2,
+    gpu: int = 0,
+    memMB: int = 8192,
+) -> specs.AppDef:
+    """Writes item vectors as Parquet, with original ids, and weights as safetensors.
+
+    Args:
+        run: folder of the run
+        out: folder to write
+        data: prepared data set, where it has moved since training
+        j: [min nodes:]nodes x processes a node
+        image: image to run in, where the scheduler uses one
+        h: a registered named resource
+        cpu: cores a node
+        gpu: GPUs a node
+        memMB: memory a node, in MB
+    """
+    options = dict(run=run, out=out, data=data)
+    return application("export", options, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)

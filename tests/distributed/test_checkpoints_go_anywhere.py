@@ -1,0 +1,171 @@
+"""A checkpoint of two ranks, with tables in rows, goes on on other numbers of ranks and with tables cut otherwise."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from ranks import run_on_ranks
+
+from torchrec_priors.config import parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.training import loop
+from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
+from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint_check import flaw
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+
+ROW_WISE = {"type": "row_wise"}
+COLUMN_WISE = {"type": "column_wise", "columns": 4}
+TABLE_WISE = {"type": "table_wise"}
+DIM, SAVED = 16, 10
+SETTINGS = {
+    "model": {"dim": DIM, "context": 12, "horizon": 4},
+    "encoder": {"layers": 1, "heads": 2, "dropout": 0.2},
+    "priors": {"tree": ["temporal:2", "genre"]},
+    "negatives": {"per_set": 20},
+    "training": {
+        "batch": 16,
+        "steps": 30,
+        "evaluate_every": 30,
+        "log_every": 1,
+        "checkpoint_seconds": 0,
+        "keep_last": 9,
+    },
+    "evaluation": {"batch": 16},
+}
+
+
+def _config(sharding):
+    return parse({**SETTINGS, "sharding": sharding})
+
+
+def train(data, run, sharding):
+    """Losses of all steps."""
+    with join() as ranks:
+        loop.train(_config(sharding), PreparedData(data), RunFolder(run), ranks)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def loaded(data, run, sharding):
+    """(whole table, its row-wise state, one for each part of its columns, dense parameters and their states) of the
+    newest checkpoint."""
+    config, folder, prepared = _config(sharding), RunFolder(run), PreparedData(data)
+    with join() as ranks:
+        built = build_model(config, prepared, ranks, trained=folder.trained_on(config, prepared))
+        set_loss_weights(built, config)
+        optimizers = Optimizers(built, config)
+        progress = Checkpoints(folder.checkpoints, ranks).resume(built, optimizers)
+        assert progress.step == SAVED
+        rows = torch.zeros(prepared.items, DIM)
+        rows[built.own.first : built.own.last] = built.own.fetch().rows
+        whole = torch.zeros(prepared.items)
+        for states in optimizers.fused.state_dict()["state"].values():  # none where another rank has the table
+            (momentum,) = states.values()
+            whole, local = torch.zeros(momentum.shape), momentum.to_local()
+            for shard, offset in zip(local.local_shards(), local.local_offsets(), strict=False):
+                whole[offset[0] : offset[0] + len(shard)] = shard
+        adam = {
+            f"{name}.{key}": value.clone()
+            for name, of_one in optimizers.dense.state_dict()["state"].items()
+            for key, value in of_one.items()
+            if isinstance(value, torch.Tensor)
+        }
+        dense = {name: p.detach().clone() for name, p in built.model.named_parameters() if "table" not in name}
+        return ranks.total(rows), ranks.total(whole).view(-1, prepared.items), dense | adam
+
+
+def _copy_of(run, place):
+    """The run as it was when the checkpoint of step 10 was the newest."""
+    shutil.copytree(run, place)
+    for checkpoint in (place / "checkpoints").glob("step-*"):
+        if int(checkpoint.name[5:]) > SAVED:
+            shutil.rmtree(checkpoint)
+    (place / "checkpoints" / "best.json").unlink()
+    return place
+
+
+def _goes_on(small_data, saved, place, world, sharding):
+    """Losses of all steps of the run that goes on from the checkpoint; what is loaded is what was saved."""
+    run, losses, (table, state, dense) = saved
+    found = run_on_ranks(world, loaded, small_data, _copy_of(run, place), sharding)[0]
+    assert torch.equal(found[0], table)
+    torch.testing.assert_close(found[1], state.expand_as(found[1]), rtol=1e-6, atol=0)
+    assert found[2].keys() == dense.keys()
+    for name, value in found[2].items():
+        assert torch.equal(value, dense[name]), name
+    again = run_on_ranks(world, train, small_data, place, sharding)[0]
+    assert again[:SAVED] == list(losses[:SAVED])
+    assert again[SAVED] == pytest.approx(losses[SAVED], rel=1e-5), "the first step from the same values"
+    return np.array(again)
+
+
+def _saved(small_data, run, world):
+    """(run, its losses, what its checkpoint of step 10 holds)"""
+    losses = run_on_ranks(world, train, small_data, run, ROW_WISE)[0]
+    then = _copy_of(run, run.with_name("then"))
+    return run, np.array(losses), run_on_ranks(world, loaded, small_data, then, ROW_WISE)[0]
+
+
+@pytest.fixture(scope="module")
+def of_two(small_data, tmp_path_factory):
+    return _saved(small_data, tmp_path_factory.mktemp("saved") / "run", 2)
+
+
+def test_a_table_in_columns_goes_on_from_one_in_rows(small_data, tmp_path):
+    saved = _saved(small_data, tmp_path / "saved" / "run", 1)
+    again = _goes_on(small_data, saved, tmp_path / "again", 1, COLUMN_WISE)
+    np.testing.assert_allclose(again, saved[1], rtol=1e-2)
+    assert (again != saved[1]).any(), "columns learn at rates of their own"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("world", "sharding"),
+    [(1, ROW_WISE), (3, ROW_WISE), (4, ROW_WISE), (2, TABLE_WISE), (2, {"type": "column_wise", "columns": DIM})],
+    ids=str,
+)
+def test_the_next_losses_are_those_of_the_run_itself(of_two, small_data, tmp_path, world, sharding):
+    again = _goes_on(small_data, of_two, tmp_path / "run", world, sharding)
+    np.testing.assert_allclose(again, of_two[1], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_columns_go_on_alike_on_any_number_of_ranks(of_two, small_data, tmp_path):
+    """Narrow columns are another optimizer than rows (`sharding.columns`), the same on any number of ranks."""
+    one, two = (_goes_on(small_data, of_two, tmp_path / str(world), world, COLUMN_WISE) for world in (1, 2))
+    np.testing.assert_allclose(two, one, rtol=1e-5)
+    np.testing.assert_allclose(two, of_two[1], rtol=1e-2)
+
+
+def _flaws(run):
+    """What each rank says of checkpoints whose files differ in what is wrong with them, and what it then loads."""
+    config, folder = _config(ROW_WISE), RunFolder(run)
+    with join() as ranks:
+        found = [flaw(place, ranks) for place in sorted(folder.checkpoints.glob("step-*[0-9]"))]
+        built = build_model(config, folder.open()[1], ranks)
+        set_loss_weights(built, config)
+        checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
+        progress = checkpoints.resume(built, Optimizers(built, config))
+        return found, progress.step
+
+
+def test_ranks_agree_on_what_is_whole(small_data, tmp_path):
+    """Whichever rank reads the file that is damaged: one rank's alone, both and none."""
+    run = tmp_path / "run"
+    run_on_ranks(2, train, small_data, run, ROW_WISE)
+    places = sorted((run / "checkpoints").glob("step-*[0-9]"))[-3:]
+    for place, names in zip(places[1:], (["rank-0-0.distcp"], ["rank-1-0.distcp", ".metadata"]), strict=True):
+        for name in names:
+            with (place / name).open("r+b") as file:
+                file.truncate(5)
+    (one, step), (other, other_step) = run_on_ranks(2, _flaws, run)
+    assert one == other
+    assert [wrong is None for wrong in one[-3:]] == [True, False, False]
+    assert step == other_step == int(places[0].name[5:])
+    assert sorted(path.name for path in (run / "checkpoints").glob("*.damaged")) == [
+        f"{place.name}.damaged" for place in places[1:]
+    ]

@@ -1,0 +1,45 @@
+"""A trained run as plain files: item vectors, weights, configuration."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+from tqdm import tqdm
+from typer import Option
+
+from torchrec_priors.apps import command
+from torchrec_priors.serving.export import check_out
+from torchrec_priors.serving.export import export as write_export
+from torchrec_priors.serving.run import load_run
+
+
+def export(
+    run: Annotated[Path, Option(help="Folder of a trained run.")],
+    out: Annotated[Path, Option(help="Folder to write, which must not be there or be empty.")],
+    data: Annotated[
+        str | None, Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training.")
+    ] = None,
+) -> None:
+    """Writes the best checkpoint's item vectors as Parquet, with original ids, and its other weights as safetensors."""
+    check_out(out)
+    with load_run(run, data) as loaded:
+
+        def shown(blocks: Iterable[int], number: int) -> Iterable[int]:
+            return tqdm(blocks, total=number, unit="block", disable=None if loaded.ranks.leads else True)
+
+        about = write_export(loaded, out, shown)
+        if loaded.ranks.leads:
+            without = about["items_without_vectors"]
+            print(
+                f"{run}, {loaded.checkpoint}: vectors of {about['items'] - without:,} items"
+                + (f" ({without:,} more have none)" if without else "")
+                + f", {len(about['heads']):,} heads, written to {out}"
+            )
+
+
+def main() -> None:
+    command.run(export)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""An exported run in one process: no sharding, no process group, no data set.
+
+from torchrec_priors.serving.exported import load_exported
+
+exported = load_exported("export")
+scores = exported.scores([50, 172, 181])  # [heads, items]
+
+Shapes: I items, K heads, d width.
+"""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.data.id_files import places
+from torchrec_priors.data.manifest import sha256
+from torchrec_priors.encoder.encoder import Encoder, Jagged, load_encoder
+from torchrec_priors.errors import UserError
+from torchrec_priors.heads.composition import Heads, make_heads
+from torchrec_priors.heads.gate import Gate
+from torchrec_priors.heads.nodes import Depth
+from torchrec_priors.heads.score import Score
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.serving.catalogue import ItemId, texts
+from torchrec_priors.serving.export import CONFIG, FORMAT, ITEMS, MANIFEST, WEIGHTS
+
+
+def load_exported(folder: Path | str) -> "Exported":
+    """Reads what `torchrec-priors export` wrote.
+
+    Raises:
+        UserError: no export there, or one that is not as it was written.
+    """
+    path = Path(folder)
+    try:
+        about = json.loads((path / MANIFEST).read_text(encoding="utf8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{path}' holds no export (no {MANIFEST} that can be read): export the run first") from error
+    if about["format"] != FORMAT:
+        raise UserError(f"'{path}' is of format {about['format']}, not {FORMAT}: export the run again")
+    for name, checksum in about["files"].items():
+        if not (path / name).is_file() or sha256(path / name) != checksum:
+            raise UserError(f"'{path / name}' is missing or not as it was written: export the run again")
+    config = parse(tomllib.loads((path / CONFIG).read_text(encoding="utf8")))
+    return Exported.of(config, about, load_file(path / WEIGHTS), pq.read_table(path / ITEMS))
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model in memory.
+
+    Attributes:
+        config: of the run.
+        heads: names of the K paths.
+        item_ids: original ids, in the order of the items.
+        vector_Id: what scores are computed with; zero where an item has none.
+        input_Id: what the encoder reads.
+        known_I: bool, items that have a vector.
+        eligible_KI: bool, what each head may retrieve.
+    """
+
+    config: RunConfig
+    heads: list[str]
+    item_ids: pa.Array
+    vector_Id: Tensor
+    input_Id: Tensor
+    known_I: Tensor
+    eligible_KI: Tensor
+    _texts: pa.Array
+    _encoder: Encoder
+    _heads: Heads
+    _score: Score
+
+    @classmethod
+    def of(cls, config: RunConfig, about: dict[str, Any], weights: dict[str, Tensor], items: pa.Table) -> "Exported":
+        dim = config.model.dim
+        encoder = load_encoder(config.encoder, dim, config.model.context, about["event_types"])
+        heads, score = make_heads(_tree(about), dim, config.priors, _depths(about)), Score(config.model.score)
+        model = nn.ModuleDict({"encoder": cast(nn.Module, encoder), "heads": heads, "score": score})
+        if config.loss.gate:
+            model["gate"] = Gate(dim, torch.zeros(len(about["item_sets"]), dtype=torch.bool))
+        missing, left = model.load_state_dict(weights, strict=False)
+        assert not missing, f"an export lacks {missing}"
+        assert all(name.startswith("certainty.") for name in left), f"an export has no place for {left}"
+        vector_Id, known_I = _matrix(items["vector"], dim)
+        eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
+        model.eval()
+        sets = items["item_sets"].combine_chunks()
+        eligible_SI[torch.tensor(sets.flatten().to_numpy()), torch.from_numpy(_owners(sets))] = True
+        ids = items["item_id"].combine_chunks()
+        return cls(
+            config=config,
+            heads=about["heads"],
+            item_ids=ids,
+            vector_Id=vector_Id,
+            input_Id=_matrix(items["input"], dim)[0] if "input" in items.column_names else vector_Id,
+            known_I=known_I,
+            eligible_KI=eligible_SI[torch.tensor(about["item_set_of_head"])],
+            _texts=ids.cast(pa.string()),
+            _encoder=encoder,
+            _heads=heads,
+            _score=score,
+        )
+
+    @torch.no_grad()
+    def queries(self, history: Sequence[ItemId]) -> Tensor:
+        """[K, d]: what every head asks for after a history of original ids, oldest first; times and events are unknown.
+
+        Raises:
+            UserError: an unknown item, or none that has a vector.
+        """
+        item = places(texts(history), self._texts)
+        if (item < 0).any():
+            raise UserError(f"the history: the export has no item '{history[int(np.argmin(item))]}'")
+        item_N = torch.from_numpy(item)
+        item_N = item_N[self.known_I[item_N]][-self.config.model.context :]
+        if not len(item_N):
+            raise UserError("the history: none of its items has a vector")
+        jagged = Jagged(self.input_Id[item_N], torch.tensor([0, len(item_N)]))
+        state_1d = self._encoder(jagged)[-1:]
+        path_K = torch.arange(len(self.heads))
+        return self._score.queries(self._heads(state_1d, torch.zeros_like(path_K), path_K))
+
+    @torch.no_grad()
+    def scores(self, history: Sequence[ItemId]) -> Tensor:
+        """[K, I]: every head's own score of every item (Eq. 1), -inf where it may not retrieve it."""
+        items_Id = self._score.items(self.vector_Id)
+        scores: Tensor = (self.queries(history) @ items_Id.T).masked_fill(~self.eligible_KI, -torch.inf)
+        return scores
+
+
+def _tree(about: dict[str, Any]) -> PriorTree:
+    """What heads need to know of the tree."""
+    levels = [SimpleNamespace(groups=range(groups)) for groups in about["groups_of_levels"]]
+    return cast(PriorTree, SimpleNamespace(paths=about["heads"], levels=levels, composition=about["composition"]))
+
+
+def _depths(about: dict[str, Any]) -> list[Depth]:
+    tensors = ("node_K", "parent_n", "parent_group_n")
+    return [Depth(depth["names"], *(torch.tensor(depth[name]) for name in tensors)) for depth in about["depths"]]
+
+
+def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
+    """[I, d], zero where there is nothing; and bool, where there is something."""
+    array = column.combine_chunks()
+    known_I = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
+    values_Id = torch.zeros(len(array), dim)
+    values_Id[known_I] = torch.from_numpy(array.flatten().to_numpy().copy()).view(-1, dim)
+    return values_Id, known_I
+
+
+def _owners(lists: pa.Array) -> np.ndarray:
+    """For each entry of the lists, whose it is."""
+    owners: np.ndarray = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
+    return owners

@@ -1,0 +1,89 @@
+"""Which checkpoints a run's folder holds, which of them is the best, and which are kept. Rank 0 alone changes anything.
+
+step-N            whole
+step-N.partial    being written, or left by a kill
+step-N.damaged    what was whole and no longer is; nobody reads or removes it
+best.json         step and validation ndcg@10 of the best; `before`: those of the best ones before it, the newest first
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torchrec_priors.files import write_whole
+
+_BEST = "best.json"
+_METRIC = "ndcg@10"
+
+Best = dict[str, Any]
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+class CheckpointFolder:
+    """What there is, and what becomes of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def place(self, step: int) -> Path:
+        return self.path / checkpoint_name(step)
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints that are in their place, ascending."""
+        folders = self.path.glob("step-*")
+        return sorted(int(path.name[5:]) for path in folders if path.name[5:].isdigit() and path.is_dir())
+
+    def best_step(self) -> int | None:
+        """Of the best checkpoint; None where there is none."""
+        best = self._bests()[:1]
+        return best[0]["step"] if best and self.place(best[0]["step"]).is_dir() else None
+
+    def note_best(self, step: int, metric: float) -> None:
+        """From now on the checkpoint of `step` is the best."""
+        self._write_bests([{"step": step, _METRIC: metric}, *(best for best in self._bests() if best["step"] < step)])
+
+    def go_back(self, step: int, best_step: int, metric: float) -> None:
+        """Training goes on from `step`, when the best was that of `best_step`: what came after does not count, nor what
+        a kill has left unfinished."""
+        for partial in self.path.glob("step-*.partial"):
+            shutil.rmtree(partial)
+        bests = [best for best in self._bests() if best["step"] <= step]
+        if best_step and best_step not in (best["step"] for best in bests):
+            bests = [{"step": best_step, _METRIC: metric}, *(best for best in bests if best["step"] < best_step)]
+        self._write_bests([best for best in bests if self.place(best["step"]).is_dir()])
+
+    def remove_old(self, keep_last: int, keep_best: int) -> None:
+        """All but the newest and the best."""
+        steps, bests = self.steps(), self._bests()[:keep_best]
+        kept = {*steps[-keep_last:], *(best["step"] for best in bests)}
+        for step in set(steps) - kept:
+            gone = self.place(step).with_name(f"{checkpoint_name(step)}.partial")  # never seen as a part of one
+            self.place(step).rename(gone)
+            shutil.rmtree(gone)
+
+    def put_aside(self, step: int) -> Path:
+        """Renames a damaged checkpoint; returns where it is now."""
+        place = self.place(step)
+        names = (f"{place.name}.damaged{number}" for number in ("", *(f"-{n}" for n in range(2, 1000))))
+        aside = next(place.with_name(name) for name in names if not place.with_name(name).exists())
+        place.rename(aside)
+        return aside
+
+    def _bests(self) -> list[Best]:
+        """The newest, which is the best, first."""
+        try:
+            best = json.loads((self.path / _BEST).read_text(encoding="utf8"))
+            return [{"step": int(each["step"]), _METRIC: each[_METRIC]} for each in (best, *best.get("before", []))]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return []
+
+    def _write_bests(self, bests: list[Best]) -> None:
+        if not bests:
+            (self.path / _BEST).unlink(missing_ok=True)
+        elif bests != self._bests():
+            best, *before = bests
+            write_whole(self.path / _BEST, json.dumps(best | ({"before": before} if before else {})) + "\n")
