@@ -1,6 +1,7 @@
-"""The exceptions that are one line to people: a mistake of theirs, or what failed outside."""
+"""The exceptions that are one line to people: a mistake of theirs, what failed outside, what ended a run."""
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -10,6 +11,26 @@ class UserError(ValueError):
 
 class OutsideError(Exception):
     """Something outside failed: neither the user's input nor this program. One line; apps exit with code 1."""
+
+
+class LostRanksError(OutsideError):
+    """Other ranks did not answer. The same on all ranks that still do, of which one `speaks`."""
+
+    def __init__(self, message: str, *, speaks: bool) -> None:
+        super().__init__(message)
+        self.speaks = speaks
+
+
+class DivergedError(ArithmeticError):
+    """Training has left what numbers can say, and would again. One line; apps exit with code 1."""
+
+
+class StoppedError(Exception):
+    """Ended by a signal, all that was done saved. One line; apps exit with 128 + the signal's number, as shells do."""
+
+    def __init__(self, message: str, by: signal.Signals) -> None:
+        super().__init__(message)
+        self.by = by
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:

@@ -95,10 +95,13 @@ class LookedUp:
 
     def backward(self) -> None:
         """Hands the gathered gradients to the tables, whose rows the fused optimizer then changes."""
+        torch.autograd.backward(self.roots, self.gradients())
+
+    def gradients(self) -> list[Tensor]:
+        """What gathered, for each of `roots`."""
         leaves = [self.vector_Xd, self.negatives.vectors_nd]
         leaves += [] if self.beside_Nd is None else [self.beside_Nd]
-        grads = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
-        torch.autograd.backward(self.roots, grads)
+        return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def gradients(folder, tree, batch, first_step, chosen):
                 looked_up = built.model.look_up(made)
                 found.append([len(built.model.positives(looked_up, part).path_M) for part in made.parts])
                 continue
-            loss = step(built, optimizers, made)
+            loss = step(built, optimizers, made).loss
             here = len(built.model.positives(built.model.look_up(made), made.parts[0]).path_M)
             grads = {name: p.grad.clone() for name, p in built.model.named_parameters() if "table" not in name}
             rows = torch.zeros(data.items, config.model.dim)

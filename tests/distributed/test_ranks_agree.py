@@ -54,7 +54,7 @@ def train(folder, tree, score, more=None):
                 break
             draw = sampler.draw(windows.step)
             batch = make_batch(windows, draw, feature=FEATURE, seed=config.seed, parts=config.training.accumulate)
-            losses.append(step(built, optimizers, batch))
+            losses.append(step(built, optimizers, batch).loss)
         metrics = evaluate(
             built.model, built.index, data, "test", config.evaluation,
             share=ranks.share, device=ranks.device, columns=built.columns, total=ranks.total,

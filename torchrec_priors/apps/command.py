@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -11,16 +12,21 @@ from typing import Any
 
 import typer
 
-from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.errors import DivergedError, LostRanksError, OutsideError, StoppedError, UserError
 from torchrec_priors.noise import hush
 from torchrec_priors.remote.uri import refuse_uri
 
 _RANK = "RANK"  # set by launchers; rank 0 alone speaks
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
+_APART = 0.5  # seconds between ranks of a machine that say the same, of which the first ends the others
 
 
 def run(function: Callable[..., Any], arguments: list[str] | None = None) -> None:
-    """Runs an app on command-line arguments and exits: 0 done, 2 the user's input is wrong, 1 anything else."""
+    """Runs an app on command-line arguments and exits: 0 done, 2 the user's input is wrong, 128 + a signal's number
+    where one ended it, 1 anything else.
+
+    Under torchrun, what would fail again in the same way is not tried again.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--"]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
         arguments = arguments[1:]
@@ -35,13 +41,27 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     app.command()(_with_local_paths(function))
     try:
         code = app(arguments, standalone_mode=False)
-    except (UserError, OutsideError) as error:
+    except StoppedError as error:
+        if leads:
+            _write(str(error))
+        code = 128 + error.by
+    except LostRanksError as error:
+        if error.speaks:
+            _write(f"error: {error}")
+        sys.stdout.flush()
+        os._exit(1)  # threads may wait for the lost ranks
+    except (UserError, DivergedError) as error:
         _say(leads, str(error))
+        _end_restarts()
         code = 2 if isinstance(error, UserError) else 1
+    except OutsideError as error:
+        _say(leads, str(error))
+        code = 1
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own errors about the command line have it
             raise
         _say(leads, f"{error.format_message()} (--help explains every option)")
+        _end_restarts()
         code = 2
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -66,8 +86,18 @@ def _say(leads: bool, message: str) -> None:
     that lives on has met what rank 0 has not (a file that it alone reads) and says it itself.
     """
     if not leads:
-        time.sleep(_RANK_0_SPEAKS_WITHIN)
+        time.sleep(_RANK_0_SPEAKS_WITHIN + _APART * int(os.environ.get("LOCAL_RANK", "0")))
         message = f"{message} (rank {os.environ[_RANK]})"
-    line = " ".join(message.split())
-    sys.stderr.write(f"error: {line}\n")
+    _write(f"error: {message}")
+
+
+def _write(message: str) -> None:
+    sys.stderr.write(" ".join(message.split()) + "\n")
     sys.stderr.flush()
+
+
+def _end_restarts() -> None:
+    """Ends torchrun where it would start the ranks again: it knows no exit code that says not to."""
+    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    if restarts < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        os.kill(os.getppid(), signal.SIGTERM)

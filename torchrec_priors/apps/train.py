@@ -1,5 +1,6 @@
 """Trains a run, or goes on with it."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,7 @@ def train(
     if source is not None:
         source.open(option="--init-from")
     folder.check_same_run(settings, prepared, source)
-    with join() as ranks:
+    with join(timedelta(seconds=settings.training.timeout_seconds)) as ranks:
         summary = run_training(settings, prepared, folder, ranks, source)
         if ranks.leads:
             best = summary[f"validation/{SELECTED_BY}"]

@@ -48,7 +48,8 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
         built.parallel.train()
 
         def run(number: int) -> float:
-            return step(built, optimizers, make_batch(windows, sampler.draw(number), feature=FEATURE, seed=config.seed))
+            batch = make_batch(windows, sampler.draw(number), feature=FEATURE, seed=config.seed)
+            return step(built, optimizers, batch).loss
 
         seconds, losses = repeat(run, repeats)
         peak = peak_bytes()

@@ -15,7 +15,14 @@ from torchrec_priors.training.process import Ranks
 class Logs:
     """Lines of numbers by step. After a resume, lines past the checkpoint are dropped, so that no step stands twice."""
 
-    def __init__(self, metrics: Path, events: Path, ranks: Ranks, *, steps: int, first_step: int) -> None:
+    def __init__(
+        self, metrics: Path, events: Path, ranks: Ranks, *, steps: int, first_step: int, evaluated: bool = True
+    ) -> None:
+        """
+        Args:
+            first_step: steps done; what was logged after them is done again.
+            evaluated: whether the evaluation at that step, if any, is not.
+        """
         self.leads = ranks.leads
         self.bar: Any = tqdm(
             total=steps,
@@ -25,9 +32,9 @@ class Logs:
             mininterval=1.0,
         )
         if self.leads:
-            _keep_until(metrics, first_step)
+            _keep_until(metrics, first_step, evaluated)
             self._file = metrics.open("a", encoding="utf8")
-            self._events = SummaryWriter(str(events), purge_step=first_step)
+            self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
     def add(self, step: int, values: dict[str, Any], prefix: str = "") -> None:
         """One line, and one point of every curve; `step` counts steps done."""
@@ -39,6 +46,11 @@ class Logs:
         for name, value in numbers.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Call it before a checkpoint: nothing up to its step is then lost with the process."""
+        if self.leads:
+            self._events.flush()
 
     def advance(self, **shown: str) -> None:
         self.bar.update(1)
@@ -56,14 +68,16 @@ class Logs:
             self._events.close()
 
 
-def _keep_until(metrics: Path, step: int) -> None:
-    """Drops lines past a step, and a last line that was cut."""
+def _keep_until(metrics: Path, step: int, evaluated: bool) -> None:
+    """Drops lines past a step, its evaluation where that was not `evaluated`, and a last line that was cut."""
     if not metrics.is_file():
         return
     kept = []
     for line in metrics.read_text(encoding="utf8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            again = not evaluated and any(name.startswith("validation/") for name in values)
+            if values["step"] < step + (not again):
                 kept.append(line + "\n")
         except (ValueError, KeyError):
             continue

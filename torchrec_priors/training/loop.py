@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch, make_batch
+from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.left_out import leave_out
 from torchrec_priors.data.prefetch import ahead
 from torchrec_priors.data.prepared import PreparedData
@@ -20,18 +21,22 @@ from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.pretrained import take_pretrained
 from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.errors import StoppedError
 from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.admission import Admission
 from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.checkpoint import Checkpoints, Progress
+from torchrec_priors.training.divergence import diverged
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.paths import write_paths
 from torchrec_priors.training.process import Ranks
+from torchrec_priors.training.roll_call import lost_ranks
 from torchrec_priors.training.run_folder import RunFolder, write_json
 from torchrec_priors.training.seen import write_seen
-from torchrec_priors.training.step import step
+from torchrec_priors.training.step import Stepped, UndoneError, step
+from torchrec_priors.training.stop_request import StopRequest, asked_for
 from torchrec_priors.training.warm_start import start_from
 
 log = logging.getLogger(__name__)
@@ -49,14 +54,23 @@ def train(
         init_from: the run whose weights a fresh run starts from.
 
     Raises:
-        FloatingPointError: the loss is no finite number.
+        DivergedError: the loss or a gradient is no finite number, or the loss is too large.
+        StoppedError: a signal asked for it; everything is saved.
+        LostRanksError: other ranks are stuck or gone.
     """
-    run = _Run(config, data, folder, ranks, init_from)
+    run = None
     try:
-        return run.go()
-    finally:
-        run.checkpoints.close()
-        run.logs.close()
+        run = _Run(config, data, folder, ranks, init_from)
+        summary = run.go()
+    except BaseException as error:
+        lost = lost_ranks(error, ranks)
+        if lost is not None:  # and nothing is closed, which would wait for them
+            raise lost from error
+        if run is not None:
+            run.close()
+        raise
+    run.close()
+    return summary
 
 
 class _Run:
@@ -64,6 +78,7 @@ class _Run:
         self, config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks, init_from: RunFolder | None
     ) -> None:
         self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
+        self.stop = StopRequest()
         trained = folder.trained_on(config, data) if folder.was_started else None
         self.built = build_model(config, data, ranks, trained=trained)
         set_loss_weights(self.built, config)
@@ -96,6 +111,7 @@ class _Run:
             ranks,
             steps=config.training.steps,
             first_step=self.progress.step,
+            evaluated=not self._evaluation_is_missing(),
         )
         self.logs.say(self.built.plan.in_words())
         if resumed:
@@ -104,26 +120,59 @@ class _Run:
         self.waited = 0.0  # seconds, for batches
 
     def go(self) -> dict[str, Any]:
-        with closing(self._batches()) as batches:
-            self._train(batches)
-        return self._finish()
+        with self.stop.listening():
+            with closing(self._batches()) as batches:
+                self._train(batches)
+            return self._finish()
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        self.logs.close()
 
     def _train(self, batches: Iterator[Batch]) -> None:
         settings, progress = self.config.training, self.progress
         self.built.parallel.train()
+        if self._evaluation_is_missing():
+            self._evaluate()
         while progress.step < settings.steps and not self._out_of_patience():
-            loss = step(self.built, self.optimizers, self._next(batches).to(self.ranks.device))
+            done = self._step(self._next(batches).to(self.ranks.device))
             progress.step += 1
             if progress.step % settings.log_every == 0:
-                rate = settings.rate(progress.step - 1)
-                self.logs.add(progress.step, {"loss": loss, "rate": rate, "seconds": self._seconds()})
-            self.logs.advance(loss=f"{loss:.4f}", best=f"{max(progress.best, 0):.4f}")
+                values = {
+                    "loss": done.loss,
+                    "gradient_norm": done.gradient_norm,
+                    "rate": settings.rate(progress.step - 1),
+                    "seconds": self._seconds(),
+                }
+                self.logs.add(progress.step, values)
+            self.logs.advance(loss=f"{done.loss:.4f}", best=f"{max(progress.best, 0):.4f}")
+            self._heed(done.counts)
             if self._evaluation_is_due():
                 self._evaluate()
             elif self._checkpoint_is_due():
                 self._save(best=False)
 
+    def _step(self, batch: Batch) -> Stepped:
+        limit = self.config.training.largest_loss(self.data.items)
+        try:
+            return step(self.built, self.optimizers, batch, flags=self.stop.flags(), max_loss=limit)
+        except UndoneError as undone:
+            self.checkpoints.close()
+            newest = self.checkpoints.newest
+            checkpoint = None if newest is None else f"'{self.folder.checkpoints / newest}'"
+            raise diverged(undone, self.data, self.ranks, limit, checkpoint) from undone
+
+    def _heed(self, counts: list[float]) -> None:
+        """Ends the run where any rank got a signal; `counts` is how many ranks got each."""
+        by = asked_for(counts)
+        if by is not None:
+            self._save(best=False)
+            self.checkpoints.finish()
+            where = f"step {self.progress.step} of {self.config.training.steps}"
+            raise StoppedError(f"stopped by {by.name} at {where}: the same command goes on", by)
+
     def _next(self, batches: Iterator[Batch]) -> Batch:
+        self._say_where("the next batch")
         asked = time.monotonic()
         batch = next(batches)
         self.waited += time.monotonic() - asked
@@ -133,8 +182,15 @@ class _Run:
         settings, step = self.config.training, self.progress.step
         return not settings.fit_all and (step % settings.evaluate_every == 0 or step == settings.steps)
 
+    def _evaluation_is_missing(self) -> bool:
+        """Whether the run was stopped between a step and the evaluation after it."""
+        progress, every = self.progress, self.config.training.evaluate_every
+        done = -(-progress.best_step // every) + progress.without_gain
+        return self._evaluation_is_due() and done < -(-progress.step // every)
+
     def _evaluate(self) -> None:
         progress = self.progress
+        self._say_where("evaluation")
         result = evaluate(
             self.built.model,
             self.built.index,
@@ -146,6 +202,7 @@ class _Run:
             columns=self.built.columns,
             by_group=(),  # priors may have hundreds of groups: the category prior's alone are logged
             total=self.ranks.total,
+            progress=self._heeding,
         )
         self.logs.add(progress.step, result, prefix="validation/")
         better = result[SELECTED_BY] > progress.best
@@ -158,6 +215,12 @@ class _Run:
         if better or self._checkpoint_is_due():
             self._save(best=better)
 
+    def _heeding(self, batches: Iterable[Histories], _count: int) -> Iterator[Histories]:
+        """The batches of an evaluation, which is given up for a signal."""
+        for batch in batches:
+            self._heed(self.ranks.total(torch.tensor(self.stop.flags(), dtype=torch.float32)).tolist())
+            yield batch
+
     def _out_of_patience(self) -> bool:
         patience = self.config.training.patience
         return patience > 0 and self.progress.without_gain >= patience
@@ -169,6 +232,8 @@ class _Run:
         return self.ranks.agree(waited >= self.config.training.checkpoint_seconds)
 
     def _save(self, *, best: bool) -> None:
+        self._say_where("checkpoint")
+        self.logs.flush()
         self.checkpoints.save(self.built, self.optimizers, self.progress, best=best)
         self.saved_at = time.monotonic()
 
@@ -196,6 +261,10 @@ class _Run:
         if self.ranks.leads:
             write_json(self.folder.summary, summary)
         return summary
+
+    def _say_where(self, doing: str) -> None:
+        where = self.ranks.where
+        where.step, where.doing = self.progress.step + (doing == "the next batch"), doing
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -11,8 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchrec_priors.data.windows import Share
+from torchrec_priors.errors import LostRanksError
 from torchrec_priors.model import Exchange
 from torchrec_priors.sampling.share import gather_slots
+from torchrec_priors.training.rendezvous import launched, open_store
+from torchrec_priors.training.roll_call import Where
+
+TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -24,12 +29,18 @@ class Ranks:
         device: where the model lives.
         side: a process group of its own for what this project exchanges, so that it never interleaves with TorchRec's
             and DDP's collectives.
+        timeout: after which a collective that others do not join is an error.
+        attempt: what tells the processes of this start from those of earlier ones, under a launcher.
+        where: what this rank is doing; whoever does something with the others notes it there.
     """
 
     rank: int
     world: int
     device: torch.device
     side: dist.ProcessGroup
+    timeout: timedelta = TIMEOUT
+    attempt: str = ""
+    where: Where = field(default_factory=Where)
 
     @property
     def share(self) -> Share:
@@ -64,14 +75,13 @@ _inside = 0  # blocks that are in the process group which this module made
 
 
 @contextmanager
-def join(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Ranks]:
+def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     """Joins the launcher's ranks (torchrun, TorchX), or makes a world of one; leaves when the block ends.
 
     Blocks of one process may overlap: they are in one process group, which the last to end leaves. A process group that
     the caller has made is used, and left to the caller.
     """
     global _inside
-    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
@@ -79,16 +89,23 @@ def join(timeout: timedelta = timedelta(minutes=10)) -> Iterator[Ranks]:
         device = torch.device("cpu")
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     callers = dist.is_initialized() and not _inside
+    attempt = ""
     if not dist.is_initialized():
-        if launched:
-            dist.init_process_group(backend, timeout=timeout)
+        if launched():
+            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+            store, attempt = open_store(rank, world, timeout)
         else:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+            rank, world, store = 0, 1, dist.HashStore()
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
     _inside += not callers
+    lost = False
     try:
         side = dist.new_group(timeout=timeout)
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device, side)
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device, side, timeout, attempt)
+    except LostRanksError:
+        lost = True  # leaving would wait for them
+        raise
     finally:
         _inside -= not callers
-        if not callers and not _inside:
+        if not callers and not _inside and not lost:
             dist.destroy_process_group()

@@ -28,6 +28,8 @@ class TrainingConfig:
         weight_decay: of AdamW.
         warmup: share of the steps over which both learning rates rise linearly; then they fall to 0 as a cosine.
         clip_norm: largest norm of the dense gradient.
+        max_loss: the loss from which on training counts as diverged and stops, as a multiple of log(items), the loss of
+            guessing; 0 allows any. A loss or gradient that is no finite number always stops it.
         evaluate_every: steps between evaluations on the validation split.
         patience: evaluations without a better ndcg@10 after which training stops; 0 never stops early.
         log_every: steps between lines of `metrics.jsonl`.
@@ -35,6 +37,7 @@ class TrainingConfig:
         checkpoint_async: whether checkpoints are written beside training, from a copy of this rank's share.
         keep_last: how many of the newest checkpoints are kept.
         keep_best: how many of the best so far are, besides.
+        timeout_seconds: how long a process waits for the others before that is an error.
         workers: threads that decode the sequences ahead, per rank; 0 decodes them when they are needed.
         prefetch: batches that a thread makes ready before they are needed; 0 makes each when it is.
         shuffled_row_groups: row groups of the prepared data that are shuffled together; twice as many are in memory
@@ -53,6 +56,7 @@ class TrainingConfig:
     weight_decay: float = 0.0
     warmup: float = 0.1
     clip_norm: float = 1.0
+    max_loss: float = 10.0
     evaluate_every: int = 100
     patience: int = 10
     log_every: int = 10
@@ -60,6 +64,7 @@ class TrainingConfig:
     checkpoint_async: bool = True
     keep_last: int = 2
     keep_best: int = 1
+    timeout_seconds: float = 600.0
     workers: int = 1
     prefetch: int = 2
     shuffled_row_groups: int = 64
@@ -83,13 +88,22 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} = {getattr(self, name)} must be at least 1")
         not_negative = ("batch", "batch_tokens", "learning_rate", "weight_decay", "patience", "workers", "prefetch")
-        for name in (*not_negative, "checkpoint_seconds"):
+        for name in (*not_negative, "checkpoint_seconds", "max_loss"):
             if getattr(self, name) < 0:
                 raise UserError(f"training.{name} = {getattr(self, name)} must not be negative")
         if not 0 <= self.warmup < 1:
             raise UserError(f"training.warmup = {self.warmup} must be in [0, 1)")
-        if self.clip_norm <= 0:
-            raise UserError(f"training.clip_norm = {self.clip_norm} must be positive")
+        for name in ("clip_norm", "timeout_seconds"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"training.{name} = {getattr(self, name)} must be positive")
+
+    def largest_loss(self, items: int) -> float:
+        """The largest loss of a step that is not called diverged.
+
+        >>> round(TrainingConfig().largest_loss(1000), 1), TrainingConfig(max_loss=0).largest_loss(1000)
+        (69.1, inf)
+        """
+        return self.max_loss * max(1.0, math.log(items)) if self.max_loss else math.inf
 
     def training_ends(self, data: PreparedData) -> np.ndarray:
         """int32 [users]: how many items of each history are trained on, in file order."""

@@ -1,0 +1,111 @@
+"""What an error of a collective means: which ranks are still there, which are not, and where they waited.
+
+A rank that is stuck or gone cannot say so. The others, whose collectives end with an error, answer in the launcher's
+store; who has not done so after a few seconds is named.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import torch.distributed as dist
+
+from torchrec_priors.errors import LostRanksError
+
+if TYPE_CHECKING:
+    from torchrec_priors.training.process import Ranks
+
+_TIMED_OUT = ("timed out", "timeout")
+_OF_A_COLLECTIVE = ("gloo/", "gloo ", "nccl")
+_ANSWER_WITHIN = {True: 10.0, False: 2.0}  # seconds, after a timeout and after a lost connection
+_LOOK_AGAIN = 0.05
+_SPEAKER_NEEDS = 1.0  # seconds, before a launcher that sees another rank end ends it too
+
+
+@dataclass
+class Where:
+    """What a rank is doing.
+
+    Attributes:
+        step: number of the step it is in, from 1 on; 0 before the first.
+        doing: the part of it, with the collective that it has.
+    """
+
+    step: int = 0
+    doing: str = "start"
+
+    def __str__(self) -> str:
+        return f"step {self.step}, {self.doing}"
+
+
+@dataclass(frozen=True)
+class _Answer:
+    where: str
+    timed_out: bool
+
+
+def lost_ranks(error: BaseException, ranks: "Ranks") -> LostRanksError | None:
+    """What to raise in place of an error; None where it is not of a collective. May take seconds."""
+    text = str(error).lower()
+    of_a_collective = isinstance(error, dist.DistError) or any(name in text for name in _OF_A_COLLECTIVE)
+    if not of_a_collective and error.__cause__ is not None:
+        return lost_ranks(error.__cause__, ranks)
+    if ranks.world == 1 or not of_a_collective:
+        return None
+    timed_out = any(words in text for words in _TIMED_OUT)
+    answers = _call(_Answer(str(ranks.where), timed_out), ranks)
+    speaks = ranks.rank == min(answers)
+    if not speaks:
+        time.sleep(_SPEAKER_NEEDS)
+    return LostRanksError(_message(answers, ranks), speaks=speaks)
+
+
+def _call(own: _Answer, ranks: "Ranks") -> dict[int, _Answer]:
+    """The answers of the ranks that are there, this one included."""
+    within = _ANSWER_WITHIN[own.timed_out]
+    answers = {ranks.rank: own}
+    deadline = time.monotonic() + within
+    try:
+        store = dist.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=within),
+        )
+        key = f"torchrec_priors/roll_call/{ranks.attempt}"
+        store.set(f"{key}/{ranks.rank}", json.dumps(vars(own)))
+        while len(answers) < ranks.world and time.monotonic() < deadline:
+            for rank in set(range(ranks.world)) - set(answers):
+                if store.check([f"{key}/{rank}"]):
+                    answers[rank] = _Answer(**json.loads(store.get(f"{key}/{rank}")))
+            time.sleep(_LOOK_AGAIN)
+    except RuntimeError:  # whoever keeps the store is gone too: the launcher, or without one rank 0
+        pass
+    return answers
+
+
+def _message(answers: dict[int, _Answer], ranks: "Ranks") -> str:
+    """
+    >>> from types import SimpleNamespace as Simple
+    >>> three = Simple(world=3, rank=0, timeout=timedelta(seconds=60))
+    >>> waits = _Answer("step 7, loss (all-reduce)", True)
+    >>> _message({0: waits, 2: waits}, three)
+    'rank 1 did not answer within 60 s (training.timeout_seconds) in step 7, loss (all-reduce): started again, the run goes on'
+    >>> _message({0: _Answer("step 7, lookup (all-to-all)", False)}, three)
+    'ranks 1, 2 were lost in step 7, lookup (all-to-all): started again, the run goes on'
+    """
+    missing = sorted(set(range(ranks.world)) - set(answers))
+    named = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
+    own = answers[ranks.rank].where
+    if not missing:
+        others = "; ".join(f"rank {rank} in {answer.where}" for rank, answer in sorted(answers.items()))
+        what = f"the connection between ranks was lost, all of which are there ({others})"
+    elif any(answer.timed_out for answer in answers.values()):
+        seconds = ranks.timeout.total_seconds()
+        what = f"{named} did not answer within {seconds:g} s (training.timeout_seconds) in {own}"
+    else:
+        what = f"{named} {'were' if len(missing) > 1 else 'was'} lost in {own}"
+    return f"{what}: started again, the run goes on"
