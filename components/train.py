@@ -25,6 +25,7 @@ def train(
     gpu: int = 0,
     memMB: int = 8192,
     max_retries: int = 0,
+    max_restarts: int = 3,
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
@@ -44,6 +45,7 @@ def train(
         gpu: GPUs a node
         memMB: memory a node, in MB
         max_retries: how often the scheduler may start it again
+        max_restarts: how often torchrun may start all processes again, on the same machines; each goes on with the run
         env: environment variables, as A=1,B=2
         mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
@@ -59,6 +61,7 @@ def train(
         gpu=gpu,
         memMB=memMB,
         max_retries=max_retries,
+        max_restarts=max_restarts,
         env=env,
         mounts=mounts,
     )

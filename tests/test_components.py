@@ -14,7 +14,7 @@ from torchx.specs.finder import get_component
 from torchrec_priors.apps.__main__ import apps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESOURCES = {"j", "image", "h", "cpu", "gpu", "memMB", "max_retries", "env", "mounts"}
+RESOURCES = {"j", "image", "h", "cpu", "gpu", "memMB", "max_retries", "max_restarts", "env", "mounts"}
 POSITIONAL = {"prior": "kind", "train": "overrides", "evaluate": "overrides", "experiment": "file"}
 
 
@@ -119,7 +119,7 @@ def test_what_a_scheduler_is_asked_for(app, scheduler, runner, monkeypatch):
         else:
             assert node.host == FIRST_NODE[scheduler].format(ROLE=app.upper())
         assert node.env["OMP_NUM_THREADS"] == str(16 // int(ranks))
-        assert node.env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
+        assert ("PET_MAX_RESTARTS" in node.env) == (app == "train")
         assert (node.env["NCCL_SOCKET_IFNAME"], node.env["A"]) == ("ib0", "b")
         assert node.cpu in (16, None)
         assert node.gpu in (4 if "gpu" in parameters else 0, None)
@@ -132,3 +132,17 @@ def test_what_a_scheduler_is_asked_for(app, scheduler, runner, monkeypatch):
 
 def _is_required(parameter):
     return parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+
+
+def test_torchrun_starts_training_again_within_a_budget(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    train = get_component("components/train.py:train").fn
+    given = ["--config", "c", "--data", "d", "--run", "r"]
+    budgets = [materialize_appdef(train, [*given, *more]).roles[0] for more in ([], ["--max_restarts", "20"])]
+    assert [role.env["PET_MAX_RESTARTS"] for role in budgets] == ["3", "20"]
+    assert [role.max_retries for role in budgets] == [0, 0]
+    ddp = get_component("dist.ddp").fn
+    role = materialize_appdef(ddp, ["-m", "torchrec_priors.apps.train", "--", "--run", "r"]).roles[0]
+    assert role.env["PET_MAX_RESTARTS"] == "3"
+    role = materialize_appdef(ddp, ["-m", "torchrec_priors.apps.evaluate", "--", "--run", "r"]).roles[0]
+    assert "PET_MAX_RESTARTS" not in role.env

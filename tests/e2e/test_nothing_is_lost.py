@@ -1,7 +1,9 @@
 """A run gives the same numbers every time, and after it was killed."""
 
+import itertools
 import json
 import os
+import random
 import signal
 import subprocess
 import time
@@ -9,7 +11,12 @@ import time
 import pytest
 import torch
 from command_line import BIN, REPOSITORY, app
+from killing import Victim
+from small_movielens import write_movielens
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from torchrec_priors.preparation.prepare import Settings, prepare
 
 CONFIG = """
 [model]
@@ -38,10 +45,10 @@ def config(tmp_path_factory):
     return file
 
 
-def _final(folder, tmp_path):
+def _final(folder, tmp_path, steps=60):
     """Every tensor of the last checkpoint, and the logged numbers that are no times."""
     last = sorted((folder / "checkpoints").glob("step-*"))[-1]
-    assert last.name == "step-00000060"
+    assert last.name == f"step-{steps:08d}"
     dcp_to_torch_save(last, tmp_path / "flat.pt")
     state = torch.load(tmp_path / "flat.pt", weights_only=False)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -106,6 +113,54 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_bit(config, small_da
     done = app("train", *arguments, ranks=2)
     assert "resuming" in done.stderr
     _same(_final(tmp_path / "run", tmp_path), uninterrupted)
+
+
+def test_torchrun_goes_on_with_it_where_a_rank_is_killed(config, small_data, uninterrupted, tmp_path):
+    run, chance = tmp_path / "run", random.Random()
+    arguments = ["--config", config, "--data", small_data]
+    victim = Victim(run, [*arguments, "training.log_every=1"], tmp_path / "log", restarts=2, every=20)
+    try:
+        print(victim.kill("step", chance))  # shown where the test fails
+        assert victim.end() == 0, (tmp_path / "log").read_text()
+    finally:
+        victim.close()
+    assert (tmp_path / "log").read_text().count("resuming") == 1
+    tensors, lines = _final(run, tmp_path)
+    kept = [line for line in lines if line["step"] % 10 == 0]
+    _same((tensors, kept), uninterrupted)
+    assert _losses_shown(run) == list(range(1, 61))
+
+
+@pytest.mark.slow
+def test_it_is_the_same_after_twenty_kills(config, tmp_path):
+    """At random moments of steps, evaluations, writing checkpoints and starting, on a data set with longer ones."""
+    steps, every, kills = 800, 25, 20
+    data, run, log = tmp_path / "data", tmp_path / "run", tmp_path / "log"
+    prepare(Settings("movielens", write_movielens(tmp_path / "raw", users=400, items=600, longest=120), 8), data)
+    more = [f"training.steps={steps}", f"training.evaluate_every={every}", "training.log_every=1"]
+    arguments = ["--config", config, "--data", data, *more, "training.patience=0"]
+    app("train", *arguments, "--run", tmp_path / "whole", ranks=2, timeout=1200)
+    seed = time.time_ns() % 2**32
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    moments = list(itertools.islice(itertools.cycle(["step", "validation", "checkpoint", "start"]), kills))
+    chance.shuffle(moments)
+    victim = Victim(run, arguments, log, restarts=kills + 5, every=every)
+    try:
+        for number, moment in enumerate(moments, 1):
+            print(f"kill {number}, {victim.kill(moment, chance)}", flush=True)
+        assert victim.end() == 0, log.read_text()
+    finally:
+        victim.close()
+    _same(_final(run, tmp_path, steps), _final(tmp_path / "whole", tmp_path, steps))
+    assert _losses_shown(run) == list(range(1, steps + 1))
+
+
+def _losses_shown(run):
+    """Steps that TensorBoard shows a loss for."""
+    events = EventAccumulator(str(run / "events"), size_guidance={"scalars": 0})
+    events.Reload()
+    return [event.step for event in events.Scalars("loss")]
 
 
 def test_a_finished_run_is_left_as_it_is(config, small_data, tmp_path):

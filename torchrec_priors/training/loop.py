@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,20 +12,17 @@ import torch
 import torch.distributed as dist
 
 from torchrec_priors.config import RunConfig
-from torchrec_priors.data.batch import Batch, make_batch
+from torchrec_priors.data.batch import Batch
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.data.left_out import leave_out
-from torchrec_priors.data.prefetch import ahead
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.pretrained import take_pretrained
-from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.errors import StoppedError
 from torchrec_priors.metrics.evaluation import evaluate
-from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
+from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.admission import Admission
+from torchrec_priors.training.batches import Batches
 from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.divergence import diverged
@@ -90,11 +87,9 @@ class _Run:
             take_pretrained(Path(config.table.pretrained), self.built.own, self.built.model.item_rows, data)
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
-        self.admission: Admission | None = None
-        if config.embedding.unseen == "managed":
-            self.admission = Admission(self.built, config, data, ranks)
-        else:
-            self.sampler = make_sampler(self.built, config, data, ranks)
+        managed = config.embedding.unseen == "managed"
+        negatives = (Admission if managed else make_sampler)(self.built, config, data, ranks)
+        self.batches = Batches(self.built, config, data, negatives)
         if ranks.leads:  # now that nothing is wrong with it
             if trained is None:
                 folder.path.mkdir(parents=True, exist_ok=True)
@@ -121,7 +116,7 @@ class _Run:
 
     def go(self) -> dict[str, Any]:
         with self.stop.listening():
-            with closing(self._batches()) as batches:
+            with closing(self.batches.after(self.progress.step)) as batches:
                 self._train(batches)
             return self._finish()
 
@@ -268,65 +263,6 @@ class _Run:
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
-
-    def _batches(self) -> Generator[Batch, None, None]:
-        """From the next step on. Close it to end its threads."""
-        step, prefetch = self.progress.step, self.config.training.prefetch
-        if self.admission is None:
-            return ahead(self._made(self._stream(step)), prefetch)
-        with closing(iter(self._stream(self.admission.last_admission(step) + 1))) as again:
-            self.admission.catch_up(again, step)
-        return self._made_in_time(self.admission, ahead(iter(self._stream(step)), prefetch))
-
-    def _stream(self, first_step: int) -> WindowStream:
-        config, settings = self.config, self.config.training
-        return WindowStream(
-            self.data,
-            context=config.model.context,
-            horizon=config.model.horizon,
-            batch=settings.batch,
-            batch_tokens=settings.batch_tokens,
-            seed=config.seed,
-            share=self.ranks.share,
-            balanced_for=config.model.dim if settings.balance == "length" else None,
-            shuffled_row_groups=settings.shuffled_row_groups,
-            first_step=first_step,
-            columns=self.built.training_columns,
-            training_end_U=settings.training_ends(self.data),
-            workers=settings.workers,
-        )
-
-    def _made(self, stream: WindowStream) -> Generator[Batch, None, None]:
-        device, rows = self.ranks.device, self.built.model.item_rows
-        with closing(iter(stream)) as of_steps:
-            for windows in of_steps:
-                if rows.known_I is not None:
-                    windows = leave_out(windows, rows.known_I)
-                batch = self._batch(windows, self.sampler.draw(windows.step))
-                if device.type == "cuda":
-                    with torch.cuda.device(device):  # each thread has a current device of its own
-                        batch = batch.pinned()
-                yield batch
-
-    def _made_in_time(
-        self, admission: Admission, stream: Generator[Windows, None, None]
-    ) -> Generator[Batch, None, None]:
-        """Batches that are made when they are asked for: their negatives depend on what the steps before admitted."""
-        with closing(stream) as of_steps:
-            for windows in of_steps:
-                draw, own_ids = admission.draw(windows)
-                yield self._batch(windows, draw, own_ids)
-
-    def _batch(self, windows: Windows, draw: Draw, own_ids: np.ndarray | None = None) -> Batch:
-        return make_batch(
-            windows,
-            draw,
-            feature=FEATURE,
-            seed=self.config.seed,
-            parts=self.config.training.accumulate,
-            to_ids=self.built.model.item_rows.to_ids,
-            own_ids=own_ids,
-        )
 
 
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:

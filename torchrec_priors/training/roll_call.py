@@ -91,11 +91,11 @@ def _message(answers: dict[int, _Answer], ranks: "Ranks") -> str:
     """
     >>> from types import SimpleNamespace as Simple
     >>> three = Simple(world=3, rank=0, timeout=timedelta(seconds=60))
-    >>> waits = _Answer("step 7, loss (all-reduce)", True)
+    >>> waits = _Answer("step 7, evaluation", True)
     >>> _message({0: waits, 2: waits}, three)
-    'rank 1 did not answer within 60 s (training.timeout_seconds) in step 7, loss (all-reduce): started again, the run goes on'
+    'rank 1 did not answer within 60 s (training.timeout_seconds) in step 7, evaluation: started again, it goes on'
     >>> _message({0: _Answer("step 7, lookup (all-to-all)", False)}, three)
-    'ranks 1, 2 were lost in step 7, lookup (all-to-all): started again, the run goes on'
+    'ranks 1, 2 were lost in step 7, lookup (all-to-all): started again, it goes on'
     """
     missing = sorted(set(range(ranks.world)) - set(answers))
     named = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
@@ -108,4 +108,4 @@ def _message(answers: dict[int, _Answer], ranks: "Ranks") -> str:
         what = f"{named} did not answer within {seconds:g} s (training.timeout_seconds) in {own}"
     else:
         what = f"{named} {'were' if len(missing) > 1 else 'was'} lost in {own}"
-    return f"{what}: started again, the run goes on"
+    return f"{what}: started again, it goes on"

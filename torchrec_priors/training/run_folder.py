@@ -16,12 +16,15 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_whole
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.training.seen import read_seen
+from torchrec_priors.training.settings import MAY_CHANGE
 
 log = logging.getLogger(__name__)
 
 CONFIG, DATA, METRICS, SUMMARY, PATHS = "config.toml", "data.json", "metrics.jsonl", "summary.json", "paths.json"
 SHARDING = "sharding.json"
 _NOT_THE_RUN = ("sharding",)  # sections that a run may be gone on with under others of
+
+_MAY_CHANGE = {f"training.{name}" for name in MAY_CHANGE}
 
 
 @dataclass(frozen=True)
@@ -244,6 +247,6 @@ def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = ""
             inner = _first_difference(before, after, f"{prefix}{key}.")
             if inner:
                 return inner
-        elif before != after:
+        elif before != after and f"{prefix}{key}" not in _MAY_CHANGE:
             return f"{prefix}{key} = {before!r} there, {after!r} here"
     return None

@@ -9,6 +9,9 @@ import numpy as np
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 
+# Of these a run may go on with other values: none of them changes a number.
+MAY_CHANGE = ("checkpoint_seconds", "timeout_seconds", "max_loss", "workers", "prefetch")
+
 
 @dataclass
 class TrainingConfig:

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: SIGTERM of a scheduler that needs the machine, Ctrl-C. The end of a step heeds them."""
+"""Signals that ask a run to end: SIGTERM of a scheduler that needs the machine, Ctrl-C. A step's end heeds them."""
 
 import os
 import signal

@@ -10,6 +10,9 @@ import torchx
 import torchx.specs as specs
 from torchx.components import dist
 
+_RESTARTED = "torchrec_priors.apps.train"  # unless told otherwise: it goes on where it was
+_RESTARTS = 3
+
 
 def ddp(
     *script_args: str,
@@ -24,6 +27,7 @@ def ddp(
     j: str = "1x2",
     env: Optional[Dict[str, str]] = None,
     max_retries: int = 0,
+    max_restarts: Optional[int] = None,
     rdzv_port: int = 29500,
     rdzv_backend: str = "c10d",
     mounts: Optional[List[str]] = None,
@@ -45,6 +49,7 @@ def ddp(
         j: [min nodes:]nodes x processes a node
         env: environment variables, as A=1,B=2
         max_retries: how often the scheduler may retry
+        max_restarts: how often torchrun may start all processes again; 3 for training, else 0
         rdzv_port: port of the rendezvous on the first node, with several nodes
         rdzv_backend: rendezvous backend, with several nodes
         mounts: mounts of the container
@@ -55,10 +60,12 @@ def ddp(
         if script_args and script_args[0] != "--":
             script_args = ("--", *script_args)
         processes = int(j.rsplit("x", 1)[-1])
-        # Restarts over gloo fail now and then where the agent's store is shared with the workers.
         cores = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB, h=h).cpu
-        ours = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": str(max(1, cores // processes))}
-        env = {**ours, **(env or {})}
+        env = {"OMP_NUM_THREADS": str(max(1, cores // processes)), **(env or {})}
+    if max_restarts is None and m == _RESTARTED:
+        max_restarts = _RESTARTS
+    if max_restarts is not None:
+        env = {"PET_MAX_RESTARTS": str(max_restarts), **(env or {})}
     return dist.ddp(
         *script_args,
         script=script,

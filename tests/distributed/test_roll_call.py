@@ -1,0 +1,35 @@
+"""Ranks that wait for one that is stuck end with an error that names it."""
+
+import time
+from datetime import timedelta
+
+import pytest
+import torch
+from ranks import run_on_ranks
+
+from torchrec_priors.training.process import join
+from torchrec_priors.training.roll_call import lost_ranks
+
+WAIT = 4  # seconds
+
+
+def wait_for_rank_1():
+    """What the others come to know while rank 1 joins no collective, and who of them says it."""
+    with join(timedelta(seconds=WAIT)) as ranks:
+        ranks.where.step, ranks.where.doing = 7, "loss (all-reduce)"
+        ranks.total(torch.ones(1))
+        if ranks.rank == 1:
+            time.sleep(WAIT + 14)
+            return None
+        with pytest.raises(RuntimeError) as error:
+            ranks.total(torch.ones(1))
+        assert lost_ranks(ValueError("of another kind"), ranks) is None
+        lost = lost_ranks(error.value, ranks)
+        return str(lost), lost.speaks
+
+
+def test_who_did_not_answer_is_named(tmp_path):
+    (message, speaks), nothing, (other_message, other_speaks) = run_on_ranks(3, wait_for_rank_1)
+    assert nothing is None
+    assert message.startswith(f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in step 7, loss")
+    assert (message, speaks) == (other_message, not other_speaks) == (message, True)

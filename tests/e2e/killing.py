@@ -1,0 +1,94 @@
+"""Kills single ranks of a training under torchrun, which starts all of them again."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from command_line import BIN, REPOSITORY
+
+_LOOK = 0.002  # seconds between looks
+_LAST_BYTES = 16_384
+_AT_MOST = 300.0  # seconds for any of the moments to come
+
+
+class Victim:
+    """A training on two ranks under torchrun, with `restarts` to spare. `arguments` are those of `train`."""
+
+    def __init__(self, run: Path, arguments: list, log: Path, *, restarts: int, every: int) -> None:
+        """
+        Args:
+            every: steps between evaluations; there is a line of metrics for every step.
+        """
+        self.run, self.log, self.every = run, log, every
+        torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", 2, "--max-restarts", restarts]
+        command = [*torchrun, "-m", "torchrec_priors.apps.train", "--", *arguments, "--run", run]
+        with log.open("wb") as stream:
+            self.process = subprocess.Popen(
+                [str(part) for part in command], cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdout=stream, stderr=stream, start_new_session=True,
+            )  # fmt: skip
+        self._killed: set[int] = set()
+
+    def kill(self, moment: str, chance: random.Random) -> str:
+        """Kills a rank at a moment of this kind after all have been started again; what was done, in words."""
+        self._wait(lambda: len(self._ranks()) == 2 and not self._killed & set(self._ranks()))
+        ranks = self._ranks()
+        if moment == "start":
+            self._sleep(chance.uniform(0, 6))
+        else:
+            before = self._steps()
+            self._wait(lambda: self._steps() != before)
+            if moment == "step":
+                self._sleep(chance.uniform(0, 0.5))
+            self._wait({"step": lambda: True, "validation": self._evaluates, "checkpoint": self._writes}[moment])
+        victim = chance.choice(ranks)
+        at = self._steps()[-1:]
+        os.kill(victim, signal.SIGKILL)
+        self._killed |= set(ranks)
+        return f"{moment}: rank {ranks.index(victim)} after step {at[0] if at else 'none'}"
+
+    def end(self) -> int:
+        return self.process.wait(_AT_MOST)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()  # which ends the ranks
+            self.process.wait()
+
+    def _evaluates(self) -> bool:
+        steps = self._steps()
+        return bool(steps) and steps[-1] % self.every == 0 and steps.count(steps[-1]) == 1
+
+    def _writes(self) -> bool:
+        return any((self.run / "checkpoints").glob("*.partial"))
+
+    def _steps(self) -> list[int]:
+        """Of the last lines of metrics, evaluations among them."""
+        try:
+            with (self.run / "metrics.jsonl").open("rb") as stream:
+                stream.seek(max(0, stream.seek(0, os.SEEK_END) - _LAST_BYTES))
+                lines = stream.read().split(b"\n")[:-1]
+        except FileNotFoundError:
+            return []
+        return [json.loads(line)["step"] for line in lines if line.startswith(b"{")]
+
+    def _ranks(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return sorted(map(int, children.read_text().split()))
+
+    def _sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        self._wait(lambda: time.monotonic() >= until)
+
+    def _wait(self, come) -> None:
+        deadline = time.monotonic() + _AT_MOST
+        while True:
+            assert self.process.poll() is None, f"ended before it could be killed:\n{self.log.read_text()[-3000:]}"
+            if come():
+                return
+            assert time.monotonic() < deadline, f"waited in vain:\n{self.log.read_text()[-3000:]}"
+            time.sleep(_LOOK)

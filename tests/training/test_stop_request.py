@@ -1,0 +1,113 @@
+"""A signal ends a run at the end of a step or within an evaluation, and the same command ends with the same numbers."""
+
+import json
+import os
+import signal
+
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from torchrec_priors.config import parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import StoppedError
+from torchrec_priors.training import loop
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.stop_request import StopRequest
+
+SETTINGS = {
+    "model": {"dim": 8, "context": 10, "horizon": 4},
+    "encoder": {"layers": 1},
+    "training": {"steps": 9, "batch": 8, "evaluate_every": 3, "log_every": 1, "patience": 0},
+}
+
+
+def _train(data, path):
+    config, folder = parse(SETTINGS), RunFolder(path)
+    folder.check_same_run(config, data)
+    with join() as ranks:
+        return loop.train(config, data, folder, ranks)
+
+
+def _numbers(path):
+    """The logged lines but for times, and the last checkpoint's tensors."""
+    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    dcp_to_torch_save(path / "checkpoints/step-00000009", path / "flat.pt")
+    state = torch.load(path / "flat.pt", weights_only=False)
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines], state["model"]
+
+
+@pytest.fixture(scope="module")
+def data(small_data):
+    return PreparedData(small_data)
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("runs") / "whole"
+    _train(data, path)
+    return _numbers(path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_within_a_step_is_heeded_at_its_end(data, whole, tmp_path, monkeypatch, number):
+    step = loop.step
+
+    def interrupted(built, optimizers, batch, **more):
+        if batch.step == 4:
+            os.kill(os.getpid(), number)
+            more["flags"] = run_flags()  # as another rank would tell of it in the same step
+        return step(built, optimizers, batch, **more)
+
+    requests = []
+    monkeypatch.setattr(loop, "StopRequest", lambda: requests.append(StopRequest()) or requests[0])
+
+    def run_flags():
+        return requests[0].flags()
+
+    monkeypatch.setattr(loop, "step", interrupted)
+    with pytest.raises(StoppedError, match=f"stopped by {number.name} at step 5 of 9: the same command") as stopped:
+        _train(data, tmp_path / "run")
+    assert stopped.value.by == number
+    assert (tmp_path / "run/checkpoints/step-00000005").is_dir()
+    monkeypatch.undo()
+    _train(data, tmp_path / "run")
+    _same(_numbers(tmp_path / "run"), whole)
+
+
+def test_a_signal_within_an_evaluation_gives_it_up_and_it_is_made_later(data, whole, tmp_path, monkeypatch):
+    evaluate = loop.evaluate
+
+    def interrupted(*arguments, progress, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(*arguments, progress=progress, **more)
+
+    monkeypatch.setattr(loop, "evaluate", interrupted)
+    for _ in range(2):  # the second time it goes on with the evaluation
+        with pytest.raises(StoppedError, match="stopped by SIGTERM at step 3 of 9"):
+            _train(data, tmp_path / "run")
+    monkeypatch.undo()
+    _train(data, tmp_path / "run")
+    _same(_numbers(tmp_path / "run"), whole)
+
+
+def _same(one, other):
+    assert one[0] == other[0]
+    assert one[1].keys() == other[1].keys()
+    for name, value in one[1].items():
+        assert torch.equal(value, other[1][name]), name
+
+
+def test_a_second_interrupt_ends_at_once_without_a_launcher_alone(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    request = StopRequest()
+    with request.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.flags() == [False, True]
+        monkeypatch.setenv("RANK", "0")
+        os.kill(os.getpid(), signal.SIGINT)
+        monkeypatch.delenv("RANK")
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before

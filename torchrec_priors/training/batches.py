@@ -1,0 +1,86 @@
+"""A run's batches: windows of the log and the negatives of their steps, made ahead where that can be."""
+
+from collections.abc import Generator
+from contextlib import closing
+
+import numpy as np
+import torch
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.data.batch import Batch, make_batch
+from torchrec_priors.data.left_out import leave_out
+from torchrec_priors.data.prefetch import ahead
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.windows import Windows, WindowStream
+from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.sampling.group_sampler import Draw, GroupSampler
+from torchrec_priors.training.admission import Admission
+from torchrec_priors.training.build import Built
+
+
+class Batches:
+    """This rank's part of every global batch."""
+
+    def __init__(
+        self, built: Built, config: RunConfig, data: PreparedData, negatives: GroupSampler | Admission
+    ) -> None:
+        self.built, self.config, self.data, self.negatives = built, config, data, negatives
+
+    def after(self, step: int) -> Generator[Batch, None, None]:
+        """Those after so many steps. Close it to end its threads."""
+        negatives, prefetch = self.negatives, self.config.training.prefetch
+        if not isinstance(negatives, Admission):
+            return ahead(self._made(self._stream(step), negatives), prefetch)
+        with closing(iter(self._stream(negatives.last_admission(step) + 1))) as again:
+            negatives.catch_up(again, step)
+        return self._made_in_time(negatives, ahead(iter(self._stream(step)), prefetch))
+
+    def _stream(self, first_step: int) -> WindowStream:
+        config, settings = self.config, self.config.training
+        return WindowStream(
+            self.data,
+            context=config.model.context,
+            horizon=config.model.horizon,
+            batch=settings.batch,
+            batch_tokens=settings.batch_tokens,
+            seed=config.seed,
+            share=self.built.ranks.share,
+            balanced_for=config.model.dim if settings.balance == "length" else None,
+            shuffled_row_groups=settings.shuffled_row_groups,
+            first_step=first_step,
+            columns=self.built.training_columns,
+            training_end_U=settings.training_ends(self.data),
+            workers=settings.workers,
+        )
+
+    def _made(self, stream: WindowStream, sampler: GroupSampler) -> Generator[Batch, None, None]:
+        device, rows = self.built.ranks.device, self.built.model.item_rows
+        with closing(iter(stream)) as of_steps:
+            for windows in of_steps:
+                if rows.known_I is not None:
+                    windows = leave_out(windows, rows.known_I)
+                batch = self._batch(windows, sampler.draw(windows.step))
+                if device.type == "cuda":
+                    with torch.cuda.device(device):  # each thread has a current device of its own
+                        batch = batch.pinned()
+                yield batch
+
+    def _made_in_time(
+        self, admission: Admission, stream: Generator[Windows, None, None]
+    ) -> Generator[Batch, None, None]:
+        """Batches that are made when they are asked for: their negatives depend on what the steps before admitted."""
+        with closing(stream) as of_steps:
+            for windows in of_steps:
+                draw, own_ids = admission.draw(windows)
+                yield self._batch(windows, draw, own_ids)
+
+    def _batch(self, windows: Windows, draw: Draw, own_ids: np.ndarray | None = None) -> Batch:
+        return make_batch(
+            windows,
+            draw,
+            feature=FEATURE,
+            seed=self.config.seed,
+            parts=self.config.training.accumulate,
+            to_ids=self.built.model.item_rows.to_ids,
+            own_ids=own_ids,
+        )
