@@ -24,17 +24,18 @@ TINY = [  # a run of two steps; what is given after these wins
 ]
 
 
-def app(name, *arguments, ranks=1, cwd=None, check=True, timeout=280, fresh=False):
+def app(name, *arguments, ranks=1, restarts=0, cwd=None, check=True, timeout=280, fresh=False):
     """`python -m torchrec_priors.apps.<name>`, under torchrun where there are several ranks.
 
     Args:
+        restarts: how often torchrun may start them again.
         fresh: in an interpreter of its own, for what reads the environment when it is imported.
     """
     if ranks == 1 and fresh:
         return run([sys.executable, "-m", f"torchrec_priors.apps.{name}", *arguments], cwd, check, timeout)
     if ranks == 1:
         return _forked(name, [str(part) for part in arguments], cwd, check, timeout)
-    torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks]  # a free port
+    torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks, "--max-restarts", restarts]
     return run([*torchrun, "-m", f"torchrec_priors.apps.{name}", "--", *arguments], cwd, check, timeout)
 
 

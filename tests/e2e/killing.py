@@ -33,15 +33,19 @@ class Victim:
             )  # fmt: skip
         self._killed: set[int] = set()
 
-    def kill(self, moment: str, chance: random.Random) -> str:
-        """Kills a rank at a moment of this kind after all have been started again; what was done, in words."""
+    def kill(self, moment: str, chance: random.Random, step: int = 0) -> str:
+        """Kills a rank at a moment of this kind after all have been started again; what was done, in words.
+
+        Args:
+            step: the first at which it may be, but for the moment `start`.
+        """
         self._wait(lambda: len(self._ranks()) == 2 and not self._killed & set(self._ranks()))
         ranks = self._ranks()
         if moment == "start":
             self._sleep(chance.uniform(0, 6))
         else:
             before = self._steps()
-            self._wait(lambda: self._steps() != before)
+            self._wait(lambda: self._steps() not in (before, []) and self._steps()[-1] >= step)
             if moment == "step":
                 self._sleep(chance.uniform(0, 0.5))
             self._wait({"step": lambda: True, "validation": self._evaluates, "checkpoint": self._writes}[moment])

@@ -2,12 +2,13 @@
 
 import logging
 import shutil
+import signal
 
 import pytest
 from command_line import CONFIG, TINY, app
 
 from torchrec_priors.apps import command
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import StoppedError, UserError
 
 
 @pytest.fixture(scope="module")
@@ -152,9 +153,9 @@ def test_prepared_folder_without_manifest_and_truncated_parquet(small_data, tmp_
     _refused("train", "--data", tmp_path / "data", *arguments, says=["no prepared data set", "manifest.json"])
 
 
-def test_under_a_launcher_one_rank_alone_says_it(small_data, tmp_path):
+def test_under_a_launcher_one_rank_alone_says_it_and_it_is_not_tried_again(small_data, tmp_path):
     done = app("train", "--config", CONFIG, "--data", small_data, "--run", tmp_path / "run", "model.dimm=8",
-               ranks=2, check=False)  # fmt: skip
+               ranks=2, restarts=3, check=False)  # fmt: skip
     assert done.returncode != 0
     assert done.stderr.count("error: unknown configuration key 'model.dimm'") == 1
 
@@ -171,6 +172,18 @@ def test_a_mistake_that_rank_0_does_not_meet_is_said_by_the_rank_that_does(monke
         command.run(read, [])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: part-00001.parquet is missing (rank 1)\n"
+
+
+def test_a_run_that_a_signal_stopped_ends_with_its_number(monkeypatch, capsys):
+    def stop():
+        raise StoppedError("stopped by SIGTERM at step 7", signal.SIGTERM)
+
+    package = logging.getLogger("torchrec_priors")
+    monkeypatch.setattr(package, "level", package.level)
+    with pytest.raises(SystemExit) as ended:
+        command.run(stop, [])
+    assert ended.value.code == 143
+    assert capsys.readouterr().err == "stopped by SIGTERM at step 7\n"
 
 
 def test_uris(small_raw, small_data, tmp_path):

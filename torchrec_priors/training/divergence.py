@@ -96,11 +96,11 @@ def _where(finite: bool, shares: list[_Share]) -> str:
     """
     >>> shares = [_Share(8, 0, ["17", "4"], []), _Share(8, 2, ["5", "60"], ["311"]), _Share(8, 5, ["9", "7", "8"], [])]
     >>> _where(False, shares)
-    'not finite for users 5, 60 (rank 1), 9, 7, 8, ... (rank 2); item vectors that are not finite: 311'
+    'gradients are not finite for users 5, 60 (rank 1), 9, 7, 8, ... (rank 2); item vectors that are not finite: 311'
     >>> _where(True, shares[:1])
-    'largest for users 17, 4 (rank 0)'
+    'gradients are largest for users 17, 4 (rank 0)'
     >>> _where(False, [_Share(8, 8, ["5"], []), _Share(8, 8, ["6"], [])])
-    'not finite for all 16 windows of the batch'
+    'gradients are not finite for all 16 windows of the batch'
     """
     windows, wrong = sum(share.windows for share in shares), sum(share.wrong for share in shares)
     named = [
@@ -109,10 +109,10 @@ def _where(finite: bool, shares: list[_Share]) -> str:
         if share.users and (share.wrong or not wrong)
     ]
     if wrong and wrong == windows:
-        said = f"not finite for all {windows} windows of the batch"
+        said = f"gradients are not finite for all {windows} windows of the batch"
     elif wrong:
-        said = f"not finite for users {', '.join(named)}"
+        said = f"gradients are not finite for users {', '.join(named)}"
     else:
-        said = f"{'largest' if finite else 'every window is finite; largest gradients'} for users {', '.join(named)}"
+        said = f"gradients are {'' if finite else 'finite and '}largest for users {', '.join(named)}"
     items = [item for share in shares for item in share.items]
     return said + (f"; item vectors that are not finite: {', '.join(items[:_NAMED])}" if items else "")

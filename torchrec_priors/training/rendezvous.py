@@ -4,6 +4,7 @@ torchrun keeps one store for all its attempts, with what workers wrote there: af
 processes that are gone. So rank 0 opens a store for each attempt, and the launcher's only says where it is.
 """
 
+import itertools
 import os
 import socket
 import time
@@ -12,6 +13,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 _PLACE = "torchrec_priors/store"
+_opened = itertools.count()  # in this process, and alike in those of the other ranks
 _LOOK_AGAIN = 0.05  # seconds
 
 
@@ -29,14 +31,15 @@ def open_store(rank: int, world: int, timeout: timedelta) -> tuple[dist.Store, s
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":  # nobody listens there yet: it is this attempt's alone
         return dist.TCPStore(host, port, world, is_master=rank == 0, timeout=timeout, multi_tenant=True), str(port)
+    place = f"{_PLACE}/{next(_opened)}"
     launchers = dist.TCPStore(host, port, is_master=False, timeout=timeout)
     if rank == 0:
         own = dist.TCPStore(host, 0, world, is_master=True, timeout=timeout, wait_for_workers=False)
-        launchers.set(_PLACE, str(own.port))
+        launchers.set(place, str(own.port))
         return own, str(own.port)
     deadline = time.monotonic() + timeout.total_seconds()
     while True:
-        found = int(launchers.get(_PLACE))
+        found = int(launchers.get(place))
         if _listens(host, found):
             return dist.TCPStore(host, found, is_master=False, timeout=timeout), str(found)
         if time.monotonic() > deadline:
