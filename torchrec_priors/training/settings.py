@@ -10,7 +10,16 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 
 # Of these a run may go on with other values: none of them changes a number.
-MAY_CHANGE = ("checkpoint_seconds", "timeout_seconds", "max_loss", "workers", "prefetch")
+MAY_CHANGE = (
+    "max_loss",
+    "checkpoint_seconds",
+    "checkpoint_async",
+    "keep_last",
+    "keep_best",
+    "timeout_seconds",
+    "workers",
+    "prefetch",
+)
 
 
 @dataclass
