@@ -120,7 +120,7 @@ def test_torchrun_goes_on_with_it_where_a_rank_is_killed(config, small_data, uni
     arguments = ["--config", config, "--data", small_data]
     victim = Victim(run, [*arguments, "training.log_every=1"], tmp_path / "log", restarts=2, every=20)
     try:
-        print(victim.kill("step", chance))  # shown where the test fails
+        print(victim.kill("step", chance, 15))  # shown where the test fails
         assert victim.end() == 0, (tmp_path / "log").read_text()
     finally:
         victim.close()

@@ -140,3 +140,10 @@ def test_layers_and_heads_are_told_apart():
         parse({"encoder": {"layers": 0}})
     with pytest.raises(UserError, match=r"encoder\.heads = 3 must divide model\.dim = 64"):
         parse({"encoder": {"heads": 3}})
+
+
+def test_what_changes_no_number_may_be_another_when_a_run_goes_on(shop):
+    _train(shop)
+    _train(shop, "training.timeout_seconds=60", "training.max_loss=0", "training.checkpoint_seconds=1")
+    with pytest.raises(UserError, match=r"training.clip_norm = 1.0 there, 2.0 here"):
+        _train(shop, "training.clip_norm=2.0")
