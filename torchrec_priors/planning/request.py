@@ -1,0 +1,128 @@
+"""What is to be planned: tables, how much of them a step reads, machines and how many."""
+
+from dataclasses import dataclass, replace
+
+from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.planning.counts import short
+from torchrec_priors.planning.machines import Machine
+
+OPTIMIZERS = ("rowwise-adagrad", "sgd", "adagrad", "adam")
+ROWS = {"fp32": 4, "fp16": 2}  # bytes of a number
+SHARDINGS = ("row_wise", "table_wise", "column_wise")
+KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")
+ANY = "any"
+
+_DENSE_COPIES = 4  # value, gradient (DDP's buckets are the gradients) and AdamW's two moments
+_DENSE_NUMBER = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Attributes:
+        per_window: ids that a window looks up in it, at most.
+        per_step: ids a step besides, over all ranks (negatives).
+    """
+
+    name: str
+    rows: int
+    dim: int
+    per_window: int
+    per_step: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to the planner.
+
+    Attributes:
+        tables: the item table first.
+        ranks: over all nodes.
+        machine: what each rank has.
+        batch: windows of a rank and step; 0 where `global_batch` is given.
+        global_batch: windows of a step over all ranks.
+        optimizer: of the tables, fused into backward.
+        rows: `fp32` or `fp16`.
+        sharding: a sharding type, or `any` for the planner's choice.
+        kernel: a compute kernel, or `any`.
+        dense: parameters of the dense model, which every rank holds.
+        reserve: share of a device's memory that is left for activations of the encoder, the allocator and CUDA.
+    """
+
+    tables: tuple[Table, ...]
+    ranks: int
+    machine: Machine
+    batch: int = 0
+    global_batch: int = 0
+    optimizer: str = "rowwise-adagrad"
+    rows: str = "fp32"
+    sharding: str = "row_wise"
+    kernel: str = "fused"
+    dense: int = 0
+    reserve: float = 0.15
+
+    @property
+    def local_batch(self) -> int:
+        """Windows of the fullest rank."""
+        return self.batch or -(-self.global_batch // self.ranks)
+
+    @property
+    def windows(self) -> int:
+        """Windows of a step over all ranks."""
+        return self.global_batch or self.batch * self.ranks
+
+    @property
+    def items(self) -> int:
+        return self.tables[0].rows
+
+    @property
+    def dim(self) -> int:
+        return self.tables[0].dim
+
+    @property
+    def dense_bytes(self) -> int:
+        return self.dense * _DENSE_COPIES * _DENSE_NUMBER
+
+    @property
+    def reserved_bytes(self) -> int:
+        return int(self.machine.memory * self.reserve)
+
+    def lookups(self, table: Table) -> int:
+        """Ids that a rank looks up in a step, at most."""
+        return self.local_batch * table.per_window + -(-table.per_step // self.ranks)
+
+    def with_items(self, items: int) -> "Request":
+        return replace(self, tables=(replace(self.tables[0], rows=items), *self.tables[1:]))
+
+    def with_dim(self, dim: int) -> "Request":
+        return replace(self, tables=tuple(replace(table, dim=dim) for table in self.tables))
+
+    def describe(self) -> str:
+        """`1B x 256 on 64 h200`."""
+        return f"{short(self.items)} x {self.dim} on {self.ranks} {self.machine.name}"
+
+    def check(self) -> None:
+        """Raises UserError where a value is out of its range or two do not go together."""
+        for option, value, known in (
+            ("--optimizer", self.optimizer, OPTIMIZERS),
+            ("--rows", self.rows, tuple(ROWS)),
+            ("--sharding", self.sharding, (*SHARDINGS, ANY)),
+            ("--kernel", self.kernel, (*KERNELS, ANY)),
+        ):
+            if value not in known:
+                raise UserError(f"{option}: there is no '{value}': {nearest(value, known)}")
+        if self.dim < 4 or self.dim % 4:
+            raise UserError(f"--dim must be a positive multiple of 4 (FBGEMM's kernels), not {self.dim}")
+        if not 0 <= self.reserve < 1:
+            raise UserError(f"--reserve must be in [0, 1), not {self.reserve}")
+        if self.machine.device == "cpu" and self.kernel not in ("fused", ANY):
+            raise UserError(f"--kernel {self.kernel} needs GPUs: CPUs have 'fused' alone")
+        if self.machine.device == "cpu" and self.optimizer == "adam":
+            raise UserError("--optimizer adam: FBGEMM has no fused Adam on CPUs: take rowwise-adagrad")
+        per_node = self.machine.ranks_per_node
+        if self.ranks > per_node and self.ranks % per_node:
+            whole = -(-self.ranks // per_node) * per_node
+            raise UserError(
+                f"--ranks {self.ranks} is no multiple of {per_node} ranks a node: take {whole}, or set --ranks-per-node"
+            )

@@ -1,0 +1,102 @@
+"""One rank of a measured case, in a process of its own: prints one line of JSON (`Measured`)."""
+
+import json
+import resource
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchrec.modules.embedding_modules import EmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
+
+from torchrec_priors.bench.limits import bandwidth
+from torchrec_priors.embedding.table import FEATURE, distribute, fuse_optimizer, item_table, own_shards
+from torchrec_priors.noise import hush
+from torchrec_priors.planning.measure import Measured
+from torchrec_priors.training.process import Ranks, join
+
+_SENT = 1 << 22  # floats of an all-to-all
+_MARK = Path("/proc/self/clear_refs")
+
+
+class _Table(nn.Module):
+    """The item table, looked up."""
+
+    def __init__(self, table: EmbeddingCollection) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, ids: KeyedJaggedTensor) -> Tensor:
+        vectors: Tensor = self.table(ids)[FEATURE].values()
+        return vectors
+
+
+def main() -> None:
+    case = json.loads(sys.argv[1])
+    hush()
+    torch.set_num_threads(1)
+    with join() as ranks:
+        memory_bandwidth, link_bandwidth = bandwidth(repeats=5), _link_bandwidth(ranks)
+        before = _resident_from_here()
+        table = item_table(case["items"], case["dim"])
+        fuse_optimizer(table, 0.01)
+        parallel = distribute(_Table(table), ranks.device)[0]
+        for shard in own_shards(parallel, case["dim"]).values():
+            with torch.no_grad():
+                shard.rows.normal_(std=0.02)
+        forward, backward = [], []
+        for step in range(case["repeats"] + 1):
+            ids = _ids(case, seed=step * ranks.world + ranks.rank)
+            dist.barrier()
+            started = time.perf_counter()
+            vectors = parallel(ids)
+            looked_up = time.perf_counter()
+            vectors.backward(vectors.detach())
+            forward.append(looked_up - started)
+            backward.append(time.perf_counter() - looked_up)
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    found = Measured(
+        memory=memory,
+        forward=statistics.median(forward[1:]),
+        backward=statistics.median(backward[1:]),
+        memory_bandwidth=memory_bandwidth,
+        link_bandwidth=link_bandwidth,
+    )
+    print(json.dumps(asdict(found)))  # noqa: T201
+
+
+def _resident_from_here() -> int:
+    """Bytes of this process that are in memory now; its peak counts from here on."""
+    _MARK.write_text("5")  # Linux: sets the peak to what there is
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _link_bandwidth(ranks: Ranks) -> float:
+    """Bytes a second of an all-to-all, this rank's own part counted as the planner counts it."""
+    if ranks.world == 1:
+        return 0.0
+    sent, got = torch.zeros(_SENT), torch.empty(_SENT)
+    seconds = []
+    for _ in range(5):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_to_all_single(got, sent)
+        seconds.append(time.perf_counter() - started)
+    return 4 * _SENT / statistics.median(seconds[1:])
+
+
+def _ids(case: dict[str, int], seed: int) -> KeyedJaggedTensor:
+    """Windows of random items; what a step reads besides stands in the first."""
+    lengths = torch.full((case["batch"],), case["per_window"], dtype=torch.int32)
+    lengths[0] += case["more"]
+    items = torch.randint(0, case["items"], (int(lengths.sum()),), generator=torch.Generator().manual_seed(seed))
+    return KeyedJaggedTensor(keys=[FEATURE], values=items, lengths=lengths)
+
+
+if __name__ == "__main__":
+    main()
