@@ -15,10 +15,10 @@ from torchrec_priors.planning import plot as plots
 from torchrec_priors.planning import show
 from torchrec_priors.planning.asked import DEFAULTS, Numbers, from_config, from_numbers
 from torchrec_priors.planning.counts import read_counts
-from torchrec_priors.planning.fits import plan_or_explain
+from torchrec_priors.planning.fits import check_any_fits, plan_or_explain
 from torchrec_priors.planning.machines import machine_of
 from torchrec_priors.planning.request import Request
-from torchrec_priors.planning.sweep import check_any_fits, sweep
+from torchrec_priors.planning.sweep import sweep
 
 
 def plan(
@@ -68,7 +68,7 @@ def plan(
     measure: Annotated[
         bool, Option("--measure", help="With --device cpu: also do it here, and print predicted against measured.")
     ] = False,
-    repeats: Annotated[int, Option(help="With --measure: steps; the median counts.")] = 10,
+    repeats: Annotated[int, Option(help="With --measure: steps; the fastest counts.")] = 10,
     as_json: Annotated[bool, Option("--json", help="Print one JSON object in place of the table.")] = False,
     overrides: Annotated[
         list[str] | None,

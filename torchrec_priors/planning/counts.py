@@ -45,6 +45,15 @@ def short(number: int) -> str:
     return str(number)
 
 
+def in_ms(seconds: float) -> str:
+    """Seconds as people read short ones.
+
+    >>> in_ms(0.0010956), in_ms(1.8134)
+    ('1.10 ms', '1,813 ms')
+    """
+    return f"{seconds * 1000:,.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2}f} ms"
+
+
 def in_gb(size: float) -> str:
     """Bytes as people read them.
 

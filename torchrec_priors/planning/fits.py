@@ -1,14 +1,13 @@
 """The smallest changes that make a request fit: each is tried with the planner, the cheapest kinds first."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.planning.counts import in_gb
+from torchrec_priors.planning.counts import in_gb, in_ms
 from torchrec_priors.planning.planner import DoesNotFit, Plan, plan
-from torchrec_priors.planning.request import Request
-
-MOST_RANKS = 8_192
+from torchrec_priors.planning.request import ANY, MOST_RANKS, Request
+from torchrec_priors.planning.sweep import Point
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,10 @@ class Change:
 
 def smallest_changes(request: Request) -> list[Change]:
     """Changes of one thing alone that make it fit, the cheapest kind first, each the least of its kind: what costs
-    nothing, what costs time, precision of the rows, machines, width of the rows."""
+    nothing, what costs time, precision of the rows, machines, width of the rows. There is none where the dense model
+    leaves no memory to tables."""
+    if request.machine.memory <= request.reserved_bytes + request.dense_bytes:
+        return []
     return [change for kind in _KINDS for change in kind(request)]
 
 
@@ -36,10 +38,17 @@ def plan_or_explain(request: Request) -> Plan:
     except DoesNotFit as lack:
         changes = smallest_changes(request)
         if not changes:
-            most = f"up to {MOST_RANKS:,} ranks, fp16 rows, host memory, fewer windows and narrower rows"
-            raise UserError(f"{lack}; no single change makes it fit ({most} were tried)") from None
+            raise UserError(
+                f"{lack}; no change of ranks (up to {MOST_RANKS:,}), rows, kernel or batch alone helps"
+            ) from None
         says = "; or ".join(change.says for change in changes)
         raise UserError(f"{lack}; what would fit, the smallest change first: {says}") from None
+
+
+def check_any_fits(points: Sequence[Point]) -> None:
+    """Raises UserError where nothing of a sweep fits, as `plan_or_explain` of what lacks least."""
+    if not any(point.fits for point in points):
+        plan_or_explain(min(points, key=lambda point: point.memory_share).plan.request)
 
 
 def _fitting(request: Request) -> Plan | None:
@@ -75,8 +84,8 @@ def _host_memory(request: Request) -> Iterator[Change]:
         for kernel in ("fused_uvm_caching", "fused_uvm"):
             found = _fitting(replace(request, kernel=kernel))
             if found:
-                host, step = in_gb(found.fullest.host), found.slowest.step * 1000
-                yield Change(f"--kernel {kernel} ({host} of host memory a rank, {step:,.3g} ms a step)", found)
+                host, step = in_gb(found.fullest.host), in_ms(found.slowest.step)
+                yield Change(f"--kernel {kernel} ({host} of host memory a rank, {step} a step)", found)
                 return
 
 
@@ -88,7 +97,10 @@ def _half_rows(request: Request) -> Iterator[Change]:
 
 
 def _ranks(request: Request) -> Iterator[Change]:
-    """The fewest whole nodes, or ranks of a single one."""
+    """The fewest whole nodes, or ranks of a single one; of a table that has rows on every rank alone."""
+    hopeless = not request.global_batch and _fitting(request.with_items(1)) is None  # what a rank looks up is too much
+    if request.sharding not in ("row_wise", ANY) or hopeless:
+        return
     per_node = request.machine.ranks_per_node
     step = per_node if request.ranks >= per_node else 1
     least = request.ranks // step + 1

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.planning.counts import in_gb, short
+from torchrec_priors.planning.counts import in_gb, in_ms, short
 from torchrec_priors.planning.planner import Plan, plan
 from torchrec_priors.planning.request import Request
 
@@ -24,7 +24,7 @@ class Measured:
 
     Attributes:
         memory: bytes by which making the table and stepping raised the rank's peak.
-        forward, backward: seconds; the median step.
+        forward, backward: seconds of the fastest step: what else the machine does only adds to it.
         memory_bandwidth: bytes a second that a copy reads and writes, on all ranks at once.
         link_bandwidth: bytes a second of an all-to-all; 0 on one rank.
     """
@@ -44,8 +44,10 @@ class Case:
     measured: Measured
 
 
-def check_measurable(request: Request, items: Sequence[int], ranks: Sequence[int]) -> None:
+def check_measurable(request: Request, items: Sequence[int], ranks: Sequence[int], repeats: int) -> None:
     """Raises UserError where this machine cannot do what is asked."""
+    if repeats < 1:
+        raise UserError(f"--repeats must be at least 1, not {repeats}")
     cores, free = len(os.sched_getaffinity(0)), free_memory()
     if request.machine.device != "cpu":
         raise UserError("--measure needs --device cpu: it measures this machine's")
@@ -73,7 +75,7 @@ def measure(
     request: Request, items: Sequence[int], ranks: Sequence[int], repeats: int, report: Callable[[str], None]
 ) -> list[Case]:
     """All cases, one after another, each rank a process of one thread."""
-    check_measurable(request, items, ranks)
+    check_measurable(request, items, ranks, repeats)
     cases = []
     for rows in items:
         for count in ranks:
@@ -141,8 +143,8 @@ def show_cases(cases: Sequence[Case]) -> str:
         request, memory, time = case.predicted.request, case.predicted.fullest, case.predicted.slowest
         measured = case.measured
         cells = [short(request.items), str(request.ranks), in_gb(measured.memory), in_gb(memory.used)]
-        cells += [_ms(measured.forward), _ms(time.lookup + time.vectors)]
-        cells += [_ms(measured.backward), _ms(time.gradients + time.update)]
+        cells += [in_ms(measured.forward), in_ms(time.lookup + time.vectors)]
+        cells += [in_ms(measured.backward), in_ms(time.gradients + time.update)]
         lines.append(_row(cells))
     for ranks in sorted({case.predicted.request.ranks for case in cases}):
         of = [case.measured for case in cases if case.predicted.request.ranks == ranks]
@@ -167,10 +169,6 @@ def cases_as_json(cases: Sequence[Case]) -> str:
         for case in cases
     ]
     return json.dumps({"cases": found}, indent=1)
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:,.1f} ms"
 
 
 def _row(cells: Sequence[str]) -> str:

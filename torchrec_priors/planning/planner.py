@@ -94,9 +94,14 @@ class Plan:
         return max(self.time_W, key=lambda time: time.step)
 
     @property
+    def device_seconds(self) -> float:
+        """Cost of a step: its time on all ranks together."""
+        return self.slowest.step * self.request.ranks
+
+    @property
     def seconds_per_million(self) -> float:
-        """Cost: seconds of all devices together for a million windows."""
-        return self.slowest.step * self.request.ranks / self.request.windows * 1e6
+        """Cost of a million windows, likewise."""
+        return self.device_seconds / self.request.windows * 1e6
 
 
 class DoesNotFit(Exception):  # noqa: N818 - an answer rather than an error
@@ -211,6 +216,12 @@ def _lack(needed: Plan) -> str:
     rank = needed.memory_W.index(memory)
     left = machine.memory - request.reserved_bytes - request.dense_bytes
     wanted = memory.used - memory.dense
+    if left <= 0:
+        return (
+            f"{request.describe()} does not fit: of {in_gb(machine.memory)}, {in_gb(request.reserved_bytes)} are "
+            f"reserved and the dense model, which every rank holds, needs {in_gb(request.dense_bytes)}: nothing is "
+            f"left for table '{largest.name}'"
+        )
     where = f"{request.describe()} does not fit: table '{largest.name}' ({largest.sharding}, {largest.kernel})"
     if wanted > left:
         return (

@@ -23,39 +23,42 @@ def check_plot(file: Path) -> None:
 
 
 def plot(points: Sequence[Point], file: Path) -> None:
-    """Writes the figure; hollow points do not fit."""
+    """Writes the figure; hollow points do not fit, and have neither time nor cost."""
     from matplotlib.figure import Figure
 
     request = points[0].plan.request
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    memory, time, cost = figure.subplots(1, 3)
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    memory, time, cost = panels = figure.subplots(1, 3)
     sizes = sorted({point.plan.request.items for point in points})
     for number, size in enumerate(sizes):
         line = [point for point in points if point.plan.request.items == size]
-        fitting = [point for point in line if point.fits]
-        look = {"color": f"C{number}", "label": f"{short(size)} items"}
-        memory.plot(_ranks(line), [point.plan.fullest.used / 1e9 for point in line], color=look["color"], lw=0.8)
-        memory.plot(_ranks(fitting), [point.plan.fullest.used / 1e9 for point in fitting], "o", **look)
-        lacking = [point for point in line if not point.fits]
-        hollow = {"color": look["color"], "markerfacecolor": "none"}
-        memory.plot(_ranks(lacking), [point.plan.fullest.used / 1e9 for point in lacking], "o", **hollow)
+        fitting, lacking = ([point for point in line if point.fits is fits] for fits in (True, False))
+        look = {"color": f"C{number}", "markersize": 3 + 1.5 * (len(sizes) - number)}  # lines may cover one another
+        memory.plot(_ranks(line), [_used(point) for point in line], color=look["color"], lw=0.8)
+        memory.plot(_ranks(lacking), [_used(point) for point in lacking], "o", markerfacecolor="none", **look)
+        memory.plot(_ranks(fitting), [_used(point) for point in fitting], "o", label=f"{short(size)} items", **look)
         time.plot(_ranks(fitting), [point.plan.slowest.step * 1000 for point in fitting], "o-", **look)
-        cost.plot(_ranks(fitting), [point.plan.seconds_per_million for point in fitting], "o-", **look)
+        cost.plot(_ranks(fitting), [point.plan.device_seconds for point in fitting], "o-", **look)
     available = (request.machine.memory - request.reserved_bytes) / 1e9
     memory.axhline(available, color="black", ls="--", lw=0.8, label=f"{request.machine.name}, less what is reserved")
-    for axes, title, unit in (
-        (memory, "memory of the fullest rank", "GB"),
-        (time, "step in the tables", "ms"),
-        (cost, "cost of a million windows", "device seconds"),
-    ):
-        axes.set(title=title, ylabel=unit, xlabel=f"ranks ({request.machine.name})", yscale="log")
+    memory.set(title="memory of the fullest rank", ylabel="GB", yscale="log")
+    time.set(title="time of a step in the tables", ylabel="ms", ylim=(0, None))
+    cost.set(title="cost of a step: ranks x time", ylabel="device seconds", yscale="log")
+    ranks = sorted(set(_ranks(points)))
+    for axes in panels:
         axes.set_xscale("log", base=2)
+        axes.set_xticks(ranks, [str(count) for count in ranks])
+        axes.set_xlabel(f"ranks ({request.machine.name})")
         axes.grid(alpha=0.3)
-    memory.legend(fontsize="small")
+    figure.legend(loc="outside lower center", ncols=len(sizes) + 1, fontsize="small")
     figure.suptitle(
         f"width {request.dim}, {request.rows}, {request.optimizer}, {request.sharding}; hollow: does not fit"
     )
-    figure.savefig(file, dpi=150)
+    figure.savefig(file, dpi=110)
+
+
+def _used(point: Point) -> float:
+    return point.plan.fullest.used / 1e9
 
 
 def _ranks(points: Sequence[Point]) -> list[int]:

@@ -12,6 +12,9 @@ SHARDINGS = ("row_wise", "table_wise", "column_wise")
 KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")
 ANY = "any"
 
+MOST_RANKS = 8_192
+_MOST_BYTES = 1 << 58  # of a table: more would overflow what the planner adds up
+
 _DENSE_COPIES = 4  # value, gradient (DDP's buckets are the gradients) and AdamW's two moments
 _DENSE_NUMBER = 4  # bytes
 
@@ -114,6 +117,10 @@ class Request:
                 raise UserError(f"{option}: there is no '{value}': {nearest(value, known)}")
         if self.dim < 4 or self.dim % 4:
             raise UserError(f"--dim must be a positive multiple of 4 (FBGEMM's kernels), not {self.dim}")
+        if self.ranks > MOST_RANKS:
+            raise UserError(f"--ranks must be at most {MOST_RANKS:,}, not {self.ranks:,}")
+        if self.items * self.dim * ROWS["fp32"] > _MOST_BYTES:
+            raise UserError(f"--items: {self.items:,} rows of width {self.dim} are more than can be planned")
         if not 0 <= self.reserve < 1:
             raise UserError(f"--reserve must be in [0, 1), not {self.reserve}")
         if self.machine.device == "cpu" and self.kernel not in ("fused", ANY):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from torchrec_priors.planning.counts import in_gb, short
+from torchrec_priors.planning.counts import in_gb, in_ms, short
 from torchrec_priors.planning.planner import Plan, PlannedShard, PlannedTable
 from torchrec_priors.planning.sweep import Point
 
@@ -46,13 +46,23 @@ def show_plan(plan: Plan) -> str:
     lines += ["", "time of a step in the tables, as TorchRec estimates it"]
     lines += [_time_line(says, getattr(time, name), time.step) for name, says in _TIME.items()]
     lines += [_time_line("in all", time.step, time.step), ""]
-    lines.append(f"{plan.seconds_per_million:,.1f} {machine.device} seconds for a million windows; {_limits(plan)}")
+    lines.append(f"{plan.seconds_per_million:,.1f} device seconds for a million windows; {_limits(plan)}")
     return "\n".join(lines)
 
 
 def show_sweep(points: Sequence[Point]) -> str:
     """A sweep as a Markdown table."""
-    head = ("items", "ranks", "rows", "memory a rank", "of a device", "step", "device s / 1M windows", "fits")
+    head = (
+        "items",
+        "ranks",
+        "rows",
+        "memory a rank",
+        "of a device",
+        "step",
+        "ranks x step",
+        "device s / 1M windows",
+        "fits",
+    )
     lines = [_row(head), _row(["---"] * len(head))]
     for point in points:
         plan, memory = point.plan, point.plan.fullest
@@ -65,7 +75,8 @@ def show_sweep(points: Sequence[Point]) -> str:
                     in_gb(memory.table + memory.host),
                     in_gb(memory.used),
                     f"{point.memory_share:.0%}",
-                    f"{plan.slowest.step * 1000:,.3g} ms" if point.fits else "",
+                    in_ms(plan.slowest.step) if point.fits else "",
+                    in_ms(plan.device_seconds) if point.fits else "",
                     f"{plan.seconds_per_million:,.1f}" if point.fits else "",
                     "yes" if point.fits else "no",
                 ]
@@ -93,6 +104,7 @@ def _plan_object(plan: Plan) -> dict[str, Any]:
         "request": {**asdict(plan.request), "local_batch": plan.request.local_batch},
         "tables": [asdict(table) for table in plan.tables],
         "ranks": ranks,
+        "device_seconds_per_step": plan.device_seconds,
         "device_seconds_per_million_windows": plan.seconds_per_million,
         "limits": _limits(plan),
     }
@@ -111,7 +123,8 @@ def _runs(values: Iterable[Any]) -> list[tuple[int, int, Any]]:
 def _table_line(table: PlannedTable) -> str:
     where = [f"{_named(ranks)}: {rows:,} x {columns}" for ranks, (rows, columns) in _by_size(table.shards)]
     shown = "; ".join(where[:4]) + (f"; and {len(where) - 4} more" if len(where) > 4 else "")
-    return f"{table.name}: {table.sharding}, {table.kernel}, {len(table.shards)} shards ({shown})"
+    count = "1 shard" if len(table.shards) == 1 else f"{len(table.shards)} shards"
+    return f"{table.name}: {table.sharding}, {table.kernel}, {count} ({shown})"
 
 
 def _by_size(shards: Sequence[PlannedShard]) -> list[tuple[list[int], tuple[int, int]]]:
@@ -140,20 +153,12 @@ def _time_line(says: str, seconds: float, whole: float) -> str:
 
 def _limits(plan: Plan) -> str:
     """What takes most of the step, and most of the memory."""
-    request = plan.request
-    time, memory = plan.slowest, plan.fullest
-    longest = max(_TIME, key=lambda name: getattr(time, name))
+    request, time, memory = plan.request, plan.slowest, plan.fullest
+    sent = time.vectors + time.gradients if request.ranks > 1 else 0.0
+    link = "the network between nodes" if request.ranks > request.machine.ranks_per_node else "the links within a node"
+    says, seconds = (link, sent) if sent > time.step / 2 else ("the bandwidth of memory", time.step - sent)
     largest = max(_MEMORY, key=lambda name: getattr(memory, name))
-    return (
-        f"limited by {_bound(longest, request.ranks > request.machine.ranks_per_node, request.ranks == 1)} "
-        f"({getattr(time, longest) / time.step:.0%} of the step); most memory: {_MEMORY[largest]}"
-    )
-
-
-def _bound(longest: str, across_nodes: bool, alone: bool) -> str:
-    if alone or longest in ("lookup", "update"):
-        return "the bandwidth of memory"
-    return "the network between nodes" if across_nodes else "the links within a node"
+    return f"limited by {says} ({seconds / time.step:.0%} of the step); most memory: {_MEMORY[largest]}"
 
 
 def _row(cells: Sequence[str]) -> str:

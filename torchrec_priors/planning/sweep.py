@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from torchrec_priors.errors import UserError
 from torchrec_priors.planning.planner import DoesNotFit, Plan, plan
 from torchrec_priors.planning.request import Request
 
@@ -41,13 +40,6 @@ def sweep(
         report(one.describe())
         points.append(_point(one))
     return points
-
-
-def check_any_fits(points: Sequence[Point]) -> None:
-    """Raises UserError where nothing of a sweep fits."""
-    if not any(point.fits for point in points):
-        least = min(points, key=lambda point: point.memory_share)
-        raise UserError(f"nothing of this sweep fits: even {DoesNotFit(least.plan)}")
 
 
 def _point(request: Request) -> Point:
