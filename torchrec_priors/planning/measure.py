@@ -14,7 +14,8 @@ from torchrec_priors.planning.counts import in_gb, in_ms, short
 from torchrec_priors.planning.planner import Plan, plan
 from torchrec_priors.planning.request import Request
 
-_HEAD = ("items", "ranks", "memory a rank", "predicted", "forward", "predicted", "backward", "predicted")
+_HEAD = ("items", "ranks", "rows", "predicted", "a step", "predicted", "forward", "predicted", "backward", "predicted")
+_TINY = 1_000  # items of a table that takes nothing itself
 _SPARE = 2  # times the table's memory must be free here
 
 
@@ -38,10 +39,21 @@ class Measured:
 
 @dataclass(frozen=True)
 class Case:
-    """One measured request, and its plan with the bandwidths that were measured."""
+    """One measured request.
+
+    Attributes:
+        predicted: its plan with the bandwidths that were measured.
+        step: bytes that a tiny table's steps take on so many ranks: ids and vectors, and what TorchRec allocates.
+    """
 
     predicted: Plan
     measured: Measured
+    step: int
+
+    @property
+    def rows(self) -> int:
+        """Bytes beyond those."""
+        return self.measured.memory - self.step
 
 
 def check_measurable(request: Request, items: Sequence[int], ranks: Sequence[int], repeats: int) -> None:
@@ -77,8 +89,10 @@ def measure(
     """All cases, one after another, each rank a process of one thread."""
     check_measurable(request, items, ranks, repeats)
     cases = []
-    for rows in items:
-        for count in ranks:
+    for count in ranks:
+        report(f"a tiny table on {count}")
+        tiny = _run(replace(request.with_items(_TINY), ranks=count), repeats)
+        for rows in items:
             one = replace(request.with_items(rows), ranks=count)
             report(f"{short(rows)} x {one.dim} on {count}")
             measured = _run(one, repeats)
@@ -90,7 +104,7 @@ def measure(
                 memory_bandwidth=int(measured.memory_bandwidth),
                 node_bandwidth=int(measured.link_bandwidth) or one.machine.node_bandwidth,
             )
-            cases.append(Case(plan(replace(one, machine=machine, reserve=0.0)), measured))
+            cases.append(Case(plan(replace(one, machine=machine, reserve=0.0)), measured, tiny.memory))
     return cases
 
 
@@ -142,7 +156,8 @@ def show_cases(cases: Sequence[Case]) -> str:
     for case in cases:
         request, memory, time = case.predicted.request, case.predicted.fullest, case.predicted.slowest
         measured = case.measured
-        cells = [short(request.items), str(request.ranks), in_gb(measured.memory), in_gb(memory.used)]
+        cells = [short(request.items), str(request.ranks), in_gb(case.rows), in_gb(memory.table + memory.optimizer)]
+        cells += [in_gb(case.step), in_gb(memory.buffers)]
         cells += [in_ms(measured.forward), in_ms(time.lookup + time.vectors)]
         cells += [in_ms(measured.backward), in_ms(time.gradients + time.update)]
         lines.append(_row(cells))
@@ -160,7 +175,7 @@ def cases_as_json(cases: Sequence[Case]) -> str:
         {
             "items": case.predicted.request.items,
             "ranks": case.predicted.request.ranks,
-            "measured": asdict(case.measured),
+            "measured": {**asdict(case.measured), "rows": case.rows, "step": case.step},
             "predicted": {
                 "memory": asdict(case.predicted.fullest),
                 "seconds": asdict(case.predicted.slowest),

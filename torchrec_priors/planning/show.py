@@ -97,7 +97,7 @@ def sweep_as_json(points: Sequence[Point]) -> str:
 def _plan_object(plan: Plan) -> dict[str, Any]:
     """Bytes and seconds; equal ranks and shards stand together."""
     ranks = [
-        {"ranks": [first, last], "memory": asdict(memory), "seconds": {**asdict(time), "step": time.step}}
+        {"ranks": [first, last], "memory": asdict(memory), "seconds": asdict(time) | {"step": time.step}}
         for first, last, (memory, time) in _runs(zip(plan.memory_W, plan.time_W, strict=True))
     ]
     return {
