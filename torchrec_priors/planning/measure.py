@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -120,6 +121,7 @@ def _run(request: Request, repeats: int) -> Measured:
     }
     command = [sys.executable, "-m", "torchrec_priors.planning.worker", json.dumps(case)]
     places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(request.ranks)}
+    places["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # where a launcher started this process
     processes = [
         subprocess.Popen(
             command,
@@ -130,10 +132,19 @@ def _run(request: Request, repeats: int) -> Measured:
         )
         for rank in range(request.ranks)
     ]
-    said = [process.communicate() for process in processes]
-    for process, (_, error) in zip(processes, said, strict=True):
-        if process.returncode:
-            raise RuntimeError(f"{request.describe()}: exit code {process.returncode}\n{error[-2000:]}")
+    try:
+        while any(process.poll() is None for process in processes):
+            if any(process.poll() for process in processes):
+                break  # the others would wait for it
+            time.sleep(0.1)
+    finally:
+        failed = [process for process in processes if process.poll()]
+        for process in processes:
+            process.kill()  # nothing to one that has ended
+        said = [process.communicate() for process in processes]
+    for process in failed:
+        error = said[processes.index(process)][1]
+        raise RuntimeError(f"{request.describe()}: exit code {process.returncode}\n{error[-2000:]}")
     found = [Measured(**json.loads(out.strip().splitlines()[-1])) for out, _ in said]
     return Measured(
         memory=max(one.memory for one in found),
@@ -154,12 +165,12 @@ def show_cases(cases: Sequence[Case]) -> str:
     """Measured beside predicted, as a Markdown table, and the bandwidths that the predictions are from."""
     lines = [_row(_HEAD), _row(["---"] * len(_HEAD))]
     for case in cases:
-        request, memory, time = case.predicted.request, case.predicted.fullest, case.predicted.slowest
+        request, memory, seconds = case.predicted.request, case.predicted.fullest, case.predicted.slowest
         measured = case.measured
         cells = [short(request.items), str(request.ranks), in_gb(case.rows), in_gb(memory.table + memory.optimizer)]
         cells += [in_gb(case.step), in_gb(memory.buffers)]
-        cells += [in_ms(measured.forward), in_ms(time.lookup + time.vectors)]
-        cells += [in_ms(measured.backward), in_ms(time.gradients + time.update)]
+        cells += [in_ms(measured.forward), in_ms(seconds.lookup + seconds.vectors)]
+        cells += [in_ms(measured.backward), in_ms(seconds.gradients + seconds.update)]
         lines.append(_row(cells))
     for ranks in sorted({case.predicted.request.ranks for case in cases}):
         of = [case.measured for case in cases if case.predicted.request.ranks == ranks]
