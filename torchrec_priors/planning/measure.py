@@ -16,7 +16,6 @@ from torchrec_priors.planning.planner import Plan, plan
 from torchrec_priors.planning.request import Request
 
 _HEAD = ("items", "ranks", "rows", "predicted", "a step", "predicted", "forward", "predicted", "backward", "predicted")
-_TINY = 1_000  # items of a table that takes nothing itself
 _SPARE = 2  # times the table's memory must be free here
 
 
@@ -25,13 +24,15 @@ class Measured:
     """What the slowest rank of a case took, and what its machine can do with so many ranks at work.
 
     Attributes:
-        memory: bytes by which making the table and stepping raised the rank's peak.
+        rows: bytes by which making the table and writing its rows raised what a rank has in memory.
+        step: bytes by which steps of a tiny table raised its peak before: ids and vectors, and what TorchRec allocates.
         forward, backward: seconds of the fastest step: what else the machine does only adds to it.
         memory_bandwidth: bytes a second that a copy reads and writes, on all ranks at once.
         link_bandwidth: bytes a second of an all-to-all; 0 on one rank.
     """
 
-    memory: int
+    rows: int
+    step: int
     forward: float
     backward: float
     memory_bandwidth: float
@@ -40,21 +41,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Case:
-    """One measured request.
-
-    Attributes:
-        predicted: its plan with the bandwidths that were measured.
-        step: bytes that a tiny table's steps take on so many ranks: ids and vectors, and what TorchRec allocates.
-    """
+    """One measured request, and its plan with the bandwidths that were measured."""
 
     predicted: Plan
     measured: Measured
-    step: int
-
-    @property
-    def rows(self) -> int:
-        """Bytes beyond those."""
-        return self.measured.memory - self.step
 
 
 def check_measurable(request: Request, items: Sequence[int], ranks: Sequence[int], repeats: int) -> None:
@@ -91,8 +81,6 @@ def measure(
     check_measurable(request, items, ranks, repeats)
     cases = []
     for count in ranks:
-        report(f"a tiny table on {count}")
-        tiny = _run(replace(request.with_items(_TINY), ranks=count), repeats)
         for rows in items:
             one = replace(request.with_items(rows), ranks=count)
             report(f"{short(rows)} x {one.dim} on {count}")
@@ -105,7 +93,7 @@ def measure(
                 memory_bandwidth=int(measured.memory_bandwidth),
                 node_bandwidth=int(measured.link_bandwidth) or one.machine.node_bandwidth,
             )
-            cases.append(Case(plan(replace(one, machine=machine, reserve=0.0)), measured, tiny.memory))
+            cases.append(Case(plan(replace(one, machine=machine, reserve=0.0)), measured))
     return cases
 
 
@@ -147,7 +135,8 @@ def _run(request: Request, repeats: int) -> Measured:
         raise RuntimeError(f"{request.describe()}: exit code {process.returncode}\n{error[-2000:]}")
     found = [Measured(**json.loads(out.strip().splitlines()[-1])) for out, _ in said]
     return Measured(
-        memory=max(one.memory for one in found),
+        rows=max(one.rows for one in found),
+        step=max(one.step for one in found),
         forward=max(one.forward for one in found),
         backward=max(one.backward for one in found),
         memory_bandwidth=min(one.memory_bandwidth for one in found),
@@ -167,8 +156,8 @@ def show_cases(cases: Sequence[Case]) -> str:
     for case in cases:
         request, memory, seconds = case.predicted.request, case.predicted.fullest, case.predicted.slowest
         measured = case.measured
-        cells = [short(request.items), str(request.ranks), in_gb(case.rows), in_gb(memory.table + memory.optimizer)]
-        cells += [in_gb(case.step), in_gb(memory.buffers)]
+        cells = [short(request.items), str(request.ranks), in_gb(measured.rows), in_gb(memory.table + memory.optimizer)]
+        cells += [in_gb(measured.step), in_gb(memory.buffers)]
         cells += [in_ms(measured.forward), in_ms(seconds.lookup + seconds.vectors)]
         cells += [in_ms(measured.backward), in_ms(seconds.gradients + seconds.update)]
         lines.append(_row(cells))
@@ -186,7 +175,7 @@ def cases_as_json(cases: Sequence[Case]) -> str:
         {
             "items": case.predicted.request.items,
             "ranks": case.predicted.request.ranks,
-            "measured": {**asdict(case.measured), "rows": case.rows, "step": case.step},
+            "measured": asdict(case.measured),
             "predicted": {
                 "memory": asdict(case.predicted.fullest),
                 "seconds": asdict(case.predicted.slowest),

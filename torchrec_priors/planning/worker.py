@@ -1,5 +1,6 @@
 """One rank of a measured case, in a process of its own: prints one line of JSON (`Measured`)."""
 
+import gc
 import json
 import resource
 import sys
@@ -21,6 +22,7 @@ from torchrec_priors.training.process import Ranks, join
 
 _SENT = 1 << 22  # floats of an all-to-all
 _TRIES = 5
+_TINY = 1_000  # items of a table that takes nothing itself
 _MARK = Path("/proc/self/clear_refs")
 
 
@@ -44,25 +46,16 @@ def main() -> None:
         memory_bandwidth = max(bandwidth(repeats=2) for _ in range(_TRIES))
         link_bandwidth = _link_bandwidth(ranks)
         before = _resident_from_here()
-        table = item_table(case["items"], case["dim"])
-        fuse_optimizer(table, 0.01)
-        parallel = distribute(_Table(table), ranks.device)[0]
-        for shard in own_shards(parallel, case["dim"]).values():
-            with torch.no_grad():
-                shard.rows.normal_(std=0.02)
-        forward, backward = [], []
-        for step in range(case["repeats"] + 1):
-            ids = _ids(case, seed=step * ranks.world + ranks.rank)
-            dist.barrier()
-            started = time.perf_counter()
-            vectors = parallel(ids)
-            looked_up = time.perf_counter()
-            vectors.backward(vectors.detach())
-            forward.append(looked_up - started)
-            backward.append(time.perf_counter() - looked_up)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        _steps(_filled(_TINY, case["dim"], ranks), {**case, "items": _TINY}, ranks)
+        step_memory = _peak() - before
+        gc.collect()
+        before = _resident_from_here()
+        parallel = _filled(case["items"], case["dim"], ranks)
+        rows_memory = _resident() - before
+        forward, backward = _steps(parallel, case, ranks)
     found = Measured(
-        memory=memory,
+        rows=rows_memory,
+        step=step_memory,
         forward=min(forward[1:]),
         backward=min(backward[1:]),
         memory_bandwidth=memory_bandwidth,
@@ -71,10 +64,45 @@ def main() -> None:
     print(json.dumps(asdict(found)))  # noqa: T201
 
 
-def _resident_from_here() -> int:
-    """Bytes of this process that are in memory now; its peak counts from here on."""
-    _MARK.write_text("5")  # Linux: sets the peak to what there is
+def _filled(items: int, dim: int, ranks: Ranks) -> nn.Module:
+    """A row-wise table over all ranks whose rows have been written."""
+    table = item_table(items, dim)
+    fuse_optimizer(table, 0.01)
+    parallel: nn.Module = distribute(_Table(table), ranks.device)[0]
+    for shard in own_shards(parallel, dim).values():
+        with torch.no_grad():
+            shard.rows.normal_(std=0.02)
+    return parallel
+
+
+def _steps(parallel: nn.Module, case: dict[str, int], ranks: Ranks) -> tuple[list[float], list[float]]:
+    """Seconds forward and backward of every step; the first one has to warm up."""
+    forward, backward = [], []
+    for step in range(case["repeats"] + 1):
+        ids = _ids(case, seed=step * ranks.world + ranks.rank)
+        dist.barrier()
+        started = time.perf_counter()
+        vectors = parallel(ids)
+        looked_up = time.perf_counter()
+        vectors.backward(vectors.detach())
+        forward.append(looked_up - started)
+        backward.append(time.perf_counter() - looked_up)
+    return forward, backward
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def _resident_from_here() -> int:
+    """The same; its peak counts from here on."""
+    _MARK.write_text("5")  # Linux: sets the peak to what there is
+    return _resident()
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _link_bandwidth(ranks: Ranks) -> float:
