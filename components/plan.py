@@ -3,7 +3,7 @@
 torchx run -s local_cwd components/plan.py:plan --items 1B --dim 256 --ranks 64
 """
 
-from typing import Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -31,8 +31,8 @@ def plan(
     dense: Optional[str] = None,
     optimizer: str = "rowwise-adagrad",
     rows: str = "fp32",
-    sharding: str = "row_wise",
-    kernel: str = "fused",
+    sharding: Optional[str] = None,
+    kernel: Optional[str] = None,
     reserve: float = 0.15,
     config: Optional[str] = None,
     data: Optional[str] = None,
@@ -45,6 +45,9 @@ def plan(
     cpu: int = 1,
     gpu: int = 0,
     memMB: int = 4096,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Asks TorchRec's planner what a rank holds and how long a step takes.
 
@@ -68,8 +71,8 @@ def plan(
         dense: parameters of the dense model
         optimizer: of the tables
         rows: fp32 or fp16
-        sharding: row_wise, table_wise, column_wise or any
-        kernel: fused, fused_uvm, fused_uvm_caching or any
+        sharding: row_wise, table_wise, column_wise or auto
+        kernel: fused, fused_uvm, fused_uvm_caching or auto
         reserve: share of a device's memory for what is not estimated
         config: TOML file of a run's configuration
         data: with config: the prepared data set
@@ -82,6 +85,9 @@ def plan(
         cpu: cores
         gpu: GPUs
         memMB: memory in MB
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(
         items=items,
@@ -112,4 +118,17 @@ def plan(
         repeats=repeats,
         json=json,
     )
-    return application("plan", options, *overrides, j="1x1", image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)
+    return application(
+        "plan",
+        options,
+        *overrides,
+        j="1x1",
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

@@ -57,3 +57,21 @@ def test_without_data_the_number_of_items_is_needed():
 def test_managed_tables_have_the_configured_rows():
     managed = {**SETTINGS, "embedding": {"unseen": "managed", "rows": 960}}
     assert _request(managed, items=1_000_000).items == 960
+
+
+def test_tables_are_cut_as_the_configuration_says(small_data):
+    data = PreparedData(small_data)
+    settings = {
+        **SETTINGS,
+        "encoder": {"layers": 1, "item_features": ["title"]},
+        "sharding": {"kernel": "fused", "tables": {"feature_title": {"type": "table_wise"}}},
+    }
+    found = plan(_request(settings, data))
+    assert [(table.sharding, table.kernel) for table in found.tables] == [
+        ("row_wise", "fused"),
+        ("table_wise", "fused"),
+    ]
+    whole, quantised = (
+        plan(_request({**SETTINGS, "sharding": {"communication": precision}}, data)) for precision in ("fp32", "fp16")
+    )
+    assert quantised.slowest.vectors == whole.slowest.vectors / 2

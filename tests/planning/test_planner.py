@@ -61,8 +61,8 @@ def test_halved_rows_keep_a_whole_state():
 
 def test_column_shards_have_a_state_each():
     found = plan(request_of(1_000_000, 8, sharding="column_wise"))
-    assert [(shard.rows, shard.columns) for shard in found.tables[0].shards] == [(1_000_000, 128)] * 2
-    assert sorted(memory.optimizer for memory in found.memory_W) == [0] * 6 + [4_000_000] * 2
+    assert [(shard.rows, shard.columns) for shard in found.tables[0].shards] == [(1_000_000, 32)] * 8
+    assert sorted(memory.optimizer for memory in found.memory_W) == [4_000_000] * 8
 
 
 def test_rows_in_the_hosts_memory():

@@ -53,10 +53,12 @@ def plan(
     dense: Annotated[str | None, Option(help="Parameters of the dense model, as 7.5M. [none]")] = None,
     optimizer: Annotated[str, Option(help="Of the tables: rowwise-adagrad, sgd, adagrad, adam.")] = "rowwise-adagrad",
     rows: Annotated[str, Option(help="Numbers of a row: fp32 or fp16.")] = "fp32",
-    sharding: Annotated[str, Option(help="row_wise, table_wise, column_wise, or any: the planner's.")] = "row_wise",
+    sharding: Annotated[
+        str | None, Option(help="row_wise, table_wise, column_wise, or auto: the planner's choice. [row_wise]")
+    ] = None,
     kernel: Annotated[
-        str, Option(help="fused, fused_uvm, fused_uvm_caching (rows in the host's memory), or any.")
-    ] = "fused",
+        str | None, Option(help="fused, fused_uvm, fused_uvm_caching (rows in the host's memory), or auto. [fused]")
+    ] = None,
     reserve: Annotated[
         float, Option(help="Share of a device's memory for what is not estimated: the encoder's activations, CUDA.")
     ] = 0.15,
@@ -76,7 +78,9 @@ def plan(
     ] = None,
 ) -> None:
     """Asks TorchRec's planner how a table is sharded, what a rank holds and how long a step takes. Makes no table."""
-    numbers = Numbers(dim=dim, batch=batch, context=context, negatives=negatives, dense=dense)
+    numbers = Numbers(
+        dim=dim, batch=batch, context=context, negatives=negatives, dense=dense, sharding=sharding, kernel=kernel
+    )
     rank_counts = read_counts(ranks, "--ranks")
     item_counts = None if items is None else read_counts(items, "--items")
     figures: dict[str, str | int | None] = {
@@ -99,8 +103,6 @@ def plan(
         machine=machine_of(device, figures),
         optimizer=optimizer,
         rows=rows,
-        sharding=sharding,
-        kernel=kernel,
         reserve=reserve,
     )
     request.check()

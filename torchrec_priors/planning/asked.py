@@ -9,6 +9,7 @@ from torch import nn
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.features import PREFIX, load_features
+from torchrec_priors.embedding.sharding import ShardingConfig
 from torchrec_priors.embedding.table import TABLE
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
@@ -27,6 +28,7 @@ class Numbers:
         context: items of a window, those it is trained to predict included.
         negatives: of a step, over all ranks.
         dense: parameters of the dense model, as people write them.
+        sharding, kernel: as `ShardingConfig` has them.
     """
 
     dim: int | None = None
@@ -34,6 +36,8 @@ class Numbers:
     context: int | None = None
     negatives: int | None = None
     dense: str | None = None
+    sharding: str | None = None
+    kernel: str | None = None
 
     def check(self) -> None:
         for name, least in (("dim", 1), ("batch", 1), ("context", 1), ("negatives", 0)):
@@ -46,7 +50,7 @@ class Numbers:
         return [f"--{name}" for name in self.__dataclass_fields__ if getattr(self, name) is not None]
 
 
-DEFAULTS = Numbers(batch=128, context=200, negatives=8_192, dense="0")
+DEFAULTS = Numbers(batch=128, context=200, negatives=8_192, dense="0", sharding="row_wise", kernel="fused")
 
 
 def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
@@ -63,7 +67,18 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
     assert known.batch is not None and known.context is not None and known.negatives is not None  # noqa: PT018
     table = Table(TABLE, items, numbers.dim, known.context, known.negatives)
     dense = 0 if numbers.dense in (None, "0") else read_count(str(numbers.dense), "--dense")
-    return Request((table,), batch=known.batch, dense=dense, **rest)
+    return Request((table,), batch=known.batch, dense=dense, sharding=_sharding(known), **rest)
+
+
+def _sharding(numbers: Numbers) -> ShardingConfig:
+    """Raises UserError, in the options' names, where there is no such type or kernel."""
+    sharding = ShardingConfig(type=str(numbers.sharding), kernel=str(numbers.kernel))
+    try:
+        sharding.check()
+    except UserError as error:
+        says = str(error).replace("sharding.type =", "--sharding").replace("sharding.kernel =", "--kernel")
+        raise UserError(says) from None
+    return sharding
 
 
 def from_config(config: RunConfig, data: PreparedData | None, items: int | None, **rest: Any) -> Request:
@@ -99,6 +114,13 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
     assert isinstance(encoder, nn.Module)
     dense += sum(parameter.numel() for parameter in encoder.parameters())
     negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
-    item = Table(TABLE, rows, model.dim, model.context + model.horizon, negatives)
+    managed = config.embedding.unseen == "managed"
+    item = Table(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)
     windows = training.batch or -(-training.batch_tokens // model.context)
-    return Request((item, *features), global_batch=-(-windows // training.accumulate), dense=dense, **rest)
+    return Request(
+        (item, *features),
+        global_batch=-(-windows // training.accumulate),
+        dense=dense,
+        sharding=config.sharding,
+        **rest,
+    )

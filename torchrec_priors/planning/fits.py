@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from torchrec_priors.embedding.sharding import ROW_WISE
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb, in_ms
 from torchrec_priors.planning.planner import DoesNotFit, Plan, plan
-from torchrec_priors.planning.request import ANY, MOST_RANKS, Request
+from torchrec_priors.planning.request import MOST_RANKS, Request
 from torchrec_priors.planning.sweep import Point
 
 
@@ -59,8 +60,9 @@ def _fitting(request: Request) -> Plan | None:
 
 
 def _row_wise(request: Request) -> Iterator[Change]:
-    if request.sharding != "row_wise":
-        found = _fitting(replace(request, sharding="row_wise"))
+    if any(request.sharding.type_of(table.name) != ROW_WISE for table in request.tables):
+        every = replace(request.sharding, type=ROW_WISE, tables={}, columns=0)
+        found = _fitting(replace(request, sharding=every))
         if found:
             yield Change("--sharding row_wise", found)
 
@@ -80,9 +82,9 @@ def _batch(request: Request) -> Iterator[Change]:
 
 
 def _host_memory(request: Request) -> Iterator[Change]:
-    if request.machine.device == "cuda" and request.kernel == "fused":
+    if request.machine.device == "cuda" and request.sharding.kernel == "fused":
         for kernel in ("fused_uvm_caching", "fused_uvm"):
-            found = _fitting(replace(request, kernel=kernel))
+            found = _fitting(replace(request, sharding=replace(request.sharding, kernel=kernel)))
             if found:
                 host, step = in_gb(found.fullest.host), in_ms(found.slowest.step)
                 yield Change(f"--kernel {kernel} ({host} of host memory a rank, {step} a step)", found)
@@ -99,7 +101,7 @@ def _half_rows(request: Request) -> Iterator[Change]:
 def _ranks(request: Request) -> Iterator[Change]:
     """The fewest whole nodes, or ranks of a single one; of a table that has rows on every rank alone."""
     hopeless = not request.global_batch and _fitting(request.with_items(1)) is None  # what a rank looks up is too much
-    if request.sharding not in ("row_wise", ANY) or hopeless:
+    if request.sharding.type not in (ROW_WISE, "auto") or hopeless:
         return
     per_node = request.machine.ranks_per_node
     step = per_node if request.ranks >= per_node else 1
@@ -116,6 +118,8 @@ def _ranks(request: Request) -> Iterator[Change]:
 
 
 def _dim(request: Request) -> Iterator[Change]:
+    if request.sharding.columns:
+        return  # which must divide it
     found = _largest(1, request.dim // 4 - 1, lambda fours: request.with_dim(4 * fours))
     if found:
         yield Change(f"--dim {found.request.dim} instead of {request.dim}", found)

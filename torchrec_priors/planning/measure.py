@@ -54,7 +54,7 @@ def check_measurable(request: Request, items: Sequence[int], ranks: Sequence[int
     cores, free = len(os.sched_getaffinity(0)), free_memory()
     if request.machine.device != "cpu":
         raise UserError("--measure needs --device cpu: it measures this machine's")
-    if request.sharding != "row_wise" or request.rows != "fp32" or request.optimizer != "rowwise-adagrad":
+    if request.sharding.type != "row_wise" or request.rows != "fp32" or request.optimizer != "rowwise-adagrad":
         raise UserError("--measure does row-wise tables of fp32 with rowwise-adagrad: leave other settings out")
     if len(request.tables) > 1:
         raise UserError("--measure does the item table alone: leave encoder.item_features out")

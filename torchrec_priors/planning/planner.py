@@ -2,22 +2,24 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import nn
 from torch.distributed.optim import (
     _apply_optimizer_in_backward as apply_optimizer_in_backward,
 )
-from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
+from torchrec.distributed.planner import EmbeddingShardingPlanner
 from torchrec.distributed.planner.constants import DEFAULT_PERF_ESTIMATOR
 from torchrec.distributed.planner.enumerators import EmbeddingEnumerator
 from torchrec.distributed.planner.estimator.estimator import EmbeddingPerfEstimatorFactory
 from torchrec.distributed.planner.types import PlannerError, ShardingOption
 from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 
+from torchrec_priors.embedding.distribute import constraints_of, sharder_of
+from torchrec_priors.embedding.plan import Table as Described
 from torchrec_priors.embedding.table import table_of
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb
-from torchrec_priors.planning.request import ANY, KERNELS, SHARDINGS, Request
+from torchrec_priors.planning.request import Request
 from torchrec_priors.planning.storage import OPTIMIZER_CLASSES, Memory, Reservation, StorageEstimator, memory_of
 
 _UNLIMITED = 1 << 60
@@ -150,11 +152,14 @@ def _ask(request: Request) -> Plan:
         ]
     )
     apply_optimizer_in_backward(OPTIMIZER_CLASSES[request.optimizer], tables.parameters(), {"lr": 0.0})
+    device = request.machine.device
     constraints = {
-        table.name: ParameterConstraints(
-            sharding_types=list(SHARDINGS) if request.sharding == ANY else [request.sharding],
-            compute_kernels=_kernels(request),
-            pooling_factors=[request.lookups(table) / request.local_batch],
+        table.name: constraints_of(
+            Described(table.name, "tables", table.rows, table.dim, block=int(table.managed)),
+            device,
+            request.ranks,
+            request.sharding,
+            request.lookups(table),
         )
         for table in request.tables
     }
@@ -163,24 +168,17 @@ def _ask(request: Request) -> Plan:
         EmbeddingPerfEstimatorFactory.create(DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints),
         StorageEstimator(topology, constraints, request.optimizer),
     ]
-    batch = request.local_batch
     planner = EmbeddingShardingPlanner(
         topology,
-        batch_size=batch,
+        batch_size=1,
         constraints=constraints,
-        enumerator=EmbeddingEnumerator(topology, batch_size=batch, constraints=constraints, estimator=estimators),
+        enumerator=EmbeddingEnumerator(topology, batch_size=1, constraints=constraints, estimator=estimators),
         storage_reservation=Reservation(request.dense_bytes + request.reserved_bytes),
         stats=[],
     )
-    planner.plan(nn.ModuleDict({"tables": tables}), [EmbeddingCollectionSharder()])
+    planner.plan(nn.ModuleDict({"tables": tables}), [sharder_of(request.sharding, torch.device(device))])
     assert planner._best_plan is not None
     return _answer(request, planner._best_plan)
-
-
-def _kernels(request: Request) -> list[str]:
-    if request.kernel != ANY:
-        return [request.kernel]
-    return ["fused"] if request.machine.device == "cpu" else list(KERNELS)
 
 
 def _answer(request: Request, options: list[ShardingOption]) -> Plan:

@@ -52,7 +52,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
         axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=len(sizes) + 1, fontsize="small")
     figure.suptitle(
-        f"width {request.dim}, {request.rows}, {request.optimizer}, {request.sharding}; hollow: does not fit"
+        f"width {request.dim}, {request.rows}, {request.optimizer}, {request.sharding.type}; hollow: does not fit"
     )
     figure.savefig(file, dpi=110)
 

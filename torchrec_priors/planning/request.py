@@ -1,16 +1,14 @@
 """What is to be planned: tables, how much of them a step reads, machines and how many."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from torchrec_priors.embedding.sharding import ShardingConfig
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.planning.counts import short
 from torchrec_priors.planning.machines import Machine
 
 OPTIMIZERS = ("rowwise-adagrad", "sgd", "adagrad", "adam")
 ROWS = {"fp32": 4, "fp16": 2}  # bytes of a number
-SHARDINGS = ("row_wise", "table_wise", "column_wise")
-KERNELS = ("fused", "fused_uvm", "fused_uvm_caching")
-ANY = "any"
 
 MOST_RANKS = 8_192
 _MOST_BYTES = 1 << 58  # of a table: more would overflow what the planner adds up
@@ -26,6 +24,7 @@ class Table:
     Attributes:
         per_window: ids that a window looks up in it, at most.
         per_step: ids a step besides, over all ranks (negatives).
+        managed: whether TorchRec manages its rows, so that it is cut where their blocks end.
     """
 
     name: str
@@ -33,6 +32,7 @@ class Table:
     dim: int
     per_window: int
     per_step: int = 0
+    managed: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,7 @@ class Request:
         global_batch: windows of a step over all ranks.
         optimizer: of the tables, fused into backward.
         rows: `fp32` or `fp16`.
-        sharding: a sharding type, or `any` for the planner's choice.
-        kernel: a compute kernel, or `any`.
+        sharding: as of a run.
         dense: parameters of the dense model, which every rank holds.
         reserve: share of a device's memory that is left for activations of the encoder, the allocator and CUDA.
     """
@@ -60,8 +59,7 @@ class Request:
     global_batch: int = 0
     optimizer: str = "rowwise-adagrad"
     rows: str = "fp32"
-    sharding: str = "row_wise"
-    kernel: str = "fused"
+    sharding: ShardingConfig = field(default_factory=lambda: ShardingConfig(kernel="fused"))
     dense: int = 0
     reserve: float = 0.15
 
@@ -110,8 +108,6 @@ class Request:
         for option, value, known in (
             ("--optimizer", self.optimizer, OPTIMIZERS),
             ("--rows", self.rows, tuple(ROWS)),
-            ("--sharding", self.sharding, (*SHARDINGS, ANY)),
-            ("--kernel", self.kernel, (*KERNELS, ANY)),
         ):
             if value not in known:
                 raise UserError(f"{option}: there is no '{value}': {nearest(value, known)}")
@@ -123,10 +119,14 @@ class Request:
             raise UserError(f"--items: {self.items:,} rows of width {self.dim} are more than can be planned")
         if not 0 <= self.reserve < 1:
             raise UserError(f"--reserve must be in [0, 1), not {self.reserve}")
-        if self.machine.device == "cpu" and self.kernel not in ("fused", ANY):
-            raise UserError(f"--kernel {self.kernel} needs GPUs: CPUs have 'fused' alone")
         if self.machine.device == "cpu" and self.optimizer == "adam":
             raise UserError("--optimizer adam: FBGEMM has no fused Adam on CPUs: take rowwise-adagrad")
+        if self.sharding.plan:
+            raise UserError("sharding.plan is carried out as it stands: leave it out to plan anew")
+        self.sharding.check()
+        managed = next((table.name for table in self.tables if table.managed), None)
+        self.sharding.check_tables([table.name for table in self.tables], self.dim, managed)
+        self.sharding.check_device(self.machine.device)
         per_node = self.machine.ranks_per_node
         if self.ranks > per_node and self.ranks % per_node:
             whole = -(-self.ranks // per_node) * per_node

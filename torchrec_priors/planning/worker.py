@@ -15,7 +15,8 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.bench.limits import bandwidth
-from torchrec_priors.embedding.table import FEATURE, distribute, fuse_optimizer, item_table, own_shards
+from torchrec_priors.embedding.distribute import distribute
+from torchrec_priors.embedding.table import FEATURE, fuse_optimizer, item_table
 from torchrec_priors.noise import hush
 from torchrec_priors.planning.measure import Measured
 from torchrec_priors.training.process import Ranks, join
@@ -69,9 +70,10 @@ def _filled(items: int, dim: int, ranks: Ranks) -> nn.Module:
     table = item_table(items, dim)
     fuse_optimizer(table, 0.01)
     parallel: nn.Module = distribute(_Table(table), ranks.device)[0]
-    for shard in own_shards(parallel, dim).values():
-        with torch.no_grad():
-            shard.rows.normal_(std=0.02)
+    for tensor in parallel.state_dict().values():
+        for rows in tensor.to_local().local_shards():
+            with torch.no_grad():
+                rows.normal_(std=0.02)
     return parallel
 
 
