@@ -3,7 +3,7 @@
 torchx run -s local_cwd components/export.py:export --run RUN --out FOLDER
 """
 
-from typing import Optional
+from typing import Dict, List, Optional
 
 import torchx
 import torchx.specs as specs
@@ -21,6 +21,9 @@ def export(
     cpu: int = 2,
     gpu: int = 0,
     memMB: int = 8192,
+    max_retries: int = 0,
+    env: Optional[Dict[str, str]] = None,
+    mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
     """Writes item vectors as Parquet, with original ids, and weights as safetensors.
 
@@ -34,6 +37,21 @@ def export(
         cpu: cores a node
         gpu: GPUs a node
         memMB: memory a node, in MB
+        max_retries: how often the scheduler may start it again
+        env: environment variables, as A=1,B=2
+        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
     options = dict(run=run, out=out, data=data)
-    return application("export", options, j=j, image=image, h=h, cpu=cpu, gpu=gpu, memMB=memMB)
+    return application(
+        "export",
+        options,
+        j=j,
+        image=image,
+        h=h,
+        cpu=cpu,
+        gpu=gpu,
+        memMB=memMB,
+        max_retries=max_retries,
+        env=env,
+        mounts=mounts,
+    )

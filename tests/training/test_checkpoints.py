@@ -264,12 +264,12 @@ def test_nothing_in_training_draws_from_a_global_random_state(whole, small_data,
     """Whatever it is before each step, the run is the same: a checkpoint need not keep it."""
     step, count = loop.step, iter(range(1000, 2000))
 
-    def with_another_state(*arguments):
+    def with_another_state(*arguments, **named):
         seed = next(count)
         torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)
-        return step(*arguments)
+        return step(*arguments, **named)
 
     monkeypatch.setattr(loop, "step", with_another_state)
     _train(small_data, tmp_path / "run")

@@ -154,7 +154,8 @@ def _counted(ranks: Ranks) -> Iterator[list[int]]:
 
 
 def _beside(row: Row, first: Row) -> Row:
-    return replace(row, speedup=first.median_s / row.median_s, memory_ratio=row.extra_bytes / first.extra_bytes)
+    ratio = row.extra_bytes / first.extra_bytes if first.extra_bytes else None
+    return replace(row, speedup=first.median_s / row.median_s, memory_ratio=ratio)
 
 
 def main() -> None:

@@ -55,13 +55,7 @@ def distribute(
     assert group is not None
     world = dist.get_world_size()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
-    codecs = None
-    if sharding.communication != "fp32":
-        precision = CommType(sharding.communication)
-        codecs = get_qcomm_codecs_registry(QCommsConfig(precision, precision), device=device)
-    sharder = EmbeddingCollectionSharder(
-        fused_params={"bounds_check_mode": BoundsCheckMode.FATAL}, qcomm_codecs_registry=codecs
-    )
+    sharder = sharder_of(sharding, device)
     sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
     tables = tables_of(model)
     _check_blocks(tables, world)
@@ -85,6 +79,17 @@ def distribute(
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
     return wrapped, plan
+
+
+def sharder_of(sharding: ShardingConfig, device: torch.device) -> EmbeddingCollectionSharder:
+    """What cuts plain tables, and says how their vectors are sent."""
+    codecs = None
+    if sharding.communication != "fp32":
+        precision = CommType(sharding.communication)
+        codecs = get_qcomm_codecs_registry(QCommsConfig(precision, precision), device=device)
+    return EmbeddingCollectionSharder(
+        fused_params={"bounds_check_mode": BoundsCheckMode.FATAL}, qcomm_codecs_registry=codecs
+    )
 
 
 def together(make: Callable[[], Plan]) -> Plan:
@@ -119,7 +124,7 @@ def _planner(
         ),
         kernel_config=KernelConfig(compute_device=device.type),
     )
-    constraints = {table.name: _constraints(table, device, sharding, lookups) for table in tables}
+    constraints = {table.name: constraints_of(table, device.type, world, sharding, lookups) for table in tables}
     return EmbeddingShardingPlanner(
         topology,
         batch_size=1,
@@ -129,18 +134,21 @@ def _planner(
     )
 
 
-def _constraints(table: Table, device: torch.device, sharding: ShardingConfig, lookups: int) -> ParameterConstraints:
+def constraints_of(
+    table: Table, device: str, ranks: int, sharding: ShardingConfig, lookups: int
+) -> ParameterConstraints:
+    """What the planner may choose from for a table, of which a rank asks for so many ids in a step."""
     options: dict[str, Any] = {
         "sharding_types": sharding.types_of(table.name),
         "compute_kernels": sharding.kernels_of(table.name),
     }
     if table.block:
         options = {"sharding_types": [ROW_WISE], "compute_kernels": ["fused"]}
-    elif device.type != "cpu" and options["compute_kernels"] in (None, ["fused_uvm_caching"]):
+    elif device != "cpu" and options["compute_kernels"] in (None, ["fused_uvm_caching"]):
         options["cache_params"] = CacheParams(load_factor=sharding.load_factor_of(table.name))
     return ParameterConstraints(
         **options,
-        min_partition=sharding.columns or -(-table.columns // dist.get_world_size()),
+        min_partition=sharding.columns or -(-table.columns // ranks),
         pooling_factors=[float(lookups)],
     )
 

@@ -1,0 +1,126 @@
+"""The request of a command line: from numbers alone, or from a run's configuration."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.features import PREFIX, load_features
+from torchrec_priors.embedding.sharding import ShardingConfig
+from torchrec_priors.embedding.table import TABLE
+from torchrec_priors.encoder.encoder import load_encoder
+from torchrec_priors.errors import UserError
+from torchrec_priors.heads.composition import count_parameters
+from torchrec_priors.planning.counts import read_count
+from torchrec_priors.planning.request import Request, Table
+from torchrec_priors.priors.tree import load_tree
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What is said of a model by hand; None where nothing is.
+
+    Attributes:
+        batch: windows of a rank and step.
+        context: items of a window, those it is trained to predict included.
+        negatives: of a step, over all ranks.
+        dense: parameters of the dense model, as people write them.
+        sharding, kernel: as `ShardingConfig` has them.
+    """
+
+    dim: int | None = None
+    batch: int | None = None
+    context: int | None = None
+    negatives: int | None = None
+    dense: str | None = None
+    sharding: str | None = None
+    kernel: str | None = None
+
+    def check(self) -> None:
+        for name, least in (("dim", 1), ("batch", 1), ("context", 1), ("negatives", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"--{name} must be at least {least}, not {value}")
+
+    def given(self) -> list[str]:
+        """Options that were given."""
+        return [f"--{name}" for name in self.__dataclass_fields__ if getattr(self, name) is not None]
+
+
+DEFAULTS = Numbers(batch=128, context=200, negatives=8_192, dense="0", sharding="row_wise", kernel="fused")
+
+
+def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
+    """The request of a table of `items` rows; what is not said is as `DEFAULTS`.
+
+    Args:
+        rest: ranks, machine and the other fields of `Request`.
+    """
+    numbers.check()
+    if numbers.dim is None:
+        raise UserError("give --items and --dim, or --config")
+    said = {name: value for name, value in vars(numbers).items() if value is not None}
+    known = replace(DEFAULTS, **said)
+    assert known.batch is not None and known.context is not None and known.negatives is not None  # noqa: PT018
+    table = Table(TABLE, items, numbers.dim, known.context, known.negatives)
+    dense = 0 if numbers.dense in (None, "0") else read_count(str(numbers.dense), "--dense")
+    return Request((table,), batch=known.batch, dense=dense, sharding=_sharding(known), **rest)
+
+
+def _sharding(numbers: Numbers) -> ShardingConfig:
+    """Raises UserError, in the options' names, where there is no such type or kernel."""
+    sharding = ShardingConfig(type=str(numbers.sharding), kernel=str(numbers.kernel))
+    try:
+        sharding.check()
+    except UserError as error:
+        says = str(error).replace("sharding.type =", "--sharding").replace("sharding.kernel =", "--kernel")
+        raise UserError(says) from None
+    return sharding
+
+
+def from_config(config: RunConfig, data: PreparedData | None, items: int | None, **rest: Any) -> Request:
+    """The request of a run: its tables, batch, negatives and dense parameters.
+
+    Args:
+        data: knows items, groups and features; without it there is one item set and there are no heads.
+        items: in place of the data set's.
+        rest: as for `from_numbers`.
+
+    Raises:
+        UserError: nothing says how many items there are, or what the tree or the features need is not there.
+    """
+    if data is None and items is None:
+        raise UserError("--config: give --data, or --items for how many items there are")
+    if data is None and config.encoder.item_features:
+        raise UserError("encoder.item_features need --data, which knows their values")
+    rows = items if items is not None else data.items  # type: ignore[union-attr]
+    if config.embedding.unseen == "managed":
+        rows = config.embedding.rows
+    model, training, sets, dense = config.model, config.training, 1, 0
+    features: list[Table] = []
+    if data is not None:
+        tree = load_tree(config.priors, data, model.horizon)
+        sets, dense = tree.item_sets, count_parameters(tree, model.dim, config.priors)
+        features = [
+            Table(PREFIX + feature.name, feature.size, model.dim, model.context)
+            for feature in load_features(config.encoder.item_features, data)
+        ]
+    with torch.device("meta"):
+        events = len(data.manifest.events) if data is not None else 0
+        encoder = load_encoder(config.encoder, model.dim, model.context, events)
+    assert isinstance(encoder, nn.Module)
+    dense += sum(parameter.numel() for parameter in encoder.parameters())
+    negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
+    managed = config.embedding.unseen == "managed"
+    item = Table(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)
+    windows = training.batch or -(-training.batch_tokens // model.context)
+    return Request(
+        (item, *features),
+        global_batch=-(-windows // training.accumulate),
+        dense=dense,
+        sharding=config.sharding,
+        **rest,
+    )

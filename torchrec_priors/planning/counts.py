@@ -1,0 +1,63 @@
+"""Numbers of items, of ranks and of bytes as people write and read them."""
+
+import re
+
+from torchrec_priors.errors import UserError
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+
+
+def read_count(text: str, option: str) -> int:
+    """A number of at least 1; `option` is where it was given.
+
+    Raises:
+        UserError: this is no such number.
+
+    Example:
+        >>> read_count("1.26M", "--items"), read_count("10B", "--items"), read_count("64", "--ranks")
+        (1260000, 10000000000, 64)
+    """
+    found = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?) *([kmbgt]?)", text.strip().lower())
+    number = float(found[1].replace("_", "")) * _UNITS[found[2]] if found else 0.0
+    if number < 1 or number != round(number):
+        raise UserError(f"{option}: '{text}' is no number of at least 1: write 1255665, 1.26M or 10B")
+    return int(number)
+
+
+def read_counts(text: str, option: str) -> list[int]:
+    """Numbers with commas between them, ascending, each once.
+
+    >>> read_counts("8,64,16", "--ranks")
+    [8, 16, 64]
+    """
+    return sorted({read_count(part, option) for part in text.split(",")})
+
+
+def short(number: int) -> str:
+    """A number in at most four digits.
+
+    >>> short(1_255_665), short(10_000_000_000), short(64)
+    ('1.256M', '10B', '64')
+    """
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.4g}{unit}"
+    return str(number)
+
+
+def in_ms(seconds: float) -> str:
+    """Seconds as people read short ones.
+
+    >>> in_ms(0.0010956), in_ms(1.8134)
+    ('1.10 ms', '1,813 ms')
+    """
+    return f"{seconds * 1000:,.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2}f} ms"
+
+
+def in_gb(size: float) -> str:
+    """Bytes as people read them.
+
+    >>> in_gb(16_062_500_000), in_gb(1_024_000)
+    ('16.06 GB', '0.001 GB')
+    """
+    return f"{size / 1e9:,.2f} GB" if size >= 1e7 or size == 0 else f"{size / 1e9:.3f} GB"
