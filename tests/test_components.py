@@ -119,6 +119,7 @@ def test_what_a_scheduler_is_asked_for(app, scheduler, runner, monkeypatch):
         else:
             assert node.host == FIRST_NODE[scheduler].format(ROLE=app.upper())
         assert node.env["OMP_NUM_THREADS"] == str(16 // int(ranks))
+        assert node.env["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] == "1"
         assert ("PET_MAX_RESTARTS" in node.env) == (app == "train")
         assert (node.env["NCCL_SOCKET_IFNAME"], node.env["A"]) == ("ib0", "b")
         assert node.cpu in (16, None)

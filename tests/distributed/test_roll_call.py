@@ -1,5 +1,7 @@
 """Ranks that wait for one that is stuck end with an error that names it."""
 
+import os
+import signal
 import time
 from datetime import timedelta
 
@@ -10,7 +12,7 @@ from ranks import run_on_ranks
 from torchrec_priors.training.process import join
 from torchrec_priors.training.roll_call import lost_ranks
 
-WAIT = 4  # seconds
+WAIT = 2  # seconds
 
 
 def wait_for_rank_1():
@@ -19,7 +21,7 @@ def wait_for_rank_1():
         ranks.where.step, ranks.where.doing = 7, "loss (all-reduce)"
         ranks.total(torch.ones(1))
         if ranks.rank == 1:
-            time.sleep(WAIT + 14)
+            time.sleep(WAIT + 8)
             return None
         with pytest.raises(RuntimeError) as error:
             ranks.total(torch.ones(1))
@@ -28,8 +30,30 @@ def wait_for_rank_1():
         return str(lost), lost.speaks
 
 
-def test_who_did_not_answer_is_named(tmp_path):
+def test_who_did_not_answer_is_named():
     (message, speaks), nothing, (other_message, other_speaks) = run_on_ranks(3, wait_for_rank_1)
     assert nothing is None
     assert message.startswith(f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in step 7, loss")
     assert (message, speaks) == (other_message, not other_speaks) == (message, True)
+
+
+def stop_rank_0():
+    """What rank 1 comes to know when rank 0, which keeps the store, is stopped."""
+    with join(timedelta(seconds=WAIT)) as ranks:
+        process = int(ranks.total(torch.tensor(os.getpid() * ranks.leads)))
+        if ranks.leads:
+            os.kill(process, signal.SIGSTOP)
+            return None
+        try:
+            with pytest.raises(RuntimeError) as error:
+                ranks.total(torch.ones(1))
+            return str(lost_ranks(error.value, ranks))
+        finally:
+            os.kill(process, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_rank_0_is_named_though_its_store_is_silent():
+    nothing, message = run_on_ranks(2, stop_rank_0)
+    assert nothing is None
+    assert message.startswith(f"rank 0 did not answer within {WAIT} s")

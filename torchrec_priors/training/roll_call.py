@@ -6,9 +6,9 @@ store; who has not done so after a few seconds is named.
 
 import json
 import os
+import threading
 import time
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch.distributed as dist
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _TIMED_OUT = ("timed out", "timeout")
 _OF_A_COLLECTIVE = ("gloo/", "gloo ", "nccl")
-_ANSWER_WITHIN = {True: 10.0, False: 2.0}  # seconds, after a timeout and after a lost connection
+_ANSWER_WITHIN = {True: 5.0, False: 2.0}  # seconds, after a timeout and after a lost connection
 _LOOK_AGAIN = 0.05
 _SPEAKER_NEEDS = 1.0  # seconds, before a launcher that sees another rank end ends it too
 
@@ -56,48 +56,49 @@ def lost_ranks(error: BaseException, ranks: "Ranks") -> LostRanksError | None:
     if ranks.world == 1 or not of_a_collective:
         return None
     timed_out = any(words in text for words in _TIMED_OUT)
-    answers = _call(_Answer(str(ranks.where), timed_out), ranks)
+    answers, missing = _call(_Answer(str(ranks.where), timed_out), ranks)
     speaks = ranks.rank == min(answers)
     if not speaks:
         time.sleep(_SPEAKER_NEEDS)
-    return LostRanksError(_message(answers, ranks), speaks=speaks)
+    return LostRanksError(_message(answers, missing, ranks), speaks=speaks)
 
 
-def _call(own: _Answer, ranks: "Ranks") -> dict[int, _Answer]:
-    """The answers of the ranks that are there, this one included."""
+def _call(own: _Answer, ranks: "Ranks") -> tuple[dict[int, _Answer], list[int]]:
+    """The answers of the ranks that are there, this one included; and who is not."""
     within = _ANSWER_WITHIN[own.timed_out]
-    answers = {ranks.rank: own}
-    deadline = time.monotonic() + within
-    try:
-        store = dist.TCPStore(
-            os.environ["MASTER_ADDR"],
-            int(os.environ["MASTER_PORT"]),
-            is_master=False,
-            timeout=timedelta(seconds=within),
-        )
+    answers, reached = {ranks.rank: own}, threading.Event()
+
+    def ask() -> None:
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         key = f"torchrec_priors/roll_call/{ranks.attempt}"
         store.set(f"{key}/{ranks.rank}", json.dumps(vars(own)))
-        while len(answers) < ranks.world and time.monotonic() < deadline:
+        reached.set()
+        while len(answers) < ranks.world:
             for rank in set(range(ranks.world)) - set(answers):
                 if store.check([f"{key}/{rank}"]):
                     answers[rank] = _Answer(**json.loads(store.get(f"{key}/{rank}")))
             time.sleep(_LOOK_AGAIN)
-    except RuntimeError:  # whoever keeps the store is gone too: the launcher, or without one rank 0
-        pass
-    return answers
+
+    asking = threading.Thread(target=ask, name="roll call", daemon=True)  # a store that is stuck never answers
+    asking.start()
+    asking.join(within)
+    answered = dict(answers)
+    if not reached.is_set():  # rank 0 keeps the store, where the launcher does not
+        return answered, [0]
+    return answered, sorted(set(range(ranks.world)) - set(answered))
 
 
-def _message(answers: dict[int, _Answer], ranks: "Ranks") -> str:
+def _message(answers: dict[int, _Answer], missing: list[int], ranks: "Ranks") -> str:
     """
+    >>> from datetime import timedelta
     >>> from types import SimpleNamespace as Simple
     >>> three = Simple(world=3, rank=0, timeout=timedelta(seconds=60))
     >>> waits = _Answer("step 7, evaluation", True)
-    >>> _message({0: waits, 2: waits}, three)
+    >>> _message({0: waits, 2: waits}, [1], three)
     'rank 1 did not answer within 60 s (training.timeout_seconds) in step 7, evaluation: started again, it goes on'
-    >>> _message({0: _Answer("step 7, lookup (all-to-all)", False)}, three)
+    >>> _message({0: _Answer("step 7, lookup (all-to-all)", False)}, [1, 2], three)
     'ranks 1, 2 were lost in step 7, lookup (all-to-all): started again, it goes on'
     """
-    missing = sorted(set(range(ranks.world)) - set(answers))
     named = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
     own = answers[ranks.rank].where
     if not missing:
