@@ -121,10 +121,10 @@ def _go_on(folder, runs):
 def _power_cut(after):
     calls = itertools.count(1)
 
-    def step(*arguments):
+    def step(*arguments, **named):
         if next(calls) > after:
             raise RuntimeError("power cut")
-        return whole_step(*arguments)
+        return whole_step(*arguments, **named)
 
     return step
 
