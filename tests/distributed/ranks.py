@@ -16,10 +16,13 @@ def _one(rank, world, port_file, function, arguments, answers):
     torch.save(function(*arguments), Path(answers) / f"{rank}.pt")
 
 
-def run_on_ranks(world, function, *arguments):
+def run_on_ranks(world, function, *arguments, fresh=False):
     """[function(*arguments) on rank 0, 1, ...]; the function must be importable; it joins the ranks by itself.
 
     One rank needs no process of its own.
+
+    Args:
+        fresh: in interpreters of their own, which take the memory that a user's processes take.
     """
     if world == 1:
         threads = torch.get_num_threads()
@@ -30,7 +33,7 @@ def run_on_ranks(world, function, *arguments):
             torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as answers:
         given = (world, _free_port(), function, arguments, answers)
-        multiprocessing.start_processes(_one, given, nprocs=world, start_method=METHOD)
+        multiprocessing.start_processes(_one, given, nprocs=world, start_method="spawn" if fresh else METHOD)
         return [torch.load(Path(answers) / f"{rank}.pt", weights_only=False) for rank in range(world)]
 
 
