@@ -84,12 +84,17 @@ def in_a_process(
     return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+def free_port() -> int:
+    """Of this machine, where ranks can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def on_ranks(ranks: int, name: str, module: str, arguments: Sequence[str], threads: int) -> Timed:
     """The same by so many processes that are one another's ranks: the slowest one's time, the largest one's memory,
     tokens of all."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     def on(rank: int) -> Timed:
         place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from torchrec_priors.bench.timed import free_port
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb, in_ms, short
 from torchrec_priors.planning.planner import Plan, plan
@@ -108,7 +108,7 @@ def _run(request: Request, repeats: int) -> Measured:
         "repeats": repeats,
     }
     command = [sys.executable, "-m", "torchrec_priors.planning.worker", json.dumps(case)]
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(request.ranks)}
+    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(request.ranks)}
     places["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # where a launcher started this process
     processes = [
         subprocess.Popen(
@@ -142,12 +142,6 @@ def _run(request: Request, repeats: int) -> Measured:
         memory_bandwidth=min(one.memory_bandwidth for one in found),
         link_bandwidth=min(one.link_bandwidth for one in found),
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def show_cases(cases: Sequence[Case]) -> str:

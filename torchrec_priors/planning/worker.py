@@ -15,6 +15,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.bench.limits import bandwidth
+from torchrec_priors.bench.timed import peak_bytes
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.table import FEATURE, fuse_optimizer, item_table
 from torchrec_priors.noise import hush
@@ -48,7 +49,7 @@ def main() -> None:
         link_bandwidth = _link_bandwidth(ranks)
         before = _resident_from_here()
         _steps(_filled(_TINY, case["dim"], ranks), {**case, "items": _TINY}, ranks)
-        step_memory = _peak() - before
+        step_memory = peak_bytes() - before
         gc.collect()
         before = _resident_from_here()
         parallel = _filled(case["items"], case["dim"], ranks)
@@ -101,10 +102,6 @@ def _resident_from_here() -> int:
     """The same; its peak counts from here on."""
     _MARK.write_text("5")  # Linux: sets the peak to what there is
     return _resident()
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _link_bandwidth(ranks: Ranks) -> float:
