@@ -24,7 +24,7 @@ def test_a_row_is_the_same_in_any_shard(rows, dim, cut, seed):
 
 def test_is_filled_in_chunks_without_a_seam(monkeypatch):
     whole = _rows(100, 8)
-    monkeypatch.setattr(table, "_ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr(table, "_NUMBERS_AT_A_TIME", 7 * 8)
     assert torch.equal(whole, _rows(100, 8))
 
 

@@ -22,7 +22,7 @@ from torchrec_priors.splitmix import GOLDEN, mix
 TABLE = "item"
 FEATURE = "item"
 
-_ROWS_AT_A_TIME = 1 << 16
+_NUMBERS_AT_A_TIME = 1 << 20
 
 
 @dataclass
@@ -102,8 +102,9 @@ def initialise_rows(shard: Shard, seed: int, std: float, table: int = 0, dim: in
     columns = shard.rows.shape[1]
     blocks = -(-(dim or columns) // 4)  # a Philox counter gives four 64-bit numbers
     here = slice(shard.first_column, shard.first_column + columns)
-    for start in range(0, len(shard.rows), _ROWS_AT_A_TIME):
-        chunk = shard.rows[start : start + _ROWS_AT_A_TIME]
+    rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // (4 * blocks))
+    for start in range(0, len(shard.rows), rows_at_a_time):
+        chunk = shard.rows[start : start + rows_at_a_time]
         bits = np.random.Philox(key=[seed, 0x7461626C65 + table]).advance((shard.first + start) * blocks)
         raw = bits.random_raw(len(chunk) * blocks * 4).reshape(len(chunk), -1)[:, here]
         radius = np.sqrt(-2.0 * np.log(((raw >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))

@@ -50,8 +50,9 @@ class Fusion:
     branch_K: Tensor | None = None
 
     def accumulator(self, users: int, log_alternatives_RT: Tensor) -> "Accumulator":
-        """For one tile, whose rows have log c(i) in each branch."""
-        if self.kind in ("max", "hierarchical"):
+        """For one tile, whose rows have log c(i) in each branch; `max` has a search of its own (`max_search`)."""
+        assert self.kind != "max"
+        if self.kind == "hierarchical":
             return _Maxima(self, users, log_alternatives_RT)
         return _Sums(self, users, log_alternatives_RT)
 
@@ -88,18 +89,14 @@ class _Maxima:
     """The largest score of each block, then the mean over blocks."""
 
     def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
-        self.calibrated = fusion.calibrated
-        self.block_K = fusion.block_K if fusion.kind == "hierarchical" else None
-        assert fusion.kind == "max" or self.block_K is not None
-        blocks = 1 if self.block_K is None else int(self.block_K.max()) + 1
-        shape, device = (blocks, users, log_alternatives_RT.shape[1]), log_alternatives_RT.device
+        assert fusion.block_K is not None
+        self.calibrated, self.block_K = fusion.calibrated, fusion.block_K
+        blocks, device = int(self.block_K.max()) + 1, log_alternatives_RT.device
+        shape = (blocks, users, log_alternatives_RT.shape[1])
         self.best = torch.full(shape, -torch.inf, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
     def add(self, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
-        if self.block_K is None:
-            self._keep(0, columns_n, score_Bpn, path_Bp)
-            return
         block_Bp = self.block_K.to(path_Bp.device)[path_Bp]
         for block in block_Bp.unique().tolist():
             inside_Bp = block_Bp == block

@@ -7,9 +7,10 @@ Shapes: C candidates of this rank, S item sets, R branches of the tree.
 """
 
 import copy
+import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +51,6 @@ class GroupIndex:
         paths_of_set: for each item set.
         most_open_S: how many of its paths a user has open at most (`open_paths`).
         log_weight_S: log of how many items of the catalogue a candidate of each item set stands for.
-        log_alternatives_RT: log c(i) of each branch and candidate (see `PriorTree.alternatives`).
     """
 
     def __init__(self, tree: PriorTree, shard: Shard, held: Held | None = None) -> None:
@@ -68,13 +68,18 @@ class GroupIndex:
         self.set_sizes = tree.set_sizes
         self.most_open_S = most_open(tree)
         self.log_weight_S = [0.0] * tree.item_sets
-        self.log_alternatives_RT = self._log_alternatives(tree)
+        self._log_alternatives = self._counted_once(tree)
         paths = np.array(tree.item_set_K)
         bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
         self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
 
     def __len__(self) -> int:
         return len(self._item_C)
+
+    @property
+    def log_alternatives_RT(self) -> Tensor:
+        """log c(i) of each branch and candidate (see `PriorTree.alternatives`)."""
+        return self._log_alternatives()
 
     @property
     def own_sizes(self) -> list[int]:
@@ -134,7 +139,7 @@ class GroupIndex:
     def among(self, tree: PriorTree, branches: list[int]) -> "GroupIndex":
         """The same index for searches that use the paths of some branches alone."""
         index = copy.copy(self)
-        index.log_alternatives_RT = self._log_alternatives(tree, branches)
+        index._log_alternatives = self._counted_once(tree, branches)
         return index
 
     def chunks(self, number: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -161,9 +166,15 @@ class GroupIndex:
             if columns:
                 yield Tile(first, size, columns)
 
-    def _log_alternatives(self, tree: PriorTree, branches: list[int] | None = None) -> Tensor:
-        alternatives_RT = np.maximum(tree.alternatives_among(self._item_C, branches), 1)
-        return torch.from_numpy(np.log(alternatives_RT)).to(self.item_C.device)
+    def _counted_once(self, tree: PriorTree, branches: list[int] | None = None) -> Callable[[], Tensor]:
+        """The log of c(i), counted when it is first asked for: max fusion never does."""
+
+        @functools.cache
+        def log_alternatives() -> Tensor:
+            alternatives_RT = np.maximum(tree.alternatives_among(self._item_C, branches), 1)
+            return torch.from_numpy(np.log(alternatives_RT)).to(self.item_C.device)
+
+        return log_alternatives
 
 
 def _uniform(item: np.ndarray, item_set: int) -> np.ndarray:

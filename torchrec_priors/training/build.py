@@ -32,7 +32,7 @@ from torchrec_priors.loss import discount
 from torchrec_priors.model import Recommender
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.training.memory import keep_freed_memory
+from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.training.paths import count_positives, over_item_sets, path_names, read_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import TrainedOn
@@ -164,6 +164,7 @@ def build_model(
     sharding = config.sharding if for_training else config.sharding.for_reading(ranks.device.type)
     for key in sharding.without_effect():
         log.warning("%s has no effect: nothing in sharding reads it", key)
+    give_back_freed_memory()
     parallel, plan = distribute(model, ranks.device, sharding, _lookups(config, tree.item_sets, ranks.world))
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:

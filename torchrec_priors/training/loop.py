@@ -273,8 +273,10 @@ def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ran
     sets = [np.unique(held.row_C[places]) for places in built.model.tree.eligible_among(held.item_C)]
     if config.negatives.shared:
         sets.append(np.arange(first, last))
-    frequency = built.model.item_rows.per_row(data.catalogue(["frequency"])["frequency"].to_numpy())
-    weights = draw_weights(frequency, config.negatives.popularity)[first:last]
+    weights = np.ones(last - first, np.int64)
+    if config.negatives.popularity:
+        frequency = built.model.item_rows.per_row(data.catalogue(["frequency"])["frequency"].to_numpy())
+        weights = draw_weights(frequency, config.negatives.popularity)[first:last]
     own = OwnItems.weighted(sets, first, weights)
     sizes_WS2 = torch.zeros(ranks.world, len(sets), 2, dtype=torch.int64)
     sizes_WS2[ranks.rank] = torch.from_numpy(own.sizes())
