@@ -31,10 +31,12 @@ SAME = {
     "table-wise": {"sharding.type": "table_wise"},
     "planner": {"sharding.type": "auto"},
     "each otherwise": {"sharding.type": "table_wise", "sharding.tables": {"feature_title": {"type": "row_wise"}}},
+    "columns": {"sharding.type": "column_wise", "sharding.columns": 8},
+    "narrow columns, ids once": {"sharding.type": "column_wise", "sharding.columns": 4, "sharding.dedup": True},
+    "some in columns": {"sharding.tables": {"feature_title": {"type": "column_wise"}}},
     "ids once": {"sharding.dedup": True},
     "fp16": {"sharding.communication": "fp16"},
 }
-COLUMNS = {"sharding.type": "column_wise", "sharding.columns": 8}
 
 
 def _train_all(folder, cases):
@@ -44,13 +46,13 @@ def _train_all(folder, cases):
 
 @pytest.fixture(scope="module")
 def alone(small_data):
-    cases = {"row-wise": {}, "columns": COLUMNS, "one rank": SAME["table-wise"], "ids once": SAME["ids once"]}
+    cases = {"row-wise": {}, "columns": SAME["columns"], "one rank": SAME["table-wise"], "ids once": SAME["ids once"]}
     return run_on_ranks(1, _train_all, small_data, cases)[0]
 
 
 @pytest.fixture(scope="module")
 def two(small_data):
-    return run_on_ranks(2, _train_all, small_data, {**SAME, "columns": COLUMNS})
+    return run_on_ranks(2, _train_all, small_data, SAME)
 
 
 def _check(answer, expected, rtol=2e-6):
@@ -65,9 +67,7 @@ def _check(answer, expected, rtol=2e-6):
 def test_one_rank_has_the_same_results_however_its_tables_are_cut(alone):
     _check(alone["one rank"], alone["row-wise"])
     _check(alone["ids once"], alone["row-wise"])
-    assert alone["columns"][0][0] == pytest.approx(alone["row-wise"][0][0], rel=1e-6)
-    assert not np.allclose(alone["columns"][0], alone["row-wise"][0], rtol=1e-6), "row-wise Adagrad of each shard"
-    np.testing.assert_allclose(alone["columns"][0], alone["row-wise"][0], rtol=0.02)
+    _check(alone["columns"], alone["row-wise"])
 
 
 def test_ids_are_asked_for_once_where_that_was_asked_for(small_data):
@@ -81,11 +81,6 @@ def test_ids_are_asked_for_once_where_that_was_asked_for(small_data):
 def test_two_ranks_have_them_too(case, alone, two):
     for answers in two:
         _check(answers[case], alone["row-wise"])
-
-
-def test_columns_of_a_given_width_do_not_depend_on_the_ranks(alone, two):
-    for answers in two:
-        _check(answers["columns"], alone["columns"])
 
 
 def test_half_precision_is_used_between_ranks_and_is_close(alone, two):
@@ -161,7 +156,7 @@ def test_a_run_goes_on_under_another_sharding_and_is_read_row_wise_on_any_ranks(
     assert [said for said, *_ in answers] == ["no sharding plan was found: division by zero"] * 2
     moved, columns = tmp_path / "moved", tmp_path / "columns"
     np.testing.assert_allclose(_lines(moved, "loss"), _lines(whole, "loss"), rtol=2e-6)
-    assert _lines(columns, "loss")[1:] != pytest.approx(_lines(whole, "loss")[1:], rel=1e-6)
+    np.testing.assert_allclose(_lines(columns, "loss"), _lines(whole, "loss"), rtol=2e-6)
     plan = json.loads((moved / "sharding.json").read_text())
     assert [table["type"] for table in plan["tables"]] == ["table_wise"] * 2
     with join() as ranks:

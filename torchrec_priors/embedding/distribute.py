@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingColle
 
 from torchrec_priors.embedding.plan import Plan, Table, tables_of
 from torchrec_priors.embedding.sharding import ROW_WISE, ShardingConfig
+from torchrec_priors.embedding.whole_rows import learn_as_whole_rows
 from torchrec_priors.errors import UserError
 
 _LOOKUPS = 512  # ids of a table that a rank asks for in a step, where nothing is known
@@ -38,12 +40,17 @@ class _Enumerator(EmbeddingEnumerator):
 
 
 def distribute(
-    model: nn.Module, device: torch.device, sharding: ShardingConfig | None = None, lookups: int = _LOOKUPS
+    model: nn.Module,
+    device: torch.device,
+    sharding: ShardingConfig | None = None,
+    lookups: int = _LOOKUPS,
+    timeout: timedelta | None = None,
 ) -> tuple[DistributedModelParallel, Plan]:
     """Shards the model's tables over all ranks and replicates the rest (DDP).
 
     Args:
         lookups: ids of a table that a rank asks for in a step, for the planner.
+        timeout: of the groups of ranks that hold columns of the same table; None for torch's own.
 
     Raises:
         UserError: the planner finds no plan, the one to be used again does not fit, or there are more ranks than blocks
@@ -78,6 +85,7 @@ def distribute(
         sharders=sharders,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
+    learn_as_whole_rows(wrapped, plan, timeout)
     return wrapped, plan
 
 
