@@ -38,17 +38,16 @@ class TableSharding:
 class ShardingConfig:
     """Which rank holds what of the tables. Training alone asks: what only reads a checkpoint reads it row-wise.
 
-    Losses are the same for every type to what float32 rounds, but for one: with `column_wise` the fused row-wise
-    Adagrad keeps a mean of squares for each row *of each shard*, so that its steps are those of another optimizer,
-    which depends on `columns`.
+    Losses are the same for every type to what float32 rounds; columns that are cut apart learn as whole rows do
+    (`whole_rows.py`).
 
     Attributes:
         type: `row_wise` (each rank a block of rows), `table_wise` (each table on one rank), `column_wise` (each rank
             some columns of all rows) or `auto` (what TorchRec's planner thinks fastest, a choice for each table).
         kernel: `fused` (in the device's memory), `fused_uvm` (in the host's, read by a GPU), `fused_uvm_caching` (the
             same with a cache of rows on the GPU) or `auto` (the planner's choice).
-        columns: width of column-wise shards, a multiple of 4 that divides `model.dim`, so that what is learned does not
-            depend on the number of ranks; 0 for the narrowest of which each rank has at most one a table.
+        columns: width of column-wise shards, a multiple of 4 that divides `model.dim`; 0 for the narrowest of which a
+            rank has at most one of each table.
         cache_load_factor: of `fused_uvm_caching`, the share of the rows that the cache has room for.
         tables: tables that are cut otherwise: `item`, and `feature_NAME` for a feature of the encoder.
         plan: file of a plan that a run has made (its `sharding.json`), to be carried out again.

@@ -53,9 +53,9 @@ class _Part:
 
     @property
     def sum_R(self) -> Tensor:
-        """The optimizer's numbers, a live view."""
+        """The optimizer's numbers, a live view; autograd, which keeps them for FBGEMM, does not mind its changes."""
         states: Tensor = self.kernel.split_optimizer_states()[self.number][0]
-        return states
+        return states.data
 
 
 @dataclass(frozen=True)

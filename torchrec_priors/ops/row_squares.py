@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 
 @dataclass(frozen=True)
@@ -48,4 +47,4 @@ def row_squares(found: Occurrences, gradient_Nd: Tensor) -> Tensor:
     """[U]: the same for the rows that occur; sums are in the order of the ids, the same in every run."""
     if not len(found.place_N):
         return gradient_Nd.new_zeros(0)
-    return embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum").square_().sum(1)
+    return torch.nn.functional.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum").square_().sum(1)
