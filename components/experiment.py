@@ -21,6 +21,7 @@ def experiment(
     scheduler: Optional[str] = None,
     ranks: str = "1x1",
     no_keep: bool = False,
+    search: bool = False,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
     cpu: int = 2,
@@ -42,6 +43,7 @@ def experiment(
         scheduler: TorchX scheduler that the runs are started on
         ranks: with scheduler, nodes x processes a node, a run
         no_keep: remove a run's checkpoints once it is evaluated
+        search: try the values of the file's section search first, on validation
         image: image to run in, where the scheduler uses one
         h: a registered named resource
         cpu: cores
@@ -60,6 +62,7 @@ def experiment(
         scheduler=scheduler,
         ranks=ranks,
         no_keep=no_keep,
+        search=search,
     )
     return application(
         "experiment",

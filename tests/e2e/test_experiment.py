@@ -44,6 +44,19 @@ priors.tree = ["genrr"]
 """
 
 
+SEARCHED = """
+seeds = [0]
+baseline = "LT/ST_1"
+at_once = 2
+[cells."LT/ST_1"]
+priors.tree = []
+[search]
+trials = 2
+[search.space]
+encoder.dropout = [0.1, 0.5]
+"""
+
+
 @pytest.fixture
 def write(tmp_path):
     """write(text) -> the file of an experiment over the usual configuration, with a small budget."""
@@ -104,6 +117,21 @@ def test_killed_resumed_with_a_cell_that_fails_and_one_that_is_evaluated_alone(s
     assert table in done.stdout
     assert not (out / "test").exists()
     assert not list(out.rglob("eval/test*")), "the test split is opened only where it is asked for"
+
+
+def test_searched_on_validation_and_the_best_on_test_without_training_again(small_data, tmp_path, write):
+    out, file = tmp_path / "out", write(SEARCHED)
+    done = app("experiment", file, "--search", "--data", small_data, "--out", out)
+    assert "1 of 1 runs of the best are trained" in done.stdout
+    trials = pq.read_table(out / "search/results.parquet").to_pylist()
+    assert [one["score"] is not None for one in trials] == [True, True]
+    assert not list(out.rglob("eval/test*"))
+    best = tmp_path / "out-best"
+    app("experiment", out / "search/best.toml", "--split", "test", "--out", best)
+    (row,) = _rows(best, "test")
+    assert row["error"] is None
+    assert row["validation/ndcg@10"] == pytest.approx(max(one["score"] for one in trials), abs=1e-6)
+    assert {file.resolve().parents[2] for file in best.glob("runs/*/checkpoints")} == {out.resolve()}
 
 
 @pytest.mark.slow

@@ -121,6 +121,9 @@ def test_evaluation_of_other_settings(run):
     _refused(*evaluate, "--name", "a/b", says=["--name", "'a/b'"])
 
 
+SEARCH = "[search]\ntrials = 2\nspace.encoder.dropout = "
+
+
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [
@@ -130,12 +133,16 @@ def test_evaluation_of_other_settings(run):
         ("{head}[cells.a]", ["-j", "1x2"], ["-j", "--scheduler"]),
         ("{head}[cells.a]", ["--scheduler", "slrum"], ["no 'slrum'", "did you mean 'slurm'?"]),
         ("{head}[cells.a]", ["--data", "nowhere"], ["--data", "nowhere"]),
+        ("{head}[cells.a]", ["--search"], ["--search", "no section [search]"]),
+        ("{head}[cells.a]\n{search}[0.1]", ["--search", "--split", "test"], ["--search", "validation alone"]),
+        ("{head}[cells.a]\n{search}[]", ["--search"], ["'encoder.dropout'", "empty list"]),
+        ("{head}[cells.a]\n{search}[0.1, 2.0]", ["--search"], ["cell 'a' with encoder.dropout = 2.0", "[0, 1)"]),
     ],
 )
 def test_experiment(small_data, tmp_path, text, options, words):
     file = tmp_path / "tiny.toml"
     if text is not None:
-        file.write_text(text.replace("{head}", f"config = '{CONFIG}'\nseeds = [0]\n"))
+        file.write_text(text.replace("{head}", f"config = '{CONFIG}'\nseeds = [0]\n").replace("{search}", SEARCH))
     _refused("experiment", file, "--data", small_data, "--out", tmp_path / "out", *options, says=words)
     assert not (tmp_path / "out" / "runs").exists()
 

@@ -3,9 +3,10 @@
 import logging
 import shlex
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
@@ -14,7 +15,7 @@ from torchrec_priors.apps.evaluate import Split
 from torchrec_priors.config import read_toml
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.experiment.file import read_experiment
+from torchrec_priors.experiment.file import ExperimentFile, read_experiment
 from torchrec_priors.experiment.matrix import cells_of, flat
 from torchrec_priors.experiment.plan import PlannedRun, plan
 from torchrec_priors.experiment.processes import InPlace, Launcher, OnScheduler
@@ -43,9 +44,23 @@ def experiment(
     ] = None,
     ranks: Annotated[str, Option("-j", "--ranks", help="With --scheduler: nodes x processes a node, a run.")] = "1x1",
     no_keep: Annotated[bool, Option("--no-keep", help="Remove a run's checkpoints once it is evaluated.")] = False,
+    search: Annotated[
+        bool,
+        Option(
+            "--search",
+            help="Try the values of the file's [search], on validation alone; writes search/best.toml, an experiment"
+            " with those chosen, and search/results.parquet and .md. --no-keep keeps the best trials' checkpoints.",
+        ),
+    ] = False,
 ) -> int:
     """Runs what is missing of an experiment, and writes the table of everything that is there."""
     described = read_experiment(file)
+    if search and described.search is None:
+        raise UserError(f"--search: {file} has no section [search]")
+    if search and split is Split.test:
+        raise UserError(
+            "--search: values are chosen on validation alone: leave out --split test, and give it to best.toml"
+        )
     if ranks != "1x1" and scheduler is None:
         raise UserError("-j: goes with --scheduler: without one, every run is a process of its own")
     if data is None and not described.data:
@@ -62,11 +77,15 @@ def experiment(
     names = [cell.name for cell in cells]
     held = lock(out)
     launcher: Launcher = InPlace([held]) if scheduler is None else OnScheduler(scheduler, ranks, out / "logs")
-    runner = Runner(out, Path(described.config), prepared, chosen, launcher, keep_weights=not no_keep)
-    runner.check(runs)
     signal.signal(signal.SIGTERM, _interrupt)
+    at_once = at_once or described.at_once
     try:
-        failures = runner.run_all(_chosen(runs, names, only), at_once or described.at_once)
+        if search:
+            return _search(described, file, base, Runner(out, Path(described.config), prepared, "validation", launcher),
+                           only=only or [], at_once=at_once, keep_weights=not no_keep, data=data)  # fmt: skip
+        runner = Runner(out, Path(described.config), prepared, chosen, launcher, keep_weights=not no_keep)
+        runner.check(runs)
+        failures = runner.run_all(_chosen(runs, names, only), at_once)
     except KeyboardInterrupt:
         log.warning("interrupted: the same command goes on from here")
         return 1
@@ -90,6 +109,18 @@ def experiment(
     write_whole(place / "results.md", text)
     print(f"{text}\nwritten to {place}")
     return _failed(results)
+
+
+def _search(described: ExperimentFile, file: Path, base: Mapping[str, Any], runner: Runner, *, data: str | None,
+            **options: Any) -> int:  # fmt: skip
+    """Searches, and prints the table and the command that runs the best; the exit code."""
+    from torchrec_priors.experiment.search.search import search  # Optuna takes half a second
+
+    given = ["--data", data] if data is not None else []
+    command = shlex.join(["torchrec-priors", "experiment", str(file), "--search", *given])
+    text, code = search(described, base, runner, data=data or described.data, command=command, **options)
+    print(text)
+    return code
 
 
 def _chosen(runs: list[PlannedRun], cells: list[str], only: list[str] | None) -> list[PlannedRun]:

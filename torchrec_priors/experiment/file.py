@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from torchrec_priors.config import explain, read_toml
 from torchrec_priors.errors import UserError
+from torchrec_priors.experiment.search.settings import SearchSettings
 
 Changes = dict[str, Any]  # of the configuration: dotted or nested keys
 
@@ -31,6 +32,7 @@ class ExperimentFile:
         cells: changes of the configuration by name of a cell.
         axes: further cells, the product of all axes: axis -> value -> changes. A cell is named after its values.
         exclude: products left out: those that have all the values of an entry (axis -> value or list of values).
+        search: what `--search` tries for the cells.
     """
 
     config: str
@@ -45,6 +47,7 @@ class ExperimentFile:
     cells: dict[str, Changes] = field(default_factory=dict)
     axes: dict[str, dict[str, Changes]] = field(default_factory=dict)
     exclude: list[dict[str, str | list[str]]] = field(default_factory=list)
+    search: SearchSettings | None = None
 
     def check(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
@@ -58,6 +61,8 @@ class ExperimentFile:
         for axis, values in self.axes.items():
             if not values:
                 raise UserError(f"axes.{axis} has no values")
+        if self.search is not None:
+            self.search.check()
 
 
 ExperimentFile.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
@@ -74,6 +79,7 @@ def read_experiment(file: Path) -> ExperimentFile:
         experiment: ExperimentFile = TypeAdapter(ExperimentFile).validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         valid = [item.name for item in fields(ExperimentFile)]
+        valid += [f"search.{item.name}" for item in fields(SearchSettings)]
         raise UserError(f"{file}: {explain(error, 'experiment key', valid)}") from error
     experiment.name = experiment.name or file.stem
     try:

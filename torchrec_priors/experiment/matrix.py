@@ -43,7 +43,7 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
         raise UserError("budget sets 'seed': give `seeds`")
     for cell in cells:
         _check_name(cell.name)
-        shared = _in_both(budget, cell.changes)
+        shared = in_both(budget, cell.changes)
         if shared:
             raise UserError(f"cell '{cell.name}' changes '{shared}', which [budget] gives to all cells alike")
         if "seed" in cell.changes:
@@ -96,7 +96,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
             continue
         changes: dict[str, Any] = {}
         for axis, name in chosen.items():
-            shared = _in_both(changes, values[axis][name])
+            shared = in_both(changes, values[axis][name])
             if shared:
                 raise UserError(f"cell '{JOIN.join(names)}': two axes change '{shared}', {axis} among them")
             changes.update(values[axis][name])
@@ -121,7 +121,7 @@ def _exclusion(entry: Mapping[str, str | list[str]], values: Mapping[str, Mappin
     return found
 
 
-def _in_both(one: Iterable[str], other: Iterable[str]) -> str | None:
+def in_both(one: Iterable[str], other: Iterable[str]) -> str | None:
     """A key of `other` that is, holds, or lies in a key of `one`."""
     pairs = itertools.product(one, other)
     return next((b for a, b in pairs if a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")), None)

@@ -1,0 +1,71 @@
+"""`experiment --search`: the trials, the table of them, and the experiment of the best."""
+
+import logging
+import shlex
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.experiment.file import ExperimentFile
+from torchrec_priors.experiment.matrix import flat
+from torchrec_priors.experiment.plan import plan
+from torchrec_priors.experiment.runner import Runner
+from torchrec_priors.experiment.search.best import best_cells, best_toml, final_folder, hand_over
+from torchrec_priors.experiment.search.table import markdown, write_parquet
+from torchrec_priors.experiment.search.trials import Search
+from torchrec_priors.files import write_whole
+
+log = logging.getLogger(__name__)
+
+
+def search(
+    file: ExperimentFile,
+    base: Mapping[str, Any],
+    runner: Runner,
+    *,
+    only: Collection[str] = (),
+    at_once: int = 1,
+    keep_weights: bool = True,
+    data: str,
+    command: str,
+) -> tuple[str, int]:
+    """Runs what is missing of a search and writes `search/` in the runner's folder.
+
+    Args:
+        base: values of the base configuration, as TOML gives them.
+        runner: of the validation split.
+        data: prepared data set, as it was named.
+        command: what the files say they were made by.
+
+    Returns:
+        the text of the table with what to do next, and the exit code: 1 where a cell has no trial with a score.
+
+    Raises:
+        UserError: what is searched cannot be (see `space.spaces_of`), or a folder holds another run.
+    """
+    searched = Search(file, base, only)
+    names = [cell.name for cell in searched.cells]
+    for name in only:
+        if name not in names:
+            raise UserError(f"--only: there is no cell '{name}': {nearest(name, names)}")
+    searched.run(runner, at_once, keep_weights=keep_weights)
+    place = runner.out / "search"
+    place.mkdir(exist_ok=True)
+    write_parquet(searched, place / "results.parquet")
+    about = runner.data.manifest
+    text = markdown(searched, file.name, command, (about.name, about.content_sha256))
+    write_whole(place / "results.md", text)
+    chosen = {name: best.trial.values for name in names if (best := searched.best(name)) is not None}
+    cells = best_cells(searched.cells, chosen)
+    write_whole(place / "best.toml", best_toml(file, cells, place, data, command))
+    final = plan(cells, file.seeds, base, flat(file.budget))
+    trained = hand_over(runner.out, searched.runs(), final)
+    words = ["torchrec-priors", "experiment", str(place / "best.toml"), "--split", "test"]
+    if runner.out != Path("experiments") / file.name:
+        words += ["--out", str(final_folder(runner.out))]
+    lacking = [name for name in names if name not in chosen and (not only or name in only)]
+    if lacking:
+        log.error("no trial has a score, best.toml has them as they stand: %s", ", ".join(lacking))
+    then = f"written to {place}; {trained} of {len(final)} runs of the best are trained; then:\n  {shlex.join(words)}"
+    return f"{text}\n{then}", 1 if lacking else 0

@@ -1,0 +1,63 @@
+"""The section `[search]` of an experiment's file."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.metrics.per_user import CUTOFFS
+
+_KINDS = ("recall", "ndcg", "entropy", "coverage", "novelty")  # of which more is better
+METRICS = [f"{kind}@{cutoff}" for kind in _KINDS for cutoff in CUTOFFS]
+METRICS += [f"{users}/{kind}@{cutoff}" for users in ("new_interest", "event_given") for kind in _KINDS[:3]
+            for cutoff in CUTOFFS]  # fmt: skip
+
+
+@dataclass
+class CellSearch:
+    """What is searched for one cell alone.
+
+    Attributes:
+        space: further keys, or other values of those of all cells.
+    """
+
+    space: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SearchSettings:
+    """Which values are tried, how often, and by what they are chosen.
+
+    Attributes:
+        trials: of every cell; the first is the cell as it stands.
+        seeds: trained for every trial, whose score is their mean.
+        metric: of the evaluation, more of which is better.
+        split: what is evaluated; there is no choice, so that nothing is chosen on what is reported.
+        batch: trials of a cell that are proposed together, before the score of any is known.
+        seed: of the proposals.
+        space: dotted or nested key of the configuration -> list of values, or `{low, high}` with `log = true` at will.
+        cells: by name.
+    """
+
+    trials: int
+    seeds: list[int] = field(default_factory=lambda: [0])
+    metric: str = "ndcg@10"
+    split: Literal["validation"] = "validation"
+    batch: int = 4
+    seed: int = 0
+    space: dict[str, Any] = field(default_factory=dict)
+    cells: dict[str, CellSearch] = field(default_factory=dict)
+
+    def check(self) -> None:
+        for name in ("trials", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"search.{name} = {getattr(self, name)} must be at least 1")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise UserError(f"search.seeds = {self.seeds}: give at least one, and none twice")
+        if self.metric not in METRICS:
+            raise UserError(f"search.metric: there is no '{self.metric}': {nearest(self.metric, METRICS)}")
+        if not self.space and not any(cell.space for cell in self.cells.values()):
+            raise UserError("[search] names no values to try: give [search.space]")
+
+
+for _part in (CellSearch, SearchSettings):
+    _part.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[union-attr]
