@@ -38,12 +38,18 @@ class _Enumerator(EmbeddingEnumerator):
 
 
 def distribute(
-    model: nn.Module, device: torch.device, sharding: ShardingConfig | None = None, lookups: int = _LOOKUPS
+    model: nn.Module,
+    device: torch.device,
+    sharding: ShardingConfig | None = None,
+    lookups: int = _LOOKUPS,
+    *,
+    prefetch: bool = False,
 ) -> tuple[DistributedModelParallel, Plan]:
     """Shards the model's tables over all ranks and replicates the rest (DDP).
 
     Args:
         lookups: ids of a table that a rank asks for in a step, for the planner.
+        prefetch: as of `Plan.to_torchrec`.
 
     Raises:
         UserError: the planner finds no plan, the one to be used again does not fit, or there are more ranks than blocks
@@ -74,7 +80,7 @@ def distribute(
         model,
         env=ShardingEnv(world, dist.get_rank(), group, output_dtensor=True),
         device=device,
-        plan=plan.to_torchrec(tables, device.type, local),
+        plan=plan.to_torchrec(tables, device.type, local, prefetch=prefetch),
         sharders=sharders,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )

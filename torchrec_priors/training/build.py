@@ -165,7 +165,9 @@ def build_model(
     for key in sharding.without_effect():
         log.warning("%s has no effect: nothing in sharding reads it", key)
     give_back_freed_memory()
-    parallel, plan = distribute(model, ranks.device, sharding, _lookups(config, tree.item_sets, ranks.world))
+    lookups = _lookups(config, tree.item_sets, ranks.world)
+    prefetch = for_training and not managed and config.training.pipeline in ("auto", "prefetch")
+    parallel, plan = distribute(model, ranks.device, sharding, lookups, prefetch=prefetch)
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:
         for number, own in enumerate(tables.values()):
