@@ -3,7 +3,7 @@
 import itertools
 import json
 from dataclasses import replace
-from unittest.mock import patch
+from unittest.mock import create_autospec, patch
 
 import pytest
 from ranks import run_on_ranks
@@ -11,6 +11,7 @@ from torchrec.distributed.train_pipeline.runtime_forwards import PipelinedForwar
 
 from torchrec_priors.config import parse
 from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.errors import UserError
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint import Checkpoints
@@ -118,8 +119,7 @@ def test_what_cannot_be_is_refused(small_data):
         built = build_model(_config("plain", {}), data, ranks)
         with pytest.raises(UserError, match="fills a GPU's cache of rows, which no table has"):
             pipeline_of(built, "prefetch")
-        managed = {"embedding": {"unseen": "managed", "rows": 128}}
-        built = build_model(_config("plain", managed), data, ranks)
+        built.model.item_rows = create_autospec(ManagedRows, instance=True)
         with pytest.raises(UserError, match="a step's ids depend on what the steps before admitted"):
             pipeline_of(built, "sparse-dist")
 
