@@ -13,7 +13,8 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingColle
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.batch import Batch, Contexts
-from torchrec_priors.embedding.dedup import once
+from torchrec_priors.embedding.dedup import Asked as AskedIds
+from torchrec_priors.embedding.dedup import StepIds, once
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows
@@ -164,8 +165,14 @@ class Recommender(nn.Module):
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
         """Vectors of all ids, in their order: [values, d]; and the rows of the table that they stand in."""
-        (key,) = ids.keys()
-        asked, place = once(ids) if self.asks_once else (ids, {})
+        return self._found(self._asked(ids))
+
+    def _asked(self, ids: KeyedJaggedTensor) -> AskedIds:
+        return once(ids) if self.asks_once else (ids, {})
+
+    def _found(self, asked_ids: AskedIds) -> tuple[Tensor, Tensor]:
+        asked, place = asked_ids
+        (key,) = asked.keys()
         found = self.table(asked)
         if isinstance(found, tuple):  # a managed table, which says which rows it took
             vectors, rows = (part[key].values() for part in found)
@@ -173,9 +180,23 @@ class Recommender(nn.Module):
             vectors, rows = found[key].values(), asked.values()
         return (vectors, rows) if not place else (vectors[place[key]], rows[place[key]])
 
-    def look_up(self, batch: Batch) -> LookedUp:
-        """The one lookup of a step (and that of side features)."""
-        vectors, rows = self.lookup(batch.ids)
+    def step_ids(self, batch: Batch) -> StepIds:
+        """What `look_up` asks the tables for."""
+        features = None
+        if self.features is not None:
+            context_N = torch.cat([part.context_N for part in batch.parts])
+            lengths_B = torch.cat([part.offsets_B1.diff() for part in batch.parts])
+            features = self.features.asked(batch.item_X[context_N], lengths_B)
+        return StepIds(self._asked(batch.ids), features)
+
+    def look_up(self, batch: Batch, ids: StepIds | None = None) -> LookedUp:
+        """The one lookup of a step (and that of side features).
+
+        Args:
+            ids: what `step_ids` gives, where it is known.
+        """
+        ids = self.step_ids(batch) if ids is None else ids
+        vectors, rows = self._found(ids.items)
         future = len(vectors) - len(batch.draw.own_ids)
         slots_W = [torch.from_numpy(slots).to(vectors.device) for slots in batch.draw.slots_W]
         ids_n = self.exchange.gather(rows[future:], slots_W)
@@ -185,8 +206,8 @@ class Recommender(nn.Module):
         item_X, row_X = batch.item_X, rows[:future]
         roots = [vectors[:future], self.score.items(self.exchange.gather(vectors[future:], slots_W))]
         if self.features is not None:
-            context_N = torch.cat([part.context_N for part in batch.parts])
-            roots.append(self.features(item_X[context_N], torch.cat([part.offsets_B1.diff() for part in batch.parts])))
+            assert ids.features is not None
+            roots.append(self.features.found(ids.features))
         negatives = NegativeSets(
             vectors_nd=roots[1].detach().requires_grad_(),
             ids_n=ids_n,

@@ -129,3 +129,40 @@ def test_without_gradients_the_losses_are_the_same():
     total, each = _nll(query, [3, 2], table, positive_id, query_of, pools)
     assert torch.equal(alone, each)
     assert total.requires_grad
+
+
+@pytest.mark.parametrize("shared", [0, 3])
+@pytest.mark.parametrize("safe", [0.0, 60.0])
+@pytest.mark.parametrize("heavy", [1e-9, 256.0])
+@pytest.mark.parametrize("spoilt", ["query", "positive", "negative"])
+def test_a_nan_gives_a_nan_like_the_definition(spoilt, heavy, safe, shared, monkeypatch):
+    """Or else training would go on from it; what does not see it stays as it was."""
+    monkeypatch.setattr(in_group_softmax, "_HEAVY", heavy)
+    monkeypatch.setattr(in_group_softmax, "_SAFE", safe)
+    query, positive_id, query_of, id_n, _, table = _case(3, [3, 2], [4, 5], shared, 9, 4, 6)
+    vectors = table[id_n].clone()
+    of = {"query": query[query_of[0]], "positive": table[positive_id[-1]], "negative": vectors[1]}
+    of[spoilt][2] = math.nan
+    results = []
+    for loss in (in_group_loss, in_group_loss_reference):
+        q = query.clone().requires_grad_()
+        summed, nll = _nll(q, [3, 2], table, positive_id, query_of, NegativeSets(vectors, id_n, [4, 5], shared), loss)
+        summed.backward()
+        results.append((nll, summed.detach(), q.grad))
+    (nll, summed, _), (expected, expected_sum, _) = results
+    assert expected_sum.isnan() and summed.isnan()  # noqa: PT018
+    assert not expected.isnan().all()
+    assert nll[expected.isnan()].isnan().all()
+    of_copies = nll.isnan() & ~expected.isnan()  # a spoilt negative can be a positive's own, which is subtracted
+    assert spoilt == "negative" or not of_copies.any()
+    torch.testing.assert_close(nll[~of_copies], expected[~of_copies], equal_nan=True)
+    assert results[0][2].isnan().any(), "and no finite gradient hides it"
+
+
+def test_a_positive_far_above_all_negatives_costs_nothing():
+    query, table = torch.tensor([[100.0]]), torch.tensor([[-1.0], [1.0]])
+    loss, nll = _nll(
+        query, [1], table, torch.tensor([1]), torch.tensor([0]), NegativeSets(table[:1], torch.tensor([0]), [1])
+    )
+    assert loss == 0.0
+    assert nll.tolist() == [0.0]

@@ -73,6 +73,15 @@ class Batch:
         """In memory from which a GPU copies by itself."""
         return self._with(lambda tensor: tensor.pin_memory())
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Tells a GPU's allocator that a stream uses the tensors, so that their memory is not given away before."""
+
+        def record(tensor: Any) -> Any:
+            tensor.record_stream(stream)
+            return tensor
+
+        self._with(record)
+
     def _with(self, move: Callable[[Any], Any]) -> "Batch":
         """With every tensor moved, that of the ids jagged."""
         return replace(

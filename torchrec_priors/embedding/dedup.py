@@ -4,12 +4,29 @@ TorchRec's own (`use_index_dedup`) is not there on a CPU. The gradient of a vect
 copies' gradients, so training is the same to what float32 rounds.
 """
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+Asked = tuple[KeyedJaggedTensor, dict[str, Tensor]]  # ids as a table is asked for them, and places as of `once`
 
-def once(ids: KeyedJaggedTensor) -> tuple[KeyedJaggedTensor, dict[str, Tensor]]:
+
+@dataclass(frozen=True)
+class StepIds:
+    """What a step asks the tables for. It does not depend on what they hold: it may be known, and sent, before.
+
+    Attributes:
+        items: of the item table.
+        features: of those of side features; None without any.
+    """
+
+    items: Asked
+    features: Asked | None
+
+
+def once(ids: KeyedJaggedTensor) -> Asked:
     """Every feature's ids in one row each, ascending, and for each feature the places of its ids, in their order.
 
     Example:

@@ -44,13 +44,16 @@ def distribute(
     device: torch.device,
     sharding: ShardingConfig | None = None,
     lookups: int = _LOOKUPS,
+    *,
     timeout: timedelta | None = None,
+    prefetch: bool = False,
 ) -> tuple[DistributedModelParallel, Plan]:
     """Shards the model's tables over all ranks and replicates the rest (DDP).
 
     Args:
         lookups: ids of a table that a rank asks for in a step, for the planner.
         timeout: of the groups of ranks that hold columns of the same table; None for torch's own.
+        prefetch: as of `Plan.to_torchrec`.
 
     Raises:
         UserError: the planner finds no plan, the one to be used again does not fit, or there are more ranks than blocks
@@ -81,7 +84,7 @@ def distribute(
         model,
         env=ShardingEnv(world, dist.get_rank(), group, output_dtensor=True),
         device=device,
-        plan=plan.to_torchrec(tables, device.type, local),
+        plan=plan.to_torchrec(tables, device.type, local, prefetch=prefetch),
         sharders=sharders,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )

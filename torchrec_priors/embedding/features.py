@@ -15,7 +15,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.embedding.dedup import once
+from torchrec_priors.embedding.dedup import Asked, once
 from torchrec_priors.embedding.table import table_of
 from torchrec_priors.errors import UserError, nearest
 
@@ -118,11 +118,19 @@ class FeatureTables(nn.Module):
 
     def forward(self, item_N: Tensor, lengths_B: Tensor) -> Tensor:
         """[N, d] from row ids of items, B histories of `lengths_B` items."""
+        return self.found(self.asked(item_N, lengths_B))
+
+    def asked(self, item_N: Tensor, lengths_B: Tensor) -> Asked:
+        """What the tables are asked for."""
         ids = KeyedJaggedTensor(
             keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths_B.repeat(len(self.keys))
         )
-        asked, place = once(ids) if self.asks_once else (ids, {})
-        found = self.table(asked)
+        return once(ids) if self.asks_once else (ids, {})
+
+    def found(self, asked: Asked) -> Tensor:
+        """[N, d] from what the tables answer."""
+        ids, place = asked
+        found = self.table(ids)
         vectors = [found[key].values() for key in self.keys]
         if place:
             vectors = [of_key[place[key]] for key, of_key in zip(self.keys, vectors, strict=True)]

@@ -74,6 +74,11 @@ class TablePlan:
         """Whether each rank holds one block of whole rows."""
         return self.type == ROW_WISE
 
+    @property
+    def cached(self) -> bool:
+        """Whether rows are in the host's memory with a cache of them on a GPU."""
+        return self.kernel == "fused_uvm_caching"
+
     def bytes_of(self, rank: int) -> int:
         """Values, and a number of row-wise Adagrad for each row of each piece."""
         return sum(_FLOAT * piece.rows * (piece.columns + 1) for piece in self.pieces if piece.rank == rank)
@@ -88,6 +93,11 @@ class Plan:
 
     def __getitem__(self, name: str) -> TablePlan:
         return next(plan for plan in self.tables if plan.table.name == name)
+
+    @property
+    def cached(self) -> bool:
+        """Whether any table is."""
+        return any(table.cached for table in self.tables)
 
     @classmethod
     def of(cls, plan: ShardingPlan, tables: Iterable[Table], ranks: int) -> "Plan":
@@ -160,8 +170,14 @@ class Plan:
             if device == "cpu" and plan.kernel in UVM:
                 raise UserError(f"{where}, table '{plan.table.name}': kernel {plan.kernel} is for GPUs: make another")
 
-    def to_torchrec(self, tables: Iterable[Table], device: str, local_ranks: int) -> ShardingPlan:
-        """What TorchRec carries out, for a model of these tables."""
+    def to_torchrec(
+        self, tables: Iterable[Table], device: str, local_ranks: int, *, prefetch: bool = False
+    ) -> ShardingPlan:
+        """What TorchRec carries out, for a model of these tables.
+
+        Args:
+            prefetch: whether rows come into GPUs' caches ahead of their steps, which must then not be driven out.
+        """
         modules: dict[str, EmbeddingModuleShardingPlan] = {}
         for table in tables:
             plan = self[table.name]
@@ -173,13 +189,15 @@ class Plan:
                 )
                 for piece in plan.pieces
             ]
-            factor = plan.cache_load_factor
+            factor, ahead = plan.cache_load_factor, prefetch and plan.cached
             modules.setdefault(table.module, EmbeddingModuleShardingPlan())[table.name] = ParameterSharding(
                 sharding_type=plan.type,
                 compute_kernel=plan.kernel,
                 ranks=[piece.rank for piece in plan.pieces],
                 sharding_spec=EnumerableShardingSpec(shards),
-                cache_params=None if factor is None else CacheParams(load_factor=factor),
+                cache_params=CacheParams(load_factor=factor, prefetch_pipeline=ahead or None)
+                if ahead or factor is not None
+                else None,
             )
         return ShardingPlan(plan=dict(modules))
 

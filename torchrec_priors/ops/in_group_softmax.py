@@ -145,8 +145,9 @@ class _Blocks:
             top_P[rows] = top_r
             row_m = positives.query_M[some] - rows.start
             own_m = torch.exp(score_M[some] - (top_r if isinstance(top_r, float) else top_r[row_m]))
+            own_m.clamp_(max=torch.finfo(own_m.dtype).max)  # of no copies nothing is taken out, rather than NaN
             others_m = sum_r[row_m] - copies_M[some] * own_m
-            there_m = torch.gt(others_m, 0.0, out=there_M[some])
+            there_m = torch.le(others_m, 0.0, out=there_M[some]).logical_not_()  # a NaN is there, and stays one
             if self.with_grads:
                 by_sum_m = torch.where(there_m, positives.weight_M[some] / (others_m + own_m), 0.0)
                 by_sum_r1 = torch.zeros_like(sum_r).index_add_(0, row_m, by_sum_m)[:, None]

@@ -166,7 +166,8 @@ def build_model(
         log.warning("%s has no effect: nothing in sharding reads it", key)
     give_back_freed_memory()
     lookups = _lookups(config, tree.item_sets, ranks.world)
-    parallel, plan = distribute(model, ranks.device, sharding, lookups, ranks.timeout)
+    prefetch = for_training and not managed and config.training.pipeline in ("auto", "prefetch")
+    parallel, plan = distribute(model, ranks.device, sharding, lookups, timeout=ranks.timeout, prefetch=prefetch)
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:
         for number, own in enumerate(tables.values()):

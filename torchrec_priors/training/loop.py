@@ -28,6 +28,7 @@ from torchrec_priors.training.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.divergence import diverged
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.paths import write_paths
+from torchrec_priors.training.pipeline import pipeline_of
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.roll_call import lost_ranks
 from torchrec_priors.training.run_folder import RunFolder, write_json
@@ -79,6 +80,7 @@ class _Run:
         trained = folder.trained_on(config, data) if folder.was_started else None
         self.built = build_model(config, data, ranks, trained=trained)
         set_loss_weights(self.built, config)
+        self.pipeline = pipeline_of(self.built, config.training.pipeline)
         self.optimizers = Optimizers(self.built, config)
         self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
         resumed = self.checkpoints.resume(self.built, self.optimizers)
@@ -129,28 +131,40 @@ class _Run:
         self.built.parallel.train()
         if self._evaluation_is_missing():
             self._evaluate()
+        waited_for = self._waited_for(batches)
         while progress.step < settings.steps and not self._out_of_patience():
-            done = self._step(self._next(batches).to(self.ranks.device))
-            progress.step += 1
-            if progress.step % settings.log_every == 0:
-                values = {
-                    "loss": done.loss,
-                    "gradient_norm": done.gradient_norm,
-                    "rate": settings.rate(progress.step - 1),
-                    "seconds": self._seconds(),
-                }
-                self.logs.add(progress.step, values)
-            self.logs.advance(loss=f"{done.loss:.4f}", best=f"{max(progress.best, 0):.4f}")
-            self._heed(done.counts)
+            with closing(self.pipeline.run(waited_for, self._steps_to_evaluation())) as until_then:
+                for batch in until_then:
+                    self._train_on(batch)
             if self._evaluation_is_due():
                 self._evaluate()
-            elif self._checkpoint_is_due():
-                self._save(best=False)
+
+    def _train_on(self, batch: Batch) -> None:
+        settings, progress = self.config.training, self.progress
+        done = self._step(batch)
+        progress.step += 1
+        if progress.step % settings.log_every == 0:
+            values = {
+                "loss": done.loss,
+                "gradient_norm": done.gradient_norm,
+                "rate": settings.rate(progress.step - 1),
+                "seconds": self._seconds(),
+            }
+            self.logs.add(progress.step, values)
+        self.logs.advance(loss=f"{done.loss:.4f}", best=f"{max(progress.best, 0):.4f}")
+        self._heed(done.counts)
+        if not self._evaluation_is_due() and self._checkpoint_is_due():
+            self._save(best=False)
+
+    def _steps_to_evaluation(self) -> int:
+        settings, step = self.config.training, self.progress.step
+        every = settings.steps if settings.fit_all else settings.evaluate_every
+        return min(settings.steps, (step // every + 1) * every) - step
 
     def _step(self, batch: Batch) -> Stepped:
-        limit = self.config.training.largest_loss(self.data.items)
+        limit, flags = self.config.training.largest_loss(self.data.items), self.stop.flags()
         try:
-            return step(self.built, self.optimizers, batch, flags=self.stop.flags(), max_loss=limit)
+            return step(self.built, self.optimizers, batch, flags=flags, max_loss=limit, look_up=self.pipeline.look_up)
         except UndoneError as undone:
             self.checkpoints.close()
             newest = self.checkpoints.newest
@@ -166,12 +180,13 @@ class _Run:
             where = f"step {self.progress.step} of {self.config.training.steps}"
             raise StoppedError(f"stopped by {by.name} at {where}: the same command goes on", by)
 
-    def _next(self, batches: Iterator[Batch]) -> Batch:
-        self._say_where("the next batch")
-        asked = time.monotonic()
-        batch = next(batches)
-        self.waited += time.monotonic() - asked
-        return batch
+    def _waited_for(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            self._say_where("the next batch")
+            asked = time.monotonic()
+            batch = next(batches)
+            self.waited += time.monotonic() - asked
+            yield batch
 
     def _evaluation_is_due(self) -> bool:
         settings, step = self.config.training, self.progress.step

@@ -19,6 +19,7 @@ MAY_CHANGE = (
     "timeout_seconds",
     "workers",
     "prefetch",
+    "pipeline",
 )
 
 
@@ -52,6 +53,10 @@ class TrainingConfig:
         timeout_seconds: how long a process waits for the others before that is an error.
         workers: threads that decode the sequences ahead, per rank; 0 decodes them when they are needed.
         prefetch: batches that a thread makes ready before they are needed; 0 makes each when it is.
+        pipeline: how batches come to their steps. `sparse-dist` copies the next one to the device and sends its ids to
+            the ranks that hold their rows while a step computes; `prefetch` brings the rows into a GPU's cache, too;
+            `plain` does neither; `auto` is, on GPUs, `prefetch` where a table has a cache, else `sparse-dist`, and
+            `plain` on CPUs and for managed tables. The result is the same.
         shuffled_row_groups: row groups of the prepared data that are shuffled together; twice as many are in memory
             (once without workers).
         fit_all: whether validation and test interactions are trained on, too, for a model to be served: then nothing
@@ -79,6 +84,7 @@ class TrainingConfig:
     timeout_seconds: float = 600.0
     workers: int = 1
     prefetch: int = 2
+    pipeline: Literal["auto", "plain", "sparse-dist", "prefetch"] = "auto"
     shuffled_row_groups: int = 64
     fit_all: bool = False
 

@@ -1,7 +1,7 @@
 """One training step: one lookup, the loss part by part, one update of tables and dense parameters."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -44,7 +44,13 @@ class UndoneError(ArithmeticError):
 
 
 def step(
-    built: Built, optimizers: Optimizers, batch: Batch, *, flags: Sequence[bool] = (), max_loss: float = math.inf
+    built: Built,
+    optimizers: Optimizers,
+    batch: Batch,
+    *,
+    flags: Sequence[bool] = (),
+    max_loss: float = math.inf,
+    look_up: Callable[[Batch], LookedUp] | None = None,
 ) -> Stepped:
     """Changes the model by one global batch, with the same result whatever the parts.
 
@@ -52,6 +58,7 @@ def step(
 
     Args:
         flags: what this rank has to tell the others.
+        look_up: in place of the model's.
 
     Raises:
         UndoneError: the loss or a gradient is no finite number, or the loss is above `max_loss`; nothing was changed.
@@ -59,7 +66,7 @@ def step(
     model, where = built.model, built.ranks.where
     optimizers.prepare(batch.step)
     where.step, where.doing = batch.step + 1, "lookup (all-to-all)"
-    looked_up = model.look_up(batch)
+    looked_up = (look_up or model.look_up)(batch)
     where.doing = "numbers of positives (all-reduce)"
     positives = [model.positives(looked_up, part) for part in batch.parts]
     counts = model.counts(positives)

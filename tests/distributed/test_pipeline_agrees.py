@@ -1,0 +1,138 @@
+"""Batches whose ids are sent ahead of their steps make the very run that batches in the plain way make."""
+
+import itertools
+import json
+from dataclasses import replace
+from unittest.mock import create_autospec, patch
+
+import pytest
+from ranks import run_on_ranks
+from torchrec.distributed.train_pipeline.runtime_forwards import PipelinedForward
+
+from torchrec_priors.config import parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.errors import UserError
+from torchrec_priors.training.build import build_model
+from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.loop import train
+from torchrec_priors.training.pipeline import pipeline_of
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.step import step as whole_step
+
+RUN = {
+    "model": {"dim": 16, "context": 12, "horizon": 4},
+    "encoder": {"layers": 1, "heads": 2},
+    "negatives": {"per_set": 20},
+    "priors": {"tree": ["temporal:2", "genre"]},
+}
+TRAINING = {"batch": 6, "steps": 8, "evaluate_every": 3, "log_every": 1}
+FEATURES = {"encoder": {"layers": 1, "heads": 2, "item_features": ["release_date", "title"]}}
+CASES = {
+    "features, in parts": {**FEATURES, "training": {"accumulate": 2, "prefetch": 0}},
+    "ids once": {**FEATURES, "sharding": {"dedup": True}},
+    "table-wise": {"sharding": {"type": "table_wise"}},
+}
+
+
+def _config(way, more):
+    return parse({**RUN, **more, "training": {**TRAINING, **more.get("training", {}), "pipeline": way}})
+
+
+def _run(way, more, data, run, ranks, stop_after=None):
+    """What was logged, and what the last checkpoint holds of the item table."""
+    calls, config, folder = itertools.count(1), _config(way, more), RunFolder(run)
+
+    def step(*arguments, **named):
+        if next(calls) == stop_after:
+            raise RuntimeError("power cut")
+        return whole_step(*arguments, **named)
+
+    folder.check_same_run(config, data)
+    with patch("torchrec_priors.training.loop.step", side_effect=step):
+        train(config, data, folder, ranks)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+
+
+def _rows(run, data, ranks):
+    config = RunFolder(run).open()[0]
+    built = build_model(config, data, ranks, trained=RunFolder(run).trained_on(config, data), for_training=False)
+    Checkpoints(RunFolder(run).checkpoints, ranks).load_best(built)
+    return built.own.fetch().rows.tolist()
+
+
+def _both_ways(folder, runs):
+    data, answers = PreparedData(folder), {}
+    with join() as ranks:
+        for name, more in CASES.items():
+            found = []
+            for way in ("plain", "sparse-dist"):
+                ahead = PipelinedForward.__call__
+                with patch.object(PipelinedForward, "__call__", autospec=True, side_effect=ahead) as taken:
+                    lines = _run(way, more, data, runs / name / way, ranks)
+                found.append((lines, _rows(runs / name / way, data, ranks), taken.call_count))
+            answers[name] = found
+        broken = runs / "features, in parts" / "broken"
+        with pytest.raises(RuntimeError, match="power cut"):
+            _run("sparse-dist", CASES["features, in parts"], data, broken, ranks, stop_after=6)
+        answers["goes on"] = _run("sparse-dist", CASES["features, in parts"], data, broken, ranks)
+        answers["read"] = _rows(broken, data, ranks)
+    return answers
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_run_is_the_same_bit_by_bit_and_goes_on_where_it_was(small_data, tmp_path, world):
+    for answers in run_on_ranks(world, _both_ways, small_data, tmp_path):
+        for name, more in CASES.items():
+            (plain_lines, plain_rows, never), (lines, rows, taken) = answers[name]
+            assert sum("loss" in line for line in lines) == 8
+            assert sum("validation/ndcg@10" in line for line in lines) == 3
+            assert lines == plain_lines, name
+            assert rows == plain_rows, name
+            tables = 1 + ("encoder" in more)
+            assert (never, taken) == (0, 8 * tables), "every lookup of a step, and none of an evaluation, was ahead"
+        whole, *_ = answers["features, in parts"][0]
+        assert answers["goes on"] == whole
+        assert answers["read"] == answers["features, in parts"][0][1]
+
+
+def test_an_error_of_the_reader_ends_the_run_and_leaves_the_tables_as_they_were(small_data):
+    data = PreparedData(small_data)
+
+    def failing():
+        yield from ()
+        raise OSError("unreadable")
+
+    with join() as ranks:
+        built = build_model(_config("sparse-dist", {}), data, ranks)
+        pipeline, forward = pipeline_of(built, "sparse-dist"), built.model.table.forward
+        with pytest.raises(OSError, match="unreadable"):
+            list(pipeline.run(failing(), 3))
+        assert built.model.table.forward == forward
+
+
+def test_what_cannot_be_is_refused(small_data):
+    data = PreparedData(small_data)
+    with join() as ranks:
+        built = build_model(_config("plain", {}), data, ranks)
+        with pytest.raises(UserError, match="fills a GPU's cache of rows, which no table has"):
+            pipeline_of(built, "prefetch")
+        built.model.item_rows = create_autospec(ManagedRows, instance=True)
+        with pytest.raises(UserError, match="a step's ids depend on what the steps before admitted"):
+            pipeline_of(built, "sparse-dist")
+
+
+def test_cached_tables_hold_the_rows_of_a_batch_that_is_prefetched(small_data):
+    with join() as ranks:
+        built = build_model(_config("plain", {}), PreparedData(small_data), ranks)
+    cached = [replace(table, kernel="fused_uvm_caching", cache_load_factor=0.25) for table in built.plan.tables]
+    plan, tables = replace(built.plan, tables=cached), [table.table for table in cached]
+    assert plan.cached
+    for ahead in (True, None):
+        made = plan.to_torchrec(tables, "cuda", 1, prefetch=bool(ahead))
+        parameters = [sharding for module in made.plan.values() for sharding in module.values()]
+        assert [(one.cache_params.load_factor, one.cache_params.prefetch_pipeline) for one in parameters] == [
+            (0.25, ahead)
+        ]

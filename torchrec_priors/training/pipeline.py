@@ -1,0 +1,192 @@
+"""How batches come to their steps: one after another, or with their ids sent to other ranks a step before.
+
+On a GPU, while a step computes, the next batch is copied to the device and its ids go to the ranks that hold their rows
+(the all-to-all of TorchRec's sparse-dist pipelines), on streams of their own; the batch after it is copied meanwhile.
+Where a table is in the host's memory with a cache of rows on the GPU, the rows come into the cache a step ahead, too.
+What is read of the tables is what the step before left there, so that results are those of the plain way, bit by bit.
+
+The stages are TorchRec's: `StagedTrainPipeline` runs them, `SparseDataDistUtil` makes the forward of the sharded tables
+take what was sent ahead. That lasts from one evaluation to the next: what a run looks up otherwise finds tables without
+a batch under way, and a cache without rows that are held for one. A batch that is under way has not been read:
+checkpoints count steps.
+"""
+
+import logging
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import nn
+from torchrec.distributed.train_pipeline.pipeline_stage import PipelineStage, SparseDataDistUtil
+from torchrec.distributed.train_pipeline.train_pipelines import StagedTrainPipeline
+from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
+from torchrec.streamable import Pipelineable
+
+from torchrec_priors.data.batch import Batch
+from torchrec_priors.embedding.dedup import StepIds
+from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.errors import UserError
+from torchrec_priors.model import LookedUp, Recommender
+from torchrec_priors.training.build import Built
+
+log = logging.getLogger(__name__)
+
+Way = Literal["auto", "plain", "sparse-dist", "prefetch"]
+
+
+class Pipeline(Protocol):
+    """A way for batches."""
+
+    def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
+        """The next so many batches, on the device; no more are taken. Every rank must ask for as many, do a step with
+        each before the next, and close it."""
+
+    def look_up(self, batch: Batch) -> LookedUp:
+        """The lookup of the step with the batch that `run` gave last."""
+
+
+def pipeline_of(built: Built, way: Way) -> Pipeline:
+    """The way that a run's batches go.
+
+    Raises:
+        UserError: the tables or the device cannot go the way that is asked for.
+    """
+    cuda, cached = built.ranks.device.type == "cuda", built.plan.cached
+    if not isinstance(built.model.item_rows, ItemRows):
+        if way not in ("auto", "plain"):
+            raise UserError(
+                f"training.pipeline = '{way}': with embedding.unseen = 'managed' a step's ids depend on what the steps "
+                "before admitted: use plain"
+            )
+        if way == "auto" and cuda:
+            log.info("batches are not sent ahead of their steps: managed tables admit items from step to step")
+        way = "plain"
+    if way == "auto":
+        way = ("prefetch" if cached else "sparse-dist") if cuda else "plain"
+    if way == "prefetch" and not cached:
+        raise UserError(
+            "training.pipeline = 'prefetch' fills a GPU's cache of rows, which no table has: use sparse-dist, or "
+            "sharding.kernel = 'fused_uvm_caching' on a GPU"
+        )
+    if way == "plain":
+        return _Plain(built)
+    return _Staged(built, prefetch=way == "prefetch")
+
+
+class _Plain:
+    def __init__(self, built: Built) -> None:
+        self._model, self._device = built.model, built.ranks.device
+
+    def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
+        return (batch.to(self._device) for batch in islice(batches, steps))
+
+    def look_up(self, batch: Batch) -> LookedUp:
+        return self._model.look_up(batch)
+
+
+@dataclass(frozen=True)
+class _UnderWay(Pipelineable):
+    """A batch on the device, and what it asks the tables for; what TorchRec traces reads `items` and `features`."""
+
+    batch: Batch
+    ids: StepIds
+
+    @property
+    def items(self) -> KeyedJaggedTensor:
+        return self.ids.items[0]
+
+    @property
+    def features(self) -> KeyedJaggedTensor | None:
+        return None if self.ids.features is None else self.ids.features[0]
+
+    def to(self, device: torch.device, non_blocking: bool) -> "_UnderWay":
+        raise NotImplementedError("the stage that makes it does it on the device")
+
+    def record_stream(self, stream: torch.Stream) -> None:
+        if stream.device.type == "cpu":
+            return
+        self.batch.record_stream(stream)
+        for asked in (self.ids.items, self.ids.features):
+            if asked is not None:
+                ids, places = asked
+                ids.record_stream(stream)
+                for place in places.values():
+                    place.record_stream(stream)
+
+
+class _Lookups(nn.Module):
+    """What TorchRec traces to find the tables whose ids are sent ahead: the lookups of a step, and nothing else."""
+
+    def __init__(self, model: Recommender) -> None:
+        super().__init__()
+        self.table = model.table
+        self.features = None if model.features is None else model.features.table
+
+    def forward(self, batch: _UnderWay) -> list[dict[str, JaggedTensor]]:
+        found = [self.table(batch.items)]
+        return found if self.features is None else [*found, self.features(batch.features)]
+
+
+class _NoStream(torch.cpu.Stream):
+    """What stands for a stream on a CPU, where the stages run one after another."""
+
+    device = torch.device("cpu")
+
+
+class _Staged:
+    """Batches through TorchRec's stages. On a CPU the same stages run without streams, so that they can be tested; what
+    runs on GPUs alone is `_Staged._streams` and the stage that fills caches."""
+
+    def __init__(self, built: Built, *, prefetch: bool) -> None:
+        self._model, self._ranks, self._prefetch = built.model, built.ranks, prefetch
+        self._cuda = built.ranks.device.type == "cuda"
+        self._copying, self._sending, self._filling = self._streams()
+        self._present: _UnderWay | None = None
+        self._sent: SparseDataDistUtil[Any] | None = None
+
+    def _streams(self) -> list[Any]:
+        if not self._cuda:
+            return [_NoStream() for _ in range(3)]
+        return [torch.cuda.Stream(self._ranks.device, priority=priority) for priority in (0, -1, -1)]
+
+    def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
+        some = islice(batches, steps)
+        lookups = _Lookups(self._model)
+        self._sent = sent = SparseDataDistUtil(
+            lookups, self._sending, prefetch_stream=self._filling if self._prefetch else None
+        )
+        computing: Any = torch.cuda.current_stream(self._ranks.device) if self._cuda else _NoStream()
+        if self._cuda:
+            sent._default_stream = computing  # where rows are read, which is none that it would make
+        else:
+            sent.data_dist_stream = None  # as TorchRec's own pipelines on CPUs
+        stages = [PipelineStage("copy", self._copy, self._copying)]
+        stages.append(PipelineStage("send ids", self._send, self._sending, fill_callback=sent.wait_sdd_fill_callback))
+        if self._prefetch:
+            stages.append(PipelineStage("fill caches", sent.prefetch, self._filling))
+        pipeline = StagedTrainPipeline(stages, compute_stream=computing)
+        try:
+            while (under_way := pipeline.progress(some)) is not None:
+                self._present = under_way
+                yield under_way.batch
+        finally:
+            self._present = None
+            sent.detach()
+
+    def look_up(self, batch: Batch) -> LookedUp:
+        assert self._present is not None and self._sent is not None, "asked for outside `run`"  # noqa: PT018
+        assert batch is self._present.batch, "each batch of `run` has its step before the next"
+        looked_up = self._model.look_up(batch, self._present.ids)
+        self._sent.wait_sdd_fill_callback()  # the next batch's ids may go; the tables take them from here on
+        return looked_up
+
+    def _copy(self, batch: Batch) -> _UnderWay:
+        on_device = batch.to(self._ranks.device)
+        return _UnderWay(on_device, self._model.step_ids(on_device))
+
+    def _send(self, under_way: _UnderWay) -> _UnderWay:
+        self._ranks.where.doing = "ids of the next batch (all-to-all)"
+        assert self._sent is not None
+        return self._sent.start_sparse_data_dist(under_way)
