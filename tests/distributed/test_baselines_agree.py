@@ -9,6 +9,9 @@ from test_ranks_agree import train
 CASES = {
     "comirec": {},
     "comirec, dynamic": {"baseline.options": {"routing": "dynamic"}},
+    "mind": {},
+    "mind, soft": {"baseline.options": {"power": 2}},
+    "remi": {"negatives.logq": True},
 }
 
 
