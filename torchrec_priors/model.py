@@ -239,11 +239,10 @@ class Recommender(nn.Module):
         histories = Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout)
         states = replace(histories, vector_Nd=self._encode(histories))
         chosen = positives.trained()
-        learnt = (
-            self._learn_heads(looked_up, states.vector_Nd, chosen, counts)
-            if self.baseline is None
-            else self.baseline.learn(states, self._learning(looked_up, chosen, counts))
-        )
+        if self.baseline is None:
+            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, counts)
+        else:
+            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, counts))  # type: ignore[operator]
         loss = learnt.loss
         if self.gate is not None:
             decisions = (self.gate(states.vector_Nd), self.gate.gated_S, positives, self.item_set_K)
