@@ -1,0 +1,167 @@
+"""A run with a baseline: what it keeps, going on after it was stopped, evaluation, recommendations, export, plan."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from torchrec_priors import load_run
+from torchrec_priors.apps import evaluate
+from torchrec_priors.config import load_config, parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.planning.asked import from_config
+from torchrec_priors.planning.machines import MACHINES
+from torchrec_priors.serving.export import export
+from torchrec_priors.serving.exported import load_exported
+from torchrec_priors.training import loop
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+
+SETTINGS = {
+    "model": {"dim": 8, "context": 12, "horizon": 4},
+    "encoder": {"layers": 1, "heads": 2},
+    "baseline": {"name": "comirec", "interests": 3},
+    "negatives": {"per_set": 20},
+    "table": {"init_std": 1.0},
+    "training": {"batch": 16, "steps": 8, "evaluate_every": 8, "log_every": 1, "checkpoint_seconds": 0},
+    "evaluation": {"batch": 16},
+}
+HEADS = ["interest 1", "interest 2", "interest 3"]
+
+
+def _train(data, run, **changes):
+    config = parse({**SETTINGS, **changes})
+    folder = RunFolder(run)
+    folder.check_same_run(config, PreparedData(data))
+    with join() as ranks:
+        return loop.train(config, PreparedData(data), folder, ranks)
+
+
+def _losses(run):
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@pytest.fixture(scope="module")
+def run(small_data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("baseline") / "run"
+    _train(small_data, folder)
+    return folder
+
+
+def test_the_run_counts_the_parameters_and_every_target_once_for_each_interest(run):
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["parameters"]["heads"] == 4 * 8 * 8 + 4 * 8 * 3
+    recorded = json.loads((run / "paths.json").read_text())
+    assert [path["name"] for path in recorded["paths"]] == HEADS
+    assert all(path["positives"] == recorded["targets"] > 0 for path in recorded["paths"])
+    assert all(path["backed_off_to"] is None for path in recorded["paths"])
+
+
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, small_data, tmp_path, monkeypatch):
+    step = loop.step
+
+    def until_four(built, optimizers, batch, **named):
+        if batch.step == 4:
+            raise KeyboardInterrupt
+        return step(built, optimizers, batch, **named)
+
+    monkeypatch.setattr(loop, "step", until_four)
+    monkeypatch.setattr(loop, "_ASK_EVERY", 2)
+    with pytest.raises(KeyboardInterrupt):
+        _train(small_data, tmp_path / "run")
+    monkeypatch.setattr(loop, "step", step)
+    _train(small_data, tmp_path / "run")
+    assert _losses(tmp_path / "run") == _losses(run)
+    assert len(_losses(run)) == 8
+
+
+def test_evaluation_and_recommendations_name_interests(run):
+    evaluate.evaluate(run, evaluate.Split.test)
+    heads = pq.read_table(run / "eval/test/predictions.parquet")["heads"].to_pylist()
+    assert {head for of_user in heads for head in of_user} == set(HEADS)
+    with load_run(run) as loaded:
+        assert loaded.heads == HEADS
+        found = loaded.recommend([5, 50, 7], k=100)
+        assert {item.head for item in found} <= set(HEADS)
+        assert all(set(item.head_scores) == set(HEADS) for item in found)
+        assert all(item.score == pytest.approx(max(item.head_scores.values())) for item in found)
+        alone = loaded.recommend([5, 50, 7], k=100, only=["interest 2"])
+        assert {item.head for item in alone} == {"interest 2"}
+        assert [item.score for item in alone] == sorted((item.score for item in alone), reverse=True)
+        boosted = loaded.recommend([5, 50, 7], k=100, boost={"interest 2": 1e9})
+        assert [item.item_id for item in boosted] == [item.item_id for item in alone]
+
+
+def test_an_export_gives_the_same_scores(run, tmp_path):
+    with load_run(run) as loaded:
+        export(loaded, tmp_path / "out")
+        found = loaded.recommend([5, 50, 7], k=20)
+    exported = load_exported(tmp_path / "out")
+    scores_KI, ids = exported.scores([5, 50, 7]), exported.item_ids.to_pylist()
+    for item in found:
+        of_heads = dict(zip(exported.heads, scores_KI[:, ids.index(item.item_id)].tolist(), strict=True))
+        assert of_heads == pytest.approx(item.head_scores, abs=2e-5)
+
+
+def test_a_plan_counts_its_parameters(small_data):
+    with_it, without = (
+        from_config(
+            parse({**SETTINGS, "baseline": baseline}), PreparedData(small_data), None, ranks=2, machine=MACHINES["h200"]
+        )
+        for baseline in (SETTINGS["baseline"], {})
+    )
+    assert with_it.dense - without.dense == 4 * 8 * 8 + 4 * 8 * 3
+
+
+OWN = """
+from torch import nn
+
+class Last(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.layer = nn.Linear(dim, dim)
+
+    def queries(self, states, token_Q):
+        return self.layer(states.vector_Nd[token_Q])[:, None]
+
+    def learn(self, states, learning):
+        return learning.routed(self.queries(states, learning.token_Q))
+
+def queries(config):
+    return 1
+
+def load(config, dim, context):
+    return Last(dim)
+"""
+
+
+def test_one_of_ones_own_with_a_single_query(small_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "run.toml").write_text("[baseline]\nname = 'mine.py'\n")
+    config = load_config("run.toml")
+    assert config.baseline.name == f"{tmp_path}/mine.py"
+    assert config.own_files() == [tmp_path / "mine.py"]
+    _train(small_data, tmp_path / "run", baseline={"name": config.baseline.name})
+    with load_run(tmp_path / "run") as loaded:
+        assert loaded.heads == ["all"]
+    (tmp_path / "mine.py").write_text(OWN.replace("Linear", "Bilinear"))
+    with pytest.raises(UserError, match=r"mine\.py' has changed"):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"priors": {"tree": ["temporal:2"]}}, "has no prior heads: give priors.tree=[]"),
+        ({"baseline": {"name": "mind", "interests": 0}}, "baseline.interests = 0 must be in [1, 1024]"),
+        ({"baseline": {"options": {"beta": 1.0}}}, "'beta' means nothing without baseline.name"),
+        ({"baseline": {"name": "mind", "interest": 3}}, "'baseline.interest': did you mean 'baseline.interests'?"),
+    ],
+)
+def test_mistakes(changes, says):
+    with pytest.raises(UserError) as error:
+        parse({**SETTINGS, **changes})
+    assert says in str(error.value)

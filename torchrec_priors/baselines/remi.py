@@ -1,0 +1,82 @@
+"""REMI (Xie et al., "Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems", RecSys 2023).
+
+ComiRec's self-attention with two changes. Interest-aware hard negatives weigh the n negatives j of a target's query q:
+
+    -log( e^{q.e} / (e^{q.e} + n sum_j w_j e^{q.e_j}) ),    w_j = e^{beta q.e_j} / sum_i e^{beta q.e_i}
+
+(beta = 0 is the softmax of everyone else), and routing regularisation keeps an interest from attending to one item
+alone: lambda times the square of the norm of the diagonal of the covariance of the attention matrix over the items
+seen, its mean over all positions that have a target.
+
+Shapes: N tokens, K interests, d width, Q positions.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from torchrec_priors.baselines.baseline import BaselineConfig, read_options
+from torchrec_priors.baselines.comirec import Options as ComiRecOptions
+from torchrec_priors.baselines.comirec import SelfAttention, check_attention, places
+from torchrec_priors.baselines.learning import Learning, Learnt
+from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.errors import UserError
+from torchrec_priors.ops.hard_negatives import hard_negatives_loss
+
+
+@dataclass
+class Options:
+    """Settings.
+
+    Attributes:
+        beta: how much harder negatives count for more.
+        regularisation: lambda.
+        attention, positions: as of ComiRec.
+    """
+
+    beta: float = 1.0
+    regularisation: float = 100.0
+    attention: int = 0
+    positions: bool = False
+
+
+class Remi(nn.Module):
+    """Parameters as ComiRec."""
+
+    def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
+        super().__init__()
+        self.options = options
+        as_there = ComiRecOptions(attention=options.attention, positions=options.positions)
+        check_attention(as_there)
+        self.interests = SelfAttention(dim, interests, context, as_there)
+
+    def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
+        query_QKd: Tensor = self.interests(states, token_Q)[0]
+        return query_QKd
+
+    def learn(self, states: Jagged, learning: Learning) -> Learnt:
+        query_QKd, square_QK = self.interests(states, learning.token_Q)
+        to = learning.route(query_QKd)
+        loss, nll_M = hard_negatives_loss(to.query_Pd, to.positives, learning.negatives, self.options.beta)
+        spread_Q = routing_spread(square_QK, places(states)[learning.token_Q] + 1)
+        return Learnt(loss, nll_M, to.path_M).plus(self.options.regularisation * learning.mean(spread_Q))
+
+
+def routing_spread(square_QK: Tensor, seen_Q: Tensor) -> Tensor:
+    """[Q]: sum over interests of the square of the variance of their weights over the items seen, which add up to 1.
+
+    Args:
+        square_QK: sums of the squares of the weights.
+        seen_Q: how many items each position has seen.
+    """
+    variance_QK = square_QK / seen_Q[:, None] - 1 / seen_Q[:, None].to(square_QK.dtype) ** 2
+    return (variance_QK**2).sum(1)
+
+
+def load(config: BaselineConfig, dim: int, context: int) -> Remi:
+    """REMI with its first values."""
+    options = read_options(Options, config)
+    for name in ("beta", "regularisation"):
+        if not 0 <= getattr(options, name) < float("inf"):
+            raise UserError(f"baseline.options.{name} = {getattr(options, name)} must be a number of at least 0")
+    return Remi(dim, config.interests, context, options)
