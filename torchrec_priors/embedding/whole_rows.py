@@ -20,6 +20,7 @@ Shapes: U rows that were looked up, R rows of the table, F features that a looku
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -108,7 +109,7 @@ def _groups(plan: Plan, timeout: timedelta | None) -> dict[str, dist.ProcessGrou
     return group_of
 
 
-def _parts(lookup: nn.Module) -> dict[str, list[_Part]]:
+def _parts(lookup: Any) -> dict[str, list[_Part]]:
     """What row-wise Adagrad trains of each table in a lookup."""
     parts: dict[str, list[_Part]] = {}
     first = 0
@@ -122,7 +123,7 @@ def _parts(lookup: nn.Module) -> dict[str, list[_Part]]:
     return parts
 
 
-def _columns(lookup: nn.Module) -> list[int]:
+def _columns(lookup: Any) -> list[int]:
     """[F]: of the shard that answers each feature."""
     tables = [table for embedding in lookup._emb_modules for table in embedding.config.embedding_tables]
     return [table.local_cols for table in tables for _ in range(table.num_features())]
