@@ -1,0 +1,1 @@
+"""Rivals of prior heads on the same data, table, loss and search."""
