@@ -14,6 +14,7 @@ from typing import Any
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
+from torchrec_priors.baselines.baseline import BaselineConfig
 from torchrec_priors.embedding.features import table_of_feature
 from torchrec_priors.embedding.sharding import ShardingConfig, TableSharding
 from torchrec_priors.embedding.table import TABLE, TableConfig
@@ -43,6 +44,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     priors: PriorsConfig = field(default_factory=PriorsConfig)
+    baseline: BaselineConfig = field(default_factory=BaselineConfig)
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     table: TableConfig = field(default_factory=TableConfig)
@@ -63,6 +65,7 @@ class RunConfig:
         for part in (
             self.model,
             self.priors,
+            self.baseline,
             self.negatives,
             self.loss,
             self.table,
@@ -72,13 +75,15 @@ class RunConfig:
             self.evaluation,
         ):
             part.check()
+        if self.baseline.name and self.priors.tree:
+            raise UserError(f"baseline.name = {self.baseline.name!r} has no prior heads: give priors.tree=[]")
         tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
         managed = TABLE if self.embedding.unseen == "managed" else None
         self.sharding.check_tables(tables, self.model.dim, managed)
 
     def own_files(self) -> list[Path]:
-        """Priors and a backbone that are files of the user's own."""
-        named = [own_file(name) for name in (*self.priors.tree, self.encoder.backbone)]
+        """Priors, a backbone and a baseline that are files of the user's own."""
+        named = [own_file(name) for name in (*self.priors.tree, self.encoder.backbone, self.baseline.name)]
         return [file for file in named if file is not None]
 
     def to_toml(self) -> str:
@@ -121,6 +126,7 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
     config = parse(changed)
     config.priors.tree = [absolute(level) for level in config.priors.tree]
     config.encoder.backbone = absolute(config.encoder.backbone)
+    config.baseline.name = absolute(config.baseline.name)
     if config.table.pretrained:
         refuse_uri(Path(config.table.pretrained), "table.pretrained")
         config.table.pretrained = str(Path(config.table.pretrained).absolute())

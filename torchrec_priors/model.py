@@ -4,7 +4,7 @@ Nothing here knows about ranks: the table is sharded from outside, and `gather` 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from torchrec_priors.baselines.ask import ask_last
+from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.data.batch import Batch, Contexts
 from torchrec_priors.embedding.dedup import Asked as AskedIds
 from torchrec_priors.embedding.dedup import StepIds, once
@@ -136,7 +138,12 @@ class Recommender(nn.Module):
         table: EmbeddingCollection | ManagedCollisionEmbeddingCollection,
         features: FeatureTables | None,
         gate_weight: float = 0.0,
+        baseline: nn.Module | None = None,
     ) -> None:
+        """
+        Args:
+            baseline: makes the queries in place of `heads`, see `baselines`.
+        """
         super().__init__()
         self.config = config
         self.table = table
@@ -144,6 +151,8 @@ class Recommender(nn.Module):
         self.encoder = encoder
         self.tree = tree
         self.heads = heads
+        self.baseline = baseline
+        self.learnt_tree = tree if baseline is None else PriorTree([], tree.items)  # a baseline has targets once
         self.score = Score(config.score)
         self.certainty = Certainty(len(tree.item_set_K))
         self.gate = Gate(config.dim, torch.from_numpy(tree.decided())) if gate_weight else None
@@ -221,7 +230,7 @@ class Recommender(nn.Module):
     def positives(self, looked_up: LookedUp, part: Contexts) -> Positives:
         trained_X = self.item_rows.trained(looked_up.row_X) if isinstance(self.item_rows, ManagedRows) else None
         return find_positives(
-            self.tree,
+            self.learnt_tree,
             looked_up.item_X,
             part.context_N,
             part.end_N,
@@ -248,25 +257,48 @@ class Recommender(nn.Module):
         if looked_up.beside_Nd is not None:
             token_Nd = token_Nd + looked_up.beside_Nd[part.first : part.first + len(token_Nd)]
         event_N = part.event_N if self.sees_events else None
-        state_Nd = self._encode(Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout))
-        query_Pd = self.score.queries(self.heads(state_Nd, positives.token_P, positives.path_P))
+        histories = Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout)
+        states = replace(histories, vector_Nd=self._encode(histories))
         chosen = positives.trained()
-        loss, nll_M = in_group_loss(
-            query_Pd,
-            torch.bincount(self.item_set_K[positives.path_P], minlength=self.tree.item_sets).tolist(),
-            WeighedPositives(
-                item_Xd=self.score.items(vector_Xd),
-                source_M=chosen.source_M,
-                id_M=looked_up.row_X[chosen.source_M],
-                query_M=chosen.query_M,
-                weight_M=prior_weights(chosen, counts.positive_KT, self.weight_K, self.discount_T),
-            ),
-            looked_up.negatives,
+        learnt = (
+            self._learn_heads(looked_up, states.vector_Nd, chosen, counts)
+            if self.baseline is None
+            else self.baseline.learn(states, self._learning(looked_up, chosen, counts))
         )
+        loss = learnt.loss
         if self.gate is not None:
-            decisions = (self.gate(state_Nd), self.gate.gated_S, positives, self.item_set_K)
+            decisions = (self.gate(states.vector_Nd), self.gate.gated_S, positives, self.item_set_K)
             loss = loss + self.gate_weight * gate_loss(*decisions, counts.target_T, self.discount_T)
-        return loss * self.exchange.ranks, self.certainty.sums(nll_M, chosen.path_M, self.paths)
+        return loss * self.exchange.ranks, self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
+
+    def _learn_heads(self, looked_up: LookedUp, state_Nd: Tensor, chosen: Positives, counts: Counts) -> Learnt:
+        """Eq. 8 of the prior heads."""
+        query_Pd = self.score.queries(self.heads(state_Nd, chosen.token_P, chosen.path_P))
+        counts_S = torch.bincount(self.item_set_K[chosen.path_P], minlength=self.tree.item_sets).tolist()
+        weighed = self._weighed(looked_up, chosen, counts, self.weight_K)
+        loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, looked_up.negatives)
+        return Learnt(loss, nll_M, chosen.path_M)
+
+    def _learning(self, looked_up: LookedUp, chosen: Positives, counts: Counts) -> Learning:
+        """What a baseline learns from; every target counts once."""
+        return Learning(
+            token_Q=chosen.token_P,
+            vector_Xd=looked_up.vector_Xd,
+            positives=self._weighed(looked_up, chosen, counts, torch.ones_like(self.weight_K)),
+            offset_M=chosen.offset_M,
+            negatives=looked_up.negatives,
+            score=self.score,
+            positions=counts.target_T[0],
+        )
+
+    def _weighed(self, looked_up: LookedUp, chosen: Positives, counts: Counts, weight_K: Tensor) -> WeighedPositives:
+        return WeighedPositives(
+            item_Xd=self.score.items(looked_up.vector_Xd),
+            source_M=chosen.source_M,
+            id_M=looked_up.row_X[chosen.source_M],
+            query_M=chosen.query_M,
+            weight_M=prior_weights(chosen, counts.positive_KT, weight_K, self.discount_T),
+        )
 
     def tokens(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
         """[N, d]: what the encoder takes of histories, one row of `ids` each: item vectors, side features added.
@@ -283,15 +315,13 @@ class Recommender(nn.Module):
         Args:
             histories: none empty; their vectors as `tokens` gives them.
         """
-        last_Bd = self._encode(histories)[histories.offsets_B1[1:] - 1]
-        users, paths = len(last_Bd), self.paths
-        user_P = torch.arange(users, device=last_Bd.device).repeat(paths)
-        path_P = torch.repeat_interleave(torch.arange(paths, device=last_Bd.device), users)
-        query_Pd = self.score.queries(self.heads(last_Bd, user_P, path_P))
-        log_group_BK = last_Bd.new_zeros(users, paths)
+        states = replace(histories, vector_Nd=self._encode(histories))
+        query_BKd = self.score.queries(ask_last(self.heads, self.baseline, states, self.paths))
+        log_group_BK = query_BKd.new_zeros(query_BKd.shape[:2])
         if self.gate is not None:
+            last_Bd = states.vector_Nd[states.offsets_B1[1:] - 1]
             log_group_BK = self.gate.log_probability(last_Bd)[:, self.item_set_K]
-        return Asked(query_Pd.view(paths, users, -1).transpose(0, 1), log_group_BK)
+        return Asked(query_BKd, log_group_BK)
 
     def _encode(self, histories: Jagged) -> Tensor:
         reduced = self.training and self.precision != torch.float32

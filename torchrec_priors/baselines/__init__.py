@@ -1,1 +1,1 @@
-"""Rivals of prior heads on the same data, table, loss and search."""
+"""Rivals of the prior heads: other ways from states to queries, each a file of its own behind one protocol."""

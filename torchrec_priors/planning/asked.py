@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchrec_priors.baselines.baseline import as_priors, load_baseline
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.features import PREFIX, load_features
@@ -102,8 +103,8 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
     model, training, sets, dense = config.model, config.training, 1, 0
     features: list[Table] = []
     if data is not None:
-        tree = load_tree(config.priors, data, model.horizon)
-        sets, dense = tree.item_sets, count_parameters(tree, model.dim, config.priors)
+        tree = load_tree(as_priors(config.baseline, config.priors), data, model.horizon)
+        sets, dense = tree.item_sets, 0 if config.baseline.name else count_parameters(tree, model.dim, config.priors)
         features = [
             Table(PREFIX + feature.name, feature.size, model.dim, model.context)
             for feature in load_features(config.encoder.item_features, data)
@@ -111,8 +112,10 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
     with torch.device("meta"):
         events = len(data.manifest.events) if data is not None else 0
         encoder = load_encoder(config.encoder, model.dim, model.context, events)
+        baseline = load_baseline(config.baseline, model.dim, model.context)
     assert isinstance(encoder, nn.Module)
-    dense += sum(parameter.numel() for parameter in encoder.parameters())
+    parts = [encoder, *([] if baseline is None else [baseline])]
+    dense += sum(parameter.numel() for part in parts for parameter in part.parameters())
     negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
     managed = config.embedding.unseen == "managed"
     item = Table(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)

@@ -11,7 +11,7 @@ Shapes: I items, K heads, d width.
 import json
 import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +23,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from torchrec_priors.baselines.ask import ask_last
+from torchrec_priors.baselines.baseline import load_baseline
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.id_files import places
 from torchrec_priors.data.manifest import sha256
@@ -81,6 +83,7 @@ class Exported:
     _texts: pa.Array
     _encoder: Encoder
     _heads: Heads
+    _baseline: nn.Module | None
     _score: Score
 
     @classmethod
@@ -89,6 +92,9 @@ class Exported:
         encoder = load_encoder(config.encoder, dim, config.model.context, about["event_types"])
         heads, score = make_heads(_tree(about), dim, config.priors, _depths(about)), Score(config.model.score)
         model = nn.ModuleDict({"encoder": cast(nn.Module, encoder), "heads": heads, "score": score})
+        baseline = load_baseline(config.baseline, dim, config.model.context)
+        if baseline is not None:
+            model["baseline"] = baseline
         if config.loss.gate:
             model["gate"] = Gate(dim, torch.zeros(len(about["item_sets"]), dtype=torch.bool))
         missing, left = model.load_state_dict(weights, strict=False)
@@ -111,6 +117,7 @@ class Exported:
             _texts=ids.cast(pa.string()),
             _encoder=encoder,
             _heads=heads,
+            _baseline=baseline,
             _score=score,
         )
 
@@ -129,9 +136,8 @@ class Exported:
         if not len(item_N):
             raise UserError("the history: none of its items has a vector")
         jagged = Jagged(self.input_Id[item_N], torch.tensor([0, len(item_N)]))
-        state_1d = self._encoder(jagged)[-1:]
-        path_K = torch.arange(len(self.heads))
-        return self._score.queries(self._heads(state_1d, torch.zeros_like(path_K), path_K))
+        states = replace(jagged, vector_Nd=self._encoder(jagged))
+        return self._score.queries(ask_last(self._heads, self._baseline, states, len(self.heads)))[0]
 
     @torch.no_grad()
     def scores(self, history: Sequence[ItemId]) -> Tensor:

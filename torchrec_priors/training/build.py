@@ -13,6 +13,7 @@ from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
+from torchrec_priors.baselines.baseline import as_priors, load_baseline
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.as_trained import AsTrained
 from torchrec_priors.data.prepared import PreparedData
@@ -118,7 +119,8 @@ def build_model(
     if config.evaluation.calibrated and not config.loss.gate:
         raise UserError("evaluation.calibrated needs a model with a gate: train with loss.gate=1")
     tree = tree_of(config, data, trained)
-    check_budget(tree, config.model.dim, config.priors)
+    if not config.baseline.name:
+        check_budget(tree, config.model.dim, config.priors)
     training_columns = _training_columns(config, data, tree)
     seen_I = None if trained is None else trained.seen_I
     if trained is None and config.embedding.unseen not in ("own", "managed"):
@@ -133,8 +135,8 @@ def build_model(
     else:
         counts = read_paths(trained.paths, tree)
     positives_K, targets = counts[:-1], int(counts[-1])
-    depths = nodes(tree, positives_K, config.priors.min_positives)
-    if for_training:
+    depths = [] if config.baseline.name else nodes(tree, positives_K, config.priors.min_positives)
+    if for_training and not config.baseline.name:
         say_backed_off(tree, depths, config.priors.min_positives)
     features = load_features(config.encoder.item_features, data, None if trained is None else trained.items)
     columns = _columns(config, data)
@@ -148,6 +150,7 @@ def build_model(
         managed_table(config.embedding, config.model.dim) if managed else item_table(rows.rows, config.model.dim),
         FeatureTables(features, config.model.dim) if features else None,
         config.loss.gate,
+        load_baseline(config.baseline, config.model.dim, config.model.context),
     )
     model.exchange, model.item_rows = ranks.exchange(), rows
     model.asks_once = config.sharding.dedup
@@ -200,10 +203,11 @@ def _lookups(config: RunConfig, item_sets: int, world: int) -> int:
 
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
     """The tree of a configuration; of a run whose data has grown, with the heads and groups that it has."""
+    priors = as_priors(config.baseline, config.priors)
     if trained is None or trained.groups is None:
-        return load_tree(config.priors, data, config.model.horizon)
+        return load_tree(priors, data, config.model.horizon)
     only = set(path_names(trained.paths))
-    return load_tree(config.priors, AsTrained(data, trained.groups), config.model.horizon, only)
+    return load_tree(priors, AsTrained(data, trained.groups), config.model.horizon, only)
 
 
 def _rows(config: UnseenConfig, seen_I: np.ndarray | None, items: int) -> ItemRows | ManagedRows:

@@ -95,9 +95,8 @@ class _Run:
         if ranks.leads:  # now that nothing is wrong with it
             if trained is None:
                 folder.path.mkdir(parents=True, exist_ok=True)
-                write_paths(
-                    folder.paths, self.built.model.tree, self.built.positives_K, self.built.targets, self.built.depths
-                )
+                model, depths = self.built.model, self.built.depths if self.built.model.baseline is None else None
+                write_paths(folder.paths, model.tree, self.built.positives_K, self.built.targets, depths)
                 write_seen(folder.seen, self.built.seen_I)
             folder.record(config, data, init_from)
             write_json(folder.sharding, self.built.plan.to_json())
@@ -254,7 +253,9 @@ class _Run:
         self._save(best=self.config.training.fit_all)
         self.checkpoints.finish()
         table = self.built.model.item_rows.rows * self.config.model.dim
-        heads = sum(parameter.numel() for parameter in self.built.model.heads.parameters())
+        model = self.built.model
+        of_heads = [model.heads, *([] if model.baseline is None else [model.baseline])]
+        heads = sum(parameter.numel() for module in of_heads for parameter in module.parameters())
         dense = sum(p.numel() for name, p in self.built.model.named_parameters() if not name.startswith("table."))
         summary = {
             "steps": progress.step,

@@ -66,12 +66,13 @@ def over_item_sets(tree: PriorTree, positives_K: Tensor) -> Tensor:
     return positives_S.index_add_(0, torch.tensor(tree.item_set_K), positives_K)
 
 
-def write_paths(file: Path, tree: PriorTree, positives_K: Tensor, targets: int, depths: list[Depth]) -> None:
+def write_paths(file: Path, tree: PriorTree, positives_K: Tensor, targets: int, depths: list[Depth] | None) -> None:
     """Records how many training targets there are, and of each path the name, training positives and, where it has no
-    adapter of its own, the node whose query it has."""
+    adapter of its own, the node whose query it has; the queries of a baseline have no nodes (`depths` None)."""
+    to_K = [None] * len(tree.paths) if depths is None else backed_off(tree, depths)
     paths = [
         {"name": path.name, "positives": count, "backed_off_to": to}
-        for path, count, to in zip(tree.paths, positives_K.tolist(), backed_off(tree, depths), strict=True)
+        for path, count, to in zip(tree.paths, positives_K.tolist(), to_K, strict=True)
     ]
     write_whole(file, json.dumps({"targets": targets, "paths": paths}, indent=1, ensure_ascii=False) + "\n")
 

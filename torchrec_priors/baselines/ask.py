@@ -1,0 +1,28 @@
+"""What every path asks for after the last position of each history, by prior heads or by a baseline.
+
+Shapes: N tokens, B histories, d width, K paths.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.heads.composition import Heads
+
+
+def ask_last(heads: Heads, baseline: nn.Module | None, states: Jagged, paths: int) -> Tensor:
+    """[B, K, d], not yet ready for scoring.
+
+    Args:
+        states: of histories of which none is empty.
+        paths: K.
+    """
+    last_B = states.offsets_B1[1:] - 1
+    if baseline is not None:
+        query_BKd: Tensor = baseline.queries(states, last_B)  # type: ignore[operator]
+        return query_BKd
+    users = len(last_B)
+    user_P = torch.arange(users, device=last_B.device).repeat(paths)
+    path_P = torch.repeat_interleave(torch.arange(paths, device=last_B.device), users)
+    query_Pd = heads(states.vector_Nd[last_B], user_P, path_P)
+    return query_Pd.view(paths, users, -1).transpose(0, 1)

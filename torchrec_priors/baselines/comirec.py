@@ -1,0 +1,132 @@
+"""ComiRec (Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020): several queries a user.
+
+Self-attention (ComiRec-SA), H being the states of what a position has seen, one a column:
+
+    A = softmax(W2^T tanh(W1 H)),    V = H A^T
+
+or dynamic routing (ComiRec-DR), see `ops.dynamic_routing`, where an item says W_k h to capsule k. In training a target
+trains the query that scores it highest; in retrieval an item's score is the highest of all queries. Their greedy
+controllable aggregation comes after retrieval and is not part of the model.
+
+First values of the routing's b are normal, from a fixed seed, the same for every window.
+
+Shapes: N tokens, K interests, d width, a width of the attention, L configured context.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from torchrec_priors.baselines.baseline import BaselineConfig, read_options
+from torchrec_priors.baselines.learning import Learning, Learnt
+from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.errors import UserError
+from torchrec_priors.ops.dynamic_routing import dynamic_routing
+from torchrec_priors.ops.interest_attention import interest_attention
+
+FIRST_ROUTING = 20  # seed
+
+
+@dataclass
+class Options:
+    """Settings.
+
+    Attributes:
+        routing: `attention` (SA) or `dynamic` (DR).
+        attention: width of the attention; 0 for 4 * model.dim, as in their paper.
+        iterations: of dynamic routing.
+        positions: whether the attention also sees the place of an item in its window; encoders of this package tell it
+            already.
+    """
+
+    routing: Literal["attention", "dynamic"] = "attention"
+    attention: int = 0
+    iterations: int = 3
+    positions: bool = False
+
+
+class SelfAttention(nn.Module):
+    """Interests by self-attention, with the sums of the squares of their weights."""
+
+    def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
+        super().__init__()
+        self.position = nn.Embedding(context, dim) if options.positions else None
+        self.w1 = nn.Linear(dim, options.attention or 4 * dim, bias=False)
+        self.w2 = nn.Linear(options.attention or 4 * dim, interests, bias=False)
+        if self.position is not None:
+            nn.init.normal_(self.position.weight, std=0.02)
+
+    def forward(self, states: Jagged, token_Q: Tensor) -> tuple[Tensor, Tensor]:
+        """[Q, K, d] and [Q, K]."""
+        seen_Nd = states.vector_Nd
+        if self.position is not None:
+            seen_Nd = seen_Nd + self.position(places(states))
+        score_NK = self.w2(torch.tanh(self.w1(seen_Nd)))
+        return interest_attention(score_NK, states.vector_Nd, states.offsets_B1, token_Q)
+
+
+class DynamicRouting(nn.Module):
+    """Interests by dynamic routing, with a bilinear map of its own for each."""
+
+    first_LK: Tensor
+
+    def __init__(self, dim: int, interests: int, context: int, iterations: int) -> None:
+        super().__init__()
+        self.iterations, self.interests = iterations, interests
+        self.map = nn.Linear(dim, interests * dim, bias=False)
+        self.register_buffer("first_LK", first_routing(context, interests), persistent=False)
+
+    def forward(self, states: Jagged, token_Q: Tensor) -> Tensor:
+        """[Q, K, d]"""
+        x_NKd = self.map(states.vector_Nd).unflatten(1, (self.interests, -1))
+        open_QK = torch.ones(len(token_Q), self.interests, dtype=torch.bool, device=token_Q.device)
+        return dynamic_routing(x_NKd, self.first_LK, states.offsets_B1, token_Q, self.iterations, open_QK)
+
+
+class ComiRec(nn.Module):
+    """Either of the two."""
+
+    def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
+        super().__init__()
+        self.interests: SelfAttention | DynamicRouting
+        if options.routing == "attention":
+            self.interests = SelfAttention(dim, interests, context, options)
+        else:
+            self.interests = DynamicRouting(dim, interests, context, options.iterations)
+
+    def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
+        found = self.interests(states, token_Q)
+        query_QKd: Tensor = found[0] if isinstance(found, tuple) else found
+        return query_QKd
+
+    def learn(self, states: Jagged, learning: Learning) -> Learnt:
+        return learning.routed(self.queries(states, learning.token_Q))
+
+
+def places(states: Jagged) -> Tensor:
+    """[N]: place of each token in its sequence, from 0."""
+    starts_N = torch.repeat_interleave(states.offsets_B1[:-1], states.offsets_B1.diff())
+    return torch.arange(len(starts_N), device=starts_N.device) - starts_N
+
+
+def first_routing(context: int, interests: int) -> Tensor:
+    """[L, K]: what the routing starts from; not learnt."""
+    generator = torch.Generator().manual_seed(FIRST_ROUTING)
+    return torch.randn(context, interests, generator=generator, device="cpu")
+
+
+def check_attention(options: Options) -> None:
+    """Raises UserError where a number is out of its range."""
+    if options.attention < 0:
+        raise UserError(f"baseline.options.attention = {options.attention} must not be negative")
+    if options.iterations < 1:
+        raise UserError(f"baseline.options.iterations = {options.iterations} must be at least 1")
+
+
+def load(config: BaselineConfig, dim: int, context: int) -> ComiRec:
+    """ComiRec with its first values."""
+    options = read_options(Options, config)
+    check_attention(options)
+    return ComiRec(dim, config.interests, context, options)

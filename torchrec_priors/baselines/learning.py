@@ -1,0 +1,120 @@
+"""What a baseline learns from in a step, and the losses that most of them have.
+
+The loss is that of one head (Eq. 7 and 8), whose query a baseline chooses or makes for each target:
+
+    L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * (mean over the global batch's targets at offset t of -log p)
+
+Every target counts once, whichever query it goes to, so nothing depends on how a batch is split over ranks.
+
+Shapes: Q positions that predict, K queries of each, M targets, X items that targets are among, d width.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from torchrec_priors.heads.score import Score
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.in_group_softmax import in_group_loss
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """A loss.
+
+    Attributes:
+        loss: this rank's share; the loss is the sum over ranks.
+        nll_M: -log p of each target, no gradient.
+        path_M: which of the K queries it went to.
+    """
+
+    loss: Tensor
+    nll_M: Tensor
+    path_M: Tensor
+
+    def plus(self, term: Tensor) -> "Learnt":
+        """With this rank's share of a further term."""
+        return replace(self, loss=self.loss + term)
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Targets with the queries that they go to.
+
+    Attributes:
+        query_Pd: the distinct queries that any target goes to, ready for scoring.
+        positives: the targets, sorted by these queries.
+        path_M: which of the K queries of its position each is.
+        pair_P: number of each query among all Q * K.
+    """
+
+    query_Pd: Tensor
+    positives: WeighedPositives
+    path_M: Tensor
+    pair_P: Tensor
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Targets of some histories.
+
+    Attributes:
+        token_Q: positions that have targets, ascending.
+        vector_Xd: item vectors as the table has them.
+        positives: the targets: vectors ready for scoring, their positions (`query_M`, places in `token_Q`) and
+            weights, which add up over offsets and ranks to 1.
+        offset_M: 1-based distance of each target.
+        negatives: one item set.
+        score: makes queries ready for scoring.
+        positions: how many positions of the global batch have a target: what means over positions divide by.
+    """
+
+    token_Q: Tensor
+    vector_Xd: Tensor
+    positives: WeighedPositives
+    offset_M: Tensor
+    negatives: NegativeSets
+    score: Score
+    positions: Tensor
+
+    def route(self, query_QKd: Tensor) -> Routed:
+        """Each target with the query that gives it the highest score; gradients go through that one alone.
+
+        Args:
+            query_QKd: not yet ready for scoring; of equal scores the first wins.
+        """
+        of, queries = self.positives, query_QKd.shape[1]
+        query_QKd = self.score.queries(query_QKd)
+        with torch.no_grad():
+            item_Md = of.item_Xd.index_select(0, of.source_M)
+            score_MK = torch.bmm(query_QKd.index_select(0, of.query_M), item_Md[:, :, None])[:, :, 0]
+            pair_M, order_M = torch.sort(of.query_M * queries + score_MK.argmax(1), stable=True)
+            pair_P, place_M = torch.unique_consecutive(pair_M, return_inverse=True)
+        return Routed(
+            query_Pd=query_QKd.flatten(0, 1).index_select(0, pair_P),
+            positives=replace(of.chosen(order_M), query_M=place_M),
+            path_M=pair_M % queries,
+            pair_P=pair_P,
+        )
+
+    def routed(self, query_QKd: Tensor) -> Learnt:
+        """The loss where each target trains the query that gives it the highest score, see `route`."""
+        to = self.route(query_QKd)
+        loss, nll_M = in_group_loss(to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives)
+        return Learnt(loss, nll_M, to.path_M)
+
+    def of_targets(self, query_Md: Tensor, path_M: Tensor) -> Learnt:
+        """The loss where each target has a query of its own.
+
+        Args:
+            query_Md: in the order of the targets, not yet ready for scoring.
+            path_M: which of the K queries they are told apart as.
+        """
+        own = replace(self.positives, query_M=torch.arange(len(query_Md), device=query_Md.device))
+        loss, nll_M = in_group_loss(self.score.queries(query_Md), [len(query_Md)], own, self.negatives)
+        return Learnt(loss, nll_M, path_M)
+
+    def mean(self, term_Q: Tensor) -> Tensor:
+        """This rank's share of the mean of a term over the positions of the global batch."""
+        return term_Q.sum() / self.positions.clamp(min=1)

@@ -1,0 +1,35 @@
+"""Interests `n`: what the queries of a baseline are to the rest of the product; every target belongs to every one."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import UserError
+from torchrec_priors.priors.prior import Targets
+
+
+class Interests(nn.Module):
+    """Omega_k is all items."""
+
+    name = "interests"
+    restricts_items = False
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.groups = [f"interest {interest + 1}" for interest in range(number)]
+
+    def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
+        every = torch.arange(len(targets.item_M), device=targets.item_M.device)
+        number = len(self.groups)
+        return every.repeat_interleave(number), torch.arange(number, device=every.device).repeat(len(every))
+
+    def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
+        raise AssertionError("interests restrict no items")
+
+
+def load(argument: str, data: PreparedData, horizon: int) -> Interests:
+    """`argument`: how many."""
+    if not argument.isdigit() or int(argument) < 1:
+        raise UserError(f"priors.tree: 'interests:{argument}' needs a number of interests, as in 'interests:4'")
+    return Interests(int(argument))
