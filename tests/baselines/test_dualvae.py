@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from torchrec_priors.baselines.aspects import AspectScore
+from torchrec_priors.baselines.baseline import BaselineConfig, load_baseline
 from torchrec_priors.baselines.dualvae import AspectInference, contrast
+from torchrec_priors.baselines.learning import Learning
+from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.errors import UserError
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.keyed_dropout import DropoutKeys
 
 D, A, W = 6, 3, 4
@@ -171,3 +176,71 @@ def test_overlap_is_how_far_prototypes_are_from_orthogonal():
     with torch.no_grad():
         score.prototype_Aw.copy_(3 * torch.eye(W)[:A])
     assert float(score.overlap()) == 0
+
+
+OPTIONS = {"aspects": A, "width": W, "dropout": 0.0, "kl": 0.5, "kl_steps": 10, "contrast": 0.3, "orthogonality": 0.2}
+
+
+@pytest.mark.parametrize("step", [0, 4, 25])
+def test_the_loss_is_the_sum_of_its_terms(step):
+    """Of five positions of two histories, one without a target, among the eight of the whole batch that have one."""
+    torch.manual_seed(1)
+    baseline = load_baseline(BaselineConfig("dualvae", options=OPTIONS), D, 10).double()
+    score = baseline.new_score("dot").double()
+    states = Jagged(torch.randn(5, D, dtype=torch.float64), OFFSETS, dropout=KEYS)
+    items, negatives = torch.randn(6, D, dtype=torch.float64), torch.randn(7, D, dtype=torch.float64)
+    negatives[3] = items[2]  # the same row
+    tokens, queries, sources, ids = [0, 1, 2, 4], [0, 0, 1, 2, 3], [1, 2, 2, 3, 5], [10, 3, 3, 12, 13]
+    weights = [0.1, 0.2, 0.3, 0.1, 0.05]
+    learning = Learning(
+        token_Q=torch.tensor(tokens),
+        vector_Xd=items,
+        positives=WeighedPositives(
+            item_Xd=score.items(items),
+            source_M=torch.tensor(sources),
+            id_M=torch.tensor(ids),
+            query_M=torch.tensor(queries),
+            weight_M=torch.tensor(weights, dtype=torch.float64),
+        ),
+        offset_M=torch.tensor([1, 2, 1, 1, 1]),
+        negatives=NegativeSets(score.items(negatives), torch.arange(7), [7]),
+        score=score,
+        positions=torch.tensor(8),
+        step=step,
+    )
+    learnt = baseline.learn(states, learning)
+
+    latent = baseline.infer(states)
+    wanted, divergence = 0.0, latent.divergence().tolist()
+    for query, source, row, weight in zip(queries, sources, ids, weights, strict=True):
+        z = latent.value[tokens[query]].tolist()
+
+        def points(item, z=z):
+            x, c = _aspects(item, score)
+            return sum(c[a] * _dot(z[a], x[a]) for a in range(A))
+
+        own = points(items[source].tolist())
+        others = [points(item) for number, item in enumerate(negatives.tolist()) if number != row]
+        nll = math.log(sum(math.exp(other - own) for other in [own, *others]))
+        apart = contrast(latent.value[tokens[query]][None], score.aspects(items[source][None]))
+        wanted += weight * (nll + 0.3 * float(apart.detach()))
+    for token in tokens:
+        wanted += (0.5 * min(1, step / 10) * divergence[token] + 0.2 * float(score.overlap().detach())) / 8
+    assert float(learnt.loss.detach()) == pytest.approx(wanted)
+    learnt.loss.backward()
+    assert all(parameter.grad is not None for parameter in (*baseline.parameters(), *score.parameters()))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"aspects": 0}, "aspects = 0 must be at least 1"),
+        ({"aspects": 9, "width": 8}, "must be at most the width"),
+        ({"kl": -1.0}, "kl = -1.0 must not be negative"),
+        ({"dropout": 1.0}, r"must be in \[0, 1\)"),
+        ({"depth": 2}, "dualvae has no 'depth'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, says):
+    with pytest.raises(UserError, match=says):
+        load_baseline(BaselineConfig("dualvae", options=options), D, 10)

@@ -6,7 +6,12 @@ import torch
 from ranks import run_on_ranks
 from test_ranks_agree import train
 
-RIVALS = {"sasrec": {"encoder.backbone": "sasrec"}}
+DUALVAE = {"baseline.name": "dualvae", "baseline.options": {"aspects": 3, "width": 8, "kl_steps": 4}}
+RIVALS = {
+    "sasrec": {"encoder.backbone": "sasrec"},
+    "dualvae on hstu": DUALVAE | {"training.accumulate": 3},
+    "dualvae": DUALVAE | {"encoder.backbone": "shallow"},
+}
 
 
 @pytest.mark.parametrize("rival", RIVALS)
