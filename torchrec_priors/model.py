@@ -12,7 +12,7 @@ from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_priors.baselines.ask import ask_last
+from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.data.batch import Batch, Contexts
 from torchrec_priors.embedding.dedup import Asked as AskedIds
@@ -25,7 +25,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
-from torchrec_priors.heads.score import Score, ScoreKind
+from torchrec_priors.heads.score import ScoreKind
 from torchrec_priors.loss import Counts, Positives, count, discount, find_positives, gate_loss, prior_weights
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
@@ -84,8 +84,9 @@ class LookedUp:
         event_X: their event codes, where they were read.
         vector_Xd: their vectors.
         beside_Nd: what side features add to the contexts' items, part after part; None without any.
-        negatives: the step's negatives, from all ranks.
+        negatives: the step's negatives, from all ranks; their vectors as the table has them.
         roots: the same vectors as they came from the tables.
+        step: number of the global batch.
     """
 
     item_X: Tensor
@@ -95,6 +96,7 @@ class LookedUp:
     beside_Nd: Tensor | None
     negatives: NegativeSets
     roots: list[Tensor]
+    step: int
 
     def backward(self) -> None:
         """Hands the gathered gradients to the tables, whose rows the fused optimizer then changes."""
@@ -153,7 +155,7 @@ class Recommender(nn.Module):
         self.heads = heads
         self.baseline = baseline
         self.learnt_tree = tree if baseline is None else PriorTree([], tree.items)  # a baseline has targets once
-        self.score = Score(config.score)
+        self.score = score_of(baseline, config.score)
         self.certainty = Certainty(len(tree.item_set_K))
         self.gate = Gate(config.dim, torch.from_numpy(tree.decided())) if gate_weight else None
         self.gate_weight = gate_weight
@@ -213,7 +215,7 @@ class Recommender(nn.Module):
         if batch.draw.own_shifts is not None:
             shifts_n = self.exchange.gather(torch.from_numpy(batch.draw.own_shifts).to(vectors.device), slots_W)
         item_X, row_X = batch.item_X, rows[:future]
-        roots = [vectors[:future], self.score.items(self.exchange.gather(vectors[future:], slots_W))]
+        roots = [vectors[:future], self.exchange.gather(vectors[future:], slots_W)]
         if self.features is not None:
             assert ids.features is not None
             roots.append(self.features.found(ids.features))
@@ -225,7 +227,7 @@ class Recommender(nn.Module):
             shifts_n=shifts_n,
         )
         leaf, *beside = (root.detach().requires_grad_() for root in (roots[0], *roots[2:]))
-        return LookedUp(item_X, row_X, batch.event_X, leaf, beside[0] if beside else None, negatives, roots)
+        return LookedUp(item_X, row_X, batch.event_X, leaf, beside[0] if beside else None, negatives, roots, batch.step)
 
     def positives(self, looked_up: LookedUp, part: Contexts) -> Positives:
         trained_X = self.item_rows.trained(looked_up.row_X) if isinstance(self.item_rows, ManagedRows) else None
@@ -275,7 +277,7 @@ class Recommender(nn.Module):
         query_Pd = self.score.queries(self.heads(state_Nd, chosen.token_P, chosen.path_P))
         counts_S = torch.bincount(self.item_set_K[chosen.path_P], minlength=self.tree.item_sets).tolist()
         weighed = self._weighed(looked_up, chosen, counts, self.weight_K)
-        loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, looked_up.negatives)
+        loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up))
         return Learnt(loss, nll_M, chosen.path_M)
 
     def _learning(self, looked_up: LookedUp, chosen: Positives, counts: Counts) -> Learning:
@@ -285,10 +287,15 @@ class Recommender(nn.Module):
             vector_Xd=looked_up.vector_Xd,
             positives=self._weighed(looked_up, chosen, counts, torch.ones_like(self.weight_K)),
             offset_M=chosen.offset_M,
-            negatives=looked_up.negatives,
+            negatives=self._negatives(looked_up),
             score=self.score,
             positions=counts.target_T[0],
+            step=looked_up.step,
         )
+
+    def _negatives(self, looked_up: LookedUp) -> NegativeSets:
+        """Ready for scoring."""
+        return replace(looked_up.negatives, vectors_nd=self.score.items(looked_up.negatives.vectors_nd))
 
     def _weighed(self, looked_up: LookedUp, chosen: Positives, counts: Counts, weight_K: Tensor) -> WeighedPositives:
         return WeighedPositives(

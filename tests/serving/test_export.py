@@ -75,6 +75,24 @@ def test_scores_are_those_of_the_run(run, out):
 
 
 @pytest.mark.parametrize(
+    ("score", "rival"),
+    [
+        ("dot", {"encoder": {"backbone": "sasrec"}}),
+        ("cosine", {"encoder": {"backbone": "shallow"}, "baseline": {"name": "dualvae", "options": {"width": 8}}}),
+    ],
+    ids=["sasrec", "dualvae"],
+)
+def test_scores_are_those_of_a_rivals_run(small_data, tmp_path, score, rival):
+    run, out = tmp_path / "run", tmp_path / "out"
+    settings = copy.deepcopy(SETTINGS) | {"priors": {"tree": []}, "loss": {}} | rival
+    settings["model"]["score"] = score
+    with join() as ranks:
+        train(parse(settings), PreparedData(small_data), RunFolder(run), ranks)
+    _export(run, out)
+    _gives_the_same(run, out, HISTORIES)
+
+
+@pytest.mark.parametrize(
     "embedding",
     [
         {"unseen": "dropped", "min_frequency": 12},

@@ -100,6 +100,7 @@ def evaluate(
                 "filter_seen": config.evaluation.filter_seen,
                 "fusion": config.evaluation.fusion,
                 "calibrated": config.evaluation.calibrated,
+                "diversify": config.evaluation.diversify,
                 "seconds": round(time.monotonic() - started, 3),
                 "ranks": ranks.world,
                 "checkpoint": checkpoint,

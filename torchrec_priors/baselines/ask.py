@@ -1,4 +1,4 @@
-"""What every path asks for after the last position of each history, by prior heads or by a baseline.
+"""What every path asks for after the last position of each history, by prior heads or by a baseline, and its score.
 
 Shapes: N tokens, B histories, d width, K paths.
 """
@@ -8,6 +8,14 @@ from torch import Tensor, nn
 
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.heads.composition import Heads
+from torchrec_priors.heads.score import Score, ScoreKind
+
+
+def score_of(baseline: nn.Module | None, kind: ScoreKind) -> Score:
+    """`Score`, or what a baseline has in its place where it defines `new_score(kind)`."""
+    new = getattr(baseline, "new_score", Score)
+    score: Score = new(kind)
+    return score
 
 
 def ask_last(heads: Heads, baseline: nn.Module | None, states: Jagged, paths: int) -> Tensor:

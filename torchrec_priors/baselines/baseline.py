@@ -2,8 +2,8 @@
 
 A baseline is one Python file with `load(config, dim, context)`. Those of this folder are known by their file's name,
 any other by its path. A file that defines `queries(config)` says itself how many queries a position has; the others
-have `baseline.interests`. Table, encoder, negatives, retrieval and evaluation are those of prior heads: each query is
-a path over all items.
+have `baseline.interests`. A module that defines `new_score(kind)` makes the model's `Score`, too. Table, encoder,
+negatives, retrieval and evaluation are those of prior heads: each query is a path over all items.
 
 Shapes: N tokens, d width, Q positions that are asked for, K queries of each.
 """

@@ -68,6 +68,7 @@ class Learning:
         negatives: one item set.
         score: makes queries ready for scoring.
         positions: how many positions of the global batch have a target: what means over positions divide by.
+        step: of training, from 0.
     """
 
     token_Q: Tensor
@@ -77,6 +78,7 @@ class Learning:
     negatives: NegativeSets
     score: Score
     positions: Tensor
+    step: int = 0
 
     def route(self, query_QKd: Tensor) -> Routed:
         """Each target with the query that gives it the highest score; gradients go through that one alone.
@@ -103,6 +105,11 @@ class Learning:
         to = self.route(query_QKd)
         loss, nll_M = in_group_loss(to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives)
         return Learnt(loss, nll_M, to.path_M)
+
+    def of_positions(self, query_Qd: Tensor) -> Learnt:
+        """The loss where each position has one query, not yet ready for scoring."""
+        loss, nll_M = in_group_loss(self.score.queries(query_Qd), [len(query_Qd)], self.positives, self.negatives)
+        return Learnt(loss, nll_M, torch.zeros_like(self.positives.query_M))
 
     def of_targets(self, query_Md: Tensor, path_M: Tensor) -> Learnt:
         """The loss where each target has a query of its own.

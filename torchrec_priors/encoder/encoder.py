@@ -21,7 +21,7 @@ class EncoderConfig:
     """The encoder.
 
     Attributes:
-        backbone: `hstu`, or the path of a file of your own.
+        backbone: `hstu`, `sasrec`, `shallow` (no layers), or the path of a file of your own.
         layers: number of layers.
         heads: attention heads; must divide model.dim.
         dropout: probability, on the input and inside every layer.

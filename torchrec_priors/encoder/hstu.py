@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
+from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.hstu_attention import hstu_attention
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
@@ -79,10 +80,7 @@ class HSTU(nn.Module):
             ValueError: a history longer than the configured context.
         """
         offsets_B1, keys = histories.offsets_B1, histories.dropout
-        lengths_B = offsets_B1.diff()
-        self._check(lengths_B)
-        starts_N = torch.repeat_interleave(offsets_B1[:-1], lengths_B, output_size=len(histories.vector_Nd))
-        position_N = torch.arange(len(histories.vector_Nd), device=offsets_B1.device) - starts_N
+        position_N = positions(offsets_B1, len(histories.vector_Nd), self.position.num_embeddings)
         x_Nd = histories.vector_Nd * self.dim**0.5 + self.position(position_N)
         if self.event is not None and histories.event_N is not None:
             x_Nd = x_Nd + self.event(histories.event_N)
@@ -96,13 +94,6 @@ class HSTU(nn.Module):
                 x_Nd = layer(x_Nd, offsets_B1, histories.time_N, keys)
         state_Nd: Tensor = self.norm(x_Nd)
         return state_Nd
-
-    def _check(self, lengths_B: Tensor) -> None:
-        context = self.position.num_embeddings
-        if lengths_B.is_cuda:  # without waiting for the device, which stops by itself
-            torch._assert_async((lengths_B <= context).all())
-        elif len(lengths_B) and int(lengths_B.max()) > context:
-            raise ValueError(f"a history of {int(lengths_B.max())} exceeds the context of {context}")
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> HSTU:

@@ -24,7 +24,11 @@ class Score(nn.Module):
     def queries(self, query_Pd: Tensor) -> Tensor:
         if self.kind == "dot":
             return query_Pd
-        return F.normalize(query_Pd, dim=-1) * self.log_scale.exp().clamp(max=_LARGEST_SCALE)
+        return F.normalize(query_Pd, dim=-1) * self.scale()
+
+    def scale(self) -> Tensor:
+        """Of cosines."""
+        return self.log_scale.exp().clamp(max=_LARGEST_SCALE)
 
     def items(self, item_Md: Tensor) -> Tensor:
         return item_Md if self.kind == "dot" else F.normalize(item_Md, dim=-1)

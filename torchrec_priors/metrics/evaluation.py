@@ -15,6 +15,7 @@ from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.metrics.unseen import UnseenCounts
 from torchrec_priors.model import Recommender
+from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events
 from torchrec_priors.retrieval.find import Finder, RetrievalConfig
 from torchrec_priors.retrieval.group_index import GroupIndex
@@ -56,7 +57,8 @@ def evaluate(
     metrics = RankingMetrics(data.items, *_catalogue(data, by_group), event_given=event_given)
     was_training = model.training
     model.eval()
-    finder = Finder(model, index, config, device)
+    diversifier = Diversifier.of(data, config.diversify, device) if config.diversify else None
+    finder = Finder(model, index, config, device, diversifier)
     batches = history_batches(
         data,
         split,

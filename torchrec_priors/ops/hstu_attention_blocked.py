@@ -9,13 +9,13 @@ D head width, L the longest distance the bias knows, C buckets of time.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from torchrec_priors.ops.padded_chunks import Chunk, PaddedChunks
 from torchrec_priors.ops.time_bias import TimeBias, time_bucket
 
 _QUERIES = 64  # of a block
@@ -37,69 +37,15 @@ def hstu_attention_blocked(
     lengths = (offsets_B1[1:] - offsets_B1[:-1]).tolist()
     if max(lengths, default=0) > bias_HL.shape[1]:
         raise ValueError(f"a sequence of {max(lengths)} tokens is longer than the configured {bias_HL.shape[1]}")
-    plan = _Plan.of(lengths, offsets_B1, heads=q_NHD.shape[1])
+    plan = PaddedChunks.of(lengths, offsets_B1, lambda padded: _sequences(padded, q_NHD.shape[1]))
     time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
     out_NHD: Tensor = _Attention.apply(q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N, plan, divisor, alpha)
     return out_NHD
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Sequences computed together; `rows` are theirs among the padded tokens."""
-
-    sequences: int
-    padded: int
-    rows: slice
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Which sequences are computed together.
-
-    Attributes:
-        token_P: the token of every padded one; padding repeats the last of its sequence.
-        filled_P: whether it is a token, not padding.
-        place_N: where each token stands among the padded ones.
-        longest: T of the longest.
-    """
-
-    chunks: list[_Chunk]
-    token_P: Tensor
-    filled_P: Tensor
-    place_N: Tensor
-    longest: int
-
-    @classmethod
-    def of(cls, lengths: list[int], offsets_B1: Tensor, heads: int) -> "_Plan":
-        order = sorted((i for i in range(len(lengths)) if lengths[i]), key=lambda i: (_padded(lengths[i]), i))
-        chunks: list[_Chunk] = []
-        start = 0
-        for sequence in order:
-            padded = _padded(lengths[sequence])
-            last = chunks[-1] if chunks else _Chunk(0, 0, slice(0, 0))
-            scores = (last.sequences + 1) * heads * min(_QUERIES, padded) * padded
-            if last.padded == padded and scores <= _SCORES:
-                chunks[-1] = _Chunk(last.sequences + 1, padded, slice(last.rows.start, start + padded))
-            else:
-                chunks.append(_Chunk(1, padded, slice(start, start + padded)))
-            start += padded
-        device = offsets_B1.device
-        order_B = torch.tensor(order, dtype=torch.int64, device=device)
-        length_B = offsets_B1.diff()[order_B]
-        padded_B = torch.tensor([_padded(lengths[i]) for i in order], dtype=torch.int64, device=device)
-        sequence_P = torch.repeat_interleave(padded_B, output_size=start)
-        place_P = torch.arange(start, device=device) - (padded_B.cumsum(0) - padded_B)[sequence_P]
-        filled_P = place_P < length_B[sequence_P]
-        token_P = offsets_B1[order_B][sequence_P] + torch.minimum(place_P, length_B[sequence_P] - 1)
-        place_N = torch.empty(sum(lengths), dtype=torch.int64, device=device)
-        place_N[token_P[filled_P]] = filled_P.nonzero()[:, 0]
-        return cls(chunks, token_P, filled_P, place_N, max((chunk.padded for chunk in chunks), default=0))
-
-
-def _padded(length: int) -> int:
-    """The next multiple of a 4th to an 8th of its power of two."""
-    step = max(4, 1 << length.bit_length() >> 3)
-    return -(-length // step) * step
+def _sequences(padded: int, heads: int) -> int:
+    """How many are computed together."""
+    return max(1, _SCORES // (heads * min(_QUERIES, padded) * padded))
 
 
 class _Attention(torch.autograd.Function):
@@ -112,7 +58,7 @@ class _Attention(torch.autograd.Function):
         bias_HL: Tensor,
         bias_HC: Tensor | None,
         time_N: Tensor | None,
-        plan: _Plan,
+        plan: PaddedChunks,
         divisor: float,
         alpha: float,
     ) -> Tensor:
@@ -134,7 +80,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N = ctx.saved_tensors
-        plan: _Plan = ctx.plan
+        plan: PaddedChunks = ctx.plan
         work = _Work(plan, q_NHD, bias_HL, bias_HC, time_N, ctx.alpha)
         scale_P = plan.filled_P.to(work.dtype).div_(ctx.divisor)
         grads_PHD = [work.buffer(f"grad_{name}", len(plan.token_P), *q_NHD.shape[1:]) for name in "qkv"]
@@ -177,7 +123,7 @@ def _blocks(padded: int) -> Iterator[tuple[slice, slice]]:
         yield slice(start, stop), slice(0, stop)
 
 
-def _by_sequence(x: Tensor, chunk: _Chunk) -> Tensor:
+def _by_sequence(x: Tensor, chunk: Chunk) -> Tensor:
     return x.unflatten(0, (chunk.sequences, -1))
 
 
@@ -204,7 +150,7 @@ class _Work:
 
     def __init__(
         self,
-        plan: _Plan,
+        plan: PaddedChunks,
         q_NHD: Tensor,
         bias_HL: Tensor,
         bias_HC: Tensor | None,
@@ -235,7 +181,7 @@ class _Work:
             flat = self._flat[name] = torch.empty(size, dtype=self.dtype, device=self.device)
         return flat[:size].view(shape)
 
-    def gather(self, name: str, x_NHD: Tensor, chunk: _Chunk, scale_P: Tensor | None = None) -> Tensor:
+    def gather(self, name: str, x_NHD: Tensor, chunk: Chunk, scale_P: Tensor | None = None) -> Tensor:
         """[n * H, T, D] of a chunk's tokens."""
         _, heads, width = x_NHD.shape
         rows = x_NHD.flatten(1).index_select(0, self.plan.token_P[chunk.rows])
@@ -247,7 +193,7 @@ class _Work:
             torch.mul(rows_nHTD, scale_P[chunk.rows].view(chunk.sequences, 1, chunk.padded, 1), out=out)
         return out.flatten(0, 1)
 
-    def scores(self, q: Tensor, k: Tensor, chunk: _Chunk, rows: slice, keys: slice) -> Tensor:
+    def scores(self, q: Tensor, k: Tensor, chunk: Chunk, rows: slice, keys: slice) -> Tensor:
         """alpha q.k + bias: [n * H, R, K]."""
         scores = self.buffer("scores", len(q), rows.stop - rows.start, keys.stop)
         begin = self.plan.longest - rows.start
@@ -259,13 +205,13 @@ class _Work:
             scores_nHRK += of_time.transpose(0, 1)
         return scores.baddbmm_(q[:, rows], k[:, keys].transpose(1, 2), alpha=self.alpha)
 
-    def add_buckets(self, grad_HC: Tensor, of_scores_nHRK: Tensor, chunk: _Chunk, rows: slice, keys: slice) -> None:
+    def add_buckets(self, grad_HC: Tensor, of_scores_nHRK: Tensor, chunk: Chunk, rows: slice, keys: slice) -> None:
         """Adds the sums over each bucket of time."""
         bucket = self._buckets(chunk, rows, keys).flatten()
         of_scores = of_scores_nHRK.transpose(0, 1).flatten(1)
         grad_HC += torch.zeros_like(grad_HC).scatter_add_(1, bucket.expand_as(of_scores), of_scores)
 
-    def _buckets(self, chunk: _Chunk, rows: slice, keys: slice) -> Tensor:
+    def _buckets(self, chunk: Chunk, rows: slice, keys: slice) -> Tensor:
         assert self.time_N is not None
         time_nT = self.time_N[self.plan.token_P[chunk.rows]].view(chunk.sequences, chunk.padded)
         return time_bucket(time_nT[:, rows, None] - time_nT[:, None, keys])

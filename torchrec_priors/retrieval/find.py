@@ -17,6 +17,7 @@ from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError
 from torchrec_priors.model import Asked, Recommender
+from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, FusionKind, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
@@ -37,6 +38,8 @@ class RetrievalConfig:
         normaliser_rows: rows of each item set from which the sum under P(item | group, user) is estimated; 0 takes all,
             otherwise at least `_FEWEST_ROWS`, as a set of which no row is drawn has no sum.
         batch: users scored together.
+        diversify: lambda in [0, 1], by how much lists are made diverse after the search (`diversify.py`); 0 leaves them
+            as they were found.
         tiles: `int8` searches bytes first and scores again what may be among the best: the same items in less time, for
             d more bytes an item. For max fusion of uncalibrated scores; elsewhere it has no effect.
     """
@@ -46,11 +49,14 @@ class RetrievalConfig:
     calibrated: bool = False
     normaliser_rows: int = 0
     batch: int = 64
+    diversify: float = 0.0
     tiles: Literal["fp32", "int8"] = "fp32"
 
     def check(self) -> None:
         if self.batch < 1:
             raise UserError(f"evaluation.batch = {self.batch} must be at least 1")
+        if not 0 <= self.diversify <= 1:
+            raise UserError(f"evaluation.diversify = {self.diversify} must be in [0, 1]")
         if self.normaliser_rows and self.normaliser_rows < _FEWEST_ROWS:
             raise UserError(
                 f"evaluation.normaliser_rows = {self.normaliser_rows} must be at least {_FEWEST_ROWS}, or 0 for all"
@@ -60,9 +66,22 @@ class RetrievalConfig:
 class Finder:
     """A model, ready to find items for users. Every rank must make one and call it alike."""
 
-    def __init__(self, model: Recommender, index: GroupIndex, config: RetrievalConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: Recommender,
+        index: GroupIndex,
+        config: RetrievalConfig,
+        device: torch.device,
+        diversifier: Diversifier | None = None,
+    ) -> None:
+        """
+        Args:
+            diversifier: of the data set, where `config.diversify`.
+        """
+        assert (diversifier is not None) == (config.diversify > 0)
         assert model.gate is not None or not config.calibrated, "a model without a gate cannot be calibrated"
         self.model, self.index, self.config, self.device = model, index, config, device
+        self.diversifier = diversifier
         self._sample = index.sample(config.normaliser_rows) if config.normaliser_rows else index
         self._bytes = Quantised.of(index.shard.rows, model.score) if config.tiles == "int8" else None
         self.fusion = Fusion(
@@ -148,4 +167,6 @@ class Finder:
             index: what may be found, where that is not everything.
         """
         excluded = Exclusions.of(users.seen, users.seen_lengths) if self.config.filter_seen else None
-        return search(index or self.index, self.model.score, queries, excluded, k, self.fusion, self._bytes)
+        wanted = k if self.diversifier is None else max(k, CANDIDATES)
+        found = search(index or self.index, self.model.score, queries, excluded, wanted, self.fusion, self._bytes)
+        return found if self.diversifier is None else self.diversifier.rerank(found).first(k)

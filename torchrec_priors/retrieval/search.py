@@ -40,13 +40,16 @@ class Found:
 
     Attributes:
         row_Bk: int64 row ids; -1 where there are fewer than k items.
-        score_Bk: fused scores.
+        score_Bk: fused scores; they descend unless lists were made diverse.
         path_Bk: the path that gave each score, or most of it.
     """
 
     row_Bk: Tensor
     score_Bk: Tensor
     path_Bk: Tensor
+
+    def first(self, k: int) -> "Found":
+        return Found(self.row_Bk[:, :k], self.score_Bk[:, :k], self.path_Bk[:, :k])
 
 
 @dataclass(frozen=True)

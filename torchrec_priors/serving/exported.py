@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from torchrec_priors.baselines.ask import ask_last
+from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.baseline import load_baseline
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.id_files import places
@@ -90,9 +90,10 @@ class Exported:
     def of(cls, config: RunConfig, about: dict[str, Any], weights: dict[str, Tensor], items: pa.Table) -> "Exported":
         dim = config.model.dim
         encoder = load_encoder(config.encoder, dim, config.model.context, about["event_types"])
-        heads, score = make_heads(_tree(about), dim, config.priors, _depths(about)), Score(config.model.score)
-        model = nn.ModuleDict({"encoder": cast(nn.Module, encoder), "heads": heads, "score": score})
+        heads = make_heads(_tree(about), dim, config.priors, _depths(about))
         baseline = load_baseline(config.baseline, dim, config.model.context)
+        score = score_of(baseline, config.model.score)
+        model = nn.ModuleDict({"encoder": cast(nn.Module, encoder), "heads": heads, "score": score})
         if baseline is not None:
             model["baseline"] = baseline
         if config.loss.gate:

@@ -42,6 +42,8 @@ class Request:
         Raises:
             UserError: levers that name no heads, leave none, or leave no item, or ask for too much.
         """
+        if levers.at_least and finder.diversifier is not None:
+            raise UserError("at-least: lists of this run are made diverse (evaluation.diversify), which shares are not")
         names = HeadNames(finder.model.tree)
         bias_K, path_K = levers.bias(names), levers.shares(names)
         if bias_K is not None:

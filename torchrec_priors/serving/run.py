@@ -23,6 +23,7 @@ from torchrec_priors.data.prepared import History, PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.noise import hush
 from torchrec_priors.remote.uri import Place
+from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.serving.answer import Answer, answer
 from torchrec_priors.serving.catalogue import Catalogue, ItemId
@@ -87,7 +88,9 @@ class LoadedRun:
             built = build_model(config, data, self.ranks, trained=folder.trained_on(config, data), for_training=False)
             self.checkpoint = Checkpoints(folder.checkpoints, self.ranks).load_best(built)
             self.model, self.columns = built.model.eval(), built.columns
-            self.finder = Finder(self.model, built.index, config.evaluation, self.ranks.device)
+            weight, device = config.evaluation.diversify, self.ranks.device
+            diversifier = Diversifier.of(data, weight, device) if weight else None
+            self.finder = Finder(self.model, built.index, config.evaluation, device, diversifier)
             self.depths = built.depths
             self.heads = [path.name for path in built.model.tree.paths]
             self._open: ExitStack | None = opening.pop_all()

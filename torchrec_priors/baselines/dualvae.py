@@ -1,0 +1,196 @@
+"""DualVAE (Guo et al., "DualVAE: Dual Disentangled Variational AutoEncoder for Recommendation", SDM 2024) on sequences.
+
+The original reconstructs whole rows and columns of a matrix of users and items, from latent variables of users and of
+items in turns. Users here are histories, which predict what comes next from one table of items, so its four parts
+become, for position n of a history, as the authors of the human priors' paper adapted it:
+
+    attention-aware dual disentanglement (`aspects.py`): x_ja = (s_j W + b)_a of the encoder's states s_j, and c_ja
+        f_na = sum over j <= n of softmax_j(v . tanh(U c_ja x_ja)) c_ja x_ja       in place of a sum over users' items
+    disentangled variational inference, its network shared by all aspects
+        h = dropout(tanh(norm(f_na W_1 + b_1)));  mu = h W_m + b_m;  sigma = sigmoid(h W_s + b_s)
+        z_na = mu + sigma eps, eps ~ N(0, 1), in training; mu at retrieval
+        KL = mean_a 1/2 sum_w (mu^2 + sigma^2 - 1 - 2 log sigma)                  against N(0, 1)
+    joint generation: sum_a c_ia z_na . x_ia is item i's score (`aspects.py`), whose likelihood is the softmax over
+        many negatives of every other model here, in place of a Poisson likelihood of the row
+    neighbourhood-enhanced constraint, of a target i in place of the reconstructed neighbours
+        CL = mean_a -log( e^{cos(z_na, x_ia) / .2} / sum_b e^{cos(z_nb, x_ia) / .2} )
+
+    loss = softmax (Eq. 8) + beta_t KL + gamma CL + delta || T T' - I ||_F          (of prototypes; the adaptation's)
+
+KL is a mean over positions with a target, CL is weighed as Eq. 8 weighs its positives. The original's CL also contrasts
+users of a batch, which would make the loss depend on how a batch is split; it keeps the positive among the
+negatives, as here, which bounds CL from below. Two things keep it stable on deep encoders, where it was found not to
+be. beta_t = beta min(1, t / kl_steps): with all of KL from the start, mu collapses before states say anything.
+And sigma = sigmoid(.), as in the original, is at most the prior's 1, begins near .05 in place of .5, and its
+logarithm is computed as such, without a bound below that gradients would stop at.
+
+Shapes: N tokens, M positives, d model width, A aspects of width w.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchrec_priors.baselines.aspects import AspectScore
+from torchrec_priors.baselines.baseline import BaselineConfig, read_options
+from torchrec_priors.baselines.learning import Learning, Learnt
+from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.errors import UserError
+from torchrec_priors.heads.score import ScoreKind
+from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
+from torchrec_priors.ops.keyed_noise import keyed_normal
+from torchrec_priors.ops.softmax_attention import softmax_attention
+
+_CONTRAST = 0.2  # temperature of CL
+_FIRST_SPREAD = -3.0  # sigmoid of it is sigma at the start
+_DROPOUT_SALT, _NOISE_SALT = 1 << 20, (1 << 20) + 1  # beyond those of encoders
+
+
+@dataclass
+class Options:
+    """Settings; the weights are those that the human priors' paper searched among.
+
+    Attributes:
+        aspects: A.
+        width: w, of each.
+        dropout: of h.
+        kl, kl_steps: beta and the steps over which it grows from 0.
+        contrast: gamma.
+        orthogonality: delta.
+    """
+
+    aspects: int = 5
+    width: int = 32
+    dropout: float = 0.1
+    kl: float = 0.01
+    kl_steps: int = 500
+    contrast: float = 0.01
+    orthogonality: float = 0.1
+
+    def check(self) -> None:
+        for name in ("aspects", "width", "kl_steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"baseline.options.{name} = {getattr(self, name)} must be at least 1")
+        for name in ("kl", "contrast", "orthogonality"):
+            if getattr(self, name) < 0:
+                raise UserError(f"baseline.options.{name} = {getattr(self, name)} must not be negative")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"baseline.options.dropout = {self.dropout} must be in [0, 1)")
+        if self.aspects > self.width:
+            raise UserError(
+                f"baseline.options.aspects = {self.aspects} must be at most the width of each, {self.width}, or no "
+                "prototypes are orthogonal"
+            )
+
+
+@dataclass(frozen=True)
+class Latent:
+    """Users' aspects at every position: [N, A, w] each.
+
+    Attributes:
+        mean: mu.
+        log_spread: log sigma.
+        value: z; the mean outside training.
+    """
+
+    mean: Tensor
+    log_spread: Tensor
+    value: Tensor
+
+    def divergence(self) -> Tensor:
+        """KL: [N]."""
+        each = self.mean.square() + (2 * self.log_spread).exp() - 1 - 2 * self.log_spread
+        return 0.5 * each.sum(-1).mean(-1)
+
+
+class AspectInference(nn.Module):
+    """From an encoder's states to users' aspects."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.key, self.hidden, self.mean, self.spread = (nn.Linear(width, width) for _ in range(4))
+        self.norm = nn.LayerNorm(width)
+        self.query_w = nn.Parameter(torch.zeros(width))  # v: at first all positions count alike
+        for layer in (self.key, self.hidden, self.mean, self.spread):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.spread.bias, _FIRST_SPREAD)
+
+    def forward(self, state_Nd: Tensor, offsets_B1: Tensor, score: AspectScore, keys: DropoutKeys | None) -> Latent:
+        """
+        Args:
+            offsets_B1: int64, where each history begins; the last entry is N.
+            score: of the items.
+            keys: of dropout and noise, in training.
+        """
+        aspect_NAw = score.aspects(state_Nd)
+        aspect_NAw = aspect_NAw * score.shares(aspect_NAw)[..., None]
+        key_NAw = torch.tanh(self.key(aspect_NAw))
+        query_NAw = (self.query_w * len(self.query_w) ** 0.5).expand_as(key_NAw)  # softmax_attention divides by it
+        pooled_NAw = softmax_attention(query_NAw, key_NAw, aspect_NAw, offsets_B1)
+        hidden_NAw = torch.tanh(self.norm(self.hidden(pooled_NAw)))
+        hidden_NAw = keyed_dropout(hidden_NAw, keys, _DROPOUT_SALT, self.dropout)
+        mean_NAw, log_spread_NAw = self.mean(hidden_NAw), F.logsigmoid(self.spread(hidden_NAw))
+        if keys is None:
+            return Latent(mean_NAw, log_spread_NAw, mean_NAw)
+        noise_NAw = keyed_normal(keys, _NOISE_SALT, mean_NAw.shape[1:].numel(), mean_NAw.device).view_as(mean_NAw)
+        return Latent(mean_NAw, log_spread_NAw, mean_NAw + log_spread_NAw.exp() * noise_NAw)
+
+
+def contrast(value_MAw: Tensor, target_MAw: Tensor) -> Tensor:
+    """CL of each positive: [M].
+
+    Args:
+        value_MAw: z of the position that predicts it.
+        target_MAw: its own aspects.
+    """
+    value_MAw, target_MAw = (F.normalize(x, dim=-1) for x in (value_MAw, target_MAw))
+    logit_MAA = target_MAw @ value_MAw.transpose(1, 2) / _CONTRAST  # target's aspect, user's aspect
+    return -logit_MAA.log_softmax(-1).diagonal(dim1=-2, dim2=-1).mean(-1)
+
+
+class DualVAE(nn.Module):
+    """A query of A w numbers for each position, and the score that takes it."""
+
+    def __init__(self, dim: int, options: Options) -> None:
+        super().__init__()
+        self.dim, self.options = dim, options
+        self.inference = AspectInference(options.width, options.dropout)
+        self._score: list[AspectScore] = []  # the model's, which has its parameters
+
+    def new_score(self, kind: ScoreKind) -> AspectScore:
+        """The model's score, whose aspects are those of histories, too."""
+        self._score[:] = [AspectScore(kind, self.dim, self.options.aspects, self.options.width)]
+        return self._score[0]
+
+    def infer(self, states: Jagged) -> Latent:
+        return self.inference(states.vector_Nd, states.offsets_B1, self._score[0], states.dropout)
+
+    def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
+        """[Q, 1, A w]"""
+        return self.infer(states).value[token_Q].flatten(1)[:, None]
+
+    def learn(self, states: Jagged, learning: Learning) -> Learnt:
+        latent, options, score = self.infer(states), self.options, self._score[0]
+        value_QAw, positives = latent.value[learning.token_Q], learning.positives
+        target_MAw = score.aspects(learning.vector_Xd[positives.source_M])
+        beta = options.kl * min(1.0, learning.step / options.kl_steps)
+        divergence_Q = latent.divergence()[learning.token_Q]
+        of_positions = learning.mean(beta * divergence_Q + options.orthogonality * score.overlap())
+        of_targets = (positives.weight_M * contrast(value_QAw[positives.query_M], target_MAw)).sum()
+        return learning.of_positions(value_QAw.flatten(1)).plus(of_positions + options.contrast * of_targets)
+
+
+def queries(config: BaselineConfig) -> int:
+    """One: its aspects are parts of one score."""
+    return 1
+
+
+def load(config: BaselineConfig, dim: int, context: int) -> DualVAE:
+    """DualVAE with its first values."""
+    options = read_options(Options, config)
+    options.check()
+    return DualVAE(dim, options)

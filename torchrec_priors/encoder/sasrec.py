@@ -1,0 +1,106 @@
+"""SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018) on jagged tensors.
+
+    x = dropout(sqrt(d) * item + position)                              (their Eq. 1; the factor as in their code)
+    q = norm(x)
+    y = q + dropout(softmax((q W_Q) (x W_K)^T / sqrt(D), causal) x W_V) (their Eq. 2-4)
+    h = norm(y)
+    x = h + dropout(dropout(ReLU(h W_1 + b_1)) W_2 + b_2)               (their Eq. 5-6)
+    state = norm(x) after the last block
+
+The paper writes x + dropout(g(norm(x))) for both halves of a block. This is the variant of the authors' published
+code: queries are normalised, keys and values are not, what is added to each half is its normalised input, and there is
+no projection after the heads. Two things differ here. Dropout is on what attention gives, as in the paper, in place of
+on its weights, as in the code. And the loss is that of every other model of this package: the in-group softmax over
+many negatives, not binary cross-entropy with one.
+
+Shapes: N tokens, d model width, H heads, D = d / H.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
+from torchrec_priors.encoder.positions import positions
+from torchrec_priors.errors import UserError
+from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
+from torchrec_priors.ops.softmax_attention import softmax_attention
+
+_EPSILON = 1e-8  # of layer norm, as in their code
+_DROPOUTS = 3  # of a block
+
+
+class SASRecBlock(nn.Module):
+    """One block: [N, d] -> [N, d]."""
+
+    def __init__(self, dim: int, heads: int, dropout: float, salt: int) -> None:
+        """
+        Args:
+            salt: of the first of its dropouts.
+        """
+        super().__init__()
+        self.heads, self.dropout, self.salt = heads, dropout, salt
+        self.norm_attention = nn.LayerNorm(dim, eps=_EPSILON)
+        self.norm_forward = nn.LayerNorm(dim, eps=_EPSILON)
+        self.query, self.key, self.value, self.inner, self.outer = (nn.Linear(dim, dim) for _ in range(5))
+        for layer in (self.query, self.key, self.value, self.inner, self.outer):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x_Nd: Tensor, offsets_B1: Tensor, keys: DropoutKeys | None) -> Tensor:
+        query_Nd = self.norm_attention(x_Nd)
+        q, k, v = (
+            part.unflatten(-1, (self.heads, -1)) for part in (self.query(query_Nd), self.key(x_Nd), self.value(x_Nd))
+        )
+        attended_Nd = softmax_attention(q, k, v, offsets_B1).flatten(1)
+        h_Nd = self.norm_forward(query_Nd + keyed_dropout(attended_Nd, keys, self.salt, self.dropout))
+        inner_Nd = keyed_dropout(F.relu(self.inner(h_Nd)), keys, self.salt + 1, self.dropout)
+        out_Nd: Tensor = h_Nd + keyed_dropout(self.outer(inner_Nd), keys, self.salt + 2, self.dropout)
+        return out_Nd
+
+
+class SASRec(nn.Module):
+    """Encoder: item vectors of jagged histories -> one state for every position.
+
+    Positions count from the start of a window. Times and events are not read.
+    """
+
+    def __init__(self, config: EncoderConfig, dim: int, context: int) -> None:
+        super().__init__()
+        config.check(dim)
+        self.dim, self.dropout, self.recompute = dim, config.dropout, config.recompute
+        self.position = nn.Embedding(context, dim)
+        self.blocks = nn.ModuleList(
+            SASRecBlock(dim, config.heads, config.dropout, salt=1 + _DROPOUTS * number)
+            for number in range(config.layers)
+        )
+        self.norm = nn.LayerNorm(dim, eps=_EPSILON)
+        nn.init.normal_(self.position.weight, std=0.02)
+
+    def forward(self, histories: Jagged) -> Tensor:
+        """[N, d] states; position i has seen items 0..i of its history.
+
+        Raises:
+            ValueError: a history longer than the configured context.
+        """
+        offsets_B1, keys = histories.offsets_B1, histories.dropout
+        position_N = positions(offsets_B1, len(histories.vector_Nd), self.position.num_embeddings)
+        x_Nd = keyed_dropout(histories.vector_Nd * self.dim**0.5 + self.position(position_N), keys, 0, self.dropout)
+        for block in self.blocks:
+            if self.recompute and torch.is_grad_enabled():  # dropout follows from its keys: no state to keep
+                x_Nd = checkpoint(block, x_Nd, offsets_B1, keys, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x_Nd = block(x_Nd, offsets_B1, keys)
+        state_Nd: Tensor = self.norm(x_Nd)
+        return state_Nd
+
+
+def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> SASRec:
+    """SASRec; it has no options of its own, and reads items alone."""
+    if config.options:
+        raise UserError(f"encoder.options: sasrec has none, so '{next(iter(config.options))}' means nothing")
+    for name in ("time_bias", "events"):
+        if getattr(config, name):
+            raise UserError(f"encoder.{name}: sasrec reads items alone: set it to false")
+    return SASRec(config, dim, context)

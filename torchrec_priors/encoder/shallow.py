@@ -1,0 +1,47 @@
+"""No layers: item vectors and positions, normalised. What an encoder of DualVAE's own was, before its pooling.
+
+state = dropout(norm(item + position))
+"""
+
+import logging
+
+from torch import Tensor, nn
+
+from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
+from torchrec_priors.encoder.positions import positions
+from torchrec_priors.errors import UserError
+from torchrec_priors.ops.keyed_dropout import keyed_dropout
+
+log = logging.getLogger(__name__)
+
+
+class Shallow(nn.Module):
+    """Encoder: [N, d] -> [N, d], each position by itself."""
+
+    def __init__(self, dim: int, context: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.position = nn.Embedding(context, dim)
+        self.norm = nn.LayerNorm(dim)
+        nn.init.normal_(self.position.weight, std=0.02)
+
+    def forward(self, histories: Jagged) -> Tensor:
+        """Raises:
+        ValueError: a history longer than the configured context.
+        """
+        vector_Nd = histories.vector_Nd
+        position_N = positions(histories.offsets_B1, len(vector_Nd), self.position.num_embeddings)
+        state_Nd = self.norm(vector_Nd + self.position(position_N))
+        return keyed_dropout(state_Nd, histories.dropout, 0, self.dropout)
+
+
+def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> Shallow:
+    """It has no options of its own, and reads items alone."""
+    if config.options:
+        raise UserError(f"encoder.options: shallow has none, so '{next(iter(config.options))}' means nothing")
+    for name in ("time_bias", "events", "recompute"):
+        if getattr(config, name):
+            raise UserError(f"encoder.{name}: shallow has no layers and reads items alone: set it to false")
+    config.check(dim)
+    log.info("encoder.layers, encoder.heads have no effect: shallow has none")
+    return Shallow(dim, context, config.dropout)

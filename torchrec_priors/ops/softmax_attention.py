@@ -1,0 +1,53 @@
+"""Jagged causal softmax attention (Vaswani et al., 2017, Eq. 1), as SASRec has it.
+
+    out_i = sum_{j <= i} softmax_j(q_i . k_j / sqrt(D)) v_j    within each sequence
+
+Shapes: N tokens in B sequences, H heads, D head width; of a chunk: n sequences of T padded tokens.
+"""
+
+import itertools
+import sys
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from torchrec_priors.ops.padded_chunks import PaddedChunks
+
+
+def softmax_attention_reference(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The definition, sequence by sequence. Same arguments and result as `softmax_attention`."""
+    outputs = []
+    for start, end in itertools.pairwise(offsets_B1.tolist()):
+        scores = torch.einsum("ihd,jhd->hij", q_NHD[start:end], k_NHD[start:end]) / q_NHD.shape[2] ** 0.5
+        later = torch.ones(end - start, end - start, dtype=torch.bool, device=scores.device).triu(1)
+        weights = scores.masked_fill(later, -torch.inf).softmax(2)
+        outputs.append(torch.einsum("hij,jhd->ihd", weights, v_NHD[start:end]))
+    return torch.cat(outputs) if outputs else v_NHD
+
+
+def softmax_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor) -> Tensor:
+    """Causal softmax attention within each sequence of a jagged batch, by PyTorch's fused kernels.
+
+    Sequences of like lengths are padded to a common one at their ends, which no query before them sees: no mask is
+    needed. (PyTorch's nested tensors have no causal attention on a CPU.)
+
+    Args:
+        q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
+        offsets_B1: int64 [B + 1], where each sequence begins; the last entry is N.
+
+    Returns:
+        [N, H, D].
+    """
+    plan = PaddedChunks.of(offsets_B1.diff().tolist(), offsets_B1, lambda _padded: sys.maxsize)
+    if not plan.chunks:
+        return 0.0 * (q_NHD + k_NHD) + v_NHD
+    q_PHD, k_PHD, v_PHD = (x.index_select(0, plan.token_P) for x in (q_NHD, k_NHD, v_NHD))
+    outputs = []
+    for chunk in plan.chunks:
+        q, k, v = (
+            x[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded)).transpose(1, 2) for x in (q_PHD, k_PHD, v_PHD)
+        )
+        out_nHTD = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        outputs.append(out_nHTD.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, plan.place_N)

@@ -1,0 +1,115 @@
+"""Lists made diverse after the search: greedy relevance and entropy, what the paper says practice does today (1).
+
+Of a user's candidates, the best `CANDIDATES` found, one after another is picked, the one with the most
+
+    (1 - lambda) r_i + lambda (H(S + i) - H(S))
+    r_i  = (s_i - min s) / (max s - min s), over the user's candidates; 0 where all their scores are the same
+    H(S) = -sum_j (n_j / |S|) log2(n_j / |S|), n_j of the |S| items picked being in category j
+
+where H is what `entropy@|S|` measures. Ties go to the item that was found first. All candidates are picked, so that
+every cut of a list follows the same rule; what was found beyond them stays where it was.
+
+Shapes: B users, C candidates, J categories, L most categories of a candidate.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.data.labels import compress
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.retrieval.search import Found
+
+CANDIDATES = 200
+_GRID = 2.0**40  # gains are rounded to this part of 1, so that equal ones are equal however they were summed
+
+
+def diversify_reference(scores: list[float], categories: list[list[int]], weight: float) -> list[int]:
+    """The definition: the order of one user's candidates, best found first."""
+    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    chosen: list[int] = []
+    while len(chosen) < len(scores):
+        before = _entropy(chosen, categories)
+        best, most = -1, -np.inf
+        for i in (i for i in range(len(scores)) if i not in chosen):
+            relevance = (scores[i] - low) / (high - low) if high > low else 0.0
+            worth = (1 - weight) * relevance + weight * (_entropy([*chosen, i], categories) - before)
+            if worth > most + 1e-10:
+                best, most = i, worth
+        chosen.append(best)
+    return chosen
+
+
+def _entropy(chosen: list[int], categories: list[list[int]]) -> float:
+    counts = np.bincount([j for i in chosen for j in categories[i]], minlength=1)
+    share = counts[counts > 0] / max(len(chosen), 1)
+    return float(-(share * np.log2(share)).sum())
+
+
+class Diversifier:
+    """Picks again from what was found for users, each user on its own: the same list whatever the batch or rank."""
+
+    def __init__(self, weight: float, item: np.ndarray, category: np.ndarray, items: int, device: torch.device) -> None:
+        """
+        Args:
+            weight: lambda, above 0 and at most 1.
+            item, category: pairs of a row id and a category, in any order.
+            items: size of the catalogue.
+        """
+        starts, labels = compress(item, category, items)
+        self.weight = weight
+        self.starts, self.labels = torch.from_numpy(starts).to(device), torch.from_numpy(labels).to(device)
+        self.categories = int(labels.max(initial=-1)) + 1
+        n = torch.arange(CANDIDATES + 1, dtype=torch.float64)
+        share_mn = n / n[1:, None]
+        self._terms_mn = -torch.special.xlogy(share_mn, share_mn).div(np.log(2)).to(device)  # of H, for |S| = m + 1
+
+    @classmethod
+    def of(cls, data: PreparedData, weight: float, device: torch.device) -> "Diversifier":
+        """By the category prior of a data set."""
+        return cls(weight, *data.prior_pairs(data.manifest.category_prior, "item"), data.items, device)
+
+    def rerank(self, found: Found) -> Found:
+        """The same items, in the order in which they are picked."""
+        order_BC = self._order(found.row_Bk[:, :CANDIDATES], found.score_Bk[:, :CANDIDATES])
+        parts = (found.row_Bk, found.score_Bk, found.path_Bk)
+        return Found(*(torch.cat([x.gather(1, order_BC), x[:, CANDIDATES:]], 1) for x in parts))
+
+    def _order(self, row_BC: Tensor, score_BC: Tensor) -> Tensor:
+        users, candidates = row_BC.shape
+        there_BC = row_BC >= 0
+        worth_BC = torch.where(there_BC, (1 - self.weight) * _relevance(score_BC, there_BC), -1e9)  # the missing last
+        label_BCL = self._labels(row_BC)
+        label_BX = label_BCL.flatten(1)
+        n_BJ = label_BX.new_zeros(users, self.categories + 1)
+        order_BC = torch.empty_like(row_BC)
+        for place in range(candidates):
+            terms_n = self._terms_mn[place]
+            more_BJ = self.weight * (terms_n[n_BJ + 1] - terms_n[n_BJ])
+            more_BJ[:, -1] = 0.0  # of no category
+            more_BCL = more_BJ.gather(1, label_BX).view_as(label_BCL)
+            gain_BC = sum(more_BCL.unbind(2), start=torch.zeros_like(worth_BC))  # in their order, whatever L is
+            best_B1 = ((worth_BC + gain_BC) * _GRID).round_().argmax(1, keepdim=True)
+            order_BC[:, place] = best_B1[:, 0]
+            worth_BC.scatter_(1, best_B1, -torch.inf)
+            picked_BL = label_BCL.take_along_dim(best_B1[..., None], 1)[:, 0]
+            n_BJ.scatter_add_(1, picked_BL, torch.ones_like(picked_BL))
+            n_BJ[:, -1] = 0
+        return order_BC
+
+    def _labels(self, row_BC: Tensor) -> Tensor:
+        """[B, C, L] categories; `categories` where an item has fewer."""
+        row_BC = row_BC.clamp(min=0)
+        first_BC, count_BC = self.starts[row_BC], self.starts[row_BC + 1] - self.starts[row_BC]
+        most = int(count_BC.max()) if count_BC.numel() else 0
+        place_L = torch.arange(most, device=row_BC.device)
+        here_BCL = place_L < count_BC[..., None]
+        at_BCL = torch.where(here_BCL, first_BC[..., None] + place_L, 0)
+        return torch.where(here_BCL, self.labels[at_BCL], self.categories)
+
+
+def _relevance(score_BC: Tensor, there_BC: Tensor) -> Tensor:
+    score_BC = score_BC.double()
+    low_B1 = torch.where(there_BC, score_BC, torch.inf).amin(1, keepdim=True)
+    high_B1 = torch.where(there_BC, score_BC, -torch.inf).amax(1, keepdim=True)
+    return torch.where(high_B1 > low_B1, (score_BC - low_B1) / (high_B1 - low_B1), 0.0)
