@@ -13,15 +13,15 @@ Shapes: P queries, M positives sorted by query, n negatives, d width.
 
 import itertools
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 
-_CELLS = 1 << 21  # logits held at a time
+_CELLS = 1 << 19  # logits held at a time
 
 
 def hard_negatives_loss_reference(
@@ -43,59 +43,121 @@ def hard_negatives_loss_reference(
 def hard_negatives_loss(
     query_Pd: Tensor, positives: WeighedPositives, negatives: NegativeSets, beta: float
 ) -> tuple[Tensor, Tensor]:
-    """The weighted sum over positives, and [M], each positive's own, without gradient.
+    """The weighted sum over positives, through which gradients go once; and [M], each positive's own, without any.
 
     Args:
         query_Pd: ready for scoring.
-        negatives: one item set, and those that are shared; nothing of size [P, n] is kept for backward.
+        negatives: one item set, and those that are shared.
     """
     assert len(negatives.counts_S) == 1
-    rows = max(1, _CELLS // max(len(negatives.ids_n), 1))
-    starts = list(range(0, max(len(query_Pd), 1), rows))
-    ends = torch.tensor([*starts, len(query_Pd)], device=query_Pd.device)
-    bounds = torch.searchsorted(positives.query_M, ends).tolist()
-    parts = []
-    for start, some in zip(starts, itertools.starmap(slice, itertools.pairwise(bounds)), strict=True):
-        of = positives.chosen(some)
-        of = replace(of, query_M=of.query_M - start)
-        given = (query_Pd[start : start + rows], of.item_Xd, negatives.vectors_nd, of, negatives, beta)
-        parts.append(checkpoint(_nll, *given, use_reentrant=False, preserve_rng_state=False))
-    nll_M = torch.cat(parts)
-    return (positives.weight_M * nll_M).sum(), nll_M.detach()
+    leaves = (query_Pd, positives.item_Xd, negatives.vectors_nd)
+    loss: tuple[Tensor, Tensor] = _HardNegatives.apply(*leaves, positives, negatives, beta)
+    return loss
 
 
-def _nll(
+class _HardNegatives(torch.autograd.Function):
+    """Weights are known beforehand, so gradients are made with the losses; nothing of size [P, n] is kept."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query_Pd: Tensor,
+        item_Xd: Tensor,
+        vectors_nd: Tensor,
+        positives: WeighedPositives,
+        negatives: NegativeSets,
+        beta: float,
+    ) -> tuple[Tensor, Tensor]:
+        nll_M = query_Pd.new_zeros(len(positives))
+        ctx.grads = tuple(torch.zeros_like(leaf) for leaf in (query_Pd, item_Xd, vectors_nd))
+        rows = max(1, _CELLS // max(len(vectors_nd), 1))
+        starts = list(range(0, max(len(query_Pd), 1), rows)) if len(vectors_nd) else []
+        ends = torch.tensor([*starts, len(query_Pd)], device=query_Pd.device)
+        bounds = torch.searchsorted(positives.query_M, ends).tolist()
+        for start, some in zip(starts, itertools.starmap(slice, itertools.pairwise(bounds)), strict=True):
+            of = positives.chosen(some)
+            of = replace(of, query_M=of.query_M - start)
+            rows_pd, (grad_Pd, grad_Xd, grad_nd) = slice(start, start + rows), ctx.grads
+            nll_M[some] = _block(query_Pd[rows_pd], of, negatives, beta, grad_Pd[rows_pd], grad_Xd, grad_nd)
+        ctx.mark_non_differentiable(nll_M)
+        return (positives.weight_M * nll_M).sum(), nll_M
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        made, ctx.grads = ctx.grads, None
+        assert made is not None, "gradients are handed out once"
+        return *(grad.mul_(grads[0]) for grad in made), None, None, None
+
+
+def _block(
     query_pd: Tensor,
-    item_Xd: Tensor,
-    vectors_nd: Tensor,
-    positives: WeighedPositives,
+    of: WeighedPositives,
     negatives: NegativeSets,
     beta: float,
+    grad_pd: Tensor,
+    grad_Xd: Tensor,
+    grad_nd: Tensor,
 ) -> Tensor:
-    """[m] of some queries."""
-    score_m = (query_pd[positives.query_M] * item_Xd[positives.source_M]).sum(1)
-    logit_pn = query_pd @ vectors_nd.T
-    if not len(vectors_nd):
-        return 0.0 * score_m
-    shift_n = vectors_nd.new_zeros(len(vectors_nd)) if negatives.shifts_n is None else negatives.shifts_n
-    row, column = _own(positives, negatives)
-    cell = positives.query_M[row] * logit_pn.shape[1] + column
-    top_p = logit_pn.detach().amax(1, keepdim=True)
+    """[m] losses of some queries' positives, whose gradients are added to `grad_...`."""
+    item_md, query_md = of.item_Xd[of.source_M], query_pd[of.query_M]
+    score_m = (query_md * item_md).sum(1)
+    rest_pn = query_pd @ negatives.vectors_nd.T
+    top_p = rest_pn.amax(1)
+    rest_pn.sub_(top_p[:, None])
+    hard_pn = rest_pn.exp()  # e^s
+    shift_n = negatives.shifts_n
+    soft_pn = hard_pn.clone() if beta == 1 else rest_pn.mul_(beta).exp_()
+    if shift_n is not None:
+        soft_pn.mul_(shift_n.exp())
+    hard_pn.mul_(soft_pn)
+    row, column = _own(of, negatives)
+    cell = of.query_M[row] * rest_pn.shape[1] + column
+    copies_n = (
+        torch.ones(len(negatives.ids_n), device=score_m.device, dtype=torch.float64)
+        if shift_n is None
+        else shift_n.double().exp()
+    )
 
-    def others(power: float) -> Tensor:
-        """log of A_power over what is not a positive's own, less power * top."""
-        term_pn = torch.exp(power * (logit_pn - top_p) + shift_n)
-        sum_m = term_pn.sum(1, dtype=torch.float64)[positives.query_M]
-        own = term_pn.flatten()[cell].double()
-        return (sum_m - torch.zeros_like(sum_m).index_add(0, row, own)).clamp(min=0)
+    def others(sum_m: Tensor, own: Tensor) -> Tensor:
+        return sum_m.index_add(0, row, own.double(), alpha=-1).clamp(min=0)
 
-    copies = shift_n.double().exp()
-    number_m = copies.sum() - torch.zeros_like(score_m, dtype=torch.float64).index_add(0, row, copies[column])
-    hard_m, soft_m = others(1 + beta), others(beta)
+    hard_m = others(hard_pn.sum(1, dtype=torch.float64)[of.query_M], hard_pn.flatten()[cell])
+    soft_m = others(soft_pn.sum(1, dtype=torch.float64)[of.query_M], soft_pn.flatten()[cell])
+    number_m = others(copies_n.sum().expand(len(score_m)), copies_n[column])
     there_m = (hard_m > 0) & (soft_m > 0) & (number_m > 0)
     logs = [torch.where(there_m, value, 1.0).log() for value in (number_m, hard_m, soft_m)]
-    negative_m = logs[0] + logs[1] - logs[2] + top_p[positives.query_M, 0].double()
-    return torch.where(there_m, F.softplus(negative_m - score_m.double()), 0.0).to(score_m.dtype)
+    above_m = logs[0] + logs[1] - logs[2] + top_p[of.query_M].double() - score_m.double()
+    by_m = torch.where(there_m, of.weight_M * torch.sigmoid(above_m), 0.0)  # by what all negatives give together
+    by_hard_m = torch.where(there_m, (1 + beta) * by_m / hard_m, 0.0)
+    by_soft_m = torch.where(there_m, beta * by_m / soft_m, 0.0)
+    _through_terms(hard_pn, soft_pn, of.query_M, (by_hard_m, by_soft_m), row, cell)
+    grad_pd.addmm_(hard_pn, negatives.vectors_nd)
+    grad_nd.addmm_(hard_pn.T, query_pd)
+    by_m1 = by_m.to(score_m.dtype)[:, None]
+    grad_pd.index_add_(0, of.query_M, item_md * by_m1, alpha=-1)
+    grad_Xd.index_add_(0, of.source_M, query_md * by_m1, alpha=-1)
+    return torch.where(there_m, F.softplus(above_m), 0.0).to(score_m.dtype)
+
+
+def _through_terms(
+    hard_pn: Tensor, soft_pn: Tensor, query_m: Tensor, by_m: tuple[Tensor, Tensor], row: Tensor, cell: Tensor
+) -> None:
+    """Puts derivatives by the logits where the harder terms are; a positive's own terms are none of its derivatives.
+
+    Args:
+        by_m: derivatives by the logarithms of both sums, divided by the sums.
+        row, cell: positives, and where terms of their own are.
+    """
+    own, of_own = torch.unique(cell, return_inverse=True)
+    whole: list[Tensor] = []
+    kept = torch.zeros(len(own), dtype=torch.float64, device=cell.device)
+    for sign, term_pn, by in zip((1, -1), (hard_pn, soft_pn), by_m, strict=True):
+        by_p = by.new_zeros(len(term_pn)).index_add_(0, query_m, by)
+        left = by_p[own // term_pn.shape[1]].index_add_(0, of_own, by[row], alpha=-1).clamp_(min=0)
+        kept += sign * left * term_pn.flatten()[own]
+        whole.append(by_p.to(term_pn.dtype)[:, None])
+    hard_pn.mul_(whole[0]).sub_(soft_pn.mul_(whole[1]))
+    hard_pn.view(-1)[own] = kept.to(hard_pn.dtype)
 
 
 def _own(positives: WeighedPositives, negatives: NegativeSets) -> tuple[Tensor, Tensor]:
