@@ -170,6 +170,17 @@ def test_a_trial_that_fails_is_told_and_does_not_stop_the_rest(small, tmp_path):
     assert {cell.name: cell.changes for cell in cells_of(best)}["two"] == {"model.horizon": 2}
 
 
+def test_a_cell_like_another_takes_its_values_and_shares_its_training(small, tmp_path):
+    text, code, calls = small(text=TEXT + '[search.cells."one again"]\nlike = "one"\n')
+    assert code == 0
+    assert {row["cell"] for row in _rows(tmp_path / "out")} == {"one", "two"}
+    assert sum(call[0] == "train" for call in calls) == 2 * 6
+    chosen = {row["cell"]: json.loads(row["values"]) for row in _rows(tmp_path / "out") if row["chosen"]}
+    best = cells_of(read_experiment(tmp_path / "out/search/best.toml"))
+    assert {cell.name: cell.changes for cell in best}["one again"] == {"evaluation.filter_seen": False, **chosen["one"]}
+    assert "| one again | those of one | " in text
+
+
 def test_one_cell_alone_leaves_the_others_as_far_as_they_are(small, tmp_path):
     _, code, calls = small(only=["two"])
     assert code == 0

@@ -55,6 +55,12 @@ def test_a_cells_own_values_come_beside_those_of_all_or_instead(spaces):
         (SEARCH + 'metric = "ndgc@10"\nspace.model.dim = [8]', ["did you mean 'ndcg@10'?"]),
         (SEARCH + "seeds = []\nspace.model.dim = [8]", ["search.seeds = []"]),
         (SEARCH + "[search.cells.on.space]\nmodel.dim = [8]", ["no cell 'on'", "did you mean 'one'?"]),
+        (SEARCH + 'space.model.dim = [8]\ncells.one.like = "two"', ["no cell 'two'"]),
+        (SEARCH + 'space.model.dim = [8]\ncells.one.like = "one"', ["must have trials itself"]),
+        (
+            SEARCH + 'space.model.dim = [8]\ncells.one = {like = "two heads", space.model.dim = [8]}',
+            ["no space of its"],
+        ),
         (SEARCH + "space.model.dim = []", ["'model.dim'", "empty list"]),
         (SEARCH + "space.model.dim = [8, 8]", ["'model.dim'", "twice"]),
         (SEARCH + "space.model.dim = 8", ["'model.dim' = 8", "list of values"]),

@@ -18,9 +18,12 @@ class CellSearch:
 
     Attributes:
         space: further keys, or other values of those of all cells.
+        like: another cell, whose chosen values this one takes, with no trials of its own: for cells that differ in
+            `evaluation` alone and share its training.
     """
 
     space: dict[str, Any] = field(default_factory=dict)
+    like: str = ""
 
 
 @dataclass

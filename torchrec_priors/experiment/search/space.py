@@ -73,7 +73,7 @@ Space = dict[str, OneOf | Between]  # by dotted key
 def spaces_of(
     settings: SearchSettings, cells: list[Cell], base: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> dict[str, Space]:
-    """The space of every cell.
+    """The space of every cell that has trials.
 
     Args:
         base: values of the base configuration, as TOML gives them.
@@ -87,14 +87,31 @@ def spaces_of(
     for name in settings.cells:
         if name not in names:
             raise UserError(f"search.cells: there is no cell '{name}': {nearest(name, names)}")
+    _check_likes(settings, names)
     shared = dict(_read(settings.space, "search.space"))
     found = {}
     for cell in cells:
         own = settings.cells.get(cell.name)
+        if own and own.like:
+            continue
         more = dict(_read(own.space, f'search.cells."{cell.name}".space')) if own else {}
         found[cell.name] = {**shared, **more}
         _check(cell, found[cell.name], base, budget)
     return found
+
+
+def _check_likes(settings: SearchSettings, names: list[str]) -> None:
+    likes = {name: cell for name, cell in settings.cells.items() if cell.like}
+    for name, cell in likes.items():
+        what = f'search.cells."{name}".like'
+        if cell.space:
+            raise UserError(f"{what} = '{cell.like}': a cell that takes another's values has no space of its own")
+        if cell.like not in names:
+            raise UserError(f"{what}: there is no cell '{cell.like}': {nearest(cell.like, names)}")
+        if cell.like in likes:
+            raise UserError(
+                f"{what} = '{cell.like}' must have trials itself, which '{likes[cell.like].like}' has for it"
+            )
 
 
 def own_values(cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -67,6 +67,9 @@ def _chosen(search: Search) -> list[str]:
         outcomes, best = _of(search, cell.name), search.best(cell.name)
         scored = sum(one.score is not None for one in outcomes)
         trials = f"{scored}" if scored == len(outcomes) else f"{scored} of {len(outcomes)}"
+        its = search.settings.cells.get(cell.name)
+        if its and its.like:
+            trials = f"those of {its.like}"
         own = next((one.score for one in outcomes if one.trial.number == 0), None)
         said = "none" if best is None else _values(best) or "as it stands"
         seconds = sum(one.seconds for one in outcomes)

@@ -83,7 +83,10 @@ class Search:
         self.cells = cells_of(file)
         spaces = spaces_of(file.search, self.cells, base, self._budget)
         self._proposals = {}
+        self._like = {name: its.like for name, its in file.search.cells.items() if its.like}
         for cell in self.cells:
+            if cell.name in self._like:
+                continue
             space = spaces[cell.name]
             own = own_values(cell, space, base, self._budget)
             self._proposals[cell.name] = Proposals(space, own, cell.name, file.search.seed)
@@ -100,7 +103,7 @@ class Search:
             keep_weights: False removes the checkpoints of all trials but the best of each cell, after each round.
         """
         assert runner.split == SPLIT
-        active = {cell.name: cell for cell in self.cells}
+        active = {cell.name: cell for cell in self.cells if cell.name in self._proposals}
         for first in range(0, self.settings.trials, self.settings.batch):
             numbers = range(first, min(first + self.settings.batch, self.settings.trials))
             asked = self._ask(active, numbers)
@@ -128,8 +131,10 @@ class Search:
         return plan(tried.values(), self.settings.seeds, self._base, self._budget)
 
     def best(self, cell: str) -> Outcome | None:
-        """The trial of the highest score, the earliest of equal ones; None where there is none."""
-        scored = [one for one in self.outcomes if one.trial.cell.name == cell and one.score is not None]
+        """The trial of the highest score, the earliest of equal ones, be it that of the cell which this one is like;
+        None where there is none."""
+        searched = self._like.get(cell, cell)
+        scored = [one for one in self.outcomes if one.trial.cell.name == searched and one.score is not None]
         return max(scored, key=lambda one: one.score or 0.0, default=None)
 
     def _ask(self, active: Mapping[str, Cell], numbers: range) -> list[Trial]:
