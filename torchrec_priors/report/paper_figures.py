@@ -1,17 +1,16 @@
 """Figures 2, 3, 4, 6 and 7 of the paper from what is among the runs, each with what its points cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from torchrec_priors.report.figure import Figure, Panel, Series
-from torchrec_priors.report.gains import Gains
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.table import Lacking, Line, Table, count, plain, seconds
 
 _ENTROPY, _NDCG, _RECALL = "validation/entropy@10", "validation/ndcg@10", "validation/recall@10"
 
 
-def paper_figures(section: Section, gains: Mapping[str, Gains]) -> tuple[list[Figure], list[Lacking]]:
+def paper_figures(section: Section) -> tuple[list[Figure], list[Lacking]]:
     """Those that can be drawn, and those that cannot."""
     made: list[Figure | Lacking] = [
         _figure_2(section), _figure_3(section), _figure_4(section), _figure_6(section), _figure_7(section),
