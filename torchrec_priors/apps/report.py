@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.errors import UserError
@@ -22,6 +22,9 @@ def report(
     baseline: Annotated[
         str | None, Option(metavar="LABEL", help="Row that the others are compared with. [one head, next item]")
     ] = None,
+    more: Annotated[
+        list[Path] | None, Argument(metavar="[DIR]...", help="More folders, so that --runs DIR DIR ... may be written.")
+    ] = None,
 ) -> None:
     """Writes a page of all evaluations of some runs: what to turn on for whom, tables, figures, example users.
 
@@ -30,8 +33,9 @@ def report(
     started = time.monotonic()
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: '{out}' is a file: name a folder")
-    found = find(runs)
-    given = [word for each in runs for word in ("--runs", str(each))] + ["--out", str(out)]
+    places = [*runs, *(more or [])]
+    found = find(places)
+    given = [word for each in places for word in ("--runs", str(each))] + ["--out", str(out)]
     given += [] if baseline is None else ["--baseline", baseline]
     shown = sections(found.results, baseline)
     file = write_page(shown, found.left_out, out, shlex.join(["torchrec-priors", "report", *given]))

@@ -28,7 +28,7 @@ def table_9(section: Section) -> Table | Lacking:
         if name in theirs:
             lines.append(Line([f"paper, {name}", "", *(f"{one:g}" for one in theirs[name])], "paper"))
     head = ["Ablation", "Run", "Recall@10 (%)", "NDCG@10 (%)", "Entropy@10"]
-    return Table("table-9", _TITLE, head, lines, notes=["Entropy in bits.", paper.about(9, section)])
+    return Table("table-9", _TITLE, head, lines, notes=["Entropy in bits.", *paper.about(9, section)])
 
 
 def _family(config: dict[str, Any]) -> str:

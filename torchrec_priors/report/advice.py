@@ -82,7 +82,7 @@ def _summary(
             "on this evidence there is no reason to turn one on for everyone. More users, seeds or steps could show one."
         )
     if some:
-        said.append(f"For some users alone, the intervals leave out 0: {_listed(some)}; see below for which.")
+        said.append(f"For some users or items alone, turn on {_listed(some)}: see below for which.")
     if worse:
         said.append(f"Leave off {_listed(worse)}: less accurate than “{base.label}” for all users together.")
     compared = sum(len(gains[row.label].groups()) for row in rows)
@@ -91,6 +91,8 @@ def _summary(
         f"{compared:,} groups were compared, of which about {compared * (1 - LEVEL):.0f} would seem to differ by chance; "
         "what holds for one small group alone wants another look."
     )
+    if min(len(row.seeds) for row in [base, *rows]) == 1:
+        said.append("Some models have one seed: what another training would have given is not in the intervals.")
     return said
 
 
@@ -98,15 +100,17 @@ def _prior(row: Row, base: Row, gains: Gains) -> Prior:
     ndcg, entropy = gains.overall["ndcg@10"], gains.overall["entropy@10"]
     groups = gains.groups()
     rising = [gain for gain in groups if gain.sign > 0]
+    falling = [gain for gain in groups if gain.sign < 0]
     newcomers = gains.newcomers
     if sign(ndcg):
         verdict = "better" if sign(ndcg) > 0 else "worse"
     else:
-        verdict = "some" if rising or (newcomers is not None and newcomers.sign > 0) else "open"
+        for_some = len(rising) > max(len(falling), 1 + len(groups) * (1 - LEVEL) / 2)
+        verdict = "some" if for_some or (newcomers is not None and newcomers.sign > 0) else "open"
     headline = {
         "better": "gains for all users together",
         "worse": "loses for all users together",
-        "some": "gains for some users or items, not for all together",
+        "some": "gains for some users or items, in more groups than by chance, not for all together",
         "open": "not distinguishable from the baseline",
     }[verdict]
     facts = [("Everyone", f"ndcg@10 {signed(ndcg)}; entropy@10 {signed(entropy, 3)} bits")]

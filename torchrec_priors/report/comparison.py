@@ -25,7 +25,7 @@ def means(section: Section) -> Table:
         "Mean ± standard deviation over seeds (one value where there is one seed). Entropy and novelty in bits; "
         "“new interest”: users with a target in a category that they never had."
     ]
-    return Table("means", "All models", head, lines, notes=notes)
+    return Table("means", "Means over seeds", head, lines, notes=notes)
 
 
 def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Table | None:

@@ -45,7 +45,7 @@ def svg(panel: Panel, key: str) -> str:
     """The panel as an `<svg>` element whose ids begin with `key`."""
     with matplotlib.rc_context(_SETTINGS):
         legend = [one for one in panel.series if one.label]
-        figure = Figure(figsize=(_WIDTH, 2.9 + 0.2 * len(legend)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 3.0 + 0.2 * len(legend) + (0.8 if _slanted(panel) else 0.0)), layout="constrained")
         axes = figure.subplots()
         for number, series in enumerate(panel.series):
             _draw(axes, panel, series, number)
@@ -74,6 +74,11 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
         axes.plot(x, series.y, ls=style, **look)
 
 
+def _slanted(panel: Panel) -> bool:
+    """Whether the names of the places want more room than there is beside one another."""
+    return bool(panel.ticks) and max(map(len, panel.ticks)) * len(panel.ticks) > 40
+
+
 def _axes(axes: Axes, panel: Panel) -> None:
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(panel.y_label)
@@ -82,7 +87,7 @@ def _axes(axes: Axes, panel: Panel) -> None:
     if panel.zero:
         axes.axhline(0, color=_FAINT, linewidth=1)
     if panel.ticks:
-        long = max(map(len, panel.ticks)) * len(panel.ticks) > 40
+        long = _slanted(panel)
         axes.set_xticks(
             range(len(panel.ticks)),
             [tick if len(tick) < 24 else tick[:22] + "…" for tick in panel.ticks],

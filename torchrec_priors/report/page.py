@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from torchrec_priors.files import write_whole
-from torchrec_priors.report import background, comparison
+from torchrec_priors.report import background, comparison, paper
 from torchrec_priors.report.advice import Advice, advice
 from torchrec_priors.report.draw import svg
 from torchrec_priors.report.examples import Examples, examples
@@ -52,6 +52,8 @@ class Shown:
     groups: list[Table]
     tables: list[Table]
     figures: list[Drawn]
+    by_group: Drawn | None
+    on_paper: bool
     curves: Drawn | None
     examples: Examples | None
     lacking: list[Lacking]
@@ -90,8 +92,7 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
     gains = gains_of(section, per_user) if per_user else {}
     tables, lacking_tables = paper_tables(section, sections)
     figures, lacking_figures = paper_figures(section)
-    if (groups := group_figure(section, gains)) is not None:
-        figures.append(groups)
+    by_group = group_figure(section, gains)
     table = comparison.differences(section, gains, len(per_user.people)) if per_user else None
     differing, shared = background.configuration(section)
     trained = curves(section) if section.first else None
@@ -107,6 +108,8 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
         groups=comparison.groups(section, gains),
         tables=tables,
         figures=[_draw(f"{key}-{figure.key}", figure) for figure in figures],
+        by_group=_draw(f"{key}-by-group", by_group) if by_group else None,
+        on_paper=paper.reports_on(section),
         curves=_draw(f"{key}-curves", trained) if trained else None,
         examples=found,
         lacking=[*lacking_tables, *lacking_figures, *([] if found else [_NO_EXAMPLES])],

@@ -22,13 +22,20 @@ def figures(table: int, section: Section) -> dict[str, Sequence[float]]:
     return found
 
 
-def about(table: int, section: Section, backbone: str = "HSTU") -> str:
-    """What a reader is to know of the paper's figures beside ours."""
+def reports_on(section: Section) -> bool:
+    """Whether the paper has any figures of the section's data set."""
+    return section.name in _values()["users"]
+
+
+def about(table: int, section: Section, backbone: str = "HSTU") -> list[str]:
+    """What a reader is to know of the paper's figures beside ours; nothing where it has none of any kind."""
+    if not reports_on(section):
+        return []
     if not figures(table, section):
-        return f"The paper has no figures for '{section.name}' in its Table {table}."
+        return [f"The paper has no figures for '{section.name}' in its Table {table}."]
     users = _values()["users"][section.name]
     said = f"“paper” rows: Table {table} of the paper, {backbone}, whose data set has {users:,} users (its Table 4)."
     ours = section.rows[0].results[0].metrics.get("users")
     if ours and abs(ours - users) > 0.01 * users:
         said += f" Here there are {ours:,}: another cut of the data, or made-up files, so the two are not comparable."
-    return said
+    return [said]

@@ -7,7 +7,7 @@ from torchrec_priors.report.figure import Figure, Panel, Series
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.table import Lacking, Line, Table, count, plain, seconds
 
-_ENTROPY, _NDCG, _RECALL = "validation/entropy@10", "validation/ndcg@10", "validation/recall@10"
+_ENTROPY, _NDCG = "validation/entropy@10", "validation/ndcg@10"
 
 
 def paper_figures(section: Section) -> tuple[list[Figure], list[Lacking]]:
@@ -20,8 +20,9 @@ def paper_figures(section: Section) -> tuple[list[Figure], list[Lacking]]:
 
 def curves(section: Section) -> Figure | None:
     """Loss and ndcg of every model over its training."""
-    loss = [one for row in section.rows if (one := _over_training(row, "loss")).x]
-    ndcg = [one for row in section.rows if (one := _over_training(row, _NDCG)).x]
+    rows = _trained(section.rows)
+    loss = [one for name, row in rows if (one := _over_training(row, "loss", name)).x]
+    ndcg = [one for name, row in rows if (one := _over_training(row, _NDCG, name)).x]
     panels = [
         Panel("Loss over training", "training step", "loss (nats)", loss, style="lines"),
         Panel("ndcg@10 over training, validation", "training step", "ndcg@10", ndcg, style=_style(ndcg)),
@@ -35,13 +36,13 @@ def curves(section: Section) -> Figure | None:
 
 def _figure_2(section: Section) -> Figure | Lacking:
     title = "Figure 2: entropy as training goes on"
-    entropy = [one for row in section.rows if len((one := _over_training(row, _ENTROPY)).x) > 1]
-    if not entropy:
+    rows = [(name, row) for name, row in _trained(section.rows) if len(_over_training(row, _ENTROPY, name).x) > 1]
+    if not rows:
         return Lacking(title, "runs with two or more evaluations while training (training.evaluate_every)")
+    entropy = [_over_training(row, _ENTROPY, name) for name, row in rows]
     against = [
-        Series(row.label, _over_training(row, _NDCG).y, _over_training(row, _ENTROPY).y)
-        for row in section.rows
-        if len(_over_training(row, _ENTROPY).x) > 1
+        Series(one.label, _over_training(row, _NDCG, name).y, one.y)
+        for one, (name, row) in zip(entropy, rows, strict=True)
     ]
     panels = [
         Panel("Entropy over training", "training step", "entropy@10 (bits)", entropy, style=_style(entropy)),
@@ -51,8 +52,7 @@ def _figure_2(section: Section) -> Figure | Lacking:
         "Validation split, means over seeds; the right panel has the same points against accuracy: up and to the right "
         "is more diverse and more accurate."
     )
-    shown = [row for row in section.rows if len(_over_training(row, _ENTROPY).x) > 1]
-    return Figure("figure-2", title, caption, panels, _costs("figure-2", shown))
+    return Figure("figure-2", title, caption, panels, _costs("figure-2", [row for _, row in rows]))
 
 
 def _figure_3(section: Section) -> Figure | Lacking:
@@ -162,7 +162,18 @@ def _figure_7(section: Section) -> Figure | Lacking:
     return Figure("figure-7", title, caption, [panel], _costs("figure-7", shown))
 
 
-def _over_training(row: Row, name: str) -> Series:
+def _trained(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    """One row for each training, and a name; evaluations of one training have the same curve."""
+    same: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        same.setdefault(tuple(str(result.run.path) for result in row.results), []).append(row)
+    return [
+        (some[0].label + (f" and {len(some) - 1} more of this training" if len(some) > 1 else ""), some[0])
+        for some in same.values()
+    ]
+
+
+def _over_training(row: Row, name: str, label: str) -> Series:
     """Means over the seeds that have each step."""
     by_step: dict[int, list[float]] = {}
     for result in row.results:
@@ -171,7 +182,7 @@ def _over_training(row: Row, name: str) -> Series:
                 by_step.setdefault(line["step"], []).append(line[name])
     steps = sorted(step for step, values in by_step.items() if len(values) == max(map(len, by_step.values())))
     steps = steps[:: max(1, len(steps) // 150)]
-    return Series(row.label, steps, [sum(by_step[step]) / len(by_step[step]) for step in steps])
+    return Series(label, steps, [sum(by_step[step]) / len(by_step[step]) for step in steps])
 
 
 def _points(label: str, rows: Sequence[tuple[float, Row]]) -> Series:

@@ -40,7 +40,7 @@ def _table_2(section: Section) -> Table | Lacking:
             lines.append(Line([f"{role}", row.label, *_percents(row, metrics)], _kind(section, row)))
         lines += _paper(theirs.get(role), role)
     head = ["Model", "Run", "Recall@5 (%)", "Recall@10 (%)", "NDCG@5 (%)", "NDCG@10 (%)"]
-    return Table("table-2", title, head, lines, notes=[paper.about(2, section)])
+    return Table("table-2", title, head, lines, notes=paper.about(2, section))
 
 
 def _table_3(section: Section) -> Table | Lacking:
@@ -59,11 +59,11 @@ def _table_3(section: Section) -> Table | Lacking:
         given = theirs.get(row.variant.name)
         if given:
             for split, some in (("All", given[:4]), ("New", given[4:])):
-                lines.append(Line([f"paper, {row.variant.name}", split, *(f"{one:+.2f} %" for one in some)], "paper"))
+                lines.append(Line([f"paper, {row.variant.name}", split, *(relative(one / 100) for one in some)], "paper"))
     notes = [
         f"Relative to '{base.label}'. The relative boost says how much larger the gain is for users with a target in a "
         "category that they never had; none is given where all users lose.",
-        paper.about(3, section, "HLLM"),
+        *paper.about(3, section, "HLLM"),
     ]
     head = ["Variant", "Split", "NDCG@10", "Recall@10", "NDCG@200", "Recall@200"]
     return Table("table-3", title, head, lines, notes=notes)
@@ -91,7 +91,7 @@ def _table_6(section: Section) -> Table | Lacking:
         lines += _paper(theirs.get(f"{name}, {fusion}" if kind else name), f"{name}, {fusion}", before=2)
     head = ["Prior", "Run", "Fusion", "Recall@10 (%)", "Recall@50 (%)", "NDCG@10 (%)", "NDCG@50 (%)",
             "Entropy@10", "Entropy@50"]  # fmt: skip
-    return Table("table-6", title, head, lines, notes=["Entropy in bits.", paper.about(6, section)])
+    return Table("table-6", title, head, lines, notes=["Entropy in bits.", *paper.about(6, section)])
 
 
 def _table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
@@ -122,12 +122,12 @@ def _table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
             lines.append(Line([name if fusion == "max" else f"{name}, {fusion} fusion", *cells]))
         if name in theirs:
             given = dict(zip((1, 4, 8), theirs[name], strict=True))
-            lines.append(Line([f"paper, {name}", *(relative_of(given.get(h or 0)) for h in horizons)], "paper"))
+            lines.append(Line([f"paper, {name}", *(_relative(given.get(h or 0)) for h in horizons)], "paper"))
     notes = [
         "Mean of the relative gains in recall and ndcg at 5, 10, 50 and 200 over the model of the next item alone. "
         "The horizon of an evaluation belongs to the prepared data (prepare --horizon): a column for each among these "
         "runs.",
-        paper.about(7, section, "HLLM"),
+        *paper.about(7, section, "HLLM"),
     ]
     return Table("table-7", title, ["Variant", *(f"E = {horizon}" for horizon in horizons)], lines, notes=notes)
 
@@ -149,12 +149,12 @@ def _table_8(section: Section) -> Table | Lacking:
         lines.append(Line([row.variant.name, row.label, *cells], _kind(section, row)))
         lines += _paper(theirs.get(row.variant.name), row.variant.name)
     head = ["Variant", "Run", "Recall@10 (%)", "NDCG@10 (%)", "Entropy@10"]
-    notes = ["Entropy in bits.", paper.about(8, section, "HLLM")]
+    notes = ["Entropy in bits.", *paper.about(8, section, "HLLM")]
     return Table("table-8", title, head, lines, notes=notes)
 
 
-def relative_of(percentage: float | None) -> str:
-    return "–" if percentage is None else f"{percentage:+.2f} %"
+def _relative(percentage: float | None) -> str:
+    return relative(None if percentage is None else percentage / 100)
 
 
 def _temporal(section: Section) -> list[Row]:

@@ -54,7 +54,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def relative(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.2f} %"
+    return "–" if value is None else f"{100 * value:+.2f} %".replace("-", "−")
 
 
 def plain(value: float | None, digits: int = 4) -> str:
