@@ -1,4 +1,4 @@
-"""Runs that nobody trained: the files that `train` and `evaluate` leave, with recommendations as good as is asked for."""
+"""Runs that nobody trained: what `train` and `evaluate` leave, with recommendations as good as is asked for."""
 
 import json
 

@@ -46,7 +46,7 @@ def test_what_cannot_be_shown_is_said_with_the_command_that_helps(made_up_runs, 
     found = find([made_up_runs, tmp_path])
     [reason] = found.left_out
     assert f"torchrec-priors evaluate --run {tmp_path / 'new'} --split test" in reason
-    with pytest.raises(UserError, match="nothing can be shown.*has not been evaluated"):
+    with pytest.raises(UserError, match=r"nothing can be shown.*has not been evaluated"):
         find([tmp_path])
     with pytest.raises(UserError, match="holds no run"):
         find([small_data])
@@ -79,5 +79,5 @@ def test_the_same_name_in_two_folders_is_two_rows_where_the_models_differ(small_
 def test_a_baseline_that_there_is_not(made_up_runs):
     results = find([made_up_runs]).results
     assert sections(results, "genre")[0].baseline.label == "genre"
-    with pytest.raises(UserError, match="--baseline: no row is called 'gener'.*genre"):
+    with pytest.raises(UserError, match=r"--baseline: no row is called 'gener'.*genre"):
         sections(results, "gener")

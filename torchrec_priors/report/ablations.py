@@ -21,7 +21,9 @@ def table_9(section: Section) -> Table | Lacking:
         return Lacking(_TITLE, "two runs that differ in loss.gamma, loss.balance or negatives.catalogue_share alone")
     full = min(family, key=lambda row: (not row.variant.in_group, row.variant.balance != 1, -row.variant.gamma))
     theirs, lines = paper.figures(9, section), []
-    for row in sorted(family, key=lambda row: (row is not full, row.variant.in_group, row.variant.balance, -row.variant.gamma)):
+    for row in sorted(
+        family, key=lambda row: (row is not full, row.variant.in_group, row.variant.balance, -row.variant.gamma)
+    ):
         name = _name(row, full)
         cells = [percent(row.mean("recall@10")), percent(row.mean("ndcg@10")), plain(row.mean("entropy@10"))]
         lines.append(Line([f"Full model ({name})" if row is full else name, row.label, *cells]))

@@ -53,9 +53,7 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
     return Advice(_summary(section, rows, gains, priors), priors)
 
 
-def _summary(
-    section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]
-) -> list[str]:
+def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]) -> list[str]:
     base = section.baseline
     before = base.mean("ndcg@10") or 0.0
     better = [row for row, prior in zip(rows, priors, strict=True) if prior.verdict == "better"]
@@ -67,19 +65,21 @@ def _summary(
         gain = gains[best.label].overall["ndcg@10"]
         said.append(
             f"Turn on “{best.label}” for everyone: ndcg@10 rises by {signed(gain)}, from {before:.4f} with "
-            f"“{base.label}” ({gain.mean / before:+.0%})." if before else f"Turn on “{best.label}” for everyone."
+            f"“{base.label}” ({gain.mean / before:+.0%})."
+            if before
+            else f"Turn on “{best.label}” for everyone."
         )
         tied = [row for row in better[1:] if gains[row.label].overall["ndcg@10"].high >= gain.low]
         cheap = min([best, *tied], key=_cost)
         if cheap is not best:
             said.append(
-                f"“{cheap.label}” gains {signed(gains[cheap.label].overall['ndcg@10'])}, an interval that overlaps with "
-                f"the first's, with {_sizes(cheap, base)}: the cheaper choice."
+                f"Cheaper: “{cheap.label}” gains {signed(gains[cheap.label].overall['ndcg@10'])}, an interval that "
+                f"overlaps with the first's, with {_sizes(cheap, base)}."
             )
     else:
         said.append(
-            f"No prior among these runs can be told from “{base.label}” for all users at the {LEVEL:.0%} level: "
-            "on this evidence there is no reason to turn one on for everyone. More users, seeds or steps could show one."
+            f"No prior among these runs gains over “{base.label}” for all users at the {LEVEL:.0%} level: on this "
+            "evidence there is no reason to turn one on for everyone. More users, seeds or steps could show one."
         )
     if some:
         said.append(f"For some users or items alone, turn on {_listed(some)}: see below for which.")
@@ -87,9 +87,9 @@ def _summary(
         said.append(f"Leave off {_listed(worse)}: less accurate than “{base.label}” for all users together.")
     compared = sum(len(gains[row.label].groups()) for row in rows)
     said.append(
-        f"Every statement is on the {section.split} split, against “{base.label}”, by {LEVEL:.0%} intervals over users. "
-        f"{compared:,} groups were compared, of which about {compared * (1 - LEVEL):.0f} would seem to differ by chance; "
-        "what holds for one small group alone wants another look."
+        f"Every statement is on the {section.split} split, against “{base.label}”, by {LEVEL:.0%} intervals over "
+        f"users. {compared:,} groups were compared, of which about {compared * (1 - LEVEL):.0f} would differ by "
+        "chance; what holds for one small group alone wants another look."
     )
     if min(len(row.seeds) for row in [base, *rows]) == 1:
         said.append("Some models have one seed: what another training would have given is not in the intervals.")

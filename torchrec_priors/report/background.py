@@ -25,7 +25,9 @@ def data_card(section: Section) -> Table | None:
     for prior in manifest.priors:
         named = [f"{group} {size:,}" for group, size in zip(prior.groups, prior.sizes, strict=True)]
         more = f", and {len(named) - _GROUPS} more" if len(named) > _GROUPS else ""
-        lines.append(Line([f"prior {prior.name} ({prior.kind})", f"{len(named)} groups: {', '.join(named[:_GROUPS])}{more}"]))
+        lines.append(
+            Line([f"prior {prior.name} ({prior.kind})", f"{len(named)} groups: {', '.join(named[:_GROUPS])}{more}"])
+        )
     lines += [Line([f"setting: {name}", _written(value)]) for name, value in _flat(manifest.settings)]
     lines.append(Line(["content sha256", manifest.content_sha256]))
     return Table("data", f"Data set {manifest.name}", ["", ""], lines)
@@ -63,10 +65,14 @@ def sharding(section: Section) -> list[Table]:
                 lines.append(
                     Line(
                         [
-                            table["name"], each["type"].replace("_", "-"), each["kernel"], f"rank {piece['rank']}",
-                            _range(piece["first_row"], piece["rows"]), _range(piece["first_column"], piece["columns"]),
+                            table["name"],
+                            each["type"].replace("_", "-"),
+                            each["kernel"],
+                            f"rank {piece['rank']}",
+                            _range(piece["first_row"], piece["rows"]),
+                            _range(piece["first_column"], piece["columns"]),
                             f"{size / 1e6:,.2f} MB",
-                        ]  # fmt: skip
+                        ]
                     )
                 )
         head = ["Table", "sharding", "kernel", "where", "rows", "columns", "memory"]

@@ -40,9 +40,9 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
             verdict = {1: "better", -1: "worse", 0: "not distinguishable"}[sign(found["ndcg@10"])]
             lines.append(Line([row.label, *(signed(found[name]) for name in COMPARED), verdict]))
     notes = [
-        f"Mean over {users:,} users of means over shared seeds, with {LEVEL:.0%} intervals: paired bootstrap over users "
-        f"({resamples(users):,} resamples, seed {SEED}). “Better” and “worse”: the interval leaves out 0. Chance among "
-        "seeds is not in the intervals: see the deviations above."
+        f"Mean over {users:,} users of means over shared seeds, with {LEVEL:.0%} intervals: paired bootstrap over "
+        f"users ({resamples(users):,} resamples, seed {SEED}). “Better” and “worse”: the interval leaves "
+        "out 0. Chance among seeds is not in the intervals: see the deviations above."
     ]
     return Table("differences", f"Difference to “{section.baseline.label}”", head, lines, notes=notes)
 
@@ -76,7 +76,7 @@ def costs(section: Section) -> Table:
         )
     notes = [
         "Training step: median over the log. Training: from start to end, evaluations included, the longest of the "
-        "seeds. Evaluation: against the whole catalogue, with loading. Times are of the machine and of what else ran on it."
+        "seeds. Evaluation: against the whole catalogue, with loading. Times depend on what else ran there."
     ]
     return Table("costs", "What each model costs", head, lines, notes=notes)
 
@@ -96,13 +96,18 @@ def groups(section: Section, gains: Mapping[str, Gains]) -> list[Table]:
     return found
 
 
-def _of_groups(
-    section: Section, key: str, title: str, some: list[Gain], columns: Mapping[str, list[Gain]]
-) -> Table:
+def _of_groups(section: Section, key: str, title: str, some: list[Gain], columns: Mapping[str, list[Gain]]) -> Table:
     head = ["Group", "users", section.baseline.label, *columns]
     order = sorted(range(len(some)), key=lambda number: -some[number].users)
     lines = [
-        Line([some[n].of, f"{some[n].users:,}", f"{some[n].before:.4f}", *(signed(c[n].interval) for c in columns.values())])
+        Line(
+            [
+                some[n].of,
+                f"{some[n].users:,}",
+                f"{some[n].before:.4f}",
+                *(signed(c[n].interval) for c in columns.values()),
+            ]
+        )
         for n in order
     ]
     wanted = len(some) * len(columns)

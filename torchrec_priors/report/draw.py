@@ -6,6 +6,7 @@ matplotlib writes a whole document in fixed colours; here these stand for variab
 import io
 import re
 from html import escape
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -45,7 +46,9 @@ def svg(panel: Panel, key: str) -> str:
     """The panel as an `<svg>` element whose ids begin with `key`."""
     with matplotlib.rc_context(_SETTINGS):
         legend = [one for one in panel.series if one.label]
-        figure = Figure(figsize=(_WIDTH, 3.0 + 0.2 * len(legend) + (0.8 if _slanted(panel) else 0.0)), layout="constrained")
+        figure = Figure(
+            figsize=(_WIDTH, 3.0 + 0.2 * len(legend) + (0.8 if _slanted(panel) else 0.0)), layout="constrained"
+        )
         axes = figure.subplots()
         for number, series in enumerate(panel.series):
             _draw(axes, panel, series, number)
@@ -61,7 +64,13 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
     colour = f"#0a000{number % SERIES}"
     style = _STYLES[number // SERIES % len(_STYLES)]
     marker = None if panel.style == "lines" else _MARKERS[number % len(_MARKERS)]
-    look = {"color": colour, "marker": marker, "markersize": 4.5, "linewidth": 1.5, "label": series.label}
+    look: dict[str, Any] = {
+        "color": colour,
+        "marker": marker,
+        "markersize": 4.5,
+        "linewidth": 1.5,
+        "label": series.label,
+    }
     x = list(series.x)
     if panel.style == "dots":
         x = [place + 0.6 * ((number + 0.5) / len(panel.series) - 0.5) for place in x]

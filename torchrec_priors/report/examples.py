@@ -81,9 +81,9 @@ def examples(section: Section) -> Examples | None:
     found = [_example(section, shop, place, why, base, ours, row) for place, why in chosen]
     rule = (
         f"Heads are those of “{row.label}”, the most accurate model with several heads, seed {ours.seed}. Users: "
-        f"{SOUGHT} drawn (seed {SEED}) from those to whom its first {TOP} bring a target of a category that they never had, "
-        f"which “{section.baseline.label}” misses, and {AT_RANDOM} drawn from all others. A head's items are those of the "
-        "model's list that the head ranks it by, with their places in that list."
+        f"{SOUGHT} drawn (seed {SEED}) from those to whom its first {TOP} bring a target in a category that they "
+        f"never had, which “{section.baseline.label}” misses, and {AT_RANDOM} drawn from all others. A head's items are those "
+        "of the model's list that the head ranks it by, with their places in that list."
     )
     return Examples(rule, found)
 
@@ -177,9 +177,7 @@ def _is_new(category: Categories, users: Histories, user: np.ndarray) -> np.ndar
     return np.asarray((target_TJ & ~known_BJ[user]).any(1))
 
 
-def _example(
-    section: Section, shop: _Shop, place: int, why: str, base: Result, ours: Result, row: Row
-) -> Example:
+def _example(section: Section, shop: _Shop, place: int, why: str, base: Result, ours: Result, row: Row) -> Example:
     assert section.data is not None
     number = np.flatnonzero(users_of(section.data, section.split))[place]  # type: ignore[arg-type]
     chosen = np.zeros(section.data.users, bool)
@@ -202,9 +200,7 @@ def _example(
     targets = [shop.item(item, mark[int(item)] if _shown(item, lists) else "") for item in users.targets]
     history = [shop.item(item) for item in users.seen[-_HISTORY:]]
     earlier = max(0, len(users.seen) - _HISTORY)
-    return Example(
-        str(users.user_ids[0]), why, history, earlier, targets, columns, max(0, len(by_head) - _HEADS)
-    )
+    return Example(str(users.user_ids[0]), why, history, earlier, targets, columns, max(0, len(by_head) - _HEADS))
 
 
 def _shown(item: int, lists: Sequence[tuple[np.ndarray, list[str]]]) -> bool:

@@ -57,7 +57,8 @@ class Panel:
                 parts.append(f"{one.label}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y in _both(one)))
             else:
                 parts.append(
-                    f"{one.label}: from {one.y[0]:.4g} to {one.y[-1]:.4g}, between {min(one.y):.4g} and {max(one.y):.4g}"
+                    f"{one.label}: from {one.y[0]:.4g} to {one.y[-1]:.4g}, "
+                    f"between {min(one.y):.4g} and {max(one.y):.4g}"
                 )
         return said + "; ".join(parts) + "."
 

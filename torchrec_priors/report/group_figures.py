@@ -29,7 +29,7 @@ def group_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | None:
         f"Difference in ndcg@10 to “{section.baseline.label}” with 95% intervals over users, of the "
         f"{len(labels)} priors that gain most overall; the {_GROUPS} largest groups, the largest first."
     )
-    return Figure("groups", "Who gains, and for which items", caption, panels)
+    return Figure("who", "Who gains, and for which items", caption, panels)
 
 
 def _panel(title: str, x_label: str, columns: Mapping[str, list[Gain]]) -> Panel:

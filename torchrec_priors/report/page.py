@@ -76,7 +76,11 @@ def write_page(sections: Sequence[Section], left_out: Sequence[str], out: Path, 
         log.info("%s: %d models", section.title, len(section.rows))
         shown.append(_show(f"s{number}", section, sections))
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     style = Markup((_TEMPLATES / "page.css").read_text(encoding="utf8"))
     text = environment.get_template("page.html").render(
@@ -96,7 +100,9 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
     table = comparison.differences(section, gains, len(per_user.people)) if per_user else None
     differing, shared = background.configuration(section)
     trained = curves(section) if section.first else None
-    notes = [f"The data set is not there ({section.missing}): no intervals, examples or card."] if section.missing else []
+    notes = (
+        [f"The data set is not there ({section.missing}): no intervals, examples or card."] if section.missing else []
+    )
     for label, reason in per_user.missing.items() if per_user else ():
         notes.append(f"“{label}” has no intervals: {reason}; evaluate it again.")
     found = examples(section)

@@ -79,10 +79,12 @@ def _figure_3(section: Section) -> Figure | Lacking:
                 Series(each.label, range(len(both)), [each.mean(keys[group]) or 0.0 for group in both])
                 for each in (before, row)
             ]
-            panels.append(Panel(f"{prior}: {row.label}", f"{prior}, largest group first", "ndcg@10", series, both, "dots"))
+            panels.append(
+                Panel(f"{prior}: {row.label}", f"{prior}, largest group first", "ndcg@10", series, both, "dots")
+            )
     if not panels:
         return Lacking(title, "an evaluation that reports the groups of the prior of users")
-    caption = "ndcg@10 of the users of each group, from the largest group to the smallest. Intervals: see the groups of users."
+    caption = "ndcg@10 of the users of each group, the largest group first. Intervals: see the groups of users."
     shown = list({row.label: row for _, *two in found for row in two}.values())
     return Figure("figure-3", title, caption, panels, _costs("figure-3", shown))
 
@@ -149,15 +151,17 @@ def _figure_7(section: Section) -> Figure | Lacking:
                 series.append(_points(name, [(row.variant.segments, row) for row in line]))
                 shown += [row for row in line if row not in shown]
     if not series:
-        return Lacking(title, "two or more of priors.tree=[], ['temporal:2'], ['temporal:4'], ... at one size or several")
+        return Lacking(
+            title, "two or more of priors.tree=[], ['temporal:2'], ['temporal:4'], ... at one size or several"
+        )
     numbers = sorted({int(x) for one in series for x in one.x})
     place = {number: float(index) for index, number in enumerate(numbers)}
     series = [Series(one.label, [place[int(x)] for x in one.x], one.y) for one in series]
     ticks = ["next item" if number == 0 else str(number) for number in numbers]
     panel = Panel("Segments of the horizon", "temporal segments (heads)", "ndcg@10", series, ticks)
     caption = (
-        f"{section.split} split, means over seeds. “Next item” is the model without a horizon, 1 segment the discounted "
-        "loss (LT/ST_1)."
+        f"{section.split} split, means over seeds. “Next item” is the model without a horizon, 1 segment the "
+        "discounted loss (LT/ST_1)."
     )
     return Figure("figure-7", title, caption, [panel], _costs("figure-7", shown))
 
@@ -203,10 +207,16 @@ def _costs(key: str, rows: Sequence[Row]) -> Table:
     lines = [
         Line(
             [
-                row.label, _size(row), str(row.variant.context), count(row.heads), count(row.parameters.get("heads")),
-                count(row.parameters.get("encoder and score")), seconds(row.step_seconds), seconds(row.user_seconds),
+                row.label,
+                _size(row),
+                str(row.variant.context),
+                count(row.heads),
+                count(row.parameters.get("heads")),
+                count(row.parameters.get("encoder and score")),
+                seconds(row.step_seconds),
+                seconds(row.user_seconds),
                 plain(row.mean("ndcg@10")),
-            ]  # fmt: skip
+            ]
         )
         for row in {row.label: row for row in rows}.values()
     ]

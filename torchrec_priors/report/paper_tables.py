@@ -1,6 +1,6 @@
 """Tables 2, 3, 6, 7 and 8 of the paper in their own form, filled with what is among the runs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from torchrec_priors.report import paper
 from torchrec_priors.report.ablations import table_9
@@ -59,7 +59,9 @@ def _table_3(section: Section) -> Table | Lacking:
         given = theirs.get(row.variant.name)
         if given:
             for split, some in (("All", given[:4]), ("New", given[4:])):
-                lines.append(Line([f"paper, {row.variant.name}", split, *(relative(one / 100) for one in some)], "paper"))
+                lines.append(
+                    Line([f"paper, {row.variant.name}", split, *(relative(one / 100) for one in some)], "paper")
+                )
     notes = [
         f"Relative to '{base.label}'. The relative boost says how much larger the gain is for users with a target in a "
         "category that they never had; none is given where all users lose.",
@@ -183,10 +185,9 @@ def _percents(row: Row, metrics: Iterable[str]) -> list[str]:
 
 def _mixed(row: Row, metrics: Iterable[str]) -> list[str]:
     """Recall and ndcg in %, entropy in bits."""
-    write: Callable[[str], str] = lambda metric: (
-        plain(row.mean(metric), 3) if metric.startswith("entropy") else percent(row.mean(metric))
-    )
-    return [write(metric) for metric in metrics]
+    return [
+        plain(row.mean(metric), 3) if metric.startswith("entropy") else percent(row.mean(metric)) for metric in metrics
+    ]
 
 
 def _paper(figures: Sequence[float] | None, name: str, before: int = 1) -> list[Line]:

@@ -137,7 +137,7 @@ def _read(run: RunFolder, source: Path, first: int, found: Found) -> None:
             found.left_out.append(f"{file} cannot be read: evaluate again")
             continue
         split = metrics["split"]
-        label, place = cells.get((run.path.name, split, metrics.get("config_sha256")), ("", 0))
+        label, place = cells.get((run.path.name, split, str(metrics.get("config_sha256"))), ("", 0))
         if not label:
             name = file.parent.name[len(split) + 1 :]
             label = _SEED.sub("", run.path.name) + (f" {name}" if name else "")

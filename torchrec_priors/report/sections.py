@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -179,7 +180,7 @@ def _step_seconds(lines: Sequence[dict[str, Any]]) -> float | None:
     logged = [(line["step"], line["seconds"]) for line in lines if "loss" in line and "seconds" in line]
     spans = [
         (after[1] - before[1]) / (after[0] - before[0])
-        for before, after in zip(logged, logged[1:], strict=False)
+        for before, after in pairwise(logged)
         if after[0] > before[0] and after[1] > before[1]
     ]
     return median(spans) if spans else None
