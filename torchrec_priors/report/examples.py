@@ -82,8 +82,8 @@ def examples(section: Section) -> Examples | None:
     rule = (
         f"Heads are those of “{row.label}”, the most accurate model with several heads, seed {ours.seed}. Users: "
         f"{SOUGHT} drawn (seed {SEED}) from those to whom its first {TOP} bring a target in a category that they "
-        f"never had, which “{section.baseline.label}” misses, and {AT_RANDOM} drawn from all others. A head's items are those "
-        "of the model's list that the head ranks it by, with their places in that list."
+        f"never had, which “{section.baseline.label}” misses, and {AT_RANDOM} drawn from all others. A head's "
+        "items are those of the model's list that the head ranks it by, with their places in that list."
     )
     return Examples(rule, found)
 
