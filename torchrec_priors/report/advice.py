@@ -88,7 +88,7 @@ def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], prio
     compared = sum(len(gains[row.label].groups()) for row in rows)
     said.append(
         f"Every statement is on the {section.split} split, against “{base.label}”, by {LEVEL:.0%} intervals over "
-        f"users. {compared:,} groups were compared, of which about {compared * (1 - LEVEL):.0f} would differ by "
+        f"users. {compared:,} groups were compared, of which about {compared * (1 - LEVEL):.2g} would differ by "
         "chance; what holds for one small group alone wants another look."
     )
     if min(len(row.seeds) for row in [base, *rows]) == 1:

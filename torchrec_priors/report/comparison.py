@@ -113,7 +113,7 @@ def _of_groups(section: Section, key: str, title: str, some: list[Gain], columns
     wanted = len(some) * len(columns)
     notes = [
         f"ndcg@10 of the baseline, and each model's difference to it with {LEVEL:.0%} intervals over the users of a "
-        f"group. Of {wanted} intervals about {wanted * (1 - LEVEL):.0f} would leave out 0 by chance alone."
+        f"group. Of {wanted} intervals about {wanted * (1 - LEVEL):.2g} would leave out 0 by chance alone."
     ]
     return Table(key, title, head, lines, notes=notes)
 
