@@ -61,3 +61,14 @@ def test_one_head_alone_is_nothing_to_turn_on(small_data, tmp_path):
     evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
     [section] = sections(find([tmp_path]).results, None)
     assert "nothing to turn on" in _advice(section).summary[0]
+
+
+def test_a_gain_of_the_horizon_is_not_said_to_be_one_of_the_heads(small_data, tmp_path):
+    evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
+    evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]"), skill=0.5)
+    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', heads=19), skill=0.5)  # the same lists
+    [section] = sections(find([tmp_path]).results, "one-head")
+    section.rows.sort(key=lambda row: row.label)  # the heads first, as both gain alike
+    summary = _advice(section).summary
+    assert "Turn on “genre” for everyone" in summary[0]
+    assert "longer horizon's doing: over “lt-st-1”" in summary[1]

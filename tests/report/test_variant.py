@@ -43,6 +43,7 @@ def test_rivals_are_none_of_ours_whatever_says_so():
         assert not variant.plain
     assert _of(baseline__name="comirec").name == "ComiRec"
     assert _of(baseline__name="later").role == "later"
+    assert _of(baseline__name="/home/me/mine.py").name == "mine"
 
 
 def test_an_evaluation_that_ranks_again_is_not_the_model_of_one_head():

@@ -69,6 +69,11 @@ def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], prio
             if before
             else f"Turn on “{best.label}” for everyone."
         )
+        if (own := gains[best.label].of_heads) is not None and sign(own[1]) <= 0:
+            said.append(
+                f"That is the longer horizon's doing: over “{own[0]}”, one head with the same horizon, its heads add "
+                f"{signed(own[1])}, which is no gain."
+            )
         tied = [row for row in better[1:] if gains[row.label].overall["ndcg@10"].high >= gain.low]
         cheap = min([best, *tied], key=_cost)
         if cheap is not best:
@@ -114,6 +119,8 @@ def _prior(row: Row, base: Row, gains: Gains) -> Prior:
         "open": "not distinguishable from the baseline",
     }[verdict]
     facts = [("Everyone", f"ndcg@10 {signed(ndcg)}; entropy@10 {signed(entropy, 3)} bits")]
+    if gains.of_heads is not None:
+        facts.append((f"Over “{gains.of_heads[0]}”", f"ndcg@10 {signed(gains.of_heads[1])}: what the heads add"))
     if newcomers is not None:
         facts.append((f"New interest ({newcomers.users:,} users)", f"ndcg@10 {signed(newcomers.interval)}"))
     facts += [(f"By {prior}", _groups(some)) for prior, some in gains.user_groups.items()]
@@ -147,6 +154,8 @@ def _sizes(row: Row, base: Row) -> str:
     if heads is None or not before:
         return "parameters unknown"
     count = "1 head" if row.heads == 1 else f"{row.heads:,} heads" if row.heads else "heads"
+    if not heads:
+        return f"no parameters of heads ({whole - before:+,} in all)"
     more = whole - before
     return f"{count} of {heads:,} parameters ({more:+,} in all, {more / before:+.1%})"
 

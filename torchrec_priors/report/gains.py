@@ -48,12 +48,15 @@ class Gains:
         newcomers: users with a target of a category that is new to them; None where there are too few.
         user_groups: by user prior, largest group first.
         item_groups: of the category prior.
+        of_heads: in ndcg over the model of one head with the same horizon, where that is not the baseline: what the
+            heads add to the longer horizon; with its label.
     """
 
     overall: dict[str, Interval]
     newcomers: Gain | None = None
     user_groups: dict[str, list[Gain]] = field(default_factory=dict)
     item_groups: list[Gain] = field(default_factory=list)
+    of_heads: tuple[str, Interval] | None = None
 
     def groups(self) -> list[Gain]:
         return [*self.item_groups, *(gain for some in self.user_groups.values() for gain in some)]
@@ -92,6 +95,8 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
         for group, who in groups.items():
             for row, gain in zip(rows, _of_users(group, who, ndcg_UD, base_U), strict=False):
                 found[row.label].user_groups.setdefault(prior, []).append(gain)
+    for row in rows:
+        found[row.label].of_heads = _of_heads(section, row, per_user)
     base_UG = np.mean(list(per_user.groups[base.label].values()), 0)
     of_groups = [_difference(per_user.groups, row, base) for row in rows]
     for number, group in enumerate(per_user.category.groups):
@@ -109,6 +114,14 @@ def _difference(values: Mapping[str, Mapping[int, np.ndarray]], row: Row, base: 
     if shared:
         return np.asarray(np.mean([ours[seed] - theirs[seed] for seed in shared], 0))
     return np.asarray(np.mean(list(ours.values()), 0) - np.mean(list(theirs.values()), 0))
+
+
+def _of_heads(section: Section, row: Row, per_user: PerUser) -> tuple[str, Interval] | None:
+    plain = section.plain_of(row.variant.horizon)
+    if not row.variant.kinds or plain is None or plain is section.baseline or plain.label not in per_user.values:
+        return None
+    difference_UD = _difference(per_user.values, row, plain)[:, :1]
+    return plain.label, paired_bootstrap(difference_UD, resamples(len(difference_UD)))[0]
 
 
 def _of_users(name: str, who_U: np.ndarray, difference_UD: np.ndarray, base_U: np.ndarray) -> list[Gain]:

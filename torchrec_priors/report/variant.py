@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 _DATA_KINDS = ("item", "graph", "event", "user")
@@ -62,7 +63,7 @@ class Variant:
             context=config.get("model.context", 0),
             dim=config.get("model.dim", 0),
             layers=config.get("encoder.layers", 0),
-            rival=_RIVALS.get(rival, rival),
+            rival=_RIVALS.get(rival, Path(rival).stem),
             adjusted=any(value for key, value in own.items() if key.partition(".")[0] not in _PLAIN),
         )
 
