@@ -1,6 +1,6 @@
 # make install   a virtual environment in .venv with everything the project needs
 # make demo      sets up where needed, makes up a marketplace, trains HSTU without and with prior heads, shows what they
-#                recommend; everything is kept in demo/ (under 10 minutes on 2 cores)
+#                recommend, and writes a page of it; everything is kept in demo/ (under 10 minutes on 2 cores)
 # make test      sets up where needed, then runs the tests (under 10 minutes on 2 cores)
 # make check     formatter, linter and type checker; make format puts right what they can
 # make test-slow the longer checks

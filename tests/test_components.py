@@ -15,7 +15,14 @@ from torchrec_priors.apps.__main__ import apps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESOURCES = {"j", "image", "h", "cpu", "gpu", "memMB", "max_retries", "max_restarts", "env", "mounts"}
-POSITIONAL = {"prior": "kind", "train": "overrides", "evaluate": "overrides", "experiment": "file", "plan": "overrides"}
+POSITIONAL = {
+    "prior": "kind",
+    "train": "overrides",
+    "evaluate": "overrides",
+    "experiment": "file",
+    "plan": "overrides",
+    "report": "more",
+}
 
 
 def _parameters(app):

@@ -51,7 +51,7 @@ def demo(
     folder: Annotated[Path, typer.Option(help="Where everything is kept, seen from the repository.")] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Interactions of the log.")] = 200_000,
 ) -> None:
-    """Generates, prepares, trains, evaluates and recommends."""
+    """Generates, prepares, trains, evaluates, recommends and reports."""
     os.chdir(REPOSITORY)
     started = time.monotonic()
     raw, data = folder / "raw", folder / "data"
@@ -70,9 +70,12 @@ def demo(
         for name in list(MODELS)[1:]:
             _step(f"HSTU {MODELS[name][0]}: recommendations for user {user}, with reasons", "torchrec-priors",
                   "recommend", "--run", runs[name], "--user", user, "-k", TOP)  # fmt: skip
+    page = folder / "report"
+    _step("all of it as a page, with what each prior gains for whom", "torchrec-priors", "report", "--runs",
+          folder / "runs", "--out", page)  # fmt: skip
     _print_table(raw, data, runs)
     _print_places(folder, list(runs.values()), users[0])
-    print(f"\nDone in {time.monotonic() - started:.0f} s.")
+    print(f"\nThe report: {(page / 'index.html').absolute()}\nDone in {time.monotonic() - started:.0f} s.")
 
 
 def _component(title: str, name: str, *arguments: object) -> None:
@@ -174,6 +177,7 @@ def _print_places(folder: Path, runs: list[Path], user: int) -> None:
 {folder}/data             the prepared data set: manifest.json, items, sequences, priors
 {folder}/runs             {", ".join(run.name for run in runs)}; each: config.toml, checkpoints/, metrics.jsonl,
                      summary.json, eval/test/metrics.json, eval/test/predictions.parquet
+{folder}/report           index.html: tables, figures and example users; open it in a browser
 
 === what to try next (after: . .venv/bin/activate)
 torchrec-priors recommend --run {runs[0]} --user {user}

@@ -21,9 +21,11 @@ def test_the_demo_ends_well_twice_and_names_a_failing_step(tmp_path):
         "new_interest/ndcg@10",
         "top 10 within the planted interests",
         "what to try next",
+        f"The report: {tmp_path / 'demo' / 'report' / 'index.html'}",
         str(tmp_path / "demo" / "runs"),
     ):
         assert words in first
+    assert "What to turn on" in (tmp_path / "demo/report/index.html").read_text()
     second = run([*demo, 3_000, *SMALL], timeout=600).stdout
     table = [line for line in first.splitlines() if "@10" in line or "planted" in line]
     assert table == [line for line in second.splitlines() if "@10" in line or "planted" in line]

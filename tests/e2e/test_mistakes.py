@@ -200,3 +200,16 @@ def test_uris(small_raw, small_data, tmp_path):
     _refused(*_prepare("http://localhost:1/raw", tmp_path / "out"), says=["--raw", "http"])
     _refused(*_prepare("s3://bucket/raw", tmp_path / "out", "--generate", "1000"), says=["--generate", "local folder"])
     _refused(*_prepare(small_raw, "https://host/out"), says=["--out", "http"])
+
+
+def test_a_report_of_nothing(small_data, run, tmp_path):
+    out = ["--out", tmp_path / "page"]
+    _refused("report", "--runs", tmp_path / "nowhere", *out, says=["--runs", "there is no folder", "nowhere"])
+    _refused("report", "--runs", small_data, *out, says=["--runs", "holds no run", "train first"])
+    _refused("report", "--runs", run, *out, says=["nothing can be shown", f"evaluate --run {run} --split test"])
+    assert not (tmp_path / "page").exists()
+    app("evaluate", "--run", run, "--split", "test")
+    _refused("report", "--runs", run, *out, "--baseline", "rum", says=["--baseline", "'rum'"])
+    _refused("report", "--runs", run, "--out", run / "config.toml", says=["--out", "is a file"])
+    done = app("report", "--runs", run, run, *out)
+    assert f"written to {tmp_path / 'page' / 'index.html'}" in done.stdout

@@ -63,7 +63,6 @@ def test_where_nothing_fits_the_least_lack_is_explained(points):
 
 
 def test_figure(points, tmp_path):
-    pytest.importorskip("matplotlib", reason="figures need the extra `plot`")
     from torchrec_priors.planning.plot import plot
 
     plot(points, tmp_path / "sweep.svg")

@@ -3,7 +3,7 @@
 Shapes: U users, B users of a part of the file, M metrics.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,21 +46,25 @@ class PerUserReader:
         Raises:
             ValueError: the file is none, or its means are not what `metrics` says.
         """
-        parts = pq.ParquetFile(predictions).iter_batches(_USERS, columns=["targets", "items"])
-        values_UM = np.concatenate([self._values(part) for part in parts])
+        values_UM = np.concatenate([self._values(ranked) for ranked in self.ranked(predictions)])
         for name, mean in zip(COMPARED, values_UM.mean(0), strict=True):
             if abs(mean - metrics[name]) > _TOLERANCE:
                 raise ValueError(f"{name} is {mean} over {predictions} and {metrics[name]} in metrics.json beside it")
         return values_UM
 
-    def _values(self, part: pa.RecordBatch) -> np.ndarray:
-        first = pc.list_slice(part["items"], 0, CUTOFF)
-        lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
-        row_BR = np.full((len(part), CUTOFF), -1)
-        row_BR[np.arange(CUTOFF) < lengths[:, None]] = self._rows(pc.list_flatten(first))
-        target_lengths = pc.list_value_length(part["targets"]).to_numpy(zero_copy_only=False)
-        targets = self._rows(pc.list_flatten(part["targets"]))
-        values = Ranked.of(row_BR, targets, target_lengths, len(self.ids)).values(CUTOFF, self.category)
+    def ranked(self, predictions: Path) -> Iterator[Ranked]:
+        """The users' lists beside their targets, some users after others, `CUTOFF` items of each."""
+        for part in pq.ParquetFile(predictions).iter_batches(_USERS, columns=["targets", "items"]):
+            first = pc.list_slice(part["items"], 0, CUTOFF)
+            lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
+            row_BR = np.full((len(part), CUTOFF), -1)
+            row_BR[np.arange(CUTOFF) < lengths[:, None]] = self._rows(pc.list_flatten(first))
+            target_lengths = pc.list_value_length(part["targets"]).to_numpy(zero_copy_only=False)
+            targets = self._rows(pc.list_flatten(part["targets"]))
+            yield Ranked.of(row_BR, targets, target_lengths, len(self.ids))
+
+    def _values(self, ranked: Ranked) -> np.ndarray:
+        values = ranked.values(CUTOFF, self.category)
         return np.stack([values[name.partition("@")[0]] for name in COMPARED], 1)
 
     def _rows(self, ids: pa.Array) -> np.ndarray:

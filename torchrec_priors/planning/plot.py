@@ -16,10 +16,6 @@ def check_plot(file: Path) -> None:
         raise UserError(f"--plot: '{file}' must end in {', '.join(_FORMATS)}")
     if not file.parent.is_dir():
         raise UserError(f"--plot: there is no folder '{file.parent}'")
-    try:
-        import matplotlib.figure  # noqa: F401
-    except ImportError as error:
-        raise UserError("--plot needs matplotlib: pip install 'torchrec-priors[plot]'") from error
 
 
 def plot(points: Sequence[Point], file: Path) -> None:

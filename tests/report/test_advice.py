@@ -1,0 +1,74 @@
+"""The first words of a page are what its figures say."""
+
+from made_up import ONE_HEAD, evaluate, train
+
+from torchrec_priors.report.advice import advice
+from torchrec_priors.report.gains import gains_of
+from torchrec_priors.report.runs import find
+from torchrec_priors.report.sections import sections
+from torchrec_priors.report.users import PerUser
+
+
+def _advice(section):
+    return advice(section, gains_of(section, PerUser.of(section)))
+
+
+def test_the_best_prior_is_named_with_its_gain_and_its_cost(section):
+    found = _advice(section)
+    assert "Turn on “genre-lt-st-2” for everyone" in found.summary[0]
+    best = section.rows[[row.label for row in section.rows].index("genre-lt-st-2")]
+    gain = best.mean("ndcg@10") - section.baseline.mean("ndcg@10")
+    assert f"{gain:+.4f}" in found.summary[0]
+    assert found.priors[0].label == "genre-lt-st-2"
+    assert found.priors[0].verdict == "better"
+    facts = dict(found.priors[0].facts)
+    assert "38 heads of 2,432 parameters (+2,432 in all, +162.1%)" in facts["Costs"]
+    assert {"By age", "By gender", "By items"} <= set(facts)
+    assert any(name.startswith("New interest") for name in facts)
+
+
+def test_where_nothing_can_be_told_apart_the_page_says_so(small_data, tmp_path):
+    evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD), skill=0.1)
+    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', heads=19), skill=0.1)  # the same lists
+    [section] = sections(find([tmp_path]).results, None)
+    found = _advice(section)
+    assert found.summary[0].startswith("No prior among these runs gains over “one-head” for all users")
+    assert found.priors[0].verdict == "open"
+    assert "one seed" in found.summary[-1]
+
+
+def test_what_loses_is_to_be_left_off(section):
+    section.baseline, before = next(row for row in section.rows if row.label == "genre-lt-st-2"), section.baseline
+    try:
+        found = _advice(section)
+    finally:
+        section.baseline = before
+    assert any(said.startswith("Leave off ") and "“lt-st-1”" in said for said in found.summary)
+    assert {prior.verdict for prior in found.priors} <= {"worse", "open", "some"}
+
+
+def test_without_the_data_set_there_are_no_intervals_and_the_page_says_why(section):
+    section.missing = "there is no folder"
+    try:
+        found = advice(section, {})
+    finally:
+        section.missing = ""
+    assert found.priors == []
+    assert "no intervals: there is no folder" in found.summary[0]
+
+
+def test_one_head_alone_is_nothing_to_turn_on(small_data, tmp_path):
+    evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
+    [section] = sections(find([tmp_path]).results, None)
+    assert "nothing to turn on" in _advice(section).summary[0]
+
+
+def test_a_gain_of_the_horizon_is_not_said_to_be_one_of_the_heads(small_data, tmp_path):
+    evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
+    evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]"), skill=0.5)
+    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', heads=19), skill=0.5)  # the same lists
+    [section] = sections(find([tmp_path]).results, "one-head")
+    section.rows.sort(key=lambda row: row.label)  # the heads first, as both gain alike
+    summary = _advice(section).summary
+    assert "Turn on “genre” for everyone" in summary[0]
+    assert "longer horizon's doing: over “lt-st-1”" in summary[1]

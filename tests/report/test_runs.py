@@ -1,0 +1,83 @@
+"""Which runs there are, under which names, and what cannot be shown."""
+
+import json
+import shutil
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_up import MODELS, ONE_HEAD, evaluate, train
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.report.runs import find
+from torchrec_priors.report.sections import sections
+
+
+def test_every_evaluation_is_a_row_and_seeds_are_one(section):
+    assert {row.label for row in section.rows} == {*MODELS, "genre averaged"}
+    assert all(row.seeds == [0, 1] for row in section.rows)
+    assert section.baseline.label == "one-head"
+    [averaged] = [row for row in section.rows if row.label == "genre averaged"]
+    assert averaged.variant.fusion == "mean"
+    assert averaged.heads == 19
+    assert averaged.step_seconds == pytest.approx(0.5)
+
+
+def test_a_run_a_folder_of_runs_and_both_are_the_same_rows(made_up_runs):
+    one = made_up_runs / "genre-seed0"
+    assert len(find([one]).results) == 2
+    assert len(find([made_up_runs]).results) == len(find([made_up_runs, one, made_up_runs.parent]).results)
+
+
+def test_an_experiments_rows_have_its_cells_names_in_its_order(small_data, tmp_path):
+    rows = []
+    for number, cell in enumerate(("Zebra x LT/ST_1", "Ape")):
+        run = train(tmp_path / "runs" / f"{number}-seed0", small_data, f"model.horizon={number + 1}")
+        metrics = json.loads((evaluate(run) / "metrics.json").read_text())
+        sha = metrics["config_sha256"]
+        rows.append({"run": run.path.name, "split": "test", "config_sha256": sha, "cell": cell})
+    (tmp_path / "test").mkdir()
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "test" / "results.parquet")
+    assert [result.label for result in find([tmp_path]).results] == ["Zebra x LT/ST_1", "Ape"]
+
+
+def test_what_cannot_be_shown_is_said_with_the_command_that_helps(made_up_runs, small_data, tmp_path):
+    train(tmp_path / "new", small_data, *ONE_HEAD)
+    found = find([made_up_runs, tmp_path])
+    [reason] = found.left_out
+    assert f"torchrec-priors evaluate --run {tmp_path / 'new'} --split test" in reason
+    with pytest.raises(UserError, match=r"nothing can be shown.*has not been evaluated"):
+        find([tmp_path])
+    with pytest.raises(UserError, match="holds no run"):
+        find([small_data])
+    with pytest.raises(UserError, match="no folder"):
+        find([tmp_path / "nowhere"])
+
+
+def test_splits_and_data_sets_are_sections_of_their_own(small_data, tmp_path):
+    shutil.copytree(small_data, tmp_path / "data")
+    run = train(tmp_path / "runs" / "a", tmp_path / "data", *ONE_HEAD)
+    evaluate(run, "validation")
+    evaluate(run, "test")
+    origin = json.loads((run.path / "data.json").read_text())
+    other = shutil.copytree(run.path, tmp_path / "runs" / "b")
+    (other / "data.json").write_text(json.dumps(origin | {"content_sha256": "0" * 64}))
+    found = sections(find([tmp_path / "runs"]).results, None)
+    assert [(one.split, one.first, one.data is None) for one in found] == [
+        ("test", True, False), ("validation", False, False), ("test", True, True), ("validation", False, True),
+    ]  # fmt: skip
+    assert "other data" in found[2].missing
+
+
+def test_the_same_name_in_two_folders_is_two_rows_where_the_models_differ(small_data, tmp_path):
+    for place, overrides in (("one", ONE_HEAD), ("two", ["model.horizon=2"])):
+        evaluate(train(tmp_path / place / "model", small_data, *overrides))
+    [section] = sections(find([tmp_path / "one", tmp_path / "two"]).results, None)
+    assert [row.label for row in section.rows] == ["model (one)", "model (two)"]
+
+
+def test_a_baseline_that_there_is_not(made_up_runs):
+    results = find([made_up_runs]).results
+    assert sections(results, "genre")[0].baseline.label == "genre"
+    with pytest.raises(UserError, match=r"--baseline: no row is called 'gener'.*genre"):
+        sections(results, "gener")

@@ -1,0 +1,1 @@
+"""One static page of what runs came to; see `apps/report.py`."""

@@ -1,0 +1,126 @@
+"""The main table: every model with its mean over seeds, what it gains over the baseline, and what it costs."""
+
+from collections.abc import Mapping
+
+from torchrec_priors.experiment.per_user import COMPARED
+from torchrec_priors.experiment.statistics import LEVEL, SEED
+from torchrec_priors.report.gains import Gain, Gains, resamples, sign
+from torchrec_priors.report.sections import Row, Section
+from torchrec_priors.report.table import Line, Table, count, over_seeds, seconds, signed
+
+_SHOWN = ("ndcg@10", "recall@10", "entropy@10", "coverage@10", "novelty@10", "new_interest/ndcg@10",
+          "event_given/ndcg@10")  # fmt: skip
+_TITLES = {"new_interest/ndcg@10": "ndcg@10, new interest", "event_given/ndcg@10": "ndcg@10, event given"}
+
+
+def means(section: Section) -> Table:
+    """Means over seeds with standard deviations."""
+    shown = [name for name in _SHOWN if any(row.values(name) for row in section.rows)]
+    head = ["Model", "Seeds", *(_TITLES.get(name, name) for name in shown)]
+    lines = [
+        Line([row.label, _seeds(row), *(over_seeds(row.values(name)) for name in shown)], _kind(section, row))
+        for row in section.rows
+    ]
+    notes = [
+        "Mean ± standard deviation over seeds (one value where there is one seed). Entropy and novelty in bits; "
+        "“new interest”: users with a target in a category that they never had."
+    ]
+    return Table("means", "Means over seeds", head, lines, notes=notes)
+
+
+def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Table | None:
+    """Differences to the baseline with their intervals; None where there are none."""
+    if not gains:
+        return None
+    head = ["Model", *COMPARED, "verdict on ndcg@10"]
+    lines = []
+    for row in section.rows:
+        if row.label in gains:
+            found = gains[row.label].overall
+            verdict = {1: "better", -1: "worse", 0: "not distinguishable"}[sign(found["ndcg@10"])]
+            lines.append(Line([row.label, *(signed(found[name]) for name in COMPARED), verdict]))
+    notes = [
+        f"Mean over {users:,} users of means over shared seeds, with {LEVEL:.0%} intervals: paired bootstrap over "
+        f"users ({resamples(users):,} resamples, seed {SEED}). “Better” and “worse”: the interval leaves "
+        "out 0. Chance among seeds is not in the intervals: see the deviations above."
+    ]
+    return Table("differences", f"Difference to “{section.baseline.label}”", head, lines, notes=notes)
+
+
+def costs(section: Section) -> Table:
+    """Parameters and seconds."""
+    head = ["Model", "heads", "parameters of heads", "per head", "share of all", "encoder and score", "item table",
+            "training step", "training", "evaluation of a user"]  # fmt: skip
+    lines = []
+    for row in section.rows:
+        sizes = row.parameters
+        heads, whole = sizes.get("heads"), sum(sizes.values())
+        trained = [result.log[-1]["seconds"] for result in row.results if result.log and "seconds" in result.log[-1]]
+        logged = [line["seconds"] for result in row.results for line in result.log[-3:] if "seconds" in line]
+        lines.append(
+            Line(
+                [
+                    row.label,
+                    count(row.heads),
+                    count(heads),
+                    count(round(heads / row.heads)) if heads is not None and row.heads else "–",
+                    f"{heads / whole:.2%}" if heads is not None and whole else "–",
+                    count(sizes.get("encoder and score")),
+                    count(sizes.get("table")),
+                    seconds(row.step_seconds),
+                    seconds(max(trained or logged)) if trained or logged else "–",
+                    seconds(row.user_seconds),
+                ],
+                _kind(section, row),
+            )
+        )
+    notes = [
+        "Training step: median over the log. Training: from start to end, evaluations included, the longest of the "
+        "seeds. Evaluation: against the whole catalogue, with loading. Times depend on what else ran there."
+    ]
+    return Table("costs", "What each model costs", head, lines, notes=notes)
+
+
+def groups(section: Section, gains: Mapping[str, Gains]) -> list[Table]:
+    """Gains of the rows by group of users and by group of items, a table each."""
+    if not gains:
+        return []
+    first = next(iter(gains.values()))
+    found = []
+    for prior, some in first.user_groups.items():
+        columns = {label: each.user_groups.get(prior, []) for label, each in gains.items()}
+        found.append(_of_groups(section, f"users-{prior}", f"Groups of users: {prior}", some, columns))
+    if first.item_groups:
+        columns = {label: each.item_groups for label, each in gains.items()}
+        found.append(_of_groups(section, "items", "Targets by group of items", first.item_groups, columns))
+    return found
+
+
+def _of_groups(section: Section, key: str, title: str, some: list[Gain], columns: Mapping[str, list[Gain]]) -> Table:
+    head = ["Group", "users", section.baseline.label, *columns]
+    order = sorted(range(len(some)), key=lambda number: -some[number].users)
+    lines = [
+        Line(
+            [
+                some[n].of,
+                f"{some[n].users:,}",
+                f"{some[n].before:.4f}",
+                *(signed(c[n].interval) for c in columns.values()),
+            ]
+        )
+        for n in order
+    ]
+    wanted = len(some) * len(columns)
+    notes = [
+        f"ndcg@10 of the baseline, and each model's difference to it with {LEVEL:.0%} intervals over the users of a "
+        f"group. Of {wanted} intervals about {wanted * (1 - LEVEL):.2g} would leave out 0 by chance alone."
+    ]
+    return Table(key, title, head, lines, notes=notes)
+
+
+def _seeds(row: Row) -> str:
+    return ", ".join(map(str, row.seeds))
+
+
+def _kind(section: Section, row: Row) -> str:
+    return "baseline" if row is section.baseline else ""

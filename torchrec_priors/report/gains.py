@@ -1,0 +1,133 @@
+"""What a row gains over the baseline, and for whom: paired bootstraps over users.
+
+Shapes: U users, M metrics (`COMPARED`), G groups.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from torchrec_priors.experiment.per_user import COMPARED
+from torchrec_priors.experiment.statistics import RESAMPLES, Interval, paired_bootstrap
+from torchrec_priors.report.sections import Row, Section
+from torchrec_priors.report.users import PerUser
+
+_DRAWS = 200_000_000  # users drawn in a bootstrap, for time
+_DRAWS_OF_A_GROUP = 20_000_000
+_FEWEST = 200  # resamples
+SMALLEST = 20  # users of a group, for an interval
+
+
+@dataclass(frozen=True)
+class Gain:
+    """In ndcg of some users.
+
+    Attributes:
+        of: who they are, or which items.
+        before: the baseline's value.
+    """
+
+    of: str
+    users: int
+    before: float
+    interval: Interval
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the whole interval lies on one side of 0, else 0."""
+        return sign(self.interval)
+
+
+@dataclass
+class Gains:
+    """Of one row over the baseline.
+
+    Attributes:
+        overall: by metric.
+        newcomers: users with a target of a category that is new to them; None where there are too few.
+        user_groups: by user prior, largest group first.
+        item_groups: of the category prior.
+        of_heads: in ndcg over the model of one head with the same horizon, where that is not the baseline: what the
+            heads add to the longer horizon; with its label.
+    """
+
+    overall: dict[str, Interval]
+    newcomers: Gain | None = None
+    user_groups: dict[str, list[Gain]] = field(default_factory=dict)
+    item_groups: list[Gain] = field(default_factory=list)
+    of_heads: tuple[str, Interval] | None = None
+
+    def groups(self) -> list[Gain]:
+        return [*self.item_groups, *(gain for some in self.user_groups.values() for gain in some)]
+
+
+def sign(interval: Interval) -> int:
+    return int(interval.low > 0) - int(interval.high < 0)
+
+
+def resamples(users: int, draws: int = _DRAWS) -> int:
+    return int(np.clip(draws // max(users, 1), _FEWEST, RESAMPLES))
+
+
+def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
+    """By label, of the rows that have values of single users, as the baseline has."""
+    base = section.baseline
+    if base.label not in per_user.values:
+        return {}
+    rows = [row for row in section.rows if row is not base and row.label in per_user.values]
+    if not rows:
+        return {}
+    people, width = per_user.people, len(COMPARED)
+    difference = {row.label: _difference(per_user.values, row, base) for row in rows}
+    stacked_UD = np.concatenate(list(difference.values()), 1)
+    intervals = paired_bootstrap(stacked_UD, resamples(len(people)))
+    found = {
+        row.label: Gains(dict(zip(COMPARED, intervals[width * place : width * (place + 1)], strict=True)))
+        for place, row in enumerate(rows)
+    }
+    ndcg_UD = stacked_UD[:, ::width]
+    base_U = np.mean(list(per_user.values[base.label].values()), 0)[:, 0]
+    for name, who in (("users with a new interest", people.newcomer_U),):
+        for row, gain in zip(rows, _of_users(name, who, ndcg_UD, base_U), strict=False):
+            found[row.label].newcomers = gain
+    for prior, groups in people.groups.items():
+        for group, who in groups.items():
+            for row, gain in zip(rows, _of_users(group, who, ndcg_UD, base_U), strict=False):
+                found[row.label].user_groups.setdefault(prior, []).append(gain)
+    for row in rows:
+        found[row.label].of_heads = _of_heads(section, row, per_user)
+    base_UG = np.mean(list(per_user.groups[base.label].values()), 0)
+    of_groups = [_difference(per_user.groups, row, base) for row in rows]
+    for number, group in enumerate(per_user.category.groups):
+        columns_UD = np.stack([each_UG[:, number] for each_UG in of_groups], 1)
+        who = ~np.isnan(base_UG[:, number])
+        for row, gain in zip(rows, _of_users(group, who, columns_UD, base_UG[:, number]), strict=False):
+            found[row.label].item_groups.append(gain)
+    return found
+
+
+def _difference(values: Mapping[str, Mapping[int, np.ndarray]], row: Row, base: Row) -> np.ndarray:
+    """Row minus baseline, averaged over the seeds that both have; over each one's own where they share none."""
+    ours, theirs = values[row.label], values[base.label]
+    shared = sorted(ours.keys() & theirs.keys())
+    if shared:
+        return np.asarray(np.mean([ours[seed] - theirs[seed] for seed in shared], 0))
+    return np.asarray(np.mean(list(ours.values()), 0) - np.mean(list(theirs.values()), 0))
+
+
+def _of_heads(section: Section, row: Row, per_user: PerUser) -> tuple[str, Interval] | None:
+    plain = section.plain_of(row.variant.horizon)
+    if not row.variant.kinds or plain is None or plain is section.baseline or plain.label not in per_user.values:
+        return None
+    difference_UD = _difference(per_user.values, row, plain)[:, :1]
+    return plain.label, paired_bootstrap(difference_UD, resamples(len(difference_UD)))[0]
+
+
+def _of_users(name: str, who_U: np.ndarray, difference_UD: np.ndarray, base_U: np.ndarray) -> list[Gain]:
+    """A gain for each column; none where they are too few."""
+    users = int(who_U.sum())
+    if users < SMALLEST:
+        return []
+    intervals = paired_bootstrap(difference_UD[who_U], min(2000, resamples(users, _DRAWS_OF_A_GROUP)))
+    return [Gain(name, users, float(base_U[who_U].mean()), interval) for interval in intervals]

@@ -1,0 +1,142 @@
+"""The page: everything that can be said of the runs, in one file that needs no other."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from torchrec_priors.files import write_whole
+from torchrec_priors.report import background, comparison, paper
+from torchrec_priors.report.advice import Advice, advice
+from torchrec_priors.report.draw import svg
+from torchrec_priors.report.examples import Examples, examples
+from torchrec_priors.report.figure import Figure
+from torchrec_priors.report.gains import gains_of
+from torchrec_priors.report.group_figures import group_figure
+from torchrec_priors.report.paper_figures import curves, paper_figures
+from torchrec_priors.report.paper_tables import paper_tables
+from torchrec_priors.report.sections import Section
+from torchrec_priors.report.table import Lacking, Table
+from torchrec_priors.report.users import PerUser
+
+log = logging.getLogger(__name__)
+
+FILE = "index.html"
+_TEMPLATES = Path(__file__).parent
+
+
+@dataclass
+class Drawn:
+    """A figure with its panels as SVG, and the table of each one's numbers."""
+
+    figure: Figure
+    panels: list[tuple[Markup, Table]]
+
+
+@dataclass
+class Shown:
+    """A section as the template reads it.
+
+    Attributes:
+        key: of its place in the page.
+        notes: what is missing, and how it is made.
+    """
+
+    key: str
+    section: Section
+    advice: Advice
+    models: list[Table]
+    groups: list[Table]
+    tables: list[Table]
+    figures: list[Drawn]
+    by_group: Drawn | None
+    on_paper: bool
+    curves: Drawn | None
+    examples: Examples | None
+    lacking: list[Lacking]
+    card: Table | None
+    differing: Table | None
+    shared: str
+    sharding: list[Table]
+    notes: list[str] = field(default_factory=list)
+
+
+def write_page(sections: Sequence[Section], left_out: Sequence[str], out: Path, command: str) -> Path:
+    """Writes `index.html` into a folder.
+
+    Args:
+        left_out: runs that are not shown, and why.
+        command: that made the page.
+    """
+    shown = []
+    for number, section in enumerate(sections):
+        log.info("%s: %d models", section.title, len(section.rows))
+        shown.append(_show(f"s{number}", section, sections))
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup((_TEMPLATES / "page.css").read_text(encoding="utf8"))
+    text = environment.get_template("page.html").render(
+        sections=shown, left_out=left_out, command=command, style=style, runs=_count(sections)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / FILE, text)
+    return out / FILE
+
+
+def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
+    per_user = PerUser.of(section)
+    gains = gains_of(section, per_user) if per_user else {}
+    tables, lacking_tables = paper_tables(section, sections)
+    figures, lacking_figures = paper_figures(section)
+    by_group = group_figure(section, gains)
+    table = comparison.differences(section, gains, len(per_user.people)) if per_user else None
+    differing, shared = background.configuration(section)
+    trained = curves(section) if section.first else None
+    notes = (
+        [f"The data set is not there ({section.missing}): no intervals, examples or card."] if section.missing else []
+    )
+    for label, reason in per_user.missing.items() if per_user else ():
+        notes.append(f"“{label}” has no intervals: {reason}; evaluate it again.")
+    found = examples(section)
+    return Shown(
+        key=key,
+        section=section,
+        advice=advice(section, gains),
+        models=[comparison.means(section), *([table] if table else []), comparison.costs(section)],
+        groups=comparison.groups(section, gains),
+        tables=tables,
+        figures=[_draw(f"{key}-{figure.key}", figure) for figure in figures],
+        by_group=_draw(f"{key}-by-group", by_group) if by_group else None,
+        on_paper=paper.reports_on(section),
+        curves=_draw(f"{key}-curves", trained) if trained else None,
+        examples=found,
+        lacking=[*lacking_tables, *lacking_figures, *([] if found else [_NO_EXAMPLES])],
+        card=background.data_card(section) if section.first else None,
+        differing=differing,
+        shared=shared,
+        sharding=background.sharding(section),
+        notes=notes,
+    )
+
+
+_NO_EXAMPLES = Lacking("Example users", "the data set, and a model with several heads evaluated on this split")
+
+
+def _draw(key: str, figure: Figure) -> Drawn:
+    panels = []
+    for number, panel in enumerate(figure.panels):
+        name = f"{key}-{number}"
+        panels.append((Markup(svg(panel, name)), panel.table(name)))
+    return Drawn(figure, panels)
+
+
+def _count(sections: Sequence[Section]) -> int:
+    return len({result.run.path for section in sections for row in section.rows for result in row.results})

@@ -1,0 +1,114 @@
+"""What a configuration is in the paper's words: which of the variants of its tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_DATA_KINDS = ("item", "graph", "event", "user")
+_TITLES = {"item": "Item", "graph": "Graph", "event": "Event", "user": "User", "random": "Random", "all": "All"}
+_COMPOSITIONS = {"hierarchical": "Hier", "multiplicative": "Mult", "additive": "Add"}
+_RIVALS = {"comirec": "ComiRec", "remi": "REMI", "mind": "MIND", "dualvae": "DualVAE", "sasrec": "SASRec"}
+# Settings of an evaluation that leave the ranking to the heads; whatever else is set adjusts it afterwards.
+_PLAIN = ("filter_seen", "fusion", "calibrated", "normaliser_rows", "batch", "tiles")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model as the paper's tables tell them apart.
+
+    Attributes:
+        kinds: of the tree's levels, upper first.
+        segments: of the horizon: 0 for a model of the next item alone, 1 for the discounted loss (LT/ST_1).
+        rival: name of a baseline, or of a backbone other than HSTU; "" for neither.
+        adjusted: whether recommendations are changed after the model has ranked them.
+    """
+
+    kinds: tuple[str, ...]
+    segments: int
+    composition: str
+    fusion: str
+    gamma: float
+    balance: float
+    in_group: bool
+    horizon: int
+    context: int
+    dim: int
+    layers: int
+    rival: str
+    adjusted: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], prior_kinds: Mapping[str, str]) -> "Variant":
+        """
+        Args:
+            config: by dotted key.
+            prior_kinds: of the data set's priors, by name.
+        """
+        levels = [_level(level, prior_kinds) for level in config.get("priors.tree", [])]
+        horizon = config.get("model.horizon", 1)
+        temporal = [segments for kind, segments in levels if kind == "temporal"]
+        backbone = str(config.get("encoder.backbone", "hstu"))
+        rival = str(config.get("baseline.name", "") or ("" if backbone == "hstu" else backbone))
+        own = {key.partition(".")[2]: value for key, value in config.items() if key.startswith("evaluation.")}
+        return cls(
+            kinds=tuple(kind for kind, _ in levels),
+            segments=temporal[0] if temporal else 1 if horizon > 1 else 0,
+            composition=config.get("priors.composition", "hierarchical"),
+            fusion=config.get("evaluation.fusion", "max"),
+            gamma=config.get("loss.gamma", 1.0),
+            balance=config.get("loss.balance", 1.0),
+            in_group=config.get("negatives.catalogue_share", 0.0) < 1,
+            horizon=horizon,
+            context=config.get("model.context", 0),
+            dim=config.get("model.dim", 0),
+            layers=config.get("encoder.layers", 0),
+            rival=_RIVALS.get(rival, Path(rival).stem),
+            adjusted=any(value for key, value in own.items() if key.partition(".")[0] not in _PLAIN),
+        )
+
+    @property
+    def plain(self) -> bool:
+        """One head of HSTU."""
+        return not self.kinds and not self.rival and not self.adjusted
+
+    @property
+    def ours(self) -> bool:
+        """Human priors, or their controls, on HSTU."""
+        return not self.rival and not self.adjusted and (bool(self.kinds) or self.segments == 1)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Kinds of levels besides the temporal one."""
+        return tuple(kind for kind in self.kinds if kind != "temporal")
+
+    @property
+    def name(self) -> str:
+        """As the paper has it, such as "LT/ST_2 + Item (Add)"."""
+        if self.rival:
+            return self.rival
+        parts = ["LT/ST_" + str(self.segments)] if self.segments else []
+        parts += [_TITLES.get(kind, "own prior") for kind in self.others]
+        name = " + ".join(parts) or "No prior"
+        return f"{name} ({_COMPOSITIONS.get(self.composition, self.composition)})" if len(self.kinds) > 1 else name
+
+    @property
+    def role(self) -> str:
+        """Of Table 2: HSTU, +Item, +LT/ST, +Both, a rival's name."""
+        if self.rival:
+            return self.rival
+        if not self.others:
+            return "HSTU" if self.segments == 0 else "+LT/ST"
+        if self.segments > 1 and len(set(self.others)) == 1:
+            return "+Both"
+        return "+" + " and ".join(dict.fromkeys(_TITLES.get(kind, "own prior") for kind in self.others))
+
+
+def _level(level: str, prior_kinds: Mapping[str, str]) -> tuple[str, int]:
+    """Kind of a level of the tree, and its segments where it is temporal."""
+    kind, _, argument = level.partition(":")
+    if kind == "temporal":
+        return kind, int(argument) if argument.isdigit() else 1
+    if level in prior_kinds:
+        return prior_kinds[level], 0
+    return kind if kind in (*_DATA_KINDS, "random", "all") else "own", 0
