@@ -10,14 +10,15 @@ where b is 4 bytes, 2 in bf16, and c is b, but 4 on GPUs, whose autocast normali
 With `recompute` it keeps its input alone, and its backward has those of one layer. Of P queries, M positives, X items
 of the whole step's windows and n negatives of all ranks, the fullest moment is the largest of
 
-    loss          layers + dropout of the input + 3 N d (the last layer's result, states, tokens)
-                  + U d (adapters above the last) + 2 P d (queries, gradients) + X d + n d (gradients; twice where
-                  parts add up) + a block of logits and its queries + 62 M
-    backward      layers but the last, or their inputs + what is alive in a layer's attention: 60 N d, 40 N d in bf16 on GPUs
-    normalising   (a score of cosines) queries, their norms and gradients: 6 P d in place of 2 P d
+    loss          layers, dropout of the input, 3 N d (the last layer's result, states, tokens), U d (adapters above the
+                  last), 2 P d (queries, gradients), a block of logits and its queries, 62 M bytes; where parts add
+                  up, another X d + n d of gradients
+    backward      layers but the last (their inputs), and what lives in one layer: 60 bytes a number, 40 in bf16 on GPUs
+    normalising   of queries, where scores are cosines: 6 P d in place of 2 P d
+    rows          gradients on their way to the tables: 3 (X d + n d)
 
-beside what lasts for the step: 32 M + 16 P of all parts, gradients of looked-up vectors (in `loss` X d + n d), what ranks
-gather of negatives (n d), and side features. Vectors d are float32. Vectors as the table gives them are in
+beside what lasts for the step: 32 M + 16 P bytes of all parts, gradients of what was looked up (X d + n d), the
+negatives that ranks gather (n d), and side features (2 N d of all parts). Vectors as tables give them are in
 `Memory.buffers`.
 """
 
@@ -86,6 +87,7 @@ class Activations:
             self._at_loss(part, dim, negatives, device) + (looked_up if parts > 1 else 0),
             self._in_backward(part, dim, device),
             self._normalising(part, dim, device) if self.cosine else 0,
+            3 * looked_up,
         )
         if self.cosine:
             fullest += looked_up  # normalised for the score
