@@ -56,7 +56,7 @@ def test_equals_the_definition_forward_and_gradient(
         q, vectors = query.clone().requires_grad_(), table.clone().requires_grad_()
         pools = NegativeSets(vectors[id_n], id_n, negatives, shared, shifts if shifted else None)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(in_group_softmax._BLOCK, "cpu", block)
+            patch.setitem(in_group_softmax.BLOCK, "cpu", block)
             patch.setattr(in_group_softmax, "_HEAVY", heavy)
             patch.setattr(in_group_softmax, "_SAFE", safe)
             total, each = loss(q, queries, WeighedPositives(vectors, positive_id, positive_id, query_of, weight), pools)

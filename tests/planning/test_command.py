@@ -30,6 +30,15 @@ def test_one_plan(planned):
     assert code == 0
     assert "item: row_wise, fused, 64 shards (ranks 0-63: 15,625,000 x 256)" in out
     assert "limited by the network between nodes" in out
+    assert "activations of a step          not counted" in out
+
+
+def test_activations_have_a_row(planned):
+    _, out, _ = planned("--items 1B --dim 256 --ranks 64 --layers 8 --precision bf16 --json")
+    memory = json.loads(out)["ranks"][0]["memory"]
+    assert memory["activations"] > 8 * 36 * 128 * 200 * 256
+    _, out, _ = planned("--items 1B --dim 256 --ranks 64 --layers 8 --precision bf16")
+    assert f"activations of a step          {memory['activations'] / 1e9:>8.2f} GB" in out
 
 
 def test_one_json_object(planned):

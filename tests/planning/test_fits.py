@@ -72,3 +72,15 @@ def test_one_line_says_what_lacks_and_what_would_do():
 def test_a_dense_model_that_leaves_nothing_is_what_is_named():
     with pytest.raises(UserError, match=r"dense model, which every rank holds, needs 160.00 GB.*no change"):
         plan_or_explain(request_of(1_000_000, 8, numbers={"dense": "10B"}))
+
+
+def test_fewer_windows_at_a_time_and_recomputing_where_activations_are_too_much():
+    asked = request_of(100_000_000, 8, numbers={"layers": 32, "batch": 1280})
+    found = _changes(asked)
+    assert list(found)[:2] == ["--accumulate", "--recompute"]
+    parts = found["--accumulate"].activations.accumulate
+    with pytest.raises(DoesNotFit, match=r"GB of activations"):
+        plan(asked.with_activations(accumulate=parts - 1))
+    assert found["--recompute"] == asked.with_activations(recompute=True)
+    [batch] = [change.plan.request for change in smallest_changes(asked) if "--batch" in change.says]
+    assert 1280 // parts <= batch.batch < 1280

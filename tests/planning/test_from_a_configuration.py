@@ -75,3 +75,22 @@ def test_tables_are_cut_as_the_configuration_says(small_data):
         plan(_request({**SETTINGS, "sharding": {"communication": precision}}, data)) for precision in ("fp32", "fp16")
     )
     assert quantised.slowest.vectors == whole.slowest.vectors / 2
+
+
+def test_parts_of_a_step_are_looked_up_together(small_data):
+    """All of them; what is kept for backward is a part's."""
+    data = PreparedData(small_data)
+    whole, parts = (
+        plan(_request({**SETTINGS, "training": {"batch": 40, "accumulate": count}}, data)) for count in (1, 5)
+    )
+    assert (whole.request.local_batch, whole.fullest.buffers) == (10, parts.fullest.buffers)
+    assert whole.request.local_batch == parts.request.local_batch
+    assert parts.fullest.activations < whole.fullest.activations
+    assert whole.fullest.used == sum(
+        getattr(whole.fullest, name) for name in ("table", "optimizer", "buffers", "dense", "activations")
+    )
+
+
+def test_what_nobody_has_counted_is_not_counted(small_data, tmp_path):
+    encoder = {"backbone": "sasrec", "layers": 1}
+    assert _request({**SETTINGS, "encoder": encoder}, PreparedData(small_data)).activations is None

@@ -51,6 +51,15 @@ def plan(
         int | None, Option(help=f"Negatives of a step, over all item sets and ranks. [{DEFAULTS.negatives}]")
     ] = None,
     dense: Annotated[str | None, Option(help="Parameters of the dense model, as 7.5M. [none]")] = None,
+    layers: Annotated[int | None, Option(help="Of an HSTU encoder, to count activations. [not counted]")] = None,
+    accumulate: Annotated[int | None, Option(help="With --layers: parts of a rank's windows. [1]")] = None,
+    recompute: Annotated[
+        bool, Option("--recompute", help="With --layers: layers are computed again in backward.")
+    ] = False,
+    precision: Annotated[str | None, Option(help="With --layers: of the encoder, fp32 or bf16. [fp32]")] = None,
+    queries: Annotated[
+        int | None, Option(help="With --layers: paths of a prior tree that a position has positives of. [1]")
+    ] = None,
     optimizer: Annotated[str, Option(help="Of the tables: rowwise-adagrad, sgd, adagrad, adam.")] = "rowwise-adagrad",
     rows: Annotated[str, Option(help="Numbers of a row: fp32 or fp16.")] = "fp32",
     sharding: Annotated[
@@ -60,7 +69,7 @@ def plan(
         str | None, Option(help="fused, fused_uvm, fused_uvm_caching (rows in the host's memory), or auto. [fused]")
     ] = None,
     reserve: Annotated[
-        float, Option(help="Share of a device's memory for what is not estimated: the encoder's activations, CUDA.")
+        float, Option(help="Share of a device's memory for what is not counted: CUDA, the allocator, copies.")
     ] = 0.15,
     config: Annotated[
         Path | None, Option(help="TOML file of a run's configuration, in place of --dim, --batch, --context, ...")
@@ -79,7 +88,18 @@ def plan(
 ) -> None:
     """Asks TorchRec's planner how a table is sharded, what a rank holds and how long a step takes. Makes no table."""
     numbers = Numbers(
-        dim=dim, batch=batch, context=context, negatives=negatives, dense=dense, sharding=sharding, kernel=kernel
+        dim=dim,
+        batch=batch,
+        context=context,
+        negatives=negatives,
+        dense=dense,
+        layers=layers,
+        accumulate=accumulate,
+        recompute=recompute or None,
+        precision=precision,
+        queries=queries,
+        sharding=sharding,
+        kernel=kernel,
     )
     rank_counts = read_counts(ranks, "--ranks")
     item_counts = None if items is None else read_counts(items, "--items")

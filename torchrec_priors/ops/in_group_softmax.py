@@ -22,8 +22,8 @@ from torch import Tensor
 
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, numbers, own_copies
 
-_BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
-_POSITIVES = 1 << 11  # whose vectors are at hand at a time
+BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
+POSITIVES = 1 << 11  # whose vectors are at hand at a time
 _HEAVY = 256.0  # copies that weigh more than so many times their positive are left out of the sum, not subtracted
 _SAFE = 60.0  # logits that cannot exceed it, either way, are exponentiated as they are
 
@@ -117,7 +117,7 @@ class _Blocks:
         self.with_grads = with_grads
         self.grad_item_Xd = torch.zeros_like(item_Xd if with_grads else item_Xd[:0])
         self.grad_vectors_nd = torch.zeros_like(vectors_nd if with_grads else vectors_nd[:0])
-        self.block = _BLOCK[vectors_nd.device.type]
+        self.block = BLOCK[vectors_nd.device.type]
         self.scratch = vectors_nd.new_empty(max(self.block, max(negatives.counts_S) + negatives.shared))
 
     def run(
@@ -230,8 +230,8 @@ class _Blocks:
 
 def _pieces(number: int) -> Iterator[slice]:
     """Positives whose vectors the cache holds."""
-    for start in range(0, number, _POSITIVES):
-        yield slice(start, start + _POSITIVES)
+    for start in range(0, number, POSITIVES):
+        yield slice(start, start + POSITIVES)
 
 
 def _nll(score_M: Tensor, sum_M: Tensor, copies_M: Tensor, there_M: Tensor) -> tuple[Tensor, Tensor]:

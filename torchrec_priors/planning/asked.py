@@ -15,9 +15,15 @@ from torchrec_priors.embedding.table import TABLE
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import count_parameters
+from torchrec_priors.model import ModelConfig
+from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import read_count
+from torchrec_priors.planning.queries import Queries, queries_in
 from torchrec_priors.planning.request import Request, Table
-from torchrec_priors.priors.tree import load_tree
+from torchrec_priors.priors.tree import PriorTree, load_tree
+
+_OF_ACTIVATIONS = (("layers", 1), ("accumulate", 1), ("queries", 1))
+_WITH_LAYERS = ("--accumulate", "--recompute", "--precision", "--queries")
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,9 @@ class Numbers:
         context: items of a window, those it is trained to predict included.
         negatives: of a step, over all ranks.
         dense: parameters of the dense model, as people write them.
+        layers: of the encoder; without it activations are not counted.
+        accumulate, recompute, precision: as a run's configuration has them.
+        queries: paths that a position asks.
         sharding, kernel: as `ShardingConfig` has them.
     """
 
@@ -37,14 +46,24 @@ class Numbers:
     context: int | None = None
     negatives: int | None = None
     dense: str | None = None
+    layers: int | None = None
+    accumulate: int | None = None
+    recompute: bool | None = None
+    precision: str | None = None
+    queries: int | None = None
     sharding: str | None = None
     kernel: str | None = None
 
     def check(self) -> None:
-        for name, least in (("dim", 1), ("batch", 1), ("context", 1), ("negatives", 0)):
+        for name, least in (("dim", 1), ("batch", 1), ("context", 1), ("negatives", 0), *_OF_ACTIVATIONS):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name} must be at least {least}, not {value}")
+        if self.precision not in (None, "fp32", "bf16"):
+            raise UserError(f"--precision: there is no '{self.precision}': take fp32 or bf16")
+        alone = [option for option in self.given() if option in _WITH_LAYERS]
+        if self.layers is None and alone:
+            raise UserError(f"{alone[0]} is about activations: give --layers, too, or leave it out")
 
     def given(self) -> list[str]:
         """Options that were given."""
@@ -68,7 +87,20 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
     assert known.batch is not None and known.context is not None and known.negatives is not None  # noqa: PT018
     table = Table(TABLE, items, numbers.dim, known.context, known.negatives)
     dense = 0 if numbers.dense in (None, "0") else read_count(str(numbers.dense), "--dense")
-    return Request((table,), batch=known.batch, dense=dense, sharding=_sharding(known), **rest)
+    kept = None
+    if known.layers is not None:
+        queries = known.queries or 1
+        kept = Activations(
+            known.layers,
+            known.context,
+            horizon=0,  # of which the context's items are some
+            accumulate=known.accumulate or 1,
+            recompute=bool(known.recompute),
+            precision=known.precision or "fp32",
+            queries=queries,
+            positives=max(queries, ModelConfig().horizon),
+        )
+    return Request((table,), batch=known.batch, dense=dense, activations=kept, sharding=_sharding(known), **rest)
 
 
 def _sharding(numbers: Numbers) -> ShardingConfig:
@@ -101,6 +133,7 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
     if config.embedding.unseen == "managed":
         rows = config.embedding.rows
     model, training, sets, dense = config.model, config.training, 1, 0
+    tree: PriorTree | None = None
     features: list[Table] = []
     if data is not None:
         tree = load_tree(as_priors(config.baseline, config.priors), data, model.horizon)
@@ -122,8 +155,33 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
     windows = training.batch or -(-training.batch_tokens // model.context)
     return Request(
         (item, *features),
-        global_batch=-(-windows // training.accumulate),
+        global_batch=windows,
         dense=dense,
+        activations=_activations(config, data, tree),
         sharding=config.sharding,
         **rest,
+    )
+
+
+def _activations(config: RunConfig, data: PreparedData | None, tree: PriorTree | None) -> Activations | None:
+    """None for a backbone or a baseline whose tensors nobody has counted."""
+    model, encoder, training = config.model, config.encoder, config.training
+    if encoder.backbone != "hstu" or config.baseline.name:
+        return None
+    asked = Queries(1.0, float(model.horizon), 0.0)
+    if data is not None and tree is not None:
+        asked = queries_in(config, data, tree)
+    return Activations(
+        encoder.layers,
+        model.context,
+        horizon=model.horizon,
+        accumulate=training.accumulate,
+        dropout=encoder.dropout > 0,
+        recompute=encoder.recompute,
+        precision=training.precision,
+        cosine=model.score == "cosine",
+        features=bool(encoder.item_features),
+        gated_sets=tree.item_sets if tree is not None and config.loss.gate else 0,
+        sets=1 if tree is None else tree.item_sets,
+        **vars(asked),
     )

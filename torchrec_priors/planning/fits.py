@@ -74,6 +74,23 @@ def _optimizer(request: Request) -> Iterator[Change]:
             yield Change("--optimizer rowwise-adagrad", found)
 
 
+def _accumulate(request: Request) -> Iterator[Change]:
+    kept = request.activations
+    if kept is not None:
+        least, most = kept.accumulate + 1, request.local_batch
+        found = _smallest(least, most, lambda parts: request.with_activations(accumulate=parts))
+        if found and found.request.activations:
+            parts = found.request.activations.accumulate
+            yield Change(f"--accumulate {parts} (training.accumulate) instead of {kept.accumulate}", found)
+
+
+def _recompute(request: Request) -> Iterator[Change]:
+    if request.activations is not None and not request.activations.recompute:
+        found = _fitting(request.with_activations(recompute=True))
+        if found:
+            yield Change("--recompute (encoder.recompute)", found)
+
+
 def _batch(request: Request) -> Iterator[Change]:
     batch = request.local_batch
     found = _largest(1, batch - 1, lambda fewer: replace(request, batch=fewer, global_batch=0))
@@ -125,7 +142,7 @@ def _dim(request: Request) -> Iterator[Change]:
         yield Change(f"--dim {found.request.dim} instead of {request.dim}", found)
 
 
-_KINDS = (_row_wise, _optimizer, _batch, _host_memory, _half_rows, _ranks, _dim)
+_KINDS = (_row_wise, _optimizer, _accumulate, _recompute, _batch, _host_memory, _half_rows, _ranks, _dim)
 
 
 def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> Plan | None:

@@ -82,7 +82,7 @@ def measure(
     cases = []
     for count in ranks:
         for rows in items:
-            one = replace(request.with_items(rows), ranks=count)
+            one = replace(request.with_items(rows), ranks=count, activations=None)  # it does lookups alone
             report(f"{short(rows)} x {one.dim} on {count}")
             measured = _run(one, repeats)
             machine = replace(

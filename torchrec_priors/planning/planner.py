@@ -173,7 +173,7 @@ def _ask(request: Request) -> Plan:
         batch_size=1,
         constraints=constraints,
         enumerator=EmbeddingEnumerator(topology, batch_size=1, constraints=constraints, estimator=estimators),
-        storage_reservation=Reservation(request.dense_bytes + request.reserved_bytes),
+        storage_reservation=Reservation(request.dense_bytes + request.activation_bytes + request.reserved_bytes),
         stats=[],
     )
     planner.plan(nn.ModuleDict({"tables": tables}), [sharder_of(request.sharding, torch.device(device))])
@@ -182,7 +182,7 @@ def _ask(request: Request) -> Plan:
 
 
 def _answer(request: Request, options: list[ShardingOption]) -> Plan:
-    start = Memory(dense=request.dense_bytes, reserved=request.reserved_bytes)
+    start = Memory(dense=request.dense_bytes, activations=request.activation_bytes, reserved=request.reserved_bytes)
     memory_W, time_W = [start] * request.ranks, [Time()] * request.ranks
     for option in options:
         for shard in option.shards:
@@ -212,13 +212,14 @@ def _lack(needed: Plan) -> str:
     machine = request.machine
     largest = max(needed.tables, key=lambda table: table.rows * table.dim)
     rank = needed.memory_W.index(memory)
-    left = machine.memory - request.reserved_bytes - request.dense_bytes
-    wanted = memory.used - memory.dense
+    left = machine.memory - request.reserved_bytes - request.dense_bytes - request.activation_bytes
+    wanted = memory.used - memory.dense - memory.activations
+    activations = f", {in_gb(request.activation_bytes)} of activations" if request.activations else ""
     if left <= 0:
         return (
             f"{request.describe()} does not fit: of {in_gb(machine.memory)}, {in_gb(request.reserved_bytes)} are "
-            f"reserved and the dense model, which every rank holds, needs {in_gb(request.dense_bytes)}: nothing is "
-            f"left for table '{largest.name}'"
+            f"reserved and the dense model, which every rank holds, needs {in_gb(request.dense_bytes)}"
+            f"{activations}: nothing is left for table '{largest.name}'"
         )
     where = f"{request.describe()} does not fit: table '{largest.name}' ({largest.sharding}, {largest.kernel})"
     if wanted > left:
@@ -226,7 +227,7 @@ def _lack(needed: Plan) -> str:
             f"{where} needs {in_gb(wanted)} on rank {rank} ({in_gb(memory.table)} of rows, "
             f"{in_gb(memory.optimizer)} of optimizer state, {in_gb(memory.buffers)} of ids and vectors) and there are "
             f"{in_gb(max(left, 0))} "
-            f"({in_gb(machine.memory)} less {in_gb(request.reserved_bytes)} reserved and {in_gb(request.dense_bytes)} "
-            "of the dense model)"
+            f"({in_gb(machine.memory)} less {in_gb(request.reserved_bytes)} reserved{activations} "
+            f"and {in_gb(request.dense_bytes)} of the dense model)"
         )
     return f"{where} needs {in_gb(memory.host)} of rank {rank}'s host memory and there are {in_gb(machine.host_memory)}"

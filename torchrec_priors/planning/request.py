@@ -1,9 +1,11 @@
 """What is to be planned: tables, how much of them a step reads, machines and how many."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from torchrec_priors.embedding.sharding import ShardingConfig
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import short
 from torchrec_priors.planning.machines import Machine
 
@@ -49,7 +51,8 @@ class Request:
         rows: `fp32` or `fp16`.
         sharding: as of a run.
         dense: parameters of the dense model, which every rank holds.
-        reserve: share of a device's memory that is left for activations of the encoder, the allocator and CUDA.
+        activations: what a step keeps besides; None where that is not counted.
+        reserve: share of a device's memory that is left for what is not counted, the allocator and CUDA.
     """
 
     tables: tuple[Table, ...]
@@ -61,6 +64,7 @@ class Request:
     rows: str = "fp32"
     sharding: ShardingConfig = field(default_factory=lambda: ShardingConfig(kernel="fused"))
     dense: int = 0
+    activations: Activations | None = None
     reserve: float = 0.15
 
     @property
@@ -86,6 +90,14 @@ class Request:
         return self.dense * _DENSE_COPIES * _DENSE_NUMBER
 
     @property
+    def activation_bytes(self) -> int:
+        """Of the fullest rank."""
+        if self.activations is None:
+            return 0
+        negatives, device = self.tables[0].per_step, self.machine.device
+        return self.activations.bytes(self.local_batch, self.dim, negatives, ranks=self.ranks, device=device)
+
+    @property
     def reserved_bytes(self) -> int:
         return int(self.machine.memory * self.reserve)
 
@@ -98,6 +110,11 @@ class Request:
 
     def with_dim(self, dim: int) -> "Request":
         return replace(self, tables=tuple(replace(table, dim=dim) for table in self.tables))
+
+    def with_activations(self, **changes: Any) -> "Request":
+        """With other values in `activations`, which must be there."""
+        assert self.activations is not None
+        return replace(self, activations=replace(self.activations, **changes))
 
     def describe(self) -> str:
         """`1B x 256 on 64 h200`."""

@@ -15,6 +15,7 @@ _MEMORY = {
     "optimizer": "optimizer state",
     "buffers": "ids and vectors of a step",
     "dense": "dense model",
+    "activations": "activations of a step",
     "reserved": "reserved",
 }
 _TIME = {
@@ -36,8 +37,10 @@ def show_plan(plan: Plan) -> str:
     lines += [f"  {_table_line(table)}" for table in plan.tables]
     memory = plan.fullest
     lines += ["", f"memory of the fullest of {request.ranks} ranks"]
-    parts = [(says, getattr(memory, name)) for name, says in _MEMORY.items()]
-    lines += _amounts(parts, machine.memory)
+    for name, says in _MEMORY.items():
+        counted = name != "activations" or request.activations is not None
+        size = getattr(memory, name)
+        lines.append(_amount(says, size, machine.memory) if counted else f"  {says:<28}{'not counted':>14}")
     lines.append(_amount("free", machine.memory - memory.used - memory.reserved, machine.memory))
     lines.append(_amount(f"of the device ({machine.name})", machine.memory, machine.memory))
     if memory.host:
@@ -137,10 +140,6 @@ def _named(ranks: list[int]) -> str:
         return f"rank {ranks[0]}"
     consecutive = ranks == list(range(ranks[0], ranks[-1] + 1))
     return f"ranks {ranks[0]}-{ranks[-1]}" if consecutive else f"{len(ranks)} ranks"
-
-
-def _amounts(parts: list[tuple[str, int]], whole: int) -> list[str]:
-    return [_amount(says, size, whole) for says, size in parts]
 
 
 def _amount(says: str, size: int, whole: int) -> str:

@@ -33,6 +33,7 @@ class Memory:
         optimizer: state on the device.
         buffers: ids and vectors of a step's lookups.
         dense: parameters, gradients and optimizer of the dense model.
+        activations: what a step keeps besides, at its fullest moment.
         reserved: for what is not estimated.
         host: rows and state in the host's memory.
     """
@@ -41,13 +42,14 @@ class Memory:
     optimizer: int = 0
     buffers: int = 0
     dense: int = 0
+    activations: int = 0
     reserved: int = 0
     host: int = 0
 
     @property
     def used(self) -> int:
         """Of the device, without what is reserved."""
-        return self.table + self.optimizer + self.buffers + self.dense
+        return self.table + self.optimizer + self.buffers + self.dense + self.activations
 
     def __add__(self, other: "Memory") -> "Memory":
         return Memory(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
