@@ -45,7 +45,7 @@ def test_a_corpus_by_name(installed, small_raw, tmp_path):
     assert "prior genre (item)" in out
 
 
-FILES = ("shop.py", "big_shop.py", "popularity.py", "recurrent.py")
+FILES = ("shop.py", "big_shop.py", "popularity.py", "recurrent.py", "views.py")
 
 
 @pytest.fixture
@@ -68,11 +68,11 @@ def _blocks(language, document=CONTRIBUTING):
     return re.findall(rf"```{language}\n(.*?)```", document, re.DOTALL)
 
 
-def test_a_corpus_a_prior_and_a_backbone_of_ones_own(installed, shop):
+def test_a_corpus_a_prior_a_backbone_and_a_rival_of_ones_own(installed, shop):
     commands = [shlex.split(line) for block in _blocks("sh") for line in block.splitlines()]
     typed = [words[1:] for words in commands if words[:1] == ["torchrec-priors"]]
     assert [words[0] for words in typed] == [
-        "prepare", "train", "evaluate", "recommend", "train", "recommend", "train",
+        "prepare", "train", "evaluate", "recommend", "train", "recommend", "train", "train", "recommend",
     ]  # fmt: skip
     said = [installed(*words, *(["training.steps=4"] if words[0] == "train" else []), cwd=shop) for words in typed]
     assert "prior category (item): a 20, b 20, c 20" in said[0]
@@ -83,6 +83,7 @@ def test_a_corpus_a_prior_and_a_backbone_of_ones_own(installed, shop):
     assert "Thing i" in said[3]
     assert "popularity class" in said[5]
     assert "best validation" in said[6]
+    assert "interest " in said[8]
 
 
 def test_a_prior_of_ones_own(installed, shop, small_raw):

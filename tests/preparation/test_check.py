@@ -95,7 +95,7 @@ _WRONG = {
     ),
     "a kind's name": (
         {"event_prior": "temporal"},
-        "prior 'temporal' is named like a kind of prior (all, random, temporal)",
+        "prior 'temporal' is named like a kind of prior (all, interests, random, temporal)",
     ),
     "a folder's name": (
         {"item_priors": _labels("a/b", ibis.memtable(KINDS)), "category_prior": "a/b"},
