@@ -8,35 +8,33 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within it, `live` is what was made since it was entered and still lives, `peak` the most that lived at once."""
+    """Within it, `peak` is the most bytes that lived at once of all that was made since it was entered."""
 
     def __init__(self):
         super().__init__()
         self.live = self.peak = 0
         self._known = set()
 
-    def know(self, tensors):
-        """Does not count these."""
-        self._known.update(tensor.untyped_storage()._cdata for tensor in tensors)
-
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.know(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
+        for storage in _storages((args, kwargs)):
+            self._know(storage, 0)  # was there before
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, torch.Tensor):
-                self._add(leaf.untyped_storage())
+        for storage in _storages(out):
+            self._know(storage, storage.nbytes())
         return out
 
-    def _add(self, storage):
-        key = storage._cdata
-        if key in self._known:
-            return
-        self._known.add(key)
-        size = storage.nbytes()
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._free, key, size)
+    def _know(self, storage, size):
+        key = storage._cdata  # may be another's when it is freed
+        if key not in self._known:
+            self._known.add(key)
+            self.live += size
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, key, size)
 
-    def _free(self, key, size):
+    def _forget(self, key, size):
         self._known.discard(key)
         self.live -= size
+
+
+def _storages(tree):
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]

@@ -110,11 +110,12 @@ class Activations:
         vector, queries = _FLOAT * dim, part * self.queries
         block = max(BLOCK[device], negatives // self.sets)
         of_block = min(queries, block // max(negatives // self.sets, 1)) * vector
+        pieces = 2 * min(part * self.positives, 2 * POSITIVES) * vector  # the next is made beside the last
         kept = self._layers(part, dim, device, self.layers) + part * vector * (3 + self.above)
         gate = part * (_DECISION * self.gated_sets + (_QUERY * self.positives if self.gated_sets else 0))
         of_queries = queries * vector * (4 if self.cosine else 2)
-        pieces = 2 * min(part * self.positives, POSITIVES) * vector
-        return int(kept + gate + of_queries + of_block + pieces + block * _FLOAT + part * self.positives * _OF_LOSS)
+        of_positives = part * self.positives * _OF_LOSS
+        return int(kept + gate + of_queries + max(of_block, pieces) + block * _FLOAT + of_positives)
 
     def _in_backward(self, part: int, dim: int, device: str) -> int:
         alive = 10 if device == "cuda" and self.precision == "bf16" else 15
