@@ -48,6 +48,9 @@ def test_what_cannot_be_shown_is_said_with_the_command_that_helps(made_up_runs, 
     assert f"torchrec-priors evaluate --run {tmp_path / 'new'} --split test" in reason
     with pytest.raises(UserError, match=r"nothing can be shown.*has not been evaluated"):
         find([tmp_path])
+    train(tmp_path / "fitted", small_data, *ONE_HEAD, "training.fit_all=true")
+    reasons = find([made_up_runs, tmp_path]).left_out
+    assert [reason for reason in reasons if "trained on all interactions" in reason and "evaluate --run" not in reason]
     with pytest.raises(UserError, match="holds no run"):
         find([small_data])
     with pytest.raises(UserError, match="no folder"):

@@ -120,15 +120,18 @@ def _runs(place: Path) -> Iterator[Path]:
 
 def _read(run: RunFolder, source: Path, first: int, found: Found) -> None:
     evaluated = sorted(run.path.glob("eval/*/metrics.json"))
-    if not evaluated:
-        command = f"torchrec-priors evaluate --run {run.path} --split test"
-        found.left_out.append(f"{run.path} has not been evaluated: {command}")
-        return
     try:
         config = flat(tomllib.loads((run.path / CONFIG).read_text(encoding="utf8")))
         data_sha256 = json.loads((run.path / DATA).read_text(encoding="utf8"))["content_sha256"]
     except (ValueError, KeyError) as error:
         found.left_out.append(f"{run.path} cannot be read ({error}): train again")
+        return
+    if config.get("training.fit_all"):
+        found.left_out.append(f"{run.path} was trained on all interactions (--fit-all): nothing is left to evaluate on")
+        return
+    if not evaluated:
+        command = f"torchrec-priors evaluate --run {run.path} --split test"
+        found.left_out.append(f"{run.path} has not been evaluated: {command}")
         return
     cells = _cells(run.path.parent.parent) if run.path.parent.name == "runs" else {}
     for file in evaluated:
