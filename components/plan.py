@@ -29,6 +29,11 @@ def plan(
     context: Optional[int] = None,
     negatives: Optional[int] = None,
     dense: Optional[str] = None,
+    layers: Optional[int] = None,
+    accumulate: Optional[int] = None,
+    recompute: bool = False,
+    precision: Optional[str] = None,
+    queries: Optional[int] = None,
     optimizer: str = "rowwise-adagrad",
     rows: str = "fp32",
     sharding: Optional[str] = None,
@@ -69,6 +74,11 @@ def plan(
         context: items of a window
         negatives: of a step
         dense: parameters of the dense model
+        layers: of an HSTU encoder, to count activations
+        accumulate: with layers: parts of a rank's windows
+        recompute: with layers: layers are computed again in backward
+        precision: with layers: of the encoder, fp32 or bf16
+        queries: with layers: paths of a prior tree that a position has positives of
         optimizer: of the tables
         rows: fp32 or fp16
         sharding: row_wise, table_wise, column_wise or auto
@@ -106,6 +116,11 @@ def plan(
         context=context,
         negatives=negatives,
         dense=dense,
+        layers=layers,
+        accumulate=accumulate,
+        recompute=recompute,
+        precision=precision,
+        queries=queries,
         optimizer=optimizer,
         rows=rows,
         sharding=sharding,

@@ -78,7 +78,7 @@ def _paper(case, rival, seen_jd):
         return _attention(rival, seen_jd)[0]
     if case == "comirec dynamic":
         maps = rival.interests.map.weight.view(INTERESTS, DIM, DIM)
-        return _routing(seen_jd, maps, rival.interests.first_LK)
+        return _routing(seen_jd, maps, torch.zeros(CONTEXT, INTERESTS, dtype=torch.float64))
     own = max(1, min(INTERESTS, math.floor(math.log2(len(seen_jd))))) if rival.options.adaptive else INTERESTS
     capsules = _routing(seen_jd, [rival.shared.weight] * own, rival.first_LK[:, :own])
     interests = torch.relu(capsules @ rival.layer.weight.T + rival.layer.bias)
@@ -138,7 +138,7 @@ def _loss(case, rival, states, learning):
         for token in learning.token_Q.tolist():
             weight_Kj = _attention(rival, prefixes[token])[1]
             centred = weight_Kj - weight_Kj.mean(1, keepdim=True)
-            covariance = centred @ centred.T / weight_Kj.shape[1]
+            covariance = centred @ centred.T / DIM
             total = total + rival.options.regularisation * (covariance.diagonal() ** 2).sum() / len(learning.token_Q)
     return total
 
@@ -202,7 +202,10 @@ def test_label_attention_of_a_high_power_takes_the_best_interest():
         ("comirek", {}, "baseline.name: there is no 'comirek': did you mean 'comirec'?"),
         ("comirec", {"routin": "attention"}, "comirec has no 'routin': did you mean 'routing'?"),
         ("comirec", {"routing": "static"}, "baseline.options.routing = 'static'"),
-        ("comirec", {"iterations": 0}, "baseline.options.iterations = 0 must be at least 1"),
+        ("comirec", {"routing": "dynamic", "iterations": 0}, "baseline.options.iterations = 0 must be at least 1"),
+        ("comirec", {"iterations": 2}, "baseline.options.iterations means nothing with routing = 'attention'"),
+        ("comirec", {"routing": "dynamic", "positions": True}, "baseline.options.positions means nothing"),
+        ("remi", {"attention": -1}, "baseline.options.attention = -1 must not be negative"),
         ("mind", {"power": -1}, "baseline.options.power = -1 must not be negative"),
         ("mind", {"power": "high"}, "baseline.options.power = 'high'"),
         ("remi", {"beta": -0.5}, "baseline.options.beta = -0.5 must be a number of at least 0"),

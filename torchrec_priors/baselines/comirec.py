@@ -8,7 +8,7 @@ or dynamic routing (ComiRec-DR), see `ops.dynamic_routing`, where an item says W
 trains the query that scores it highest; in retrieval an item's score is the highest of all queries. Their greedy
 controllable aggregation comes after retrieval and is not part of the model.
 
-First values of the routing's b are normal, from a fixed seed, the same for every window.
+The authors' code has a map for each capsule and place in the history; here a capsule has one for all places.
 
 Shapes: N tokens, K interests, d width, a width of the attention, L configured context.
 """
@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from torchrec_priors.baselines.baseline import BaselineConfig, read_options
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.dynamic_routing import dynamic_routing
 from torchrec_priors.ops.interest_attention import interest_attention
 
-FIRST_ROUTING = 20  # seed
+_READ_BY = {"attention": ("attention", "positions"), "dynamic": ("iterations",)}
 
 
 @dataclass
@@ -62,13 +63,14 @@ class SelfAttention(nn.Module):
         """[Q, K, d] and [Q, K]."""
         seen_Nd = states.vector_Nd
         if self.position is not None:
-            seen_Nd = seen_Nd + self.position(places(states))
+            place_N = positions(states.offsets_B1, len(seen_Nd), self.position.num_embeddings)
+            seen_Nd = seen_Nd + self.position(place_N)
         score_NK = self.w2(torch.tanh(self.w1(seen_Nd)))
         return interest_attention(score_NK, states.vector_Nd, states.offsets_B1, token_Q)
 
 
 class DynamicRouting(nn.Module):
-    """Interests by dynamic routing, with a bilinear map of its own for each."""
+    """Interests by dynamic routing from zero, with a map of its own for each, which tells them apart."""
 
     first_LK: Tensor
 
@@ -76,7 +78,7 @@ class DynamicRouting(nn.Module):
         super().__init__()
         self.iterations, self.interests = iterations, interests
         self.map = nn.Linear(dim, interests * dim, bias=False)
-        self.register_buffer("first_LK", first_routing(context, interests), persistent=False)
+        self.register_buffer("first_LK", torch.zeros(context, interests), persistent=False)
 
     def forward(self, states: Jagged, token_Q: Tensor) -> Tensor:
         """[Q, K, d]"""
@@ -105,28 +107,20 @@ class ComiRec(nn.Module):
         return learning.routed(self.queries(states, learning.token_Q))
 
 
-def places(states: Jagged) -> Tensor:
-    """[N]: place of each token in its sequence, from 0."""
-    starts_N = torch.repeat_interleave(states.offsets_B1[:-1], states.offsets_B1.diff())
-    return torch.arange(len(starts_N), device=starts_N.device) - starts_N
-
-
-def first_routing(context: int, interests: int) -> Tensor:
-    """[L, K]: what the routing starts from; not learnt."""
-    generator = torch.Generator().manual_seed(FIRST_ROUTING)
-    return torch.randn(context, interests, generator=generator, device="cpu")
-
-
-def check_attention(options: Options) -> None:
-    """Raises UserError where a number is out of its range."""
-    if options.attention < 0:
-        raise UserError(f"baseline.options.attention = {options.attention} must not be negative")
-    if options.iterations < 1:
-        raise UserError(f"baseline.options.iterations = {options.iterations} must be at least 1")
+def check_width(attention: int) -> None:
+    """Raises UserError where the width of the attention is none."""
+    if attention < 0:
+        raise UserError(f"baseline.options.attention = {attention} must not be negative")
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> ComiRec:
     """ComiRec with its first values."""
     options = read_options(Options, config)
-    check_attention(options)
+    for routing, names in _READ_BY.items():
+        for name in config.options:
+            if name in names and options.routing != routing:
+                raise UserError(f"baseline.options.{name} means nothing with routing = '{options.routing}'")
+    if options.iterations < 1:
+        raise UserError(f"baseline.options.iterations = {options.iterations} must be at least 1")
+    check_width(options.attention)
     return ComiRec(dim, config.interests, context, options)

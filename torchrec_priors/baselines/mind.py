@@ -20,11 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchrec_priors.baselines.baseline import BaselineConfig, read_options
-from torchrec_priors.baselines.comirec import first_routing, places
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.dynamic_routing import dynamic_routing
+
+_FIRST_ROUTING = 20  # seed
 
 
 @dataclass
@@ -78,7 +80,7 @@ class Mind(nn.Module):
 
     def _open(self, states: Jagged, token_Q: Tensor) -> Tensor:
         """bool [Q, K]: the interests that a position has."""
-        seen_Q = places(states)[token_Q] + 1
+        seen_Q = positions(states.offsets_B1, len(states.vector_Nd), len(self.first_LK))[token_Q] + 1
         number_Q = torch.full_like(seen_Q, self.interests)
         if self.options.adaptive:
             exponent_Q = torch.frexp(seen_Q.double()).exponent - 1  # floor(log2), exact
@@ -90,6 +92,12 @@ def label_attention(query_MKd: Tensor, target_Md: Tensor, power: int, open_MK: T
     """[M, K]: softmax over a position's own interests of pow(V^T e, p)."""
     score_MK = torch.einsum("mkd,md->mk", query_MKd, target_Md)
     return torch.softmax(score_MK.pow(power).masked_fill(~open_MK, -torch.inf), 1)
+
+
+def first_routing(context: int, interests: int) -> Tensor:
+    """[L, K]: what the routing starts from, normal numbers that tell capsules of one map apart; not learnt."""
+    generator = torch.Generator().manual_seed(_FIRST_ROUTING)
+    return torch.randn(context, interests, generator=generator, device="cpu")
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> Mind:

@@ -6,7 +6,7 @@ ComiRec's self-attention with two changes. Interest-aware hard negatives weigh t
 
 (beta = 0 is the softmax of everyone else), and routing regularisation keeps an interest from attending to one item
 alone: lambda times the square of the norm of the diagonal of the covariance of the attention matrix over the items
-seen, its mean over all positions that have a target.
+seen, its mean over all positions that have a target. As in the authors' code, the sum over items is divided by d.
 
 Shapes: N tokens, K interests, d width, Q positions.
 """
@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from torchrec_priors.baselines.baseline import BaselineConfig, read_options
 from torchrec_priors.baselines.comirec import Options as ComiRecOptions
-from torchrec_priors.baselines.comirec import SelfAttention, check_attention, places
+from torchrec_priors.baselines.comirec import SelfAttention, check_width
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.encoder.encoder import Jagged
+from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.hard_negatives import hard_negatives_loss
 
@@ -46,8 +47,8 @@ class Remi(nn.Module):
     def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
         super().__init__()
         self.options = options
+        self.context = context
         as_there = ComiRecOptions(attention=options.attention, positions=options.positions)
-        check_attention(as_there)
         self.interests = SelfAttention(dim, interests, context, as_there)
 
     def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
@@ -58,18 +59,19 @@ class Remi(nn.Module):
         query_QKd, square_QK = self.interests(states, learning.token_Q)
         to = learning.route(query_QKd)
         loss, nll_M = hard_negatives_loss(to.query_Pd, to.positives, learning.negatives, self.options.beta)
-        spread_Q = routing_spread(square_QK, places(states)[learning.token_Q] + 1)
+        place_N = positions(states.offsets_B1, len(states.vector_Nd), self.context)
+        spread_Q = routing_spread(square_QK, place_N[learning.token_Q] + 1, states.vector_Nd.shape[1])
         return Learnt(loss, nll_M, to.path_M).plus(self.options.regularisation * learning.mean(spread_Q))
 
 
-def routing_spread(square_QK: Tensor, seen_Q: Tensor) -> Tensor:
-    """[Q]: sum over interests of the square of the variance of their weights over the items seen, which add up to 1.
+def routing_spread(square_QK: Tensor, seen_Q: Tensor, dim: int) -> Tensor:
+    """[Q]: sum over interests of the square of sum_j (a_j - 1 / n)^2 / d, a the weights of the n items seen.
 
     Args:
         square_QK: sums of the squares of the weights.
         seen_Q: how many items each position has seen.
     """
-    variance_QK = square_QK / seen_Q[:, None] - 1 / seen_Q[:, None].to(square_QK.dtype) ** 2
+    variance_QK = (square_QK - 1 / seen_Q[:, None]) / dim
     return (variance_QK**2).sum(1)
 
 
@@ -79,4 +81,5 @@ def load(config: BaselineConfig, dim: int, context: int) -> Remi:
     for name in ("beta", "regularisation"):
         if not 0 <= getattr(options, name) < float("inf"):
             raise UserError(f"baseline.options.{name} = {getattr(options, name)} must be a number of at least 0")
+    check_width(options.attention)
     return Remi(dim, config.interests, context, options)
