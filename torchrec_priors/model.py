@@ -3,7 +3,6 @@
 Nothing here knows about ranks: the table is sharded from outside, and `gather` is how negatives reach all ranks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,6 +25,7 @@ from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.score import ScoreKind
+from torchrec_priors.looked_up import Exchange, LookedUp
 from torchrec_priors.loss import Counts, Positives, count, discount, find_positives, gate_loss, prior_weights
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
@@ -57,56 +57,6 @@ class ModelConfig:
                 raise UserError(f"model.{name} = {getattr(self, name)} must be at least 1")
         if self.dim % 4:
             raise UserError(f"model.dim = {self.dim} must be a multiple of 4 (FBGEMM's kernels)")
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """What ranks tell one another in a step; single-process by default.
-
-    Attributes:
-        gather: this rank's pieces, and who serves which slots -> all slots.
-        total: a tensor -> its sum over ranks.
-        ranks: number of ranks, whose gradients are averaged.
-    """
-
-    gather: Callable[[Tensor, list[Tensor]], Tensor] = lambda piece, _slots: piece
-    total: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    ranks: int = 1
-
-
-@dataclass(frozen=True)
-class LookedUp:
-    """What a step reads from the table, cut off from it: gradients gather in the leaves until `backward`.
-
-    Attributes:
-        item_X: row ids of the extended sequences' items in the data set.
-        row_X: rows of the table that were read for them: an item's negatives are the rows that are not its own.
-        event_X: their event codes, where they were read.
-        vector_Xd: their vectors.
-        beside_Nd: what side features add to the contexts' items, part after part; None without any.
-        negatives: the step's negatives, from all ranks; their vectors as the table has them.
-        roots: the same vectors as they came from the tables.
-        step: number of the global batch.
-    """
-
-    item_X: Tensor
-    row_X: Tensor
-    event_X: Tensor | None
-    vector_Xd: Tensor
-    beside_Nd: Tensor | None
-    negatives: NegativeSets
-    roots: list[Tensor]
-    step: int
-
-    def backward(self) -> None:
-        """Hands the gathered gradients to the tables, whose rows the fused optimizer then changes."""
-        torch.autograd.backward(self.roots, self.gradients())
-
-    def gradients(self) -> list[Tensor]:
-        """What gathered, for each of `roots`."""
-        leaves = [self.vector_Xd, self.negatives.vectors_nd]
-        leaves += [] if self.beside_Nd is None else [self.beside_Nd]
-        return [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
 
 
 @dataclass(frozen=True)

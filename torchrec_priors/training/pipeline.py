@@ -28,7 +28,8 @@ from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.dedup import StepIds
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.errors import UserError
-from torchrec_priors.model import LookedUp, Recommender
+from torchrec_priors.looked_up import LookedUp
+from torchrec_priors.model import Recommender
 from torchrec_priors.training.build import Built
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from torchrec_priors.data.windows import Share
 from torchrec_priors.errors import LostRanksError
-from torchrec_priors.model import Exchange
+from torchrec_priors.looked_up import Exchange
 from torchrec_priors.sampling.share import gather_slots
 from torchrec_priors.training.rendezvous import launched, open_store
 from torchrec_priors.training.roll_call import Where
