@@ -9,6 +9,7 @@ import pytest
 from made_up import MODELS, ONE_HEAD, evaluate, train
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.report.comparison import costs
 from torchrec_priors.report.runs import find
 from torchrec_priors.report.sections import sections
 from torchrec_priors.training.run_folder import RunFolder
@@ -108,6 +109,18 @@ def test_what_cannot_be_shown_is_said_with_the_command_that_helps(made_up_runs, 
         find([small_data])
     with pytest.raises(UserError, match="no folder"):
         find([tmp_path / "nowhere"])
+
+
+def test_seconds_of_a_run_that_was_resumed_are_those_of_all_its_starts(small_data, tmp_path):
+    run = train(tmp_path / "run", small_data, *ONE_HEAD)
+    evaluate(run)
+    assert find([tmp_path]).results[0].training_seconds == 10
+    with run.metrics.open("a") as file:
+        for step, seconds in ((18, 1.0), (19, 1.5), (20, 4.0), (20, 0.5)):
+            file.write(json.dumps({"step": step, "loss": 1.0, "seconds": seconds}) + "\n")
+    [section] = sections(find([tmp_path]).results, None)
+    assert section.rows[0].results[0].training_seconds == 10 + 4 + 0.5
+    assert "14.5 s" in costs(section).lines[0].cells
 
 
 def test_splits_and_data_sets_are_sections_of_their_own(small_data, tmp_path):

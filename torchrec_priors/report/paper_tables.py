@@ -37,7 +37,7 @@ def _table_2(section: Section) -> Table | Lacking:
     theirs = paper.figures(2, section)
     for role in dict.fromkeys(row.variant.role for row in rows):
         for row in (row for row in rows if row.variant.role == role):
-            lines.append(Line([role, row.label, *_percents(row, metrics)], _kind(section, row)))
+            lines.append(Line([role, row.label, *_percents(row, metrics)], section.kind(row)))
         lines += _paper(theirs.get(role), role)
     head = ["Model", "Run", "Recall@5 (%)", "Recall@10 (%)", "NDCG@5 (%)", "NDCG@10 (%)"]
     return Table("table-2", title, head, lines, notes=paper.about(2, section))
@@ -89,7 +89,7 @@ def _table_6(section: Section) -> Table | Lacking:
         kind = row.variant.kinds[0] if row.variant.kinds else ""
         name = names.get(kind, f"LT/ST_{row.variant.segments}")
         fusion = row.variant.fusion if kind else "–"
-        lines.append(Line([name, row.label, fusion, *_mixed(row, metrics)], _kind(section, row)))
+        lines.append(Line([name, row.label, fusion, *_mixed(row, metrics)], section.kind(row)))
         lines += _paper(theirs.get(f"{name}, {fusion}" if kind else name), f"{name}, {fusion}", before=2)
     head = ["Prior", "Run", "Fusion", "Recall@10 (%)", "Recall@50 (%)", "NDCG@10 (%)", "NDCG@50 (%)",
             "Entropy@10", "Entropy@50"]  # fmt: skip
@@ -151,7 +151,7 @@ def _table_8(section: Section) -> Table | Lacking:
     theirs, lines = paper.figures(8, section), []
     for row in rows:
         cells = _mixed(row, ("recall@10", "ndcg@10", "entropy@10"))
-        lines.append(Line([row.variant.name, row.label, *cells], _kind(section, row)))
+        lines.append(Line([row.variant.name, row.label, *cells], section.kind(row)))
         lines += _paper(theirs.get(row.variant.name), row.variant.name)
     head = ["Variant", "Run", "Recall@10 (%)", "NDCG@10 (%)", "Entropy@10"]
     notes = ["Entropy in bits.", *paper.about(8, section, "HLLM")]
@@ -182,10 +182,6 @@ def _mean_gain(row: Row, base: Row | None) -> float | None:
 
 def _boost(everyone: float | None, newcomers: float | None) -> float | None:
     return None if everyone is None or newcomers is None or everyone <= 0 else newcomers / everyone - 1
-
-
-def _kind(section: Section, row: Row) -> str:
-    return "baseline" if row is section.baseline else ""
 
 
 def _percents(row: Row, metrics: Iterable[str]) -> list[str]:

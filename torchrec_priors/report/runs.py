@@ -60,16 +60,32 @@ class Result:
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, those of a step that was gone back to once."""
+        lines = {(line["step"], "loss" in line): line for line in self._logged}
+        return [lines[key] for key in sorted(lines)]
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Until the last line of the log, over all starts: each counts its seconds from 0."""
+        starts: list[float] = []
+        before = float("inf")
+        for now in (line["seconds"] for line in self._logged if "seconds" in line):
+            if now < before:
+                starts.append(now)
+            starts[-1] = before = now
+        return sum(starts) if starts else None
+
+    @cached_property
+    def _logged(self) -> list[dict[str, Any]]:
+        """All lines, in the order in which they were written."""
         if not self.run.metrics.is_file():
             return []
-        lines: dict[tuple[int, bool], dict[str, Any]] = {}
+        lines = []
         for text in self.run.metrics.read_text(encoding="utf8").splitlines():
             try:
-                line = json.loads(text)
+                lines.append(json.loads(text))
             except ValueError:  # a line that a kill cut off
                 continue
-            lines[line["step"], "loss" in line] = line
-        return [lines[key] for key in sorted(lines)]
+        return lines
 
 
 @dataclass
