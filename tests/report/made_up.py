@@ -22,7 +22,7 @@ def train(folder, data, *overrides, heads=1):
     run = RunFolder(folder)
     config = with_changes({}, map(read_override, overrides))
     run.record(config, PreparedData(data))
-    sizes = {"table": 1000, "heads": 64 * (heads > 1) * heads, "encoder and score": 500}
+    sizes = {"table": 1000, "heads": 64 * (heads > 1) * heads, "encoder and score": 10 * config.model.dim}
     about = {"paths": heads, "parameters": sizes, "best_step": 20, "config_sha256": config.sha256()}
     write_json(run.summary, {"steps": 20, "ranks": 1, **about})
     lines = []

@@ -160,3 +160,12 @@ def test_predictions_that_are_gone_cost_a_row_its_intervals_alone(made_up_runs, 
     text = Document(write_page(sections(found.results, None), [], tmp_path / "out", "report").read_text()).text
     assert "“genre” has no intervals" in text
     assert "“genre averaged” has no intervals" not in text
+
+
+def test_a_seed_that_is_gone_leaves_the_others_intervals_and_is_named(made_up_runs, tmp_path):
+    runs = shutil.copytree(made_up_runs, tmp_path / "runs")
+    (runs / "genre-seed1" / "eval/test/predictions.parquet").unlink()
+    found = find([runs])
+    text = Document(write_page(sections(found.results, None), [], tmp_path / "out", "report").read_text()).text
+    assert "“genre” has intervals of its other seeds alone: seed 1: " in text
+    assert "no intervals" not in text

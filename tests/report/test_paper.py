@@ -123,7 +123,7 @@ def test_contexts_sizes_compositions_and_segments_are_lines_with_costs(small_dat
         for way in ("additive", "hierarchical"):
             changes = [f"model.dim={dim}", f"priors.composition={way}", 'priors.tree=["temporal:2", "genre"]']
             evaluate(train(tmp_path / f"{way}-{dim}", small_data, *changes))
-        evaluate(train(tmp_path / f"plain-{dim}", small_data, *ONE_HEAD, f"model.dim={dim}"))
+        evaluate(train(tmp_path / f"plain-{dim}", small_data, *ONE_HEAD, f"model.dim={dim}", "model.context=10"))
     section = _section(tmp_path)
     figures = {figure.key: figure for figure in paper_figures(section)[0]}
     assert {"figure-4", "figure-6", "figure-7"} <= set(figures)
@@ -139,6 +139,31 @@ def test_contexts_sizes_compositions_and_segments_are_lines_with_costs(small_dat
     assert len(panel.series) == 2, "a line for each size"
     for figure in figures.values():
         assert figure.costs is None or {"encoder and score", "training step"} <= set(figure.costs.head)
+
+
+def test_rows_that_compete_for_a_place_are_told_apart_or_left_out_and_named(small_data, tmp_path):
+    tree = 'priors.tree=["temporal:2"]'
+    for context in (10, 20):
+        for gamma in (0.9, 0.5):
+            changes = [f"loss.gamma={gamma}", f"model.context={context}"]
+            evaluate(train(tmp_path / f"g{gamma}-{context}", small_data, tree, *changes))
+    evaluate(train(tmp_path / "plain", small_data, *ONE_HEAD, "model.context=10"))
+    evaluate(train(tmp_path / "odd", small_data, tree, "loss.gamma=0.1", "model.context=20"))
+    section = _section(tmp_path)
+    figures = {figure.key: figure for figure in paper_figures(section)[0]}
+    [panel] = figures["figure-4"].panels
+    mean = {row.label: row.mean("ndcg@10") for row in section.rows}
+    for series, gamma in zip(panel.series, ("0.5", "0.9"), strict=True):
+        assert series.label.endswith(f", as g{gamma}-10")
+        assert list(series.x) == [10, 20]
+        assert list(series.y) == [mean[f"g{gamma}-10"], mean[f"g{gamma}-20"]]
+    assert "Not drawn" in figures["figure-4"].caption
+    assert "“odd”" in figures["figure-4"].caption
+    assert "figure-7" not in figures, "five models of two segments"
+    [lacking] = [one for one in paper_figures(section)[1] if one.title.startswith("Figure 7")]
+    assert "“g0.9-10”" in lacking.needs
+    table = _rows(_table(section, "table-7"))
+    assert [cells[0] for cells in table] == [f"LT/ST_2: {label}" for label in mean if label != "plain"]
 
 
 def test_horizons_of_one_data_set_are_columns_of_table_7(section):

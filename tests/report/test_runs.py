@@ -9,8 +9,10 @@ import pytest
 from made_up import MODELS, ONE_HEAD, evaluate, train
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.report.comparison import costs
 from torchrec_priors.report.runs import find
 from torchrec_priors.report.sections import sections
+from torchrec_priors.training.run_folder import RunFolder
 
 
 def test_every_evaluation_is_a_row_and_seeds_are_one(section):
@@ -41,6 +43,58 @@ def test_an_experiments_rows_have_its_cells_names_in_its_order(small_data, tmp_p
     assert [result.label for result in find([tmp_path]).results] == ["Zebra x LT/ST_1", "Ape"]
 
 
+def _tell(experiment, rows):
+    """`results.parquet` of the test split; `rows` are cells with their runs and evaluations."""
+    (experiment / "test").mkdir()
+    told = [
+        {"cell": cell, "run": run, "split": "test",
+         "config_sha256": json.loads((place / "metrics.json").read_text())["config_sha256"]}
+        for cell, run, place in rows
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(told), experiment / "test" / "results.parquet")
+
+
+def _search(folder, data):
+    """A search of cell "A b": the cell as it stands and two trials, one of which is linked into the best's folder."""
+    searched, best = folder / "x", folder / "x-best"
+    for name, change in {
+        "A-b-seed0": "model.dim=8", "A-b-0123abcd-seed0": "model.dim=16", "A-b-89abcdef-seed0": "model.dim=32",
+    }.items():  # fmt: skip
+        evaluate(train(searched / "runs" / name, data, change), "validation")
+    (searched / "search").mkdir()
+    pq.write_table(pa.table({"cell": ["A b"] * 3, "trial": [0, 1, 2]}), searched / "search" / "results.parquet")
+    (best / "runs").mkdir(parents=True)
+    (best / "runs" / "A-b-seed0").symlink_to("../../x/runs/A-b-0123abcd-seed0", target_is_directory=True)
+    linked = RunFolder(best / "runs" / "A-b-seed0")
+    own = train(best / "runs" / "A-b-seed1", data, "model.dim=16", "seed=1")
+    _tell(best, [("A b", run.path.name, evaluate(run)) for run in (linked, own)])
+    return searched, best
+
+
+@pytest.mark.parametrize("named", [["x", "x-best"], ["x-best", "x"], ["."]])
+def test_a_run_that_a_search_handed_over_is_a_seed_of_the_final_row(small_data, tmp_path, named):
+    _search(tmp_path, small_data)
+    found = find([tmp_path / name for name in named])
+    test, validation = sections(found.results, None)
+    assert [(row.label, row.seeds) for row in test.rows] == [("A b", [0, 1])]
+    assert {result.run.path.parent for result in test.rows[0].results} == {tmp_path / "x-best" / "runs"}
+    dims = {row.config["model.dim"] for row in validation.rows}
+    assert dims == {8, 16}, "as it stands, and what was chosen"
+
+
+def test_trials_of_a_search_are_counted_not_shown(small_data, tmp_path):
+    searched, _ = _search(tmp_path, small_data)
+    evaluate(RunFolder(searched / "runs" / "A-b-seed0"), "validation", name="A-b-00000000",
+             overrides=["evaluation.fusion=mean"])  # fmt: skip
+    train(searched / "runs" / "A-b-0123abcd-seed1", small_data, "model.dim=16", "seed=1")
+    found = find([searched])
+    assert [result.label for result in found.results] == ["A-b"]
+    [reason] = found.left_out
+    assert reason == f"3 trials of a search: {searched / 'search' / 'results.md'} has them"
+    (searched / "search" / "results.parquet").unlink()
+    assert len(find([searched]).results) == 5, "names alone make no trial"
+
+
 def test_what_cannot_be_shown_is_said_with_the_command_that_helps(made_up_runs, small_data, tmp_path):
     train(tmp_path / "new", small_data, *ONE_HEAD)
     found = find([made_up_runs, tmp_path])
@@ -55,6 +109,18 @@ def test_what_cannot_be_shown_is_said_with_the_command_that_helps(made_up_runs, 
         find([small_data])
     with pytest.raises(UserError, match="no folder"):
         find([tmp_path / "nowhere"])
+
+
+def test_seconds_of_a_run_that_was_resumed_are_those_of_all_its_starts(small_data, tmp_path):
+    run = train(tmp_path / "run", small_data, *ONE_HEAD)
+    evaluate(run)
+    assert find([tmp_path]).results[0].training_seconds == 10
+    with run.metrics.open("a") as file:
+        for step, seconds in ((18, 1.0), (19, 1.5), (20, 4.0), (20, 0.5)):
+            file.write(json.dumps({"step": step, "loss": 1.0, "seconds": seconds}) + "\n")
+    [section] = sections(find([tmp_path]).results, None)
+    assert section.rows[0].results[0].training_seconds == 10 + 4 + 0.5
+    assert "14.5 s" in costs(section).lines[0].cells
 
 
 def test_splits_and_data_sets_are_sections_of_their_own(small_data, tmp_path):

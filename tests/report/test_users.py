@@ -1,9 +1,12 @@
 """What single users are worth adds up to what `evaluate` has written of all."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from torchrec_priors.experiment.per_user import COMPARED
+from torchrec_priors.report.comparison import differences
 from torchrec_priors.report.gains import gains_of, resamples
 from torchrec_priors.report.users import PerUser
 
@@ -59,6 +62,23 @@ def test_a_gain_is_the_difference_of_means_with_the_right_sign(section, per_user
     assert interval.mean == pytest.approx(rows["age"].mean("ndcg@10") - rows["lt-st-1"].mean("ndcg@10"))
     assert gains["lt-st-1"].of_heads is None
     assert gains["genre-lt-st-2"].overall["ndcg@10"].low > 0, "five times as many hits"
+
+
+def test_seeds_that_differences_rest_on_are_told_where_they_are_not_the_same(section, per_user):
+    assert differences(section, gains_of(section, per_user), 9).head[-1] == "verdict on ndcg@10"
+    values = dict(per_user.values)
+    values["age"] = {5: values["age"][0]}
+    values["genre"] = {1: values["genre"][1]}
+    gains = gains_of(section, replace(per_user, values=values))
+    table = differences(section, gains, 9)
+    assert table.head[-1] == "seeds"
+    told = {line.cells[0]: line.cells[-1] for line in table.lines}
+    assert told["lt-st-1"] == "0, 1"
+    assert told["genre"] == "1"
+    assert told["age"] == "5; of the baseline 0, 1: none shared"
+    base = values[section.baseline.label]
+    expected = (values["age"][5] - (base[0] + base[1]) / 2)[:, 0].mean()
+    assert gains["age"].overall["ndcg@10"].mean == pytest.approx(expected)
 
 
 def test_fewer_resamples_of_more_users():

@@ -1,6 +1,6 @@
 """The main table: every model with its mean over seeds, what it gains over the baseline, and what it costs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torchrec_priors.experiment.per_user import COMPARED
 from torchrec_priors.experiment.statistics import LEVEL, SEED
@@ -18,7 +18,7 @@ def means(section: Section) -> Table:
     shown = [name for name in _SHOWN if any(row.values(name) for row in section.rows)]
     head = ["Model", "Seeds", *(_TITLES.get(name, name) for name in shown)]
     lines = [
-        Line([row.label, _seeds(row), *(over_seeds(row.values(name)) for name in shown)], _kind(section, row))
+        Line([row.label, _seeds(row), *(over_seeds(row.values(name)) for name in shown)], section.kind(row))
         for row in section.rows
     ]
     notes = [
@@ -32,15 +32,19 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
     """Differences to the baseline with their intervals; None where there are none."""
     if not gains:
         return None
-    head = ["Model", *COMPARED, "verdict on ndcg@10"]
+    rest_on = {each.seeds for each in gains.values()}
+    told = len(rest_on) > 1 or any(ours != theirs for ours, theirs in rest_on)
+    head = ["Model", *COMPARED, "verdict on ndcg@10", *(["seeds"] if told else [])]
     lines = []
     for row in section.rows:
         if row.label in gains:
             found = gains[row.label].overall
             verdict = {1: "better", -1: "worse", 0: "not distinguishable"}[sign(found["ndcg@10"])]
-            lines.append(Line([row.label, *(signed(found[name]) for name in COMPARED), verdict]))
+            seeds = [_rests_on(*gains[row.label].seeds)] if told else []
+            lines.append(Line([row.label, *(signed(found[name]) for name in COMPARED), verdict, *seeds]))
     notes = [
-        f"Mean over {users:,} users of means over shared seeds, with {LEVEL:.0%} intervals: paired bootstrap over "
+        f"Mean over {users:,} users of means over the seeds shared with the baseline, "
+        f"with {LEVEL:.0%} intervals: paired bootstrap over "
         f"users ({resamples(users):,} resamples, seed {SEED}). “Better” and “worse”: the interval leaves "
         "out 0. Chance among seeds is not in the intervals: see the deviations above."
     ]
@@ -55,8 +59,7 @@ def costs(section: Section) -> Table:
     for row in section.rows:
         sizes = row.parameters
         heads, whole = sizes.get("heads"), sum(sizes.values())
-        trained = [result.log[-1]["seconds"] for result in row.results if result.log and "seconds" in result.log[-1]]
-        logged = [line["seconds"] for result in row.results for line in result.log[-3:] if "seconds" in line]
+        trained = [one for result in row.results if (one := result.training_seconds) is not None]
         lines.append(
             Line(
                 [
@@ -68,15 +71,16 @@ def costs(section: Section) -> Table:
                     count(sizes.get("encoder and score")),
                     count(sizes.get("table")),
                     seconds(row.step_seconds),
-                    seconds(max(trained or logged)) if trained or logged else "–",
+                    seconds(max(trained, default=None)),
                     seconds(row.user_seconds),
                 ],
-                _kind(section, row),
+                section.kind(row),
             )
         )
     notes = [
-        "Training step: median over the log. Training: from start to end, evaluations included, the longest of the "
-        "seeds. Evaluation: against the whole catalogue, with loading. Times depend on what else ran there."
+        "Training step: median over the log. Training: to the last line of the log, all starts of a run together, "
+        "evaluations included, the longest of the seeds. "
+        "Evaluation: against the whole catalogue, with loading. Times depend on what else ran there."
     ]
     return Table("costs", "What each model costs", head, lines, notes=notes)
 
@@ -122,5 +126,6 @@ def _seeds(row: Row) -> str:
     return ", ".join(map(str, row.seeds))
 
 
-def _kind(section: Section, row: Row) -> str:
-    return "baseline" if row is section.baseline else ""
+def _rests_on(ours: Sequence[int], theirs: Sequence[int]) -> str:
+    said = ", ".join(map(str, ours))
+    return said if ours == theirs else f"{said}; of the baseline {', '.join(map(str, theirs))}: none shared"

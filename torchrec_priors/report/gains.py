@@ -45,6 +45,8 @@ class Gains:
 
     Attributes:
         overall: by metric.
+        seeds: the row's and the baseline's on which all differences to it rest: those that both have, or each one's
+            own where they share none.
         newcomers: users with a target of a category that is new to them; None where there are too few.
         user_groups: by user prior, largest group first.
         item_groups: of the category prior.
@@ -53,6 +55,7 @@ class Gains:
     """
 
     overall: dict[str, Interval]
+    seeds: tuple[tuple[int, ...], tuple[int, ...]]
     newcomers: Gain | None = None
     user_groups: dict[str, list[Gain]] = field(default_factory=dict)
     item_groups: list[Gain] = field(default_factory=list)
@@ -83,14 +86,17 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
     stacked_UD = np.concatenate(list(difference.values()), 1)
     intervals = paired_bootstrap(stacked_UD, resamples(len(people)))
     found = {
-        row.label: Gains(dict(zip(COMPARED, intervals[width * place : width * (place + 1)], strict=True)))
+        row.label: Gains(
+            dict(zip(COMPARED, intervals[width * place : width * (place + 1)], strict=True)),
+            _seeds(per_user.values, row, base),
+        )
         for place, row in enumerate(rows)
     }
     ndcg_UD = stacked_UD[:, ::width]
     base_U = np.mean(list(per_user.values[base.label].values()), 0)[:, 0]
-    for name, who in (("users with a new interest", people.newcomer_U),):
-        for row, gain in zip(rows, _of_users(name, who, ndcg_UD, base_U), strict=False):
-            found[row.label].newcomers = gain
+    newcomers = _of_users("users with a new interest", people.newcomer_U, ndcg_UD, base_U)
+    for row, gain in zip(rows, newcomers, strict=False):
+        found[row.label].newcomers = gain
     for prior, groups in people.groups.items():
         for group, who in groups.items():
             for row, gain in zip(rows, _of_users(group, who, ndcg_UD, base_U), strict=False):
@@ -107,13 +113,22 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
     return found
 
 
+def _seeds(
+    values: Mapping[str, Mapping[int, np.ndarray]], row: Row, base: Row
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Those that both have, twice; each one's own where they share none."""
+    ours, theirs = tuple(sorted(values[row.label])), tuple(sorted(values[base.label]))
+    shared = tuple(seed for seed in ours if seed in theirs)
+    return (shared, shared) if shared else (ours, theirs)
+
+
 def _difference(values: Mapping[str, Mapping[int, np.ndarray]], row: Row, base: Row) -> np.ndarray:
-    """Row minus baseline, averaged over the seeds that both have; over each one's own where they share none."""
-    ours, theirs = values[row.label], values[base.label]
-    shared = sorted(ours.keys() & theirs.keys())
-    if shared:
-        return np.asarray(np.mean([ours[seed] - theirs[seed] for seed in shared], 0))
-    return np.asarray(np.mean(list(ours.values()), 0) - np.mean(list(theirs.values()), 0))
+    """Row minus baseline, averaged over their `_seeds`."""
+    ours, theirs = _seeds(values, row, base)
+    if ours == theirs:
+        return np.asarray(np.mean([values[row.label][seed] - values[base.label][seed] for seed in ours], 0))
+    means = [np.mean([values[each.label][s] for s in some], 0) for each, some in ((row, ours), (base, theirs))]
+    return np.asarray(means[0] - means[1])
 
 
 def _of_heads(section: Section, row: Row, per_user: PerUser) -> tuple[str, Interval] | None:

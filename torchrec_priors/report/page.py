@@ -103,8 +103,10 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
     notes = (
         [f"The data set is not there ({section.missing}): no intervals, examples or card."] if section.missing else []
     )
-    for label, reason in per_user.missing.items() if per_user else ():
-        notes.append(f"“{label}” has no intervals: {reason}; evaluate it again.")
+    for label, reasons in per_user.missing.items() if per_user else ():
+        lacks = "no intervals" if per_user and label not in per_user.values else "intervals of its other seeds alone"
+        reason = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items())
+        notes.append(f"“{label}” has {lacks}: {reason}; evaluate it again.")
     found = examples(section)
     return Shown(
         key=key,

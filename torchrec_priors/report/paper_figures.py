@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchrec_priors.report.figure import Figure, Panel, Series
+from torchrec_priors.report.points import competing, points
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.table import Lacking, Line, Table, count, plain, seconds
 
@@ -95,20 +96,22 @@ def _figure_4(section: Section) -> Figure | Lacking:
     for row in section.rows:
         if not row.variant.rival and not row.variant.adjusted:
             by_model.setdefault(_model(row), []).append(row)
-    panels, shown = [], []
+    panels, shown, left = [], [], []
     for model, rows in by_model.items():
-        sizes = _by_size(rows)
-        series = [
-            _points(_size(some[0]), [(row.variant.context, row) for row in some])
-            for some in sizes.values()
-            if len({row.variant.context for row in some}) > 1
-        ]
+        sizes, series = _by_size(rows), []
+        for some in sizes.values():
+            if len({row.variant.context for row in some}) > 1:
+                lines, others = points(_size(some[0]), "context", [(row.variant.context, row) for row in some])
+                series += lines
+                left += [f"{model}, {each}" for each in others]
         if series:
             panels.append(Panel(model, "context length (items)", "ndcg@10", series, log_x=True))
             shown += [row for some in sizes.values() for row in some]
     if not panels:
-        return Lacking(title, "runs of one model with two or more of model.context, at one size or several")
-    return Figure("figure-4", title, f"{section.split} split, means over seeds.", panels, _costs("figure-4", shown))
+        needs = "runs of one model with two or more of model.context, at one size or several"
+        return Lacking(title, needs + competing(left).rstrip("."))
+    caption = f"{section.split} split, means over seeds.{competing(left)}"
+    return Figure("figure-4", title, caption, panels, _costs("figure-4", shown))
 
 
 def _figure_6(section: Section) -> Figure | Lacking:
@@ -117,7 +120,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
     for row in section.rows:
         if row.variant.ours and len(row.variant.kinds) > 1:
             trees.setdefault(tuple(row.config.get("priors.tree", [])), []).append(row)
-    panels, shown = [], []
+    panels, shown, left = [], [], []
     for tree, rows in trees.items():
         compositions = dict.fromkeys(row.variant.composition for row in rows)
         if len(compositions) < 2 or len(_by_size(rows)) < 2:
@@ -126,12 +129,20 @@ def _figure_6(section: Section) -> Figure | Lacking:
         lines = {"one head": plain_rows} | {
             name: [row for row in rows if row.variant.composition == name] for name in compositions
         }
-        series = [_points(name, [(_millions(row), row) for row in some]) for name, some in lines.items() if some]
+        series = []
+        for name, some in lines.items():
+            drawn, others = points(name, "size", [(_millions(row), row) for row in some])
+            series += drawn
+            left += [f"{' x '.join(tree)}, {each}" for each in others]
+        if not series:
+            continue
         panels.append(Panel(" x ".join(tree), "parameters of the encoder (millions)", "ndcg@10", series, log_x=True))
         shown += [*plain_rows, *rows]
     if not panels:
-        return Lacking(title, "one tree of two priors in two or more compositions, at two or more sizes (model.size)")
-    return Figure("figure-6", title, f"{section.split} split, means over seeds.", panels, _costs("figure-6", shown))
+        needs = "one tree of two priors in two or more compositions, at two or more sizes (model.size)"
+        return Lacking(title, needs + competing(left).rstrip("."))
+    caption = f"{section.split} split, means over seeds.{competing(left)}"
+    return Figure("figure-6", title, caption, panels, _costs("figure-6", shown))
 
 
 def _figure_7(section: Section) -> Figure | Lacking:
@@ -141,19 +152,22 @@ def _figure_7(section: Section) -> Figure | Lacking:
         for row in section.rows
         if (row.variant.plain or row.variant.ours) and set(row.variant.kinds) <= {"temporal"}
     ]
-    series, shown = [], []
+    series: list[Series] = []
+    shown: list[Row] = []
+    left: list[str] = []
     for some in _by_size(rows).values():
         by_fusion = dict.fromkeys(row.variant.fusion for row in some if row.variant.kinds) or {"max": None}
         for fusion in by_fusion:
             line = [row for row in some if not row.variant.kinds or row.variant.fusion == fusion]
             if len({row.variant.segments for row in line}) > 1:
                 name = _size(some[0]) if len(by_fusion) == 1 else f"{_size(some[0])}, {fusion} fusion"
-                series.append(_points(name, [(row.variant.segments, row) for row in line]))
+                lines, others = points(name, "segments", [(row.variant.segments, row) for row in line])
+                series += lines
+                left += others
                 shown += [row for row in line if row not in shown]
     if not series:
-        return Lacking(
-            title, "two or more of priors.tree=[], ['temporal:2'], ['temporal:4'], ... at one size or several"
-        )
+        needs = "two or more of priors.tree=[], ['temporal:2'], ['temporal:4'], ... at one size or several"
+        return Lacking(title, needs + competing(left).rstrip("."))
     numbers = sorted({int(x) for one in series for x in one.x})
     place = {number: float(index) for index, number in enumerate(numbers)}
     series = [Series(one.label, [place[int(x)] for x in one.x], one.y) for one in series]
@@ -163,6 +177,7 @@ def _figure_7(section: Section) -> Figure | Lacking:
         f"{section.split} split, means over seeds. “Next item” is the model without a horizon, 1 segment the "
         "discounted loss (LT/ST_1)."
     )
+    caption += competing(left)
     return Figure("figure-7", title, caption, [panel], _costs("figure-7", shown))
 
 
@@ -187,17 +202,6 @@ def _over_training(row: Row, name: str, label: str) -> Series:
     steps = sorted(step for step, values in by_step.items() if len(values) == max(map(len, by_step.values())))
     steps = steps[:: max(1, len(steps) // 150)]
     return Series(label, steps, [sum(by_step[step]) / len(by_step[step]) for step in steps])
-
-
-def _points(label: str, rows: Sequence[tuple[float, Row]]) -> Series:
-    """ndcg@10 of rows; the best of those at one place."""
-    best: dict[float, float] = {}
-    for x, row in rows:
-        value = row.mean("ndcg@10")
-        if value is not None:
-            best[x] = max(value, best.get(x, value))
-    places = sorted(best)
-    return Series(label, places, [best[x] for x in places])
 
 
 def _costs(key: str, rows: Sequence[Row]) -> Table:

@@ -37,7 +37,7 @@ def _table_2(section: Section) -> Table | Lacking:
     theirs = paper.figures(2, section)
     for role in dict.fromkeys(row.variant.role for row in rows):
         for row in (row for row in rows if row.variant.role == role):
-            lines.append(Line([f"{role}", row.label, *_percents(row, metrics)], _kind(section, row)))
+            lines.append(Line([role, row.label, *_percents(row, metrics)], section.kind(row)))
         lines += _paper(theirs.get(role), role)
     head = ["Model", "Run", "Recall@5 (%)", "Recall@10 (%)", "NDCG@5 (%)", "NDCG@10 (%)"]
     return Table("table-2", title, head, lines, notes=paper.about(2, section))
@@ -89,7 +89,7 @@ def _table_6(section: Section) -> Table | Lacking:
         kind = row.variant.kinds[0] if row.variant.kinds else ""
         name = names.get(kind, f"LT/ST_{row.variant.segments}")
         fusion = row.variant.fusion if kind else "–"
-        lines.append(Line([name, row.label, fusion, *_mixed(row, metrics)], _kind(section, row)))
+        lines.append(Line([name, row.label, fusion, *_mixed(row, metrics)], section.kind(row)))
         lines += _paper(theirs.get(f"{name}, {fusion}" if kind else name), f"{name}, {fusion}", before=2)
     head = ["Prior", "Run", "Fusion", "Recall@10 (%)", "Recall@50 (%)", "NDCG@10 (%)", "NDCG@50 (%)",
             "Entropy@10", "Entropy@50"]  # fmt: skip
@@ -111,17 +111,20 @@ def _table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
     theirs, lines = paper.figures(7, section), []
     names = dict.fromkeys(row.variant.name for horizon in horizons for row in _temporal(of_data[horizon]))
     for name in names:
-        for fusion in dict.fromkeys(
-            row.variant.fusion for h in horizons for row in _temporal(of_data[h]) if row.variant.name == name
-        ):
-            cells = []
-            for horizon in horizons:
-                base = of_data[horizon].plain_of(1)
-                rows = [r for r in _temporal(of_data[horizon]) if (r.variant.name, r.variant.fusion) == (name, fusion)]
-                gains = [_gain(rows[0], base, metric) for metric in _EIGHT] if rows and base else []
-                known = [gain for gain in gains if gain is not None]
-                cells.append(relative(sum(known) / len(known) if known else None))
-            lines.append(Line([name if fusion == "max" else f"{name}, {fusion} fusion", *cells]))
+        by_fusion: dict[str, list[list[Row]]] = {}
+        for place, horizon in enumerate(horizons):
+            for row in (row for row in _temporal(of_data[horizon]) if row.variant.name == name):
+                by_fusion.setdefault(row.variant.fusion, [[] for _ in horizons])[place].append(row)
+        for fusion, at in by_fusion.items():
+            said = name if fusion == "max" else f"{name}, {fusion} fusion"
+            rows_of = {said: at}
+            if any(len(rows) > 1 for rows in at):  # each stands for itself, under its label
+                labels = dict.fromkeys(row.label for rows in at for row in rows)
+                rows_of = {f"{said}: {one}": [[r for r in rows if r.label == one] for rows in at] for one in labels}
+            for of, its in rows_of.items():
+                bases = (of_data[horizon].plain_of(1) for horizon in horizons)
+                gains = [_mean_gain(rows[0], base) if rows else None for rows, base in zip(its, bases, strict=True)]
+                lines.append(Line([of, *map(relative, gains)]))
         if name in theirs:
             given = dict(zip((1, 4, 8), theirs[name], strict=True))
             lines.append(Line([f"paper, {name}", *(_relative(given.get(h or 0)) for h in horizons)], "paper"))
@@ -148,7 +151,7 @@ def _table_8(section: Section) -> Table | Lacking:
     theirs, lines = paper.figures(8, section), []
     for row in rows:
         cells = _mixed(row, ("recall@10", "ndcg@10", "entropy@10"))
-        lines.append(Line([row.variant.name, row.label, *cells], _kind(section, row)))
+        lines.append(Line([row.variant.name, row.label, *cells], section.kind(row)))
         lines += _paper(theirs.get(row.variant.name), row.variant.name)
     head = ["Variant", "Run", "Recall@10 (%)", "NDCG@10 (%)", "Entropy@10"]
     notes = ["Entropy in bits.", *paper.about(8, section, "HLLM")]
@@ -171,12 +174,14 @@ def _gain(row: Row, base: Row | None, metric: str) -> float | None:
     return None if value is None or not before else value / before - 1
 
 
+def _mean_gain(row: Row, base: Row | None) -> float | None:
+    """Over the metrics of Table 7 that both have."""
+    known = [gain for metric in _EIGHT if (gain := _gain(row, base, metric)) is not None]
+    return sum(known) / len(known) if known else None
+
+
 def _boost(everyone: float | None, newcomers: float | None) -> float | None:
     return None if everyone is None or newcomers is None or everyone <= 0 else newcomers / everyone - 1
-
-
-def _kind(section: Section, row: Row) -> str:
-    return "baseline" if row is section.baseline else ""
 
 
 def _percents(row: Row, metrics: Iterable[str]) -> list[str]:

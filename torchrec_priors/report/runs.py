@@ -5,7 +5,6 @@ evaluations that this package learns of later have their rows, too.
 """
 
 import json
-import re
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,17 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from torchrec_priors.config import read_override
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.matrix import flat
+from torchrec_priors.report.experiments import SEED, ExperimentFolder
 from torchrec_priors.training.run_folder import CONFIG, DATA, RunFolder
 
 _DEEPEST = 3  # folders between the one that is named and a run
 _CELLS = 1_000_000  # more than an experiment has
-_SEED = re.compile(r"-seed\d+$")
 
 
 @dataclass(frozen=True)
@@ -64,16 +60,32 @@ class Result:
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """The lines of `metrics.jsonl`, those of a step that was gone back to once."""
+        lines = {(line["step"], "loss" in line): line for line in self._logged}
+        return [lines[key] for key in sorted(lines)]
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Until the last line of the log, over all starts: each counts its seconds from 0."""
+        starts: list[float] = []
+        before = float("inf")
+        for now in (line["seconds"] for line in self._logged if "seconds" in line):
+            if now < before:
+                starts.append(now)
+            starts[-1] = before = now
+        return sum(starts) if starts else None
+
+    @cached_property
+    def _logged(self) -> list[dict[str, Any]]:
+        """All lines, in the order in which they were written."""
         if not self.run.metrics.is_file():
             return []
-        lines: dict[tuple[int, bool], dict[str, Any]] = {}
+        lines = []
         for text in self.run.metrics.read_text(encoding="utf8").splitlines():
             try:
-                line = json.loads(text)
+                lines.append(json.loads(text))
             except ValueError:  # a line that a kill cut off
                 continue
-            lines[line["step"], "loss" in line] = line
-        return [lines[key] for key in sorted(lines)]
+        return lines
 
 
 @dataclass
@@ -94,7 +106,8 @@ def find(places: Iterable[Path]) -> Found:
     Raises:
         UserError: one of them is no folder or holds no run, or no run was evaluated.
     """
-    found, known = Found(), set[Path]()
+    found, experiments = Found(), dict[Path, ExperimentFolder]()
+    reached: dict[Path, list[_Place]] = {}
     for number, place in enumerate(places):
         if not place.is_dir():
             raise UserError(f"--runs: there is no folder '{place}'")
@@ -102,13 +115,39 @@ def find(places: Iterable[Path]) -> Found:
         if not runs:
             raise UserError(f"--runs: '{place}' holds no run (no {CONFIG} in it or below): train first")
         for run in runs:
-            if run.resolve() not in known:
-                known.add(run.resolve())
-                _read(RunFolder(run), place, number * _CELLS, found)
+            above = run.parent.parent if run.parent.name == "runs" else run
+            if above not in experiments:
+                experiments[above] = ExperimentFolder.of(above)
+            reached.setdefault(run.resolve(), []).append(_Place(run, place, number * _CELLS, experiments[above]))
+    trials: dict[Path, set[str]] = {}
+    for ways in reached.values():
+        _read(ways, found, trials)
+    for table, tried in trials.items():
+        found.left_out.append(f"{len(tried)} trial{'s' * (len(tried) != 1)} of a search: {table} has them")
     if not found.results:
         raise UserError(f"--runs: nothing can be shown: {found.left_out[0]}")
     found.results.sort(key=lambda result: result.place)
     return found
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a run is reached; the same run is in two experiments where one has a link to the other's.
+
+    Attributes:
+        source: the folder that was named.
+        first: place of its first label.
+    """
+
+    run: Path
+    source: Path
+    first: int
+    experiment: ExperimentFolder
+
+    def cell(self, split: str, config_sha256: str) -> tuple[str, int] | None:
+        """Whose evaluation it is, and its place."""
+        found = self.experiment.cells.get((self.run.name, split, config_sha256))
+        return found and (found[0], self.first + found[1])
 
 
 def _runs(place: Path) -> Iterator[Path]:
@@ -118,8 +157,22 @@ def _runs(place: Path) -> Iterator[Path]:
                 yield file.parent
 
 
-def _read(run: RunFolder, source: Path, first: int, found: Found) -> None:
-    evaluated = sorted(run.path.glob("eval/*/metrics.json"))
+def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> None:
+    """One run; `trials` gets those of a search, by the table that has them."""
+    evaluated = sorted(ways[0].run.glob("eval/*/metrics.json"))
+    metrics = {file.parent.name: values for file in evaluated if (values := _json(file)) and "split" in values}
+    cells = {
+        name: cell
+        for name, values in metrics.items()
+        for way in reversed(ways)  # the first that knows it counts
+        if (cell := way.cell(values["split"], str(values.get("config_sha256"))))
+    }
+    known = (way for way in ways if any(way.cell(m["split"], str(m.get("config_sha256"))) for m in metrics.values()))
+    way = next(known, None) or next((way for way in ways if not way.experiment.trial(way.run.name)), None)
+    if way is None:
+        _note_trial(ways, ways[0].run.name, trials)
+        return
+    run = RunFolder(way.run)
     try:
         config = flat(tomllib.loads((run.path / CONFIG).read_text(encoding="utf8")))
         data_sha256 = json.loads((run.path / DATA).read_text(encoding="utf8"))["content_sha256"]
@@ -133,35 +186,32 @@ def _read(run: RunFolder, source: Path, first: int, found: Found) -> None:
         command = f"torchrec-priors evaluate --run {run.path} --split test"
         found.left_out.append(f"{run.path} has not been evaluated: {command}")
         return
-    cells = _cells(run.path.parent.parent) if run.path.parent.name == "runs" else {}
     for file in evaluated:
-        metrics = _json(file)
-        if metrics is None or "split" not in metrics:
-            found.left_out.append(f"{file} cannot be read: evaluate again")
+        folder = run.path / "eval" / file.parent.name
+        values = metrics.get(folder.name)
+        if values is None:
+            found.left_out.append(f"{folder / file.name} cannot be read: evaluate again")
             continue
-        split = metrics["split"]
-        label, place = cells.get((run.path.name, split, str(metrics.get("config_sha256"))), ("", 0))
-        if not label:
-            name = file.parent.name[len(split) + 1 :]
-            label = _SEED.sub("", run.path.name) + (f" {name}" if name else "")
-            place = len(cells)
-        changes = dict(read_override(override) for override in metrics.get("overrides", []))
+        split = values["split"]
+        name = folder.name[len(split) + 1 :]
+        if folder.name not in cells and _note_trial(ways, name, trials):
+            continue
+        own = SEED.sub("", run.path.name) + (f" {name}" if name else "")
+        label, place = cells.get(folder.name, (own, way.first + len(way.experiment.cells)))
+        changes = dict(read_override(override) for override in values.get("overrides", []))
         found.results.append(
-            Result(label, first + place, source, run, file.parent, split, config | changes, metrics, data_sha256)
+            Result(label, place, way.source, run, folder, split, config | changes, values, data_sha256)
         )
 
 
-def _cells(experiment: Path) -> dict[tuple[str, str, str], tuple[str, int]]:
-    """Cell and its place by run, split and configuration, of an experiment's folder."""
-    found: dict[tuple[str, str, str], tuple[str, int]] = {}
-    for file in sorted(experiment.glob("*/results.parquet")):
-        try:
-            rows = pq.read_table(file, columns=["run", "split", "config_sha256", "cell"]).to_pylist()
-        except (pa.ArrowException, OSError):
-            continue
-        for number, row in enumerate(rows):
-            found.setdefault((row["run"], row["split"], row["config_sha256"]), (row["cell"], number))
-    return found
+def _note_trial(ways: list[_Place], name: str, trials: dict[Path, set[str]]) -> bool:
+    """Whether a run or an evaluation of this name is a trial."""
+    for way in ways:
+        trial = way.experiment.trial(name)
+        if trial is not None:
+            trials.setdefault(way.experiment.trials, set()).add(trial)
+            return True
+    return False
 
 
 def _json(file: Path) -> dict[str, Any] | None:

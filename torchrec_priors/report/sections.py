@@ -100,6 +100,10 @@ class Section:
         horizon = f", next {self.horizon} items" if self.horizon else ""
         return f"{self.name}, {self.split} split{horizon}"
 
+    def kind(self, row: Row) -> str:
+        """Of the row's line in a table."""
+        return "baseline" if row is self.baseline else ""
+
     def plain_of(self, horizon: int) -> Row | None:
         """The model of one head that was trained for a horizon."""
         return next((row for row in self.rows if row.variant.plain and row.variant.horizon == horizon), None)

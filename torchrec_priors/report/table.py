@@ -12,7 +12,7 @@ class Line:
 
     Attributes:
         cells: the first is the row's header.
-        kind: "", "paper" for figures of the paper, "baseline", or "section" for a header over the rows below.
+        kind: "", "paper" for figures of the paper, or "baseline".
     """
 
     cells: Sequence[str]
@@ -32,7 +32,6 @@ class Table:
     title: str
     head: list[str]
     lines: list[Line]
-    caption: str = ""
     notes: list[str] = field(default_factory=list)
 
 

@@ -55,14 +55,14 @@ class PerUser:
     Attributes:
         values: float64 [U, M] of each label and seed.
         groups: float64 [U, G] likewise: ndcg of the targets in each group of the category prior; NaN without any.
-        missing: labels without values of single users, and why.
+        missing: why there are no values of single users, by label and seed.
     """
 
     people: People
     category: Categories
     values: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
     groups: dict[str, dict[int, np.ndarray]] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, dict[int, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, section: Section) -> "PerUser | None":
@@ -82,7 +82,7 @@ class PerUser:
             if len(values_UM) != len(self.people):
                 raise ValueError(f"{result.predictions} has {len(values_UM)} users of {len(self.people)}")
         except (ValueError, OSError) as error:
-            self.missing[row.label] = str(error).splitlines()[0]
+            self.missing.setdefault(row.label, {})[result.seed] = str(error).splitlines()[0]
             return
         of_groups = [_by_group(ranked, self.category) for ranked in reader.ranked(result.predictions)]
         self.values.setdefault(row.label, {})[result.seed] = values_UM

@@ -1,0 +1,60 @@
+"""What an experiment's folder says of its runs: whose cells they are, and which of them a search tried."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from torchrec_priors.experiment.matrix import file_name
+
+SEED = re.compile(r"-seed\d+$")
+_HASH = re.compile(r"[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """
+    Attributes:
+        cells: cell and its place by run, split and configuration.
+        searched: cells whose values were searched, as names of files; none where no search was made.
+    """
+
+    path: Path
+    cells: dict[tuple[str, str, str], tuple[str, int]]
+    searched: frozenset[str]
+
+    @classmethod
+    def of(cls, path: Path) -> "ExperimentFolder":
+        table = path / "search" / "results.parquet"
+        searched = frozenset(file_name(row["cell"]) for row in _rows(table, ["cell"]))
+        return cls(path, _cells(path), searched)
+
+    @property
+    def trials(self) -> Path:
+        """The table of the search's trials."""
+        return self.path / "search" / "results.md"
+
+    def trial(self, name: str) -> str | None:
+        """The trial that a run or an evaluation is named after: a searched cell, then the hash of the values; None for
+        others, such as a cell as it stands."""
+        cell, _, values = SEED.sub("", name).rpartition("-")
+        return f"{cell}-{values}" if cell in self.searched and _HASH.fullmatch(values) else None
+
+
+def _cells(experiment: Path) -> dict[tuple[str, str, str], tuple[str, int]]:
+    found: dict[tuple[str, str, str], tuple[str, int]] = {}
+    for file in sorted(experiment.glob("*/results.parquet")):
+        for number, row in enumerate(_rows(file, ["run", "split", "config_sha256", "cell"])):
+            found.setdefault((row["run"], row["split"], row["config_sha256"]), (row["cell"], number))
+    return found
+
+
+def _rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
+    """None of a file that cannot be read, or of a table of another kind."""
+    try:
+        rows: list[dict[str, str]] = pq.read_table(file, columns=columns).to_pylist()
+    except (pa.ArrowException, OSError):
+        return []
+    return rows
