@@ -14,8 +14,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.data.batch import Batch, Contexts
-from torchrec_priors.embedding.dedup import Asked as AskedIds
-from torchrec_priors.embedding.dedup import StepIds, once
+from torchrec_priors.embedding.dedup import AskedIds, StepIds, once
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-Asked = tuple[KeyedJaggedTensor, dict[str, Tensor]]  # ids as a table is asked for them, and places as of `once`
+AskedIds = tuple[KeyedJaggedTensor, dict[str, Tensor]]  # ids as a table is asked for them, and places as of `once`
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class StepIds:
         features: of those of side features; None without any.
     """
 
-    items: Asked
-    features: Asked | None
+    items: AskedIds
+    features: AskedIds | None
 
 
-def once(ids: KeyedJaggedTensor) -> Asked:
+def once(ids: KeyedJaggedTensor) -> AskedIds:
     """Every feature's ids in one row each, ascending, and for each feature the places of its ids, in their order.
 
     Example:

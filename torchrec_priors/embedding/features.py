@@ -15,7 +15,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.embedding.dedup import Asked, once
+from torchrec_priors.embedding.dedup import AskedIds, once
 from torchrec_priors.embedding.table import table_of
 from torchrec_priors.errors import UserError, nearest
 
@@ -120,14 +120,14 @@ class FeatureTables(nn.Module):
         """[N, d] from row ids of items, B histories of `lengths_B` items."""
         return self.found(self.asked(item_N, lengths_B))
 
-    def asked(self, item_N: Tensor, lengths_B: Tensor) -> Asked:
+    def asked(self, item_N: Tensor, lengths_B: Tensor) -> AskedIds:
         """What the tables are asked for."""
         ids = KeyedJaggedTensor(
             keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths_B.repeat(len(self.keys))
         )
         return once(ids) if self.asks_once else (ids, {})
 
-    def found(self, asked: Asked) -> Tensor:
+    def found(self, asked: AskedIds) -> Tensor:
         """[N, d] from what the tables answer."""
         ids, place = asked
         found = self.table(ids)

@@ -5,6 +5,7 @@ from typing import Literal
 
 import numpy as np
 
+from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.labels import compress
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
@@ -65,3 +66,11 @@ class Categories:
         index, group = self.expand(of)
         cell = row[index] * len(self.groups) + group
         return np.bincount(cell, minlength=rows * len(self.groups)).reshape(rows, len(self.groups))
+
+    def new_to(self, users: Histories) -> np.ndarray:
+        """bool [B]: users with a target one of whose categories never occurs in their history."""
+        lengths = (users.seen_lengths, users.target_lengths)
+        seen, target = (np.repeat(np.arange(len(users)), of_users) for of_users in lengths)
+        known_BJ = self.count(seen, users.seen, len(users)) > 0
+        wanted_BJ = self.count(target, users.targets, len(users)) > 0
+        return np.asarray((wanted_BJ & ~known_BJ).any(1))

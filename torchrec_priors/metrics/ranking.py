@@ -67,7 +67,7 @@ class RankingMetrics:
         if not len(users):
             return
         ranked = Ranked.of(row_BR, users.targets, users.target_lengths, self.items)
-        newcomer_B = self._has_new_category(ranked, users)
+        newcomer_B = self.category.new_to(users)
         self._sums["users"] += [len(users), newcomer_B.sum()]
         for cutoff in CUTOFFS:
             for name, value_B in ranked.values(cutoff, self.category).items():
@@ -108,13 +108,6 @@ class RankingMetrics:
         for group in self.groups:
             out |= group.results()
         return out
-
-    def _has_new_category(self, ranked: Ranked, users: Histories) -> np.ndarray:
-        """bool [B]: users with a target one of whose categories never occurs in their history."""
-        user = np.repeat(np.arange(len(users)), users.seen_lengths)
-        known_BJ = self.category.count(user, users.seen, len(users)) > 0
-        wanted_BJ = self.category.count(ranked.user_M, ranked.target_M, len(users)) > 0
-        return np.asarray((wanted_BJ & ~known_BJ).any(1))
 
 
 def _gini(shown: np.ndarray) -> float:

@@ -36,7 +36,7 @@ class People:
     @classmethod
     def of(cls, data: PreparedData, split: str, category: Categories) -> "People":
         parts = [
-            _has_new_category(category, users.seen, users.seen_lengths, users.targets, users.target_lengths)
+            category.new_to(users)
             for users in history_batches(data, split, context=1, batch=_USERS)  # type: ignore[arg-type]
         ]
         number_U = np.flatnonzero(users_of(data, split))  # type: ignore[arg-type]
@@ -100,15 +100,6 @@ def _members(prior: Categories, number_U: np.ndarray) -> dict[str, np.ndarray]:
         if inside.any():
             found[prior.groups[number]] = inside
     return found
-
-
-def _has_new_category(
-    category: Categories, seen: np.ndarray, seen_lengths: np.ndarray, targets: np.ndarray, target_lengths: np.ndarray
-) -> np.ndarray:
-    users = np.arange(len(seen_lengths))
-    known_UJ = category.count(np.repeat(users, seen_lengths), seen, len(users)) > 0
-    wanted_UJ = category.count(np.repeat(users, target_lengths), targets, len(users)) > 0
-    return np.asarray((wanted_UJ & ~known_UJ).any(1))
 
 
 def _by_group(ranked: Ranked, category: Categories) -> np.ndarray:
