@@ -21,15 +21,18 @@ class BestItems:
     threshold_B: what an item's score must reach to count; -inf never does.
     """
 
-    def __init__(self, users: int, k: int, excluded: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, users: int, k: int, excluded: Tensor, device: torch.device, *, offered_once: bool = False
+    ) -> None:
         """
         Args:
             excluded: items that must not be found, as ascending user * 2^32 + row id.
+            offered_once: no item is offered to a user twice, so that nobody looks for it.
         """
         self.threshold_B = torch.full((users,), _LOWEST, device=device)
         self._keys_Bk = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
         self._path_Bk = torch.zeros((users, k), dtype=torch.int64, device=device)
-        self._excluded = excluded
+        self._excluded, self._offered_once = excluded, offered_once
         self._offers: list[tuple[Tensor, Tensor, Tensor]] = []
         self._waiting = 0
 
@@ -52,12 +55,8 @@ class BestItems:
         self._offers, self._waiting = [], 0
         user_c, key_c, path_c = self._allowed(user_c, key_c, path_c)
         keys_BW, paths_BW = self._lists(user_c, key_c, path_c)
-        order = keys_BW.argsort(dim=1, descending=True, stable=True)  # kept and earlier ones first: smaller paths
-        keys_BW, paths_BW = keys_BW.gather(1, order), paths_BW.gather(1, order)
-        by_row, place = row_of(keys_BW).sort(dim=1, stable=True)
-        again = torch.zeros_like(by_row, dtype=torch.bool)
-        again[:, 1:] = (by_row[:, 1:] == by_row[:, :-1]) & (by_row[:, 1:] >= 0)
-        keys_BW = keys_BW.masked_fill(torch.zeros_like(again).scatter_(1, place, again), NOTHING)
+        if not self._offered_once:
+            keys_BW, paths_BW = _once(keys_BW, paths_BW)
         self._keys_Bk, kept = keys_BW.topk(self._keys_Bk.shape[1], dim=1)
         self._path_Bk = paths_BW.gather(1, kept)
         self.threshold_B = score_of(self._keys_Bk[:, -1]).clamp(min=_LOWEST)
@@ -73,15 +72,27 @@ class BestItems:
     def _lists(self, user_c: Tensor, key_c: Tensor, path_c: Tensor) -> tuple[Tensor, Tensor]:
         """What is kept, and after it each user's offers in their order: [B, W]."""
         users, k = self._keys_Bk.shape
-        user_c, order = user_c.sort(stable=True)
+        if bool((user_c[1:] < user_c[:-1]).any()):
+            user_c, order = user_c.sort(stable=True)
+            key_c, path_c = key_c[order], path_c[order]
         counts = torch.bincount(user_c, minlength=users)
         place_c = torch.arange(len(user_c), device=user_c.device) - (counts.cumsum(0) - counts)[user_c] + k
         width = k + (int(counts.max()) if len(user_c) else 0)
         keys_BW = self._keys_Bk.new_full((users, width), NOTHING)
         paths_BW = self._path_Bk.new_zeros((users, width))
         keys_BW[:, :k], paths_BW[:, :k] = self._keys_Bk, self._path_Bk
-        keys_BW[user_c, place_c], paths_BW[user_c, place_c] = key_c[order], path_c[order]
+        keys_BW[user_c, place_c], paths_BW[user_c, place_c] = key_c, path_c
         return keys_BW, paths_BW
+
+
+def _once(keys_BW: Tensor, paths_BW: Tensor) -> tuple[Tensor, Tensor]:
+    """Best first, and nothing where an item comes again."""
+    order = keys_BW.argsort(dim=1, descending=True, stable=True)  # kept and earlier ones first: smaller paths
+    keys_BW, paths_BW = keys_BW.gather(1, order), paths_BW.gather(1, order)
+    by_row, place = row_of(keys_BW).sort(dim=1, stable=True)
+    again = torch.zeros_like(by_row, dtype=torch.bool)
+    again[:, 1:] = (by_row[:, 1:] == by_row[:, :-1]) & (by_row[:, 1:] >= 0)
+    return keys_BW.masked_fill(torch.zeros_like(again).scatter_(1, place, again), NOTHING), paths_BW
 
 
 def pairs(user: np.ndarray, row: np.ndarray, device: torch.device) -> Tensor:

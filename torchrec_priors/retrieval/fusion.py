@@ -71,10 +71,10 @@ def blocks(tree: PriorTree) -> Tensor:
 class Accumulator(Protocol):
     """Takes the scores of a tile, item set after item set."""
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
+    def add(self, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
         """
         Args:
-            columns_n: rows of the tile.
+            columns_n: rows of the tile, ascending.
             score_Bpn: scores of paths of the set; -inf where a user may not use a path.
             path_Bp: which paths they are, each user's ascending.
         """
@@ -96,7 +96,7 @@ class _Maxima:
         self.best = torch.full(shape, -torch.inf, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
+    def add(self, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
         block_Bp = self.block_K.to(path_Bp.device)[path_Bp]
         for block in block_Bp.unique().tolist():
             inside_Bp = block_Bp == block
@@ -106,11 +106,14 @@ class _Maxima:
                 score_Bcn = score_Bcn.masked_fill(outside_Bc[..., None], -torch.inf)
             self._keep(block, columns_n, score_Bcn, path_Bp[:, chosen])
 
-    def _keep(self, block: int, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
-        value, winner = score_Bpn.max(1)
+    def _keep(self, block: int, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
+        if path_Bp.shape[1] == 1:
+            value, path = score_Bpn[:, 0], path_Bp.int()
+        else:
+            value, winner = score_Bpn.max(1)
+            path = path_Bp.gather(1, winner).int()
         current = self.best[block][:, columns_n]
         better = value > current
-        path = path_Bp.gather(1, winner).int()
         self.best[block][:, columns_n] = torch.where(better, value, current)
         self.path[block][:, columns_n] = torch.where(better, path, self.path[block][:, columns_n])
 
@@ -147,7 +150,7 @@ class _Sums:
         self.best = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
-    def add(self, columns_n: Tensor, score_Bpn: Tensor, path_Bp: Tensor) -> None:
+    def add(self, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
         score = score_Bpn.double()
         weight_Bpn = (~torch.isneginf(score)).double()
         if self.weight_K is not None:

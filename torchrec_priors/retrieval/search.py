@@ -199,9 +199,12 @@ def _search_max(
     index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions, k: int, quantised: Quantised | None
 ) -> tuple[Tensor, Tensor]:
     device = queries.bias_BK.device
-    best = BestItems(len(queries), k, pairs(excluded.user, excluded.row, device), device)
     open_S = _open_paths(index, queries)
-    if quantised is not None and takes(open_S):
+    if not takes(open_S):
+        quantised = None
+    once = len(open_S) == 1 and (quantised is None or open_S[0].path_Bp.shape[1] == 1)  # bytes leave several paths
+    best = BestItems(len(queries), k, pairs(excluded.user, excluded.row, device), device, offered_once=once)
+    if quantised is not None:
         search_int8(index, score, quantised, open_S, best)
     else:
         search_max(index, score, open_S, best)
@@ -225,7 +228,7 @@ def _search_fused(
         for number, columns in tile.columns:
             paths = open_S[number]
             for part, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
-                fused.add(columns[part], score_Bpn + paths.bias_Bp[..., None], paths.path_Bp)
+                fused.add(_stretch(columns[part]), score_Bpn + paths.bias_Bp[..., None], paths.path_Bp)
         score_BT, path_BT = fused.result()
         here = (banned_place >= tile.first) & (banned_place < last)
         if here.any():
@@ -261,6 +264,12 @@ def _log_sums(index: GroupIndex, score: Score, queries: Queries) -> Tensor:
                 part = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
                 sums_BK.scatter_(1, paths.path_Bp, torch.logaddexp(sums_BK.gather(1, paths.path_Bp), part))
     return sums_BK
+
+
+def _stretch(columns_n: Tensor) -> Tensor | slice:
+    """The same ascending columns, as a slice where none is left out between them: nothing is copied to write them."""
+    first, last = int(columns_n[0]), int(columns_n[-1])
+    return slice(first, last + 1) if last - first + 1 == len(columns_n) else columns_n
 
 
 def _scores(query_Bpd: Tensor, vectors_nd: Tensor) -> Iterator[tuple[slice, Tensor]]:
