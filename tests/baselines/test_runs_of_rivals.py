@@ -15,6 +15,7 @@ from torchrec_priors.planning.machines import MACHINES
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
 from torchrec_priors.training import loop
+from torchrec_priors.training.build import build_model
 from torchrec_priors.training.process import join
 from torchrec_priors.training.run_folder import RunFolder
 
@@ -113,6 +114,36 @@ def test_a_plan_counts_its_parameters(small_data):
         for baseline in (SETTINGS["baseline"], {})
     )
     assert with_it.dense - without.dense == 4 * 8 * 8 + 4 * 8 * 3
+
+
+def test_a_plan_counts_a_score_of_its_own(small_data):
+    settings = {**SETTINGS, "baseline": {"name": "dualvae", "options": {"aspects": 3, "width": 4}}}
+    data = PreparedData(small_data)
+    with join() as ranks:
+        model = build_model(parse(settings), data, ranks).model
+    planned = from_config(parse(settings), data, None, ranks=2, machine=MACHINES["h200"])
+    parts = (model.encoder, model.baseline, model.score)
+    assert sum(parameter.numel() for parameter in model.score.parameters()) > 0
+    assert planned.dense == sum(parameter.numel() for part in parts for parameter in part.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"baseline": {"name": "dualvae", "interests": 3}}, "set baseline.options.aspects"),
+        ({"baseline": {"name": "mind"}, "evaluation": {"fusion": "mean"}}, "Mind needs evaluation.fusion=max"),
+    ],
+)
+def test_settings_that_would_have_no_effect_or_a_wrong_one(small_data, changes, says):
+    with join() as ranks, pytest.raises(UserError) as error:
+        build_model(parse({**SETTINGS, **changes}), PreparedData(small_data), ranks)
+    assert says in str(error.value)
+
+
+def test_mind_is_fused_by_any_rule_where_everyone_has_all_interests(small_data):
+    changes = {"baseline": {"name": "mind", "options": {"adaptive": False}}, "evaluation": {"fusion": "mean"}}
+    with join() as ranks:
+        assert build_model(parse({**SETTINGS, **changes}), PreparedData(small_data), ranks).model.baseline is not None
 
 
 OWN = """

@@ -84,7 +84,10 @@ def test_the_papers_figures_stand_beside_ours_on_its_data_sets_alone(section):
     [note] = [note for note in _table(named, "table-2").notes if "paper" in note]
     assert "561,737" in note
     assert "not comparable" in note, "a made-up log of the same name"
-    assert "HLLM" in " ".join(_table(named, "table-8").notes)
+    [note] = [note for note in _table(_named(section, "merrec"), "table-2").notes if "paper" in note]
+    assert f"Theirs predict the next item, these the next {section.horizon} items: not comparable" in note
+    of_hllm = " ".join(_table(named, "table-8").notes)
+    assert "HLLM, whose data set has 2,220,506 users" in of_hllm
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,11 @@ def test_rows_that_compete_for_a_place_are_told_apart_or_left_out_and_named(smal
     assert "figure-7" not in figures, "five models of two segments"
     [lacking] = [one for one in paper_figures(section)[1] if one.title.startswith("Figure 7")]
     assert "“g0.9-10”" in lacking.needs
+    evaluate(train(tmp_path / "wide" / "short", small_data, tree, "model.dim=32", "model.context=10"))
+    longer = ["model.dim=32", "model.context=20", "encoder.dropout=0.4"]
+    evaluate(train(tmp_path / "wide" / "long", small_data, tree, *longer))
+    [figure] = [figure for figure in paper_figures(_section(tmp_path / "wide"))[0] if figure.key == "figure-4"]
+    assert "differ in more than the axis: LT/ST_2, width 32, 2 layers (encoder.dropout)" in figure.caption
     table = _rows(_table(section, "table-7"))
     assert [cells[0] for cells in table] == [f"LT/ST_2: {label}" for label in mean if label != "plain"]
 

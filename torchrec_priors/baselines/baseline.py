@@ -22,6 +22,7 @@ from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import known_files, load_file
 from torchrec_priors.priors.settings import PriorsConfig
+from torchrec_priors.retrieval.fusion import FusionKind
 
 
 @dataclass
@@ -83,6 +84,20 @@ def as_priors(config: BaselineConfig, priors: PriorsConfig) -> PriorsConfig:
     number: Callable[[BaselineConfig], int] | None = getattr(_file(config.name), "queries", None)
     queries = config.interests if number is None else number(config)
     return replace(priors, tree=[f"interests:{queries}"] if queries > 1 else [])
+
+
+def check_fusion(baseline: nn.Module | None, fusion: FusionKind) -> None:
+    """A module with `copies_queries` gives some users a query several times, which only max fusion counts once.
+
+    Raises:
+        UserError: it is to be fused otherwise.
+    """
+    if fusion != "max" and getattr(baseline, "copies_queries", False):
+        name = type(baseline).__name__
+        raise UserError(
+            f"evaluation.fusion = '{fusion}' would count the first interest several times for users with few: {name} "
+            "needs evaluation.fusion=max, or baseline.options.adaptive=false"
+        )
 
 
 Options = TypeVar("Options")

@@ -193,4 +193,9 @@ def load(config: BaselineConfig, dim: int, context: int) -> DualVAE:
     """DualVAE with its first values."""
     options = read_options(Options, config)
     options.check()
+    if config.interests != BaselineConfig.interests:
+        raise UserError(
+            f"baseline.interests = {config.interests} means nothing to dualvae, whose one query has several aspects: "
+            "set baseline.options.aspects"
+        )
     return DualVAE(dim, options)

@@ -8,7 +8,7 @@ label-aware attention makes one query of them for each target e:
 
 p -> infinity takes the interest that scores the target highest. In retrieval an item's score is the highest of all
 interests. With `adaptive`, a user of |I| items seen has K' = max(1, min(K, floor(log2 |I|))) interests; the others are
-given the first one's query, which changes no highest score.
+given the first one's query, which changes no highest score (nor is another fusion allowed).
 
 Shapes: N tokens, K interests, d width, Q positions, M targets, L configured context.
 """
@@ -56,6 +56,10 @@ class Mind(nn.Module):
         self.shared = nn.Linear(dim, dim, bias=False)
         self.layer = nn.Linear(dim, dim)
         self.register_buffer("first_LK", first_routing(context, interests), persistent=False)
+
+    @property
+    def copies_queries(self) -> bool:
+        return self.options.adaptive and self.interests > 1
 
     def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
         open_QK = self._open(states, token_Q)

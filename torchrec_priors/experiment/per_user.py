@@ -3,7 +3,7 @@
 Shapes: U users, B users of a part of the file, M metrics.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,19 +40,28 @@ class PerUserReader:
         ids = data.catalogue(["item_id"])["item_id"].combine_chunks()
         return cls(ids, Categories.of_prior(data, data.manifest.category_prior))
 
-    def read(self, predictions: Path, metrics: Mapping[str, Any]) -> np.ndarray:
+    def read(
+        self, predictions: Path, metrics: Mapping[str, Any], on_part: Callable[[Ranked], None] = lambda _ranked: None
+    ) -> np.ndarray:
         """float64 [U, M]: `COMPARED` of every user, in the file's order, which is the data set's.
+
+        Args:
+            on_part: called with the lists of some users after others, as they are read.
 
         Raises:
             ValueError: the file is none, or its means are not what `metrics` says.
         """
-        values_UM = np.concatenate([self._values(ranked) for ranked in self.ranked(predictions)])
+        parts = []
+        for ranked in self._ranked(predictions):
+            parts.append(self._values(ranked))
+            on_part(ranked)
+        values_UM = np.concatenate(parts)
         for name, mean in zip(COMPARED, values_UM.mean(0), strict=True):
             if abs(mean - metrics[name]) > _TOLERANCE:
                 raise ValueError(f"{name} is {mean} over {predictions} and {metrics[name]} in metrics.json beside it")
         return values_UM
 
-    def ranked(self, predictions: Path) -> Iterator[Ranked]:
+    def _ranked(self, predictions: Path) -> Iterator[Ranked]:
         """The users' lists beside their targets, some users after others, `CUTOFF` items of each."""
         for part in pq.ParquetFile(predictions).iter_batches(_USERS, columns=["targets", "items"]):
             first = pc.list_slice(part["items"], 0, CUTOFF)

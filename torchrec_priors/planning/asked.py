@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from torchrec_priors.baselines.ask import score_of
 from torchrec_priors.baselines.baseline import as_priors, load_baseline
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.prepared import PreparedData
@@ -146,8 +147,9 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
         events = len(data.manifest.events) if data is not None else 0
         encoder = load_encoder(config.encoder, model.dim, model.context, events)
         baseline = load_baseline(config.baseline, model.dim, model.context)
+        score = score_of(baseline, model.score)
     assert isinstance(encoder, nn.Module)
-    parts = [encoder, *([] if baseline is None else [baseline])]
+    parts = [encoder, score, *([] if baseline is None else [baseline])]
     dense += sum(parameter.numel() for part in parts for parameter in part.parameters())
     negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
     managed = config.embedding.unseen == "managed"

@@ -24,7 +24,7 @@ def figures(table: int, section: Section) -> dict[str, Sequence[float]]:
 
 def reports_on(section: Section) -> bool:
     """Whether the paper has any figures of the section's data set."""
-    return section.name in _values()["users"]
+    return section.name in _values()["horizon"]
 
 
 def about(table: int, section: Section, backbone: str = "HSTU") -> list[str]:
@@ -33,9 +33,16 @@ def about(table: int, section: Section, backbone: str = "HSTU") -> list[str]:
         return []
     if not figures(table, section):
         return [f"The paper has no figures for '{section.name}' in its Table {table}."]
-    users = _values()["users"][section.name]
+    users = _values()["users"][backbone][section.name]
     said = f"“paper” rows: Table {table} of the paper, {backbone}, whose data set has {users:,} users (its Table 4)."
+    horizon = _values()["horizon"][section.name]
+    if backbone == "HSTU" and section.horizon and section.horizon != horizon:
+        said += f" Theirs predict the next {_items(horizon)}, these the next {_items(section.horizon)}: not comparable."
     ours = section.rows[0].results[0].metrics.get("users")
     if ours and abs(ours - users) > 0.01 * users:
         said += f" Here there are {ours:,}: another cut of the data, or made-up files, so the two are not comparable."
     return [said]
+
+
+def _items(number: int) -> str:
+    return "item" if number == 1 else f"{number} items"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchrec_priors.report.figure import Figure, Panel, Series
-from torchrec_priors.report.points import competing, points
+from torchrec_priors.report.points import Points, points
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.table import Lacking, Line, Table, count, plain, seconds
 
@@ -96,21 +96,20 @@ def _figure_4(section: Section) -> Figure | Lacking:
     for row in section.rows:
         if not row.variant.rival and not row.variant.adjusted:
             by_model.setdefault(_model(row), []).append(row)
-    panels, shown, left = [], [], []
+    panels, shown, every = [], [], Points()
     for model, rows in by_model.items():
-        sizes, series = _by_size(rows), []
+        sizes, drawn = _by_size(rows), Points()
         for some in sizes.values():
             if len({row.variant.context for row in some}) > 1:
-                lines, others = points(_size(some[0]), "context", [(row.variant.context, row) for row in some])
-                series += lines
-                left += [f"{model}, {each}" for each in others]
-        if series:
-            panels.append(Panel(model, "context length (items)", "ndcg@10", series, log_x=True))
+                drawn.add(points(_size(some[0]), "context", [(row.variant.context, row) for row in some]))
+        every.add(drawn, of=model)
+        if drawn.lines:
+            panels.append(Panel(model, "context length (items)", "ndcg@10", drawn.lines, log_x=True))
             shown += [row for some in sizes.values() for row in some]
     if not panels:
         needs = "runs of one model with two or more of model.context, at one size or several"
-        return Lacking(title, needs + competing(left).rstrip("."))
-    caption = f"{section.split} split, means over seeds.{competing(left)}"
+        return Lacking(title, needs + every.remarks().rstrip("."))
+    caption = f"{section.split} split, means over seeds.{every.remarks()}"
     return Figure("figure-4", title, caption, panels, _costs("figure-4", shown))
 
 
@@ -120,7 +119,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
     for row in section.rows:
         if row.variant.ours and len(row.variant.kinds) > 1:
             trees.setdefault(tuple(row.config.get("priors.tree", [])), []).append(row)
-    panels, shown, left = [], [], []
+    panels, shown, every = [], [], Points()
     for tree, rows in trees.items():
         compositions = dict.fromkeys(row.variant.composition for row in rows)
         if len(compositions) < 2 or len(_by_size(rows)) < 2:
@@ -129,19 +128,19 @@ def _figure_6(section: Section) -> Figure | Lacking:
         lines = {"one head": plain_rows} | {
             name: [row for row in rows if row.variant.composition == name] for name in compositions
         }
-        series = []
+        drawn = Points()
         for name, some in lines.items():
-            drawn, others = points(name, "size", [(_millions(row), row) for row in some])
-            series += drawn
-            left += [f"{' x '.join(tree)}, {each}" for each in others]
-        if not series:
+            drawn.add(points(name, "size", [(_millions(row), row) for row in some]))
+        every.add(drawn, of=" x ".join(tree))
+        if not drawn.lines:
             continue
-        panels.append(Panel(" x ".join(tree), "parameters of the encoder (millions)", "ndcg@10", series, log_x=True))
+        axis = "parameters of the encoder (millions)"
+        panels.append(Panel(" x ".join(tree), axis, "ndcg@10", drawn.lines, log_x=True))
         shown += [*plain_rows, *rows]
     if not panels:
         needs = "one tree of two priors in two or more compositions, at two or more sizes (model.size)"
-        return Lacking(title, needs + competing(left).rstrip("."))
-    caption = f"{section.split} split, means over seeds.{competing(left)}"
+        return Lacking(title, needs + every.remarks().rstrip("."))
+    caption = f"{section.split} split, means over seeds.{every.remarks()}"
     return Figure("figure-6", title, caption, panels, _costs("figure-6", shown))
 
 
@@ -152,32 +151,29 @@ def _figure_7(section: Section) -> Figure | Lacking:
         for row in section.rows
         if (row.variant.plain or row.variant.ours) and set(row.variant.kinds) <= {"temporal"}
     ]
-    series: list[Series] = []
     shown: list[Row] = []
-    left: list[str] = []
+    drawn = Points()
     for some in _by_size(rows).values():
         by_fusion = dict.fromkeys(row.variant.fusion for row in some if row.variant.kinds) or {"max": None}
         for fusion in by_fusion:
             line = [row for row in some if not row.variant.kinds or row.variant.fusion == fusion]
             if len({row.variant.segments for row in line}) > 1:
                 name = _size(some[0]) if len(by_fusion) == 1 else f"{_size(some[0])}, {fusion} fusion"
-                lines, others = points(name, "segments", [(row.variant.segments, row) for row in line])
-                series += lines
-                left += others
+                drawn.add(points(name, "segments", [(row.variant.segments, row) for row in line]))
                 shown += [row for row in line if row not in shown]
-    if not series:
+    if not drawn.lines:
         needs = "two or more of priors.tree=[], ['temporal:2'], ['temporal:4'], ... at one size or several"
-        return Lacking(title, needs + competing(left).rstrip("."))
-    numbers = sorted({int(x) for one in series for x in one.x})
+        return Lacking(title, needs + drawn.remarks().rstrip("."))
+    numbers = sorted({int(x) for one in drawn.lines for x in one.x})
     place = {number: float(index) for index, number in enumerate(numbers)}
-    series = [Series(one.label, [place[int(x)] for x in one.x], one.y) for one in series]
+    series = [Series(one.label, [place[int(x)] for x in one.x], one.y) for one in drawn.lines]
     ticks = ["next item" if number == 0 else str(number) for number in numbers]
     panel = Panel("Segments of the horizon", "temporal segments (heads)", "ndcg@10", series, ticks)
     caption = (
         f"{section.split} split, means over seeds. “Next item” is the model without a horizon, 1 segment the "
         "discounted loss (LT/ST_1)."
     )
-    caption += competing(left)
+    caption += drawn.remarks()
     return Figure("figure-7", title, caption, [panel], _costs("figure-7", shown))
 
 

@@ -77,14 +77,16 @@ class PerUser:
         return found
 
     def _read(self, reader: PerUserReader, row: Row, result: Result) -> None:
+        of_groups: list[np.ndarray] = []
         try:
-            values_UM = reader.read(result.predictions, result.metrics)
+            values_UM = reader.read(
+                result.predictions, result.metrics, lambda ranked: of_groups.append(_by_group(ranked, self.category))
+            )
             if len(values_UM) != len(self.people):
                 raise ValueError(f"{result.predictions} has {len(values_UM)} users of {len(self.people)}")
         except (ValueError, OSError) as error:
             self.missing.setdefault(row.label, {})[result.seed] = str(error).splitlines()[0]
             return
-        of_groups = [_by_group(ranked, self.category) for ranked in reader.ranked(result.predictions)]
         self.values.setdefault(row.label, {})[result.seed] = values_UM
         self.groups.setdefault(row.label, {})[result.seed] = np.concatenate(of_groups)
 

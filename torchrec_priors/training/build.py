@@ -13,7 +13,7 @@ from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from torchrec_priors.baselines.baseline import as_priors, load_baseline
+from torchrec_priors.baselines.baseline import as_priors, check_fusion, load_baseline
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.as_trained import AsTrained
 from torchrec_priors.data.prepared import PreparedData
@@ -152,6 +152,7 @@ def build_model(
         config.loss.gate,
         load_baseline(config.baseline, config.model.dim, config.model.context),
     )
+    check_fusion(model.baseline, config.evaluation.fusion)
     model.exchange, model.item_rows = ranks.exchange(), rows
     model.asks_once = config.sharding.dedup
     if model.features is not None:
