@@ -3,14 +3,14 @@
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import partial
+
+from torchrec_priors.bench.on_ranks import last_lines
 
 
 @dataclass(frozen=True)
@@ -84,29 +84,20 @@ def in_a_process(
     return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def free_port() -> int:
-    """Of this machine, where ranks can meet."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def on_ranks(ranks: int, name: str, module: str, arguments: Sequence[str], threads: int) -> Timed:
     """The same by so many processes that are one another's ranks: the slowest one's time, the largest one's memory,
     tokens of all."""
-    port = free_port()
-
-    def on(rank: int) -> Timed:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        return in_a_process(f"{name}, rank {rank}", module, arguments, threads, {k: str(v) for k, v in place.items()})
-
-    return together([partial(on, rank) for rank in range(ranks)])
+    lines = last_lines(ranks, name, module, [*arguments, "--threads", str(threads)], threads)
+    return _of_all([Timed(**json.loads(line)) for line in lines])
 
 
 def together(runs: Sequence[Callable[[], Timed]]) -> Timed:
-    """Of runs at the same time: the slowest one's time, the largest one's memory, tokens of all."""
+    """The same of runs that know nothing of one another, at the same time."""
     with ThreadPoolExecutor(len(runs)) as pool:
-        each = [run.result() for run in [pool.submit(run) for run in runs]]
+        return _of_all([run.result() for run in [pool.submit(run) for run in runs]])
+
+
+def _of_all(each: Sequence[Timed]) -> Timed:
     return Timed(
         [max(seconds) for seconds in zip(*(timed.seconds for timed in each), strict=True)],
         each[0].results,

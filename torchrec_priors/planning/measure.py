@@ -2,14 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from torchrec_priors.bench.timed import free_port
+from torchrec_priors.bench.on_ranks import last_lines
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb, in_ms, short
 from torchrec_priors.planning.planner import Plan, plan
@@ -107,33 +104,8 @@ def _run(request: Request, repeats: int) -> Measured:
         "more": request.lookups(table) - request.local_batch * table.per_window,
         "repeats": repeats,
     }
-    command = [sys.executable, "-m", "torchrec_priors.planning.worker", json.dumps(case)]
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(request.ranks)}
-    places["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # where a launcher started this process
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **places, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(request.ranks)
-    ]
-    try:
-        while any(process.poll() is None for process in processes):
-            if any(process.poll() for process in processes):
-                break  # the others would wait for it
-            time.sleep(0.1)
-    finally:
-        failed = [process for process in processes if process.poll()]
-        for process in processes:
-            process.kill()  # nothing to one that has ended
-        said = [process.communicate() for process in processes]
-    for process in failed:
-        error = said[processes.index(process)][1]
-        raise RuntimeError(f"{request.describe()}: exit code {process.returncode}\n{error[-2000:]}")
-    found = [Measured(**json.loads(out.strip().splitlines()[-1])) for out, _ in said]
+    lines = last_lines(request.ranks, request.describe(), "torchrec_priors.planning.worker", [json.dumps(case)], 1)
+    found = [Measured(**json.loads(line)) for line in lines]
     return Measured(
         rows=max(one.rows for one in found),
         step=max(one.step for one in found),
