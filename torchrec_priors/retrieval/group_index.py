@@ -20,7 +20,7 @@ from torch import Tensor
 from torchrec_priors.embedding.item_rows import Held
 from torchrec_priors.embedding.table import Shard
 from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.retrieval.open_paths import most_open
+from torchrec_priors.retrieval.open_paths import OpenPaths, most_open, open_paths
 from torchrec_priors.splitmix import GOLDEN, mix, unit
 
 TILE = 1 << 13
@@ -91,6 +91,13 @@ class GroupIndex:
         index = copy.copy(self)
         index.shard = shard
         return index
+
+    def open_paths(self, vector_BKd: Tensor, bias_BK: Tensor) -> list[OpenPaths]:
+        """For each item set, the paths that are open to users; `bias_BK` is -inf for closed ones."""
+        return [
+            open_paths(vector_BKd, bias_BK, paths, most)
+            for paths, most in zip(self.paths_of_set, self.most_open_S, strict=True)
+        ]
 
     def vectors(self, tile: Tile) -> Tensor:
         """The stored vectors of a tile's candidates."""

@@ -9,7 +9,6 @@ id, so the answer does not depend on tiles, shards or ranks.
 Shapes: B users, K paths, k results, W ranks.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,17 +20,12 @@ from torch import Tensor
 from torchrec_priors.heads.score import Score
 from torchrec_priors.retrieval.across_ranks import exchange, gather_rows
 from torchrec_priors.retrieval.best_items import BestItems, pairs
+from torchrec_priors.retrieval.fused_search import log_sums, search_fused
 from torchrec_priors.retrieval.fusion import Fusion, fuse_reference
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised, search_int8, takes
-from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
+from torchrec_priors.retrieval.keys import NOTHING, row_of, score_of
 from torchrec_priors.retrieval.max_search import search_max
-from torchrec_priors.retrieval.open_paths import OpenPaths, open_paths
-
-# Scores are computed in products of one shape, so that a score does not depend on which other rows or users stand
-# beside it.
-_COLUMNS = 512
-_USERS = 16
 
 
 @dataclass(frozen=True)
@@ -136,11 +130,11 @@ def log_normalisers(index: GroupIndex, score: Score, queries: Queries) -> Tensor
     Summed in double precision and rounded once, so that it hardly ever depends on the order of rows or ranks.
     """
     if dist.get_world_size() == 1:
-        sums_BK = _log_sums(index, score, queries)
+        sums_BK = log_sums(index, score, queries.vector_BKd, queries.bias_BK)
     else:
         everyones = _everyones(queries)
         largest = max(len(theirs) for theirs in everyones)
-        sums = [_log_sums(index, score, theirs) for theirs in everyones]
+        sums = [log_sums(index, score, theirs.vector_BKd, theirs.bias_BK) for theirs in everyones]
         sums_WBK = exchange(torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums]))
         sums_BK = torch.logsumexp(sums_WBK[:, : len(queries)], 0)
     return sums_BK.float().masked_fill(torch.isneginf(queries.bias_BK), 0.0)
@@ -192,14 +186,16 @@ def _search_own_rows(
     excluded = Exclusions.of(np.zeros(0, np.int64), np.zeros(0, np.int64)) if excluded is None else excluded
     if fusion.kind == "max":
         return _search_max(index, score, queries, excluded, k, quantised)
-    return _search_fused(index, score, queries, excluded, k, fusion)
+    open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
+    own, place = index.places(excluded.row)
+    return search_fused(index, score, open_S, (excluded.user[own], place), k, fusion)
 
 
 def _search_max(
     index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions, k: int, quantised: Quantised | None
 ) -> tuple[Tensor, Tensor]:
     device = queries.bias_BK.device
-    open_S = _open_paths(index, queries)
+    open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
     if not takes(open_S):
         quantised = None
     once = len(open_S) == 1 and (quantised is None or open_S[0].path_Bp.shape[1] == 1)  # bytes leave several paths
@@ -210,79 +206,6 @@ def _search_max(
         search_max(index, score, open_S, best)
     keys_Bk, path_Bk = best.result()
     return keys_Bk, path_Bk.int()
-
-
-def _search_fused(
-    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions, k: int, fusion: Fusion
-) -> tuple[Tensor, Tensor]:
-    """Whatever the fusion: scores of a tile's items by all paths, fused item by item."""
-    users, device = len(queries), queries.bias_BK.device
-    best = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
-    path = torch.zeros((users, k), dtype=torch.int32, device=device)
-    own, banned_place = index.places(excluded.row)
-    banned_user = excluded.user[own]
-    open_S = _open_paths(index, queries)
-    for tile in index.tiles():
-        vectors, last = score.items(index.vectors(tile)), tile.first + tile.size
-        fused = fusion.accumulator(users, index.log_alternatives_RT[:, tile.first : last])
-        for number, columns in tile.columns:
-            paths = open_S[number]
-            for part, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
-                fused.add(_stretch(columns[part]), score_Bpn + paths.bias_Bp[..., None], paths.path_Bp)
-        score_BT, path_BT = fused.result()
-        here = (banned_place >= tile.first) & (banned_place < last)
-        if here.any():
-            user = torch.from_numpy(banned_user[here]).to(device)
-            score_BT[user, torch.from_numpy(banned_place[here] - tile.first).to(device)] = -torch.inf
-        keys_BT = encode(score_BT, index.item_C[tile.first : last])
-        tile_best, column = keys_BT.topk(min(k, tile.size), dim=1)
-        candidates = torch.cat([best, tile_best], 1)
-        candidate_paths = torch.cat([path, path_BT.gather(1, column)], 1)
-        best, place = candidates.topk(k, dim=1)
-        path = candidate_paths.gather(1, place)
-    return best, path
-
-
-def _open_paths(index: GroupIndex, queries: Queries) -> list[OpenPaths]:
-    """For each item set."""
-    return [
-        open_paths(queries.vector_BKd, queries.bias_BK, paths, most)
-        for paths, most in zip(index.paths_of_set, index.most_open_S, strict=True)
-    ]
-
-
-def _log_sums(index: GroupIndex, score: Score, queries: Queries) -> Tensor:
-    """`log_normalisers` over this rank's rows alone, in double precision; closed paths may be left out."""
-    bias_BK = queries.bias_BK
-    sums_BK = torch.full(bias_BK.shape, -torch.inf, dtype=torch.float64, device=bias_BK.device)
-    open_S = _open_paths(index, queries)
-    for tile in index.tiles():
-        vectors = score.items(index.vectors(tile))
-        for number, columns in tile.columns:
-            paths = open_S[number]
-            for _, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
-                part = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
-                sums_BK.scatter_(1, paths.path_Bp, torch.logaddexp(sums_BK.gather(1, paths.path_Bp), part))
-    return sums_BK
-
-
-def _stretch(columns_n: Tensor) -> Tensor | slice:
-    """The same ascending columns, as a slice where none is left out between them: nothing is copied to write them."""
-    first, last = int(columns_n[0]), int(columns_n[-1])
-    return slice(first, last + 1) if last - first + 1 == len(columns_n) else columns_n
-
-
-def _scores(query_Bpd: Tensor, vectors_nd: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Scores of some of the vectors at a time: which, and [B, p, n]."""
-    users, paths, dim = query_Bpd.shape
-    tiles = max(1, -(-users // _USERS))
-    padded = F.pad(query_Bpd, (0, 0, 0, 0, 0, tiles * _USERS - users))
-    few = padded.reshape(tiles, _USERS * paths, dim)
-    for start in range(0, len(vectors_nd), _COLUMNS):
-        chunk = vectors_nd[start : start + _COLUMNS]
-        columns = F.pad(chunk, (0, 0, 0, _COLUMNS - len(chunk))).T
-        scores = torch.stack([part @ columns for part in few])
-        yield slice(start, start + len(chunk)), scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)]
 
 
 def _decode(keys: Tensor, paths: Tensor) -> Found:
