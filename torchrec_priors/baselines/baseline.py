@@ -22,7 +22,6 @@ from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.plugin import known_files, load_file
 from torchrec_priors.priors.settings import PriorsConfig
-from torchrec_priors.retrieval.fusion import FusionKind
 
 
 @dataclass
@@ -86,7 +85,7 @@ def as_priors(config: BaselineConfig, priors: PriorsConfig) -> PriorsConfig:
     return replace(priors, tree=[f"interests:{queries}"] if queries > 1 else [])
 
 
-def check_fusion(baseline: nn.Module | None, fusion: FusionKind) -> None:
+def check_fusion(baseline: nn.Module | None, fusion: str) -> None:
     """A module with `copies_queries` gives some users a query several times, which only max fusion counts once.
 
     Raises:
