@@ -2,6 +2,7 @@
 
 from made_up import ONE_HEAD, evaluate, train
 
+from torchrec_priors.config import write_override
 from torchrec_priors.report.advice import advice
 from torchrec_priors.report.gains import gains_of
 from torchrec_priors.report.runs import find
@@ -23,6 +24,10 @@ def test_the_best_prior_is_named_with_its_gain_and_its_cost(section):
     assert found.priors[0].verdict == "better"
     facts = dict(found.priors[0].facts)
     assert "38 heads of 2,432 parameters (+2,432 in all, +148.3%)" in facts["Costs"]
+    differ = [key for key, value in best.config.items() if value != section.baseline.config.get(key) and key != "seed"]
+    written = " ".join(write_override(key, best.config[key]) for key in differ)
+    assert "priors.tree" in differ
+    assert facts["Settings"].endswith(f": {written}")
     assert {"By age", "By gender", "By items"} <= set(facts)
     assert any(name.startswith("New interest") for name in facts)
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torchrec_priors.config import write_override
 from torchrec_priors.experiment.statistics import LEVEL
 from torchrec_priors.report.gains import Gain, Gains, sign
 from torchrec_priors.report.sections import Row, Section
@@ -72,15 +73,13 @@ def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], prio
         if (own := gains[best.label].of_heads) is not None and sign(own[1]) <= 0:
             said.append(
                 f"That is the longer horizon's doing: over “{own[0]}”, one head with the same horizon, its heads add "
-                f"{signed(own[1])}, which is no gain."
+                f"{signed(own[1])}, which cannot be told from none."
             )
         tied = [row for row in better[1:] if gains[row.label].overall["ndcg@10"].high >= gain.low]
         cheap = min([best, *tied], key=_cost)
         if cheap is not best:
-            said.append(
-                f"Cheaper: “{cheap.label}” gains {signed(gains[cheap.label].overall['ndcg@10'])}, an interval that "
-                f"overlaps with the first's, with {_sizes(cheap, base)}."
-            )
+            gain = gains[cheap.label].overall["ndcg@10"]
+            said.append(f"Cheaper: “{cheap.label}” gains {signed(gain)} with {_sizes(cheap, base)}.")
     else:
         said.append(
             f"No prior among these runs gains over “{base.label}” for all users at the {LEVEL:.0%} level: on this "
@@ -127,6 +126,7 @@ def _prior(row: Row, base: Row, gains: Gains) -> Prior:
     if gains.item_groups:
         facts.append(("By items", _groups(gains.item_groups)))
     facts.append(("Costs", _costs(row, base)))
+    facts.append(("Settings", _settings(row, base)))
     return Prior(row.label, verdict, headline, facts)
 
 
@@ -147,6 +147,14 @@ def _costs(row: Row, base: Row) -> str:
         f"{_sizes(row, base)}; a training step {seconds(row.step_seconds)} ({seconds(base.step_seconds)}); "
         f"to evaluate a user {seconds(row.user_seconds)} ({seconds(base.user_seconds)}; in brackets the baseline's)"
     )
+
+
+def _settings(row: Row, base: Row) -> str:
+    """What to give to `train` to have the one and not the other."""
+    keys = [key for key in row.config if key != "seed" and row.config[key] != base.config.get(key)]
+    if not keys:
+        return "those of the baseline"
+    return f"where they are not the baseline's: {' '.join(write_override(key, row.config[key]) for key in keys)}"
 
 
 def _sizes(row: Row, base: Row) -> str:
