@@ -86,17 +86,13 @@ def as_priors(config: BaselineConfig, priors: PriorsConfig) -> PriorsConfig:
 
 
 def check_fusion(baseline: nn.Module | None, fusion: str) -> None:
-    """A module with `copies_queries` gives some users a query several times, which only max fusion counts once.
+    """A module whose queries mean something under max fusion alone says in `only_max` what another one would do.
 
     Raises:
         UserError: it is to be fused otherwise.
     """
-    if fusion != "max" and getattr(baseline, "copies_queries", False):
-        name = type(baseline).__name__
-        raise UserError(
-            f"evaluation.fusion = '{fusion}' would count the first interest several times for users with few: {name} "
-            "needs evaluation.fusion=max, or baseline.options.adaptive=false"
-        )
+    if fusion != "max" and (why := getattr(baseline, "only_max", "")):
+        raise UserError(f"evaluation.fusion = '{fusion}' {why}")
 
 
 Options = TypeVar("Options")

@@ -58,8 +58,14 @@ class Mind(nn.Module):
         self.register_buffer("first_LK", first_routing(context, interests), persistent=False)
 
     @property
-    def copies_queries(self) -> bool:
-        return self.options.adaptive and self.interests > 1
+    def only_max(self) -> str:
+        """See `check_fusion`: users with few interests are given copies of the first."""
+        if not self.options.adaptive or self.interests == 1:
+            return ""
+        return (
+            "would count the first interest several times for users with few: Mind needs evaluation.fusion=max, or "
+            "baseline.options.adaptive=false"
+        )
 
     def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
         open_QK = self._open(states, token_Q)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from torchrec_priors.config import write_override
 from torchrec_priors.experiment.statistics import LEVEL
 from torchrec_priors.report.gains import Gain, Gains, sign
-from torchrec_priors.report.sections import Row, Section
+from torchrec_priors.report.sections import Row, Section, differing
 from torchrec_priors.report.table import seconds, signed
 
 _NAMED = 4  # groups by name, in a sentence
@@ -151,7 +151,7 @@ def _costs(row: Row, base: Row) -> str:
 
 def _settings(row: Row, base: Row) -> str:
     """What to give to `train` to have the one and not the other."""
-    keys = [key for key in row.config if key != "seed" and row.config[key] != base.config.get(key)]
+    keys = [key for key in differing([row, base]) if key in row.config]
     if not keys:
         return "those of the baseline"
     return f"where they are not the baseline's: {' '.join(write_override(key, row.config[key]) for key in keys)}"

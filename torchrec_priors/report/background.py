@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from torchrec_priors.config import write_override
-from torchrec_priors.report.sections import Section
+from torchrec_priors.report.sections import Section, differing
 from torchrec_priors.report.table import Line, Table, count
 
 _GROUPS = 8  # of a prior, by name
@@ -35,14 +35,10 @@ def data_card(section: Section) -> Table | None:
 
 def configuration(section: Section) -> tuple[Table | None, str]:
     """Keys that differ among the rows, and what all share, as `key=value`."""
-    configs = [{key: value for key, value in row.config.items() if key != "seed"} for row in section.rows]
-    keys = sorted({key for config in configs for key in config})
-    differ = [key for key in keys if len({json.dumps(config.get(key), sort_keys=True) for config in configs}) > 1]
-    lines = [
-        Line([row.label, *(_written(config.get(key)) for key in differ)])
-        for row, config in zip(section.rows, configs, strict=True)
-    ]
-    shared = [write_override(key, configs[0].get(key)) for key in keys if key not in differ]
+    keys = sorted({key for row in section.rows for key in row.config} - {"seed"})
+    differ = sorted(differing(section.rows))
+    lines = [Line([row.label, *(_written(row.config.get(key)) for key in differ)]) for row in section.rows]
+    shared = [write_override(key, section.rows[0].config.get(key)) for key in keys if key not in differ]
     table = Table("differences-of-settings", "Where the models differ", ["Model", *differ], lines) if differ else None
     return table, "\n".join(shared)
 

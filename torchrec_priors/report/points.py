@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torchrec_priors.report.figure import Series
-from torchrec_priors.report.sections import Row
+from torchrec_priors.report.sections import Row, differing
 
 _SIZE = ("model.size", "model.dim", "encoder.layers", "encoder.heads")
 _AXES = {"context": ("model.context",), "size": _SIZE, "segments": ("priors.tree", "model.horizon")}
@@ -51,7 +51,7 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
     if not known:
         return Points()
     if _alone(known):
-        differ = _different(axis, [row for _, row in known])
+        differ = differing([row for _, row in known], _along(axis))
         return Points([_series(label, known)], mixed=[f"{label} ({', '.join(differ)})"] if differ else [])
     alike: dict[str, list[tuple[float, Row]]] = {}
     for x, row in known:
@@ -66,12 +66,6 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
 def _along(axis: str) -> tuple[str, ...]:
     """Settings in which points of a line may differ."""
     return ("seed", *_AXES[axis])
-
-
-def _different(axis: str, rows: Sequence[Row]) -> list[str]:
-    """Other settings that are not the same in all rows."""
-    keys = dict.fromkeys(key for row in rows for key in row.config if key not in _along(axis))
-    return [key for key in keys if len({json.dumps(row.config.get(key), sort_keys=True) for row in rows}) > 1]
 
 
 def _alone(rows: Sequence[tuple[float, Row]]) -> bool:

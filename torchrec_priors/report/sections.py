@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -107,6 +107,12 @@ class Section:
     def plain_of(self, horizon: int) -> Row | None:
         """The model of one head that was trained for a horizon."""
         return next((row for row in self.rows if row.variant.plain and row.variant.horizon == horizon), None)
+
+
+def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list[str]:
+    """Settings, besides some, that are not the same in all rows."""
+    keys = dict.fromkeys(key for row in rows for key in row.config if key not in besides)
+    return [key for key in keys if len({json.dumps(row.config.get(key), sort_keys=True) for row in rows}) > 1]
 
 
 def sections(results: Iterable[Result], baseline: str | None) -> list[Section]:

@@ -196,7 +196,7 @@ def _search_max(
 ) -> tuple[Tensor, Tensor]:
     device = queries.bias_BK.device
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
-    if not takes(open_S):
+    if quantised is not None and not takes(open_S):
         quantised = None
     once = len(open_S) == 1 and (quantised is None or open_S[0].path_Bp.shape[1] == 1)  # bytes leave several paths
     best = BestItems(len(queries), k, pairs(excluded.user, excluded.row, device), device, offered_once=once)
