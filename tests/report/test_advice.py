@@ -1,8 +1,12 @@
 """The first words of a page are what its figures say."""
 
+from dataclasses import replace
+
+import pytest
 from made_up import ONE_HEAD, evaluate, train
 
 from torchrec_priors.config import write_override
+from torchrec_priors.experiment.statistics import Interval
 from torchrec_priors.report.advice import advice
 from torchrec_priors.report.gains import gains_of
 from torchrec_priors.report.runs import find
@@ -77,3 +81,61 @@ def test_a_gain_of_the_horizon_is_not_said_to_be_one_of_the_heads(small_data, tm
     summary = _advice(section).summary
     assert "Turn on “genre” for everyone" in summary[0]
     assert "longer horizon's doing: over “lt-st-1”" in summary[1]
+
+
+def _with_rivals(data, folder, skills):
+    """A prior that gains, a re-ranking of it, and rivals as good as they are said to be."""
+    models = {
+        "one-head": (ONE_HEAD, 0.1),
+        "genre": (['priors.tree=["genre"]', "model.horizon=1"], 0.5),
+        "sasrec": ([*ONE_HEAD, "encoder.backbone=sasrec"], skills["sasrec"]),
+        "remi": ([*ONE_HEAD, "baseline.name=remi"], skills["remi"]),
+    }
+    for name, (overrides, skill) in models.items():
+        evaluate(train(folder / name, data, *overrides), skill=skill)
+    [section] = sections(find([folder]).results, None)
+    return section
+
+
+def test_the_best_prior_is_placed_among_all_rivals_with_intervals(small_data, tmp_path):
+    section = _with_rivals(small_data, tmp_path, {"sasrec": 0.2, "remi": 0.1})
+    gains = gains_of(section, PerUser.of(section))
+    rows = {row.label: row for row in section.rows}
+    for over in gains["genre"].of_rivals:
+        gap = rows["genre"].mean("ndcg@10") - rows[over.row.label].mean("ndcg@10")
+        assert over.ndcg.mean == pytest.approx(gap)
+        assert over.ndcg.low < gap < over.ndcg.high
+    assert {over.row.label for over in gains["genre"].of_rivals} == {"sasrec", "remi"}
+    assert not gains["sasrec"].of_rivals
+    found = advice(section, gains)
+    assert "“genre” is above all 2 rivals, the nearest of them “sasrec” (ndcg@10 +" in found.summary[1]
+
+
+def test_a_rival_that_is_better_than_the_best_prior_is_named_as_such(small_data, tmp_path):
+    found = _advice(_with_rivals(small_data, tmp_path, {"sasrec": 0.9, "remi": 0.5}))
+    assert "“genre” cannot be told from “remi”" in found.summary[1]
+    assert "is below “sasrec” (ndcg@10 −" in found.summary[1]
+    assert dict(found.priors[0].facts)["Against rivals"] in found.summary[1]
+
+
+def test_a_more_diverse_list_at_no_loss_is_advised(section):
+    reranked = next(row for row in section.rows if row.label == "genre averaged")
+    gains = gains_of(section, PerUser.of(section))
+    before, reranked.variant = reranked.variant, replace(reranked.variant, adjusted=True)
+    entropy = gains[reranked.label].overall["entropy@10"]
+    try:
+        for more, said in ((9.0, True), (-9.0, False)):
+            gains[reranked.label].overall["entropy@10"] = Interval(more, more - 0.1, more + 0.1)
+            summary = advice(section, gains).summary
+            assert any(f"More diverse at no loss: “{reranked.label}”" in each for each in summary) == said
+    finally:
+        reranked.variant, gains[reranked.label].overall["entropy@10"] = before, entropy
+
+
+def test_what_else_differs_from_one_head_of_the_same_horizon_is_said(small_data, tmp_path):
+    evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
+    evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]"), skill=0.2)
+    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', "encoder.dropout=0.4", heads=19), skill=0.5)
+    [section] = sections(find([tmp_path]).results, "one-head")
+    facts = dict(next(prior for prior in _advice(section).priors if prior.label == "genre").facts)
+    assert facts["Over “lt-st-1”"].endswith(": what the heads add together with what else differs: encoder.dropout")

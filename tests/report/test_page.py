@@ -110,6 +110,7 @@ def test_what_the_page_says(document):
         "evaluation.fusion",
         "Means over seeds",
         "± ",
+        "one of N segments of it",
     ):
         assert words in document.text, words
 

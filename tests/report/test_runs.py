@@ -82,6 +82,21 @@ def test_a_run_that_a_search_handed_over_is_a_seed_of_the_final_row(small_data, 
     assert dims == {8, 16}, "as it stands, and what was chosen"
 
 
+def test_validation_of_a_few_of_the_tested_runs_is_no_section(small_data, tmp_path):
+    for seed in (0, 1):
+        run = train(tmp_path / "runs" / f"a-seed{seed}", small_data, *ONE_HEAD, f"seed={seed}")
+        evaluate(run)
+        if not seed:
+            evaluate(run, "validation")
+    found = find([tmp_path / "runs"])
+    assert {result.split for result in found.results} == {"test"}
+    [reason] = found.left_out
+    assert "1 of the 2 runs" in reason
+    alone = find([tmp_path / "runs" / "a-seed0"])
+    assert {result.split for result in alone.results} == {"test", "validation"}
+    assert not alone.left_out
+
+
 def test_trials_of_a_search_are_counted_not_shown(small_data, tmp_path):
     searched, _ = _search(tmp_path, small_data)
     evaluate(RunFolder(searched / "runs" / "A-b-seed0"), "validation", name="A-b-00000000",

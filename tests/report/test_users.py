@@ -56,10 +56,10 @@ def test_a_gain_is_the_difference_of_means_with_the_right_sign(section, per_user
                 metric = f"group/gender/{gain.of}/ndcg@10"
                 assert gain.interval.mean == pytest.approx(row.mean(metric) - base.mean(metric))
                 assert gain.before == pytest.approx(base.mean(metric))
-    label, interval = gains["age"].of_heads
-    assert label == "lt-st-1"
+    over = gains["age"].of_heads
+    assert over.row.label == "lt-st-1"
     rows = {row.label: row for row in section.rows}
-    assert interval.mean == pytest.approx(rows["age"].mean("ndcg@10") - rows["lt-st-1"].mean("ndcg@10"))
+    assert over.ndcg.mean == pytest.approx(rows["age"].mean("ndcg@10") - rows["lt-st-1"].mean("ndcg@10"))
     assert gains["lt-st-1"].of_heads is None
     assert gains["genre-lt-st-2"].overall["ndcg@10"].low > 0, "five times as many hits"
 

@@ -1,11 +1,11 @@
 """What a reader is told first: which prior to turn on, for whom, and what it costs; in words made from the figures."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torchrec_priors.config import write_override
 from torchrec_priors.experiment.statistics import LEVEL
-from torchrec_priors.report.gains import Gain, Gains, sign
+from torchrec_priors.report.gains import Gain, Gains, Over, sign
 from torchrec_priors.report.sections import Row, Section, differing
 from torchrec_priors.report.table import seconds, signed
 
@@ -56,30 +56,12 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
 
 def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]) -> list[str]:
     base = section.baseline
-    before = base.mean("ndcg@10") or 0.0
     better = [row for row, prior in zip(rows, priors, strict=True) if prior.verdict == "better"]
     some = [prior.label for prior in priors if prior.verdict == "some"]
     worse = [prior.label for prior in priors if prior.verdict == "worse"]
     said = []
     if better:
-        best = better[0]
-        gain = gains[best.label].overall["ndcg@10"]
-        said.append(
-            f"Turn on “{best.label}” for everyone: ndcg@10 rises by {signed(gain)}, from {before:.4f} with "
-            f"“{base.label}” ({gain.mean / before:+.0%})."
-            if before
-            else f"Turn on “{best.label}” for everyone."
-        )
-        if (own := gains[best.label].of_heads) is not None and sign(own[1]) <= 0:
-            said.append(
-                f"That is the longer horizon's doing: over “{own[0]}”, one head with the same horizon, its heads add "
-                f"{signed(own[1])}, which cannot be told from none."
-            )
-        tied = [row for row in better[1:] if gains[row.label].overall["ndcg@10"].high >= gain.low]
-        cheap = min([best, *tied], key=_cost)
-        if cheap is not best:
-            gain = gains[cheap.label].overall["ndcg@10"]
-            said.append(f"Cheaper: “{cheap.label}” gains {signed(gain)} with {_sizes(cheap, base)}.")
+        said += _recommended(section, better, gains)
     else:
         said.append(
             f"No prior among these runs gains over “{base.label}” for all users at the {LEVEL:.0%} level: on this "
@@ -98,6 +80,29 @@ def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], prio
     if min(len(row.seeds) for row in [base, *rows]) == 1:
         said.append("Some models have one seed: what another training would have given is not in the intervals.")
     return said
+
+
+def _recommended(section: Section, better: list[Row], gains: Mapping[str, Gains]) -> list[str]:
+    """The best row and what to know before it is turned on; `better` has it first."""
+    base, best = section.baseline, better[0]
+    gain, before = gains[best.label].overall["ndcg@10"], base.mean("ndcg@10")
+    rises = ""
+    if before:
+        rises = f": ndcg@10 rises by {signed(gain)}, from {before:.4f} with “{base.label}” ({gain.mean / before:+.0%})"
+    said = [f"Turn on “{best.label}” for everyone{rises}."]
+    if (own := gains[best.label].of_heads) is not None and sign(own.ndcg) <= 0:
+        said.append(
+            f"That is the longer horizon's doing: over “{own.row.label}”, one head with the same horizon, its heads "
+            f"add {signed(own.ndcg)}, which cannot be told from none."
+        )
+    if rivals := gains[best.label].of_rivals:
+        said.append(f"“{best.label}” {_against(rivals)}.")
+    tied = [row for row in better[1:] if gains[row.label].overall["ndcg@10"].high >= gain.low]
+    cheap = min([best, *tied], key=_cost)
+    if cheap is not best:
+        gain = gains[cheap.label].overall["ndcg@10"]
+        said.append(f"Cheaper: “{cheap.label}” gains {signed(gain)} with {_sizes(cheap, base)}.")
+    return said + _more_diverse(section, best, gains)
 
 
 def _prior(row: Row, base: Row, gains: Gains) -> Prior:
@@ -119,15 +124,57 @@ def _prior(row: Row, base: Row, gains: Gains) -> Prior:
     }[verdict]
     facts = [("Everyone", f"ndcg@10 {signed(ndcg)}; entropy@10 {signed(entropy, 3)} bits")]
     if gains.of_heads is not None:
-        facts.append((f"Over “{gains.of_heads[0]}”", f"ndcg@10 {signed(gains.of_heads[1])}: what the heads add"))
+        own = gains.of_heads
+        besides = [key for key in differing([row, own.row]) if not key.startswith("priors.")]
+        why = f" together with what else differs: {', '.join(besides)}" if besides else ""
+        facts.append((f"Over “{own.row.label}”", f"ndcg@10 {signed(own.ndcg)}: what the heads add{why}"))
     if newcomers is not None:
         facts.append((f"New interest ({newcomers.users:,} users)", f"ndcg@10 {signed(newcomers.interval)}"))
+    if gains.of_rivals:
+        facts.append(("Against rivals", f"{_against(gains.of_rivals)}"))
     facts += [(f"By {prior}", _groups(some)) for prior, some in gains.user_groups.items()]
     if gains.item_groups:
         facts.append(("By items", _groups(gains.item_groups)))
     facts.append(("Costs", _costs(row, base)))
     facts.append(("Settings", _settings(row, base)))
     return Prior(row.label, verdict, headline, facts)
+
+
+def _against(rivals: Sequence[Over]) -> str:
+    """Where a model stands among rivals, from the most accurate of them down."""
+    by_sign: dict[int, list[Over]] = {1: [], 0: [], -1: []}
+    for over in sorted(rivals, key=lambda over: over.ndcg.mean):
+        by_sign[sign(over.ndcg)].append(over)
+    above, level, below = by_sign[1], by_sign[0], by_sign[-1]
+    parts = []
+    if above:
+        whom = f"all {len(rivals)} rivals" if len(above) == len(rivals) else f"{len(above)} of {len(rivals)} rivals"
+        nearest = f"“{above[0].row.label}” ({_gains(above[0])})"
+        parts.append(f"is above {nearest}" if len(rivals) == 1 else f"is above {whom}, the nearest of them {nearest}")
+    if level:
+        parts.append(f"cannot be told from {', '.join(f'“{one.row.label}” ({_gains(one)})' for one in level)}")
+    if below:
+        parts.append(f"is below {', '.join(f'“{one.row.label}” ({_gains(one)})' for one in below)}")
+    return "; ".join(parts)
+
+
+def _gains(over: Over) -> str:
+    return f"ndcg@10 {signed(over.ndcg)}, entropy@10 {signed(over.entropy, 3)}"
+
+
+def _more_diverse(section: Section, best: Row, gains: Mapping[str, Gains]) -> list[str]:
+    """What to turn on besides where lists are to be more diverse, at no loss of accuracy to the baseline."""
+    reached = gains[best.label].overall["entropy@10"].high
+    rows = [row for row in section.rows if row.variant.adjusted and row.label in gains]
+    rows = [row for row in rows if sign(gains[row.label].overall["ndcg@10"]) >= 0]
+    row = max(rows, key=lambda row: gains[row.label].overall["entropy@10"].low, default=None)
+    if row is None or gains[row.label].overall["entropy@10"].low <= reached:
+        return []
+    found = gains[row.label].overall
+    return [
+        f"More diverse at no loss: “{row.label}” has {signed(found['entropy@10'], 3)} bits of entropy@10 and "
+        f"{signed(found['ndcg@10'])} of ndcg@10, both over “{section.baseline.label}”."
+    ]
 
 
 def _groups(gains: list[Gain]) -> str:

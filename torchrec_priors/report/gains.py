@@ -3,7 +3,7 @@
 Shapes: U users, M metrics (`COMPARED`), G groups.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,6 +39,15 @@ class Gain:
         return sign(self.interval)
 
 
+@dataclass(frozen=True)
+class Over:
+    """In ndcg and entropy over another row than the baseline."""
+
+    row: Row
+    ndcg: Interval
+    entropy: Interval
+
+
 @dataclass
 class Gains:
     """Of one row over the baseline.
@@ -50,8 +59,9 @@ class Gains:
         newcomers: users with a target of a category that is new to them; None where there are too few.
         user_groups: by user prior, largest group first.
         item_groups: of the category prior.
-        of_heads: in ndcg over the model of one head with the same horizon, where that is not the baseline: what the
-            heads add to the longer horizon; with its label.
+        of_heads: over the model of one head with the same horizon, where that is not the baseline: what the heads add
+            to the longer horizon.
+        of_rivals: of a model with priors, over each rival.
     """
 
     overall: dict[str, Interval]
@@ -59,7 +69,8 @@ class Gains:
     newcomers: Gain | None = None
     user_groups: dict[str, list[Gain]] = field(default_factory=dict)
     item_groups: list[Gain] = field(default_factory=list)
-    of_heads: tuple[str, Interval] | None = None
+    of_heads: "Over | None" = None
+    of_rivals: list["Over"] = field(default_factory=list)
 
     def groups(self) -> list[Gain]:
         return [*self.item_groups, *(gain for some in self.user_groups.values() for gain in some)]
@@ -101,8 +112,13 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
         for group, who in groups.items():
             for row, gain in zip(rows, _of_users(group, who, ndcg_UD, base_U), strict=False):
                 found[row.label].user_groups.setdefault(prior, []).append(gain)
+    rivals = [row for row in [base, *rows] if row.variant.competes]
     for row in rows:
-        found[row.label].of_heads = _of_heads(section, row, per_user)
+        if row.variant.ours:
+            plain = section.plain_of(row.variant.horizon)
+            if row.variant.kinds and plain is not base:
+                found[row.label].of_heads = next(iter(_over(row, [plain] if plain else [], per_user)), None)
+            found[row.label].of_rivals = _over(row, rivals, per_user)
     base_UG = np.mean(list(per_user.groups[base.label].values()), 0)
     of_groups = [_difference(per_user.groups, row, base) for row in rows]
     for number, group in enumerate(per_user.category.groups):
@@ -131,12 +147,17 @@ def _difference(values: Mapping[str, Mapping[int, np.ndarray]], row: Row, base: 
     return np.asarray(means[0] - means[1])
 
 
-def _of_heads(section: Section, row: Row, per_user: PerUser) -> tuple[str, Interval] | None:
-    plain = section.plain_of(row.variant.horizon)
-    if not row.variant.kinds or plain is None or plain is section.baseline or plain.label not in per_user.values:
-        return None
-    difference_UD = _difference(per_user.values, row, plain)[:, :1]
-    return plain.label, paired_bootstrap(difference_UD, resamples(len(difference_UD)))[0]
+def _over(row: Row, others: Sequence[Row], per_user: PerUser) -> list[Over]:
+    """Over each of the others that has values of single users."""
+    others = [other for other in others if other.label in per_user.values]
+    if not others:
+        return []
+    columns = [COMPARED.index("ndcg@10"), COMPARED.index("entropy@10")]
+    difference_UD = np.concatenate([_difference(per_user.values, row, other)[:, columns] for other in others], 1)
+    intervals = paired_bootstrap(difference_UD, resamples(len(difference_UD)))
+    return [
+        Over(other, ndcg, entropy) for other, ndcg, entropy in zip(others, intervals[::2], intervals[1::2], strict=True)
+    ]
 
 
 def _of_users(name: str, who_U: np.ndarray, difference_UD: np.ndarray, base_U: np.ndarray) -> list[Gain]:

@@ -126,8 +126,25 @@ def find(places: Iterable[Path]) -> Found:
         found.left_out.append(f"{len(tried)} trial{'s' * (len(tried) != 1)} of a search: {table} has them")
     if not found.results:
         raise UserError(f"--runs: nothing can be shown: {found.left_out[0]}")
+    _leave_out_part(found)
     found.results.sort(key=lambda result: result.place)
     return found
+
+
+def _leave_out_part(found: Found) -> None:
+    """Leaves out validation where only some of the runs that stand on the test split have it, such as the seed that a
+    search handed over: a table of those would be a second opinion of less weight."""
+    reached: dict[tuple[str, str], set[Path]] = {}
+    for result in found.results:
+        reached.setdefault((result.data_sha256, result.split), set()).add(result.run.path)
+    for (data, split), runs in reached.items():
+        whole = reached.get((data, "test"), set())
+        if split == "validation" and runs < whole:
+            found.results = [one for one in found.results if (one.data_sha256, one.split) != (data, split)]
+            found.left_out.append(
+                f"the validation split, on which {len(runs)} of the {len(whole)} runs of the test split were "
+                "evaluated: name those runs alone to see it"
+            )
 
 
 @dataclass(frozen=True)

@@ -72,8 +72,18 @@ def over_seeds(values: Sequence[float], digits: int = 4) -> str:
 
 
 def signed(interval: Interval, digits: int = 4) -> str:
-    bounds = f"[{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
-    return f"{interval.mean:+.{digits}f} {bounds}".replace("-", "−")
+    """
+    >>> signed(Interval(0.00712, -0.00001, 0.012))
+    '+0.0071 [0.0000, +0.0120]'
+    """
+    mean, low, high = (_signed(value, digits) for value in (interval.mean, interval.low, interval.high))
+    return f"{mean} [{low}, {high}]"
+
+
+def _signed(value: float, digits: int) -> str:
+    """What rounds to 0 has no sign."""
+    text = f"{value:+.{digits}f}"
+    return text.replace("-", "−") if float(text) else text[1:]
 
 
 def seconds(value: float | None) -> str:

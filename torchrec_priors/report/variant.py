@@ -78,6 +78,11 @@ class Variant:
         return not self.rival and not self.adjusted and (bool(self.kinds) or self.segments == 1)
 
     @property
+    def competes(self) -> bool:
+        """What else one could turn on in place of priors: a rival, or one head's ranking adjusted afterwards."""
+        return bool(self.rival) or (self.adjusted and not self.kinds)
+
+    @property
     def others(self) -> tuple[str, ...]:
         """Kinds of levels besides the temporal one."""
         return tuple(kind for kind in self.kinds if kind != "temporal")
