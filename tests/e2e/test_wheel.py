@@ -13,7 +13,7 @@ import pytest
 from command_line import REPOSITORY
 
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf8")
-README = (REPOSITORY / "README.md").read_text(encoding="utf8")
+DATA = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf8")
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ def test_a_corpus_a_prior_a_backbone_and_a_rival_of_ones_own(installed, shop):
 
 
 def test_a_prior_of_ones_own(installed, shop, small_raw):
-    """README, "Your own prior", on a small log in place of MovieLens 100K."""
-    section = re.search(r"### Your own prior\n(.*?)\n##", README, re.DOTALL)[1]
+    """docs/data.md, "Your own prior", on a small log in place of MovieLens 100K."""
+    section = re.search(r"## Your own prior\n(.*?)\n##", DATA, re.DOTALL)[1]
     installed("prepare", "--dataset", "movielens", "--raw", small_raw, "--out", "prepared/ml-100k", cwd=shop)
     (mapping,) = _blocks("csv", section)
     (shop / "moods.csv").write_text(mapping)

@@ -181,8 +181,9 @@ def test_two_trainings_never_share_a_folder(read):
         _planned(read(text))
 
 
-def test_the_readmes_example_is_what_it_says(tmp_path):
-    (text,) = re.findall(r"### Experiments.*?```toml\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+def test_the_documents_example_is_what_it_says(tmp_path):
+    document = (REPOSITORY / "docs" / "experiments.md").read_text()
+    (text,) = re.findall(r"## Experiments\n.*?```toml\n(.*?)```", document, re.DOTALL)
     (tmp_path / "shop.toml").write_text(text)
     experiment = read_experiment(tmp_path / "shop.toml")
     runs = _planned(experiment, tomllib.loads((REPOSITORY / "torchx_configs/small.toml").read_text()))

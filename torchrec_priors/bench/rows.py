@@ -36,7 +36,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; see README, "Speed".
+    """One line of the table; see docs/speed.md.
 
     Attributes:
         spread: half the distance between the quartiles of the repeats, as a share of the median.

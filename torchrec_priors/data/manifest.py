@@ -59,7 +59,7 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole manifest; see the fields of the JSON file in README, "Prepared data".
+    """The whole manifest; see the fields of the JSON file in docs/data.md, "Prepared data".
 
     Attributes:
         has_times: whether timestamps are times, or only say the order.
