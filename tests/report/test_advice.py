@@ -11,6 +11,7 @@ from torchrec_priors.report.advice import advice
 from torchrec_priors.report.gains import gains_of
 from torchrec_priors.report.runs import find
 from torchrec_priors.report.sections import sections
+from torchrec_priors.report.standing import what_heads_add
 from torchrec_priors.report.users import PerUser
 
 
@@ -83,59 +84,116 @@ def test_a_gain_of_the_horizon_is_not_said_to_be_one_of_the_heads(small_data, tm
     assert "longer horizon's doing: over “lt-st-1”" in summary[1]
 
 
-def _with_rivals(data, folder, skills):
-    """A prior that gains, a re-ranking of it, and rivals as good as they are said to be."""
+def _with_rivals(data, folder, skills, baseline="one-head"):
+    """A prior, its control and a re-ranking of it, one head and rivals, as good as they are said to be."""
     models = {
-        "one-head": (ONE_HEAD, 0.1),
-        "genre": (['priors.tree=["genre"]', "model.horizon=1"], 0.5),
-        "sasrec": ([*ONE_HEAD, "encoder.backbone=sasrec"], skills["sasrec"]),
-        "remi": ([*ONE_HEAD, "baseline.name=remi"], skills["remi"]),
+        "one-head": [*ONE_HEAD],
+        "longer": ["priors.tree=[]"],
+        "genre": ['priors.tree=["genre"]', "model.horizon=1"],
+        "random": ['priors.tree=["random:genre"]', "model.horizon=1"],
+        "sasrec": [*ONE_HEAD, "encoder.backbone=sasrec"],
+        "remi": [*ONE_HEAD, "baseline.name=remi"],
     }
-    for name, (overrides, skill) in models.items():
-        evaluate(train(folder / name, data, *overrides), skill=skill)
-    [section] = sections(find([folder]).results, None)
+    for name, overrides in models.items():
+        run = train(folder / name, data, *overrides)
+        evaluate(run, skill=skills.get(name, 0.1))
+        if name == "genre":
+            evaluate(run, skill=0.3, name="re-ranked", overrides=["evaluation.diversify=0.1"], seed=7)
+    [section] = sections(find([folder]).results, baseline)
     return section
 
 
-def test_the_best_prior_is_placed_among_all_rivals_with_intervals(small_data, tmp_path):
-    section = _with_rivals(small_data, tmp_path, {"sasrec": 0.2, "remi": 0.1})
+def test_a_prior_is_compared_with_all_that_has_none_and_a_re_ranked_one_with_itself(small_data, tmp_path):
+    section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     gains = gains_of(section, PerUser.of(section))
     rows = {row.label: row for row in section.rows}
-    for over in gains["genre"].of_rivals:
-        gap = rows["genre"].mean("ndcg@10") - rows[over.row.label].mean("ndcg@10")
-        assert over.ndcg.mean == pytest.approx(gap)
-        assert over.ndcg.low < gap < over.ndcg.high
-    assert {over.row.label for over in gains["genre"].of_rivals} == {"sasrec", "remi"}
-    assert not gains["sasrec"].of_rivals
-    found = advice(section, gains)
-    assert "“genre” is above all 2 rivals, the nearest of them “sasrec” (ndcg@10 +" in found.summary[1]
+    assert set(gains["genre"].over) == {"one-head", "longer", "random", "sasrec", "remi"}
+    assert set(gains["genre re-ranked"].over) == {"genre"}
+    assert not gains["sasrec"].over
+    for label in ("genre", "genre re-ranked"):
+        for over in gains[label].over.values():
+            for name, interval in (("ndcg@10", over.ndcg), ("entropy@10", over.entropy)):
+                gap = rows[label].mean(name) - rows[over.row.label].mean(name)
+                assert interval.mean == pytest.approx(gap)
+                assert interval.low <= gap <= interval.high
+    assert gains["genre"].over["one-head"].ndcg == gains["genre"].overall["ndcg@10"]
 
 
-def test_a_rival_that_is_better_than_the_best_prior_is_named_as_such(small_data, tmp_path):
-    found = _advice(_with_rivals(small_data, tmp_path, {"sasrec": 0.9, "remi": 0.5}))
-    assert "“genre” cannot be told from “remi”" in found.summary[1]
-    assert "is below “sasrec” (ndcg@10 −" in found.summary[1]
-    assert dict(found.priors[0].facts)["Against rivals"] in found.summary[1]
+def test_the_best_prior_is_placed_among_all_rows_without_priors_and_its_control(small_data, tmp_path):
+    section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
+    summary = _advice(section).summary
+    assert summary[0].startswith("Turn on “genre” for everyone: ")
+    assert "“genre” is above all 4 rows without priors, the nearest of them “sasrec” (ndcg@10 +" in summary[1]
+    assert summary[2].startswith("Over its control “random” it has +")
+    assert "what is together counts, not that there are more heads" in summary[2]
 
 
-def test_a_more_diverse_list_at_no_loss_is_advised(section):
-    reranked = next(row for row in section.rows if row.label == "genre averaged")
+def test_what_is_better_than_the_best_prior_is_said_first(small_data, tmp_path):
+    found = _advice(_with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.9, "remi": 0.5}))
+    assert found.summary[0].startswith("Turn on “genre” if it is to be one of the priors: ")
+    assert found.summary[1].startswith("“genre” is below “sasrec” (ndcg@10 −")
+    assert "cannot be told from “remi”" in found.summary[1]
+    assert dict(found.priors[0].facts)["Without priors"] in found.summary[1]
+
+
+def test_a_control_is_not_recommended_and_a_prior_that_is_no_better_than_it_is_doubted(small_data, tmp_path):
+    found = _advice(_with_rivals(small_data, tmp_path, {"genre": 0.5, "random": 0.5}))
+    assert found.summary[0].startswith("Turn on “genre” ")
+    assert any("what is together may not count, only that there are more heads" in said for said in found.summary)
+    assert not any("on “random”" in said for said in found.summary)
+
+
+def test_where_no_prior_gains_what_does_without_is_named(small_data, tmp_path):
+    summary = _advice(_with_rivals(small_data, tmp_path, {"sasrec": 0.5})).summary
+    assert summary[0].startswith("No prior among these runs gains")
+    assert summary[1] == "More accurate than “one-head”, without priors: “sasrec”."
+
+
+def test_rows_without_intervals_and_other_seeds_are_said(small_data, tmp_path):
+    section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
+    per_user = PerUser.of(section)
+    del per_user.values["remi"]
+    per_user.values["sasrec"] = {5: per_user.values["sasrec"][0]}
+    said = advice(section, gains_of(section, per_user)).summary[1]
+    assert "above all 3 rows without priors" in said
+    assert "], no seed shared)" in said
+    assert "(1 more have no intervals)" in said
+
+
+def test_more_diverse_lists_of_the_same_model_are_named_with_what_they_cost(small_data, tmp_path):
+    section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     gains = gains_of(section, PerUser.of(section))
-    before, reranked.variant = reranked.variant, replace(reranked.variant, adjusted=True)
-    entropy = gains[reranked.label].overall["entropy@10"]
-    try:
-        for more, said in ((9.0, True), (-9.0, False)):
-            gains[reranked.label].overall["entropy@10"] = Interval(more, more - 0.1, more + 0.1)
-            summary = advice(section, gains).summary
-            assert any(f"More diverse at no loss: “{reranked.label}”" in each for each in summary) == said
-    finally:
-        reranked.variant, gains[reranked.label].overall["entropy@10"] = before, entropy
+    over = gains["genre re-ranked"].over["genre"]
+    for more, is_said in ((0.5, True), (-0.5, False)):
+        over = replace(over, entropy=Interval(more, more - 0.1, more + 0.1), ndcg=Interval(-0.01, -0.02, -0.005))
+        gains["genre re-ranked"].over["genre"] = over
+        said = [each for each in advice(section, gains).summary if "“genre re-ranked” is the same model" in each]
+        assert bool(said) == is_said
+        assert not said or said[0].endswith(
+            "over it, +0.500 [+0.400, +0.600] bits of entropy@10 and −0.0100 [−0.0200, −0.0050] of ndcg@10."
+        )
+
+
+def test_heads_that_lose_over_one_head_of_the_same_horizon_are_not_said_to_add(small_data, tmp_path):
+    evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
+    evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]"), skill=0.7)
+    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', "encoder.dropout=0.4"), skill=0.5)
+    [section] = sections(find([tmp_path]).results, "one-head")
+    section.rows = [row for row in section.rows if row.label != "lt-st-1"] + [
+        row for row in section.rows if row.label == "lt-st-1"
+    ]
+    gains = gains_of(section, PerUser.of(section))
+    row = next(row for row in section.rows if row.label == "genre")
+    [said] = what_heads_add(section, row, gains["genre"])
+    assert said.startswith("Over “lt-st-1”, one head with the same horizon, its heads lose −")
+    assert said.endswith("(together with other encoder.dropout).")
 
 
 def test_what_else_differs_from_one_head_of_the_same_horizon_is_said(small_data, tmp_path):
     evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
-    evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]"), skill=0.2)
-    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', "encoder.dropout=0.4", heads=19), skill=0.5)
+    evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]", "training.workers=3"), skill=0.2)
+    overrides = ['priors.tree=["genre"]', "encoder.dropout=0.4", "loss.gate=1.0", "evaluation.calibrated=true"]
+    evaluate(train(tmp_path / "genre", small_data, *overrides, heads=19), skill=0.5)
     [section] = sections(find([tmp_path]).results, "one-head")
     facts = dict(next(prior for prior in _advice(section).priors if prior.label == "genre").facts)
     assert facts["Over “lt-st-1”"].endswith(": what the heads add together with what else differs: encoder.dropout")

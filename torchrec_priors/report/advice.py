@@ -1,15 +1,15 @@
 """What a reader is told first: which prior to turn on, for whom, and what it costs; in words made from the figures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torchrec_priors.config import write_override
 from torchrec_priors.experiment.statistics import LEVEL
-from torchrec_priors.report.gains import Gain, Gains, Over, sign
+from torchrec_priors.report import standing
+from torchrec_priors.report.gains import Gain, Gains, sign
 from torchrec_priors.report.sections import Row, Section, differing
+from torchrec_priors.report.standing import NAMED
 from torchrec_priors.report.table import seconds, signed
-
-_NAMED = 4  # groups by name, in a sentence
 
 
 @dataclass(frozen=True)
@@ -50,62 +50,77 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
         why = section.missing or "the predictions of single users cannot be read"
         return Advice([f"Whether a prior gains cannot be said, as there are no intervals: {why}."], [])
     rows.sort(key=lambda row: -gains[row.label].overall["ndcg@10"].mean)
-    priors = [_prior(row, base, gains[row.label]) for row in rows]
+    priors = [_prior(section, row, gains) for row in rows]
     return Advice(_summary(section, rows, gains, priors), priors)
 
 
 def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]) -> list[str]:
     base = section.baseline
-    better = [row for row, prior in zip(rows, priors, strict=True) if prior.verdict == "better"]
-    some = [prior.label for prior in priors if prior.verdict == "some"]
-    worse = [prior.label for prior in priors if prior.verdict == "worse"]
-    said = []
-    if better:
-        said += _recommended(section, better, gains)
-    else:
-        said.append(
-            f"No prior among these runs gains over “{base.label}” for all users at the {LEVEL:.0%} level: on this "
-            "evidence there is no reason to turn one on for everyone. More users, seeds or steps could show one."
-        )
+    verdicts = {prior.label: prior.verdict for prior in priors}
+    eligible = [row for row in rows if not row.variant.control]
+    better = [row for row in eligible if verdicts[row.label] == "better"]
+    some = [row.label for row in eligible if verdicts[row.label] == "some"]
+    worse = [row.label for row in eligible if verdicts[row.label] == "worse"]
+    said = _recommended(section, better, len(eligible), gains) if better else _nothing(section, gains)
     if some:
         said.append(f"For some users or items alone, turn on {_listed(some)}: see below for which.")
     if worse:
         said.append(f"Leave off {_listed(worse)}: less accurate than “{base.label}” for all users together.")
-    compared = sum(len(gains[row.label].groups()) for row in rows)
+    groups = sum(len(gains[row.label].groups()) for row in rows)
+    pairs = sum(len(gains[row.label].over) for row in rows)
     said.append(
-        f"Every statement is on the {section.split} split, against “{base.label}”, by {LEVEL:.0%} intervals over "
-        f"users. {compared:,} groups were compared, of which about {compared * (1 - LEVEL):.2g} would differ by "
-        "chance; what holds for one small group alone wants another look."
+        f"Every statement is on the {section.split} split, against “{base.label}” where no other row is named, by "
+        f"{LEVEL:.0%} intervals over users. {groups:,} groups and {pairs:,} pairs of rows were compared, of which "
+        f"about {(groups + pairs) * (1 - LEVEL):.2g} would differ by chance; what holds for one small group alone "
+        "wants another look."
     )
-    if min(len(row.seeds) for row in [base, *rows]) == 1:
+    if any(len(row.seeds) == 1 for row in section.rows if row is base or row.label in gains):
         said.append("Some models have one seed: what another training would have given is not in the intervals.")
     return said
 
 
-def _recommended(section: Section, better: list[Row], gains: Mapping[str, Gains]) -> list[str]:
+def _recommended(section: Section, better: list[Row], among_priors: int, gains: Mapping[str, Gains]) -> list[str]:
     """The best row and what to know before it is turned on; `better` has it first."""
     base, best = section.baseline, better[0]
-    gain, before = gains[best.label].overall["ndcg@10"], base.mean("ndcg@10")
+    own = gains[best.label]
+    gain, before = own.overall["ndcg@10"], base.mean("ndcg@10")
+    whom = "for everyone"
+    if any(sign(over.ndcg) < 0 for over in standing.without_priors(own)):
+        whom = "if it is to be one of the priors: some of what has none is more accurate still"
     rises = ""
     if before:
         rises = f": ndcg@10 rises by {signed(gain)}, from {before:.4f} with “{base.label}” ({gain.mean / before:+.0%})"
-    said = [f"Turn on “{best.label}” for everyone{rises}."]
-    if (own := gains[best.label].of_heads) is not None and sign(own.ndcg) <= 0:
-        said.append(
-            f"That is the longer horizon's doing: over “{own.row.label}”, one head with the same horizon, its heads "
-            f"add {signed(own.ndcg)}, which cannot be told from none."
-        )
-    if rivals := gains[best.label].of_rivals:
-        said.append(f"“{best.label}” {_against(rivals)}.")
+    said = [f"Turn on “{best.label}” {whom}{rises}."]
+    said += standing.what_heads_add(section, best, own)
+    if others := standing.among(section, best, own):
+        said.append(f"“{best.label}” {others}.")
+    said += standing.over_controls(best, own)
     tied = [row for row in better[1:] if gains[row.label].overall["ndcg@10"].high >= gain.low]
     cheap = min([best, *tied], key=_cost)
     if cheap is not best:
         gain = gains[cheap.label].overall["ndcg@10"]
         said.append(f"Cheaper: “{cheap.label}” gains {signed(gain)} with {_sizes(cheap, base)}.")
-    return said + _more_diverse(section, best, gains)
+    said += standing.re_ranked(section, best, gains)
+    if among_priors > 1:
+        said.append(f"“{best.label}” is the best of {among_priors} on this very split, which flatters it a little.")
+    return said
 
 
-def _prior(row: Row, base: Row, gains: Gains) -> Prior:
+def _nothing(section: Section, gains: Mapping[str, Gains]) -> list[str]:
+    base = section.baseline
+    said = [
+        f"No prior among these runs gains over “{base.label}” for all users at the {LEVEL:.0%} level: on this "
+        "evidence there is no reason to turn one on for everyone. More users, seeds or steps could show one."
+    ]
+    others = [row.label for row in section.rows if not row.variant.kinds and row.label in gains]
+    above = [label for label in others if sign(gains[label].overall["ndcg@10"]) > 0]
+    if above:
+        said.append(f"More accurate than “{base.label}”, without priors: {_listed(above)}.")
+    return said
+
+
+def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
+    base, gains = section.baseline, by_label[row.label]
     ndcg, entropy = gains.overall["ndcg@10"], gains.overall["entropy@10"]
     groups = gains.groups()
     rising = [gain for gain in groups if gain.sign > 0]
@@ -123,15 +138,15 @@ def _prior(row: Row, base: Row, gains: Gains) -> Prior:
         "open": "not distinguishable from the baseline",
     }[verdict]
     facts = [("Everyone", f"ndcg@10 {signed(ndcg)}; entropy@10 {signed(entropy, 3)} bits")]
-    if gains.of_heads is not None:
-        own = gains.of_heads
-        besides = [key for key in differing([row, own.row]) if not key.startswith("priors.")]
-        why = f" together with what else differs: {', '.join(besides)}" if besides else ""
-        facts.append((f"Over “{own.row.label}”", f"ndcg@10 {signed(own.ndcg)}: what the heads add{why}"))
+    if (over := standing.over_one_head(section, row, gains)) is not None:
+        keys = standing.besides_heads(row, over.row)
+        why = f" together with what else differs: {', '.join(keys)}" if keys else ""
+        facts.append((f"Over “{over.row.label}”", f"ndcg@10 {signed(over.ndcg)}: what the heads add{why}"))
+    if others := standing.among(section, row, gains):
+        facts.append(("Without priors", others))
+    facts += [("Control", said) for said in standing.over_controls(row, gains)]
     if newcomers is not None:
         facts.append((f"New interest ({newcomers.users:,} users)", f"ndcg@10 {signed(newcomers.interval)}"))
-    if gains.of_rivals:
-        facts.append(("Against rivals", f"{_against(gains.of_rivals)}"))
     facts += [(f"By {prior}", _groups(some)) for prior, some in gains.user_groups.items()]
     if gains.item_groups:
         facts.append(("By items", _groups(gains.item_groups)))
@@ -140,51 +155,14 @@ def _prior(row: Row, base: Row, gains: Gains) -> Prior:
     return Prior(row.label, verdict, headline, facts)
 
 
-def _against(rivals: Sequence[Over]) -> str:
-    """Where a model stands among rivals, from the most accurate of them down."""
-    by_sign: dict[int, list[Over]] = {1: [], 0: [], -1: []}
-    for over in sorted(rivals, key=lambda over: over.ndcg.mean):
-        by_sign[sign(over.ndcg)].append(over)
-    above, level, below = by_sign[1], by_sign[0], by_sign[-1]
-    parts = []
-    if above:
-        whom = f"all {len(rivals)} rivals" if len(above) == len(rivals) else f"{len(above)} of {len(rivals)} rivals"
-        nearest = f"“{above[0].row.label}” ({_gains(above[0])})"
-        parts.append(f"is above {nearest}" if len(rivals) == 1 else f"is above {whom}, the nearest of them {nearest}")
-    if level:
-        parts.append(f"cannot be told from {', '.join(f'“{one.row.label}” ({_gains(one)})' for one in level)}")
-    if below:
-        parts.append(f"is below {', '.join(f'“{one.row.label}” ({_gains(one)})' for one in below)}")
-    return "; ".join(parts)
-
-
-def _gains(over: Over) -> str:
-    return f"ndcg@10 {signed(over.ndcg)}, entropy@10 {signed(over.entropy, 3)}"
-
-
-def _more_diverse(section: Section, best: Row, gains: Mapping[str, Gains]) -> list[str]:
-    """What to turn on besides where lists are to be more diverse, at no loss of accuracy to the baseline."""
-    reached = gains[best.label].overall["entropy@10"].high
-    rows = [row for row in section.rows if row.variant.adjusted and row.label in gains]
-    rows = [row for row in rows if sign(gains[row.label].overall["ndcg@10"]) >= 0]
-    row = max(rows, key=lambda row: gains[row.label].overall["entropy@10"].low, default=None)
-    if row is None or gains[row.label].overall["entropy@10"].low <= reached:
-        return []
-    found = gains[row.label].overall
-    return [
-        f"More diverse at no loss: “{row.label}” has {signed(found['entropy@10'], 3)} bits of entropy@10 and "
-        f"{signed(found['ndcg@10'])} of ndcg@10, both over “{section.baseline.label}”."
-    ]
-
-
 def _groups(gains: list[Gain]) -> str:
     rising = sorted((gain for gain in gains if gain.sign > 0), key=lambda gain: -gain.interval.mean)
     falling = sorted((gain for gain in gains if gain.sign < 0), key=lambda gain: gain.interval.mean)
     parts = []
     for verb, some in (("gain", rising), ("lose", falling)):
         if some:
-            named = "; ".join(f"{gain.of} {signed(gain.interval)}" for gain in some[:_NAMED])
-            more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+            named = "; ".join(f"{gain.of} {signed(gain.interval)}" for gain in some[:NAMED])
+            more = f" and {len(some) - NAMED} more" if len(some) > NAMED else ""
             parts.append(f"{len(some)} of {len(gains)} {verb}: {named}{more}")
     return ". ".join(parts) or f"none of {len(gains)} groups can be told from the baseline"
 

@@ -3,7 +3,7 @@
 Shapes: U users, M metrics (`COMPARED`), G groups.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ _DRAWS = 200_000_000  # users drawn in a bootstrap, for time
 _DRAWS_OF_A_GROUP = 20_000_000
 _FEWEST = 200  # resamples
 SMALLEST = 20  # users of a group, for an interval
+_OVER = [COMPARED.index("ndcg@10"), COMPARED.index("entropy@10")]
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,17 @@ class Gain:
 
 @dataclass(frozen=True)
 class Over:
-    """In ndcg and entropy over another row than the baseline."""
+    """What a row has more than another one, in ndcg and entropy.
+
+    Attributes:
+        row: the other one.
+        seeds: as those of `Gains`.
+    """
 
     row: Row
     ndcg: Interval
     entropy: Interval
+    seeds: tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass
@@ -59,9 +66,8 @@ class Gains:
         newcomers: users with a target of a category that is new to them; None where there are too few.
         user_groups: by user prior, largest group first.
         item_groups: of the category prior.
-        of_heads: over the model of one head with the same horizon, where that is not the baseline: what the heads add
-            to the longer horizon.
-        of_rivals: of a model with priors, over each rival.
+        over: of a model with priors over each row without and over each control, the baseline among them; of one
+            that was re-ranked over itself before; by label.
     """
 
     overall: dict[str, Interval]
@@ -69,8 +75,7 @@ class Gains:
     newcomers: Gain | None = None
     user_groups: dict[str, list[Gain]] = field(default_factory=dict)
     item_groups: list[Gain] = field(default_factory=list)
-    of_heads: "Over | None" = None
-    of_rivals: list["Over"] = field(default_factory=list)
+    over: dict[str, Over] = field(default_factory=dict)
 
     def groups(self) -> list[Gain]:
         return [*self.item_groups, *(gain for some in self.user_groups.values() for gain in some)]
@@ -93,8 +98,10 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
     if not rows:
         return {}
     people, width = per_user.people, len(COMPARED)
-    difference = {row.label: _difference(per_user.values, row, base) for row in rows}
-    stacked_UD = np.concatenate(list(difference.values()), 1)
+    pairs = [(row, other) for row in rows for other in _compared_with(section, row, per_user)]
+    columns = [_difference(per_user.values, row, base) for row in rows]
+    columns += [_difference(per_user.values, row, other)[:, _OVER] for row, other in pairs]
+    stacked_UD = np.concatenate(columns, 1)
     intervals = paired_bootstrap(stacked_UD, resamples(len(people)))
     found = {
         row.label: Gains(
@@ -103,7 +110,10 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
         )
         for place, row in enumerate(rows)
     }
-    ndcg_UD = stacked_UD[:, ::width]
+    rest = intervals[width * len(rows) :]
+    for (row, other), ndcg, entropy in zip(pairs, rest[::2], rest[1::2], strict=True):
+        found[row.label].over[other.label] = Over(other, ndcg, entropy, _seeds(per_user.values, row, other))
+    ndcg_UD = stacked_UD[:, : width * len(rows) : width]
     base_U = np.mean(list(per_user.values[base.label].values()), 0)[:, 0]
     newcomers = _of_users("users with a new interest", people.newcomer_U, ndcg_UD, base_U)
     for row, gain in zip(rows, newcomers, strict=False):
@@ -112,13 +122,6 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
         for group, who in groups.items():
             for row, gain in zip(rows, _of_users(group, who, ndcg_UD, base_U), strict=False):
                 found[row.label].user_groups.setdefault(prior, []).append(gain)
-    rivals = [row for row in [base, *rows] if row.variant.competes]
-    for row in rows:
-        if row.variant.ours:
-            plain = section.plain_of(row.variant.horizon)
-            if row.variant.kinds and plain is not base:
-                found[row.label].of_heads = next(iter(_over(row, [plain] if plain else [], per_user)), None)
-            found[row.label].of_rivals = _over(row, rivals, per_user)
     base_UG = np.mean(list(per_user.groups[base.label].values()), 0)
     of_groups = [_difference(per_user.groups, row, base) for row in rows]
     for number, group in enumerate(per_user.category.groups):
@@ -130,34 +133,35 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
 
 
 def _seeds(
-    values: Mapping[str, Mapping[int, np.ndarray]], row: Row, base: Row
+    values: Mapping[str, Mapping[int, np.ndarray]], row: Row, other: Row
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Those that both have, twice; each one's own where they share none."""
-    ours, theirs = tuple(sorted(values[row.label])), tuple(sorted(values[base.label]))
+    ours, theirs = tuple(sorted(values[row.label])), tuple(sorted(values[other.label]))
     shared = tuple(seed for seed in ours if seed in theirs)
     return (shared, shared) if shared else (ours, theirs)
 
 
-def _difference(values: Mapping[str, Mapping[int, np.ndarray]], row: Row, base: Row) -> np.ndarray:
-    """Row minus baseline, averaged over their `_seeds`."""
-    ours, theirs = _seeds(values, row, base)
+def _difference(values: Mapping[str, Mapping[int, np.ndarray]], row: Row, other: Row) -> np.ndarray:
+    """Row minus the other one, averaged over their `_seeds`."""
+    ours, theirs = _seeds(values, row, other)
     if ours == theirs:
-        return np.asarray(np.mean([values[row.label][seed] - values[base.label][seed] for seed in ours], 0))
-    means = [np.mean([values[each.label][s] for s in some], 0) for each, some in ((row, ours), (base, theirs))]
+        return np.asarray(np.mean([values[row.label][seed] - values[other.label][seed] for seed in ours], 0))
+    means = [np.mean([values[each.label][s] for s in some], 0) for each, some in ((row, ours), (other, theirs))]
     return np.asarray(means[0] - means[1])
 
 
-def _over(row: Row, others: Sequence[Row], per_user: PerUser) -> list[Over]:
-    """Over each of the others that has values of single users."""
-    others = [other for other in others if other.label in per_user.values]
-    if not others:
-        return []
-    columns = [COMPARED.index("ndcg@10"), COMPARED.index("entropy@10")]
-    difference_UD = np.concatenate([_difference(per_user.values, row, other)[:, columns] for other in others], 1)
-    intervals = paired_bootstrap(difference_UD, resamples(len(difference_UD)))
-    return [
-        Over(other, ndcg, entropy) for other, ndcg, entropy in zip(others, intervals[::2], intervals[1::2], strict=True)
-    ]
+def _compared_with(section: Section, row: Row, per_user: PerUser) -> list[Row]:
+    """See `Gains.over`."""
+    if row.variant.ours:
+        some = [other for other in section.rows if not other.variant.kinds or other.variant.control]
+    elif row.variant.kinds and row.variant.adjusted:
+        trained = {result.run.path for result in row.results}
+        some = [
+            other for other in section.rows if other.variant.ours and trained <= {one.run.path for one in other.results}
+        ]
+    else:
+        some = []
+    return [other for other in some if other is not row and other.label in per_user.values]
 
 
 def _of_users(name: str, who_U: np.ndarray, difference_UD: np.ndarray, base_U: np.ndarray) -> list[Gain]:

@@ -8,7 +8,6 @@ from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.table import Lacking, Line, Table, percent, plain, relative
 
 _EIGHT = tuple(f"{name}@{cutoff}" for name in ("recall", "ndcg") for cutoff in (5, 10, 50, 200))
-_CONTROLS = ("random", "all")
 
 
 def paper_tables(section: Section, sections: Sequence[Section]) -> tuple[list[Table], list[Lacking]]:
@@ -26,7 +25,7 @@ def paper_tables(section: Section, sections: Sequence[Section]) -> tuple[list[Ta
 
 def _table_2(section: Section) -> Table | Lacking:
     title = "Table 2: overall performance"
-    rows = [row for row in section.rows if not set(row.variant.kinds) & set(_CONTROLS)]
+    rows = [row for row in section.rows if not row.variant.control]
     base = any(row.variant.plain for row in rows)
     if len(rows) < 2 or not base:
         return Lacking(title, "a run of one head (priors.tree=[]) and one of priors or of a rival")
@@ -78,7 +77,7 @@ def _table_6(section: Section) -> Table | Lacking:
     several = any(
         len({other.variant.fusion for other in rows if other.variant.kinds == row.variant.kinds}) > 1 for row in rows
     )
-    if not several and not any(row.variant.kinds[0] in _CONTROLS for row in rows):
+    if not several and not any(row.variant.control for row in rows):
         return Lacking(title, "one prior with both max and mean fusion, or controls (random:like, all:like)")
     base = [row for row in section.rows if row.variant.plain and row.variant.segments == 1]
     metrics = ("recall@10", "recall@50", "ndcg@10", "ndcg@50", "entropy@10", "entropy@50")
@@ -139,7 +138,7 @@ def _table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
 
 def _table_8(section: Section) -> Table | Lacking:
     title = "Table 8: how priors are composed"
-    rows = [row for row in section.rows if row.variant.ours and not set(row.variant.kinds) & set(_CONTROLS)]
+    rows = [row for row in section.rows if row.variant.ours and not row.variant.control]
     composed = [row for row in rows if len(row.variant.kinds) > 1]
     if not composed:
         return Lacking(title, "a tree of two priors, such as priors.tree=['temporal:2', 'genre']")

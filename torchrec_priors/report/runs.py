@@ -132,19 +132,23 @@ def find(places: Iterable[Path]) -> Found:
 
 
 def _leave_out_part(found: Found) -> None:
-    """Leaves out validation where only some of the runs that stand on the test split have it, such as the seed that a
-    search handed over: a table of those would be a second opinion of less weight."""
-    reached: dict[tuple[str, str], set[Path]] = {}
+    """Leaves out what was validated on only some of the seeds that it was tested on, such as the one that a search
+    handed over: a table of those would be a second opinion of less weight."""
+    seeds: dict[tuple[str, str, str], set[int]] = {}
     for result in found.results:
-        reached.setdefault((result.data_sha256, result.split), set()).add(result.run.path)
-    for (data, split), runs in reached.items():
-        whole = reached.get((data, "test"), set())
-        if split == "validation" and runs < whole:
-            found.results = [one for one in found.results if (one.data_sha256, one.split) != (data, split)]
-            found.left_out.append(
-                f"the validation split, on which {len(runs)} of the {len(whole)} runs of the test split were "
-                "evaluated: name those runs alone to see it"
-            )
+        seeds.setdefault((result.data_sha256, result.label, result.split), set()).add(result.seed)
+
+    def is_part(result: Result) -> bool:
+        tested = seeds.get((result.data_sha256, result.label, "test"), set())
+        return seeds[result.data_sha256, result.label, result.split] < tested
+
+    labels = dict.fromkeys(result.label for result in found.results if is_part(result))
+    if labels:
+        found.results = [result for result in found.results if not is_part(result)]
+        found.left_out.append(
+            f"validation of {', '.join(f'“{label}”' for label in labels)}: made for some of the tested seeds alone; "
+            "evaluate the others on validation, too, or name only those runs"
+        )
 
 
 @dataclass(frozen=True)

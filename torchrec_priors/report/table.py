@@ -74,16 +74,13 @@ def over_seeds(values: Sequence[float], digits: int = 4) -> str:
 def signed(interval: Interval, digits: int = 4) -> str:
     """
     >>> signed(Interval(0.00712, -0.00001, 0.012))
-    '+0.0071 [0.0000, +0.0120]'
+    '+0.0071 [−0.0000, +0.0120]'
+    >>> signed(Interval(-0.00001, -0.01, 0.012))
+    '0.0000 [−0.0100, +0.0120]'
     """
-    mean, low, high = (_signed(value, digits) for value in (interval.mean, interval.low, interval.high))
-    return f"{mean} [{low}, {high}]"
-
-
-def _signed(value: float, digits: int) -> str:
-    """What rounds to 0 has no sign."""
-    text = f"{value:+.{digits}f}"
-    return text.replace("-", "−") if float(text) else text[1:]
+    mean = f"{interval.mean:+.{digits}f}"
+    mean = mean if float(mean) else mean[1:]  # bounds that round to 0 keep their sign, on which verdicts rest
+    return f"{mean} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]".replace("-", "−")
 
 
 def seconds(value: float | None) -> str:

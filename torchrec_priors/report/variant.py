@@ -78,9 +78,9 @@ class Variant:
         return not self.rival and not self.adjusted and (bool(self.kinds) or self.segments == 1)
 
     @property
-    def competes(self) -> bool:
-        """What else one could turn on in place of priors: a rival, or one head's ranking adjusted afterwards."""
-        return bool(self.rival) or (self.adjusted and not self.kinds)
+    def control(self) -> bool:
+        """Heads for groups that nobody knows anything of."""
+        return bool({"random", "all"} & {*self.kinds})
 
     @property
     def others(self) -> tuple[str, ...]:
