@@ -42,7 +42,7 @@ def test_where_nothing_can_be_told_apart_the_page_says_so(small_data, tmp_path):
     evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', heads=19), skill=0.1)  # the same lists
     [section] = sections(find([tmp_path]).results, None)
     found = _advice(section)
-    assert found.summary[0].startswith("No prior among these runs gains over “one-head” for all users")
+    assert found.summary[0].startswith("No prior among these runs gains ndcg@10 over “one-head” for all users")
     assert found.priors[0].verdict == "open"
     assert "one seed" in found.summary[-1]
 
@@ -145,8 +145,15 @@ def test_a_control_is_not_recommended_and_a_prior_that_is_no_better_than_it_is_d
 
 def test_where_no_prior_gains_what_does_without_is_named(small_data, tmp_path):
     summary = _advice(_with_rivals(small_data, tmp_path, {"sasrec": 0.5})).summary
-    assert summary[0].startswith("No prior among these runs gains")
+    assert summary[0].startswith("No prior among these runs gains ndcg@10")
     assert summary[1] == "More accurate than “one-head”, without priors: “sasrec”."
+
+
+def test_a_gain_in_recall_alone_is_said(small_data, tmp_path):
+    section = _with_rivals(small_data, tmp_path, {})
+    gains = gains_of(section, PerUser.of(section))
+    gains["genre"].overall |= {"ndcg@10": Interval(0.001, -0.001, 0.002), "recall@10": Interval(0.003, 0.001, 0.005)}
+    assert "“genre” gains recall@10 alone: +0.0030 [+0.0010, +0.0050]." in advice(section, gains).summary
 
 
 def test_rows_without_intervals_and_other_seeds_are_said(small_data, tmp_path):

@@ -61,7 +61,7 @@ def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], prio
     better = [row for row in eligible if verdicts[row.label] == "better"]
     some = [row.label for row in eligible if verdicts[row.label] == "some"]
     worse = [row.label for row in eligible if verdicts[row.label] == "worse"]
-    said = _recommended(section, better, len(eligible), gains) if better else _nothing(section, gains)
+    said = _recommended(section, better, len(eligible), gains) if better else _nothing(section, eligible, gains)
     if some:
         said.append(f"For some users or items alone, turn on {_listed(some)}: see below for which.")
     if worse:
@@ -106,12 +106,17 @@ def _recommended(section: Section, better: list[Row], among_priors: int, gains: 
     return said
 
 
-def _nothing(section: Section, gains: Mapping[str, Gains]) -> list[str]:
+def _nothing(section: Section, eligible: list[Row], gains: Mapping[str, Gains]) -> list[str]:
     base = section.baseline
     said = [
-        f"No prior among these runs gains over “{base.label}” for all users at the {LEVEL:.0%} level: on this "
+        f"No prior among these runs gains ndcg@10 over “{base.label}” for all users at the {LEVEL:.0%} level: on this "
         "evidence there is no reason to turn one on for everyone. More users, seeds or steps could show one."
     ]
+    said += [
+        f"“{row.label}” gains recall@10 alone: {signed(gains[row.label].overall['recall@10'])}."
+        for row in eligible
+        if sign(gains[row.label].overall["ndcg@10"]) == 0 and sign(gains[row.label].overall["recall@10"]) > 0
+    ][:NAMED]
     others = [row.label for row in section.rows if not row.variant.kinds and row.label in gains]
     above = [label for label in others if sign(gains[label].overall["ndcg@10"]) > 0]
     if above:
@@ -137,7 +142,9 @@ def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
         "some": "gains for some users or items, in more groups than by chance, not for all together",
         "open": "not distinguishable from the baseline",
     }[verdict]
-    facts = [("Everyone", f"ndcg@10 {signed(ndcg)}; entropy@10 {signed(entropy, 3)} bits")]
+    recall = gains.overall["recall@10"]
+    everyone = f"ndcg@10 {signed(ndcg)}; recall@10 {signed(recall)}; entropy@10 {signed(entropy, 3)} bits"
+    facts = [("Everyone", everyone)]
     if (over := standing.over_one_head(section, row, gains)) is not None:
         keys = standing.besides_heads(row, over.row)
         why = f" together with what else differs: {', '.join(keys)}" if keys else ""
