@@ -75,11 +75,18 @@ def _search(folder, data):
 def test_a_run_that_a_search_handed_over_is_a_seed_of_the_final_row(small_data, tmp_path, named):
     _search(tmp_path, small_data)
     found = find([tmp_path / name for name in named])
-    test, validation = sections(found.results, None)
+    [test] = sections(found.results, None)
     assert [(row.label, row.seeds) for row in test.rows] == [("A b", [0, 1])]
     assert {result.run.path.parent for result in test.rows[0].results} == {tmp_path / "x-best" / "runs"}
-    dims = {row.config["model.dim"] for row in validation.rows}
-    assert dims == {8, 16}, "as it stands, and what was chosen"
+    assert any(reason.startswith("validation of ") for reason in found.left_out), "on one of the two seeds"
+
+
+def test_an_evaluation_that_the_experiment_did_not_make_has_its_cells_name(small_data, tmp_path):
+    _, best = _search(tmp_path, small_data)
+    evaluate(RunFolder(best / "runs" / "A-b-seed1"), "validation")
+    found = find([best])
+    assert {(result.label, result.split) for result in found.results} == {("A b", "test"), ("A b", "validation")}
+    assert not any(reason.startswith("validation") for reason in found.left_out), "on both seeds"
 
 
 def test_validation_of_a_few_of_the_tested_runs_is_no_section(small_data, tmp_path):

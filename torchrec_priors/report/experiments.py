@@ -36,6 +36,11 @@ class ExperimentFolder:
         """The table of the search's trials."""
         return self.path / "search" / "results.md"
 
+    def name(self, run: str) -> str:
+        """The cell whose run has this folder, as it is written there; without one the folder, both without the seed."""
+        folder = SEED.sub("", run)
+        return next((cell for cell, _ in self.cells.values() if file_name(cell) == folder), folder)
+
     def trial(self, name: str) -> str | None:
         """The trial that a run or an evaluation is named after: a searched cell, then the hash of the values; None for
         others, such as a cell as it stands."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from torchrec_priors.config import read_override
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.matrix import flat
-from torchrec_priors.report.experiments import SEED, ExperimentFolder
+from torchrec_priors.experiment.matrix import file_name, flat
+from torchrec_priors.report.experiments import ExperimentFolder
 from torchrec_priors.training.run_folder import CONFIG, DATA, RunFolder
 
 _DEEPEST = 3  # folders between the one that is named and a run
@@ -135,12 +135,15 @@ def _leave_out_part(found: Found) -> None:
     """Leaves out what was validated on only some of the seeds that it was tested on, such as the one that a search
     handed over: a table of those would be a second opinion of less weight."""
     seeds: dict[tuple[str, str, str], set[int]] = {}
+
+    def of(result: Result, split: str) -> set[int]:
+        return seeds.setdefault((result.data_sha256, file_name(result.label), split), set())
+
     for result in found.results:
-        seeds.setdefault((result.data_sha256, result.label, result.split), set()).add(result.seed)
+        of(result, result.split).add(result.seed)
 
     def is_part(result: Result) -> bool:
-        tested = seeds.get((result.data_sha256, result.label, "test"), set())
-        return seeds[result.data_sha256, result.label, result.split] < tested
+        return of(result, result.split) < of(result, "test")
 
     labels = dict.fromkeys(result.label for result in found.results if is_part(result))
     if labels:
@@ -217,7 +220,7 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         name = folder.name[len(split) + 1 :]
         if folder.name not in cells and _note_trial(ways, name, trials):
             continue
-        own = SEED.sub("", run.path.name) + (f" {name}" if name else "")
+        own = way.experiment.name(run.path.name) + (f" {name}" if name else "")
         label, place = cells.get(folder.name, (own, way.first + len(way.experiment.cells)))
         changes = dict(read_override(override) for override in values.get("overrides", []))
         found.results.append(
