@@ -4,6 +4,7 @@ import fnmatch
 import os
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def test_dependencies_are_those_of_the_project(device, instructions, tmp_path):
     pip.parent.mkdir()
     pip.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     pip.chmod(0o755)
+    (pip.parent / "python").symlink_to(sys.executable)  # the image has it; a machine may have python3 alone
     environment = {"PATH": f"{pip.parent}:{os.environ['PATH']}", "DEVICE": device}
     done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
     if device == "tpu":
