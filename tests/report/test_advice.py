@@ -126,6 +126,8 @@ def test_the_best_prior_is_placed_among_all_rows_without_priors_and_its_control(
     assert "“genre” is above all 4 rows without priors, the nearest of them “sasrec” (ndcg@10 +" in summary[1]
     assert summary[2].startswith("Over its control “random” it has +")
     assert "what is together counts, not that there are more heads" in summary[2]
+    of_one_head = next(prior for prior in _advice(section).priors if prior.label == "longer")
+    assert "Control" not in dict(of_one_head.facts), "it has no heads to control"
 
 
 def test_what_is_better_than_the_best_prior_is_said_first(small_data, tmp_path):

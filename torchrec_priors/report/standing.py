@@ -65,9 +65,11 @@ def among(section: Section, row: Row, gains: Gains) -> str:
 
 def over_controls(row: Row, gains: Gains) -> list[str]:
     """Whether what is together counts, or that there are heads at all."""
+    if row.variant.control or not row.variant.kinds:
+        return []
     said = []
     for over in gains.over.values():
-        if over.row.variant.control and not row.variant.control:
+        if over.row.variant.control:
             means = {
                 1: "what is together counts, not that there are more heads",
                 0: "what is together may not count, only that there are more heads",
