@@ -99,4 +99,4 @@ def _over_seeds(rows: list[Row], name: str) -> str:
 
 
 def _signed(interval: Interval) -> str:
-    return f"{interval.mean:+.4f} [{interval.low:+.4f}, {interval.high:+.4f}]"
+    return f"{interval.mean:+z.4f} [{interval.low:+z.4f}, {interval.high:+z.4f}]"
