@@ -77,6 +77,11 @@ class RunConfig:
             part.check()
         if self.baseline.name and self.priors.tree:
             raise UserError(f"baseline.name = {self.baseline.name!r} has no prior heads: give priors.tree=[]")
+        if not self.negatives.met and not self.evaluation.filter_seen:
+            raise UserError(
+                "negatives.met = false leaves met items untold from what comes next, so they must not be recommended:"
+                " set evaluation.filter_seen = true, or negatives.met = true"
+            )
         tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
         managed = TABLE if self.embedding.unseen == "managed" else None
         self.sharding.check_tables(tables, self.model.dim, managed)

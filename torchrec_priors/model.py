@@ -26,6 +26,7 @@ from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.score import ScoreKind
 from torchrec_priors.looked_up import Exchange, LookedUp
 from torchrec_priors.loss import Counts, Positives, count, discount, find_positives, gate_loss, prior_weights
+from torchrec_priors.ops.hidden_negatives import Met
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.priors.tree import PriorTree
@@ -117,6 +118,7 @@ class Recommender(nn.Module):
         self.register_buffer("item_set_K", item_set_K, persistent=False)
         self.precision = torch.float32  # of the encoder's matrix products in training
         self.asks_once = False  # whether ids that repeat are looked up once
+        self.hides_met = False  # whether met items are no negatives (`NegativesConfig.met`)
         self.sees_events = False  # whether the encoder asks for events; the tree may need them, too
 
     discount_T: Tensor
@@ -211,25 +213,31 @@ class Recommender(nn.Module):
         histories = Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout)
         states = replace(histories, vector_Nd=self._encode(histories))
         chosen = positives.trained()
+        met = None
+        if self.hides_met:
+            met = Met(looked_up.row_X[part.context_N], part.offsets_B1, looked_up.negatives)
         if self.baseline is None:
-            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, counts)
+            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, counts, met)
         else:
-            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, counts))  # type: ignore[operator]
+            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, counts, met))  # type: ignore[operator]
         loss = learnt.loss
         if self.gate is not None:
             decisions = (self.gate(states.vector_Nd), self.gate.gated_S, positives, self.item_set_K)
             loss = loss + self.gate_weight * gate_loss(*decisions, counts.target_T, self.discount_T)
         return loss * self.exchange.ranks, self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
 
-    def _learn_heads(self, looked_up: LookedUp, state_Nd: Tensor, chosen: Positives, counts: Counts) -> Learnt:
+    def _learn_heads(
+        self, looked_up: LookedUp, state_Nd: Tensor, chosen: Positives, counts: Counts, met: Met | None
+    ) -> Learnt:
         """Eq. 8 of the prior heads."""
         query_Pd = self.score.queries(self.heads(state_Nd, chosen.token_P, chosen.path_P))
         counts_S = torch.bincount(self.item_set_K[chosen.path_P], minlength=self.tree.item_sets).tolist()
         weighed = self._weighed(looked_up, chosen, counts, self.weight_K)
-        loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up))
+        hidden = None if met is None else met.hidden(chosen.token_P, counts_S, weighed)
+        loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up), hidden)
         return Learnt(loss, nll_M, chosen.path_M)
 
-    def _learning(self, looked_up: LookedUp, chosen: Positives, counts: Counts) -> Learning:
+    def _learning(self, looked_up: LookedUp, chosen: Positives, counts: Counts, met: Met | None) -> Learning:
         """What a baseline learns from; every target counts once."""
         return Learning(
             token_Q=chosen.token_P,
@@ -240,6 +248,7 @@ class Recommender(nn.Module):
             score=self.score,
             positions=counts.target_T[0],
             step=looked_up.step,
+            met=met,
         )
 
     def _negatives(self, looked_up: LookedUp) -> NegativeSets:

@@ -2,7 +2,7 @@
 
 import itertools
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +60,7 @@ class Cut:
     seed: int
     shuffled_row_groups: int
     batch_tokens: int = 0
+    moving: bool = False
 
 
 _SEEDS, _ROW_GROUPS = st.integers(0, 2**31 - 1), st.integers(1, 3)
@@ -67,6 +68,11 @@ cuts = st.builds(Cut, st.integers(1, 6), st.integers(1, 4), st.integers(1, 7), _
 token_cuts = st.builds(
     Cut, st.integers(1, 6), st.integers(1, 4), st.just(0), _SEEDS, _ROW_GROUPS, batch_tokens=st.integers(11, 40)
 )
+
+
+def moving(cuts: st.SearchStrategy[Cut]) -> st.SearchStrategy[Cut]:
+    """Besides, the same with windows cut elsewhere in every epoch."""
+    return st.builds(replace, cuts, moving=st.booleans())
 
 
 def stream_of(log: Log, cut: Cut, **more) -> WindowStream:

@@ -4,12 +4,13 @@ import collections
 import itertools
 import threading
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs_in_memory import Cut, Log, cuts, logs, pieces, plain, plainly_read, stream_of, take, token_cuts
+from logs_in_memory import Log, cuts, logs, moving, pieces, plain, plainly_read, stream_of, take, token_cuts
 from small_movielens import read_sequences
 
 from torchrec_priors.data.prepared import PreparedData
@@ -39,7 +40,7 @@ def test_an_epoch_holds_each_window_of_the_definition_once(log, cut):
 
 
 @settings(deadline=None, max_examples=50)
-@given(logs(), cuts, st.integers(0, 2))
+@given(logs(), moving(cuts), st.integers(0, 2))
 def test_every_training_item_but_a_users_last_is_in_one_context_an_epoch_and_no_other_item_in_any_window(
     log, cut, epoch
 ):
@@ -84,7 +85,7 @@ def test_a_budget_that_one_window_may_exceed_is_refused():
 
 
 @settings(deadline=None, max_examples=50)
-@given(logs(), cuts, st.integers(1, 5))
+@given(logs(), moving(cuts), st.integers(1, 5))
 def test_the_ranks_shares_together_are_the_global_batch(log, cut, world):
     alone = stream_of(log, cut)
     steps = 2 * alone.steps_an_epoch + 1
@@ -98,7 +99,7 @@ def test_the_ranks_shares_together_are_the_global_batch(log, cut, world):
 
 
 @settings(deadline=None, max_examples=50)
-@given(logs(), cuts | token_cuts, st.data())
+@given(logs(), moving(cuts | token_cuts), st.data())
 def test_a_stream_that_starts_later_goes_on_where_an_uninterrupted_one_would(log, cut, data):
     whole = stream_of(log, cut)
     first = data.draw(st.integers(0, 3 * whole.steps_an_epoch))
@@ -109,16 +110,48 @@ def test_a_stream_that_starts_later_goes_on_where_an_uninterrupted_one_would(log
 
 
 @settings(deadline=None, max_examples=30)
-@given(logs(), cuts, st.integers(1, 2))
+@given(logs(), moving(cuts), st.integers(1, 2))
 def test_the_rows_shuffled_together_change_the_order_alone(log, cut, buffer):
-    small = stream_of(log, Cut(cut.context, cut.horizon, cut.batch, cut.seed, buffer))
-    large = stream_of(log, Cut(cut.context, cut.horizon, cut.batch, cut.seed, 100))
+    small = stream_of(log, replace(cut, shuffled_row_groups=buffer))
+    large = stream_of(log, replace(cut, shuffled_row_groups=100))
     assert small.steps_an_epoch == large.steps_an_epoch
     small_epoch, large_epoch = (
         collections.Counter(piece for windows in take(stream, stream.steps_an_epoch) for piece in pieces(windows))
         for stream in (small, large)
     )
     assert small_epoch == large_epoch
+
+
+@settings(deadline=None, max_examples=50)
+@given(logs(), cuts | token_cuts, st.integers(0, 2))
+def test_windows_that_move_are_as_many_no_longer_and_the_last_ones_reach_the_end(log, cut, epoch):
+    cut = replace(cut, moving=True)
+    stream, fixed = stream_of(log, cut), stream_of(log, replace(cut, moving=False))
+    assert (stream.windows, stream.steps_an_epoch) == (fixed.windows, fixed.steps_an_epoch)
+    batches = take(stream, (epoch + 1) * stream.steps_an_epoch)[epoch * stream.steps_an_epoch :]
+    found = [piece for windows in batches for piece in pieces(windows)]
+    assert len(found) == fixed.windows
+    assert max(len(context) for context, _ in found) <= cut.context
+    if cut.batch_tokens:
+        assert max(int(windows.contexts.sum()) for windows in batches) <= cut.batch_tokens
+    for items in log.training():
+        own = sorted(piece for piece in found if log.owner[piece[0][0]] == log.owner[items[0]]) if items else []
+        assert [len(future) for _, future in own] == [min(cut.horizon, items[-1] - context[-1]) for context, _ in own]
+        assert all(len(context) == cut.context for context, _ in own[1:-1])
+
+
+def test_windows_move_everywhere_where_they_may_from_epoch_to_epoch():
+    log = Log([[2 + 23]], 1)  # 22 items of contexts: 3 windows of 10, with room for 8
+    stream = WindowStream(log, context=10, horizon=1, batch=3, seed=0, moving=True)
+    last = [min(len(context) for context, _ in pieces(windows) if 21 in context) for windows in take(stream, 400)]
+    assert sorted(set(last)) == list(range(2, 11))
+    assert all(20 < last.count(length) < 80 for length in set(last)), "about as often each"
+    assert last != [
+        min(len(context) for context, _ in pieces(windows) if 21 in context)
+        for windows in take(WindowStream(log, context=10, horizon=1, batch=3, seed=1, moving=True), 400)
+    ]
+    whole = WindowStream(Log([[2 + 8]], 1), context=10, horizon=1, batch=1, seed=0, moving=True)
+    assert {tuple(pieces(windows)[0][0]) for windows in take(whole, 20)} == {tuple(range(7))}
 
 
 def test_training_items_too_few_for_one_window_are_refused():

@@ -50,7 +50,13 @@ def load(argument, data, horizon):
 TREES = {
     "all five": (
         ["temporal:2", "rating", "genre", "gender", "communities.py"],
-        {"training.steps": 3, "loss.gate": 1.0, "evaluation.calibrated": True, "evaluation.fusion": "hierarchical"},
+        {
+            "training.steps": 3,
+            "loss.gate": 1.0,
+            "negatives.met": False,
+            "evaluation.calibrated": True,
+            "evaluation.fusion": "hierarchical",
+        },
     ),
     "all five added": (
         ["temporal:2", "rating", "genre", "gender", "communities.py"],

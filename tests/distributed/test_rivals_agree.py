@@ -9,7 +9,7 @@ from test_ranks_agree import train
 DUALVAE = {"baseline.name": "dualvae", "baseline.options": {"aspects": 3, "width": 8, "kl_steps": 4}}
 RIVALS = {
     "sasrec": {"encoder.backbone": "sasrec"},
-    "dualvae on hstu": DUALVAE | {"training.accumulate": 3},
+    "dualvae on hstu": DUALVAE | {"training.accumulate": 3, "negatives.met": False},
     "dualvae": DUALVAE | {"encoder.backbone": "shallow"},
 }
 

@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from histories import random_histories
 
 from torchrec_priors.ops import hard_negatives
 from torchrec_priors.ops.hard_negatives import hard_negatives_loss, hard_negatives_loss_reference
+from torchrec_priors.ops.hidden_negatives import Met
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss_reference
 
@@ -22,23 +24,30 @@ def _case(queries, seed, shifted, dtype=torch.float64, sharpness=1.0):
     return sharpness * torch.randn(queries, 4, dtype=dtype), positives, NegativeSets(table[ids], ids, [9], 5, shifts)
 
 
-def _grads(function, query, positives, negatives, beta):
+def _grads(function, query, positives, negatives, beta, hidden=None):
     leaves = [value.clone().requires_grad_() for value in (query, positives.item_Xd, negatives.vectors_nd)]
     loss, nll = function(
-        leaves[0], replace(positives, item_Xd=leaves[1]), replace(negatives, vectors_nd=leaves[2]), beta
+        leaves[0], replace(positives, item_Xd=leaves[1]), replace(negatives, vectors_nd=leaves[2]), beta, hidden
     )
     if loss.requires_grad:
         loss.backward()
     return loss, nll, *(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves)
 
 
+@pytest.mark.parametrize("hides", [False, True])
 @pytest.mark.parametrize("cells", [20, 1 << 20])
 @pytest.mark.parametrize("shifted", [False, True])
 @pytest.mark.parametrize("beta", [0.0, 1.0, 2.5])
 @pytest.mark.parametrize("queries", [0, 1, 7])
-def test_it_is_the_definition(queries, beta, shifted, cells, monkeypatch):
+def test_it_is_the_definition(queries, beta, shifted, cells, hides, monkeypatch):
     monkeypatch.setattr(hard_negatives, "_CELLS", cells)
     case = (*_case(queries, queries, shifted), beta)
+    if hides:
+        _, positives, negatives, _ = case
+        id_N, offsets, _, position_P, _ = random_histories([4, 2, 9], [queries], [], 12, queries)
+        hidden = Met(id_N, offsets, negatives).hidden(position_P, [queries], positives)
+        assert not queries or hidden.count_RP.sum()
+        case = (*case, hidden)
     for ours, theirs in zip(
         _grads(hard_negatives_loss, *case), _grads(hard_negatives_loss_reference, *case), strict=True
     ):

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+from histories import random_histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.ops import in_group_softmax
+from torchrec_priors.ops.hidden_negatives import Met
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss, in_group_loss_reference
 
@@ -43,10 +45,11 @@ def _nll(query, counts, table, positive, query_of, negatives, loss=in_group_loss
     heavy=st.sampled_from([1e-9, 1.0, 256.0]),
     safe=st.sampled_from([0.0, 60.0]),
     shifted=st.booleans(),
+    lengths=st.lists(st.integers(1, 4), max_size=3),
     seed=st.integers(0, 999),
 )
 def test_equals_the_definition_forward_and_gradient(
-    sets, shared, positives, dim, ids, block, heavy, safe, shifted, seed
+    sets, shared, positives, dim, ids, block, heavy, safe, shifted, lengths, seed
 ):
     queries, negatives = [q for q, _ in sets], [n for _, n in sets]
     query, positive_id, query_of, id_n, shifts, table = _case(seed, queries, negatives, shared, positives, dim, ids)
@@ -55,11 +58,16 @@ def test_equals_the_definition_forward_and_gradient(
     for loss in (in_group_loss, in_group_loss_reference):
         q, vectors = query.clone().requires_grad_(), table.clone().requires_grad_()
         pools = NegativeSets(vectors[id_n], id_n, negatives, shared, shifts if shifted else None)
+        of = WeighedPositives(vectors, positive_id, positive_id, query_of, weight)
+        hidden = None
+        if lengths:
+            id_N, offsets, _, position_P, _ = random_histories(lengths, queries, [], ids, seed)
+            hidden = Met(id_N, offsets, pools).hidden(position_P, queries, of)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(in_group_softmax.BLOCK, "cpu", block)
             patch.setattr(in_group_softmax, "_HEAVY", heavy)
             patch.setattr(in_group_softmax, "_SAFE", safe)
-            total, each = loss(q, queries, WeighedPositives(vectors, positive_id, positive_id, query_of, weight), pools)
+            total, each = loss(q, queries, of, pools, hidden)
             (3 * total + 0 * (q.sum() + vectors.sum())).backward()
         results.append([total, each, q.grad, vectors.grad])
     for fast, slow in zip(*results, strict=True):

@@ -124,14 +124,19 @@ def test_every_fusion_equals_its_definition(kind, calibrated, case, seed):
 
 @settings(deadline=None, max_examples=20)
 @given(cases())
-def test_normalisers_are_the_sums_over_eligible_items(case):
-    tree, table, queries, _, _, _, tile = case
+def test_normalisers_are_the_sums_over_eligible_items_that_are_not_excluded(case):
+    tree, table, queries, excluded, _, _, tile = case
     eligible, _ = _dense(tree, len(table), None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group_index, "TILE", tile)
         fast = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), queries)
-    slow = torch.logsumexp((queries.vector_BKd @ table.T).masked_fill(~eligible, -torch.inf), 2)
-    torch.testing.assert_close(fast, slow.masked_fill(torch.isneginf(queries.bias_BK), 0.0))
+        without = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), queries, excluded)
+    score_BKV = (queries.vector_BKd @ table.T).masked_fill(~eligible, -torch.inf)
+    closed_BK = torch.isneginf(queries.bias_BK)
+    torch.testing.assert_close(fast, torch.logsumexp(score_BKV, 2).masked_fill(closed_BK, 0.0))
+    score_BKV.transpose(1, 2)[excluded.user, excluded.row] = -torch.inf
+    slow = torch.logsumexp(score_BKV, 2)
+    torch.testing.assert_close(without, slow.masked_fill(closed_BK | torch.isneginf(slow), 0.0))
 
 
 def test_normalisers_of_a_sample_are_estimates_whatever_the_shards():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.heads.score import Score
+from torchrec_priors.ops.hidden_negatives import Hidden, Met
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
 
@@ -69,6 +70,7 @@ class Learning:
         score: makes queries ready for scoring.
         positions: how many positions of the global batch have a target: what means over positions divide by.
         step: of training, from 0.
+        met: what histories had met, where that is no negative.
     """
 
     token_Q: Tensor
@@ -79,6 +81,7 @@ class Learning:
     score: Score
     positions: Tensor
     step: int = 0
+    met: Met | None = None
 
     def route(self, query_QKd: Tensor) -> Routed:
         """Each target with the query that gives it the highest score; gradients go through that one alone.
@@ -103,12 +106,15 @@ class Learning:
     def routed(self, query_QKd: Tensor) -> Learnt:
         """The loss where each target trains the query that gives it the highest score, see `route`."""
         to = self.route(query_QKd)
-        loss, nll_M = in_group_loss(to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives)
+        hidden = self.hidden(to.pair_P // query_QKd.shape[1], to.positives)
+        loss, nll_M = in_group_loss(to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives, hidden)
         return Learnt(loss, nll_M, to.path_M)
 
     def of_positions(self, query_Qd: Tensor) -> Learnt:
         """The loss where each position has one query, not yet ready for scoring."""
-        loss, nll_M = in_group_loss(self.score.queries(query_Qd), [len(query_Qd)], self.positives, self.negatives)
+        hidden = self.hidden(torch.arange(len(query_Qd), device=query_Qd.device), self.positives)
+        query_Qd = self.score.queries(query_Qd)
+        loss, nll_M = in_group_loss(query_Qd, [len(query_Qd)], self.positives, self.negatives, hidden)
         return Learnt(loss, nll_M, torch.zeros_like(self.positives.query_M))
 
     def of_targets(self, query_Md: Tensor, path_M: Tensor) -> Learnt:
@@ -119,8 +125,20 @@ class Learning:
             path_M: which of the K queries they are told apart as.
         """
         own = replace(self.positives, query_M=torch.arange(len(query_Md), device=query_Md.device))
-        loss, nll_M = in_group_loss(self.score.queries(query_Md), [len(query_Md)], own, self.negatives)
+        hidden = self.hidden(self.positives.query_M, own)
+        loss, nll_M = in_group_loss(self.score.queries(query_Md), [len(query_Md)], own, self.negatives, hidden)
         return Learnt(loss, nll_M, path_M)
+
+    def hidden(self, place_P: Tensor, positives: WeighedPositives) -> Hidden | None:
+        """Negatives that queries do not see; None where they see all.
+
+        Args:
+            place_P: of each query's position in `token_Q`.
+            positives: the queries'.
+        """
+        if self.met is None:
+            return None
+        return self.met.hidden(self.token_Q[place_P], [len(place_P)], positives)
 
     def mean(self, term_Q: Tensor) -> Tensor:
         """This rank's share of the mean of a term over the positions of the global batch."""

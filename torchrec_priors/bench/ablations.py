@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.residual_adapters import Runs
 from torchrec_priors.ops.time_bias import TimeBias, time_bucket
@@ -46,10 +47,16 @@ def padded_attention(
 
 
 def kept_logits(
-    query_Pd: Tensor, query_counts_S: list[int], positives: WeighedPositives, negatives: NegativeSets
+    query_Pd: Tensor,
+    query_counts_S: list[int],
+    positives: WeighedPositives,
+    negatives: NegativeSets,
+    hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`in_group_loss` with all logits of a set at once; no negatives that all sets share, no shifts."""
+    """`in_group_loss` with all logits of a set at once; no negatives that all sets share or that are hidden, no
+    shifts."""
     assert negatives.shared == 0
+    assert hidden is None
     assert negatives.shifts_n is None
     starts = [0]
     losses = torch.zeros(len(positives))

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.splitmix import GOLDEN, mix, unit
+
+_SHIFTS = 0x736869667473  # tells these draws from other uses of the seed
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class WindowOrder:
         shuffled_row_groups: int,
         batch: int,
         batch_tokens: int,
+        moving: bool = False,
     ) -> None:
         """
         Args:
@@ -86,6 +90,7 @@ class WindowOrder:
             training_end_U: how many items of each are trained on, from the first.
             batch: windows of a global batch; 0 where it has a budget of tokens.
             batch_tokens: the most context items of a global batch; 0 where it is a number of windows.
+            moving: whether histories are cut elsewhere in every epoch, into as many windows.
 
         Raises:
             ValueError: neither or both of `batch` and `batch_tokens`.
@@ -95,7 +100,7 @@ class WindowOrder:
             raise ValueError(f"batch = {batch}, batch_tokens = {batch_tokens}: give one of the two")
         self.context, self.horizon = context, horizon
         self.seed, self.shuffled_row_groups, self._by_tokens = seed, shuffled_row_groups, bool(batch_tokens)
-        self._length_U, self._end_U = length_U, training_end_U
+        self._length_U, self._end_U, self._moving = length_U, training_end_U, moving
         self._bounds = np.cumsum([0, *group_sizes])
         tokens_and_windows, longest = [], 0
         for group in range(len(group_sizes)):
@@ -139,11 +144,10 @@ class WindowOrder:
             order = random.permutation(int(self._windows_G[chosen].sum()))
             after = before + int(self._on_the_line_G[chosen].sum())
             if len(order) and after > skipped * self._quota:
-                yield self._chunk(chosen, order, before, epoch * self.steps_an_epoch, skipped)
+                yield self._chunk(self._cut(chosen, epoch)[order], chosen, before, epoch * self.steps_an_epoch, skipped)
             before = after
 
-    def _chunk(self, groups: np.ndarray, order: np.ndarray, before: int, first_step: int, skipped: int) -> Chunk:
-        windows = self._cut(groups)[order]
+    def _chunk(self, windows: Cuts, groups: np.ndarray, before: int, first_step: int, skipped: int) -> Chunk:
         end = before + np.cumsum(windows.context if self._by_tokens else np.ones(len(windows), np.int64))
         batch = (end - 1) // self._quota
         first = int(np.searchsorted(batch, skipped))
@@ -166,20 +170,30 @@ class WindowOrder:
         """Windows of each user whose last training item has this index; it is in no context."""
         return np.maximum(0, -(-last // self.context))
 
-    def _cut(self, groups: np.ndarray) -> Cuts:
-        """Every window of some row groups: each user's backwards from the end of the training part."""
+    def _cut(self, groups: np.ndarray, epoch: int) -> Cuts:
+        """Every window of some row groups: each user's backwards from the end of the training part, the last of them
+        shorter than L by the user's shift."""
         length_U = np.concatenate([self._of(self._length_U, group) for group in groups])
         number_U = np.concatenate([np.arange(*self._bounds[group : group + 2]) for group in groups])
         first_U = np.cumsum(length_U) - length_U
         last_U = np.concatenate([self._of(self._end_U, group) for group in groups]) - 1
         count_U = self._counts(last_U)
+        shift_U = self._shifts(number_U, count_U * self.context - last_U, epoch)
         nth = np.arange(count_U.sum()) - np.repeat(np.cumsum(count_U) - count_U, count_U)
         last = np.repeat(last_U, count_U)
-        end = last - nth * self.context
-        start = np.maximum(0, end - self.context)
+        border = last + np.repeat(shift_U, count_U) - nth * self.context
+        end, start = np.minimum(border, last), np.maximum(0, border - self.context)
         return Cuts(
             user=np.repeat(number_U, count_U),
             start=np.repeat(first_U, count_U) + start,
             length=np.minimum(end + self.horizon, last + 1) - start,
             context=end - start,
         )
+
+    def _shifts(self, number_U: np.ndarray, room_U: np.ndarray, epoch: int) -> np.ndarray:
+        """By how many items each user's last window is shorter than L in an epoch: any number that leaves as many
+        windows, alike often, or 0 where cuts do not move. It follows from seed, epoch and user alone."""
+        if not self._moving:
+            return np.zeros_like(number_U)
+        key = mix(np.array([self.seed ^ _SHIFTS, epoch], np.uint64))
+        return (unit(mix(mix(number_U.astype(np.uint64) * GOLDEN + key[0]) + key[1])) * (room_U + 1)).astype(np.int64)

@@ -2,7 +2,8 @@
 
 A window is a context of up to L items and up to tau items after it, in one extended sequence; contexts do not overlap
 and are cut backwards from the end of a user's training part, so that each training item but the last stands in
-exactly one context and every position has a next item.
+exactly one context and every position has a next item. Where cuts move, they do from epoch to epoch, and this holds in
+each.
 
 The order of an epoch and its global batches are those of `order`, whatever the number of ranks; a rank takes its share
 of every batch. A window keeps its number in the global batch, so that nothing depends on who has it.
@@ -74,6 +75,7 @@ class WindowStream:
         first_step: int = 0,
         columns: Sequence[str] = (),
         training_end_U: np.ndarray | None = None,
+        moving: bool = False,
         workers: int = 0,
     ) -> None:
         """
@@ -87,6 +89,7 @@ class WindowStream:
             shuffled_row_groups: row groups whose windows are shuffled together, and held in memory.
             columns: of the sequences, besides `items`.
             training_end_U: how many items of each user are trained on; by default `data.training_ends`.
+            moving: whether contexts are cut elsewhere in every epoch (see `TrainingConfig.moving_windows`).
             workers: threads that decode row groups ahead (see `read_chunks`).
 
         Raises:
@@ -104,6 +107,7 @@ class WindowStream:
             shuffled_row_groups=shuffled_row_groups,
             batch=batch,
             batch_tokens=batch_tokens,
+            moving=moving,
         )
         if self.order.windows == 0:
             raise UserError(f"data set '{data.manifest.name}': no user has two training interactions")

@@ -2,8 +2,8 @@
 
     nll_m = -log( e^{s_m} / (e^{s_m} + n A_{1+beta} / A_beta) ),    A_x = sum_j c_j e^{x s_j},    n = sum_j c_j
 
-over the negatives j of one item set that are not the positive's own, c_j = e^{shift_j} being 1 without shifts: n times
-the mean of e^{s_j} weighed by e^{beta s_j}. Without any such negative nll_m = 0.
+over the negatives j of one item set that are neither the positive's own nor hidden from its query, c_j = e^{shift_j}
+being 1 without shifts: n times the mean of e^{s_j} weighed by e^{beta s_j}. Without any such negative nll_m = 0.
 
 A query's sums are taken once for all its positives, whose own terms are then taken out: terms are rounded to the
 queries' precision, sums and differences are of double precision, so that nothing but the terms of others is left.
@@ -19,18 +19,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 
 _CELLS = 1 << 19  # logits held at a time
 
 
 def hard_negatives_loss_reference(
-    query_Pd: Tensor, positives: WeighedPositives, negatives: NegativeSets, beta: float
+    query_Pd: Tensor, positives: WeighedPositives, negatives: NegativeSets, beta: float, hidden: Hidden | None = None
 ) -> tuple[Tensor, Tensor]:
     """The definition, positive by positive. Same arguments and result as `hard_negatives_loss`."""
     losses = []
     for source, row, query in zip(positives.source_M, positives.id_M, positives.query_M, strict=True):
         score, others = query_Pd[query] @ positives.item_Xd[source], negatives.ids_n != row
+        if hidden is not None:
+            for first, count in zip(hidden.first_RP[:, query], hidden.count_RP[:, query], strict=True):
+                others = others.index_fill(0, hidden.negative_H[first : first + count], False)
         logit_j = (negatives.vectors_nd @ query_Pd[query])[others]
         shift_j = torch.zeros_like(logit_j) if negatives.shifts_n is None else negatives.shifts_n[others]
         weight_j = torch.softmax(beta * logit_j + shift_j, 0)
@@ -41,17 +45,18 @@ def hard_negatives_loss_reference(
 
 
 def hard_negatives_loss(
-    query_Pd: Tensor, positives: WeighedPositives, negatives: NegativeSets, beta: float
+    query_Pd: Tensor, positives: WeighedPositives, negatives: NegativeSets, beta: float, hidden: Hidden | None = None
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum over positives, through which gradients go once; and [M], each positive's own, without any.
 
     Args:
         query_Pd: ready for scoring.
         negatives: one item set, and those that are shared.
+        hidden: negatives that queries do not see; None where they see all.
     """
     assert len(negatives.counts_S) == 1
     leaves = (query_Pd, positives.item_Xd, negatives.vectors_nd)
-    loss: tuple[Tensor, Tensor] = _HardNegatives.apply(*leaves, positives, negatives, beta)
+    loss: tuple[Tensor, Tensor] = _HardNegatives.apply(*leaves, positives, negatives, beta, hidden)
     return loss
 
 
@@ -67,7 +72,9 @@ class _HardNegatives(torch.autograd.Function):
         positives: WeighedPositives,
         negatives: NegativeSets,
         beta: float,
+        hidden: Hidden | None,
     ) -> tuple[Tensor, Tensor]:
+        columns = [slice(0, negatives.counts_S[0]), slice(negatives.counts_S[0], len(vectors_nd))]
         nll_M = query_Pd.new_zeros(len(positives))
         ctx.grads = tuple(torch.zeros_like(leaf) for leaf in (query_Pd, item_Xd, vectors_nd))
         rows = max(1, _CELLS // max(len(vectors_nd), 1))
@@ -78,7 +85,8 @@ class _HardNegatives(torch.autograd.Function):
             of = positives.chosen(some)
             of = replace(of, query_M=of.query_M - start)
             rows_pd, (grad_Pd, grad_Xd, grad_nd) = slice(start, start + rows), ctx.grads
-            nll_M[some] = _block(query_Pd[rows_pd], of, negatives, beta, grad_Pd[rows_pd], grad_Xd, grad_nd)
+            cells = None if hidden is None else hidden.cells(rows_pd, columns[: len(hidden.first_RP)])
+            nll_M[some] = _block(query_Pd[rows_pd], of, negatives, beta, cells, grad_Pd[rows_pd], grad_Xd, grad_nd)
         ctx.mark_non_differentiable(nll_M)
         return (positives.weight_M * nll_M).sum(), nll_M
 
@@ -86,7 +94,7 @@ class _HardNegatives(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         made, ctx.grads = ctx.grads, None
         assert made is not None, "gradients are handed out once"
-        return *(grad.mul_(grads[0]) for grad in made), None, None, None
+        return *(grad.mul_(grads[0]) for grad in made), None, None, None, None
 
 
 def _block(
@@ -94,19 +102,28 @@ def _block(
     of: WeighedPositives,
     negatives: NegativeSets,
     beta: float,
+    cells: tuple[Tensor, Tensor] | None,
     grad_pd: Tensor,
     grad_Xd: Tensor,
     grad_nd: Tensor,
 ) -> Tensor:
-    """[m] losses of some queries' positives, whose gradients are added to `grad_...`."""
+    """[m] losses of some queries' positives, whose gradients are added to `grad_...`.
+
+    Args:
+        cells: queries, and negatives that they do not see.
+    """
     item_md, query_md = of.item_Xd[of.source_M], query_pd[of.query_M]
     score_m = (query_md * item_md).sum(1)
     rest_pn = query_pd @ negatives.vectors_nd.T
-    top_p = rest_pn.amax(1)
+    seen_pn = torch.ones_like(rest_pn, dtype=torch.bool)
+    if cells is not None:
+        seen_pn[cells] = False
+        rest_pn.masked_fill_(~seen_pn, -torch.inf)
+    top_p = rest_pn.amax(1).clamp_(min=torch.finfo(rest_pn.dtype).min)  # where nothing is seen, no NaN
     rest_pn.sub_(top_p[:, None])
     hard_pn = rest_pn.exp()  # e^s
     shift_n = negatives.shifts_n
-    soft_pn = hard_pn.clone() if beta == 1 else rest_pn.mul_(beta).exp_()
+    soft_pn = hard_pn.clone() if beta == 1 else rest_pn.mul_(beta).exp_().masked_fill_(~seen_pn, 0.0)
     if shift_n is not None:
         soft_pn.mul_(shift_n.exp())
     hard_pn.mul_(soft_pn)
@@ -123,7 +140,8 @@ def _block(
 
     hard_m = others(hard_pn.sum(1, dtype=torch.float64)[of.query_M], hard_pn.flatten()[cell])
     soft_m = others(soft_pn.sum(1, dtype=torch.float64)[of.query_M], soft_pn.flatten()[cell])
-    number_m = others(copies_n.sum().expand(len(score_m)), copies_n[column])
+    number_p = copies_n.sum().expand(len(seen_pn)) if cells is None else seen_pn.double() @ copies_n
+    number_m = others(number_p[of.query_M], copies_n[column] * seen_pn.flatten()[cell])
     there_m = (hard_m > 0) & (soft_m > 0) & (number_m > 0)
     logs = [torch.where(there_m, value, 1.0).log() for value in (number_m, hard_m, soft_m)]
     above_m = logs[0] + logs[1] - logs[2] + top_p[of.query_M].double() - score_m.double()

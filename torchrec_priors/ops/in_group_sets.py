@@ -75,7 +75,7 @@ def _copies(
     if not len(ids_n) or not len(id_M):
         return torch.zeros_like(id_M, dtype=dtype)
     span = torch.maximum(ids_n.amax(), id_M.amax()) + 1
-    keys_n = numbers(counts_S, id_M.device) * span + ids_n
+    keys_n = numbers(torch.tensor(counts_S, device=id_M.device)) * span + ids_n
     keys_M = set_M * span + id_M
     first_M = torch.searchsorted(keys_n, keys_M)
     copies_M = (torch.searchsorted(keys_n, keys_M, right=True) - first_M).to(dtype)
@@ -85,7 +85,10 @@ def _copies(
     return torch.where(copies_M > 0, copies_M * shift_M.exp(), 0.0)
 
 
-def numbers(counts_S: list[int], device: torch.device) -> Tensor:
-    """0 as often as the first count says, 1 as often as the second, and so on."""
-    counts = torch.tensor(counts_S, device=device)
-    return torch.repeat_interleave(torch.arange(len(counts_S), device=device), counts)
+def numbers(count_S: Tensor) -> Tensor:
+    """0 as often as the first count says, 1 as often as the second, and so on.
+
+    >>> numbers(torch.tensor([2, 0, 1])).tolist()
+    [0, 0, 2]
+    """
+    return torch.repeat_interleave(torch.arange(len(count_S), device=count_S.device), count_S)

@@ -2,10 +2,10 @@
 
     nll_m = -log( e^{s_m} / (e^{s_m} + sum_{j in negatives of its query, id_j != id_m} e^{s_j + shift_j}) )
 
-A query has the negatives of its item set and those that all queries share. The sum over them is taken once per query
-for all its positives; a positive's own id is then taken out of it. Weights are known beforehand, so gradients are made
-together with the losses, block by block while a block's logits are in cache: logits are computed once, and nothing of
-size [queries, negatives] is kept.
+A query has the negatives of its item set and those that all queries share, but for those that are hidden from it. The
+sum over them is taken once per query for all its positives; a positive's own id is then taken out of it. Weights are
+known beforehand, so gradients are made together with the losses, block by block while a block's logits are in cache:
+logits are computed once, and nothing of size [queries, negatives] is kept.
 
 Shapes: P queries sorted by item set, M positives sorted by query, X vectors that positives are among, S item sets, n
 negatives in all, one set after another, those that are shared last.
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, numbers, own_copies
 
 BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
@@ -29,7 +30,11 @@ _SAFE = 60.0  # logits that cannot exceed it, either way, are exponentiated as t
 
 
 def in_group_loss_reference(
-    query_Pd: Tensor, query_counts_S: list[int], positives: WeighedPositives, negatives: NegativeSets
+    query_Pd: Tensor,
+    query_counts_S: list[int],
+    positives: WeighedPositives,
+    negatives: NegativeSets,
+    hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition, positive by positive. Same arguments and result as `in_group_loss`."""
     set_P = [number for number, count in enumerate(query_counts_S) for _ in range(count)]
@@ -39,6 +44,9 @@ def in_group_loss_reference(
     for source, row, query_row in zip(positives.source_M, positives.id_M, positives.query_M, strict=True):
         number = set_P[query_row]
         of_query = [*range(starts[number], starts[number + 1]), *shared]
+        if hidden is not None:
+            for first, count in zip(hidden.first_RP[:, query_row], hidden.count_RP[:, query_row], strict=True):
+                of_query = [j for j in of_query if j not in hidden.negative_H[first : first + count]]
         others = [j for j in of_query if negatives.ids_n[j] != row]
         score = query_Pd[query_row] @ positives.item_Xd[source]
         logits = negatives.vectors_nd[others] @ query_Pd[query_row]
@@ -50,7 +58,11 @@ def in_group_loss_reference(
 
 
 def in_group_loss(
-    query_Pd: Tensor, query_counts_S: list[int], positives: WeighedPositives, negatives: NegativeSets
+    query_Pd: Tensor,
+    query_counts_S: list[int],
+    positives: WeighedPositives,
+    negatives: NegativeSets,
+    hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weighted negative log-likelihood of the positives among the negatives of their queries.
 
@@ -59,6 +71,7 @@ def in_group_loss(
         query_counts_S: queries of each set.
         positives: see `WeighedPositives`.
         negatives: see `NegativeSets`.
+        hidden: negatives that queries do not see; None where they see all.
 
     Returns:
         The weighted sum, through which gradients go to queries, items and negatives, once; and [M], each positive's
@@ -66,7 +79,7 @@ def in_group_loss(
     """
     leaves = (query_Pd, positives.item_Xd, negatives.vectors_nd)
     loss: tuple[Tensor, Tensor] = _InGroupLoss.apply(
-        *leaves, query_counts_S, positives, negatives, torch.is_grad_enabled()
+        *leaves, query_counts_S, positives, negatives, hidden, torch.is_grad_enabled()
     )
     return loss
 
@@ -81,21 +94,25 @@ class _InGroupLoss(torch.autograd.Function):
         query_counts_S: list[int],
         positives: WeighedPositives,
         negatives: NegativeSets,
+        hidden: Hidden | None,
         with_grads: bool,
     ) -> tuple[Tensor, Tensor]:
         blocks = _Blocks(item_Xd, vectors_nd, negatives, with_grads)
-        set_M = numbers(query_counts_S, query_Pd.device)[positives.query_M]
+        set_M = numbers(torch.tensor(query_counts_S, device=query_Pd.device))[positives.query_M]
         copies_M = own_copies(positives.id_M, set_M, negatives, query_Pd.dtype)
+        if hidden is not None:  # what a query does not see is not in its sum
+            copies_M.masked_fill_(hidden.own_M, 0.0)
         heavy_M = copies_M > _HEAVY
         heavy = torch.nonzero(heavy_M)[:, 0]
         light = torch.nonzero(~heavy_M)[:, 0] if len(heavy) else slice(None)
         nll_M = query_Pd.new_empty(len(positives))
-        nll_M[light], grad_Pd = blocks.run(query_Pd, query_counts_S, positives.chosen(light), copies_M[light])
+        nll_M[light], grad_Pd = blocks.run(query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden)
         if len(heavy):  # each has a query of its own, which does not see its copies
             of = positives.chosen(heavy)
             alone = replace(of, query_M=torch.arange(len(heavy), device=heavy.device))
             alone_S = torch.bincount(set_M[heavy], minlength=len(query_counts_S)).tolist()
-            nll_M[heavy], grad_Hd = blocks.run(query_Pd.index_select(0, of.query_M), alone_S, alone, None)
+            seeing = None if hidden is None else hidden.of(of.query_M)
+            nll_M[heavy], grad_Hd = blocks.run(query_Pd.index_select(0, of.query_M), alone_S, alone, None, seeing)
             if blocks.with_grads:
                 grad_Pd.index_add_(0, of.query_M, grad_Hd)
         ctx.grads = (grad_Pd, blocks.grad_item_Xd, blocks.grad_vectors_nd)
@@ -106,7 +123,7 @@ class _InGroupLoss(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         made, ctx.grads = ctx.grads, None
         assert made is not None, "gradients are handed out once"
-        return *(grad.mul_(grads[0]) for grad in made), None, None, None, None
+        return *(grad.mul_(grads[0]) for grad in made), None, None, None, None, None
 
 
 class _Blocks:
@@ -121,7 +138,12 @@ class _Blocks:
         self.scratch = vectors_nd.new_empty(max(self.block, max(negatives.counts_S) + negatives.shared))
 
     def run(
-        self, query_Pd: Tensor, counts_S: list[int], positives: WeighedPositives, copies_M: Tensor | None
+        self,
+        query_Pd: Tensor,
+        counts_S: list[int],
+        positives: WeighedPositives,
+        copies_M: Tensor | None,
+        hidden: Hidden | None,
     ) -> tuple[Tensor, Tensor]:
         """[M] losses, and [P, d] gradients of the queries.
 
@@ -129,7 +151,7 @@ class _Blocks:
             copies_M: what of its query's sum over negatives are copies of a positive, in multiples of e^{its score}.
                 None where positives and queries are the same in number, and a query does not see what has its id.
         """
-        hidden_P = positives.id_M if copies_M is None else None
+        own_P = positives.id_M if copies_M is None else None
         score_M = self._scores(query_Pd, positives)
         copies_M = torch.zeros_like(score_M) if copies_M is None else copies_M
         grad_Pd = torch.empty_like(query_Pd if self.with_grads else query_Pd[:0])
@@ -139,8 +161,9 @@ class _Blocks:
         ends = torch.tensor([0, *(rows.stop for rows, _ in blocks)], device=query_Pd.device)
         chosen = itertools.starmap(slice, itertools.pairwise(torch.searchsorted(positives.query_M, ends).tolist()))
         for (rows, columns), some in zip(blocks, chosen, strict=True):
-            hidden_r = None if hidden_P is None else hidden_P[rows]
-            exp_rc, top_r = self._exp(query_Pd[rows], columns, hidden_r, safe)
+            own_r = None if own_P is None else own_P[rows]
+            cells = None if hidden is None else hidden.cells(rows, columns)
+            exp_rc, top_r = self._exp(query_Pd[rows], columns, own_r, cells, safe)
             sum_r = torch.sum(exp_rc, 1, out=sum_P[rows])
             top_P[rows] = top_r
             row_m = positives.query_M[some] - rows.start
@@ -199,17 +222,25 @@ class _Blocks:
         return math.prod(longest) + (0.0 if shifts_n is None else float(shifts_n.abs().amax())) <= _SAFE
 
     def _exp(
-        self, query_rd: Tensor, columns: list[slice], hidden_r: Tensor | None, safe: bool
+        self,
+        query_rd: Tensor,
+        columns: list[slice],
+        own_r: Tensor | None,
+        cells: tuple[Tensor, Tensor] | None,
+        safe: bool,
     ) -> tuple[Tensor, Tensor | float]:
-        """e^{logit - top} of a block, 0 for what has the id that its query does not see; and top, [r]."""
+        """e^{logit - top} of a block, 0 for what its query does not see: an id of its own, and some cells; and top,
+        [r]."""
         widths = [some.stop - some.start for some in columns]
         exp_rc = self.scratch[: len(query_rd) * sum(widths)].view(len(query_rd), sum(widths))
         for exp, some in zip(exp_rc.split(widths, 1), columns, strict=True):
             torch.mm(query_rd, self.vectors_nd[some].T, out=exp)
             if self.negatives.shifts_n is not None:
                 exp.add_(self.negatives.shifts_n[some])
-            if hidden_r is not None:
-                exp.masked_fill_(self.negatives.ids_n[some] == hidden_r[:, None], -torch.inf)
+            if own_r is not None:
+                exp.masked_fill_(self.negatives.ids_n[some] == own_r[:, None], -torch.inf)
+        if cells is not None:
+            exp_rc.index_put_(cells, exp_rc.new_tensor(-torch.inf))
         if safe or not exp_rc.shape[1]:
             return exp_rc.exp_(), 0.0
         top_r = exp_rc.amax(1).clamp_(min=torch.finfo(exp_rc.dtype).min)  # where nothing is seen, no NaN

@@ -154,10 +154,14 @@ class Finder:
             queries = queries.within(~without_B[:, None].expand_as(queries.bias_BK))
         if not self.config.calibrated:
             return queries
-        calibration_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, queries)
+        met = self._seen(users) if self.model.hides_met else None
+        calibration_BK = asked.log_group_BK - log_normalisers(self._sample, self.model.score, queries, met)
         if self.config.fusion == "mean":  # over the users' groups, too
             calibration_BK = calibration_BK - tree.open_groups(user_B).log()
         return Queries(asked.query_BKd, queries.bias_BK + calibration_BK)
+
+    def _seen(self, users: Histories) -> Exclusions:
+        return Exclusions.of(users.seen, users.seen_lengths)
 
     @torch.no_grad()
     def find(self, users: Histories, queries: Queries, k: int, index: GroupIndex | None = None) -> Found:
@@ -166,7 +170,7 @@ class Finder:
         Args:
             index: what may be found, where that is not everything.
         """
-        excluded = Exclusions.of(users.seen, users.seen_lengths) if self.config.filter_seen else None
+        excluded = self._seen(users) if self.config.filter_seen else None
         wanted = k if self.diversifier is None else max(k, CANDIDATES)
         found = search(index or self.index, self.model.score, queries, excluded, wanted, self.fusion, self._bytes)
         return found if self.diversifier is None else self.diversifier.rerank(found).first(k)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from torchrec_priors.heads.score import Score
 from torchrec_priors.retrieval.fusion import Fusion
-from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.retrieval.group_index import GroupIndex, Tile
 from torchrec_priors.retrieval.keys import NOTHING, encode
 from torchrec_priors.retrieval.open_paths import OpenPaths
 
@@ -40,7 +40,6 @@ def search_fused(
     users, device = len(open_S[0].bias_Bp), open_S[0].bias_Bp.device
     best = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
     path = torch.zeros((users, k), dtype=torch.int32, device=device)
-    banned_user, banned_place = banned
     for tile in index.tiles():
         vectors, last = score.items(index.vectors(tile)), tile.first + tile.size
         fused = fusion.accumulator(users, index.log_alternatives_RT[:, tile.first : last])
@@ -49,10 +48,7 @@ def search_fused(
             for part, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
                 fused.add(_stretch(columns[part]), score_Bpn + paths.bias_Bp[..., None], paths.path_Bp)
         score_BT, path_BT = fused.result()
-        here = (banned_place >= tile.first) & (banned_place < last)
-        if here.any():
-            user = torch.from_numpy(banned_user[here]).to(device)
-            score_BT[user, torch.from_numpy(banned_place[here] - tile.first).to(device)] = -torch.inf
+        score_BT[_within(tile, banned, device)] = -torch.inf
         keys_BT = encode(score_BT, index.item_C[tile.first : last])
         tile_best, column = keys_BT.topk(min(k, tile.size), dim=1)
         candidates = torch.cat([best, tile_best], 1)
@@ -62,19 +58,41 @@ def search_fused(
     return best, path
 
 
-def log_sums(index: GroupIndex, score: Score, vector_BKd: Tensor, bias_BK: Tensor) -> Tensor:
+def log_sums(
+    index: GroupIndex,
+    score: Score,
+    vector_BKd: Tensor,
+    bias_BK: Tensor,
+    banned: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Tensor:
     """log sum over this rank's i in Omega_k of exp(q_k . e_i) in double precision, [B, K]; -inf without any, and for
-    closed paths, which may be left out."""
+    closed paths, which may be left out.
+
+    Args:
+        banned: users, and places among the index's candidates, of what a user's sums are without.
+    """
     sums_BK = torch.full(bias_BK.shape, -torch.inf, dtype=torch.float64, device=bias_BK.device)
     open_S = index.open_paths(vector_BKd, bias_BK)
     for tile in index.tiles():
         vectors = score.items(index.vectors(tile))
+        counted_BT = torch.ones(len(bias_BK), tile.size, dtype=torch.bool, device=vectors.device)
+        if banned is not None:
+            counted_BT[_within(tile, banned, vectors.device)] = False
         for number, columns in tile.columns:
             paths = open_S[number]
-            for _, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
+            for some, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
+                if banned is not None:
+                    score_Bpn = score_Bpn.masked_fill(~counted_BT[:, None, columns[some]], -torch.inf)
                 part = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
                 sums_BK.scatter_(1, paths.path_Bp, torch.logaddexp(sums_BK.gather(1, paths.path_Bp), part))
     return sums_BK
+
+
+def _within(tile: Tile, banned: tuple[np.ndarray, np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+    """(user, column in the tile) of what is banned there."""
+    user, place = banned
+    here = (place >= tile.first) & (place < tile.first + tile.size)
+    return torch.from_numpy(user[here]).to(device), torch.from_numpy(place[here] - tile.first).to(device)
 
 
 def _stretch(columns_n: Tensor) -> Tensor | slice:

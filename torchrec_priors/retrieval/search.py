@@ -121,23 +121,35 @@ def search(
     return _decode(best, paths.gather(1, place))
 
 
-def log_normalisers(index: GroupIndex, score: Score, queries: Queries) -> Tensor:
-    """log sum over i in Omega_k of exp(q_k . e_i), over the rows of all ranks: [B, K], 0 for paths that are closed.
-    Every rank must call it.
+def log_normalisers(index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None = None) -> Tensor:
+    """log sum over i in Omega_k of exp(q_k . e_i), over the rows of all ranks: [B, K], 0 for paths that are closed or
+    without any i. Every rank must call it.
 
     Over a sample of the rows (`GroupIndex.sample`) it is an estimate, unbiased before the logarithm.
 
     Summed in double precision and rounded once, so that it hardly ever depends on the order of rows or ranks.
+
+    Args:
+        excluded: items that a user's sums are without, or None.
     """
     if dist.get_world_size() == 1:
-        sums_BK = log_sums(index, score, queries.vector_BKd, queries.bias_BK)
+        sums_BK = _own_log_sums(index, score, queries, excluded)
     else:
-        everyones = _everyones(queries)
-        largest = max(len(theirs) for theirs in everyones)
-        sums = [log_sums(index, score, theirs.vector_BKd, theirs.bias_BK) for theirs in everyones]
+        everyones = list(zip(_everyones(queries), _everyones_exclusions(excluded, queries.bias_BK.device), strict=True))
+        largest = max(len(theirs) for theirs, _ in everyones)
+        sums = [_own_log_sums(index, score, theirs, exclusions) for theirs, exclusions in everyones]
         sums_WBK = exchange(torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums]))
         sums_BK = torch.logsumexp(sums_WBK[:, : len(queries)], 0)
-    return sums_BK.float().masked_fill(torch.isneginf(queries.bias_BK), 0.0)
+    return sums_BK.float().masked_fill(torch.isneginf(queries.bias_BK) | torch.isneginf(sums_BK), 0.0)
+
+
+def _own_log_sums(index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None) -> Tensor:
+    """Over this rank's rows."""
+    banned = None
+    if excluded is not None:
+        own, place = index.places(excluded.row)
+        banned = (excluded.user[own], place)
+    return log_sums(index, score, queries.vector_BKd, queries.bias_BK, banned)
 
 
 def search_reference(

@@ -37,6 +37,9 @@ class NegativesConfig:
         logq: every negative's logit is lowered by log(draws * probability), so that the sum over negatives is an
             unbiased estimate of (1 - share) * (sum over Omega_k) + share * (sum over all items). Without it, Eq. 7 is
             over what was drawn, as it was drawn.
+        met: whether items that the context has met by a position are among its negatives. Where what was met is never
+            recommended (`evaluation.filter_seen`), they need not be told from what comes next: without them heads
+            learn the ranking that is evaluated.
     """
 
     per_set: int = 1024
@@ -44,6 +47,7 @@ class NegativesConfig:
     popularity: float = 0.0
     catalogue_share: float = 0.0
     logq: bool = False
+    met: bool = True
 
     @property
     def shared(self) -> int:

@@ -50,6 +50,7 @@ class Batches:
             first_step=first_step,
             columns=self.built.training_columns,
             training_end_U=settings.training_ends(self.data),
+            moving=settings.moving_windows,
             workers=settings.workers,
         )
 

@@ -158,6 +158,7 @@ def build_model(
     if model.features is not None:
         model.features.asks_once = config.sharding.dedup
     model.sees_events = config.encoder.events
+    model.hides_met = not config.negatives.met
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
     if for_training:
         keep_freed_memory()

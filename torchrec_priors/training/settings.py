@@ -59,6 +59,9 @@ class TrainingConfig:
             `plain` on CPUs and for managed tables. The result is the same.
         shuffled_row_groups: row groups of the prepared data that are shuffled together; twice as many are in memory
             (once without workers).
+        moving_windows: whether histories are cut into windows elsewhere in every epoch, so that an item is met at
+            other positions, after other pasts of its window; a history of up to model.context items is one window
+            anyhow. The number of windows stays.
         fit_all: whether validation and test interactions are trained on, too, for a model to be served: then nothing
             is left to evaluate on, and the last checkpoint counts as the best.
     """
@@ -86,6 +89,7 @@ class TrainingConfig:
     prefetch: int = 2
     pipeline: Literal["auto", "plain", "sparse-dist", "prefetch"] = "auto"
     shuffled_row_groups: int = 64
+    moving_windows: bool = False
     fit_all: bool = False
 
     def check(self) -> None:
