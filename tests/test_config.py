@@ -273,6 +273,15 @@ def test_a_value_out_of_its_range_names_the_key(override, write):
     assert key in _refused(load_config, write(""), [override])
 
 
+def test_what_was_met_is_not_left_untold_where_it_may_be_recommended(write):
+    both = ["negatives.met=false", "evaluation.filter_seen=false"]
+    message = _refused(load_config, write(""), both)
+    assert message.startswith("negatives.met = false")
+    assert "set evaluation.filter_seen = true, or negatives.met = true" in message
+    for one in both:
+        load_config(write(""), [one])
+
+
 def test_a_batch_is_a_number_of_windows_or_a_budget_of_tokens(write):
     both = ["training.batch=8", "training.batch_tokens=900"]
     assert _refused(load_config, write(""), both) == (
