@@ -25,10 +25,12 @@ seeds = [0]
 baseline = "LT/ST_1"
 [cells."LT/ST_1"]
 priors.tree = []
+negatives.met = true
 [cells.broken]
 priors.tree = ["genrr"]
 [cells."seen items too"]
 priors.tree = []
+negatives.met = true
 evaluation.filter_seen = false
 """
 LARGE = """
