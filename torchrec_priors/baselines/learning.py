@@ -48,12 +48,14 @@ class Routed:
         positives: the targets, sorted by these queries.
         path_M: which of the K queries of its position each is.
         pair_P: number of each query among all Q * K.
+        hidden: negatives that the queries do not see; None where they see all.
     """
 
     query_Pd: Tensor
     positives: WeighedPositives
     path_M: Tensor
     pair_P: Tensor
+    hidden: Hidden | None
 
 
 @dataclass(frozen=True)
@@ -96,23 +98,24 @@ class Learning:
             score_MK = torch.bmm(query_QKd.index_select(0, of.query_M), item_Md[:, :, None])[:, :, 0]
             pair_M, order_M = torch.sort(of.query_M * queries + score_MK.argmax(1), stable=True)
             pair_P, place_M = torch.unique_consecutive(pair_M, return_inverse=True)
+        positives = replace(of.chosen(order_M), query_M=place_M)
         return Routed(
             query_Pd=query_QKd.flatten(0, 1).index_select(0, pair_P),
-            positives=replace(of.chosen(order_M), query_M=place_M),
+            positives=positives,
             path_M=pair_M % queries,
             pair_P=pair_P,
+            hidden=self._hidden(pair_P // queries, positives),
         )
 
     def routed(self, query_QKd: Tensor) -> Learnt:
         """The loss where each target trains the query that gives it the highest score, see `route`."""
         to = self.route(query_QKd)
-        hidden = self.hidden(to.pair_P // query_QKd.shape[1], to.positives)
-        loss, nll_M = in_group_loss(to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives, hidden)
+        loss, nll_M = in_group_loss(to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives, to.hidden)
         return Learnt(loss, nll_M, to.path_M)
 
     def of_positions(self, query_Qd: Tensor) -> Learnt:
         """The loss where each position has one query, not yet ready for scoring."""
-        hidden = self.hidden(torch.arange(len(query_Qd), device=query_Qd.device), self.positives)
+        hidden = self._hidden(torch.arange(len(query_Qd), device=query_Qd.device), self.positives)
         query_Qd = self.score.queries(query_Qd)
         loss, nll_M = in_group_loss(query_Qd, [len(query_Qd)], self.positives, self.negatives, hidden)
         return Learnt(loss, nll_M, torch.zeros_like(self.positives.query_M))
@@ -125,11 +128,11 @@ class Learning:
             path_M: which of the K queries they are told apart as.
         """
         own = replace(self.positives, query_M=torch.arange(len(query_Md), device=query_Md.device))
-        hidden = self.hidden(self.positives.query_M, own)
+        hidden = self._hidden(self.positives.query_M, own)
         loss, nll_M = in_group_loss(self.score.queries(query_Md), [len(query_Md)], own, self.negatives, hidden)
         return Learnt(loss, nll_M, path_M)
 
-    def hidden(self, place_P: Tensor, positives: WeighedPositives) -> Hidden | None:
+    def _hidden(self, place_P: Tensor, positives: WeighedPositives) -> Hidden | None:
         """Negatives that queries do not see; None where they see all.
 
         Args:

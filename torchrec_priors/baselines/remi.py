@@ -58,8 +58,7 @@ class Remi(nn.Module):
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
         query_QKd, square_QK = self.interests(states, learning.token_Q)
         to = learning.route(query_QKd)
-        hidden = learning.hidden(to.pair_P // query_QKd.shape[1], to.positives)
-        loss, nll_M = hard_negatives_loss(to.query_Pd, to.positives, learning.negatives, self.options.beta, hidden)
+        loss, nll_M = hard_negatives_loss(to.query_Pd, to.positives, learning.negatives, self.options.beta, to.hidden)
         place_N = positions(states.offsets_B1, len(states.vector_Nd), self.context)
         spread_Q = routing_spread(square_QK, place_N[learning.token_Q] + 1, states.vector_Nd.shape[1])
         return Learnt(loss, nll_M, to.path_M).plus(self.options.regularisation * learning.mean(spread_Q))

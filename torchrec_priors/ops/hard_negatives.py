@@ -21,6 +21,7 @@ from torch import Tensor
 
 from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.ranges import ranges
 
 _CELLS = 1 << 19  # logits held at a time
 
@@ -115,17 +116,17 @@ def _block(
     item_md, query_md = of.item_Xd[of.source_M], query_pd[of.query_M]
     score_m = (query_md * item_md).sum(1)
     rest_pn = query_pd @ negatives.vectors_nd.T
-    seen_pn = torch.ones_like(rest_pn, dtype=torch.bool)
     if cells is not None:
-        seen_pn[cells] = False
-        rest_pn.masked_fill_(~seen_pn, -torch.inf)
+        rest_pn[cells] = -torch.inf
     top_p = rest_pn.amax(1).clamp_(min=torch.finfo(rest_pn.dtype).min)  # where nothing is seen, no NaN
     rest_pn.sub_(top_p[:, None])
     hard_pn = rest_pn.exp()  # e^s
     shift_n = negatives.shifts_n
-    soft_pn = hard_pn.clone() if beta == 1 else rest_pn.mul_(beta).exp_().masked_fill_(~seen_pn, 0.0)
+    soft_pn = hard_pn.clone() if beta == 1 else rest_pn.mul_(beta).exp_()
     if shift_n is not None:
         soft_pn.mul_(shift_n.exp())
+    if cells is not None:
+        soft_pn[cells] = 0.0  # where beta is 0, too
     hard_pn.mul_(soft_pn)
     row, column = _own(of, negatives)
     cell = of.query_M[row] * rest_pn.shape[1] + column
@@ -140,8 +141,12 @@ def _block(
 
     hard_m = others(hard_pn.sum(1, dtype=torch.float64)[of.query_M], hard_pn.flatten()[cell])
     soft_m = others(soft_pn.sum(1, dtype=torch.float64)[of.query_M], soft_pn.flatten()[cell])
-    number_p = copies_n.sum().expand(len(seen_pn)) if cells is None else seen_pn.double() @ copies_n
-    number_m = others(number_p[of.query_M], copies_n[column] * seen_pn.flatten()[cell])
+    copies_pn, number_p = copies_n.expand(rest_pn.shape), copies_n.sum().expand(len(rest_pn))
+    if cells is not None:
+        copies_pn = copies_pn.contiguous()
+        copies_pn[cells] = 0.0
+        number_p = copies_pn.sum(1)
+    number_m = others(number_p[of.query_M], copies_pn[of.query_M[row], column])
     there_m = (hard_m > 0) & (soft_m > 0) & (number_m > 0)
     logs = [torch.where(there_m, value, 1.0).log() for value in (number_m, hard_m, soft_m)]
     above_m = logs[0] + logs[1] - logs[2] + top_p[of.query_M].double() - score_m.double()
@@ -186,7 +191,5 @@ def _own(positives: WeighedPositives, negatives: NegativeSets) -> tuple[Tensor, 
         ids = negatives.ids_n[start:end]
         low_M = torch.searchsorted(ids, positives.id_M)
         count_M = torch.searchsorted(ids, positives.id_M, right=True) - low_M
-        row = torch.repeat_interleave(torch.arange(len(count_M), device=ids.device), count_M)
-        within = torch.arange(len(row), device=ids.device) - (count_M.cumsum(0) - count_M)[row]
-        found.append((row, start + low_M[row] + within))
+        found.append(ranges(start + low_M, count_M))
     return torch.cat([row for row, _ in found]), torch.cat([column for _, column in found])

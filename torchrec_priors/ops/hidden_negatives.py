@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, numbers
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.ops.ranges import numbers, ranges
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,9 @@ class Hidden:
         """
         of_rows, of_columns, before = [], [], 0
         for first_P, count_P, some in zip(self.first_RP, self.count_RP, columns, strict=True):
-            first_r, count_r = first_P[rows], count_P[rows]
-            row = numbers(count_r)
-            within = torch.arange(len(row), device=row.device) - (count_r.cumsum(0) - count_r)[row]
+            row, place = ranges(first_P[rows], count_P[rows])
             of_rows.append(row)
-            of_columns.append(self.negative_H[first_r[row] + within] - (some.start - before))
+            of_columns.append(self.negative_H[place] - (some.start - before))
             before += some.stop - some.start
         return torch.cat(of_rows), torch.cat(of_columns)
 
@@ -69,11 +68,9 @@ class Met:
         sorted_N, position_N = torch.sort(id_N, stable=True)
         first_n = torch.searchsorted(sorted_N, negatives.ids_n)
         count_n = torch.searchsorted(sorted_N, negatives.ids_n, right=True) - first_n
-        negative_H = numbers(count_n)
-        within = torch.arange(len(negative_H), device=id_N.device) - (count_n.cumsum(0) - count_n)[negative_H]
+        negative_H, place_H = ranges(first_n, count_n)
         counts = torch.tensor([*negatives.counts_S, negatives.shared], device=id_N.device)
-        position_H = position_N[first_n[negative_H] + within]
-        key_H = numbers(counts)[negative_H] * len(id_N) + position_H  # by item set, then by position
+        key_H = numbers(counts)[negative_H] * len(id_N) + position_N[place_H]  # by item set, then by position
         self._key_H, order = torch.sort(key_H)
         self._negative_H = negative_H[order]
 

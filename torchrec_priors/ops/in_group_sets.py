@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from torchrec_priors.ops.ranges import numbers
+
 
 @dataclass(frozen=True)
 class NegativeSets:
@@ -83,12 +85,3 @@ def _copies(
         return copies_M
     shift_M = negatives.shifts_n[pool][first_M.clamp(max=len(keys_n) - 1)]
     return torch.where(copies_M > 0, copies_M * shift_M.exp(), 0.0)
-
-
-def numbers(count_S: Tensor) -> Tensor:
-    """0 as often as the first count says, 1 as often as the second, and so on.
-
-    >>> numbers(torch.tensor([2, 0, 1])).tolist()
-    [0, 0, 2]
-    """
-    return torch.repeat_interleave(torch.arange(len(count_S), device=count_S.device), count_S)

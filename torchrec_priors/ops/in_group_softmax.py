@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.ops.hidden_negatives import Hidden
-from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, numbers, own_copies
+from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, own_copies
+from torchrec_priors.ops.ranges import numbers
 
 BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
 POSITIVES = 1 << 11  # whose vectors are at hand at a time

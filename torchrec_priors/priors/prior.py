@@ -18,6 +18,7 @@ from torchrec_priors.data.labels import compress
 from torchrec_priors.data.manifest import PriorInfo
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.ops.ranges import ranges
 from torchrec_priors.plugin import known_files, load_file, own_file
 
 
@@ -71,9 +72,8 @@ class Memberships(nn.Module):
         """(index into entity_M, group) for every group of every entity, in the order of entity_M."""
         first_M = self.starts[entity_M]
         count_M = self.starts[entity_M + 1] - first_M
-        row = torch.repeat_interleave(torch.arange(len(entity_M), device=entity_M.device), count_M)
-        within = torch.arange(len(row), device=entity_M.device) - (torch.cumsum(count_M, 0) - count_M)[row]
-        return row, self.groups[first_M[row] + within]
+        row, place = ranges(first_M, count_M)
+        return row, self.groups[place]
 
     def pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """(entity, group) of the entities of [first, last), ascending."""

@@ -75,14 +75,14 @@ def log_sums(
     open_S = index.open_paths(vector_BKd, bias_BK)
     for tile in index.tiles():
         vectors = score.items(index.vectors(tile))
-        counted_BT = torch.ones(len(bias_BK), tile.size, dtype=torch.bool, device=vectors.device)
         if banned is not None:
-            counted_BT[_within(tile, banned, vectors.device)] = False
+            banned_BT = torch.zeros(len(bias_BK), tile.size, dtype=torch.bool, device=vectors.device)
+            banned_BT[_within(tile, banned, vectors.device)] = True
         for number, columns in tile.columns:
             paths = open_S[number]
             for some, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
                 if banned is not None:
-                    score_Bpn = score_Bpn.masked_fill(~counted_BT[:, None, columns[some]], -torch.inf)
+                    score_Bpn = score_Bpn.masked_fill(banned_BT[:, None, columns[some]], -torch.inf)
                 part = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
                 sums_BK.scatter_(1, paths.path_Bp, torch.logaddexp(sums_BK.gather(1, paths.path_Bp), part))
     return sums_BK

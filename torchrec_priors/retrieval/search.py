@@ -145,10 +145,7 @@ def log_normalisers(index: GroupIndex, score: Score, queries: Queries, excluded:
 
 def _own_log_sums(index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None) -> Tensor:
     """Over this rank's rows."""
-    banned = None
-    if excluded is not None:
-        own, place = index.places(excluded.row)
-        banned = (excluded.user[own], place)
+    banned = None if excluded is None else _banned(index, excluded)
     return log_sums(index, score, queries.vector_BKd, queries.bias_BK, banned)
 
 
@@ -199,8 +196,13 @@ def _search_own_rows(
     if fusion.kind == "max":
         return _search_max(index, score, queries, excluded, k, quantised)
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
+    return search_fused(index, score, open_S, _banned(index, excluded), k, fusion)
+
+
+def _banned(index: GroupIndex, excluded: Exclusions) -> tuple[np.ndarray, np.ndarray]:
+    """Users, and places among this rank's candidates, of what is excluded."""
     own, place = index.places(excluded.row)
-    return search_fused(index, score, open_S, (excluded.user[own], place), k, fusion)
+    return excluded.user[own], place
 
 
 def _search_max(
