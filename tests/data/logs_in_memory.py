@@ -30,16 +30,20 @@ class Log:
         self.read = []  # (row group, the memory that its items were put in, weakly) by reading
 
     def read_into(self, group: RowGroup, places) -> None:
-        """Timestamps are three times the item."""
-        items = [item for user in self.sequences[group.index] for item in user]
+        """Three items at a time have the same timestamp, of several users, too."""
+        items = np.array([item for user in self.sequences[group.index] for item in user], np.int64)
         for name, place in places.items():
             assert name in ("items", "timestamps")
-            place[:] = np.array(items, np.int64) * (3 if name == "timestamps" else 1)
+            place[:] = time_of(items) if name == "timestamps" else items
         self.read.append((group.index, weakref.ref(places["items"].base)))
 
     def training(self) -> list[list[int]]:
         """Each user's training items."""
         return [user[: len(user) - 2 * self.manifest.horizon] for user in self.users]
+
+
+def time_of(items):
+    return items // 3 * 9
 
 
 @st.composite
@@ -61,6 +65,7 @@ class Cut:
     shuffled_row_groups: int
     batch_tokens: int = 0
     moving: bool = False
+    shuffle_ties: bool = False
 
 
 _SEEDS, _ROW_GROUPS = st.integers(0, 2**31 - 1), st.integers(1, 3)
@@ -73,6 +78,11 @@ token_cuts = st.builds(
 def moving(cuts: st.SearchStrategy[Cut]) -> st.SearchStrategy[Cut]:
     """Besides, the same with windows cut elsewhere in every epoch."""
     return st.builds(replace, cuts, moving=st.booleans())
+
+
+def changing(cuts: st.SearchStrategy[Cut]) -> st.SearchStrategy[Cut]:
+    """Besides, the same with windows cut elsewhere, or ties in other orders, in every epoch."""
+    return st.builds(replace, moving(cuts), shuffle_ties=st.booleans())
 
 
 def stream_of(log: Log, cut: Cut, **more) -> WindowStream:

@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs_in_memory import Log, cuts, logs, moving, pieces, plain, plainly_read, stream_of, take, token_cuts
+from logs_in_memory import (
+    Log,
+    changing,
+    cuts,
+    logs,
+    moving,
+    pieces,
+    plain,
+    plainly_read,
+    stream_of,
+    take,
+    time_of,
+    token_cuts,
+)
 from small_movielens import read_sequences
 
 from torchrec_priors.data.prepared import PreparedData
@@ -31,7 +44,7 @@ def test_an_epoch_holds_each_window_of_the_definition_once(log, cut):
     stream = stream_of(log, cut, columns=["timestamps"])
     epoch = take(stream, stream.steps_an_epoch)
     for windows in epoch:
-        assert windows.columns["timestamps"].tolist() == [3 * item for item in windows.items.tolist()]
+        assert windows.columns["timestamps"].tolist() == time_of(windows.items).tolist()
         firsts = [log.owner[context[0]] for context, _ in pieces(windows)]
         assert windows.users.tolist() == firsts, "the number of each window's user, in file order"
     assert collections.Counter(piece for windows in epoch for piece in pieces(windows)) == expected
@@ -85,7 +98,7 @@ def test_a_budget_that_one_window_may_exceed_is_refused():
 
 
 @settings(deadline=None, max_examples=50)
-@given(logs(), moving(cuts), st.integers(1, 5))
+@given(logs(), changing(cuts), st.integers(1, 5))
 def test_the_ranks_shares_together_are_the_global_batch(log, cut, world):
     alone = stream_of(log, cut)
     steps = 2 * alone.steps_an_epoch + 1
@@ -99,7 +112,7 @@ def test_the_ranks_shares_together_are_the_global_batch(log, cut, world):
 
 
 @settings(deadline=None, max_examples=50)
-@given(logs(), moving(cuts | token_cuts), st.data())
+@given(logs(), changing(cuts | token_cuts), st.data())
 def test_a_stream_that_starts_later_goes_on_where_an_uninterrupted_one_would(log, cut, data):
     whole = stream_of(log, cut)
     first = data.draw(st.integers(0, 3 * whole.steps_an_epoch))
@@ -110,7 +123,7 @@ def test_a_stream_that_starts_later_goes_on_where_an_uninterrupted_one_would(log
 
 
 @settings(deadline=None, max_examples=30)
-@given(logs(), moving(cuts), st.integers(1, 2))
+@given(logs(), changing(cuts), st.integers(1, 2))
 def test_the_rows_shuffled_together_change_the_order_alone(log, cut, buffer):
     small = stream_of(log, replace(cut, shuffled_row_groups=buffer))
     large = stream_of(log, replace(cut, shuffled_row_groups=100))

@@ -8,6 +8,7 @@ import numpy as np
 
 from torchrec_priors.data.order import Chunk, Cuts
 from torchrec_priors.data.prepared import COLUMN_TYPES, Columns, PreparedData
+from torchrec_priors.data.ties import Ties
 
 
 @dataclass(frozen=True)
@@ -41,37 +42,72 @@ def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 def read_chunks(
-    data: PreparedData, chunks: Iterator[Chunk], columns: Sequence[str], workers: int
+    data: PreparedData, chunks: Iterator[Chunk], columns: Sequence[str], workers: int, ties: Ties | None = None
 ) -> Generator[tuple[Chunk, Columns], None, None]:
     """Every chunk with its columns, in the types in which they are stored.
 
     With `workers` threads the next chunk is decoded while one is in use: two are in memory. Without, each is decoded
     when it is asked for, and one is in memory. Every row group is decoded once. Close the iterator to end the threads.
+
+    Args:
+        columns: besides `items`.
+        ties: gives interactions at one time a new order; None leaves them as they are stored.
     """
+    decode = _Decode(data, tuple(columns), ties)
     if not workers:
         for chunk in chunks:
-            yield chunk, _read(data, chunk, columns)
+            yield chunk, decode.whole(chunk)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="row-groups")
     try:
-        coming = _Coming(data, next(chunks), columns, pool)
+        coming = _Coming(decode, next(chunks), pool)
         while True:
             chunk, values = coming.finished()
-            coming = _Coming(data, next(chunks), columns, pool)
+            coming = _Coming(decode, next(chunks), pool)
             yield chunk, values
             del values
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+@dataclass(frozen=True)
+class _Decode:
+    """What is read of every row group, and what is done to it there, since it has its users whole."""
+
+    data: PreparedData
+    columns: tuple[str, ...]
+    ties: Ties | None
+
+    def empty(self, chunk: Chunk) -> Columns:
+        read = {"items", *self.columns, *(() if self.ties is None else ("timestamps",))}
+        return {name: np.empty(sum(chunk.items), COLUMN_TYPES[name]) for name in COLUMN_TYPES if name in read}
+
+    def group(self, number: int, epoch: int, places: Columns) -> None:
+        """Fills a row group's part of a chunk's columns."""
+        group = self.data.row_groups[number]
+        self.data.read_into(group, places)
+        if self.ties is not None:
+            self.ties.shuffle(group, epoch, places)
+
+    def asked(self, values: Columns) -> Columns:
+        return {name: values[name] for name in ("items", *self.columns)}
+
+    def whole(self, chunk: Chunk) -> Columns:
+        values = self.empty(chunk)
+        for group, places in _places(chunk, values):
+            self.group(group, chunk.epoch, places)
+        return self.asked(values)
+
+
 class _Coming:
     """A chunk that threads are decoding."""
 
-    def __init__(self, data: PreparedData, chunk: Chunk, columns: Sequence[str], pool: ThreadPoolExecutor) -> None:
-        self._chunk, self._values = chunk, _empty(chunk, columns)
+    def __init__(self, decode: _Decode, chunk: Chunk, pool: ThreadPoolExecutor) -> None:
+        self._chunk, values = chunk, decode.empty(chunk)
         self._pending: list[Future[None]] = [
-            pool.submit(data.read_into, data.row_groups[group], views) for group, views in _views(chunk, self._values)
+            pool.submit(decode.group, group, chunk.epoch, places) for group, places in _places(chunk, values)
         ]
+        self._values = decode.asked(values)
 
     def finished(self) -> tuple[Chunk, Columns]:
         for future in self._pending:
@@ -79,18 +115,7 @@ class _Coming:
         return self._chunk, self._values
 
 
-def _read(data: PreparedData, chunk: Chunk, columns: Sequence[str]) -> Columns:
-    values = _empty(chunk, columns)
-    for group, views in _views(chunk, values):
-        data.read_into(data.row_groups[group], views)
-    return values
-
-
-def _empty(chunk: Chunk, columns: Sequence[str]) -> Columns:
-    return {name: np.empty(sum(chunk.items), COLUMN_TYPES[name]) for name in ("items", *columns)}
-
-
-def _views(chunk: Chunk, values: Columns) -> Iterator[tuple[int, Columns]]:
+def _places(chunk: Chunk, values: Columns) -> Iterator[tuple[int, Columns]]:
     """(number, its part of the columns) of each row group."""
     first = 0
     for group, items in zip(chunk.groups, chunk.items, strict=True):

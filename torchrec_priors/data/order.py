@@ -49,6 +49,7 @@ class Chunk:
     """Row groups whose windows are shuffled together.
 
     Attributes:
+        epoch: that it is of.
         groups: numbers of the row groups, in the order in which their items lie.
         items: of each of them.
         windows: in the epoch's order.
@@ -57,6 +58,7 @@ class Chunk:
         may_go_on: whether the last batch may have windows of the next chunk, too.
     """
 
+    epoch: int
     groups: list[int]
     items: list[int]
     windows: Cuts
@@ -144,10 +146,10 @@ class WindowOrder:
             order = random.permutation(int(self._windows_G[chosen].sum()))
             after = before + int(self._on_the_line_G[chosen].sum())
             if len(order) and after > skipped * self._quota:
-                yield self._chunk(self._cut(chosen, epoch)[order], chosen, before, epoch * self.steps_an_epoch, skipped)
+                yield self._chunk(self._cut(chosen, epoch)[order], chosen, before, epoch, skipped)
             before = after
 
-    def _chunk(self, windows: Cuts, groups: np.ndarray, before: int, first_step: int, skipped: int) -> Chunk:
+    def _chunk(self, windows: Cuts, groups: np.ndarray, before: int, epoch: int, skipped: int) -> Chunk:
         end = before + np.cumsum(windows.context if self._by_tokens else np.ones(len(windows), np.int64))
         batch = (end - 1) // self._quota
         first = int(np.searchsorted(batch, skipped))
@@ -155,10 +157,11 @@ class WindowOrder:
         ends = np.append(np.flatnonzero(np.diff(batch)) + 1, len(batch))
         in_all, until = int(self._on_the_line_G.sum()), int(end[-1])
         return Chunk(
+            epoch=epoch,
             groups=groups.tolist(),
             items=[int(self._of(self._length_U, group).sum()) for group in groups],
             windows=windows,
-            steps=(first_step + batch[ends - 1]).tolist(),
+            steps=(epoch * self.steps_an_epoch + batch[ends - 1]).tolist(),
             ends=ends.tolist(),
             may_go_on=until < in_all and until % self._quota > 0,
         )

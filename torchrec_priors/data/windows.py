@@ -20,6 +20,7 @@ from torchrec_priors.data.balance import attention_cost, deal
 from torchrec_priors.data.chunks import Part, read_chunks
 from torchrec_priors.data.order import WindowOrder
 from torchrec_priors.data.prepared import Columns, PreparedData
+from torchrec_priors.data.ties import Ties
 from torchrec_priors.errors import UserError
 
 
@@ -76,6 +77,7 @@ class WindowStream:
         columns: Sequence[str] = (),
         training_end_U: np.ndarray | None = None,
         moving: bool = False,
+        shuffle_ties: bool = False,
         workers: int = 0,
     ) -> None:
         """
@@ -90,6 +92,7 @@ class WindowStream:
             columns: of the sequences, besides `items`.
             training_end_U: how many items of each user are trained on; by default `data.training_ends`.
             moving: whether contexts are cut elsewhere in every epoch (see `TrainingConfig.moving_windows`).
+            shuffle_ties: whether interactions of a user at one time are in a new order in every epoch (see `Ties`).
             workers: threads that decode row groups ahead (see `read_chunks`).
 
         Raises:
@@ -97,12 +100,14 @@ class WindowStream:
         """
         self.data, self.share, self.balanced_for = data, share, balanced_for
         self.first_step, self.columns, self.workers = first_step, tuple(columns), workers
+        training_end_U = data.training_ends if training_end_U is None else training_end_U
+        self._ties = Ties(data, training_end_U, seed) if shuffle_ties else None
         self.order = WindowOrder(
             data.lengths,
             [group.users for group in data.row_groups],
             context=context,
             horizon=horizon,
-            training_end_U=data.training_ends if training_end_U is None else training_end_U,
+            training_end_U=training_end_U,
             seed=seed,
             shuffled_row_groups=shuffled_row_groups,
             batch=batch,
@@ -124,7 +129,7 @@ class WindowStream:
     def __iter__(self) -> Generator[Windows, None, None]:
         """Close it to end its threads."""
         waiting_for, waiting = self.first_step, list[Part]()
-        chunks = read_chunks(self.data, self.order.chunks(self.first_step), self.columns, self.workers)
+        chunks = read_chunks(self.data, self.order.chunks(self.first_step), self.columns, self.workers, self._ties)
         with closing(chunks):
             for chunk, columns in chunks:
                 for step, (start, end) in zip(chunk.steps, itertools.pairwise([0, *chunk.ends]), strict=True):

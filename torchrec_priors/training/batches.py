@@ -51,6 +51,7 @@ class Batches:
             columns=self.built.training_columns,
             training_end_U=settings.training_ends(self.data),
             moving=settings.moving_windows,
+            shuffle_ties=settings.shuffle_ties,
             workers=settings.workers,
         )
 

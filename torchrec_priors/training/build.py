@@ -234,8 +234,13 @@ def _training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) ->
     """What encoder and tree ask for of the sequences in training, besides items.
 
     Raises:
-        UserError: a prior needs events, and the data set has no event types.
+        UserError: a prior needs events, and the data set has no event types; ties are to be shuffled, and it has no
+            times.
     """
+    if config.training.shuffle_ties and not data.manifest.has_times:
+        raise UserError(
+            f"training.shuffle_ties: data set '{data.manifest.name}' knows the order alone: set it to false"
+        )
     columns = _columns(config, data)
     if "events" not in tree.needs or "events" in columns:
         return columns

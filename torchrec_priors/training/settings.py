@@ -62,6 +62,8 @@ class TrainingConfig:
         moving_windows: whether histories are cut into windows elsewhere in every epoch, so that an item is met at
             other positions, after other pasts of its window; a history of up to model.context items is one window
             anyhow. The number of windows stays.
+        shuffle_ties: whether interactions of a user at one and the same time, whose order the log does not know, are
+            trained on in a new order in every epoch. Needs times.
         fit_all: whether validation and test interactions are trained on, too, for a model to be served: then nothing
             is left to evaluate on, and the last checkpoint counts as the best.
     """
@@ -90,6 +92,7 @@ class TrainingConfig:
     pipeline: Literal["auto", "plain", "sparse-dist", "prefetch"] = "auto"
     shuffled_row_groups: int = 64
     moving_windows: bool = False
+    shuffle_ties: bool = False
     fit_all: bool = False
 
     def check(self) -> None:
