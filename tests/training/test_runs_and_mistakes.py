@@ -1,6 +1,8 @@
 """What a run's folder remembers, and that a mistake does not spoil it."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,11 @@ def _train(data, *overrides, run="run"):
     return folder
 
 
+def _losses(folder: RunFolder) -> list[float]:
+    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
 def _path(name: str) -> Path:
     return Path(name).absolute()
 
@@ -85,6 +92,35 @@ def test_a_mistake_is_named_and_leaves_the_folder_free_for_the_right_configurati
         _train(shop, mistake)
         with pytest.raises(UserError, match="holds a run of another configuration"):
             _train(shop)
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ("encoder.time_bias", "encoder.time_bias: data set 'movielens' knows the order alone: set it to false"),
+        ("training.shuffle_ties", "training.shuffle_ties: data set 'movielens' knows the order alone: set it to false"),
+        ("encoder.events", "encoder.events: data set 'movielens' has no event types: set it to false"),
+    ],
+)
+def test_what_the_data_set_does_not_know_is_refused(asked, says, shop, tmp_path):
+    shutil.copytree(shop.folder, tmp_path / "data")
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    manifest |= {"has_times": False, "events": []}
+    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=re.escape(says)):
+        _train(PreparedData(tmp_path / "data"), f"{asked}=true")
+    _train(PreparedData(tmp_path / "data"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_another_order_of_ties_is_trained_on_where_it_is_asked_for(workers, shop):
+    how = ["training.steps=6", "training.log_every=1"]
+    stored = _losses(_train(shop, *how, run="stored"))
+    shuffled = _losses(_train(shop, *how, "training.shuffle_ties=true", f"training.workers={workers}", run="shuffled"))
+    again = _losses(_train(shop, *how, "training.shuffle_ties=true", run="again"))
+    assert len(stored) == 6
+    assert shuffled != stored
+    assert shuffled == again
 
 
 def test_a_prior_of_ones_own_is_found_from_any_folder_and_must_stay_as_it_was(shop, tmp_path, monkeypatch):
