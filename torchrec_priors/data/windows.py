@@ -2,8 +2,8 @@
 
 A window is a context of up to L items and up to tau items after it, in one extended sequence; contexts do not overlap
 and are cut backwards from the end of a user's training part, so that each training item but the last stands in
-exactly one context and every position has a next item. Where cuts move, they do from epoch to epoch, and this holds in
-each.
+exactly one context and every position has a next item. Where cuts move, or ties change places, they do from epoch to
+epoch, and this holds in each.
 
 The order of an epoch and its global batches are those of `order`, whatever the number of ranks; a rank takes its share
 of every batch. A window keeps its number in the global batch, so that nothing depends on who has it.
