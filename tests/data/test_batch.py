@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs_in_memory import cuts, logs, stream_of, take
+from logs_in_memory import cuts, logs, stream_of, take, time_of
 
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import Share
@@ -44,7 +44,7 @@ def test_tensors_are_those_of_the_windows(log, cut, rank, parts, timed):
             assert part.dropout.lengths == part.offsets_B1.diff().tolist()
             assert part.event_N is None
             if timed:
-                assert part.time_N.tolist() == [3 * int(windows.items[place]) for place in context]
+                assert part.time_N.tolist() == time_of(windows.items[context]).tolist()
             tensors = (part.context_N, part.end_N, part.user_N, part.offsets_B1)
             assert {tensor.dtype for tensor in tensors} == {torch.int64}
             place, token = own.stop, token + len(context)

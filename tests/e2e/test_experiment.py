@@ -1,11 +1,13 @@
 """An experiment from its file to its tables, with real trainings, killed on the way."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -85,6 +87,18 @@ def _kill_once(there, *arguments):
         time.sleep(0.02)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
+    while _alive(running.pid) and time.monotonic() < deadline:  # what it started lets go of its files when it is gone
+        time.sleep(0.02)
+
+
+def _alive(group):
+    """Whether a process of a group still runs."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, own, *_ = status.read_text().rpartition(")")[2].split()
+            if int(own) == group and state not in "ZX":
+                return True
+    return False
 
 
 def _rows(out, split="validation"):
