@@ -13,6 +13,12 @@ def mix(x: np.ndarray) -> np.ndarray:
     return mixed
 
 
+def of_epoch(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """uint64 hashes of whole numbers, others for every seed and epoch."""
+    key = mix(np.array([seed, epoch], np.uint64))
+    return mix(mix(numbers.astype(np.uint64) * GOLDEN + key[0]) + key[1])
+
+
 def unit(bits: np.ndarray) -> np.ndarray:
     """Numbers in [0, 1) of hashes."""
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,5 +1,6 @@
-"""Kills single ranks of a training under torchrun, which starts all of them again."""
+"""Kills whole commands, and single ranks of a training under torchrun, which starts all of them again."""
 
+import contextlib
 import json
 import os
 import random
@@ -13,6 +14,32 @@ from command_line import BIN, REPOSITORY
 _LOOK = 0.002  # seconds between looks
 _LAST_BYTES = 16_384
 _AT_MOST = 300.0  # seconds for any of the moments to come
+
+
+def kill_all_when(there, command: list, seconds: float) -> None:
+    """Starts a command in the repository's folder, and kills it with all it started as soon as `there()`."""
+    running = subprocess.Popen(
+        [str(part) for part in command], cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + seconds
+    while not there() and time.monotonic() < deadline:
+        assert running.poll() is None, "ended before it could be killed"
+        time.sleep(0.02)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    while _alive(running.pid) and time.monotonic() < deadline:  # what it started lets go of its files when it is gone
+        time.sleep(0.02)
+
+
+def _alive(group: int) -> bool:
+    """Whether a process of a group still runs."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, own, *_ = status.read_text().rpartition(")")[2].split()
+            if int(own) == group and state not in "ZX":
+                return True
+    return False
 
 
 class Victim:

@@ -1,17 +1,12 @@
 """An experiment from its file to its tables, with real trainings, killed on the way."""
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from command_line import CONFIG, REPOSITORY, app
+from command_line import CONFIG, app
+from killing import kill_all_when
 
 BUDGET = """
 [budget]
@@ -75,30 +70,7 @@ def write(tmp_path):
 
 def _kill_once(there, *arguments):
     """Starts an experiment and kills it with all it started as soon as `there()`."""
-    command = [sys.executable, "-m", "torchrec_priors.apps.experiment", *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, start_new_session=True, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 200
-    while not there() and time.monotonic() < deadline:
-        assert running.poll() is None, "ended before it could be killed"
-        time.sleep(0.02)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
-    while _alive(running.pid) and time.monotonic() < deadline:  # what it started lets go of its files when it is gone
-        time.sleep(0.02)
-
-
-def _alive(group):
-    """Whether a process of a group still runs."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, own, *_ = status.read_text().rpartition(")")[2].split()
-            if int(own) == group and state not in "ZX":
-                return True
-    return False
+    kill_all_when(there, [sys.executable, "-m", "torchrec_priors.apps.experiment", *arguments], seconds=200)
 
 
 def _rows(out, split="validation"):

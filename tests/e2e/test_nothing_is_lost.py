@@ -2,16 +2,13 @@
 
 import itertools
 import json
-import os
 import random
-import signal
-import subprocess
 import time
 
 import pytest
 import torch
-from command_line import BIN, REPOSITORY, app
-from killing import Victim
+from command_line import BIN, app
+from killing import Victim, kill_all_when
 from small_movielens import write_movielens
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -97,18 +94,8 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_bit(config, small_da
         "--",
         *arguments,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen(
-        [str(part) for part in command], cwd=REPOSITORY, env=environment, start_new_session=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
     checkpoints = tmp_path / "run" / "checkpoints"
-    deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("step-*[0-9]/.metadata")) and time.monotonic() < deadline:
-        assert running.poll() is None, "ended before it could be killed"
-        time.sleep(0.02)
-    os.killpg(running.pid, signal.SIGKILL)
-    running.wait()
+    kill_all_when(lambda: list(checkpoints.glob("step-*[0-9]/.metadata")), command, seconds=120)
     assert not (tmp_path / "run" / "summary.json").exists(), "killed too late to show anything"
     done = app("train", *arguments, ranks=2)
     assert "resuming" in done.stderr

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from command_line import CONFIG, TINY, app
+from run_files import losses
 
 STEPS = [*TINY, "training.steps=4", "training.log_every=1"]
 
@@ -21,7 +22,7 @@ def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(yesterday
     done = app("train", *arguments)
     assert "started from step-" in done.stderr
     assert "fitted on all interactions" in done.stdout
-    started, before = (_losses(folder) for folder in (run, yesterday))
+    started, before = (losses(folder) for folder in (run, yesterday))
     assert started[0] != before[0]
     assert json.loads((run / "summary.json").read_text())["best_step"] == 4
 
@@ -36,8 +37,3 @@ def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(yesterday
     nowhere = app("train", *arguments[:-1], tmp_path / "nowhere", check=False)
     assert nowhere.returncode == 2
     assert "holds no run" in nowhere.stderr
-
-
-def _losses(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]

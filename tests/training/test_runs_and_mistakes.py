@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from run_files import losses
 
 from torchrec_priors.config import load_config, parse
 from torchrec_priors.data.prepared import PreparedData
@@ -50,11 +51,6 @@ def _train(data, *overrides, run="run"):
     with join() as ranks:
         train(config, data, folder, ranks)
     return folder
-
-
-def _losses(folder: RunFolder) -> list[float]:
-    lines = [json.loads(line) for line in (folder.path / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
 
 
 def _path(name: str) -> Path:
@@ -115,9 +111,10 @@ def test_what_the_data_set_does_not_know_is_refused(asked, says, shop, tmp_path)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_another_order_of_ties_is_trained_on_where_it_is_asked_for(workers, shop):
     how = ["training.steps=6", "training.log_every=1"]
-    stored = _losses(_train(shop, *how, run="stored"))
-    shuffled = _losses(_train(shop, *how, "training.shuffle_ties=true", f"training.workers={workers}", run="shuffled"))
-    again = _losses(_train(shop, *how, "training.shuffle_ties=true", run="again"))
+    stored = losses(_train(shop, *how, run="stored").path)
+    ties = "training.shuffle_ties=true"
+    shuffled = losses(_train(shop, *how, ties, f"training.workers={workers}", run="shuffled").path)
+    again = losses(_train(shop, *how, ties, run="again").path)
     assert len(stored) == 6
     assert shuffled != stored
     assert shuffled == again

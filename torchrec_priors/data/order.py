@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.splitmix import GOLDEN, mix, unit
+from torchrec_priors.splitmix import of_epoch, unit
 
 _SHIFTS = 0x736869667473  # tells these draws from other uses of the seed
 
@@ -198,5 +198,4 @@ class WindowOrder:
         windows, alike often, or 0 where cuts do not move. It follows from seed, epoch and user alone."""
         if not self._moving:
             return np.zeros_like(number_U)
-        key = mix(np.array([self.seed ^ _SHIFTS, epoch], np.uint64))
-        return (unit(mix(mix(number_U.astype(np.uint64) * GOLDEN + key[0]) + key[1])) * (room_U + 1)).astype(np.int64)
+        return (unit(of_epoch(number_U, self.seed ^ _SHIFTS, epoch)) * (room_U + 1)).astype(np.int64)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchrec_priors.data.prepared import Columns, PreparedData, RowGroup
-from torchrec_priors.splitmix import GOLDEN, mix
+from torchrec_priors.splitmix import GOLDEN, mix, of_epoch
 
 _TIES = 0x74696573  # tells these draws from other uses of the seed
 
@@ -30,17 +30,17 @@ class Ties:
     def shuffle(self, group: RowGroup, epoch: int, columns: Columns) -> None:
         """Gives tied interactions of a row group's users new places in its columns, `timestamps` among them."""
         users = slice(group.first_user, group.first_user + group.users)
-        length_U, number_U = self.data.lengths[users], np.arange(users.start, users.stop, dtype=np.uint64)
+        length_U = self.data.lengths[users]
+        first_U = np.cumsum(length_U) - length_U
         user_X = np.repeat(np.arange(group.users), length_U)
-        place_X = np.arange(len(user_X)) - np.repeat(np.cumsum(length_U) - length_U, length_U)
-        inside_X = (place_X > 0) & (place_X < self.training_end_U[users][user_X])
+        end_X = (first_U + self.training_end_U[users])[user_X]
+        same_X = (np.diff(columns["timestamps"]) == 0) & (np.diff(user_X) == 0)
         tied_X = np.zeros(len(user_X) + 1, bool)  # with the one before
-        tied_X[1:-1] = (np.diff(columns["timestamps"]) == 0) & inside_X[1:]
+        tied_X[1:-1] = same_X & (np.arange(1, len(user_X)) < end_X[1:])
         chosen = np.flatnonzero(tied_X[:-1] | tied_X[1:])
-        run = np.cumsum(~tied_X[chosen])
-        key = mix(np.array([self.seed ^ _TIES, epoch], np.uint64))
-        key_U = mix(mix(number_U * GOLDEN + key[0]) + key[1])
-        draw = mix(key_U[user_X[chosen]] + place_X[chosen].astype(np.uint64) * GOLDEN)
+        user, run = user_X[chosen], np.cumsum(~tied_X[chosen])
+        key_U = of_epoch(np.arange(users.start, users.stop), self.seed ^ _TIES, epoch)
+        draw = mix(key_U[user] + (chosen - first_U[user]).astype(np.uint64) * GOLDEN)
         order = chosen[np.lexsort((draw, run))]
         for values in columns.values():
             values[chosen] = values[order]

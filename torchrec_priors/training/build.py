@@ -222,12 +222,16 @@ def _columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
     Raises:
         UserError: the data set has no times, or no event types.
     """
-    if config.encoder.time_bias and not data.manifest.has_times:
-        raise UserError(f"encoder.time_bias: data set '{data.manifest.name}' knows the order alone: set it to false")
+    _check_times("encoder.time_bias", config.encoder.time_bias, data)
     if config.encoder.events and not data.manifest.events:
         raise UserError(f"encoder.events: data set '{data.manifest.name}' has no event types: set it to false")
     asked = {"timestamps": config.encoder.time_bias, "events": config.encoder.events}
     return tuple(name for name, wanted in asked.items() if wanted)
+
+
+def _check_times(key: str, needed: bool, data: PreparedData) -> None:
+    if needed and not data.manifest.has_times:
+        raise UserError(f"{key}: data set '{data.manifest.name}' knows the order alone: set it to false")
 
 
 def _training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) -> tuple[str, ...]:
@@ -237,10 +241,7 @@ def _training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) ->
         UserError: a prior needs events, and the data set has no event types; ties are to be shuffled, and it has no
             times.
     """
-    if config.training.shuffle_ties and not data.manifest.has_times:
-        raise UserError(
-            f"training.shuffle_ties: data set '{data.manifest.name}' knows the order alone: set it to false"
-        )
+    _check_times("training.shuffle_ties", config.training.shuffle_ties, data)
     columns = _columns(config, data)
     if "events" not in tree.needs or "events" in columns:
         return columns
