@@ -1,10 +1,159 @@
-"""Small files, written whole or not at all."""
+"""The one door for our own files: written whole or not at all, read only as they were written.
 
+A file is made beside its place, as `.NAME.partial`, and moved there at the end. A partial file is always made anew and
+exclusively: what a kill left is removed, and a link that somebody planted under its name is removed, never followed.
+JSON files of ours carry a checksum of their content, so that a damaged one is named in place of being believed.
+"""
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from torchrec_priors.errors import UserError
+
+CHECKSUM = "sha256"  # key of the checksum in a JSON file of ours
+
+_LONGEST_NAME = 200  # bytes; file systems take 255, and we add to names
+
+
+@contextmanager
+def new_file(file: Path) -> Iterator[Path]:
+    """The path of an empty file beside `file`, which takes the place of `file` at the end; it is removed on an error.
+
+    One process at a time may write a file.
+
+    Raises:
+        UserError: `file` is there and is no regular file.
+        OSError: the folder is missing, full or not writable.
+    """
+    check_replaceable(file)
+    partial = partial_of(file)
+    partial.unlink(missing_ok=True)
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+
+    try:
+        yield partial
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def partial_of(file: Path) -> Path:
+    """Where `file` is while it is being written."""
+    return file.with_name(f".{file.name}.partial")
+
+
+def check_replaceable(file: Path) -> None:
+    """Raises UserError where `file` is there and is no regular file, as a folder, a device or a pipe; a link counts as
+    what it names."""
+    try:
+        mode = file.stat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise UserError(f"'{file}' is a folder: name a file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"'{file}' is not a regular file, so it is not replaced: name another file")
 
 
 def write_whole(file: Path, text: str) -> None:
     """Replaces `file` by `text` in one move, so that a reader or a kill never meets a part of it."""
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf8")
-    partial.replace(file)
+    with new_file(file) as partial, partial.open("w", encoding="utf8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def write_json(file: Path, values: Mapping[str, Any]) -> None:
+    """An object as JSON with a checksum of its content; folders above it are made.
+
+    Args:
+        values: no key is "sha256".
+    """
+    assert CHECKSUM not in values
+    content = json.loads(json.dumps(values))  # as a reader will see it: keys are texts, tuples are lists
+    signed = {**content, CHECKSUM: _checksum(content)}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(signed, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
+    """What `write_json` wrote, without its checksum. A file of an earlier version, which has none, is read as it is.
+
+    Args:
+        remedy: what a person can do about a damaged file; it ends the message.
+
+    Raises:
+        UserError: the file is missing, cannot be read, is no JSON object, or is not what was written.
+    """
+    values = parse_json(_bytes(file, remedy), str(file), remedy=remedy)
+    recorded = values.pop(CHECKSUM, None)
+    if recorded is not None and recorded != _checksum(values):
+        raise UserError(f"'{file}' is damaged (it does not match its checksum): {remedy}")
+    return values
+
+
+def parse_json(content: bytes, name: str, *, remedy: str) -> dict[str, Any]:
+    """The object that `content` holds.
+
+    Args:
+        name: of the file it comes from, for messages.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    try:
+        values = json.loads(content.decode("utf8"))
+    except RecursionError as error:
+        raise UserError(f"'{name}' is nested too deep: {remedy}") from error
+    except ValueError as error:  # no JSON, no UTF-8, or a number of too many digits
+        reason = " ".join(str(error).split())
+        raise UserError(f"'{name}' cannot be read ({reason}): {remedy}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"'{name}' cannot be read (it holds no JSON object): {remedy}")
+    return values
+
+
+def check_name(name: str, what: str) -> str:
+    """`name`, which is to become the name of a file; it comes from a person, a data set or a store.
+
+    Args:
+        what: what has the name, for messages: "--name", "prior".
+
+    Raises:
+        UserError: it could lead out of the folder, hide, or not be written on every file system.
+    """
+    problem = None
+    if not name or name != name.strip():
+        problem = "is empty, or has spaces at its ends"
+    elif name.startswith("."):
+        problem = "begins with a dot"
+    elif any(mark in name for mark in "/\\:") or not name.isprintable():
+        problem = "has a separator or a control character"
+    elif len(name.encode("utf8", "surrogatepass")) > _LONGEST_NAME:
+        problem = f"is longer than {_LONGEST_NAME} bytes"
+    if problem:
+        shown = name if len(name) <= 60 else f"{name[:60]}..."
+        raise UserError(f"{what}: {shown!r} {problem}: choose another name")
+    return name
+
+
+def _bytes(file: Path, remedy: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"'{file}' is missing: {remedy}") from error
+    except IsADirectoryError as error:
+        raise UserError(f"'{file}' is a folder, not a file: {remedy}") from error
+
+
+def _checksum(values: Mapping[str, Any]) -> str:
+    """Of the content, whatever its layout in a file."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("ascii")).hexdigest()

@@ -15,6 +15,7 @@ import typer
 from torchrec_priors.errors import DivergedError, LostRanksError, OutsideError, StoppedError, UserError
 from torchrec_priors.noise import hush
 from torchrec_priors.remote.uri import refuse_uri
+from torchrec_priors.system_errors import one_line
 
 _RANK = "RANK"  # set by launchers; rank 0 alone speaks
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
@@ -57,6 +58,13 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     except OutsideError as error:
         _say(leads, str(error))
         code = 1
+    except OSError as error:
+        explained = one_line(error)
+        if explained is None:
+            raise
+        _say(leads, str(explained))
+        _end_restarts()
+        code = 2 if isinstance(explained, UserError) else 1
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own errors about the command line have it
             raise

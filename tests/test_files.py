@@ -1,0 +1,122 @@
+"""Our own files: whole or not there, never written through a link, and never believed when damaged."""
+
+import json
+import os
+
+import pytest
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.files import check_name, new_file, partial_of, read_json, write_json, write_whole
+
+VALUES = {"name": "shop", "ünï": [1, 2.5, None, True], "inner": {"b": 1, "a": [{}]}}
+
+
+def test_a_new_file_takes_the_place_at_the_end(tmp_path):
+    file = tmp_path / "x"
+    file.write_text("old")
+
+    with new_file(file) as partial:
+        partial.write_text("new")
+        assert file.read_text() == "old"
+
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    file = tmp_path / "x"
+    file.write_text("old")
+
+    def fail():
+        with new_file(file) as partial:
+            partial.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("planted", ["the partial file", "the file"])
+def test_a_planted_link_is_not_followed(tmp_path, planted):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    file = tmp_path / "x"
+    (file if planted == "the file" else partial_of(file)).symlink_to(victim)
+
+    write_whole(file, "new")
+
+    assert victim.read_text() == "precious"
+    assert not file.is_symlink()
+    assert file.read_text() == "new"
+
+
+def test_only_regular_files_are_replaced(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+
+    for name in ("folder", "pipe", "link"):
+        with pytest.raises(UserError, match=name):
+            write_whole(tmp_path / name, "new")
+
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "pipe", "link"}
+
+
+def test_json_comes_back(tmp_path):
+    file = tmp_path / "folder" / "x.json"
+    write_json(file, VALUES)
+    assert read_json(file, remedy="train again") == VALUES
+    file.write_text(json.dumps(json.loads(file.read_text())))  # another layout, the same content
+    assert read_json(file, remedy="train again") == VALUES
+
+
+def test_json_without_a_checksum_is_read(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps(VALUES))
+    assert read_json(tmp_path / "x.json", remedy="train again") == VALUES
+
+
+def test_every_bit_of_json_counts(tmp_path):
+    """A flipped bit is found, or changes nothing but the layout or the name of the checksum."""
+    file = tmp_path / "x.json"
+    write_json(file, VALUES)
+    whole = file.read_bytes()
+
+    for place in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[place // 8] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        try:
+            values = read_json(file, remedy="train again")
+        except UserError:
+            continue
+        assert {key: values[key] for key in VALUES} == VALUES
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"3", b"nonsense", b"\xff\xfe", b"[" * 200_000, b'{"a": ' * 200_000, b"9" * 10_000]
+)
+def test_damaged_json_is_one_line(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"^'.*x\.json' .*: train again$"):
+        read_json(tmp_path / "x.json", remedy="train again")
+
+
+def test_missing_json_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"x\.json' is missing: train again"):
+        read_json(tmp_path / "x.json", remedy="train again")
+    with pytest.raises(UserError, match="is a folder"):
+        read_json(tmp_path, remedy="train again")
+
+
+@pytest.mark.parametrize("name", ["", " a", ".a", "..", "a/b", "../../x", "a\\b", "a\0b", "a\nb", "c:d", "ü" * 101])
+def test_names_that_could_lead_elsewhere(name):
+    with pytest.raises(UserError, match="--name: "):
+        check_name(name, "--name")
+
+
+@pytest.mark.parametrize("name", ["genre", "graph8", "Über uns", "a.b", "ids-1", "日本"])
+def test_names_that_cannot(name):
+    assert check_name(name, "--name") == name
