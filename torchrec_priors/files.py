@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.system_errors import naming
 
 CHECKSUM = "sha256"  # key of the checksum in a JSON file of ours
 
@@ -37,7 +38,8 @@ def new_file(file: Path) -> Iterator[Path]:
     os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
 
     try:
-        yield partial
+        with naming(file):
+            yield partial
         partial.replace(file)
     except BaseException:
         partial.unlink(missing_ok=True)

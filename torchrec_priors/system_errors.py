@@ -1,7 +1,14 @@
-"""What the operating system refuses, as one line with the remedy: the file, what is wrong with it, what to do."""
+"""What the operating system refuses, as one line with the remedy: the file, what is wrong with it, what to do.
+
+Libraries say it in their own ways: Arrow without the file, DuckDB and safetensors in errors of their own.
+"""
 
 import errno
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from torchrec_priors.errors import OutsideError, UserError
 
@@ -16,10 +23,12 @@ _MISTAKES = {
     errno.ELOOP: "its links lead to one another: name another place",
 }
 
+_MAKE_ROOM = "make room and give the same command again"
+
 # The machine is out of something, or lost it.
 _OUTSIDE = {
-    errno.ENOSPC: "make room and give the same command again",
-    errno.EDQUOT: "make room and give the same command again",
+    errno.ENOSPC: _MAKE_ROOM,
+    errno.EDQUOT: _MAKE_ROOM,
     errno.EFBIG: "raise the limit on the size of files and give the same command again",
     errno.EMFILE: "raise the limit on open files (ulimit -n) and give the same command again",
     errno.ENFILE: "close other programs and give the same command again",
@@ -29,22 +38,107 @@ _OUTSIDE = {
     errno.ENOENT: "it is gone: if it was removed meanwhile, put it back",
 }
 
+_REMEDIES = {**_MISTAKES, **_OUTSIDE}
 
-def one_line(error: OSError) -> UserError | OutsideError | None:
-    """The error that says it in one line; None where `error` is nothing that a person could mend."""
-    number = error.errno
-    if number in _MISTAKES:
-        return UserError(_message(error, _MISTAKES[number]))
-    if number in _OUTSIDE:
-        return OutsideError(_message(error, _OUTSIDE[number]))
-    return None
+# What a library's error says, where it has no number of the system's. The longest first: some hold others.
+_WORDS = sorted(
+    [
+        ("max_temp_directory_size", errno.ENOSPC),  # DuckDB, which takes what the disk has left for its limit
+        *((os.strerror(number).lower(), number) for number in _REMEDIES if number != errno.ENOENT),
+    ],
+    key=lambda pair: -len(pair[0]),
+)
+_LIBRARIES = ("_duckdb", "duckdb", "pyarrow", "safetensors_rust")  # whose errors are believed whatever they say
+_NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)  # Arrow; Rust
+
+# Whatever an error is of, it is about these where they are behind it.
+_BEHIND = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO}
 
 
-def _message(error: OSError, remedy: str) -> str:
-    assert error.errno is not None
-    reason = os.strerror(error.errno)
-    where = f"'{_text(error.filename)}': " if error.filename is not None else ""
-    return f"{where}{reason}: {remedy}"
+def one_line(error: BaseException, what: str | None = None) -> UserError | OutsideError | None:
+    """The error that says it in one line; None where `error` is nothing that a person could mend.
+
+    Args:
+        what: could not be done, as "--out: cannot write 'x'"; the error's own file, where left out.
+    """
+    number = number_of(error)
+    if number is None:
+        return None
+    kind = UserError if number in _MISTAKES else OutsideError
+    return kind(_message(error, number, what))
+
+
+def cannot(what: str, error: BaseException) -> UserError | OutsideError:
+    """As `one_line`, of an error that is of the system for sure.
+
+    >>> cannot("--out: cannot write 'x'", OSError("the network said no"))
+    OutsideError("--out: cannot write 'x': the network said no")
+    """
+    return one_line(error, what) or OutsideError(f"{what}: {' '.join(str(error).split())[:300]}")
+
+
+def is_of_the_system(error: BaseException) -> bool:
+    """Whether the disk, the rights or the limits are to blame, so that a file that was read is none the worse."""
+    return number_of(error) not in (None, errno.ENOENT)
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether there is no room left."""
+    return number_of(error) in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Errors of the block that name no file, as Arrow's, are of `file`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            error.errno = _number_in(str(error))
+        if error.filename is None:
+            error.filename = str(file)
+        raise
+
+
+def number_of(error: BaseException) -> int | None:
+    """The system's number of what went wrong, of those that have a remedy."""
+    number = _own_number(error)
+    seen, behind = {id(error)}, error.__cause__ or error.__context__
+    while number is None and behind is not None and id(behind) not in seen:
+        seen.add(id(behind))
+        found = _own_number(behind)
+        number = found if found in _BEHIND else None
+        behind = behind.__cause__ or behind.__context__
+    return number
+
+
+def _own_number(error: BaseException) -> int | None:
+    if isinstance(error, UserError | OutsideError):
+        return None
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in _REMEDIES else None
+    number = _number_in(str(error))
+    believed = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
+    return number if believed or number in _BEHIND else None
+
+
+def _number_in(text: str) -> int | None:
+    for found in _NUMBERED.finditer(text):
+        number = int(found[1] or found[2])
+        if number in _REMEDIES:
+            return number
+    lower = text[:4000].lower()
+    return next((number for words, number in _WORDS if words in lower), None)
+
+
+def _message(error: BaseException, number: int, what: str | None) -> str:
+    reason, file = os.strerror(number), getattr(error, "filename", None)
+    if what is None and file is not None:
+        what = f"'{_text(file)}'"
+    if what is None and not isinstance(error, OSError):
+        quoted = re.search(r"[\"']([^\"']*/[^\"']*)[\"']", str(error))  # a library's own words about the file
+        what = f"'{_text(quoted[1])}'" if quoted else None
+    return f"{what}: {reason}: {_REMEDIES[number]}" if what else f"{reason}: {_REMEDIES[number]}"
 
 
 def _text(name: object) -> str:

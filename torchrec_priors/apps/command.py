@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import typer
 from torchrec_priors.errors import DivergedError, LostRanksError, OutsideError, StoppedError, UserError
 from torchrec_priors.noise import hush
 from torchrec_priors.remote.uri import refuse_uri
-from torchrec_priors.system_errors import one_line
+from torchrec_priors.system_errors import naming, one_line
 
 _RANK = "RANK"  # set by launchers; rank 0 alone speaks
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
+_READER_HAS_GONE = 128 + signal.SIGPIPE  # exit code where who read our output has seen enough, as `head` has
 _APART = 0.5  # seconds between ranks of a machine that say the same, of which the first ends the others
 
 
@@ -42,6 +44,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     app.command()(_with_local_paths(function))
     try:
         code = app(arguments, standalone_mode=False)
+        _flush()
     except StoppedError as error:
         if leads:
             _write(str(error))
@@ -58,31 +61,62 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     except OutsideError as error:
         _say(leads, str(error))
         code = 1
-    except OSError as error:
-        explained = one_line(error)
-        if explained is None:
-            raise
-        _say(leads, str(explained))
-        _end_restarts()
-        code = 2 if isinstance(explained, UserError) else 1
+    except BrokenPipeError:
+        code = _READER_HAS_GONE
     except Exception as error:
-        if not hasattr(error, "format_message"):  # typer's own errors about the command line have it
-            raise
-        _say(leads, f"{error.format_message()} (--help explains every option)")
-        _end_restarts()
-        code = 2
+        code = _explain(leads, error)
+    _let_go_of_output()
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _explain(leads: bool, error: Exception) -> int:
+    """Says what the system refused, or what is wrong with the command line; the exit code. Raises everything else."""
+    explained = one_line(error)
+    if explained is not None:
+        message = str(explained)
+    elif hasattr(error, "format_message"):  # typer's own errors about the command line have it
+        message = f"{error.format_message()} (--help explains every option)"
+    else:
+        raise error
+    _say(leads, message)
+    _end_restarts()
+    return 1 if isinstance(explained, OutsideError) else 2
+
+
+def _flush() -> None:
+    """Writes out what was printed, while an error can still be told."""
+    with naming(Path("standard output")):
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _let_go_of_output() -> None:
+    """What nobody takes is not tried again when the interpreter ends, which would complain in its own words."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+
+
 def _with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but refusing URIs where it takes paths: options that take URIs, too, come as texts."""
+    """The same, but refusing URIs where it takes paths: options that take URIs, too, come as texts.
+
+    Output that nobody reads any more ends it here, as Typer would make a plain failure of it.
+    """
 
     @wraps(function)
     def checked(**options: Any) -> Any:
         for name, value in options.items():
             if isinstance(value, Path):
                 refuse_uri(value, f"--{name.replace('_', '-')}")
-        return function(**options)
+        try:
+            return function(**options)
+        except BrokenPipeError:
+            return _READER_HAS_GONE
 
     return checked
 
@@ -100,8 +134,9 @@ def _say(leads: bool, message: str) -> None:
 
 
 def _write(message: str) -> None:
-    sys.stderr.write(" ".join(message.split()) + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody reads it, or there is no room for it: the exit code says it
+        sys.stderr.write(" ".join(message.split()) + "\n")
+        sys.stderr.flush()
 
 
 def _end_restarts() -> None:
