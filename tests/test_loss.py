@@ -1,11 +1,19 @@
 """Positives, counts and weights of the loss equal Eq. 6 and 8 written out."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.loss import LossConfig, count, discount, find_positives, gate_loss, prior_weights
+from torchrec_priors.loss import (
+    LossConfig,
+    decision_weights,
+    discount,
+    find_positives,
+    gate_loss,
+    positive_weights,
+)
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
@@ -73,28 +81,43 @@ def test_positives_are_every_future_item_of_a_path_within_the_horizon(batch):
     assert pairs == sorted(set(pairs)), "pairs are distinct and sorted by path"
 
 
+def _random(seed, *shape):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
 @settings(deadline=None, max_examples=60)
-@given(windows(), windows(), st.floats(0.3, 1.0), st.integers(0, 99))
-def test_the_sum_over_ranks_is_equation_8_over_the_whole_batch(first, second, gamma, seed):
-    weight = torch.rand(len(TREE.paths), generator=torch.Generator().manual_seed(seed))
-    nll_of = torch.rand(100, HORIZON + 1, len(TREE.paths), generator=torch.Generator().manual_seed(seed + 1))
-    parts = []
-    for batch, shift in ((first, 0), (second, 50)):
+@given(st.lists(windows(), min_size=1, max_size=4), st.floats(0.3, 1.0), st.integers(0, 99))
+def test_the_sum_over_batches_is_equation_8_of_the_whole_log(batches, gamma, seed):
+    """Over an epoch of batches, of any sizes, L_kt is the mean over all positives of path k at offset t."""
+    weight = _random(seed, len(TREE.paths))
+    everyone = [positive for batch in batches for positive in _expected(batch)]
+    positives_KT = torch.zeros(len(TREE.paths), HORIZON, dtype=torch.int64)
+    for _, offset, path, _ in everyone:
+        positives_KT[path, offset - 1] += 1
+    weight_KT = positive_weights(positives_KT, len(batches), weight, discount(gamma, HORIZON))
+
+    nlls, whole = {}, 0.0
+    for number, batch in enumerate(batches):
         found = find_positives(TREE, *_tensors(batch), HORIZON)
-        nll = nll_of[found.token_P[found.query_M] + shift, found.offset_M, found.path_M]
-        parts.append((found, nll))
-    counts = sum(count(found, len(TREE.paths), HORIZON) for found, _ in parts)[:-1]
-    loss = sum((prior_weights(found, counts, weight, discount(gamma, HORIZON)) * nll).sum() for found, nll in parts)
+        nll = _random(seed + number, 100, HORIZON + 1, len(TREE.paths))
+        nll_M = nll[found.token_P[found.query_M], found.offset_M, found.path_M]
+        whole += float((weight_KT[found.path_M, found.offset_M - 1] * nll_M).sum())
+        for token, offset, path, _ in _expected(batch):
+            nlls.setdefault((path, offset), []).append(float(nll[token, offset, path]))
 
     expected = 0.0
-    everyone = [(t + s, o, k) for batch, s in ((first, 0), (second, 50)) for t, o, k, _ in _expected(batch)]
-    for offset in range(1, HORIZON + 1):
-        for path in range(len(TREE.paths)):
-            cell = [nll_of[t, o, k].item() for t, o, k in everyone if (o, k) == (offset, path)]
-            if cell:
-                factor = gamma ** (offset - 1) / sum(gamma**t for t in range(HORIZON))
-                expected += factor * weight[path].item() * sum(cell) / len(cell)
-    assert abs(float(loss) - expected) < 1e-5
+    for (path, offset), values in nlls.items():
+        factor = gamma ** (offset - 1) / sum(gamma**t for t in range(HORIZON))
+        expected += factor * float(weight[path]) * sum(values) / len(values)
+    assert abs(whole / len(batches) - expected) < 1e-5
+
+
+def test_a_positive_counts_the_same_however_rare_its_path_is():
+    """With the paper's balance, w_k / (expected positives of path k) is one number for all paths."""
+    positives_KT = torch.tensor([[9000, 9000], [30, 30], [1, 1], [0, 0]])
+    weight_KT = positive_weights(positives_KT, 100, LossConfig().weights(positives_KT.sum(1)), discount(1.0, 2))
+    torch.testing.assert_close(weight_KT[:3], weight_KT[0, 0].expand(3, 2))
+    assert not weight_KT[3].any()
 
 
 @settings(deadline=None, max_examples=60)
@@ -104,12 +127,12 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
     generator = torch.Generator().manual_seed(seed)
     sets = torch.tensor(TREE.item_set_K)
     gated = torch.rand(TREE.item_sets, generator=generator) < 0.7
-    parts = [(find_positives(TREE, *_tensors(batch), HORIZON), _tensors(batch), batch) for batch in (first, second)]
-    totals = sum(count(found, len(TREE.paths), HORIZON)[-1] for found, *_ in parts)
-    factors = discount(gamma, HORIZON)
-    for found, (_, context, end), batch in parts:
+    weights = discount(gamma, HORIZON)
+    for batch in (first, second):
+        _, context, end = _tensors(batch)
+        found = find_positives(TREE, *_tensors(batch), HORIZON)
         logits = torch.randn(len(context), TREE.item_sets, generator=generator, requires_grad=True)
-        loss = gate_loss(logits, gated, found, sets, totals, factors)
+        loss = gate_loss(logits, gated, found, sets, weights)
         members = {(t, o, int(sets[k])) for t, o, k, _ in _expected(batch)}
         expected = torch.zeros(())
         for token, (place, stop) in enumerate(zip(context.tolist(), end.tolist(), strict=True)):
@@ -117,11 +140,22 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
                 for number in torch.nonzero(gated)[:, 0].tolist():
                     yes = (token, offset, number) in members
                     term = -torch.nn.functional.logsigmoid(logits[token, number] if yes else -logits[token, number])
-                    expected = expected + factors[offset - 1] / totals[offset - 1] * term
+                    expected = expected + weights[offset - 1] * term
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
         if expected.requires_grad:
             fast, slow = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (loss, expected))
             torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("segments", [1, 2, 4, 8])
+def test_heads_and_gate_are_on_one_scale_at_every_offset(segments):
+    """-log p of a target's items and decisions about it weigh alike, however the horizon is divided."""
+    positives_KT = torch.block_diag(*[torch.full((1, 8 // segments), 500)] * segments)
+    targets_T = torch.full((8,), 500)
+    weight_K = LossConfig().weights(positives_KT.sum(1))
+    parts = (10, weight_K, discount(0.9, 8))
+    heads_T = positive_weights(positives_KT, *parts).sum(0)
+    torch.testing.assert_close(decision_weights(targets_T, positives_KT, *parts), heads_T)
 
 
 def test_weights_are_shares_of_positives_raised_to_the_balance():

@@ -1,12 +1,18 @@
 """Eq. 6-8: positives of every path, their in-group likelihood, and their weights in the loss.
 
     L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * sum_k w_k * L_kt
-    L_kt = (sum of -log p over the global batch's positives of path k at offset t) / (their global count), 0 without any
+    L_kt = (sum of -log p over the global batch's positives of path k at offset t) / (their expected count)
 
 and of the gate that learns which groups come next, every target being a yes or no for every item set s:
 
-    L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * (mean over the global batch's targets at offset t of
-             sum_s -log P(the target is, or is not, in s | h))
+    L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t * (sum over the global batch's targets at offset t of
+             sum_s -log P(the target is, or is not, in s | h)) / (their expected count)
+    W_t = sum of w_k over the paths that have positives at offset t
+
+The expected count is that of the whole training part over the steps of an epoch. A positive so counts the same in
+every batch, whatever else is in it: with the batch's own count in its place, a path that has a positive in one batch
+of ten would count for a tenth of its w_k. W_t puts the gate on the scale of the heads: in a tree below temporal:4 a
+fourth of the paths has positives at an offset, and weighs a fourth.
 
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path) pairs.
 """
@@ -15,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.prior import Targets
@@ -51,6 +57,27 @@ class LossConfig:
         return (powers / powers.sum().clamp(min=1e-300)).float()
 
 
+class LossWeights(nn.Module):
+    """What positives and decisions count for in the loss; the same in every batch (see above).
+
+    Attributes:
+        positive_KT: of a positive of each path and offset, in Eq. 8; of a baseline, which has one path, 1 / (the
+            expected targets of an offset), discounted.
+        decision_T: of the gate's decisions about a target of each offset.
+        positions: how many positions of a global batch are expected to have a target.
+    """
+
+    positive_KT: Tensor
+    decision_T: Tensor
+    positions: Tensor
+
+    def __init__(self, paths: int, horizon: int) -> None:
+        super().__init__()
+        self.register_buffer("positive_KT", torch.zeros(paths, horizon), persistent=False)
+        self.register_buffer("decision_T", torch.zeros(horizon), persistent=False)
+        self.register_buffer("positions", torch.ones(()), persistent=False)
+
+
 _OF_POSITIVES = ("query_M", "source_M", "offset_M", "path_M")
 
 
@@ -84,14 +111,6 @@ class Positives:
             return self
         of_positives = {name: getattr(self, name)[self.trained_M] for name in _OF_POSITIVES}
         return replace(self, trained_M=None, **of_positives)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Of the global batch: positives of every path and offset, and targets of every offset, int64."""
-
-    positive_KT: Tensor
-    target_T: Tensor
 
 
 def find_positives(
@@ -139,15 +158,6 @@ def find_positives(
     )
 
 
-def count(positives: Positives, paths: int, horizon: int) -> Tensor:
-    """int64 [K + 1, T] counts of this rank: positives of every path and offset, then targets."""
-    chosen = positives.trained()
-    cell_M = chosen.path_M * horizon + chosen.offset_M - 1
-    of_paths = torch.bincount(cell_M, minlength=paths * horizon)
-    reached = torch.bincount(positives.reach_N, minlength=horizon + 1).flip(0).cumsum(0).flip(0)[1:]
-    return torch.cat([of_paths, reached]).view(paths + 1, horizon)
-
-
 def discount(gamma: float, horizon: int) -> Tensor:
     """gamma^(t-1) / sum gamma^(t-1), [T].
 
@@ -158,16 +168,31 @@ def discount(gamma: float, horizon: int) -> Tensor:
     return (powers / powers.sum()).float()
 
 
-def prior_weights(positives: Positives, counts_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
-    """[M]: what -log p of each of this rank's positives counts for in Eq. 8; the loss is the sum over ranks.
+def positive_weights(positives_KT: Tensor, steps: int, weight_K: Tensor, discount_T: Tensor) -> Tensor:
+    """[K, T]: what -log p of a positive of each path and offset counts for in Eq. 8; the loss is the sum over ranks.
 
     Args:
-        counts_KT: positives of the global batch.
+        positives_KT: positives of an epoch.
+        steps: of an epoch.
         weight_K: w_k.
         discount_T: see `discount`.
     """
-    cell_KT = weight_K[:, None] * discount_T / counts_KT.clamp(min=1)
-    return cell_KT[positives.path_M, positives.offset_M - 1]
+    expected_KT = positives_KT.double() / steps
+    weight_KT = weight_K[:, None] * discount_T / expected_KT.clamp(min=torch.finfo(torch.float64).tiny)
+    return torch.where(positives_KT > 0, weight_KT, 0.0).float()
+
+
+def decision_weights(
+    targets_T: Tensor, positives_KT: Tensor, steps: int, weight_K: Tensor, discount_T: Tensor
+) -> Tensor:
+    """[T]: what the gate's decisions about a target of each offset count for in L_gate.
+
+    Args:
+        targets_T: targets of an epoch.
+        positives_KT, steps, weight_K, discount_T: as of `positive_weights`.
+    """
+    active_T = (weight_K[:, None] * (positives_KT > 0)).sum(0)
+    return positive_weights(targets_T[None], steps, torch.ones(1), active_T * discount_T)[0]
 
 
 def gate_loss(
@@ -175,8 +200,7 @@ def gate_loss(
     gated_S: Tensor,
     positives: Positives,
     item_set_K: Tensor,
-    target_T: Tensor,
-    discount_T: Tensor,
+    weight_T: Tensor,
 ) -> Tensor:
     """This rank's term of L_gate; the loss is the sum over ranks.
 
@@ -184,11 +208,9 @@ def gate_loss(
         logit_NS: the gate's.
         gated_S: bool, sets that need a decision.
         item_set_K: item set of each path; a target is in the sets of the paths it is a positive of.
-        target_T: targets of the global batch.
-        discount_T: see `discount`.
+        weight_T: see `decision_weights`.
     """
     sets, tokens = logit_NS.shape[1], max(len(logit_NS), 1)
-    weight_T = discount_T / target_T.clamp(min=1)
     reached = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
     all_no = (reached[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
     token_M, set_M = positives.token_P[positives.query_M], item_set_K[positives.path_M]

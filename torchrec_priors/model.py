@@ -25,7 +25,7 @@ from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.score import ScoreKind
 from torchrec_priors.looked_up import Exchange, LookedUp
-from torchrec_priors.loss import Counts, Positives, count, discount, find_positives, gate_loss, prior_weights
+from torchrec_priors.loss import LossWeights, Positives, find_positives, gate_loss
 from torchrec_priors.ops.hidden_negatives import Met
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
@@ -111,9 +111,8 @@ class Recommender(nn.Module):
         self.gate_weight = gate_weight
         self.exchange = Exchange()
         self.item_rows: ItemRows | ManagedRows = ItemRows(tree.items, tree.items)
-        self.register_buffer("discount_T", discount(1.0, config.horizon), persistent=False)
         self.paths = len(tree.item_set_K)
-        self.register_buffer("weight_K", torch.ones(self.paths) / self.paths, persistent=False)
+        self.weights = LossWeights(len(self.learnt_tree.item_set_K), config.horizon)
         item_set_K = torch.tensor(tree.item_set_K)
         self.register_buffer("item_set_K", item_set_K, persistent=False)
         self.precision = torch.float32  # of the encoder's matrix products in training
@@ -121,8 +120,6 @@ class Recommender(nn.Module):
         self.hides_met = False  # whether met items are no negatives (`NegativesConfig.met`)
         self.sees_events = False  # whether the encoder asks for events; the tree may need them, too
 
-    discount_T: Tensor
-    weight_K: Tensor
     item_set_K: Tensor
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
@@ -193,16 +190,7 @@ class Recommender(nn.Module):
             trained_X=trained_X,
         )
 
-    def counts(self, positives: list[Positives]) -> Counts:
-        """Of the global batch; every rank must call it."""
-        own = [count(part, self.paths, self.config.horizon) for part in positives]
-        start = torch.zeros(self.paths + 1, self.config.horizon, dtype=torch.int64, device=self.weight_K.device)
-        total = self.exchange.total(sum(own, start=start))
-        return Counts(total[:-1], total[-1])
-
-    def forward(
-        self, looked_up: LookedUp, part: Contexts, positives: Positives, counts: Counts
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, looked_up: LookedUp, part: Contexts, positives: Positives) -> tuple[Tensor, Tensor]:
         """A part's share of the loss (Eq. 8, and the gate's), times the number of ranks, so that averaging gradients
         over ranks gives the gradient of the whole loss; and its sums for `Certainty`."""
         vector_Xd = looked_up.vector_Xd
@@ -217,36 +205,34 @@ class Recommender(nn.Module):
         if self.hides_met:
             met = Met(looked_up.row_X[part.context_N], part.offsets_B1, looked_up.negatives)
         if self.baseline is None:
-            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, counts, met)
+            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, met)
         else:
-            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, counts, met))  # type: ignore[operator]
+            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, met))  # type: ignore[operator]
         loss = learnt.loss
         if self.gate is not None:
             decisions = (self.gate(states.vector_Nd), self.gate.gated_S, positives, self.item_set_K)
-            loss = loss + self.gate_weight * gate_loss(*decisions, counts.target_T, self.discount_T)
+            loss = loss + self.gate_weight * gate_loss(*decisions, self.weights.decision_T)
         return loss * self.exchange.ranks, self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
 
-    def _learn_heads(
-        self, looked_up: LookedUp, state_Nd: Tensor, chosen: Positives, counts: Counts, met: Met | None
-    ) -> Learnt:
+    def _learn_heads(self, looked_up: LookedUp, state_Nd: Tensor, chosen: Positives, met: Met | None) -> Learnt:
         """Eq. 8 of the prior heads."""
         query_Pd = self.score.queries(self.heads(state_Nd, chosen.token_P, chosen.path_P))
         counts_S = torch.bincount(self.item_set_K[chosen.path_P], minlength=self.tree.item_sets).tolist()
-        weighed = self._weighed(looked_up, chosen, counts, self.weight_K)
+        weighed = self._weighed(looked_up, chosen)
         hidden = None if met is None else met.hidden(chosen.token_P, counts_S, weighed)
         loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up), hidden)
         return Learnt(loss, nll_M, chosen.path_M)
 
-    def _learning(self, looked_up: LookedUp, chosen: Positives, counts: Counts, met: Met | None) -> Learning:
+    def _learning(self, looked_up: LookedUp, chosen: Positives, met: Met | None) -> Learning:
         """What a baseline learns from; every target counts once."""
         return Learning(
             token_Q=chosen.token_P,
             vector_Xd=looked_up.vector_Xd,
-            positives=self._weighed(looked_up, chosen, counts, torch.ones_like(self.weight_K)),
+            positives=self._weighed(looked_up, chosen),
             offset_M=chosen.offset_M,
             negatives=self._negatives(looked_up),
             score=self.score,
-            positions=counts.target_T[0],
+            positions=self.weights.positions,
             step=looked_up.step,
             met=met,
         )
@@ -255,13 +241,13 @@ class Recommender(nn.Module):
         """Ready for scoring."""
         return replace(looked_up.negatives, vectors_nd=self.score.items(looked_up.negatives.vectors_nd))
 
-    def _weighed(self, looked_up: LookedUp, chosen: Positives, counts: Counts, weight_K: Tensor) -> WeighedPositives:
+    def _weighed(self, looked_up: LookedUp, chosen: Positives) -> WeighedPositives:
         return WeighedPositives(
             item_Xd=self.score.items(looked_up.vector_Xd),
             source_M=chosen.source_M,
             id_M=looked_up.row_X[chosen.source_M],
             query_M=chosen.query_M,
-            weight_M=prior_weights(chosen, counts.positive_KT, weight_K, self.discount_T),
+            weight_M=self.weights.positive_KT[chosen.path_M, chosen.offset_M - 1],
         )
 
     def tokens(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:

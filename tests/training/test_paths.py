@@ -51,7 +51,7 @@ def data(small_data):
 
 @pytest.fixture(scope="module")
 def counts(small_raw):
-    """Training positives by (segment, rating, gender) and below."""
+    """Training positives by (segment, rating, gender) and below, and by (path, offset)."""
     people = [line.split("|") for line in (small_raw / "u.user").read_text().splitlines()]
     gender = {int(person[0]): person[2] for person in people}
     found = collections.Counter()
@@ -61,6 +61,8 @@ def counts(small_raw):
                 stars = f"{rating.stars} star{'s' if rating.stars > 1 else ''}"
                 way = ["short-term" if offset <= 2 else "long-term", stars, gender[user]]
                 found.update({*way, *(" / ".join(way[:depth]) for depth in (2, 3))})
+                found.update((" / ".join(way[:depth]), offset) for depth in (1, 2, 3))
+                found.update((part, offset) for part in way[1:])
     return found
 
 
@@ -69,9 +71,9 @@ def test_positives_are_counted_from_items_events_and_users(composition, data, co
     tree = load_tree(PriorsConfig(tree=TREE, composition=composition), data, HORIZON)
     shares = [count_positives(tree, data, HORIZON, Share(rank, 3), data.lengths - 2 * E)[:-1] for rank in range(3)]
     found = {path.name: count for path, count in zip(tree.paths, sum(shares).tolist(), strict=True)}
-    expected = {path.name: counts[path.name] for path in tree.paths}
+    expected = {path.name: [counts[path.name, offset] for offset in range(1, HORIZON + 1)] for path in tree.paths}
     assert found == expected
-    assert any(count == 0 for count in expected.values()), "no path without positives: 'no gender' has none"
+    assert any(sum(of_T) == 0 for of_T in expected.values()), "no path without positives: 'no gender' has none"
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +88,12 @@ def test_a_run_remembers_its_paths_and_has_no_adapters_for_those_with_too_few_po
     recorded = json.loads((folder / "paths.json").read_text())
     records = recorded["paths"]
     assert recorded["targets"] == sum(record["positives"] for record in records), "every target has one path here"
-    kept = {name for name, count in counts.items() if count >= minimum and name.split(" / ")[0].endswith("-term")}
+    names = [name for name in counts if isinstance(name, str) and name.split(" / ")[0].endswith("-term")]
+    kept = {name for name in names if counts[name] >= minimum}
     for record in records:
         way = record["name"].split(" / ")
         above = [" / ".join(way[:depth]) for depth in (1, 2, 3)]
-        assert record["positives"] == counts[record["name"]]
+        assert record["positives"] == counts[record["name"]] == sum(record["positives_by_offset"])
         last = [name for name in above if name in kept]
         assert record["backed_off_to"] == (None if last == above else (last or [""])[-1])
     assert {record["backed_off_to"] is None for record in records} == {True, False}

@@ -57,15 +57,6 @@ class DenseReference(nn.Module):
         positive_BTKO = self._positives(item_BX, event_BX, source_TO, there_BTO)
         return torch.where(positive_BTKO, cell_KO * nll_BTKO, 0.0).sum()
 
-    @torch.no_grad()
-    def counts(self, item_BX: Tensor, event_BX: Tensor, length_B: Tensor) -> Tensor:
-        """Positives of each path and offset: [K, O]."""
-        place_T = torch.arange(item_BX.shape[1] - self.horizon)
-        source_TO = place_T[:, None] + torch.arange(1, self.horizon + 1)
-        in_context_BT = place_T < (length_B[:, None] - 1).clamp(max=len(place_T))
-        there_BTO = (source_TO < length_B[:, None, None]) & in_context_BT[..., None]
-        return self._positives(item_BX, event_BX, source_TO, there_BTO).sum((0, 1))
-
     def _encode(self, vector_BTd: Tensor, in_context_BT: Tensor) -> Tensor:
         positions = vector_BTd.shape[1]
         x = vector_BTd * self.encoder.dim**0.5 + self.encoder.position.weight[:positions]

@@ -23,7 +23,7 @@ from torchrec_priors.encoder.hstu import HSTU
 from torchrec_priors.heads.composition import make_heads
 from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.heads.nodes import nodes
-from torchrec_priors.loss import discount
+from torchrec_priors.loss import discount, positive_weights
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
@@ -63,22 +63,23 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     prepared = PreparedData(data)
     tree = load_tree(config.priors, prepared, config.model.horizon)
     model = _reference(config, prepared, tree)
-    positives = count_positives(tree, prepared, config.model.horizon, Share(), prepared.lengths)[:-1]
-    sampler = _sampler(config, prepared, tree, positives)
+    positives_KO = count_positives(tree, prepared, config.model.horizon, Share(), prepared.lengths)[:-1]
+    positives_K = positives_KO.sum(1)
+    sampler = _sampler(config, prepared, tree, positives_K)
     windows = _windows(config, prepared, ("events",))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
-    weight_KO = config.loss.weights(positives)[:, None] * discount(config.loss.gamma, config.model.horizon)
+    discount_O = discount(config.loss.gamma, config.model.horizon)
+    weight_KO = positive_weights(positives_KO, 1, config.loss.weights(positives_K), discount_O)
     item_BX, event_BX, length_B = _padded(windows, config.model.context + config.model.horizon)
 
     def run(number: int) -> float:
         optimizer.zero_grad()
-        loss = model(item_BX, event_BX, length_B, _sets(sampler.draw(number)), weight_KO / counts_KO.clamp(min=1))
+        loss = model(item_BX, event_BX, length_B, _sets(sampler.draw(number)), weight_KO)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.training.clip_norm)
         optimizer.step()
         return float(loss.detach())
 
-    counts_KO = model.counts(item_BX, event_BX, length_B)
     seconds, losses = repeat(run, repeats)
     return Timed(seconds, losses, peak_bytes(), int(windows.contexts.sum()))
 

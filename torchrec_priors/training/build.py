@@ -16,6 +16,7 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec_priors.baselines.baseline import as_priors, check_fusion, load_baseline
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.as_trained import AsTrained
+from torchrec_priors.data.order import WindowOrder
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.features import FeatureTables, load_features
@@ -29,12 +30,12 @@ from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import check_budget, make_heads
 from torchrec_priors.heads.nodes import Depth, nodes, say_backed_off
-from torchrec_priors.loss import discount
+from torchrec_priors.loss import decision_weights, discount, positive_weights
 from torchrec_priors.model import Recommender
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
-from torchrec_priors.training.paths import count_positives, over_item_sets, path_names, read_paths
+from torchrec_priors.training.paths import Counted, count_positives, over_item_sets, path_names, read_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import TrainedOn
 from torchrec_priors.training.seen import say_unseen, training_frequency
@@ -55,8 +56,8 @@ class Built:
         columns: what the encoder asks for of the sequences, besides items.
         training_columns: what the encoder and the tree ask for in training.
         depths: the nodes of the tree that have adapters.
-        positives_K: training positives of every path, on the CPU.
-        targets: training targets.
+        counted: training positives and targets.
+        steps_an_epoch: None where the model was not made for training.
         seen_I: bool, items that were seen in training often enough; None where all have rows of their own.
     """
 
@@ -68,15 +69,15 @@ class Built:
     columns: tuple[str, ...]
     training_columns: tuple[str, ...]
     depths: list[Depth]
-    positives_K: Tensor
-    targets: int
+    counted: Counted
+    steps_an_epoch: int | None
     seen_I: np.ndarray | None
     _index: list[GroupIndex] = field(default_factory=list)
 
     @property
     def positives_S(self) -> Tensor:
         """int64 [S]: training positives of every item set, over its paths."""
-        return over_item_sets(self.model.tree, self.positives_K)
+        return over_item_sets(self.model.tree, self.counted.positives_K)
 
     @property
     def own(self) -> OwnRows:
@@ -130,12 +131,12 @@ def build_model(
     rows = _rows(config.embedding, seen_I, data.items)
     if trained is None:
         say_unseen(config.embedding, rows, frequency if seen_I is not None else None)
-        ends = config.training.training_ends(data)
-        counts = ranks.total(count_positives(tree, data, config.model.horizon, ranks.share, ends, known_I=rows.known_I))
+        counted = _counted(config, data, ranks, tree, rows)
     else:
-        counts = read_paths(trained.paths, tree)
-    positives_K, targets = counts[:-1], int(counts[-1])
-    depths = [] if config.baseline.name else nodes(tree, positives_K, config.priors.min_positives)
+        counted = read_paths(trained.paths, tree)
+    if for_training and counted.by_offset is None:  # recorded by an earlier version
+        counted = _counted(config, data, ranks, tree, rows)
+    depths = [] if config.baseline.name else nodes(tree, counted.positives_K, config.priors.min_positives)
     if for_training and not config.baseline.name:
         say_backed_off(tree, depths, config.priors.min_positives)
     features = load_features(config.encoder.item_features, data, None if trained is None else trained.items)
@@ -189,8 +190,8 @@ def build_model(
         columns=columns,
         training_columns=training_columns,
         depths=depths,
-        positives_K=positives_K,
-        targets=targets,
+        counted=counted,
+        steps_an_epoch=_steps_an_epoch(config, data) if for_training else None,
         seen_I=seen_I,
     )
 
@@ -201,6 +202,30 @@ def _lookups(config: RunConfig, item_sets: int, world: int) -> int:
     tokens = settings.batch_tokens or settings.batch * config.model.context
     negatives = config.negatives.total or config.negatives.per_set * item_sets
     return max(1, (tokens + negatives) // world)
+
+
+def _counted(
+    config: RunConfig, data: PreparedData, ranks: Ranks, tree: PriorTree, rows: ItemRows | ManagedRows
+) -> Counted:
+    """Positives of an epoch; each rank counts its share of the users."""
+    ends = config.training.training_ends(data)
+    own = count_positives(tree, data, config.model.horizon, ranks.share, ends, known_I=rows.known_I)
+    return Counted.of(ranks.total(own))
+
+
+def _steps_an_epoch(config: RunConfig, data: PreparedData) -> int:
+    order = WindowOrder(
+        data.lengths,
+        [group.users for group in data.row_groups],
+        context=config.model.context,
+        horizon=config.model.horizon,
+        training_end_U=config.training.training_ends(data),
+        seed=config.seed,
+        shuffled_row_groups=config.training.shuffled_row_groups,
+        batch=config.training.batch,
+        batch_tokens=config.training.batch_tokens,
+    )
+    return max(1, order.steps_an_epoch)
 
 
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
@@ -261,13 +286,28 @@ def _move_dense(model: nn.Module, device: torch.device) -> None:
 
 
 def set_loss_weights(built: Built, config: RunConfig) -> None:
-    """Fills in gamma's discount, w_k and what the gate starts from."""
-    built.model.weight_K.copy_(config.loss.weights(built.positives_K))
-    if built.model.gate is not None:
-        built.model.gate.start_from(built.positives_S / max(built.targets, 1))
-        if not bool(built.model.gate.gated_S.any()):
+    """Fills in what positives and the gate's decisions count for, and what the gate starts from."""
+    counted, model = built.counted, built.model
+    assert counted.by_offset is not None
+    assert built.steps_an_epoch is not None
+
+    positives_KT, targets_T = counted.by_offset
+    weight_K = config.loss.weights(counted.positives_K)
+    if model.baseline is not None:  # every target counts once, whichever query it goes to
+        positives_KT = targets_T[None]
+        weight_K = torch.ones(1)
+
+    discount_T = discount(config.loss.gamma, config.model.horizon)
+    steps = built.steps_an_epoch
+    weights = model.weights
+    weights.positive_KT.copy_(positive_weights(positives_KT, steps, weight_K, discount_T))
+    weights.decision_T.copy_(decision_weights(targets_T, positives_KT, steps, weight_K, discount_T))
+    weights.positions.fill_(max(int(targets_T[0]), 1) / steps)
+
+    if model.gate is not None:
+        model.gate.start_from(built.positives_S / max(counted.targets, 1))
+        if not bool(model.gate.gated_S.any()):
             log.warning("loss.gate has no effect: no level of priors.tree restricts items, there is nothing to decide")
-    built.model.discount_T.copy_(discount(config.loss.gamma, config.model.horizon))
 
 
 class Optimizers:

@@ -96,7 +96,7 @@ class _Run:
             if trained is None:
                 folder.path.mkdir(parents=True, exist_ok=True)
                 model, depths = self.built.model, self.built.depths if self.built.model.baseline is None else None
-                write_paths(folder.paths, model.tree, self.built.positives_K, self.built.targets, depths)
+                write_paths(folder.paths, model.tree, self.built.counted, depths)
                 write_seen(folder.seen, self.built.seen_I)
             folder.record(config, data, init_from)
             write_json(folder.sharding, self.built.plan.to_json())

@@ -4,6 +4,7 @@ Counted once, before the heads are built; whoever loads the run reads them inste
 """
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,28 @@ from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Of an epoch of training.
+
+    Attributes:
+        positives_K: int64, positives of every path.
+        targets: targets, at all offsets.
+        by_offset: int64 [K, T] and [T], the same for every offset; None where an earlier version recorded the run.
+    """
+
+    positives_K: Tensor
+    targets: int
+    by_offset: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, counts: Tensor) -> "Counted":
+        """From what `count_positives` gives."""
+        positives_KT = counts[:-1]
+        targets_T = counts[-1]
+        return cls(positives_KT.sum(1), int(targets_T.sum()), (positives_KT, targets_T))
+
+
 def count_positives(
     tree: PriorTree,
     data: PreparedData,
@@ -29,14 +52,14 @@ def count_positives(
     *,
     known_I: np.ndarray | None = None,
 ) -> Tensor:
-    """int64 [K + 1]: positives of each path, and targets, over this rank's share of an epoch. Items that are not known
-    are as if they had not been.
+    """int64 [K + 1, T]: positives of each path at each offset, and targets, over this rank's share of an epoch. Items
+    that are not known are as if they had not been.
 
     A training item, one before the end of its user's training part, is a target at every offset t <= i, its index,
     whatever the windows.
     """
     paths = len(tree.item_set_K)
-    on_cpu = torch.zeros(paths + 1, dtype=torch.int64)
+    on_cpu = torch.zeros(paths + 1, horizon, dtype=torch.int64)
     columns = [need for need in tree.needs if need == "events"]
     for group in data.row_groups[share.rank :: share.world]:
         users = data.read_users(group, columns)
@@ -55,8 +78,8 @@ def count_positives(
                 for values in (users.items, owner, *users.columns.values())
             )
             targets = Targets(items, torch.full_like(items, offset), event[0] if event else None, user_M)
-            on_cpu[:paths] += torch.bincount(tree.assign(targets)[1].cpu(), minlength=paths)
-            on_cpu[paths] += len(items)
+            on_cpu[:paths, offset - 1] += torch.bincount(tree.assign(targets)[1].cpu(), minlength=paths)
+            on_cpu[paths, offset - 1] += len(items)
     return on_cpu
 
 
@@ -66,15 +89,18 @@ def over_item_sets(tree: PriorTree, positives_K: Tensor) -> Tensor:
     return positives_S.index_add_(0, torch.tensor(tree.item_set_K), positives_K)
 
 
-def write_paths(file: Path, tree: PriorTree, positives_K: Tensor, targets: int, depths: list[Depth] | None) -> None:
+def write_paths(file: Path, tree: PriorTree, counted: Counted, depths: list[Depth] | None) -> None:
     """Records how many training targets there are, and of each path the name, training positives and, where it has no
     adapter of its own, the node whose query it has; the queries of a baseline have no nodes (`depths` None)."""
+    assert counted.by_offset is not None
+    positives_KT, targets_T = counted.by_offset
     to_K = [None] * len(tree.paths) if depths is None else backed_off(tree, depths)
     paths = [
-        {"name": path.name, "positives": count, "backed_off_to": to}
-        for path, count, to in zip(tree.paths, positives_K.tolist(), to_K, strict=True)
+        {"name": path.name, "positives": sum(of_T), "positives_by_offset": of_T, "backed_off_to": to}
+        for path, of_T, to in zip(tree.paths, positives_KT.tolist(), to_K, strict=True)
     ]
-    write_whole(file, json.dumps({"targets": targets, "paths": paths}, indent=1, ensure_ascii=False) + "\n")
+    values = {"targets": counted.targets, "targets_by_offset": targets_T.tolist(), "paths": paths}
+    write_whole(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
 
 
 def path_names(file: Path) -> list[str]:
@@ -83,28 +109,39 @@ def path_names(file: Path) -> list[str]:
     Raises:
         UserError: no such file.
     """
-    return _read(file)[0]
+    return [path["name"] for path in _read(file)["paths"]]
 
 
-def read_paths(file: Path, tree: PriorTree) -> Tensor:
-    """int64 [K + 1]: recorded training positives of each path, and targets.
+def read_paths(file: Path, tree: PriorTree) -> Counted:
+    """Recorded training positives and targets.
 
     Raises:
         UserError: no such file, or one of other paths than the tree's.
     """
-    names, counts = _read(file)
-    if names != [path.name for path in tree.paths]:
+    recorded = _read(file)
+    if [path["name"] for path in recorded["paths"]] != [path.name for path in tree.paths]:
         raise UserError(f"{file} is of other prior paths than the run's data and configuration have: train again")
-    return counts
+    try:
+        positives_K = torch.tensor([int(path["positives"]) for path in recorded["paths"]])
+        by_offset = None
+        if "targets_by_offset" in recorded:
+            positives_KT = torch.tensor([path["positives_by_offset"] for path in recorded["paths"]])
+            by_offset = (positives_KT, torch.tensor(recorded["targets_by_offset"]))
+        return Counted(positives_K, int(recorded["targets"]), by_offset)
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(file, error) from error
 
 
-def _read(file: Path) -> tuple[list[str], Tensor]:
+def _read(file: Path) -> dict[str, Any]:
     try:
         recorded: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
-        names = [path["name"] for path in recorded["paths"]]
-        counts = torch.tensor([int(path["positives"]) for path in recorded["paths"]] + [int(recorded["targets"])])
-        return names, counts
+        [path["name"] for path in recorded["paths"]]
+        return recorded
     except FileNotFoundError as error:
         raise UserError(f"{file} is missing, which says what heads the run has: train again") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): train again") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} cannot be read ({type(error).__name__}: {error}): train again")

@@ -59,7 +59,7 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     filled.dense(built)
     trained = source.trained_on(old_config, old_data)
     old_tree = tree_of(old_config, old_data, trained)
-    old_depths = nodes(old_tree, read_paths(source.paths, old_tree)[:-1], old_config.priors.min_positives)
+    old_depths = nodes(old_tree, read_paths(source.paths, old_tree).positives_K, old_config.priors.min_positives)
     old_names = [depth.names for depth in old_depths]
     for number, (new, weight) in enumerate(zip(built.depths, built.model.heads.adapters, strict=True)):
         found = filled.matched(f"heads.adapters.{number}", _get(old_names, number), new.names, weight)
