@@ -1,8 +1,11 @@
 """HSTU (Zhai et al., "Actions Speak Louder than Words", ICML 2024) on jagged tensors.
 
     U, V, Q, K = split(SiLU(f1(norm(x))))                    (their Eq. 1)
-    A V = SiLU(alpha Q K^T + bias) V / L, causal             (their Eq. 2; bias of distance and, as an option, of time)
+    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal         (their Eq. 2; bias of distance and, as an option, of time)
     y = x + f2(dropout(norm(A V) * U))                       (their Eq. 3)
+
+The printed Eq. 2 has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the length of a history or of
+a batch, so that a state does not depend on what it is computed with.
 
 Shapes: N tokens, d model width, H heads, D = d / H, L configured context.
 """
