@@ -34,7 +34,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Level:
-    """A prior and its two relations: which groups a target belongs to (Eq. 6), which items a group may retrieve.
+    """A prior and its two relations: which groups a target belongs to (Eq. 6), which items a group may retrieve,
+    none where it has no users.
 
     Attributes:
         of_user: groups of a user, where they are for their users alone.
@@ -80,7 +81,9 @@ def _level(draw, kind, number, items):
     elif kind == "user":
         of_user = _sets(draw, USERS, groups, 1)
         prior = UserPrior(f"user{number}", names, *_pairs(of_user), USERS)
-        return Level(prior, lambda t: of_user[t.user], lambda _: everything, lambda user: of_user[user])
+        there = set().union(*of_user)  # a group without users has no head
+        omega = lambda group: everything if group in there else set()  # noqa: E731
+        return Level(prior, lambda t: of_user[t.user], omega, lambda user: of_user[user])
     else:
         of_item = _sets(draw, items, groups, 0)
     if kind == "item":

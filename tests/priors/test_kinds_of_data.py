@@ -139,15 +139,14 @@ def test_a_kind_that_this_version_does_not_know_is_named(copied):
         load_prior("genre", PreparedData(copied), HORIZON)
 
 
-def test_random_groups_are_uniform_one_an_item_and_follow_from_seed_and_row(data):
-    genre = load_prior("genre", data, HORIZON)
-    prior = load_prior("random:genre", data, HORIZON)
-    assert len(prior.groups) == len(genre.groups)
+def test_a_number_of_random_groups_is_uniform_one_an_item_and_follows_from_seed_and_row(data):
+    prior = load_prior("random:19", data, HORIZON)
+    assert len(prior.groups) == 19
     assert prior.groups[:2] == ["random 1", "random 2"]
     row, group = prior.eligible(0, data.items)
     assert row.tolist() == list(range(data.items))
-    assert load_prior("random:genre:0", data, HORIZON).eligible(0, data.items)[1].tolist() == group.tolist()
-    assert load_prior("random:genre:7", data, HORIZON).eligible(0, data.items)[1].tolist() != group.tolist()
+    assert load_prior("random:19:0", data, HORIZON).eligible(0, data.items)[1].tolist() == group.tolist()
+    assert load_prior("random:19:7", data, HORIZON).eligible(0, data.items)[1].tolist() != group.tolist()
     rows = np.arange(50_000)
     drawn = random_groups.draw(rows, 3, 19)
     counts = np.bincount(drawn, minlength=19)
@@ -156,14 +155,54 @@ def test_random_groups_are_uniform_one_an_item_and_follow_from_seed_and_row(data
     assert random_groups.draw(rows[100:200], 3, 19).tolist() == drawn[100:200].tolist()
 
 
-def test_random_groups_like_those_of_users_are_drawn_for_users(data):
-    prior = load_prior("random:age:3", data, HORIZON)
-    assert not prior.restricts_items
-    assert len(prior.groups) == len(load_prior("age", data, HORIZON).groups)
-    user, group = prior.groups_of_users(torch.arange(data.users))
-    assert user.tolist() == list(range(data.users)), "one group a user"
-    assert group.tolist() == random_groups.draw(np.arange(data.users), 3, len(prior.groups)).tolist()
-    assert len(set(group.tolist())) > 1
+def _label_sets(prior, entities):
+    """Of each item or user."""
+    pairs = prior.eligible(0, entities) if prior.restricts_items else prior.groups_of_users(torch.arange(entities))
+    found = [set() for _ in range(entities)]
+    for entity, group in zip(*(values.tolist() for values in pairs), strict=True):
+        found[entity].add(group)
+    return [tuple(sorted(groups)) for groups in found]
+
+
+@pytest.mark.parametrize("name", ["genre", "age", "gender"])
+def test_a_random_prior_deals_the_label_sets_of_another_anew(name, data):
+    prior = load_prior(name, data, HORIZON)
+    entities = data.items if prior.restricts_items else data.users
+    real = _label_sets(prior, entities)
+    if name == "genre":
+        assert len({len(labels) for labels in real}) > 1, "several labels an item"
+    dealt = _label_sets(load_prior(f"random:{name}", data, HORIZON), entities)
+    assert sorted(dealt) == sorted(real), "sizes and multiplicities stay"
+    assert dealt != real
+    assert _label_sets(load_prior(f"random:{name}:0", data, HORIZON), entities) == dealt
+    assert _label_sets(load_prior(f"random:{name}:7", data, HORIZON), entities) != dealt
+
+
+def test_random_priors_of_one_seed_keep_how_groups_of_several_priors_overlap(data):
+    real, dealt = (
+        [_label_sets(load_prior(kind + name, data, HORIZON), data.users) for name in ("age", "gender")]
+        for kind in ("", "random:")
+    )
+    assert sorted(zip(*dealt, strict=True)) == sorted(zip(*real, strict=True))
+
+
+def test_random_segments_of_time_have_as_many_offsets_each(data):
+    prior = load_prior("random:temporal:2", data, 8)
+    assert (prior.groups, prior.restricts_items) == (["random 1", "random 2"], False)
+    index, group = prior.members(_targets(item_M=[0] * 8, offset_M=list(range(1, 9))))
+    assert index.tolist() == list(range(8))
+    assert np.bincount(group).tolist() == [4, 4]
+    assert group.tolist() != [0] * 4 + [1] * 4
+    other = load_prior("random:temporal:2:7", data, 8).members(_targets(item_M=[0] * 8, offset_M=list(range(1, 9))))
+    assert other[1].tolist() != group.tolist()
+    with pytest.raises(UserError, match="'temporal:3' does not divide"):
+        load_prior("random:temporal:3", data, 8)
+
+
+def test_labels_that_were_dealt_stay_when_data_grow():
+    before, after = random_groups.deal([50], 3), random_groups.deal([50, 80], 3)
+    assert after[:50].tolist() == before.tolist()
+    assert sorted(after[50:].tolist()) == list(range(50, 80))
 
 
 def test_the_control_of_all_has_every_item_in_every_group(data):
@@ -174,6 +213,15 @@ def test_the_control_of_all_has_every_item_in_every_group(data):
     assert tree.eligible(0, data.items)[0].tolist() == list(range(data.items))
     index, path = tree.assign(_targets(item_M=[5, 6]))
     assert (index.tolist(), path.tolist()) == ([0, 0, 0, 1, 1, 1], [0, 1, 2] * 2)
+
+
+def test_the_control_of_all_has_heads_for_groups_that_have_members_alone(data):
+    genre = load_prior("genre", data, HORIZON)
+    assert len(PriorTree([load_prior("all:genre", data, HORIZON)], data.items).paths) == len(
+        PriorTree([genre], data.items).paths
+    )
+    gender = PriorTree([load_prior("all:gender", data, HORIZON)], data.items)
+    assert len(gender.paths) == len(PriorTree([load_prior("gender", data, HORIZON)], data.items).paths) == 2
 
 
 def test_a_prior_that_needs_what_there_is_not_is_explained():

@@ -4,6 +4,7 @@ import itertools
 import logging
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.priors.user import UserPrior
 
 HORIZON = 4
 
@@ -89,7 +91,46 @@ def test_names_read_along_the_path_and_empty_paths_are_logged(caplog):
     with caplog.at_level(logging.INFO, logger="torchrec_priors"):
         tree = PriorTree([TemporalPrior(2, HORIZON), genre], 2)
     assert [path.name for path in tree.paths] == ["short-term / Drama", "long-term / Drama"]
-    assert "dropped 2 of 4 prior paths that have no items: short-term / none, long-term / none" in caplog.text
+    assert (
+        "dropped 2 of 4 prior paths that have no items or no users: short-term / none, long-term / none" in caplog.text
+    )
+
+
+def _gender(users, group):
+    return UserPrior("gender", ["M", "F", "no gender"], np.arange(users), np.array(group), users)
+
+
+@pytest.mark.parametrize(
+    ("composition", "names"),
+    [
+        ("hierarchical", ["short-term / M", "short-term / F", "long-term / M", "long-term / F"]),
+        ("multiplicative", ["short-term / M", "short-term / F", "long-term / M", "long-term / F"]),
+        ("additive", ["short-term", "long-term", "M", "F"]),
+    ],
+)
+def test_a_group_without_users_has_no_head(composition, names, caplog):
+    levels = [TemporalPrior(2, HORIZON), _gender(3, [0, 1, 1])]
+    with caplog.at_level(logging.INFO, logger="torchrec_priors"):
+        tree = PriorTree(levels, 5, composition)
+    assert [path.name for path in tree.paths] == names
+    assert "that have no items or no users: " in caplog.text
+    assert "no gender" in caplog.text
+    everything = tree.assign(Targets(torch.arange(3), torch.ones(3, dtype=torch.int64), user_M=torch.arange(3)))
+    assert set(everything[1].tolist()) <= set(range(len(names)))
+    assert tree.open_groups(torch.tensor([0, -1]))[:, -1].tolist() == [1, 2], "an unknown user has both heads"
+
+
+def test_users_of_a_group_that_had_none_in_training_may_use_all_heads():
+    then = PriorTree([_gender(3, [0, 1, 1])], 5)
+    now = PriorTree([_gender(4, [0, 1, 1, 2])], 5, only=[path.name for path in then.paths])
+    assert [path.name for path in now.paths] == ["M", "F"]
+    allowed = now.allowed_paths(torch.tensor([0, 1, 3, -1]))
+    assert allowed.tolist() == [[True, False], [False, True], [True, True], [True, True]]
+
+
+def test_a_model_that_has_a_head_for_a_group_without_users_keeps_it():
+    tree = PriorTree([_gender(3, [0, 1, 1])], 5, only=["M", "F", "no gender"])
+    assert [path.name for path in tree.paths] == ["M", "F", "no gender"]
 
 
 def test_no_priors_give_one_path_over_all_items():

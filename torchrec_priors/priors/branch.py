@@ -27,7 +27,7 @@ class Branch:
 
     Attributes:
         numbers: the levels' numbers in the tree.
-        code_C: codes of the combinations that have items, ascending.
+        code_C: codes of the combinations that have items (and heads, see `keep`), ascending.
         set_C: item set of each.
         set_sizes: items of each set.
         without_group: for each level, items that are in none of its groups.
@@ -62,14 +62,25 @@ class Branch:
         used, self.set_C = np.unique(self.set_C[kept_C], return_inverse=True)
         self._set_code, self.set_sizes = self._set_code[used], self.set_sizes[used]
 
+    def leave_out_groups_without_users(self) -> None:
+        """Leaves out the combinations that are for nobody."""
+        group_CL = self.groups_of(self.code_C)
+        kept_C = np.ones(len(group_CL), bool)
+        for d, level in enumerate(self.levels):
+            with_users: np.ndarray | None = getattr(level, "with_users", None)
+            if with_users is not None:
+                kept_C &= with_users[group_CL[:, d]]
+        if not kept_C.all():
+            self.keep(kept_C)
+
     def groups_of(self, code_C: np.ndarray) -> np.ndarray:
         """[C, levels]: group numbers of codes."""
         below = [math.prod(self.sizes[d + 1 :]) for d in range(len(self.sizes))]
         columns = [code_C // step % size for step, size in zip(below, self.sizes, strict=True)]
         return np.stack(columns, 1) if columns else np.zeros((len(code_C), 0), np.int64)
 
-    def without_items(self) -> Iterator[int]:
-        """Codes of the combinations that no item has, ascending."""
+    def left_out(self) -> Iterator[int]:
+        """Codes of all other combinations, ascending."""
         last = -1
         for code in itertools.chain(self.code_C.tolist(), [self.combinations]):
             yield from range(last + 1, code)

@@ -90,12 +90,13 @@ class Prior(Protocol):
         groups: human-readable names, by group number.
         restricts_items: whether Omega_k differs from all items.
 
-    Four more are optional. `needs`: what `members` reads of the targets besides items and offsets, of `NEEDS`.
+    Five more are optional. `needs`: what `members` reads of the targets besides items and offsets, of `NEEDS`.
     `groups_of_users(user_B)`: (index into user_B, group) for every group of every user, where a group is for its users
     alone; the users are numbers in file order, none of them negative. `groups_of_events(event_M)`: likewise of event
     codes, where a group is for events, so that users whose next event is known can be served by it. `exclusive`:
     whether the groups of a level that restricts items are outcomes of which a target has one, as events are, not labels
-    that an item has.
+    that an item has. `with_users`: bool, by group number, of groups that are for their users alone: which have any. A
+    group without users has no head.
     """
 
     name: str

@@ -1,32 +1,50 @@
-"""Control (paper A.1.3): every item in one group drawn uniformly, as many groups as a prior of people has.
+"""Control (paper A.1.3): the groups of a prior of people, of which everything is kept but who belongs to which.
 
-Where that prior groups users, it is every user who is drawn a group.
+The labels of a prior of the data set are dealt out anew among its items, or users, by a permutation: groups keep their
+sizes, and as many items have two or three labels as before. Every prior that is dealt with one seed is dealt by the
+same permutation, so groups of several priors keep how they overlap, too. Segments of time are dealt offsets likewise.
+A number in place of a prior gives every item one of so many groups, drawn uniformly.
 """
+
+import itertools
 
 import numpy as np
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.item import ItemPrior
-from torchrec_priors.priors.prior import prior_of_data
+from torchrec_priors.priors.prior import Prior, prior_of_data
+from torchrec_priors.priors.temporal import TemporalPrior
+from torchrec_priors.priors.temporal import load as load_temporal
 from torchrec_priors.priors.user import UserPrior
 from torchrec_priors.splitmix import GOLDEN, mix, unit
 
-_LIKE = ("item", "graph", "user")
+LIKE = ("item", "graph", "user")
+_TEMPORAL = "temporal:"
 
 
-def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior | UserPrior:
-    """`argument`: how many groups, or the prior that has as many; then, as an option, ":" and a seed."""
-    like, colon, seed = argument.partition(":")
+def load(argument: str, data: PreparedData, horizon: int) -> Prior:
+    """`argument`: how many groups, or the prior that is dealt anew; then, as an option, ":" and a seed."""
+    temporal = argument.startswith(_TEMPORAL)
+    like, colon, seed = argument.removeprefix(_TEMPORAL).partition(":")
     if colon and not seed.isdigit():
         raise UserError(f"priors.tree: 'random:{argument}' has no number as its seed: write 'random:{like}:7'")
+    if temporal:
+        return _dealt_offsets(f"random:{argument}", load_temporal(like, data, horizon), horizon, int(seed or 0))
+
     groups = how_many("random", like, data)
     names = [f"random {number + 1}" for number in range(groups)]
-    if not like.isdigit() and prior_of_data(like, data, *_LIKE).kind == "user":
-        users = np.arange(data.users)
-        return UserPrior(f"random:{argument}", names, users, draw(users, int(seed or 0), groups), data.users)
-    rows = np.arange(data.items)
-    return ItemPrior(f"random:{argument}", names, rows, draw(rows, int(seed or 0), groups), data.items)
+    if like.isdigit():
+        rows = np.arange(data.items)
+        return ItemPrior(f"random:{argument}", names, rows, draw(rows, int(seed or 0), groups), data.items)
+
+    of_users = prior_of_data(like, data, *LIKE).kind == "user"
+    number, group = labels_like(like, data)
+    entities = data.users if of_users else data.items
+    states = [int(state["users" if of_users else "items"]) for state in data.manifest.grown]
+    number = deal([*states, entities], int(seed or 0))[number]
+    kind = UserPrior if of_users else ItemPrior
+    return kind(f"random:{argument}", names, number, group, entities)
 
 
 def how_many(control: str, like: str, data: PreparedData) -> int:
@@ -35,17 +53,54 @@ def how_many(control: str, like: str, data: PreparedData) -> int:
         return int(like)
     if not like or like.isdigit():
         raise UserError(f"priors.tree: '{control}:{like}' needs a number of groups or a prior: write '{control}:8'")
-    return len(prior_of_data(like, data, *_LIKE).groups)
+    return len(prior_of_data(like, data, *LIKE).groups)
+
+
+def labels_like(like: str, data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
+    """(row id, or number of a user; group) of a prior of the data set."""
+    if prior_of_data(like, data, *LIKE).kind == "user":
+        return data.user_pairs(like)
+    return data.prior_pairs(like, "item")
+
+
+def deal(states: list[int], seed: int) -> np.ndarray:
+    """A random permutation of row ids (or numbers of users), from (seed, row) alone.
+
+    Args:
+        states: how many there were in each state of the data set, the present one last. Those that came with a state
+            are permuted among themselves, so that the others keep what a model has learned of them.
+
+    >>> deal([6], 0)[:4].tolist() == deal([4, 6], 0)[:4].tolist()
+    False
+    >>> deal([4], 0).tolist() == deal([4, 6], 0)[:4].tolist()
+    True
+    """
+    key = _bits(np.arange(states[-1]), seed)
+    parts = [low + np.argsort(key[low:high], kind="stable") for low, high in itertools.pairwise([0, *states])]
+    return np.concatenate(parts)
 
 
 def draw(rows: np.ndarray, seed: int, groups: int) -> np.ndarray:
-    """A group number for each row (or user), uniform, from (seed, row) alone (splitmix64).
+    """A group number for each row, uniform, from (seed, row) alone (splitmix64).
 
     >>> draw(np.arange(6), 0, 4).tolist() == [int(draw(np.array([row]), 0, 4)[0]) for row in range(6)]
     True
     """
+    drawn: np.ndarray = (unit(_bits(rows, seed)) * groups).astype(np.int64)
+    return drawn
+
+
+def _bits(rows: np.ndarray, seed: int) -> np.ndarray:
+    """uint64"""
     state = np.zeros(len(rows), np.uint64)
     for value in (np.full(len(rows), seed, np.uint64), rows.astype(np.uint64)):
         state = mix((state ^ value) + GOLDEN)
-    drawn: np.ndarray = (unit(state) * groups).astype(np.int64)
-    return drawn
+    return state
+
+
+def _dealt_offsets(name: str, prior: TemporalPrior, horizon: int, seed: int) -> TemporalPrior:
+    """Segments of as many offsets, which lie anywhere in the horizon."""
+    prior.name = name
+    prior.groups = [f"random {number + 1}" for number in range(len(prior.groups))]
+    prior.segment_t = prior.segment_t[deal([horizon], seed)]
+    return prior

@@ -14,6 +14,7 @@ class TemporalPrior(nn.Module):
 
     name = "temporal"
     restricts_items = False
+    segment_t: Tensor
 
     def __init__(self, segments: int, horizon: int) -> None:
         super().__init__()
@@ -23,10 +24,11 @@ class TemporalPrior(nn.Module):
             self.groups = ["short-term", "long-term"]
         else:
             self.groups = [f"next {low}" if low == high else f"next {low}-{high}" for low, high in bounds]
+        self.register_buffer("segment_t", torch.arange(horizon) // self.length, persistent=False)  # of each offset
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
         every = torch.arange(len(targets.offset_M), device=targets.offset_M.device)
-        return every, (targets.offset_M - 1) // self.length
+        return every, self.segment_t[targets.offset_M - 1]
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("a temporal prior restricts no items")

@@ -49,7 +49,8 @@ class PriorTree(nn.Module):
     """Paths over an ordered list of priors; the empty list gives one path over all items.
 
     Paths are ordered by item set, then by levels and groups, so that pairs sorted by path are sorted by item set too.
-    Paths without eligible items are dropped and logged, items that no group of a level has are counted and logged.
+    Paths without eligible items, or of groups of users that have none, are dropped and logged; items that no group of a
+    level has are counted and logged.
     """
 
     def __init__(
@@ -63,10 +64,10 @@ class PriorTree(nn.Module):
         Args:
             levels: upper level first.
             items: of the data set.
-            only: names of the paths that a model has heads for; None for all.
+            only: names of the paths that a model has heads for; None for all that have items and users.
 
         Raises:
-            UserError: there are too many paths.
+            UserError: there are too many paths, or none.
         """
         super().__init__()
         self.levels = nn.ModuleList(levels)  # type: ignore[arg-type]
@@ -76,13 +77,19 @@ class PriorTree(nn.Module):
         chosen = [[number] for number in range(len(levels))] if composition == "additive" else []
         numbers = chosen or [list(range(len(levels)))]
         self.branches = [Branch(some, [levels[number] for number in some], items) for some in numbers]
-        if only is not None:
-            for branch in self.branches:
+        for branch in self.branches:
+            if only is None:
+                branch.leave_out_groups_without_users()
+            else:
                 branch.keep(np.array([name in only for name in self._names_of(branch, branch.code_C)], bool))
         self._set_numbers, self.set_sizes = _number_sets(self.branches, items)
         set_K = np.concatenate(
             [number[branch.set_C] for number, branch in zip(self._set_numbers, self.branches, strict=True)]
         )
+        if not len(set_K) and only is not None:
+            raise UserError(
+                "paths.json is of other prior paths than the run's data and configuration have: train again"
+            )
         if not len(set_K):
             names = ", ".join(f"'{level.name}'" for level in levels)
             raise UserError(f"priors.tree: no item is in a group of {names}: there is nothing to recommend")
@@ -96,7 +103,10 @@ class PriorTree(nn.Module):
             self.register_buffer(f"path_{number}", paths, persistent=False)
         self._user_levels = [number for number, level in enumerate(levels) if is_of_users(level)]
         for number in self._user_levels:
-            self.register_buffer(f"group_at_{number}", self.groups_at(number), persistent=False)
+            group_K = self.groups_at(number)
+            has_head_G = torch.isin(torch.arange(len(levels[number].groups)), group_K)
+            self.register_buffer(f"group_at_{number}", group_K, persistent=False)
+            self.register_buffer(f"has_head_{number}", has_head_G, persistent=False)
         if only is None:
             self._say_what_is_left_out()
 
@@ -242,13 +252,18 @@ class PriorTree(nn.Module):
         return count_BK
 
     def _open_to(self, number: int, user_B: Tensor) -> Tensor:
-        """bool [B, G]: groups of a level of users that are open to each user, all of them to an unknown one."""
+        """bool [B, G]: groups of a level of users whose heads are open to each user.
+
+        All heads are to an unknown user, and to one whose groups have none, as nobody was in them at training.
+        """
         level = self.levels[number]
         known_B = torch.nonzero(user_B >= 0).squeeze(1)
         index, group = level.groups_of_users(user_B[known_B])  # type: ignore[operator]
         open_BG = (user_B < 0)[:, None].repeat(1, len(level.groups))  # type: ignore[arg-type]
         open_BG[known_B[index], group] = True
-        return open_BG
+        open_BG &= self.get_buffer(f"has_head_{number}")
+        nowhere_B = ~open_BG.any(1)
+        return open_BG | (nowhere_B[:, None] & self.get_buffer(f"has_head_{number}"))
 
     def groups_at(self, level: int) -> Tensor:
         """int64 [K]: each path's group at a level, -1 where it does not go through it."""
@@ -289,10 +304,11 @@ class PriorTree(nn.Module):
         if dropped:
             first: list[str] = []
             for branch in self.branches:
-                codes = list(itertools.islice(branch.without_items(), 5 - len(first)))
+                codes = list(itertools.islice(branch.left_out(), 5 - len(first)))
                 for groups in branch.groups_of(np.array(codes, np.int64)).tolist():
                     first.append(" / ".join(names[n][g] for n, g in zip(branch.numbers, groups, strict=True)))
-            log.info("dropped %d of %d prior paths that have no items: %s", dropped, dropped + len(self.item_set_K),
+            every = dropped + len(self.item_set_K)
+            log.info("dropped %d of %d prior paths that have no items or no users: %s", dropped, every,
                      ", ".join(first) + (", ..." if dropped > len(first) else ""))  # fmt: skip
         for branch in self.branches:
             for number, without in zip(branch.numbers, branch.without_group, strict=True):

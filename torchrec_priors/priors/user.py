@@ -26,6 +26,7 @@ class UserPrior(nn.Module):
         """
         super().__init__()
         self.name, self.groups = name, groups
+        self.with_users = np.isin(np.arange(len(groups)), group)
         self.of_users = Memberships.from_pairs(user, group, users)
         counts = self.of_users.starts.diff()
         self.most_groups = int(counts.max()) if len(counts) else 0  # of a user

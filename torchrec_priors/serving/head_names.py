@@ -91,7 +91,11 @@ class HeadNames:
         return any(self.tree.levels[level].restricts_items for level in levels)
 
     def _hint(self, name: str) -> str:
-        valid = [group for groups in self._groups for group in groups]
+        with_heads = [
+            [name for number, name in enumerate(groups) if (group_K == number).any()]
+            for groups, group_K in zip(self._groups, self._group_LK, strict=True)
+        ]
+        valid = [name for names in with_heads for name in names]
         if _BETWEEN in name or not self._priors:
             valid = [path.name for path in self.tree.paths]
         close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
@@ -99,6 +103,6 @@ class HeadNames:
             return f"did you mean '{close[0]}'?"
         shown = [
             f"{prior}: {', '.join(groups[:_SHOWN])}{', ...' if len(groups) > _SHOWN else ''}"
-            for prior, groups in zip(self._priors, self._groups, strict=True)
+            for prior, groups in zip(self._priors, with_heads, strict=True)
         ]
         return f"valid: {'; '.join(shown) or 'all'}"

@@ -229,12 +229,13 @@ def _steps_an_epoch(config: RunConfig, data: PreparedData) -> int:
 
 
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
-    """The tree of a configuration; of a run whose data has grown, with the heads and groups that it has."""
+    """The tree of a configuration; of a run that was started, with the heads that it has, and with its groups where its
+    data has grown."""
     priors = as_priors(config.baseline, config.priors)
-    if trained is None or trained.groups is None:
+    if trained is None:
         return load_tree(priors, data, config.model.horizon)
-    only = set(path_names(trained.paths))
-    return load_tree(priors, AsTrained(data, trained.groups), config.model.horizon, only)
+    as_trained = data if trained.groups is None else AsTrained(data, trained.groups)
+    return load_tree(priors, as_trained, config.model.horizon, set(path_names(trained.paths)))
 
 
 def _rows(config: UnseenConfig, seen_I: np.ndarray | None, items: int) -> ItemRows | ManagedRows:
