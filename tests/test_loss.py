@@ -1,5 +1,7 @@
 """Positives, counts and weights of the loss equal Eq. 6 and 8 written out."""
 
+import collections
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.loss import (
+    Counts,
     LossConfig,
+    LossWeights,
+    count,
     decision_weights,
     discount,
     find_positives,
@@ -81,43 +86,80 @@ def test_positives_are_every_future_item_of_a_path_within_the_horizon(batch):
     assert pairs == sorted(set(pairs)), "pairs are distinct and sorted by path"
 
 
+def _targets(batch):
+    """How many targets each offset has."""
+    tokens = [(position, len(sequence)) for length, sequence in batch for position in range(length)]
+    return collections.Counter(
+        offset for position, length in tokens for offset in range(1, HORIZON + 1) if position + offset < length
+    )
+
+
 def _random(seed, *shape):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(windows(), min_size=1, max_size=4), st.floats(0.3, 1.0), st.integers(0, 99))
-def test_the_sum_over_batches_is_equation_8_of_the_whole_log(batches, gamma, seed):
-    """Over an epoch of batches, of any sizes, L_kt is the mean over all positives of path k at offset t."""
-    weight = _random(seed, len(TREE.paths))
-    everyone = [positive for batch in batches for positive in _expected(batch)]
-    positives_KT = torch.zeros(len(TREE.paths), HORIZON, dtype=torch.int64)
-    for _, offset, path, _ in everyone:
-        positives_KT[path, offset - 1] += 1
-    weight_KT = positive_weights(positives_KT, len(batches), weight, discount(gamma, HORIZON))
+@given(windows(), windows(), st.floats(0.3, 1.0), st.integers(0, 99))
+def test_the_sum_over_ranks_is_equation_8_over_the_whole_batch(first, second, gamma, seed):
+    """With expected counts from a log whose shares are others than the batch's."""
+    weight_K = _random(seed, len(TREE.paths))
+    nll_of = _random(seed + 1, 100, HORIZON + 1, len(TREE.paths))
+    targets_T = torch.tensor([400, 300, 200, 100])
+    positives_KT = (_random(seed + 2, len(TREE.paths), HORIZON) * targets_T).long() + 1
+    weights = LossWeights(len(TREE.paths), HORIZON)
+    weights.positive_KT.copy_(positive_weights(positives_KT, targets_T, weight_K, discount(gamma, HORIZON)))
 
-    nlls, whole = {}, 0.0
-    for number, batch in enumerate(batches):
-        found = find_positives(TREE, *_tensors(batch), HORIZON)
-        nll = _random(seed + number, 100, HORIZON + 1, len(TREE.paths))
-        nll_M = nll[found.token_P[found.query_M], found.offset_M, found.path_M]
-        whole += float((weight_KT[found.path_M, found.offset_M - 1] * nll_M).sum())
-        for token, offset, path, _ in _expected(batch):
-            nlls.setdefault((path, offset), []).append(float(nll[token, offset, path]))
+    found = [find_positives(TREE, *_tensors(batch), HORIZON) for batch in (first, second)]
+    counts = Counts(*sum(count(part, HORIZON) for part in found))
+    assert torch.equal(counts.trained_T, counts.target_T)
+    loss = 0.0
+    for part, shift in zip(found, (0, 50), strict=True):
+        nll_M = nll_of[part.token_P[part.query_M] + shift, part.offset_M, part.path_M]
+        loss += float((weights.of(part, counts) * nll_M).sum())
 
     expected = 0.0
-    for (path, offset), values in nlls.items():
+    in_batch = _targets(first) + _targets(second)
+    everyone = [(t + s, o, k) for batch, s in ((first, 0), (second, 50)) for t, o, k, _ in _expected(batch)]
+    for token, offset, path in everyone:
         factor = gamma ** (offset - 1) / sum(gamma**t for t in range(HORIZON))
-        expected += factor * float(weight[path]) * sum(values) / len(values)
-    assert abs(whole / len(batches) - expected) < 1e-5
+        share = float(positives_KT[path, offset - 1]) / float(targets_T[offset - 1])
+        nll = float(nll_of[token, offset, path])
+        expected += factor * float(weight_K[path]) * nll / (in_batch[offset] * share)
+    assert abs(loss - expected) < 1e-5 * max(1.0, abs(expected))
+
+
+@settings(deadline=None, max_examples=60)
+@given(windows(), windows())
+def test_a_batch_that_is_the_log_has_the_mean_over_positives(first, second):
+    """Then the expected count is the count, and L_kt the mean over the positives of path k at offset t."""
+    found = [find_positives(TREE, *_tensors(batch), HORIZON) for batch in (first, second)]
+    positives_KT = torch.zeros(len(TREE.paths), HORIZON, dtype=torch.int64)
+    for _, offset, path, _ in [*_expected(first), *_expected(second)]:
+        positives_KT[path, offset - 1] += 1
+    counts = Counts(*sum(count(part, HORIZON) for part in found))
+    weights = LossWeights(len(TREE.paths), HORIZON)
+    ones_K = torch.ones(len(TREE.paths))
+    weights.positive_KT.copy_(positive_weights(positives_KT, counts.target_T, ones_K, torch.ones(HORIZON)))
+
+    for part in found:
+        own_M = weights.of(part, counts)
+        torch.testing.assert_close(own_M, 1.0 / positives_KT[part.path_M, part.offset_M - 1])
 
 
 def test_a_positive_counts_the_same_however_rare_its_path_is():
     """With the paper's balance, w_k / (expected positives of path k) is one number for all paths."""
     positives_KT = torch.tensor([[9000, 9000], [30, 30], [1, 1], [0, 0]])
-    weight_KT = positive_weights(positives_KT, 100, LossConfig().weights(positives_KT.sum(1)), discount(1.0, 2))
+    weight_K = LossConfig().weights(positives_KT.sum(1))
+    weight_KT = positive_weights(positives_KT, positives_KT.sum(0), weight_K, discount(1.0, 2))
     torch.testing.assert_close(weight_KT[:3], weight_KT[0, 0].expand(3, 2))
     assert not weight_KT[3].any()
+
+
+def test_targets_without_a_vector_of_their_own_are_not_learnt_but_decided():
+    items, context, end = _tensors([(2, [0, 1, 2, 3])])
+    trained_X = torch.tensor([True, True, False, True])
+    found = find_positives(TREE, items, context, end, HORIZON, trained_X=trained_X)
+    assert count(found, HORIZON).tolist() == [[1, 1, 1, 0], [2, 2, 1, 0]]
 
 
 @settings(deadline=None, max_examples=60)
@@ -127,12 +169,12 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
     generator = torch.Generator().manual_seed(seed)
     sets = torch.tensor(TREE.item_set_K)
     gated = torch.rand(TREE.item_sets, generator=generator) < 0.7
+    parts = [(find_positives(TREE, *_tensors(batch), HORIZON), _tensors(batch), batch) for batch in (first, second)]
+    totals = sum(count(found, HORIZON)[1] for found, *_ in parts)
     weights = discount(gamma, HORIZON)
-    for batch in (first, second):
-        _, context, end = _tensors(batch)
-        found = find_positives(TREE, *_tensors(batch), HORIZON)
+    for found, (_, context, end), batch in parts:
         logits = torch.randn(len(context), TREE.item_sets, generator=generator, requires_grad=True)
-        loss = gate_loss(logits, gated, found, sets, weights)
+        loss = gate_loss(logits, gated, found, sets, totals, weights)
         members = {(t, o, int(sets[k])) for t, o, k, _ in _expected(batch)}
         expected = torch.zeros(())
         for token, (place, stop) in enumerate(zip(context.tolist(), end.tolist(), strict=True)):
@@ -140,7 +182,7 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
                 for number in torch.nonzero(gated)[:, 0].tolist():
                     yes = (token, offset, number) in members
                     term = -torch.nn.functional.logsigmoid(logits[token, number] if yes else -logits[token, number])
-                    expected = expected + weights[offset - 1] * term
+                    expected = expected + weights[offset - 1] / totals[offset - 1] * term
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
         if expected.requires_grad:
             fast, slow = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (loss, expected))
@@ -151,11 +193,9 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
 def test_heads_and_gate_are_on_one_scale_at_every_offset(segments):
     """-log p of a target's items and decisions about it weigh alike, however the horizon is divided."""
     positives_KT = torch.block_diag(*[torch.full((1, 8 // segments), 500)] * segments)
-    targets_T = torch.full((8,), 500)
     weight_K = LossConfig().weights(positives_KT.sum(1))
-    parts = (10, weight_K, discount(0.9, 8))
-    heads_T = positive_weights(positives_KT, *parts).sum(0)
-    torch.testing.assert_close(decision_weights(targets_T, positives_KT, *parts), heads_T)
+    heads_T = positive_weights(positives_KT, torch.full((8,), 500), weight_K, discount(0.9, 8)).sum(0)
+    torch.testing.assert_close(decision_weights(positives_KT, weight_K, discount(0.9, 8)), heads_T)
 
 
 def test_weights_are_shares_of_positives_raised_to_the_balance():

@@ -2,17 +2,17 @@
 
     L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * sum_k w_k * L_kt
     L_kt = (sum of -log p over the global batch's positives of path k at offset t) / (their expected count)
+    expected count = (targets of the global batch at offset t) * (share of positives of k among training targets at t)
 
 and of the gate that learns which groups come next, every target being a yes or no for every item set s:
 
-    L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t * (sum over the global batch's targets at offset t of
-             sum_s -log P(the target is, or is not, in s | h)) / (their expected count)
+    L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t * (mean over the global batch's targets at offset t of
+             sum_s -log P(the target is, or is not, in s | h))
     W_t = sum of w_k over the paths that have positives at offset t
 
-The expected count is that of the whole training part over the steps of an epoch. A positive so counts the same in
-every batch, whatever else is in it: with the batch's own count in its place, a path that has a positive in one batch
-of ten would count for a tenth of its w_k. W_t puts the gate on the scale of the heads: in a tree below temporal:4 a
-fourth of the paths has positives at an offset, and weighs a fourth.
+With the batch's own count of positives in place of the expected one, a path that has a positive in one batch of ten
+would count for a tenth of its w_k. W_t puts the gate on the scale of the heads: in a tree below temporal:4 a fourth of
+the paths has positives at an offset, and weighs a fourth.
 
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path) pairs.
 """
@@ -58,24 +58,25 @@ class LossConfig:
 
 
 class LossWeights(nn.Module):
-    """What positives and decisions count for in the loss; the same in every batch (see above).
+    """What positives and decisions count for in the loss, before they are divided by the targets of a batch.
 
     Attributes:
-        positive_KT: of a positive of each path and offset, in Eq. 8; of a baseline, which has one path, 1 / (the
-            expected targets of an offset), discounted.
-        decision_T: of the gate's decisions about a target of each offset.
-        positions: how many positions of a global batch are expected to have a target.
+        positive_KT: of a positive of each path and offset, see `positive_weights`.
+        decision_T: of the gate's decisions about a target of each offset, see `decision_weights`.
     """
 
     positive_KT: Tensor
     decision_T: Tensor
-    positions: Tensor
 
     def __init__(self, paths: int, horizon: int) -> None:
         super().__init__()
         self.register_buffer("positive_KT", torch.zeros(paths, horizon), persistent=False)
         self.register_buffer("decision_T", torch.zeros(horizon), persistent=False)
-        self.register_buffer("positions", torch.ones(()), persistent=False)
+
+    def of(self, positives: "Positives", counts: "Counts") -> Tensor:
+        """[M]: what -log p of each of this rank's positives counts for in Eq. 8; the loss is the sum over ranks."""
+        cell_KT = self.positive_KT / counts.trained_T.clamp(min=1)
+        return cell_KT[positives.path_M, positives.offset_M - 1]
 
 
 _OF_POSITIVES = ("query_M", "source_M", "offset_M", "path_M")
@@ -92,6 +93,7 @@ class Positives:
         offset_M: 1-based distance.
         path_M: its path.
         reach_N: targets of each token, the next ones, up to T.
+        trained_T: how many targets of each offset the heads learn.
         trained_M: positives that the heads learn; None for all. The others have no vector of their own, but groups,
             which a gate learns.
     """
@@ -103,6 +105,7 @@ class Positives:
     offset_M: Tensor
     path_M: Tensor
     reach_N: Tensor
+    trained_T: Tensor
     trained_M: Tensor | None = None
 
     def trained(self) -> "Positives":
@@ -111,6 +114,14 @@ class Positives:
             return self
         of_positives = {name: getattr(self, name)[self.trained_M] for name in _OF_POSITIVES}
         return replace(self, trained_M=None, **of_positives)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of the global batch: targets of every offset that the heads learn, and all of them; int64 [T] each."""
+
+    trained_T: Tensor
+    target_T: Tensor
 
 
 def find_positives(
@@ -144,6 +155,7 @@ def find_positives(
     tokens = max(len(context_N), 1)
     key_M, order_M = torch.sort(path_M * tokens + token[index_M])
     key_P, query_M = torch.unique_consecutive(key_M, return_inverse=True)
+    learned = column if trained_X is None else column[trained_X[source]]
     index_M = index_M[order_M]
     source_M = source[index_M]
     return Positives(
@@ -154,8 +166,15 @@ def find_positives(
         offset_M=column[index_M] + 1,
         path_M=path_M[order_M],
         reach_N=(end_N - context_N - 1).clamp(0, horizon),
+        trained_T=torch.bincount(learned, minlength=horizon),
         trained_M=None if trained_X is None else trained_X[source_M],
     )
+
+
+def count(positives: Positives, horizon: int) -> Tensor:
+    """int64 [2, T] counts of this rank: targets of every offset that the heads learn, and all of them."""
+    reached_T = torch.bincount(positives.reach_N, minlength=horizon + 1).flip(0).cumsum(0).flip(0)[1:]
+    return torch.stack([positives.trained_T, reached_T])
 
 
 def discount(gamma: float, horizon: int) -> Tensor:
@@ -168,31 +187,29 @@ def discount(gamma: float, horizon: int) -> Tensor:
     return (powers / powers.sum()).float()
 
 
-def positive_weights(positives_KT: Tensor, steps: int, weight_K: Tensor, discount_T: Tensor) -> Tensor:
-    """[K, T]: what -log p of a positive of each path and offset counts for in Eq. 8; the loss is the sum over ranks.
+def positive_weights(positives_KT: Tensor, targets_T: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
+    """[K, T]: what -log p of a positive of each path and offset counts for in Eq. 8, times the batch's targets there.
 
     Args:
-        positives_KT: positives of an epoch.
-        steps: of an epoch.
+        positives_KT: training positives.
+        targets_T: training targets.
         weight_K: w_k.
         discount_T: see `discount`.
     """
-    expected_KT = positives_KT.double() / steps
-    weight_KT = weight_K[:, None] * discount_T / expected_KT.clamp(min=torch.finfo(torch.float64).tiny)
+    share_KT = positives_KT.double() / targets_T.clamp(min=1)
+    weight_KT = weight_K[:, None] * discount_T / share_KT.clamp(min=torch.finfo(torch.float64).tiny)
     return torch.where(positives_KT > 0, weight_KT, 0.0).float()
 
 
-def decision_weights(
-    targets_T: Tensor, positives_KT: Tensor, steps: int, weight_K: Tensor, discount_T: Tensor
-) -> Tensor:
-    """[T]: what the gate's decisions about a target of each offset count for in L_gate.
+def decision_weights(positives_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
+    """[T]: what the gate's decisions about a target of each offset count for in L_gate, times the batch's targets
+    there: as much as its positives in Eq. 8.
 
     Args:
-        targets_T: targets of an epoch.
-        positives_KT, steps, weight_K, discount_T: as of `positive_weights`.
+        positives_KT, weight_K, discount_T: as of `positive_weights`.
     """
     active_T = (weight_K[:, None] * (positives_KT > 0)).sum(0)
-    return positive_weights(targets_T[None], steps, torch.ones(1), active_T * discount_T)[0]
+    return active_T * discount_T
 
 
 def gate_loss(
@@ -200,7 +217,8 @@ def gate_loss(
     gated_S: Tensor,
     positives: Positives,
     item_set_K: Tensor,
-    weight_T: Tensor,
+    target_T: Tensor,
+    decision_T: Tensor,
 ) -> Tensor:
     """This rank's term of L_gate; the loss is the sum over ranks.
 
@@ -208,9 +226,11 @@ def gate_loss(
         logit_NS: the gate's.
         gated_S: bool, sets that need a decision.
         item_set_K: item set of each path; a target is in the sets of the paths it is a positive of.
-        weight_T: see `decision_weights`.
+        target_T: targets of the global batch.
+        decision_T: see `decision_weights`.
     """
     sets, tokens = logit_NS.shape[1], max(len(logit_NS), 1)
+    weight_T = decision_T / target_T.clamp(min=1)
     reached = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
     all_no = (reached[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
     token_M, set_M = positives.token_P[positives.query_M], item_set_K[positives.path_M]

@@ -25,7 +25,7 @@ from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.score import ScoreKind
 from torchrec_priors.looked_up import Exchange, LookedUp
-from torchrec_priors.loss import LossWeights, Positives, find_positives, gate_loss
+from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
 from torchrec_priors.ops.hidden_negatives import Met
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
@@ -190,7 +190,16 @@ class Recommender(nn.Module):
             trained_X=trained_X,
         )
 
-    def forward(self, looked_up: LookedUp, part: Contexts, positives: Positives) -> tuple[Tensor, Tensor]:
+    def counts(self, positives: list[Positives]) -> Counts:
+        """Of the global batch; every rank must call it."""
+        own = [count(part, self.config.horizon) for part in positives]
+        start = torch.zeros(2, self.config.horizon, dtype=torch.int64, device=self.item_set_K.device)
+        trained_T, target_T = self.exchange.total(sum(own, start=start))
+        return Counts(trained_T, target_T)
+
+    def forward(
+        self, looked_up: LookedUp, part: Contexts, positives: Positives, counts: Counts
+    ) -> tuple[Tensor, Tensor]:
         """A part's share of the loss (Eq. 8, and the gate's), times the number of ranks, so that averaging gradients
         over ranks gives the gradient of the whole loss; and its sums for `Certainty`."""
         vector_Xd = looked_up.vector_Xd
@@ -205,34 +214,36 @@ class Recommender(nn.Module):
         if self.hides_met:
             met = Met(looked_up.row_X[part.context_N], part.offsets_B1, looked_up.negatives)
         if self.baseline is None:
-            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, met)
+            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, counts, met)
         else:
-            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, met))  # type: ignore[operator]
+            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, counts, met))  # type: ignore[operator]
         loss = learnt.loss
         if self.gate is not None:
             decisions = (self.gate(states.vector_Nd), self.gate.gated_S, positives, self.item_set_K)
-            loss = loss + self.gate_weight * gate_loss(*decisions, self.weights.decision_T)
+            loss = loss + self.gate_weight * gate_loss(*decisions, counts.target_T, self.weights.decision_T)
         return loss * self.exchange.ranks, self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
 
-    def _learn_heads(self, looked_up: LookedUp, state_Nd: Tensor, chosen: Positives, met: Met | None) -> Learnt:
+    def _learn_heads(
+        self, looked_up: LookedUp, state_Nd: Tensor, chosen: Positives, counts: Counts, met: Met | None
+    ) -> Learnt:
         """Eq. 8 of the prior heads."""
         query_Pd = self.score.queries(self.heads(state_Nd, chosen.token_P, chosen.path_P))
         counts_S = torch.bincount(self.item_set_K[chosen.path_P], minlength=self.tree.item_sets).tolist()
-        weighed = self._weighed(looked_up, chosen)
+        weighed = self._weighed(looked_up, chosen, counts)
         hidden = None if met is None else met.hidden(chosen.token_P, counts_S, weighed)
         loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up), hidden)
         return Learnt(loss, nll_M, chosen.path_M)
 
-    def _learning(self, looked_up: LookedUp, chosen: Positives, met: Met | None) -> Learning:
+    def _learning(self, looked_up: LookedUp, chosen: Positives, counts: Counts, met: Met | None) -> Learning:
         """What a baseline learns from; every target counts once."""
         return Learning(
             token_Q=chosen.token_P,
             vector_Xd=looked_up.vector_Xd,
-            positives=self._weighed(looked_up, chosen),
+            positives=self._weighed(looked_up, chosen, counts),
             offset_M=chosen.offset_M,
             negatives=self._negatives(looked_up),
             score=self.score,
-            positions=self.weights.positions,
+            positions=counts.target_T[0],
             step=looked_up.step,
             met=met,
         )
@@ -241,13 +252,13 @@ class Recommender(nn.Module):
         """Ready for scoring."""
         return replace(looked_up.negatives, vectors_nd=self.score.items(looked_up.negatives.vectors_nd))
 
-    def _weighed(self, looked_up: LookedUp, chosen: Positives) -> WeighedPositives:
+    def _weighed(self, looked_up: LookedUp, chosen: Positives, counts: Counts) -> WeighedPositives:
         return WeighedPositives(
             item_Xd=self.score.items(looked_up.vector_Xd),
             source_M=chosen.source_M,
             id_M=looked_up.row_X[chosen.source_M],
             query_M=chosen.query_M,
-            weight_M=self.weights.positive_KT[chosen.path_M, chosen.offset_M - 1],
+            weight_M=self.weights.of(chosen, counts),
         )
 
     def tokens(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:

@@ -2,8 +2,7 @@
 
 The loss is that of one head (Eq. 7 and 8), whose query a baseline chooses or makes for each target:
 
-    L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * (sum over the global batch's targets at offset t of -log p)
-        / (their expected count)
+    L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * (mean over the global batch's targets at offset t of -log p)
 
 Every target counts once, whichever query it goes to, so nothing depends on how a batch is split over ranks.
 
@@ -67,12 +66,11 @@ class Learning:
         token_Q: positions that have targets, ascending.
         vector_Xd: item vectors as the table has them.
         positives: the targets: vectors ready for scoring, their positions (`query_M`, places in `token_Q`) and
-            weights, which are expected to add up over offsets and ranks to 1.
+            weights, which add up over offsets and ranks to 1.
         offset_M: 1-based distance of each target.
         negatives: one item set.
         score: makes queries ready for scoring.
-        positions: how many positions of a global batch are expected to have a target: what means over positions
-            divide by.
+        positions: how many positions of the global batch have a target: what means over positions divide by.
         step: of training, from 0.
         met: what histories had met, where that is no negative.
     """
@@ -147,4 +145,4 @@ class Learning:
 
     def mean(self, term_Q: Tensor) -> Tensor:
         """This rank's share of the mean of a term over the positions of the global batch."""
-        return term_Q.sum() / self.positions
+        return term_Q.sum() / self.positions.clamp(min=1)

@@ -63,13 +63,15 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     prepared = PreparedData(data)
     tree = load_tree(config.priors, prepared, config.model.horizon)
     model = _reference(config, prepared, tree)
-    positives_KO = count_positives(tree, prepared, config.model.horizon, Share(), prepared.lengths)[:-1]
+    counted = count_positives(tree, prepared, config.model.horizon, Share(), prepared.lengths)
+    positives_KO, targets_O = counted[:-1], counted[-1]
     positives_K = positives_KO.sum(1)
     sampler = _sampler(config, prepared, tree, positives_K)
     windows = _windows(config, prepared, ("events",))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     discount_O = discount(config.loss.gamma, config.model.horizon)
-    weight_KO = positive_weights(positives_KO, 1, config.loss.weights(positives_K), discount_O)
+    cell_KO = positive_weights(positives_KO, targets_O, config.loss.weights(positives_K), discount_O)
+    weight_KO = cell_KO / targets_O.clamp(min=1)  # of a batch that holds the whole log
     item_BX, event_BX, length_B = _padded(windows, config.model.context + config.model.horizon)
 
     def run(number: int) -> float:

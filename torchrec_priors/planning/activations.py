@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from torchrec_priors.ops.in_group_softmax import BLOCK, POSITIVES
 
 _FLOAT = 4  # bytes
-_POSITIVE = 32  # of a part: its query, item, distance and path
+_POSITIVE = 32  # of the step: its query, item, distance and path
 _QUERY = 16  # likewise: its token and path
 _OF_LOSS = 62  # of a part's positive: ids, sets, copies, score, losses and their derivatives
 _DECISION = 3 * _FLOAT  # of a gate, for a token and item set
@@ -82,7 +82,7 @@ class Activations:
         looked_up = (windows * (self.context + self.horizon) + negatives) * vector
         gathered = negatives * vector if ranks > 1 else 0
         beside = 2 * tokens * vector if self.features else 0
-        numbers = part * (_POSITIVE * self.positives + _QUERY * self.queries + 8)
+        numbers = tokens * (_POSITIVE * self.positives + _QUERY * self.queries + 8)
         fullest = max(
             self._at_loss(part, dim, negatives, device) + (looked_up if parts > 1 else 0),
             self._in_backward(part, dim, device),

@@ -16,7 +16,6 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec_priors.baselines.baseline import as_priors, check_fusion, load_baseline
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.as_trained import AsTrained
-from torchrec_priors.data.order import WindowOrder
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.features import FeatureTables, load_features
@@ -57,7 +56,6 @@ class Built:
         training_columns: what the encoder and the tree ask for in training.
         depths: the nodes of the tree that have adapters.
         counted: training positives and targets.
-        steps_an_epoch: None where the model was not made for training.
         seen_I: bool, items that were seen in training often enough; None where all have rows of their own.
     """
 
@@ -70,7 +68,6 @@ class Built:
     training_columns: tuple[str, ...]
     depths: list[Depth]
     counted: Counted
-    steps_an_epoch: int | None
     seen_I: np.ndarray | None
     _index: list[GroupIndex] = field(default_factory=list)
 
@@ -191,7 +188,6 @@ def build_model(
         training_columns=training_columns,
         depths=depths,
         counted=counted,
-        steps_an_epoch=_steps_an_epoch(config, data) if for_training else None,
         seen_I=seen_I,
     )
 
@@ -211,21 +207,6 @@ def _counted(
     ends = config.training.training_ends(data)
     own = count_positives(tree, data, config.model.horizon, ranks.share, ends, known_I=rows.known_I)
     return Counted.of(ranks.total(own))
-
-
-def _steps_an_epoch(config: RunConfig, data: PreparedData) -> int:
-    order = WindowOrder(
-        data.lengths,
-        [group.users for group in data.row_groups],
-        context=config.model.context,
-        horizon=config.model.horizon,
-        training_end_U=config.training.training_ends(data),
-        seed=config.seed,
-        shuffled_row_groups=config.training.shuffled_row_groups,
-        batch=config.training.batch,
-        batch_tokens=config.training.batch_tokens,
-    )
-    return max(1, order.steps_an_epoch)
 
 
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
@@ -290,7 +271,6 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
     """Fills in what positives and the gate's decisions count for, and what the gate starts from."""
     counted, model = built.counted, built.model
     assert counted.by_offset is not None
-    assert built.steps_an_epoch is not None
 
     positives_KT, targets_T = counted.by_offset
     weight_K = config.loss.weights(counted.positives_K)
@@ -299,11 +279,8 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
         weight_K = torch.ones(1)
 
     discount_T = discount(config.loss.gamma, config.model.horizon)
-    steps = built.steps_an_epoch
-    weights = model.weights
-    weights.positive_KT.copy_(positive_weights(positives_KT, steps, weight_K, discount_T))
-    weights.decision_T.copy_(decision_weights(targets_T, positives_KT, steps, weight_K, discount_T))
-    weights.positions.fill_(max(int(targets_T[0]), 1) / steps)
+    model.weights.positive_KT.copy_(positive_weights(positives_KT, targets_T, weight_K, discount_T))
+    model.weights.decision_T.copy_(decision_weights(positives_KT, weight_K, discount_T))
 
     if model.gate is not None:
         model.gate.start_from(built.positives_S / max(counted.targets, 1))

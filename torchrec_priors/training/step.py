@@ -67,15 +67,17 @@ def step(
     optimizers.prepare(batch.step)
     where.step, where.doing = batch.step + 1, "lookup (all-to-all)"
     looked_up = (look_up or model.look_up)(batch)
+    where.doing = "numbers of targets (all-reduce)"
+    positives = [model.positives(looked_up, part) for part in batch.parts]
+    counts = model.counts(positives)
     dense = built.parallel._dmp_wrapped_module  # DDP, which averages the gradients of the last part's backward
     device = model.item_set_K.device
     whole, sums_3K = torch.zeros(1, device=device), torch.zeros(3, model.paths, device=device)
     where.doing = "dense gradients (all-reduce)"
-    for number, part in enumerate(batch.parts, 1):
-        positives = model.positives(looked_up, part)
+    for number, (part, found) in enumerate(zip(batch.parts, positives, strict=True), 1):
         waits = number < len(batch.parts)
         with dense.no_sync() if waits else nullcontext():
-            loss, sums = built.parallel(looked_up, part, positives)
+            loss, sums = built.parallel(looked_up, part, found, counts)
             loss.backward()
         whole += loss.detach() / model.exchange.ranks
         sums_3K += sums
