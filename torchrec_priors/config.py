@@ -5,7 +5,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from torchrec_priors.embedding.table import TABLE, TableConfig
 from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.encoder.encoder import EncoderConfig
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.limits import MOST, check_most, shortened
 from torchrec_priors.loss import LossConfig
 from torchrec_priors.model import ModelConfig
 from torchrec_priors.plugin import absolute, own_file
@@ -29,6 +29,7 @@ from torchrec_priors.remote.uri import refuse_uri
 from torchrec_priors.retrieval.find import RetrievalConfig
 from torchrec_priors.sampling.group_sampler import NegativesConfig
 from torchrec_priors.sizes import with_size
+from torchrec_priors.toml_text import NoTomlError, TomlError, parse_toml
 from torchrec_priors.training.settings import TrainingConfig
 
 
@@ -61,6 +62,12 @@ class RunConfig:
             for key, value in vars(getattr(self, name)).items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise UserError(f"{name}.{key} = {value} must be a finite number")
+                if isinstance(value, int | float) and not isinstance(value, bool):
+                    check_most(f"{name}.{key}", value, _MOST.get(f"{name}.{key}", MOST))
+        for part in ("encoder", "baseline"):
+            for key, value in getattr(self, part).options.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise UserError(f"{part}.options.{key} = {value} must be a finite number")
         self.encoder.check(self.model.dim)
         for part in (
             self.model,
@@ -98,6 +105,20 @@ class RunConfig:
         return hashlib.sha256(self.to_toml().encode()).hexdigest()
 
 
+# What is larger is a slip of the keyboard: nothing of this kind is trained, and making it would take all memory.
+_MOST = {
+    "model.dim": 1 << 16,
+    "model.context": 1 << 20,
+    "model.horizon": 1 << 16,
+    "encoder.layers": 1 << 10,
+    "negatives.popularity": 16,
+    "priors.max_parameters": 1 << 62,
+    "training.workers": 1 << 8,
+    "training.prefetch": 1 << 10,
+    "training.timeout_seconds": 10**8,
+}
+_DEEPEST_KEY = 8  # sections of a dotted key; no setting has more than four
+
 _SECTIONS = {name.name: name.default_factory for name in dataclasses.fields(RunConfig) if name.name != "seed"}
 for _part in (RunConfig, TableSharding, *_SECTIONS.values()):
     _part.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[union-attr]
@@ -117,8 +138,10 @@ def read_toml(path: Path, option: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{option}: there is no file '{path}'")
     try:
-        return tomllib.loads(path.read_text(encoding="utf8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return parse_toml(path.read_text(encoding="utf8"))
+    except OSError as error:
+        raise UserError(f"{option}: '{path}' cannot be read: {error.strerror}") from error
+    except (TomlError, UnicodeDecodeError) as error:
         raise UserError(f"{option}: {path} is not valid TOML: {error}") from error
 
 
@@ -160,13 +183,15 @@ def read_override(override: str) -> tuple[str, Any]:
     """The key and value of `key=value`, with the value as TOML or a bare word."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise UserError(f"'{override}' is no override: write key=value, as in model.dim=64")
+        raise UserError(f"'{shortened(override)}' is no override: write key=value, as in model.dim=64")
     try:
-        parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        parsed = parse_toml(f"value = {text}")
+    except NoTomlError:
         return key.strip(), text  # a bare word is a string
+    except TomlError as error:
+        raise UserError(f"'{shortened(override)}': {error}") from error
     if list(parsed) != ["value"]:
-        raise UserError(f"'{' '.join(override.split())}' is no override: give one key=value an argument")
+        raise UserError(f"'{shortened(' '.join(override.split()))}' is no override: give one key=value an argument")
     return key.strip(), parsed["value"]
 
 
@@ -181,11 +206,18 @@ def write_override(key: str, value: Any) -> str:
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
+    if len(sections) > _DEEPEST_KEY:
+        raise UserError(f"unknown configuration key '{shortened(key)}': {nearest(key[:100], keys())}")
     place = values
     for section in sections:
         place = place.setdefault(section, {})
-        if not isinstance(place, dict):
-            raise UserError(f"unknown configuration key '{key}': {nearest(key, keys())}")
+        if isinstance(place, dict):
+            continue
+        if section in _SECTIONS and key in keys():
+            raise UserError(
+                f"configuration key '{section}' = {shortened(repr(place))}: it must be a section, [{section}]"
+            )
+        raise UserError(f"unknown configuration key '{key}': {nearest(key, keys())}")
     place[last] = value
 
 
@@ -202,6 +234,7 @@ def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
         valid: its keys.
     """
     key, problem = first_mistake(error)
+    key = shortened(key, 200)
     if problem["type"] == "unexpected_keyword_argument":
         return f"unknown {what} '{key}': {nearest(key, valid)}"
     if problem["type"] == "missing":
@@ -210,7 +243,7 @@ def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
         "list_type": f""": write '{key}=["name"]', quoted for the shell""",
         "bool_type": ": write true or false",
     }.get(problem["type"], "")
-    return f"{what} '{key}' = {problem['input']!r}: {problem['msg'].lower()}{hint}"
+    return f"{what} '{key}' = {shortened(repr(problem['input']))}: {problem['msg'].lower()}{hint}"
 
 
 def first_mistake(error: ValidationError) -> tuple[str, Any]:

@@ -4,6 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
+from torchrec_priors.apps.streams import one_line, open_streams
 from torchrec_priors.errors import nearest
 
 
@@ -22,7 +23,8 @@ def main() -> None:
         )
         sys.exit(0)
     if name not in apps():
-        sys.stderr.write(f"error: there is no app '{name}': {nearest(name, apps())}\n")
+        open_streams()
+        sys.stderr.write(one_line(f"error: there is no app '{name}': {nearest(name, apps())}") + "\n")
         sys.exit(2)
     sys.argv = [f"torchrec-priors {name}", *sys.argv[2:]]
     importlib.import_module(f"torchrec_priors.apps.{name}").main()

@@ -13,10 +13,14 @@ from typing import Any
 
 import typer
 
+from torchrec_priors.apps.arguments import check_texts, check_values
+from torchrec_priors.apps.streams import one_line, open_streams
 from torchrec_priors.errors import DivergedError, LostRanksError, OutsideError, StoppedError, UserError
+from torchrec_priors.limits import whole_number
 from torchrec_priors.noise import hush
-from torchrec_priors.remote.uri import refuse_uri
-from torchrec_priors.system_errors import naming, one_line
+from torchrec_priors.out_of_memory import out_of_memory
+from torchrec_priors.system_errors import naming
+from torchrec_priors.system_errors import one_line as explain
 
 _RANK = "RANK"  # set by launchers; rank 0 alone speaks
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
@@ -30,6 +34,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
 
     Under torchrun, what would fail again in the same way is not tried again.
     """
+    open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--"]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
         arguments = arguments[1:]
@@ -41,8 +46,9 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
     hush()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(_with_local_paths(function))
+    app.command()(_with_checked_values(function))
     try:
+        check_texts(arguments)
         code = app(arguments, standalone_mode=False)
         _flush()
     except StoppedError as error:
@@ -71,7 +77,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
 
 def _explain(leads: bool, error: Exception) -> int:
     """Says what the system refused, or what is wrong with the command line; the exit code. Raises everything else."""
-    explained = one_line(error)
+    explained = explain(error) or out_of_memory(error)
     if explained is not None:
         message = str(explained)
     elif hasattr(error, "format_message"):  # typer's own errors about the command line have it
@@ -102,17 +108,15 @@ def _let_go_of_output() -> None:
             os.close(nowhere)
 
 
-def _with_local_paths(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but refusing URIs where it takes paths: options that take URIs, too, come as texts.
+def _with_checked_values(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but refusing what no option takes.
 
     Output that nobody reads any more ends it here, as Typer would make a plain failure of it.
     """
 
     @wraps(function)
     def checked(**options: Any) -> Any:
-        for name, value in options.items():
-            if isinstance(value, Path):
-                refuse_uri(value, f"--{name.replace('_', '-')}")
+        check_values(options)
         try:
             return function(**options)
         except BrokenPipeError:
@@ -128,19 +132,23 @@ def _say(leads: bool, message: str) -> None:
     that lives on has met what rank 0 has not (a file that it alone reads) and says it itself.
     """
     if not leads:
-        time.sleep(_RANK_0_SPEAKS_WITHIN + _APART * int(os.environ.get("LOCAL_RANK", "0")))
+        time.sleep(_RANK_0_SPEAKS_WITHIN + _APART * _in_environment("LOCAL_RANK"))
         message = f"{message} (rank {os.environ[_RANK]})"
     _write(f"error: {message}")
 
 
 def _write(message: str) -> None:
     with suppress(OSError):  # nobody reads it, or there is no room for it: the exit code says it
-        sys.stderr.write(" ".join(message.split()) + "\n")
+        sys.stderr.write(one_line(message) + "\n")
         sys.stderr.flush()
 
 
 def _end_restarts() -> None:
     """Ends torchrun where it would start the ranks again: it knows no exit code that says not to."""
-    restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    if restarts < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+    if _in_environment("TORCHELASTIC_RESTART_COUNT") < _in_environment("TORCHELASTIC_MAX_RESTARTS"):
         os.kill(os.getppid(), signal.SIGTERM)
+
+
+def _in_environment(name: str) -> int:
+    """A launcher's number; 0 where there is none."""
+    return whole_number(os.environ.get(name, "")) or 0

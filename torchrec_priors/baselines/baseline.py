@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.limits import MOST, check_most
 from torchrec_priors.plugin import known_files, load_file
 from torchrec_priors.priors.settings import PriorsConfig
 
@@ -97,6 +98,8 @@ def check_fusion(baseline: nn.Module | None, fusion: str) -> None:
 
 Options = TypeVar("Options")
 
+_MOST = {"iterations": 100, "attention": 1 << 16, "aspects": 1 << 10, "width": 1 << 16}
+
 
 def read_options(kind: type[Options], config: BaselineConfig) -> Options:
     """`baseline.options` as a dataclass, whose fields have types and defaults.
@@ -106,9 +109,11 @@ def read_options(kind: type[Options], config: BaselineConfig) -> Options:
     """
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
     name = Path(config.name).stem
-    for option in config.options:
+    for option, value in config.options.items():
         if option not in known:
             raise UserError(f"baseline.options: {name} has no '{option}': {nearest(option, known)}")
+        if isinstance(value, int):
+            check_most(f"baseline.options.{option}", value, _MOST.get(option, MOST))
     try:
         return TypeAdapter(kind).validate_python(dict(config.options))
     except ValidationError as error:

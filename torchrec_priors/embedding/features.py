@@ -18,6 +18,7 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.dedup import AskedIds, once
 from torchrec_priors.embedding.table import table_of
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.limits import MOST_GROUPS, check_most, whole_number
 
 PREFIX = "feature_"
 
@@ -67,9 +68,11 @@ def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
     values = catalogue[column].combine_chunks()
     if groups:
         numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
-        if not numeric or not groups.isdigit() or int(groups) < 2:
+        number = whole_number(groups)
+        if not numeric or number is None or number < 2:
             raise UserError(f"encoder.item_features: '{name}' needs a column of numbers and at least 2 groups")
-        values = _quantile(values.cast(pa.float64()), int(groups), items)
+        check_most(f"encoder.item_features: groups of '{column}'", number, MOST_GROUPS)
+        values = _quantile(values.cast(pa.float64()), number, items)
     elif pa.types.is_nested(values.type):
         raise UserError(f"encoder.item_features: column '{column}' holds lists: give one of single values")
     known = pc.unique(values.slice(0, items).drop_null())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.amounts import memory_of_process
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.attribute import from_attribute
@@ -39,6 +40,7 @@ class PriorRequest:
         Raises:
             UserError: options that do not go together, or what the ways to make a prior refuse.
         """
+        memory_of_process(self.memory)
         if self.kind == "item" and self.from_file is None:
             raise UserError("prior item needs --from FILE, a mapping of item_id to label; for communities: prior graph")
         if self.from_file is not None:

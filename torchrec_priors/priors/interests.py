@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.limits import MOST_GROUPS, check_most, whole_number
 from torchrec_priors.priors.prior import Targets
 
 
@@ -30,6 +31,8 @@ class Interests(nn.Module):
 
 def load(argument: str, data: PreparedData, horizon: int) -> Interests:
     """`argument`: how many."""
-    if not argument.isdigit() or int(argument) < 1:
+    number = whole_number(argument)
+    if not number:
         raise UserError(f"priors.tree: 'interests:{argument}' needs a number of interests, as in 'interests:4'")
-    return Interests(int(argument))
+    check_most("priors.tree: interests", number, MOST_GROUPS)
+    return Interests(number)

@@ -12,6 +12,7 @@ import numpy as np
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.limits import MOST_GROUPS, check_most, whole_number
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.prior import Prior, prior_of_data
 from torchrec_priors.priors.temporal import TemporalPrior
@@ -19,6 +20,7 @@ from torchrec_priors.priors.temporal import load as load_temporal
 from torchrec_priors.priors.user import UserPrior
 from torchrec_priors.splitmix import GOLDEN, mix, unit
 
+_MOST_SEED = 2**31 - 1
 LIKE = ("item", "graph", "user")
 _TEMPORAL = "temporal:"
 
@@ -27,31 +29,35 @@ def load(argument: str, data: PreparedData, horizon: int) -> Prior:
     """`argument`: how many groups, or the prior that is dealt anew; then, as an option, ":" and a seed."""
     temporal = argument.startswith(_TEMPORAL)
     like, colon, seed = argument.removeprefix(_TEMPORAL).partition(":")
-    if colon and not seed.isdigit():
+    seed_number = whole_number(seed or "0")
+    if seed_number is None or (colon and not seed):
         raise UserError(f"priors.tree: 'random:{argument}' has no number as its seed: write 'random:{like}:7'")
+    check_most("priors.tree: the seed of 'random'", seed_number, _MOST_SEED)
     if temporal:
-        return _dealt_offsets(f"random:{argument}", load_temporal(like, data, horizon), horizon, int(seed or 0))
+        return _dealt_offsets(f"random:{argument}", load_temporal(like, data, horizon), horizon, seed_number)
 
     groups = how_many("random", like, data)
     names = [f"random {number + 1}" for number in range(groups)]
-    if like.isdigit():
+    if whole_number(like) is not None:
         rows = np.arange(data.items)
-        return ItemPrior(f"random:{argument}", names, rows, draw(rows, int(seed or 0), groups), data.items)
+        return ItemPrior(f"random:{argument}", names, rows, draw(rows, seed_number, groups), data.items)
 
     of_users = prior_of_data(like, data, *LIKE).kind == "user"
     number, group = labels_like(like, data)
     entities = data.users if of_users else data.items
     states = [int(state["users" if of_users else "items"]) for state in data.manifest.grown]
-    number = deal([*states, entities], int(seed or 0))[number]
+    number = deal([*states, entities], seed_number)[number]
     kind = UserPrior if of_users else ItemPrior
     return kind(f"random:{argument}", names, number, group, entities)
 
 
 def how_many(control: str, like: str, data: PreparedData) -> int:
     """Groups of a control that is like a prior of the data set, or has a given number."""
-    if like.isdigit() and int(like) > 0:
-        return int(like)
-    if not like or like.isdigit():
+    number = whole_number(like)
+    if number:
+        check_most(f"priors.tree: groups of '{control}'", number, MOST_GROUPS)
+        return number
+    if not like or number == 0:
         raise UserError(f"priors.tree: '{control}:{like}' needs a number of groups or a prior: write '{control}:8'")
     return len(prior_of_data(like, data, *LIKE).groups)
 

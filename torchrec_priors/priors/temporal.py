@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.limits import whole_number
 from torchrec_priors.priors.prior import Targets
 
 
@@ -36,10 +37,11 @@ class TemporalPrior(nn.Module):
 
 def load(argument: str, data: PreparedData, horizon: int) -> TemporalPrior:
     """`argument`: number of segments; it must divide the horizon."""
-    if not argument.isdigit() or int(argument) < 1:
+    segments = whole_number(argument)
+    if not segments:
         raise UserError(f"priors.tree: 'temporal:{argument}' needs a number of segments, as in 'temporal:4'")
-    if horizon % int(argument):
+    if horizon % segments:
         raise UserError(
             f"priors.tree: 'temporal:{argument}' does not divide model.horizon = {horizon} into equal segments"
         )
-    return TemporalPrior(int(argument), horizon)
+    return TemporalPrior(segments, horizon)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.limits import whole_number
+
 _DATA_KINDS = ("item", "graph", "event", "user")
 _TITLES = {"item": "Item", "graph": "Graph", "event": "Event", "user": "User", "random": "Random", "all": "All"}
 _COMPOSITIONS = {"hierarchical": "Hier", "multiplicative": "Mult", "additive": "Add"}
@@ -113,7 +115,7 @@ def _level(level: str, prior_kinds: Mapping[str, str]) -> tuple[str, int]:
     """Kind of a level of the tree, and its segments where it is temporal."""
     kind, _, argument = level.partition(":")
     if kind == "temporal":
-        return kind, int(argument) if argument.isdigit() else 1
+        return kind, whole_number(argument) or 1
     if level in prior_kinds:
         return prior_kinds[level], 0
     return kind if kind in (*_DATA_KINDS, "random", "all") else "own", 0

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from torchrec_priors.amounts import in_bytes
+from torchrec_priors.amounts import memory_of_process
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB
@@ -28,7 +28,7 @@ class EngineChoice:
 
     def __post_init__(self) -> None:
         """Raises UserError for what can be told before anything is touched."""
-        in_bytes(self.memory)
+        memory_of_process(self.memory)
         if self.name == "spark" and find_spec("pyspark") is None:
             raise UserError("--engine spark needs pyspark: pip install 'torchrec-priors[spark]'")
         if self.master is not None and self.name != "spark":
