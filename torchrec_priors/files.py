@@ -8,6 +8,7 @@ JSON files of ours carry a checksum of their content, so that a damaged one is n
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,14 @@ def new_file(file: Path) -> Iterator[Path]:
 def partial_of(file: Path) -> Path:
     """Where `file` is while it is being written."""
     return file.with_name(f".{file.name}.partial")
+
+
+def remove_leftover(path: Path) -> None:
+    """Removes what lies there, if anything: a file, or a folder with all that is in it; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_replaceable(file: Path) -> None:

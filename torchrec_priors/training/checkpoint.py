@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import shutil
 from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,10 +22,12 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.files import remove_leftover
 from torchrec_priors.training.build import Built, Optimizers
 from torchrec_priors.training.checkpoint_check import flaw
 from torchrec_priors.training.checkpoint_files import Writer
 from torchrec_priors.training.checkpoint_folder import CheckpointFolder, checkpoint_name
+from torchrec_priors.training.checkpoint_reader import Reader
 from torchrec_priors.training.checkpoint_staging import Staging
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.row_wise_state import in_saved_form
@@ -102,7 +105,8 @@ class Checkpoints:
         noted = dataclasses.replace(progress)
         writer = Writer(self.folder.place(step), lambda: self._note(noted, best))
         if self.ranks.leads:
-            shutil.rmtree(writer.partial, ignore_errors=True)
+            with suppress(OSError):  # then it cannot be written either, which all ranks will know
+                remove_leftover(writer.partial)
         state, failed = _state(built, optimizers, progress), Future[str | None]()
         if self.settings.checkpoint_async:
             written = dcp.async_save(state, storage_writer=writer, async_stager=Staging(), process_group=self._own())
@@ -166,7 +170,7 @@ class Checkpoints:
         optimizers.make_state()
         state = _state(built, optimizers, Progress())
         place = self.folder.place(steps[-1])
-        with in_saved_form(state, dcp.FileSystemReader(place).read_metadata()):
+        with in_saved_form(state, Reader(place).metadata):
             load(state, place, self.ranks)
         built.parallel.load_state_dict(state["model"])
         optimizers.all.load_state_dict(state["optimizers"])
@@ -278,8 +282,9 @@ def load(state: dict[str, Any], place: Path, ranks: Ranks) -> None:
     Raises:
         UserError: it cannot be read.
     """
+    reader = Reader(place)
     try:
-        dcp.load(state, checkpoint_id=place, process_group=ranks.side)
+        dcp.load(state, storage_reader=reader, process_group=ranks.side)
     except (CheckpointException, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"checkpoint '{place}' cannot be loaded ({reason}): remove it to use an older one") from error

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import stat
 from pathlib import Path
 
 import torch.distributed as dist
@@ -63,7 +64,10 @@ def _share(files: dict[str, Checksum], ranks: Ranks) -> dict[str, Checksum]:
 def _first_flaw(place: Path, files: dict[str, Checksum]) -> str | None:
     for name, checksum in files.items():
         try:
-            length = (place / name).stat().st_size
+            status = (place / name).stat()
+            if not stat.S_ISREG(status.st_mode):
+                return f"{name} is no file"
+            length = status.st_size
             if length != checksum.bytes:
                 return f"{name} has {length:,} bytes instead of {checksum.bytes:,}"
             with (place / name).open("rb") as file:

@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
+
+from torchrec_priors.files import remove_leftover
 
 MANIFEST = "checksums.json"
 DCP_METADATA = ".metadata"
@@ -71,13 +72,12 @@ class Writer(FileSystemWriter):
             if isinstance(result, _Checksums):
                 files |= result.files
         manifest = {name: dataclasses.asdict(checksum) for name, checksum in sorted(files.items())}
-        with (self.partial / MANIFEST).open("w", encoding="utf8") as file:
+        with (self.partial / MANIFEST).open("x", encoding="utf8") as file:
             file.write(json.dumps({"files": manifest}, indent=1) + "\n")
             file.flush()
             os.fsync(file.fileno())
         _sync_folder(self.partial)
-        if self.place.exists():  # of the same step, where what comes after the move failed
-            shutil.rmtree(self.place)
+        remove_leftover(self.place)  # of the same step, where what comes after the move failed
         self.partial.replace(self.place)
         _sync_folder(self.place.parent)
         self._when_whole()
@@ -97,6 +97,9 @@ def read_manifest(place: Path) -> dict[str, Checksum]:
     """
     try:
         files = json.loads((place / MANIFEST).read_text(encoding="utf8"))["files"]
+        for name in files:
+            if name in ("", ".", "..") or "/" in name or "\0" in name:
+                raise ValueError(f"{name!r} is no file of the checkpoint")
         return {name: Checksum(**values) for name, values in files.items()}
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"no manifest: {error}") from error
@@ -131,7 +134,7 @@ class _Hashing(FileSystem):
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         assert mode == "wb", "a checkpoint's files are written once"
-        with Path(path).open("wb") as file:
+        with Path(path).open("xb") as file:  # never through a link that lies there
             stream = _HashedFile(file)
             try:
                 yield stream

@@ -7,11 +7,10 @@ best.json         step and validation ndcg@10 of the best; `before`: those of th
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.files import write_whole
+from torchrec_priors.files import remove_leftover, write_whole
 
 _BEST = "best.json"
 _METRIC = "ndcg@10"
@@ -50,7 +49,7 @@ class CheckpointFolder:
         """Training goes on from `step`, when the best was that of `best_step`: what came after does not count, nor what
         a kill has left unfinished."""
         for partial in self.path.glob("step-*.partial"):
-            shutil.rmtree(partial)
+            remove_leftover(partial)
         bests = [best for best in self._bests() if best["step"] <= step]
         if best_step and best_step not in (best["step"] for best in bests):
             bests = [{"step": best_step, _METRIC: metric}, *(best for best in bests if best["step"] < best_step)]
@@ -62,8 +61,9 @@ class CheckpointFolder:
         kept = {*steps[-keep_last:], *(best["step"] for best in bests)}
         for step in set(steps) - kept:
             gone = self.place(step).with_name(f"{checkpoint_name(step)}.partial")  # never seen as a part of one
+            remove_leftover(gone)
             self.place(step).rename(gone)
-            shutil.rmtree(gone)
+            remove_leftover(gone)
 
     def put_aside(self, step: int) -> Path:
         """Renames a damaged checkpoint; returns where it is now."""

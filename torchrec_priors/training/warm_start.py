@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.device_mesh import init_device_mesh
@@ -30,6 +29,7 @@ from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.training.build import Built, tree_of
 from torchrec_priors.training.carried_rows import OldRows, carried_rows
 from torchrec_priors.training.checkpoint import Checkpoints, load
+from torchrec_priors.training.checkpoint_reader import Reader
 from torchrec_priors.training.paths import read_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import RunFolder
@@ -52,7 +52,7 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
         raise UserError(f"--init-from: '{source.path}' was trained on other event types")
     sizes = {
         name.removeprefix("model."): tuple(entry.size)
-        for name, entry in dcp.FileSystemReader(place).read_metadata().state_dict_metadata.items()
+        for name, entry in Reader(place).metadata.state_dict_metadata.items()
         if name.startswith("model.") and isinstance(entry, TensorStorageMetadata)
     }
     filled = _Source(place, sizes, ranks)
