@@ -17,6 +17,7 @@ def evaluate(
     split: str,
     data: Optional[str] = None,
     name: Optional[str] = None,
+    trust: bool = False,
     j: str = "1x2",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -35,6 +36,7 @@ def evaluate(
         split: validation or test
         data: prepared data set, where it has moved since training
         name: write to eval/SPLIT-NAME/ instead
+        trust: run files of own code that the run was trained with, though you have not trained with them here
         j: [min nodes:]nodes x processes a node
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -45,7 +47,7 @@ def evaluate(
         env: environment variables, as A=1,B=2
         mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
-    options = dict(run=run, split=split, data=data, name=name)
+    options = dict(run=run, split=split, data=data, name=name, trust=trust)
     return application(
         "evaluate",
         options,

@@ -21,6 +21,7 @@ def experiment(
     scheduler: Optional[str] = None,
     ranks: str = "1x1",
     no_keep: bool = False,
+    trust: bool = False,
     search: bool = False,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -43,6 +44,7 @@ def experiment(
         scheduler: TorchX scheduler that the runs are started on
         ranks: with scheduler, nodes x processes a node, a run
         no_keep: remove a run's checkpoints once it is evaluated
+        trust: run files of own code that the run was trained with, though you have not trained with them here
         search: try the values of the file's section search first, on validation
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -62,6 +64,7 @@ def experiment(
         scheduler=scheduler,
         ranks=ranks,
         no_keep=no_keep,
+        trust=trust,
         search=search,
     )
     return application(

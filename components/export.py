@@ -15,6 +15,7 @@ def export(
     run: str,
     out: str,
     data: Optional[str] = None,
+    trust: bool = False,
     j: str = "1x1",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -31,6 +32,7 @@ def export(
         run: folder of the run
         out: folder to write
         data: prepared data set, where it has moved since training
+        trust: run files of own code that the run was trained with, though you have not trained with them here
         j: [min nodes:]nodes x processes a node
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -41,7 +43,7 @@ def export(
         env: environment variables, as A=1,B=2
         mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
-    options = dict(run=run, out=out, data=data)
+    options = dict(run=run, out=out, data=data, trust=trust)
     return application(
         "export",
         options,

@@ -41,6 +41,7 @@ def plan(
     reserve: float = 0.15,
     config: Optional[str] = None,
     data: Optional[str] = None,
+    trust: bool = False,
     plot: Optional[str] = None,
     measure: bool = False,
     repeats: int = 10,
@@ -86,6 +87,7 @@ def plan(
         reserve: share of a device's memory for what is not estimated
         config: TOML file of a run's configuration
         data: with config: the prepared data set
+        trust: run files of own code that the run was trained with, though you have not trained with them here
         plot: also draw the sweep there
         measure: also do it here, on CPUs
         repeats: steps that are measured
@@ -128,6 +130,7 @@ def plan(
         reserve=reserve,
         config=config,
         data=data,
+        trust=trust,
         plot=plot,
         measure=measure,
         repeats=repeats,

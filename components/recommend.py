@@ -27,6 +27,7 @@ def recommend(
     at_least: Optional[List[str]] = None,
     json: bool = False,
     data: Optional[str] = None,
+    trust: bool = False,
     j: str = "1x1",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -54,6 +55,7 @@ def recommend(
         at_least: name=share: let at least this share of the items be of a group of items
         json: print JSON
         data: prepared data set, where it has moved since training
+        trust: run files of own code that the run was trained with, though you have not trained with them here
         j: [min nodes:]nodes x processes a node
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -79,6 +81,7 @@ def recommend(
         at_least=at_least,
         json=json,
         data=data,
+        trust=trust,
     )
     return application(
         "recommend",

@@ -18,6 +18,7 @@ def train(
     run: str,
     init_from: Optional[str] = None,
     fit_all: bool = False,
+    trust: bool = False,
     j: str = "1x2",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -38,6 +39,7 @@ def train(
         run: folder of the run
         init_from: folder of a run whose best weights this one starts from
         fit_all: train on validation and test interactions, too
+        trust: run files of own code that the run was trained with, though you have not trained with them here
         j: [min nodes:]nodes x processes a node
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -49,7 +51,7 @@ def train(
         env: environment variables, as A=1,B=2
         mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
-    options = dict(config=config, data=data, run=run, init_from=init_from, fit_all=fit_all)
+    options = dict(config=config, data=data, run=run, init_from=init_from, fit_all=fit_all, trust=trust)
     return application(
         "train",
         options,

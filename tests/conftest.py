@@ -1,6 +1,7 @@
 """Data sets that tests share. This folder is on sys.path, so that tests can import its helper modules."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,14 @@ from small_movielens import write_movielens
 from torchrec_priors.preparation.prepare import Settings, prepare
 
 HORIZON = 8
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_configuration(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests train with is not noted in the user's own configuration."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("configuration")))
+        yield
 
 
 @pytest.fixture(scope="session")

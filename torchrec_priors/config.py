@@ -23,6 +23,7 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.limits import MOST, check_most, shortened
 from torchrec_priors.loss import LossConfig
 from torchrec_priors.model import ModelConfig
+from torchrec_priors.own_code import check_given
 from torchrec_priors.plugin import absolute, own_file
 from torchrec_priors.priors.settings import PriorsConfig
 from torchrec_priors.remote.uri import refuse_uri
@@ -124,13 +125,21 @@ for _part in (RunConfig, TableSharding, *_SECTIONS.values()):
     _part.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[union-attr]
 
 
-def load_config(file: Path | str, overrides: Iterable[str] = ()) -> RunConfig:
+def load_config(file: Path | str, overrides: Iterable[str] = (), *, trust: bool = False) -> RunConfig:
     """The configuration of a TOML file, changed by overrides such as `model.dim=64` or `priors.tree=["genre"]`.
 
+    Args:
+        trust: files of own code may run, though the file came with a run of somebody else's.
+
     Raises:
-        UserError: no such file, no TOML, an unknown key (with the nearest valid one), a value of the wrong type.
+        UserError: no such file, no TOML, an unknown key (with the nearest valid one), a value of the wrong type, own
+            code that is not trusted.
     """
-    return with_changes(read_toml(Path(file), "--config"), map(read_override, overrides))
+    values = read_toml(Path(file), "--config")
+    config = with_changes(values, map(read_override, overrides))
+    in_file = with_changes(values, ()).own_files() if config.own_files() else []
+    check_given(Path(file), [own for own in in_file if own in config.own_files()], trust=trust)
+    return config
 
 
 def read_toml(path: Path, option: str) -> dict[str, Any]:

@@ -6,10 +6,12 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.own_code import require_expected
 
 
 def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str] = ()) -> ModuleType:
@@ -24,7 +26,8 @@ def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str
     """
     if not file.is_file():
         raise UserError(f"{option}: there is no file '{file}'")
-    spec = importlib.util.spec_from_file_location(f"_torchrec_priors_{function}_{file.stem}", file)
+    name = f"_torchrec_priors_{function}_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file, loader=_OfSource(name, str(file)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -45,6 +48,16 @@ def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str
             wanted = f"{function}({', '.join(arguments)})"
             raise UserError(f"{option}: '{file}' defines {takes} where {wanted} is called ({error})") from error
     return module
+
+
+class _OfSource(SourceFileLoader):
+    """Runs what the file itself says: something that was compiled beside it may be of another text."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        content = self.get_data(self.path)
+        require_expected(Path(self.path), content)
+        code: CodeType = self.source_to_code(content, self.path)
+        return code
 
 
 def known_files(folder: Path) -> list[str]:

@@ -22,6 +22,8 @@ from torchrec_priors.out_of_memory import out_of_memory
 from torchrec_priors.system_errors import naming
 from torchrec_priors.system_errors import one_line as explain
 
+TRUST = "Run files of own code that the run was trained with, though you have not trained with them here."
+
 _RANK = "RANK"  # set by launchers; rank 0 alone speaks
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
 _READER_HAS_GONE = 128 + signal.SIGPIPE  # exit code where who read our output has seen enough, as `head` has

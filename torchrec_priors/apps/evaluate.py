@@ -12,6 +12,7 @@ from tqdm import tqdm
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.command import TRUST
 from torchrec_priors.config import RunConfig, read_override, with_changes
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
@@ -41,6 +42,7 @@ def evaluate(
     name: Annotated[
         str | None, Option(help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart.")
     ] = None,
+    trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     overrides: Annotated[
         list[str] | None,
         Argument(metavar="[KEY=VALUE]...", help="Changes to the run's `evaluation` settings, and to these alone."),
@@ -50,7 +52,7 @@ def evaluate(
 
     Where the model has heads for events, predictions_event_given.parquet, too.
     """
-    folder = RunFolder(run)
+    folder = RunFolder(run, trust)
     config, prepared = folder.open(data)
     config = _changed(config, overrides or [])
     _check_name(name)

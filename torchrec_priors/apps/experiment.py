@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.evaluate import Split
 from torchrec_priors.config import read_toml
 from torchrec_priors.data.prepared import PreparedData
@@ -44,6 +45,7 @@ def experiment(
     ] = None,
     ranks: Annotated[str, Option("-j", "--ranks", help="With --scheduler: nodes x processes a node, a run.")] = "1x1",
     no_keep: Annotated[bool, Option("--no-keep", help="Remove a run's checkpoints once it is evaluated.")] = False,
+    trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     search: Annotated[
         bool,
         Option(
@@ -81,9 +83,10 @@ def experiment(
     at_once = at_once or described.at_once
     try:
         if search:
-            return _search(described, file, base, Runner(out, Path(described.config), prepared, "validation", launcher),
+            searching = Runner(out, Path(described.config), prepared, "validation", launcher, trust=trust)
+            return _search(described, file, base, searching,
                            only=only or [], at_once=at_once, keep_weights=not no_keep, data=data)  # fmt: skip
-        runner = Runner(out, Path(described.config), prepared, chosen, launcher, keep_weights=not no_keep)
+        runner = Runner(out, Path(described.config), prepared, chosen, launcher, keep_weights=not no_keep, trust=trust)
         runner.check(runs)
         failures = runner.run_all(_chosen(runs, names, only), at_once)
     except KeyboardInterrupt:

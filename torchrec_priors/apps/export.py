@@ -8,6 +8,7 @@ from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.command import TRUST
 from torchrec_priors.serving.export import check_out
 from torchrec_priors.serving.export import export as write_export
 from torchrec_priors.serving.run import load_run
@@ -19,10 +20,11 @@ def export(
     data: Annotated[
         str | None, Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training.")
     ] = None,
+    trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
     """Writes the best checkpoint's item vectors as Parquet, with original ids, and its other weights as safetensors."""
     check_out(out)
-    with load_run(run, data) as loaded:
+    with load_run(run, data, trust=trust) as loaded:
 
         def shown(blocks: Iterable[int], number: int) -> Iterable[int]:
             return tqdm(blocks, total=number, unit="block", disable=None if loaded.ranks.leads else True)

@@ -7,6 +7,7 @@ from tqdm import tqdm
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.command import TRUST
 from torchrec_priors.config import load_config
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
@@ -75,6 +76,7 @@ def plan(
         Path | None, Option(help="TOML file of a run's configuration, in place of --dim, --batch, --context, ...")
     ] = None,
     data: Annotated[str | None, Option(metavar="PATH|URI", help="With --config: the prepared data set.")] = None,
+    trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     plot: Annotated[Path | None, Option(help="Also draw the sweep there: .png, .svg or .pdf.")] = None,
     measure: Annotated[
         bool, Option("--measure", help="With --device cpu: also do it here, and print predicted against measured.")
@@ -119,6 +121,7 @@ def plan(
         config,
         data,
         overrides,
+        trust,
         ranks=rank_counts[0],
         machine=machine_of(device, figures),
         optimizer=optimizer,
@@ -157,6 +160,7 @@ def _request(
     config: Path | None,
     data: str | None,
     overrides: list[str] | None,
+    trust: bool,
     **rest: Any,
 ) -> Request:
     if config is None:
@@ -169,7 +173,7 @@ def _request(
         return from_numbers(numbers, items, **rest)
     if numbers.given():
         raise UserError(f"{numbers.given()[0]} goes without --config: change that, as in model.dim=64")
-    settings = load_config(config, overrides or [])
+    settings = load_config(config, overrides or [], trust=trust)
     return from_config(settings, None if data is None else PreparedData(data), items, **rest)
 
 

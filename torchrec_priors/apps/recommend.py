@@ -12,6 +12,7 @@ from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.command import TRUST
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.id_files import read_ids
 from torchrec_priors.data.prepared import History
@@ -83,6 +84,7 @@ def recommend(
     data: Annotated[
         str | None, Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training.")
     ] = None,
+    trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
     """Recommends items from the whole history of a user, of many users, or from a history of your own."""
     _check_options(user, history, users, out, as_json)
@@ -90,7 +92,7 @@ def recommend(
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
             raise UserError(f"--out: '{out}' is the file of {name}: name another")
     levers = Levers.of(only, mute, _numbers(boost, "--boost"), _numbers(at_least, "--at-least"))
-    folder = RunFolder(run)
+    folder = RunFolder(run, trust)
     config, prepared = folder.open(data)
     check_k(k, prepared)
     catalogue = Catalogue.of(prepared)

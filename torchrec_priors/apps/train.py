@@ -7,6 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.command import TRUST
 from torchrec_priors.config import load_config
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.training.loop import SELECTED_BY
@@ -27,16 +28,18 @@ def train(
         bool,
         Option("--fit-all", help="Train on validation and test interactions, too: a model to serve, not to evaluate."),
     ] = False,
+    trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     overrides: Annotated[
         list[str] | None,
         Argument(metavar="[KEY=VALUE]...", help="Changes to the configuration, as in model.dim=64."),
     ] = None,
 ) -> None:
     """Trains on all ranks of the launcher (torchrun, TorchX), or in this process alone."""
-    settings = load_config(config, [*(overrides or []), *(["training.fit_all=true"] if fit_all else [])])
+    changes = [*(overrides or []), *(["training.fit_all=true"] if fit_all else [])]
+    settings = load_config(config, changes, trust=trust)
     prepared = PreparedData(data)
-    folder = RunFolder(run)
-    source = None if init_from is None else RunFolder(init_from)
+    folder = RunFolder(run, trust)
+    source = None if init_from is None else RunFolder(init_from, trust)
     if source is not None:
         source.open(option="--init-from")
     folder.check_same_run(settings, prepared, source)

@@ -26,15 +26,25 @@ class Runner:
     """Trains and evaluates planned runs in their folders, or goes on where an earlier experiment stopped."""
 
     def __init__(
-        self, out: Path, base: Path, data: PreparedData, split: str, launcher: Launcher, *, keep_weights: bool = True
+        self,
+        out: Path,
+        base: Path,
+        data: PreparedData,
+        split: str,
+        launcher: Launcher,
+        *,
+        keep_weights: bool = True,
+        trust: bool = False,
     ) -> None:
         """
         Args:
             base: file of the base configuration.
             keep_weights: False removes a run's checkpoints once it is evaluated.
+            trust: files of own code may run that a run brought along.
         """
         self.out, self.base, self.data, self.split = out, base, data, split
         self.launcher, self.keep_weights = launcher, keep_weights
+        self._trust = {"trust": True} if trust else {}
         self._logs = out / "logs"
 
     def check(self, runs: list[PlannedRun]) -> None:
@@ -81,7 +91,7 @@ class Runner:
         missing = self.missing(run)
         summary = summary_of(folder, run)
         if summary is None or not has_weights(folder, summary):
-            where = {"config": self.base, "data": self.data.folder, "run": folder.path}
+            where = {"config": self.base, "data": self.data.folder, "run": folder.path, **self._trust}
             error = self.launcher.run("train", where, run.overrides, output)
             if error is None and summary_of(folder, run) is None:
                 error = f"train left no summary of this configuration: has '{self.base}' changed?"
@@ -89,7 +99,7 @@ class Runner:
                 return {(each.cell, each.seed): error for each in missing}
         failures = {}
         for each in missing:
-            what = {"run": folder.path, "split": self.split, "data": self.data.folder, "name": each.name}
+            what = {"run": folder.path, "split": self.split, "data": self.data.folder, "name": each.name, **self._trust}
             error = self.launcher.run("evaluate", what, each.overrides, output)
             if error is not None:
                 failures[each.cell, each.seed] = error

@@ -85,6 +85,7 @@ def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
         "run": str(run.folder.path.absolute()),
         "checkpoint": run.checkpoint,
         "config_sha256": run.config.sha256(),
+        "own_files": {str(file): sha256(file) for file in run.config.own_files()},
         "items": run.data.items,
         "items_without_vectors": missing,
         "event_types": len(run.data.manifest.events),

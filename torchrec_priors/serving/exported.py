@@ -34,16 +34,21 @@ from torchrec_priors.heads.composition import Heads, make_heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.heads.score import Score
+from torchrec_priors.own_code import check_trusted
+from torchrec_priors.plugin import own_file
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.serving.catalogue import ItemId, texts
 from torchrec_priors.serving.export import CONFIG, FORMAT, ITEMS, MANIFEST, WEIGHTS
 
 
-def load_exported(folder: Path | str) -> "Exported":
+def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
     """Reads what `torchrec-priors export` wrote.
 
+    Args:
+        trust: run files of own code that the run was trained with, though this user has not trained with them here.
+
     Raises:
-        UserError: no export there, or one that is not as it was written.
+        UserError: no export there, one that is not as it was written, or own code that is not trusted.
     """
     path = Path(folder)
     try:
@@ -56,6 +61,7 @@ def load_exported(folder: Path | str) -> "Exported":
         if not (path / name).is_file() or sha256(path / name) != checksum:
             raise UserError(f"'{path / name}' is missing or not as it was written: export the run again")
     config = parse(tomllib.loads((path / CONFIG).read_text(encoding="utf8")))
+    check_trusted(_run_by(config), about.get("own_files", {}), path, trust=trust, made="exported")
     return Exported.of(config, about, load_file(path / WEIGHTS), pq.read_table(path / ITEMS))
 
 
@@ -146,6 +152,11 @@ class Exported:
         items_Id = self._score.items(self.vector_Id)
         scores: Tensor = (self.queries(history) @ items_Id.T).masked_fill(~self.eligible_KI, -torch.inf)
         return scores
+
+
+def _run_by(config: RunConfig) -> list[Path]:
+    """Own code that an export needs; that of priors is in its heads and sets."""
+    return [file for file in map(own_file, (config.encoder.backbone, config.baseline.name)) if file is not None]
 
 
 def _tree(about: dict[str, Any]) -> PriorTree:

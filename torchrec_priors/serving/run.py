@@ -58,7 +58,7 @@ class Recommendation:
     head_scores: dict[str, float]
 
 
-def load_run(path: Path | str, data: Place | str | None = None) -> "LoadedRun":
+def load_run(path: Path | str, data: Place | str | None = None, *, trust: bool = False) -> "LoadedRun":
     """Loads the best checkpoint of a trained run; close it, or use it in a `with` block.
 
     Needs no launcher; under one, every rank must load and call alike, and each holds its share of the table.
@@ -66,11 +66,12 @@ def load_run(path: Path | str, data: Place | str | None = None) -> "LoadedRun":
     Args:
         path: folder of the run.
         data: prepared data set or its URI, where it has moved since training.
+        trust: run files of own code that the run was trained with, though this user has not trained with them here.
 
     Raises:
-        UserError: no run there, no checkpoint yet, or other data than it was trained on.
+        UserError: no run there, no checkpoint yet, other data than it was trained on, or own code that is not trusted.
     """
-    folder = RunFolder(Path(path))
+    folder = RunFolder(Path(path), trust)
     config, prepared = folder.open(data)
     return LoadedRun(folder, config, prepared, Catalogue.of(prepared))
 

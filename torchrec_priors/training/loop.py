@@ -19,6 +19,7 @@ from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.pretrained import take_pretrained
 from torchrec_priors.errors import StoppedError
 from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.own_code import remember
 from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.admission import Admission
@@ -77,6 +78,7 @@ class _Run:
     ) -> None:
         self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
         self.stop = StopRequest()
+        remember(config.own_files())  # whoever trains has named them
         trained = folder.trained_on(config, data) if folder.was_started else None
         self.built = build_model(config, data, ranks, trained=trained)
         set_loss_weights(self.built, config)

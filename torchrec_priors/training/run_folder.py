@@ -14,6 +14,7 @@ from torchrec_priors.data.manifest import sha256
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_whole
+from torchrec_priors.own_code import check_trusted
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.training.seen import read_seen
 from torchrec_priors.training.settings import MAY_CHANGE
@@ -46,9 +47,14 @@ class TrainedOn:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run's folder, and what is recorded there."""
+    """Paths inside a run's folder, and what is recorded there.
+
+    Attributes:
+        trust: whether the user said that files of own code may run that the run names (see `own_code`).
+    """
 
     path: Path
+    trust: bool = False
 
     @property
     def checkpoints(self) -> Path:
@@ -124,7 +130,7 @@ class RunFolder:
             raise UserError(
                 f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder"
             )
-        self._check_own_files(origin)
+        self._check_own_files(config, origin, trust=True)  # `config` is what the user gives
         self._check_priors(origin, data)
         started = origin.get("init_from")
         if started != _where(init_from):
@@ -151,7 +157,8 @@ class RunFolder:
 
         Raises:
             UserError: no run there, `data_path` holds other data than it was trained on, or a prior that was added to
-                the data, or a prior or backbone of the user's own, is no longer what it was trained with.
+                the data, or a file of own code, is no longer what it was trained with, or a file of own code is not
+                known to this user.
         """
         if not (self.path / CONFIG).is_file() or not (self.path / DATA).is_file():
             raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
@@ -160,7 +167,7 @@ class RunFolder:
             origin = self._data()
         except (tomllib.TOMLDecodeError, json.JSONDecodeError, KeyError) as error:
             raise UserError(f"{option}: '{self.path}' cannot be read ({error}): train again") from error
-        self._check_own_files(origin)
+        self._check_own_files(config, origin, trust=self.trust)
         data = PreparedData(data_path or origin["path"])
         if _earlier_state(data, origin) is not None:
             if data.manifest.events != origin.get("events", data.manifest.events):
@@ -190,12 +197,8 @@ class RunFolder:
         }[config.embedding.unseen]
         log.info("'%s' has %s items more than when '%s' was trained: %s", data.folder, f"{new:,}", self.path, becomes)
 
-    def _check_own_files(self, origin: dict[str, Any]) -> None:
-        for file, checksum in origin.get("own_files", {}).items():
-            if not Path(file).is_file():
-                raise UserError(f"'{self.path}' was trained with '{file}', which is not there: put it back")
-            if sha256(Path(file)) != checksum:
-                raise UserError(f"'{file}' has changed since '{self.path}' was trained: put it back or train again")
+    def _check_own_files(self, config: RunConfig, origin: dict[str, Any], *, trust: bool) -> None:
+        check_trusted(config.own_files(), origin.get("own_files", {}), self.path, trust=trust)
 
     def _check_priors(self, origin: dict[str, Any], data: PreparedData) -> None:
         there = data.manifest.added_priors()
