@@ -1,7 +1,9 @@
 """`make demo`: a made-up marketplace, HSTU without and with prior heads on two processes, and what they recommend.
 
-HSTU predicts the next item; + LT/ST predicts eight, by a short-term and a long-term head; + LT/ST x Item has these two
-heads for every level-1 category, and a gate that puts the categories' scores on one scale.
+Next item predicts one item, One head the next eight: it is what the heads are to be compared with. LT/ST predicts the
+eight by a short-term and a long-term head; x Item has these two heads for every level-1 category, and a gate that
+puts the categories' scores on one scale; x Random is its control, with the items' labels dealt anew. Every model has
+the settings that the same number of trials chose on validation (torchx_configs/experiments/marketplace.toml).
 
 Every step is a command that is shown before it runs. Given again, it goes on where it was.
 """
@@ -27,10 +29,13 @@ CONFIG = "torchx_configs/marketplace.toml"
 CALIBRATED = ["loss.gate=1.0", "evaluation.calibrated=true", "evaluation.fusion=mean"]
 # Folder of the run -> title, changes to the configuration.
 MODELS = {
-    "hstu": ("HSTU", ["model.horizon=1", "priors.tree=[]"]),
-    "lt-st": ("+ LT/ST", []),
-    "lt-st-category": ("+ LT/ST x Item", ['priors.tree=["temporal:2", "category"]', *CALIBRATED]),
+    "next-item": ("Next item", ["model.horizon=1", "priors.tree=[]"]),
+    "one-head": ("One head", ["priors.tree=[]"]),
+    "lt-st": ("LT/ST", ['priors.tree=["temporal:2"]']),
+    "lt-st-category": ("LT/ST x Item", ['priors.tree=["temporal:2", "category"]', *CALIBRATED]),
+    "lt-st-random": ("LT/ST x Random", ['priors.tree=["temporal:2", "random:category"]', *CALIBRATED]),
 }
+EXPLAINED = ("lt-st", "lt-st-category")  # whose recommendations are shown, with reasons
 SHOWN = (
     ("recall@10", "recall@10"),
     ("ndcg@10", "ndcg@10"),
@@ -67,8 +72,8 @@ def demo(
                    "--split", "test")  # fmt: skip
     users = _some_users(data)
     for user in users:
-        for name in list(MODELS)[1:]:
-            _step(f"HSTU {MODELS[name][0]}: recommendations for user {user}, with reasons", "torchrec-priors",
+        for name in EXPLAINED:
+            _step(f"{MODELS[name][0]}: recommendations for user {user}, with reasons", "torchrec-priors",
                   "recommend", "--run", runs[name], "--user", user, "-k", TOP)  # fmt: skip
     page = folder / "report"
     _step("all of it as a page, with what each prior gains for whom", "torchrec-priors", "report", "--runs",
@@ -111,7 +116,7 @@ def _some_users(data: Path) -> list[int]:
 
 
 def _print_table(raw: Path, data: Path, runs: dict[str, Path]) -> None:
-    """Both models side by side on the test split."""
+    """The models side by side on the test split."""
     titles = [MODELS[name][0] for name in runs]
     print(f"\n=== on the test split\n{'':<44}{''.join(f'{title:>16}' for title in titles)}")
     metrics = [json.loads((run / "eval/test/metrics.json").read_text()) for run in runs.values()]
@@ -181,7 +186,7 @@ def _print_places(folder: Path, runs: list[Path], user: int) -> None:
 
 === what to try next (after: . .venv/bin/activate)
 torchrec-priors recommend --run {runs[0]} --user {user}
-torchrec-priors recommend --run {runs[-1]} --history 1,2,3
+torchrec-priors recommend --run {folder}/runs/{EXPLAINED[-1]} --history 1,2,3
 {shlex.join(another)}
 torchrec-priors prepare --dataset marketplace --generate 1000000 --raw {folder}/raw-1m --out {folder}/data-1m
 tensorboard --logdir {folder}/runs""")
