@@ -144,8 +144,7 @@ class Recommender(nn.Module):
         features = None
         if self.features is not None:
             context_N = torch.cat([part.context_N for part in batch.parts])
-            lengths_B = torch.cat([part.offsets_B1.diff() for part in batch.parts])
-            features = self.features.asked(batch.item_X[context_N], lengths_B)
+            features = self.features.asked(batch.item_X[context_N])
         return StepIds(self._asked(batch.ids), features)
 
     def look_up(self, batch: Batch, ids: StepIds | None = None) -> LookedUp:
@@ -268,7 +267,7 @@ class Recommender(nn.Module):
             item_N: row ids of the items that `ids` stand for.
         """
         token_Nd, _ = self.lookup(ids)
-        return token_Nd if self.features is None else token_Nd + self.features(item_N, ids.lengths())
+        return token_Nd if self.features is None else token_Nd + self.features(item_N)
 
     def queries(self, histories: Jagged) -> Asked:
         """What every path asks for after the last position of each history.

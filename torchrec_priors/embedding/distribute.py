@@ -21,6 +21,7 @@ from torchrec.distributed.planner.types import KernelConfig, TopologyFactory, Tr
 from torchrec.distributed.types import CacheParams, ShardingEnv
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 
+from torchrec_priors.embedding.empty_shards import let_empty_shards_answer
 from torchrec_priors.embedding.plan import Plan, Table, tables_of
 from torchrec_priors.embedding.sharding import ROW_WISE, ShardingConfig
 from torchrec_priors.embedding.whole_rows import learn_as_whole_rows
@@ -88,6 +89,7 @@ def distribute(
         sharders=sharders,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
+    let_empty_shards_answer(wrapped)
     learn_as_whole_rows(wrapped, plan, timeout)
     return wrapped, plan
 

@@ -119,15 +119,17 @@ class FeatureTables(nn.Module):
 
     code_FI: Tensor
 
-    def forward(self, item_N: Tensor, lengths_B: Tensor) -> Tensor:
-        """[N, d] from row ids of items, B histories of `lengths_B` items."""
-        return self.found(self.asked(item_N, lengths_B))
+    def forward(self, item_N: Tensor) -> Tensor:
+        """[N, d] from row ids of items."""
+        return self.found(self.asked(item_N))
 
-    def asked(self, item_N: Tensor, lengths_B: Tensor) -> AskedIds:
-        """What the tables are asked for."""
-        ids = KeyedJaggedTensor(
-            keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths_B.repeat(len(self.keys))
-        )
+    def asked(self, item_N: Tensor) -> AskedIds:
+        """What the tables are asked for: one row of codes for each feature, whatever histories the items are of.
+
+        TorchRec takes no batch without rows, and a rank may have no histories.
+        """
+        lengths = torch.full((len(self.keys),), len(item_N), device=item_N.device)
+        ids = KeyedJaggedTensor(keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths)
         return once(ids) if self.asks_once else (ids, {})
 
     def found(self, asked: AskedIds) -> Tensor:

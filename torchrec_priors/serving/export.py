@@ -141,7 +141,7 @@ def _block(run: LoadedRun, item: np.ndarray, dim: int) -> pa.Table:
         "item_sets": _sets(run, item, np.logical_and.reduce([np.ones(len(item), bool), *(may[item] for may in may_I)])),
     }
     if run.model.features is not None:
-        beside_Nd = run.model.features(asked_N, ids.lengths())
+        beside_Nd = run.model.features(asked_N)
         columns["input"] = _vectors(vector_Nd + beside_Nd, known, dim)
     return pa.table(columns)
 

@@ -1,0 +1,34 @@
+"""Ranks that hold no row of any table of a lookup.
+
+Rows are cut into blocks of ceil(rows / ranks), so the last ranks may have none: of 5 rows on 4 ranks, the
+last has none. Such a rank takes part in every lookup: nobody asks it for anything, and it answers with
+nothing. But FBGEMM takes the kernels of GPUs where it finds no number in the host's memory, and these refuse
+tensors of a CPU. So there is one number that belongs to no row: no view of the table or of its optimizer's
+state shows it, and nothing reads or writes it.
+"""
+
+import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
+from torch import nn
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
+
+
+def let_empty_shards_answer(model: nn.Module) -> None:
+    """Makes every lookup of a sharded model work where this rank holds no rows."""
+    for module in model.modules():
+        if not isinstance(module, ShardedEmbeddingCollection):
+            continue
+        for lookup in module._lookups:
+            for kernel in lookup.modules():
+                if isinstance(kernel, SplitTableBatchedEmbeddingBagsCodegen) and kernel.use_cpu:
+                    _fill(kernel)
+
+
+def _fill(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
+    """Gives a kernel of no rows a number, and one of the optimizer's state, if it has any."""
+    for name in ("weights_host", "momentum1_host"):
+        values = getattr(kernel, name, None)
+        if values is None or values.numel():
+            continue
+        delattr(kernel, name)
+        setattr(kernel, name, nn.Parameter(torch.zeros(1, dtype=values.dtype)))
