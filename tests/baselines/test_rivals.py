@@ -1,11 +1,14 @@
 """Each rival against its own paper's equations, written out position by position; no position sees a later one."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.functional import normalize
 
+from torchrec_priors.baselines import remi
 from torchrec_priors.baselines.baseline import BaselineConfig, load_baseline
 from torchrec_priors.baselines.learning import Learning
 from torchrec_priors.baselines.mind import label_attention
@@ -135,11 +138,17 @@ def _loss(case, rival, states, learning):
             hard = logits.exp().sum()
         total = total - weight * torch.log(score.exp() / (score.exp() + hard))
     if case == "remi":
-        for token in learning.token_Q.tolist():
+        tokens = learning.token_Q.tolist()
+        bounds = list(itertools.pairwise(states.offsets_B1.tolist()))
+        for token in tokens:
+            low, high = next((low, high) for low, high in bounds if low <= token < high)
+            positions = sum(
+                low <= other < high for other in tokens
+            )  # of its sequence: their mean, summed over the batch
             weight_Kj = _attention(rival, prefixes[token])[1]
             centred = weight_Kj - weight_Kj.mean(1, keepdim=True)
             covariance = centred @ centred.T / DIM
-            total = total + rival.options.regularisation * (covariance.diagonal() ** 2).sum() / len(learning.token_Q)
+            total = total + rival.options.regularisation * (covariance.diagonal() ** 2).sum() / positions
     return total
 
 
@@ -169,6 +178,21 @@ def test_every_parameter_takes_part_without_histories(case):
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert all(value.grad is not None and not value.grad.any() for value in rival.parameters())
+
+
+def test_the_regularisation_of_remi_is_a_sum_over_the_sequences_of_a_batch():
+    """As the authors have it; each sequence counts once, however many positions it has and however a batch is split."""
+    rivals, states = [_rival("remi", regularisation=weight) for weight in (1.0, 0.0)], _states()
+    learning = _learning(states)
+    whole = remi.over_sequences(torch.ones(6), learning.token_Q, states.offsets_B1)
+    assert float(whole) == 3, "sequences that have a position with a target"
+    twice = Jagged(states.vector_Nd.repeat(2, 1), torch.cat([states.offsets_B1, states.offsets_B1[1:] + 20]))
+    both = replace(learning, token_Q=torch.cat([learning.token_Q, learning.token_Q + 20]))
+    found = []
+    for batch in ((states, learning), (twice, both)):
+        with_it, without = (float(rival.learn(*batch).loss.detach()) for rival in rivals)
+        found.append(with_it - without)
+    assert found[1] == pytest.approx(2 * found[0]), "of twice the batch"
 
 
 def test_a_target_goes_to_the_query_that_scores_it_highest_and_counts_once():

@@ -112,4 +112,9 @@ def test_the_table_shows_mean_and_deviation_and_differences():
         "- data set: shop, content sha256 `f00`",
     ):
         assert line in text.splitlines(), line
+    for row in results.rows:
+        row["interests"] = {"a": None, "b": 1}[row["cell"]]
+    lines = markdown(results, _about()).splitlines()
+    assert "| b, K = 1 (1 of 2 seeds) | 2 | 8,192 | 0.2500 | 0.5000 |" in lines, "with one interest, a weighted sum"
+    assert any(line.startswith("| b, K = 1 | +0.1000 [") for line in lines)
     assert "Difference" not in markdown(results, _about(baseline=""))

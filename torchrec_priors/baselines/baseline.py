@@ -86,6 +86,32 @@ def as_priors(config: BaselineConfig, priors: PriorsConfig) -> PriorsConfig:
     return replace(priors, tree=[f"interests:{queries}"] if queries > 1 else [])
 
 
+def interests_of(config: BaselineConfig) -> int | None:
+    """K of a baseline with interests, that is with queries that the configuration numbers; None of another.
+
+    A file of the user's own is not opened: it is taken for one with interests.
+    """
+    if config.name.endswith(".py"):
+        return config.interests
+    if config.name not in known_files(Path(__file__).parent) or hasattr(_file(config.name), "queries"):
+        return None
+    return config.interests
+
+
+def labelled(label: str, interests: int | None) -> str:
+    """The label of a table's row, which says how many interests its model has: with one, it is a weighted sum.
+
+    Args:
+        interests: as `interests_of` gives them.
+
+    >>> labelled("MIND", 4), labelled("MIND K = 4", 4), labelled("HSTU", None)
+    ('MIND, K = 4', 'MIND K = 4', 'HSTU')
+    """
+    if interests is None or label.endswith(f"K = {interests}"):
+        return label
+    return f"{label}, K = {interests}"
+
+
 def check_fusion(baseline: nn.Module | None, fusion: str) -> None:
     """A module whose queries mean something under max fusion alone says in `only_max` what another one would do.
 

@@ -6,13 +6,16 @@ ComiRec's self-attention with two changes. Interest-aware hard negatives weigh t
 
 (beta = 0 is the softmax of everyone else), and routing regularisation keeps an interest from attending to one item
 alone: lambda times the square of the norm of the diagonal of the covariance of the attention matrix over the items
-seen, its mean over all positions that have a target. As in the authors' code, the sum over items is divided by d.
+seen. As in the authors' code, the sum over items is divided by d, and the term is summed over the sequences of the
+batch, while the loss beside it is a mean over them: a batch twice as large is regularised twice as much. Their
+sequences have one position with a target each, so here it is the mean over a sequence's positions that is summed.
 
-Shapes: N tokens, K interests, d width, Q positions.
+Shapes: N tokens, B sequences, K interests, d width, Q positions.
 """
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from torchrec_priors.baselines.baseline import BaselineConfig, read_options
@@ -31,7 +34,7 @@ class Options:
 
     Attributes:
         beta: how much harder negatives count for more.
-        regularisation: lambda.
+        regularisation: lambda, of a sum over the batch.
         attention, positions: as of ComiRec.
     """
 
@@ -61,7 +64,8 @@ class Remi(nn.Module):
         loss, nll_M = hard_negatives_loss(to.query_Pd, to.positives, learning.negatives, self.options.beta, to.hidden)
         place_N = positions(states.offsets_B1, len(states.vector_Nd), self.context)
         spread_Q = routing_spread(square_QK, place_N[learning.token_Q] + 1, states.vector_Nd.shape[1])
-        return Learnt(loss, nll_M, to.path_M).plus(self.options.regularisation * learning.mean(spread_Q))
+        spread = over_sequences(spread_Q, learning.token_Q, states.offsets_B1)
+        return Learnt(loss, nll_M, to.path_M).plus(self.options.regularisation * spread)
 
 
 def routing_spread(square_QK: Tensor, seen_Q: Tensor, dim: int) -> Tensor:
@@ -73,6 +77,16 @@ def routing_spread(square_QK: Tensor, seen_Q: Tensor, dim: int) -> Tensor:
     """
     variance_QK = (square_QK - 1 / seen_Q[:, None]) / dim
     return (variance_QK**2).sum(1)
+
+
+def over_sequences(term_Q: Tensor, token_Q: Tensor, offsets_B1: Tensor) -> Tensor:
+    """The sum over sequences of the mean over the positions of each.
+
+    A sequence is never split over ranks or parts of a batch, so their sums add up to the batch's.
+    """
+    sequence_Q = torch.searchsorted(offsets_B1, token_Q, right=True) - 1
+    positions_B = torch.bincount(sequence_Q, minlength=len(offsets_B1) - 1)
+    return (term_Q / positions_B[sequence_Q]).sum()
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> Remi:

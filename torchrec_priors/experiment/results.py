@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from torchrec_priors.baselines.baseline import interests_of
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.experiment.finished import evaluation_folder, metrics_of, summary_of
 from torchrec_priors.experiment.per_user import COMPARED, PerUserReader
@@ -82,6 +83,7 @@ def collect(
             "run": run.name,
             "split": split,
             "config_sha256": each.config.sha256(),
+            "interests": interests_of(each.config.baseline),
             "data_sha256": data.manifest.content_sha256,
             "error": failures.get((each.cell, each.seed)),
         }

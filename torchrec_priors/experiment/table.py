@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torchrec_priors.baselines.baseline import labelled
 from torchrec_priors.experiment.per_user import COMPARED
 from torchrec_priors.experiment.results import Results, Row
 from torchrec_priors.experiment.statistics import LEVEL, RESAMPLES, SEED, Interval, mean_and_deviation
@@ -52,7 +53,7 @@ def _means(results: Results, about: About) -> list[str]:
         rows = results.of(cell)
         some = "" if len(rows) == len(about.seeds) else f" ({len(rows)} of {len(about.seeds)} seeds)"
         sizes = [f"{rows[0][name]:,}" if rows else "" for name in ("heads", "parameters/heads")]
-        lines.append(_line([f"{cell}{some}", *sizes, *(_over_seeds(rows, name) for name in shown)]))
+        lines.append(_line([f"{_label(results, cell)}{some}", *sizes, *(_over_seeds(rows, name) for name in shown)]))
     return lines
 
 
@@ -63,8 +64,13 @@ def _differences(results: Results, about: About) -> list[str]:
     for cell in about.cells:
         if cell != about.baseline:
             values = [_signed(interval) for interval in found[cell]] if cell in found else [""] * len(COMPARED)
-            lines.append(_line([cell, *values]))
+            lines.append(_line([_label(results, cell), *values]))
     return lines
+
+
+def _label(results: Results, cell: str) -> str:
+    interests = next((row.get("interests") for row in results.rows if row["cell"] == cell), None)
+    return labelled(cell, interests)
 
 
 def _footer(results: Results, about: About) -> list[str]:

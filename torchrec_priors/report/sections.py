@@ -2,13 +2,14 @@
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from torchrec_priors.baselines.baseline import BaselineConfig, interests_of, labelled
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.statistics import mean_and_deviation
@@ -156,12 +157,22 @@ def _rows(results: Sequence[Result]) -> dict[str, list[Result]]:
     for label, alike in by_label.items():
         for some in alike.values():
             by_seed = {result.seed: result for result in some}  # a seed that stands twice counts once
-            name = label
+            name = plain = labelled(label, _interests(some[0].config))
             if len(alike) > 1:
-                name = f"{label} ({some[0].source.name or some[0].source})"
-                name = f"{label} ({some[0].run.path})" if name in found else name
+                name = f"{plain} ({some[0].source.name or some[0].source})"
+                name = f"{plain} ({some[0].run.path})" if name in found else name
             found[name] = [by_seed[seed] for seed in sorted(by_seed)]
     return found
+
+
+def _interests(config: Mapping[str, Any]) -> int | None:
+    """K of a model of several interests.
+
+    Args:
+        config: by dotted key.
+    """
+    given = (("name", "baseline.name"), ("interests", "baseline.interests"))
+    return interests_of(BaselineConfig(**{name: config[key] for name, key in given if key in config}))
 
 
 def _plainest(rows: Sequence[Row]) -> Row:
