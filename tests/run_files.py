@@ -1,10 +1,16 @@
 """What a run's folder holds, for comparisons."""
 
-import json
 from pathlib import Path
+from typing import Any
+
+from torchrec_priors.training.log_lines import read_lines
+
+
+def logged(run: Path) -> list[dict[str, Any]]:
+    """What the lines of its metrics hold, in their order."""
+    return [values for _, values in read_lines(run / "metrics.jsonl")]
 
 
 def losses(run: Path) -> list[float]:
     """Of the lines of its metrics that have one, in their order."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+    return [line["loss"] for line in logged(run) if "loss" in line]

@@ -4,6 +4,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+from run_files import logged
 
 from torchrec_priors import load_run
 from torchrec_priors.apps import evaluate
@@ -40,7 +41,7 @@ def _train(data, run, **changes):
 
 
 def _losses(run):
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    lines = logged(run)
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 

@@ -1,12 +1,12 @@
 """A checkpoint of two ranks, with tables in rows, goes on on other numbers of ranks and with tables cut otherwise."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from ranks import run_on_ranks
+from run_files import logged
 
 from torchrec_priors.config import parse
 from torchrec_priors.data.prepared import PreparedData
@@ -46,7 +46,7 @@ def train(data, run, sharding):
     """Losses of all steps."""
     with join() as ranks:
         loop.train(_config(sharding), PreparedData(data), RunFolder(run), ranks)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(run)
     return [line["loss"] for line in lines if "loss" in line]
 
 

@@ -1,12 +1,12 @@
 """Batches whose ids are sent ahead of their steps make the very run that batches in the plain way make."""
 
 import itertools
-import json
 from dataclasses import replace
 from unittest.mock import create_autospec, patch
 
 import pytest
 from ranks import run_on_ranks
+from run_files import logged
 from torchrec.distributed.train_pipeline.runtime_forwards import PipelinedForward
 
 from torchrec_priors.config import parse
@@ -52,7 +52,7 @@ def _run(way, more, data, run, ranks, stop_after=None):
     folder.check_same_run(config, data)
     with patch("torchrec_priors.training.loop.step", side_effect=step):
         train(config, data, folder, ranks)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(run)
     return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
 
 

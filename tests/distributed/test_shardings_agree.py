@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import run_on_ranks
+from run_files import logged
 from test_ranks_agree import train
 
 from torchrec_priors.bench.sharding import Lookups, time_lookups
@@ -144,7 +145,7 @@ def _recall(run, ranks):
 
 
 def _lines(run, name):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(run)
     return [line[name] for line in lines if name in line]
 
 

@@ -6,6 +6,7 @@ import math
 import pytest
 from command_line import CONFIG, app
 from independent import assert_by_heads_of_true_stars, recompute, recompute_groups
+from run_files import logged
 
 SMALL = ["model.dim=8", "encoder.layers=1", "training.steps=20", "training.evaluate_every=10", "training.batch=16"]
 MODELS = {"heads": [], "told": ["priors.adapters=vector", "negatives.catalogue_share=1"]}
@@ -53,7 +54,7 @@ def test_groups_of_users_and_of_events_are_what_the_raw_files_say(run, small_raw
 
 
 def test_training_logs_both_ways_entropy_and_new_interest_at_every_evaluation(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(run)
     evaluated = [line for line in lines if "validation/ndcg@10" in line]
     assert [line["step"] for line in evaluated] == [10, 20]
     for line in evaluated:

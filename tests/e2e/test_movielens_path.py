@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import BIN, REPOSITORY, app, run
 from independent import recompute
+from run_files import logged
 
 SMALL = [
     "model.dim=16",
@@ -37,7 +38,7 @@ def test_a_run_leaves_what_is_promised(trained):
         "events",
         "summary.json",
     }
-    lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(finished)
     assert [line["step"] for line in lines if "validation/ndcg@10" in line] == [15, 30]
     losses = [line["loss"] for line in lines if "loss" in line]
     assert losses[-1] < losses[0]

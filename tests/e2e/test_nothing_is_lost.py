@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_line import BIN, app
 from killing import Victim, kill_all_when
+from run_files import logged
 from small_movielens import write_movielens
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -48,7 +49,7 @@ def _final(folder, tmp_path, steps=60):
     assert last.name == f"step-{steps:08d}"
     dcp_to_torch_save(last, tmp_path / "flat.pt")
     state = torch.load(tmp_path / "flat.pt", weights_only=False)
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(folder)
     return _tensors(state), [{name: v for name, v in line.items() if name != "seconds"} for line in lines]
 
 

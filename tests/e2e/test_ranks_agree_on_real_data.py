@@ -1,10 +1,9 @@
 """MovieLens 100K on 1 to 4 ranks: the same losses over 50 steps, dropout and sampled negatives on, the same metrics."""
 
-import json
-
 import numpy as np
 import pytest
 from command_line import REPOSITORY, app
+from run_files import logged
 
 from torchrec_priors.preparation.prepare import Settings, prepare
 
@@ -26,7 +25,7 @@ def runs(ml_raw, tmp_path_factory):
 
 @pytest.mark.slow
 def test_losses_agree_to_1e_4_and_metrics_to_1e_3(runs):
-    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in runs]
+    lines = [logged(run) for run in runs]
     losses = np.array([[line["loss"] for line in of_run if "loss" in line] for of_run in lines])
     assert losses.shape == (4, STEPS)
     difference = np.abs(losses / losses[0] - 1).max(1)

@@ -1,7 +1,6 @@
 """Two nodes, each a machine of its own to what runs there, train as two processes of one machine do."""
 
 import contextlib
-import json
 import os
 import signal
 import time
@@ -9,6 +8,7 @@ import time
 import pytest
 from command_line import BIN, REPOSITORY, app
 from machines import two_machines, why_not
+from run_files import logged
 from torchx.specs import macros
 from torchx.specs.builders import materialize_appdef
 from torchx.specs.finder import get_component
@@ -54,7 +54,7 @@ def _finish(started, folder):
 
 
 def _results(run):
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(run)
     return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
 
 

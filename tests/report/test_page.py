@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from made_up import HEADS
 
+from torchrec_priors.files import read_json, write_json
 from torchrec_priors.report.examples import AT_RANDOM, SOUGHT, examples
 from torchrec_priors.report.page import write_page
 from torchrec_priors.report.runs import find
@@ -143,7 +144,8 @@ def test_a_page_without_the_data_set_shows_what_the_runs_hold(made_up_runs, tmp_
     runs = shutil.copytree(made_up_runs, tmp_path / "runs")
     for run in runs.iterdir():
         file = run / "data.json"
-        file.write_text(file.read_text().replace('"path": "', '"path": "/nowhere'))
+        origin = read_json(file, remedy="")
+        write_json(file, origin | {"path": f"/nowhere{origin['path']}"})
     found = find([runs])
     file = write_page(sections(found.results, None), ["a reason"], tmp_path / "out", "report")
     document = Document(file.read_text())

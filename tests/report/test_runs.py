@@ -9,6 +9,7 @@ import pytest
 from made_up import MODELS, ONE_HEAD, evaluate, train
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import read_json, write_json
 from torchrec_priors.report.comparison import costs
 from torchrec_priors.report.runs import find
 from torchrec_priors.report.sections import sections
@@ -150,9 +151,9 @@ def test_splits_and_data_sets_are_sections_of_their_own(small_data, tmp_path):
     run = train(tmp_path / "runs" / "a", tmp_path / "data", *ONE_HEAD)
     evaluate(run, "validation")
     evaluate(run, "test")
-    origin = json.loads((run.path / "data.json").read_text())
+    origin = read_json(run.path / "data.json", remedy="")
     other = shutil.copytree(run.path, tmp_path / "runs" / "b")
-    (other / "data.json").write_text(json.dumps(origin | {"content_sha256": "0" * 64}))
+    write_json(other / "data.json", origin | {"content_sha256": "0" * 64})
     found = sections(find([tmp_path / "runs"]).results, None)
     assert [(one.split, one.first, one.data is None) for one in found] == [
         ("test", True, False), ("validation", False, False), ("test", True, True), ("validation", False, True),

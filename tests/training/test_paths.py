@@ -114,8 +114,11 @@ def test_whoever_loads_a_run_reads_its_paths_and_not_the_log(run, data, monkeypa
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda file: file.unlink(), "paths.json is missing, which says what heads the run has: train again"),
-        (lambda file: file.write_text('{"paths": [{}]}'), "paths.json cannot be read (KeyError: 'name'): train again"),
+        (lambda file: file.unlink(), "paths.json' is missing: put it back, or train again"),
+        (
+            lambda file: file.write_text('{"paths": [{}]}'),
+            "paths.json' is not what train writes (KeyError: 'name'): train again",
+        ),
         (
             lambda file: file.write_text('{"targets": 1, "paths": []}'),
             "paths.json is of other prior paths than the run's data and",

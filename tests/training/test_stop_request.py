@@ -1,11 +1,11 @@
 """A signal ends a run at the end of a step or within an evaluation, and the same command ends with the same numbers."""
 
-import json
 import os
 import signal
 
 import pytest
 import torch
+from run_files import logged
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from torchrec_priors.config import parse
@@ -32,7 +32,7 @@ def _train(data, path):
 
 def _numbers(path):
     """The logged lines but for times, and the last checkpoint's tensors."""
-    lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    lines = logged(path)
     dcp_to_torch_save(path / "checkpoints/step-00000009", path / "flat.pt")
     state = torch.load(path / "flat.pt", weights_only=False)
     return [{k: v for k, v in line.items() if k != "seconds"} for line in lines], state["model"]

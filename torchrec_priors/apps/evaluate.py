@@ -1,5 +1,6 @@
 """Full-catalogue evaluation of a run's best checkpoint."""
 
+import logging
 import re
 import time
 from collections.abc import Iterable
@@ -15,17 +16,30 @@ from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.config import RunConfig, read_override, with_changes
 from torchrec_priors.data.histories import Histories
+from torchrec_priors.data.leaks import Leaks
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import write_json
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.retrieval.search import Found
+from torchrec_priors.training.ancestry import Ancestry, read_ancestry
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint import Checkpoints
 from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder, write_json
+from torchrec_priors.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
 
 _SHOWN = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverage@10", "novelty@10",
           "event_given/recall@10", "event_given/ndcg@10")  # fmt: skip
+
+
+class Leaked(StrEnum):
+    """What becomes of users with targets that an ancestor of the run was trained on."""
+
+    refuse = "refuse"
+    leave_out = "leave-out"
+    keep = "keep"
 
 
 class Split(StrEnum):
@@ -43,6 +57,13 @@ def evaluate(
         str | None, Option(help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart.")
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
+    leaked: Annotated[
+        Leaked,
+        Option(
+            help="Where a run that this one started from was trained on targets of some users: refuse to evaluate, "
+            "leave these users out, or keep them. The metrics say which."
+        ),
+    ] = Leaked.refuse,
     overrides: Annotated[
         list[str] | None,
         Argument(metavar="[KEY=VALUE]...", help="Changes to the run's `evaluation` settings, and to these alone."),
@@ -61,6 +82,10 @@ def evaluate(
     folder.say_grown(config, prepared)
     with join() as ranks:
         started = time.monotonic()
+        ancestry = read_ancestry(folder)
+        leaks = ancestry.leaks(prepared, split.value, ranks)
+        _check_leaks(leaks, ancestry, split, leaked)
+        leave_out = leaks is not None and leaked is Leaked.leave_out
         built = build_model(config, prepared, ranks, trained=folder.trained_on(config, prepared), for_training=False)
         checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
         item_ids = prepared.catalogue(["item_id"])["item_id"]
@@ -89,6 +114,7 @@ def evaluate(
                 share=ranks.share,
                 device=ranks.device,
                 columns=built.columns,
+                chosen=leaks.clean_U if leaks is not None and leave_out else None,
                 total=ranks.total,
                 on_batch=write,
                 progress=shown,
@@ -108,14 +134,20 @@ def evaluate(
                 "checkpoint": checkpoint,
                 "config_sha256": config.sha256(),
             }
-            if result["users"] < prepared.users:
-                about["users_without_targets"] = prepared.users - result["users"]
+            with_targets = result["users"] if leaks is None else leaks.users
+            if with_targets < prepared.users:
+                about["users_without_targets"] = prepared.users - with_targets
+            if leaks is not None:
+                about |= leaks.to_metrics() | {"leaked/left_out_users": leaks.users - result["users"]}
             if overrides:
                 about["overrides"] = overrides
             write_json(place / "metrics.json", {**about, **result})
             of = "" if result["users"] == prepared.users else f" of {prepared.users:,}"
             print(f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of} users, {prepared.items:,} items:")
             print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN if name in result))
+            if leaks is not None and leaks.in_words() is not None:
+                what = "left out" if leave_out else "kept, so the figures are too good"
+                print(f"this run comes from {ancestry.in_words()}: {leaks.in_words()}: {what}")
             if "unseen/items" in result:
                 print(
                     f"unseen by the run: {result['unseen/items']:,} items, "
@@ -132,6 +164,24 @@ def _changed(config: RunConfig, overrides: list[str]) -> RunConfig:
         if not key.startswith("evaluation."):
             raise UserError(f"'{key}' was decided when the run was trained: evaluate changes evaluation.* alone")
     return with_changes(asdict(config), changes)
+
+
+def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: Split, leaked: Leaked) -> None:
+    """Raises UserError where targets were trained on and nobody said what becomes of their users; warns where that
+    cannot be told."""
+    said = None if leaks is None else leaks.in_words()
+    if leaks is None or said is None:
+        return
+    what = f"this run comes from {ancestry.in_words()}: {said}"
+    if leaked is Leaked.leave_out and not (leaks.clean_U & leaks.has_U).any():
+        raise UserError(f"--leaked leave-out: {what}: nobody is left to evaluate on the {split.value} split")
+    if leaked is Leaked.refuse and leaks.leaked_users:
+        raise UserError(
+            f"--run: the {split.value} split is not held out, as {what}: --leaked leave-out evaluates the others, "
+            "--leaked keep all, marked in the metrics"
+        )
+    if leaked is Leaked.refuse:
+        log.warning("warning: %s: the figures are marked", what)
 
 
 def _check_name(name: str | None) -> None:

@@ -10,10 +10,12 @@ from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.config import load_config
 from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.training.claim import claimed
 from torchrec_priors.training.loop import SELECTED_BY
 from torchrec_priors.training.loop import train as run_training
 from torchrec_priors.training.process import join
 from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.started_from import source_of
 
 
 def train(
@@ -39,11 +41,12 @@ def train(
     settings = load_config(config, changes, trust=trust)
     prepared = PreparedData(data)
     folder = RunFolder(run, trust)
-    source = None if init_from is None else RunFolder(init_from, trust)
-    if source is not None:
-        source.open(option="--init-from")
-    folder.check_same_run(settings, prepared, source)
-    with join(timedelta(seconds=settings.training.timeout_seconds)) as ranks:
+    given = None if init_from is None else RunFolder(init_from, trust)
+    folder.check_same_run(settings, prepared)
+    source_of(folder, given)
+    with join(timedelta(seconds=settings.training.timeout_seconds)) as ranks, claimed(run, ranks):
+        folder.check_same_run(settings, prepared)  # again, now that no other training changes it
+        source = source_of(folder, given)
         summary = run_training(settings, prepared, folder, ranks, source)
         if ranks.leads:
             best = summary[f"validation/{SELECTED_BY}"]

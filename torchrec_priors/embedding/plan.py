@@ -1,6 +1,5 @@
 """Which rank holds what of every table: TorchRec's plan in a form that is printed, kept with a run and used again."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingColle
 
 from torchrec_priors.embedding.sharding import ROW_WISE, TYPES, UVM
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import read_json
 
 _FLOAT = 4  # bytes
 
@@ -136,10 +136,13 @@ class Plan:
         Raises:
             UserError: there is none in the file.
         """
+        remedy = "give a run's sharding.json as it was written, or without its sha256 where you changed it"
         try:
-            values = json.loads(file.read_text(encoding="utf8"))
+            values = read_json(file, remedy=remedy)
             return cls(int(values["ranks"]), [_table_plan(each) for each in values["tables"]])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except UserError as error:
+            raise UserError(f"sharding.plan: '{file}' holds no plan ({error})") from error
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise UserError(f"sharding.plan: '{file}' holds no plan ({reason}): give a run's sharding.json") from error
 

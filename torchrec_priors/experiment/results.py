@@ -16,6 +16,7 @@ from torchrec_priors.experiment.per_user import COMPARED, PerUserReader
 from torchrec_priors.experiment.plan import PlannedRun, run_folder
 from torchrec_priors.experiment.runner import Failures
 from torchrec_priors.experiment.statistics import Interval, paired_bootstrap
+from torchrec_priors.files import new_file
 from torchrec_priors.training.loop import SELECTED_BY
 from torchrec_priors.training.run_folder import RunFolder
 
@@ -64,9 +65,8 @@ class Results:
             )
             for name in names
         }
-        partial = file.with_name(f".{file.name}.partial")
-        pq.write_table(pa.table(columns), partial)
-        partial.replace(file)
+        with new_file(file) as partial:
+            pq.write_table(pa.table(columns), partial, write_page_checksum=True)
 
 
 def collect(

@@ -53,8 +53,17 @@ def _means(results: Results, about: About) -> list[str]:
         rows = results.of(cell)
         some = "" if len(rows) == len(about.seeds) else f" ({len(rows)} of {len(about.seeds)} seeds)"
         sizes = [f"{rows[0][name]:,}" if rows else "" for name in ("heads", "parameters/heads")]
-        lines.append(_line([f"{_label(results, cell)}{some}", *sizes, *(_over_seeds(rows, name) for name in shown)]))
+        label = f"{_label(results, cell)}{some}{_taint(rows)}"
+        lines.append(_line([label, *sizes, *(_over_seeds(rows, name) for name in shown)]))
     return lines
+
+
+def _taint(rows: list[Row]) -> str:
+    """What a cell says where its pretrained vectors know targets."""
+    if any(row.get("leaked/users") or row.get("validation/leaked/users") for row in rows):
+        return " (trained on targets)"
+    untold = any(row.get("leaked/untold_users") or row.get("validation/leaked/untold_users") for row in rows)
+    return " (perhaps trained on targets)" if untold else ""
 
 
 def _differences(results: Results, about: About) -> list[str]:

@@ -32,6 +32,7 @@ def evaluate(
     share: Share,
     device: torch.device,
     columns: Sequence[str] = (),
+    chosen: np.ndarray | None = None,
     by_group: Sequence[str] | None = None,
     total: Callable[[torch.Tensor], torch.Tensor],
     on_batch: Callable[[Histories, Found, Found | None], None] = lambda _users, _found, _given: None,
@@ -41,6 +42,7 @@ def evaluate(
 
     Args:
         columns: what the encoder asks for of the sequences, besides items.
+        chosen: bool by user, in file order, who is evaluated; None for everyone.
         by_group: names of the priors to report single groups of, besides the category prior; None for all.
         total: a tensor's sum over ranks.
         on_batch: called on every rank with its users, what was found for them and, where the tree has a level of
@@ -50,7 +52,7 @@ def evaluate(
     Raises:
         UserError: no user has targets in the split.
     """
-    evaluated = int(users_of(data, split).sum())
+    evaluated = int((users_of(data, split) & (True if chosen is None else chosen)).sum())
     if not evaluated:
         raise UserError(f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})")
     event_given = bool(levels_of_events(model.tree))
@@ -67,6 +69,7 @@ def evaluate(
         share=share,
         columns=columns,
         target_columns=("events",) if event_given else metrics.needs,
+        chosen=chosen,
     )
     told = EventGiven(finder, len(data.manifest.events)) if event_given else None
     alone_I = model.item_rows.alone_I

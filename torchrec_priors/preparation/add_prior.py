@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ from torchrec_priors.preparation.grouping import Grouping
 from torchrec_priors.remote.cache import default_cache
 from torchrec_priors.remote.store import Store
 from torchrec_priors.remote.uri import Place, Uri
+from torchrec_priors.scratch import scratch_folder
 
 
 def check_free(manifest: Manifest, name: str, overwrite: bool) -> None:
@@ -77,8 +77,8 @@ def add_prior_there(uri: Uri, name: str, grouping: Grouping, read: Manifest, *, 
     store, cache = Store(uri, "--data"), default_cache()
     store.require_writable()
     info = PriorInfo(name, grouping.kind, grouping.groups, grouping.sizes, made_by=grouping.made_by)
-    with cache.writable(), tempfile.TemporaryDirectory(dir=cache.subfolder("scratch")) as scratch:
-        file, text = Path(scratch, "prior.parquet"), Path(scratch, FILE)
+    with cache.writable(), scratch_folder(cache.subfolder("scratch"), "prior") as scratch:
+        file, text = scratch / "prior.parquet", scratch / FILE
         pq.write_table(grouping.table, file, compression="zstd")
         manifest = manifest_in(store)
         _check_same(manifest, read, uri)

@@ -140,7 +140,10 @@ class Cache:
         for folder in (self._files, self._leases, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
         with self._shared(fcntl.LOCK_EX):
-            self._lent()  # removes those of processes that have ended
+            lent = self._lent()  # removes those of processes that have ended
+            for partial in self._files.glob(f".*{_PARTIAL}"):
+                if _key_of(partial) not in lent:  # left by a kill
+                    partial.unlink(missing_ok=True)
             self._lease, _ = tempfile.mkstemp(dir=self._leases, prefix=f"{os.getpid()}-")
             fcntl.flock(self._lease, fcntl.LOCK_EX)
 
@@ -185,7 +188,7 @@ class Cache:
             for file, status in sorted(entries, key=lambda entry: entry[1].st_atime_ns):
                 if total <= self.most:
                     return
-                if file.name.removeprefix(".").removesuffix(_PARTIAL) not in lent:
+                if _key_of(file) not in lent:
                     file.unlink(missing_ok=True)
                     total -= status.st_size
             if total > self.most:
@@ -214,6 +217,11 @@ def default_cache() -> Cache:
     user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(os.environ.get(FOLDER) or Path(user) / "torchrec_priors")
     return Cache(folder, None if most is None else in_bytes(most, SIZE))
+
+
+def _key_of(file: Path) -> str:
+    """Of an entry, be it still on its way."""
+    return file.name.removeprefix(".").removesuffix(_PARTIAL)
 
 
 def _status(file: Path) -> os.stat_result | None:

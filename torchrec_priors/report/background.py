@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from torchrec_priors.config import write_override
+from torchrec_priors.files import read_json
 from torchrec_priors.report.sections import Section, differing
 from torchrec_priors.report.table import Line, Table, count
 
@@ -49,7 +50,8 @@ def sharding(section: Section) -> list[Table]:
     for row in section.rows:
         file = row.results[0].run.sharding
         if file.is_file():
-            plans.setdefault(file.read_text(encoding="utf8"), []).append(row.label)
+            text = json.dumps(read_json(file, remedy="train again"))
+            plans.setdefault(text, []).append(row.label)
     found = []
     for number, (text, labels) in enumerate(plans.items()):
         plan = json.loads(text)

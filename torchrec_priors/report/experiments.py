@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.matrix import file_name
 
 SEED = re.compile(r"-seed\d+$")
@@ -57,9 +58,19 @@ def _cells(experiment: Path) -> dict[tuple[str, str, str], tuple[str, int]]:
 
 
 def _rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
-    """None of a file that cannot be read, or of a table of another kind."""
-    try:
-        rows: list[dict[str, str]] = pq.read_table(file, columns=columns).to_pylist()
-    except (pa.ArrowException, OSError):
+    """None where there is no such file, or where it is a table of another kind.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    if not file.exists():
         return []
+    try:
+        if not set(columns) <= set(pq.read_schema(file).names):
+            return []
+        table = pq.read_table(file, columns=columns, page_checksum_verification=True)
+        rows: list[dict[str, str]] = table.to_pylist()
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"'{file}' cannot be read ({reason}): the experiment's command writes it anew") from error
     return rows

@@ -4,8 +4,6 @@ A folder may be a run, an experiment's, or one that holds such. Everything is re
 evaluations that this package learns of later have their rows, too.
 """
 
-import json
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +13,10 @@ from typing import Any
 from torchrec_priors.config import read_override
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.matrix import file_name, flat
+from torchrec_priors.files import read_json
 from torchrec_priors.report.experiments import ExperimentFolder
+from torchrec_priors.training.config_file import read_values
+from torchrec_priors.training.log_lines import read_lines
 from torchrec_priors.training.run_folder import CONFIG, DATA, RunFolder
 
 _DEEPEST = 3  # folders between the one that is named and a run
@@ -55,7 +56,7 @@ class Result:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Of the training; empty where there is none."""
-        return _json(self.run.summary) or {}
+        return read_json(self.run.summary, remedy="train again") if self.run.summary.exists() else {}
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -77,15 +78,7 @@ class Result:
     @cached_property
     def _logged(self) -> list[dict[str, Any]]:
         """All lines, in the order in which they were written."""
-        if not self.run.metrics.is_file():
-            return []
-        lines = []
-        for text in self.run.metrics.read_text(encoding="utf8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except ValueError:  # a line that a kill cut off
-                continue
-        return lines
+        return [values for _, values in read_lines(self.run.metrics)]
 
 
 @dataclass
@@ -184,7 +177,13 @@ def _runs(place: Path) -> Iterator[Path]:
 def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> None:
     """One run; `trials` gets those of a search, by the table that has them."""
     evaluated = sorted(ways[0].run.glob("eval/*/metrics.json"))
-    metrics = {file.parent.name: values for file in evaluated if (values := _json(file)) and "split" in values}
+    metrics = {}
+    damaged = list[str]()
+    for file in evaluated:
+        try:
+            metrics[file.parent.name] = _metrics(file)
+        except UserError as error:
+            damaged.append(str(error))
     cells = {
         name: cell
         for name, values in metrics.items()
@@ -198,10 +197,10 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         return
     run = RunFolder(way.run)
     try:
-        config = flat(tomllib.loads((run.path / CONFIG).read_text(encoding="utf8")))
-        data_sha256 = json.loads((run.path / DATA).read_text(encoding="utf8"))["content_sha256"]
-    except (ValueError, KeyError) as error:
-        found.left_out.append(f"{run.path} cannot be read ({error}): train again")
+        origin = run.origin()
+        config = flat(read_values(run.path / CONFIG, signed=origin.signed))
+    except UserError as error:
+        found.left_out.append(str(error))
         return
     if config.get("training.fit_all"):
         found.left_out.append(f"{run.path} was trained on all interactions (--fit-all): nothing is left to evaluate on")
@@ -210,12 +209,9 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         command = f"torchrec-priors evaluate --run {run.path} --split test"
         found.left_out.append(f"{run.path} has not been evaluated: {command}")
         return
-    for file in evaluated:
-        folder = run.path / "eval" / file.parent.name
-        values = metrics.get(folder.name)
-        if values is None:
-            found.left_out.append(f"{folder / file.name} cannot be read: evaluate again")
-            continue
+    found.left_out += damaged
+    for evaluation, values in metrics.items():
+        folder = run.path / "eval" / evaluation
         split = values["split"]
         name = folder.name[len(split) + 1 :]
         if folder.name not in cells and _note_trial(ways, name, trials):
@@ -223,9 +219,23 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         own = way.experiment.name(run.path.name) + (f" {name}" if name else "")
         label, place = cells.get(folder.name, (own, way.first + len(way.experiment.cells)))
         changes = dict(read_override(override) for override in values.get("overrides", []))
-        found.results.append(
-            Result(label, place, way.source, run, folder, split, config | changes, values, data_sha256)
-        )
+        label += _taint(values)
+        result = Result(label, place, way.source, run, folder, split, config | changes, values, origin.content_sha256)
+        try:
+            _ = result.summary, result.log
+        except UserError as error:
+            found.left_out.append(str(error))
+            return
+        found.results.append(result)
+
+
+def _taint(metrics: dict[str, Any]) -> str:
+    """What a label says of an evaluation on what ancestors of the run may have been trained on."""
+    if metrics.get("leaked/left_out_users"):
+        return " (without users whose targets it was trained on)"
+    if metrics.get("leaked/users"):
+        return " (trained on targets)"
+    return " (perhaps trained on targets)" if metrics.get("leaked/untold_users") else ""
 
 
 def _note_trial(ways: list[_Place], name: str, trials: dict[Path, set[str]]) -> bool:
@@ -238,9 +248,13 @@ def _note_trial(ways: list[_Place], name: str, trials: dict[Path, set[str]]) -> 
     return False
 
 
-def _json(file: Path) -> dict[str, Any] | None:
-    try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
-    except (OSError, ValueError):
-        return None
+def _metrics(file: Path) -> dict[str, Any]:
+    """Of an evaluation.
+
+    Raises:
+        UserError: they are not what was written.
+    """
+    values = read_json(file, remedy="evaluate again")
+    if not isinstance(values.get("split"), str):
+        raise UserError(f"'{file}' is not what evaluate writes (it names no split): evaluate again")
     return values

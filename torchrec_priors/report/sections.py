@@ -183,16 +183,16 @@ def _plainest(rows: Sequence[Row]) -> Row:
 
 def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
     """The data set, or None and why."""
-    origin = json.loads((results[0].run.path / "data.json").read_text(encoding="utf8"))
+    origin = results[0].run.origin()
     try:
-        data = PreparedData(origin["path"])
+        data = PreparedData(origin.path)
     except UserError as error:
         return None, str(error)
     states = [data.manifest.prepared_sha256, *(state["prepared_sha256"] for state in data.manifest.grown)]
-    if origin["content_sha256"] not in states:
-        return None, f"'{origin['path']}' holds other data than these runs were trained on"
-    if origin["content_sha256"] != states[0]:
-        log.warning("'%s' has grown since '%s' was trained", origin["path"], results[0].run.path)
+    if origin.content_sha256 not in states:
+        return None, f"'{origin.path}' holds other data than these runs were trained on"
+    if origin.content_sha256 != states[0]:
+        log.warning("'%s' has grown since '%s' was trained", origin.path, results[0].run.path)
     return data, ""
 
 

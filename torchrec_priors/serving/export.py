@@ -5,12 +5,12 @@ items.parquet          item_id (yours), title, vector (what scores are computed 
                        what the encoder reads) where the run has side features
 weights.safetensors    everything else: encoder, heads, gate, score
 config.toml            the run's configuration
-export.json            which run and checkpoint, the heads and their sets, checksums of the other files
+trained.parquet        what part of users' histories the weights were trained on, by hashes of original ids
+export.json            which run and checkpoint, their ancestors, the heads and their sets, checksums of the other files
 
 Items are in the data set's order. `load_exported` reads it all again.
 """
 
-import json
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -26,8 +26,10 @@ from torch import Tensor
 
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.errors import OutsideError, UserError
-from torchrec_priors.files import write_whole
+from torchrec_priors.files import write_json
 from torchrec_priors.serving.run import LoadedRun
+from torchrec_priors.training.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
+from torchrec_priors.training.run_folder import TRAINED
 
 FORMAT = 1
 ITEMS, WEIGHTS, CONFIG, MANIFEST = "items.parquet", "weights.safetensors", "config.toml", "export.json"
@@ -62,13 +64,19 @@ def export(
         if run.ranks.leads:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-        missing = _write_items(run, partial / ITEMS, progress)
+        ancestors = as_ancestors(run.folder, run.checkpoint, read_ancestry(run.folder))
+        missing = _write_items(run, partial / ITEMS, progress, as_text(ancestors))
         if run.ranks.leads:
             (partial / WEIGHTS).write_bytes(save(_dense(run), {"format": "pt"}))
             (partial / CONFIG).write_text(run.config.to_toml(), encoding="utf8")
+            files = [ITEMS, WEIGHTS, CONFIG]
+            if ancestors[0].known:
+                shutil.copyfile(run.folder.trained, partial / TRAINED)
+                files.append(TRAINED)
             about = _about(run, missing)
-            about["files"] = {name: sha256(partial / name) for name in (ITEMS, WEIGHTS, CONFIG)}
-            write_whole(partial / MANIFEST, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+            about["ancestors"] = [asdict(ancestor) for ancestor in ancestors]
+            about["files"] = {name: sha256(partial / name) for name in files}
+            write_json(partial / MANIFEST, about)
             partial.replace(out)
     except OSError as error:
         raise OutsideError(f"--out: '{out}' cannot be written: {error.strerror or error}") from error
@@ -106,8 +114,10 @@ def _dense(run: LoadedRun) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in state.items() if not name.startswith(_APART)}
 
 
-def _write_items(run: LoadedRun, file: Path, progress: Callable[[Iterable[int], int], Iterable[int]]) -> int:
-    """Returns how many items have no vector."""
+def _write_items(
+    run: LoadedRun, file: Path, progress: Callable[[Iterable[int], int], Iterable[int]], ancestors: str
+) -> int:
+    """Returns how many items have no vector; `ancestors` go with the file, wherever it is copied to."""
     rows, dim = max(1, _ENTRIES // run.config.model.dim), run.config.model.dim
     starts = range(0, run.data.items, rows)
     writer: pq.ParquetWriter | None = None
@@ -117,7 +127,9 @@ def _write_items(run: LoadedRun, file: Path, progress: Callable[[Iterable[int], 
             table = _block(run, np.arange(start, min(start + rows, run.data.items)), dim)
             if run.ranks.leads:
                 missing += table["vector"].null_count
-                writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
+                if writer is None:
+                    schema = table.schema.with_metadata({IN_PARQUET: ancestors})
+                    writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
                 writer.write_table(table, row_group_size=len(table))
     finally:
         if writer is not None:

@@ -8,8 +8,6 @@ scores = exported.scores([50, 172, 181])  # [heads, items]
 Shapes: I items, K heads, d width.
 """
 
-import json
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,11 +23,12 @@ from torch import Tensor, nn
 
 from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.baseline import load_baseline
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import RunConfig
 from torchrec_priors.data.id_files import places
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.encoder.encoder import Encoder, Jagged, load_encoder
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import read_json
 from torchrec_priors.heads.composition import Heads, make_heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.nodes import Depth
@@ -39,6 +38,7 @@ from torchrec_priors.plugin import own_file
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.serving.catalogue import ItemId, texts
 from torchrec_priors.serving.export import CONFIG, FORMAT, ITEMS, MANIFEST, WEIGHTS
+from torchrec_priors.training.config_file import read_config
 
 
 def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
@@ -51,16 +51,18 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
         UserError: no export there, one that is not as it was written, or own code that is not trusted.
     """
     path = Path(folder)
-    try:
-        about = json.loads((path / MANIFEST).read_text(encoding="utf8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{path}' holds no export (no {MANIFEST} that can be read): export the run first") from error
-    if about["format"] != FORMAT:
-        raise UserError(f"'{path}' is of format {about['format']}, not {FORMAT}: export the run again")
-    for name, checksum in about["files"].items():
+    if not (path / MANIFEST).exists():
+        raise UserError(f"'{path}' holds no export (no {MANIFEST}): export the run first")
+    about = read_json(path / MANIFEST, remedy="export the run again")
+    if about.get("format") != FORMAT:
+        raise UserError(f"'{path}' is of format {about.get('format')}, not {FORMAT}: export the run again")
+    files = about.get("files")
+    if not isinstance(files, dict) or not files.keys() >= {ITEMS, WEIGHTS, CONFIG}:
+        raise UserError(f"'{path / MANIFEST}' does not name the files of an export: export the run again")
+    for name, checksum in files.items():
         if not (path / name).is_file() or sha256(path / name) != checksum:
             raise UserError(f"'{path / name}' is missing or not as it was written: export the run again")
-    config = parse(tomllib.loads((path / CONFIG).read_text(encoding="utf8")))
+    config = read_config(path / CONFIG, signed=False)
     check_trusted(_run_by(config), about.get("own_files", {}), path, trust=trust, made="exported")
     return Exported.of(config, about, load_file(path / WEIGHTS), pq.read_table(path / ITEMS))
 

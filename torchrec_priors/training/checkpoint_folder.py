@@ -6,14 +6,18 @@ step-N.damaged    what was whole and no longer is; nobody reads or removes it
 best.json         step and validation ndcg@10 of the best; `before`: those of the best ones before it, the newest first
 """
 
-import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.files import remove_leftover, write_whole
+from torchrec_priors.errors import UserError
+from torchrec_priors.files import read_json, remove_leftover, write_json
+
+log = logging.getLogger(__name__)
 
 _BEST = "best.json"
 _METRIC = "ndcg@10"
+_REMEDY = "the train command of this run writes it anew"
 
 Best = dict[str, Any]
 
@@ -37,9 +41,18 @@ class CheckpointFolder:
         return sorted(int(path.name[5:]) for path in folders if path.name[5:].isdigit() and path.is_dir())
 
     def best_step(self) -> int | None:
-        """Of the best checkpoint; None where there is none."""
-        best = self._bests()[:1]
-        return best[0]["step"] if best and self.place(best[0]["step"]).is_dir() else None
+        """Of the best checkpoint; None where there is none.
+
+        Raises:
+            UserError: it is not there any more, or the note of which it is, is damaged.
+        """
+        bests = self._bests()
+        if not bests:
+            return None
+        step: int = bests[0]["step"]
+        if not self.place(step).is_dir():
+            raise UserError(f"the best checkpoint '{self.place(step)}' is missing: put it back, or train again")
+        return step
 
     def note_best(self, step: int, metric: float) -> None:
         """From now on the checkpoint of `step` is the best."""
@@ -47,10 +60,14 @@ class CheckpointFolder:
 
     def go_back(self, step: int, best_step: int, metric: float) -> None:
         """Training goes on from `step`, when the best was that of `best_step`: what came after does not count, nor what
-        a kill has left unfinished."""
+        a kill has left unfinished. A note of the best that is damaged is written anew."""
         for partial in self.path.glob("step-*.partial"):
             remove_leftover(partial)
-        bests = [best for best in self._bests() if best["step"] <= step]
+        try:
+            bests = [best for best in self._bests() if best["step"] <= step]
+        except UserError as error:
+            log.warning("%s: it is written anew", str(error).split(": ")[0])
+            bests = []
         if best_step and best_step not in (best["step"] for best in bests):
             bests = [{"step": best_step, _METRIC: metric}, *(best for best in bests if best["step"] < best_step)]
         self._write_bests([best for best in bests if self.place(best["step"]).is_dir()])
@@ -74,16 +91,28 @@ class CheckpointFolder:
         return aside
 
     def _bests(self) -> list[Best]:
-        """The newest, which is the best, first."""
-        try:
-            best = json.loads((self.path / _BEST).read_text(encoding="utf8"))
-            return [{"step": int(each["step"]), _METRIC: each[_METRIC]} for each in (best, *best.get("before", []))]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        """The newest, which is the best, first; none before the first evaluation."""
+        file = self.path / _BEST
+        if not file.exists():
             return []
+        best = read_json(file, remedy=_REMEDY)
+        try:
+            bests = [(each["step"], each[_METRIC]) for each in (best, *best.get("before", []))]
+            return [{"step": int(step), _METRIC: float(metric)} for step, metric in bests]
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            raise UserError(
+                f"'{file}' is not what train writes ({type(error).__name__}: {error}): {_REMEDY}"
+            ) from error
+
+    def _is_noted(self, bests: list[Best]) -> bool:
+        try:
+            return bests == self._bests()
+        except UserError:
+            return False
 
     def _write_bests(self, bests: list[Best]) -> None:
         if not bests:
             (self.path / _BEST).unlink(missing_ok=True)
-        elif bests != self._bests():
+        elif not self._is_noted(bests):
             best, *before = bests
-            write_whole(self.path / _BEST, json.dumps(best | ({"before": before} if before else {})) + "\n")
+            write_json(self.path / _BEST, best | ({"before": before} if before else {}))

@@ -1,6 +1,5 @@
 """What a run says: `metrics.jsonl`, TensorBoard events, a progress bar. Rank 0 alone writes."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from torchrec_priors.files import write_whole
+from torchrec_priors.training.log_lines import read_lines, to_line
 from torchrec_priors.training.process import Ranks
 
 
@@ -41,7 +41,7 @@ class Logs:
         if not self.leads:
             return
         numbers = {f"{prefix}{name}": value for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.write(to_line({"step": step, **numbers}) + "\n")
         self._file.flush()
         for name, value in numbers.items():
             if isinstance(value, int | float):
@@ -70,15 +70,11 @@ class Logs:
 
 def _keep_until(metrics: Path, step: int, evaluated: bool) -> None:
     """Drops lines past a step, its evaluation where that was not `evaluated`, and a last line that was cut."""
-    if not metrics.is_file():
+    if not metrics.exists():
         return
     kept = []
-    for line in metrics.read_text(encoding="utf8").splitlines():
-        try:
-            values = json.loads(line)
-            again = not evaluated and any(name.startswith("validation/") for name in values)
-            if values["step"] < step + (not again):
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue
+    for line, values in read_lines(metrics):
+        again = not evaluated and any(name.startswith("validation/") for name in values)
+        if values["step"] < step + (not again):
+            kept.append(line + "\n")
     write_whole(metrics, "".join(kept))

@@ -18,11 +18,13 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.pretrained import take_pretrained
 from torchrec_priors.errors import StoppedError
+from torchrec_priors.files import write_json
 from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.own_code import remember
 from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.admission import Admission
+from torchrec_priors.training.ancestry import new_ancestry, read_ancestry, write_ancestry
 from torchrec_priors.training.batches import Batches
 from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.checkpoint import Checkpoints, Progress
@@ -32,7 +34,7 @@ from torchrec_priors.training.paths import write_paths
 from torchrec_priors.training.pipeline import pipeline_of
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.roll_call import lost_ranks
-from torchrec_priors.training.run_folder import RunFolder, write_json
+from torchrec_priors.training.run_folder import RunFolder
 from torchrec_priors.training.seen import write_seen
 from torchrec_priors.training.step import Stepped, UndoneError, step
 from torchrec_priors.training.stop_request import StopRequest, asked_for
@@ -92,6 +94,8 @@ class _Run:
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
         managed = config.embedding.unseen == "managed"
+        self.ancestry = new_ancestry(config, data, ranks, init_from) if trained is None else read_ancestry(folder)
+        self.leaks = None if config.training.fit_all else self.ancestry.leaks(data, "validation", ranks)
         negatives = (Admission if managed else make_sampler)(self.built, config, data, ranks)
         self.batches = Batches(self.built, config, data, negatives)
         if ranks.leads:  # now that nothing is wrong with it
@@ -100,7 +104,8 @@ class _Run:
                 model, depths = self.built.model, self.built.depths if self.built.model.baseline is None else None
                 write_paths(folder.paths, model.tree, self.built.counted, depths)
                 write_seen(folder.seen, self.built.seen_I)
-            folder.record(config, data, init_from)
+                write_ancestry(self.ancestry, folder)
+            folder.record(config, data, init_from, self.ancestry.ancestors)
             write_json(folder.sharding, self.built.plan.to_json())
         dist.barrier(ranks.side)
         self.logs = Logs(
@@ -112,10 +117,19 @@ class _Run:
             evaluated=not self._evaluation_is_missing(),
         )
         self.logs.say(self.built.plan.in_words())
+        self._say_leaks()
         if resumed:
             self.logs.say(f"resuming '{folder.path}' at step {self.progress.step}")
         self.started = self.saved_at = time.monotonic()
         self.waited = 0.0  # seconds, for batches
+
+    def _say_leaks(self) -> None:
+        said = None if self.leaks is None else self.leaks.in_words()
+        if said is not None:
+            self.logs.say(
+                f"warning: validation is not held out from {self.ancestry.in_words()}, which this run comes from: "
+                f"{said}. Early stopping and the best checkpoint go by figures that are too good"
+            )
 
     def go(self) -> dict[str, Any]:
         with self.stop.listening():
@@ -215,7 +229,8 @@ class _Run:
             total=self.ranks.total,
             progress=self._heeding,
         )
-        self.logs.add(progress.step, result, prefix="validation/")
+        leaked = {} if self.leaks is None else self.leaks.to_metrics()
+        self.logs.add(progress.step, result | leaked, prefix="validation/")
         better = result[SELECTED_BY] > progress.best
         if better:
             progress.best, progress.best_step, progress.without_gain = result[SELECTED_BY], progress.step, 0
@@ -271,6 +286,8 @@ class _Run:
             "seconds_waiting_for_data": round(self.waited, 3),
             "config_sha256": self.config.sha256(),
         }
+        if self.leaks is not None:
+            summary |= {f"validation/{name}": value for name, value in self.leaks.to_metrics().items()}
         if self.ranks.leads:
             write_json(self.folder.summary, summary)
         return summary

@@ -3,7 +3,6 @@
 Counted once, before the heads are built; whoever loads the run reads them instead of the log.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Share
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import write_whole
+from torchrec_priors.files import read_json, write_json
 from torchrec_priors.heads.nodes import Depth, backed_off
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
@@ -100,7 +99,7 @@ def write_paths(file: Path, tree: PriorTree, counted: Counted, depths: list[Dept
         for path, of_T, to in zip(tree.paths, positives_KT.tolist(), to_K, strict=True)
     ]
     values = {"targets": counted.targets, "targets_by_offset": targets_T.tolist(), "paths": paths}
-    write_whole(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    write_json(file, values)
 
 
 def path_names(file: Path) -> list[str]:
@@ -128,20 +127,18 @@ def read_paths(file: Path, tree: PriorTree) -> Counted:
             positives_KT = torch.tensor([path["positives_by_offset"] for path in recorded["paths"]])
             by_offset = (positives_KT, torch.tensor(recorded["targets_by_offset"]))
         return Counted(positives_K, int(recorded["targets"]), by_offset)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         raise _unreadable(file, error) from error
 
 
 def _read(file: Path) -> dict[str, Any]:
+    recorded = read_json(file, remedy="put it back, or train again")
     try:
-        recorded: dict[str, Any] = json.loads(file.read_text(encoding="utf8"))
         [path["name"] for path in recorded["paths"]]
         return recorded
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing, which says what heads the run has: train again") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(file, error) from error
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:
-    return UserError(f"{file} cannot be read ({type(error).__name__}: {error}): train again")
+    return UserError(f"'{file}' is not what train writes ({type(error).__name__}: {error}): train again")

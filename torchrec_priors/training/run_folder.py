@@ -1,21 +1,23 @@
 """The folder of a run: its configuration, which data it was trained on, its logs and its checkpoints."""
 
+import hashlib
 import json
 import logging
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from torchrec_priors.config import RunConfig, parse
+from torchrec_priors.config import RunConfig
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import write_whole
 from torchrec_priors.own_code import check_trusted
 from torchrec_priors.remote.uri import Place
+from torchrec_priors.training.config_file import read_config, write_config
+from torchrec_priors.training.origin import FORMAT, Ancestor, Origin, read_origin, write_origin
 from torchrec_priors.training.seen import read_seen
 from torchrec_priors.training.settings import MAY_CHANGE
 
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 CONFIG, DATA, METRICS, SUMMARY, PATHS = "config.toml", "data.json", "metrics.jsonl", "summary.json", "paths.json"
 SHARDING = "sharding.json"
+SEEN, TRAINED, CHECKPOINTS, LOCK = "seen.parquet", "trained.parquet", "checkpoints", ".lock"
+_BEFORE_CONFIG = (PATHS, SEEN, TRAINED, DATA, CHECKPOINTS, LOCK)  # what there may be before a run has its configuration
 _NOT_THE_RUN = ("sharding",)  # sections that a run may be gone on with under others of
 
 _MAY_CHANGE = {f"training.{name}" for name in MAY_CHANGE}
@@ -58,7 +62,7 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
 
     @property
     def paths(self) -> Path:
@@ -68,7 +72,7 @@ class RunFolder:
     @property
     def seen(self) -> Path:
         """See `training/seen.py`."""
-        return self.path / "seen.parquet"
+        return self.path / SEEN
 
     def trained_on(self, config: RunConfig, data: PreparedData) -> TrainedOn:
         """What a run that was started knows of `data`.
@@ -76,14 +80,30 @@ class RunFolder:
         Raises:
             UserError: a file of it cannot be read.
         """
-        origin = self._data()
+        origin = self.origin()
         state = _earlier_state(data, origin)
         items = data.items if state is None else int(state["items"])
         if config.embedding.unseen in ("own", "managed"):
             seen_I = None if state is None else np.ones(items, bool)
         else:
+            self.check_whole(self.seen, origin)
             seen_I = read_seen(self.seen, items)
-        return TrainedOn(self.paths, items, seen_I, None if state is None else origin.get("groups", {}))
+        return TrainedOn(self.paths, items, seen_I, None if state is None else origin.groups)
+
+    @property
+    def trained(self) -> Path:
+        """See `training/ancestry.py`."""
+        return self.path / TRAINED
+
+    def check_whole(self, file: Path, origin: Origin) -> None:
+        """Raises UserError where a file whose checksum was recorded is missing, or not as it was written."""
+        recorded = origin.files.get(file.name)
+        if recorded is None:
+            return
+        if not file.is_file():
+            raise UserError(f"'{file}' is missing: put it back, or train again")
+        if sha256(file) != recorded:
+            raise UserError(f"'{file}' is damaged (it does not match its checksum): put it back, or train again")
 
     @property
     def sharding(self) -> Path:
@@ -106,15 +126,16 @@ class RunFolder:
         """Where an evaluation of a split is kept, beside others of other names."""
         return self.path / "eval" / (split if name is None else f"{split}-{name}")
 
-    def check_same_run(self, config: RunConfig, data: PreparedData, init_from: "RunFolder | None" = None) -> None:
-        """Raises UserError where the folder holds something other than a run of these."""
+    def check_same_run(self, config: RunConfig, data: PreparedData) -> None:
+        """Raises UserError where the folder holds something other than a run of these, or damaged files of one."""
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--run: '{self.path}' is a file: name a folder")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.was_started:
+            self._check_unused()
             return
-        if not (self.path / CONFIG).is_file():
-            raise UserError(f"--run: '{self.path}' is not empty and holds no run: choose another folder")
-        there = parse(tomllib.loads((self.path / CONFIG).read_text(encoding="utf8")))
+
+        origin = self.origin()
+        there = read_config(self.path / CONFIG, signed=origin.signed)
         recorded = tomllib.loads(there.to_toml())  # with what later versions have added
         given = tomllib.loads(config.to_toml())
         recorded, given = ({k: v for k, v in each.items() if k not in _NOT_THE_RUN} for each in (recorded, given))
@@ -123,67 +144,123 @@ class RunFolder:
             raise UserError(
                 f"--run: '{self.path}' holds a run of another configuration ({difference}): choose another folder"
             )
-        if not (self.path / DATA).is_file():
-            return
-        origin = self._data()
-        if origin["content_sha256"] != data.manifest.prepared_sha256:
+
+        if origin.content_sha256 != data.manifest.prepared_sha256:
             raise UserError(
                 f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder"
             )
         self._check_own_files(config, origin, trust=True)  # `config` is what the user gives
         self._check_priors(origin, data)
-        started = origin.get("init_from")
-        if started != _where(init_from):
-            how = f"was started from '{started}'" if started else "was not started from another run"
-            raise UserError(f"--init-from: '{self.path}' {how}: choose another folder for --run")
 
-    def record(self, config: RunConfig, data: PreparedData, init_from: "RunFolder | None" = None) -> None:
-        """Writes what decides the run, before its first step."""
+    def record(
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        init_from: "RunFolder | None" = None,
+        ancestors: list[Ancestor] | None = None,
+    ) -> None:
+        """Writes what decides the run, before its first step; of one that goes on, what was recorded stays.
+
+        Args:
+            ancestors: of a run that begins.
+        """
+        before = self.origin() if self.was_started else None
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        origin = {
-            "path": str(data.folder.absolute()),
-            "content_sha256": data.manifest.prepared_sha256,
-            "priors": _added_priors(config, data),
-            "groups": {prior.name: len(prior.groups) for prior in data.manifest.priors},
-            "events": data.manifest.events,
-            "init_from": _where(init_from),
-            "own_files": {str(file): sha256(file) for file in config.own_files()},
-        }
-        write_whole(self.path / DATA, json.dumps(origin, indent=1) + "\n")
-        write_whole(self.path / CONFIG, config.to_toml())
+        origin = Origin(
+            path=str(data.folder.absolute()),
+            content_sha256=data.manifest.prepared_sha256,
+            priors=_added_priors(config, data),
+            groups={prior.name: len(prior.groups) for prior in data.manifest.priors},
+            events=data.manifest.events,
+            init_from=None if init_from is None else str(init_from.path.absolute()),
+            init_from_id=None if init_from is None else init_from.identity(),
+            ancestors=ancestors,
+            own_files={str(file): sha256(file) for file in config.own_files()},
+            files={file.name: sha256(file) for file in (self.seen, self.trained) if file.is_file()},
+            format=FORMAT,
+        )
+        if before is not None:
+            origin = replace(
+                origin,
+                init_from=before.init_from,
+                init_from_id=before.init_from_id or origin.init_from_id,
+                ancestors=before.ancestors,
+                files=before.files if before.signed else origin.files,
+            )
+        write_origin(self.path / DATA, origin)
+        write_config(self.path / CONFIG, config)
 
     def open(self, data_path: Place | str | None = None, option: str = "--run") -> tuple[RunConfig, PreparedData]:
         """The configuration and data of a run that was started; `option` is what named it.
 
         Raises:
-            UserError: no run there, `data_path` holds other data than it was trained on, or a prior that was added to
-                the data, or a file of own code, is no longer what it was trained with, or a file of own code is not
-                known to this user.
+            UserError: no run there, one whose files are damaged, `data_path` holds other data than it was trained on,
+                or a prior that was added to the data, or a file of own code, is no longer what it was trained with, or
+                a file of own code is not known to this user.
         """
-        if not (self.path / CONFIG).is_file() or not (self.path / DATA).is_file():
-            raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
-        try:
-            config = parse(tomllib.loads((self.path / CONFIG).read_text(encoding="utf8")))
-            origin = self._data()
-        except (tomllib.TOMLDecodeError, json.JSONDecodeError, KeyError) as error:
-            raise UserError(f"{option}: '{self.path}' cannot be read ({error}): train again") from error
+        config, origin = self._recorded(option)
         self._check_own_files(config, origin, trust=self.trust)
-        data = PreparedData(data_path or origin["path"])
+        data = PreparedData(data_path or origin.path)
         if _earlier_state(data, origin) is not None:
-            if data.manifest.events != origin.get("events", data.manifest.events):
+            if origin.events is not None and data.manifest.events != origin.events:
                 raise UserError(
                     f"'{data.folder}' has other event types than when '{self.path}' was trained: train again"
                 )
-        elif data.manifest.prepared_sha256 != origin["content_sha256"]:
+        elif data.manifest.prepared_sha256 != origin.content_sha256:
             raise UserError(
                 f"--data: '{data.folder}' is not the data that '{self.path}' was trained on, nor has grown from it"
             )
         self._check_priors(origin, data)
         return config, data
 
+    def origin(self) -> Origin:
+        """What the run recorded of its data.
+
+        Raises:
+            UserError: it is missing, or damaged.
+        """
+        return read_origin(self.path / DATA)
+
+    def config(self, option: str = "--run") -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            UserError: there is no run, or its files are damaged; `option` is what named it.
+        """
+        return self._recorded(option)[0]
+
+    def identity(self) -> str:
+        """Of the run by what decides it, wherever its folder and its data are.
+
+        Raises:
+            UserError: there is no run, or its files are damaged.
+        """
+        config, origin = self._recorded("--init-from")
+        settings = tomllib.loads(config.to_toml())
+        decides = {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
+        decides["training"] = {name: value for name, value in settings["training"].items() if name not in MAY_CHANGE}
+        of_data = [origin.content_sha256, origin.priors, sorted(origin.own_files.values()), origin.init_from_id]
+        return hashlib.sha256(json.dumps([decides, of_data], sort_keys=True).encode()).hexdigest()
+
+    def _recorded(self, option: str) -> tuple[RunConfig, Origin]:
+        if not (self.path / CONFIG).is_file() and not (self.path / DATA).is_file():
+            raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
+        origin = self.origin()
+        return read_config(self.path / CONFIG, signed=origin.signed), origin
+
+    def _check_unused(self) -> None:
+        """Raises UserError where the folder holds anything but what a kill leaves of a run that was about to start."""
+        if not self.path.exists():
+            return
+        left = [path for path in self.path.iterdir() if path.name not in _BEFORE_CONFIG and not _is_hidden_part(path)]
+        if (self.path / DATA).is_file() and self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+            raise UserError(f"--run: '{self.path / CONFIG}' is missing: put it back, or choose another folder")
+        if left:
+            raise UserError(f"--run: '{self.path}' is not empty and holds no run: choose another folder")
+
     def say_grown(self, config: RunConfig, data: PreparedData) -> None:
         """What becomes of items that came after the run was trained, where there are any."""
-        state = _earlier_state(data, self._data())
+        state = _earlier_state(data, self.origin())
         new = 0 if state is None else data.items - int(state["items"])
         if not new:
             return
@@ -197,12 +274,12 @@ class RunFolder:
         }[config.embedding.unseen]
         log.info("'%s' has %s items more than when '%s' was trained: %s", data.folder, f"{new:,}", self.path, becomes)
 
-    def _check_own_files(self, config: RunConfig, origin: dict[str, Any], *, trust: bool) -> None:
-        check_trusted(config.own_files(), origin.get("own_files", {}), self.path, trust=trust)
+    def _check_own_files(self, config: RunConfig, origin: Origin, *, trust: bool) -> None:
+        check_trusted(config.own_files(), origin.own_files, self.path, trust=trust)
 
-    def _check_priors(self, origin: dict[str, Any], data: PreparedData) -> None:
+    def _check_priors(self, origin: Origin, data: PreparedData) -> None:
         there = data.manifest.added_priors()
-        for name, checksum in origin.get("priors", {}).items():
+        for name, checksum in origin.priors.items():
             if name not in there:
                 raise UserError(
                     f"'{self.path}' was trained with prior '{name}', which '{data.folder}' lacks: add it again"
@@ -213,16 +290,6 @@ class RunFolder:
                     " make it as it was, or train again"
                 )
 
-    def _data(self) -> dict[str, Any]:
-        origin: dict[str, Any] = json.loads((self.path / DATA).read_text(encoding="utf8"))
-        return origin
-
-
-def write_json(file: Path, values: dict[str, Any]) -> None:
-    """One of the files of a run's folder, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-
 
 def _added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
     """Checksums of the priors added to the data that a run uses; a file of the user's own may read any of them."""
@@ -231,16 +298,17 @@ def _added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
     return {name: checksum for name, checksum in added.items() if config.own_files() or name in named}
 
 
-def _earlier_state(data: PreparedData, origin: dict[str, Any]) -> dict[str, Any] | None:
+def _earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
     """The state that a data set has grown from since a run was trained on it; None where it is as it was."""
-    if data.manifest.prepared_sha256 == origin["content_sha256"]:
+    if data.manifest.prepared_sha256 == origin.content_sha256:
         return None
-    states = [state for state in data.manifest.grown if state["prepared_sha256"] == origin["content_sha256"]]
+    states = [state for state in data.manifest.grown if state["prepared_sha256"] == origin.content_sha256]
     return states[-1] if states else None
 
 
-def _where(run: RunFolder | None) -> str | None:
-    return None if run is None else str(run.path.absolute())
+def _is_hidden_part(path: Path) -> bool:
+    """Whether it is a file of which a kill left a part."""
+    return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:

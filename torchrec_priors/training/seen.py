@@ -13,6 +13,7 @@ from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import new_file
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.settings import TrainingConfig
 
@@ -57,9 +58,8 @@ def write_seen(file: Path, seen_I: np.ndarray | None) -> None:
     """Row ids of the items that were seen, whole or not at all; nothing where all have their rows."""
     if seen_I is None:
         return
-    partial = file.with_name(f".{file.name}.partial")
-    pq.write_table(pa.table({"item": pa.array(np.flatnonzero(seen_I).astype(np.int32))}), partial)
-    partial.replace(file)
+    with new_file(file) as partial:
+        pq.write_table(pa.table({"item": pa.array(np.flatnonzero(seen_I).astype(np.int32))}), partial)
 
 
 def read_seen(file: Path, items: int) -> np.ndarray:

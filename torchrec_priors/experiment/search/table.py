@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from torchrec_priors.experiment.search.trials import Outcome, Search
+from torchrec_priors.files import new_file
 
 _SCHEMA = pa.schema(
     {
@@ -36,9 +37,8 @@ def write_parquet(search: Search, file: Path) -> None:
         for cell in search.cells
         for one in _of(search, cell.name)
     ]
-    partial = file.with_name(f".{file.name}.partial")
-    pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), partial)
-    partial.replace(file)
+    with new_file(file) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), partial, write_page_checksum=True)
 
 
 def markdown(search: Search, name: str, command: str, data: tuple[str, str]) -> str:

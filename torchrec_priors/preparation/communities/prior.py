@@ -1,8 +1,6 @@
 """The prior that communities of a prepared data set's training log make."""
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import duckdb
 import ibis.expr.types as ir
@@ -19,6 +17,7 @@ from torchrec_priors.preparation.communities.settings import GraphPrior, UserPri
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB
 from torchrec_priors.preparation.expressions import union
 from torchrec_priors.preparation.grouping import Grouping
+from torchrec_priors.scratch import scratch_folder
 
 Report = Callable[[str], None]
 
@@ -39,8 +38,8 @@ def communities(
     """
     report("counting who shares what")
     try:
-        with tempfile.TemporaryDirectory(dir=data.scratch, prefix=".edges.") as spill:
-            engine = DuckDB(Path(spill), memory)
+        with scratch_folder(data.scratch, "edges") as spill:
+            engine = DuckDB(spill, memory)
             entities, graph = _graph(settings, engine, data, report)
             engine.close()
     except (duckdb.IOException, duckdb.InvalidInputException) as error:

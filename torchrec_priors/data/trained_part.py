@@ -1,0 +1,151 @@
+"""Which interactions weights were trained on, so that any data set can be asked whether its targets are among them.
+
+Of every user, the first interactions of the history: how many, and one hash over which items they were. So it is told
+whether a user of another data set, which has grown, has another horizon or was prepared anew, has the same past. Users
+and items are known by hashes of their original ids: row ids differ between data sets.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from torchrec_priors.data.prepared import PreparedData, RowGroup
+from torchrec_priors.data.windows import Share
+from torchrec_priors.errors import UserError
+from torchrec_priors.files import new_file
+from torchrec_priors.splitmix import GOLDEN, mix
+
+_SCHEMA = pa.schema([("user", pa.uint64()), ("items", pa.int32()), ("history", pa.uint64()), ("before", pa.bool_())])
+
+
+@dataclass(frozen=True)
+class TrainedPart:
+    """Parts of histories; a user may have several, of several runs.
+
+    Attributes:
+        user_N: uint64 hashes of the users' original ids.
+        items_N: int32, how many interactions from the first on.
+        history_N: uint64 hashes of their items.
+        before_N: bool, whether a run was trained on it that this one started from.
+    """
+
+    user_N: np.ndarray
+    items_N: np.ndarray
+    history_N: np.ndarray
+    before_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.user_N)
+
+    def only(self, chosen_N: np.ndarray) -> "TrainedPart":
+        """Some of them, by bool or place."""
+        return TrainedPart(
+            self.user_N[chosen_N], self.items_N[chosen_N], self.history_N[chosen_N], self.before_N[chosen_N]
+        )
+
+    def as_before(self) -> "TrainedPart":
+        """The same, as a run that starts from this one has them."""
+        return TrainedPart(self.user_N, self.items_N, self.history_N, np.ones(len(self), bool))
+
+    @classmethod
+    def none(cls) -> "TrainedPart":
+        return cls(np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, bool))
+
+    @classmethod
+    def together(cls, parts: list["TrainedPart"]) -> "TrainedPart":
+        """All of them, each once."""
+        columns = (
+            np.concatenate([getattr(part, name) for part in (cls.none(), *parts)])
+            for name in ("user_N", "items_N", "history_N", "before_N")
+        )
+        whole = cls(*columns)
+        order = np.lexsort((whole.history_N, whole.items_N, whole.before_N, whole.user_N))
+        whole = whole.only(order)
+        same = np.zeros(len(whole), bool)
+        same[1:] = (
+            (whole.user_N[1:] == whole.user_N[:-1])
+            & (whole.items_N[1:] == whole.items_N[:-1])
+            & (whole.history_N[1:] == whole.history_N[:-1])
+        )
+        return whole.only(~same)
+
+
+@dataclass(frozen=True)
+class Pasts:
+    """The users of a row group, with hashes of any part of their histories.
+
+    Attributes:
+        first_user: number of the first, in file order.
+        user_U: uint64 hashes of their original ids.
+        lengths_U: of their histories.
+    """
+
+    first_user: int
+    user_U: np.ndarray
+    lengths_U: np.ndarray
+    _start_U: np.ndarray
+    _sums: np.ndarray
+
+    def of_first(self, user: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """uint64 hashes of the first `items` of the histories of some users, by their places in the row group."""
+        start = self._start_U[user]
+        hashed: np.ndarray = self._sums[start + items] - self._sums[start]
+        return hashed
+
+    def met(self, part: TrainedPart) -> tuple[np.ndarray, np.ndarray]:
+        """(place in the row group, place in `part`) of every user of both."""
+        order = np.argsort(self.user_U, kind="stable")
+        place = np.searchsorted(self.user_U[order], part.user_N)
+        place[place == len(order)] = 0
+        user = order[place]
+        known = self.user_U[user] == part.user_N
+        return user[known], np.flatnonzero(known)
+
+
+def pasts_of(data: PreparedData, share: Share) -> Iterator[Pasts]:
+    """Of the row groups that are this rank's."""
+    item_I = hashes(data.catalogue(["item_id"])["item_id"])
+    for group in data.row_groups[share.rank :: share.world]:
+        yield _pasts(data, group, item_I)
+
+
+def _pasts(data: PreparedData, group: RowGroup, item_I: np.ndarray) -> Pasts:
+    users = data.read_users(group)
+    place = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
+    term = mix(item_I[users.items] + (place + 1).astype(np.uint64) * GOLDEN)
+    sums = np.zeros(len(term) + 1, np.uint64)
+    np.cumsum(term, out=sums[1:])
+    return Pasts(group.first_user, hashes(data.user_ids(group)), users.lengths, users.starts[:-1], sums)
+
+
+def hashes(ids: pa.ChunkedArray) -> np.ndarray:
+    """uint64 hashes of original ids of any type."""
+    texts = ids.cast(pa.string())
+    digests = (blake2b(text.encode(), digest_size=8).digest() for chunk in texts.chunks for text in chunk.to_pylist())
+    return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
+
+
+def write_trained_part(file: Path, part: TrainedPart) -> None:
+    """Whole or not at all."""
+    columns = [part.user_N, part.items_N.astype(np.int32), part.history_N, part.before_N]
+    with new_file(file) as partial:
+        pq.write_table(pa.table(columns, schema=_SCHEMA), partial, compression="zstd", write_page_checksum=True)
+
+
+def read_trained_part(file: Path) -> TrainedPart:
+    """What `write_trained_part` wrote.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        table = pq.read_table(file, schema=_SCHEMA, page_checksum_verification=True)
+        return TrainedPart(*(table[name].to_numpy() for name in _SCHEMA.names))
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"'{file}' cannot be read ({reason}): put it back, or train again") from error
