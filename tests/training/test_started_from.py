@@ -34,7 +34,7 @@ def made(small_data, tmp_path_factory):
     (folder / "small.toml").write_text(SETTINGS)
     train(folder / "small.toml", str(small_data), folder / "a")
     train(folder / "small.toml", str(small_data), folder / "b", folder / "a")
-    train(folder / "small.toml", str(small_data), folder / "other", None, False, ["seed=1"])
+    train(folder / "small.toml", str(small_data), folder / "other", overrides=["seed=1"])
     return folder
 
 
