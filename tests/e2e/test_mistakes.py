@@ -167,18 +167,48 @@ def test_under_a_launcher_one_rank_alone_says_it_and_it_is_not_tried_again(small
     assert done.stderr.count("error: unknown configuration key 'model.dimm'") == 1
 
 
+LAUNCHED = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+
+
 def test_a_mistake_that_rank_0_does_not_meet_is_said_by_the_rank_that_does(monkeypatch, capsys):
     def read():
         raise UserError("part-00001.parquet\nis missing")
 
     package = logging.getLogger("torchrec_priors")
     monkeypatch.setattr(package, "level", package.level)  # which the app changes
-    monkeypatch.setenv("RANK", "1")
+    for name, value in LAUNCHED.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(command, "_RANK_0_SPEAKS_WITHIN", 0.01)
     with pytest.raises(SystemExit) as ended:
         command.run(read, [])
     assert ended.value.code == 2
     assert capsys.readouterr().err == "error: part-00001.parquet is missing (rank 1)\n"
+
+
+@pytest.mark.parametrize(
+    ("variables", "alone", "says"),
+    [
+        ({"RANK": "1"}, False, "RANK is set, but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "1"}, True, "RANK is set, but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
+        (LAUNCHED | {"RANK": "one"}, False, "RANK = 'one' must be a whole number from 0 to 1"),
+        (LAUNCHED, True, "never is one process, and a launcher started 2: start one"),
+    ],
+    ids=str,
+)
+def test_what_a_launcher_cannot_have_meant_is_said_at_once(monkeypatch, capsys, variables, alone, says):
+    def never():
+        raise AssertionError("it must not begin")
+
+    package = logging.getLogger("torchrec_priors")
+    monkeypatch.setattr(package, "level", package.level)
+    monkeypatch.setattr(command, "_RANK_0_SPEAKS_WITHIN", 1000.0)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        command.run(never, [], alone=alone)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {says}")
 
 
 def test_a_run_that_a_signal_stopped_ends_with_its_number(monkeypatch, capsys):

@@ -79,7 +79,7 @@ def _part(shape: str, repeats: int, threads: int, report: Callable[[str], None])
 
 
 def main() -> None:
-    command.run(bench)
+    command.run(bench, alone=True)
 
 
 if __name__ == "__main__":

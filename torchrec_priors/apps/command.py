@@ -16,6 +16,7 @@ import typer
 from torchrec_priors.apps.arguments import check_texts, check_values
 from torchrec_priors.apps.streams import one_line, open_streams
 from torchrec_priors.errors import DivergedError, LostRanksError, OutsideError, StoppedError, UserError
+from torchrec_priors.launch.variables import Launch, for_one_process, read_launch
 from torchrec_priors.limits import whole_number
 from torchrec_priors.noise import hush
 from torchrec_priors.out_of_memory import out_of_memory
@@ -24,23 +25,26 @@ from torchrec_priors.system_errors import one_line as explain
 
 TRUST = "Run files of own code that the run was trained with, though you have not trained with them here."
 
-_RANK = "RANK"  # set by launchers; rank 0 alone speaks
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
 _READER_HAS_GONE = 128 + signal.SIGPIPE  # exit code where who read our output has seen enough, as `head` has
 _APART = 0.5  # seconds between ranks of a machine that say the same, of which the first ends the others
 
 
-def run(function: Callable[..., Any], arguments: list[str] | None = None) -> None:
+def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alone: bool = False) -> None:
     """Runs an app on command-line arguments and exits: 0 done, 2 the user's input is wrong, 128 + a signal's number
     where one ended it, 1 anything else.
 
     Under torchrun, what would fail again in the same way is not tried again.
+
+    Args:
+        alone: whether the app is one process, which several of a launcher's would disturb.
     """
     open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--"]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
         arguments = arguments[1:]
-    leads = os.environ.get(_RANK, "0") == "0"
+    launch = _launch(function.__name__, alone=alone)
+    leads = not isinstance(launch, Launch) or launch.rank == 0
     logging.basicConfig(level=logging.WARNING)
     for handler in logging.getLogger().handlers:  # a library's, where one came first
         if type(handler) is logging.StreamHandler:
@@ -48,7 +52,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
     logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
     hush()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(_with_checked_values(function))
+    app.command()(_ready(function, launch))
     try:
         check_texts(arguments)
         code = app(arguments, standalone_mode=False)
@@ -63,21 +67,21 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None) -> Non
         sys.stdout.flush()
         os._exit(1)  # threads may wait for the lost ranks
     except (UserError, DivergedError) as error:
-        _say(leads, str(error))
+        _say(launch, str(error))
         _end_restarts()
         code = 2 if isinstance(error, UserError) else 1
     except OutsideError as error:
-        _say(leads, str(error))
+        _say(launch, str(error))
         code = 1
     except BrokenPipeError:
         code = _READER_HAS_GONE
     except Exception as error:
-        code = _explain(leads, error)
+        code = _explain(launch, error)
     _let_go_of_output()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(leads: bool, error: Exception) -> int:
+def _explain(launch: Launch | UserError | None, error: Exception) -> int:
     """Says what the system refused, or what is wrong with the command line; the exit code. Raises everything else."""
     explained = explain(error) or out_of_memory(error)
     if explained is not None:
@@ -86,7 +90,7 @@ def _explain(leads: bool, error: Exception) -> int:
         message = f"{error.format_message()} (--help explains every option)"
     else:
         raise error
-    _say(leads, message)
+    _say(launch, message)
     _end_restarts()
     return 1 if isinstance(explained, OutsideError) else 2
 
@@ -110,14 +114,30 @@ def _let_go_of_output() -> None:
             os.close(nowhere)
 
 
-def _with_checked_values(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same, but refusing what no option takes.
+def _launch(app: str, *, alone: bool) -> Launch | UserError | None:
+    """What a launcher says, or why it cannot be."""
+    try:
+        launch = read_launch()
+        if alone and launch is not None and launch.world > 1:
+            return UserError(
+                f"{app} is one process, and a launcher started {launch.world}: start one (torchrun --nproc-per-node 1, "
+                f"TorchX -j 1x1), or for one process without a launcher, {for_one_process()}"
+            )
+    except UserError as error:
+        return error
+    return launch
+
+
+def _ready(function: Callable[..., Any], launch: Launch | UserError | None) -> Callable[..., Any]:
+    """The same, but refusing what a launcher cannot have meant, and what no option takes.
 
     Output that nobody reads any more ends it here, as Typer would make a plain failure of it.
     """
 
     @wraps(function)
     def checked(**options: Any) -> Any:
+        if isinstance(launch, UserError):
+            raise launch
         check_values(options)
         try:
             return function(**options)
@@ -127,15 +147,15 @@ def _with_checked_values(function: Callable[..., Any]) -> Callable[..., Any]:
     return checked
 
 
-def _say(leads: bool, message: str) -> None:
+def _say(launch: Launch | UserError | None, message: str) -> None:
     """Writes the one line, from rank 0 where it meets the mistake, too.
 
     A launcher ends all ranks as soon as one exits. So the others give rank 0 the time to speak, which ends them; one
     that lives on has met what rank 0 has not (a file that it alone reads) and says it itself.
     """
-    if not leads:
-        time.sleep(_RANK_0_SPEAKS_WITHIN + _APART * _in_environment("LOCAL_RANK"))
-        message = f"{message} (rank {os.environ[_RANK]})"
+    if isinstance(launch, Launch) and launch.rank:
+        time.sleep(_RANK_0_SPEAKS_WITHIN + _APART * (launch.local_rank or 0))
+        message = f"{message} (rank {launch.rank})"
     _write(f"error: {message}")
 
 
@@ -147,8 +167,13 @@ def _write(message: str) -> None:
 
 def _end_restarts() -> None:
     """Ends torchrun where it would start the ranks again: it knows no exit code that says not to."""
-    if _in_environment("TORCHELASTIC_RESTART_COUNT") < _in_environment("TORCHELASTIC_MAX_RESTARTS"):
-        os.kill(os.getppid(), signal.SIGTERM)
+    if _in_environment("TORCHELASTIC_RESTART_COUNT") >= _in_environment("TORCHELASTIC_MAX_RESTARTS"):
+        return
+    with suppress(OSError):
+        parent = os.getppid()
+        command = Path(f"/proc/{parent}/cmdline").read_bytes()
+        if b"torchrun" in command or b"torch.distributed" in command:  # not a shell with variables that are left over
+            os.kill(parent, signal.SIGTERM)
 
 
 def _in_environment(name: str) -> int:

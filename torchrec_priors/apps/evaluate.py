@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -80,7 +81,8 @@ def evaluate(
     if config.training.fit_all:
         raise UserError(f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on")
     folder.say_grown(config, prepared)
-    with join() as ranks:
+    with join(timedelta(seconds=config.training.timeout_seconds)) as ranks:
+        ranks.where.doing = "evaluation"
         started = time.monotonic()
         ancestry = read_ancestry(folder)
         leaks = ancestry.leaks(prepared, split.value, ranks)

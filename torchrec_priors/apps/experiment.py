@@ -149,7 +149,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    command.run(experiment)
+    command.run(experiment, alone=True)
 
 
 if __name__ == "__main__":

@@ -178,7 +178,7 @@ def _request(
 
 
 def main() -> None:
-    command.run(plan)
+    command.run(plan, alone=True)
 
 
 if __name__ == "__main__":

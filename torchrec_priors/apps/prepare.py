@@ -152,7 +152,7 @@ def _refuse_with_append(options: Mapping[str, object]) -> None:
 
 
 def main() -> None:
-    command.run(prepare)
+    command.run(prepare, alone=True)
 
 
 if __name__ == "__main__":

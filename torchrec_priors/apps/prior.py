@@ -92,7 +92,7 @@ def prior(
 
 
 def main() -> None:
-    command.run(prior)
+    command.run(prior, alone=True)
 
 
 if __name__ == "__main__":

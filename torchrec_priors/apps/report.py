@@ -45,7 +45,7 @@ def report(
 
 
 def main() -> None:
-    command.run(report)
+    command.run(report, alone=True)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def last_lines(ranks: int, name: str, module: str, arguments: Sequence[str], thr
         RuntimeError: one failed, with its exit code and the end of what it said.
     """
     places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
+    places["LOCAL_WORLD_SIZE"] = str(ranks)
     places["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # where a launcher started this process
     command = [sys.executable, "-m", module, *arguments]
     said: list[tuple[IO[bytes], IO[bytes]]] = [

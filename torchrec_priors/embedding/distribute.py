@@ -26,6 +26,7 @@ from torchrec_priors.embedding.plan import Plan, Table, tables_of
 from torchrec_priors.embedding.sharding import ROW_WISE, ShardingConfig
 from torchrec_priors.embedding.whole_rows import learn_as_whole_rows
 from torchrec_priors.errors import UserError
+from torchrec_priors.launch.variables import read_launch
 
 _LOOKUPS = 512  # ids of a table that a rank asks for in a step, where nothing is known
 
@@ -65,7 +66,8 @@ def distribute(
     group = dist.group.WORLD
     assert group is not None
     world = dist.get_world_size()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", world))
+    launch = read_launch()
+    local = world if launch is None or launch.local_world is None else launch.local_world
     sharder = sharder_of(sharding, device)
     sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
     tables = tables_of(model)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -85,7 +86,7 @@ class LoadedRun:
         hush()
         folder.say_grown(config, data)
         with ExitStack() as opening:
-            self.ranks = opening.enter_context(join())
+            self.ranks = opening.enter_context(join(timedelta(seconds=config.training.timeout_seconds)))
             built = build_model(config, data, self.ranks, trained=folder.trained_on(config, data), for_training=False)
             self.checkpoint = Checkpoints(folder.checkpoints, self.ranks).load_best(built)
             self.model, self.columns = built.model.eval(), built.columns
@@ -94,6 +95,7 @@ class LoadedRun:
             self.finder = Finder(self.model, built.index, config.evaluation, device, diversifier)
             self.depths = built.depths
             self.heads = [path.name for path in built.model.tree.paths]
+            self.ranks.where.doing = "recommendations"
             self._open: ExitStack | None = opening.pop_all()
 
     def recommend(
@@ -209,11 +211,16 @@ class LoadedRun:
 
     def close(self) -> None:
         """Gives the model's memory back and leaves the process group; a second call does nothing."""
+        self._leave(None, None, None)
+
+    def _leave(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         with self._lock:
             if self._open is not None:
-                self._open.close()
-                self._open = None
+                opened, self._open = self._open, None
                 del self.model, self.finder
+                opened.__exit__(kind, error, trace)  # which names ranks that are lost
 
     def __enter__(self) -> "LoadedRun":
         return self
@@ -221,7 +228,7 @@ class LoadedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._leave(kind, error, trace)
 
 
 def check_k(k: int, data: PreparedData) -> None:

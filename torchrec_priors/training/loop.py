@@ -59,7 +59,7 @@ def train(
         StoppedError: a signal asked for it; everything is saved.
         LostRanksError: other ranks are stuck or gone.
     """
-    run = None
+    run, ranks.where.remedy = None, "started again, it goes on"
     try:
         run = _Run(config, data, folder, ranks, init_from)
         summary = run.go()

@@ -1,6 +1,5 @@
 """Joining the ranks of a run: a launcher's, or a single process by itself."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,11 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from torchrec_priors.data.windows import Share
-from torchrec_priors.errors import LostRanksError
+from torchrec_priors.errors import LostRanksError, UserError
+from torchrec_priors.launch.variables import Launch, read_launch
 from torchrec_priors.looked_up import Exchange
 from torchrec_priors.sampling.share import gather_slots
-from torchrec_priors.training.rendezvous import launched, open_store
-from torchrec_priors.training.roll_call import Where
+from torchrec_priors.training.rendezvous import open_store
+from torchrec_priors.training.roll_call import Meeting, Where, lost_ranks
 
 TIMEOUT = timedelta(minutes=10)
 
@@ -72,6 +72,7 @@ class Ranks:
 
 
 _inside = 0  # blocks that are in the process group which this module made
+_attempt = ""  # of that group
 
 
 @contextmanager
@@ -80,32 +81,70 @@ def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
 
     Blocks of one process may overlap: they are in one process group, which the last to end leaves. A process group that
     the caller has made is used, and left to the caller.
+
+    Raises:
+        UserError: what a launcher has set in the environment cannot be, or is not all there.
+        LostRanksError: other ranks did not come; or an error within the block was that they are stuck or gone.
     """
-    global _inside
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    global _inside, _attempt
+    launch = read_launch()
+    device = _device(launch)
     callers = dist.is_initialized() and not _inside
-    attempt = ""
     if not dist.is_initialized():
-        if launched():
-            rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-            store, attempt = open_store(rank, world, timeout)
-        else:
-            rank, world, store = 0, 1, dist.HashStore()
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+        _attempt = _meet(launch, device, timeout)
+    attempt = "" if callers else _attempt
     _inside += not callers
-    lost = False
+    lost, where = False, Where()
+    meeting = Meeting(dist.get_rank(), dist.get_world_size(), timeout, attempt, where)
     try:
         side = dist.new_group(timeout=timeout)
-        yield Ranks(dist.get_rank(), dist.get_world_size(), device, side, timeout, attempt)
+        yield Ranks(meeting.rank, meeting.world, device, side, timeout, attempt, where)
     except LostRanksError:
         lost = True  # leaving would wait for them
         raise
+    except BaseException as error:
+        found = lost_ranks(error, meeting)
+        if found is None:
+            raise
+        lost = True
+        raise found from error
     finally:
         _inside -= not callers
         if not callers and not _inside and not lost:
             dist.destroy_process_group()
+
+
+def _device(launch: Launch | None) -> torch.device:
+    """This rank's."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, there = 0, torch.cuda.device_count()
+    if launch is not None and launch.world > 1:
+        if launch.local_rank is None:
+            raise UserError("LOCAL_RANK is not set, which says whose GPU is whose: start with torchrun or TorchX")
+        number = launch.local_rank
+    if number >= there:
+        raise UserError(
+            f"LOCAL_RANK is {number}, of a machine with {there} GPUs: start at most {there} processes there"
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _meet(launch: Launch | None, device: torch.device, timeout: timedelta) -> str:
+    """Makes the process group of all ranks; returns the name of the attempt."""
+    rank, world, attempt = 0, 1, ""
+    store: dist.Store = dist.HashStore()
+    if launch is not None and launch.world > 1:
+        rank, world = launch.rank, launch.world
+        store, attempt = open_store(launch, timeout)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    except Exception as error:
+        lost = lost_ranks(error, Meeting(rank, world, timeout, attempt))
+        if lost is None:
+            raise
+        raise lost from error
+    return attempt

@@ -5,18 +5,15 @@ store; who has not done so after a few seconds is named.
 """
 
 import json
-import os
 import threading
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch.distributed as dist
 
 from torchrec_priors.errors import LostRanksError
-
-if TYPE_CHECKING:
-    from torchrec_priors.training.process import Ranks
+from torchrec_priors.launch.variables import read_launch
 
 _TIMED_OUT = ("timed out", "timeout")
 _OF_A_COLLECTIVE = ("gloo/", "gloo ", "nccl")
@@ -32,13 +29,30 @@ class Where:
     Attributes:
         step: number of the step it is in, from 1 on; 0 before the first.
         doing: the part of it, with the collective that it has.
+        remedy: what to do when others are lost.
     """
 
     step: int = 0
-    doing: str = "start"
+    doing: str = "start-up"
+    remedy: str = "start it again"
 
     def __str__(self) -> str:
-        return f"step {self.step}, {self.doing}"
+        return f"step {self.step}, {self.doing}" if self.step else self.doing
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What is known of the ranks, `process.Ranks` without its groups.
+
+    Attributes:
+        rank, world, timeout, attempt, where: as there.
+    """
+
+    rank: int
+    world: int
+    timeout: timedelta
+    attempt: str
+    where: Where = field(default_factory=Where)
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class _Answer:
     timed_out: bool
 
 
-def lost_ranks(error: BaseException, ranks: "Ranks") -> LostRanksError | None:
+def lost_ranks(error: BaseException, ranks: Meeting) -> LostRanksError | None:
     """What to raise in place of an error; None where it is not of a collective. May take seconds."""
     text = str(error).lower()
     of_a_collective = isinstance(error, dist.DistError) or any(name in text for name in _OF_A_COLLECTIVE)
@@ -63,13 +77,16 @@ def lost_ranks(error: BaseException, ranks: "Ranks") -> LostRanksError | None:
     return LostRanksError(_message(answers, missing, ranks), speaks=speaks)
 
 
-def _call(own: _Answer, ranks: "Ranks") -> tuple[dict[int, _Answer], list[int]]:
+def _call(own: _Answer, ranks: Meeting) -> tuple[dict[int, _Answer], list[int]]:
     """The answers of the ranks that are there, this one included; and who is not."""
     within = _ANSWER_WITHIN[own.timed_out]
     answers, reached = {ranks.rank: own}, threading.Event()
 
     def ask() -> None:
-        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        launch = read_launch()
+        if launch is None:
+            return
+        store = dist.TCPStore(launch.host, launch.port, is_master=False)
         key = f"torchrec_priors/roll_call/{ranks.attempt}"
         store.set(f"{key}/{ranks.rank}", json.dumps(vars(own)))
         reached.set()
@@ -88,11 +105,9 @@ def _call(own: _Answer, ranks: "Ranks") -> tuple[dict[int, _Answer], list[int]]:
     return answered, sorted(set(range(ranks.world)) - set(answered))
 
 
-def _message(answers: dict[int, _Answer], missing: list[int], ranks: "Ranks") -> str:
+def _message(answers: dict[int, _Answer], missing: list[int], ranks: Meeting) -> str:
     """
-    >>> from datetime import timedelta
-    >>> from types import SimpleNamespace as Simple
-    >>> three = Simple(world=3, rank=0, timeout=timedelta(seconds=60))
+    >>> three = Meeting(0, 3, timedelta(seconds=60), "", Where(remedy="started again, it goes on"))
     >>> waits = _Answer("step 7, evaluation", True)
     >>> _message({0: waits, 2: waits}, [1], three)
     'rank 1 did not answer within 60 s (training.timeout_seconds) in step 7, evaluation: started again, it goes on'
@@ -109,4 +124,4 @@ def _message(answers: dict[int, _Answer], missing: list[int], ranks: "Ranks") ->
         what = f"{named} did not answer within {seconds:g} s (training.timeout_seconds) in {own}"
     else:
         what = f"{named} {'were' if len(missing) > 1 else 'was'} lost in {own}"
-    return f"{what}: started again, it goes on"
+    return f"{what}: {ranks.where.remedy}"

@@ -1,0 +1,128 @@
+"""Ranks that do not come, places where nobody is, and ranks that are told different things: said in time, and who."""
+
+import http.server
+import os
+import signal
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from few_items import prepare_few_items
+from ranks import _free_port, run_on_ranks
+
+from torchrec_priors.config import parse
+from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.errors import LostRanksError, UserError
+from torchrec_priors.serving.run import load_run
+from torchrec_priors.training import rendezvous
+from torchrec_priors.training.loop import train
+from torchrec_priors.training.process import join
+from torchrec_priors.training.run_folder import RunFolder
+
+SHORT = timedelta(seconds=1)
+WAIT = 3  # seconds
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """Sets what a launcher says."""
+
+    def tell(**variables):
+        values = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), **variables}
+        for name, value in values.items():
+            monkeypatch.setenv(name, str(value))
+
+    return tell
+
+
+def _refused(kind):
+    with pytest.raises(kind) as refused, join(SHORT):
+        pass
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(("rank", "missing"), [(0, "ranks 1, 2 of 3"), (2, "rank 0 of 3")])
+def test_who_does_not_come_is_named(told, rank, missing):
+    told(RANK=rank, WORLD_SIZE=3)
+    started = time.monotonic()
+    message = _refused(LostRanksError)
+    assert time.monotonic() - started < 30
+    assert message.startswith(missing)
+    assert "did not come within 1 s (training.timeout_seconds)" in message
+    assert "`unset RANK WORLD_SIZE`" in message
+
+
+def test_a_long_wait_says_for_whom_and_how_long(told, monkeypatch, caplog):
+    monkeypatch.setattr(rendezvous, "_SAY_AFTER", 0.2)
+    told()
+    _refused(LostRanksError)
+    (said,) = (record.message for record in caplog.records if record.name == rendezvous.__name__)
+    assert said.startswith("rank 0 waits for rank 1 of 2 at 127.0.0.1:")
+    assert said.endswith(": 1 s at most")
+
+
+def test_a_place_that_is_nowhere_is_named(told):
+    told(MASTER_ADDR="nowhere.invalid")
+    assert _refused(UserError).startswith("MASTER_ADDR = 'nowhere.invalid' is no machine's name or address")
+    told(TORCHELASTIC_USE_AGENT_STORE="True")
+    assert _refused(UserError).startswith("no launcher listens at 127.0.0.1:")
+
+
+def test_a_port_that_another_has_is_named(told):
+    with http.server.ThreadingHTTPServer(("", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        told(MASTER_PORT=server.server_port)
+        assert _refused(UserError).startswith(f"MASTER_PORT = {server.server_port}: another process has the port")
+        server.shutdown()
+
+
+def test_one_process_of_a_launcher_needs_no_place(told):
+    told(WORLD_SIZE=1, MASTER_ADDR="nowhere.invalid")
+    with join(SHORT) as ranks:
+        assert ranks.world == 1
+
+
+def _told_another_number():
+    if os.environ["RANK"] == "1":
+        os.environ["WORLD_SIZE"] = "3"
+    with pytest.raises(UserError) as refused, join(timedelta(seconds=60)):
+        pass
+    return str(refused.value)
+
+
+def test_ranks_that_are_told_different_numbers_say_so():
+    assert run_on_ranks(2, _told_another_number) == [
+        "WORLD_SIZE is 2 for rank 0 and 3 for rank 1: start all ranks alike",
+        "WORLD_SIZE is 3 for rank 1 and 2 for rank 0: start all ranks alike",
+    ]
+
+
+def _serve_with_rank_1_stopped(run, pids):
+    """What rank 0 comes to know."""
+    rank = int(os.environ["RANK"])
+    (pids / str(rank)).write_text(str(os.getpid()))
+    try:
+        with load_run(run) as loaded:
+            if rank == 1:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            for _ in range(1000):
+                loaded.recommend(["i0"], k=2)
+    except LostRanksError as lost:
+        return str(lost)
+    finally:
+        if rank == 0:
+            os.kill(int((pids / "1").read_text()), signal.SIGCONT)
+
+
+def test_a_stopped_rank_is_named_where_a_run_is_read(tmp_path):
+    data, run = PreparedData(prepare_few_items(tmp_path)), tmp_path / "run"
+    training = {"batch": 4, "steps": 1, "evaluate_every": 1, "timeout_seconds": WAIT}
+    config, folder = parse({"model": {"dim": 8, "horizon": 2}, "training": training}), RunFolder(run)
+    folder.check_same_run(config, data)
+    with join() as ranks:
+        train(config, data, folder, ranks)
+    message, _ = run_on_ranks(2, _serve_with_rank_1_stopped, run, tmp_path)
+    assert message == (
+        f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in recommendations: start it again"
+    )
