@@ -27,11 +27,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 CONFIG = "torchx_configs/marketplace.toml"
 CALIBRATED = ["loss.gate=1.0", "evaluation.calibrated=true", "evaluation.fusion=mean"]
+NARROW = ["model.dim=32", "encoder.dropout=0.1"]
 # Folder of the run -> title, changes to the configuration.
 MODELS = {
-    "next-item": ("Next item", ["model.horizon=1", "priors.tree=[]"]),
+    "next-item": ("Next item", ["model.horizon=1", "priors.tree=[]", *NARROW, "encoder.layers=1"]),
     "one-head": ("One head", ["priors.tree=[]"]),
-    "lt-st": ("LT/ST", ['priors.tree=["temporal:2"]']),
+    "lt-st": ("LT/ST", ['priors.tree=["temporal:2"]', *NARROW]),
     "lt-st-category": ("LT/ST x Item", ['priors.tree=["temporal:2", "category"]', *CALIBRATED]),
     "lt-st-random": ("LT/ST x Random", ['priors.tree=["temporal:2", "random:category"]', *CALIBRATED]),
 }
