@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 from payloads import a_module
 
-from torchrec_priors import own_code
+from torchrec_priors import own_code, user_folders
 from torchrec_priors.config import load_config
 from torchrec_priors.errors import UserError
 from torchrec_priors.own_code import check_trusted, remember
@@ -107,7 +107,7 @@ def test_an_empty_or_relative_configuration_home_is_none(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for given in ("", "here"):
         monkeypatch.setenv("XDG_CONFIG_HOME", given)
-        assert own_code._folder() == tmp_path / "home" / ".config" / "torchrec_priors" / "trusted"
+        assert user_folders.config_folder() == tmp_path / "home" / ".config" / "torchrec_priors"
 
 
 @pytest.mark.parametrize("record", ["data.json", "export.json"])

@@ -9,16 +9,17 @@ folder of the user's configuration that nobody else may write.
 import hashlib
 import logging
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import parse_json
+from torchrec_priors.user_folders import config_folder, is_private
 
 log = logging.getLogger(__name__)
 
+_NAMED = "trusted"
 _RECORDS = ("data.json", "export.json")  # what a run's and an export's folder have beside `config.toml`
 
 _expected: dict[Path, str] = {}  # absolute path -> checksum of what alone may run of it in this process
@@ -93,9 +94,9 @@ def require_expected(file: Path, content: bytes) -> None:
 
 
 def _keep(checksum: str) -> None:
-    folder = _folder()
+    folder = config_folder() / _NAMED
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not _is_own(folder):
+    if not is_private(folder):
         raise PermissionError(f"'{folder}' is another user's, or others may write there")
     with suppress(FileExistsError):
         os.close(os.open(folder / checksum, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
@@ -103,20 +104,7 @@ def _keep(checksum: str) -> None:
 
 def _is_known(checksum: str) -> bool:
     try:
-        folder = _folder()
-        return _is_own(folder) and _is_own(folder / checksum)
+        folder = config_folder() / _NAMED
+        return is_private(folder) and is_private(folder / checksum)
     except (OSError, RuntimeError):
         return False
-
-
-def _is_own(path: Path) -> bool:
-    """Whether nobody else could have made or changed it."""
-    status = path.lstat()
-    writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode) and not writable_by_others
-
-
-def _folder() -> Path:
-    given = Path(os.environ.get("XDG_CONFIG_HOME", ""))
-    user = given if given.is_absolute() else Path.home() / ".config"
-    return user / "torchrec_priors" / "trusted"

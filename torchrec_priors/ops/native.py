@@ -1,9 +1,13 @@
 """C++ beside a module, compiled on first use where there is a compiler, kept for the next process.
 
+A kept library is loaded where it is whole, was made of the same source in the same way, and this user alone could have
+written it.
+
 Nothing but a C++ compiler is needed: no Python headers, no torch headers, no build tool.
 """
 
 import ctypes
+import errno
 import functools
 import hashlib
 import logging
@@ -15,8 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from torchrec_priors.user_folders import cache_folder, is_private, is_private_status
+
 _log = logging.getLogger(__name__)
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
+_SEAL = hashlib.sha256().digest_size
 
 
 @functools.cache
@@ -32,27 +39,103 @@ def load_native(source: Path) -> ctypes.CDLL | None:
         _log.info("%s is not compiled: there is no C++ compiler; PyTorch's own operations are used", source.name)
         return None
     try:
-        return ctypes.CDLL(str(_compiled(source, compiler)))
+        return _library(source, compiler)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         _log.warning("%s is not used: %s; PyTorch's own operations are", source.name, reason.strip().splitlines()[0])
         return None
 
 
-def _compiled(source: Path, compiler: str) -> Path:
-    key = hashlib.sha256("\0".join((source.read_text(), compiler, *_FLAGS, _machine())).encode()).hexdigest()[:16]
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torchrec_priors"
-    library = folder / f"{source.stem}-{key}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        started = time.perf_counter()
-        with tempfile.TemporaryDirectory(dir=folder) as own:  # another process may do the same: the last one stays
-            built = Path(own) / library.name
-            command = [compiler, *_FLAGS, str(source), "-o", str(built)]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-            built.replace(library)
-        _log.info("compiled %s in %.1f s: %s", source.name, time.perf_counter() - started, library)
-    return library
+def _library(source: Path, compiler: str) -> ctypes.CDLL:
+    """The kept library where it is whole and nobody else could have written it, else one that is compiled."""
+    key = hashlib.sha256("\0".join((source.read_text(), compiler, *_FLAGS, _machine())).encode()).hexdigest()
+    folder = _private_folder()
+    if folder is None:  # nothing is kept
+        with tempfile.TemporaryDirectory(prefix="torchrec-priors-") as own:
+            built = Path(own) / f"{source.stem}.so"
+            _compile(source, compiler, built)
+            return ctypes.CDLL(str(built))
+
+    library = folder / f"{source.stem}-{key[:16]}.so"
+    loaded = _load_kept(library, key)
+    if loaded is None:
+        _build(source, compiler, library, key)
+        loaded = _load_kept(library, key)
+    if loaded is None:
+        raise OSError(f"'{library}' is not what was written there")
+    return loaded
+
+
+def _private_folder() -> Path | None:
+    """Where libraries are kept; None, and a line in the log, where others could put theirs."""
+    try:
+        folder = cache_folder() / "native"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if is_private(folder):
+            return folder
+        reason = "is another user's, a link, or others may write there"
+    except (OSError, RuntimeError) as error:  # read-only, or a user without a home
+        _log.info("compiled code cannot be kept (%s): it is compiled for this process alone", error)
+        return None
+    _log.warning("'%s' %s: nothing is loaded from it; code is compiled for this process alone", folder, reason)
+    return None
+
+
+def _build(source: Path, compiler: str, library: Path, key: str) -> None:
+    """Another process may do the same: each makes its own file, and the last one stays."""
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=library.parent) as own:
+        built = Path(own) / library.name
+        _compile(source, compiler, built)
+        content = built.read_bytes()
+        with built.open("ab") as file:
+            file.write(_seal(content, key))
+            file.flush()
+            os.fsync(file.fileno())
+        built.chmod(0o700)
+        built.replace(library)
+    _log.info("compiled %s in %.1f s: %s", source.name, time.perf_counter() - started, library)
+
+
+def _compile(source: Path, compiler: str, built: Path) -> None:
+    command = [compiler, *_FLAGS, str(source), "-o", str(built)]
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+
+
+def _load_kept(library: Path, key: str) -> ctypes.CDLL | None:
+    """None where there is none, or one that is damaged, of something else, or that others could have written.
+
+    What is looked at is what is loaded: both go by the open file.
+    """
+    try:
+        opened = os.open(library, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            _log.warning("'%s' is not loaded (%s): it is compiled anew", library, error.strerror)
+        return None
+    flaw = _flaw(opened, key)
+    if flaw is not None:
+        os.close(opened)
+        _log.warning("'%s' %s: it is compiled anew", library, flaw)
+        return None
+    # The file stays open, as the loader takes libraries of one name for the same one.
+    by_descriptor = Path(f"/proc/self/fd/{opened}")
+    return ctypes.CDLL(str(by_descriptor if by_descriptor.exists() else library))
+
+
+def _flaw(opened: int, key: str) -> str | None:
+    """What is wrong with a library that is open, in words; None for nothing."""
+    if not is_private_status(os.fstat(opened)):
+        return "is not loaded, as others could have written it"
+    with open(opened, "rb", closefd=False) as file:
+        content = file.read()
+    body, seal = content[:-_SEAL], content[-_SEAL:]
+    return None if seal == _seal(body, key) else "is damaged"
+
+
+def _seal(content: bytes, key: str) -> bytes:
+    """The last bytes of a kept library, which no loader reads: a checksum of it and of what it was made from."""
+    return hashlib.sha256(key.encode() + content).digest()
 
 
 def _machine() -> str:

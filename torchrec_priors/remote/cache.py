@@ -24,7 +24,9 @@ from threading import Lock
 
 from torchrec_priors.amounts import in_bytes
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import new_file
 from torchrec_priors.remote.progress import amount
+from torchrec_priors.user_folders import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -119,12 +121,8 @@ class Cache:
         with locked(self._locks / wanted.key):
             if self._is_whole(wanted):
                 return
-            partial = self._files / f".{wanted.key}{_PARTIAL}"
-            try:
+            with new_file(place) as partial:
                 wanted.fetch(partial)
-                partial.replace(place)
-            finally:
-                partial.unlink(missing_ok=True)
 
     def _lend(self, keys: Iterator[str] | Sequence[str]) -> None:
         """From here on nobody removes these entries, whether they are there yet or not."""
@@ -214,8 +212,7 @@ def default_cache() -> Cache:
         UserError: a size that is none.
     """
     most = os.environ.get(SIZE)
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get(FOLDER) or Path(user) / "torchrec_priors")
+    folder = Path(os.environ.get(FOLDER) or cache_folder())
     return Cache(folder, None if most is None else in_bytes(most, SIZE))
 
 
