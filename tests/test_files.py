@@ -6,7 +6,18 @@ import os
 import pytest
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import check_name, new_file, partial_of, read_json, write_json, write_whole
+from torchrec_priors.files import (
+    append_to,
+    check_name,
+    check_no_link,
+    check_path,
+    new_file,
+    partial_of,
+    read_json,
+    remove_leftover,
+    write_json,
+    write_whole,
+)
 
 VALUES = {"name": "shop", "ünï": [1, 2.5, None, True], "inner": {"b": 1, "a": [{}]}}
 
@@ -120,3 +131,56 @@ def test_names_that_could_lead_elsewhere(name):
 @pytest.mark.parametrize("name", ["genre", "graph8", "Über uns", "a.b", "ids-1", "日本"])
 def test_names_that_cannot(name):
     assert check_name(name, "--name") == name
+
+
+@pytest.mark.parametrize(
+    "path", ["a", "priors/genre.parquet", "20230501/x y.parquet", ".hidden/ü:1", "a..b/..c", "3:x", "f" * 200]
+)
+def test_paths_that_stay_inside(path):
+    assert check_path(path, "the file") == path
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/", "/abs/path", "a//b", "a/", "..", "a/../b", "./a", "a/.", "..\\a", "C:/a", "c:a", "a\0b", "a\nb", "a/\x7f",
+     "a/" + "f" * 300, "\udcff"],
+)  # fmt: skip
+def test_paths_that_lead_out_or_to_no_file(path):
+    with pytest.raises(UserError, match=r"the file .* rename it there"):
+        check_path(path, "the file")
+
+
+def test_what_is_added_is_not_added_through_a_link(tmp_path):
+    with append_to(tmp_path / "log") as log:
+        log.write("1\n")
+    with append_to(tmp_path / "log") as log:
+        log.write("2\n")
+    assert (tmp_path / "log").read_text() == "1\n2\n"
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="link"):
+        append_to(tmp_path / "link")
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_of_a_leftover_link_the_link_alone_is_removed(tmp_path):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    for what in ("folder", "nothing"):
+        (tmp_path / "link").symlink_to(tmp_path / what)
+        remove_leftover(tmp_path / "link")
+        assert not (tmp_path / "link").is_symlink()
+    assert (tmp_path / "folder" / "inner").is_dir()
+    remove_leftover(tmp_path / "folder")
+    remove_leftover(tmp_path / "folder")  # which is not there
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_on_the_way_into_a_folder_is_named(tmp_path):
+    (tmp_path / "run" / "eval" / "test").mkdir(parents=True)
+    check_no_link(tmp_path / "run" / "eval" / "test", tmp_path / "run")
+    (tmp_path / "whole").symlink_to(tmp_path / "run")
+    check_no_link(tmp_path / "whole" / "eval" / "test", tmp_path / "whole")
+    (tmp_path / "run" / "eval").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "eval").symlink_to(tmp_path / "elsewhere")
+    for inside in ("eval", "eval/test"):
+        with pytest.raises(UserError, match=r"run/eval' is a link, through which nothing is written"):
+            check_no_link(tmp_path / "run" / inside, tmp_path / "run")

@@ -65,10 +65,10 @@ class RunConfig:
                     raise UserError(f"{name}.{key} = {value} must be a finite number")
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     check_most(f"{name}.{key}", value, _MOST.get(f"{name}.{key}", MOST))
-        for part in ("encoder", "baseline"):
-            for key, value in getattr(self, part).options.items():
+        for section in ("encoder", "baseline"):
+            for key, value in getattr(self, section).options.items():
                 if isinstance(value, float) and not math.isfinite(value):
-                    raise UserError(f"{part}.options.{key} = {value} must be a finite number")
+                    raise UserError(f"{section}.options.{key} = {value} must be a finite number")
         self.encoder.check(self.model.dim)
         for part in (
             self.model,

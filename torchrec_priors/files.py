@@ -8,18 +8,21 @@ JSON files of ours carry a checksum of their content, so that a damaged one is n
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
+import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.system_errors import naming
 
 CHECKSUM = "sha256"  # key of the checksum in a JSON file of ours
 
+_DRIVE = re.compile(r"[A-Za-z]:")
 _LONGEST_NAME = 200  # bytes; file systems take 255, and we add to names
 
 
@@ -71,6 +74,27 @@ def check_replaceable(file: Path) -> None:
         raise UserError(f"'{file}' is a folder: name a file")
     if not stat.S_ISREG(mode):
         raise UserError(f"'{file}' is not a regular file, so it is not replaced: name another file")
+
+
+def append_to(file: Path) -> TextIO:
+    """Opens a text to add to; it is made where it is not there, and a link is not followed.
+
+    Raises:
+        OSError: it is a link, or cannot be written.
+    """
+    return open(file, "a", encoding="utf8", opener=_not_through_a_link)
+
+
+def check_no_link(folder: Path, root: Path) -> None:
+    """Raises UserError where `folder`, or one between it and `root`, is a link: what is written there would leave
+    `root`, which may have come from somebody else."""
+    for place in (folder, *folder.parents):
+        if place == root:
+            return
+        if place.is_symlink():
+            raise UserError(
+                f"'{place}' is a link, through which nothing is written: make it a folder, or link '{root}' as a whole"
+            )
 
 
 def write_whole(file: Path, text: str) -> None:
@@ -153,6 +177,33 @@ def check_name(name: str, what: str) -> str:
         shown = name if len(name) <= 60 else f"{name[:60]}..."
         raise UserError(f"{what}: {shown!r} {problem}: choose another name")
     return name
+
+
+def check_path(path: str, what: str) -> str:
+    """`path` of a file in a folder, with slashes; it comes from a data set or a store.
+
+    Args:
+        what: what has the path, for messages.
+
+    Raises:
+        UserError: it could lead out of the folder, or no file can be called so.
+    """
+    parts = path.split("/")
+    problem = None
+    if any(part in ("", ".", "..") for part in parts) or "\\" in path or _DRIVE.match(path):
+        problem = "leads out of the folder, or to no file"
+    elif any(unicodedata.category(mark) in ("Cc", "Cs") for mark in path):
+        problem = "has a control character"
+    elif max(len(part.encode()) for part in parts) > _LONGEST_NAME:
+        problem = f"has a part longer than {_LONGEST_NAME} bytes"
+    if problem:
+        shown = path if len(path) <= 60 else f"{path[:60]}..."
+        raise UserError(f"{what} {shown!r} {problem}: rename it there")
+    return path
+
+
+def _not_through_a_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _bytes(file: Path, remedy: str) -> bytes:

@@ -105,3 +105,12 @@ def test_progress_is_said(store):
     said = []
     mirror(URI, "--raw", said.append)
     assert said == [f"fetching {URI} (4 files): 0.00 MB"]
+
+
+@pytest.mark.parametrize("key", ["//abs/path", "/../../up", "/a/../../../up", "/C:\\x", "/two\nlines"])
+def test_an_object_whose_name_leads_out_of_the_folder_is_refused(store, tmp_path, key):
+    store.store[f"/bucket/raw{key}"] = store.store["/bucket/raw/names.csv"]
+    with pytest.raises(UserError, match=r"--raw: 'pretended://bucket/raw' holds a file that .* rename it there"):
+        mirror(URI, "--raw")
+    assert not [link for link in tmp_path.rglob("*") if link.is_symlink()]
+    assert Pretended.calls["get", "path"] == 0

@@ -80,6 +80,7 @@ def evaluate(
     _check_name(name)
     if config.training.fit_all:
         raise UserError(f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on")
+    folder.check_writable()
     folder.say_grown(config, prepared)
     with join(timedelta(seconds=config.training.timeout_seconds)) as ranks:
         ranks.where.doing = "evaluation"

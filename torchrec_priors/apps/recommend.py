@@ -17,6 +17,7 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.id_files import read_ids
 from torchrec_priors.data.prepared import History
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import check_replaceable
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import Catalogue
 from torchrec_priors.serving.levers import MOST_SHARES, Levers
@@ -154,6 +155,7 @@ def _check_options(user: str | None, history: str | None, users: str | None, out
         raise UserError(f"--out: there is no folder '{out.parent}'")
     if out.is_dir():
         raise UserError(f"--out: '{out}' is a folder: name a file in it")
+    check_replaceable(out)
 
 
 def _bulk(loaded: LoadedRun, lines: np.ndarray, out: Path, k: int, allowed: np.ndarray | None, levers: Levers) -> None:

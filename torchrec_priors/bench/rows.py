@@ -12,6 +12,7 @@ from typing import Any
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, in_a_process
 from torchrec_priors.bench.workload import make_workload
+from torchrec_priors.files import new_file
 
 Report = Callable[[str], None]
 
@@ -128,8 +129,8 @@ def run(variant: Variant, shape: Shape, data: Path, repeats: int, threads: int, 
 
 def trace(shape: Shape, file: Path, threads: int) -> None:
     """Writes what our path does in a few repeats."""
-    with _workloads(shape, lambda _: None) as data_of:
-        run(Variant("ours"), shape, data_of(shape.items), 2, threads, file)
+    with _workloads(shape, lambda _: None) as data_of, new_file(file) as partial:
+        run(Variant("ours"), shape, data_of(shape.items), 2, threads, partial)
 
 
 def as_json(rows: Sequence[Row], machine: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.files import write_whole
+from torchrec_priors.files import check_name, check_path, write_whole
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
@@ -146,11 +146,20 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
             raise UserError(f"{file} is of version {version}; this release reads {SCHEMA_VERSION}: prepare again")
         values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
         values["files"] = [FileInfo(**info) for info in values["files"]]
+        _check_names(values["priors"], values["files"], file)
         return Manifest(**values)
     except UserError:
         raise
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): prepare again") from error
+
+
+def _check_names(priors: list[PriorInfo], files: list[FileInfo], file: str) -> None:
+    """Raises UserError where a name would lead out of the data set's folder."""
+    for prior in priors:
+        check_name(prior.name, f"{file}: prior")
+    for info in files:
+        check_path(info.path, f"{file}: the file")
 
 
 def is_data_set(folder: Path) -> bool:

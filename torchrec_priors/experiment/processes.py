@@ -17,6 +17,7 @@ from torchx.specs import AppDef, AppState
 from torchx.specs.builders import materialize_appdef
 
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.files import append_to
 from torchrec_priors.launch.builtins import dist
 from torchrec_priors.launch.command_line import arguments
 
@@ -51,7 +52,7 @@ class InPlace:
     def run(self, app: str, options: Mapping[str, object], overrides: list[str], log: Path) -> str | None:
         command = [sys.executable, "-m", f"torchrec_priors.apps.{app}", *arguments(options), *overrides]
         alone = {name: value for name, value in os.environ.items() if not _OF_A_LAUNCHER.fullmatch(name)}
-        with log.open("ab") as stream:
+        with append_to(log) as stream:
             before = stream.tell()
             with self._guard:
                 if self._stopped:
@@ -124,7 +125,7 @@ class OnScheduler:
         with self._guard:
             self._running.discard(handle)
         lines = self._lines(handle, definition.roles[0].name)
-        with log.open("a", encoding="utf8") as stream:
+        with append_to(log) as stream:
             stream.writelines(f"{line}\n" for line in lines)
         if status is not None and status.state == AppState.SUCCEEDED:
             return None

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import check_replaceable, new_file
 from torchrec_priors.planning.counts import short
 from torchrec_priors.planning.sweep import Point
 
@@ -16,6 +17,7 @@ def check_plot(file: Path) -> None:
         raise UserError(f"--plot: '{file}' must end in {', '.join(_FORMATS)}")
     if not file.parent.is_dir():
         raise UserError(f"--plot: there is no folder '{file.parent}'")
+    check_replaceable(file)
 
 
 def plot(points: Sequence[Point], file: Path) -> None:
@@ -50,7 +52,8 @@ def plot(points: Sequence[Point], file: Path) -> None:
     figure.suptitle(
         f"width {request.dim}, {request.rows}, {request.optimizer}, {request.sharding.type}; hollow: does not fit"
     )
-    figure.savefig(file, dpi=110)
+    with new_file(file) as partial:
+        figure.savefig(partial, dpi=110, format=file.suffix[1:])
 
 
 def _used(point: Point) -> float:

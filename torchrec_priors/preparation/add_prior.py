@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from torchrec_priors.data.manifest import FILE, FileInfo, Manifest, PriorInfo, describe_file, hash_of, read_manifest
 from torchrec_priors.data.opening import manifest_in
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import check_no_link, new_file
 from torchrec_priors.preparation.check import check_name
 from torchrec_priors.preparation.grouping import Grouping
 from torchrec_priors.remote.cache import default_cache
@@ -47,22 +48,20 @@ def add_prior(folder: Path, name: str, grouping: Grouping, read: Manifest, *, ov
     check_name(name, "--name")
     info = PriorInfo(name, grouping.kind, grouping.groups, grouping.sizes, made_by=grouping.made_by)
     file = folder / info.path
-    partial = file.with_name(f".{name}.parquet.partial")
+    check_no_link(file.parent, folder)
     try:
         with locked(folder):
             manifest = read_manifest(folder)
             _check_same(manifest, read, folder)
             check_free(manifest, name, overwrite)
-            pq.write_table(grouping.table, partial, compression="zstd")
-            without, made = _changed(manifest, info, describe_file(partial, info.path))
-            if without is not None:
-                without.write(folder)
-            partial.replace(file)
+            with new_file(file) as partial:
+                pq.write_table(grouping.table, partial, compression="zstd")
+                without, made = _changed(manifest, info, describe_file(partial, info.path))
+                if without is not None:
+                    without.write(folder)
             made.write(folder)
     except OSError as error:
         raise UserError(f"--data: cannot write '{error.filename or folder}': {error.strerror or error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return made
 
 

@@ -26,7 +26,7 @@ def link(source: Path, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     try:
-        os.link(source, file)
+        os.link(source.resolve(), file)  # the file itself, where a link names it
     except OSError:
         shutil.copyfile(source, file)
 

@@ -11,7 +11,8 @@ import ibis.expr.types as ir
 
 from torchrec_priors.data.manifest import PRIOR_KINDS
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.plugin import known_files
+from torchrec_priors.files import check_name as check_file_name
+from torchrec_priors.plugin import known_files, own_file
 from torchrec_priors.preparation.corpus import Corpus, Labels
 
 _PRIORS = Path(__file__).resolve().parent.parent / "priors"
@@ -108,6 +109,9 @@ def check_name(prior: str, name: str) -> None:
     if not prior or wrong or prior.startswith("."):
         why = f" (it has {' '.join(map(repr, wrong))})" if wrong else ""
         raise UserError(f"{name}: prior '{prior}' is to name a file, which it cannot{why}: rename it")
+    check_file_name(prior, f"{name}: prior")
+    if own_file(prior) is not None:
+        raise UserError(f"{name}: prior '{prior}' is named like a file of code, which a tree would load: rename it")
     kinds = [kind for kind in known_files(_PRIORS) if kind not in PRIOR_KINDS]
     if prior in kinds:
         raise UserError(f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(kinds)}): rename it")

@@ -6,6 +6,7 @@ from pathlib import Path
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from torchrec_priors.files import new_file
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.parquet_files import write_batches, write_table
 
@@ -33,7 +34,8 @@ class OutputFiles:
         file = self.folder / name
         if not self.is_finished(name):
             file.parent.mkdir(parents=True, exist_ok=True)
-            write(file)
+            with new_file(file) as partial:
+                write(partial)
             self.engine.journal.finish(name, files=[file])
         self.paths.append(file)
 

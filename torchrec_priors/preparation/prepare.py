@@ -10,6 +10,7 @@ from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import Manifest
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import remove_leftover
 from torchrec_priors.preparation import raw_files
 from torchrec_priors.preparation.add_prior import add_prior
 from torchrec_priors.preparation.bad_rows import BadRows
@@ -133,7 +134,7 @@ def move(made: Path, out: Path) -> None:
     """Puts the data set that was made into its place; between the two moves `recover` knows of the old one."""
     old = set_aside(out)
     if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
+        remove_leftover(old)
         out.replace(old)
     made.replace(out)
     shutil.rmtree(old, ignore_errors=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import write_whole
+from torchrec_priors.files import remove_leftover, write_whole
 from torchrec_priors.preparation.engine.memory import OutOfMemoryError
 
 _LAYOUT = 1  # of what stages leave in the folder
@@ -62,7 +62,7 @@ def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], 
         else:
             for path in folder.iterdir():
                 if path.name != _LOCK:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    remove_leftover(path)
             write_whole(folder / _MADE_FOR, json.dumps(header) + "\n")
         try:
             yield folder
@@ -79,8 +79,10 @@ def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], 
 def _locked(folder: Path, out: Path) -> int:
     """A lock on the folder, which ends with the process."""
     while True:
+        if folder.is_symlink():  # what it names is nobody's to work in
+            folder.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -5,11 +5,12 @@ import json
 import os
 import time
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from fsspec.callbacks import Callback
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import check_path
 from torchrec_priors.remote.cache import Wanted, default_cache
 from torchrec_priors.remote.progress import Progress, Report
 from torchrec_priors.remote.store import DamagedError, Listed, Store
@@ -30,8 +31,7 @@ def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
     if not listed:
         raise UserError(f"{option}: '{uri}' holds no files: look at the name")
     for path in listed:
-        if ".." in PurePosixPath(path).parts:
-            raise UserError(f"{option}: '{uri}' holds a file '{path}', which no local folder can: rename it")
+        check_path(path, f"{option}: '{uri}' holds a file that")
     cache = default_cache()
     keys = {path: _key(uri / path, file) for path, file in listed.items()}
     missing = {path: file for path, file in listed.items() if not cache.has(keys[path])}

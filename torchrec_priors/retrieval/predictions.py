@@ -1,5 +1,6 @@
 """`predictions.parquet`: what every user was recommended, in original ids, with the path that explains each item."""
 
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
@@ -9,6 +10,7 @@ import pyarrow.parquet as pq
 import torch.distributed as dist
 
 from torchrec_priors.data.histories import Histories
+from torchrec_priors.files import new_file
 from torchrec_priors.retrieval.search import Found
 
 
@@ -23,10 +25,10 @@ class PredictionWriter:
             group: ranks that take part; each must add the same number of batches.
         """
         self.file, self.group = file, group
-        self.partial = file.with_name(f".{file.name}.partial")
         self.leads = dist.get_rank(group) == 0
         self._ids, self._names = item_ids.combine_chunks(), pa.array(path_names)
         self._writer: pq.ParquetWriter | None = None
+        self._open = ExitStack()
 
     def add(self, users: Histories, found: Found) -> None:
         """One round: this rank's users, perhaps none."""
@@ -39,7 +41,9 @@ class PredictionWriter:
         if self.leads:
             whole = pa.concat_tables(tables)
             if self._writer is None:
-                self._writer = pq.ParquetWriter(self.partial, whole.schema, compression="zstd")
+                partial = self._open.enter_context(new_file(self.file))
+                self._writer = pq.ParquetWriter(partial, whole.schema, compression="zstd")
+                self._open.callback(self._writer.close)
             self._writer.write_table(whole)
 
     def __enter__(self) -> "PredictionWriter":
@@ -50,12 +54,7 @@ class PredictionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            if error is None:
-                self.partial.replace(self.file)
-            else:
-                self.partial.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
 
     def _table(self, users: Histories, found: Found) -> pa.Table:
         table = recommendations(users.user_ids, found, self._ids, self._names)

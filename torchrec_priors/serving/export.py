@@ -26,7 +26,7 @@ from torch import Tensor
 
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.errors import OutsideError, UserError
-from torchrec_priors.files import write_json
+from torchrec_priors.files import remove_leftover, write_json
 from torchrec_priors.serving.run import LoadedRun
 from torchrec_priors.training.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
 from torchrec_priors.training.run_folder import TRAINED
@@ -62,7 +62,7 @@ def export(
     about: dict[str, Any] = {}
     try:
         if run.ranks.leads:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_leftover(partial)
             partial.mkdir(parents=True)
         ancestors = as_ancestors(run.folder, run.checkpoint, read_ancestry(run.folder))
         missing = _write_items(run, partial / ITEMS, progress, as_text(ancestors))

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import torch.distributed as dist
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import check_replaceable, remove_leftover
 from torchrec_priors.training.process import Ranks
 
 _ENTRIES = 1 << 20
@@ -41,7 +42,8 @@ class OrderedFile:
     def __enter__(self) -> "OrderedFile":
         if self.ranks.leads:
             try:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                check_replaceable(self.file)
+                remove_leftover(self.folder)
                 self.folder.mkdir()
             except OSError as error:
                 raise UserError(f"--out: cannot write '{self.file}': {error.strerror or error}") from error
@@ -103,6 +105,7 @@ class OrderedFile:
             if writer is not None:
                 writer.close()
         assert written == self.rows, f"{written} rows of {self.rows}"
+        check_replaceable(self.file)
         whole.replace(self.file)
 
     def _path(self, bucket: int, rank: int) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from torchrec_priors.files import write_whole
+from torchrec_priors.files import append_to, write_whole
 from torchrec_priors.training.log_lines import read_lines, to_line
 from torchrec_priors.training.process import Ranks
 
@@ -33,7 +33,7 @@ class Logs:
         )
         if self.leads:
             _keep_until(metrics, first_step, evaluated)
-            self._file = metrics.open("a", encoding="utf8")
+            self._file = append_to(metrics)
             self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
     def add(self, step: int, values: dict[str, Any], prefix: str = "") -> None:

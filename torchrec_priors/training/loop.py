@@ -110,7 +110,7 @@ class _Run:
         dist.barrier(ranks.side)
         self.logs = Logs(
             folder.metrics,
-            folder.path / "events",
+            folder.events,
             ranks,
             steps=config.training.steps,
             first_step=self.progress.step,

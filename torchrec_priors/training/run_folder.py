@@ -14,6 +14,7 @@ from torchrec_priors.config import RunConfig
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import check_no_link
 from torchrec_priors.own_code import check_trusted
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.training.config_file import read_config, write_config
@@ -119,12 +120,23 @@ class RunFolder:
         return self.path / METRICS
 
     @property
+    def events(self) -> Path:
+        """TensorBoard's."""
+        return self.path / "events"
+
+    @property
     def summary(self) -> Path:
         return self.path / SUMMARY
 
     def evaluation(self, split: str, name: str | None = None) -> Path:
         """Where an evaluation of a split is kept, beside others of other names."""
         return self.path / "eval" / (split if name is None else f"{split}-{name}")
+
+    def check_writable(self) -> None:
+        """Raises UserError where what is written to the run would leave its folder, through a link in it."""
+        evaluations = self.path / "eval"
+        for folder in (self.checkpoints, self.events, evaluations, *evaluations.glob("*")):
+            check_no_link(folder, self.path)
 
     def check_same_run(self, config: RunConfig, data: PreparedData) -> None:
         """Raises UserError where the folder holds something other than a run of these, or damaged files of one."""
@@ -134,6 +146,7 @@ class RunFolder:
             self._check_unused()
             return
 
+        self.check_writable()
         origin = self.origin()
         there = read_config(self.path / CONFIG, signed=origin.signed)
         recorded = tomllib.loads(there.to_toml())  # with what later versions have added

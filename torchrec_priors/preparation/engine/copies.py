@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from torchrec_priors.files import new_file
 from torchrec_priors.preparation.bad_rows import BadRows, shorten
 from torchrec_priors.preparation.csv_file import read_csv_blocks
 from torchrec_priors.preparation.engine.source import ROW
@@ -73,8 +74,6 @@ def _decodes(value: pa.Scalar) -> bool:
 def _write(copy: Path, columns: Mapping[str, pa.DataType], tables: Iterable[pa.Table]) -> None:
     schema = pa.schema({**columns, ROW: pa.int64()})
     copy.parent.mkdir(parents=True, exist_ok=True)
-    partial = copy.with_name(f".{copy.name}.partial")
-    with pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with new_file(copy) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table.cast(schema), row_group_size=_ROWS)
-    partial.replace(copy)

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.files import append_to, write_whole
+
 
 class Journal:
     """A file of one JSON line a finished stage; a line that a kill has cut counts for nothing.
@@ -26,7 +28,7 @@ class Journal:
                 entry = json.loads(line)
                 self._lines[entry["stage"]] = entry
             if not text.endswith("\n"):
-                file.write_text(text[: text.rfind("\n") + 1], encoding="utf8")
+                write_whole(file, text[: text.rfind("\n") + 1])
 
     def finished(self, stage: str, key: str = "") -> Mapping[str, Any] | None:
         """What the stage noted when it was finished; None where it was not, for this key, or its files are gone."""
@@ -46,7 +48,7 @@ class Journal:
         """Writes down that a stage is finished, after `files` (of the journal's folder) are whole."""
         sizes = {str(file.relative_to(self.folder)): file.stat().st_size for file in files}
         entry = {"stage": stage, "key": key, "noted": dict(noted or {}), "files": sizes}
-        with self._writing, self.file.open("a", encoding="utf8") as lines:
+        with self._writing, append_to(self.file) as lines:
             lines.write(json.dumps(entry) + "\n")
             lines.flush()
             os.fsync(lines.fileno())

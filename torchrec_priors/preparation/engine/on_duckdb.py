@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from torchrec_priors.amounts import in_bytes
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import remove_leftover
 from torchrec_priors.preparation.engine.copies import copy_text
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.memory import OutOfMemoryError
@@ -66,7 +67,7 @@ class DuckDB(Engine):
             to, how = partial, f"{how}, PARTITION_BY ({_quoted(by)})"
 
         def write() -> None:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_leftover(partial)
             partial.mkdir(parents=True)
             self.connection.raw_sql(f"COPY ({self._typed(table)}) TO {_text(to)} ({how})")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import write_whole
+from torchrec_priors.files import remove_leftover, write_whole
 
 MARKER = "generated.json"
 LEAST_ROWS = 1_000
@@ -40,7 +40,7 @@ def make_folder(
             report(f"{raw} already holds this log")
             return
         partial = raw.with_name(f".{raw.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_leftover(partial)
         try:
             partial.mkdir(parents=True)
             write(partial)
