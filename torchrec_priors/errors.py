@@ -4,6 +4,8 @@ import difflib
 import signal
 from collections.abc import Iterable
 
+_LONGEST = 60  # characters of a value that a message shows
+
 
 class UserError(ValueError):
     """What the user gave is wrong. The message is one line: the thing, and the remedy. Apps exit with code 2."""
@@ -34,11 +36,21 @@ class StoppedError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint for an unknown name: "; did you mean 'x'?" or the list of valid names.
+    """A hint for an unknown name: "did you mean 'x'?", which is never the name itself, or the list of valid names.
 
     >>> nearest("movilens", ["movielens", "amazon"])
     "did you mean 'movielens'?"
     """
-    names = sorted(valid)
+    names = sorted(set(valid) - {name})  # what was given is no help
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(names) or 'none'}"
+
+
+def shown(value: object) -> str:
+    """A value of a file as a message shows it: quoted, on one line, and short.
+
+    >>> shown("two\\nlines")
+    "'two\\\\nlines'"
+    """
+    text = value if isinstance(value, str) else str(value)
+    return repr(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")

@@ -1,5 +1,8 @@
 """Ids come out of a file as they stand in it, whatever its form; what is wrong with it is said in a line."""
 
+import gzip
+from decimal import Decimal
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -29,6 +32,44 @@ def test_text(tmp_path, text):
     assert _read(tmp_path / "ids") == ["7", "u8", "009"]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_ids_of_any_characters_stand_in_quotes(end, tmp_path):
+    ids = ["a,b", 'says "x"', "two\nlines", " blank ", "nul\0", "007", "é" * 3, "x" * 3_000_000, '"']
+    quoted = [f'"{text.replace(chr(34), chr(34) * 2)}"' for text in ids]
+    (tmp_path / "ids").write_bytes(end.join(["user_id", *quoted, "  plain ", 'in"side', "", '""']).encode())
+    assert _read(tmp_path / "ids") == [*ids, "plain", 'in"side']
+
+
+PARQUET = {
+    "large text": pa.array(["9", "7"], pa.large_string()),
+    "views": pa.array(["9", "7"], pa.string_view()),
+    "dictionary": pa.array(["9", "7"]).dictionary_encode(),
+    "bytes": pa.array([b"9", b"7"]),
+    "int8": pa.array([9, 7], pa.int8()),
+    "uint64": pa.array([9, 7], pa.uint64()),
+    "float": pa.array([9, 7], pa.float64()),
+    "decimal": pa.array([Decimal(9), Decimal(7)], pa.decimal128(38, 0)),
+    "decimal with a fraction": pa.array([Decimal(9), Decimal(7)], pa.decimal128(10, 2)),
+    "JSON": pa.ExtensionArray.from_storage(pa.json_(), pa.array(["9", "7"])),
+}
+
+
+@pytest.mark.parametrize("ids", PARQUET.values(), ids=PARQUET)
+def test_parquet_of_any_type(ids, tmp_path):
+    pq.write_table(pa.table({"user_id": ids}), tmp_path / "ids.parquet", row_group_size=1)
+    assert _read(tmp_path / "ids.parquet") == ["9", "7"]
+
+
+def test_the_largest_integers_and_dates_are_ids(tmp_path):
+    for ids, texts in (
+        (pa.array([2**64 - 1], pa.uint64()), [str(2**64 - 1)]),
+        (pa.array([-(2**63)]), [str(-(2**63))]),
+        (pa.array([1], pa.date32()), ["1970-01-02"]),
+    ):
+        pq.write_table(pa.table({"user_id": ids}), tmp_path / "ids.parquet")
+        assert _read(tmp_path / "ids.parquet") == texts
+
+
 def test_parquet(tmp_path):
     for ids in ([9, 7], ["u9", "7"]):
         pq.write_table(pa.table({"other": [0, 0], "user_id": ids}), tmp_path / "ids.parquet")
@@ -48,7 +89,18 @@ def _none(file):
         (lambda file: file.write_text("user_id\n"), "holds no ids"),
         (lambda file: file.write_text("\n\n"), "holds no ids"),
         (lambda file: file.write_text("7,x\n8,y\n"), "give one id a line"),
-        (lambda file: file.write_bytes(b"7\n\xff\xfe\n"), "cannot be read"),
+        (lambda file: file.write_text('7\n8 "x", y\n'), "line 2: '8 \"x\", y' has a comma: give one id a line"),
+        (lambda file: file.write_text('7\n"8\n9\n'), "line 2: a quote that is not closed"),
+        (lambda file: file.write_text('7\n"8" 9\n'), "line 2: a quote that is not closed"),
+        (lambda file: file.write_bytes(b"7\n\xff\xfe\n"), "line 2 cannot be read, as it is no UTF-8 text"),
+        (lambda file: file.write_bytes(gzip.compress(b"7")), "is compressed: unpack it"),
+        (
+            lambda file: pq.write_table(pa.table({"user_id": [[1]]}), file),
+            "ids are list<element: int64>: give integers",
+        ),
+        (lambda file: pq.write_table(pa.table({"user_id": [1.5]}), file), "floating-point numbers, such as 1.5"),
+        (lambda file: pq.write_table(pa.table({"user_id": [b"\xff"]}), file), "bytes that are no UTF-8"),
+        (lambda file: pq.write_table(pa.table({"user_id": pa.nulls(2)}), file), "no id in row 1 (2 such rows)"),
         (lambda file: file.write_bytes(b"PAR1 cut"), "cannot be read"),
         (lambda file: pq.write_table(pa.table({"user": [1]}), file), "has no column 'user_id' (it has user)"),
         (lambda file: pq.write_table(pa.table({"user_id": [1, None, None]}), file), "no id in row 2 (2 such rows)"),

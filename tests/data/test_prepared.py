@@ -100,10 +100,10 @@ def test_histories_of_other_lengths_than_were_counted_are_refused(copied):
 
 
 def test_columns_of_a_user_that_differ_in_length_are_refused(copied):
-    def shorten(table):
+    def shown(table):
         shorter = pa.array([row[1:] for row in table["timestamps"].to_pylist()], table["timestamps"].type)
         return table.set_column(table.schema.get_field_index("timestamps"), "timestamps", shorter)
 
-    data = _rewrite(copied, shorten)
+    data = _rewrite(copied, shown)
     with pytest.raises(UserError, match="'items' and 'timestamps' of a user differ in length: prepare again"):
         data.read_users(data.row_groups[0], ["timestamps"])

@@ -26,7 +26,7 @@ def _rows(file: Path, columns: dict[str, pa.DataType] = TYPES) -> tuple[list[tup
     return list(zip(*table.to_pydict().values(), strict=True)), sum(bad_rows.dropped.values())
 
 
-_integers = st.sampled_from(["1", "-20", " 7", "+5", "7 ", "1.0", "", "9" * 19])
+_integers = st.sampled_from(["1", "-20", " 7", "+5", "7 ", "1.0", "", "9" * 18, "9" * 19])
 _numbers = st.sampled_from([".99", "1.", "-.5e1", "2", "nan", "inf", "-inf", " 7", "+5", ".", "", "1e999", "0x1"])
 _texts = st.sampled_from(["", "x", "é", "nan", "null", '"', "a,b", " ", "a 'b'"])
 _lines = st.one_of(st.tuples(_integers, _numbers, _texts), st.sampled_from(["", "  "]))
@@ -74,21 +74,71 @@ def test_a_header_alone_has_no_rows(content, tmp_path):
     assert _rows(_file(tmp_path, content), {"b": pa.int64()}) == ([], 0)
 
 
-@pytest.mark.parametrize("policy", ["refuse", "drop"])
 @pytest.mark.parametrize("tail", ["", "garbage\n", "9,\udce9\n"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
-def test_a_value_with_a_line_break_is_refused_by_its_line(end, tail, policy, tmp_path):
-    content = f'a,b\n1,"one, line"\n\n2,"two{end}lines"\n3,x\n{tail}'.encode(errors="surrogateescape")
-    with pytest.raises(UserError, match=r"log\.csv, line 4: a value with a line break"):
-        read_csv(_file(tmp_path, content), {"a": pa.int64()}, BadRows(policy))
+def test_a_line_break_in_a_value_that_is_read_is_a_bad_row_and_elsewhere_none(end, tail, tmp_path):
+    content = f'a,b\n1,"one, line"\n\n2,"two{end}{end}lines ""x"""\n3,x\n{tail}'.encode(errors="surrogateescape")
+    file = _file(tmp_path, content)
+    dropped = int(tail == "garbage\n")
+    assert _rows(file, {"a": pa.int64()})[0][:3] == [(1, 2), (2, 4), (3, 7)]
+    assert _rows(file, {"a": pa.int64()})[1] == dropped
+    text = {"b": pa.string()}
+    assert _rows(file, text) == ([("one, line", 2), ("x", 7)], 1 + bool(tail))
+    if not tail:
+        with pytest.raises(UserError, match=r"log\.csv, line 4: b has a line break: 'two"):
+            read_csv(file, text, BadRows())
 
 
-def test_line_breaks_are_seen_wherever_a_block_ends(tmp_path):
-    """Arrow reads blocks of a mebibyte; a quote that is never closed runs through all of them."""
+def test_rows_of_several_lines_wherever_a_block_of_arrow_ends(tmp_path):
     half = "".join(f"{row},some text\n" for row in range(100_000))
-    for broken in ('1,"two\nlines"\n', '1,"open\n'):
-        with pytest.raises(UserError, match=r"log\.csv, line 100002: a value with a line break"):
-            read_csv(_file(tmp_path, "a,b\n" + half + broken + half), {"a": pa.int64()}, BadRows())
+    file = _file(tmp_path, "a,b\n" + half + '1,"two\nlines"\n' + half)
+    table = read_csv(file, {"a": pa.int64()}, BadRows())
+    assert len(table) == 200_001
+    assert table["line"].to_pylist()[-100_001:-99_999] == [100_002, 100_004]
+
+
+WRONG_QUOTES = {
+    "never closed": b'a,b\n1,x\n2,"open\n3,y\n',
+    "closed by another's": b'a,b\n1,x\n2,"open\n3,y\n4,"closed"\n5,z\n',
+    "closed inside of a word": b'a,b\n1,x\n2,"open\n3,y" z\n4,z\n',
+    "never closed, in a file that is no UTF-8": b'a,b\n1,\xe9\n2,"open\n3,y\n',
+}
+
+
+@pytest.mark.parametrize("content", WRONG_QUOTES.values(), ids=WRONG_QUOTES)
+@pytest.mark.parametrize("policy", ["refuse", "drop"])
+def test_a_quote_that_would_swallow_rows_is_refused_by_its_line(content, policy, tmp_path):
+    for columns in ({"a": pa.int64()}, {"a": pa.int64(), "b": pa.string()}):
+        with pytest.raises(UserError, match=r"log\.csv, line 3: a quote that is not closed"):
+            read_csv(_file(tmp_path, content), columns, BadRows(policy))
+
+
+def test_a_quote_inside_of_a_word_is_a_character(tmp_path):
+    file = _file(tmp_path, 'a,b\n1,5" disk\n2,x\n3,"two\nlines"\n4,6"\n5,7" x 9"\n')
+    assert _rows(file, {"a": pa.int64()})[0] == [(1, 2), (2, 3), (3, 4), (4, 6), (5, 7)]
+    assert _rows(file, {"b": pa.string()})[0] == [('5" disk', 2), ("x", 3), ('6"', 6), ('7" x 9"', 7)]
+
+
+def test_a_value_longer_than_a_block_of_arrow_and_a_header_of_two_lines(tmp_path):
+    long = "x" * 3_000_000
+    file = _file(tmp_path, f'"a","two\nlines"\n{long},"1\n2"\ny,3\n')
+    assert _rows(file, {"a": pa.string()}) == ([(long, 3), ("y", 5)], 0)
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"log\.csv has 2 columns a: rename all but one"):
+        read_csv(_file(tmp_path, "a,b,a\n1,2,3\n"), {"a": pa.int64()}, BadRows())
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()])
+def test_every_integer_of_a_type_is_read_and_none_beyond(kind, tmp_path):
+    bits = kind.bit_width
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if pa.types.is_signed_integer(kind) else (0, 2**bits - 1)
+    texts = [str(low), str(high), f"{0:030}", f"{7:030}", "-0", "007", str(low - 1), str(high + 1), "9" * 40]
+    file = _file(tmp_path, "a\n" + "\n".join(texts) + "\n")
+    assert _rows(file, {"a": kind}) == ([(low, 2), (high, 3), (0, 4), (7, 5), (0, 6), (7, 7)], 3)
+    with pytest.raises(UserError, match=rf"line 8: a is beyond the integers of {bits} bits: '{low - 1}'"):
+        read_csv(file, {"a": kind}, BadRows())
 
 
 def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path):

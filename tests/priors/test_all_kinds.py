@@ -151,7 +151,8 @@ def test_names_of_an_additive_tree_say_the_prior_where_two_levels_share_one():
 
 
 def test_items_that_no_head_reaches_are_counted(caplog):
-    _tree = PriorTree([TemporalPrior(2, 4), _item("mine", ["a", "b"], [(0, 0), (2, 1), (2, 0)])], 4)
+    tree = PriorTree([TemporalPrior(2, 4), _item("mine", ["a", "b"], [(0, 0), (2, 1), (2, 0)])], 4)
+    tree.say_what_is_left_out()
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
         "2 items are in no group of prior 'mine': no head reaches them"
     ]

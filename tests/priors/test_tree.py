@@ -86,10 +86,12 @@ def test_shards_of_the_rows_give_pieces_of_the_sets(case, shards):
         assert np.concatenate([piece[number] for piece in pieces]).tolist() == whole.tolist()
 
 
-def test_names_read_along_the_path_and_empty_paths_are_logged(caplog):
+def test_names_read_along_the_path_and_empty_paths_are_logged_when_asked(caplog):
     genre = ItemPrior("genre", ["Drama", "none"], np.array([0, 1]), np.array([0, 0]), 2)
     with caplog.at_level(logging.INFO, logger="torchrec_priors"):
         tree = PriorTree([TemporalPrior(2, HORIZON), genre], 2)
+        assert not caplog.records  # a tree is made by whoever serves, too
+        tree.say_what_is_left_out()
     assert [path.name for path in tree.paths] == ["short-term / Drama", "long-term / Drama"]
     assert (
         "dropped 2 of 4 prior paths that have no items or no users: short-term / none, long-term / none" in caplog.text

@@ -90,6 +90,7 @@ def evaluate(
         _check_leaks(leaks, ancestry, split, leaked)
         leave_out = leaks is not None and leaked is Leaked.leave_out
         built = build_model(config, prepared, ranks, trained=folder.trained_on(config, prepared), for_training=False)
+        built.model.tree.say_what_is_left_out()
         checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         names = [path.name for path in built.model.tree.paths]

@@ -1,6 +1,7 @@
 """Recommendations with titles, scores and reasons: for one user, or for many into a file."""
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -19,20 +20,26 @@ from torchrec_priors.data.prepared import History
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import check_replaceable
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
-from torchrec_priors.serving.catalogue import Catalogue
+from torchrec_priors.serving.catalogue import Catalogue, listed
 from torchrec_priors.serving.levers import MOST_SHARES, Levers
 from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
 from torchrec_priors.training.run_folder import RunFolder
 
 _WHY = 3  # runners-up named beside the head that won
 _EVERYONE = "all"
+# control characters, and those that turn the writing round
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 def recommend(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
     user: Annotated[str | None, Option(help="Original id of a user of the data set.")] = None,
     history: Annotated[
-        str | None, Option(help="Original item ids, oldest first, separated by commas: instead of --user.")
+        str | None,
+        Option(
+            help="Original item ids, oldest first, separated by commas, an id that holds one in quotes: instead of "
+            "--user."
+        ),
     ] = None,
     users: Annotated[
         str | None,
@@ -105,8 +112,7 @@ def recommend(
         with LoadedRun(folder, config, prepared, catalogue) as loaded:
             _bulk(loaded, lines, out, k, allowed, levers)
         return
-    given = [text.strip() for text in (history or "").split(",") if text.strip()]
-    rows = prepared.find_user(user).items if user is not None else catalogue.history(given)
+    rows = prepared.find_user(user).items if user is not None else catalogue.history(listed(history or ""))
     with LoadedRun(folder, config, prepared, catalogue) as loaded:
         known = History(rows) if user is None else loaded.find_user(user)
         (best,) = loaded.answer([known], k, allowed, levers)
@@ -176,14 +182,21 @@ def _bulk(loaded: LoadedRun, lines: np.ndarray, out: Path, k: int, allowed: np.n
 
 
 def _print_table(user: str | None, rows: np.ndarray, best: list[Recommendation], catalogue: Catalogue) -> None:
-    who = f"user {user}" if user is not None else "this history"
+    who = f"user {_on_a_line(user)}" if user is not None else "this history"
     print(f"last of {len(rows)} items of {who}:")
     for row in rows[-5:].tolist():
-        print(f"  {catalogue.item_id(row)}  {catalogue.title(row)}")
-    width = max((len(item.title) for item in best), default=0)
+        print(f"  {_on_a_line(catalogue.item_id(row))}  {_on_a_line(catalogue.title(row))}")
+    titles = [_on_a_line(item.title) for item in best]
+    width = max(map(len, titles), default=0)
     print(f"{'':>4} {'item':>8}  {'title':<{width}}  {'score':>8}  because of")
-    for place, item in enumerate(best, 1):
-        print(f"{place:>4} {item.item_id:>8}  {item.title:<{width}}  {item.score:>8.3f}  {_reason(item)}")
+    for place, (item, title) in enumerate(zip(best, titles, strict=True), 1):
+        item_id, reason = _on_a_line(item.item_id), _on_a_line(_reason(item))
+        print(f"{place:>4} {item_id:>8}  {title:<{width}}  {item.score:>8.3f}  {reason}")
+
+
+def _on_a_line(value: object) -> str:
+    """A value of the data in a table, where line breaks and other control characters would change it."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), str(value))
 
 
 def _say_unseen(loaded: LoadedRun, of_history: int | None = None) -> None:

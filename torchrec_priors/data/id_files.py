@@ -1,23 +1,28 @@
 """Lists of original ids in files that other systems write: users to be served, items that may or must not be shown."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from torchrec_priors.errors import UserError
+from torchrec_priors.data.id_texts import id_texts
+from torchrec_priors.errors import UserError, shown
 
 _PARQUET = b"PAR1"
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"(\xb5/\xfd")  # gzip, zip, bzip2, xz, zstd
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_LINE = re.compile(r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^"\r\n][^\r\n]*)?)(?:\r\n|\r|\n|$(?![\s\S]))')
 
 
 def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
     """The ids of a file as texts, in its order: Parquet with `column`, or text with one id a line.
 
-    A text file is read as CSV of one column, so ids may be quoted; a first line that is the column's name is its
-    title, empty lines hold nothing.
+    A text file is read as CSV of one column, so ids may be quoted, and must be where they hold a comma, a quote, a line
+    break, or a blank at an end; a first line that is the column's name is its title, empty lines hold nothing.
 
     Args:
         option: where the user named the file, for messages.
@@ -25,44 +30,72 @@ def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
     Raises:
         UserError: no file, neither form, an id that is missing, no ids at all.
     """
+    where = f"{option}: '{file}'"
+    remedy = f"give one id a line, or Parquet with a column '{column}'"
     try:
+        if not file.exists() or file.is_dir():
+            raise UserError(f"{option}: there is no file '{file}'")
         with file.open("rb") as opened:
-            is_parquet = opened.read(len(_PARQUET)) == _PARQUET
-        ids = _from_parquet(file, column, option) if is_parquet else _from_text(file, column)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{option}: there is no file '{file}'") from error
-    except (pa.ArrowInvalid, OSError) as error:
+            magic = opened.read(len(_PARQUET))
+        if magic.startswith(_PACKED):
+            raise UserError(f"{where} is compressed: unpack it")
+        ids = _from_parquet(file, column, where) if magic == _PARQUET else _from_text(file, column, where, remedy)
+    except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{option}: '{file}' cannot be read ({reason}): give one id a line, or Parquet with a column '{column}'"
-        ) from error
+        raise UserError(f"{where} cannot be read ({reason}): {remedy}") from error
     if not len(ids):
-        raise UserError(f"{option}: '{file}' holds no ids")
+        raise UserError(f"{where} holds no ids")
     return ids
 
 
-def _from_parquet(file: Path, column: str, option: str) -> pa.Array:
+def _from_parquet(file: Path, column: str, where: str) -> pa.Array:
     names = pq.read_schema(file).names
     if column not in names:
-        raise UserError(f"{option}: '{file}' has no column '{column}' (it has {', '.join(names)})")
-    ids = pq.read_table(file, columns=[column])[column].combine_chunks()
+        raise UserError(f"{where} has no column '{column}' (it has {', '.join(names)})")
+    ids = pq.read_table(file, columns=[column])[column]
     if ids.null_count:
-        row = int(np.argmin(ids.is_valid().to_numpy(zero_copy_only=False)))
-        raise UserError(f"{option}: '{file}' has no id in row {row + 1} ({ids.null_count} such rows)")
-    return ids.cast(pa.string())
+        row = int(np.argmin(ids.is_valid().to_numpy()))
+        raise UserError(f"{where} has no id in row {row + 1} ({ids.null_count} such rows)")
+    return id_texts(ids, f"{where}, column '{column}'")
 
 
-def _from_text(file: Path, column: str) -> pa.Array:
-    if file.stat().st_size == 0:
-        return pa.array([], pa.string())
-    table = csv.read_csv(
-        file,
-        read_options=csv.ReadOptions(column_names=[column]),
-        convert_options=csv.ConvertOptions(column_types={column: pa.string()}, strings_can_be_null=False),
-    )
-    ids = pc.utf8_trim_whitespace(table[column].combine_chunks())
+def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
+    data = file.read_bytes().removeprefix(_BYTE_ORDER_MARK)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise UserError(f"{where}, line {line} cannot be read, as it is no UTF-8 text: {remedy}") from error
+    if '"' in text:
+        ids = pa.array(_quoted(text, where, remedy), pa.string())
+    else:
+        lines = pc.split_pattern(pa.array([text.replace("\r\n", "\n").replace("\r", "\n")], pa.large_string()), "\n")
+        ids = pc.utf8_trim_whitespace(lines.flatten()).cast(pa.string())
+        several = pc.match_substring(ids, ",")
+        if pc.any(several, min_count=0).as_py():
+            row = pc.index(several, True).as_py()
+            raise _several(where, row + 1, ids[row].as_py(), remedy)
     ids = ids.filter(pc.not_equal(ids, ""))
     return ids.slice(1) if len(ids) and ids[0].as_py() == column else ids
+
+
+def _quoted(text: str, where: str, remedy: str) -> list[str]:
+    """Ids of lines of which some are in quotes."""
+    ids, start, line = list[str](), 0, 1
+    while start < len(text):
+        found = _LINE.match(text, start)
+        if found is None:
+            raise UserError(f"{where}, line {line}: a quote that is not closed: {remedy}")
+        quoted, plain = found[1], found[2] or ""
+        if quoted is None and "," in plain:
+            raise _several(where, line, plain.strip(), remedy)
+        ids.append(plain.strip() if quoted is None else quoted.replace('""', '"'))
+        start, line = found.end(), line + len(_LINE_END.findall(found[0]))
+    return ids
+
+
+def _several(where: str, line: int, text: str, remedy: str) -> UserError:
+    return UserError(f"{where}, line {line}: {shown(text)} has a comma: {remedy}, with an id that has one in quotes")
 
 
 def first_repeated(ids: pa.Array) -> int | None:

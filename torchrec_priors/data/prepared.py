@@ -13,9 +13,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from torchrec_priors.data.id_files import as_numbers
+from torchrec_priors.data.id_texts import id_texts
 from torchrec_priors.data.manifest import Manifest, PriorInfo
 from torchrec_priors.data.opening import open_files
-from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.errors import UserError, nearest, shown
 from torchrec_priors.remote.uri import Place, place_of
 
 log = logging.getLogger(__name__)
@@ -208,7 +209,7 @@ class PreparedData:
 
     def user_texts(self) -> pa.ChunkedArray:
         """Original ids of all users as texts, in file order."""
-        return pa.chunked_array([self.user_ids(group).combine_chunks().cast(pa.string()) for group in self.row_groups])
+        return pa.chunked_array([id_texts(self.user_ids(group), str(group.file)) for group in self.row_groups])
 
     def find_user(self, user_id: str, columns: Sequence[str] = ()) -> History:
         """The whole history of the user whose original id reads as `user_id`.
@@ -217,13 +218,13 @@ class PreparedData:
             UserError: there is no such user.
         """
         for group in self.row_groups:
-            place = pc.index(self.user_ids(group).cast(pa.string()), user_id).as_py()
+            place = pc.index(id_texts(self.user_ids(group), str(group.file)), user_id).as_py()
             if place >= 0:
                 users = self.read_users(group, columns)
                 return History(users.history(place), users.columns_of(place), group.first_user + place)
         least = "with nothing to train on" if self._in_time else f"of at most {2 * self.manifest.horizon} interactions"
         left_out = f"users {least} were left out: give --history"
-        raise UserError(f"--user: data set '{self.manifest.name}' has no user '{user_id}' ({left_out})")
+        raise UserError(f"--user: data set '{self.manifest.name}' has no user {shown(user_id)} ({left_out})")
 
     @cached_property
     def row_groups(self) -> list[RowGroup]:

@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import torch
 
 from torchrec_priors.data.id_files import places
+from torchrec_priors.data.id_texts import id_texts, plain_array
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.embedding.own_rows import OwnRows
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 
@@ -37,20 +38,22 @@ def take_pretrained(file: Path, own: OwnRows, rows: ItemRows | ManagedRows, data
     if isinstance(rows, ManagedRows):
         raise UserError(f"{_OPTION} needs items that keep their rows: embedding.unseen = managed has none")
     dim = own.plan.table.columns
-    texts = data.catalogue(["item_id"])["item_id"].combine_chunks().cast(pa.string())
+    texts = id_texts(data.catalogue(["item_id"])["item_id"], f"items of '{data.folder}'")
     found_I, unknown = np.zeros(data.items, bool), 0
     for first, batch in _batches(file, dim):
         if batch["item_id"].null_count:
             row = first + int(np.argmin(batch["item_id"].is_valid().to_numpy(zero_copy_only=False)))
             raise UserError(f"{_OPTION}: row {row + 1} of '{file}' has no item_id")
         vector_Nd = _vectors(file, batch, first, dim)
-        item_N = places(batch["item_id"].cast(pa.string()), texts)
+        item_N = places(id_texts(batch["item_id"], f"{_OPTION}: '{file}'"), texts)
         unknown += int((item_N < 0).sum())
         vector_Nd, item_N = vector_Nd[item_N >= 0], item_N[item_N >= 0]
         twice_N = found_I[item_N]
         twice_N[np.setdiff1d(np.arange(len(item_N)), np.unique(item_N, return_index=True)[1])] = True
         if twice_N.any():
-            raise UserError(f"{_OPTION}: '{file}' has two vectors of item '{texts[int(item_N[np.argmax(twice_N)])]}'")
+            raise UserError(
+                f"{_OPTION}: '{file}' has two vectors of item {shown(texts[int(item_N[np.argmax(twice_N)])])}"
+            )
         found_I[item_N] = True
         alone_N = np.ones(len(item_N), bool) if rows.alone_I is None else rows.alone_I[item_N]
         _fill(own, rows.to_ids(item_N[alone_N]), vector_Nd[alone_N])
@@ -73,7 +76,7 @@ def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
             for column in _COLUMNS:
                 if column not in schema.names:
                     raise UserError(f"{_OPTION}: '{file}' has no column '{column}' (it has {', '.join(schema.names)})")
-            kind = schema.field("vector").type
+            kind = _stored(schema.field("vector").type)
             is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
             if not is_list or not pa.types.is_floating(kind.value_type):
                 raise UserError(
@@ -87,28 +90,33 @@ def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
                 first += len(batch)
     except FileNotFoundError as error:
         raise UserError(f"{_OPTION}: there is no file '{file}'") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{_OPTION}: '{file}' cannot be read as Parquet ({str(error).splitlines()[0]})") from error
 
 
 def _vectors(file: Path, batch: pa.RecordBatch, first: int, dim: int) -> np.ndarray:
     """float32 [N, d]."""
-    column = batch["vector"]
+    column = plain_array(batch["vector"])
     length_N = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(column.type):
         length_N = np.where(column.is_valid().to_numpy(zero_copy_only=False), dim, 0)
     if (length_N != dim).any():
         row = int(np.argmax(length_N != dim))
         has = f"a vector of {length_N[row]} numbers, and model.dim = {dim}" if length_N[row] else "no vector"
-        raise UserError(f"{_OPTION}: row {first + row + 1} of '{file}' (item '{batch['item_id'][row]}') has {has}")
+        raise UserError(f"{_OPTION}: row {first + row + 1} of '{file}' (item {shown(batch['item_id'][row])}) has {has}")
     flat = column.flatten().cast(pa.float32())
     vector_Nd: np.ndarray = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)  # nulls become NaN
     good_N = np.isfinite(vector_Nd).all(1)
     if not good_N.all():
         row = int(np.argmin(good_N))
-        item = batch["item_id"][row]
-        raise UserError(f"{_OPTION}: row {first + row + 1} of '{file}' (item '{item}') has what is no finite number")
+        item = shown(batch["item_id"][row])
+        raise UserError(f"{_OPTION}: row {first + row + 1} of '{file}' (item {item}) has what is no finite number")
     return vector_Nd
+
+
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """What an extension type is stored as."""
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
 
 
 def _fill(own: OwnRows, row_N: np.ndarray, vector_Nd: np.ndarray) -> None:

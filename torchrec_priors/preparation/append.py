@@ -18,6 +18,7 @@ from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.check import check
 from torchrec_priors.preparation.corpus import corpus_path
 from torchrec_priors.preparation.engine.choice import EngineChoice
+from torchrec_priors.preparation.plain_types import plain
 from torchrec_priors.preparation.prepare import load, move, ours
 from torchrec_priors.preparation.work_folder import recover, work_folder
 
@@ -93,7 +94,8 @@ def append(
             try:
                 bad_rows = BadRows(on_bad_row)
                 report("reading raw files")
-                corpus = check(load(dataset, raw, bad_rows, engine, options), corpus_path(dataset))
+                loaded = check(load(dataset, raw, bad_rows, engine, options), corpus_path(dataset))
+                corpus = plain(loaded, engine)
                 rule = replace(split, least=corpus.min_history)
                 state, folder = State(engine, out, manifest), work / _MADE
                 folder.mkdir(exist_ok=True)

@@ -29,6 +29,7 @@ from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.counts import added, left_out, repaired, users_left_out
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.output_files import OutputFiles
+from torchrec_priors.preparation.plain_types import narrow_events
 from torchrec_priors.preparation.sequence_files import Histories, write_sequences
 from torchrec_priors.preparation.split import PARTS, Split
 
@@ -86,6 +87,7 @@ class AppendBuild:
             contents.check_catalogue(engine, self.corpus)
             contents.check_log(engine, self.corpus)
             engine.journal.finish("contents")
+        self.corpus = narrow_events(self.corpus)
         logs = self._logs()
         then = bucketed(engine, replace(self.corpus, interactions=logs.then), self.split, self.report, "then_")
         now = bucketed(engine, replace(self.corpus, interactions=logs.now), self.split, self.report, "now_")
@@ -128,7 +130,7 @@ class AppendBuild:
         attributes = {name: self.state.items[name].type() for name in corpus.items.columns}
         return replace(
             corpus,
-            interactions=cast(log, {**kinds, **({"event": "int8"} if corpus.events else {})}),
+            interactions=cast(log, kinds),
             items=cast(corpus.items, attributes),
             item_priors=[labels(one, "item_id") for one in corpus.item_priors],
             user_priors=[labels(one, "user_id") for one in corpus.user_priors],

@@ -43,8 +43,3 @@ class BadRows:
 
     def count(self, account: str, rows: int) -> None:
         self.dropped[account] = self.dropped.get(account, 0) + rows
-
-
-def shorten(text: str) -> str:
-    """A value as a message shows it."""
-    return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -19,6 +19,7 @@ from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.held import interactions_of, write_held
 from torchrec_priors.preparation.output_files import OutputFiles
 from torchrec_priors.preparation.parquet_files import write_arrow
+from torchrec_priors.preparation.plain_types import narrow_events
 from torchrec_priors.preparation.sequence_files import Histories, write_sequences
 from torchrec_priors.preparation.split import PARTS, SplitBy
 
@@ -61,6 +62,7 @@ class Build:
             contents.check_catalogue(self.engine, self.corpus)
             contents.check_log(self.engine, self.corpus)
             self.engine.journal.finish("contents")
+        self.corpus = narrow_events(self.corpus)
         self.split = self.split_by.of(self.engine, self.corpus, expressions.log(self.corpus), self.horizon)
         log = bucketed(self.engine, self.corpus, self.split, self.report)
         if not log.read["kept_users"]:

@@ -14,8 +14,10 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.files import check_name as check_file_name
 from torchrec_priors.plugin import known_files, own_file
 from torchrec_priors.preparation.corpus import Corpus, Labels
+from torchrec_priors.preparation.plain_types import is_text, is_time, is_title, is_whole
 
 _PRIORS = Path(__file__).resolve().parent.parent / "priors"
+_DIGITS = 38  # of the largest decimals
 _NOT_IN_FILE_NAMES = set('/\\:*?"<>|')
 
 
@@ -58,13 +60,17 @@ def _check_columns(corpus: Corpus, name: str) -> None:
     log, interactions = corpus.interactions, "interactions"
     for column in ("user_id", "item_id", "timestamp", "order", *(["event"] if corpus.events else [])):
         _require(log, column, interactions, name)
-    milliseconds = "milliseconds since 1970 as integers" if corpus.has_times else "integers"
-    _require_type(log, "timestamp", dt.DataType.is_integer, milliseconds, interactions, name)
+    milliseconds = "milliseconds since 1970 as integers, or a timestamp," if corpus.has_times else "integers"
+    is_right = _is_moment if corpus.has_times else dt.DataType.is_integer
+    _require_type(log, "timestamp", is_right, milliseconds, interactions, name)
     _require_type(log, "order", dt.DataType.is_integer, "integers", interactions, name)
     if corpus.events:
         _require_type(log, "event", dt.DataType.is_integer, "integers (places in `events`)", interactions, name)
     for column in ("item_id", "title"):
         _require(corpus.items, column, "items", name)
+    _require_type(corpus.items, "title", is_title, "text", "items", name)
+    for column in corpus.items.columns:
+        _require_type(corpus.items, column, _is_kept, "a type that Parquet keeps", "items", name)
     for priors, entity in ((corpus.item_priors, "item_id"), (corpus.user_priors, "user_id")):
         for labels in priors:
             _require(labels.table, entity, _of(labels), name)
@@ -87,20 +93,37 @@ def _require_type(
 
 
 def _check_ids(corpus: Corpus, name: str) -> None:
-    """Ids that are text in one table and integers in another never meet."""
+    """Ids are integers or text, the same everywhere: text in one table and integers in another never meet."""
     for column, others in (
         ("item_id", [(corpus.items, "items"), *((labels.table, _of(labels)) for labels in corpus.item_priors)]),
         ("user_id", [(labels.table, _of(labels)) for labels in corpus.user_priors]),
     ):
+        _require_type(corpus.interactions, column, _is_id, "integers or text", "interactions", name)
         kind = kind_of(corpus.interactions.schema()[column])
         for table, where in others:
+            _require_type(table, column, _is_id, "integers or text", where, name)
             other = kind_of(table.schema()[column])
             if other != kind:
                 raise UserError(f"{name}: {column} is {kind} in interactions and {other} in {where}: cast one")
 
 
 def kind_of(found: dt.DataType) -> str:
-    return "integer" if found.is_integer() else "text" if found.is_string() else str(found)
+    """What ids of a type are taken as."""
+    return "integer" if is_whole(found) else "text" if is_text(found) else str(found)
+
+
+def _is_id(found: dt.DataType) -> bool:
+    return is_whole(found) or is_text(found)
+
+
+def _is_moment(found: dt.DataType) -> bool:
+    return found.is_integer() or is_time(found)
+
+
+def _is_kept(found: dt.DataType) -> bool:
+    """Whether every engine and Parquet have such a column."""
+    wide = found.is_decimal() and (found.precision or 0) > _DIGITS
+    return not (wide or found.is_interval() or found.is_float16() or found.is_null())
 
 
 def check_name(prior: str, name: str) -> None:

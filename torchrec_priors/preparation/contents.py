@@ -9,10 +9,14 @@ from torchrec_priors.preparation.corpus import Corpus
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.long_histories import none_is_long
 from torchrec_priors.preparation.split import Split
+from torchrec_priors.preparation.time_unit import check_unit, unit_numbers
 
 
 def check_catalogue(engine: Engine, corpus: Corpus) -> None:
-    """Raises UserError where an item is in the catalogue more than once."""
+    """Raises UserError where an item is in the catalogue more than once, or has no id."""
+    unnamed = _first(engine, corpus.items.aggregate(rows=_is_missing(corpus.items.item_id).sum()))["rows"]
+    if unnamed:
+        raise UserError(f"corpus '{corpus.name}': {unnamed:,} rows of its catalogue have no item_id: leave them out")
     counts = corpus.items.group_by("item_id").aggregate(rows=corpus.items.count())
     again = counts.filter(counts.rows > 1)
     found = _first(engine, again.aggregate(items=again.count(), first=again.item_id.min()))
@@ -24,10 +28,11 @@ def check_catalogue(engine: Engine, corpus: Corpus) -> None:
 
 
 def check_log(engine: Engine, corpus: Corpus) -> None:
-    """Raises UserError where an interaction lacks a value, or its event is no place in `events`."""
+    """Raises UserError where an interaction lacks a value, its event is no place in `events`, or its time is none."""
     log = expressions.log(corpus)
     wanted = [name for name in log.columns if name != "event"]
-    numbers = {f"no_{name}": log[name].isnull().sum() for name in wanted}
+    numbers = {f"no_{name}": _is_missing(log[name]).sum() for name in wanted}
+    numbers |= unit_numbers(log.timestamp) if corpus.has_times else {}
     if corpus.events:
         event = log.event
         wrong = event.isnull() | (event < 0) | (event >= len(corpus.events))
@@ -45,6 +50,8 @@ def check_log(engine: Engine, corpus: Corpus) -> None:
             f"corpus '{corpus.name}': {found['wrong']:,} interactions have an event code outside 0 to"
             f" {len(corpus.events) - 1}, such as {example}: codes are places in `events` ({', '.join(corpus.events)})"
         )
+    if corpus.has_times:
+        check_unit(corpus.name, found)
 
 
 def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
@@ -79,6 +86,12 @@ def no_user(engine: Engine, corpus: Corpus, split: Split, log: Bucketed, dropped
         longest = max(engine.value(bucket.n.max()) or 0 for bucket in log.buckets)
         return none_is_long(read["users"], split.least, int(longest))
     return UserError(f"no user of {read['users']} has {split.asked}")
+
+
+def _is_missing(column: ir.Column) -> ir.BooleanColumn:
+    """Whether there is no value; an id that is an empty text is none, as nothing could name it."""
+    missing: ir.BooleanColumn = column.isnull()
+    return missing | (column == "") if column.type().is_string() else missing
 
 
 def _first(engine: Engine, table: ir.Table) -> dict:

@@ -27,7 +27,7 @@ def log(corpus: Corpus) -> ir.Table:
     columns = ["user_id", "item_id", "timestamp", "order", *(["event"] if corpus.events else [])]
     table = corpus.interactions
     return table.select(
-        *(table[name].cast("int64") if name in ("timestamp", "order") else table[name] for name in columns)
+        **{name: table[name].cast("int64") if name in ("timestamp", "order") else table[name] for name in columns}
     )
 
 
@@ -170,8 +170,9 @@ def members(labels: Labels, entities: ir.Table, entity: str) -> ir.Table:
 
 
 def labelled(labels: Labels, entity: str) -> ir.Table:
-    """(entity, label), each once."""
-    return labels.table.filter(labels.table.label.notnull()).select(entity, "label").distinct()
+    """(entity, label), each once; an empty label is none."""
+    table = labels.table
+    return table.filter(table.label.notnull(), table.label.strip() != "").select(entity, "label").distinct()
 
 
 def group_sizes(member: ir.Table, entity: str) -> ir.Table:

@@ -21,6 +21,7 @@ from torchrec_priors.preparation.corpus import corpus_path, find_corpus, load_co
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.options import read_options, recorded_options
+from torchrec_priors.preparation.plain_types import plain
 from torchrec_priors.preparation.split import TIMES, SplitBy
 from torchrec_priors.preparation.work_folder import place_of, recover, set_aside, work_folder
 
@@ -112,7 +113,7 @@ def _make(
     report("reading raw files")
     engine.keeps_short = bool(settings.keep_short)
     loaded = load(settings.dataset, settings.raw, bad_rows, engine, settings.options)
-    corpus = check(loaded, corpus_path(settings.dataset))
+    corpus = plain(check(loaded, corpus_path(settings.dataset)), engine)
     horizon = settings.horizon or corpus.default_horizon
     folder = engine.folder / _MADE
     folder.mkdir(exist_ok=True)

@@ -12,14 +12,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.bad_rows import BadRows, shorten
+from torchrec_priors.errors import UserError, shown
+from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.csv_file import read_csv
-from torchrec_priors.preparation.typed import BYTE_ORDER_MARK, LINE, is_text, require_readable, typed
+from torchrec_priors.preparation.typed import (
+    BYTE_ORDER_MARK,
+    LINE,
+    in_range,
+    is_text,
+    require_readable,
+    typed,
+    without_zeros,
+)
 
 __all__ = ["LINE", "BadRows", "keep_valid", "read_csv", "read_lists", "read_table", "require_files"]
 
-_INTEGERS = r"^-?[0-9]{1,18}(\s+-?[0-9]{1,18})+$"
+_INTEGERS = r"^-?[0-9]+(\s+-?[0-9]+)+$"
 
 
 def require_files(folder: Path, names: list[str]) -> None:
@@ -57,7 +65,7 @@ def read_table(
     if pc.any(wrong).as_py():
         bad, lines = text.filter(wrong), numbers.filter(wrong)
         found = len(bad[0].as_py().split(separator))
-        example = f"{found} fields where {len(columns)} are expected: {shorten(bad[0].as_py())}"
+        example = f"{found} fields where {len(columns)} are expected: {shown(bad[0].as_py())}"
         bad_rows.handle(file, lines, "wrong number of fields", example)
         fields, numbers = fields.filter(right), numbers.filter(right)
 
@@ -78,10 +86,19 @@ def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
     right = pc.match_substring_regex(text, _INTEGERS)
     wrong = pc.invert(right)
     if pc.any(wrong).as_py():
-        example = f"not two or more integers: {shorten(text.filter(wrong)[0].as_py())}"
+        example = f"not two or more integers: {shown(text.filter(wrong)[0].as_py())}"
         bad_rows.handle(file, numbers.filter(wrong), "not two or more integers", example)
-        text = text.filter(right)
-    return pc.split_pattern_regex(text, r"\s+").cast(pa.large_list(pa.int64()))
+        text, numbers = text.filter(right), numbers.filter(right)
+    lists = pc.split_pattern_regex(text, r"\s+")
+    fits = in_range(lists.flatten(), pa.int64())
+    if not pc.all(fits, min_count=0).as_py():
+        place = pc.list_parent_indices(lists).filter(pc.invert(fits)).unique()
+        example = f"beyond the integers of 64 bits: {shown(lists.flatten().filter(pc.invert(fits))[0].as_py())}"
+        bad_rows.handle(file, numbers.take(place), "integers beyond 64 bits", example)
+        lists = lists.filter(pc.invert(pc.is_in(pa.array(np.arange(len(lists))), place.cast(pa.int64()))))
+    values = without_zeros(lists.flatten()).cast(pa.int64())
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
 
 
 def keep_valid(table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str) -> pa.Table:
@@ -89,7 +106,7 @@ def keep_valid(table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, 
     wrong = pc.invert(valid)
     if not pc.any(wrong).as_py():
         return table
-    example = f"{column} {must}: {shorten(str(table[column].filter(wrong)[0].as_py()))}"
+    example = f"{column} {must}: {shown(str(table[column].filter(wrong)[0].as_py()))}"
     bad_rows.handle(file, table[LINE].filter(wrong), f"{column} {must}", example)
     return table.filter(valid)
 
@@ -109,7 +126,7 @@ def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.A
     except (pa.ArrowInvalid, UnicodeDecodeError):
         valid = pa.array([is_text(line, encoding) for line in lines.to_pylist()])
         wrong = pc.invert(valid)
-        example = f"not {encoding} text: {shorten(str(lines.filter(wrong)[0].as_py())[2:-1])}"
+        example = f"not {encoding} text: {shown(str(lines.filter(wrong)[0].as_py())[2:-1])}"
         bad_rows.handle(file, numbers.filter(wrong), f"not {encoding} text", example)
         good = lines.filter(valid).to_pylist()
         text = pa.array([line.decode(encoding) for line in good], pa.large_string())

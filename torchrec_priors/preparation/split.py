@@ -163,7 +163,7 @@ def moment(milliseconds: int) -> str:
     >>> moment(1_684_108_800_000)
     '2023-05-15T00:00'
     """
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).replace(tzinfo=None).isoformat(timespec="minutes")
+    return str(np.datetime_as_string(np.datetime64(milliseconds, "ms"), unit="m"))
 
 
 def read_moment(option: str, text: str | None) -> int | None:

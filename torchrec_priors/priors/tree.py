@@ -49,8 +49,7 @@ class PriorTree(nn.Module):
     """Paths over an ordered list of priors; the empty list gives one path over all items.
 
     Paths are ordered by item set, then by levels and groups, so that pairs sorted by path are sorted by item set too.
-    Paths without eligible items, or of groups of users that have none, are dropped and logged; items that no group of a
-    level has are counted and logged.
+    Paths without eligible items, or of groups of users that have none, are dropped, which `say_what_is_left_out` logs.
     """
 
     def __init__(
@@ -72,6 +71,7 @@ class PriorTree(nn.Module):
         super().__init__()
         self.levels = nn.ModuleList(levels)  # type: ignore[arg-type]
         self.items, self.composition = items, composition
+        self._chosen = only is not None
         asked = {need for level in levels for need in needs_of(level)}
         self.needs = tuple(need for need in NEEDS if need in asked)
         chosen = [[number] for number in range(len(levels))] if composition == "additive" else []
@@ -107,8 +107,6 @@ class PriorTree(nn.Module):
             has_head_G = torch.isin(torch.arange(len(levels[number].groups)), group_K)
             self.register_buffer(f"group_at_{number}", group_K, persistent=False)
             self.register_buffer(f"has_head_{number}", has_head_G, persistent=False)
-        if only is None:
-            self._say_what_is_left_out()
 
     @cached_property
     def paths(self) -> list[Path]:
@@ -298,7 +296,11 @@ class PriorTree(nn.Module):
                 its_names[:] = [f"{level.name}: {name}" if name in twice else name for name in its_names]
         return names
 
-    def _say_what_is_left_out(self) -> None:
+    def say_what_is_left_out(self) -> None:
+        """Logs how many paths were dropped, and how many items no group of a level has; says nothing of the chosen
+        paths of a model whose data has grown."""
+        if self._chosen:
+            return
         names = self.group_names
         dropped = sum(branch.combinations - len(branch.code_C) for branch in self.branches)
         if dropped:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from torchrec_priors.data.histories import Histories, history_batches, users_of
+from torchrec_priors.data.id_texts import id_texts, plain_array
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.report.runs import Result
@@ -106,10 +107,11 @@ class _Shop:
     def of(cls, data: PreparedData) -> "_Shop":
         table = data.catalogue()
         ids = table["item_id"].combine_chunks()
-        titles = ids.cast(pa.string())
+        titles = id_texts(ids, f"items of '{data.folder}'")
         for name in ("title", "text", "name"):
             if name in table.column_names:
-                titles = pc.coalesce(table[name].combine_chunks().cast(pa.string()), titles)
+                given = pc.fill_null(plain_array(table[name]).cast(pa.string()), "")
+                titles = pc.if_else(pc.equal(given, ""), titles, given)
                 break
         return cls(data, ids, titles, Categories.of_prior(data, data.manifest.category_prior))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torchrec_priors.data.histories import Histories, history_batches
 from torchrec_priors.data.id_files import as_numbers, first_repeated
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, shown
 from torchrec_priors.retrieval.predictions import recommendations
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.ordered_file import OrderedFile
@@ -31,14 +31,14 @@ def lines_of_users(data: PreparedData, ids: pa.Array) -> np.ndarray:
     """
     again = first_repeated(ids)
     if again is not None:
-        raise UserError(f"--users: user '{ids[again]}' stands there twice: give each user once")
+        raise UserError(f"--users: user {shown(ids[again])} stands there twice: give each user once")
     lines = as_numbers(pc.index_in(data.user_texts(), value_set=ids))
     unknown = np.ones(len(ids), bool)
     unknown[lines[lines >= 0]] = False
     if unknown.any():
         first = ids[int(np.argmax(unknown))]
         others = f" ({unknown.sum():,} of {len(ids):,} users are unknown)"
-        raise UserError(f"--users: data set '{data.manifest.name}' has no user '{first}'{others}")
+        raise UserError(f"--users: data set '{data.manifest.name}' has no user {shown(first)}{others}")
     return lines
 
 

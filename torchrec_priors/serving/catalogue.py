@@ -1,6 +1,7 @@
 """Items as people know them: original ids and titles, and lists of them."""
 
 import logging
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -9,12 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.data.id_files import places
+from torchrec_priors.data.id_texts import id_texts, plain_array
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, shown
 
 log = logging.getLogger(__name__)
 
 ItemId = int | str
+
+_LISTED = re.compile(r'(?:\s*"((?:[^"]|"")*)"\s*|([^,]*))(?:,|\Z)')
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,22 @@ class Catalogue:
     def of(cls, data: PreparedData) -> "Catalogue":
         table = data.catalogue(["item_id", "title"])
         ids = table["item_id"].combine_chunks()
-        return cls(data.manifest.name, ids, table["title"].combine_chunks(), ids.cast(pa.string()))
+        texts = id_texts(ids, f"items of data set '{data.manifest.name}'")
+        return cls(data.manifest.name, ids, plain_array(table["title"]), texts)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def item_id(self, row: int) -> ItemId:
-        item: ItemId = self.ids[row].as_py()
+        """An integer where ids are integers, else its text."""
+        whole = pa.types.is_integer(self.ids.type)
+        item: ItemId = (self.ids if whole else self.texts)[row].as_py()
         return item
 
     def title(self, row: int) -> str:
-        return str(self.titles[row].as_py())
+        """Empty where the item has none."""
+        title = self.titles[row].as_py()
+        return "" if title is None else str(title)
 
     def history(self, items: Iterable[ItemId]) -> np.ndarray:
         """Rows of a history of original ids, oldest first.
@@ -58,7 +67,7 @@ class Catalogue:
             raise UserError("the history is empty: give item ids, oldest first")
         rows = places(wanted, self.texts)
         if (rows < 0).any():
-            raise UserError(f"the history: data set '{self.name}' has no item '{wanted[int(np.argmin(rows))]}'")
+            raise UserError(f"the history: data set '{self.name}' has no item {shown(wanted[int(np.argmin(rows))])}")
         return rows
 
     def allowed(self, allow: Iterable[ItemId] | None, deny: Iterable[ItemId] | None) -> np.ndarray | None:
@@ -91,8 +100,26 @@ class Catalogue:
         return listed
 
 
+def listed(text: str) -> list[str]:
+    """The ids of a text, with commas between. One with a comma, or a blank at an end, stands in quotes.
+
+    >>> listed('7, u8,"a,b",,"5"" disk",6" disk')
+    ['7', 'u8', 'a,b', '5" disk', '6" disk']
+    """
+    found = []
+    for match in _LISTED.finditer(text):
+        quoted, plain = match[1], match[2].strip() if match[2] else ""
+        if quoted is not None:
+            found.append(quoted.replace('""', '"'))
+        elif plain:
+            found.append(plain)
+    return found
+
+
 def texts(ids: Iterable[ItemId]) -> pa.Array:
     """Ids as the texts that they are compared as."""
     if isinstance(ids, str):
         raise UserError(f"'{ids}' is one id: give a list of ids")
-    return ids if isinstance(ids, pa.Array) else pa.array([str(item) for item in ids], pa.string())
+    if isinstance(ids, pa.Array | pa.ChunkedArray):
+        return id_texts(ids, "ids")
+    return pa.array([str(item) for item in ids], pa.string())

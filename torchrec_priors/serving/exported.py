@@ -25,9 +25,10 @@ from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.baseline import load_baseline
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.id_files import places
+from torchrec_priors.data.id_texts import id_texts
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.encoder.encoder import Encoder, Jagged, load_encoder
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, shown
 from torchrec_priors.files import read_json
 from torchrec_priors.heads.composition import Heads, make_heads
 from torchrec_priors.heads.gate import Gate
@@ -123,7 +124,7 @@ class Exported:
             input_Id=_matrix(items["input"], dim)[0] if "input" in items.column_names else vector_Id,
             known_I=known_I,
             eligible_KI=eligible_SI[torch.tensor(about["item_set_of_head"])],
-            _texts=ids.cast(pa.string()),
+            _texts=id_texts(ids, "items of the export"),
             _encoder=encoder,
             _heads=heads,
             _baseline=baseline,
@@ -139,7 +140,7 @@ class Exported:
         """
         item = places(texts(history), self._texts)
         if (item < 0).any():
-            raise UserError(f"the history: the export has no item '{history[int(np.argmin(item))]}'")
+            raise UserError(f"the history: the export has no item {shown(history[int(np.argmin(item))])}")
         item_N = torch.from_numpy(item)
         item_N = item_N[self.known_I[item_N]][-self.config.model.context :]
         if not len(item_N):

@@ -1,13 +1,12 @@
 """What people call heads: "short-term / Comedy" is one, "Comedy" all those of a group, "genre: Comedy" says of what."""
 
-import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, nearest, shown
 from torchrec_priors.priors.tree import PriorTree
 
 _BETWEEN = " / "
@@ -60,7 +59,9 @@ class HeadNames:
         found = found or self._levels(lambda prior, group: f"{prior}: {group}" == name)
         for level, path_K in found.items():
             return Named(path_K, self._restrict([level]))
-        raise UserError(f"{option}: no head is named '{name}': {self._hint(name)}")
+        if self._without_items(name):
+            raise UserError(f"{option}: {shown(name)} has no head, as nothing is in it: name another")
+        raise UserError(f"{option}: no head is named {shown(name)}: {self._hint(name)}")
 
     def _beginnings(self, name: str, level: int = 0) -> Iterator[tuple[int, ...]]:
         """Groups of the first levels whose names, one after another, are the name."""
@@ -72,6 +73,13 @@ class HeadNames:
             elif name.startswith(group + _BETWEEN):
                 rest = self._beginnings(name[len(group + _BETWEEN) :], level + 1)
                 yield from ((number, *groups) for groups in rest)
+
+    def _without_items(self, name: str) -> bool:
+        """Whether this is the name of a group, or of groups one after another, which no head goes through."""
+        groups = ((prior, group) for prior, names in zip(self._priors, self._groups, strict=True) for group in names)
+        return next(self._beginnings(name), None) is not None or any(
+            name in (group, f"{prior}: {group}") for prior, group in groups
+        )
 
     def _levels(self, is_named: Callable[[str, str], bool]) -> dict[int, Tensor]:
         """Paths through the group that is named, by level; a group that no item is in has none."""
@@ -91,18 +99,20 @@ class HeadNames:
         return any(self.tree.levels[level].restricts_items for level in levels)
 
     def _hint(self, name: str) -> str:
-        with_heads = [
-            [name for number, name in enumerate(groups) if (group_K == number).any()]
-            for groups, group_K in zip(self._groups, self._group_LK, strict=True)
-        ]
-        valid = [name for names in with_heads for name in names]
+        there = [self._with_heads(level) for level in range(len(self._priors))]
+        valid = [group for groups in there for group in groups]
         if _BETWEEN in name or not self._priors:
             valid = [path.name for path in self.tree.paths]
-        close = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-        if close:
-            return f"did you mean '{close[0]}'?"
-        shown = [
+        hint = nearest(name, valid)
+        if hint.startswith("did"):
+            return hint
+        levels = [
             f"{prior}: {', '.join(groups[:_SHOWN])}{', ...' if len(groups) > _SHOWN else ''}"
-            for prior, groups in zip(self._priors, with_heads, strict=True)
+            for prior, groups in zip(self._priors, there, strict=True)
         ]
-        return f"valid: {'; '.join(shown) or 'all'}"
+        return f"valid: {'; '.join(levels) or 'all'}"
+
+    def _with_heads(self, level: int) -> list[str]:
+        """The groups of a level that heads go through."""
+        used = set(self._group_LK[level].tolist())
+        return [group for number, group in enumerate(self._groups[level]) if number in used]

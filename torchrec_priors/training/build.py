@@ -134,6 +134,8 @@ def build_model(
     if for_training and counted.by_offset is None:  # recorded by an earlier version
         counted = _counted(config, data, ranks, tree, rows)
     depths = [] if config.baseline.name else nodes(tree, counted.positives_K, config.priors.min_positives)
+    if for_training:
+        tree.say_what_is_left_out()
     if for_training and not config.baseline.name:
         say_backed_off(tree, depths, config.priors.min_positives)
     features = load_features(config.encoder.item_features, data, None if trained is None else trained.items)

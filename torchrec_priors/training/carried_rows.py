@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.config import RunConfig
+from torchrec_priors.data.id_texts import id_texts
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.item_rows import NO_ROW, ItemRows, hashes
 from torchrec_priors.embedding.managed import ManagedRows, State, blocks_of, reset_rows, spread
@@ -97,4 +98,4 @@ def _fill(built: Built, config: RunConfig, data: PreparedData, wanted_I: np.ndar
 
 
 def _texts(data: PreparedData) -> pa.Array:
-    return data.catalogue(["item_id"])["item_id"].combine_chunks().cast(pa.string())
+    return id_texts(data.catalogue(["item_id"])["item_id"], f"items of '{data.folder}'")

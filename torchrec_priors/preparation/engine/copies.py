@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from torchrec_priors.errors import shown
 from torchrec_priors.files import new_file
-from torchrec_priors.preparation.bad_rows import BadRows, shorten
+from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.csv_file import read_csv_blocks
 from torchrec_priors.preparation.engine.source import ROW
 from torchrec_priors.preparation.typed import LINE
@@ -50,7 +51,7 @@ def _valid_text(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRow
                 at = table[ROW].filter(pa.array(~valid))
                 first = f"{file}, row {at[0].as_py()}"
                 account = f"{file.name}: {name} is no UTF-8 text"
-                bad_rows.handle_many(first, f"{name} is no UTF-8 text: {shorten(value)}", account, len(at))
+                bad_rows.handle_many(first, f"{name} is no UTF-8 text: {shown(value)}", account, len(at))
                 table = table.filter(pa.array(valid))
         yield table
 

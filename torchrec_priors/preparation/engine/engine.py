@@ -12,11 +12,11 @@ from typing import Any
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.bad_rows import BadRows, shorten
+from torchrec_priors.errors import UserError, shown
+from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.engine import copies
 from torchrec_priors.preparation.engine.journal import Journal, key_of
-from torchrec_priors.preparation.engine.rule import Rule, broken, kept
+from torchrec_priors.preparation.engine.rule import Rule, broken, first_broken, kept
 from torchrec_priors.preparation.engine.source import ORDER, ROW, ROW_BITS, Source, check_parquet, checked, origin
 
 
@@ -105,7 +105,7 @@ class Engine(ABC):
         again = self.to_arrow(counts.filter(counts.rows > 1).order_by("first").limit(1)).to_pylist()
         if again:
             where = self._where(table, again[0]["first"])
-            raise UserError(f"{where}: the same {column} twice: {shorten(str(again[0][column]))}")
+            raise UserError(f"{where}: the same {column} twice: {shown(str(again[0][column]))}")
 
     def materialise(self, name: str, table: ir.Table, key: str = "") -> ir.Table:
         """Computes a table once, into the engine's folder; what is there already for this key is taken.
@@ -198,8 +198,8 @@ class Engine(ABC):
             rule = rules[entry["rule"]]
             example = rule.reason
             if bad_rows.policy == "refuse":
-                row = table.filter(table[ORDER] == entry["first"]).select(value=rule.column)
-                example = f"{rule.reason}: {self.to_arrow(row)['value'][0].as_py()!r}"
+                value = self.to_arrow(first_broken(table, rules, entry["rule"], entry["first"]))["value"][0].as_py()
+                example = f"{rule.reason}: {shown(value) if isinstance(value, str) else repr(value)}"
             where = self._where(table, entry["first"])
             bad_rows.handle_many(where, example, f"{source.label}: {rule.reason}", entry["rows"])
 

@@ -8,6 +8,8 @@ import ibis.expr.types as ir
 
 from torchrec_priors.preparation.engine.source import ORDER
 
+_RULE = "_rule"
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -34,6 +36,26 @@ def broken(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
 
     A row counts for the first rule that it breaks.
     """
+    reasons = _by_rule(table, rules)
+    return reasons.group_by(rule=reasons[_RULE]).aggregate(rows=reasons.count(), first=reasons[ORDER].min())
+
+
+def first_broken(table: ir.Table, rules: Sequence[Rule], number: int, order: int) -> ir.Table:
+    """One row, `value`: what breaks a rule where it is broken first, as `broken` counts.
+
+    Several rows of the table may come from one row of a file, of which others break no rule.
+
+    Args:
+        number: of the rule.
+        order: of the row, as `broken` gives it.
+    """
+    found = _by_rule(table.filter(table[ORDER] == order), rules)
+    found = found.filter(found[_RULE] == number)
+    return found.select(value=rules[number].column).limit(1)
+
+
+def _by_rule(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
+    """The rows that break rules, each with the number of the first one that it breaks."""
     flags = {f"_valid{i}": rule.valid.fill_null(False) for i, rule in enumerate(rules) if not _lists(rule)}
     flagged = table.mutate(**flags)
     for i, rule in enumerate(rules):
@@ -42,9 +64,8 @@ def broken(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
             joined = flagged.left_join(listed, flagged[rule.column] == listed[f"_listed{i}"])
             flagged = joined.mutate(**{f"_valid{i}": joined[f"_listed{i}"].notnull()}).drop(f"_listed{i}")
     breaks = [(~flagged[f"_valid{i}"], i) for i in range(len(rules))]
-    reasons = flagged.select(order=flagged[ORDER], rule=ibis.cases(*breaks, else_=None).cast("int32"))
-    reasons = reasons.filter(reasons.rule.notnull())
-    return reasons.group_by("rule").aggregate(rows=reasons.count(), first=reasons.order.min())
+    numbered = flagged.select(*table.columns, **{_RULE: ibis.cases(*breaks, else_=None).cast("int32")})
+    return numbered.filter(numbered[_RULE].notnull())
 
 
 def kept(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
