@@ -22,13 +22,13 @@ import pyarrow.compute as pc
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.coarsen import coarsen
 from torchrec_priors.preparation.corpus import Corpus, Labels
-from torchrec_priors.preparation.raw import BadRows, read_lists
+from torchrec_priors.preparation.raw import BadRows, found_in, read_lists, require_files
 
 _ATTRIBUTES = "_item2attributes.json"
 
 
 def load(raw: Path, bad_rows: BadRows) -> Corpus:
-    name = _name(raw)
+    raw, name = _pair(raw)
     log = _interactions(raw / f"{name}.txt", bad_rows)
     labels = _labels(raw / f"{name}{_ATTRIBUTES}")
     item_ids = np.union1d(log["item_id"].to_numpy(), np.fromiter(labels, np.int64, len(labels)))
@@ -47,17 +47,18 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
     )
 
 
-def _name(raw: Path) -> str:
-    """NAME of the one pair of files in the folder."""
+def _pair(raw: Path) -> tuple[Path, str]:
+    """The one pair of files in the folder, or in a folder in it: where they lie, and their NAME."""
     if not raw.is_dir():
         raise UserError(f"--raw: there is no folder '{raw}'")
-    names = sorted(file.name.removesuffix(_ATTRIBUTES) for file in raw.glob(f"*{_ATTRIBUTES}"))
+    files = sorted(raw.glob(f"*{_ATTRIBUTES}")) or sorted(raw.glob(f"*/*{_ATTRIBUTES}"))
+    names = [str(file.relative_to(raw)).removesuffix(_ATTRIBUTES) for file in files]
     if len(names) != 1:
-        found = f"{len(names)} ({', '.join(names)})" if names else "none"
-        raise UserError(f"--raw: '{raw}' must hold one NAME{_ATTRIBUTES} and its NAME.txt; found {found}")
-    if not (raw / f"{names[0]}.txt").is_file():
-        raise UserError(f"--raw: '{raw}' lacks {names[0]}.txt")
-    return names[0]
+        found = f"found {len(names)} ({', '.join(names)})" if names else found_in(raw)
+        raise UserError(f"--raw: '{raw}' must hold one NAME{_ATTRIBUTES} and its NAME.txt; {found}")
+    folder, name = files[0].parent, Path(names[0]).name
+    require_files(folder, [f"{name}.txt"])
+    return folder, name
 
 
 def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
@@ -84,9 +85,19 @@ def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
 def _labels(file: Path) -> dict[int, list[int]]:
     try:
         values = json.loads(file.read_text(encoding="utf8"))
-        return {int(item): sorted({int(label) for label in own}) for item, own in values.items()}
+        found = {int(item): sorted({_whole(label) for label in own}) for item, own in values.items()}
+        for number in (*found, *(label for own in found.values() for label in own)):
+            if not -(2**63) <= number < 2**63:
+                raise ValueError(f"{number} is beyond 64 bits")
+        return found
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not item -> list of label ids in JSON: {str(error).splitlines()[0]}") from error
+
+
+def _whole(label: object) -> int:
+    if isinstance(label, float) and not label.is_integer():
+        raise ValueError(f"{label} is no integer")
+    return int(label)  # type: ignore[call-overload]
 
 
 def _pairs(labels: dict[int, list[int]], prefix: str) -> pa.Table:

@@ -42,7 +42,7 @@ from torchrec_priors.preparation.published import (
     since_1970,
     there,
 )
-from torchrec_priors.preparation.raw import BadRows, require_files
+from torchrec_priors.preparation.raw import BadRows, folder_with, require_files
 from torchrec_priors.preparation.synthetic.ebnerd import ARTICLES, BEHAVIOURS, HISTORY, generate
 
 __all__ = ["Options", "generate", "load"]
@@ -94,8 +94,8 @@ class Options:
 
 
 def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corpus:
-    histories, behaviours = _files(raw)
-    articles = engine.read_parquet([raw / ARTICLES], found_types(raw / ARTICLES, _ARTICLE), bad_rows)
+    about, histories, behaviours = _files(raw)
+    articles = engine.read_parquet([about], found_types(about, _ARTICLE), bad_rows)
     articles = engine.keep_all_valid(articles, there(articles, ["article_id"]), bad_rows)
     engine.require_unique(articles, "article_id")
     shown = _checked(engine.read_parquet(behaviours, found_types(behaviours[0], _SHOWN), bad_rows), engine, bad_rows)
@@ -125,15 +125,16 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     )
 
 
-def _files(raw: Path) -> tuple[list[Path], list[Path]]:
-    """(histories, behaviours) of the splits that are there; that of the test split has no clicks."""
+def _files(raw: Path) -> tuple[Path, list[Path], list[Path]]:
+    """(articles, histories, behaviours) of the splits that are there; that of the test split has no clicks."""
+    raw = folder_with(raw, [ARTICLES])
     require_files(raw, [ARTICLES])
     splits = [raw / split for split in ("train", "validation") if (raw / split).is_dir()]
     if not splits:
         raise UserError(f"--raw: '{raw}' holds no folder train or validation, each with {HISTORY} and {BEHAVIOURS}")
     for split in splits:
         require_files(split, [HISTORY, BEHAVIOURS])
-    return [split / HISTORY for split in splits], [split / BEHAVIOURS for split in splits]
+    return raw / ARTICLES, [split / HISTORY for split in splits], [split / BEHAVIOURS for split in splits]
 
 
 def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine, Rule
-from torchrec_priors.preparation.raw import BadRows, require_files
+from torchrec_priors.preparation.raw import BadRows, folder_with, require_files
 from torchrec_priors.preparation.synthetic.files import ITEMS, LOG, USERS, generate
 from torchrec_priors.preparation.synthetic.histories import EVENTS
 
@@ -27,6 +27,7 @@ _LEVELS = ("category", "category2", "category3")
 
 
 def load(raw: Path, bad_rows: BadRows, engine: Engine) -> Corpus:
+    raw = folder_with(raw, [LOG, ITEMS, USERS])
     require_files(raw, [LOG, ITEMS, USERS])
     number, text = pa.int64(), pa.string()
     about_items = {"item_id": number, **dict.fromkeys(("title", *_LEVELS), text), "price": number}

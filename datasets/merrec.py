@@ -37,7 +37,7 @@ from torchrec_priors.preparation.published import (
     since_1970,
     there,
 )
-from torchrec_priors.preparation.raw import BadRows
+from torchrec_priors.preparation.raw import BadRows, found_in
 from torchrec_priors.preparation.synthetic.merrec import EVENTS, generate
 
 __all__ = ["Options", "generate", "load"]
@@ -113,9 +113,11 @@ def _shards(raw: Path) -> list[Path]:
     """Of all months in the folder, or of the one month that it is."""
     if not raw.is_dir():
         raise UserError(f"--raw: there is no folder '{raw}'")
-    files = sorted(raw.glob("[0-9]*/*.parquet")) or sorted(raw.glob("*.parquet"))
+    forms = ("[0-9]*/*.parquet", "*.parquet", "*/[0-9]*/*.parquet")  # the last: one folder deeper
+    files = next((found for form in forms if (found := sorted(raw.glob(form)))), [])
     if not files:
-        raise UserError(f"--raw: '{raw}' holds no month of MerRec, such as 20230501/000000000000.parquet")
+        said = found_in(raw)
+        raise UserError(f"--raw: '{raw}' holds no month of MerRec, such as 20230501/000000000000.parquet ({said})")
     return files
 
 

@@ -1,12 +1,14 @@
 """MovieLens (GroupLens; research use, no redistribution) in its official files; the files present tell which release.
+They lie in the raw folder or in the one folder in it. Texts are UTF-8, or Latin-1 where they are not.
 
 100K   `u.data` (user, item, rating, time in seconds; tabs), `u.item` (id, title, dates, URL, 19 genre flags; bars,
        Latin-1), `u.user` (id, age, gender, occupation, zip code; bars); `u.genre` and `u.occupation` are optional.
        Expected: 943 users, 1,682 films, 100,000 ratings from September 1997 to April 1998.
 1M     `ratings.dat`, `movies.dat`, `users.dat`, fields separated by `::`, Latin-1; genres separated by bars, ages and
        occupations as codes. Expected: 6,040 users, 3,883 films, 1,000,209 ratings.
-10M    the same without `users.dat`, in UTF-8, ratings in half stars.
+10M    the same without `users.dat`, ratings in half stars; 1M without its `users.dat` is told by its whole stars.
 20M, 25M, 32M and "latest"   `ratings.csv` and `movies.csv` with headers; ratings in half stars.
+Kaggle's 20M   `rating.csv` and `movie.csv`, the same with times as "2005-04-02 23:53:47".
 
 Priors: `genre` (several a film; the category prior), `rating` (the event: the stars), and where users are described
 `age`, `gender`, `occupation`. Source: https://grouplens.org/datasets/movielens/; F. Maxwell Harper and
@@ -22,7 +24,17 @@ import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus, Labels
-from torchrec_priors.preparation.raw import LINE, BadRows, keep_valid, read_csv, read_table, require_files
+from torchrec_priors.preparation.raw import (
+    LINE,
+    BadRows,
+    encoding_of,
+    folder_with,
+    found_in,
+    keep_valid,
+    read_csv,
+    read_table,
+    require_files,
+)
 
 GENRES = (
     "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
@@ -86,16 +98,29 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
     )
 
 
+_100K, _DAT, _CSV, _KAGGLE = (
+    ("u.data", "u.item", "u.user"),
+    ("ratings.dat", "movies.dat"),
+    ("ratings.csv", "movies.csv"),
+    ("rating.csv", "movie.csv"),
+)
+
+
 def _release(raw: Path, bad_rows: BadRows) -> _Release:
-    if (raw / "ratings.csv").is_file():
-        return _latest(raw, bad_rows)
+    raw = folder_with(raw, _100K, _DAT, _CSV, _KAGGLE)
+    for names in (_CSV, _KAGGLE):
+        if (raw / names[0]).is_file():
+            return _latest(raw, names, bad_rows)
     if (raw / "ratings.dat").is_file():
         return _1m_or_10m(raw, bad_rows)
+    if raw.is_dir() and not any((raw / name).is_file() for name in _100K):
+        forms = " or ".join(" and ".join(names) for names in (_100K, _DAT, _CSV, _KAGGLE))
+        raise UserError(f"--raw: '{raw}' holds no release of MovieLens, which is {forms} ({found_in(raw)})")
     return _100k(raw, bad_rows)
 
 
 def _100k(raw: Path, bad_rows: BadRows) -> _Release:
-    require_files(raw, ["u.data", "u.item", "u.user"])
+    require_files(raw, _100K)
     genres = _genre_names(raw)
     films = _films_100k(raw, genres, bad_rows)
     columns = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float64(), "seconds": pa.int64()}
@@ -111,36 +136,55 @@ def _100k(raw: Path, bad_rows: BadRows) -> _Release:
 
 def _1m_or_10m(raw: Path, bad_rows: BadRows) -> _Release:
     has_users = (raw / "users.dat").is_file()
-    require_files(raw, ["ratings.dat", "movies.dat"])
-    encoding = "latin-1" if has_users else "utf8"
+    require_files(raw, _DAT)
     columns = {"item_id": pa.int64(), "title": pa.string(), "genres": pa.string()}
-    films = _once(read_table(raw / "movies.dat", "::", columns, bad_rows, encoding=encoding), raw / "movies.dat",
-                  "item_id", bad_rows)  # fmt: skip
+    films = _once(read_table(raw / "movies.dat", "::", columns, bad_rows, encoding=encoding_of(raw / "movies.dat")),
+                  raw / "movies.dat", "item_id", bad_rows)  # fmt: skip
     rated = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float64(), "seconds": pa.int64()}
+    ratings = read_table(raw / "ratings.dat", "::", rated, bad_rows)
     return _Release(
         films=films.select(["item_id", "title"]),
         genres=_listed(films),
-        ratings=read_table(raw / "ratings.dat", "::", rated, bad_rows),
+        ratings=ratings,
         files=(raw / "ratings.dat", raw / "movies.dat", raw / "users.dat"),
-        stars=STARS if has_users else HALF_STARS,
+        stars=STARS if has_users or _all_whole(ratings["rating"]) else HALF_STARS,
         users=_users_1m(raw / "users.dat", bad_rows) if has_users else None,
     )
 
 
-def _latest(raw: Path, bad_rows: BadRows) -> _Release:
-    require_files(raw, ["ratings.csv", "movies.csv"])
+def _all_whole(ratings: pa.ChunkedArray) -> bool:
+    """Whether there are no half stars: 10M has them, 1M has not."""
+    whole: bool = pc.all(pc.equal(ratings, pc.trunc(ratings)), min_count=0).as_py()
+    return whole
+
+
+def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
+    require_files(raw, names)
+    ratings_file, films_file = (raw / name for name in names)
     columns = {"movieId": pa.int64(), "title": pa.string(), "genres": pa.string()}
-    films = read_csv(raw / "movies.csv", columns, bad_rows).rename_columns(["item_id", "title", "genres", LINE])
-    films = _once(films, raw / "movies.csv", "item_id", bad_rows)
-    rated = {"userId": pa.int64(), "movieId": pa.int64(), "rating": pa.float64(), "timestamp": pa.int64()}
-    ratings = read_csv(raw / "ratings.csv", rated, bad_rows)
+    films = read_csv(films_file, columns, bad_rows).rename_columns(["item_id", "title", "genres", LINE])
+    films = _once(films, films_file, "item_id", bad_rows)
+    seconds = pa.string() if names == _KAGGLE else pa.int64()
+    rated = {"userId": pa.int64(), "movieId": pa.int64(), "rating": pa.float64(), "timestamp": seconds}
+    ratings = read_csv(ratings_file, rated, bad_rows)
+    if names == _KAGGLE:
+        ratings = _in_seconds(ratings, ratings_file, bad_rows)
     return _Release(
         films=films.select(["item_id", "title"]),
         genres=_listed(films),
         ratings=ratings.rename_columns(["user_id", "item_id", "rating", "seconds", LINE]),
-        files=(raw / "ratings.csv", raw / "movies.csv"),
+        files=(ratings_file, films_file),
         stars=HALF_STARS,
     )
+
+
+def _in_seconds(ratings: pa.Table, file: Path, bad_rows: BadRows) -> pa.Table:
+    """Ratings with their times, "2005-04-02 23:53:47", as seconds since 1970."""
+    form = "%Y-%m-%d %H:%M:%S"
+    times = pc.strptime(ratings["timestamp"], form, "s", error_is_null=True)
+    ratings = keep_valid(ratings, pc.is_valid(times), file, bad_rows, "timestamp", f"must be a time as {form}")
+    place = ratings.schema.get_field_index("timestamp")
+    return ratings.set_column(place, "timestamp", times.drop_null().cast(pa.int64()))
 
 
 def _genre_names(raw: Path) -> tuple[str, ...]:
@@ -158,7 +202,7 @@ def _films_100k(raw: Path, genres: tuple[str, ...], bad_rows: BadRows) -> pa.Tab
     file = raw / "u.item"
     texts = {name: pa.string() for name in ("title", "release_date", "video_release_date", "url")}
     flags = {f"flag:{genre}": pa.int8() for genre in genres}
-    films = read_table(file, "|", {"item_id": pa.int64(), **texts, **flags}, bad_rows, encoding="latin-1")
+    films = read_table(file, "|", {"item_id": pa.int64(), **texts, **flags}, bad_rows, encoding=encoding_of(file))
     for flag in flags:
         valid = pc.is_in(films[flag], pa.array([0, 1], pa.int8()))
         films = keep_valid(films, valid, file, bad_rows, flag, "must be 0 or 1")
@@ -187,7 +231,7 @@ def _listed(films: pa.Table) -> pa.Table:
 def _users_100k(raw: Path, bad_rows: BadRows) -> pa.Table:
     file = raw / "u.user"
     columns = {"user_id": pa.int64(), "years": pa.int64(), "gender": pa.string(), "occupation": pa.string()}
-    users = read_table(file, "|", {**columns, "zip_code": pa.string()}, bad_rows, encoding="latin-1")
+    users = read_table(file, "|", {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file))
     users = _once(users, file, "user_id", bad_rows)
     users = keep_valid(users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative")
     if (raw / "u.occupation").is_file():
@@ -199,7 +243,7 @@ def _users_100k(raw: Path, bad_rows: BadRows) -> pa.Table:
 
 def _users_1m(file: Path, bad_rows: BadRows) -> pa.Table:
     columns = {"user_id": pa.int64(), "gender": pa.string(), "years": pa.int64(), "code": pa.int64()}
-    users = read_table(file, "::", {**columns, "zip_code": pa.string()}, bad_rows)
+    users = read_table(file, "::", {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file))
     users = _once(users, file, "user_id", bad_rows)
     users = keep_valid(users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative")
     known = pc.is_in(users["code"], pa.array(range(len(OCCUPATIONS_1M)), pa.int64()))

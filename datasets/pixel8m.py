@@ -25,7 +25,7 @@ from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.rule import Rule
 from torchrec_priors.preparation.long_histories import at_least
-from torchrec_priors.preparation.raw import BadRows, read_csv
+from torchrec_priors.preparation.raw import BadRows, found_in, read_csv
 from torchrec_priors.preparation.synthetic import pixelrec
 from torchrec_priors.preparation.synthetic.pixelrec import COUNTS, INTERACTION_COLUMNS, UNLABELLED
 
@@ -100,8 +100,9 @@ def _files(raw: Path) -> tuple[Path, Path]:
     items = [file for file, header in headers.items() if {"item_id", "title", "tag"} <= header]
     for files, what in ((logs, ", ".join(INTERACTION_COLUMNS)), (items, "item_id, title, tag and counts")):
         if len(files) != 1:
-            found = ", ".join(str(file.relative_to(raw)) for file in files) or "none"
-            raise UserError(f"--raw: '{raw}' must hold one CSV file with the columns {what}; found {found}")
+            found = ", ".join(str(file.relative_to(raw)) for file in files)
+            said = f"found {found}" if found else found_in(raw)
+            raise UserError(f"--raw: '{raw}' must hold one CSV file with the columns {what}; {said}")
     return logs[0], items[0]
 
 

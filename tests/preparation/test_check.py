@@ -42,7 +42,6 @@ SOUND = Corpus(
     user_priors=_labels("team", ibis.memtable(TEAMS)),
 )
 
-_TIMES = pa.array([1], pa.timestamp("ms"))
 _WRONG = {
     "an Arrow table": ({"interactions": LOG}, "interactions is a pyarrow Table, no Ibis table: wrap it in ibis.memtab"),
     "a data frame": ({"items": pd.DataFrame({"a": [1]})}, "items is a pandas DataFrame, no Ibis table: wrap it in"),
@@ -66,8 +65,8 @@ _WRONG = {
         "the table of prior 'team' has no column 'user_id': did you mean 'item_id'?",
     ),
     "times": (
-        {"interactions": _with(LOG, timestamp=_TIMES)},
-        "'timestamp' of interactions is timestamp(3) where milliseconds since 1970 as integers is expected: cast it",
+        {"interactions": _with(LOG, timestamp=["2023-05-15"])},
+        "'timestamp' of interactions is string where milliseconds since 1970 as integers, or a timestamp, is expected",
     ),
     "float order": (
         {"interactions": _with(LOG, order=[1.5])},

@@ -40,9 +40,7 @@ broken_lines = st.one_of(
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(broken_lines, max_size=12), st.integers(1, 40), st.sampled_from([b"\n", b"\r\n"]), st.booleans())
-def test_rows_of_several_lines_have_the_lines_that_a_row_by_row_reader_gives(
-    tmp_path_factory, rows, block, end, last
-):
+def test_rows_of_several_lines_have_the_lines_that_a_row_by_row_reader_gives(tmp_path_factory, rows, block, end, last):
     file = tmp_path_factory.mktemp("csv") / "a.csv"
     file.write_bytes(end.join([b"n,text", *rows]) + (end if last else b""))
     with file.open(newline="") as lines:

@@ -5,7 +5,7 @@ engine later sees the same rows, and a bad row is named by file and line.
 """
 
 import codecs
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +25,70 @@ from torchrec_priors.preparation.typed import (
     without_zeros,
 )
 
-__all__ = ["LINE", "BadRows", "keep_valid", "read_csv", "read_lists", "read_table", "require_files"]
+__all__ = [
+    "LINE",
+    "BadRows",
+    "encoding_of",
+    "folder_with",
+    "found_in",
+    "keep_valid",
+    "read_csv",
+    "read_lists",
+    "read_table",
+    "require_files",
+]
 
+_PACKED = (".gz", ".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
+_SHOWN = 5  # names of files, in messages
 _INTEGERS = r"^-?[0-9]+(\s+-?[0-9]+)+$"
 
 
-def require_files(folder: Path, names: list[str]) -> None:
-    """Raises UserError where the folder or any of the files is missing."""
+def require_files(folder: Path, names: Sequence[str]) -> None:
+    """Raises UserError where the folder or any of the files is missing, which says what there is."""
     if not folder.is_dir():
         raise UserError(f"--raw: there is no folder '{folder}'")
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        raise UserError(f"--raw: '{folder}' lacks {', '.join(missing)}")
+        raise UserError(f"--raw: '{folder}' lacks {', '.join(missing)} ({found_in(folder)})")
+
+
+def folder_with(raw: Path, *forms: Sequence[str]) -> Path:
+    """The raw folder, or the one folder in it that has the files of one of these forms, as archives unpack to one.
+
+    Where there is none, the raw folder, of which `require_files` says what it lacks.
+
+    Raises:
+        UserError: several folders in it have them.
+    """
+
+    def has(folder: Path) -> bool:
+        return any(all((folder / name).is_file() for name in names) for names in forms)
+
+    if not raw.is_dir() or has(raw):
+        return raw
+    inner = [folder for folder in sorted(raw.iterdir()) if folder.is_dir() and has(folder)]
+    if len(inner) > 1:
+        names = ", ".join(folder.name for folder in inner)
+        raise UserError(f"--raw: '{raw}' holds several data sets ({names}): give one of these folders")
+    return inner[0] if inner else raw
+
+
+def found_in(folder: Path) -> str:
+    """What a folder holds, in words, and what to do about files that are packed."""
+    names = sorted(f"{file.name}/" if file.is_dir() else file.name for file in folder.iterdir())
+    packed = [name for name in names if name.endswith(_PACKED)]
+    if packed:
+        return f"it has {_some(packed)}: unpack {'it' if len(packed) == 1 else 'them'}"
+    return f"it has {_some(names)}" if names else "it is empty"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+
+
+def encoding_of(file: Path) -> str:
+    """`utf8` where a file is that, else `latin-1`, which any bytes are."""
+    return "utf8" if is_text(file.read_bytes(), "utf8") else "latin-1"
 
 
 def read_table(
