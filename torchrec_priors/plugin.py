@@ -36,7 +36,7 @@ def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[spec.name]
-        raise UserError(f"{option}: '{file}'{_line(error, file)}: {_short(error)}") from error
+        raise UserError(f"{option}: {where_it_failed(error, file)}") from error
     defined = getattr(module, function, None)
     if not callable(defined):
         raise UserError(f"{option}: '{file}' defines no function `{function}`")
@@ -79,6 +79,11 @@ def absolute(specification: str) -> str:
     """The same with the whole path of its file, so that it is found from any folder."""
     file = own_file(specification)
     return specification if file is None else f"{file.absolute()}{specification[len(str(file)) :]}"
+
+
+def where_it_failed(error: Exception, file: Path) -> str:
+    """A file of the user's with the line of it that an exception came from, and what the exception says."""
+    return f"'{file}'{_line(error, file)}: {_short(error)}"
 
 
 def _line(error: Exception, file: Path) -> str:

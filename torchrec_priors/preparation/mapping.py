@@ -9,9 +9,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from torchrec_priors.data.id_files import places
+from torchrec_priors.data.id_texts import id_texts, plain_array
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import UserError, shown
 from torchrec_priors.preparation import labelled
 from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.corpus import Labels
@@ -37,12 +38,12 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
     rows = _read(file, entity)
     entities = _entities(data, entity)
     known = entities[entity].combine_chunks()
-    place = places(rows[entity].combine_chunks(), known.cast(pa.string()))
-    there = place >= 0
     what = f"{entity.removesuffix('_id')}s"
+    place = places(rows[entity].combine_chunks(), id_texts(known, f"{what} of the data set"))
+    there = place >= 0
     if not there.any():
         example = rows[entity][0].as_py()
-        raise UserError(f"{_OPTION}: '{file}' names none of the data set's {what} (its first is {example!r})")
+        raise UserError(f"{_OPTION}: '{file}' names none of the data set's {what} (its first is {shown(example)})")
     labels = rows["label"].combine_chunks().filter(pa.array(there))
     table = pa.table({entity: known.take(pa.array(place[there])), "label": labels})
     mapped = Labels(name, ibis.memtable(table), remainder=f"no {name}")
@@ -77,13 +78,13 @@ def _read(file: Path, entity: str) -> pa.Table:
         with file.open("rb") as opened:
             is_parquet = opened.read(len(_PARQUET)) == _PARQUET
         columns = {entity: pa.string(), "label": pa.string()}
-        rows = _from_parquet(file, columns) if is_parquet else read_csv(file, columns, _BAD_ROWS)
+        rows = _from_parquet(file, entity) if is_parquet else read_csv(file, columns, _BAD_ROWS)
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{_OPTION}: there is no file '{file}'") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise UserError(f"{_OPTION}: '{file}' cannot be read ({str(error).splitlines()[0]})") from error
     for column in columns:
-        empty = pc.fill_null(pc.equal(rows[column], ""), True)
+        empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(rows[column]), ""), True)
         if pc.any(empty).as_py():
             row = pc.index(empty, True).as_py()
             where = f"line {rows['line'][row]}" if "line" in rows.column_names else f"row {row + 1}"
@@ -96,9 +97,11 @@ def _read(file: Path, entity: str) -> pa.Table:
 _BAD_ROWS = BadRows("refuse", remedy="correct it or leave it out")
 
 
-def _from_parquet(file: Path, columns: dict[str, pa.DataType]) -> pa.Table:
-    names = pq.read_schema(file).names
+def _from_parquet(file: Path, entity: str) -> pa.Table:
+    columns, names = [entity, "label"], pq.read_schema(file).names
     for column in columns:
         if column not in names:
             raise UserError(f"{file} has no column {column} (it has {', '.join(names)})")
-    return pq.read_table(file, columns=list(columns)).cast(pa.schema(columns))
+    table = pq.read_table(file, columns=columns)
+    where = f"{_OPTION}: '{file}', column '{entity}'"
+    return pa.table({entity: id_texts(table[entity], where), "label": plain_array(table["label"]).cast(pa.string())})

@@ -9,8 +9,9 @@ from typing import Any, Literal
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import Manifest
 from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.files import remove_leftover
+from torchrec_priors.plugin import where_it_failed
 from torchrec_priors.preparation import raw_files
 from torchrec_priors.preparation.add_prior import add_prior
 from torchrec_priors.preparation.bad_rows import BadRows
@@ -152,6 +153,10 @@ def load(dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Se
         return load_corpus(find_corpus(dataset), raw, bad_rows, engine, options)
     except OSError as error:
         raise UserError(f"--raw: cannot read '{error.filename or raw}': {error.strerror or error}") from error
+    except (UserError, OutsideError, MemoryError):
+        raise
+    except Exception as error:  # of a file that may be the user's own
+        raise UserError(f"--dataset: load of {where_it_failed(error, corpus_path(dataset))}") from error
 
 
 def _already_there(settings: Settings, seen: raw_files.Seen, out: Path, overwrite: bool) -> Manifest | None:

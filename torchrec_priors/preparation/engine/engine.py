@@ -17,7 +17,16 @@ from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.engine import copies
 from torchrec_priors.preparation.engine.journal import Journal, key_of
 from torchrec_priors.preparation.engine.rule import Rule, broken, first_broken, kept
-from torchrec_priors.preparation.engine.source import ORDER, ROW, ROW_BITS, Source, check_parquet, checked, origin
+from torchrec_priors.preparation.engine.source import (
+    ORDER,
+    ROW,
+    ROW_BITS,
+    Source,
+    check_parquet,
+    checked,
+    origin,
+    plain,
+)
 
 
 class Engine(ABC):
@@ -58,7 +67,8 @@ class Engine(ABC):
         paths = checked(files, columns)
         for path in paths:
             check_parquet(path, columns)
-        return self._read(Source(paths, columns, bad_rows or BadRows(), ROW))
+        types = {name: plain(kind) for name, kind in columns.items()}
+        return self._read(Source(paths, types, bad_rows or BadRows(), ROW))
 
     def read_csv(
         self, files: Sequence[Path | str], columns: Mapping[str, pa.DataType], bad_rows: BadRows | None = None

@@ -23,6 +23,12 @@ from torchrec_priors.preparation.engine.source import Source
 T = TypeVar("T")
 
 MEMORY = "2GB"
+_OF_TYPES = (  # what tells of a column's type or of a value that another does not hold
+    duckdb.ConversionException,
+    duckdb.NotImplementedException,
+    duckdb.OutOfRangeException,
+    pa.ArrowNotImplementedError,
+)
 _BYTES_A_ROW = 512  # of memory, so that the rows of a bucket are sorted without spilling
 
 
@@ -134,6 +140,10 @@ class DuckDB(Engine):
         if isinstance(error, duckdb.OutOfMemoryException):
             raise OutOfMemoryError(f"--memory: not enough ({message}): give more") from error
         at = self._file_named_in(message)
+        if at is None and isinstance(error, _OF_TYPES):
+            raise UserError(
+                f"a table of the corpus cannot be computed ({message}): cast its columns to text, integers or floats"
+            ) from error
         if at is None:
             raise error
         source, index = at

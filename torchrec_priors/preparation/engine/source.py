@@ -76,16 +76,23 @@ def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
         if name not in schema.names:
             raise UserError(f"{file} has no column '{name}' (it has {', '.join(schema.names)})")
         found = schema.field(name).type
-        if _plain(found) != _plain(kind):
+        if plain(found) != plain(kind):
             raise UserError(f"{file}: column '{name}' is of type {found} where {kind} is expected")
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    """Without how Arrow lays values out, which Parquet does not know."""
-    if pa.types.is_dictionary(kind):
-        return _plain(kind.value_type)
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+def plain(kind: pa.DataType) -> pa.DataType:
+    """A type without how Arrow lays values out, which Parquet does not know, and without what an extension adds."""
+    types = pa.types
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):  # engines have the latter
+        return plain(kind.storage_type)
+    if types.is_dictionary(kind):
+        return plain(kind.value_type)
+    if types.is_large_string(kind) or types.is_string_view(kind):
         return pa.string()
+    if types.is_large_binary(kind) or types.is_binary_view(kind):
+        return pa.binary()
+    if types.is_large_list(kind) or types.is_list(kind) or types.is_list_view(kind) or types.is_large_list_view(kind):
+        return pa.list_(plain(kind.value_type))
     return kind
 
 
