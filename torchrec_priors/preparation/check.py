@@ -69,7 +69,7 @@ def _check_columns(corpus: Corpus, name: str) -> None:
     for column in ("item_id", "title"):
         _require(corpus.items, column, "items", name)
     _require_type(corpus.items, "title", is_title, "text", "items", name)
-    for column in corpus.items.columns:
+    for column in set(corpus.items.columns) - {"item_id", "title"}:
         _require_type(corpus.items, column, _is_kept, "a type that Parquet keeps", "items", name)
     for priors, entity in ((corpus.item_priors, "item_id"), (corpus.user_priors, "user_id")):
         for labels in priors:
@@ -123,7 +123,7 @@ def _is_moment(found: dt.DataType) -> bool:
 def _is_kept(found: dt.DataType) -> bool:
     """Whether every engine and Parquet have such a column."""
     wide = found.is_decimal() and (found.precision or 0) > _DIGITS
-    return not (wide or found.is_interval() or found.is_float16() or found.is_null())
+    return not (wide or found.is_interval() or found.is_float16())
 
 
 def check_name(prior: str, name: str) -> None:

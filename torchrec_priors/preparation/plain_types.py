@@ -4,7 +4,7 @@ What tells nothing wrong is taken as it is meant: unsigned and decimal whole num
 texts, timestamps and dates as times as milliseconds. What is beyond int64 is refused, as it would be another number.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import ibis.expr.datatypes as dt
@@ -51,12 +51,12 @@ def plain(corpus: Corpus, engine: Engine) -> Corpus:
     changed |= {"timestamp": milliseconds(time)} if is_time(time.type()) else _integers(log, ["timestamp"])
     if corpus.events and not log.event.type().is_int8():
         changed["event"] = log.event.cast("int64")
-    title = corpus.items.title
-    titles = {} if title.type().is_string() else {"title": title.cast("string")}
+    kinds = corpus.items.schema()
+    texts = [name for name in kinds if kinds[name].is_null() or (name == "title" and not kinds[name].is_string())]
     return replace(
         corpus,
         interactions=_with(log, changed),
-        items=_with(corpus.items, {**_ids(corpus.items, ["item_id"]), **titles}),
+        items=_with(corpus.items, {**_ids(corpus.items, ["item_id"]), **_texts(corpus.items, texts)}),
         item_priors=[_labels(labels, "item_id") for labels in corpus.item_priors],
         user_priors=[_labels(labels, "user_id") for labels in corpus.user_priors],
     )
@@ -106,6 +106,10 @@ def _ids(table: ir.Table, names: Sequence[str]) -> dict[str, ir.Value]:
         elif not kind.is_integer() and not kind.is_string():
             changed[name] = table[name].cast("string")
     return changed
+
+
+def _texts(table: ir.Table, names: Iterable[str]) -> dict[str, ir.Value]:
+    return {name: table[name].cast("string") for name in names}
 
 
 def _integers(table: ir.Table, names: Sequence[str]) -> dict[str, ir.Value]:
