@@ -97,7 +97,7 @@ def test_a_release_one_folder_deeper_in_another_encoding_or_without_users_is_rea
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        ([], "holds no release of MovieLens, which is u.data and u.item and u.user or ratings.dat and .* it is empty"),
+        ([], "holds no release of MovieLens, which is u.data and u.item and u.user or ratings.dat and .*it is empty"),
         (["ratings.csv.gz", "movies.csv.gz"], "it has movies.csv.gz, ratings.csv.gz: unpack them"),
         (["ml-1m.zip", "README"], "it has ml-1m.zip: unpack it"),
         (["u.data"], "lacks u.item, u.user .it has u.data"),

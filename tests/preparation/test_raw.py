@@ -112,9 +112,9 @@ def test_a_file_of_blank_lines_has_no_rows(tmp_path):
         ("1.5,2,a", "user is no integer: '1.5'"),
         (" 1,2,a", "user is no integer: ' 1'"),
         ("\u0661,2,a", "user is no integer: '\u0661'"),
-        ("9223372036854775808,2,a", "user is no integer: '9223372036854775808'"),
-        ("1,128,a", "stars is no integer: '128'"),
-        ("1,-129,a", "stars is no integer: '-129'"),
+        ("9223372036854775808,2,a", "user is beyond the integers of 64 bits: '9223372036854775808'"),
+        ("1,128,a", "stars is beyond the integers of 8 bits: '128'"),
+        ("1,-129,a", "stars is beyond the integers of 8 bits: '-129'"),
     ],
 )
 def test_a_bad_row_is_refused_by_file_and_line_or_dropped_and_counted(line, mistake, tmp_path):

@@ -79,7 +79,7 @@ def _is_wide(kind: dt.DataType) -> bool:
 
 
 def _check_range(table: ir.Table, where: str, columns: Sequence[str], name: str, engine: Engine) -> None:
-    numbers = {}
+    numbers: dict[str, ir.Scalar] = {}
     for column in columns:
         wrong = (table[column] > _LARGEST) | (table[column] < _LEAST)
         numbers |= {f"{column}_rows": wrong.sum(), f"{column}_example": table[column].max(where=wrong)}
