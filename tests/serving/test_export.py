@@ -124,7 +124,7 @@ def test_scores_are_those_of_a_run_some_of_whose_items_have_no_row(small_data, t
 
 def test_what_is_there(run, out, small_data):
     assert sorted(file.name for file in out.iterdir()) == [
-        "config.toml", "export.json", "items.parquet", "weights.safetensors",
+        "config.toml", "export.json", "items.parquet", "trained.parquet", "weights.safetensors",
     ]  # fmt: skip
     items = pq.read_table(out / "items.parquet")
     assert items["item_id"].to_pylist() == PreparedData(small_data).catalogue(["item_id"])["item_id"].to_pylist()
