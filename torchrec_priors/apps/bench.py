@@ -14,6 +14,10 @@ from torchrec_priors.apps import command
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import NAMES, PARTS, SHAPES, check_shape
 from torchrec_priors.errors import UserError
+from torchrec_priors.limits import check_most
+
+_MOST_REPEATS = 10_000
+_MOST_THREADS = 4_096
 
 
 def bench(
@@ -36,6 +40,9 @@ def bench(
     check_shape(shape)
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")
+    check_most("--repeats", repeats, _MOST_REPEATS)
+    if threads is not None and not 1 <= threads <= _MOST_THREADS:
+        raise UserError(f"--threads must be in [1, {_MOST_THREADS}], not {threads}")
     cores = threads or len(os.sched_getaffinity(0))
     machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
     if shape in PARTS:

@@ -16,7 +16,7 @@ from torchrec_priors.apps.evaluate import Split
 from torchrec_priors.config import read_toml
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.experiment.file import ExperimentFile, read_experiment
+from torchrec_priors.experiment.file import MOST_AT_ONCE, ExperimentFile, read_experiment
 from torchrec_priors.experiment.matrix import cells_of, flat
 from torchrec_priors.experiment.plan import PlannedRun, plan
 from torchrec_priors.experiment.processes import InPlace, Launcher, OnScheduler
@@ -35,7 +35,7 @@ def experiment(
         Path | None, Option(help="Folder of the runs, and of <split>/results.parquet and .md. [experiments/<name>]")
     ] = None,
     split: Annotated[Split | None, Option(help="What to evaluate on. [the file's; validation]")] = None,
-    at_once: Annotated[int | None, Option(min=1, help="Runs at a time. [the file's; 1]")] = None,
+    at_once: Annotated[int | None, Option(min=1, max=MOST_AT_ONCE, help="Runs at a time. [the file's; 1]")] = None,
     only: Annotated[
         list[str] | None, Option(metavar="CELL", help="Run this cell alone, and others that are named likewise.")
     ] = None,

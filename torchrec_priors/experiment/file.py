@@ -11,6 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from torchrec_priors.config import explain, read_toml
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.search.settings import SearchSettings
+from torchrec_priors.limits import check_most
+
+MOST_AT_ONCE = 1_000  # processes of one machine
 
 Changes = dict[str, Any]  # of the configuration: dotted or nested keys
 
@@ -54,6 +57,7 @@ class ExperimentFile:
             raise UserError(f"seeds = {self.seeds}: give at least one, and none twice")
         if self.at_once < 1:
             raise UserError(f"at_once = {self.at_once} must be at least 1")
+        check_most("at_once", self.at_once, MOST_AT_ONCE)
         if not re.fullmatch(r"[\w.+=-]+", self.name):
             raise UserError(f"name = '{self.name}' becomes a folder's name: letters, digits and . _ + = - alone")
         if not self.cells and not self.axes:

@@ -1,6 +1,7 @@
 """The cells of an experiment: those it lists, and the product of its axes."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from torchrec_priors.experiment.file import Changes, ExperimentFile
 
 JOIN = " + "
 EVALUATION = "evaluation."
+_MOST_CELLS = 10_000
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ def file_name(name: str) -> str:
 def _product(file: ExperimentFile) -> Iterator[Cell]:
     if not file.axes:
         return
+    products = math.prod(len(named) for named in file.axes.values())
+    if products > _MOST_CELLS:
+        raise UserError(f"axes: their product has {products:,} cells, more than {_MOST_CELLS:,}: give fewer values")
     values = {axis: {name: flat(changes) for name, changes in named.items()} for axis, named in file.axes.items()}
     trains = {
         axis: any(not key.startswith(EVALUATION) for changes in named.values() for key in changes)

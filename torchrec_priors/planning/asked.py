@@ -16,6 +16,7 @@ from torchrec_priors.embedding.table import TABLE
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import count_parameters
+from torchrec_priors.limits import check_most
 from torchrec_priors.model import ModelConfig
 from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import read_count
@@ -24,6 +25,7 @@ from torchrec_priors.planning.request import Request, Table
 from torchrec_priors.priors.tree import PriorTree, load_tree
 
 _OF_ACTIVATIONS = (("layers", 1), ("accumulate", 1), ("queries", 1))
+_MOST = {"dim": 1 << 16, "context": 1 << 20, "layers": 1 << 10, "queries": 1 << 20}
 _WITH_LAYERS = ("--accumulate", "--recompute", "--precision", "--queries")
 
 
@@ -60,6 +62,8 @@ class Numbers:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name} must be at least {least}, not {value}")
+            if value is not None:
+                check_most(f"--{name}", value, _MOST.get(name, 10**9))
         if self.precision not in (None, "fp32", "bf16"):
             raise UserError(f"--precision: there is no '{self.precision}': take fp32 or bf16")
         alone = [option for option in self.given() if option in _WITH_LAYERS]

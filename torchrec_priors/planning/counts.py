@@ -1,8 +1,12 @@
 """Numbers of items, of ranks and of bytes as people write and read them."""
 
+import math
 import re
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.limits import shortened
+
+MOST_COUNT = 10**15
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
@@ -19,8 +23,10 @@ def read_count(text: str, option: str) -> int:
     """
     found = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?) *([kmbgt]?)", text.strip().lower())
     number = float(found[1].replace("_", "")) * _UNITS[found[2]] if found else 0.0
-    if number < 1 or number != round(number):
-        raise UserError(f"{option}: '{text}' is no number of at least 1: write 1255665, 1.26M or 10B")
+    if number < 1 or (math.isfinite(number) and number != round(number)):
+        raise UserError(f"{option}: '{shortened(text)}' is no number of at least 1: write 1255665, 1.26M or 10B")
+    if number > MOST_COUNT:
+        raise UserError(f"{option}: '{shortened(text)}' is more than {MOST_COUNT:.0e}, which can be planned")
     return int(number)
 
 

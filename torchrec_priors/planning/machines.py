@@ -15,8 +15,10 @@ from torchrec.distributed.planner.types import (
 
 from torchrec_priors.amounts import in_bytes
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.limits import check_most
 
 _GB = 10**9
+_MOST_A_NODE = 1024
 
 
 @dataclass(frozen=True)
@@ -134,4 +136,5 @@ def machine_of(name: str, changes: dict[str, str | int | None]) -> Machine:
         figures[field] = value if isinstance(value, int) else in_bytes(value, option)
     if figures.get("ranks_per_node", 1) < 1:
         raise UserError(f"--ranks-per-node must be at least 1, not {figures['ranks_per_node']}")
+    check_most("--ranks-per-node", figures.get("ranks_per_node", 1), _MOST_A_NODE)
     return replace(machine, **figures)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torchrec_priors.amounts import as_text
 from torchrec_priors.embedding.sharding import ShardingConfig
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.planning.activations import Activations
@@ -134,6 +135,12 @@ class Request:
             raise UserError(f"--ranks must be at most {MOST_RANKS:,}, not {self.ranks:,}")
         if self.items * self.dim * ROWS["fp32"] > _MOST_BYTES:
             raise UserError(f"--items: {self.items:,} rows of width {self.dim} are more than can be planned")
+        looked_up = max(self.lookups(table) * table.dim for table in self.tables) * ROWS["fp32"]
+        if looked_up > _MOST_BYTES:
+            raise UserError(
+                f"a step looks up {as_text(looked_up)} of vectors a rank, more than can be planned: give a smaller "
+                "batch, context or number of negatives"
+            )
         if not 0 <= self.reserve < 1:
             raise UserError(f"--reserve must be in [0, 1), not {self.reserve}")
         if self.machine.device == "cpu" and self.optimizer == "adam":

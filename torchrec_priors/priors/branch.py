@@ -17,7 +17,7 @@ from torch import Tensor
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.prior import Prior, Targets, is_of_users
 
-MOST_PATHS = 1 << 22
+MOST_PATHS = 1 << 17
 _MOST_PAIRS = 1 << 25  # of an item and a combination of groups, in the rows that are looked at together
 _ROWS = 1 << 16  # looked at together
 

@@ -9,6 +9,7 @@ Shapes: K paths (heads), S item sets, M targets, B users.
 
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -290,8 +291,8 @@ class PriorTree(nn.Module):
         """Names of the groups of each level; those that stand twice in an additive tree with their prior's name."""
         names = self.group_names
         if self.composition == "additive":
-            everywhere = [name for level in names for name in level]
-            twice = {name for name in everywhere if everywhere.count(name) > 1}
+            everywhere = Counter(name for level in names for name in level)
+            twice = {name for name, times in everywhere.items() if times > 1}
             for level, its_names in zip(self.levels, names, strict=True):
                 its_names[:] = [f"{level.name}: {name}" if name in twice else name for name in its_names]
         return names

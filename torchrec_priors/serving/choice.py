@@ -10,7 +10,8 @@ Items that are in the same groups form a cell. A set of groups is written as the
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+
+from torchrec_priors.serving.covering import Plan, smallest_plan
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,28 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
     left = {mask: len(items) for mask, items in cells.items() if items}
     met: list[int] = []
     for wanted in need:
-        others = len(need) - len(met) - 1
-        met.append(next(n for n in range(wanted, -1, -1) if _fits((*met, n, *[0] * others), k, left)))
+        met.append(_most_that_fit(met, wanted, len(need) - len(met) - 1, k, left))
     open_need = tuple(met)
+    plan = smallest_plan(open_need, left)
+    assert plan is not None
+
     chosen: list[Candidate] = []
     place = dict.fromkeys(left, 0)
     while left and len(chosen) < k:
         best = min(left, key=lambda mask: (-cells[mask][place[mask]].score, cells[mask][place[mask]].row))
-        after = {**left, best: left[best] - 1}
-        remaining = _reduced(open_need, best, 1)
-        if not _fits(remaining, k - len(chosen) - 1, after):
+        after, remaining = {**left, best: left[best] - 1}, _reduced(open_need, best)
+        others = _plan_with(plan, best, remaining, after, k - len(chosen) - 1)
+        if others is None:
             del left[best]  # nor will any of its items ever fit again
             continue
         chosen.append(cells[best][place[best]])
         place[best] += 1
-        open_need = remaining
+        open_need, plan = remaining, others
         left = {mask: count for mask, count in after.items() if count}
     return chosen, met
 
 
-def fewest(need: tuple[int, ...], left: dict[int, int]) -> float:
+def fewest(need: Sequence[int], left: dict[int, int]) -> float:
     """How many items meet the needs at least; infinity where all together do not.
 
     Args:
@@ -66,36 +69,38 @@ def fewest(need: tuple[int, ...], left: dict[int, int]) -> float:
         >>> fewest((2, 2), {0b01: 9, 0b10: 9, 0b11: 1})
         3
     """
-    wanted = sum(1 << group for group, count in enumerate(need) if count)
-    useful: dict[int, int] = {}
-    for mask, count in left.items():
-        if mask & wanted:
-            useful[mask & wanted] = useful.get(mask & wanted, 0) + count
-    most = {mask: min(count, _most(need, mask)) for mask, count in useful.items()}
-    ordered = sorted(most.items(), key=lambda cell: (-cell[0].bit_count(), cell[0]))
-    return _fewest(need, wanted, tuple(ordered))
+    plan = smallest_plan(need, left)
+    return math.inf if plan is None else sum(plan.values())
 
 
-@lru_cache(maxsize=1 << 16)
-def _fewest(need: tuple[int, ...], wanted: int, ordered: tuple[tuple[int, int], ...]) -> float:
-    """`fewest` of needs in the groups of `wanted` and cells inside them, those of most groups first."""
-    if not ordered:
-        return 0 if not wanted else math.inf
-    (mask, count), *others = ordered
-    if mask.bit_count() == 1:  # and so are all others
-        short = sum(need) - sum(count for _, count in ordered)
-        return sum(need) if not short else math.inf
-    takes = [count] if mask == wanted else range(count, -1, -1)  # none is better than one of all groups
-    return min(taken + fewest(_reduced(need, mask, taken), dict(others)) for taken in takes)
+def _most_that_fit(met: list[int], wanted: int, others: int, slots: int, left: dict[int, int]) -> int:
+    """How many items of the next group can be had beside what the groups before it need, `wanted` at most."""
+    low, high = 0, wanted + 1  # `low` fit, `high` do not
+    count = wanted
+    while high - low > 1:
+        if fewest((*met, count, *[0] * others), left) <= slots:
+            low = count
+        else:
+            high = count
+        count = (low + high) // 2
+    return low
 
 
-def _fits(need: tuple[int, ...], slots: int, left: dict[int, int]) -> bool:
-    return not any(need) or (max(need) <= slots and fewest(need, left) <= slots)
+def _plan_with(plan: Plan, mask: int, need: Sequence[int], left: dict[int, int], slots: int) -> Plan | None:
+    """How the needs are met by what is left once an item of a cell is taken; None where they are not, in these slots.
+
+    Args:
+        plan: how they were met before.
+        need, left, slots: after the item was taken.
+    """
+    if plan.get(mask):
+        return {**plan, mask: plan[mask] - 1}
+    if sum(plan.values()) <= slots:
+        return plan
+    found = smallest_plan(need, left)
+    return None if found is None or sum(found.values()) > slots else found
 
 
-def _most(need: tuple[int, ...], mask: int) -> int:
-    return max(count for group, count in enumerate(need) if mask >> group & 1)
-
-
-def _reduced(need: tuple[int, ...], mask: int, items: int) -> tuple[int, ...]:
-    return tuple(max(0, count - items) if mask >> group & 1 else count for group, count in enumerate(need))
+def _reduced(need: tuple[int, ...], mask: int) -> tuple[int, ...]:
+    """What is needed besides one item of a cell."""
+    return tuple(max(0, count - 1) if mask >> group & 1 else count for group, count in enumerate(need))

@@ -33,6 +33,7 @@ from torchrec_priors.loss import decision_weights, discount, positive_weights
 from torchrec_priors.model import Recommender
 from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.training.fits_memory import check_memory
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.training.paths import Counted, count_positives, over_item_sets, path_names, read_paths
 from torchrec_priors.training.process import Ranks
@@ -126,6 +127,7 @@ def build_model(
         seen_I = frequency >= config.embedding.min_frequency
     managed = config.embedding.unseen == "managed"
     rows = _rows(config.embedding, seen_I, data.items)
+    check_memory(config, data, tree, rows.rows, ranks, for_training=for_training)
     if trained is None:
         say_unseen(config.embedding, rows, frequency if seen_I is not None else None)
         counted = _counted(config, data, ranks, tree, rows)

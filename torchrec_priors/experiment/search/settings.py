@@ -4,8 +4,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.limits import check_most
 from torchrec_priors.metrics.per_user import CUTOFFS
 
+_MOST_TRIALS = 100_000
 _KINDS = ("recall", "ndcg", "entropy", "coverage", "novelty")  # of which more is better
 METRICS = [f"{kind}@{cutoff}" for kind in _KINDS for cutoff in CUTOFFS]
 METRICS += [f"{users}/{kind}@{cutoff}" for users in ("new_interest", "event_given") for kind in _KINDS[:3]
@@ -54,6 +56,9 @@ class SearchSettings:
         for name in ("trials", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"search.{name} = {getattr(self, name)} must be at least 1")
+            check_most(f"search.{name}", getattr(self, name), _MOST_TRIALS)
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"search.seed = {self.seed} must be in [0, 2^31)")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"search.seeds = {self.seeds}: give at least one, and none twice")
         if self.metric not in METRICS:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.amounts import as_text
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import remove_leftover, write_whole
 
 MARKER = "generated.json"
 LEAST_ROWS = 1_000
+_BYTES_A_ROW = 8  # at the least, of any corpus, compressed
 
 Report = Callable[[str], None]
 
@@ -34,6 +36,7 @@ def make_folder(
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must be in [0, 2^63), not {seed}")
     raw = raw.absolute()
+    _check_room(raw, rows)
     about = {"corpus": corpus, "version": version, "rows": rows, "seed": seed}
     try:
         if _already_there(raw, about):
@@ -52,6 +55,17 @@ def make_folder(
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise UserError(f"--raw: cannot write '{raw}': {error.strerror or error}") from error
+
+
+def _check_room(raw: Path, rows: int) -> None:
+    """Raises UserError where the disk cannot hold so many rows, however short they are."""
+    there = next(folder for folder in (raw, *raw.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if rows * _BYTES_A_ROW > free:
+        raise UserError(
+            f"--generate {rows}: such a log takes {as_text(rows * _BYTES_A_ROW)} or more, and '{there}' has "
+            f"{as_text(free)} left: give at most {free // _BYTES_A_ROW}, or another --raw"
+        )
 
 
 def _already_there(raw: Path, about: dict[str, Any]) -> bool:

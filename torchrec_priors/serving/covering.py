@@ -1,0 +1,109 @@
+"""The fewest items that meet the needs of overlapping groups: an integer program of few rows, solved exactly.
+
+    minimise sum_m x_m   with   sum_{m has g} x_m >= need_g for every group g,   0 <= x_m <= count_m
+
+m are the cells: items that are in the same groups. The relaxation is solved as its dual, which has a first solution at
+hand; rounded up it is a plan of at most one item a group more than the best, so few branches are left to try.
+
+Shapes: J groups (5 at most), M cells (31 at most).
+"""
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+Plan = dict[int, int]  # items of each cell, by mask; those that are taken
+
+_NEARLY = 1e-6
+
+
+def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
+    """A plan of the fewest items; None where all items together do not meet the needs.
+
+    Args:
+        need: items of each group.
+        left: items of each cell, by the mask of its groups.
+
+    Example:
+        >>> smallest_plan((2, 2), {0b01: 9, 0b10: 9, 0b11: 1})
+        {3: 1, 1: 1, 2: 1}
+    """
+    wanted = sum(1 << group for group, count in enumerate(need) if count > 0)
+    cells = {mask: count for mask, count in left.items() if mask & wanted and count > 0}
+    ordered = tuple(sorted(cells.items(), key=lambda cell: (-(cell[0] & wanted).bit_count(), cell[0])))
+    taken = _solve(tuple(need), ordered)
+    if taken is None:
+        return None
+    return {mask: items for (mask, _), items in zip(ordered, taken, strict=True) if items}
+
+
+@lru_cache(maxsize=1 << 12)
+def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[int, ...] | None:
+    """Items of each cell: branch and bound on the relaxation."""
+    has_MJ = np.array([[mask >> group & 1 for group in range(len(need))] for mask, _ in cells], float).reshape(
+        -1, len(need)
+    )
+    need_J, best = np.array(need, float).clip(0), None
+    open_nodes = [(np.zeros(len(cells)), np.array([count for _, count in cells], float))]
+    while open_nodes:
+        least_M, most_M = open_nodes.pop()
+        here_J = (need_J - least_M @ has_MJ).clip(0)
+        relaxed_M = _relaxed(here_J, has_MJ, most_M - least_M)
+        if relaxed_M is None:
+            continue
+        found_M = least_M + relaxed_M
+        if best is not None and math.ceil(found_M.sum() - _NEARLY) >= best.sum():
+            continue
+        rounded_M = _thinned(np.ceil(found_M - _NEARLY), least_M, need_J, has_MJ)
+        if best is None or rounded_M.sum() < best.sum():
+            best = rounded_M
+        if math.ceil(found_M.sum() - _NEARLY) >= best.sum():
+            continue
+        cell = int(np.abs(found_M - np.round(found_M)).argmax())
+        below_M, above_M = most_M.copy(), least_M.copy()
+        below_M[cell] = math.floor(found_M[cell] + _NEARLY)
+        above_M[cell] = below_M[cell] + 1
+        open_nodes += [(least_M, below_M), (above_M, most_M)]
+    return None if best is None else tuple(int(items) for items in best)
+
+
+def _thinned(taken_M: np.ndarray, least_M: np.ndarray, need_J: np.ndarray, has_MJ: np.ndarray) -> np.ndarray:
+    """Without items that no group needs."""
+    spare_J = taken_M @ has_MJ - need_J
+    for cell in range(len(taken_M)):
+        groups = (has_MJ[cell] > 0) & (need_J > 0)
+        fewer = min(spare_J[groups].min(initial=math.inf), taken_M[cell] - least_M[cell])
+        if fewer > 0:
+            taken_M[cell] -= fewer
+            spare_J -= fewer * has_MJ[cell]
+    return taken_M
+
+
+def _relaxed(need_J: np.ndarray, has_MJ: np.ndarray, most_M: np.ndarray) -> np.ndarray | None:
+    """The best plan in which items may be parts; None where there is none.
+
+    The simplex method, with Bland's rule, on the dual: maximise need y - most w with has y - w <= 1 and y, w >= 0. The
+    plan is what its slacks cost in the end.
+    """
+    if (most_M < 0).any() or (most_M @ has_MJ < need_J).any():
+        return None
+    cells, groups = has_MJ.shape
+    table = np.concatenate([has_MJ, -np.eye(cells), np.eye(cells), np.ones((cells, 1))], 1)
+    cost = np.concatenate([-need_J, most_M, np.zeros(cells + 1)])
+    basis = np.arange(groups + cells, groups + 2 * cells)
+    while True:
+        entering = np.flatnonzero(cost[:-1] < -_NEARLY)
+        if not len(entering):
+            return cost[groups + cells : -1].clip(0, most_M)
+        column = entering[0]
+        rows = np.flatnonzero(table[:, column] > _NEARLY)
+        ratios = table[rows, -1] / table[rows, column]
+        ties = rows[ratios <= ratios.min() + 1e-12]
+        row = ties[basis[ties].argmin()]
+        table[row] /= table[row, column]
+        others = np.arange(cells) != row
+        table[others] -= table[others, column][:, None] * table[row]
+        cost = cost - cost[column] * table[row]
+        basis[row] = column
