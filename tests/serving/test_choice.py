@@ -1,7 +1,9 @@
 """Lists with least numbers of items of groups, against all lists there are."""
 
 import itertools
+import time
 
+import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -86,3 +88,20 @@ def test_many_overlapping_groups_take_no_longer_than_they_should(groups):
     best, met = choose(cells, [50 // groups + 7] * groups, 50)
     assert len(best) == 50
     assert met == [50 // groups + 7] * groups
+
+
+def test_five_groups_that_overlap_in_all_ways_are_chosen_at_once():
+    random, k = np.random.default_rng(3), 1000
+    cells = {}
+    for mask in range(32):
+        scores = np.sort(random.normal(size=int(random.choice([40, 300, k]))))[::-1]
+        cells[mask] = [Candidate(float(score), mask * k + row, 0) for row, score in enumerate(scores)]
+    need = random.integers(150, 600, 5).tolist()
+
+    before = time.process_time()
+    best, met = choose(cells, need, k)
+    assert time.process_time() - before < 20  # minutes and more by trying all
+
+    assert met == need
+    assert len(best) == k
+    assert _meets([item.row // k for item in best], need)

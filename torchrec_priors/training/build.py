@@ -35,7 +35,7 @@ from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.training.fits_memory import check_memory
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
-from torchrec_priors.training.paths import Counted, count_positives, over_item_sets, path_names, read_paths
+from torchrec_priors.training.paths import Counted, over_item_sets, path_names, read_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import TrainedOn
 from torchrec_priors.training.seen import say_unseen, training_frequency
@@ -172,7 +172,7 @@ def build_model(
     for key in sharding.without_effect():
         log.warning("%s has no effect: nothing in sharding reads it", key)
     give_back_freed_memory()
-    lookups = _lookups(config, tree.item_sets, ranks.world)
+    lookups = _lookups(config, data, tree, ranks.world)
     prefetch = for_training and not managed and config.training.pipeline in ("auto", "prefetch")
     parallel, plan = distribute(model, ranks.device, sharding, lookups, timeout=ranks.timeout, prefetch=prefetch)
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
@@ -196,21 +196,13 @@ def build_model(
     )
 
 
-def _lookups(config: RunConfig, item_sets: int, world: int) -> int:
+def _lookups(config: RunConfig, data: PreparedData, tree: PriorTree, world: int) -> int:
     """About as many ids as a rank asks the item table for in a step."""
     settings = config.training
     tokens = settings.batch_tokens or settings.batch * config.model.context
-    negatives = config.negatives.total or config.negatives.per_set * item_sets
-    return max(1, (tokens + negatives) // world)
-
-
-def _counted(
-    config: RunConfig, data: PreparedData, ranks: Ranks, tree: PriorTree, rows: ItemRows | ManagedRows
-) -> Counted:
-    """Positives of an epoch; each rank counts its share of the users."""
-    ends = config.training.training_ends(data)
-    own = count_positives(tree, data, config.model.horizon, ranks.share, ends, known_I=rows.known_I)
-    return Counted.of(ranks.total(own))
+    negatives = config.negatives.total or config.negatives.per_set * tree.item_sets
+    there = int(settings.training_ends(data).sum(dtype=np.int64)), int(tree.set_sizes.sum()) + tree.items
+    return max(1, (min(tokens, there[0]) + min(negatives, there[1])) // world)
 
 
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
