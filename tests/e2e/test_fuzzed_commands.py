@@ -1,4 +1,4 @@
-"""Command lines and settings that are wrong somewhere: each ends with 0, or with 2 and one line that says what is wrong.
+"""Command lines and settings that are wrong somewhere: each ends with 0, or with 2 and one line that says it.
 
 They follow from a seed. `FUZZED_SEED` and `FUZZED_COMMANDS` try others, or more.
 """

@@ -35,7 +35,7 @@ from torchrec_priors.priors.tree import PriorTree, load_tree
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.training.fits_memory import check_memory
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
-from torchrec_priors.training.paths import Counted, over_item_sets, path_names, read_paths
+from torchrec_priors.training.paths import Counted, count_positives, over_item_sets, path_names, read_paths
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.run_folder import TrainedOn
 from torchrec_priors.training.seen import say_unseen, training_frequency
@@ -203,6 +203,15 @@ def _lookups(config: RunConfig, data: PreparedData, tree: PriorTree, world: int)
     negatives = config.negatives.total or config.negatives.per_set * tree.item_sets
     there = int(settings.training_ends(data).sum(dtype=np.int64)), int(tree.set_sizes.sum()) + tree.items
     return max(1, (min(tokens, there[0]) + min(negatives, there[1])) // world)
+
+
+def _counted(
+    config: RunConfig, data: PreparedData, ranks: Ranks, tree: PriorTree, rows: ItemRows | ManagedRows
+) -> Counted:
+    """Positives of an epoch; each rank counts its share of the users."""
+    ends = config.training.training_ends(data)
+    own = count_positives(tree, data, config.model.horizon, ranks.share, ends, known_I=rows.known_I)
+    return Counted.of(ranks.total(own))
 
 
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
