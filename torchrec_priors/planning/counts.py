@@ -6,7 +6,7 @@ import re
 from torchrec_priors.errors import UserError
 from torchrec_priors.limits import shortened
 
-MOST_COUNT = 10**15
+MOST_COUNT = 10**18
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
