@@ -106,7 +106,7 @@ def test_the_table_shows_mean_and_deviation_and_differences():
         "| cell | heads | parameters of heads | validation ndcg@10 | recall@10 |",
         "| a | 2 | 8,192 | 0.2500 ± 0.0000 | 0.2000 ± 0.1414 |",
         "| b (1 of 2 seeds) | 2 | 8,192 | 0.2500 | 0.5000 |",
-        "| b | +0.1000 [+0.1000, +0.1000] | +0.2000 [+0.2000, +0.2000] | +0.3000 [+0.3000, +0.3000] |",
+        "| b (one seed) | +0.1000 [+0.1000, +0.1000] | +0.2000 [+0.2000, +0.2000] | +0.3000 [+0.3000, +0.3000] |",
         "- b, seed 1: train gave 1: no memory",
         "- command: `torchrec-priors experiment small.toml`",
         "- data set: shop, content sha256 `f00`",
@@ -116,5 +116,5 @@ def test_the_table_shows_mean_and_deviation_and_differences():
         row["interests"] = {"a": None, "b": 1}[row["cell"]]
     lines = markdown(results, _about()).splitlines()
     assert "| b, K = 1 (1 of 2 seeds) | 2 | 8,192 | 0.2500 | 0.5000 |" in lines, "with one interest, a weighted sum"
-    assert any(line.startswith("| b, K = 1 | +0.1000 [") for line in lines)
+    assert any(line.startswith("| b, K = 1 (one seed) | +0.1000 [") for line in lines)
     assert "Difference" not in markdown(results, _about(baseline=""))

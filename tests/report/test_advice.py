@@ -107,7 +107,7 @@ def test_a_prior_is_compared_with_all_that_has_none_and_a_re_ranked_one_with_its
     section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     gains = gains_of(section, PerUser.of(section))
     rows = {row.label: row for row in section.rows}
-    assert set(gains["genre"].over) == {"one-head", "longer", "random", "sasrec", "remi"}
+    assert set(gains["genre"].over) == {"one-head", "longer", "random", "sasrec", "remi, K = 4"}
     assert set(gains["genre re-ranked"].over) == {"genre"}
     assert not gains["sasrec"].over
     for label in ("genre", "genre re-ranked"):
@@ -134,7 +134,7 @@ def test_what_is_better_than_the_best_prior_is_said_first(small_data, tmp_path):
     found = _advice(_with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.9, "remi": 0.5}))
     assert found.summary[0].startswith("Turn on “genre” if it is to be one of the priors: ")
     assert found.summary[1].startswith("“genre” is below “sasrec” (ndcg@10 −")
-    assert "cannot be told from “remi”" in found.summary[1]
+    assert "cannot be told from “remi, K = 4”" in found.summary[1]
     assert dict(found.priors[0].facts)["Without priors"] in found.summary[1]
 
 
@@ -161,7 +161,7 @@ def test_a_gain_in_recall_alone_is_said(small_data, tmp_path):
 def test_rows_without_intervals_and_other_seeds_are_said(small_data, tmp_path):
     section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     per_user = PerUser.of(section)
-    del per_user.values["remi"]
+    del per_user.values["remi, K = 4"]
     per_user.values["sasrec"] = {5: per_user.values["sasrec"][0]}
     said = advice(section, gains_of(section, per_user)).summary[1]
     assert "above all 3 rows without priors" in said

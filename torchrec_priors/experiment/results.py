@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 from torchrec_priors.baselines.baseline import interests_of
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.experiment.finished import evaluation_folder, metrics_of, summary_of
-from torchrec_priors.experiment.per_user import COMPARED, PerUserReader
+from torchrec_priors.experiment.per_user import PerUserReader
 from torchrec_priors.experiment.plan import PlannedRun, run_folder
 from torchrec_priors.experiment.runner import Failures
-from torchrec_priors.experiment.statistics import Interval, paired_bootstrap
+from torchrec_priors.experiment.statistics import Difference, Interval, intervals_of
 from torchrec_priors.files import new_file
 from torchrec_priors.training.loop import SELECTED_BY
 from torchrec_priors.training.run_folder import RunFolder
@@ -42,19 +42,17 @@ class Results:
         return [row for row in self.rows if row["cell"] == cell and row["error"] is None]
 
     def differences(self, baseline: str) -> dict[str, list[Interval]]:
-        """`COMPARED` of each other cell minus the baseline's, averaged over the seeds that both have, by user."""
-        found: dict[str, np.ndarray] = {}
-        base = self.per_user.get(baseline, {})
-        for cell, values in self.per_user.items():
-            seeds = sorted(base.keys() & values.keys())
-            if cell != baseline and seeds:
-                found[cell] = np.mean([values[seed] - base[seed] for seed in seeds], 0)
-        if not found:
+        """`COMPARED` of each other cell minus the baseline's, over the users and the seeds that both have."""
+        found = {cell: self.difference(cell, baseline) for cell in self.per_user if cell != baseline}
+        known = {cell: difference for cell, difference in found.items() if difference is not None}
+        if not known:
             return {}
-        intervals = paired_bootstrap(np.concatenate(list(found.values()), 1))
-        return {
-            cell: intervals[len(COMPARED) * place : len(COMPARED) * (place + 1)] for place, cell in enumerate(found)
-        }
+        return dict(zip(known, intervals_of(list(known.values())), strict=True))
+
+    def difference(self, cell: str, baseline: str) -> Difference | None:
+        """None where they have no seed in common."""
+        ours, theirs = self.per_user.get(cell, {}), self.per_user.get(baseline, {})
+        return Difference.between(ours, theirs) if ours.keys() & theirs.keys() else None
 
     def write(self, file: Path) -> None:
         """`results.parquet`: all rows, with every column that any of them has."""

@@ -1,10 +1,22 @@
-"""Means over seeds, and what a difference between two models is worth: a paired bootstrap over users.
+"""Means over seeds, and what a difference between two models is worth: intervals for other users and other seeds.
 
-Shapes: U users, R resamples, D differences (of cells and metrics).
+A difference d_su of seed s and user u is mu + a_s + b_u + e_su: what all have, what a training gives to all users, what
+models differ in for a user, and the rest. Its mean over S seeds and U users varies by
+
+    var(a) / S + var(b) / U + var(e) / (S U)
+
+Users are many: they are drawn with replacement, which holds the last two. Seeds are few, and drawing three of three
+again says too little (three equal ones are 1 of 9 draws, and the spread is too small by (S - 1) / S): their part is
+drawn from Student's t of S - 1 degrees of freedom instead, times sqrt(var(a) / S), by an estimate from the same numbers
+
+    var(a) = max(0, variance of the seeds' means - var(e) / U)
+
+Shapes: S seeds, U users, M metrics, R resamples, D differences (of cells and metrics).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -12,6 +24,7 @@ RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.95
 _AT_ONCE = 1 << 24  # users drawn at a time, for memory
+_T_DRAWS = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,64 @@ class Interval:
     high: float
 
 
+@dataclass(frozen=True)
+class SeedsPart:
+    """What a mean varies by with the seeds, beside what it varies by with the users.
+
+    Attributes:
+        error_M: standard error, sqrt(var(a) / S).
+        freedom: S - 1.
+    """
+
+    error_M: np.ndarray
+    freedom: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What users have with one model more than with another, seed by seed.
+
+    Attributes:
+        sides: [S, U, M]: the differences of the seeds that both have; where they share none, what the one has and what
+            the other lacks, each of its own seeds.
+        seeds: of the one and of the other.
+    """
+
+    sides: tuple[np.ndarray, ...]
+    seeds: tuple[tuple[int, ...], tuple[int, ...]]
+
+    @classmethod
+    def between(cls, ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> "Difference":
+        """
+        Args:
+            ours, theirs: float64 [U, M] of each seed, the same users.
+        """
+        own, other = tuple(sorted(ours)), tuple(sorted(theirs))
+        shared = tuple(seed for seed in own if seed in theirs)
+        if shared:
+            return cls((np.stack([ours[seed] - theirs[seed] for seed in shared]),), (shared, shared))
+        return cls((np.stack([ours[seed] for seed in own]), -np.stack([theirs[seed] for seed in other])), (own, other))
+
+    def of(self, users: np.ndarray | slice = slice(None), metrics: Sequence[int] | slice = slice(None)) -> "Difference":
+        """Of some users and metrics."""
+        return Difference(tuple(side[:, users][:, :, metrics] for side in self.sides), self.seeds)
+
+    @property
+    def of_one_seed(self) -> bool:
+        """Whether a side has one seed alone, so that another training's chance is not known."""
+        return min(map(len, self.seeds)) == 1
+
+    @cached_property
+    def mean_UM(self) -> np.ndarray:
+        """Over seeds."""
+        return np.sum([side.mean(0) for side in self.sides], 0)
+
+    @property
+    def parts(self) -> list[SeedsPart]:
+        """Of each side that has several seeds."""
+        return [_seeds_part(side) for side in self.sides if len(side) > 1]
+
+
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     """Mean and standard deviation (n - 1); None for the latter where there is one value alone.
 
@@ -32,23 +103,63 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
-def paired_bootstrap(difference_UD: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> list[Interval]:
-    """Mean over users of each difference with its percentile interval: users are drawn with replacement, each draw the
-    same for all differences.
+def intervals_of(
+    differences: Sequence[Difference], resamples: int = RESAMPLES, seed: int = SEED
+) -> list[list[Interval]]:
+    """For each difference, of each metric, the mean over users and seeds with its interval.
+
+    Users and seeds are drawn the same for all differences. Of one seed alone, the interval is for other users of these
+    very trainings.
 
     Args:
-        difference_UD: what each user has more with a model than with the other, both values averaged over seeds.
-        seed: of the draws, one after another from one generator.
+        differences: of the same users.
+        seed: of the draws.
     """
-    users = len(difference_UD)
+    mean_UD = np.concatenate([difference.mean_UM for difference in differences], 1)
+    mean_RD = _users_drawn(mean_UD, resamples, seed)
+    first, found = 0, []
+    for difference in differences:
+        last = first + difference.mean_UM.shape[1]
+        for number, part in enumerate(difference.parts):
+            mean_RD[:, first:last] += _t_draws(part.freedom, resamples, seed + number)[:, None] * part.error_M
+        first = last
+    low_D, high_D = np.quantile(mean_RD, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    bounds = zip(mean_UD.mean(0), low_D, high_D, strict=True)
+    intervals = [Interval(float(mean), float(low), float(high)) for mean, low, high in bounds]
+    for difference in differences:
+        metrics = difference.mean_UM.shape[1]
+        found.append(intervals[:metrics])
+        intervals = intervals[metrics:]
+    return found
+
+
+def _users_drawn(mean_UD: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """[R, D] means over users who were drawn with replacement, one draw after another from one generator."""
+    users = len(mean_UD)
     random = np.random.default_rng(seed)
-    mean_RD = np.empty((resamples, difference_UD.shape[1]))
+    mean_RD = np.empty((resamples, mean_UD.shape[1]))
     step = max(1, _AT_ONCE // users)
     for first in range(0, resamples, step):
         some = min(step, resamples - first)
         drawn = random.integers(0, users, (some, users)) + users * np.arange(some)[:, None]
         times_RU = np.bincount(drawn.ravel(), minlength=some * users).reshape(some, users)
-        mean_RD[first : first + some] = times_RU @ difference_UD / users
-    low_D, high_D = np.quantile(mean_RD, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    bounds = zip(difference_UD.mean(0), low_D, high_D, strict=True)
-    return [Interval(float(mean), float(low), float(high)) for mean, low, high in bounds]
+        mean_RD[first : first + some] = times_RU @ mean_UD / users
+    return mean_RD
+
+
+def _seeds_part(value_SUM: np.ndarray) -> SeedsPart:
+    seeds, users, _ = value_SUM.shape
+    mean_SM = value_SUM.mean(1)
+    spread_M = mean_SM.var(0, ddof=1)
+    if users > 1:
+        rest_SUM = value_SUM - mean_SM[:, None] - value_SUM.mean(0) + mean_SM.mean(0)
+        spread_M = spread_M - np.square(rest_SUM).sum((0, 1)) / ((seeds - 1) * (users - 1)) / users
+    return SeedsPart(np.sqrt(np.clip(spread_M, 0, None) / seeds), seeds - 1)
+
+
+@lru_cache(maxsize=64)
+def _t_draws(freedom: int, resamples: int, seed: int) -> np.ndarray:
+    """[R] draws of Student's t, stratified and symmetric, in random order."""
+    random = np.random.default_rng([seed, freedom])
+    ordered_R = np.quantile(random.standard_t(freedom, _T_DRAWS), (np.arange(resamples) + 0.5) / resamples)
+    return random.permutation((ordered_R - ordered_R[::-1]) / 2)

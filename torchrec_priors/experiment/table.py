@@ -67,14 +67,20 @@ def _taint(rows: list[Row]) -> str:
 
 
 def _differences(results: Results, about: About) -> list[str]:
-    lines = [f"Difference to {about.baseline}, mean over users and {LEVEL:.0%} interval:", ""]
+    lines = [f"Difference to {about.baseline}, mean over users and seeds, and {LEVEL:.0%} interval:", ""]
     lines += _head(["cell", *COMPARED])
     found = results.differences(about.baseline)
     for cell in about.cells:
         if cell != about.baseline:
             values = [_signed(interval) for interval in found[cell]] if cell in found else [""] * len(COMPARED)
-            lines.append(_line([_label(results, cell), *values]))
+            lines.append(_line([f"{_label(results, cell)}{_of_one_seed(results, cell, about)}", *values]))
     return lines
+
+
+def _of_one_seed(results: Results, cell: str, about: About) -> str:
+    """Said of single rows where others have several seeds, and once of the table where none has."""
+    difference = results.difference(cell, about.baseline)
+    return " (one seed)" if difference is not None and difference.of_one_seed and len(about.seeds) > 1 else ""
 
 
 def _label(results: Results, cell: str) -> str:
@@ -85,7 +91,11 @@ def _label(results: Results, cell: str) -> str:
 def _footer(results: Results, about: About) -> list[str]:
     seeds = ", ".join(map(str, about.seeds))
     spread = f"Mean ± standard deviation over seeds {seeds}" if len(about.seeds) > 1 else f"Seed {seeds}"
-    intervals = f"Intervals: paired bootstrap over users ({RESAMPLES:,} resamples, seed {SEED}) of means over seeds."
+    intervals = f"Intervals: paired bootstrap over users ({RESAMPLES:,} resamples, seed {SEED})"
+    if len(about.seeds) > 1:
+        intervals += " and seeds, whose part is Student's t of as many degrees of freedom as there are seeds, less one."
+    else:
+        intervals += "; one seed is one seed: what another training would give is not in them."
     hashes = "".join(f"{row['cell']} {row['seed']} {row['config_sha256']}\n" for row in results.rows)
     name, content = about.data
     return [

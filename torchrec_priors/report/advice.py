@@ -70,12 +70,15 @@ def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], prio
     pairs = sum(len(gains[row.label].over) for row in rows)
     said.append(
         f"Every statement is on the {section.split} split, against “{base.label}” where no other row is named, by "
-        f"{LEVEL:.0%} intervals over users. {groups:,} groups and {pairs:,} pairs of rows were compared, of which "
-        f"about {(groups + pairs) * (1 - LEVEL):.2g} would differ by chance; what holds for one small group alone "
-        "wants another look."
+        f"{LEVEL:.0%} intervals over users and seeds. {groups:,} groups and {pairs:,} pairs of rows were compared, of "
+        f"which about {(groups + pairs) * (1 - LEVEL):.2g} would differ by chance; what holds for one small group "
+        "alone wants another look."
     )
     if any(len(row.seeds) == 1 for row in section.rows if row is base or row.label in gains):
-        said.append("Some models have one seed: what another training would have given is not in the intervals.")
+        said.append(
+            "Some models have one seed, and one seed is one seed: what another training would have given is not in the "
+            "intervals."
+        )
     return said
 
 

@@ -43,11 +43,13 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
             seeds = [_rests_on(*gains[row.label].seeds)] if told else []
             lines.append(Line([row.label, *(signed(found[name]) for name in COMPARED), verdict, *seeds]))
     notes = [
-        f"Mean over {users:,} users of means over the seeds shared with the baseline, "
-        f"with {LEVEL:.0%} intervals: paired bootstrap over "
-        f"users ({resamples(users):,} resamples, seed {SEED}). “Better” and “worse”: the interval leaves "
-        "out 0. Chance among seeds is not in the intervals: see the deviations above."
+        f"Mean over {users:,} users and the seeds shared with the baseline, with {LEVEL:.0%} intervals: paired "
+        f"bootstrap over users ({resamples(users):,} resamples, seed {SEED}) and seeds, whose part is Student's t of "
+        "as many degrees of freedom as there are seeds, less one. “Better” and “worse”: the interval leaves out 0."
     ]
+    single = [row.label for row in section.rows if row.label in gains and gains[row.label].of_one_seed]
+    if single:
+        notes.append(f"One seed, so what another training would give is not in the interval: {', '.join(single)}.")
     return Table("differences", f"Difference to “{section.baseline.label}”", head, lines, notes=notes)
 
 

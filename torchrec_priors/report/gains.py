@@ -1,15 +1,15 @@
-"""What a row gains over the baseline, and for whom: paired bootstraps over users.
+"""What a row gains over the baseline, and for whom: paired bootstraps over users and seeds.
 
 Shapes: U users, M metrics (`COMPARED`), G groups.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from torchrec_priors.experiment.per_user import COMPARED
-from torchrec_priors.experiment.statistics import RESAMPLES, Interval, paired_bootstrap
+from torchrec_priors.experiment.statistics import RESAMPLES, Difference, Interval, intervals_of
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.report.users import PerUser
 
@@ -77,6 +77,10 @@ class Gains:
     item_groups: list[Gain] = field(default_factory=list)
     over: dict[str, Over] = field(default_factory=dict)
 
+    @property
+    def of_one_seed(self) -> bool:
+        return min(map(len, self.seeds)) == 1
+
     def groups(self) -> list[Gain]:
         return [*self.item_groups, *(gain for some in self.user_groups.values() for gain in some)]
 
@@ -97,57 +101,40 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
     rows = [row for row in section.rows if row is not base and row.label in per_user.values]
     if not rows:
         return {}
-    people, width = per_user.people, len(COMPARED)
+    people = per_user.people
     pairs = [(row, other) for row in rows for other in _compared_with(section, row, per_user)]
-    columns = [_difference(per_user.values, row, base) for row in rows]
-    columns += [_difference(per_user.values, row, other)[:, _OVER] for row, other in pairs]
-    stacked_UD = np.concatenate(columns, 1)
-    intervals = paired_bootstrap(stacked_UD, resamples(len(people)))
+    to_base = [_difference(per_user.values, row, base) for row in rows]
+    to_others = [_difference(per_user.values, row, other).of(metrics=_OVER) for row, other in pairs]
+    intervals = intervals_of([*to_base, *to_others], resamples(len(people)))
     found = {
-        row.label: Gains(
-            dict(zip(COMPARED, intervals[width * place : width * (place + 1)], strict=True)),
-            _seeds(per_user.values, row, base),
-        )
-        for place, row in enumerate(rows)
+        row.label: Gains(dict(zip(COMPARED, of_row, strict=True)), difference.seeds)
+        for row, difference, of_row in zip(rows, to_base, intervals, strict=False)
     }
-    rest = intervals[width * len(rows) :]
-    for (row, other), ndcg, entropy in zip(pairs, rest[::2], rest[1::2], strict=True):
-        found[row.label].over[other.label] = Over(other, ndcg, entropy, _seeds(per_user.values, row, other))
-    ndcg_UD = stacked_UD[:, : width * len(rows) : width]
+    over = zip(pairs, to_others, intervals[len(rows) :], strict=True)
+    for (row, other), difference, (ndcg, entropy) in over:
+        found[row.label].over[other.label] = Over(other, ndcg, entropy, difference.seeds)
+    in_ndcg = [difference.of(metrics=[0]) for difference in to_base]
     base_U = np.mean(list(per_user.values[base.label].values()), 0)[:, 0]
-    newcomers = _of_users("users with a new interest", people.newcomer_U, ndcg_UD, base_U)
+    newcomers = _of_users("users with a new interest", people.newcomer_U, in_ndcg, base_U)
     for row, gain in zip(rows, newcomers, strict=False):
         found[row.label].newcomers = gain
     for prior, groups in people.groups.items():
         for group, who in groups.items():
-            for row, gain in zip(rows, _of_users(group, who, ndcg_UD, base_U), strict=False):
+            for row, gain in zip(rows, _of_users(group, who, in_ndcg, base_U), strict=False):
                 found[row.label].user_groups.setdefault(prior, []).append(gain)
     base_UG = np.mean(list(per_user.groups[base.label].values()), 0)
     of_groups = [_difference(per_user.groups, row, base) for row in rows]
     for number, group in enumerate(per_user.category.groups):
-        columns_UD = np.stack([each_UG[:, number] for each_UG in of_groups], 1)
+        of_group = [difference.of(metrics=[number]) for difference in of_groups]
         who = ~np.isnan(base_UG[:, number])
-        for row, gain in zip(rows, _of_users(group, who, columns_UD, base_UG[:, number]), strict=False):
+        for row, gain in zip(rows, _of_users(group, who, of_group, base_UG[:, number]), strict=False):
             found[row.label].item_groups.append(gain)
     return found
 
 
-def _seeds(
-    values: Mapping[str, Mapping[int, np.ndarray]], row: Row, other: Row
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Those that both have, twice; each one's own where they share none."""
-    ours, theirs = tuple(sorted(values[row.label])), tuple(sorted(values[other.label]))
-    shared = tuple(seed for seed in ours if seed in theirs)
-    return (shared, shared) if shared else (ours, theirs)
-
-
-def _difference(values: Mapping[str, Mapping[int, np.ndarray]], row: Row, other: Row) -> np.ndarray:
-    """Row minus the other one, averaged over their `_seeds`."""
-    ours, theirs = _seeds(values, row, other)
-    if ours == theirs:
-        return np.asarray(np.mean([values[row.label][seed] - values[other.label][seed] for seed in ours], 0))
-    means = [np.mean([values[each.label][s] for s in some], 0) for each, some in ((row, ours), (other, theirs))]
-    return np.asarray(means[0] - means[1])
+def _difference(values: Mapping[str, Mapping[int, np.ndarray]], row: Row, other: Row) -> Difference:
+    """Row minus the other one."""
+    return Difference.between(values[row.label], values[other.label])
 
 
 def _compared_with(section: Section, row: Row, per_user: PerUser) -> list[Row]:
@@ -164,10 +151,11 @@ def _compared_with(section: Section, row: Row, per_user: PerUser) -> list[Row]:
     return [other for other in some if other is not row and other.label in per_user.values]
 
 
-def _of_users(name: str, who_U: np.ndarray, difference_UD: np.ndarray, base_U: np.ndarray) -> list[Gain]:
-    """A gain for each column; none where they are too few."""
+def _of_users(name: str, who_U: np.ndarray, differences: Sequence[Difference], base_U: np.ndarray) -> list[Gain]:
+    """A gain for each difference in one metric; none where they are too few."""
     users = int(who_U.sum())
     if users < SMALLEST:
         return []
-    intervals = paired_bootstrap(difference_UD[who_U], min(2000, resamples(users, _DRAWS_OF_A_GROUP)))
-    return [Gain(name, users, float(base_U[who_U].mean()), interval) for interval in intervals]
+    some = [difference.of(users=who_U) for difference in differences]
+    intervals = intervals_of(some, min(2000, resamples(users, _DRAWS_OF_A_GROUP)))
+    return [Gain(name, users, float(base_U[who_U].mean()), interval) for (interval,) in intervals]
