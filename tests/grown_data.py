@@ -1,6 +1,5 @@
 """An earlier state of a prepared data set: with its first items alone, as if the others had come later."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from edited_manifest import edit
 
 from torchrec_priors.data.manifest import describe, read_manifest
 
@@ -50,6 +50,5 @@ def grown_from(now: Path, then: Path, place: Path) -> Path:
     shutil.copytree(now, place)
     earlier = read_manifest(then)
     state = {"prepared_sha256": earlier.prepared_sha256, **{name: earlier.counts[name] for name in ("items", "users")}}
-    values = json.loads((place / "manifest.json").read_text())
-    (place / "manifest.json").write_text(json.dumps(values | {"grown": [state]}))
+    edit(place, grown=[state])
     return place

@@ -112,7 +112,7 @@ def _step(title: str, program: str, *arguments: object) -> None:
 
 
 def _some_users(data: Path) -> list[int]:
-    ids = pq.read_table(data / "sequences", columns=["user_id"])["user_id"].to_pylist()
+    ids = pq.read_table(data / "sequences", columns=["user_id"], page_checksum_verification=True)["user_id"].to_pylist()
     return [ids[place * len(ids) // USERS_SHOWN] for place in range(USERS_SHOWN)]
 
 
@@ -143,12 +143,16 @@ class Planted:
 
     def __init__(self, raw: Path, data: Path) -> None:
         horizon = json.loads((data / "manifest.json").read_text())["horizon"]
-        users = pq.read_table(data / "sequences", columns=["user_id", "timestamps"]).to_pydict()
+        users = pq.read_table(
+            data / "sequences", columns=["user_id", "timestamps"], page_checksum_verification=True
+        ).to_pydict()
         begins = {user: times[-horizon] for user, times in zip(users["user_id"], users["timestamps"], strict=True)}
-        items = pq.read_table(raw / "items.parquet", columns=["item_id", "category3"]).to_pydict()
+        items = pq.read_table(
+            raw / "items.parquet", columns=["item_id", "category3"], page_checksum_verification=True
+        ).to_pydict()
         self.leaf = dict(zip(items["item_id"], items["category3"], strict=True))
         self.held: dict[int, set[str]] = defaultdict(set)
-        for row in pq.read_table(raw / "truth" / "interests.parquet").to_pylist():
+        for row in pq.read_table(raw / "truth" / "interests.parquet", page_checksum_verification=True).to_pylist():
             if row["until"] >= begins.get(row["user_id"], np.inf):
                 self.held[row["user_id"]].add(row["category3"])
         sizes: dict[str, int] = defaultdict(int)
@@ -165,7 +169,9 @@ class Planted:
         return float(np.mean(inside)), float(np.mean(met))
 
     def _users(self, run: Path) -> Iterator[tuple[float, float]]:
-        predictions = pq.read_table(run / "eval/test/predictions.parquet", columns=["user_id", "items"]).to_pydict()
+        predictions = pq.read_table(
+            run / "eval/test/predictions.parquet", columns=["user_id", "items"], page_checksum_verification=True
+        ).to_pydict()
         for user, items in zip(predictions["user_id"], predictions["items"], strict=True):
             leaves = [self.leaf[item] for item in items[:TOP]]
             held = self.held[user]

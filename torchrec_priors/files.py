@@ -111,11 +111,16 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
     Args:
         values: no key is "sha256".
     """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json_text(values))
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """What `write_json` writes."""
     assert CHECKSUM not in values
     content = json.loads(json.dumps(values))  # as a reader will see it: keys are texts, tuples are lists
     signed = {**content, CHECKSUM: _checksum(content)}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(signed, indent=1, ensure_ascii=False) + "\n")
+    return json.dumps(signed, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
@@ -128,10 +133,20 @@ def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
         UserError: the file is missing, cannot be read, is no JSON object, or is not what was written.
     """
     values = parse_json(_bytes(file, remedy), str(file), remedy=remedy)
+    take_checksum(values, str(file), remedy=remedy)
+    return values
+
+
+def take_checksum(values: dict[str, Any], name: str, *, remedy: str) -> bool:
+    """Takes the checksum out of what `parse_json` found; whether there was one.
+
+    Raises:
+        UserError: the values are not what was written.
+    """
     recorded = values.pop(CHECKSUM, None)
     if recorded is not None and recorded != _checksum(values):
-        raise UserError(f"'{file}' is damaged (it does not match its checksum): {remedy}")
-    return values
+        raise UserError(f"'{name}' is damaged (it does not match its checksum): {remedy}")
+    return recorded is not None
 
 
 def parse_json(content: bytes, name: str, *, remedy: str) -> dict[str, Any]:

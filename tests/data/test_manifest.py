@@ -6,10 +6,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from edited_manifest import edit
 
 from torchrec_priors.data import manifest as manifests
-from torchrec_priors.data.manifest import SCHEMA_VERSION, read_manifest, verify
+from torchrec_priors.data.manifest import SCHEMA_VERSION, hash_of, read_manifest, verify
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 
@@ -39,12 +41,6 @@ def prepared(small_data, tmp_path):
 def _named(file: Path):
     """What the message must match: one line that names the file."""
     return rf"(?s)\A(?!.*\n).*{re.escape(str(file))}"
-
-
-def _edit(folder: Path, **changes) -> None:
-    file = folder / manifests.FILE
-    values = json.loads(file.read_text(encoding="utf8")) | changes
-    file.write_text(json.dumps({name: value for name, value in values.items() if value is not ...}), encoding="utf8")
 
 
 def test_a_whole_data_set_verifies_and_lists_all_its_files(small_data):
@@ -109,7 +105,7 @@ def test_a_file_of_the_same_size_with_one_other_bit_does_not_verify(path, prepar
 
 @pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, str(SCHEMA_VERSION), None])
 def test_another_schema_version_is_refused(version, prepared):
-    _edit(prepared, schema_version=version)
+    edit(prepared, schema_version=version)
     with pytest.raises(UserError, match=_named(prepared / manifests.FILE) + f" is of version {version}"):
         read_manifest(prepared)
 
@@ -136,7 +132,7 @@ def test_a_manifest_that_is_none_is_named(content, prepared):
     ids=str,
 )
 def test_a_manifest_of_other_fields_is_named(changes, prepared):
-    _edit(prepared, **changes)
+    edit(prepared, **changes)
     with pytest.raises(UserError, match=_named(prepared / manifests.FILE)):
         read_manifest(prepared)
 
@@ -156,13 +152,13 @@ def test_opening_and_reading_names_a_parquet_file_that_is_none(prepared):
 
 def test_counts_that_do_not_fit_the_files_are_refused(prepared):
     counts = read_manifest(prepared).counts
-    _edit(prepared, counts=counts | {"users": counts["users"] + 1})
+    edit(prepared, counts=counts | {"users": counts["users"] + 1})
     with pytest.raises(UserError, match=f"sequences.* {counts['users']} users of {counts['users'] + 1}"):
         PreparedData(prepared)
-    _edit(prepared, counts=counts | {"items": counts["items"] + 1})
+    edit(prepared, counts=counts | {"items": counts["items"] + 1})
     with pytest.raises(UserError, match=rf"items\.parquet.* {counts['items']} rows of {counts['items'] + 1}"):
         PreparedData(prepared).catalogue()
-    _edit(prepared, counts=counts | {"items": 1})
+    edit(prepared, counts=counts | {"items": 1})
     data = PreparedData(prepared)
     with pytest.raises(UserError, match=r"sequences/part-00000\.parquet names an item outside the catalogue of 1"):
         data.read_users(data.row_groups[0])
@@ -173,3 +169,52 @@ def test_an_unknown_prior_names_the_nearest(small_data):
     assert manifest.prior("genre").kind == "item"
     with pytest.raises(UserError, match=r"data set 'movielens' has no prior 'genres': did you mean 'genre'\?"):
         manifest.prior("genres")
+
+
+def test_a_changed_manifest_is_named_and_one_without_a_checksum_is_read(prepared, caplog):
+    text = (prepared / manifests.FILE).read_text(encoding="utf8")
+    users = read_manifest(prepared).counts["users"]
+    (prepared / manifests.FILE).write_text(text.replace(f'"users": {users},', f'"users": {users + 1},'))
+    with pytest.raises(UserError, match=_named(prepared / manifests.FILE) + "' is damaged .*: prepare again"):
+        read_manifest(prepared)
+    values = json.loads(text)
+    del values["sha256"]
+    for info in values["files"]:
+        del info["footer_sha256"]
+    (prepared / manifests.FILE).write_text(json.dumps(values))
+    with caplog.at_level("INFO", logger="torchrec_priors"):
+        data = PreparedData(prepared)
+    assert caplog.text.count("was written by an earlier version") == 1
+    assert data.manifest.prepared_sha256 == hash_of(data.manifest.files)
+    assert data.catalogue().num_rows == data.items
+    (prepared / "items.parquet").write_bytes(bytes(1) + (prepared / "items.parquet").read_bytes()[1:])
+    with pytest.raises(UserError, match=_named(prepared / "items.parquet") + r" cannot be read \(it does not match"):
+        PreparedData(prepared).catalogue()
+
+
+@pytest.mark.parametrize("path", ["items.parquet", "priors/genre.parquet", "sequences/part-00000.parquet"])
+def test_no_bit_of_a_file_changes_what_is_read(path, prepared):
+    content = (prepared / path).read_bytes()
+    before = _all_of(prepared)
+    random = np.random.default_rng(0)
+    refused = []
+    for place in [*random.integers(0, len(content), 30), *range(len(content) - 200, len(content), 20)]:
+        changed = bytearray(content)
+        changed[place] ^= 1 << int(random.integers(8))
+        (prepared / path).write_bytes(changed)
+        try:
+            found = _all_of(prepared)
+        except UserError as error:
+            refused.append(str(error))
+        else:
+            assert found == before
+    assert len(refused) > 30
+    assert all(path in message for message in refused)
+
+
+def _all_of(folder: Path):
+    data = PreparedData(folder)
+    read = [data.read_users(group, ["timestamps", "events"]) for group in data.row_groups]
+    histories = [(users.items.tolist(), {name: of.tolist() for name, of in users.columns.items()}) for users in read]
+    pairs = [part.tolist() for part in data.prior_pairs("genre", "item")]
+    return data.catalogue().to_pydict(), histories, data.user_texts().to_pylist(), data.lengths.tolist(), pairs

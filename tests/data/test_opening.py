@@ -1,6 +1,5 @@
 """A prepared data set in a store reads as the same one here; what comes damaged is never taken."""
 
-import json
 import re
 
 import numpy as np
@@ -10,8 +9,10 @@ from fsspec.implementations.arrow import HadoopFileSystem
 from stores import Pretended, fill, fresh, served
 
 from torchrec_priors.data.manifest import FILE, read_manifest
+from torchrec_priors.data.opening import key_of
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.files import json_text, read_json
 from torchrec_priors.remote.cache import default_cache
 from torchrec_priors.remote.store import Store
 from torchrec_priors.remote.uri import Uri
@@ -134,9 +135,9 @@ def test_a_manifest_that_is_none(store, content):
 
 
 def test_a_manifest_names_no_file_of_this_machine(store, small_data):
-    values = json.loads((small_data / FILE).read_text())
+    values = read_json(small_data / FILE, remedy="")
     values["files"][0]["sha256"] = "../../elsewhere"
-    store.pipe_file(f"{URI}/{FILE}", json.dumps(values).encode())
+    store.pipe_file(f"{URI}/{FILE}", json_text(values).encode())
     with pytest.raises(UserError, match=r"'\.\./\.\./elsewhere' is no checksum"):
         PreparedData(URI)
 
@@ -170,3 +171,27 @@ def test_hdfs_without_hadoop_says_what_it_needs(monkeypatch, tmp_path):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="--data: 'hdfs://nowhere/shop': hdfs:// needs Hadoop's client: set JAVA_HOME"):
         PreparedData("hdfs://nowhere/shop")
+
+
+@pytest.mark.parametrize("path", ["items.parquet", "priors/genre.parquet", "sequences/part-00000.parquet"])
+def test_a_damaged_copy_in_the_cache_comes_again(store, small_data, path, caplog):
+    _same(PreparedData(URI), PreparedData(small_data))
+    info = next(info for info in read_manifest(small_data).files if info.path == path)
+    copy = default_cache().folder / "files" / key_of(info)
+    whole = copy.read_bytes()
+    for place in (len(whole) // 3, len(whole) // 2, len(whole) - 60):
+        copy.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        caplog.clear()
+        _same(PreparedData(URI), PreparedData(small_data))
+        assert f"{URI}/{path}: the copy in the cache was damaged" in caplog.text
+        assert copy.read_bytes() == whole
+
+
+def test_a_copy_that_is_damaged_while_it_is_read_comes_again(store, small_data, caplog):
+    there, here = PreparedData(URI), PreparedData(small_data)
+    assert np.array_equal(there.lengths, here.lengths)
+    (file,) = {group.file for group in there.row_groups}
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] + bytes(4096) + whole[len(whole) // 2 + 4096 :])
+    _same(there, here)
+    assert caplog.text.count("it is fetched again") == 1

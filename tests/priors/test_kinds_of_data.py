@@ -1,6 +1,5 @@
 """Priors of a prepared data set: what they say of items, events and users is what the raw files say."""
 
-import json
 import re
 import shutil
 from types import SimpleNamespace
@@ -10,11 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from edited_manifest import describe_again
 from small_movielens import read_sequences
 
 from torchrec_priors.data.manifest import PRIOR_KINDS
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.files import read_json, write_json
 from torchrec_priors.priors import random as random_groups
 from torchrec_priors.priors.prior import Targets, load_prior, needs_of
 from torchrec_priors.priors.tree import PriorTree
@@ -81,20 +82,21 @@ def copied(small_data, tmp_path):
 
 
 def _change_manifest(folder, change):
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = read_json(folder / "manifest.json", remedy="")
     change(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_json(folder / "manifest.json", manifest)
 
 
 def test_a_user_in_no_group_is_refused(copied):
     file = copied / "priors" / "gender.parquet"
     whole = pq.read_table(file)
     pq.write_table(whole.slice(1), file)
-    _change_manifest(copied, lambda m: m.update(files=[f for f in m["files"] if "gender" not in f["path"]]))
+    describe_again(copied, "priors/gender.parquet")
     with pytest.raises(UserError, match=r"prior 'gender': 1 of 77 users are in no group: give them one"):
         load_prior("gender", PreparedData(copied), HORIZON)
     texts = whole.set_column(0, "user_id", whole["user_id"].cast(pa.string()))
     pq.write_table(texts, file)
+    describe_again(copied, "priors/gender.parquet")
     with pytest.raises(UserError, match="its user ids are of another type"):
         load_prior("gender", PreparedData(copied), HORIZON)
 
@@ -104,6 +106,7 @@ def test_a_graph_prior_of_the_data_is_one_of_items(copied):
     _change_manifest(copied, lambda m: m["priors"].append(groups))
     pairs = {"item": pa.array(range(150), pa.int32()), "group": pa.array([row % 2 for row in range(150)], pa.int32())}
     pq.write_table(pa.table(pairs), copied / "priors" / "coclick.parquet")
+    describe_again(copied, "priors/coclick.parquet")
     data = PreparedData(copied)
     prior = load_prior("coclick", data, HORIZON)
     assert prior.restricts_items
@@ -123,6 +126,7 @@ def test_a_prior_named_like_a_kind_is_meant_by_its_name(name, copied):
 
     _change_manifest(copied, rename)
     shutil.copy(copied / "priors" / "gender.parquet", copied / "priors" / f"{name}.parquet")
+    describe_again(copied, f"priors/{name}.parquet")
     data = PreparedData(copied)
     for specification in (name, f"user:{name}"):
         assert load_prior(specification, data, HORIZON).groups == data.manifest.prior(name).groups

@@ -90,6 +90,25 @@ def test_a_file_that_comes_in_part_is_refused(store, monkeypatch):
     assert kept in ([], [b""]), "names.csv alone is whole, if it came before another failed"
 
 
+@pytest.mark.parametrize("damage", [b"may 2", b"may", None])
+def test_a_damaged_file_of_the_cache_comes_again(store, damage):
+    mirror(URI, "--raw")
+    entry = _entry_of(b"may 1")
+    entry.unlink() if damage is None else entry.write_bytes(damage)
+    default_cache.cache_clear()  # as in another process
+    Pretended.calls.clear()
+    assert _found(mirror(URI, "--raw")) == CONTENT
+    assert Pretended.calls == {("get", "1.parquet"): 1}
+
+
+def test_a_file_whose_checksum_was_lost_comes_again(store):
+    mirror(URI, "--raw")
+    for file in (default_cache().folder / "sums").iterdir():
+        file.write_text("0" * 64)
+    default_cache.cache_clear()
+    assert _found(mirror(URI, "--raw")) == CONTENT
+
+
 def _entry_of(content):
     return next(file for file in (default_cache().folder / "files").iterdir() if file.read_bytes() == content)
 

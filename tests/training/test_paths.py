@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from edited_manifest import edit
 from small_movielens import read_sequences
 
 from torchrec_priors import load_run
@@ -170,9 +171,7 @@ def test_a_tree_above_the_budget_leaves_the_folder_free(data, tmp_path):
 
 def test_a_prior_that_needs_events_of_a_log_without_any_is_named(small_data, tmp_path):
     shutil.copytree(small_data, tmp_path / "data")
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
-    manifest["events"] = []
-    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    edit(tmp_path / "data", events=[])
     (tmp_path / "mine.py").write_text(
         "from torchrec_priors.priors.temporal import TemporalPrior\n\n"
         "class Mine(TemporalPrior):\n    name = 'mine'\n    needs = ('events',)\n\n"

@@ -1,11 +1,11 @@
 """What a run's folder remembers, and that a mistake does not spoil it."""
 
-import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from edited_manifest import edit
 from run_files import losses
 
 from torchrec_priors.config import load_config, parse
@@ -100,9 +100,7 @@ def test_a_mistake_is_named_and_leaves_the_folder_free_for_the_right_configurati
 )
 def test_what_the_data_set_does_not_know_is_refused(asked, says, shop, tmp_path):
     shutil.copytree(shop.folder, tmp_path / "data")
-    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
-    manifest |= {"has_times": False, "events": []}
-    (tmp_path / "data" / "manifest.json").write_text(json.dumps(manifest))
+    edit(tmp_path / "data", has_times=False, events=[])
     with pytest.raises(UserError, match=re.escape(says)):
         _train(PreparedData(tmp_path / "data"), f"{asked}=true")
     _train(PreparedData(tmp_path / "data"))

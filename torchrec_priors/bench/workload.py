@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.data.manifest import Manifest, PriorInfo, describe
+from torchrec_priors.parquet import write_table
 
 _FULL = 0.3  # of the contexts
 _SHORTEST = 20  # of the others, as a share of the context: a twentieth
@@ -29,7 +29,7 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     item = np.arange(shape.items, dtype=np.int32)
     frequency = np.floor(shape.items / (1.0 + random.permutation(shape.items))).astype(np.int64)
     columns = {"item": item, "item_id": item.astype(np.int64), "frequency": frequency}
-    pq.write_table(pa.table({**columns, "title": pa.array([""] * shape.items)}), folder / "items.parquet")
+    write_table(pa.table({**columns, "title": pa.array([""] * shape.items)}), folder / "items.parquet")
     lengths = context_lengths(shape)
     interactions = int(lengths.sum()) + shape.sequences
     items = _by_popularity(frequency, interactions, random)
@@ -43,7 +43,7 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
         "events": pa.ListArray.from_arrays(bounds, events),
     }
     users = pa.array(np.arange(shape.sequences))
-    pq.write_table(pa.table({"user_id": users, **lists}), folder / "sequences" / "part-00000.parquet")
+    write_table(pa.table({"user_id": users, **lists}), folder / "sequences" / "part-00000.parquet")
     files, whole = describe(folder, list(folder.rglob("*.parquet")))
     Manifest(
         name=f"bench-{shape.name}",
@@ -80,7 +80,7 @@ def _priors(shape: Shape, folder: Path, random: np.random.Generator, events: np.
     for name in dict.fromkeys(["category", *(level for level in shape.tree if ":" not in level)]):
         if name == "event":
             codes = np.arange(len(_EVENTS))
-            pq.write_table(
+            write_table(
                 pa.table({"event": pa.array(codes, pa.int8()), "group": pa.array(codes, pa.int32())}),
                 folder / "priors/event.parquet",
             )
@@ -104,4 +104,4 @@ def _priors(shape: Shape, folder: Path, random: np.random.Generator, events: np.
 
 def _write_pairs(file: Path, member: np.ndarray) -> None:
     item, group = np.nonzero(member)
-    pq.write_table(pa.table({"item": item.astype(np.int32), "group": group.astype(np.int32)}), file)
+    write_table(pa.table({"item": item.astype(np.int32), "group": group.astype(np.int32)}), file)

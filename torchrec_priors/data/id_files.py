@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from torchrec_priors.data.id_texts import id_texts
 from torchrec_priors.errors import UserError, shown
+from torchrec_priors.parquet import read_schema, read_table
 
 _PARQUET = b"PAR1"
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"(\xb5/\xfd")  # gzip, zip, bzip2, xz, zstd
@@ -49,10 +49,10 @@ def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
 
 
 def _from_parquet(file: Path, column: str, where: str) -> pa.Array:
-    names = pq.read_schema(file).names
+    names = read_schema(file).names
     if column not in names:
         raise UserError(f"{where} has no column '{column}' (it has {', '.join(names)})")
-    ids = pq.read_table(file, columns=[column])[column]
+    ids = read_table(file, [column])[column]
     if ids.null_count:
         row = int(np.argmin(ids.is_valid().to_numpy()))
         raise UserError(f"{where} has no id in row {row + 1} ({ids.null_count} such rows)")

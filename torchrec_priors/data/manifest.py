@@ -4,19 +4,24 @@ Written last, so that a folder with a manifest is a complete data set. Imports n
 """
 
 import hashlib
-import json
+import logging
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.files import check_name, check_path, write_whole
+from torchrec_priors.files import check_name, check_path, json_text, parse_json, take_checksum, write_whole
+from torchrec_priors.parquet import read_footer, readable
+
+log = logging.getLogger(__name__)
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
 HELD = "held/"  # the folder of what a later append may need
 GROWN_FROM = "grown_from"  # in `made_by`
+_REMEDY = "prepare again"
+_SAID: set[str] = set()  # manifests without a checksum, each of which is told once
 PRIOR_KINDS = ("event", "graph", "item", "user")  # a prior may have the name of one, as `event:event` names both
 
 
@@ -52,9 +57,17 @@ class PriorInfo:
 
 @dataclass(frozen=True)
 class FileInfo:
+    """One file.
+
+    Attributes:
+        footer_sha256: of its Parquet footer, which has checksums of all else, so that a large file can be checked while
+            it is read; empty where an earlier version wrote the manifest.
+    """
+
     path: str
     bytes: int
     sha256: str
+    footer_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +119,10 @@ class Manifest:
         values = asdict(self)
         if not self.grown:
             del values["grown"]
-        return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+        for info in values["files"]:
+            if not info["footer_sha256"]:
+                del info["footer_sha256"]
+        return json_text(values)
 
     def write(self, folder: Path) -> None:
         write_whole(folder / FILE, self.text())
@@ -137,10 +153,13 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
     """The manifest in `file`, which holds `content`.
 
     Raises:
-        UserError: it is no manifest, or one of another version.
+        UserError: it is no manifest, it is damaged, or one of another version.
     """
+    values = parse_json(content, file, remedy=_REMEDY)
+    if not take_checksum(values, file, remedy=_REMEDY) and file not in _SAID:
+        log.info("%s was written by an earlier version, without checksums of itself and of what is read in parts", file)
+        _SAID.add(file)
     try:
-        values = json.loads(content.decode())
         version = values["schema_version"]
         if version != SCHEMA_VERSION:
             raise UserError(f"{file} is of version {version}; this release reads {SCHEMA_VERSION}: prepare again")
@@ -165,10 +184,10 @@ def _check_names(priors: list[PriorInfo], files: list[FileInfo], file: str) -> N
 def is_data_set(folder: Path) -> bool:
     """Whether the folder was made by `prepare`, whole or damaged since; other programs write a `manifest.json`, too."""
     try:
-        values = json.loads((folder / FILE).read_text(encoding="utf8"))
-    except (OSError, ValueError):
+        values = parse_json((folder / FILE).read_bytes(), FILE, remedy=_REMEDY)
+    except (OSError, UserError):
         return False
-    return isinstance(values, dict) and {"schema_version", "content_sha256"} <= values.keys()
+    return {"schema_version", "content_sha256"} <= values.keys()
 
 
 def verify(folder: Path) -> None:
@@ -186,7 +205,9 @@ def describe(folder: Path, paths: list[Path]) -> tuple[list[FileInfo], str]:
 
 def describe_file(file: Path, path: str) -> FileInfo:
     """Size and checksum of `file`, whose place in the data set's folder is, or is to be, `path`."""
-    return FileInfo(path, file.stat().st_size, sha256(file))
+    with readable(file, _REMEDY):
+        footer = read_footer(file)
+    return FileInfo(path, file.stat().st_size, sha256(file), footer.sha256)
 
 
 def hash_of(files: Iterable[FileInfo]) -> str:

@@ -33,6 +33,9 @@ class Files(Protocol):
     def paths(self, names: Sequence[str]) -> list[Path]:
         """Local paths of files of the data set."""
 
+    def renew(self, name: str) -> bool:
+        """Fetches a file again if its copy on this machine is damaged; whether there is anything to read again."""
+
 
 def open_files(folder: Place) -> Files:
     """Raises UserError where there is no data set."""
@@ -45,6 +48,9 @@ class _Here:
 
     def paths(self, names: Sequence[str]) -> list[Path]:
         return [self.scratch / name for name in names]
+
+    def renew(self, name: str) -> bool:
+        return False
 
 
 class _There:
@@ -65,6 +71,13 @@ class _There:
         if new:
             self._found.update(zip(new, self._fetched([self._info(name) for name in new]), strict=True))
         return [self._found[name] for name in names]
+
+    def renew(self, name: str) -> bool:
+        info, cache = self._info(name), default_cache()
+        if cache.drop(key_of(info), lambda copy: sha256(copy) != info.sha256):
+            log.warning("%s: the copy in the cache was damaged: it is fetched again", self._store.uri / name)
+        (self._found[name],) = self._fetched([info])
+        return True
 
     def _info(self, name: str) -> FileInfo:
         if name not in self._infos:

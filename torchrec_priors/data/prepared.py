@@ -1,22 +1,22 @@
 """Reading a prepared data set: manifest, items, priors, and row groups of user sequences."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from torchrec_priors.data.checked_files import CheckedFiles
 from torchrec_priors.data.id_files import as_numbers
 from torchrec_priors.data.id_texts import id_texts
 from torchrec_priors.data.manifest import Manifest, PriorInfo
-from torchrec_priors.data.opening import open_files
 from torchrec_priors.errors import UserError, nearest, shown
+from torchrec_priors.parquet import Footer
 from torchrec_priors.remote.uri import Place, place_of
 
 log = logging.getLogger(__name__)
@@ -84,17 +84,22 @@ class PreparedData:
 
     def __init__(self, folder: Place | str) -> None:
         self.folder = place_of(folder)
-        self._files = open_files(self.folder)
+        self._files = CheckedFiles(self.folder)
         self.manifest: Manifest = self._files.manifest
         self.items: int = self.manifest.counts["items"]
         self.users: int = self.manifest.counts["users"]
-        self._metadata: dict[Path, pq.FileMetaData] = {}
+        self._footers: dict[Path, Footer] = {}  # of the sequences
+        self._names: dict[Path, str] = {}  # likewise
         if isinstance(self.folder, Path):
             _ = self.row_groups  # so that a damaged file is found at once
 
     def file(self, name: str) -> Path:
-        """A local path of a file of the data set."""
-        return self._files.paths([name])[0]
+        """A local path of a file of the data set, which is as it was written: all of it is read when first asked for.
+
+        Raises:
+            UserError: it is missing or damaged.
+        """
+        return self._files.path(name)
 
     @property
     def scratch(self) -> Path:
@@ -108,7 +113,7 @@ class PreparedData:
             UserError: it has no such column.
         """
         file = self.folder / "items.parquet"
-        there = _guarded(file, lambda: pq.read_schema(self.file("items.parquet"))).names
+        there = self._files.schema("items.parquet").names
         for column in columns or []:
             if column not in there:
                 raise UserError(f"the catalogue {file} has no column '{column}': {nearest(column, there)}")
@@ -170,13 +175,13 @@ class PreparedData:
         Takes the column `length` where a file has one, else the bounds of its smallest lists.
         """
         found = np.empty(self.users, np.int32)
-        counted = {file for file, metadata in self._metadata.items() if _LENGTH in metadata.schema.names}
+        counted = {file for file, footer in self._footers.items() if _LENGTH in footer.metadata.schema.names}
         for group in self.row_groups:
             place = found[group.first_user : group.first_user + group.users]
             if group.file in counted:
                 place[:] = self._row_group(group, [_LENGTH])[_LENGTH].to_numpy()
             else:
-                smallest = _smallest_list(self._metadata[group.file].row_group(group.index))
+                smallest = _smallest_list(self._footers[group.file].metadata.row_group(group.index))
                 place[:] = np.diff(self._lists(group, [smallest])[0])
         return found
 
@@ -201,7 +206,7 @@ class PreparedData:
 
     @property
     def _in_time(self) -> bool:
-        return any(TRAINING_END in metadata.schema.names for metadata in self._metadata.values())
+        return any(TRAINING_END in footer.metadata.schema.names for footer in self._footers.values())
 
     def user_ids(self, group: RowGroup) -> pa.ChunkedArray:
         """Original ids of the users of a row group."""
@@ -230,10 +235,10 @@ class PreparedData:
     def row_groups(self) -> list[RowGroup]:
         """Of all users' sequences."""
         groups, first = [], 0
-        for file in self._files.paths(
-            [info.path for info in self.manifest.files if info.path.startswith("sequences/")]
-        ):
-            metadata = self._metadata[file] = _guarded(file, partial(pq.read_metadata, file))
+        names = [info.path for info in self.manifest.files if info.path.startswith("sequences/")]
+        for name, (file, footer) in zip(names, self._files.footers(names), strict=True):
+            self._names[file], self._footers[file] = name, footer
+            metadata = footer.metadata
             for index in range(metadata.num_row_groups):
                 users = metadata.row_group(index).num_rows
                 groups.append(RowGroup(file, index, users, first))
@@ -262,15 +267,11 @@ class PreparedData:
         return starts, values
 
     def _row_group(self, group: RowGroup, columns: list[str]) -> pa.Table:
-        def read() -> pa.Table:
-            metadata = self._metadata[group.file]
-            with pq.ParquetFile(group.file, metadata=metadata, page_checksum_verification=True) as opened:
-                return opened.read_row_group(group.index, columns=columns, use_threads=False)
+        footer = self._footers[group.file]
+        return self._files.row_group(self._names[group.file], group.file, footer, group.index, columns)
 
-        return _guarded(group.file, read)
-
-    def _read(self, name: str, columns: list[str] | None) -> pa.Table:
-        return _guarded(self.folder / name, lambda: pq.read_table(self.file(name), columns=columns))
+    def _read(self, name: str, columns: Sequence[str] | None) -> pa.Table:
+        return self._files.table(name, columns)
 
 
 def _list_lengths(lists: pa.ListArray) -> np.ndarray:
@@ -278,17 +279,9 @@ def _list_lengths(lists: pa.ListArray) -> np.ndarray:
     return lengths
 
 
-def _smallest_list(group: pq.RowGroupMetaData) -> str:
+def _smallest_list(group: Any) -> str:
     """The lists of a user that take least to read, for their lengths alone."""
     columns = [group.column(number) for number in range(group.num_columns)]
     lists = [column for column in columns if column.path_in_schema.split(".")[0] in COLUMN_TYPES]
     name: str = min(lists, key=lambda column: column.total_compressed_size).path_in_schema
     return name.split(".")[0]
-
-
-def _guarded(file: Place, read: Callable[[], Any]) -> Any:
-    """`read()`, with an unreadable file as the user's mistake."""
-    try:
-        return read()
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]}): prepare the data set again") from error

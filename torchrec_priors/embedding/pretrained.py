@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from torchrec_priors.data.id_files import places
@@ -16,6 +15,7 @@ from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.embedding.own_rows import OwnRows
 from torchrec_priors.errors import UserError, shown
+from torchrec_priors.parquet import ParquetReader
 
 log = logging.getLogger(__name__)
 
@@ -71,8 +71,8 @@ def take_pretrained(file: Path, own: OwnRows, rows: ItemRows | ManagedRows, data
 def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """(number of its first row, some rows) of a file whose columns are what they must be."""
     try:
-        with pq.ParquetFile(file) as opened:
-            schema = opened.schema_arrow
+        with ParquetReader(file) as opened:
+            schema = opened.schema
             for column in _COLUMNS:
                 if column not in schema.names:
                     raise UserError(f"{_OPTION}: '{file}' has no column '{column}' (it has {', '.join(schema.names)})")
@@ -85,7 +85,7 @@ def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
             if pa.types.is_fixed_size_list(kind) and kind.list_size != dim:
                 raise UserError(f"{_OPTION}: vectors of '{file}' have {kind.list_size} numbers, and model.dim = {dim}")
             first = 0
-            for batch in opened.iter_batches(max(1, _ENTRIES // dim), columns=_COLUMNS):
+            for batch in opened.iter_batches(max(1, _ENTRIES // dim), _COLUMNS):
                 yield first, batch
                 first += len(batch)
     except FileNotFoundError as error:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import Ranked
+from torchrec_priors.parquet import ParquetReader
 
 CUTOFF = 10
 COMPARED = tuple(f"{name}@{CUTOFF}" for name in ("ndcg", "recall", "entropy"))
@@ -63,7 +63,7 @@ class PerUserReader:
 
     def _ranked(self, predictions: Path) -> Iterator[Ranked]:
         """The users' lists beside their targets, some users after others, `CUTOFF` items of each."""
-        for part in pq.ParquetFile(predictions).iter_batches(_USERS, columns=["targets", "items"]):
+        for part in _parts(predictions):
             first = pc.list_slice(part["items"], 0, CUTOFF)
             lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
             row_BR = np.full((len(part), CUTOFF), -1)
@@ -78,3 +78,8 @@ class PerUserReader:
 
     def _rows(self, ids: pa.Array) -> np.ndarray:
         return np.asarray(pc.index_in(ids, self.ids).to_numpy(zero_copy_only=False), np.int64)
+
+
+def _parts(predictions: Path) -> Iterator[pa.RecordBatch]:
+    with ParquetReader(predictions) as opened:
+        yield from opened.iter_batches(_USERS, ["targets", "items"])

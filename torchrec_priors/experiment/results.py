@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from torchrec_priors.baselines.baseline import interests_of
 from torchrec_priors.data.prepared import PreparedData
@@ -17,6 +16,7 @@ from torchrec_priors.experiment.plan import PlannedRun, run_folder
 from torchrec_priors.experiment.runner import Failures
 from torchrec_priors.experiment.statistics import Difference, Interval, intervals_of
 from torchrec_priors.files import new_file
+from torchrec_priors.parquet import write_table
 from torchrec_priors.training.loop import SELECTED_BY
 from torchrec_priors.training.run_folder import RunFolder
 
@@ -64,7 +64,7 @@ class Results:
             for name in names
         }
         with new_file(file) as partial:
-            pq.write_table(pa.table(columns), partial, write_page_checksum=True)
+            write_table(pa.table(columns), partial)
 
 
 def collect(

@@ -7,7 +7,7 @@ they have.
 """
 
 from torchrec_priors.parquet.checksums import DamagedParquetError, Footer, read_footer
-from torchrec_priors.parquet.reading import ParquetReader, readable, read_schema, read_table
+from torchrec_priors.parquet.reading import ParquetReader, read_schema, read_table, readable
 from torchrec_priors.parquet.writing import ParquetWriter, write_table
 
 __all__ = [

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.parquet.checksums import CHECKSUMS, Footer, read_footer
+from torchrec_priors.parquet.checksums import DamagedParquetError, Footer, read_footer
 from torchrec_priors.parquet.writing import without_checksums
 
 
@@ -30,7 +30,6 @@ class ParquetReader:
         Args:
             footer: of the file, where it was read before.
         """
-        self._file = file
         self._footer = footer or read_footer(file)
         self._opened = pq.ParquetFile(file, metadata=self._footer.metadata, page_checksum_verification=True)
         self._handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
@@ -48,12 +47,13 @@ class ParquetReader:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The whole file."""
         self._check(range(self.row_groups), columns)
-        return _plain(self._opened.read(columns=_names(columns)))
+        return _plain(self._opened.read(columns=_names(columns)), columns)
 
     def read_row_group(self, group: int, columns: Sequence[str] | None = None, *, use_threads: bool = True) -> pa.Table:
         """One row group."""
         self._check([group], columns)
-        return _plain(self._opened.read_row_group(group, columns=_names(columns), use_threads=use_threads))
+        table = self._opened.read_row_group(group, columns=_names(columns), use_threads=use_threads)
+        return _plain(table, columns)
 
     def iter_batches(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The whole file, at most `rows` rows at a time; what is not asked for yet is neither read nor checked."""
@@ -65,7 +65,8 @@ class ParquetReader:
             if held < rows and group + 1 < self.row_groups:
                 continue
             self._check(some, columns)
-            yield from self._opened.iter_batches(rows, row_groups=some, columns=_names(columns))
+            batches = self._opened.iter_batches(rows, row_groups=some, columns=_names(columns))
+            yield from batches if columns is None else (batch.select(_names(columns)) for batch in batches)
             some, held = [], 0
 
     def close(self) -> None:
@@ -81,18 +82,21 @@ class ParquetReader:
         self.close()
 
     def _check(self, groups: Sequence[int], columns: Sequence[str] | None) -> None:
+        for column in columns or []:
+            if column not in self.schema.names:
+                raise DamagedParquetError(f"it has no column '{column}'")
         if self._footer.chunks is None:
             return
         for group in groups:
-            for column in self._wanted(columns):
-                self._footer.check(self._handle, self._file, group, column)
+            for number in self._wanted(columns):
+                self._footer.check(self._handle, group, number)
 
     def _wanted(self, columns: Sequence[str] | None) -> list[int]:
         """Numbers of Parquet's columns, of which a list or a structure of ours may have several."""
-        names = [self.metadata.schema.column(number).path for number in range(self.metadata.num_columns)]
+        paths: list[str] = [self.metadata.schema.column(number).path for number in range(self.metadata.num_columns)]
         return [
             number
-            for number, path in enumerate(names)
+            for number, path in enumerate(paths)
             if columns is None or any(path == name or path.startswith(f"{name}.") for name in columns)
         ]
 
@@ -132,6 +136,7 @@ def _names(columns: Sequence[str] | None) -> list[str] | None:
     return None if columns is None else list(columns)
 
 
-def _plain(table: pa.Table) -> pa.Table:
-    metadata = table.schema.metadata or {}
-    return table if CHECKSUMS not in metadata else table.replace_schema_metadata(without_checksums(table.schema).metadata)
+def _plain(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """In the order of the columns, without what the footer says of the file's bytes."""
+    table = table.replace_schema_metadata(without_checksums(table.schema).metadata)
+    return table if columns is None else table.select(_names(columns))

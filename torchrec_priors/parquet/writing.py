@@ -1,6 +1,7 @@
 """Writing Parquet files: zstd, with checksums of pages, of column chunks and of the footer."""
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -50,10 +51,8 @@ class ParquetWriter:
 
     def abandon(self) -> None:
         """Closes a file that nobody is to read."""
-        try:
+        with suppress(OSError):  # what ended the writing, as a full disk, is raised already
             self._writer.close()
-        except OSError:
-            pass  # what ended the writing, as a full disk, is raised already
 
 
 def write_table(table: pa.Table, file: Path, row_group_size: int = _ROWS) -> None:

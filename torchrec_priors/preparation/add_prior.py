@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from torchrec_priors.data.manifest import FILE, FileInfo, Manifest, PriorInfo, describe_file, hash_of, read_manifest
 from torchrec_priors.data.opening import manifest_in
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import check_no_link, new_file
+from torchrec_priors.parquet import write_table
 from torchrec_priors.preparation.check import check_name
 from torchrec_priors.preparation.grouping import Grouping
 from torchrec_priors.remote.cache import default_cache
@@ -55,7 +54,7 @@ def add_prior(folder: Path, name: str, grouping: Grouping, read: Manifest, *, ov
             _check_same(manifest, read, folder)
             check_free(manifest, name, overwrite)
             with new_file(file) as partial:
-                pq.write_table(grouping.table, partial, compression="zstd")
+                write_table(grouping.table, partial)
                 without, made = _changed(manifest, info, describe_file(partial, info.path))
                 if without is not None:
                     without.write(folder)
@@ -78,7 +77,7 @@ def add_prior_there(uri: Uri, name: str, grouping: Grouping, read: Manifest, *, 
     info = PriorInfo(name, grouping.kind, grouping.groups, grouping.sizes, made_by=grouping.made_by)
     with cache.writable(), scratch_folder(cache.subfolder("scratch"), "prior") as scratch:
         file, text = scratch / "prior.parquet", scratch / FILE
-        pq.write_table(grouping.table, file, compression="zstd")
+        write_table(grouping.table, file)
         manifest = manifest_in(store)
         _check_same(manifest, read, uri)
         check_free(manifest, name, overwrite)

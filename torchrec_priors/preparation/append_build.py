@@ -13,11 +13,11 @@ from typing import Any
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import FileInfo, Manifest, PriorInfo
 from torchrec_priors.errors import UserError
+from torchrec_priors.parquet import ParquetReader
 from torchrec_priors.preparation import contents, expressions, held
 from torchrec_priors.preparation.append_check import check_form
 from torchrec_priors.preparation.append_priors import AppendPriors, Newcomers
@@ -251,8 +251,9 @@ class AppendBuild:
     def _held(self, now: Bucketed, users: pa.Array) -> Iterator[pa.RecordBatch]:
         """Short histories: those that were, of users who did nothing new, and those of users who did."""
         if self.state.has(held.INTERACTIONS):
-            for batch in pq.ParquetFile(self.state.folder / held.INTERACTIONS).iter_batches(_BATCH):
-                yield batch.filter(pc.invert(pc.is_in(batch["user_id"], value_set=users)))
+            with ParquetReader(self.state.folder / held.INTERACTIONS) as opened:
+                for batch in opened.iter_batches(_BATCH):
+                    yield batch.filter(pc.invert(pc.is_in(batch["user_id"], value_set=users)))
         yield from held.interactions_of(self.engine, now.logs, now.buckets, self.split)
 
     def _files(self) -> list[FileInfo]:

@@ -13,8 +13,8 @@ import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from torchrec_priors.parquet import ParquetReader, ParquetWriter, read_table
 from torchrec_priors.preparation.output_files import OutputFiles
 from torchrec_priors.preparation.sequence_files import Histories
 
@@ -40,8 +40,7 @@ def write_replaced(output: OutputFiles, source: Path, name: str, changed: pa.Arr
         changed: ids of all users with new interactions.
         histories: of these.
     """
-    opened = pq.ParquetFile(source)
-    ids = opened.read([_USER])[_USER].combine_chunks()
+    ids = read_table(source, [_USER])[_USER].combine_chunks()
     mine = ids.filter(pc.is_in(ids, value_set=changed.cast(ids.type)))
     if not len(mine):
         output.make(name, lambda file: link(source, file))
@@ -51,16 +50,16 @@ def write_replaced(output: OutputFiles, source: Path, name: str, changed: pa.Arr
     of_file = Histories(histories.engine, buckets, histories.split, histories.ids)
 
     def write(file: Path) -> None:
-        with pq.ParquetWriter(file, opened.schema_arrow, compression="zstd") as writer:
+        with ParquetReader(source) as opened, ParquetWriter(file, opened.schema) as writer:
             for group in _row_groups(opened, mine, of_file):
                 writer.write_table(group, row_group_size=len(group))
 
     output.make(name, write)
 
 
-def _row_groups(opened: pq.ParquetFile, changed: pa.Array, histories: Histories) -> Iterator[pa.Table]:
+def _row_groups(opened: ParquetReader, changed: pa.Array, histories: Histories) -> Iterator[pa.Table]:
     new = _Reader(histories.tables(256))
-    for number in range(opened.num_row_groups):
+    for number in range(opened.row_groups):
         group = opened.read_row_group(number)
         mask = pc.is_in(group[_USER], value_set=changed).to_numpy()
         if not mask.any():

@@ -6,13 +6,13 @@ import ibis
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from torchrec_priors.data.id_files import places
 from torchrec_priors.data.id_texts import id_texts, plain_array
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, shown
+from torchrec_priors.parquet import read_schema, read_table
 from torchrec_priors.preparation import labelled
 from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.corpus import Labels
@@ -98,10 +98,10 @@ _BAD_ROWS = BadRows("refuse", remedy="correct it or leave it out")
 
 
 def _from_parquet(file: Path, entity: str) -> pa.Table:
-    columns, names = [entity, "label"], pq.read_schema(file).names
+    columns, names = [entity, "label"], read_schema(file).names
     for column in columns:
         if column not in names:
             raise UserError(f"{file} has no column {column} (it has {', '.join(names)})")
-    table = pq.read_table(file, columns=columns)
+    table = read_table(file, columns)
     where = f"{_OPTION}: '{file}', column '{entity}'"
     return pa.table({entity: id_texts(table[entity], where), "label": plain_array(table["label"]).cast(pa.string())})

@@ -6,8 +6,8 @@ from pathlib import Path
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.preparation.engine.engine import Engine
 
 _ROWS = 1 << 20  # of a row group
@@ -26,7 +26,7 @@ def write_table(engine: Engine, file: Path, table: ir.Table) -> None:
 def write_batches(file: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
     """Rows that come in any batches."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with ParquetWriter(file, schema) as writer:
         for group in even(schema, batches, _ROWS):
             writer.write_table(group, row_group_size=_ROWS)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.engine.rule import Rule
 
 Kind = tuple[Callable[[pa.DataType], bool], str]
@@ -48,7 +48,7 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
         UserError: no Parquet, or a column that is missing or of another kind.
     """
     try:
-        schema = pq.read_schema(file)
+        schema = read_schema(file)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
     types = {}

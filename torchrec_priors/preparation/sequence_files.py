@@ -6,8 +6,8 @@ from pathlib import Path
 
 import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.preparation import expressions
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.output_files import OutputFiles
@@ -84,7 +84,7 @@ def write_sequences(
 
     def write(file: Path) -> None:
         first = next(tables)
-        with pq.ParquetWriter(file, first.schema, compression="zstd") as writer:
+        with ParquetWriter(file, first.schema) as writer:
             writer.write_table(first, row_group_size=at_once)
             for table in islice(tables, -(-USERS_A_FILE // at_once) - 1):
                 writer.write_table(table, row_group_size=at_once)

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from torchrec_priors.data.manifest import Manifest, PriorInfo
+from torchrec_priors.parquet import read_footer
 
 
 def summary(manifest: Manifest, folder: Path | None = None) -> str:
@@ -37,7 +37,7 @@ def _times(manifest: Manifest, folder: Path) -> str:
     values: list[int] = []
     for info in manifest.files:
         if info.path.startswith("sequences/"):
-            metadata = pq.read_metadata(folder / info.path)
+            metadata = read_footer(folder / info.path).metadata
             for group in range(metadata.num_row_groups):
                 columns = (metadata.row_group(group).column(column) for column in range(metadata.num_columns))
                 times = next(column for column in columns if column.path_in_schema.startswith("timestamps"))

@@ -13,7 +13,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.files import remove_leftover, write_whole
 from torchrec_priors.preparation.engine.memory import OutOfMemoryError
 
-_LAYOUT = 1  # of what stages leave in the folder
+_LAYOUT = 2  # of what stages leave in the folder
 _MADE_FOR = "made_for.json"
 _LOCK = "lock"
 

@@ -3,6 +3,7 @@
     files/<key>     whole files; a key says what is in it, so that an entry is never stale
     leases/         one file a process, locked as long as it lives: the keys that it uses
     locks/<key>     held by who fetches the entry
+    sums/<key>      checksums of raw files, as they came
     raw/, out/      folders of links to raw files, and data sets on their way to a store
 
 TORCHREC_PRIORS_CACHE names the folder, TORCHREC_PRIORS_CACHE_SIZE bounds `files`: what was not used for longest is
@@ -42,11 +43,14 @@ class Wanted:
     Attributes:
         key: of letters and digits, and an ending; the same key, the same bytes.
         fetch: writes it to a path of the cache's, whole and checked, or raises.
+        is_as_fetched: whether an entry that is there already is undamaged; asked once by a process, and what is
+            damaged is fetched again. None where the reader finds out by itself.
     """
 
     key: str
     bytes: int
     fetch: Callable[[Path], None]
+    is_as_fetched: Callable[[Path], bool] | None = None
 
 
 class Cache:
@@ -63,6 +67,7 @@ class Cache:
         self.folder, self.most = folder.absolute(), most
         self._files, self._leases, self._locks = (self.folder / name for name in ("files", "leases", "locks"))
         self._mutex, self._lease, self._held = Lock(), -1, set[str]()
+        self._good = set[str]()  # entries that were found undamaged
 
     def fetch(self, wanted: Sequence[Wanted]) -> list[Path]:
         """Where the files are, fetched if they were not there: each by one process of the machine, once.
@@ -71,6 +76,7 @@ class Cache:
         """
         with self.writable():
             self._lend(file.key for file in wanted)
+            self._drop_damaged([file for file in wanted if self._is_whole(file)])
             missing = [file for file in wanted if not self._is_whole(file)]
             if missing:
                 self._make_room(sum(file.bytes for file in missing))
@@ -101,6 +107,17 @@ class Cache:
                     self._make_room(file.stat().st_size)
                     file.replace(place)
 
+    def drop(self, key: str, is_bad: Callable[[Path], bool]) -> bool:
+        """Removes an entry that is damaged, under everyone who reads it; whether it is gone, or was."""
+        place = self._files / key
+        with self.writable(), locked(self._locks / key):
+            if not place.exists():
+                return True
+            if not is_bad(place):
+                return False
+            place.unlink()
+            return True
+
     def subfolder(self, *parts: str) -> Path:
         """A folder in the cache for what is no entry."""
         folder = self.folder.joinpath(*parts)
@@ -110,6 +127,22 @@ class Cache:
 
     def _path(self, wanted: Wanted) -> Path:
         return self._files / wanted.key
+
+    def _drop_damaged(self, files: Sequence[Wanted]) -> None:
+        """Removes those that are not as they were fetched."""
+        asked = [file for file in files if file.is_as_fetched is not None and file.key not in self._good]
+        if not asked:
+            return
+
+        def look(file: Wanted) -> None:
+            is_as_fetched = file.is_as_fetched
+            assert is_as_fetched is not None
+            if self.drop(file.key, lambda path: not is_as_fetched(path)):
+                log.warning("'%s' in the cache is damaged: it is fetched again", file.key)
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="check") as pool:
+            list(pool.map(look, asked))
+        self._good.update(file.key for file in asked)
 
     def _is_whole(self, wanted: Wanted) -> bool:
         """A machine that lost its power may have left a shorter one."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from fsspec.callbacks import Callback
 
+from torchrec_priors.data.manifest import sha256
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import check_path
+from torchrec_priors.files import check_path, write_whole
 from torchrec_priors.remote.cache import Wanted, default_cache
 from torchrec_priors.remote.progress import Progress, Report
 from torchrec_priors.remote.store import DamagedError, Listed, Store
@@ -21,6 +22,8 @@ def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
     """All files of the folder, fetched where they are not in the cache; they stay as long as this process lives.
 
     A file is known by its URI, size, and what the store says of its version; where it says nothing, it is fetched anew.
+    One that was there is compared as a whole with its checksum, which was noted when it came: whoever reads raw files
+    reads all of them.
     The same files make the same folder, so that work on them can go on after a kill.
 
     Raises:
@@ -35,9 +38,15 @@ def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
     cache = default_cache()
     keys = {path: _key(uri / path, file) for path, file in listed.items()}
     missing = {path: file for path, file in listed.items() if not cache.has(keys[path])}
+    sums = cache.subfolder("sums")
     progress = Progress(f"fetching {uri}", len(missing), sum(file.bytes for file in missing.values()), report)
     wanted = [
-        Wanted(keys[path], file.bytes, partial(_fetch, store, path, file, progress.file()))
+        Wanted(
+            keys[path],
+            file.bytes,
+            partial(_fetch, store, path, file, progress.file(), sums / keys[path]),
+            partial(_is_as_fetched, sums / keys[path]),
+        )
         for path, file in listed.items()
     ]
     found = cache.fetch(wanted)
@@ -48,7 +57,11 @@ def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
     return folder
 
 
-def _fetch(store: Store, path: str, listed: Listed, moved: Callback, file: Path) -> None:
+def _is_as_fetched(noted: Path, file: Path) -> bool:
+    return noted.is_file() and noted.read_bytes() == sha256(file).encode()
+
+
+def _fetch(store: Store, path: str, listed: Listed, moved: Callback, noted: Path, file: Path) -> None:
     def check(copy: Path) -> None:
         if copy.stat().st_size != listed.bytes:
             raise DamagedError(
@@ -56,6 +69,7 @@ def _fetch(store: Store, path: str, listed: Listed, moved: Callback, file: Path)
             )
 
     store.get(path, file, check, moved)
+    write_whole(noted, sha256(file))
 
 
 def _key(uri: Uri, file: Listed) -> str:

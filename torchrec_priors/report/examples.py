@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from torchrec_priors.data.histories import Histories, history_batches, users_of
 from torchrec_priors.data.id_texts import id_texts, plain_array
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.metrics.categories import Categories
+from torchrec_priors.parquet import ParquetReader, read_schema
 from torchrec_priors.report.runs import Result
 from torchrec_priors.report.sections import Row, Section
 
@@ -71,7 +71,7 @@ def examples(section: Section) -> Examples | None:
     if section.data is None or row is None:
         return None
     base, ours = section.baseline.results[0], _same_seed(row, section.baseline.results[0].seed)
-    names = pq.read_schema(ours.predictions).names
+    names = read_schema(ours.predictions).names
     if "heads" not in names or not base.predictions.is_file():
         return None
     shop = _Shop.of(section.data)
@@ -142,12 +142,13 @@ def _same_seed(row: Row, seed: int) -> Result:
 def _top_rows(shop: _Shop, result: Result) -> np.ndarray:
     """int64 [U, TOP]; -1 where a list is shorter."""
     parts = []
-    for part in pq.ParquetFile(result.predictions).iter_batches(_USERS, columns=["items"]):
-        first = pc.list_slice(part["items"], 0, TOP)
-        lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
-        row_BR = np.full((len(part), TOP), -1)
-        row_BR[np.arange(TOP) < lengths[:, None]] = shop.rows(pc.list_flatten(first))
-        parts.append(row_BR)
+    with ParquetReader(result.predictions) as opened:
+        for part in opened.iter_batches(_USERS, ["items"]):
+            first = pc.list_slice(part["items"], 0, TOP)
+            lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
+            row_BR = np.full((len(part), TOP), -1)
+            row_BR[np.arange(TOP) < lengths[:, None]] = shop.rows(pc.list_flatten(first))
+            parts.append(row_BR)
     return np.concatenate(parts)
 
 
@@ -211,14 +212,14 @@ def _shown(item: int, lists: Sequence[tuple[np.ndarray, list[str]]]) -> bool:
 
 def _predicted(shop: _Shop, result: Result, place: int) -> tuple[np.ndarray, list[str]]:
     """Rows and heads of one user's list."""
-    file = pq.ParquetFile(result.predictions)
     first = 0
-    columns = [name for name in ("items", "heads") if name in file.schema_arrow.names]
-    for group in range(file.num_row_groups):
-        here = file.metadata.row_group(group).num_rows
-        if place < first + here:
-            one = file.read_row_group(group, columns=columns).slice(place - first, 1)
-            heads = pc.list_flatten(one["heads"]).to_pylist() if "heads" in columns else []
-            return shop.rows(pc.list_flatten(one["items"]).combine_chunks()), heads
-        first += here
+    with ParquetReader(result.predictions) as opened:
+        columns = [name for name in ("items", "heads") if name in opened.schema.names]
+        for group in range(opened.row_groups):
+            here = opened.metadata.row_group(group).num_rows
+            if place < first + here:
+                one = opened.read_row_group(group, columns).slice(place - first, 1)
+                heads = pc.list_flatten(one["heads"]).to_pylist() if "heads" in columns else []
+                return shop.rows(pc.list_flatten(one["items"]).combine_chunks()), heads
+            first += here
     raise AssertionError(f"{result.predictions} has no user {place}")

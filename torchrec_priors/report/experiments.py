@@ -4,11 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.matrix import file_name
+from torchrec_priors.parquet import read_schema, read_table, readable
 
 SEED = re.compile(r"-seed\d+$")
 _HASH = re.compile(r"[0-9a-f]{8}")
@@ -65,12 +62,8 @@ def _rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
     """
     if not file.exists():
         return []
-    try:
-        if not set(columns) <= set(pq.read_schema(file).names):
+    with readable(file, "the experiment's command writes it anew"):
+        if not set(columns) <= set(read_schema(file).names):
             return []
-        table = pq.read_table(file, columns=columns, page_checksum_verification=True)
-        rows: list[dict[str, str]] = table.to_pylist()
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"'{file}' cannot be read ({reason}): the experiment's command writes it anew") from error
+        rows: list[dict[str, str]] = read_table(file, columns).to_pylist()
     return rows

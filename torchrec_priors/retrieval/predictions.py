@@ -6,11 +6,11 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch.distributed as dist
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.files import new_file
+from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.retrieval.search import Found
 
 
@@ -27,7 +27,7 @@ class PredictionWriter:
         self.file, self.group = file, group
         self.leads = dist.get_rank(group) == 0
         self._ids, self._names = item_ids.combine_chunks(), pa.array(path_names)
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: ParquetWriter | None = None
         self._open = ExitStack()
 
     def add(self, users: Histories, found: Found) -> None:
@@ -42,8 +42,7 @@ class PredictionWriter:
             whole = pa.concat_tables(tables)
             if self._writer is None:
                 partial = self._open.enter_context(new_file(self.file))
-                self._writer = pq.ParquetWriter(partial, whole.schema, compression="zstd")
-                self._open.callback(self._writer.close)
+                self._writer = self._open.enter_context(ParquetWriter(partial, whole.schema))
             self._writer.write_table(whole)
 
     def __enter__(self) -> "PredictionWriter":

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save
 from torch import Tensor
@@ -27,6 +26,7 @@ from torch import Tensor
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.files import remove_leftover, write_json
+from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.serving.run import LoadedRun
 from torchrec_priors.training.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
 from torchrec_priors.training.run_folder import TRAINED
@@ -120,7 +120,7 @@ def _write_items(
     """Returns how many items have no vector; `ancestors` go with the file, wherever it is copied to."""
     rows, dim = max(1, _ENTRIES // run.config.model.dim), run.config.model.dim
     starts = range(0, run.data.items, rows)
-    writer: pq.ParquetWriter | None = None
+    writer: ParquetWriter | None = None
     missing = 0
     try:
         for start in progress(starts, len(starts)):
@@ -129,7 +129,7 @@ def _write_items(
                 missing += table["vector"].null_count
                 if writer is None:
                     schema = table.schema.with_metadata({IN_PARQUET: ancestors})
-                    writer = pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True)
+                    writer = ParquetWriter(file, schema)
                 writer.write_table(table, row_group_size=len(table))
     finally:
         if writer is not None:

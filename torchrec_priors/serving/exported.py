@@ -16,7 +16,6 @@ from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -35,6 +34,7 @@ from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.heads.score import Score
 from torchrec_priors.own_code import check_trusted
+from torchrec_priors.parquet import read_table
 from torchrec_priors.plugin import own_file
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.serving.catalogue import ItemId, texts
@@ -65,7 +65,7 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
             raise UserError(f"'{path / name}' is missing or not as it was written: export the run again")
     config = read_config(path / CONFIG, signed=False)
     check_trusted(_run_by(config), about.get("own_files", {}), path, trust=trust, made="exported")
-    return Exported.of(config, about, load_file(path / WEIGHTS), pq.read_table(path / ITEMS))
+    return Exported.of(config, about, load_file(path / WEIGHTS), read_table(path / ITEMS))
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch.distributed as dist
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import check_replaceable, remove_leftover
+from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.training.process import Ranks
 
 _ENTRIES = 1 << 20
@@ -89,7 +89,7 @@ class OrderedFile:
 
     def _merge(self) -> None:
         whole, written = self.folder / "whole.parquet", 0
-        writer: pq.ParquetWriter | None = None
+        writer: ParquetWriter | None = None
         try:
             for bucket in range(-(-self.rows // self._bucket)):
                 spills = [self._path(bucket, rank) for rank in range(self.ranks.world)]
@@ -99,7 +99,7 @@ class OrderedFile:
                 assert np.array_equal(numbers, np.arange(written, written + len(rows))), "a row is lost or twice there"
                 written += len(rows)
                 rows = rows.drop_columns([_NUMBER])
-                writer = writer or pq.ParquetWriter(whole, rows.schema, compression="zstd")
+                writer = writer or ParquetWriter(whole, rows.schema)
                 writer.write_table(rows, row_group_size=len(rows))
         finally:
             if writer is not None:

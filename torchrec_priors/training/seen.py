@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from torchrec_priors.data.prepared import PreparedData
@@ -14,6 +13,7 @@ from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import new_file
+from torchrec_priors.parquet import read_table, write_table
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.settings import TrainingConfig
 
@@ -59,7 +59,7 @@ def write_seen(file: Path, seen_I: np.ndarray | None) -> None:
     if seen_I is None:
         return
     with new_file(file) as partial:
-        pq.write_table(pa.table({"item": pa.array(np.flatnonzero(seen_I).astype(np.int32))}), partial)
+        write_table(pa.table({"item": pa.array(np.flatnonzero(seen_I).astype(np.int32))}), partial)
 
 
 def read_seen(file: Path, items: int) -> np.ndarray:
@@ -69,7 +69,7 @@ def read_seen(file: Path, items: int) -> np.ndarray:
         UserError: no such file, or one of other items.
     """
     try:
-        item = pq.read_table(file, columns=["item"])["item"].to_numpy()
+        item = read_table(file, ["item"])["item"].to_numpy()
     except (pa.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{file}, which says what items have rows, cannot be read ({reason}): train again") from error

@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from torchrec_priors.experiment.search.trials import Outcome, Search
 from torchrec_priors.files import new_file
+from torchrec_priors.parquet import write_table
 
 _SCHEMA = pa.schema(
     {
@@ -38,7 +38,7 @@ def write_parquet(search: Search, file: Path) -> None:
         for one in _of(search, cell.name)
     ]
     with new_file(file) as partial:
-        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), partial, write_page_checksum=True)
+        write_table(pa.Table.from_pylist(rows, _SCHEMA), partial)
 
 
 def markdown(search: Search, name: str, command: str, data: tuple[str, str]) -> str:

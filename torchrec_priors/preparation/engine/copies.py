@@ -4,16 +4,16 @@ A copy has the columns asked for and `row`, the place of each row in the raw fil
 machine that runs `prepare`, in bounded memory, so that every engine sees the same rows.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from torchrec_priors.errors import shown
 from torchrec_priors.files import new_file
 from torchrec_priors.preparation.bad_rows import BadRows
+from torchrec_priors.parquet import ParquetReader, ParquetWriter
 from torchrec_priors.preparation.csv_file import read_csv_blocks
 from torchrec_priors.preparation.engine.source import ROW
 from torchrec_priors.preparation.typed import LINE
@@ -34,7 +34,7 @@ def copy_text(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows,
 
 def _valid_text(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) -> Iterable[pa.Table]:
     row = 1
-    for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=list(columns)):
+    for batch in _batches(file, columns):
         table = pa.table({**dict(zip(batch.schema.names, batch.columns, strict=True))}).select(list(columns))
         table = table.append_column(ROW, pa.array(np.arange(row, row + len(table))))
         row += len(batch)
@@ -56,6 +56,11 @@ def _valid_text(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRow
         yield table
 
 
+def _batches(file: Path, columns: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
+    with ParquetReader(file) as opened:
+        yield from opened.iter_batches(_ROWS, list(columns))
+
+
 def _is_utf8(texts: pa.Array) -> np.ndarray:
     try:
         texts.validate(full=True)
@@ -75,6 +80,6 @@ def _decodes(value: pa.Scalar) -> bool:
 def _write(copy: Path, columns: Mapping[str, pa.DataType], tables: Iterable[pa.Table]) -> None:
     schema = pa.schema({**columns, ROW: pa.int64()})
     copy.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(copy) as partial, pq.ParquetWriter(partial, schema, compression="zstd") as writer:
+    with new_file(copy) as partial, ParquetWriter(partial, schema) as writer:
         for table in tables:
             writer.write_table(table.cast(schema), row_group_size=_ROWS)

@@ -15,10 +15,10 @@ import ibis
 import ibis.expr.operations as ops
 import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from torchrec_priors.amounts import in_bytes
 from torchrec_priors.errors import UserError
+from torchrec_priors.parquet import ParquetReader, write_table
 from torchrec_priors.preparation.engine.copies import copy_text
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.source import FILE, ROW, Source
@@ -45,6 +45,8 @@ class Spark(Engine):
         options = {
             "spark.driver.memory": f"{megabytes}m",
             "spark.driver.maxResultSize": "0",
+            "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
+            "spark.hadoop.parquet.page.write-checksum.enabled": "true",
             "spark.local.dir": str(folder / "spill"),
             "spark.log.level": "ERROR",
             "spark.sql.ansi.enabled": "true",
@@ -74,8 +76,9 @@ class Spark(Engine):
         schema = table.schema().to_pyarrow()
         try:
             for file in self.write(table, folder):
-                for batch in pq.ParquetFile(file).iter_batches(rows):
-                    yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
+                with ParquetReader(file) as opened:
+                    for batch in opened.iter_batches(rows):
+                        yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -167,7 +170,7 @@ class Spark(Engine):
             return
         file = self.folder / "tables" / f"{held.name}.parquet"
         file.parent.mkdir(exist_ok=True)
-        pq.write_table(held.data.to_pyarrow(held.schema), file)
+        write_table(held.data.to_pyarrow(held.schema), file)
         self.table(held.name, [file])
         self._in_memory.add(held.name)
 

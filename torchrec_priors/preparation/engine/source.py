@@ -7,9 +7,9 @@ from pathlib import Path
 import ibis.expr.operations as ops
 import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.bad_rows import BadRows
 
 FILE, ROW, ORDER = "file", "row", "order"
@@ -67,7 +67,7 @@ def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
         UserError: no Parquet, or a column that is missing or of another type (dictionaries count as their values).
     """
     try:
-        schema = pq.read_schema(file)
+        schema = read_schema(file)
     except FileNotFoundError as error:
         raise UserError(f"--raw: there is no file '{file}'") from error
     except (pa.ArrowInvalid, OSError) as error:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from torchrec_priors.parquet import ParquetWriter, write_table
 from torchrec_priors.preparation.synthetic.articles import article_ids, articles
 from torchrec_priors.preparation.synthetic.catalogue import Catalogue, items_for
 from torchrec_priors.preparation.synthetic.folder import Report, make_folder
@@ -80,14 +80,14 @@ def generate(
 
     def write(folder: Path) -> None:
         catalogue = Catalogue.make(items_for(rows), seed)
-        pq.write_table(articles(catalogue, seed), folder / ARTICLES, compression="zstd")
+        write_table(articles(catalogue, seed), folder / ARTICLES)
         done = impressions = 0
         with ExitStack() as stack:
             files = []
             for split in SPLITS:
                 (folder / split).mkdir()
                 for name, schema in ((HISTORY, HISTORY_SCHEMA), (BEHAVIOURS, BEHAVIOURS_SCHEMA)):
-                    writer = pq.ParquetWriter(folder / split / name, schema, compression="zstd")
+                    writer = ParquetWriter(folder / split / name, schema)
                     files.append(stack.enter_context(writer))
             for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
                 clicks = _Clicks.of(catalogue, seed, users, lengths)

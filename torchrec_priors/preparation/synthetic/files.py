@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from torchrec_priors.parquet import ParquetWriter, write_table
 from torchrec_priors.preparation.synthetic.catalogue import Catalogue, items_for
 from torchrec_priors.preparation.synthetic.folder import Report, make_folder
 from torchrec_priors.preparation.synthetic.histories import EVENTS, LENGTHS, SPENDING, Histories, make_histories
@@ -41,13 +41,13 @@ def generate(
 
 def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Report) -> None:
     catalogue = Catalogue.make(items_for(rows), seed)
-    pq.write_table(catalogue.table(), folder / ITEMS, compression="zstd")
+    write_table(catalogue.table(), folder / ITEMS)
     (folder / TRUTH).parent.mkdir()
     done = 0
     with (
-        pq.ParquetWriter(folder / LOG, _LOG_SCHEMA, compression="zstd") as log,
-        pq.ParquetWriter(folder / USERS, _USERS_SCHEMA, compression="zstd") as users,
-        pq.ParquetWriter(folder / TRUTH, _TRUTH_SCHEMA, compression="zstd") as truth,
+        ParquetWriter(folder / LOG, _LOG_SCHEMA) as log,
+        ParquetWriter(folder / USERS, _USERS_SCHEMA) as users,
+        ParquetWriter(folder / TRUTH, _TRUTH_SCHEMA) as truth,
     ):
         for numbers, lengths in chunks(rows, seed, LENGTHS, users_at_once):
             made = make_histories(catalogue, seed, numbers, lengths)

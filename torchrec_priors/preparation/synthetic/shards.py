@@ -5,7 +5,8 @@ from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from torchrec_priors.parquet import ParquetWriter
 
 
 class Shards:
@@ -17,7 +18,7 @@ class Shards:
     def __init__(self, folder: Path, schema: pa.Schema, rows: int) -> None:
         self.folder, self.schema, self.rows = folder, schema, rows
         self.files, self.filled = 0, 0
-        self.writer: pq.ParquetWriter | None = None
+        self.writer: ParquetWriter | None = None
 
     def write(self, piece: pa.Table) -> None:
         if not piece.num_rows:
@@ -25,7 +26,7 @@ class Shards:
         if self.writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.folder / f"{self.files:012d}.parquet"
-            self.writer = pq.ParquetWriter(file, self.schema, compression="zstd")
+            self.writer = ParquetWriter(file, self.schema)
             self.files, self.filled = self.files + 1, 0
         self.writer.write_table(piece)
         self.filled += piece.num_rows
