@@ -1,7 +1,7 @@
 """Damages files at random and says what a command made of it.
 
-A command may give what it gives undamaged, to the last bit; or end with exit code 2 or 1 and one line; or leave the damaged
-part out and say so. Anything else is a fault: other content without a word, a traceback, a crash.
+A command may give what it gives undamaged, to the last bit; or end with exit code 2 or 1 and one line; or leave the
+damaged part out and say so. Anything else is a fault: other content without a word, a traceback, a crash.
 """
 
 import contextlib
