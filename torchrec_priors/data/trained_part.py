@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from torchrec_priors.data.prepared import PreparedData, RowGroup
 from torchrec_priors.data.windows import Share
-from torchrec_priors.errors import UserError
 from torchrec_priors.files import new_file
+from torchrec_priors.parquet import read_table, readable, write_table
 from torchrec_priors.splitmix import GOLDEN, mix
 
 _SCHEMA = pa.schema([("user", pa.uint64()), ("items", pa.int32()), ("history", pa.uint64()), ("before", pa.bool_())])
@@ -134,7 +133,7 @@ def write_trained_part(file: Path, part: TrainedPart) -> None:
     """Whole or not at all."""
     columns = [part.user_N, part.items_N.astype(np.int32), part.history_N, part.before_N]
     with new_file(file) as partial:
-        pq.write_table(pa.table(columns, schema=_SCHEMA), partial, compression="zstd", write_page_checksum=True)
+        write_table(pa.table(columns, schema=_SCHEMA), partial)
 
 
 def read_trained_part(file: Path) -> TrainedPart:
@@ -143,9 +142,6 @@ def read_trained_part(file: Path) -> TrainedPart:
     Raises:
         UserError: it cannot be read.
     """
-    try:
-        table = pq.read_table(file, schema=_SCHEMA, page_checksum_verification=True)
+    with readable(file, "put it back, or train again"):
+        table = read_table(file, _SCHEMA.names).cast(_SCHEMA)
         return TrainedPart(*(table[name].to_numpy() for name in _SCHEMA.names))
-    except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"'{file}' cannot be read ({reason}): put it back, or train again") from error

@@ -128,8 +128,9 @@ def readable(file: object, remedy: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise UserError(f"'{file}' is missing: {remedy}") from error
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"'{file}' cannot be read ({str(error).splitlines()[0]}): {remedy}") from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"'{file}' cannot be read ({reason}): {remedy}") from error
 
 
 def _names(columns: Sequence[str] | None) -> list[str] | None:

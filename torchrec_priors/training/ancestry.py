@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -25,6 +24,7 @@ from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.trained_part import TrainedPart, pasts_of, read_trained_part, write_trained_part
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import read_json
+from torchrec_priors.parquet import read_schema
 from torchrec_priors.training.checkpoint_folder import CheckpointFolder, checkpoint_name
 from torchrec_priors.training.origin import Ancestor
 from torchrec_priors.training.process import Ranks
@@ -139,7 +139,7 @@ def _of_vectors(file: Path) -> Ancestry:
         if isinstance(files, dict) and files.get(file.name) == sha256(file):
             return _of_export(manifest, about, files)
     try:
-        metadata = pq.read_schema(file).metadata or {}
+        metadata = read_schema(file).metadata or {}
     except (pa.ArrowException, OSError):
         return Ancestry([], TrainedPart.none())  # whoever reads the vectors says so
     if IN_PARQUET not in metadata:
