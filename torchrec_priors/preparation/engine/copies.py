@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from torchrec_priors.errors import shown
 from torchrec_priors.files import new_file
-from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.parquet import ParquetReader, ParquetWriter
+from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.csv_file import read_csv_blocks
 from torchrec_priors.preparation.engine.source import ROW
 from torchrec_priors.preparation.typed import LINE
