@@ -116,18 +116,23 @@ def test_a_kill_before_any_move_leaves_a_whole_data_set(overwrite, prepared, mon
         _add(prepared, _halves(150))
     states, moves = [], 0
     for killed_at in range(4):
-        done = 0
+        done, dead = 0, False
 
         def move(self, target, *, last=killed_at, original=Path.replace):
-            nonlocal done
+            nonlocal done, dead
             if done == last:
+                dead = True
                 raise KeyboardInterrupt
             done += 1
             return original(self, target)
 
+        def remove(self, missing_ok=False, *, original=Path.unlink):
+            if not dead:
+                original(self, missing_ok)
+
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", move)
-            patch.setattr(Path, "unlink", lambda *_, **__: None)
+            patch.setattr(Path, "unlink", remove)
             try:
                 _add(prepared, _thirds(150), overwrite=overwrite)
             except KeyboardInterrupt:
