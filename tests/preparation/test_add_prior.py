@@ -127,7 +127,7 @@ def test_a_kill_before_any_move_leaves_a_whole_data_set(overwrite, prepared, mon
             return original(self, target)
 
         def remove(self, missing_ok=False, *, original=Path.unlink):
-            if not dead:
+            if not dead:  # noqa: B023
                 original(self, missing_ok)
 
         with monkeypatch.context() as patch:
