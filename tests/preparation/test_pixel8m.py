@@ -163,7 +163,7 @@ def test_files_are_told_by_their_headers(tiny, tmp_path):
         prepare(Settings("pixel8m", tiny, options=options), tmp_path / "two")
     (tiny / "about.csv").unlink()
     (tiny / "again.csv").unlink()
-    with pytest.raises(UserError, match="item_id, title, tag and counts; found none"):
+    with pytest.raises(UserError, match="item_id, title, tag and counts; it has"):
         prepare(Settings("pixel8m", tiny, options=options), tmp_path / "none")
 
 
