@@ -1,0 +1,61 @@
+"""A run that somebody sent is answered with, and runs nothing of theirs."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from payloads import a_module, a_pickle
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.serving.run import load_run
+from torchrec_priors.training.config_file import write_config
+from torchrec_priors.training.origin import read_origin, write_origin
+from torchrec_priors.training.run_folder import RunFolder
+
+
+@pytest.fixture
+def sent(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "sent")
+
+
+def test_its_metadata_is_not_run(sent, tmp_path):
+    (place,) = (sent / "checkpoints").glob("step-*")
+    payload = a_pickle(tmp_path / "ran")
+    (place / ".metadata").write_bytes(payload)
+    sums = json.loads((place / "checksums.json").read_text())
+    sums.pop("sha256", None)
+    sums["files"][".metadata"] = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+    (place / "checksums.json").write_text(json.dumps(sums))
+    with pytest.raises(UserError, match=r"cannot be loaded \(\.metadata: "):
+        load_run(sent)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("setting", ["tree", "backbone", "rival"])
+def test_its_own_code_is_not_run_unless_it_is_trusted(sent, tmp_path, setting):
+    file, mark = tmp_path / "mine.py", tmp_path / "ran"
+    file.write_text(a_module(mark, "def load(*_):\n    raise SystemError\n"))
+    config = RunFolder(sent).config()
+    if setting == "tree":
+        config.priors.tree = [f"{file}:3"]
+    elif setting == "backbone":
+        config.encoder.backbone = str(file)
+    else:
+        config.priors.tree, config.baseline.name = [], str(file)
+    write_config(sent / "config.toml", config)
+
+    for trust in (False, True):
+        with pytest.raises(UserError, match=r"mine\.py', of which it recorded no checksum: it is not run, even with"):
+            load_run(sent, trust=trust)
+
+    known = {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
+    write_origin(sent / "data.json", replace(read_origin(sent / "data.json"), own_files=known))
+    with pytest.raises(UserError, match=r"would run .*mine\.py' \(sha256 [0-9a-f]{64}\), which you have not"):
+        load_run(sent)
+    assert not mark.exists()
+
+    with pytest.raises((UserError, TypeError, SystemError)):
+        load_run(sent, trust=True)
+    assert mark.exists(), "or this tests nothing"
