@@ -48,7 +48,7 @@ def test_work_of_real_size_is_allowed(small_data, monkeypatch):
 
 
 def test_a_batch_is_of_the_data(small_data, monkeypatch):
-    monkeypatch.setattr(fits_memory, "total_memory", lambda: 2 * 10**5)
+    monkeypatch.setattr(fits_memory, "total_memory", lambda: 10**6)
     deep = {"model": {"dim": 4}, "encoder": {"layers": 64, "heads": 1}}
     with pytest.raises(UserError, match=r"training\.batch = 1,000,000"):
         _check(small_data, {**deep, "training": {"batch": 10**6}}, 150)
