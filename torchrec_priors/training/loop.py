@@ -64,7 +64,7 @@ def train(
         run = _Run(config, data, folder, ranks, init_from)
         summary = run.go()
     except BaseException as error:
-        lost = lost_ranks(error, ranks)
+        lost = lost_ranks(error, ranks.meeting)
         if lost is not None:  # and nothing is closed, which would wait for them
             raise lost from error
         if run is not None:

@@ -43,6 +43,11 @@ class Ranks:
     where: Where = field(default_factory=Where)
 
     @property
+    def meeting(self) -> Meeting:
+        """What a roll call needs of it."""
+        return Meeting(self.rank, self.world, self.timeout, self.attempt, self.where)
+
+    @property
     def share(self) -> Share:
         return Share(self.rank, self.world)
 
