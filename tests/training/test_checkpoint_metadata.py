@@ -82,7 +82,7 @@ class _Calls:
         _Calls(Metadata, ({},), {"state_dict_metadata": {}}),
         _Calls(getattr, (Metadata, "__init__")),
     ],
-    ids=str,
+    ids=["a list", "a dictionary", "a path", "a size", "an ordered dictionary", "a load", "cut metadata", "getattr"],
 )
 def test_pickles_of_anything_else_are_refused(said, tmp_path):
     (tmp_path / ".metadata").write_bytes(pickle.dumps(said))
