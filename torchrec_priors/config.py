@@ -110,7 +110,7 @@ class RunConfig:
 _MOST = {
     "model.dim": 1 << 16,
     "model.context": 1 << 20,
-    "model.horizon": 1 << 16,
+    "model.horizon": 1 << 12,
     "encoder.layers": 1 << 8,
     "negatives.popularity": 16,
     "priors.max_parameters": 1 << 62,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from command_line import CONFIG, TINY
-from fuzzed_values import AMOUNTS, NUMBERS, PRIORS, TEXTS, TIMES, URIS, toml_value
+from fuzzed_values import AMOUNTS, FLOATS, INTEGERS, NUMBERS, PRIORS, TEXTS, TIMES, URIS, WORDS, toml_value
 from typer.models import ArgumentInfo
 
-from torchrec_priors.config import keys
+from torchrec_priors.config import RunConfig, keys
 
 APPS = ("prepare", "prior", "train", "evaluate", "recommend", "experiment", "plan", "bench", "export", "report")
 
@@ -102,7 +102,7 @@ class Ground:
                  "nothing", "own.py", "tiny.toml", "unreadable", "nowhere", "nowhere/at/all", "items.csv/x", "x" * 300,
                  "ü/ß", ".", "..")  # fmt: skip
         inside = str(self.folder / draw.choice(names))
-        others = ("/dev/null", "/dev/full", "/", "/proc/self/mem", "/proc", str(self.data), str(self.run), str(CONFIG))
+        others = ("/dev/null", "/dev/full", "/dev", str(self.data), str(self.run), str(CONFIG))
         return draw.choice((inside, inside, inside, draw.choice(others), draw.choice(TEXTS), self.new()))
 
     def configuration(self, draw: random.Random) -> str:
@@ -216,7 +216,22 @@ def _override(app: str, draw: random.Random) -> str:
         return f"{key}={levels!r}"
     if key in _LONG_WORK:
         return f"{key}=1"
-    return f"{key}={toml_value(draw)}"
+    return f"{key}={_of_its_type(key, draw) if draw.random() < 0.6 else toml_value(draw)}"
+
+
+def _of_its_type(key: str, draw: random.Random) -> str:
+    """A value of the type that a setting has: what is wrong with it is met later than its type."""
+    section, _, name = key.rpartition(".")
+    present = getattr(getattr(RunConfig(), section), name) if section else 0
+    if isinstance(present, bool):
+        return draw.choice(("true", "false"))
+    if isinstance(present, int):
+        return draw.choice(INTEGERS)
+    if isinstance(present, float):
+        return draw.choice(FLOATS)
+    if isinstance(present, str):
+        return draw.choice(WORDS)
+    return draw.choice(("[]", "{}", '["x"]', "{x = 1}", '{x = "y"}', '{item = {type = "column_wise"}}'))
 
 
 def _value(option: Option, draw: random.Random, ground: Ground) -> str:
@@ -225,12 +240,14 @@ def _value(option: Option, draw: random.Random, ground: Ground) -> str:
         return draw.choice([number for number in NUMBERS if number not in ("999999999", "1e9", "65537")])
     head = f"{draw.choice((*_HEADS, *TEXTS))}{draw.choice(('', '=0.5', '=2', '=', f'={draw.choice(NUMBERS)}'))}"
     return {
-        "number": lambda: draw.choice(NUMBERS),
+        "number": lambda: draw.choice((draw.choice(NUMBERS), draw.choice(INTEGERS))),
         "amount": lambda: draw.choice(AMOUNTS),
         "time": lambda: draw.choice(TIMES),
         "head": lambda: head,
         "place": lambda: ground.place(draw),
-        "text": lambda: draw.choice((draw.choice(TEXTS), draw.choice(NUMBERS), ground.place(draw), draw.choice(URIS))),
+        "text": lambda: draw.choice(
+            (draw.choice(WORDS), draw.choice(TEXTS), draw.choice(NUMBERS), ground.place(draw), draw.choice(URIS))
+        ),
     }[takes]()
 
 

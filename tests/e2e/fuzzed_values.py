@@ -10,6 +10,22 @@ NUMBERS = (
     "", " ", " 3 ", "ten", "None", "true", "1,2", "3;4",
 )  # fmt: skip
 
+INTEGERS = (
+    "0", "1", "2", "3", "4", "5", "8", "12", "64", "100", "1000", "4096", "65536", "1000000", "2147483647",
+    "1000000000000", "9223372036854775807", "-1", "-2147483648",
+)  # fmt: skip
+
+FLOATS = ("0.0", "1e-9", "0.1", "0.5", "0.999", "1.0", "1.5", "2.0", "16.0", "1e3", "1e9", "1e30", "-0.0", "-1.0", "1")
+
+WORDS = (
+    "hstu", "sasrec", "shallow", "comirec", "mind", "remi", "dualvae", "dot", "cosine", "paper-1", "fp32", "bf16",
+    "fp16", "max", "mean", "hierarchical", "inverse_variance", "additive", "multiplicative", "vector", "int8", "none",
+    "length", "own", "dropped", "shared", "hashed", "managed", "lru", "row_wise", "table_wise", "column_wise", "auto",
+    "plain", "fused", "cpu", "h200", "cuda", "sgd", "adam", "movielens", "marketplace", "merrec", "user", "item",
+    "graph", "time", "test", "validation", "age", "gender", "genre", "rating", "spark", "duckdb", "local_cwd", "slurm",
+    "1x1", "2x9", "10",
+)  # fmt: skip
+
 TEXTS = (
     "", " ", "x", "ä", "😀", "a b", "a\nb", "a\tb", "a/b", "../x", ".", "..", "-", "--", "-x", "=", "a=b", "=1", "a=",
     "\x1b[31mred", "\x01", "$HOME", "%s%n", "{x}", "{0}", "'", '"', "\\", "a,b", ",", ":", "a:b:c", "\udcff", "\u202e",
