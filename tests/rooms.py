@@ -138,7 +138,8 @@ def app(
     began, peak = time.monotonic(), 0
     child = os.fork()
     if not child:
-        _be_the_app(name, [str(part) for part in arguments], cwd, before, streams)
+        os.setpgid(0, 0)
+        be_the_app(name, [str(part) for part in arguments], cwd, streams, before)
     ended, status = 0, 0
     while not ended:
         if kill_after is not None and time.monotonic() - began >= kill_after:
@@ -155,10 +156,16 @@ def app(
     return Ended(os.waitstatus_to_exitcode(status), *texts, time.monotonic() - began, peak)
 
 
-def _be_the_app(name: str, arguments: list[str], cwd: Path, before: Callable[[], None], streams: list[int]) -> None:
+def be_the_app(
+    name: str, arguments: list[str], cwd: Path, streams: list[int], before: Callable[[], None] = lambda: None
+) -> None:
+    """Makes this process, a fork, the app, and ends it.
+
+    Args:
+        streams: descriptors for its output and its errors.
+    """
     code: Any = 1
     try:
-        os.setpgid(0, 0)
         for number, stream in enumerate(streams, 1):
             os.dup2(stream, number)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - lives as long as the process

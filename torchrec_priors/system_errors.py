@@ -77,14 +77,28 @@ def cannot(what: str, error: BaseException) -> UserError | OutsideError:
     return one_line(error, what) or OutsideError(f"{what}: {' '.join(str(error).split())[:300]}")
 
 
-def is_of_the_system(error: BaseException) -> bool:
-    """Whether the disk, the rights or the limits are to blame, so that a file that was read is none the worse."""
-    return number_of(error) not in (None, errno.ENOENT)
+def blame_the_system(error: BaseException, what: str) -> None:
+    """Raises the one line where the rights, the limits or the disk are to blame, and not what a file holds."""
+    if number_of(error) not in (None, errno.ENOENT):
+        raise cannot(what, error) from error
 
 
-def is_full(error: BaseException) -> bool:
-    """Whether there is no room left."""
-    return number_of(error) in (errno.ENOSPC, errno.EDQUOT)
+def is_in_vain(error: BaseException) -> bool:
+    """Whether there is no room, or no right to write: what was made so far is of no use, and in the way."""
+    number = number_of(error)
+    return number in _MISTAKES or number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def explaining(what: str) -> Iterator[None]:
+    """Errors of the system in the block, whatever library tells them, say in one line that `what` could not be done."""
+    try:
+        yield
+    except Exception as error:
+        explained = one_line(error, what)
+        if explained is None:
+            raise
+        raise explained from error
 
 
 @contextmanager
@@ -102,6 +116,8 @@ def naming(file: Path) -> Iterator[None]:
 
 def number_of(error: BaseException) -> int | None:
     """The system's number of what went wrong, of those that have a remedy."""
+    if isinstance(error, UserError | OutsideError):
+        return None
     number = _own_number(error)
     seen, behind = {id(error)}, error.__cause__ or error.__context__
     while number is None and behind is not None and id(behind) not in seen:
@@ -113,13 +129,15 @@ def number_of(error: BaseException) -> int | None:
 
 
 def _own_number(error: BaseException) -> int | None:
-    if isinstance(error, UserError | OutsideError):
-        return None
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in _REMEDIES else None
     number = _number_in(str(error))
-    believed = isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _LIBRARIES
+    believed = isinstance(error, OSError) or _is_of_a_library(error)
     return number if believed or number in _BEHIND else None
+
+
+def _is_of_a_library(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def _number_in(text: str) -> int | None:
@@ -132,13 +150,14 @@ def _number_in(text: str) -> int | None:
 
 
 def _message(error: BaseException, number: int, what: str | None) -> str:
-    reason, file = os.strerror(number), getattr(error, "filename", None)
-    if what is None and file is not None:
-        what = f"'{_text(file)}'"
-    if what is None and not isinstance(error, OSError):
-        quoted = re.search(r"[\"']([^\"']*/[^\"']*)[\"']", str(error))  # a library's own words about the file
-        what = f"'{_text(quoted[1])}'" if quoted else None
-    return f"{what}: {reason}: {_REMEDIES[number]}" if what else f"{reason}: {_REMEDIES[number]}"
+    file = getattr(error, "filename", None)
+    if file is None and _is_of_a_library(error):
+        quoted = re.search(r"[\"']([^\"']*/[^\"']*)[\"']", str(error))  # its own words about the file
+        file = quoted[1] if quoted else None
+    where = "" if file is None else _text(file)
+    ours = what is not None and any(part.startswith(".") for part in Path(where).parts)  # a place for a while
+    named = f"'{where}'" if where and not ours and where not in (what or "") else None
+    return ": ".join(part for part in (what, named, os.strerror(number), _REMEDIES[number]) if part)
 
 
 def _text(name: object) -> str:

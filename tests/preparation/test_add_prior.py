@@ -115,24 +115,24 @@ def test_a_kill_before_any_move_leaves_a_whole_data_set(overwrite, prepared, mon
     if overwrite:
         _add(prepared, _halves(150))
     states, moves = [], 0
-    for killed_at in range(4):
-        done, dead = 0, False
+    for killed_at in range(6):
+        done, dead = 0, set()
 
-        def move(self, target, *, last=killed_at, original=Path.replace):
-            nonlocal done, dead
+        def move(self, target, *, last=killed_at, dead=dead, original=Path.replace):
+            nonlocal done
             if done == last:
-                dead = True
+                dead.add(last)
                 raise KeyboardInterrupt
             done += 1
             return original(self, target)
 
-        def remove(self, missing_ok=False, *, original=Path.unlink):
-            if not dead:  # noqa: B023
+        def unlink(self, missing_ok=False, *, dead=dead, original=Path.unlink):
+            if not dead:
                 original(self, missing_ok)
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "replace", move)
-            patch.setattr(Path, "unlink", remove)
+            patch.setattr(Path, "unlink", unlink)
             try:
                 _add(prepared, _thirds(150), overwrite=overwrite)
             except KeyboardInterrupt:

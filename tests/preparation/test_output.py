@@ -1,5 +1,6 @@
 """The output folder is whole or absent, and what is already there is never lost."""
 
+import errno
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from test_prepare import CHECKS
 
 from torchrec_priors.data import manifest as manifests
 from torchrec_priors.data.manifest import read_manifest, verify
-from torchrec_priors.errors import UserError
+from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import DuckDB
 from torchrec_priors.preparation.prepare import Settings, prepare
@@ -37,21 +38,31 @@ def _failing(error: BaseException):
     return fail
 
 
-def test_a_mistake_of_the_user_midway_leaves_nothing(small_raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifests, "describe", _failing(UserError("midway")))
-    with pytest.raises(UserError, match="midway"):
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (UserError("midway"), UserError, "midway"),
+        (OSError(errno.ENOSPC, "said"), OutsideError, "prepared': No space left on device: make room"),
+        (RuntimeError("IO Error: No space left on device"), OutsideError, "make room"),
+    ],
+)
+def test_a_mistake_of_the_user_or_a_full_disk_midway_leaves_nothing(
+    error, kind, says, small_raw, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(manifests, "describe", _failing(error))
+    with pytest.raises(kind, match=says):
         prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(errno.EIO, "lost")])
 def test_any_other_failure_midway_leaves_no_data_set_and_the_same_command_goes_on(
     error, small_raw, small_data, tmp_path, monkeypatch
 ):
     out = tmp_path / "prepared"
     with monkeypatch.context() as patch:
         patch.setattr(manifests, "describe", _failing(error))
-        with pytest.raises((type(error), UserError)):
+        with pytest.raises((type(error), OutsideError)):
             prepare(Settings("movielens", small_raw, HORIZON), out)
     assert [path.name for path in tmp_path.iterdir()] == [".prepared.work"]
     said = []

@@ -174,5 +174,5 @@ def test_where_it_is_and_how_large_it_may_be(tmp_path, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(UserError, match=r"the cache '.*file' cannot be written .*TORCHREC_PRIORS_CACHE"):
+    with pytest.raises(UserError, match=r"the cache '.*file' cannot be .*Not a directory.*TORCHREC_PRIORS_CACHE"):
         Cache(tmp_path / "file").fetch([_wanted("a")])

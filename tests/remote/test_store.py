@@ -49,12 +49,22 @@ def test_a_connection_that_stays_lost_is_one_line_and_no_mistake_of_the_user(sto
     assert Pretended.calls["cat", "b.bin"] == TRIES
 
 
+def test_a_full_cache_is_said_at_once(store, monkeypatch):
+    _failing(monkeypatch, TRIES, OSError(errno.ENOSPC, "said"))
+    with pytest.raises(OutsideError, match=r"No space left on device: make room .* give TORCHREC_PRIORS_CACHE another"):
+        store.read("a/b.bin")
+    assert Pretended.calls["cat", "b.bin"] == 1
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
         (FileNotFoundError("x"), "is not there: look at the name"),
         (PermissionError("Access Denied"), "no permission .*Access Denied.*credentials"),
-        (OSError(errno.ENOSPC, "No space left on device"), "no space is left .* TORCHREC_PRIORS_CACHE"),
+        (
+            OSError(errno.ENAMETOOLONG, "said"),
+            "too long: choose a shorter name, or give TORCHREC_PRIORS_CACHE",
+        ),
         (ValueError("Bucket names have no spaces"), "Bucket names have no spaces"),
     ],
 )

@@ -176,7 +176,7 @@ def test_mistakes(run, out, tmp_path, capsys, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export_module, "save", full)
-    with pytest.raises(OutsideError, match="cannot be written: No space left on device"):
+    with pytest.raises(OutsideError, match="full': No space left on device"):
         _export(run, tmp_path / "full")
     assert not list(tmp_path.glob("*full*"))
     assert json.loads((out / "export.json").read_text())["checkpoint"] == "step-00000002"

@@ -16,6 +16,7 @@ from torchrec_priors.data.opening import open_files
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import DamagedParquetError, Footer, ParquetReader, read_footer, read_schema, read_table
 from torchrec_priors.remote.uri import Place
+from torchrec_priors.system_errors import blame_the_system
 
 T = TypeVar("T")
 
@@ -88,6 +89,7 @@ class CheckedFiles:
         try:
             return read()
         except (pa.ArrowException, OSError) as error:
+            blame_the_system(error, f"'{file}'")
             failure = error
         if self._files.renew(name):
             try:

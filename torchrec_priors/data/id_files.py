@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from torchrec_priors.data.id_texts import id_texts
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.parquet import read_schema, read_table
+from torchrec_priors.system_errors import blame_the_system
 
 _PARQUET = b"PAR1"
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"(\xb5/\xfd")  # gzip, zip, bzip2, xz, zstd
@@ -41,6 +42,7 @@ def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
             raise UserError(f"{where} is compressed: unpack it")
         ids = _from_parquet(file, column, where) if magic == _PARQUET else _from_text(file, column, where, remedy)
     except (pa.ArrowException, OSError) as error:
+        blame_the_system(error, where)
         reason = str(error).splitlines()[0]
         raise UserError(f"{where} cannot be read ({reason}): {remedy}") from error
     if not len(ids):

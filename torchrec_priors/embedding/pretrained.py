@@ -16,6 +16,7 @@ from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.embedding.own_rows import OwnRows
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.parquet import ParquetReader
+from torchrec_priors.system_errors import blame_the_system
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +92,7 @@ def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     except FileNotFoundError as error:
         raise UserError(f"{_OPTION}: there is no file '{file}'") from error
     except (pa.ArrowException, OSError) as error:
+        blame_the_system(error, f"{_OPTION}: '{file}'")
         raise UserError(f"{_OPTION}: '{file}' cannot be read as Parquet ({str(error).splitlines()[0]})") from error
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from torchrec_priors.data.manifest import FILE, FileInfo, Manifest, PriorInfo, describe_file, hash_of, read_manifest
 from torchrec_priors.data.opening import manifest_in
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import check_no_link, new_file
+from torchrec_priors.files import check_no_link, new_file, write_whole
 from torchrec_priors.parquet import write_table
 from torchrec_priors.preparation.check import check_name
 from torchrec_priors.preparation.grouping import Grouping
@@ -18,6 +18,7 @@ from torchrec_priors.remote.cache import default_cache
 from torchrec_priors.remote.store import Store
 from torchrec_priors.remote.uri import Place, Uri
 from torchrec_priors.scratch import scratch_folder
+from torchrec_priors.system_errors import explaining
 
 
 def check_free(manifest: Manifest, name: str, overwrite: bool) -> None:
@@ -46,21 +47,24 @@ def add_prior(folder: Path, name: str, grouping: Grouping, read: Manifest, *, ov
     """
     check_name(name, "--name")
     info = PriorInfo(name, grouping.kind, grouping.groups, grouping.sizes, made_by=grouping.made_by)
-    file = folder / info.path
-    check_no_link(file.parent, folder)
-    try:
-        with locked(folder):
-            manifest = read_manifest(folder)
-            _check_same(manifest, read, folder)
-            check_free(manifest, name, overwrite)
-            with new_file(file) as partial:
+    check_no_link((folder / info.path).parent, folder)
+    ready = folder / f".{FILE}.ready"
+    with explaining(f"--data: '{folder}'"), locked(folder):
+        manifest = read_manifest(folder)
+        _check_same(manifest, read, folder)
+        check_free(manifest, name, overwrite)
+        try:
+            with new_file(folder / info.path) as partial:
                 write_table(grouping.table, partial)
                 without, made = _changed(manifest, info, describe_file(partial, info.path))
+
+                # There is room for all of it before anything changes, so that a full disk costs nothing that is there.
+                write_whole(ready, made.text())
                 if without is not None:
                     without.write(folder)
-            made.write(folder)
-    except OSError as error:
-        raise UserError(f"--data: cannot write '{error.filename or folder}': {error.strerror or error}") from error
+            ready.replace(folder / FILE)
+        finally:
+            ready.unlink(missing_ok=True)
     return made
 
 

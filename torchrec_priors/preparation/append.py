@@ -21,6 +21,7 @@ from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.plain_types import plain
 from torchrec_priors.preparation.prepare import load, move, ours
 from torchrec_priors.preparation.work_folder import recover, work_folder
+from torchrec_priors.system_errors import explaining
 
 APPENDED = "appended"  # in the manifest's settings: raw files of each append
 
@@ -87,29 +88,30 @@ def append(
         "seen": seen,
         "engine": on.name,
     }
-    try:
-        with work_folder(out, made_for, report) as work, on.start(work) as engine:
-            engine.keeps_short = True
-            hashing = raw_files.Checksums(raw.absolute(), seen, engine.journal)
-            try:
-                bad_rows = BadRows(on_bad_row)
-                report("reading raw files")
-                loaded = check(load(dataset, raw, bad_rows, engine, options), corpus_path(dataset))
-                corpus = plain(loaded, engine)
-                rule = replace(split, least=corpus.min_history)
-                state, folder = State(engine, out, manifest), work / _MADE
-                folder.mkdir(exist_ok=True)
-                seed = manifest.settings["seed"]
-                build = AppendBuild(engine, state, corpus, rule, bad_rows, seed, folder, report)
-                made = build.run(lambda: _settings(manifest, on_bad_row, hashing))
-            finally:
-                hashing.stop()
-            with locked(out):
-                if read_manifest(out).content_sha256 != manifest.content_sha256:
-                    raise UserError(f"--out: '{out}' was changed while it was appended to: run this again")
-                move(folder, out)
-    except OSError as error:
-        raise UserError(f"--out: cannot write '{out}': {error.strerror or error}") from error
+    with (
+        explaining(f"--out: cannot write '{out}'"),
+        work_folder(out, made_for, report) as work,
+        on.start(work) as engine,
+    ):
+        engine.keeps_short = True
+        hashing = raw_files.Checksums(raw.absolute(), seen, engine.journal)
+        try:
+            bad_rows = BadRows(on_bad_row)
+            report("reading raw files")
+            loaded = check(load(dataset, raw, bad_rows, engine, options), corpus_path(dataset))
+            corpus = plain(loaded, engine)
+            rule = replace(split, least=corpus.min_history)
+            state, folder = State(engine, out, manifest), work / _MADE
+            folder.mkdir(exist_ok=True)
+            seed = manifest.settings["seed"]
+            build = AppendBuild(engine, state, corpus, rule, bad_rows, seed, folder, report)
+            made = build.run(lambda: _settings(manifest, on_bad_row, hashing))
+        finally:
+            hashing.stop()
+        with locked(out):
+            if read_manifest(out).content_sha256 != manifest.content_sha256:
+                raise UserError(f"--out: '{out}' was changed while it was appended to: run this again")
+            move(folder, out)
     return Appended(made, build.said)
 
 

@@ -19,6 +19,7 @@ from torchrec_priors.preparation.corpus import Labels
 from torchrec_priors.preparation.csv_file import read_csv
 from torchrec_priors.preparation.engine.on_duckdb import temporary
 from torchrec_priors.preparation.grouping import Grouping
+from torchrec_priors.system_errors import blame_the_system
 
 _OPTION = "--from"
 _PARQUET = b"PAR1"
@@ -82,6 +83,7 @@ def _read(file: Path, entity: str) -> pa.Table:
     except (FileNotFoundError, IsADirectoryError) as error:
         raise UserError(f"{_OPTION}: there is no file '{file}'") from error
     except (pa.ArrowException, OSError) as error:
+        blame_the_system(error, f"{_OPTION}: '{file}'")
         raise UserError(f"{_OPTION}: '{file}' cannot be read ({str(error).splitlines()[0]})") from error
     for column in columns:
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(rows[column]), ""), True)

@@ -25,6 +25,7 @@ from torchrec_priors.preparation.options import read_options, recorded_options
 from torchrec_priors.preparation.plain_types import plain
 from torchrec_priors.preparation.split import TIMES, SplitBy
 from torchrec_priors.preparation.work_folder import place_of, recover, set_aside, work_folder
+from torchrec_priors.system_errors import cannot, explaining, number_of
 
 Report = Callable[[str], None]
 
@@ -86,16 +87,17 @@ def prepare(
         report(f"{out} already holds this data set")
         return present
     made_for = {**_recorded(settings, settings.horizon), "raw": str(settings.raw.absolute()), "seen": seen}
-    try:
-        with work_folder(out, {**made_for, "engine": on.name}, report) as work, on.start(work) as engine:
-            hashing = raw_files.Checksums(settings.raw.absolute(), seen, engine.journal)
-            try:
-                made = _make(settings, engine, hashing, on.memory, report)
-            finally:
-                hashing.stop()
-            move(work / _MADE, out)
-    except OSError as error:
-        raise UserError(f"--out: cannot write '{out}': {error.strerror or error}") from error
+    with (
+        explaining(f"--out: cannot write '{out}'"),
+        work_folder(out, {**made_for, "engine": on.name}, report) as work,
+        on.start(work) as engine,
+    ):
+        hashing = raw_files.Checksums(settings.raw.absolute(), seen, engine.journal)
+        try:
+            made = _make(settings, engine, hashing, on.memory, report)
+        finally:
+            hashing.stop()
+        move(work / _MADE, out)
     return made
 
 
@@ -152,10 +154,14 @@ def load(dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Se
     try:
         return load_corpus(find_corpus(dataset), raw, bad_rows, engine, options)
     except OSError as error:
-        raise UserError(f"--raw: cannot read '{error.filename or raw}': {error.strerror or error}") from error
+        if Path(error.filename or raw).is_relative_to(engine.folder):
+            raise
+        raise cannot(f"--raw: cannot read '{error.filename or raw}'", error) from error
     except (UserError, OutsideError, MemoryError):
         raise
     except Exception as error:  # of a file that may be the user's own
+        if number_of(error) is not None:  # a full disk, say, which is nobody's fault
+            raise
         raise UserError(f"--dataset: load of {where_it_failed(error, corpus_path(dataset))}") from error
 
 

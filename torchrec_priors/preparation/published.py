@@ -10,6 +10,7 @@ import pyarrow as pa
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.engine.rule import Rule
+from torchrec_priors.system_errors import blame_the_system
 
 Kind = tuple[Callable[[pa.DataType], bool], str]
 _LARGEST = 2**63 - 1
@@ -50,6 +51,7 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
     try:
         schema = read_schema(file)
     except (pa.ArrowInvalid, OSError) as error:
+        blame_the_system(error, f"'{file}'")
         raise UserError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
     types = {}
     for name, (right, kind) in columns.items():

@@ -12,6 +12,7 @@ from typing import Any
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import remove_leftover, write_whole
 from torchrec_priors.preparation.engine.memory import OutOfMemoryError
+from torchrec_priors.system_errors import is_in_vain
 
 _LAYOUT = 2  # of what stages leave in the folder
 _MADE_FOR = "made_for.json"
@@ -45,6 +46,7 @@ def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], 
     """The folder, emptied where it was made for anything else; nobody else works there meanwhile.
 
     It is gone afterwards, but for lack of memory and errors that are not the user's: then the same command finds it.
+    A disk that is full gets its room back.
 
     Args:
         made_for: whatever decides what stages leave there.
@@ -64,12 +66,12 @@ def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], 
                 if path.name != _LOCK:
                     remove_leftover(path)
             write_whole(folder / _MADE_FOR, json.dumps(header) + "\n")
-        try:
-            yield folder
-        except UserError as error:
-            gone = not isinstance(error, OutOfMemoryError)
-            raise
+        yield folder
         gone = True
+    except Exception as error:
+        of_the_user = isinstance(error, UserError) and not isinstance(error, OutOfMemoryError)
+        gone = of_the_user or is_in_vain(error.__cause__ or error)
+        raise
     finally:
         if gone:
             shutil.rmtree(folder, ignore_errors=True)

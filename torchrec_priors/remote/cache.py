@@ -24,9 +24,9 @@ from pathlib import Path
 from threading import Lock
 
 from torchrec_priors.amounts import in_bytes
-from torchrec_priors.errors import UserError
 from torchrec_priors.files import new_file
 from torchrec_priors.remote.progress import amount
+from torchrec_priors.system_errors import cannot
 from torchrec_priors.user_folders import cache_folder
 
 log = logging.getLogger(__name__)
@@ -228,13 +228,12 @@ class Cache:
 
     @contextmanager
     def writable(self) -> Iterator[None]:
-        """Raises UserError where the block cannot write to the cache."""
+        """Raises the one line where the block cannot write to the cache."""
         try:
             yield
         except OSError as error:
-            raise UserError(
-                f"the cache '{self.folder}' cannot be written ({error.strerror or error}): give {FOLDER} another folder"
-            ) from error
+            refused = cannot(f"the cache '{self.folder}' cannot be written", error)
+            raise type(refused)(f"{refused}, or give {FOLDER} another folder") from error
 
 
 @cache

@@ -13,6 +13,7 @@ from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.remote.uri import Uri
+from torchrec_priors.system_errors import cannot
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,9 @@ _NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "GatedRepoError",
 # What stores call that which changes with a file.
 _VERSIONS = ("ETag", "etag", "blob_id", "checksum", "md5", "Content-MD5", "Digest", "mtime", "LastModified",
              "last_modified", "Last-Modified", "modified", "created")  # fmt: skip
+
+# Errors of a connection have other numbers.
+_OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG)
 
 T = TypeVar("T")
 
@@ -149,17 +153,16 @@ class Store:
                 time.sleep(wait)
         raise AssertionError("a try returns or raises")
 
-    def _mistake(self, what: Uri, error: Exception) -> UserError | None:
-        """What the user can mend; None for what may pass by itself."""
+    def _mistake(self, what: Uri, error: Exception) -> UserError | OutsideError | None:
+        """What another try will not mend; None for what may pass by itself."""
         status, where = _status(error), f"{self.option}: '{what}'"
         if isinstance(error, ImportError):
             return UserError(f"{where}: {self._missing_library(error)}")
         if "libhdfs" in str(error) or "libjvm" in str(error):
             return UserError(f"{where}: hdfs:// needs Hadoop's client: set JAVA_HOME, HADOOP_HOME and CLASSPATH")
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return UserError(
-                f"{where}: no space is left for it in the cache: give TORCHREC_PRIORS_CACHE another folder"
-            )
+        if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
+            full = cannot(f"{where} cannot be kept in the cache", error)
+            return type(full)(f"{full}, or give TORCHREC_PRIORS_CACHE another folder")
         if isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ in _NO_ACCESS:
             return UserError(f"{where}: no permission ({_short(error)}): look at the credentials in the environment")
         if isinstance(error, FileNotFoundError):

@@ -5,6 +5,7 @@ matplotlib writes a whole document in fixed colours; here these stand for variab
 
 import io
 import re
+import warnings
 from html import escape
 from typing import Any
 
@@ -24,6 +25,7 @@ _VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _FAINT: "var(--muted)"} 
 _SETTINGS = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
+    "text.parse_math": False,  # names of runs and groups may have a `$`
     "font.size": 11,
     "font.family": "sans-serif",
     "text.color": _INK,
@@ -39,12 +41,14 @@ _SETTINGS = {
     "legend.fontsize": 10,
     "legend.labelcolor": _INK,
 }
+_LONGEST = 60  # letters of a name
 _WIDTH = 4.6  # inches: about a phone's width at this size of text
 
 
 def svg(panel: Panel, key: str) -> str:
     """The panel as an `<svg>` element whose ids begin with `key`."""
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's reader has others
         legend = [one for one in panel.series if one.label]
         figure = Figure(
             figsize=(_WIDTH, 3.0 + 0.2 * len(legend) + (0.8 if _slanted(panel) else 0.0)), layout="constrained"
@@ -54,7 +58,7 @@ def svg(panel: Panel, key: str) -> str:
             _draw(axes, panel, series, number)
         _axes(axes, panel)
         if legend:
-            figure.legend(loc="outside lower left", ncols=1, handlelength=2.4)
+            _explain(figure, axes, [one.label for one in legend])
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return _inline(file.getvalue(), key, panel)
@@ -69,7 +73,7 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
         "marker": marker,
         "markersize": 4.5,
         "linewidth": 1.5,
-        "label": series.label,
+        "label": str(number) if series.label else None,
     }
     x = list(series.x)
     if panel.style == "dots":
@@ -83,14 +87,35 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
         axes.plot(x, series.y, ls=style, **look)
 
 
+def _explain(figure: Figure, axes: Axes, labels: list[str]) -> None:
+    """The legend. matplotlib leaves out names that begin with `_`: they are put in afterwards."""
+    handles, numbers = axes.get_legend_handles_labels()
+    assert len(numbers) == len(labels)
+    legend = figure.legend(handles, numbers, loc="outside lower left", ncols=1, handlelength=2.4)
+    for text, label in zip(legend.get_texts(), labels, strict=True):
+        text.set_text(_plain(label))
+
+
+def _plain(name: str, longest: int = _LONGEST) -> str:
+    """A name as one line that a page can hold, whatever it is made of.
+
+    >>> _plain("a\\n\\x00b")
+    'a b'
+    """
+    letters = name.encode("utf8", "replace").decode("utf8")  # halves of surrogate pairs are no letters
+    printable = "".join(letter if letter.isprintable() else " " for letter in letters)
+    text = " ".join(printable.split())
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def _slanted(panel: Panel) -> bool:
     """Whether the names of the places want more room than there is beside one another."""
     return bool(panel.ticks) and max(map(len, panel.ticks)) * len(panel.ticks) > 40
 
 
 def _axes(axes: Axes, panel: Panel) -> None:
-    axes.set_xlabel(panel.x_label)
-    axes.set_ylabel(panel.y_label)
+    axes.set_xlabel(_plain(panel.x_label))
+    axes.set_ylabel(_plain(panel.y_label))
     axes.grid(axis="both" if panel.style == "lines" else "y", linewidth=0.6)
     axes.set_axisbelow(True)
     if panel.zero:
@@ -99,7 +124,7 @@ def _axes(axes: Axes, panel: Panel) -> None:
         long = _slanted(panel)
         axes.set_xticks(
             range(len(panel.ticks)),
-            [tick if len(tick) < 24 else tick[:22] + "…" for tick in panel.ticks],
+            [_plain(tick, 23) for tick in panel.ticks],
             rotation=45 if long else 0,
             ha="right" if long else "center",
             rotation_mode="anchor" if long else "default",
@@ -116,11 +141,7 @@ def _inline(text: str, key: str, panel: Panel) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{key}-", text)
-    text = text.replace("xlink:href", "href")
-    text = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), text)
-    text = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", text)
-    text = text.replace("stroke: #000000", "stroke: var(--ink)")
+    text = re.sub(r"<[^>]*>", lambda tag: _own(tag[0], key), text)  # what is between tags is names
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None
     head = (
@@ -129,3 +150,12 @@ def _inline(text: str, key: str, panel: Panel) -> str:
         f'<desc id="{key}-text">{escape(panel.text())}</desc>'
     )
     return re.sub(r"\s*\n\s*", "\n", head + text[text.index(">") + 1 :])
+
+
+def _own(tag: str, key: str) -> str:
+    """A tag with ids of the page's own, and its colours."""
+    tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{key}-", tag)
+    tag = tag.replace("xlink:href", "href")
+    tag = re.sub("#[0-9a-f]{6}", lambda found: _VARIABLES.get(found[0], found[0]), tag)
+    tag = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", tag)
+    return tag.replace("stroke: #000000", "stroke: var(--ink)")

@@ -87,7 +87,7 @@ def write_page(sections: Sequence[Section], left_out: Sequence[str], out: Path, 
         sections=shown, left_out=left_out, command=command, style=style, runs=_count(sections)
     )
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / FILE, text)
+    write_whole(out / FILE, text.encode("utf8", "replace").decode("utf8"))  # names of folders may be no text
     return out / FILE
 
 

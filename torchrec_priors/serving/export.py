@@ -24,10 +24,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from torchrec_priors.data.manifest import sha256
-from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.errors import UserError
 from torchrec_priors.files import remove_leftover, write_json
 from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.serving.run import LoadedRun
+from torchrec_priors.system_errors import cannot
 from torchrec_priors.training.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
 from torchrec_priors.training.run_folder import TRAINED
 
@@ -79,7 +80,7 @@ def export(
             write_json(partial / MANIFEST, about)
             partial.replace(out)
     except OSError as error:
-        raise OutsideError(f"--out: '{out}' cannot be written: {error.strerror or error}") from error
+        raise cannot(f"--out: cannot write '{out}'", error) from error
     finally:
         if run.ranks.leads:
             shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,7 @@ at most 1 / `_BUCKETS` of all.
 """
 
 import shutil
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -13,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import torch.distributed as dist
 
-from torchrec_priors.errors import UserError
 from torchrec_priors.files import check_replaceable, remove_leftover
 from torchrec_priors.parquet import ParquetWriter
+from torchrec_priors.system_errors import explaining
 from torchrec_priors.training.process import Ranks
 
 _ENTRIES = 1 << 20
@@ -41,12 +42,10 @@ class OrderedFile:
 
     def __enter__(self) -> "OrderedFile":
         if self.ranks.leads:
-            try:
+            with self._explaining():
                 check_replaceable(self.file)
                 remove_leftover(self.folder)
                 self.folder.mkdir()
-            except OSError as error:
-                raise UserError(f"--out: cannot write '{self.file}': {error.strerror or error}") from error
         dist.barrier(self.ranks.side)
         return self
 
@@ -54,21 +53,26 @@ class OrderedFile:
         """Rows of this rank and their numbers."""
         self._waiting.append(table.append_column(_NUMBER, pa.array(numbers, pa.int64())))
         if sum(map(len, self._waiting)) >= self._rows_at_a_time:
-            self._spill()
+            with self._explaining():
+                self._spill()
 
     def finish(self) -> None:
         """Moves the whole file to its place."""
-        self._spill()
-        self._close()
+        with self._explaining():
+            self._spill()
+            self._close()
         dist.barrier(self.ranks.side)
         if self.ranks.leads:
-            self._merge()
+            with self._explaining():
+                self._merge()
         dist.barrier(self.ranks.side)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._close()
+        if kind is not None:
+            with suppress(OSError):  # what cannot be written is told already
+                self._close()
         if self.ranks.leads:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -112,6 +116,9 @@ class OrderedFile:
         return self.folder / f"{bucket:03d}-{rank:05d}.arrow"
 
     def _close(self) -> None:
-        for spill in self._spills.values():
+        while self._spills:
+            _, spill = self._spills.popitem()
             spill.close()
-        self._spills = {}
+
+    def _explaining(self) -> AbstractContextManager[None]:
+        return explaining(f"--out: cannot write '{self.file}'")

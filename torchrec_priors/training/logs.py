@@ -1,5 +1,6 @@
 """What a run says: `metrics.jsonl`, TensorBoard events, a progress bar. Rank 0 alone writes."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from torchrec_priors.files import append_to, write_whole
+from torchrec_priors.system_errors import naming
 from torchrec_priors.training.log_lines import read_lines, to_line
 from torchrec_priors.training.process import Ranks
 
@@ -33,7 +35,7 @@ class Logs:
         )
         if self.leads:
             _keep_until(metrics, first_step, evaluated)
-            self._file = append_to(metrics)
+            self._lines = Lines(metrics)
             self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
     def add(self, step: int, values: dict[str, Any], prefix: str = "") -> None:
@@ -41,8 +43,7 @@ class Logs:
         if not self.leads:
             return
         numbers = {f"{prefix}{name}": value for name, value in values.items()}
-        self._file.write(to_line({"step": step, **numbers}) + "\n")
-        self._file.flush()
+        self._lines.add(to_line({"step": step, **numbers}) + "\n")
         for name, value in numbers.items():
             if isinstance(value, int | float):
                 self._events.add_scalar(name, value, step)
@@ -64,8 +65,34 @@ class Logs:
     def close(self) -> None:
         self.bar.close()
         if self.leads:
-            self._file.close()
+            self._lines.close()
             self._events.close()
+
+
+class Lines:
+    """A file that grows by whole lines: where there is no room for one, none of it stays."""
+
+    def __init__(self, file: Path) -> None:
+        self._path = file
+        self._file = append_to(file)
+
+    def add(self, line: str) -> None:
+        """
+        Args:
+            line: with its end.
+        """
+        number, rest = self._file.fileno(), line.encode("utf8")
+        length = os.fstat(number).st_size
+        try:
+            with naming(self._path):
+                while rest:
+                    rest = rest[os.write(number, rest) :]
+        except OSError:
+            os.ftruncate(number, length)
+            raise
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def _keep_until(metrics: Path, step: int, evaluated: bool) -> None:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,8 @@ def train(
         if lost is not None:  # and nothing is closed, which would wait for them
             raise lost from error
         if run is not None:
-            run.close()
+            with suppress(OSError):  # a full disk has been told
+                run.close()
         raise
     run.close()
     return summary

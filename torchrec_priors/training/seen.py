@@ -14,6 +14,7 @@ from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import new_file
 from torchrec_priors.parquet import read_table, write_table
+from torchrec_priors.system_errors import blame_the_system
 from torchrec_priors.training.process import Ranks
 from torchrec_priors.training.settings import TrainingConfig
 
@@ -71,6 +72,7 @@ def read_seen(file: Path, items: int) -> np.ndarray:
     try:
         item = read_table(file, ["item"])["item"].to_numpy()
     except (pa.ArrowException, OSError) as error:
+        blame_the_system(error, f"'{file}'")
         reason = str(error).splitlines()[0]
         raise UserError(f"{file}, which says what items have rows, cannot be read ({reason}): train again") from error
     if len(item) and not 0 <= item.min() <= item.max() < items:

@@ -18,6 +18,7 @@ from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB
 from torchrec_priors.preparation.expressions import union
 from torchrec_priors.preparation.grouping import Grouping
 from torchrec_priors.scratch import scratch_folder
+from torchrec_priors.system_errors import explaining
 
 Report = Callable[[str], None]
 
@@ -38,15 +39,13 @@ def communities(
     """
     report("counting who shares what")
     try:
-        with scratch_folder(data.scratch, "edges") as spill:
+        with explaining(f"--data: '{data.folder}'"), scratch_folder(data.scratch, "edges") as spill:
             engine = DuckDB(spill, memory)
             entities, graph = _graph(settings, engine, data, report)
             engine.close()
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--data: '{data.folder}' cannot be read ({reason}): prepare the data set again") from error
-    except OSError as error:
-        raise UserError(f"--data: cannot write '{data.scratch}': {error.strerror or error}") from error
     if not len(graph.weight):
         raise UserError(
             f"prior '{settings.name}': no two {_plural(settings)} share anything in training: no communities"

@@ -19,6 +19,7 @@ from torchrec_priors.preparation.engine.copies import copy_text
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.memory import OutOfMemoryError
 from torchrec_priors.preparation.engine.source import Source
+from torchrec_priors.system_errors import blame_the_system, is_in_vain
 
 T = TypeVar("T")
 
@@ -137,7 +138,7 @@ class DuckDB(Engine):
     def _remedy(self, error: Exception) -> None:
         """Makes the query that failed worth another try, or raises."""
         message = str(error).splitlines()[0]
-        if isinstance(error, duckdb.OutOfMemoryException):
+        if isinstance(error, duckdb.OutOfMemoryException) and not is_in_vain(error):
             raise OutOfMemoryError(f"--memory: not enough ({message}): give more") from error
         at = self._file_named_in(message)
         if at is None and isinstance(error, _OF_TYPES):
@@ -147,6 +148,7 @@ class DuckDB(Engine):
         if at is None:
             raise error
         source, index = at
+        blame_the_system(error, f"--raw: cannot read '{source.files[index]}'")
         if "not valid UTF8" not in message:
             raise UserError(f"{source.files[index]} cannot be read ({message})") from error
         self._copy(source, index, copy_text)

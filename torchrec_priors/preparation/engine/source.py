@@ -11,6 +11,7 @@ import pyarrow as pa
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.bad_rows import BadRows
+from torchrec_priors.system_errors import blame_the_system
 
 FILE, ROW, ORDER = "file", "row", "order"
 PLACE = (FILE, ROW, ORDER)
@@ -71,6 +72,7 @@ def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
     except FileNotFoundError as error:
         raise UserError(f"--raw: there is no file '{file}'") from error
     except (pa.ArrowInvalid, OSError) as error:
+        blame_the_system(error, f"'{file}'")
         raise UserError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
     for name, kind in columns.items():
         if name not in schema.names:

@@ -9,6 +9,7 @@ from typing import Any
 from torchrec_priors.amounts import as_text
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import remove_leftover, write_whole
+from torchrec_priors.system_errors import cannot
 
 MARKER = "generated.json"
 LEAST_ROWS = 1_000
@@ -54,7 +55,7 @@ def make_folder(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"--raw: cannot write '{raw}': {error.strerror or error}") from error
+        raise cannot(f"--raw: cannot write '{raw}'", error) from error
 
 
 def _check_room(raw: Path, rows: int) -> None:
