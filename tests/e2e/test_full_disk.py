@@ -12,6 +12,8 @@ from rooms import in_a_room
 from small_movielens import write_movielens
 from stores import served
 
+pytestmark = pytest.mark.timeout(900)
+
 MOMENTS = 10
 _PROCESSES = "experiment"  # starts interpreters of its own, which takes seconds each
 _EXPERIMENT = """
