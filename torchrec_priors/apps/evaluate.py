@@ -22,6 +22,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_json
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
 from torchrec_priors.retrieval.predictions import PredictionWriter
+from torchrec_priors.retrieval.read_predictions import noted_of
 from torchrec_priors.retrieval.search import Found
 from torchrec_priors.training.ancestry import Ancestry, read_ancestry
 from torchrec_priors.training.build import build_model
@@ -137,6 +138,7 @@ def evaluate(
                 "ranks": ranks.world,
                 "checkpoint": checkpoint,
                 "config_sha256": config.sha256(),
+                **noted_of(place / "predictions.parquet"),
             }
             with_targets = result["users"] if leaks is None else leaks.users
             if with_targets < prepared.users:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import Ranked
-from torchrec_priors.parquet import ParquetReader
+from torchrec_priors.retrieval.read_predictions import open_predictions
 
 CUTOFF = 10
 COMPARED = tuple(f"{name}@{CUTOFF}" for name in ("ndcg", "recall", "entropy"))
@@ -52,7 +52,7 @@ class PerUserReader:
             ValueError: the file is none, or its means are not what `metrics` says.
         """
         parts = []
-        for ranked in self._ranked(predictions):
+        for ranked in self._ranked(predictions, metrics):
             parts.append(self._values(ranked))
             on_part(ranked)
         values_UM = np.concatenate(parts)
@@ -61,9 +61,9 @@ class PerUserReader:
                 raise ValueError(f"{name} is {mean} over {predictions} and {metrics[name]} in metrics.json beside it")
         return values_UM
 
-    def _ranked(self, predictions: Path) -> Iterator[Ranked]:
+    def _ranked(self, predictions: Path, metrics: Mapping[str, Any]) -> Iterator[Ranked]:
         """The users' lists beside their targets, some users after others, `CUTOFF` items of each."""
-        for part in _parts(predictions):
+        for part in _parts(predictions, metrics):
             first = pc.list_slice(part["items"], 0, CUTOFF)
             lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
             row_BR = np.full((len(part), CUTOFF), -1)
@@ -80,6 +80,6 @@ class PerUserReader:
         return np.asarray(pc.index_in(ids, self.ids).to_numpy(zero_copy_only=False), np.int64)
 
 
-def _parts(predictions: Path) -> Iterator[pa.RecordBatch]:
-    with ParquetReader(predictions) as opened:
+def _parts(predictions: Path, metrics: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
+    with open_predictions(predictions, metrics) as opened:
         yield from opened.iter_batches(_USERS, ["targets", "items"])

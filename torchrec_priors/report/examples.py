@@ -4,6 +4,7 @@ Users are taken by a rule and a seed: `SOUGHT` of those to whom heads bring a hi
 which the baseline misses, and `AT_RANDOM` of the others.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,9 +16,11 @@ from torchrec_priors.data.histories import Histories, history_batches, users_of
 from torchrec_priors.data.id_texts import id_texts, plain_array
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.metrics.categories import Categories
-from torchrec_priors.parquet import ParquetReader, read_schema
 from torchrec_priors.report.runs import Result
 from torchrec_priors.report.sections import Row, Section
+from torchrec_priors.retrieval.read_predictions import open_predictions
+
+log = logging.getLogger(__name__)
 
 SOUGHT, AT_RANDOM, SEED = 2, 2, 0
 TOP = 10
@@ -66,12 +69,21 @@ class Examples:
 
 
 def examples(section: Section) -> Examples | None:
-    """None where there is no data set, or no predictions with heads."""
+    """None where there is no data set, or no predictions with heads that can be read, which the page says elsewhere."""
+    try:
+        return _examples(section)
+    except (pa.ArrowException, OSError) as error:
+        log.warning("no example users are shown, as predictions cannot be read (%s): evaluate again", error)
+        return None
+
+
+def _examples(section: Section) -> Examples | None:
     row = _most_accurate(section)
     if section.data is None or row is None:
         return None
     base, ours = section.baseline.results[0], _same_seed(row, section.baseline.results[0].seed)
-    names = read_schema(ours.predictions).names
+    with open_predictions(ours.predictions, ours.metrics) as opened:
+        names = opened.schema.names
     if "heads" not in names or not base.predictions.is_file():
         return None
     shop = _Shop.of(section.data)
@@ -142,7 +154,7 @@ def _same_seed(row: Row, seed: int) -> Result:
 def _top_rows(shop: _Shop, result: Result) -> np.ndarray:
     """int64 [U, TOP]; -1 where a list is shorter."""
     parts = []
-    with ParquetReader(result.predictions) as opened:
+    with open_predictions(result.predictions, result.metrics) as opened:
         for part in opened.iter_batches(_USERS, ["items"]):
             first = pc.list_slice(part["items"], 0, TOP)
             lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
@@ -213,7 +225,7 @@ def _shown(item: int, lists: Sequence[tuple[np.ndarray, list[str]]]) -> bool:
 def _predicted(shop: _Shop, result: Result, place: int) -> tuple[np.ndarray, list[str]]:
     """Rows and heads of one user's list."""
     first = 0
-    with ParquetReader(result.predictions) as opened:
+    with open_predictions(result.predictions, result.metrics) as opened:
         columns = [name for name in ("items", "heads") if name in opened.schema.names]
         for group in range(opened.row_groups):
             here = opened.metadata.row_group(group).num_rows
