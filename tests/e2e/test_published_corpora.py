@@ -29,6 +29,8 @@ def test_a_published_corpus_by_commands(name, options, heads, tmp_path):
     app("evaluate", "--run", run, "--split", "test")
     metrics = json.loads((run / "eval/test/metrics.json").read_text())
     assert metrics["users"] == read_manifest(data).counts["users"]
+    assert metrics["reachable/targets_share"] == 1.0, "a shipped configuration can find what it is measured by"
+    assert metrics["reachable/heads_in_vain"] == 0
     answer = json.loads(app("recommend", "--run", run, "--user", _user(data), "-k", 3, "--json").stdout)
     assert len(answer["items"]) == 3
 

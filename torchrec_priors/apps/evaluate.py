@@ -21,6 +21,7 @@ from torchrec_priors.data.leaks import Leaks
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_json
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
+from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.retrieval.read_predictions import noted_of
 from torchrec_priors.retrieval.search import Found
@@ -96,6 +97,8 @@ def evaluate(
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         names = [path.name for path in built.model.tree.paths]
         place = folder.evaluation(split.value, name)
+        index = built.index
+        reach = Reach.of(built.model, config.evaluation)
 
         def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
             return tqdm(batches, total=rounds, unit="batch", disable=None if ranks.leads else True)
@@ -112,7 +115,7 @@ def evaluate(
 
             result = run_evaluation(
                 built.model,
-                built.index,
+                index,
                 prepared,
                 split.value,
                 config.evaluation,
@@ -120,6 +123,7 @@ def evaluate(
                 device=ranks.device,
                 columns=built.columns,
                 chosen=leaks.clean_U if leaks is not None and leave_out else None,
+                reach=reach,
                 total=ranks.total,
                 on_batch=write,
                 progress=shown,
@@ -154,6 +158,8 @@ def evaluate(
             if leaks is not None and leaks.in_words() is not None:
                 what = "left out" if leave_out else "kept, so the figures are too good"
                 print(f"this run comes from {ancestry.in_words()}: {leaks.in_words()}: {what}")
+            if (reached := reach.in_words()) is not None:
+                print(reached)
             if "unseen/items" in result:
                 print(
                     f"unseen by the run: {result['unseen/items']:,} items, "
@@ -161,6 +167,8 @@ def evaluate(
                     f"recommended), {result['unseen/interactions']:,} interactions of the histories "
                     f"({result['unseen/interactions_share']:.1%})"
                 )
+            for warning in reach.warnings():
+                log.warning("warning: %s", warning)
             print(f"written to {place}")
 
 

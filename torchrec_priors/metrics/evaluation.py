@@ -13,6 +13,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
+from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.metrics.unseen import UnseenCounts
 from torchrec_priors.model import Recommender
 from torchrec_priors.retrieval.diversify import Diversifier
@@ -34,16 +35,19 @@ def evaluate(
     columns: Sequence[str] = (),
     chosen: np.ndarray | None = None,
     by_group: Sequence[str] | None = None,
+    reach: Reach | None = None,
     total: Callable[[torch.Tensor], torch.Tensor],
     on_batch: Callable[[Histories, Found, Found | None], None] = lambda _users, _found, _given: None,
     progress: Callable[[Iterable[Histories], int], Iterable[Histories]] = lambda batches, _count: batches,
 ) -> dict[str, Any]:
-    """Metrics of a split, the same on every rank; where items have no row of their own, how many (`UnseenCounts`).
+    """Metrics of a split, the same on every rank: how many targets could be found at all (`Reach`), too, and where
+    items have no row of their own, how many (`UnseenCounts`).
 
     Args:
         columns: what the encoder asks for of the sequences, besides items.
         chosen: bool by user, in file order, who is evaluated; None for everyone.
         by_group: names of the priors to report single groups of, besides the category prior; None for all.
+        reach: counts which targets could be found, of this model and these settings; made where it is None.
         total: a tensor's sum over ranks.
         on_batch: called on every rank with its users, what was found for them and, where the tree has a level of
             events, what was found by the heads of their targets' events; the same number of times on all.
@@ -56,7 +60,8 @@ def evaluate(
     if not evaluated:
         raise UserError(f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})")
     event_given = bool(levels_of_events(model.tree))
-    metrics = RankingMetrics(data.items, *_catalogue(data, by_group), event_given=event_given)
+    reach = reach or Reach.of(model, config)
+    metrics = RankingMetrics(data.items, *_catalogue(data, by_group), event_given=event_given, reach=reach)
     was_training = model.training
     model.eval()
     diversifier = Diversifier.of(data, config.diversify, device) if config.diversify else None

@@ -19,18 +19,28 @@ from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import CUTOFFS, GAIN, IDEAL, Ranked
 
 COUNTS = ("users", "targets")
+FOUND = "reachable"
 VALUES = tuple(f"{name}@{cutoff}" for name in ("recall", "ndcg") for cutoff in CUTOFFS)
 
 
 class GroupMetrics:
     """Accumulates batches. `sums` holds [G] of each value and count, summed over users."""
 
-    def __init__(self, prior: Categories) -> None:
+    def __init__(self, prior: Categories, *, counts_found: bool = False) -> None:
+        """
+        Args:
+            counts_found: whether `update` is told which targets could be found at all.
+        """
         self.prior = prior
-        self.sums = {name: np.zeros(len(prior.groups)) for name in (*COUNTS, *VALUES)}
+        self._counts = (*COUNTS, FOUND) if counts_found else COUNTS
+        self.sums = {name: np.zeros(len(prior.groups)) for name in (*self._counts, *VALUES)}
 
-    def update(self, ranked: Ranked, users: Histories) -> None:
-        """A batch; an event prior needs the targets' events."""
+    def update(self, ranked: Ranked, users: Histories, found_M: np.ndarray | None = None) -> None:
+        """A batch; an event prior needs the targets' events.
+
+        Args:
+            found_M: bool, distinct targets that could be found (`Reach`).
+        """
         shape = (len(ranked.m_B), len(self.prior.groups))
         pair_P, group_P = self._members(ranked, users)
         cell_P, rank_P = ranked.user_M[pair_P] * shape[1] + group_P, ranked.rank_M[pair_P]
@@ -38,6 +48,8 @@ class GroupMetrics:
         has = m_BG > 0
         self.sums["users"] += has.sum(0)
         self.sums["targets"] += m_BG.sum(0)
+        if found_M is not None:
+            self.sums[FOUND] += np.bincount(group_P[found_M[pair_P]], minlength=shape[1])
         for cutoff in CUTOFFS:
             inside = rank_P < cutoff
             hits_BG = np.bincount(cell_P[inside], minlength=m_BG.size).reshape(shape)
@@ -54,7 +66,7 @@ class GroupMetrics:
             for name in VALUES:
                 value = self.sums[name][number]
                 out[f"group/{self.prior.name}/{group}/{name}"] = float(value / users) if users else None
-            for name in COUNTS:
+            for name in self._counts:
                 out[f"group/{self.prior.name}/{group}/{name}"] = int(self.sums[name][number])
         return out
 

@@ -17,6 +17,7 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.groups import GroupMetrics
 from torchrec_priors.metrics.per_user import CUTOFFS, Ranked
+from torchrec_priors.metrics.reach import Reach
 
 _VALUES = tuple(f"{name}@{cutoff}" for name in ("recall", "ndcg", "entropy") for cutoff in CUTOFFS)
 EVENT_GIVEN = "event_given/"
@@ -33,6 +34,7 @@ class RankingMetrics:
         others: list[Categories],
         *,
         event_given: bool = False,
+        reach: Reach | None = None,
     ) -> None:
         """
         Args:
@@ -41,10 +43,11 @@ class RankingMetrics:
             category: the category prior, for entropy and new interest.
             others: further priors to report by group of.
             event_given: whether users have a second list, of what was found by the heads of their targets' events.
+            reach: counts which targets could be found at all; None where that is not asked.
         """
-        self.items, self.category, self.event_given = items, category, event_given
+        self.items, self.category, self.event_given, self.reach = items, category, event_given, reach
         self.surprise = -np.log2((frequency + 1.0) / (frequency.sum() + items))
-        self.groups = [GroupMetrics(prior) for prior in (category, *others)]
+        self.groups = [GroupMetrics(prior, counts_found=reach is not None) for prior in (category, *others)]
         self._sums = {"users": np.zeros(2)} | {name: np.zeros(2) for name in _VALUES}  # of all users, of newcomers
         for cutoff in CUTOFFS:
             self._sums |= {f"shown@{cutoff}": np.zeros(items), f"surprise@{cutoff}": np.zeros(1)}
@@ -54,7 +57,9 @@ class RankingMetrics:
     @property
     def needs(self) -> tuple[str, ...]:
         """Columns of the sequences that `update` reads beside the targets."""
-        return ("events",) if any(group.prior.entity == "event" for group in self.groups) else ()
+        if any(group.prior.entity == "event" for group in self.groups):
+            return ("events",)
+        return self.reach.needs if self.reach is not None else ()
 
     def update(self, users: Histories, row_BR: np.ndarray, row_given_BR: np.ndarray | None = None) -> None:
         """A batch of users, with what `needs` names beside their targets.
@@ -75,8 +80,9 @@ class RankingMetrics:
             shown = ranked.row_BR[:, :cutoff][ranked.row_BR[:, :cutoff] >= 0]
             self._sums[f"shown@{cutoff}"] += np.bincount(shown, minlength=self.items)
             self._sums[f"surprise@{cutoff}"] += self.surprise[shown].sum()
+        found_M = None if self.reach is None else self.reach.update(users, ranked)
         for group in self.groups:
-            group.update(ranked, users)
+            group.update(ranked, users, found_M)
         if row_given_BR is not None:
             given = Ranked.of(row_given_BR, users.targets, users.target_lengths, self.items)
             for cutoff in CUTOFFS:
@@ -88,6 +94,8 @@ class RankingMetrics:
         for sums in (self._sums, *(group.sums for group in self.groups)):
             for name in sorted(sums):
                 sums[name] = total(torch.from_numpy(sums[name])).numpy()
+        if self.reach is not None:
+            self.reach.sum_over(total)
 
     def results(self) -> dict[str, Any]:
         """Flat names -> numbers, and `users`."""
@@ -105,6 +113,8 @@ class RankingMetrics:
             out[f"coverage@{cutoff}"] = float((shown > 0).mean())
             out[f"gini@{cutoff}"] = _gini(shown)
             out[f"novelty@{cutoff}"] = float(self._sums[f"surprise@{cutoff}"][0] / max(shown.sum(), 1))
+        if self.reach is not None:
+            out |= self.reach.results()
         for group in self.groups:
             out |= group.results()
         return out

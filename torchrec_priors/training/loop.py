@@ -20,6 +20,7 @@ from torchrec_priors.embedding.pretrained import take_pretrained
 from torchrec_priors.errors import StoppedError
 from torchrec_priors.files import write_json
 from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.own_code import remember
 from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
@@ -80,7 +81,7 @@ class _Run:
         self, config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks, init_from: RunFolder | None
     ) -> None:
         self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
-        self.stop = StopRequest()
+        self.stop, self.warned_of_reach = StopRequest(), False
         remember(config.own_files())  # whoever trains has named them
         trained = folder.trained_on(config, data) if folder.was_started else None
         self.built = build_model(config, data, ranks, trained=trained)
@@ -217,9 +218,11 @@ class _Run:
     def _evaluate(self) -> None:
         progress = self.progress
         self._say_where("evaluation")
+        index = self.built.index
+        reach = Reach.of(self.built.model, self.config.evaluation)
         result = evaluate(
             self.built.model,
-            self.built.index,
+            index,
             self.data,
             "validation",
             self.config.evaluation,
@@ -227,9 +230,14 @@ class _Run:
             device=self.ranks.device,
             columns=self.built.columns,
             by_group=(),  # priors may have hundreds of groups: the category prior's alone are logged
+            reach=reach,
             total=self.ranks.total,
             progress=self._heeding,
         )
+        if not self.warned_of_reach:
+            self.warned_of_reach = True
+            for warning in reach.warnings() if self.ranks.leads else ():
+                log.warning("warning: on validation, %s", warning)
         leaked = {} if self.leaks is None else self.leaks.to_metrics()
         self.logs.add(progress.step, result | leaked, prefix="validation/")
         better = result[SELECTED_BY] > progress.best
