@@ -18,6 +18,7 @@ def evaluate(
     data: Optional[str] = None,
     name: Optional[str] = None,
     trust: bool = False,
+    leaked: str = "refuse",
     j: str = "1x2",
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
@@ -37,6 +38,7 @@ def evaluate(
         data: prepared data set, where it has moved since training
         name: write to eval/SPLIT-NAME/ instead
         trust: run files of own code that the run was trained with, though you have not trained with them here
+        leaked: refuse, leave-out or keep users with targets that a run this one started from was trained on
         j: [min nodes:]nodes x processes a node
         image: image to run in, where the scheduler uses one
         h: a registered named resource
@@ -47,7 +49,7 @@ def evaluate(
         env: environment variables, as A=1,B=2
         mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
-    options = dict(run=run, split=split, data=data, name=name, trust=trust)
+    options = dict(run=run, split=split, data=data, name=name, trust=trust, leaked=leaked)
     return application(
         "evaluate",
         options,
