@@ -156,6 +156,8 @@ def load(dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Se
     except OSError as error:
         if Path(error.filename or raw).is_relative_to(engine.folder):
             raise
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            raise UserError(f"--raw: there is no file '{error.filename}': put it there") from error
         raise cannot(f"--raw: cannot read '{error.filename or raw}'", error) from error
     except (UserError, OutsideError, MemoryError):
         raise
