@@ -160,7 +160,7 @@ def test_a_file_that_is_no_parquet_is_the_users_affair(name, small_data, tmp_pat
     shutil.copytree(small_data, tmp_path / "data")
     file, data = tmp_path / "data" / name, PreparedData(tmp_path / "data")
     file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(UserError, match=r"--data: '.*data' cannot be read .*: prepare the data set again"):
+    with pytest.raises(UserError, match=r"(data'|items\.parquet) cannot be read .*: prepare the data set again"):
         communities(GRAPH, data)
 
 
