@@ -45,7 +45,8 @@ def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[i
     has_MJ = np.array([[mask >> group & 1 for group in range(len(need))] for mask, _ in cells], float).reshape(
         -1, len(need)
     )
-    need_J, best = np.array(need, float).clip(0), None
+    need_J = np.array(need, float).clip(0)
+    best: np.ndarray | None = None
     open_nodes = [(np.zeros(len(cells)), np.array([count for _, count in cells], float))]
     while open_nodes:
         least_M, most_M = open_nodes.pop()
@@ -96,7 +97,8 @@ def _relaxed(need_J: np.ndarray, has_MJ: np.ndarray, most_M: np.ndarray) -> np.n
     while True:
         entering = np.flatnonzero(cost[:-1] < -_NEARLY)
         if not len(entering):
-            return cost[groups + cells : -1].clip(0, most_M)
+            plan_M: np.ndarray = cost[groups + cells : -1].clip(0, most_M)
+            return plan_M
         column = entering[0]
         rows = np.flatnonzero(table[:, column] > _NEARLY)
         ratios = table[rows, -1] / table[rows, column]
