@@ -175,6 +175,8 @@ def _name(place, key, file, **recorded):
     config = run.config()
     section, name = key.split(".")
     value = [str(file)] if key == "priors.tree" else str(file)
+    if key == "baseline.name":  # which goes without prior heads
+        config.priors.tree = []
     setattr(getattr(config, section), name, value)
     write_config(run.path / "config.toml", config)
     _say_again(run.path, **recorded)
