@@ -114,6 +114,7 @@ def test_a_group_without_users_has_no_head(composition, names, caplog):
     levels = [TemporalPrior(2, HORIZON), _gender(3, [0, 1, 1])]
     with caplog.at_level(logging.INFO, logger="torchrec_priors"):
         tree = PriorTree(levels, 5, composition)
+        tree.say_what_is_left_out()
     assert [path.name for path in tree.paths] == names
     assert "that have no items or no users: " in caplog.text
     assert "no gender" in caplog.text
