@@ -9,6 +9,8 @@ import pytest
 from payloads import a_module, a_pickle
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.serving.export import export
+from torchrec_priors.serving.exported import load_exported
 from torchrec_priors.serving.run import load_run
 from torchrec_priors.training.config_file import write_config
 from torchrec_priors.training.origin import read_origin, write_origin
@@ -59,3 +61,25 @@ def test_its_own_code_is_not_run_unless_it_is_trusted(sent, tmp_path, setting):
     with pytest.raises((UserError, TypeError, SystemError)):
         load_run(sent, trust=True)
     assert mark.exists(), "or this tests nothing"
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "items.parquet"])
+def test_files_of_an_export_that_were_sealed_are_not_run_either(run, tmp_path, name):
+    with load_run(run) as loaded:
+        export(loaded, tmp_path / "export")
+    (tmp_path / "export" / name).write_bytes(a_pickle(tmp_path / "ran"))
+    about = json.loads((tmp_path / "export" / "export.json").read_text())
+    about.pop("sha256", None)
+    about["files"][name] = hashlib.sha256((tmp_path / "export" / name).read_bytes()).hexdigest()
+    (tmp_path / "export" / "export.json").write_text(json.dumps(about))
+    with pytest.raises(UserError, match="holds no export that can be read"):
+        load_exported(tmp_path / "export")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_damaged_configuration_is_no_cause_of_itself(sent):
+    """Whoever goes along the causes of an error, as those who look for lost ranks do, comes to an end."""
+    (sent / "config.toml").write_bytes(b"\x80")
+    with pytest.raises(UserError, match=r"config\.toml' cannot be read") as raised:
+        RunFolder(sent).config()
+    assert raised.value.__cause__ is not raised.value

@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -64,8 +65,14 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
         if not (path / name).is_file() or sha256(path / name) != checksum:
             raise UserError(f"'{path / name}' is missing or not as it was written: export the run again")
     config = read_config(path / CONFIG, signed=False)
-    check_trusted(_run_by(config), about.get("own_files", {}), path, trust=trust, made="exported")
-    return Exported.of(config, about, load_file(path / WEIGHTS), read_table(path / ITEMS))
+    recorded = about.get("own_files", {})
+    check_trusted(_run_by(config), recorded if isinstance(recorded, dict) else {}, path, trust=trust, made="exported")
+    try:
+        weights, items = load_file(path / WEIGHTS), read_table(path / ITEMS)
+    except (SafetensorError, pa.ArrowException) as error:  # whoever made it sealed it so
+        reason = " ".join(str(error).split())
+        raise UserError(f"'{path}' holds no export that can be read ({reason}): export the run again") from error
+    return Exported.of(config, about, weights, items)
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ def read_config(file: Path, *, signed: bool) -> RunConfig:
     try:
         return parse(read_values(file, signed=signed))
     except UserError as error:
-        named = str(file) in str(error)
-        raise error if named else UserError(f"'{file}': {error}") from error
+        if str(file) in str(error):
+            raise
+        raise UserError(f"'{file}': {error}") from error
 
 
 def read_values(file: Path, *, signed: bool) -> dict[str, Any]:
