@@ -43,11 +43,13 @@ def _add(data, name="age2"):
 
 
 def test_partial_files_of_a_data_set_are_made_anew(data, victim):
-    for file in (data / "manifest.json", data / "priors" / "age2.parquet"):
-        partial_of(file).symlink_to(victim / "kept")
+    prior, ready = data / "priors" / "age2.parquet", data / ".manifest.json.ready"
+    for planted in (partial_of(prior), ready, partial_of(ready), partial_of(data / "manifest.json")):
+        planted.symlink_to(victim / "kept")
     made = _add(data)
     assert read_manifest(data) == made
-    assert not list(data.rglob("*.partial"))
+    assert not prior.is_symlink()
+    assert not (data / "manifest.json").is_symlink()
 
 
 def test_a_folder_of_priors_that_is_a_link_is_refused(data, victim, tmp_path):
