@@ -270,7 +270,7 @@ class Checkpoints:
         self._saved_step = 0
         self._lost = OutsideError(
             f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): "
-            "the same command goes on from the one before"
+            "make room, or see to what it says, and the same command goes on from the one before"
         )
         if writing.best:
             raise self._lost

@@ -36,6 +36,7 @@ class Logs:
         if self.leads:
             _keep_until(metrics, first_step, evaluated)
             self._lines = Lines(metrics)
+            self._folder = events
             self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
     def add(self, step: int, values: dict[str, Any], prefix: str = "") -> None:
@@ -44,14 +45,16 @@ class Logs:
             return
         numbers = {f"{prefix}{name}": value for name, value in values.items()}
         self._lines.add(to_line({"step": step, **numbers}) + "\n")
-        for name, value in numbers.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(name, value, step)
+        with naming(self._folder):
+            for name, value in numbers.items():
+                if isinstance(value, int | float):
+                    self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
         """Call it before a checkpoint: nothing up to its step is then lost with the process."""
         if self.leads:
-            self._events.flush()
+            with naming(self._folder):
+                self._events.flush()
 
     def advance(self, **shown: str) -> None:
         self.bar.update(1)
