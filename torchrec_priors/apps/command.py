@@ -78,6 +78,8 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alo
     except Exception as error:
         code = _explain(launch, error)
     _let_go_of_output()
+    if code == 1 and isinstance(launch, Launch) and launch.rank == 0 and launch.world > 1:
+        os._exit(code)  # at once, so that the launcher ends the others before they tell of a lost rank
     sys.exit(code if isinstance(code, int) else 0)
 
 
