@@ -142,6 +142,7 @@ def evaluate(
                 "ranks": ranks.world,
                 "checkpoint": checkpoint,
                 "config_sha256": config.sha256(),
+                "run_id": folder.origin().run_id,
                 **noted_of(place / "predictions.parquet"),
             }
             with_targets = result["users"] if leaks is None else leaks.users

@@ -102,8 +102,11 @@ def collect(
     return results
 
 
+_NOT_SHOWN = ("parameters", "paths", "config_sha256", "run_id", "log")
+
+
 def _of_training(summary: dict[str, Any]) -> Row:
-    left = {name: value for name, value in summary.items() if name not in ("parameters", "paths", "config_sha256")}
+    left = {name: value for name, value in summary.items() if name not in _NOT_SHOWN}
     sizes = {f"parameters/{name}": value for name, value in summary["parameters"].items()}
     return {"heads": summary["paths"], **sizes, **left}
 

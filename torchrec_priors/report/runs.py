@@ -15,8 +15,9 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.matrix import file_name, flat
 from torchrec_priors.files import read_json
 from torchrec_priors.report.experiments import ExperimentFolder
+from torchrec_priors.retrieval.read_predictions import NOTED
 from torchrec_priors.training.config_file import read_values
-from torchrec_priors.training.log_lines import read_lines
+from torchrec_priors.training.log_lines import check_beginning, read_lines
 from torchrec_priors.training.run_folder import CONFIG, DATA, RunFolder
 
 _DEEPEST = 3  # folders between the one that is named and a run
@@ -178,10 +179,10 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
     """One run; `trials` gets those of a search, by the table that has them."""
     evaluated = sorted(ways[0].run.glob("eval/*/metrics.json"))
     metrics = {}
-    damaged = list[str]()
+    damaged, run_id = list[str](), _run_id(ways[0].run)
     for file in evaluated:
         try:
-            metrics[file.parent.name] = _metrics(file)
+            metrics[file.parent.name] = _metrics(file, run_id)
         except UserError as error:
             damaged.append(str(error))
     cells = {
@@ -198,7 +199,7 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
     run = RunFolder(way.run)
     try:
         origin = run.origin()
-        config = flat(read_values(run.path / CONFIG, signed=origin.signed))
+        config = flat(read_values(run.path / CONFIG, signed=origin.signed, run_id=origin.run_id))
     except UserError as error:
         found.left_out.append(str(error))
         return
@@ -210,7 +211,14 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         found.left_out.append(f"{run.path} has not been evaluated: {command}")
         return
     found.left_out += damaged
+    if not run.summary.exists():
+        found.left_out.append(f"what is in '{run.summary}', which is missing: train to the end")
+    for written in sorted(run.path.glob("eval/*/predictions.parquet")):
+        if not written.with_name("metrics.json").exists():
+            found.left_out.append(f"{written.parent} has no metrics.json: evaluate again")
     for evaluation, values in metrics.items():
+        if NOTED in values and not (run.path / "eval" / evaluation / "predictions.parquet").exists():
+            found.left_out.append(f"{run.path / 'eval' / evaluation} has no predictions.parquet: evaluate again")
         folder = run.path / "eval" / evaluation
         split = values["split"]
         name = folder.name[len(split) + 1 :]
@@ -222,7 +230,8 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         label += _taint(values)
         result = Result(label, place, way.source, run, folder, split, config | changes, values, origin.content_sha256)
         try:
-            _ = result.summary, result.log
+            _check_summary(result, origin.run_id)
+            _ = result.log
         except UserError as error:
             found.left_out.append(str(error))
             return
@@ -248,7 +257,7 @@ def _note_trial(ways: list[_Place], name: str, trials: dict[Path, set[str]]) -> 
     return False
 
 
-def _metrics(file: Path) -> dict[str, Any]:
+def _metrics(file: Path, run_id: str) -> dict[str, Any]:
     """Of an evaluation.
 
     Raises:
@@ -257,4 +266,23 @@ def _metrics(file: Path) -> dict[str, Any]:
     values = read_json(file, remedy="evaluate again")
     if not isinstance(values.get("split"), str):
         raise UserError(f"'{file}' is not what evaluate writes (it names no split): evaluate again")
+    if not f"{file.parent.name}-".startswith(f"{values['split']}-") or values.get("run_id", run_id) != run_id:
+        raise UserError(f"'{file}' is not as it was written (it is of another evaluation): evaluate again")
     return values
+
+
+def _run_id(run: Path) -> str:
+    """Empty where it cannot be told, which is said later."""
+    try:
+        return RunFolder(run).origin().run_id
+    except UserError:
+        return ""
+
+
+def _check_summary(result: Result, run_id: str) -> None:
+    """Raises UserError where what a training wrote at its end is of another run, or its log is not what it was."""
+    summary = result.summary
+    if summary.get("run_id", run_id) != run_id:
+        raise UserError(f"'{result.run.summary}' is not as it was written (it is of another run): train again")
+    if isinstance(summary.get("log"), dict):
+        check_beginning(result.run.metrics, summary["log"])

@@ -3,20 +3,23 @@
 step-N            whole
 step-N.partial    being written, or left by a kill
 step-N.damaged    what was whole and no longer is; nobody reads or removes it
-best.json         step and validation ndcg@10 of the best; `before`: those of the best ones before it, the newest first
+best.json         step, validation ndcg@10 and checksum of the best; `before`: of those before it, the newest first
 """
 
 import logging
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.data.manifest import sha256
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import read_json, remove_leftover, write_json
+from torchrec_priors.training.checkpoint_files import MANIFEST
 
 log = logging.getLogger(__name__)
 
 _BEST = "best.json"
 _METRIC = "ndcg@10"
+_CHECKSUM = "checksum"
 _REMEDY = "the train command of this run writes it anew"
 
 Best = dict[str, Any]
@@ -52,11 +55,15 @@ class CheckpointFolder:
         step: int = bests[0]["step"]
         if not self.place(step).is_dir():
             raise UserError(f"the best checkpoint '{self.place(step)}' is missing: put it back, or train again")
+        if bests[0].get(_CHECKSUM, self._checksum(step)) != self._checksum(step):
+            raise UserError(
+                f"'{self.path / _BEST}' is damaged (it is of another checkpoint than '{self.place(step)}'): {_REMEDY}"
+            )
         return step
 
     def note_best(self, step: int, metric: float) -> None:
         """From now on the checkpoint of `step` is the best."""
-        self._write_bests([{"step": step, _METRIC: metric}, *(best for best in self._bests() if best["step"] < step)])
+        self._write_bests([self._best(step, metric), *(best for best in self._bests() if best["step"] < step)])
 
     def go_back(self, step: int, best_step: int, metric: float) -> None:
         """Training goes on from `step`, when the best was that of `best_step`: what came after does not count, nor what
@@ -69,7 +76,7 @@ class CheckpointFolder:
             log.warning("%s: it is written anew", str(error).split(": ")[0])
             bests = []
         if best_step and best_step not in (best["step"] for best in bests):
-            bests = [{"step": best_step, _METRIC: metric}, *(best for best in bests if best["step"] < best_step)]
+            bests = [self._best(best_step, metric), *(best for best in bests if best["step"] < best_step)]
         self._write_bests([best for best in bests if self.place(best["step"]).is_dir()])
 
     def remove_old(self, keep_last: int, keep_best: int) -> None:
@@ -97,12 +104,21 @@ class CheckpointFolder:
             return []
         best = read_json(file, remedy=_REMEDY)
         try:
-            bests = [(each["step"], each[_METRIC]) for each in (best, *best.get("before", []))]
-            return [{"step": int(step), _METRIC: float(metric)} for step, metric in bests]
+            return [_read_best(each) for each in (best, *best.get("before", []))]
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(
                 f"'{file}' is not what train writes ({type(error).__name__}: {error}): {_REMEDY}"
             ) from error
+
+    def _best(self, step: int, metric: float) -> Best:
+        best: Best = {"step": step, _METRIC: metric}
+        checksum = self._checksum(step)
+        return best if checksum is None else best | {_CHECKSUM: checksum}
+
+    def _checksum(self, step: int) -> str | None:
+        """Of a checkpoint's list of checksums, hence of all its files; None of one of an earlier version."""
+        file = self.place(step) / MANIFEST
+        return sha256(file) if file.is_file() else None
 
     def _is_noted(self, bests: list[Best]) -> bool:
         try:
@@ -116,3 +132,8 @@ class CheckpointFolder:
         elif not self._is_noted(bests):
             best, *before = bests
             write_json(self.path / _BEST, best | ({"before": before} if before else {}))
+
+
+def _read_best(values: dict[str, Any]) -> Best:
+    best: Best = {"step": int(values["step"]), _METRIC: float(values[_METRIC])}
+    return best | ({_CHECKSUM: str(values[_CHECKSUM])} if _CHECKSUM in values else {})

@@ -4,6 +4,7 @@ A kill may cut the last line, which is then as if it had not been written. Anyth
 is damage, and is named. Lines of earlier versions have no checksum.
 """
 
+import hashlib
 import json
 import re
 import zlib
@@ -25,6 +26,23 @@ def to_line(values: Mapping[str, Any]) -> str:
     """
     body = json.dumps(values).removesuffix("}")
     return f'{body}, "{CHECKSUM}": "{_checksum(body)}"}}'
+
+
+def length_and_checksum(file: Path) -> dict[str, Any]:
+    """Of the file as it is when a training ends."""
+    content = file.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def check_beginning(file: Path, noted: Mapping[str, Any]) -> None:
+    """A training that was gone on with adds to what was there when it ended.
+
+    Raises:
+        UserError: the file does not begin with what `length_and_checksum` noted.
+    """
+    content = file.read_bytes() if file.is_file() else b""
+    if hashlib.sha256(content[: noted["bytes"]]).hexdigest() != noted["sha256"]:
+        raise UserError(f"'{file}' is missing or not as it was when the training ended: put it back, or train again")
 
 
 def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:

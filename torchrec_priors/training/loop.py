@@ -30,6 +30,7 @@ from torchrec_priors.training.batches import Batches
 from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.divergence import diverged
+from torchrec_priors.training.log_lines import length_and_checksum
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.paths import write_paths
 from torchrec_priors.training.pipeline import pipeline_of
@@ -298,7 +299,9 @@ class _Run:
         if self.leaks is not None:
             summary |= {f"validation/{name}": value for name, value in self.leaks.to_metrics().items()}
         if self.ranks.leads:
-            write_json(self.folder.summary, summary)
+            self.logs.flush()
+            told = {"run_id": self.folder.origin().run_id, "log": length_and_checksum(self.folder.metrics)}
+            write_json(self.folder.summary, summary | told)
         return summary
 
     def _say_where(self, doing: str) -> None:

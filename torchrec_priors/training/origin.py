@@ -50,6 +50,8 @@ class Origin:
             recorded none.
         own_files: checksums of the user's own Python files, by path.
         files: checksums of files of the run that hold none themselves, by name.
+        run_id: also in the files that are written later, so that those of another run are known; empty where an earlier
+            version recorded none.
         format: of the run's files.
     """
 
@@ -63,6 +65,7 @@ class Origin:
     ancestors: list[Ancestor] | None = None
     own_files: dict[str, str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
+    run_id: str = ""
     format: int = 1
 
     @property

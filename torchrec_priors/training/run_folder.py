@@ -82,6 +82,7 @@ class RunFolder:
             UserError: a file of it cannot be read.
         """
         origin = self.origin()
+        self.check_whole(self.paths, origin)
         state = _earlier_state(data, origin)
         items = data.items if state is None else int(state["items"])
         if config.embedding.unseen in ("own", "managed"):
@@ -148,7 +149,7 @@ class RunFolder:
 
         self.check_writable()
         origin = self.origin()
-        there = read_config(self.path / CONFIG, signed=origin.signed)
+        there = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
         recorded = tomllib.loads(there.to_toml())  # with what later versions have added
         given = tomllib.loads(config.to_toml())
         recorded, given = ({k: v for k, v in each.items() if k not in _NOT_THE_RUN} for each in (recorded, given))
@@ -179,6 +180,7 @@ class RunFolder:
         """
         before = self.origin() if self.was_started else None
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        first = f"{config.to_toml()}\n{data.manifest.prepared_sha256}\n{data.manifest.added_priors()}"
         origin = Origin(
             path=str(data.folder.absolute()),
             content_sha256=data.manifest.prepared_sha256,
@@ -189,7 +191,8 @@ class RunFolder:
             init_from_id=None if init_from is None else init_from.identity(),
             ancestors=ancestors,
             own_files={str(file): sha256(file) for file in config.own_files()},
-            files={file.name: sha256(file) for file in (self.seen, self.trained) if file.is_file()},
+            files={file.name: sha256(file) for file in (self.seen, self.trained, self.paths) if file.is_file()},
+            run_id=hashlib.sha256(first.encode()).hexdigest()[:32],
             format=FORMAT,
         )
         if before is not None:
@@ -199,9 +202,10 @@ class RunFolder:
                 init_from_id=before.init_from_id or origin.init_from_id,
                 ancestors=before.ancestors,
                 files=before.files if before.signed else origin.files,
+                run_id=before.run_id,
             )
         write_origin(self.path / DATA, origin)
-        write_config(self.path / CONFIG, config)
+        write_config(self.path / CONFIG, config, origin.run_id)
 
     def open(self, data_path: Place | str | None = None, option: str = "--run") -> tuple[RunConfig, PreparedData]:
         """The configuration and data of a run that was started; `option` is what named it.
@@ -259,7 +263,7 @@ class RunFolder:
         if not (self.path / CONFIG).is_file() and not (self.path / DATA).is_file():
             raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
         origin = self.origin()
-        return read_config(self.path / CONFIG, signed=origin.signed), origin
+        return read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id), origin
 
     def _check_unused(self) -> None:
         """Raises UserError where the folder holds anything but what a kill leaves of a run that was about to start."""
