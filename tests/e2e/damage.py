@@ -6,12 +6,13 @@ damaged part out and say so. Anything else is a fault: other content without a w
 
 import contextlib
 import io
+import logging
 import os
 import random
 import re
 import shutil
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,9 +83,21 @@ def run(app: Callable[..., object], *arguments: object) -> str:
     return out.getvalue()
 
 
+@contextlib.contextmanager
+def _logged_to(stream: io.StringIO) -> Iterator[None]:
+    """What is logged stands there, too: the apps' own handler writes to the standard error of when it was made."""
+    handler = logging.StreamHandler(stream)
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("torchrec_priors").addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger("torchrec_priors").removeHandler(handler)
+
+
 def outcome(read: Callable[[Path], object], place: Path) -> Outcome:
     said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    with contextlib.redirect_stderr(said), _logged_to(said):
         try:
             result = read(place)
             return Outcome(0, said.getvalue(), result)
@@ -176,8 +189,13 @@ def _copied(home: Path, scratch: Path) -> Path:
 
 
 def _says_more(found: Outcome, right: Outcome) -> bool:
-    new = set(f"{found.said}\n{found.result}".splitlines()) - set(f"{right.said}\n{right.result}".splitlines())
-    return any(_SAYS.search(line) for line in new)
+    return any(_SAYS.search(line) for line in _lines(found) - _lines(right))
+
+
+def _lines(outcome: Outcome) -> set[str]:
+    """All that a person could read."""
+    texts = outcome.result.values() if isinstance(outcome.result, dict) else [outcome.result]
+    return {line for text in [outcome.said, *texts] if isinstance(text, str) for line in text.splitlines()}
 
 
 def _difference(found: object, right: object) -> str:

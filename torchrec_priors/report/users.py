@@ -3,6 +3,7 @@
 Shapes: U users that have targets, M metrics (`COMPARED`), G groups of the category prior, J categories.
 """
 
+import logging
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,8 @@ from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import GAIN, IDEAL, Ranked
 from torchrec_priors.report.runs import Result
 from torchrec_priors.report.sections import Row, Section
+
+log = logging.getLogger(__name__)
 
 _USERS = 4096  # read at a time
 
@@ -85,7 +88,11 @@ class PerUser:
             if len(values_UM) != len(self.people):
                 raise ValueError(f"{result.predictions} has {len(values_UM)} users of {len(self.people)}")
         except (ValueError, OSError) as error:
-            self.missing.setdefault(row.label, {})[result.seed] = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0]
+            log.warning(
+                "'%s' is not shown by user, as it cannot be read (%s): evaluate again", result.predictions, reason
+            )
+            self.missing.setdefault(row.label, {})[result.seed] = reason
             return
         self.values.setdefault(row.label, {})[result.seed] = values_UM
         self.groups.setdefault(row.label, {})[result.seed] = np.concatenate(of_groups)
