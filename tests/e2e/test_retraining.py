@@ -31,9 +31,11 @@ def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(yesterday
     assert "nothing is left to evaluate on" in refused.stderr
     assert len(json.loads(app("recommend", "--run", run, "--user", "30", "--json").stdout)["items"]) == 10
 
-    again = app("train", *arguments[:-2], check=False)
-    assert again.returncode == 2
-    assert "was started from" in again.stderr
+    again = app("train", *arguments[:-2])  # without the other run: this one has a checkpoint of its own
+    assert "at step 4" in again.stderr
+    other = app("train", *arguments[:-1], run, check=False)
+    assert other.returncode == 2
+    assert "was started from another run" in other.stderr
     nowhere = app("train", *arguments[:-1], tmp_path / "nowhere", check=False)
     assert nowhere.returncode == 2
     assert "holds no run" in nowhere.stderr

@@ -8,6 +8,7 @@ import pytest
 from small_movielens import Rating, read_ratings, read_sequences, write_ratings
 
 from torchrec_priors.data.manifest import read_manifest
+from torchrec_priors.errors import UserError
 from torchrec_priors.preparation import sequence_files
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.preparation.summary import summary
@@ -24,13 +25,14 @@ def test_the_range_of_times_is_in_days_of_all_kept_interactions(small_raw, tmp_p
     assert f"times: {first} to {last}" in lines
 
 
-@pytest.mark.parametrize(("factor", "says"), [(1e-3, "times: 1970-01-"), (1e3, "times: 2")])
-def test_times_in_a_wrong_unit_show(factor, says, small_raw, tmp_path):
+@pytest.mark.parametrize(("factor", "says"), [(1e-3, "multiply them by 1000"), (1e3, "divide them")])
+def test_times_in_a_wrong_unit_are_rejected(factor, says, small_raw, tmp_path):
     shutil.copytree(small_raw, tmp_path / "raw")
     ratings = [Rating(r.user, r.film, r.stars, int(r.seconds * factor)) for r in read_ratings(small_raw)]
     write_ratings(tmp_path / "raw", ratings)
-    manifest = prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "prepared")
-    assert says in summary(manifest, tmp_path / "prepared")
+    with pytest.raises(UserError, match=says):
+        prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()
 
 
 def test_an_order_is_not_shown_as_times(small_data):

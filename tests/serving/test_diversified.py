@@ -14,6 +14,7 @@ from torchrec_priors.config import load_config
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.retrieval.diversify import diversify_reference
+from torchrec_priors.training.config_file import write_config
 
 WEIGHT = 0.4
 
@@ -24,7 +25,7 @@ def diverse(run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("diverse") / "run"
     shutil.copytree(run, folder)
     config = load_config(folder / "config.toml", [f"evaluation.diversify={WEIGHT}"])
-    (folder / "config.toml").write_text(config.to_toml())
+    write_config(folder / "config.toml", config)
     return folder
 
 

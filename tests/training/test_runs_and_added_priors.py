@@ -30,8 +30,8 @@ def _add(data, name, groups):
     add_prior(data, name, grouping, read_manifest(data), overwrite=True)
 
 
-def _run(data, path, tree):
-    config, run = parse({"priors": {"tree": tree}}), RunFolder(path)
+def _run(data, path, tree, *, trust=False):
+    config, run = parse({"priors": {"tree": tree}}), RunFolder(path, trust)
     run.record(config, PreparedData(data))
     run.open()
     return config, run
@@ -67,7 +67,7 @@ def test_a_prior_that_a_run_uses_must_stay_as_it_was(level, data, tmp_path):
 def test_a_file_of_ones_own_may_use_any_prior(data, tmp_path):
     _add(data, "class", 2)
     (tmp_path / "mine.py").write_text("def load(argument, data, horizon):\n    pass\n")
-    _, run = _run(data, tmp_path / "run", [f"{tmp_path}/mine.py"])
+    _, run = _run(data, tmp_path / "run", [f"{tmp_path}/mine.py"], trust=True)
     _add(data, "class", 3)
     with pytest.raises(UserError, match=r"prior 'class' .* has changed"):
         run.open()

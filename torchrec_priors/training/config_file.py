@@ -5,13 +5,13 @@ So any TOML reader takes the file, and one that was cut, damaged or edited is to
 
 import hashlib
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import write_whole
+from torchrec_priors.toml_text import TomlError, parse_toml
 
 _LINE = "# Not to be edited: sha256 of the lines above is "
 _RUN = "# Of run "
@@ -66,8 +66,8 @@ def read_values(file: Path, *, signed: bool, run_id: str = "") -> dict[str, Any]
         raise UserError(f"'{file}' is not as it was written (it is of another run): put it back")
 
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        return parse_toml(text)
+    except TomlError as error:
         raise UserError(f"'{file}' cannot be read ({error}): put it back") from error
 
 
