@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -176,11 +177,17 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
 def parse(values: dict[str, Any]) -> RunConfig:
     """A configuration from nested dictionaries, as TOML gives them."""
     try:
-        config: RunConfig = TypeAdapter(RunConfig).validate_json(json.dumps(with_size(values), default=str))
+        config = _reader().validate_json(json.dumps(with_size(values), default=str))
     except ValidationError as error:
         raise UserError(_explain(error)) from error
     config.check()
     return config
+
+
+@functools.cache
+def _reader() -> TypeAdapter[RunConfig]:
+    """Made once: it takes as long as a thousand configurations take to read."""
+    return TypeAdapter(RunConfig)
 
 
 def keys() -> list[str]:

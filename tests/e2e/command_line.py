@@ -1,13 +1,16 @@
 """Runs the apps as users do: as commands, alone or on several ranks.
 
-One that runs alone is forked from a server that has imported the apps.
+They are forked from a server that has imported the apps, which takes seconds.
 """
 
 import importlib
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import time
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from forks import FORKS
@@ -24,19 +27,17 @@ TINY = [  # a run of two steps; what is given after these wins
 ]
 
 
-def app(name, *arguments, ranks=1, restarts=0, cwd=None, check=True, timeout=280, fresh=False):
-    """`python -m torchrec_priors.apps.<name>`, under torchrun where there are several ranks.
+def app(name, *arguments, ranks=1, restarts=None, cwd=None, check=True, timeout=280):
+    """`python -m torchrec_priors.apps.<name>`, on several ranks as under torchrun.
 
     Args:
-        restarts: how often torchrun may start them again.
-        fresh: in an interpreter of its own, for what reads the environment when it is imported.
+        restarts: how often torchrun may start them again; with it they run under torchrun itself.
     """
-    if ranks == 1 and fresh:
-        return run([sys.executable, "-m", f"torchrec_priors.apps.{name}", *arguments], cwd, check, timeout)
-    if ranks == 1:
-        return _forked(name, [str(part) for part in arguments], cwd, check, timeout)
-    torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks, "--max-restarts", restarts]
-    return run([*torchrun, "-m", f"torchrec_priors.apps.{name}", "--", *arguments], cwd, check, timeout)
+    arguments = [str(part) for part in arguments]
+    if restarts is not None:
+        torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks, "--max-restarts", restarts]
+        return run([*torchrun, "-m", f"torchrec_priors.apps.{name}", "--", *arguments], cwd, check, timeout)
+    return _forked(name, arguments, ranks, cwd, check, timeout)
 
 
 def run(command, cwd=None, check=True, timeout=280):
@@ -48,19 +49,57 @@ def run(command, cwd=None, check=True, timeout=280):
     return _checked(done, check)
 
 
-def _forked(name, arguments, cwd, check, timeout):
+def _forked(name, arguments, ranks, cwd, check, timeout):
     with tempfile.TemporaryDirectory() as folder:
-        texts = [Path(folder) / stream for stream in ("stdout", "stderr")]
-        process = FORKS.Process(
-            target=_main, args=(name, arguments, cwd or REPOSITORY, {**os.environ, "OMP_NUM_THREADS": "1"}, texts)
-        )
-        process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
+        texts = [[Path(folder) / f"{stream}-{rank}" for rank in range(ranks)] for stream in ("stdout", "stderr")]
+        launched = _launched(ranks)
+        processes = [
+            FORKS.Process(
+                target=_main,
+                args=(name, arguments, cwd or REPOSITORY, {**os.environ, "OMP_NUM_THREADS": "1", **variables}, streams),
+            )
+            for variables, *streams in zip(launched, *texts, strict=True)
+        ]
+        for process in processes:
+            process.start()
+        code = _end(processes, timeout)
+        if code is None:
             raise subprocess.TimeoutExpired([name, *arguments], timeout)
-        done = subprocess.CompletedProcess([name, *arguments], process.exitcode, *(text.read_text() for text in texts))
+        said = ("".join(text.read_text() for text in stream if text.exists()) for stream in texts)
+        done = subprocess.CompletedProcess([name, *arguments], code, *said)
     return _checked(done, check)
+
+
+def _launched(ranks):
+    """What a launcher tells each of them; nothing where one runs alone."""
+    if ranks == 1:
+        return [{}]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    world = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), **meet}
+    return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **world} for rank in range(ranks)]
+
+
+def _end(processes, timeout):
+    """The exit code of the first that fails, which ends the others as torchrun does; 0 where none does; None where they
+    do not end in time."""
+    deadline = time.monotonic() + timeout
+    running = list(processes)
+    try:
+        while running:
+            wait([process.sentinel for process in running], deadline - time.monotonic())
+            for process in running:
+                if process.exitcode:
+                    return process.exitcode
+            running = [process for process in running if process.exitcode is None]
+            if time.monotonic() > deadline:
+                return None
+        return 0
+    finally:
+        for process in running:
+            process.kill()
+            process.join()
 
 
 def _main(name, arguments, cwd, environment, texts):
@@ -70,6 +109,8 @@ def _main(name, arguments, cwd, environment, texts):
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
+    if "fsspec" in sys.modules:  # which reads FSSPEC_... when it is imported
+        sys.modules["fsspec"].config.set_conf_env(sys.modules["fsspec"].config.conf)
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
     sys.argv = [f"torchrec_priors.apps.{name}", *arguments]

@@ -2,14 +2,10 @@
 
 import json
 import shutil
-from functools import partial
 from uuid import uuid4
 
-import command_line
 import pytest
-from command_line import CONFIG, TINY
-
-app = partial(command_line.app, fresh=True)  # fsspec reads FSSPEC_... when it is imported
+from command_line import CONFIG, TINY, app
 
 
 @pytest.fixture(params=["local", "s3"])

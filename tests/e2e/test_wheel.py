@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import REPOSITORY
@@ -25,19 +26,22 @@ def installed(tmp_path_factory):
     (wheel,) = folder.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
 
-    def run(*arguments, cwd=folder):
-        command = [sys.executable, "-m", "torchrec_priors.apps", *map(str, arguments)]
-        environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    where = subprocess.run(
-        [sys.executable, "-c", "import torchrec_priors; print(torchrec_priors.__file__)"],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder / "site")}, capture_output=True, text=True, check=True,
+    path = ":".join(map(str, (folder / "site", Path(__file__).parent, Path(__file__).parents[1])))
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("commands_served.py")],
+        cwd=folder, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert str(folder / "site") in where.stdout
-    return run
+    assert str(folder / "site") in server.stdout.readline()
+
+    def run(name, *arguments, cwd=folder):
+        server.stdin.write(json.dumps([name, [str(argument) for argument in arguments], str(cwd)]) + "\n")
+        server.stdin.flush()
+        code, out, err = json.loads(server.stdout.readline())
+        assert code == 0, err
+        return out
+
+    with server:
+        yield run
 
 
 def test_a_corpus_by_name(installed, small_raw, tmp_path):

@@ -1,5 +1,6 @@
 """The TOML file of an experiment, typed. Unknown keys and wrong types are errors."""
 
+import functools
 import json
 import re
 from dataclasses import dataclass, field, fields
@@ -80,7 +81,7 @@ def read_experiment(file: Path) -> ExperimentFile:
     """
     values = read_toml(file, "FILE")
     try:
-        experiment: ExperimentFile = TypeAdapter(ExperimentFile).validate_json(json.dumps(values, default=str))
+        experiment = _reader().validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         valid = [item.name for item in fields(ExperimentFile)]
         valid += [f"search.{item.name}" for item in fields(SearchSettings)]
@@ -92,3 +93,9 @@ def read_experiment(file: Path) -> ExperimentFile:
         raise UserError(f"{file}: {error}") from error
     experiment.config = str(file.parent / experiment.config)
     return experiment
+
+
+@functools.cache
+def _reader() -> TypeAdapter[ExperimentFile]:
+    """Made once: it takes much longer than it takes to read."""
+    return TypeAdapter(ExperimentFile)

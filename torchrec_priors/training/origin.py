@@ -1,5 +1,6 @@
 """`data.json` of a run: what decides it besides its configuration, recorded before its first step."""
 
+import functools
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -87,7 +88,7 @@ def read_origin(file: Path) -> Origin:
     """
     values: dict[str, Any] = read_json(file, remedy="put it back, or train again")
     try:
-        origin: Origin = TypeAdapter(Origin).validate_json(json.dumps(values), strict=True)
+        origin = _reader().validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
         what = ".".join(map(str, problem["loc"]))
@@ -95,3 +96,9 @@ def read_origin(file: Path) -> Origin:
     if origin.format > FORMAT:
         raise UserError(f"'{file}' is of format {origin.format}, and this release reads up to {FORMAT}: update it")
     return origin
+
+
+@functools.cache
+def _reader() -> TypeAdapter[Origin]:
+    """Made once: it takes much longer than it takes to read."""
+    return TypeAdapter(Origin)
