@@ -30,6 +30,7 @@ def test_its_metadata_is_not_run(sent, tmp_path):
     sums.pop("sha256", None)
     sums["files"][".metadata"] = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
     (place / "checksums.json").write_text(json.dumps(sums))
+    (sent / "checkpoints" / "best.json").write_text(json.dumps({"step": 2, "ndcg@10": 0.0}))  # as an earlier version
     with pytest.raises(UserError, match=r"cannot be loaded \(\.metadata: "):
         load_run(sent)
     assert not (tmp_path / "ran").exists()

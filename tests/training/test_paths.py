@@ -4,6 +4,7 @@ import collections
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torchrec_priors.priors.settings import PriorsConfig
 from torchrec_priors.priors.tree import load_tree
 from torchrec_priors.training import build
 from torchrec_priors.training.loop import train
+from torchrec_priors.training.origin import read_origin, write_origin
 from torchrec_priors.training.paths import count_positives
 from torchrec_priors.training.process import join
 from torchrec_priors.training.run_folder import RunFolder
@@ -116,20 +118,30 @@ def test_whoever_loads_a_run_reads_its_paths_and_not_the_log(run, data, monkeypa
     ("change", "says"),
     [
         (lambda file: file.unlink(), "paths.json' is missing: put it back, or train again"),
-        (
-            lambda file: file.write_text('{"paths": [{}]}'),
-            "paths.json' is not what train writes (KeyError: 'name'): train again",
-        ),
-        (
-            lambda file: file.write_text('{"targets": 1, "paths": []}'),
-            "paths.json is of other prior paths than the run's data and",
-        ),
+        (lambda file: file.write_text('{"paths": [{}]}'), "paths.json' is damaged (it does not match its checksum)"),
     ],
-    ids=["missing", "broken", "others"],
+    ids=["missing", "damaged"],
 )
 def test_a_run_whose_paths_are_lost_is_explained(run, change, says, tmp_path):
     shutil.copytree(run[0], tmp_path / "run")
     change(tmp_path / "run" / "paths.json")
+    with pytest.raises(UserError, match=re.escape(says)):
+        load_run(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"paths": [{}]}', "paths.json' is not what train writes (KeyError: 'name'): train again"),
+        ('{"targets": 1, "paths": []}', "paths.json is of other prior paths than the run's data and"),
+    ],
+    ids=["broken", "others"],
+)
+def test_paths_of_an_earlier_version_have_no_checksum_and_are_looked_at(run, text, says, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    origin = read_origin(tmp_path / "run" / "data.json")
+    write_origin(tmp_path / "run" / "data.json", replace(origin, files={}))
+    (tmp_path / "run" / "paths.json").write_text(text)
     with pytest.raises(UserError, match=re.escape(says)):
         load_run(tmp_path / "run")
 
