@@ -107,6 +107,7 @@ def test_killed_resumed_with_a_cell_that_fails_and_one_that_is_evaluated_alone(s
     assert not list(out.rglob("eval/test*")), "the test split is opened only where it is asked for"
 
 
+@pytest.mark.slow
 def test_searched_on_validation_and_the_best_on_test_without_training_again(small_data, tmp_path, write):
     out, file = tmp_path / "out", write(SEARCHED)
     done = app("experiment", file, "--search", "--data", small_data, "--out", out)

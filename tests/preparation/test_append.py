@@ -54,7 +54,7 @@ def logs(draw):
     st.sampled_from([(), ("min_history=4", "met=true")]),
     st.booleans(),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 def test_a_log_that_is_cut_anywhere_comes_to_the_same(parts, split, options, small):
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)

@@ -257,6 +257,7 @@ def test_the_default_settings_find_the_tastes_from_which_interests_are_drawn(mar
     assert len(named) == 10, "every community is named by another category"
 
 
+@pytest.mark.slow
 def test_groups_on_the_real_log(ml_raw, tmp_path):
     prepare(Settings("movielens", ml_raw), tmp_path / "data")
     films = _make(GraphPrior("community", groups=11), tmp_path / "data")
