@@ -6,14 +6,18 @@ import signal
 import threading
 import time
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 from few_items import prepare_few_items
 from ranks import _free_port, run_on_ranks
 
+from torchrec_priors.apps import evaluate
 from torchrec_priors.config import parse
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import LostRanksError, UserError
+from torchrec_priors.metrics.evaluation import evaluate as whole_evaluation
+from torchrec_priors.serving.export import export as write_export
 from torchrec_priors.serving.run import load_run
 from torchrec_priors.training import rendezvous
 from torchrec_priors.training.loop import train
@@ -98,31 +102,64 @@ def test_ranks_that_are_told_different_numbers_say_so():
     ]
 
 
-def _serve_with_rank_1_stopped(run, pids):
+def _stop_rank_1():
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def _serve(run, _):
+    with load_run(run) as loaded:
+        _stop_rank_1()
+        for _ in range(1000):
+            loaded.recommend(["i0"], k=2)
+
+
+def _evaluate(run, _):
+    def stopped(*given, **named):
+        _stop_rank_1()
+        return whole_evaluation(*given, **named)
+
+    with patch("torchrec_priors.apps.evaluate.run_evaluation", stopped):
+        evaluate.evaluate(run, evaluate.Split.test)
+
+
+def _export(run, out):
+    with load_run(run) as loaded:
+        _stop_rank_1()
+        write_export(loaded, out)
+
+
+def _with_rank_1_stopped(read, run, folder):
     """What rank 0 comes to know."""
     rank = int(os.environ["RANK"])
-    (pids / str(rank)).write_text(str(os.getpid()))
+    (folder / str(rank)).write_text(str(os.getpid()))
     try:
-        with load_run(run) as loaded:
-            if rank == 1:
-                os.kill(os.getpid(), signal.SIGSTOP)
-            for _ in range(1000):
-                loaded.recommend(["i0"], k=2)
+        read(run, folder / "out")
     except LostRanksError as lost:
         return str(lost)
     finally:
         if rank == 0:
-            os.kill(int((pids / "1").read_text()), signal.SIGCONT)
+            os.kill(int((folder / "1").read_text()), signal.SIGCONT)
 
 
-def test_a_stopped_rank_is_named_where_a_run_is_read(tmp_path):
-    data, run = PreparedData(prepare_few_items(tmp_path)), tmp_path / "run"
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("few")
+    data, run = PreparedData(prepare_few_items(folder)), RunFolder(folder / "run")
     training = {"batch": 4, "steps": 1, "evaluate_every": 1, "timeout_seconds": WAIT}
-    config, folder = parse({"model": {"dim": 8, "horizon": 2}, "training": training}), RunFolder(run)
-    folder.check_same_run(config, data)
+    config = parse({"model": {"dim": 8, "horizon": 2}, "training": training, "evaluation": {"filter_seen": False}})
+    run.check_same_run(config, data)
     with join() as ranks:
-        train(config, data, folder, ranks)
-    message, _ = run_on_ranks(2, _serve_with_rank_1_stopped, run, tmp_path)
+        train(config, data, run, ranks)
+    return run.path
+
+
+@pytest.mark.parametrize(
+    ("read", "doing"), [(_serve, "recommendations"), (_evaluate, "evaluation"), (_export, "export")]
+)
+def test_a_stopped_rank_is_named_where_a_run_is_read(read, doing, run, tmp_path):
+    message, _ = run_on_ranks(2, _with_rank_1_stopped, read, run, tmp_path)
     assert message == (
-        f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in recommendations: start it again"
+        f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in {doing}: start it again"
     )
+    assert not (tmp_path / "out").exists()

@@ -26,19 +26,30 @@ def kill_all_when(there, command: list, seconds: float) -> None:
     while not there() and time.monotonic() < deadline:
         assert running.poll() is None, "ended before it could be killed"
         time.sleep(0.02)
-    os.killpg(running.pid, signal.SIGKILL)
+    family = _family(running.pid)  # torchrun's ranks are of process groups of their own
+    for process in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
     running.wait()
-    while _alive(running.pid) and time.monotonic() < deadline:  # what it started lets go of its files when it is gone
+    while any(map(_alive, family)) and time.monotonic() < deadline:  # they let go of their files when they are gone
         time.sleep(0.02)
 
 
-def _alive(group: int) -> bool:
-    """Whether a process of a group still runs."""
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            state, _, own, *_ = status.read_text().rpartition(")")[2].split()
-            if int(own) == group and state not in "ZX":
-                return True
+def _family(process: int) -> list[int]:
+    """A process and all that it started, and those started."""
+    with contextlib.suppress(OSError):
+        children = [
+            int(child)
+            for task in Path(f"/proc/{process}/task").iterdir()
+            for child in (task / "children").read_text().split()
+        ]
+        return [process, *(one for child in children for one in _family(child))]
+    return [process]
+
+
+def _alive(process: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
 
 

@@ -61,6 +61,7 @@ def export(
     check_out(out)
     partial = out.absolute().with_name(f".{out.absolute().name}.partial")
     about: dict[str, Any] = {}
+    run.ranks.where.doing = "export"
     try:
         if run.ranks.leads:
             remove_leftover(partial)
