@@ -25,6 +25,7 @@ _opened = itertools.count()  # in this process, and alike in those of the other 
 _LOOK_AGAIN = 0.05  # seconds
 _SAY_AFTER = 10.0  # seconds
 _SOON = 20.0  # seconds
+_LINGER = 2.0  # seconds
 
 
 def open_store(launch: Launch, timeout: timedelta) -> tuple[dist.Store, str]:
@@ -175,6 +176,7 @@ def _all_come(store: dist.Store, key: str, launch: Launch, waiting: _Waiting) ->
         while missing and store.check([f"{key}/{missing[0]}"]):
             told = int(store.get(f"{key}/{missing[0]}"))
             if told != launch.world:
+                _let_others_see(store, key, launch, missing[0])
                 raise UserError(
                     f"WORLD_SIZE is {launch.world} for rank {launch.rank} and {told} for rank {missing[0]}: "
                     "start all ranks alike"
@@ -186,6 +188,14 @@ def _all_come(store: dist.Store, key: str, launch: Launch, waiting: _Waiting) ->
         return [rank for rank in missing if not store.check([f"{key}/{rank}"])]
 
     waiting.until(come, absent)
+
+
+def _let_others_see(store: dist.Store, key: str, launch: Launch, other: int) -> None:
+    """Before rank 0 ends, and the store with it, a rank that was told another number comes to know it from there."""
+    store.set(f"{key}/differs/{launch.rank}", "")
+    deadline = time.monotonic() + _LINGER
+    while launch.rank == 0 and not store.check([f"{key}/differs/{other}"]) and time.monotonic() < deadline:
+        time.sleep(_LOOK_AGAIN)
 
 
 def _has_address(host: str) -> bool:
