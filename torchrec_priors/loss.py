@@ -4,6 +4,8 @@
     L_kt = (sum of -log p over the global batch's positives of path k at offset t) / (their expected count)
     expected count = (targets of the global batch at offset t) * (share of positives of k among training targets at t)
 
+The printed Eq. 8 is not divided by the sum of the gammas, a constant factor, and its L_kt is that of one example.
+
 and of the gate that learns which groups come next, every target being a yes or no for every item set s:
 
     L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t * (mean over the global batch's targets at offset t of
