@@ -33,6 +33,8 @@ def test_lists_are_ascending_and_without_repeats():
     assert read_counts("64,8,16,8", "--ranks") == [8, 16, 64]
     with pytest.raises(UserError, match="--ranks: ''"):
         read_counts("8,", "--ranks")
+    with pytest.raises(UserError, match="--ranks: more than 100 numbers"):
+        read_counts(",".join(map(str, range(1, 102))), "--ranks")
 
 
 @pytest.mark.parametrize("number", [7, 999, 1_000, 1_260_000, 10_000_000, 1_000_000_000])

@@ -1,4 +1,4 @@
-"""Jagged causal SiLU attention of HSTU (Zhai et al., 2024, Eq. 2, with a factor alpha and a divisor, which the printed one lacks).
+"""Jagged causal SiLU attention of HSTU (Zhai et al., 2024, Eq. 2; the printed one has neither alpha nor the divisor).
 
     out_i = (1 / divisor) * sum_{j <= i} SiLU(alpha * q_i . k_j + bias[i - j] + time bias) v_j    within each sequence
 

@@ -7,6 +7,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.limits import shortened
 
 MOST_COUNT = 10**18
+MOST_COUNTS = 100  # of a sweep
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
@@ -35,8 +36,14 @@ def read_counts(text: str, option: str) -> list[int]:
 
     >>> read_counts("8,64,16", "--ranks")
     [8, 16, 64]
+
+    Raises:
+        UserError: one is no number, or there are too many.
     """
-    return sorted({read_count(part, option) for part in text.split(",")})
+    parts = text.split(",", MOST_COUNTS)
+    if len(parts) > MOST_COUNTS:
+        raise UserError(f"{option}: more than {MOST_COUNTS} numbers: give fewer")
+    return sorted({read_count(part, option) for part in parts})
 
 
 def short(number: int) -> str:
