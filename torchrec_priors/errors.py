@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterable
 
 _LONGEST = 60  # characters of a value that a message shows
+_MANY = 40  # names of a hint
 
 
 class UserError(ValueError):
@@ -36,14 +37,29 @@ class StoppedError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint for an unknown name: "did you mean 'x'?", which is never the name itself, or the list of valid names.
+    """A hint for an unknown name: "did you mean 'x'?", which is never the name itself, or the list of valid names. Of many
+    dotted names, those of its section alone, or the sections.
 
     >>> nearest("movilens", ["movielens", "amazon"])
     "did you mean 'movielens'?"
+    >>> nearest("x.y", [f"{section}.{number}" for section in "abc" for number in range(20)])
+    'valid: a.*, b.*, c.*'
     """
     names = sorted(set(valid) - {name})  # what was given is no help
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(names) or 'none'}"
+    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(_listed(name, names)) or 'none'}"
+
+
+def _listed(name: str, names: list[str]) -> list[str]:
+    if len(names) <= _MANY:
+        return names
+    section = name.partition(".")[0]
+    inside = [one for one in names if one.startswith(f"{section}.")]
+    if inside:
+        return inside
+    dotted = {one.partition(".")[0] for one in names if "." in one}
+    sections = sorted({f"{one.partition('.')[0]}.*" if one.partition(".")[0] in dotted else one for one in names})
+    return sections if len(sections) <= _MANY else [*sections[:_MANY], f"and {len(sections) - _MANY} more"]
 
 
 def shown(value: object) -> str:

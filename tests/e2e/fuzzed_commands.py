@@ -221,8 +221,9 @@ def _override(app: str, draw: random.Random) -> str:
 
 def _of_its_type(key: str, draw: random.Random) -> str:
     """A value of the type that a setting has: what is wrong with it is met later than its type."""
-    section, _, name = key.rpartition(".")
-    present = getattr(getattr(RunConfig(), section), name) if section else 0
+    present: Any = RunConfig()
+    for part in key.split("."):
+        present = getattr(present, part, None)
     if isinstance(present, bool):
         return draw.choice(("true", "false"))
     if isinstance(present, int):
