@@ -37,8 +37,8 @@ class StoppedError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint for an unknown name: "did you mean 'x'?", which is never the name itself, or the list of valid names. Of many
-    dotted names, those of its section alone, or the sections.
+    """A hint for an unknown name: "did you mean 'x'?", which is never the name itself, or the list of valid names.
+    Of many dotted names, those of its section alone, or the sections.
 
     >>> nearest("movilens", ["movielens", "amazon"])
     "did you mean 'movielens'?"

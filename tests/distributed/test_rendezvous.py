@@ -159,7 +159,5 @@ def run(tmp_path_factory):
 )
 def test_a_stopped_rank_is_named_where_a_run_is_read(read, doing, run, tmp_path):
     message, _ = run_on_ranks(2, _with_rank_1_stopped, read, run, tmp_path)
-    assert message == (
-        f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in {doing}: start it again"
-    )
+    assert message == (f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in {doing}: start it again")
     assert not (tmp_path / "out").exists()
