@@ -2,12 +2,16 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from torchrec_priors.config import read_toml
+from torchrec_priors.data.id_files import read_ids
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import (
     append_to,
+    check_file,
     check_name,
     check_no_link,
     check_path,
@@ -18,6 +22,7 @@ from torchrec_priors.files import (
     write_json,
     write_whole,
 )
+from torchrec_priors.preparation.mapping import from_mapping
 
 VALUES = {"name": "shop", "ünï": [1, 2.5, None, True], "inner": {"b": 1, "a": [{}]}}
 
@@ -184,3 +189,31 @@ def test_a_link_on_the_way_into_a_folder_is_named(tmp_path):
     for inside in ("eval", "eval/test"):
         with pytest.raises(UserError, match=r"run/eval' is a link, through which nothing is written"):
             check_no_link(tmp_path / "run" / inside, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda path: None, "--users: there is no file"),
+        (Path.mkdir, "--users: there is no file"),
+        (os.mkfifo, "is a pipe or a device: write what it holds to a file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device: write what it holds to a file"),
+    ],
+    ids=["missing", "folder", "pipe", "endless"],
+)
+def test_a_file_that_a_user_names_is_one_that_ends(make, says, tmp_path):
+    make(tmp_path / "given")
+    with pytest.raises(UserError, match=says):
+        check_file(tmp_path / "given", "--users")
+
+
+@pytest.mark.parametrize("read", ["ids", "mapping", "toml"])
+def test_what_never_ends_is_not_read(read, tmp_path):
+    endless = Path("/dev/zero")
+    with pytest.raises(UserError, match="'/dev/zero' is a pipe or a device"):
+        if read == "ids":
+            read_ids(endless, "user_id", option="--users")
+        elif read == "mapping":
+            from_mapping("mood", "item_id", endless, None)
+        else:
+            read_toml(endless, "--config")

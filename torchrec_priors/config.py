@@ -21,6 +21,7 @@ from torchrec_priors.embedding.table import TABLE, TableConfig
 from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.encoder.encoder import EncoderConfig
 from torchrec_priors.errors import UserError, nearest
+from torchrec_priors.files import check_file
 from torchrec_priors.limits import MOST, check_most, shortened
 from torchrec_priors.loss import LossConfig
 from torchrec_priors.model import ModelConfig
@@ -146,8 +147,7 @@ def load_config(file: Path | str, overrides: Iterable[str] = (), *, trust: bool 
 
 def read_toml(path: Path, option: str) -> dict[str, Any]:
     """The values of a TOML file; `option` is what named it."""
-    if not path.is_file():
-        raise UserError(f"{option}: there is no file '{path}'")
+    check_file(path, option)
     try:
         return parse_toml(path.read_text(encoding="utf8"))
     except OSError as error:

@@ -194,6 +194,19 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def check_file(file: Path, option: str) -> None:
+    """A file that the user named can be read, as often as need be, and ends.
+
+    Raises:
+        UserError: it is not there, or is a folder, a pipe or a device.
+    """
+    if file.is_file():
+        return
+    if not file.exists() or file.is_dir():
+        raise UserError(f"{option}: there is no file '{file}'")
+    raise UserError(f"{option}: '{file}' is a pipe or a device: write what it holds to a file, and name that")
+
+
 def check_path(path: str, what: str) -> str:
     """`path` of a file in a folder, with slashes; it comes from a data set or a store.
 

@@ -20,6 +20,7 @@ _MISTAKES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "name a file",
     errno.ENOTDIR: "a part of this path is a file: name a folder",
+    errno.EEXIST: "there is something of this name that cannot be used: name another place",
     errno.ELOOP: "its links lead to one another: name another place",
 }
 

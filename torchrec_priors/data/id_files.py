@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from torchrec_priors.data.id_texts import id_texts
 from torchrec_priors.errors import UserError, shown
+from torchrec_priors.files import check_file
 from torchrec_priors.parquet import read_schema, read_table
 from torchrec_priors.system_errors import blame_the_system
 
@@ -34,8 +35,7 @@ def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
     where = f"{option}: '{file}'"
     remedy = f"give one id a line, or Parquet with a column '{column}'"
     try:
-        if not file.exists() or file.is_dir():
-            raise UserError(f"{option}: there is no file '{file}'")
+        check_file(file, option)
         with file.open("rb") as opened:
             magic = opened.read(len(_PARQUET))
         if magic.startswith(_PACKED):

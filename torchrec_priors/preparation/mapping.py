@@ -12,6 +12,7 @@ from torchrec_priors.data.id_texts import id_texts, plain_array
 from torchrec_priors.data.manifest import sha256
 from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, shown
+from torchrec_priors.files import check_file
 from torchrec_priors.parquet import read_schema, read_table
 from torchrec_priors.preparation import labelled
 from torchrec_priors.preparation.bad_rows import BadRows
@@ -76,12 +77,11 @@ def _entities(data: PreparedData, entity: str) -> pa.Table:
 def _read(file: Path, entity: str) -> pa.Table:
     """`entity` and `label` as texts."""
     try:
+        check_file(file, _OPTION)
         with file.open("rb") as opened:
             is_parquet = opened.read(len(_PARQUET)) == _PARQUET
         columns = {entity: pa.string(), "label": pa.string()}
         rows = _from_parquet(file, entity) if is_parquet else read_csv(file, columns, _BAD_ROWS)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{_OPTION}: there is no file '{file}'") from error
     except (pa.ArrowException, OSError) as error:
         blame_the_system(error, f"{_OPTION}: '{file}'")
         raise UserError(f"{_OPTION}: '{file}' cannot be read ({str(error).splitlines()[0]})") from error
