@@ -207,13 +207,15 @@ def test_a_file_that_a_user_names_is_one_that_ends(make, says, tmp_path):
         check_file(tmp_path / "given", "--users")
 
 
-@pytest.mark.parametrize("read", ["ids", "mapping", "toml"])
-def test_what_never_ends_is_not_read(read, tmp_path):
-    endless = Path("/dev/zero")
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda file: read_ids(file, "user_id", option="--users"),
+        lambda file: from_mapping("mood", "item_id", file, None),
+        lambda file: read_toml(file, "--config"),
+    ],
+    ids=["ids", "mapping", "toml"],
+)
+def test_what_never_ends_is_not_read(read):
     with pytest.raises(UserError, match="'/dev/zero' is a pipe or a device"):
-        if read == "ids":
-            read_ids(endless, "user_id", option="--users")
-        elif read == "mapping":
-            from_mapping("mood", "item_id", endless, None)
-        else:
-            read_toml(endless, "--config")
+        read(Path("/dev/zero"))

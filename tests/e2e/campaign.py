@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from rooms import Disk, Ended, app, without_privileges
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -233,6 +234,9 @@ def _content(path: Path) -> str:
             data = json.dumps([_without_times(line) for line in lines]).encode()
         except ValueError:
             pass
+    elif path.name == "results.parquet":
+        rows = [_without_times(row) for row in pq.read_table(path).to_pylist()]
+        data = json.dumps(rows, default=str).encode()
     elif path.name == ".metadata":  # of a checkpoint, which has a number of its own
         data = b""
     elif path.suffix in (".html", ".md"):

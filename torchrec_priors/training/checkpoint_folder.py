@@ -6,14 +6,14 @@ step-N.damaged    what was whole and no longer is; nobody reads or removes it
 best.json         step, validation ndcg@10 and checksum of the best; `before`: of those before it, the newest first
 """
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.data.manifest import sha256
 from torchrec_priors.errors import UserError
 from torchrec_priors.files import read_json, remove_leftover, write_json
-from torchrec_priors.training.checkpoint_files import MANIFEST
+from torchrec_priors.training.checkpoint_files import DCP_METADATA, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,8 @@ class CheckpointFolder:
         step: int = bests[0]["step"]
         if not self.place(step).is_dir():
             raise UserError(f"the best checkpoint '{self.place(step)}' is missing: put it back, or train again")
-        if bests[0].get(_CHECKSUM, self._checksum(step)) != self._checksum(step):
+        there = self._checksum(step)
+        if there is not None and bests[0].get(_CHECKSUM, there) != there:
             raise UserError(
                 f"'{self.path / _BEST}' is damaged (it is of another checkpoint than '{self.place(step)}'): {_REMEDY}"
             )
@@ -116,9 +117,13 @@ class CheckpointFolder:
         return best if checksum is None else best | {_CHECKSUM: checksum}
 
     def _checksum(self, step: int) -> str | None:
-        """Of a checkpoint's list of checksums, hence of all its files; None of one of an earlier version."""
-        file = self.place(step) / MANIFEST
-        return sha256(file) if file.is_file() else None
+        """Of a checkpoint's files, the same for the same tensors; None of one of an earlier version, or of a damaged one."""
+        try:
+            files = read_manifest(self.place(step))
+        except (OSError, ValueError):
+            return None  # which is told when it is loaded
+        held = sorted((name, found.sha256) for name, found in files.items() if name != DCP_METADATA)
+        return hashlib.sha256(repr(held).encode()).hexdigest()
 
     def _is_noted(self, bests: list[Best]) -> bool:
         try:
