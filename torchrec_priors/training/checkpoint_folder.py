@@ -117,7 +117,7 @@ class CheckpointFolder:
         return best if checksum is None else best | {_CHECKSUM: checksum}
 
     def _checksum(self, step: int) -> str | None:
-        """Of a checkpoint's files, the same for the same tensors; None of one of an earlier version, or of a damaged one."""
+        """Of a checkpoint's files, the same for the same tensors; None where there are no checksums."""
         try:
             files = read_manifest(self.place(step))
         except (OSError, ValueError):
