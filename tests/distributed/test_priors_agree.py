@@ -120,7 +120,7 @@ def alone(small_data, priors, firsts):
     return run_on_ranks(1, everything, small_data, priors, firsts)[0]
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=lambda world: f"{world} ranks")
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 4], ids=lambda world: f"{world} ranks")
 def together(request, small_data, priors, firsts):
     return run_on_ranks(request.param, everything, small_data, priors, firsts)
 
