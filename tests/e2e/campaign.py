@@ -22,7 +22,9 @@ BUDGET = (
     "encoder.layers=1", "training.checkpoint_async=false",
 )  # fmt: skip
 _ITS_OWN = r"seconds|time\b|waiting|raw_seen|\.metadata|^sha256$"  # keys of JSON that differ from run to run
-_GROWING = re.compile(r"(.*/)?(metrics\.jsonl|events/.*|best\.json|logs/.*)|(.*/)?step-\d+\.partial(/.*)?")
+_GROWING = re.compile(
+    r"(.*/)?(metrics\.jsonl|events/.*|best\.json|logs/.*|results\.(md|parquet))|(.*/)?step-\d+\.partial(/.*)?"
+)
 
 
 @dataclass(frozen=True)
