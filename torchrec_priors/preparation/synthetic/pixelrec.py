@@ -1,7 +1,7 @@
 """The made-up marketplace in the files of PixelRec: one CSV of interactions, one of item information.
 
-Behaviour is the marketplace's (`histories`), with histories about as long as Pixel8M's (18 interactions on average, 6 % of
-users with 50 or more), each (user, item) once, and no event types. Every leaf of the category tree is one tag.
+Behaviour is the marketplace's (`histories`), with histories about as long as Pixel8M's (18 interactions on average, 6 %
+of users with 50 or more), each (user, item) once, and no event types. Every leaf of the category tree is one tag.
 """
 
 import csv
