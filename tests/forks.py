@@ -1,9 +1,17 @@
 """Processes that are forked from a server which has imported the apps once: importing them takes seconds."""
 
 import multiprocessing
+import socket
 
 from torchrec_priors.apps.__main__ import apps
 
 METHOD = "forkserver"
 FORKS = multiprocessing.get_context(METHOD)
 FORKS.set_forkserver_preload([f"torchrec_priors.apps.{name}" for name in apps()])
+
+
+def free_port() -> str:
+    """Where ranks can meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])

@@ -71,6 +71,7 @@ class RunConfig:
             for key, value in getattr(self, section).options.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise UserError(f"{section}.options.{key} = {value} must be a finite number")
+
         self.encoder.check(self.model.dim)
         for part in (
             self.model,
@@ -85,6 +86,7 @@ class RunConfig:
             self.evaluation,
         ):
             part.check()
+
         if self.baseline.name and self.priors.tree:
             raise UserError(f"baseline.name = {self.baseline.name!r} has no prior heads: give priors.tree=[]")
         if not self.negatives.met and not self.evaluation.filter_seen:
@@ -92,6 +94,7 @@ class RunConfig:
                 "negatives.met = false leaves met items untold from what comes next, so they must not be recommended:"
                 " set evaluation.filter_seen = true, or negatives.met = true"
             )
+
         tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
         managed = TABLE if self.embedding.unseen == "managed" else None
         self.sharding.check_tables(tables, self.model.dim, managed)

@@ -53,12 +53,14 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def _listed(name: str, names: list[str]) -> list[str]:
     if len(names) <= _MANY:
         return names
+
     section = name.partition(".")[0]
     inside = [one for one in names if one.startswith(f"{section}.")]
     if inside:
         return inside
+
     dotted = {one.partition(".")[0] for one in names if "." in one}
-    sections = sorted({f"{one.partition('.')[0]}.*" if one.partition(".")[0] in dotted else one for one in names})
+    sections = sorted({f"{section}.*" for section in dotted} | {one for one in names if "." not in one} - dotted)
     return sections if len(sections) <= _MANY else [*sections[:_MANY], f"and {len(sections) - _MANY} more"]
 
 

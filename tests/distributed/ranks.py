@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as multiprocessing
-from forks import METHOD
+from forks import METHOD, free_port
 
 
 def _one(rank, world, port_file, function, arguments, answers):
@@ -32,14 +32,6 @@ def run_on_ranks(world, function, *arguments, fresh=False):
         finally:
             torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as answers:
-        given = (world, _free_port(), function, arguments, answers)
+        given = (world, free_port(), function, arguments, answers)
         multiprocessing.start_processes(_one, given, nprocs=world, start_method="spawn" if fresh else METHOD)
         return [torch.load(Path(answers) / f"{rank}.pt", weights_only=False) for rank in range(world)]
-
-
-def _free_port():
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

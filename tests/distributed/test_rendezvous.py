@@ -10,7 +10,8 @@ from unittest.mock import patch
 
 import pytest
 from few_items import prepare_few_items
-from ranks import _free_port, run_on_ranks
+from forks import free_port
+from ranks import run_on_ranks
 
 from torchrec_priors.apps import evaluate
 from torchrec_priors.config import parse
@@ -33,7 +34,7 @@ def told(monkeypatch):
     """Sets what a launcher says."""
 
     def tell(**variables):
-        values = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port(), **variables}
+        values = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **variables}
         for name, value in values.items():
             monkeypatch.setenv(name, str(value))
 

@@ -5,7 +5,6 @@ They are forked from a server that has imported the apps, which takes seconds.
 
 import importlib
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,7 +12,7 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from forks import FORKS
+from forks import FORKS, free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -74,9 +73,7 @@ def _launched(ranks):
     """What a launcher tells each of them; nothing where one runs alone."""
     if ranks == 1:
         return [{}]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    meet = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     world = {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks), **meet}
     return [{"RANK": str(rank), "LOCAL_RANK": str(rank), **world} for rank in range(ranks)]
 

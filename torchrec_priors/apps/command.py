@@ -43,6 +43,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alo
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["--"]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
         arguments = arguments[1:]
+
     launch = _launch(function.__name__, alone=alone)
     leads = not isinstance(launch, Launch) or launch.rank == 0
     logging.basicConfig(level=logging.WARNING)
@@ -51,6 +52,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alo
             handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
     hush()
+
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_ready(function, launch))
     try:
@@ -77,6 +79,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alo
         code = _READER_HAS_GONE
     except Exception as error:
         code = _explain(launch, error)
+
     _let_go_of_output()
     if code == 1 and isinstance(launch, Launch) and launch.rank == 0 and launch.world > 1:
         os._exit(code)  # at once, so that the launcher ends the others before they tell of a lost rank

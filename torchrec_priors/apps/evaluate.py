@@ -97,7 +97,7 @@ def evaluate(
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         names = [path.name for path in built.model.tree.paths]
         place = folder.evaluation(split.value, name)
-        index = built.index
+        index = built.index  # before what reads the rows that will be searched
         reach = Reach.of(built.model, config.evaluation)
 
         def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:

@@ -59,9 +59,11 @@ def evaluate(
     evaluated = int((users_of(data, split) & (True if chosen is None else chosen)).sum())
     if not evaluated:
         raise UserError(f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})")
+
     event_given = bool(levels_of_events(model.tree))
     reach = reach or Reach.of(model, config)
     metrics = RankingMetrics(data.items, *_catalogue(data, by_group), event_given=event_given, reach=reach)
+
     was_training = model.training
     model.eval()
     diversifier = Diversifier.of(data, config.diversify, device) if config.diversify else None
@@ -76,9 +78,11 @@ def evaluate(
         target_columns=("events",) if event_given else metrics.needs,
         chosen=chosen,
     )
+
     told = EventGiven(finder, len(data.manifest.events)) if event_given else None
     alone_I = model.item_rows.alone_I
     unseen = None if alone_I is None else UnseenCounts(alone_I)
+
     rounds = -(-evaluated // (config.batch * share.world))
     for users in progress(batches, rounds):
         queries = finder.queries(users, finder.ask(users))
@@ -88,6 +92,7 @@ def evaluate(
         if unseen is not None:
             unseen.update(users)
         on_batch(users, found, given)
+
     model.train(was_training)
     metrics.sum_over(total)
     if unseen is None:

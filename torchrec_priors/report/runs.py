@@ -178,13 +178,15 @@ def _runs(place: Path) -> Iterator[Path]:
 def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> None:
     """One run; `trials` gets those of a search, by the table that has them."""
     evaluated = sorted(ways[0].run.glob("eval/*/metrics.json"))
+    run_id = _run_id(ways[0].run)
     metrics = {}
-    damaged, run_id = list[str](), _run_id(ways[0].run)
+    damaged = list[str]()
     for file in evaluated:
         try:
             metrics[file.parent.name] = _metrics(file, run_id)
         except UserError as error:
             damaged.append(str(error))
+
     cells = {
         name: cell
         for name, values in metrics.items()
@@ -196,6 +198,7 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
     if way is None:
         _note_trial(ways, ways[0].run.name, trials)
         return
+
     run = RunFolder(way.run)
     try:
         origin = run.origin()
@@ -210,24 +213,27 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         command = f"torchrec-priors evaluate --run {run.path} --split test"
         found.left_out.append(f"{run.path} has not been evaluated: {command}")
         return
+
     found.left_out += damaged
     if not run.summary.exists():
         found.left_out.append(f"what is in '{run.summary}', which is missing: train to the end")
     for written in sorted(run.path.glob("eval/*/predictions.parquet")):
         if not written.with_name("metrics.json").exists():
             found.left_out.append(f"{written.parent} has no metrics.json: evaluate again")
+
     for evaluation, values in metrics.items():
-        if NOTED in values and not (run.path / "eval" / evaluation / "predictions.parquet").exists():
-            found.left_out.append(f"{run.path / 'eval' / evaluation} has no predictions.parquet: evaluate again")
         folder = run.path / "eval" / evaluation
+        if NOTED in values and not (folder / "predictions.parquet").exists():
+            found.left_out.append(f"{folder} has no predictions.parquet: evaluate again")
         split = values["split"]
         name = folder.name[len(split) + 1 :]
         if folder.name not in cells and _note_trial(ways, name, trials):
             continue
+
         own = way.experiment.name(run.path.name) + (f" {name}" if name else "")
         label, place = cells.get(folder.name, (own, way.first + len(way.experiment.cells)))
-        changes = dict(read_override(override) for override in values.get("overrides", []))
         label += _taint(values)
+        changes = dict(read_override(override) for override in values.get("overrides", []))
         result = Result(label, place, way.source, run, folder, split, config | changes, values, origin.content_sha256)
         try:
             _check_summary(result, origin.run_id)

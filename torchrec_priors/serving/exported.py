@@ -114,12 +114,14 @@ class Exported:
             model["baseline"] = baseline
         if config.loss.gate:
             model["gate"] = Gate(dim, torch.zeros(len(about["item_sets"]), dtype=torch.bool))
+
         missing, left = model.load_state_dict(weights, strict=False)
         assert not missing, f"an export lacks {missing}"
         assert all(name.startswith("certainty.") for name in left), f"an export has no place for {left}"
+        model.eval()
+
         vector_Id, known_I = _matrix(items["vector"], dim)
         eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
-        model.eval()
         sets = items["item_sets"].combine_chunks()
         eligible_SI[torch.tensor(sets.flatten().to_numpy()), torch.from_numpy(_owners(sets))] = True
         ids = items["item_id"].combine_chunks()

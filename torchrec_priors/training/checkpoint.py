@@ -156,6 +156,7 @@ class Checkpoints:
         steps = self._agreed_steps()
         while steps and (wrong := flaw(self.folder.place(steps[-1]), self.ranks)):
             damaged.append((steps.pop(), wrong))
+
         if not steps and damaged:
             what = "; ".join(f"{checkpoint_name(step)}: {wrong}" for step, wrong in damaged)
             raise UserError(
@@ -167,6 +168,7 @@ class Checkpoints:
                 self.folder.go_back(0, 0, -1.0)
             dist.barrier(self.ranks.side)
             return None
+
         optimizers.make_state()
         state = _state(built, optimizers, Progress())
         place = self.folder.place(steps[-1])
@@ -175,6 +177,7 @@ class Checkpoints:
         built.parallel.load_state_dict(state["model"])
         optimizers.all.load_state_dict(state["optimizers"])
         progress = Progress.from_tensor(state["progress"])
+
         if self.ranks.leads:
             for step, wrong in damaged:
                 aside = self.folder.put_aside(step)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.data.manifest import sha256
 from torchrec_priors.errors import UserError
 
 CHECKSUM = "crc32"
@@ -30,8 +31,7 @@ def to_line(values: Mapping[str, Any]) -> str:
 
 def length_and_checksum(file: Path) -> dict[str, Any]:
     """Of the file as it is when a training ends."""
-    content = file.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def check_beginning(file: Path, noted: Mapping[str, Any]) -> None:

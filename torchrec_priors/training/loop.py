@@ -84,23 +84,27 @@ class _Run:
         self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
         self.stop, self.warned_of_reach = StopRequest(), False
         remember(config.own_files())  # whoever trains has named them
+
         trained = folder.trained_on(config, data) if folder.was_started else None
         self.built = build_model(config, data, ranks, trained=trained)
         set_loss_weights(self.built, config)
         self.pipeline = pipeline_of(self.built, config.training.pipeline)
         self.optimizers = Optimizers(self.built, config)
         self.checkpoints = Checkpoints(folder.checkpoints, ranks, config.training)
+
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
         if config.table.pretrained and not resumed:
             take_pretrained(Path(config.table.pretrained), self.built.own, self.built.model.item_rows, data)
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
+
         managed = config.embedding.unseen == "managed"
         self.ancestry = new_ancestry(config, data, ranks, init_from) if trained is None else read_ancestry(folder)
         self.leaks = None if config.training.fit_all else self.ancestry.leaks(data, "validation", ranks)
         negatives = (Admission if managed else make_sampler)(self.built, config, data, ranks)
         self.batches = Batches(self.built, config, data, negatives)
+
         if ranks.leads:  # now that nothing is wrong with it
             if trained is None:
                 folder.path.mkdir(parents=True, exist_ok=True)
@@ -111,6 +115,7 @@ class _Run:
             folder.record(config, data, init_from, self.ancestry.ancestors)
             write_json(folder.sharding, self.built.plan.to_json())
         dist.barrier(ranks.side)
+
         self.logs = Logs(
             folder.metrics,
             folder.events,
@@ -219,7 +224,7 @@ class _Run:
     def _evaluate(self) -> None:
         progress = self.progress
         self._say_where("evaluation")
-        index = self.built.index
+        index = self.built.index  # before what reads the rows that will be searched
         reach = Reach.of(self.built.model, self.config.evaluation)
         result = evaluate(
             self.built.model,
@@ -235,12 +240,14 @@ class _Run:
             total=self.ranks.total,
             progress=self._heeding,
         )
+
         if not self.warned_of_reach:
             self.warned_of_reach = True
             for warning in reach.warnings() if self.ranks.leads else ():
                 log.warning("warning: on validation, %s", warning)
         leaked = {} if self.leaks is None else self.leaks.to_metrics()
         self.logs.add(progress.step, result | leaked, prefix="validation/")
+
         better = result[SELECTED_BY] > progress.best
         if better:
             progress.best, progress.best_step, progress.without_gain = result[SELECTED_BY], progress.step, 0
