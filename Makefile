@@ -2,7 +2,7 @@
 # make demo      sets up where needed, makes up a marketplace, trains HSTU without and with prior heads, shows what they
 #                recommend, and writes a page of it; everything is kept in demo/ (under 10 minutes on 2 cores)
 # make test      sets up where needed, then runs the tests (under 10 minutes on 2 cores)
-# make check     formatter, linter and type checker; make format puts right what they can
+# make check     formatter, linter, layers of imports and type checker; make format puts right what they can
 # make test-slow the longer checks
 
 RUN = .venv/bin/
@@ -27,6 +27,7 @@ test-slow: install
 check: install
 	$(RUN)ruff format --check $(SOURCES)
 	$(RUN)ruff check $(SOURCES)
+	$(RUN)lint-imports
 	$(RUN)mypy
 
 format: install

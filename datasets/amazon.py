@@ -7,7 +7,7 @@ names). Expected for Beauty: 22,363 users, 12,101 items, 198,502 interactions, 6
 There are no timestamps: an interaction's place in its line stands for its time, and the manifest says so.
 
 Priors: `category` (the category prior: raw labels coarsened to at most 20 groups by
-`torchrec_priors/preparation/coarsen.py`) and `attribute` (every raw label).
+`torchrec_priors/preparation/priors/coarsen.py`) and `attribute` (every raw label).
 Source: https://github.com/RUCAIBox/CIKM2020-S3Rec and https://jmcauley.ucsd.edu/data/amazon/.
 """
 
@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.coarsen import coarsen
 from torchrec_priors.preparation.corpus import Corpus, Labels
+from torchrec_priors.preparation.priors.coarsen import coarsen
 from torchrec_priors.preparation.raw import BadRows, found_in, read_lists, require_files
 
 _ATTRIBUTES = "_item2attributes.json"

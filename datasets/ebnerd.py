@@ -25,12 +25,13 @@ import ibis
 import ibis.expr.types as ir
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.build.long_histories import at_least
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.rule import Rule
-from torchrec_priors.preparation.long_histories import at_least
-from torchrec_priors.preparation.published import (
+from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.raw import BadRows, folder_with, require_files
+from torchrec_priors.preparation.raw.published import (
     TEXT,
     TIME,
     TRUTH,
@@ -42,8 +43,7 @@ from torchrec_priors.preparation.published import (
     since_1970,
     there,
 )
-from torchrec_priors.preparation.raw import BadRows, folder_with, require_files
-from torchrec_priors.preparation.synthetic.ebnerd import ARTICLES, BEHAVIOURS, HISTORY, generate
+from torchrec_priors.synthetic.ebnerd import ARTICLES, BEHAVIOURS, HISTORY, generate
 
 __all__ = ["Options", "generate", "load"]
 

@@ -2,7 +2,7 @@
 
 Files (Parquet): `log` (row, user_id, item_id, event, time in ms), `items` (item_id, title, category, category2,
 category3, price in cents), `users` (user_id, spending). What the log is, and what is planted in it:
-`torchrec_priors/preparation/synthetic/`. Six event types at MerRec's shares, users of 5 to 500 interactions, Zipf
+`torchrec_priors/synthetic/`. Six event types at MerRec's shares, users of 5 to 500 interactions, Zipf
 popularity, interests that drift, sessions, purchases that follow views. `truth/interests.parquet` keeps the planted
 interests (user_id, category3, from, until) for checks; nothing here reads it.
 
@@ -18,8 +18,8 @@ import pyarrow as pa
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine, Rule
 from torchrec_priors.preparation.raw import BadRows, folder_with, require_files
-from torchrec_priors.preparation.synthetic.files import ITEMS, LOG, USERS, generate
-from torchrec_priors.preparation.synthetic.histories import EVENTS
+from torchrec_priors.synthetic.files import ITEMS, LOG, USERS, generate
+from torchrec_priors.synthetic.histories import EVENTS
 
 __all__ = ["generate", "load"]
 

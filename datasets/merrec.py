@@ -21,11 +21,12 @@ import ibis
 import ibis.expr.types as ir
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.build.long_histories import at_least
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.rule import Rule
-from torchrec_priors.preparation.long_histories import at_least
-from torchrec_priors.preparation.published import (
+from torchrec_priors.preparation.raw import BadRows, found_in
+from torchrec_priors.preparation.raw.published import (
     NUMBER,
     TEXT,
     TIME,
@@ -37,8 +38,7 @@ from torchrec_priors.preparation.published import (
     since_1970,
     there,
 )
-from torchrec_priors.preparation.raw import BadRows, found_in
-from torchrec_priors.preparation.synthetic.merrec import EVENTS, generate
+from torchrec_priors.synthetic.merrec import EVENTS, generate
 
 __all__ = ["Options", "generate", "load"]
 

@@ -21,13 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.build.long_histories import at_least
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.rule import Rule
-from torchrec_priors.preparation.long_histories import at_least
 from torchrec_priors.preparation.raw import BadRows, found_in, read_csv
-from torchrec_priors.preparation.synthetic import pixelrec
-from torchrec_priors.preparation.synthetic.pixelrec import COUNTS, INTERACTION_COLUMNS, UNLABELLED
+from torchrec_priors.synthetic import pixelrec
+from torchrec_priors.synthetic.pixelrec import COUNTS, INTERACTION_COLUMNS, UNLABELLED
 
 __all__ = ["Options", "generate", "load"]
 
@@ -86,7 +86,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
 
 
 def generate(raw: Path, rows: int, seed: int, report: Callable[[str], None] = lambda _: None) -> None:
-    """As `generate` of `torchrec_priors/preparation/synthetic/pixelrec.py`, with the tags of the mapping file."""
+    """As `generate` of `torchrec_priors/synthetic/pixelrec.py`, with the tags of the mapping file."""
     tags = [tag for tag in _mapping(_CATEGORIES)["tag"].unique().to_pylist() if tag != UNLABELLED]
     pixelrec.generate(raw, rows, seed, report, tags=tags)
 

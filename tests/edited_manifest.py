@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from torchrec_priors.data.manifest import FILE, describe_file
-from torchrec_priors.files import read_json, write_json
+from torchrec_priors.common.files import read_json, write_json
+from torchrec_priors.prepared.manifest import FILE, describe_file
 
 
 def edit(folder: Path, **changes) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from edited_manifest import edit
 
-from torchrec_priors.data.manifest import describe, read_manifest
+from torchrec_priors.prepared.manifest import describe, read_manifest
 
 
 def earlier_state(now: Path, then: Path, items: int) -> Path:

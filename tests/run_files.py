@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.training.log_lines import read_lines
+from torchrec_priors.training.run.log_lines import read_lines
 
 
 def logged(run: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrec_priors.versions import TRIPLE
+from torchrec_priors.common.versions import TRIPLE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrec_priors.config import read_toml
-from torchrec_priors.data.id_files import read_ids
-from torchrec_priors.errors import UserError
-from torchrec_priors.files import (
+from torchrec_priors.common.files import (
     append_to,
     check_file,
     check_name,
@@ -22,7 +19,10 @@ from torchrec_priors.files import (
     write_json,
     write_whole,
 )
-from torchrec_priors.preparation.mapping import from_mapping
+from torchrec_priors.config import read_toml
+from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.priors.mapping import from_mapping
+from torchrec_priors.prepared.id_files import read_ids
 
 VALUES = {"name": "shop", "ünï": [1, 2.5, None, True], "inner": {"b": 1, "a": [{}]}}
 

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from torchrec_priors.amounts import in_bytes, memory_of_process
+from torchrec_priors.common.amounts import in_bytes, memory_of_process
+from torchrec_priors.common.machine import total_memory
+from torchrec_priors.common.toml_text import NoTomlError, TomlError, parse_toml
 from torchrec_priors.config import parse, read_override, with_changes
 from torchrec_priors.errors import UserError
-from torchrec_priors.machine import total_memory
-from torchrec_priors.toml_text import NoTomlError, TomlError, parse_toml
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 
 from torchrec_priors.loss import (
     Counts,
-    LossConfig,
     LossWeights,
     count,
     decision_weights,
     discount,
     find_positives,
     gate_loss,
+    path_weights,
     positive_weights,
 )
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.settings.loss import LossConfig
 
 ITEMS, HORIZON = 8, 4
 LABELS = {item: sorted({item % 3, (item * 5) % 3}) for item in range(ITEMS)}
@@ -149,7 +150,7 @@ def test_a_batch_that_is_the_log_has_the_mean_over_positives(first, second):
 def test_a_positive_counts_the_same_however_rare_its_path_is():
     """With the paper's balance, w_k / (expected positives of path k) is one number for all paths."""
     positives_KT = torch.tensor([[9000, 9000], [30, 30], [1, 1], [0, 0]])
-    weight_K = LossConfig().weights(positives_KT.sum(1))
+    weight_K = path_weights(LossConfig(), positives_KT.sum(1))
     weight_KT = positive_weights(positives_KT, positives_KT.sum(0), weight_K, discount(1.0, 2))
     torch.testing.assert_close(weight_KT[:3], weight_KT[0, 0].expand(3, 2))
     assert not weight_KT[3].any()
@@ -193,13 +194,13 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
 def test_heads_and_gate_are_on_one_scale_at_every_offset(segments):
     """-log p of a target's items and decisions about it weigh alike, however the horizon is divided."""
     positives_KT = torch.block_diag(*[torch.full((1, 8 // segments), 500)] * segments)
-    weight_K = LossConfig().weights(positives_KT.sum(1))
+    weight_K = path_weights(LossConfig(), positives_KT.sum(1))
     heads_T = positive_weights(positives_KT, torch.full((8,), 500), weight_K, discount(0.9, 8)).sum(0)
     torch.testing.assert_close(decision_weights(positives_KT, weight_K, discount(0.9, 8)), heads_T)
 
 
 def test_weights_are_shares_of_positives_raised_to_the_balance():
     counts = torch.tensor([9, 0, 1])
-    torch.testing.assert_close(LossConfig(balance=1.0).weights(counts), torch.tensor([0.9, 0.0, 0.1]))
-    torch.testing.assert_close(LossConfig(balance=0.0).weights(counts), torch.tensor([0.5, 0.0, 0.5]))
-    torch.testing.assert_close(LossConfig(balance=0.5).weights(counts), torch.tensor([0.75, 0.0, 0.25]))
+    torch.testing.assert_close(path_weights(LossConfig(balance=1.0), counts), torch.tensor([0.9, 0.0, 0.1]))
+    torch.testing.assert_close(path_weights(LossConfig(balance=0.0), counts), torch.tensor([0.5, 0.0, 0.5]))
+    torch.testing.assert_close(path_weights(LossConfig(balance=0.5), counts), torch.tensor([0.75, 0.0, 0.25]))

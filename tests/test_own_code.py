@@ -9,11 +9,11 @@ from hashlib import sha256
 import pytest
 from payloads import a_module
 
-from torchrec_priors import own_code, user_folders
+from torchrec_priors.common import own_code, user_folders
+from torchrec_priors.common.own_code import check_trusted, remember
+from torchrec_priors.common.plugin import load_file
 from torchrec_priors.config import load_config
 from torchrec_priors.errors import UserError
-from torchrec_priors.own_code import check_trusted, remember
-from torchrec_priors.plugin import load_file
 
 
 @pytest.fixture

@@ -7,18 +7,18 @@ import shutil
 import pytest
 from small_movielens import write_movielens
 
-from torchrec_priors.data.manifest import read_manifest
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.files import partial_of
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import partial_of
 from torchrec_priors.planning.plot import check_plot
-from torchrec_priors.preparation.add_prior import add_prior
-from torchrec_priors.preparation.check import check_name
+from torchrec_priors.preparation.build.check import check_name
+from torchrec_priors.preparation.build.work_folder import place_of, set_aside
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.prior_request import PriorRequest
-from torchrec_priors.preparation.work_folder import place_of, set_aside
-from torchrec_priors.training.checkpoint import Checkpoints
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.preparation.priors.add_prior import add_prior
+from torchrec_priors.preparation.priors.request import PriorRequest
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.run.folder import RunFolder
 
 
 @pytest.fixture

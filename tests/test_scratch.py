@@ -7,12 +7,12 @@ import sys
 
 import pytest
 
-from torchrec_priors.scratch import scratch_folder
+from torchrec_priors.common.scratch import scratch_folder
 
 _USE = """
 import sys
 from pathlib import Path
-from torchrec_priors.scratch import scratch_folder
+from torchrec_priors.common.scratch import scratch_folder
 with scratch_folder(Path(sys.argv[1]), "edges") as folder:
     (folder / "spill").write_text("much")
     print(folder, flush=True)

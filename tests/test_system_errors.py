@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from torchrec_priors.apps import command
+from torchrec_priors.common.system_errors import naming, one_line
 from torchrec_priors.errors import OutsideError, UserError
-from torchrec_priors.system_errors import naming, one_line
 
 
 @pytest.mark.parametrize(

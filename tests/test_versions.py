@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from torchrec_priors import versions
+from torchrec_priors.common import versions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FITTING = {"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu": "1.8.0"}

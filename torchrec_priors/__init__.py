@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from torchrec_priors import versions
+from torchrec_priors.common import versions
 
 if TYPE_CHECKING:
     from torchrec_priors.serving.run import LoadedRun, Recommendation, load_run

@@ -14,26 +14,25 @@ from typing import Any
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
-from torchrec_priors.baselines.baseline import BaselineConfig
-from torchrec_priors.embedding.features import table_of_feature
-from torchrec_priors.embedding.sharding import ShardingConfig, TableSharding
-from torchrec_priors.embedding.table import TABLE, TableConfig
-from torchrec_priors.embedding.unseen import UnseenConfig
-from torchrec_priors.encoder.encoder import EncoderConfig
+from torchrec_priors.common.files import check_file
+from torchrec_priors.common.limits import MOST, check_most, shortened
+from torchrec_priors.common.own_code import check_given
+from torchrec_priors.common.plugin import absolute, own_file
+from torchrec_priors.common.toml_text import NoTomlError, TomlError, parse_toml
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.files import check_file
-from torchrec_priors.limits import MOST, check_most, shortened
-from torchrec_priors.loss import LossConfig
-from torchrec_priors.model import ModelConfig
-from torchrec_priors.own_code import check_given
-from torchrec_priors.plugin import absolute, own_file
-from torchrec_priors.priors.settings import PriorsConfig
 from torchrec_priors.remote.uri import refuse_uri
-from torchrec_priors.retrieval.find import RetrievalConfig
-from torchrec_priors.sampling.group_sampler import NegativesConfig
-from torchrec_priors.sizes import with_size
-from torchrec_priors.toml_text import NoTomlError, TomlError, parse_toml
-from torchrec_priors.training.settings import TrainingConfig
+from torchrec_priors.settings.baseline import BaselineConfig
+from torchrec_priors.settings.embedding import UnseenConfig
+from torchrec_priors.settings.encoder import EncoderConfig
+from torchrec_priors.settings.evaluation import RetrievalConfig
+from torchrec_priors.settings.loss import LossConfig
+from torchrec_priors.settings.model import ModelConfig
+from torchrec_priors.settings.negatives import NegativesConfig
+from torchrec_priors.settings.priors import PriorsConfig
+from torchrec_priors.settings.sharding import ShardingConfig, TableSharding
+from torchrec_priors.settings.sizes import with_size
+from torchrec_priors.settings.table import TABLE, TableConfig, table_of_feature
+from torchrec_priors.settings.training import TrainingConfig
 
 
 @dataclass

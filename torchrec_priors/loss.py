@@ -25,38 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchrec_priors.errors import UserError
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
-
-
-@dataclass
-class LossConfig:
-    """Weights of the loss (Eq. 8).
-
-    Attributes:
-        gamma: discount per offset, in (0, 1].
-        balance: w_k = (share of training positives of path k) ^ balance, normalised: 1 is the paper's frequency
-            balancing, 0 gives every path the same weight.
-        gate: weight of the gate's loss beside Eq. 8; 0 for a model without a gate, which cannot be calibrated.
-    """
-
-    gamma: float = 0.99
-    balance: float = 1.0
-    gate: float = 0.0
-
-    def check(self) -> None:
-        if not 0 < self.gamma <= 1:
-            raise UserError(f"loss.gamma = {self.gamma} must be in (0, 1]")
-        if not 0 <= self.balance <= 1:
-            raise UserError(f"loss.balance = {self.balance} must be in [0, 1]")
-        if self.gate < 0:
-            raise UserError(f"loss.gate = {self.gate} must not be negative")
-
-    def weights(self, positives_K: Tensor) -> Tensor:
-        """w_k from the counts of training positives; a path without any gets 0."""
-        powers = torch.where(positives_K > 0, positives_K.double() ** self.balance, 0.0)
-        return (powers / powers.sum().clamp(min=1e-300)).float()
+from torchrec_priors.settings.loss import LossConfig
 
 
 class LossWeights(nn.Module):
@@ -187,6 +158,12 @@ def discount(gamma: float, horizon: int) -> Tensor:
     """
     powers = gamma ** torch.arange(horizon, dtype=torch.float64)
     return (powers / powers.sum()).float()
+
+
+def path_weights(config: LossConfig, positives_K: Tensor) -> Tensor:
+    """[K]: w_k from the counts of training positives; a path without any gets 0."""
+    powers_K = torch.where(positives_K > 0, positives_K.double() ** config.balance, 0.0)
+    return (powers_K / powers_K.sum().clamp(min=1e-300)).float()
 
 
 def positive_weights(positives_KT: Tensor, targets_T: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:

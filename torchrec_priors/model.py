@@ -17,46 +17,19 @@ from torchrec_priors.data.batch import Batch, Contexts
 from torchrec_priors.embedding.dedup import AskedIds, StepIds, once
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.encoder.encoder import Encoder, Jagged
-from torchrec_priors.errors import UserError
 from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
-from torchrec_priors.heads.score import ScoreKind
-from torchrec_priors.looked_up import Exchange, LookedUp
 from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
 from torchrec_priors.ops.hidden_negatives import Met
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.priors.tree import PriorTree
-
-
-@dataclass
-class ModelConfig:
-    """Sizes and the score.
-
-    Attributes:
-        dim: width of item vectors and states.
-        context: most items of a history that the encoder sees (T of the paper).
-        horizon: tau, how many future items every position predicts in training.
-        score: `dot` (Eq. 1) or `cosine` (cosine times a learned scale).
-        size: `paper-1` to `paper-4` or `paper-1B` (its Table 5): gives dim and the encoder's layers, heads and dropout
-            where they are not given.
-    """
-
-    dim: int = 64
-    context: int = 50
-    horizon: int = 8
-    score: ScoreKind = "dot"
-    size: str = ""
-
-    def check(self) -> None:
-        for name in ("dim", "context", "horizon"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} = {getattr(self, name)} must be at least 1")
-        if self.dim % 4:
-            raise UserError(f"model.dim = {self.dim} must be a multiple of 4 (FBGEMM's kernels)")
+from torchrec_priors.ranks.exchange import Exchange
+from torchrec_priors.settings.model import ModelConfig
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from torchrec_priors.baselines.aspects import AspectScore
-from torchrec_priors.baselines.baseline import BaselineConfig, load_baseline
+from torchrec_priors.baselines.baseline import load_baseline
 from torchrec_priors.baselines.dualvae import AspectInference, contrast
 from torchrec_priors.baselines.learning import Learning
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.keyed_dropout import DropoutKeys
+from torchrec_priors.settings.baseline import BaselineConfig
 
 D, A, W = 6, 3, 4
 LENGTHS = [4, 1]

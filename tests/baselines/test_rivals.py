@@ -9,13 +9,14 @@ import torch
 from torch.nn.functional import normalize
 
 from torchrec_priors.baselines import remi
-from torchrec_priors.baselines.baseline import BaselineConfig, load_baseline
+from torchrec_priors.baselines.baseline import load_baseline
 from torchrec_priors.baselines.learning import Learning
 from torchrec_priors.baselines.mind import label_attention
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.score import Score
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
+from torchrec_priors.settings.baseline import BaselineConfig
 
 DIM, INTERESTS, CONTEXT = 8, 3, 12
 LENGTHS = [5, 1, 12, 2]

@@ -9,16 +9,16 @@ from run_files import logged
 from torchrec_priors import load_run
 from torchrec_priors.apps import evaluate
 from torchrec_priors.config import load_config, parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.asked import from_config
 from torchrec_priors.planning.machines import MACHINES
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
 from torchrec_priors.training import loop
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = {
     "model": {"dim": 8, "context": 12, "horizon": 4},

@@ -11,8 +11,8 @@ from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
 from torchrec_priors.bench.table import table
 from torchrec_priors.bench.timed import in_a_process, on_ranks
 from torchrec_priors.bench.workload import context_lengths, make_workload
-from torchrec_priors.embedding.sharding import ShardingConfig
 from torchrec_priors.errors import UserError
+from torchrec_priors.settings.sharding import ShardingConfig
 
 SMALL = {"sequences": 5, "context": 12, "items": 300, "negatives": 44, "dim": 16, "layers": 2, "heads": 2}
 

@@ -9,8 +9,9 @@ import numpy as np
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from torchrec_priors.data.prepared import RowGroup
-from torchrec_priors.data.windows import Share, Windows, WindowStream
+from torchrec_priors.data.windows import Windows, WindowStream
+from torchrec_priors.prepared.data_set import RowGroup
+from torchrec_priors.ranks.share import Share
 
 
 class Log:

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from logs_in_memory import cuts, logs, stream_of, take, time_of
 
 from torchrec_priors.data.batch import make_batch
-from torchrec_priors.data.windows import Share
 from torchrec_priors.ops.keyed_dropout import mix
+from torchrec_priors.ranks.share import Share
 from torchrec_priors.sampling.group_sampler import Draw
 
 DRAW = Draw(np.array([7, 9]), None, [np.array([0, 1])], [2], 0)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs_in_memory import cuts, logs, pieces, stream_of, token_cuts
 
-from torchrec_priors.data.windows import Share
+from torchrec_priors.ranks.share import Share
 
 starts = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=4)
 

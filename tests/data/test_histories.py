@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from small_movielens import read_sequences
 
 from torchrec_priors.data.histories import Histories, history_batches
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import Share
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.share import Share
 
 HORIZON = 8
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrec_priors.data.id_files import places, read_ids
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.id_files import places, read_ids
 
 
 def _read(file):

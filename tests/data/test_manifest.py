@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from edited_manifest import edit
 
-from torchrec_priors.data import manifest as manifests
-from torchrec_priors.data.manifest import SCHEMA_VERSION, hash_of, read_manifest, verify
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared import manifest as manifests
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import SCHEMA_VERSION, hash_of, read_manifest, verify
 
 PATHS = [
     "held/interactions.parquet",

@@ -8,11 +8,11 @@ import pytest
 from fsspec.implementations.arrow import HadoopFileSystem
 from stores import Pretended, fill, fresh, served
 
-from torchrec_priors.data.manifest import FILE, read_manifest
-from torchrec_priors.data.opening import key_of
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.files import json_text, read_json
 from torchrec_priors.errors import OutsideError, UserError
-from torchrec_priors.files import json_text, read_json
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import FILE, read_manifest
+from torchrec_priors.prepared.opening import key_of
 from torchrec_priors.remote.cache import default_cache
 from torchrec_priors.remote.store import Store
 from torchrec_priors.remote.uri import Uri

@@ -26,9 +26,10 @@ from logs_in_memory import (
 )
 from small_movielens import read_sequences
 
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import Share, WindowStream
+from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.share import Share
 
 HORIZON = 8
 

@@ -9,10 +9,10 @@ from ranks import run_on_ranks
 from torch import nn
 
 from torchrec_priors.embedding.distribute import distribute
-from torchrec_priors.embedding.sharding import ShardingConfig
 from torchrec_priors.embedding.table import fuse_optimizer, item_table
-from torchrec_priors.training.checkpoint import Checkpoints, Progress
-from torchrec_priors.training.process import join
+from torchrec_priors.ranks.process import join
+from torchrec_priors.settings.sharding import ShardingConfig
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, Progress
 
 ITEMS, DIM = 1_255_665, 256
 EVERY = 120  # seconds between checkpoints

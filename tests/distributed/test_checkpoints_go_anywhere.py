@@ -9,13 +9,13 @@ from ranks import run_on_ranks
 from run_files import logged
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training import loop
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
-from torchrec_priors.training.checkpoint import Checkpoints
-from torchrec_priors.training.checkpoint_check import flaw
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.checkpoint.check import flaw
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.run.folder import RunFolder
 
 ROW_WISE = {"type": "row_wise"}
 COLUMN_WISE = {"type": "column_wise", "columns": 4}

@@ -8,13 +8,13 @@ from ranks import run_on_ranks
 
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.divergence import diverged
 from torchrec_priors.training.loop import make_sampler
-from torchrec_priors.training.process import join
 from torchrec_priors.training.step import UndoneError, step
 
 SETTINGS = {

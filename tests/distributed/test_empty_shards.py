@@ -12,17 +12,17 @@ from few_items import ITEMS, prepare_few_items
 from ranks import run_on_ranks
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.plan import even_blocks
 from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.bulk import recommend_in_bulk
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.run import load_run
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.step import step as whole_step
 
 WORLD = 4

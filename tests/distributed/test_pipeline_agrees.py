@@ -10,15 +10,15 @@ from run_files import logged
 from torchrec.distributed.train_pipeline.runtime_forwards import PipelinedForward
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.loop import train
 from torchrec_priors.training.pipeline import pipeline_of
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.step import step as whole_step
 
 RUN = {

@@ -15,17 +15,17 @@ from test_ranks_agree import SETTINGS, train
 
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding.table import FEATURE, Shard
 from torchrec_priors.heads.score import Score
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import Queries, log_normalisers, search, search_reference
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.loop import make_sampler
-from torchrec_priors.training.process import join
 from torchrec_priors.training.step import step
 
 COMMUNITIES = """

@@ -9,16 +9,16 @@ from ranks import run_on_ranks
 
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding import distribute
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate
-from torchrec_priors.sampling.share import gather_slots
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.gather_slots import gather_slots
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.loop import make_sampler
-from torchrec_priors.training.process import join
 from torchrec_priors.training.step import step
 
 SETTINGS = {

@@ -15,15 +15,15 @@ from ranks import run_on_ranks
 
 from torchrec_priors.apps import evaluate
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import LostRanksError, UserError
 from torchrec_priors.metrics.evaluation import evaluate as whole_evaluation
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks import rendezvous
+from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.export import export as write_export
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training import rendezvous
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 SHORT = timedelta(seconds=1)
 WAIT = 3  # seconds

@@ -9,8 +9,8 @@ import pytest
 import torch
 from ranks import run_on_ranks
 
-from torchrec_priors.training.process import join
-from torchrec_priors.training.roll_call import lost_ranks
+from torchrec_priors.ranks.process import join
+from torchrec_priors.ranks.roll_call import lost_ranks
 
 WAIT = 2  # seconds
 

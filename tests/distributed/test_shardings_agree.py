@@ -13,17 +13,17 @@ from test_ranks_agree import train
 
 from torchrec_priors.bench.sharding import Lookups, time_lookups
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.distribute import together
-from torchrec_priors.embedding.sharding import TYPES, ShardingConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
+from torchrec_priors.settings.sharding import TYPES, ShardingConfig
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.loop import train as train_run
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.step import step as whole_step
 
 TREE = ["temporal:2", "genre"]

@@ -8,14 +8,14 @@ import torch
 from ranks import run_on_ranks
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.managed import ManagedRows, blocks_of
 from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = {
     "model": {"dim": 16, "context": 12, "horizon": 4},

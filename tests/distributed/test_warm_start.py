@@ -9,14 +9,14 @@ from ranks import run_on_ranks
 from small_movielens import read_ratings, write_ratings
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.warm_start import start_from
 
 CONFIG = {

@@ -7,8 +7,8 @@ import pytest
 from command_line import REPOSITORY, app
 
 from torchrec_priors import load_run
-from torchrec_priors.data.prepared import History
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.data_set import History
 
 K = 10
 

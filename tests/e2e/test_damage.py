@@ -10,9 +10,9 @@ from e2e.damage import Subject, campaign, run
 from small_movielens import write_movielens
 
 from torchrec_priors.apps import evaluate, export, recommend, report, train
-from torchrec_priors.data.manifest import FILE, verify
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import FILE, verify
 from torchrec_priors.serving.exported import load_exported
 
 CONFIG = """

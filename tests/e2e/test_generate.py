@@ -2,7 +2,7 @@
 
 from command_line import BIN, REPOSITORY, app, run
 
-from torchrec_priors.data.manifest import read_manifest
+from torchrec_priors.prepared.manifest import read_manifest
 
 
 def test_a_log_is_made_up_and_prepared_and_found_again(tmp_path):

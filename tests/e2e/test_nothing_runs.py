@@ -11,12 +11,12 @@ import torch
 from command_line import TINY, app
 from payloads import a_module, a_pickle
 
+from torchrec_priors.common.files import write_json
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import write_json
 from torchrec_priors.serving.exported import load_exported
-from torchrec_priors.training.config_file import write_config
-from torchrec_priors.training.origin import read_origin, write_origin
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.config_file import write_config
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.origin import read_origin, write_origin
 
 pytestmark = pytest.mark.slow  # a few hundred commands
 

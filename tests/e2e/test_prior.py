@@ -5,7 +5,7 @@ import shutil
 import pytest
 from command_line import CONFIG, TINY, app
 
-from torchrec_priors.data.manifest import read_manifest, verify
+from torchrec_priors.prepared.manifest import read_manifest, verify
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from command_line import REPOSITORY, TINY, app
 
-from torchrec_priors.data.manifest import read_manifest
+from torchrec_priors.prepared.manifest import read_manifest
 
 
 @pytest.mark.parametrize(

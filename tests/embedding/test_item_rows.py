@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from torchrec_priors.config import parse
 from torchrec_priors.embedding.item_rows import ItemRows, hashes
-from torchrec_priors.embedding.unseen import UnseenConfig
 from torchrec_priors.errors import UserError
+from torchrec_priors.settings.embedding import UnseenConfig
 
 POLICIES = st.sampled_from(["dropped", "shared", "hashed"])
 

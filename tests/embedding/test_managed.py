@@ -9,7 +9,7 @@ from torchrec.sparse.jagged_tensor import JaggedTensor
 
 from torchrec_priors.embedding.managed import Blocks, spread, unspread
 from torchrec_priors.embedding.table import first_values
-from torchrec_priors.embedding.unseen import UnseenConfig
+from torchrec_priors.settings.embedding import UnseenConfig
 
 
 def _blocks(ranks=1, rows=24, blocks=4, eviction="lfu"):

@@ -8,12 +8,12 @@ import torch
 from distributed.ranks import run_on_ranks
 
 from torchrec_priors.config import load_config, parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding import pretrained
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training import loop
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 DIM = 8
 SETTINGS = {

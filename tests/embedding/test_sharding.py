@@ -14,10 +14,10 @@ from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.distribute import distribute, together
 from torchrec_priors.embedding.own_rows import own_rows
 from torchrec_priors.embedding.plan import Piece, Plan, Table, TablePlan, even_blocks, tables_of
-from torchrec_priors.embedding.sharding import ShardingConfig, TableSharding
 from torchrec_priors.embedding.table import Shard, fuse_optimizer, initialise_rows, table_of
 from torchrec_priors.errors import UserError
-from torchrec_priors.training.process import join
+from torchrec_priors.ranks.process import join
+from torchrec_priors.settings.sharding import ShardingConfig, TableSharding
 
 TABLES = [Table("item", "table", 10, 16), Table("feature_brand", "features.table", 5, 16)]
 

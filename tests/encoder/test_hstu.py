@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from torchrec_priors.encoder.encoder import EncoderConfig, Jagged, load_encoder
+from torchrec_priors.encoder.encoder import Jagged, load_encoder
 from torchrec_priors.encoder.hstu import HSTU
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.keyed_dropout import DropoutKeys
+from torchrec_priors.settings.encoder import EncoderConfig
 
 
 def _encoder(**options):

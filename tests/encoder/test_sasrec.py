@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from torchrec_priors.encoder.encoder import EncoderConfig, Jagged, load_encoder
+from torchrec_priors.encoder.encoder import Jagged, load_encoder
 from torchrec_priors.encoder.sasrec import SASRec
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.keyed_dropout import DropoutKeys
+from torchrec_priors.settings.encoder import EncoderConfig
 
 D, HEADS = 8, 2
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from torchrec_priors.encoder.encoder import EncoderConfig, Jagged, load_encoder
+from torchrec_priors.encoder.encoder import Jagged, load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.keyed_dropout import DropoutKeys
+from torchrec_priors.settings.encoder import EncoderConfig
 
 
 def test_states_are_normalised_items_and_positions():

@@ -7,14 +7,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from torchrec_priors.common.files import write_json
 from torchrec_priors.config import load_config, read_override, with_changes
 from torchrec_priors.data.histories import history_batches
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.files import write_json
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.training.run.folder import RunFolder
 
 
 class Pretended:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from pretended import Pretended
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.experiment.matrix import Cell
 from torchrec_priors.experiment.plan import plan
 from torchrec_priors.experiment.runner import Runner
+from torchrec_priors.prepared.data_set import PreparedData
 
 
 class Small:

@@ -8,13 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from pretended import Pretended
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.experiment.file import read_experiment
 from torchrec_priors.experiment.matrix import cells_of, flat
 from torchrec_priors.experiment.plan import plan
 from torchrec_priors.experiment.runner import Runner
 from torchrec_priors.experiment.search import search as searching
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.training.run.folder import RunFolder
 
 TEXT = """
 config = "base.toml"

@@ -12,9 +12,9 @@ from torchrec_priors.heads.composition import check_budget, count_parameters, ma
 from torchrec_priors.heads.flat import FlatHeads, flat_reference
 from torchrec_priors.heads.hierarchical import hierarchical_reference
 from torchrec_priors.heads.nodes import backed_off, nodes, say_backed_off
-from torchrec_priors.priors.settings import PriorsConfig
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.settings.priors import PriorsConfig
 
 D = 3
 

@@ -3,7 +3,7 @@
 import pytest
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.launch.variables import Launch, read_launch
+from torchrec_priors.ranks.variables import Launch, read_launch
 
 WHOLE = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node", "MASTER_PORT": "29500"}
 

@@ -8,12 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from torchrec_priors.data.manifest import read_manifest
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
-from torchrec_priors.preparation.add_prior import add_prior
-from torchrec_priors.preparation.grouping import Grouping
+from torchrec_priors.preparation.priors.add_prior import add_prior
+from torchrec_priors.preparation.priors.grouping import Grouping
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest
 
 
 def _grouping(kind, items):

@@ -10,7 +10,6 @@ from questions import request_of
 
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Windows
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.hstu_attention_native import has_native
@@ -18,10 +17,11 @@ from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.asked import from_config
 from torchrec_priors.planning.machines import MACHINES
 from torchrec_priors.planning.queries import Queries, queries_in
-from torchrec_priors.priors.tree import load_tree
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import load_tree
+from torchrec_priors.ranks.process import join
 from torchrec_priors.sampling.group_sampler import Draw
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.process import join
 
 WITHIN = 0.08  # of what is measured
 WINDOWS, HORIZON, NEGATIVES = 8, 8, 48

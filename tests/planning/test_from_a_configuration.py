@@ -3,13 +3,13 @@
 import pytest
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.asked import from_config
 from torchrec_priors.planning.machines import MACHINES
 from torchrec_priors.planning.planner import plan
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.process import join
 
 SETTINGS = {
     "model": {"dim": 8, "context": 20, "horizon": 4},

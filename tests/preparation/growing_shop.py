@@ -10,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from prepared_log import item_ids, items, labels, sequences
 
-from torchrec_priors.data.manifest import read_manifest
+from torchrec_priors.preparation.build.long_histories import at_least
 from torchrec_priors.preparation.corpus import Corpus, Labels
-from torchrec_priors.preparation.long_histories import at_least
+from torchrec_priors.prepared.manifest import read_manifest
 
 EVENTS = ("view", "like", "buy")
 FILE = Path(__file__)

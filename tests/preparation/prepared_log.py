@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import pyarrow.parquet as pq
 
-from torchrec_priors.data.manifest import read_manifest
+from torchrec_priors.prepared.manifest import read_manifest
 
 
 def sequences(folder):

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from test_prepare import HORIZON, _shas
 
-from torchrec_priors.data import manifest as manifests
-from torchrec_priors.data.manifest import read_manifest, verify
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.add_prior import add_prior
-from torchrec_priors.preparation.grouping import Grouping
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.preparation.priors.add_prior import add_prior
+from torchrec_priors.preparation.priors.grouping import Grouping
+from torchrec_priors.prepared import manifest as manifests
+from torchrec_priors.prepared.manifest import read_manifest, verify
 
 
 @pytest.fixture

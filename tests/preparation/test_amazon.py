@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.coarsen import coarsen
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.preparation.priors.coarsen import coarsen
+from torchrec_priors.prepared.data_set import PreparedData
 
 LINES = ["7 1 2 3 2", "3 3 2 1", "", "9 4 1", "5 2 4 3 1 5"]
 LABELS = {"1": [8], "2": [8, 9], "3": [9, 5], "4": [], "6": [5]}

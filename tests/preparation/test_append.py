@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prepared_log import item_ids, sequences
 
-from torchrec_priors.data.manifest import read_manifest, verify
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import sequence_files
-from torchrec_priors.preparation.append import append
-from torchrec_priors.preparation.append_settings import Given
+from torchrec_priors.preparation.append.append import append
+from torchrec_priors.preparation.append.settings import Given
+from torchrec_priors.preparation.build import sequence_files
+from torchrec_priors.preparation.build.split import SplitBy
 from torchrec_priors.preparation.engine import on_duckdb
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.split import SplitBy
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest, verify
 
 SHOP = str(growing_shop.FILE)
 HOUR = 3_600_000

@@ -7,18 +7,18 @@ import growing_shop
 import pytest
 from growing_shop import content, write
 
-from torchrec_priors.data.manifest import read_manifest, verify
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import append as module
-from torchrec_priors.preparation import sequence_files, work_folder
-from torchrec_priors.preparation.add_prior import add_prior
-from torchrec_priors.preparation.append import append
-from torchrec_priors.preparation.append_settings import Given
+from torchrec_priors.preparation.append.append import append
+from torchrec_priors.preparation.append.append import append as module
+from torchrec_priors.preparation.append.settings import Given
+from torchrec_priors.preparation.build import sequence_files, work_folder
 from torchrec_priors.preparation.engine import on_duckdb
 from torchrec_priors.preparation.engine.journal import Journal
-from torchrec_priors.preparation.mapping import from_mapping
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.preparation.priors.add_prior import add_prior
+from torchrec_priors.preparation.priors.mapping import from_mapping
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest, verify
 
 SHOP = Given(dataset=str(growing_shop.FILE))
 DRAW = random.Random(0)

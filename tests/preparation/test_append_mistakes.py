@@ -9,12 +9,12 @@ import pytest
 from growing_shop import write
 from small_movielens import write_movielens
 
-from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.append import append
-from torchrec_priors.preparation.append_settings import Given
+from torchrec_priors.preparation.append.append import append
+from torchrec_priors.preparation.append.settings import Given
+from torchrec_priors.preparation.build.split import SplitBy
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.split import SplitBy
+from torchrec_priors.prepared.manifest import read_manifest
 
 SHOP = Given(dataset=str(growing_shop.FILE))
 ROWS = [(f"user {number % 7}", 1 + number * number % 11, number, number % 3) for number in range(40)]

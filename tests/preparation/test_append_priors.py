@@ -4,15 +4,15 @@ import pytest
 from prepared_log import item_ids, labels
 from small_movielens import Rating, read_ratings, write_movielens, write_ratings
 
-from torchrec_priors.data.manifest import read_manifest
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.preparation.add_prior import add_prior
-from torchrec_priors.preparation.append import append
-from torchrec_priors.preparation.attribute import from_attribute
-from torchrec_priors.preparation.communities.prior import communities
-from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
-from torchrec_priors.preparation.mapping import from_mapping
+from torchrec_priors.preparation.append.append import append
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.preparation.priors.add_prior import add_prior
+from torchrec_priors.preparation.priors.attribute import from_attribute
+from torchrec_priors.preparation.priors.communities.prior import communities
+from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.priors.mapping import from_mapping
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest
 
 REST = {"community": "others", "crowd": "other users", "job": "others", "mood": "no mood"}
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.check import check
+from torchrec_priors.preparation.build.check import check
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.prepare import Settings, prepare
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from torchrec_priors.preparation.communities import edges
+from torchrec_priors.preparation.priors.communities import edges
 
 
 def _log(users=30, items=25, horizon=2, seed=0):

@@ -12,19 +12,19 @@ import pytest
 from small_movielens import Rating, read_sequences, write_ratings
 from test_prepare import HORIZON, _beside_sequences, _shas, _with_other_films
 
-from torchrec_priors.data.manifest import read_manifest, verify
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.communities.names import named_by_category
-from torchrec_priors.preparation.communities.prior import communities
-from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.synthetic.files import generate
+from torchrec_priors.preparation.priors.communities.names import named_by_category
+from torchrec_priors.preparation.priors.communities.prior import communities
+from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest, verify
+from torchrec_priors.synthetic.files import generate
 
 CORPUS = """
 from dataclasses import replace
-from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.corpus import find_corpus
 
 def load(raw, bad_rows):

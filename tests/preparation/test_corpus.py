@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import Corpus, Labels, find_corpus, known_corpora
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.manifest import read_manifest
 
 OWN_CORPUS = '''
 """Purchases of a shop: `log.csv` (customer, article, ms) and `articles.csv` (article, title, department)."""

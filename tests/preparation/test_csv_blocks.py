@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import csv_file
-from torchrec_priors.preparation.bad_rows import BadRows
-from torchrec_priors.preparation.csv_file import read_csv, read_csv_blocks
+from torchrec_priors.preparation.raw import csv_file
+from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.raw.csv_file import read_csv, read_csv_blocks
 
 COLUMNS = {"n": pa.int64(), "text": pa.string()}
 

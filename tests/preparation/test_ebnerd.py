@@ -9,11 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 from prepared_log import in_time, items, labels, sequences
 
-from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.synthetic.articles import SCHEMA
-from torchrec_priors.preparation.synthetic.ebnerd import BEHAVIOURS_SCHEMA, HISTORY_SCHEMA, generate
+from torchrec_priors.prepared.manifest import read_manifest
+from torchrec_priors.synthetic.articles import SCHEMA
+from torchrec_priors.synthetic.ebnerd import BEHAVIOURS_SCHEMA, HISTORY_SCHEMA, generate
 
 LEAST = 100
 FAST = ("communities=0", "crowds=0")

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.engine.engine import Engine, Rule
 from torchrec_priors.preparation.engine.on_duckdb import DuckDB
+from torchrec_priors.preparation.raw.bad_rows import BadRows
 
 COLUMNS = {"user_id": pa.int64(), "name": pa.string()}
 

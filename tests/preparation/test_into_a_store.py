@@ -5,13 +5,13 @@ import shutil
 import pytest
 from stores import Pretended, fill, fresh
 
-from torchrec_priors.data.manifest import FILE, read_manifest
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.add_prior import add_prior_there
-from torchrec_priors.preparation.into_a_store import prepare_there
-from torchrec_priors.preparation.mapping import from_mapping
+from torchrec_priors.preparation.build.into_a_store import prepare_there
 from torchrec_priors.preparation.prepare import Settings
+from torchrec_priors.preparation.priors.add_prior import add_prior_there
+from torchrec_priors.preparation.priors.mapping import from_mapping
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import FILE, read_manifest
 from torchrec_priors.remote.cache import default_cache
 from torchrec_priors.remote.mirror import mirror
 from torchrec_priors.remote.uri import Uri

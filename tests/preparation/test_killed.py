@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from torchrec_priors.data.manifest import verify
 from torchrec_priors.preparation.engine import on_duckdb
 from torchrec_priors.preparation.engine.journal import Journal
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.synthetic.files import generate
+from torchrec_priors.prepared.manifest import verify
+from torchrec_priors.synthetic.files import generate
 
 
 class Killed(BaseException):
@@ -30,7 +30,7 @@ def log(tmp_path_factory):
 def small_ranges(monkeypatch):
     """Ranges of users with about 500 interactions each, and files of a few users."""
     monkeypatch.setattr(on_duckdb, "_BYTES_A_ROW", 2 * 10**9 // 500)
-    monkeypatch.setattr("torchrec_priors.preparation.sequence_files.USERS_A_FILE", 16)
+    monkeypatch.setattr("torchrec_priors.preparation.build.sequence_files.USERS_A_FILE", 16)
 
 
 @pytest.mark.usefixtures("small_ranges")

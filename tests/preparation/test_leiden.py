@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.preparation.communities.graph import Graph
-from torchrec_priors.preparation.communities.leiden import leiden
+from torchrec_priors.preparation.priors.communities.graph import Graph
+from torchrec_priors.preparation.priors.communities.leiden import leiden
 
 
 def _graph(nodes, edges):

@@ -9,7 +9,7 @@ import pytest
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.synthetic.files import generate
+from torchrec_priors.synthetic.files import generate
 
 
 @pytest.fixture(scope="module")

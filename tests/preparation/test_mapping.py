@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_prepare import _people, _row_of
 
-from torchrec_priors.data.manifest import read_manifest
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.attribute import from_attribute
-from torchrec_priors.preparation.mapping import from_mapping
+from torchrec_priors.preparation.priors.attribute import from_attribute
+from torchrec_priors.preparation.priors.mapping import from_mapping
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest
 
 
 def _map(data, file, entity="item_id", name="mood"):

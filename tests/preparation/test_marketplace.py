@@ -9,9 +9,9 @@ import pytest
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.synthetic.catalogue import Catalogue
-from torchrec_priors.preparation.synthetic.files import generate
-from torchrec_priors.preparation.synthetic.histories import EVENTS, LENGTHS, SHARES, make_histories
+from torchrec_priors.synthetic.catalogue import Catalogue
+from torchrec_priors.synthetic.files import generate
+from torchrec_priors.synthetic.histories import EVENTS, LENGTHS, SHARES, make_histories
 
 ROWS = 120_000
 

@@ -12,7 +12,7 @@ from prepared_log import in_time, items, labels, sequences
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.synthetic.merrec import EVENTS, MONTHS, SCHEMA, generate
+from torchrec_priors.synthetic.merrec import EVENTS, MONTHS, SCHEMA, generate
 
 LEAST = 60
 

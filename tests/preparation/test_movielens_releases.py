@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from small_movielens import GENRES, read_ratings
 
-from torchrec_priors.data.manifest import read_manifest
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest
 
 HORIZON = 8
 

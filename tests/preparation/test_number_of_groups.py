@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from torchrec_priors.preparation.communities.graph import Graph
-from torchrec_priors.preparation.communities.search import OTHERS, at_resolution, with_groups
+from torchrec_priors.preparation.priors.communities.graph import Graph
+from torchrec_priors.preparation.priors.communities.search import OTHERS, at_resolution, with_groups
 
 
 def _cliques(*sizes, apart=0):

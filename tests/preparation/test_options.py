@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import find_corpus
 from torchrec_priors.preparation.options import read_options
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.manifest import read_manifest
 
 CORPUS = """
 from dataclasses import dataclass

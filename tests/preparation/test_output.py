@@ -15,14 +15,14 @@ from small_movielens import (
 )
 from test_prepare import CHECKS
 
-from torchrec_priors.data import manifest as manifests
-from torchrec_priors.data.manifest import read_manifest, verify
 from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.preparation.build.work_folder import work_folder
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import DuckDB
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.raw_files import Checksums
-from torchrec_priors.preparation.work_folder import work_folder
+from torchrec_priors.preparation.raw.files import Checksums
+from torchrec_priors.prepared import manifest as manifests
+from torchrec_priors.prepared.manifest import read_manifest, verify
 
 HORIZON = 8
 

@@ -10,8 +10,8 @@ from prepared_log import in_time, items, labels, sequences
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.corpus import find_corpus
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.synthetic import pixelrec
-from torchrec_priors.preparation.synthetic.pixelrec import INTERACTIONS, ITEM_COLUMNS, ITEMS
+from torchrec_priors.synthetic import pixelrec
+from torchrec_priors.synthetic.pixelrec import INTERACTIONS, ITEM_COLUMNS, ITEMS
 
 LEAST = 30
 MAPPING = Path(find_corpus("pixel8m").__file__).with_name("pixel8m_categories.csv")

@@ -25,12 +25,12 @@ from small_movielens import (
     write_ratings,
 )
 
-from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import sequence_files
+from torchrec_priors.preparation.build import sequence_files
+from torchrec_priors.preparation.build.expressions import steps
 from torchrec_priors.preparation.engine.on_duckdb import DuckDB
-from torchrec_priors.preparation.expressions import steps
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.manifest import read_manifest
 
 HORIZON = 8
 STARS = ["1 star", "2 stars", "3 stars", "4 stars", "5 stars"]

@@ -8,15 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from growing_shop import write
 
-from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.append import append
-from torchrec_priors.preparation.append_settings import Given
-from torchrec_priors.preparation.bad_rows import BadRows
+from torchrec_priors.preparation.append.append import append
+from torchrec_priors.preparation.append.settings import Given
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_spark import Spark
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.synthetic.files import generate
+from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.prepared.manifest import read_manifest
+from torchrec_priors.synthetic.files import generate
 
 pytestmark = pytest.mark.timeout(1200)  # a query takes Spark a second or so, however small
 

@@ -10,15 +10,15 @@ import pytest
 from small_movielens import Rating, read_ratings, read_sequences, write_ratings
 
 from torchrec_priors.data.histories import history_batches
-from torchrec_priors.data.manifest import read_manifest
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.add_prior import add_prior
-from torchrec_priors.preparation.communities.prior import communities
-from torchrec_priors.preparation.communities.settings import GraphPrior
+from torchrec_priors.preparation.build.split import SplitBy
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.split import SplitBy
+from torchrec_priors.preparation.priors.add_prior import add_prior
+from torchrec_priors.preparation.priors.communities.prior import communities
+from torchrec_priors.preparation.priors.communities.settings import GraphPrior
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest
 
 HORIZON, DAY = 3, 86_400
 START = 880_000_000 // DAY * DAY

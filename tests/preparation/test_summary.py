@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 import pytest
 from small_movielens import Rating, read_ratings, read_sequences, write_ratings
 
-from torchrec_priors.data.manifest import read_manifest
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import sequence_files
+from torchrec_priors.preparation.build import sequence_files
+from torchrec_priors.preparation.build.summary import summary
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.preparation.summary import summary
+from torchrec_priors.prepared.manifest import read_manifest
 
 HORIZON = 8
 

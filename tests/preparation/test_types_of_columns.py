@@ -11,14 +11,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation import contents
-from torchrec_priors.preparation.check import check
+from torchrec_priors.preparation.build import contents
+from torchrec_priors.preparation.build.check import check
+from torchrec_priors.preparation.build.plain_types import plain
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.on_duckdb import temporary
-from torchrec_priors.preparation.plain_types import plain
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.serving.catalogue import Catalogue
 
 NOW = 1_700_000_000_000

@@ -12,12 +12,13 @@ import torch
 from edited_manifest import describe_again
 from small_movielens import read_sequences
 
-from torchrec_priors.data.manifest import PRIOR_KINDS
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.files import read_json, write_json
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import read_json, write_json
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import PRIOR_KINDS
 from torchrec_priors.priors import random as random_groups
-from torchrec_priors.priors.prior import Targets, load_prior, needs_of
+from torchrec_priors.priors.load import load_prior
+from torchrec_priors.priors.prior import Targets, needs_of
 from torchrec_priors.priors.tree import PriorTree
 
 HORIZON = 8

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from made_up import HEADS
 
-from torchrec_priors.files import read_json, write_json
+from torchrec_priors.common.files import read_json, write_json
 from torchrec_priors.report.examples import AT_RANDOM, SOUGHT, examples
 from torchrec_priors.report.page import write_page
 from torchrec_priors.report.runs import find

@@ -8,12 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 from made_up import MODELS, ONE_HEAD, evaluate, train
 
+from torchrec_priors.common.files import read_json, write_json
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import read_json, write_json
 from torchrec_priors.report.comparison import costs
 from torchrec_priors.report.runs import find
 from torchrec_priors.report.sections import sections
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 
 def test_every_evaluation_is_a_row_and_seeds_are_one(section):

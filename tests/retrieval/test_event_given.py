@@ -14,12 +14,13 @@ from torchrec_priors.data.histories import Histories
 from torchrec_priors.embedding.table import Shard
 from torchrec_priors.heads.score import Score
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events, paths_of_events
-from torchrec_priors.retrieval.find import Finder, RetrievalConfig
+from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import Queries, search_reference
-from torchrec_priors.training.process import join
+from torchrec_priors.settings.evaluation import RetrievalConfig
 
 KINDS = ("event", "event", "item", "temporal", "user")
 

@@ -12,12 +12,12 @@ from torchrec_priors.heads.score import Score
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval import max_search, search
 from torchrec_priors.retrieval.best_items import BestItems
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import Exclusions, Queries
-from torchrec_priors.training.process import join
 
 ITEMS, DIM = 3_000, 16
 

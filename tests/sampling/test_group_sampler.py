@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
-from torchrec_priors.sampling.group_sampler import GroupSampler, NegativesConfig, OwnItems
+from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems, draws_of_sets
 from torchrec_priors.sampling.popularity import draw_weights
+from torchrec_priors.settings.negatives import NegativesConfig
 
 
 def _samplers(sets, frequency, ranks, seed=0, **config):
@@ -50,7 +51,7 @@ def _union(samplers, step):
 @given(st.lists(st.integers(0, 10**9), min_size=1, max_size=40), st.integers(1, 5_000), st.sampled_from([0, 0.25, 1]))
 def test_a_total_is_divided_by_training_positives(positives, total, share):
     config = NegativesConfig(total=total, catalogue_share=share)
-    draws = config.draws(np.array(positives))
+    draws = draws_of_sets(config, np.array(positives))
     if share == 1:
         assert not draws.any()
         return

@@ -3,10 +3,10 @@
 import pytest
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = {
     "model": {"dim": 8, "context": 20, "horizon": 4},

@@ -14,7 +14,7 @@ from e2e.command_line import app
 
 from torchrec_priors import load_run
 from torchrec_priors.apps import command, recommend
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.serving.bulk import recommend_in_bulk
 
 K = 7

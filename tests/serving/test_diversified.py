@@ -11,10 +11,10 @@ from e2e.command_line import app
 from torchrec_priors import load_run
 from torchrec_priors.apps import command, evaluate
 from torchrec_priors.config import load_config
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.retrieval.diversify import diversify_reference
-from torchrec_priors.training.config_file import write_config
+from torchrec_priors.training.run.config_file import write_config
 
 WEIGHT = 0.4
 

@@ -14,14 +14,14 @@ from torchrec_priors import load_run
 from torchrec_priors.apps import command
 from torchrec_priors.apps import export as app
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.serving import export as export_module
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 HISTORIES = [[5, 50, 7], [8], list(range(30, 60))]
 SETTINGS = {

@@ -12,9 +12,9 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training.config_file import write_config
-from torchrec_priors.training.origin import read_origin, write_origin
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.config_file import write_config
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.origin import read_origin, write_origin
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from serving.conftest import SETTINGS
 from torchrec_priors import load_run
 from torchrec_priors.apps import command, recommend
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 HISTORY = [5, 50, 7]
 TERMS = ["short-term", "long-term"]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from torchrec_priors.ranks.process import join
 from torchrec_priors.serving import ordered_file
 from torchrec_priors.serving.ordered_file import OrderedFile
-from torchrec_priors.training.process import join
 
 
 def _table(numbers):

@@ -12,12 +12,12 @@ from e2e.command_line import REPOSITORY
 
 from torchrec_priors import Recommendation, load_run
 from torchrec_priors.apps import command, recommend
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.bulk import lines_of_users
 from torchrec_priors.serving.catalogue import texts
 from torchrec_priors.training import build
-from torchrec_priors.training.process import join
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,18 @@ import pytest
 from torchrec_priors.apps import evaluate
 from torchrec_priors.config import parse
 from torchrec_priors.data.leaks import leaks
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.trained_part import TrainedPart
-from torchrec_priors.data.windows import Share
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.prepare import Settings, prepare
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
+from torchrec_priors.ranks.share import Share
 from torchrec_priors.report.runs import find
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.run import load_run
 from torchrec_priors.training import loop
-from torchrec_priors.training.ancestry import read_ancestry
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.ancestry import read_ancestry
+from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = {
     "model": {"dim": 8, "context": 12, "horizon": 2},

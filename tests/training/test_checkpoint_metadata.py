@@ -14,10 +14,10 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.training.checkpoint import load
-from torchrec_priors.training.checkpoint_metadata import read_metadata
-from torchrec_priors.training.checkpoint_reader import Reader
-from torchrec_priors.training.process import join
+from torchrec_priors.ranks.process import join
+from torchrec_priors.training.checkpoint.checkpoint import load
+from torchrec_priors.training.checkpoint.metadata import read_metadata
+from torchrec_priors.training.checkpoint.reader import Reader
 
 STATE = {
     "model": {"a": torch.arange(6.0).view(2, 3), "b.c": torch.tensor([1], dtype=torch.int64)},

@@ -16,14 +16,16 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import OutsideError, UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training import checkpoint_files, checkpoint_staging, loop
-from torchrec_priors.training.checkpoint_check import flaw
-from torchrec_priors.training.checkpoint_files import MANIFEST, read_manifest
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training import loop
+from torchrec_priors.training.checkpoint import files as checkpoint_files
+from torchrec_priors.training.checkpoint import staging as checkpoint_staging
+from torchrec_priors.training.checkpoint.check import flaw
+from torchrec_priors.training.checkpoint.files import MANIFEST, read_manifest
+from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = {
     "model": {"dim": 8, "context": 12, "horizon": 4},

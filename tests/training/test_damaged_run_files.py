@@ -6,18 +6,18 @@ import shutil
 import numpy as np
 import pytest
 
+from torchrec_priors.common.files import read_json
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import read_json
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.report.runs import find
 from torchrec_priors.training import loop
-from torchrec_priors.training.ancestry import read_ancestry
-from torchrec_priors.training.checkpoint_folder import CheckpointFolder
-from torchrec_priors.training.log_lines import read_lines, to_line
-from torchrec_priors.training.paths import path_names
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.checkpoint.folder import CheckpointFolder
+from torchrec_priors.training.run.ancestry import read_ancestry
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.log_lines import read_lines, to_line
+from torchrec_priors.training.run.paths import path_names
 
 SETTINGS = {
     "model": {"dim": 8, "context": 12, "horizon": 2},

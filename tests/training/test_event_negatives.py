@@ -5,10 +5,10 @@ import pytest
 from small_movielens import read_sequences
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.loop import make_sampler
-from torchrec_priors.training.process import join
 
 E = 8
 

@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.priors.tree import load_tree
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import load_tree
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training import fits_memory
 from torchrec_priors.training.fits_memory import check_memory
-from torchrec_priors.training.process import join
 
 
 def _check(folder, config, rows, *, for_training=True):

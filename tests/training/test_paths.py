@@ -14,17 +14,17 @@ from small_movielens import read_sequences
 from torchrec_priors import load_run
 from torchrec_priors.apps import evaluate
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import Share
 from torchrec_priors.errors import UserError
-from torchrec_priors.priors.settings import PriorsConfig
-from torchrec_priors.priors.tree import load_tree
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import load_tree
+from torchrec_priors.ranks.process import join
+from torchrec_priors.ranks.share import Share
+from torchrec_priors.settings.priors import PriorsConfig
 from torchrec_priors.training import build
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.origin import read_origin, write_origin
-from torchrec_priors.training.paths import count_positives
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.origin import read_origin, write_origin
+from torchrec_priors.training.run.paths import count_positives
 from torchrec_priors.training.warm_start import start_from
 
 HORIZON, E = 4, 8

@@ -8,8 +8,8 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor import Shard as ShardedBy
 from torchrec.distributed.shards_wrapper import LocalShardsWrapper
 
-from torchrec_priors.training.process import join
-from torchrec_priors.training.row_wise_state import in_saved_form
+from torchrec_priors.ranks.process import join
+from torchrec_priors.training.checkpoint.row_wise_state import in_saved_form
 
 ROWS = 7
 TABLE, STATE = "table.embeddings.item.weight", "item.momentum1"

@@ -7,13 +7,13 @@ import pyarrow as pa
 import pytest
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.manifest import read_manifest
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.add_prior import add_prior
-from torchrec_priors.preparation.grouping import Grouping
 from torchrec_priors.preparation.prepare import Settings, prepare
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.preparation.priors.add_prior import add_prior
+from torchrec_priors.preparation.priors.grouping import Grouping
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import read_manifest
+from torchrec_priors.training.run.folder import RunFolder
 
 
 @pytest.fixture

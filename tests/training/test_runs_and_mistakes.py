@@ -9,11 +9,11 @@ from edited_manifest import edit
 from run_files import losses
 
 from torchrec_priors.config import load_config, parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.loop import train
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = """
 [model]

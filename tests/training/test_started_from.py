@@ -9,10 +9,10 @@ import pytest
 
 from torchrec_priors.apps.train import train
 from torchrec_priors.errors import UserError
-from torchrec_priors.training.claim import claimed
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
-from torchrec_priors.training.started_from import source_of
+from torchrec_priors.ranks.process import join
+from torchrec_priors.training.run.claim import claimed
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.started_from import source_of
 
 SETTINGS = """
 [model]
@@ -82,8 +82,8 @@ def test_before_the_first_checkpoint_it_is_needed(made, folder):
 _HOLD = """
 import sys
 from pathlib import Path
-from torchrec_priors.training.claim import claimed
-from torchrec_priors.training.process import join
+from torchrec_priors.training.run.claim import claimed
+from torchrec_priors.ranks.process import join
 with join() as ranks, claimed(Path(sys.argv[1]), ranks):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,11 +9,11 @@ from run_files import logged
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import StoppedError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training import loop
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.stop_request import StopRequest
 
 SETTINGS = {

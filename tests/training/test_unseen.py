@@ -10,16 +10,16 @@ import torch
 from grown_data import earlier_state, grown_from
 
 from torchrec_priors.config import parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.managed import blocks_of
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.run import load_run
 from torchrec_priors.training import loop
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.run.folder import RunFolder
 
 ITEMS = 110  # of 150, in the earlier state
 SETTINGS = {

@@ -13,8 +13,8 @@ from typer import Option
 from torchrec_priors.apps import command
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import NAMES, PARTS, SHAPES, check_shape
+from torchrec_priors.common.limits import check_most
 from torchrec_priors.errors import UserError
-from torchrec_priors.limits import check_most
 
 _MOST_REPEATS = 10_000
 _MOST_THREADS = 4_096

@@ -15,13 +15,13 @@ import typer
 
 from torchrec_priors.apps.arguments import check_texts, check_values
 from torchrec_priors.apps.streams import one_line, open_streams
+from torchrec_priors.common.limits import whole_number
+from torchrec_priors.common.noise import hush
+from torchrec_priors.common.out_of_memory import out_of_memory
+from torchrec_priors.common.system_errors import naming
+from torchrec_priors.common.system_errors import one_line as explain
 from torchrec_priors.errors import DivergedError, LostRanksError, OutsideError, StoppedError, UserError
-from torchrec_priors.launch.variables import Launch, for_one_process, read_launch
-from torchrec_priors.limits import whole_number
-from torchrec_priors.noise import hush
-from torchrec_priors.out_of_memory import out_of_memory
-from torchrec_priors.system_errors import naming
-from torchrec_priors.system_errors import one_line as explain
+from torchrec_priors.ranks.variables import Launch, for_one_process, read_launch
 
 TRUST = "Run files of own code that the run was trained with, though you have not trained with them here."
 

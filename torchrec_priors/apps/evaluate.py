@@ -15,21 +15,21 @@ from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.common.files import write_json
 from torchrec_priors.config import RunConfig, read_override, with_changes
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.leaks import Leaks
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import write_json
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
 from torchrec_priors.metrics.reach import Reach
+from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.retrieval.read_predictions import noted_of
 from torchrec_priors.retrieval.search import Found
-from torchrec_priors.training.ancestry import Ancestry, read_ancestry
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.run.ancestry import Ancestry, read_ancestry
+from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

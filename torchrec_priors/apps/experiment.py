@@ -13,8 +13,8 @@ from typer import Argument, Option
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.apps.evaluate import Split
+from torchrec_priors.common.files import write_whole
 from torchrec_priors.config import read_toml
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.file import MOST_AT_ONCE, ExperimentFile, read_experiment
 from torchrec_priors.experiment.matrix import cells_of, flat
@@ -23,7 +23,7 @@ from torchrec_priors.experiment.processes import InPlace, Launcher, OnScheduler
 from torchrec_priors.experiment.results import NOT_RUN, Results, collect
 from torchrec_priors.experiment.runner import Runner, lock
 from torchrec_priors.experiment.table import About, markdown
-from torchrec_priors.files import write_whole
+from torchrec_priors.prepared.data_set import PreparedData
 
 log = logging.getLogger(__name__)
 

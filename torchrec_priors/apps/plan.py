@@ -9,7 +9,6 @@ from typer import Argument, Option
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.config import load_config
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning import measure as measuring
 from torchrec_priors.planning import plot as plots
@@ -20,6 +19,7 @@ from torchrec_priors.planning.fits import check_any_fits, plan_or_explain
 from torchrec_priors.planning.machines import machine_of
 from torchrec_priors.planning.request import Request
 from torchrec_priors.planning.sweep import sweep
+from torchrec_priors.prepared.data_set import PreparedData
 
 
 def plan(

@@ -11,17 +11,17 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.append import append as add
-from torchrec_priors.preparation.append_settings import Given
+from torchrec_priors.preparation.append.append import append as add
+from torchrec_priors.preparation.append.settings import Given
+from torchrec_priors.preparation.build.into_a_store import prepare_there
+from torchrec_priors.preparation.build.split import SplitBy
+from torchrec_priors.preparation.build.summary import summary
 from torchrec_priors.preparation.corpus import find_corpus, find_generator
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
-from torchrec_priors.preparation.into_a_store import prepare_there
 from torchrec_priors.preparation.options import read_options
 from torchrec_priors.preparation.prepare import Settings
 from torchrec_priors.preparation.prepare import prepare as make
-from torchrec_priors.preparation.split import SplitBy
-from torchrec_priors.preparation.summary import summary
 from torchrec_priors.remote.mirror import mirror
 from torchrec_priors.remote.uri import Uri, place_of
 

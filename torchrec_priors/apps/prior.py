@@ -8,11 +8,11 @@ from tqdm import tqdm
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.preparation.add_prior import add_prior, add_prior_there, check_free
+from torchrec_priors.preparation.build.summary import prior_line
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
-from torchrec_priors.preparation.prior_request import PriorRequest
-from torchrec_priors.preparation.summary import prior_line
+from torchrec_priors.preparation.priors.add_prior import add_prior, add_prior_there, check_free
+from torchrec_priors.preparation.priors.request import PriorRequest
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.remote.store import Store
 from torchrec_priors.remote.uri import Uri
 

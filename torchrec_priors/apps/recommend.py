@@ -14,16 +14,16 @@ from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.common.files import check_replaceable
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.data.id_files import read_ids
-from torchrec_priors.data.prepared import History
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import check_replaceable
+from torchrec_priors.prepared.data_set import History
+from torchrec_priors.prepared.id_files import read_ids
 from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import Catalogue, listed
 from torchrec_priors.serving.levers import MOST_SHARES, Levers
 from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 _WHY = 3  # runners-up named beside the head that won
 _EVERYONE = "all"

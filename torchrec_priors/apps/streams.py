@@ -3,7 +3,7 @@
 import io
 import sys
 
-from torchrec_priors.limits import shortened
+from torchrec_priors.common.limits import shortened
 
 _LONGEST_WORD = 400  # a path may be longer than a screen is wide, but not than this
 

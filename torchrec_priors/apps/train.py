@@ -9,13 +9,13 @@ from typer import Argument, Option
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
 from torchrec_priors.config import load_config
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.training.claim import claimed
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.training.loop import SELECTED_BY
 from torchrec_priors.training.loop import train as run_training
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
-from torchrec_priors.training.started_from import source_of
+from torchrec_priors.training.run.claim import claimed
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.started_from import source_of
 
 
 def train(

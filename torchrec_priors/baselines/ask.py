@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.heads.composition import Heads
-from torchrec_priors.heads.score import Score, ScoreKind
+from torchrec_priors.heads.score import Score
+from torchrec_priors.settings.model import ScoreKind
 
 
 def score_of(baseline: nn.Module | None, kind: ScoreKind) -> Score:

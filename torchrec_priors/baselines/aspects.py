@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from torchrec_priors.heads.score import Score, ScoreKind
+from torchrec_priors.heads.score import Score
+from torchrec_priors.settings.model import ScoreKind
 
 _TEMPERATURE = 0.5  # T
 

@@ -10,7 +10,7 @@ Shapes: N tokens, d width, Q positions that are asked for, K queries of each.
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,34 +18,12 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from torchrec_priors.baselines.learning import Learning, Learnt
+from torchrec_priors.common.limits import MOST, check_most
+from torchrec_priors.common.plugin import known_files, load_file
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.limits import MOST, check_most
-from torchrec_priors.plugin import known_files, load_file
-from torchrec_priors.priors.settings import PriorsConfig
-
-
-@dataclass
-class BaselineConfig:
-    """A rival in place of prior heads.
-
-    Attributes:
-        name: a file of `torchrec_priors/baselines/`, as `comirec`, or the path of one of your own; empty for none.
-        interests: queries of a position, where the baseline has several.
-        options: settings of the baseline itself.
-    """
-
-    name: str = ""
-    interests: int = 4
-    options: dict[str, str | int | float | bool] = field(default_factory=dict)
-
-    def check(self) -> None:
-        if not 1 <= self.interests <= 1024:
-            raise UserError(f"baseline.interests = {self.interests} must be in [1, 1024]")
-        if self.interests != BaselineConfig.interests and not self.name:
-            raise UserError(f"baseline.interests = {self.interests} means nothing without baseline.name")
-        if self.options and not self.name:
-            raise UserError(f"baseline.options: '{next(iter(self.options))}' means nothing without baseline.name")
+from torchrec_priors.settings.baseline import BaselineConfig
+from torchrec_priors.settings.priors import PriorsConfig
 
 
 class Baseline(Protocol):

@@ -19,13 +19,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.baselines.baseline import BaselineConfig, read_options
+from torchrec_priors.baselines.baseline import read_options
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.dynamic_routing import dynamic_routing
 from torchrec_priors.ops.interest_attention import interest_attention
+from torchrec_priors.settings.baseline import BaselineConfig
 
 _READ_BY = {"attention": ("attention", "positions"), "dynamic": ("iterations",)}
 

@@ -34,14 +34,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchrec_priors.baselines.aspects import AspectScore
-from torchrec_priors.baselines.baseline import BaselineConfig, read_options
+from torchrec_priors.baselines.baseline import read_options
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.errors import UserError
-from torchrec_priors.heads.score import ScoreKind
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
 from torchrec_priors.ops.keyed_noise import keyed_normal
 from torchrec_priors.ops.softmax_attention import softmax_attention
+from torchrec_priors.settings.baseline import BaselineConfig
+from torchrec_priors.settings.model import ScoreKind
 
 _CONTRAST = 0.2  # temperature of CL
 _FIRST_SPREAD = -3.0  # sigmoid of it is sigma at the start

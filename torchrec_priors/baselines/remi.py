@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.baselines.baseline import BaselineConfig, read_options
+from torchrec_priors.baselines.baseline import read_options
 from torchrec_priors.baselines.comirec import Options as ComiRecOptions
 from torchrec_priors.baselines.comirec import SelfAttention, check_width
 from torchrec_priors.baselines.learning import Learning, Learnt
@@ -26,6 +26,7 @@ from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.hard_negatives import hard_negatives_loss
+from torchrec_priors.settings.baseline import BaselineConfig
 
 
 @dataclass

@@ -11,14 +11,15 @@ from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
 from torchrec_priors.config import RunConfig, parse
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.table import Shard
 from torchrec_priors.heads.score import Score
-from torchrec_priors.priors.tree import PriorTree, load_tree
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import load_tree
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import Exclusions, Queries, search
-from torchrec_priors.training.process import join
 
 _CHUNK_BYTES = 4 << 30
 _STEPS = 256.0

@@ -12,7 +12,7 @@ from typing import Any
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, in_a_process
 from torchrec_priors.bench.workload import make_workload
-from torchrec_priors.files import new_file
+from torchrec_priors.common.files import new_file
 
 Report = Callable[[str], None]
 

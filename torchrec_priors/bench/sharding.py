@@ -20,13 +20,14 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import SHAPES
 from torchrec_priors.bench.timed import Timed, in_a_process, on_ranks, peak_bytes, repeat, tell
+from torchrec_priors.common.noise import hush
 from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.own_rows import own_rows
-from torchrec_priors.embedding.sharding import ROW_WISE, TYPES, ShardingConfig
-from torchrec_priors.embedding.table import FEATURE, TABLE, Shard, fuse_optimizer, item_table
-from torchrec_priors.noise import hush
-from torchrec_priors.training.process import Ranks, join
+from torchrec_priors.embedding.table import FEATURE, Shard, fuse_optimizer, item_table
+from torchrec_priors.ranks.process import Ranks, join
+from torchrec_priors.settings.sharding import ROW_WISE, TYPES, ShardingConfig
+from torchrec_priors.settings.table import TABLE
 
 Report = Callable[[str], None]
 

@@ -15,21 +15,23 @@ from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.batch import make_batch
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import Share, Windows, WindowStream
+from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.table import FEATURE, Shard, initialise_rows
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.encoder.hstu import HSTU
 from torchrec_priors.heads.composition import make_heads
 from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.heads.nodes import nodes
-from torchrec_priors.loss import discount, positive_weights
-from torchrec_priors.priors.tree import PriorTree, load_tree
+from torchrec_priors.loss import discount, path_weights, positive_weights
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import load_tree
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.ranks.process import join
+from torchrec_priors.ranks.share import Share
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.loop import make_sampler
-from torchrec_priors.training.paths import count_positives, over_item_sets
-from torchrec_priors.training.process import join
+from torchrec_priors.training.run.paths import count_positives, over_item_sets
 from torchrec_priors.training.step import step
 
 _ALWAYS = {"priors.min_positives": 0, "priors.init_std": 0.02}  # so that the loss tells wrong adapters from right ones
@@ -70,7 +72,7 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     windows = _windows(config, prepared, ("events",))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     discount_O = discount(config.loss.gamma, config.model.horizon)
-    cell_KO = positive_weights(positives_KO, targets_O, config.loss.weights(positives_K), discount_O)
+    cell_KO = positive_weights(positives_KO, targets_O, path_weights(config.loss, positives_K), discount_O)
     weight_KO = cell_KO / targets_O.clamp(min=1)  # of a batch that holds the whole log
     item_BX, event_BX, length_B = _padded(windows, config.model.context + config.model.horizon)
 

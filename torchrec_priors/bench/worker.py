@@ -13,7 +13,7 @@ import torch
 from torchrec_priors.bench import ablations, retrieval, training
 from torchrec_priors.bench.shapes import SHAPES
 from torchrec_priors.bench.timed import Timed, tell
-from torchrec_priors.noise import hush
+from torchrec_priors.common.noise import hush
 
 Time = Callable[..., Timed]
 

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from torchrec_priors.bench.shapes import Shape
-from torchrec_priors.data.manifest import Manifest, PriorInfo, describe
 from torchrec_priors.parquet import write_table
+from torchrec_priors.prepared.manifest import Manifest, PriorInfo, describe
 
 _FULL = 0.3  # of the contexts
 _SHORTEST = 20  # of the others, as a share of the context: a twentieth

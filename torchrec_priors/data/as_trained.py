@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
 
 
 class AsTrained(PreparedData):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from torchrec_priors.data.order import Chunk, Cuts
-from torchrec_priors.data.prepared import COLUMN_TYPES, Columns, PreparedData
 from torchrec_priors.data.ties import Ties
+from torchrec_priors.prepared.data_set import COLUMN_TYPES, Columns, PreparedData
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from torchrec_priors.data.prepared import Columns, PreparedData
-from torchrec_priors.data.windows import Share, flat
+from torchrec_priors.data.windows import flat
+from torchrec_priors.prepared.data_set import Columns, PreparedData
+from torchrec_priors.ranks.share import Share
 
 Split = Literal["validation", "test"]
 

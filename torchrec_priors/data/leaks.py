@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from torchrec_priors.data.histories import Split, target_bounds, users_of
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.trained_part import Pasts, TrainedPart, pasts_of
-from torchrec_priors.data.windows import Share
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.share import Share
 
 
 @dataclass(frozen=True)

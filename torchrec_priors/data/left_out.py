@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.data.prepared import Columns
 from torchrec_priors.data.windows import Windows
+from torchrec_priors.prepared.data_set import Columns
 
 
 def leave_out(windows: Windows, known_I: np.ndarray) -> Windows:

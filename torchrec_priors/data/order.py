@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from torchrec_priors.common.splitmix import of_epoch, unit
 from torchrec_priors.errors import UserError
-from torchrec_priors.splitmix import of_epoch, unit
 
 _SHIFTS = 0x736869667473  # tells these draws from other uses of the seed
 

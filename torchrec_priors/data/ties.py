@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from torchrec_priors.data.prepared import Columns, PreparedData, RowGroup
-from torchrec_priors.splitmix import GOLDEN, mix, of_epoch
+from torchrec_priors.common.splitmix import GOLDEN, mix, of_epoch
+from torchrec_priors.prepared.data_set import Columns, PreparedData, RowGroup
 
 _TIES = 0x74696573  # tells these draws from other uses of the seed
 

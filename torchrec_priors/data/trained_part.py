@@ -13,13 +13,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from torchrec_priors.data.prepared import PreparedData, RowGroup
-from torchrec_priors.data.windows import Share
-from torchrec_priors.files import new_file
+from torchrec_priors.common.files import new_file
+from torchrec_priors.common.splitmix import GOLDEN, mix
 from torchrec_priors.parquet import read_table, readable, write_table
-from torchrec_priors.splitmix import GOLDEN, mix
+from torchrec_priors.prepared.data_set import PreparedData, RowGroup
+from torchrec_priors.ranks.share import Share
+from torchrec_priors.settings.training import TrainingConfig
 
 _SCHEMA = pa.schema([("user", pa.uint64()), ("items", pa.int32()), ("history", pa.uint64()), ("before", pa.bool_())])
+
+
+def training_ends(data: PreparedData, config: TrainingConfig) -> np.ndarray:
+    """int32 [users]: how many items of each history are trained on, in file order."""
+    return data.lengths if config.fit_all else data.training_ends
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ import numpy as np
 from torchrec_priors.data.balance import attention_cost, deal
 from torchrec_priors.data.chunks import Part, read_chunks
 from torchrec_priors.data.order import WindowOrder
-from torchrec_priors.data.prepared import Columns, PreparedData
 from torchrec_priors.data.ties import Ties
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import Columns, PreparedData
+from torchrec_priors.ranks.share import Share
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,6 @@ class Windows:
     numbers: np.ndarray
     users: np.ndarray
     columns: Columns = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Share:
-    """Which part of every global batch is ours."""
-
-    rank: int = 0
-    world: int = 1
-
-    def of(self, size: int) -> slice:
-        return slice(size * self.rank // self.world, size * (self.rank + 1) // self.world)
 
 
 class WindowStream:

@@ -23,10 +23,10 @@ from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingColle
 
 from torchrec_priors.embedding.empty_shards import let_empty_shards_answer
 from torchrec_priors.embedding.plan import Plan, Table, tables_of
-from torchrec_priors.embedding.sharding import ROW_WISE, ShardingConfig
 from torchrec_priors.embedding.whole_rows import learn_as_whole_rows
 from torchrec_priors.errors import UserError
-from torchrec_priors.launch.variables import read_launch
+from torchrec_priors.ranks.variables import read_launch
+from torchrec_priors.settings.sharding import ROW_WISE, ShardingConfig
 
 _LOOKUPS = 512  # ids of a table that a rank asks for in a step, where nothing is known
 

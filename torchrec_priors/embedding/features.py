@@ -14,13 +14,12 @@ from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.limits import MOST_GROUPS, check_most, whole_number
 from torchrec_priors.embedding.dedup import AskedIds, once
 from torchrec_priors.embedding.table import table_of
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.limits import MOST_GROUPS, check_most, whole_number
-
-PREFIX = "feature_"
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.settings.table import table_of_feature
 
 
 @dataclass(frozen=True)
@@ -90,15 +89,6 @@ def _quantile(values: pa.Array, groups: int, items: int) -> pa.Array:
         return pa.nulls(len(values), pa.int64())
     bounds = np.quantile(numbers[:items][there[:items]], np.arange(1, groups) / groups)
     return pa.array(np.searchsorted(bounds, numbers, side="right"), mask=~there)
-
-
-def table_of_feature(name: str) -> str:
-    """The name of a feature's table.
-
-    >>> table_of_feature("price:32")
-    'feature_price'
-    """
-    return PREFIX + name.partition(":")[0]
 
 
 class FeatureTables(nn.Module):

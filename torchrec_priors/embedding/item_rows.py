@@ -11,9 +11,9 @@ from functools import cached_property
 
 import numpy as np
 
-from torchrec_priors.embedding.unseen import UnseenConfig
+from torchrec_priors.common.splitmix import GOLDEN, mix
 from torchrec_priors.errors import UserError
-from torchrec_priors.splitmix import GOLDEN, mix
+from torchrec_priors.settings.embedding import UnseenConfig
 
 NO_ROW = -1
 

@@ -28,8 +28,9 @@ from torchrec.modules.mc_modules import (
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from torchrec_priors.embedding.item_rows import Held
-from torchrec_priors.embedding.table import TABLE, item_table
-from torchrec_priors.embedding.unseen import UnseenConfig
+from torchrec_priors.embedding.table import item_table
+from torchrec_priors.settings.embedding import UnseenConfig
+from torchrec_priors.settings.table import TABLE
 
 _RANGE = 1 << 40
 _FACTOR = 0x9E3779B97F4A7C15 % _RANGE  # odd: multiplying by it is a permutation of the range

@@ -18,9 +18,9 @@ from torchrec.distributed.types import (
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 
-from torchrec_priors.embedding.sharding import ROW_WISE, TYPES, UVM
+from torchrec_priors.common.files import read_json
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import read_json
+from torchrec_priors.settings.sharding import ROW_WISE, TYPES, UVM
 
 _FLOAT = 4  # bytes
 

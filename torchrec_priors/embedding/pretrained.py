@@ -8,15 +8,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from torchrec_priors.data.id_files import places
-from torchrec_priors.data.id_texts import id_texts, plain_array
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.system_errors import blame_the_system
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.embedding.own_rows import OwnRows
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.parquet import ParquetReader
-from torchrec_priors.system_errors import blame_the_system
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.id_files import places
+from torchrec_priors.prepared.id_texts import id_texts, plain_array
 
 log = logging.getLogger(__name__)
 

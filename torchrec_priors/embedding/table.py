@@ -16,33 +16,12 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.optim import RowWiseAdagrad
 
-from torchrec_priors.errors import UserError
-from torchrec_priors.splitmix import GOLDEN, mix
+from torchrec_priors.common.splitmix import GOLDEN, mix
+from torchrec_priors.settings.table import TABLE
 
-TABLE = "item"
 FEATURE = "item"
 
 _NUMBERS_AT_A_TIME = 1 << 20
-
-
-@dataclass
-class TableConfig:
-    """The item table.
-
-    Attributes:
-        learning_rate: of the fused row-wise Adagrad, at its peak.
-        init_std: standard deviation of the first values.
-        pretrained: Parquet file of item vectors (`item_id`, `vector`) that are the first values of their rows; "" for
-            none.
-    """
-
-    learning_rate: float = 0.05
-    init_std: float = 0.02
-    pretrained: str = ""
-
-    def check(self) -> None:
-        if self.learning_rate < 0 or self.init_std < 0:
-            raise UserError("table.learning_rate and table.init_std must not be negative")
 
 
 def item_table(items: int, dim: int) -> EmbeddingCollection:

@@ -31,8 +31,8 @@ from torchrec.distributed.embedding import ShardedEmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.embedding.plan import Plan
-from torchrec_priors.embedding.sharding import COLUMN_WISE
 from torchrec_priors.ops.row_squares import Occurrences, row_squares
+from torchrec_priors.settings.sharding import COLUMN_WISE
 
 _LEAST = 1e-30  # means whose root is nothing beside eps (1e-8): below, rounding could make a difference negative
 

@@ -15,12 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
+from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.hstu_attention import hstu_attention
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
+from torchrec_priors.settings.encoder import EncoderConfig
 
 
 class HSTULayer(nn.Module):

@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
+from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
 from torchrec_priors.ops.softmax_attention import softmax_attention
+from torchrec_priors.settings.encoder import EncoderConfig
 
 _EPSILON = 1e-8  # of layer norm, as in their code
 _DROPOUTS = 3  # of a block

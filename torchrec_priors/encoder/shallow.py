@@ -7,10 +7,11 @@ import logging
 
 from torch import Tensor, nn
 
-from torchrec_priors.encoder.encoder import EncoderConfig, Jagged
+from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.encoder.positions import positions
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.keyed_dropout import keyed_dropout
+from torchrec_priors.settings.encoder import EncoderConfig
 
 log = logging.getLogger(__name__)
 

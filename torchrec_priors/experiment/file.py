@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from torchrec_priors.common.limits import check_most
 from torchrec_priors.config import explain, read_toml
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.search.settings import SearchSettings
-from torchrec_priors.limits import check_most
 
 MOST_AT_ONCE = 1_000  # processes of one machine
 

@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.common.files import read_json
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.plan import Evaluation, PlannedRun
-from torchrec_priors.files import read_json
-from torchrec_priors.training.checkpoint import checkpoint_name
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.checkpoint.checkpoint import checkpoint_name
+from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

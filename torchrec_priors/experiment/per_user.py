@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import Ranked
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.retrieval.read_predictions import open_predictions
 
 CUTOFF = 10

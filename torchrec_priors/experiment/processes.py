@@ -16,8 +16,8 @@ from torchx.runner.config import apply, get_configs
 from torchx.specs import AppDef, AppState
 from torchx.specs.builders import materialize_appdef
 
+from torchrec_priors.common.files import append_to
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.files import append_to
 from torchrec_priors.launch.builtins import dist
 from torchrec_priors.launch.command_line import arguments
 

@@ -9,16 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from torchrec_priors.baselines.baseline import interests_of
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.files import new_file
 from torchrec_priors.experiment.finished import evaluation_folder, metrics_of, summary_of
 from torchrec_priors.experiment.per_user import PerUserReader
 from torchrec_priors.experiment.plan import PlannedRun, run_folder
 from torchrec_priors.experiment.runner import Failures
 from torchrec_priors.experiment.statistics import Difference, Interval, intervals_of
-from torchrec_priors.files import new_file
 from torchrec_priors.parquet import write_table
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.training.loop import SELECTED_BY
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 Row = dict[str, Any]
 NOT_RUN = "not run"

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.finished import has_weights, metrics_of, summary_of
 from torchrec_priors.experiment.plan import Evaluation, PlannedRun, run_folder
 from torchrec_priors.experiment.processes import Launcher
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.training.loop import SELECTED_BY
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.heads.flat import FlatHeads
 from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.heads.nodes import Depth
-from torchrec_priors.priors.settings import PriorsConfig
 from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.settings.priors import PriorsConfig
 
 Heads = HierarchicalHeads | FlatHeads
 

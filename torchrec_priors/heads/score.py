@@ -1,13 +1,12 @@
 """How a query and an item vector give a score: Eq. 1's dot product, or a learned scale times their cosine."""
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ScoreKind = Literal["dot", "cosine"]
+from torchrec_priors.settings.model import ScoreKind
 
 _FIRST_SCALE, _LARGEST_SCALE = 20.0, 100.0
 

@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.data.labels import compress
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.labels import compress
 
 Entity = Literal["item", "event", "user"]
 _ENTITIES: dict[str, Entity] = {"item": "item", "graph": "item", "event": "event", "user": "user"}

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 
 from torchrec_priors.data.histories import Histories, Split, history_batches, users_of
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.data.windows import Share
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
@@ -16,11 +14,14 @@ from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.metrics.unseen import UnseenCounts
 from torchrec_priors.model import Recommender
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.share import Share
 from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events
-from torchrec_priors.retrieval.find import Finder, RetrievalConfig
+from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import Found
+from torchrec_priors.settings.evaluation import RetrievalConfig
 
 
 def evaluate(

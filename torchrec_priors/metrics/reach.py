@@ -20,7 +20,7 @@ from torchrec_priors.metrics.per_user import Ranked
 from torchrec_priors.model import Recommender
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.retrieval.find import RetrievalConfig
+from torchrec_priors.settings.evaluation import RetrievalConfig
 
 FEW = 0.5  # share of the targets below which there is a warning
 _NAMED = 5  # heads

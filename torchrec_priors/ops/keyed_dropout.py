@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchrec_priors import splitmix
+from torchrec_priors.common import splitmix
 
 _GOLDEN = int(splitmix.GOLDEN)
 _MASK = (1 << 63) - 1

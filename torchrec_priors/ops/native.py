@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from torchrec_priors.user_folders import cache_folder, is_private, is_private_status
+from torchrec_priors.common.user_folders import cache_folder, is_private, is_private_status
 
 _log = logging.getLogger(__name__)
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")

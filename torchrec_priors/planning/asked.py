@@ -8,21 +8,22 @@ from torch import nn
 
 from torchrec_priors.baselines.ask import score_of
 from torchrec_priors.baselines.baseline import as_priors, load_baseline
+from torchrec_priors.common.limits import check_most
 from torchrec_priors.config import RunConfig
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.embedding.features import PREFIX, load_features
-from torchrec_priors.embedding.sharding import ShardingConfig
-from torchrec_priors.embedding.table import TABLE
+from torchrec_priors.embedding.features import load_features
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import count_parameters
-from torchrec_priors.limits import check_most
-from torchrec_priors.model import ModelConfig
 from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import read_count
 from torchrec_priors.planning.queries import Queries, queries_in
 from torchrec_priors.planning.request import Request, Table
-from torchrec_priors.priors.tree import PriorTree, load_tree
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import load_tree
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.settings.model import ModelConfig
+from torchrec_priors.settings.sharding import ShardingConfig
+from torchrec_priors.settings.table import PREFIX, TABLE
 
 _OF_ACTIVATIONS = (("layers", 1), ("accumulate", 1), ("queries", 1))
 _MOST = {"dim": 1 << 16, "context": 1 << 20, "layers": 1 << 10, "queries": 1 << 20}

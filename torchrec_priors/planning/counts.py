@@ -3,8 +3,8 @@
 import math
 import re
 
+from torchrec_priors.common.limits import shortened
 from torchrec_priors.errors import UserError
-from torchrec_priors.limits import shortened
 
 MOST_COUNT = 10**18
 MOST_COUNTS = 100  # of a sweep

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from torchrec_priors.embedding.sharding import ROW_WISE
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb, in_ms
 from torchrec_priors.planning.planner import DoesNotFit, Plan, plan
 from torchrec_priors.planning.request import MOST_RANKS, Request
 from torchrec_priors.planning.sweep import Point
+from torchrec_priors.settings.sharding import ROW_WISE
 
 
 @dataclass(frozen=True)

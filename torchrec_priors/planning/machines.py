@@ -13,9 +13,9 @@ from torchrec.distributed.planner.types import (
     TrainerConfig,
 )
 
-from torchrec_priors.amounts import in_bytes
+from torchrec_priors.common.amounts import in_bytes
+from torchrec_priors.common.limits import check_most
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.limits import check_most
 
 _GB = 10**9
 _MOST_A_NODE = 1024

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torchrec_priors.common.files import check_replaceable, new_file
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import check_replaceable, new_file
 from torchrec_priors.planning.counts import short
 from torchrec_priors.planning.sweep import Point
 

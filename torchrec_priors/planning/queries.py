@@ -7,11 +7,12 @@ import torch
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import make_batch
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.loss import Positives, find_positives
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.sampling.group_sampler import Draw
 
@@ -55,7 +56,7 @@ def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Querie
         seed=config.seed,
         shuffled_row_groups=1,
         columns=("events",) if "events" in tree.needs else (),
-        training_end_U=config.training.training_ends(data),
+        training_end_U=training_ends(data, config.training),
     )
     nothing = Draw(np.zeros(0, np.int64), None, [np.zeros(0, np.int64)], [], 0)
     batch = make_batch(next(iter(stream)), nothing, feature=FEATURE, seed=config.seed)

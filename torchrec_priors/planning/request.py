@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torchrec_priors.amounts import as_text
-from torchrec_priors.embedding.sharding import ShardingConfig
+from torchrec_priors.common.amounts import as_text
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import short
 from torchrec_priors.planning.machines import Machine
+from torchrec_priors.settings.sharding import ShardingConfig
 
 OPTIMIZERS = ("rowwise-adagrad", "sgd", "adagrad", "adam")
 ROWS = {"fp32": 4, "fp16": 2}  # bytes of a number

@@ -16,11 +16,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.bench.limits import bandwidth
 from torchrec_priors.bench.timed import peak_bytes
+from torchrec_priors.common.noise import hush
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.table import FEATURE, fuse_optimizer, item_table
-from torchrec_priors.noise import hush
 from torchrec_priors.planning.measure import Measured
-from torchrec_priors.training.process import Ranks, join
+from torchrec_priors.ranks.process import Ranks, join
 
 _SENT = 1 << 22  # floats of an all-to-all
 _TRIES = 5

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 
 import ibis.expr.types as ir
 
+from torchrec_priors.common.plugin import load_file
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.plugin import load_file
-from torchrec_priors.preparation.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.options import declares_options, read_options
-from torchrec_priors.preparation.raw import BadRows
+from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
+from torchrec_priors.preparation.raw.delimited import BadRows
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _FOLDERS = (_PACKAGE / "corpora", _PACKAGE.parent / "datasets")

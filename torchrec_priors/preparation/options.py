@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from torchrec_priors.data.manifest import sha256
+from torchrec_priors.common.checksums import sha256
 from torchrec_priors.errors import UserError, nearest
 
 CLASS = "Options"

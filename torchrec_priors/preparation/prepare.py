@@ -6,26 +6,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from torchrec_priors.data import manifest as manifests
-from torchrec_priors.data.manifest import Manifest
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.files import remove_leftover
+from torchrec_priors.common.plugin import where_it_failed
+from torchrec_priors.common.system_errors import cannot, explaining, number_of
 from torchrec_priors.errors import OutsideError, UserError
-from torchrec_priors.files import remove_leftover
-from torchrec_priors.plugin import where_it_failed
-from torchrec_priors.preparation import raw_files
-from torchrec_priors.preparation.add_prior import add_prior
-from torchrec_priors.preparation.bad_rows import BadRows
-from torchrec_priors.preparation.build import Build
-from torchrec_priors.preparation.check import check
-from torchrec_priors.preparation.communities.prior import communities
+from torchrec_priors.preparation.build.build import Build
+from torchrec_priors.preparation.build.check import check
+from torchrec_priors.preparation.build.plain_types import plain
+from torchrec_priors.preparation.build.split import TIMES, SplitBy
+from torchrec_priors.preparation.build.work_folder import place_of, recover, set_aside, work_folder
 from torchrec_priors.preparation.corpus import corpus_path, find_corpus, load_corpus
 from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.options import read_options, recorded_options
-from torchrec_priors.preparation.plain_types import plain
-from torchrec_priors.preparation.split import TIMES, SplitBy
-from torchrec_priors.preparation.work_folder import place_of, recover, set_aside, work_folder
-from torchrec_priors.system_errors import cannot, explaining, number_of
+from torchrec_priors.preparation.priors.add_prior import add_prior
+from torchrec_priors.preparation.priors.communities.prior import communities
+from torchrec_priors.preparation.raw import files as raw_files
+from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.prepared import manifest as manifests
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.manifest import Manifest
 
 Report = Callable[[str], None]
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.limits import check_most, whole_number
 from torchrec_priors.errors import UserError
-from torchrec_priors.limits import check_most, whole_number
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.random import how_many, labels_like
 

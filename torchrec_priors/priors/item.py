@@ -3,9 +3,10 @@
 import numpy as np
 from torch import Tensor, nn
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.priors.prior import Memberships, Targets, prior_of_data
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import prior_of_data
+from torchrec_priors.priors.prior import Memberships, Targets
 
 
 class ItemPrior(nn.Module):

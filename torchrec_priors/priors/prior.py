@@ -1,25 +1,15 @@
-"""What a prior is, and how a specification such as "temporal:4" or "genre" becomes one.
+"""What a prior is: groups, the targets that belong to them, and the items they may retrieve."""
 
-A kind of prior is one file that defines `load(argument, data, horizon)`. A specification is "kind:argument", where the
-kind is a file of this folder or the path of a user's own ("my_prior.py:argument"), or the name of a prior of the
-prepared data set, whose kind the manifest tells.
-"""
-
-import importlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.data.labels import compress
-from torchrec_priors.data.manifest import PriorInfo
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.ops.ranges import ranges
-from torchrec_priors.plugin import known_files, load_file, own_file
+from torchrec_priors.prepared.labels import compress
 
 
 @dataclass(frozen=True)
@@ -134,55 +124,3 @@ def needs_of(prior: Prior) -> tuple[str, ...]:
 def is_of_users(prior: object) -> bool:
     """Whether each group is for its users alone."""
     return hasattr(prior, "groups_of_users")
-
-
-def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
-    """The prior of a specification.
-
-    Args:
-        specification: "kind:argument", "file.py:argument" or the name of a prior of the data set.
-        data: the prepared data set.
-        horizon: training's tau.
-
-    Raises:
-        UserError: no such kind, no such prior in the data set, or a wrong argument.
-    """
-    own = own_file(specification)
-    if own is not None:
-        module = load_file(own, option="priors.tree", function="load", arguments=("argument", "data", "horizon"))
-        prior: Prior = module.load(specification[len(str(own)) + 1 :], data, horizon)
-        if not hasattr(prior, "groups"):
-            raise UserError(f"priors.tree: `load` of '{own}' must return a prior, not {type(prior).__name__}")
-        return prior
-    kind, colon, argument = specification.partition(":")
-    known = known_files(Path(__file__).parent)
-    names = {prior.name: prior.kind for prior in data.manifest.priors}
-    if not colon and specification in names:
-        kind, argument = names[specification], specification
-    if kind not in known:
-        usable = ["temporal:n", "random:n", "all:n", *(name for name, its_kind in names.items() if its_kind in known)]
-        if specification in names:
-            raise UserError(f"priors.tree: '{specification}' is a prior of an unknown kind, '{kind}': {_list(usable)}")
-        if kind in names:
-            raise UserError(f"priors.tree: '{kind}' takes no argument: write '{kind}'")
-        if Path(f"{kind}.py").is_file():
-            raise UserError(f"priors.tree: there is no prior '{kind}': for your file write '{kind}.py:{argument}'")
-        raise UserError(f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}")
-    prior = importlib.import_module(f"{__package__}.{kind}").load(argument, data, horizon)
-    return prior
-
-
-def prior_of_data(name: str, data: PreparedData, *kinds: str) -> PriorInfo:
-    """What the manifest says of a prior of the data set.
-
-    Raises:
-        UserError: it has none of this name and of one of the kinds.
-    """
-    found = {prior.name: prior for prior in data.manifest.priors if prior.kind in kinds}
-    if name not in found:
-        raise UserError(f"priors.tree: data set has no {' or '.join(kinds)} prior '{name}': {nearest(name, found)}")
-    return found[name]
-
-
-def _list(names: list[str]) -> str:
-    return f"valid: {', '.join(names)}"

@@ -10,15 +10,16 @@ import itertools
 
 import numpy as np
 
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.limits import MOST_GROUPS, check_most, whole_number
+from torchrec_priors.common.splitmix import GOLDEN, mix, unit
 from torchrec_priors.errors import UserError
-from torchrec_priors.limits import MOST_GROUPS, check_most, whole_number
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.item import ItemPrior
-from torchrec_priors.priors.prior import Prior, prior_of_data
+from torchrec_priors.priors.load import prior_of_data
+from torchrec_priors.priors.prior import Prior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.temporal import load as load_temporal
 from torchrec_priors.priors.user import UserPrior
-from torchrec_priors.splitmix import GOLDEN, mix, unit
 
 _MOST_SEED = 2**31 - 1
 LIKE = ("item", "graph", "user")

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.common.limits import whole_number
 from torchrec_priors.errors import UserError
-from torchrec_priors.limits import whole_number
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.prior import Targets
 
 

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError
 from torchrec_priors.priors.branch import Branch
-from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, load_prior, needs_of
-from torchrec_priors.priors.settings import Composition, PriorsConfig
+from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, needs_of
+from torchrec_priors.settings.priors import Composition
 
 log = logging.getLogger(__name__)
 
@@ -330,20 +329,6 @@ def _runs(item_C: np.ndarray) -> list[tuple[int, int]]:
 def paths_of_groups(open_XG: Tensor, group_K: Tensor) -> Tensor:
     """bool [X, K]: paths whose group at a level is open, and those that do not go through it (group -1)."""
     return torch.cat([open_XG, open_XG.new_ones(len(open_XG), 1)], 1)[:, group_K]
-
-
-def load_tree(config: PriorsConfig, data: PreparedData, horizon: int, only: Collection[str] | None = None) -> PriorTree:
-    """The tree of a configuration over a prepared data set.
-
-    Args:
-        horizon: training's tau.
-        only: as for `PriorTree`.
-    """
-    levels = [load_prior(level, data, horizon) for level in config.tree]
-    for specification, level in zip(config.tree, levels, strict=True):
-        if [other.name for other in levels].count(level.name) > 1:
-            raise UserError(f"priors.tree: '{specification}' and another level are both '{level.name}': give it once")
-    return PriorTree(levels, data.items, config.composition, only)
 
 
 def _number_sets(branches: list[Branch], items: int) -> tuple[list[np.ndarray], np.ndarray]:

@@ -23,11 +23,11 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
-from torchrec_priors.amounts import in_bytes
-from torchrec_priors.files import new_file
+from torchrec_priors.common.amounts import in_bytes
+from torchrec_priors.common.files import new_file
+from torchrec_priors.common.system_errors import cannot
+from torchrec_priors.common.user_folders import cache_folder
 from torchrec_priors.remote.progress import amount
-from torchrec_priors.system_errors import cannot
-from torchrec_priors.user_folders import cache_folder
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from fsspec.callbacks import Callback
 
-from torchrec_priors.data.manifest import sha256
+from torchrec_priors.common.checksums import sha256
+from torchrec_priors.common.files import check_path, write_whole
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import check_path, write_whole
 from torchrec_priors.remote.cache import Wanted, default_cache
 from torchrec_priors.remote.progress import Progress, Report
 from torchrec_priors.remote.store import DamagedError, Listed, Store

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.callbacks import DEFAULT_CALLBACK, Callback
 
+from torchrec_priors.common.system_errors import cannot
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.remote.uri import Uri
-from torchrec_priors.system_errors import cannot
 
 log = logging.getLogger(__name__)
 

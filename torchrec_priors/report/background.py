@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
+from torchrec_priors.common.files import read_json
 from torchrec_priors.config import write_override
-from torchrec_priors.files import read_json
 from torchrec_priors.report.sections import Section, differing
 from torchrec_priors.report.table import Line, Table, count
 

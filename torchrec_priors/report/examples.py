@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.data.histories import Histories, history_batches, users_of
-from torchrec_priors.data.id_texts import id_texts, plain_array
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.metrics.categories import Categories
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.id_texts import id_texts, plain_array
 from torchrec_priors.report.runs import Result
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.retrieval.read_predictions import open_predictions

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from torchrec_priors.files import write_whole
+from torchrec_priors.common.files import write_whole
 from torchrec_priors.report import background, comparison, paper
 from torchrec_priors.report.advice import Advice, advice
 from torchrec_priors.report.draw import svg

@@ -10,15 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.common.files import read_json
 from torchrec_priors.config import read_override
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.matrix import file_name, flat
-from torchrec_priors.files import read_json
 from torchrec_priors.report.experiments import ExperimentFolder
 from torchrec_priors.retrieval.read_predictions import NOTED
-from torchrec_priors.training.config_file import read_values
-from torchrec_priors.training.log_lines import check_beginning, read_lines
-from torchrec_priors.training.run_folder import CONFIG, DATA, RunFolder
+from torchrec_priors.training.run.config_file import read_values
+from torchrec_priors.training.run.folder import CONFIG, DATA, RunFolder
+from torchrec_priors.training.run.log_lines import check_beginning, read_lines
 
 _DEEPEST = 3  # folders between the one that is named and a run
 _CELLS = 1_000_000  # more than an experiment has

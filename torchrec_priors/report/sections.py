@@ -9,12 +9,13 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from torchrec_priors.baselines.baseline import BaselineConfig, interests_of, labelled
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.baselines.baseline import interests_of, labelled
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.statistics import mean_and_deviation
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.report.runs import Result
 from torchrec_priors.report.variant import Variant
+from torchrec_priors.settings.baseline import BaselineConfig
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from torchrec_priors.report.gains import Gains, Over, sign
 from torchrec_priors.report.sections import Row, Section, differing
 from torchrec_priors.report.table import signed
-from torchrec_priors.training.settings import MAY_CHANGE
+from torchrec_priors.settings.training import MAY_CHANGE
 
 NAMED = 4  # groups or rows by name, in a sentence
 _OF_HEADS = ("priors.", "loss.gate", "loss.balance", "negatives.catalogue_share", "evaluation.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.limits import whole_number
+from torchrec_priors.common.limits import whole_number
 
 _DATA_KINDS = ("item", "graph", "event", "user")
 _TITLES = {"item": "Item", "graph": "Graph", "event": "Event", "user": "User", "random": "Random", "all": "All"}

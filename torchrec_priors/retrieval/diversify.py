@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from torchrec_priors.data.labels import compress
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.labels import compress
 from torchrec_priors.retrieval.search import Found
 
 CANDIDATES = 200

@@ -1,8 +1,6 @@
 """From users' histories to what is found for them: queries of every path, what is added to their scores, the search."""
 
 import sys
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,55 +10,16 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_priors.data.batch import times_and_events
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.data.left_out import recent
-from torchrec_priors.data.prepared import Columns
 from torchrec_priors.embedding.table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.errors import UserError
 from torchrec_priors.model import Asked, Recommender
+from torchrec_priors.prepared.data_set import Columns
 from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
-from torchrec_priors.retrieval.fusion import Fusion, FusionKind, blocks
+from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
 from torchrec_priors.retrieval.search import Exclusions, Found, Queries, log_normalisers, search
-
-_FEWEST_ROWS = 32  # drawn one by one: none of a set's with a probability below e^-32
-
-
-@dataclass
-class RetrievalConfig:
-    """How the heads' scores become recommendations; they change no trained model.
-
-    Attributes:
-        filter_seen: whether items of the user's history are left out of the recommendations.
-        fusion: of the scores of an item's heads: `max`, `mean`, `hierarchical` or `inverse_variance`.
-        calibrated: whether scores are log P(group | user) + log P(item | group, user), which are on one scale for all
-            heads; needs a model trained with `loss.gate`.
-        normaliser_rows: rows of each item set from which the sum under P(item | group, user) is estimated; 0 takes all,
-            otherwise at least `_FEWEST_ROWS`, as a set of which no row is drawn has no sum.
-        batch: users scored together.
-        diversify: lambda in [0, 1], by how much lists are made diverse after the search (`diversify.py`); 0 leaves them
-            as they were found.
-        tiles: `int8` searches bytes first and scores again what may be among the best: the same items in less time, for
-            d more bytes an item. For max fusion of uncalibrated scores; elsewhere it has no effect.
-    """
-
-    filter_seen: bool = True
-    fusion: FusionKind = "max"
-    calibrated: bool = False
-    normaliser_rows: int = 0
-    batch: int = 64
-    diversify: float = 0.0
-    tiles: Literal["fp32", "int8"] = "fp32"
-
-    def check(self) -> None:
-        if self.batch < 1:
-            raise UserError(f"evaluation.batch = {self.batch} must be at least 1")
-        if not 0 <= self.diversify <= 1:
-            raise UserError(f"evaluation.diversify = {self.diversify} must be in [0, 1]")
-        if self.normaliser_rows and self.normaliser_rows < _FEWEST_ROWS:
-            raise UserError(
-                f"evaluation.normaliser_rows = {self.normaliser_rows} must be at least {_FEWEST_ROWS}, or 0 for all"
-            )
+from torchrec_priors.settings.evaluation import RetrievalConfig
 
 
 class Finder:

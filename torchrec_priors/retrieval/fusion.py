@@ -20,15 +20,14 @@ Shapes: B users, K paths, T rows of a tile, R branches of the tree, p paths of o
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from torchrec_priors.priors.prior import is_of_users
 from torchrec_priors.priors.tree import PriorTree
-
-FusionKind = Literal["max", "mean", "hierarchical", "inverse_variance"]
+from torchrec_priors.settings.evaluation import FusionKind
 
 
 @dataclass(frozen=True)

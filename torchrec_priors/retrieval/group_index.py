@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from torchrec_priors.common.splitmix import GOLDEN, mix, unit
 from torchrec_priors.embedding.item_rows import Held
 from torchrec_priors.embedding.table import Shard
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.open_paths import OpenPaths, most_open, open_paths
-from torchrec_priors.splitmix import GOLDEN, mix, unit
 
 TILE = 1 << 13
 FEW = 1 << 9

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import torch.distributed as dist
 
+from torchrec_priors.common.files import new_file
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.files import new_file
 from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.retrieval.search import Found
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.data.prepared import History
 from torchrec_priors.errors import UserError
+from torchrec_priors.prepared.data_set import History
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.serving.request import Request

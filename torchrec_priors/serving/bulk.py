@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.data.histories import Histories, history_batches
-from torchrec_priors.data.id_files import as_numbers, first_repeated
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, shown
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.id_files import as_numbers, first_repeated
 from torchrec_priors.retrieval.predictions import recommendations
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.ordered_file import OrderedFile

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from torchrec_priors.data.id_files import places
-from torchrec_priors.data.id_texts import id_texts, plain_array
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import UserError, shown
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.id_files import places
+from torchrec_priors.prepared.id_texts import id_texts, plain_array
 
 log = logging.getLogger(__name__)
 

@@ -23,14 +23,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from torchrec_priors.data.manifest import sha256
+from torchrec_priors.common.checksums import sha256
+from torchrec_priors.common.files import remove_leftover, write_json
+from torchrec_priors.common.system_errors import cannot
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import remove_leftover, write_json
 from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.serving.run import LoadedRun
-from torchrec_priors.system_errors import cannot
-from torchrec_priors.training.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
-from torchrec_priors.training.run_folder import TRAINED
+from torchrec_priors.training.run.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
+from torchrec_priors.training.run.folder import TRAINED
 
 FORMAT = 1
 ITEMS, WEIGHTS, CONFIG, MANIFEST = "items.parquet", "weights.safetensors", "config.toml", "export.json"

@@ -23,24 +23,24 @@ from torch import Tensor, nn
 
 from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.baseline import load_baseline
+from torchrec_priors.common.checksums import sha256
+from torchrec_priors.common.files import read_json
+from torchrec_priors.common.own_code import check_trusted
+from torchrec_priors.common.plugin import own_file
 from torchrec_priors.config import RunConfig
-from torchrec_priors.data.id_files import places
-from torchrec_priors.data.id_texts import id_texts
-from torchrec_priors.data.manifest import sha256
 from torchrec_priors.encoder.encoder import Encoder, Jagged, load_encoder
 from torchrec_priors.errors import UserError, shown
-from torchrec_priors.files import read_json
 from torchrec_priors.heads.composition import Heads, make_heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.heads.score import Score
-from torchrec_priors.own_code import check_trusted
 from torchrec_priors.parquet import read_table
-from torchrec_priors.plugin import own_file
+from torchrec_priors.prepared.id_files import places
+from torchrec_priors.prepared.id_texts import id_texts
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.serving.catalogue import ItemId, texts
 from torchrec_priors.serving.export import CONFIG, FORMAT, ITEMS, MANIFEST, WEIGHTS
-from torchrec_priors.training.config_file import read_config
+from torchrec_priors.training.run.config_file import read_config
 
 
 def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import torch.distributed as dist
 
-from torchrec_priors.files import check_replaceable, remove_leftover
+from torchrec_priors.common.files import check_replaceable, remove_leftover
+from torchrec_priors.common.system_errors import explaining
 from torchrec_priors.parquet import ParquetWriter
-from torchrec_priors.system_errors import explaining
-from torchrec_priors.training.process import Ranks
+from torchrec_priors.ranks.process import Ranks
 
 _ENTRIES = 1 << 20
 _BUCKETS = 256  # files that a rank has open at most

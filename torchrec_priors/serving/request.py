@@ -10,6 +10,7 @@ from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.errors import UserError
+from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.search import Found, Queries
@@ -17,7 +18,6 @@ from torchrec_priors.serving.head_names import HeadNames
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.queries import ask_each
 from torchrec_priors.serving.shares import Shares
-from torchrec_priors.training.process import Ranks
 
 
 @dataclass(frozen=True)

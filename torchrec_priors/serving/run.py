@@ -19,10 +19,11 @@ from types import TracebackType
 import numpy as np
 import torch
 
+from torchrec_priors.common.noise import hush
 from torchrec_priors.config import RunConfig
-from torchrec_priors.data.prepared import History, PreparedData
 from torchrec_priors.errors import UserError
-from torchrec_priors.noise import hush
+from torchrec_priors.prepared.data_set import History, PreparedData
+from torchrec_priors.ranks.process import join
 from torchrec_priors.remote.uri import Place
 from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.find import Finder
@@ -31,9 +32,8 @@ from torchrec_priors.serving.catalogue import Catalogue, ItemId
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.request import Request
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint import Checkpoints
-from torchrec_priors.training.process import join
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from torchrec_priors.config import RunConfig
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.data.windows import Windows
 from torchrec_priors.embedding.managed import ManagedRows, blocks_of, reset_rows, spread, to_owners
 from torchrec_priors.embedding.table import first_values
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.build import Built
-from torchrec_priors.training.process import Ranks
 
 
 class Admission:

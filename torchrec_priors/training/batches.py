@@ -10,9 +10,10 @@ from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch, make_batch
 from torchrec_priors.data.left_out import leave_out
 from torchrec_priors.data.prefetch import ahead
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.data.windows import Windows, WindowStream
 from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler
 from torchrec_priors.training.admission import Admission
 from torchrec_priors.training.build import Built
@@ -49,7 +50,7 @@ class Batches:
             shuffled_row_groups=settings.shuffled_row_groups,
             first_step=first_step,
             columns=self.built.training_columns,
-            training_end_U=settings.training_ends(self.data),
+            training_end_U=training_ends(self.data, settings),
             moving=settings.moving_windows,
             shuffle_ties=settings.shuffle_ties,
             workers=settings.workers,

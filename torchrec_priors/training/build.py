@@ -16,29 +16,32 @@ from torchrec.optim.optimizers import in_backward_optimizer_filter
 from torchrec_priors.baselines.baseline import as_priors, check_fusion, load_baseline
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.as_trained import AsTrained
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.features import FeatureTables, load_features
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows, blocks_of, managed_table
 from torchrec_priors.embedding.own_rows import OwnRows, own_rows
 from torchrec_priors.embedding.plan import Plan
-from torchrec_priors.embedding.table import TABLE, Shard, fuse_optimizer, initialise_rows, item_table
-from torchrec_priors.embedding.unseen import UnseenConfig
+from torchrec_priors.embedding.table import Shard, fuse_optimizer, initialise_rows, item_table
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import check_budget, make_heads
 from torchrec_priors.heads.nodes import Depth, nodes, say_backed_off
-from torchrec_priors.loss import decision_weights, discount, positive_weights
+from torchrec_priors.loss import decision_weights, discount, path_weights, positive_weights
 from torchrec_priors.model import Recommender
-from torchrec_priors.priors.tree import PriorTree, load_tree
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.load import load_tree
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.group_index import GroupIndex
+from torchrec_priors.settings.embedding import UnseenConfig
+from torchrec_priors.settings.table import TABLE
 from torchrec_priors.training.fits_memory import check_memory
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
-from torchrec_priors.training.paths import Counted, count_positives, over_item_sets, path_names, read_paths
-from torchrec_priors.training.process import Ranks
-from torchrec_priors.training.run_folder import TrainedOn
-from torchrec_priors.training.seen import say_unseen, training_frequency
+from torchrec_priors.training.run.folder import TrainedOn
+from torchrec_priors.training.run.paths import Counted, count_positives, over_item_sets, path_names, read_paths
+from torchrec_priors.training.run.seen import say_unseen, training_frequency
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +204,7 @@ def _lookups(config: RunConfig, data: PreparedData, tree: PriorTree, world: int)
     settings = config.training
     tokens = settings.batch_tokens or settings.batch * config.model.context
     negatives = config.negatives.total or config.negatives.per_set * tree.item_sets
-    there = int(settings.training_ends(data).sum(dtype=np.int64)), int(tree.set_sizes.sum()) + tree.items
+    there = int(training_ends(data, settings).sum(dtype=np.int64)), int(tree.set_sizes.sum()) + tree.items
     return max(1, (min(tokens, there[0]) + min(negatives, there[1])) // world)
 
 
@@ -209,7 +212,7 @@ def _counted(
     config: RunConfig, data: PreparedData, ranks: Ranks, tree: PriorTree, rows: ItemRows | ManagedRows
 ) -> Counted:
     """Positives of an epoch; each rank counts its share of the users."""
-    ends = config.training.training_ends(data)
+    ends = training_ends(data, config.training)
     own = count_positives(tree, data, config.model.horizon, ranks.share, ends, known_I=rows.known_I)
     return Counted.of(ranks.total(own))
 
@@ -278,7 +281,7 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
     assert counted.by_offset is not None
 
     positives_KT, targets_T = counted.by_offset
-    weight_K = config.loss.weights(counted.positives_K)
+    weight_K = path_weights(config.loss, counted.positives_K)
     if model.baseline is not None:  # every target counts once, whichever query it goes to
         positives_KT = targets_T[None]
         weight_K = torch.ones(1)

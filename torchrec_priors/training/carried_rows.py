@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.config import RunConfig
-from torchrec_priors.data.id_texts import id_texts
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.item_rows import NO_ROW, ItemRows, hashes
 from torchrec_priors.embedding.managed import ManagedRows, State, blocks_of, reset_rows, spread
 from torchrec_priors.embedding.table import first_values
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.prepared.id_texts import id_texts
 from torchrec_priors.training.build import Built
-from torchrec_priors.training.run_folder import TrainedOn
+from torchrec_priors.training.run.folder import TrainedOn
 
 Load = Callable[[str], Tensor | None]  # the end of a tensor's name in the other run's checkpoint -> the tensor
 

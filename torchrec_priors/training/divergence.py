@@ -7,9 +7,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.errors import DivergedError
-from torchrec_priors.training.process import Ranks
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.training.step import UndoneError
 
 _NAMED = 3  # users of each rank, and items

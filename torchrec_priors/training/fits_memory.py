@@ -13,17 +13,18 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from torchrec_priors.amounts import as_text
 from torchrec_priors.baselines.baseline import load_baseline
+from torchrec_priors.common.amounts import as_text
+from torchrec_priors.common.limits import whole_number
+from torchrec_priors.common.machine import total_memory
+from torchrec_priors.common.plugin import own_file
 from torchrec_priors.config import RunConfig
-from torchrec_priors.data.prepared import PreparedData
+from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
-from torchrec_priors.limits import whole_number
-from torchrec_priors.machine import total_memory
-from torchrec_priors.plugin import own_file
+from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
-from torchrec_priors.training.process import Ranks
+from torchrec_priors.ranks.process import Ranks
 
 _NUMBER = 4  # bytes
 _COPIES = 4  # of a dense parameter in training: value, gradient, and AdamW's two moments
@@ -96,7 +97,7 @@ def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
 def _batch(config: RunConfig, data: PreparedData, world: int) -> Need:
     training, model = config.training, config.model
     asked = training.batch_tokens or training.batch * model.context
-    tokens = min(asked, int(training.training_ends(data).sum(dtype="int64")))
+    tokens = min(asked, int(training_ends(data, training).sum(dtype="int64")))
     part = math.ceil(tokens / (world * training.accumulate))
     layers = 1 if config.encoder.recompute else config.encoder.layers
     kept = layers * _KEPT_OF_A_LAYER if own_file(config.encoder.backbone) is None else 1

@@ -8,10 +8,10 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from torchrec_priors.files import append_to, write_whole
-from torchrec_priors.system_errors import naming
-from torchrec_priors.training.log_lines import read_lines, to_line
-from torchrec_priors.training.process import Ranks
+from torchrec_priors.common.files import append_to, write_whole
+from torchrec_priors.common.system_errors import naming
+from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.training.run.log_lines import read_lines, to_line
 
 
 class Logs:

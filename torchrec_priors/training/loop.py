@@ -11,33 +11,33 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from torchrec_priors.common.files import write_json
+from torchrec_priors.common.own_code import remember
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.data.prepared import PreparedData
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.pretrained import take_pretrained
 from torchrec_priors.errors import StoppedError
-from torchrec_priors.files import write_json
 from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.metrics.reach import Reach
-from torchrec_priors.own_code import remember
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.ranks.roll_call import lost_ranks
 from torchrec_priors.sampling.group_sampler import GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.admission import Admission
-from torchrec_priors.training.ancestry import new_ancestry, read_ancestry, write_ancestry
 from torchrec_priors.training.batches import Batches
 from torchrec_priors.training.build import Built, Optimizers, build_model, set_loss_weights
-from torchrec_priors.training.checkpoint import Checkpoints, Progress
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, Progress
 from torchrec_priors.training.divergence import diverged
-from torchrec_priors.training.log_lines import length_and_checksum
 from torchrec_priors.training.logs import Logs
-from torchrec_priors.training.paths import write_paths
 from torchrec_priors.training.pipeline import pipeline_of
-from torchrec_priors.training.process import Ranks
-from torchrec_priors.training.roll_call import lost_ranks
-from torchrec_priors.training.run_folder import RunFolder
-from torchrec_priors.training.seen import write_seen
+from torchrec_priors.training.run.ancestry import new_ancestry, read_ancestry, write_ancestry
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.log_lines import length_and_checksum
+from torchrec_priors.training.run.paths import write_paths
+from torchrec_priors.training.run.seen import write_seen
 from torchrec_priors.training.step import Stepped, UndoneError, step
 from torchrec_priors.training.stop_request import StopRequest, asked_for
 from torchrec_priors.training.warm_start import start_from

@@ -27,8 +27,8 @@ from torchrec.streamable import Pipelineable
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.dedup import StepIds
 from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.errors import UserError
-from torchrec_priors.looked_up import LookedUp
 from torchrec_priors.model import Recommender
 from torchrec_priors.training.build import Built
 

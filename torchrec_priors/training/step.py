@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.data.batch import Batch
-from torchrec_priors.looked_up import LookedUp
+from torchrec_priors.embedding.looked_up import LookedUp
 from torchrec_priors.training.build import Built, Optimizers
 
 

@@ -20,19 +20,19 @@ from torch.distributed.tensor import Shard as ShardedBy
 from torch.distributed.tensor import zeros as sharded_zeros
 
 from torchrec_priors.config import RunConfig
-from torchrec_priors.data.prepared import PreparedData
-from torchrec_priors.embedding.features import load_features, table_of_feature
+from torchrec_priors.embedding.features import load_features
 from torchrec_priors.embedding.own_rows import OwnRows
-from torchrec_priors.embedding.table import TABLE
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import nodes
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.settings.table import TABLE, table_of_feature
 from torchrec_priors.training.build import Built, tree_of
 from torchrec_priors.training.carried_rows import OldRows, carried_rows
-from torchrec_priors.training.checkpoint import Checkpoints, load
-from torchrec_priors.training.checkpoint_reader import Reader
-from torchrec_priors.training.paths import read_paths
-from torchrec_priors.training.process import Ranks
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, load
+from torchrec_priors.training.checkpoint.reader import Reader
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.paths import read_paths
 
 log = logging.getLogger(__name__)
 

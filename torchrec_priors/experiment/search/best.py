@@ -11,7 +11,7 @@ from torchrec_priors.experiment.file import ExperimentFile
 from torchrec_priors.experiment.finished import summary_of
 from torchrec_priors.experiment.matrix import Cell
 from torchrec_priors.experiment.plan import PlannedRun, run_folder
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 _AS_THEY_ARE = ("seeds", "split", "baseline", "at_once", "metrics", "budget")
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from torchrec_priors.common.files import write_whole
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.file import ExperimentFile
 from torchrec_priors.experiment.matrix import flat
@@ -14,7 +15,6 @@ from torchrec_priors.experiment.runner import Runner
 from torchrec_priors.experiment.search.best import best_cells, best_toml, final_folder, hand_over
 from torchrec_priors.experiment.search.table import markdown, write_parquet
 from torchrec_priors.experiment.search.trials import Search
-from torchrec_priors.files import write_whole
 
 log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from torchrec_priors.common.limits import check_most
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.limits import check_most
 from torchrec_priors.metrics.per_user import CUTOFFS
 
 _MOST_TRIALS = 100_000

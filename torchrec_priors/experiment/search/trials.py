@@ -19,7 +19,7 @@ from torchrec_priors.experiment.results import NOT_RUN
 from torchrec_priors.experiment.runner import Runner
 from torchrec_priors.experiment.search.proposals import Proposals
 from torchrec_priors.experiment.search.space import own_values, spaces_of
-from torchrec_priors.training.run_folder import RunFolder
+from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from torchrec_priors.amounts import memory_of_process
+from torchrec_priors.common.amounts import memory_of_process
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB

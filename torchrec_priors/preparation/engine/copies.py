@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from torchrec_priors.common.files import new_file
 from torchrec_priors.errors import shown
-from torchrec_priors.files import new_file
 from torchrec_priors.parquet import ParquetReader, ParquetWriter
-from torchrec_priors.preparation.bad_rows import BadRows
-from torchrec_priors.preparation.csv_file import read_csv_blocks
 from torchrec_priors.preparation.engine.source import ROW
-from torchrec_priors.preparation.typed import LINE
+from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.raw.csv_file import read_csv_blocks
+from torchrec_priors.preparation.raw.typed import LINE
 
 _ROWS = 1 << 18
 

@@ -13,7 +13,6 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from torchrec_priors.errors import UserError, shown
-from torchrec_priors.preparation.bad_rows import BadRows
 from torchrec_priors.preparation.engine import copies
 from torchrec_priors.preparation.engine.journal import Journal, key_of
 from torchrec_priors.preparation.engine.rule import Rule, broken, first_broken, kept
@@ -27,6 +26,7 @@ from torchrec_priors.preparation.engine.source import (
     origin,
     plain,
 )
+from torchrec_priors.preparation.raw.bad_rows import BadRows
 
 
 class Engine(ABC):

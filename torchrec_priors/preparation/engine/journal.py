@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torchrec_priors.data.manifest import sha256
-from torchrec_priors.files import append_to, write_whole
+from torchrec_priors.common.checksums import sha256
+from torchrec_priors.common.files import append_to, write_whole
 
 
 class Journal:

@@ -12,14 +12,14 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from torchrec_priors.amounts import in_bytes
+from torchrec_priors.common.amounts import in_bytes
+from torchrec_priors.common.files import remove_leftover
+from torchrec_priors.common.system_errors import blame_the_system, is_in_vain
 from torchrec_priors.errors import UserError
-from torchrec_priors.files import remove_leftover
 from torchrec_priors.preparation.engine.copies import copy_text
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.engine.memory import OutOfMemoryError
 from torchrec_priors.preparation.engine.source import Source
-from torchrec_priors.system_errors import blame_the_system, is_in_vain
 
 T = TypeVar("T")
 

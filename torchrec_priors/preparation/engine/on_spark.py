@@ -16,7 +16,7 @@ import ibis.expr.operations as ops
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from torchrec_priors.amounts import in_bytes
+from torchrec_priors.common.amounts import in_bytes
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import ParquetReader, write_table
 from torchrec_priors.preparation.engine.copies import copy_text

@@ -8,10 +8,10 @@ import ibis.expr.operations as ops
 import ibis.expr.types as ir
 import pyarrow as pa
 
+from torchrec_priors.common.system_errors import blame_the_system
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_schema
-from torchrec_priors.preparation.bad_rows import BadRows
-from torchrec_priors.system_errors import blame_the_system
+from torchrec_priors.preparation.raw.bad_rows import BadRows
 
 FILE, ROW, ORDER = "file", "row", "order"
 PLACE = (FILE, ROW, ORDER)

@@ -1,0 +1,49 @@
+"""Amounts of memory or disk as people write them."""
+
+import re
+
+from torchrec_priors.common.limits import shortened
+from torchrec_priors.common.machine import total_memory
+from torchrec_priors.errors import UserError
+
+_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_MOST = 10**18
+_LEAST = 10**7  # of a process
+
+
+def in_bytes(amount: str, option: str = "--memory") -> int:
+    """Raises UserError where this is no amount; `option` is where it was given.
+
+    >>> in_bytes("1.5GB"), in_bytes("512 MiB")
+    (1500000000, 536870912)
+    """
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kmgt]i?b)", amount.strip().lower())
+    if found is None or float(found[1]) == 0:
+        raise UserError(f"{option}: '{shortened(amount)}' is no amount: write 2GB or 512MB")
+    number = float(found[1]) * _UNITS[found[2]]
+    if not 1 <= number <= _MOST:
+        raise UserError(f"{option}: '{shortened(amount)}' must be between 1 byte and {_MOST // 10**12:,}TB")
+    return int(number)
+
+
+def as_text(number: float) -> str:
+    """Bytes as people write them.
+
+    >>> as_text(1_500_000_000), as_text(25_200_000_000_000)
+    ('1.5GB', '25,200GB')
+    """
+    return f"{number / 10**9:,.{0 if number >= 10**11 else 1}f}GB"
+
+
+def memory_of_process(amount: str, option: str = "--memory") -> int:
+    """`in_bytes` of what a process of this machine may use.
+
+    Raises:
+        UserError: this is no amount, too little to work with, or more than the machine has.
+    """
+    wanted, there = in_bytes(amount, option), total_memory()
+    if wanted > there:
+        raise UserError(f"{option}: '{shortened(amount)}' is more than the {as_text(there)} here: give less")
+    if wanted < _LEAST:
+        raise UserError(f"{option}: '{shortened(amount)}' is too little to work with: give {_LEAST // 10**6}MB or more")
+    return wanted

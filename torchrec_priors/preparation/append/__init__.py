@@ -1,0 +1,1 @@
+"""New raw files -> a prepared data set that holds them as well."""

@@ -1,0 +1,1 @@
+"""A corpus -> the files of a prepared data set, stage by stage."""

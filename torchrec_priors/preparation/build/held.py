@@ -1,0 +1,93 @@
+"""What is kept of users who are left out for short histories, as a later append may make them long enough.
+
+`held/interactions.parquet` has all their interactions, repeated ones too, with `place`, which orders those of a user as
+they came. `held/items.parquet` and `held/labels/<prior>.parquet` tell what only the raw files say of them: items
+that are not in the catalogue because nobody else met them, and labels.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import ibis
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+
+from torchrec_priors.preparation.build import expressions
+from torchrec_priors.preparation.build.output_files import OutputFiles
+from torchrec_priors.preparation.build.split import Split
+from torchrec_priors.preparation.corpus import Corpus, Labels
+from torchrec_priors.preparation.engine.engine import Engine
+from torchrec_priors.prepared.manifest import HELD
+
+INTERACTIONS = f"{HELD}interactions.parquet"
+ITEMS = f"{HELD}items.parquet"
+_ROWS = 1 << 17
+_PLACE = "place"
+
+
+def labels_path(prior: str) -> str:
+    return f"{HELD}labels/{prior}.parquet"
+
+
+def interactions_of(
+    engine: Engine, logs: Sequence[ir.Table], buckets: Sequence[ir.Table], split: Split
+) -> Iterator[pa.RecordBatch]:
+    """The interactions of users whom the split does not keep, in order of user id, as they came.
+
+    Args:
+        logs, buckets: as `Bucketed`.
+    """
+    for log, bucket in zip(logs, buckets, strict=True):
+        users = expressions.kept(bucket, split).filter(lambda t: t.position == 0).select("user_id")
+        left_out = log.anti_join(users, "user_id")
+        by = ["user_id", "order", *(name for name in _columns(log) if name != "user_id")]
+        yield from engine.batches(left_out.order_by(by).select(_columns(log)), _ROWS)
+
+
+def write_held(output: OutputFiles, corpus: Corpus, ids: ir.Table, batches: Iterable[pa.RecordBatch]) -> None:
+    """Writes all files.
+
+    Args:
+        corpus: what it says of items and users is looked up.
+        ids: `item_id` of the catalogue of the data set.
+        batches: the interactions that are kept.
+    """
+    log = expressions.log(corpus)
+    schema = log.select(_columns(log)).schema().to_pyarrow().append(pa.field(_PLACE, pa.int64()))
+    output.write_batches(INTERACTIONS, schema, _numbered(batches))
+    held = output.engine.table("held_now", [output.folder / INTERACTIONS])
+    priors = [(labels, "user_id", held.select("user_id").distinct()) for labels in corpus.user_priors]
+    if corpus.items_met:
+        items = corpus.items.anti_join(ids, "item_id").semi_join(held, "item_id")
+        items = output.engine.materialise("held_items", items)
+        output.write(ITEMS, items.order_by("item_id"))
+        priors += [(labels, "item_id", items) for labels in corpus.item_priors]
+    for labels, entity, entities in priors:
+        pairs = expressions.labelled(labels, entity).semi_join(entities, entity)
+        output.write(labels_path(labels.name), pairs.order_by([entity, "label"]))
+
+
+def read_held(held: ir.Table, first: int) -> ir.Table:
+    """Interactions that were kept as those of a log, `order` counted from `first`."""
+    names = [name for name in held.columns if name != _PLACE]
+    return held.select(*names, order=held[_PLACE] + ibis.literal(first, "int64"))
+
+
+def with_held(labels: Labels, entity: str, held: ir.Table) -> Labels:
+    """Labels of which those that were kept count where there are any."""
+    new = expressions.labelled(labels, entity).anti_join(held, entity)
+    return Labels(labels.name, new.union(held.select(entity, "label")), labels.remainder)
+
+
+def _columns(log: ir.Table) -> list[str]:
+    return [name for name in ("user_id", "item_id", "timestamp", "event") if name in log.columns]
+
+
+def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    first = 0
+    for batch in batches:
+        columns: dict[str, Any] = {name: batch[name] for name in batch.schema.names if name != _PLACE}
+        place = pa.array(np.arange(first, first + len(batch)))
+        yield pa.record_batch({**columns, _PLACE: place})
+        first += len(batch)

@@ -1,0 +1,100 @@
+"""Histories as files: many small row groups, so that ranks and workers can share a file; a file is a stage."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from torchrec_priors.parquet import ParquetWriter
+from torchrec_priors.preparation.build import expressions
+from torchrec_priors.preparation.build.output_files import OutputFiles
+from torchrec_priors.preparation.build.parquet_files import even, lists
+from torchrec_priors.preparation.build.split import Split
+from torchrec_priors.preparation.engine.engine import Engine
+
+USERS_A_FILE = 1 << 18
+_STEPS_A_BATCH = 1 << 17
+
+
+def path_of(part: int) -> str:
+    return f"sequences/part-{part:05d}.parquet"
+
+
+def users_a_row_group(users: int) -> int:
+    """Of a data set of so many users."""
+    return max(16, min(4096, users // 64))
+
+
+class Histories:
+    """The sequences of users in order of user id.
+
+    Args:
+        buckets: `expressions.histories` of ranges of users, in order.
+        ids: `item_id` and `item` of all their items.
+        groups: (user_id, group) that fills `user_group`, if any.
+    """
+
+    def __init__(
+        self, engine: Engine, buckets: Sequence[ir.Table], split: Split, ids: ir.Table, groups: ir.Table | None = None
+    ) -> None:
+        self.engine, self.buckets, self.split, self.ids, self.groups = engine, buckets, split, ids, groups
+
+    def tables(self, at_once: int, skip: int = 0) -> Iterator[pa.Table]:
+        """Tables of `at_once` users, but for the first `skip` of those whom the split keeps."""
+        tables = self._of_buckets(at_once, skip)
+        first = next(tables, None)
+        if first is not None:
+            yield from even(first.schema, _chain(first, tables), at_once)
+
+    def _of_buckets(self, at_once: int, skip: int) -> Iterator[pa.Table]:
+        for part in self.buckets:
+            kept = expressions.kept(part, self.split)
+            users = self.engine.to_arrow(expressions.users(kept, self.groups, self.split))
+            if skip >= len(users):
+                skip -= len(users)
+                continue
+            users, skip = users.slice(skip), 0
+            kept = kept.filter(kept.user_id >= users["user_id"][0].as_py())
+            steps = self.engine.batches(expressions.steps(kept, self.ids), _STEPS_A_BATCH)
+            yield from lists(users, steps, at_once)
+
+
+def write_sequences(
+    output: OutputFiles,
+    histories: Histories,
+    users: int,
+    report: Callable[[str], None],
+    *,
+    after_users: int = 0,
+    first_part: int = 0,
+) -> None:
+    """Writes files of `USERS_A_FILE` users each, and fewer in the last one.
+
+    Args:
+        users: how many there are.
+        after_users: how many the data set has in other files.
+        first_part: number of the first file.
+    """
+    files, at_once = -(-users // USERS_A_FILE), users_a_row_group(after_users + users)
+    names = [path_of(first_part + part) for part in range(files)]
+    done = next((part for part, name in enumerate(names) if not output.is_finished(name)), files)
+    tables = histories.tables(at_once, done * USERS_A_FILE)
+
+    def write(file: Path) -> None:
+        first = next(tables)
+        with ParquetWriter(file, first.schema) as writer:
+            writer.write_table(first, row_group_size=at_once)
+            for table in islice(tables, -(-USERS_A_FILE // at_once) - 1):
+                writer.write_table(table, row_group_size=at_once)
+
+    for part, name in enumerate(names):
+        if part >= done:
+            report(f"writing sequences, file {part + 1} of {files}")
+        output.make(name, write)
+
+
+def _chain(first: pa.Table, rest: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    yield first
+    yield from rest

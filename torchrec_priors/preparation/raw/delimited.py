@@ -1,0 +1,180 @@
+"""Delimited raw files -> Arrow tables, with the line of every row that cannot be read.
+
+Lines are read as text and split by vectorised Arrow functions, so that separators of any length ("::") work, every
+engine later sees the same rows, and a bad row is named by file and line.
+"""
+
+import codecs
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from torchrec_priors.errors import UserError, shown
+from torchrec_priors.preparation.raw.bad_rows import BadRows
+from torchrec_priors.preparation.raw.typed import (
+    BYTE_ORDER_MARK,
+    LINE,
+    in_range,
+    is_text,
+    require_readable,
+    typed,
+    without_zeros,
+)
+
+_PACKED = (".gz", ".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
+_SHOWN = 5  # names of files, in messages
+_INTEGERS = r"^-?[0-9]+(\s+-?[0-9]+)+$"
+
+
+def require_files(folder: Path, names: Sequence[str]) -> None:
+    """Raises UserError where the folder or any of the files is missing, which says what there is."""
+    if not folder.is_dir():
+        raise UserError(f"--raw: there is no folder '{folder}'")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"--raw: '{folder}' lacks {', '.join(missing)} ({found_in(folder)})")
+
+
+def folder_with(raw: Path, *forms: Sequence[str]) -> Path:
+    """The raw folder, or the one folder in it that has the files of one of these forms, as archives unpack to one.
+
+    Where there is none, the raw folder, of which `require_files` says what it lacks.
+
+    Raises:
+        UserError: several folders in it have them.
+    """
+
+    def has(folder: Path) -> bool:
+        return any(all((folder / name).is_file() for name in names) for names in forms)
+
+    if not raw.is_dir() or has(raw):
+        return raw
+    inner = [folder for folder in sorted(raw.iterdir()) if folder.is_dir() and has(folder)]
+    if len(inner) > 1:
+        names = ", ".join(folder.name for folder in inner)
+        raise UserError(f"--raw: '{raw}' holds several data sets ({names}): give one of these folders")
+    return inner[0] if inner else raw
+
+
+def found_in(folder: Path) -> str:
+    """What a folder holds, in words, and what to do about files that are packed."""
+    names = sorted(f"{file.name}/" if file.is_dir() else file.name for file in folder.iterdir())
+    packed = [name for name in names if name.endswith(_PACKED)]
+    if packed:
+        return f"it has {_some(packed)}: unpack {'it' if len(packed) == 1 else 'them'}"
+    return f"it has {_some(names)}" if names else "it is empty"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+
+
+def encoding_of(file: Path) -> str:
+    """`utf8` where a file is that, else `latin-1`, which any bytes are."""
+    return "utf8" if is_text(file.read_bytes(), "utf8") else "latin-1"
+
+
+def read_table(
+    file: Path,
+    separator: str,
+    columns: Mapping[str, pa.DataType],
+    bad_rows: BadRows,
+    *,
+    encoding: str = "utf8",
+) -> pa.Table:
+    """A delimited file without a header as typed columns plus `line` (int64, 1-based); blank lines are skipped.
+
+    Raises:
+        UserError: a row of another number of fields, or a field that is not of its column's type, where `bad_rows`
+            refuses; a line that is no text of the encoding, likewise; an empty file; a column type that is none of
+            text, integer and float.
+    """
+    require_readable(columns, "read_table")
+    text, numbers = _lines(file, encoding, bad_rows)
+    filled = pc.not_equal(pc.utf8_trim(text, characters=" "), "")
+    text, numbers = text.filter(filled), numbers.filter(filled)
+
+    fields = pc.split_pattern(text, separator)
+    right = pc.equal(pc.list_value_length(fields), len(columns))
+    wrong = pc.invert(right)
+    if pc.any(wrong).as_py():
+        bad, lines = text.filter(wrong), numbers.filter(wrong)
+        found = len(bad[0].as_py().split(separator))
+        example = f"{found} fields where {len(columns)} are expected: {shown(bad[0].as_py())}"
+        bad_rows.handle(file, lines, "wrong number of fields", example)
+        fields, numbers = fields.filter(right), numbers.filter(right)
+
+    texts = {name: pc.list_element(fields, position) for position, name in enumerate(columns)}
+    return typed(pa.table({**texts, LINE: numbers}), columns, file, bad_rows)
+
+
+def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
+    """A file with two or more integers a line, separated by blanks, as list<int64>; blank lines are skipped.
+
+    Raises:
+        UserError: a line with anything else, where `bad_rows` refuses; an empty file.
+    """
+    text, numbers = _lines(file, "utf8", bad_rows)
+    text = pc.utf8_trim_whitespace(text)
+    filled = pc.not_equal(text, "")
+    text, numbers = text.filter(filled), numbers.filter(filled)
+    right = pc.match_substring_regex(text, _INTEGERS)
+    wrong = pc.invert(right)
+    if pc.any(wrong).as_py():
+        example = f"not two or more integers: {shown(text.filter(wrong)[0].as_py())}"
+        bad_rows.handle(file, numbers.filter(wrong), "not two or more integers", example)
+        text, numbers = text.filter(right), numbers.filter(right)
+    lists = pc.split_pattern_regex(text, r"\s+")
+    fits = in_range(lists.flatten(), pa.int64())
+    if not pc.all(fits, min_count=0).as_py():
+        place = pc.list_parent_indices(lists).filter(pc.invert(fits)).unique()
+        example = f"beyond the integers of 64 bits: {shown(lists.flatten().filter(pc.invert(fits))[0].as_py())}"
+        bad_rows.handle(file, numbers.take(place), "integers beyond 64 bits", example)
+        lists = lists.filter(pc.invert(pc.is_in(pa.array(np.arange(len(lists))), place.cast(pa.int64()))))
+    values = without_zeros(lists.flatten()).cast(pa.int64())
+    offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
+    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
+
+
+def keep_valid(table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str) -> pa.Table:
+    """The rows of `table` where `valid`; the others are refused or counted as "<column> <must>"."""
+    wrong = pc.invert(valid)
+    if not pc.any(wrong).as_py():
+        return table
+    example = f"{column} {must}: {shown(str(table[column].filter(wrong)[0].as_py()))}"
+    bad_rows.handle(file, table[LINE].filter(wrong), f"{column} {must}", example)
+    return table.filter(valid)
+
+
+def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.Array]:
+    """(text, line number) of every line that is text of this encoding."""
+    data = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
+    if not data:
+        raise UserError(f"{file} is empty")
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
+    offsets = np.unique(np.concatenate([[0], ends, [len(data)]])).astype(np.int64)
+    count = len(offsets) - 1
+    lines = pa.Array.from_buffers(pa.large_binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    numbers = pa.array(np.arange(1, count + 1))
+    try:
+        text = _decoded(lines, data, encoding)
+    except (pa.ArrowInvalid, UnicodeDecodeError):
+        valid = pa.array([is_text(line, encoding) for line in lines.to_pylist()])
+        wrong = pc.invert(valid)
+        example = f"not {encoding} text: {shown(str(lines.filter(wrong)[0].as_py())[2:-1])}"
+        bad_rows.handle(file, numbers.filter(wrong), f"not {encoding} text", example)
+        good = lines.filter(valid).to_pylist()
+        text = pa.array([line.decode(encoding) for line in good], pa.large_string())
+        numbers = numbers.filter(valid)
+    return pc.utf8_rtrim(text, characters="\r\n"), numbers
+
+
+def _decoded(lines: pa.Array, data: bytes, encoding: str) -> pa.Array:
+    """All lines as text; raises where one of them is none."""
+    if codecs.lookup(encoding).name == "utf-8":
+        return lines.cast(pa.large_string())
+    text = data.decode(encoding).removesuffix("\n")
+    return pa.array(text.split("\n"), pa.large_string())

@@ -1,0 +1,93 @@
+"""Columns of text -> columns of their types, the same way whatever file they came from."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from torchrec_priors.errors import UserError, shown
+from torchrec_priors.preparation.raw.bad_rows import BadRows
+
+LINE = "line"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+_INTEGER = r"^-?[0-9]+$"
+_NUMBER = r"^-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"
+
+
+def require_readable(columns: Mapping[str, pa.DataType], reader: str) -> None:
+    """Raises UserError where `typed` has no reading of a column's type."""
+    types = pa.types
+    for name, kind in columns.items():
+        if not (types.is_integer(kind) or types.is_floating(kind) or types.is_string(kind)):
+            raise UserError(
+                f"column '{name}' as {kind}: {reader} reads text, integers and floats: read times as text and cast them"
+            )
+
+
+def typed(texts: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows) -> pa.Table:
+    """Columns of text as their types, and `line` as it is; rows that are not of them are refused or counted."""
+    for name, kind in columns.items():
+        texts = _right(texts, _readable(texts[name], kind), name, f"is no {_kind_name(kind)}", file, bad_rows)
+        if pa.types.is_integer(kind):
+            reason = f"is beyond the integers of {kind.bit_width} bits"
+            texts = _right(texts, in_range(texts[name], kind), name, reason, file, bad_rows)
+            texts = texts.set_column(texts.schema.get_field_index(name), name, without_zeros(texts[name]))
+    return texts.cast(pa.schema({**columns, LINE: pa.int64()}))
+
+
+def is_text(line: bytes, encoding: str) -> bool:
+    try:
+        line.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _right(texts: pa.Table, right: pa.Array, name: str, reason: str, file: Path, bad_rows: BadRows) -> pa.Table:
+    """The rows where a column is right; the others are refused or counted."""
+    wrong = pc.invert(right)
+    if not pc.any(wrong, min_count=0).as_py():
+        return texts
+    example = f"{name} {reason}: {shown(texts[name].filter(wrong)[0].as_py())}"
+    bad_rows.handle(file, texts[LINE].filter(wrong), f"{name} {reason}", example)
+    return texts.filter(right)
+
+
+def in_range(texts: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Whether texts that are integers fit in this type."""
+    signed = pa.types.is_signed_integer(kind)
+    low, high = (2 ** (kind.bit_width - 1), 2 ** (kind.bit_width - 1) - 1) if signed else (0, 2**kind.bit_width - 1)
+    below = pc.starts_with(texts, "-")
+    digits = pc.utf8_ltrim(texts, characters="-0")
+    return pc.if_else(below, _at_most(digits, str(low)), _at_most(digits, str(high)))
+
+
+def without_zeros(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Texts that are integers without the zeros before them, of which Arrow reads few."""
+    if not pc.any(pc.match_substring_regex(texts, "^-?0."), min_count=0).as_py():
+        return texts
+    digits = pc.replace_substring_regex(texts, "^(-?)0+([1-9])", r"\1\2")
+    return pc.replace_substring_regex(digits, "^-?0+$", "0")
+
+
+def _at_most(digits: pa.Array | pa.ChunkedArray, largest: str) -> pa.Array | pa.ChunkedArray:
+    """Whether numbers without zeros before them are at most this one; nothing stands for zero."""
+    length = pc.utf8_length(digits)
+    as_long = pc.and_(pc.equal(length, len(largest)), pc.less_equal(digits, largest))
+    return pc.or_(pc.less(length, len(largest)), as_long)
+
+
+def _readable(texts: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Whether texts have the form of a type."""
+    if pa.types.is_integer(kind):
+        return pc.match_substring_regex(texts, _INTEGER)
+    if pa.types.is_floating(kind):
+        right = pc.match_substring_regex(texts, _NUMBER)
+        return pc.and_(right, pc.is_finite(pc.if_else(right, texts, "0").cast(pa.float64())))
+    return pc.is_valid(texts)
+
+
+def _kind_name(kind: pa.DataType) -> str:
+    return "integer" if pa.types.is_integer(kind) else "number" if pa.types.is_floating(kind) else "text"

@@ -1,0 +1,1 @@
+"""The prepared data set on disk: its manifest, its files, and how they are opened and read. Imports no torch."""

@@ -1,0 +1,155 @@
+"""Joining the ranks of a run: a launcher's, or a single process by itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from torchrec_priors.errors import LostRanksError, UserError
+from torchrec_priors.ranks.exchange import Exchange
+from torchrec_priors.ranks.gather_slots import gather_slots
+from torchrec_priors.ranks.rendezvous import open_store
+from torchrec_priors.ranks.roll_call import Meeting, Where, lost_ranks
+from torchrec_priors.ranks.share import Share
+from torchrec_priors.ranks.variables import Launch, read_launch
+
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all.
+
+    Attributes:
+        rank, world: as torch.distributed counts.
+        device: where the model lives.
+        side: a process group of its own for what this project exchanges, so that it never interleaves with TorchRec's
+            and DDP's collectives.
+        timeout: after which a collective that others do not join is an error.
+        attempt: what tells the processes of this start from those of earlier ones, under a launcher.
+        where: what this rank is doing; whoever does something with the others notes it there.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    side: dist.ProcessGroup
+    timeout: timedelta = TIMEOUT
+    attempt: str = ""
+    where: Where = field(default_factory=Where)
+
+    @property
+    def meeting(self) -> Meeting:
+        """What a roll call needs of it."""
+        return Meeting(self.rank, self.world, self.timeout, self.attempt, self.where)
+
+    @property
+    def share(self) -> Share:
+        return Share(self.rank, self.world)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes files and prints."""
+        return self.rank == 0
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over ranks; the argument may be changed."""
+        if self.world > 1:
+            on_device = tensor.to(self.device)
+            dist.all_reduce(on_device, group=self.side)
+            return on_device.to(tensor.device)
+        return tensor
+
+    def agree(self, decision: bool) -> bool:
+        """Rank 0's decision, on every rank."""
+        return bool(self.total(torch.tensor(int(decision and self.leads))).item())
+
+    def exchange(self) -> Exchange:
+        return Exchange(
+            gather=lambda piece, slots_W: gather_slots(piece, slots_W, self.side),
+            total=self.total,
+            ranks=self.world,
+        )
+
+
+_inside = 0  # blocks that are in the process group which this module made
+_attempt = ""  # of that group
+
+
+@contextmanager
+def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
+    """Joins the launcher's ranks (torchrun, TorchX), or makes a world of one; leaves when the block ends.
+
+    Blocks of one process may overlap: they are in one process group, which the last to end leaves. A process group that
+    the caller has made is used, and left to the caller.
+
+    Raises:
+        UserError: what a launcher has set in the environment cannot be, or is not all there.
+        LostRanksError: other ranks did not come; or an error within the block was that they are stuck or gone.
+    """
+    global _inside, _attempt
+    launch = read_launch()
+    device = _device(launch)
+    callers = dist.is_initialized() and not _inside
+    if not dist.is_initialized():
+        _attempt = _meet(launch, device, timeout)
+    attempt = "" if callers else _attempt
+    _inside += not callers
+    lost, where = False, Where()
+    meeting = Meeting(dist.get_rank(), dist.get_world_size(), timeout, attempt, where)
+    try:
+        side = dist.new_group(timeout=timeout)
+        yield Ranks(meeting.rank, meeting.world, device, side, timeout, attempt, where)
+    except LostRanksError:
+        lost = True  # leaving would wait for them
+        raise
+    except BaseException as error:
+        found = lost_ranks(error, meeting)
+        if found is None:
+            raise
+        lost = True
+        raise found from error
+    finally:
+        _inside -= not callers
+        if not callers and not _inside and not lost:
+            dist.destroy_process_group()
+
+
+def _device(launch: Launch | None) -> torch.device:
+    """This rank's."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    number, there = 0, torch.cuda.device_count()
+    if launch is not None and launch.world > 1:
+        if launch.local_rank is None:
+            raise UserError("LOCAL_RANK is not set, which says whose GPU is whose: start with torchrun or TorchX")
+        number = launch.local_rank
+    if number >= there:
+        raise UserError(
+            f"LOCAL_RANK is {number}, of a machine with {there} GPUs: start at most {there} processes there"
+        )
+    device = torch.device("cuda", number)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _meet(launch: Launch | None, device: torch.device, timeout: timedelta) -> str:
+    """Makes the process group of all ranks; returns the name of the attempt."""
+    rank, world, attempt = 0, 1, ""
+    store: dist.Store = dist.HashStore()
+    if launch is not None and launch.world > 1:
+        rank, world = launch.rank, launch.world
+        store, attempt = open_store(launch, timeout)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    try:
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)
+    except Exception as error:
+        lost = lost_ranks(error, Meeting(rank, world, timeout, attempt))
+        if lost is None:
+            raise
+        raise lost from error
+    return attempt

@@ -1,0 +1,89 @@
+"""The made-up catalogue as EB-NeRD's `articles.parquet`: each level-1 category is a section of the newspaper."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pyarrow as pa
+
+from torchrec_priors.common.splitmix import mix, unit
+from torchrec_priors.synthetic.catalogue import Catalogue
+
+SCHEMA = pa.schema(
+    {
+        "article_id": pa.int32(),
+        "title": pa.string(),
+        "subtitle": pa.string(),
+        "last_modified_time": pa.timestamp("us"),
+        "premium": pa.bool_(),
+        "body": pa.string(),
+        "published_time": pa.timestamp("us"),
+        "image_ids": pa.large_list(pa.int64()),
+        "article_type": pa.string(),
+        "url": pa.string(),
+        "ner_clusters": pa.large_list(pa.string()),
+        "entity_groups": pa.large_list(pa.string()),
+        "topics": pa.large_list(pa.string()),
+        "category": pa.int16(),
+        "subcategory": pa.large_list(pa.int16()),
+        "category_str": pa.string(),
+        "total_inviews": pa.int32(),
+        "total_pageviews": pa.int32(),
+        "total_read_time": pa.float32(),
+        "sentiment_score": pa.float32(),
+        "sentiment_label": pa.string(),
+    }
+)
+
+_SECTIONS = (
+    "nyheder", "sport", "krimi", "underholdning", "forbrug", "nationen", "auto", "musik", "ferie", "sex_og_samliv",
+)  # fmt: skip
+_FIRST_ID = 9_000_000
+_LAST_DAY = datetime(2023, 6, 1, tzinfo=UTC)
+_SENTIMENTS = ("Negative", "Neutral", "Positive")
+
+
+def article_ids(catalogue: Catalogue) -> np.ndarray:
+    """By position in the catalogue."""
+    ids: np.ndarray = _FIRST_ID + catalogue.item_id
+    return ids
+
+
+def articles(catalogue: Catalogue, seed: int) -> pa.Table:
+    """One row an article, by id."""
+    order = np.argsort(catalogue.item_id)
+    titles = np.array(catalogue.titles(), object)[order]
+    leaf, ids = catalogue.leaf[order], article_ids(catalogue)[order]
+    section = catalogue.top_of_leaf[leaf]
+    key = mix(ids.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
+    published = (int(_LAST_DAY.timestamp()) - (unit(key) ** 4 * 5 * 365 * 86_400).astype(np.int64)) * 1_000_000
+    views = (1e3 * unit(mix(key)) + 1e8 * catalogue.weight[order]).astype(np.int64).clip(max=2**31 - 1)
+    unseen = unit(mix(key + np.uint64(1))) < 0.3
+    topics = [[node.level1, node.level2.split(" > ")[1]] for node in catalogue.tree]
+    feeling = key % np.uint64(3)
+    names = [_SECTIONS[one % len(_SECTIONS)] for one in section.tolist()]
+    columns = {
+        "article_id": pa.array(ids, pa.int32()),
+        "title": titles.tolist(),
+        "subtitle": [f"All about {title}" for title in titles],
+        "last_modified_time": pa.array(published + 60_000_000, pa.timestamp("us")),
+        "premium": pa.array(unit(mix(key + np.uint64(2))) < 0.1),
+        "body": [f"{title}. Made up." for title in titles],
+        "published_time": pa.array(published, pa.timestamp("us")),
+        "image_ids": [None if one % 5 == 0 else [one, one + 1] for one in ids.tolist()],
+        "article_type": pa.array(["article_default"] * len(ids)),
+        "url": [f"https://example.org/{name}/{one}" for name, one in zip(names, ids.tolist(), strict=True)],
+        "ner_clusters": [[] if one % 3 == 0 else ["Danmark"] for one in ids.tolist()],
+        "entity_groups": [[] if one % 3 == 0 else ["LOC"] for one in ids.tolist()],
+        "topics": [
+            [] if one % 20 == 0 else topics[place] for one, place in zip(ids.tolist(), leaf.tolist(), strict=True)
+        ],
+        "category": pa.array(100 + section, pa.int16()),
+        "subcategory": [[200 + place] for place in leaf.tolist()],
+        "category_str": names,
+        "total_inviews": pa.array(views * 10 % 2**31, pa.int32(), mask=unseen),
+        "total_pageviews": pa.array(views, pa.int32(), mask=unseen),
+        "total_read_time": pa.array(views * 30.0, pa.float32(), mask=unseen),
+        "sentiment_score": pa.array(0.5 + unit(mix(key + np.uint64(3))) / 2, pa.float32()),
+        "sentiment_label": pa.array(_SENTIMENTS).take(pa.array(feeling, pa.int64())),
+    }
+    return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], SCHEMA)

@@ -1,0 +1,170 @@
+"""The made-up catalogue: items in leaves of the category tree, with a price band, a style, and a Zipf popularity.
+
+Items are kept in the order (leaf, band, style), so that everything a person may look for - a level-1 category, a
+leaf, a price band of it, one *cell* (items of the same leaf, band and style) - is a range of positions, and an item of
+that range is drawn by popularity with one search in the cumulative weights.
+"""
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+
+from torchrec_priors.synthetic.categories import Leaf, leaves
+
+BANDS = ("budget", "mid-range", "premium")
+_STYLES = (
+    "Retro", "Minimal", "Pastel", "Vintage", "Rustic", "Neon", "Classic", "Floral", "Industrial", "Boho", "Nordic",
+    "Gothic", "Coastal", "Monochrome", "Art-deco", "Street", "Tropical", "Military", "Kawaii", "Preppy", "Galaxy",
+    "Tartan", "Botanical", "Geometric",
+)  # fmt: skip
+_ZIPF, _FLAT = 1.1, 3.0  # popularity of the item of rank r is (r + 3)^-1.1 (Zipf-Mandelbrot)
+_ITEMS_A_CELL = 16
+_MOST_STYLES = 64
+_ITEMS_A_LEAF = 48  # at least, on average; small catalogues use part of the tree, but each of its _TOPS
+_TOPS = 10
+_STREAM = 0x6361746C6F67  # tells these draws from other uses of the seed
+
+
+def items_for(rows: int) -> int:
+    """Size of the catalogue of a log of so many rows: 0.25 rows^0.75.
+
+    >>> [items_for(rows) for rows in (2_000, 200_000, 10_000_000)]
+    [74, 2364, 44456]
+    """
+    return int(0.25 * rows**0.75)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items by position.
+
+    Attributes:
+        tree: the leaves in use, in tree order.
+        leaf: leaf of each item, ascending.
+        band: price band, ascending within a leaf.
+        style: number of the style, ascending within a band.
+        item_id: original ids: 1 to the number of items, in no order.
+        weight: popularity, positive; sums to 1.
+        price: in cents.
+    """
+
+    tree: tuple[Leaf, ...]
+    leaf: np.ndarray
+    band: np.ndarray
+    style: np.ndarray
+    item_id: np.ndarray
+    weight: np.ndarray
+    price: np.ndarray
+
+    @classmethod
+    def make(cls, items: int, seed: int) -> "Catalogue":
+        """A catalogue that follows from its size and the seed."""
+        random = np.random.Generator(np.random.Philox(key=[seed, _STREAM]))
+        tree = _used_leaves(max(_TOPS, min(len(leaves()), items // _ITEMS_A_LEAF)))
+        demand = (1.0 + np.arange(len(tree))) ** -0.5
+        demand = random.permutation(demand / demand.sum())
+        leaf = np.concatenate([np.arange(len(tree)), random.choice(len(tree), items - len(tree), p=demand)])
+        size = np.bincount(leaf, minlength=len(tree))
+        bands = np.clip(size // _ITEMS_A_CELL, 1, len(BANDS))[leaf]
+        styles = np.clip(size // (_ITEMS_A_CELL * len(BANDS)), 1, _MOST_STYLES)[leaf]
+        band = (random.random(items) * bands).astype(np.int64) + (len(BANDS) - bands) // 2
+        style = (random.random(items) * styles).astype(np.int64)
+        order = np.lexsort((style, band, leaf))
+        weight = random.permutation((1.0 + _FLAT + np.arange(items)) ** -_ZIPF)
+        level = 500 * 2.0 ** (2 * random.random(len(tree)))[leaf] * 4.0**band
+        price = np.round(level * 2.0 ** (random.random(items) - 0.5)).astype(np.int64)
+        return cls(
+            tree=tree,
+            leaf=leaf[order],
+            band=band[order],
+            style=style[order],
+            item_id=1 + random.permutation(items),
+            weight=weight / weight.sum(),
+            price=price[order],
+        )
+
+    @cached_property
+    def cumulative(self) -> np.ndarray:
+        """[items + 1]: weight of all items before a position."""
+        return np.concatenate([[0.0], np.cumsum(self.weight)])
+
+    def pick(self, first: np.ndarray | int, last: np.ndarray | int, at: np.ndarray) -> np.ndarray:
+        """Position of an item of [first, last), drawn by popularity with the uniform number `at`."""
+        low, high = self.cumulative[first], self.cumulative[last]
+        found = np.searchsorted(self.cumulative, low + at * (high - low), side="right") - 1
+        return np.clip(found, first, np.asarray(last) - 1)
+
+    @cached_property
+    def leaf_bounds(self) -> np.ndarray:
+        """[leaves + 1]"""
+        return np.searchsorted(self.leaf, np.arange(len(self.tree) + 1))
+
+    @cached_property
+    def band_bounds(self) -> np.ndarray:
+        """[leaves * bands + 1], bounds of (leaf, band)."""
+        code = self.leaf * len(BANDS) + self.band
+        return np.searchsorted(code, np.arange(len(self.tree) * len(BANDS) + 1))
+
+    @cached_property
+    def top_of_leaf(self) -> np.ndarray:
+        """Number of the level-1 category of each leaf."""
+        names = [leaf.level1 for leaf in self.tree]
+        return np.cumsum([0, *(a != b for a, b in itertools.pairwise(names))])
+
+    @cached_property
+    def top_bounds(self) -> np.ndarray:
+        """[level-1 categories + 1]"""
+        return self.leaf_bounds[np.searchsorted(self.top_of_leaf, np.arange(self.top_of_leaf[-1] + 2))]
+
+    @cached_property
+    def cell_of(self) -> np.ndarray:
+        """Number of each item's cell."""
+        code = (self.leaf * len(BANDS) + self.band) * _MOST_STYLES + self.style
+        return np.cumsum(np.concatenate([[0], np.diff(code) != 0])).astype(np.int64)
+
+    @cached_property
+    def cell_bounds(self) -> np.ndarray:
+        """[cells + 1]"""
+        return np.searchsorted(self.cell_of, np.arange(self.cell_of[-1] + 2))
+
+    def titles(self) -> list[str]:
+        """By position."""
+        nouns = [node.noun for node in self.tree]
+        rows = zip(*(x.tolist() for x in (self.style, self.leaf, self.band, self.item_id)), strict=True)
+        return [f"{_style_name(s, f)} {nouns[f]}, {BANDS[b]}, no. {n}" for s, f, b, n in rows]
+
+    def table(self) -> pa.Table:
+        """`items.parquet`: one row an item, by id."""
+        order = np.argsort(self.item_id)
+        leaf, numbers = self.leaf[order], self.item_id[order]
+
+        def names(level: str) -> pa.Array:
+            values = pa.array([getattr(node, level) for node in self.tree])
+            return values.dictionary_encode().take(pa.array(leaf))
+
+        return pa.table(
+            {
+                "item_id": pa.array(numbers, pa.int64()),
+                "title": pa.array(self.titles()).take(pa.array(order)),
+                "category": names("level1"),
+                "category2": names("level2"),
+                "category3": names("level3"),
+                "price": pa.array(self.price[order], pa.int64()),
+            }
+        )
+
+
+def _used_leaves(count: int) -> tuple[Leaf, ...]:
+    """`count` leaves spread evenly over the tree, in its order."""
+    every = leaves()
+    return tuple(every[number * len(every) // count] for number in range(count))
+
+
+def _style_name(style: int, leaf: int) -> str:
+    """Every leaf begins the list elsewhere, so that those of a single style differ."""
+    turn, place = divmod(style, len(_STYLES))
+    name = _STYLES[(place + 5 * leaf) % len(_STYLES)]
+    return name if turn == 0 else f"{name} {turn + 1}"

@@ -1,0 +1,95 @@
+"""Writes a made-up marketplace as raw files, in chunks of users, so that memory does not grow with the log."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from torchrec_priors.parquet import ParquetWriter, write_table
+from torchrec_priors.synthetic.catalogue import Catalogue, items_for
+from torchrec_priors.synthetic.folder import Report, make_folder
+from torchrec_priors.synthetic.histories import EVENTS, LENGTHS, SPENDING, Histories, make_histories
+from torchrec_priors.synthetic.users import chunks
+
+LOG, ITEMS, USERS = "log.parquet", "items.parquet", "users.parquet"
+TRUTH = "truth/interests.parquet"  # for checks alone: no corpus reads it
+_VERSION = 1  # of what a seed makes
+_USERS_AT_ONCE = 4096
+
+
+def generate(
+    raw: Path, rows: int, seed: int, report: Report = lambda _: None, *, users_at_once: int = _USERS_AT_ONCE
+) -> None:
+    """Makes `raw` with a log of exactly `rows` interactions; does nothing where it already holds just that.
+
+    Args:
+        users_at_once: users in memory at a time; the content does not depend on it.
+
+    Raises:
+        UserError: too few rows, a seed out of range, or a folder that holds something else.
+    """
+    make_folder(
+        raw,
+        "marketplace",
+        _VERSION,
+        rows,
+        seed,
+        report,
+        lambda folder: _write(folder, rows, seed, users_at_once, report),
+    )
+
+
+def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Report) -> None:
+    catalogue = Catalogue.make(items_for(rows), seed)
+    write_table(catalogue.table(), folder / ITEMS)
+    (folder / TRUTH).parent.mkdir()
+    done = 0
+    with (
+        ParquetWriter(folder / LOG, _LOG_SCHEMA) as log,
+        ParquetWriter(folder / USERS, _USERS_SCHEMA) as users,
+        ParquetWriter(folder / TRUTH, _TRUTH_SCHEMA) as truth,
+    ):
+        for numbers, lengths in chunks(rows, seed, LENGTHS, users_at_once):
+            made = make_histories(catalogue, seed, numbers, lengths)
+            log.write_table(_log_table(made, catalogue, done))
+            users.write_table(_users_table(made))
+            truth.write_table(_truth_table(made, catalogue))
+            done += int(lengths.sum())
+            report(f"generating {done:,} of {rows:,} rows")
+
+
+_NAMES = pa.dictionary(pa.int32(), pa.string())
+_LOG_SCHEMA = pa.schema(
+    {"row": pa.int64(), "user_id": pa.int64(), "item_id": pa.int64(), "event": _NAMES, "time": pa.int64()}
+)
+_USERS_SCHEMA = pa.schema({"user_id": pa.int64(), "spending": _NAMES})
+_TRUTH_SCHEMA = pa.schema({"user_id": pa.int64(), "category3": _NAMES, "from": pa.int64(), "until": pa.int64()})
+
+
+def _log_table(made: Histories, catalogue: Catalogue, first_row: int) -> pa.Table:
+    columns = {
+        "row": np.arange(first_row, first_row + len(made.event)),
+        "user_id": np.repeat(made.users, made.lengths),
+        "item_id": catalogue.item_id[made.position],
+        "event": _named(made.event, EVENTS),
+        "time": made.time,
+    }
+    return pa.table(columns, schema=_LOG_SCHEMA)
+
+
+def _users_table(made: Histories) -> pa.Table:
+    return pa.table({"user_id": made.users, "spending": _named(made.spending, SPENDING)}, schema=_USERS_SCHEMA)
+
+
+def _truth_table(made: Histories, catalogue: Catalogue) -> pa.Table:
+    columns = {
+        "user_id": made.interest_user,
+        "category3": _named(made.interest_leaf, [leaf.level3 for leaf in catalogue.tree]),
+        "from": made.interest_from,
+        "until": made.interest_until,
+    }
+    return pa.table(columns, schema=_TRUTH_SCHEMA)
+
+
+def _named(codes: np.ndarray, names: tuple[str, ...] | list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names, pa.string()))

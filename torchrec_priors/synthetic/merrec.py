@@ -1,0 +1,190 @@
+"""The made-up marketplace in the files of MerRec: a folder a month, Parquet shards, one row an event.
+
+Behaviour is the marketplace's (`histories`), with histories as long as MerRec's: 230 events on average, 1.7 % of users
+above 2,000. A product is an item of the marketplace's catalogue; MerRec's `item_id` is one listing of it, the same for
+a user's events on a product.
+"""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from torchrec_priors.common.splitmix import mix, unit
+from torchrec_priors.synthetic.catalogue import Catalogue, items_for
+from torchrec_priors.synthetic.folder import Report, make_folder
+from torchrec_priors.synthetic.histories import make_histories
+from torchrec_priors.synthetic.randomness import user_keys
+from torchrec_priors.synthetic.shards import Shards
+from torchrec_priors.synthetic.users import Lengths, chunks, pauses, within
+
+EVENTS = ("item_view", "item_like", "item_add_to_cart_tap", "offer_make", "buy_start", "buy_comp")
+MONTHS = ("20230501", "20230601", "20230701", "20230801", "20230901", "20231001")
+SCHEMA = pa.schema(
+    {
+        "user_id": pa.int64(),
+        "sequence_id": pa.string(),
+        "session_id": pa.string(),
+        "stime": pa.timestamp("us"),
+        "sequence_length": pa.int64(),
+        "event_id": pa.string(),
+        "item_id": pa.int64(),
+        "product_id": pa.string(),
+        "name": pa.string(),
+        "price": pa.float64(),
+        "c0_id": pa.int64(),
+        "c0_name": pa.string(),
+        "c1_id": pa.int64(),
+        "c1_name": pa.string(),
+        "c2_id": pa.int64(),
+        "c2_name": pa.string(),
+        "brand_id": pa.int64(),
+        "brand_name": pa.string(),
+        "item_condition_id": pa.int64(),
+        "item_condition_name": pa.string(),
+        "size_id": pa.int64(),
+        "size_name": pa.string(),
+        "color": pa.string(),
+        "shipper_name": pa.string(),
+        "shipper_id": pa.int64(),
+    }
+)
+
+_VERSION = 1  # of what a seed makes
+_LENGTHS = Lengths(median=60.0, spread=1.65, shortest=1, longest=20_000)
+_USERS_AT_ONCE = 512
+_ROWS_A_SHARD = 1_000_000
+_EVENTS_A_LISTING = 15  # 1.27 billion events on 83 million listings
+_MOST_LISTINGS = 1 << 24  # of one product
+_BRANDS = 400
+_CONDITIONS = ("New", "Like new", "Good", "Fair", "Poor")
+_SIZES = ("XS", "S", "M", "L", "XL", "One size")
+_COLOURS = ("Black", "White", "Blue", "Red", "Pink", "Green", "Brown", "Gray")
+_SHIPPERS = ("Buyer", "Seller")
+_MINUTE, _DAY = 60_000, 86_400_000  # ms
+
+
+def generate(
+    raw: Path,
+    rows: int,
+    seed: int,
+    report: Report = lambda _: None,
+    *,
+    users_at_once: int = _USERS_AT_ONCE,
+    rows_a_shard: int = _ROWS_A_SHARD,
+) -> None:
+    """Makes `raw` with exactly `rows` events; does nothing where it already holds just that.
+
+    Args:
+        users_at_once: users in memory at a time; the events do not depend on it.
+        rows_a_shard: about how many rows a file has.
+
+    Raises:
+        UserError: too few rows, a seed out of range, or a folder that holds something else.
+    """
+
+    def write(folder: Path) -> None:
+        _write(folder, rows, seed, users_at_once, rows_a_shard, report)
+
+    make_folder(raw, "merrec", _VERSION, rows, seed, report, write)
+
+
+def _write(folder: Path, rows: int, seed: int, users_at_once: int, rows_a_shard: int, report: Report) -> None:
+    catalogue = Catalogue.make(items_for(rows), seed)
+    products = _Products.of(catalogue, rows, seed)
+    starts = np.array([_milliseconds(month) for month in MONTHS])
+    done = 0
+    with ExitStack() as stack:
+        shards = [stack.enter_context(Shards(folder / month, SCHEMA, rows_a_shard)) for month in MONTHS]
+        for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
+            events, month = _events(catalogue, products, seed, users, lengths, starts)
+            for number, files in enumerate(shards):
+                files.write(events.filter(pa.array(month == number)))
+            done += len(month)
+            report(f"generating {done:,} of {rows:,} rows")
+
+
+def _events(
+    catalogue: Catalogue, products: "_Products", seed: int, users: np.ndarray, lengths: np.ndarray, starts: np.ndarray
+) -> tuple[pa.Table, np.ndarray]:
+    """Events of some users, in order of users and times, and the month of each."""
+    made = make_histories(catalogue, seed, users, lengths)
+    user = np.repeat(users, lengths)
+    session = pauses(made.time, lengths, 30 * _MINUTE)
+    sequence = pauses(made.time, lengths, 3 * _DAY)
+    time = within(made.time, lengths, _milliseconds("20231101"))
+    key = mix(np.repeat(user_keys(seed, users), lengths) ^ mix(made.position.astype(np.uint64)))
+    listing = (unit(key) * products.listings[made.position]).astype(np.int64)
+    whole = np.cumsum(np.concatenate([[True], (np.diff(sequence) != 0) | (np.diff(user) != 0)])) - 1
+    columns = {
+        "user_id": user,
+        "sequence_id": pa.array(sequence + 1).cast(pa.string()),
+        "session_id": pa.array(mix(user.astype(np.uint64) << np.uint64(20) ^ session.astype(np.uint64))).cast("string"),
+        "stime": pa.array(time * 1000, pa.timestamp("us")),
+        "sequence_length": np.bincount(whole)[whole],
+        "event_id": pa.array(EVENTS).take(pa.array(made.event)),
+        "item_id": catalogue.item_id[made.position] * _MOST_LISTINGS + listing,
+    }
+    described = products.table.take(pa.array(made.position))
+    condition = (unit(mix(key)) ** 1.5 * len(_CONDITIONS)).astype(np.int64)
+    shipper = (unit(mix(mix(key))) * len(_SHIPPERS)).astype(np.int64)
+    columns |= {name: described[name] for name in described.column_names}
+    columns |= {"item_condition_id": condition + 1, "item_condition_name": pa.array(_CONDITIONS).take(condition)}
+    columns |= {"shipper_id": shipper + 1, "shipper_name": pa.array(_SHIPPERS).take(shipper)}
+    month = np.searchsorted(starts, time, side="right") - 1
+    return pa.table({name: columns[name] for name in SCHEMA.names}, SCHEMA), month
+
+
+@dataclass(frozen=True)
+class _Products:
+    """What is the same for all listings of a product, by its position in the catalogue.
+
+    Attributes:
+        listings: how many there are of each.
+        table: the columns of SCHEMA that describe a product.
+    """
+
+    listings: np.ndarray
+    table: pa.Table
+
+    @classmethod
+    def of(cls, catalogue: Catalogue, rows: int, seed: int) -> "_Products":
+        number, leaf = catalogue.item_id, catalogue.leaf
+        key = mix(number.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
+        brand = (unit(key) ** 2 * _BRANDS).astype(np.int64)
+        unbranded = pa.array(unit(mix(key)) < 0.3)
+        size = key.astype(np.int64) % len(_SIZES)
+        clothes = np.array([node.level1 in ("Women", "Men", "Kids") for node in catalogue.tree])[leaf]
+        nowhere = pa.scalar(None, pa.int64())
+        columns = {
+            "product_id": [f"p{one:09d}" for one in number.tolist()],
+            "name": catalogue.titles(),
+            "price": catalogue.price / 100,
+            "brand_id": pa.compute.if_else(unbranded, nowhere, pa.array(brand + 1)),
+            "brand_name": pa.compute.if_else(unbranded, None, pa.array(_brands()).take(brand)),
+            "size_id": pa.compute.if_else(pa.array(clothes), pa.array(size + 1), nowhere),
+            "size_name": pa.compute.if_else(pa.array(clothes), pa.array(_SIZES).take(size), None),
+            "color": pa.array(_COLOURS).take((unit(mix(mix(key))) * len(_COLOURS)).astype(np.int64)),
+        }
+        for level in range(3):
+            names = [getattr(node, f"level{level + 1}") for node in catalogue.tree]
+            ids = {name: place + 1 for place, name in enumerate(dict.fromkeys(names))}
+            columns[f"c{level}_id"] = np.array([ids[name] for name in names])[leaf]
+            columns[f"c{level}_name"] = pa.array([name.split(" > ")[-1] for name in names]).take(pa.array(leaf))
+        listings = np.clip(catalogue.weight * rows / _EVENTS_A_LISTING, 1, _MOST_LISTINGS)
+        return cls(listings.astype(np.int64), pa.table(columns))
+
+
+def _brands() -> list[str]:
+    """Made-up names, each another one."""
+    first = ("Alder", "Birch", "Cedar", "Dune", "Ember", "Fjord", "Grove", "Heron", "Iris", "Juniper")
+    second = ("line", "wood", "mark", "field", "lane", "works", "stone", "bay", "house", "ford")
+    third = ("", " & Co.", " Studio", " Original")
+    return [f"{a}{b}{c}" for c in third for b in second for a in first]
+
+
+def _milliseconds(day: str) -> int:
+    return int(datetime.strptime(day, "%Y%m%d").replace(tzinfo=UTC).timestamp()) * 1000

@@ -1,0 +1,101 @@
+"""The made-up marketplace in the files of PixelRec: one CSV of interactions, one of item information.
+
+Behaviour is the marketplace's (`histories`), with histories about as long as Pixel8M's (18 interactions on average, 6 %
+of users with 50 or more), each (user, item) once, and no event types. Every leaf of the category tree is one tag.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
+
+from torchrec_priors.common.splitmix import mix, unit
+from torchrec_priors.synthetic.catalogue import Catalogue, items_for
+from torchrec_priors.synthetic.folder import Report, make_folder
+from torchrec_priors.synthetic.histories import make_histories
+from torchrec_priors.synthetic.users import Lengths, within
+
+INTERACTIONS, ITEMS = "pixelrec_interaction/Pixel8M.csv", "pixelrec_iteminfo/Pixel8M.csv"
+INTERACTION_COLUMNS = ("item_id", "user_id", "timestamp")
+COUNTS = (
+    "view_number", "comment_number", "thumbup_number", "share_number", "coin_number", "favorite_number",
+    "barrage_number",
+)  # fmt: skip
+ITEM_COLUMNS = ("item_id", *COUNTS, "title", "tag", "description")
+UNLABELLED = "Miscellaneous"
+
+_VERSION = 1  # of what a seed makes
+_LENGTHS = Lengths(median=15.0, spread=1.0, shortest=5, longest=2_000)  # a third of which meets an item again
+_USERS_AT_ONCE = 4_096
+_UNLABELLED = 0.055
+_EARLIER = 66_000_000_000  # ms before the marketplace's times
+_UNTIL = 1_656_100_000_000  # 24 June 2022
+
+
+def generate(
+    raw: Path, rows: int, seed: int, report: Report, *, tags: Sequence[str], users_at_once: int = _USERS_AT_ONCE
+) -> None:
+    """Makes `raw` with exactly `rows` interactions; does nothing where it already holds just that.
+
+    Args:
+        tags: that items may have, `UNLABELLED` apart.
+        users_at_once: users in memory at a time; the content does not depend on it.
+
+    Raises:
+        UserError: too few rows, a seed out of range, or a folder that holds something else.
+    """
+
+    def write(folder: Path) -> None:
+        catalogue = Catalogue.make(items_for(rows), seed)
+        for file in (INTERACTIONS, ITEMS):
+            (folder / file).parent.mkdir()
+        _write_items(folder / ITEMS, catalogue, tags, seed)
+        schema = pa.schema(dict(zip(INTERACTION_COLUMNS, (pa.string(), pa.string(), pa.int64()), strict=True)))
+        plain = arrow_csv.WriteOptions(include_header=False, quoting_style="none")
+        with (folder / INTERACTIONS).open("wb") as stream:
+            stream.write((",".join(INTERACTION_COLUMNS) + "\n").encode())
+            done = 0
+            with arrow_csv.CSVWriter(stream, schema, write_options=plain) as log:
+                for piece in _interactions(catalogue, rows, seed, users_at_once):
+                    log.write_table(piece.cast(schema))
+                    done += len(piece)
+                    report(f"generating {done:,} of {rows:,} rows")
+
+    make_folder(raw, "pixel8m", _VERSION, rows, seed, report, write)
+
+
+def _interactions(catalogue: Catalogue, rows: int, seed: int, users_at_once: int) -> Iterator[pa.Table]:
+    """Tables of INTERACTION_COLUMNS with `rows` rows in all, in order of users and times."""
+    first, left = 1, rows
+    items = pa.array([f"i{number}" for number in catalogue.item_id.tolist()])
+    while left > 0:
+        users = np.arange(first, first + users_at_once)
+        lengths = _LENGTHS.of(seed, users)
+        made = make_histories(catalogue, seed, users, lengths)
+        user = np.repeat(users, lengths)
+        _, new = np.unique(user * len(items) + made.position, return_index=True)
+        new = np.sort(new)[:left]
+        seconds = within(made.time - _EARLIER, lengths, _UNTIL) // 1000
+        names = pa.compute.binary_join_element_wise("u", pa.array(user[new]).cast(pa.string()), "")
+        columns = (items.take(pa.array(made.position[new])), names, seconds[new])
+        yield pa.table(columns, INTERACTION_COLUMNS)
+        first, left = first + users_at_once, left - len(new)
+
+
+def _write_items(file: Path, catalogue: Catalogue, tags: Sequence[str], seed: int) -> None:
+    key = mix(catalogue.item_id.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
+    tag = np.array(tags, object)[catalogue.leaf * len(tags) // len(catalogue.tree)]
+    tag[unit(key) < _UNLABELLED] = UNLABELLED
+    views = (1e6 * unit(mix(key)) + 1e9 * catalogue.weight).astype(np.int64)
+    titles = catalogue.titles()
+    with file.open("w", encoding="utf8", newline="") as stream:
+        lines = csv.writer(stream, lineterminator="\n")
+        lines.writerow(ITEM_COLUMNS)
+        for place in np.argsort(catalogue.item_id).tolist():
+            counts = [f"{views[place] // 4**level}.0" for level in range(len(COUNTS))]
+            number, title = catalogue.item_id[place], f'{titles[place]}: "{tag[place]}"'
+            about = "" if number % 4 == 0 else f"{title}, watched {views[place]:,} times"
+            lines.writerow([f"i{number}", *counts, title, tag[place], about])

@@ -1,0 +1,41 @@
+"""A copy of what a checkpoint holds, so that training may go on while it is written."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
+from torch.distributed.tensor import DTensor
+
+from torchrec_priors.training.checkpoint.pieces import Pieces
+
+
+class Staging(BlockingAsyncStager):
+    """Copies this rank's shards and dense parameters into the CPU's memory; the copy is gone when it is written."""
+
+    @torch.no_grad()
+    def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        staged: dict[str, Any] = staged_copy(state_dict)
+        return staged
+
+
+def staged_copy(value: Any) -> Any:
+    """The same nested dictionaries and lists, with tensors of their own; of a sharded one, this rank's `Pieces`."""
+    if isinstance(value, dict):
+        return {key: staged_copy(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(staged_copy(inner) for inner in value)
+    if isinstance(value, DTensor):
+        local: Any = value.to_local()
+        return Pieces([_copy(shard) for shard in local.local_shards()], local.local_offsets(), value.shape)
+    if isinstance(value, ShardedTensor):  # buffers of managed tables
+        shards = value.local_shards()
+        offsets = [shard.metadata.shard_offsets for shard in shards]
+        return Pieces([_copy(shard.tensor) for shard in shards], offsets, value.size())
+    return _copy(value) if isinstance(value, Tensor) else copy.deepcopy(value)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format).copy_(tensor)

@@ -1,0 +1,144 @@
+"""`paths.json` of a run: training positives of every prior path, which decide what heads there are and their weights.
+
+Counted once, before the heads are built; whoever loads the run reads them instead of the log.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.common.files import read_json, write_json
+from torchrec_priors.errors import UserError
+from torchrec_priors.heads.nodes import Depth, backed_off
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.priors.prior import Targets
+from torchrec_priors.priors.tree import PriorTree
+from torchrec_priors.ranks.share import Share
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of an epoch of training.
+
+    Attributes:
+        positives_K: int64, positives of every path.
+        targets: targets, at all offsets.
+        by_offset: int64 [K, T] and [T], the same for every offset; None where an earlier version recorded the run.
+    """
+
+    positives_K: Tensor
+    targets: int
+    by_offset: tuple[Tensor, Tensor] | None
+
+    @classmethod
+    def of(cls, counts: Tensor) -> "Counted":
+        """From what `count_positives` gives."""
+        positives_KT = counts[:-1]
+        targets_T = counts[-1]
+        return cls(positives_KT.sum(1), int(targets_T.sum()), (positives_KT, targets_T))
+
+
+def count_positives(
+    tree: PriorTree,
+    data: PreparedData,
+    horizon: int,
+    share: Share,
+    training_end_U: np.ndarray,
+    *,
+    known_I: np.ndarray | None = None,
+) -> Tensor:
+    """int64 [K + 1, T]: positives of each path at each offset, and targets, over this rank's share of an epoch. Items
+    that are not known are as if they had not been.
+
+    A training item, one before the end of its user's training part, is a target at every offset t <= i, its index,
+    whatever the windows.
+    """
+    paths = len(tree.item_set_K)
+    on_cpu = torch.zeros(paths + 1, horizon, dtype=torch.int64)
+    columns = [need for need in tree.needs if need == "events"]
+    for group in data.row_groups[share.rank :: share.world]:
+        users = data.read_users(group, columns)
+        owner = group.first_user + np.repeat(np.arange(len(users.lengths)), users.lengths)
+        index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
+        ends = training_end_U[group.first_user : group.first_user + group.users]
+        trained = index < np.repeat(ends, users.lengths)
+        if known_I is not None:
+            trained &= known_I[users.items]
+            before = np.concatenate([[0], np.cumsum(trained)])
+            index = before[:-1] - np.repeat(before[users.starts[:-1]], users.lengths)
+        for offset in range(1, horizon + 1):
+            chosen = trained & (index >= offset)
+            items, user_M, *event = (
+                torch.from_numpy(values[chosen]).to(tree.device)
+                for values in (users.items, owner, *users.columns.values())
+            )
+            targets = Targets(items, torch.full_like(items, offset), event[0] if event else None, user_M)
+            on_cpu[:paths, offset - 1] += torch.bincount(tree.assign(targets)[1].cpu(), minlength=paths)
+            on_cpu[paths, offset - 1] += len(items)
+    return on_cpu
+
+
+def over_item_sets(tree: PriorTree, positives_K: Tensor) -> Tensor:
+    """int64 [S]: positives of every item set, over its paths."""
+    positives_S = torch.zeros(tree.item_sets, dtype=torch.int64)
+    return positives_S.index_add_(0, torch.tensor(tree.item_set_K), positives_K)
+
+
+def write_paths(file: Path, tree: PriorTree, counted: Counted, depths: list[Depth] | None) -> None:
+    """Records how many training targets there are, and of each path the name, training positives and, where it has no
+    adapter of its own, the node whose query it has; the queries of a baseline have no nodes (`depths` None)."""
+    assert counted.by_offset is not None
+    positives_KT, targets_T = counted.by_offset
+    to_K = [None] * len(tree.paths) if depths is None else backed_off(tree, depths)
+    paths = [
+        {"name": path.name, "positives": sum(of_T), "positives_by_offset": of_T, "backed_off_to": to}
+        for path, of_T, to in zip(tree.paths, positives_KT.tolist(), to_K, strict=True)
+    ]
+    values = {"targets": counted.targets, "targets_by_offset": targets_T.tolist(), "paths": paths}
+    write_json(file, values)
+
+
+def path_names(file: Path) -> list[str]:
+    """Names of the recorded paths, in their order.
+
+    Raises:
+        UserError: no such file.
+    """
+    return [path["name"] for path in _read(file)["paths"]]
+
+
+def read_paths(file: Path, tree: PriorTree) -> Counted:
+    """Recorded training positives and targets.
+
+    Raises:
+        UserError: no such file, or one of other paths than the tree's.
+    """
+    recorded = _read(file)
+    if [path["name"] for path in recorded["paths"]] != [path.name for path in tree.paths]:
+        raise UserError(f"{file} is of other prior paths than the run's data and configuration have: train again")
+    try:
+        positives_K = torch.tensor([int(path["positives"]) for path in recorded["paths"]])
+        by_offset = None
+        if "targets_by_offset" in recorded:
+            positives_KT = torch.tensor([path["positives_by_offset"] for path in recorded["paths"]])
+            by_offset = (positives_KT, torch.tensor(recorded["targets_by_offset"]))
+        return Counted(positives_K, int(recorded["targets"]), by_offset)
+    except (ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    recorded = read_json(file, remedy="put it back, or train again")
+    try:
+        [path["name"] for path in recorded["paths"]]
+        return recorded
+    except (ValueError, KeyError, TypeError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"'{file}' is not what train writes ({type(error).__name__}: {error}): train again")

@@ -1,0 +1,82 @@
+"""Which items a run has seen in training often enough: counted when it starts, kept in its folder, `seen.parquet`."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from torchrec_priors.common.files import new_file
+from torchrec_priors.common.system_errors import blame_the_system
+from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.errors import UserError
+from torchrec_priors.parquet import read_table, write_table
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.settings.embedding import UnseenConfig
+from torchrec_priors.settings.training import TrainingConfig
+
+log = logging.getLogger(__name__)
+
+_BECOMES = {
+    "dropped": "left out of histories, not recommended",
+    "shared": "one row for all of them, not recommended",
+    "hashed": "{rows:,} rows by their hash, recommended by these",
+}
+
+
+def training_frequency(data: PreparedData, settings: TrainingConfig, ranks: Ranks) -> np.ndarray:
+    """int64 [I]: interactions of each item that are trained on. Every rank must call it."""
+    if not settings.fit_all:
+        return data.catalogue(["frequency"])["frequency"].to_numpy().astype(np.int64)
+    count = torch.zeros(data.items, dtype=torch.int64)
+    for group in data.row_groups[ranks.rank :: ranks.world]:
+        count += torch.bincount(torch.from_numpy(data.read_users(group).items), minlength=data.items)
+    return ranks.total(count).numpy()
+
+
+def say_unseen(config: UnseenConfig, rows: ItemRows | ManagedRows, frequency: np.ndarray | None) -> None:
+    """Lines of the log: how many items are unseen, what becomes of them, and settings that nobody reads."""
+    for key in config.without_effect():
+        log.warning("%s has no effect with embedding.unseen = '%s'", key, config.unseen)
+    if isinstance(rows, ManagedRows):
+        log.info("%s rows for the %s items: admitted as training meets them, evicted by %s every %s steps",
+                 f"{rows.rows - config.blocks:,}", f"{rows.items:,}", config.eviction,
+                 f"{config.eviction_interval:,}")  # fmt: skip
+        return
+    if rows.alone_I is None or frequency is None:
+        return
+    unseen = ~rows.alone_I
+    becomes = _BECOMES[config.unseen].format(rows=config.hashed_rows)
+    share = frequency[unseen].sum() / max(frequency.sum(), 1)
+    log.info("%s of %s items have fewer than %s training interactions, %.2f %% of all: %s",
+             f"{unseen.sum():,}", f"{len(unseen):,}", config.min_frequency, 100 * share, becomes)  # fmt: skip
+
+
+def write_seen(file: Path, seen_I: np.ndarray | None) -> None:
+    """Row ids of the items that were seen, whole or not at all; nothing where all have their rows."""
+    if seen_I is None:
+        return
+    with new_file(file) as partial:
+        write_table(pa.table({"item": pa.array(np.flatnonzero(seen_I).astype(np.int32))}), partial)
+
+
+def read_seen(file: Path, items: int) -> np.ndarray:
+    """bool [items].
+
+    Raises:
+        UserError: no such file, or one of other items.
+    """
+    try:
+        item = read_table(file, ["item"])["item"].to_numpy()
+    except (pa.ArrowException, OSError) as error:
+        blame_the_system(error, f"'{file}'")
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file}, which says what items have rows, cannot be read ({reason}): train again") from error
+    if len(item) and not 0 <= item.min() <= item.max() < items:
+        raise UserError(f"{file} names an item outside the catalogue of {items:,} that it was written for: train again")
+    seen_I = np.zeros(items, bool)
+    seen_I[item] = True
+    return seen_I

@@ -1,0 +1,59 @@
+"""Which run a run starts from. It is the same one wherever its folder is, and is needed for first values alone."""
+
+from pathlib import Path
+
+from torchrec_priors.errors import UserError
+from torchrec_priors.training.checkpoint.folder import CheckpointFolder
+from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.run.origin import Origin
+
+
+def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
+    """The run whose weights are the first values of that in `folder`; None where there is none, or where the run has a
+    checkpoint of its own.
+
+    Args:
+        given: what `--init-from` names.
+
+    Raises:
+        UserError: `given` is no run, or not the one that the run was started from; or that one is needed and gone.
+    """
+    if not folder.was_started:
+        if given is not None:
+            given.open(option="--init-from")
+        return given
+
+    origin = folder.origin()
+    if origin.init_from is None:
+        if given is not None:
+            raise UserError(
+                f"--init-from: '{folder.path}' was not started from another run: choose another folder for --run"
+            )
+        return None
+
+    goes_on = bool(CheckpointFolder(folder.checkpoints).steps())
+    named = None if given is None else str(given.path.absolute())
+    if goes_on and named in (None, origin.init_from):
+        return None  # whatever has become of the other run
+
+    source = given or RunFolder(Path(origin.init_from), folder.trust)
+    if not source.was_started and named in (None, origin.init_from):
+        raise UserError(
+            f"--init-from: '{folder.path}' has no checkpoint yet, and the run that it starts from is not in "
+            f"'{origin.init_from}' any more: say where it is now, or choose another folder for --run"
+        )
+    source.open(option="--init-from")
+    if not _is_the_same(source, origin):
+        raise UserError(
+            f"--init-from: '{folder.path}' was started from another run, which was in '{origin.init_from}': "
+            "choose another folder for --run"
+        )
+    return None if goes_on else source
+
+
+def _is_the_same(source: RunFolder, origin: Origin) -> bool:
+    if origin.init_from_id is not None:
+        return source.identity() == origin.init_from_id
+    assert origin.init_from is not None
+    recorded = Path(origin.init_from)  # by an earlier version, the path alone
+    return source.path.absolute() == recorded or not recorded.exists()
