@@ -2,4 +2,6 @@
 
 import importlib.util
 
-collect_ignore = [] if importlib.util.find_spec("triton") else ["torchrec_priors/ops/hstu_attention_triton.py"]
+collect_ignore = (
+    [] if importlib.util.find_spec("triton") else ["torchrec_priors/ops/hstu_attention_triton.py"]
+)

@@ -51,7 +51,9 @@ def train(
         env: environment variables, as A=1,B=2
         mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
-    options = dict(config=config, data=data, run=run, init_from=init_from, fit_all=fit_all, trust=trust)
+    options = dict(
+        config=config, data=data, run=run, init_from=init_from, fit_all=fit_all, trust=trust
+    )
     return application(
         "train",
         options,

@@ -41,8 +41,12 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
         category_prior="category",
         default_horizon=1,
         item_priors=[
-            Labels("category", ibis.memtable(_pairs(coarsen(labels), "category")), remainder="other"),
-            Labels("attribute", ibis.memtable(_pairs(labels, "attribute")), remainder="no attribute"),
+            Labels(
+                "category", ibis.memtable(_pairs(coarsen(labels), "category")), remainder="other"
+            ),
+            Labels(
+                "attribute", ibis.memtable(_pairs(labels, "attribute")), remainder="no attribute"
+            ),
         ],
     )
 
@@ -56,7 +60,8 @@ def _pair(raw: Path) -> tuple[Path, str]:
     if len(names) != 1:
         found = f"found {len(names)} ({', '.join(names)})" if names else found_in(raw)
         raise UserError(f"--raw: '{raw}' must hold one NAME{_ATTRIBUTES} and its NAME.txt; {found}")
-    folder, name = files[0].parent, Path(names[0]).name
+    folder = files[0].parent
+    name = Path(names[0]).name
     require_files(folder, [f"{name}.txt"])
     return folder, name
 
@@ -67,7 +72,9 @@ def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
     user = pc.list_element(lists, 0).to_numpy()
     if len(np.unique(user)) != len(user):
         values, counts = np.unique(user, return_counts=True)
-        raise UserError(f"{file}: user {values[counts > 1][0]} has two lines, so that their order in time is unknown")
+        raise UserError(
+            f"{file}: user {values[counts > 1][0]} has two lines, so that their order in time is unknown"
+        )
     length = pc.list_value_length(lists).to_numpy() - 1
     first = np.cumsum(length) - length
     place = np.arange(length.sum()) - np.repeat(first, length)
@@ -85,13 +92,17 @@ def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
 def _labels(file: Path) -> dict[int, list[int]]:
     try:
         values = json.loads(file.read_text(encoding="utf8"))
-        found = {int(item): sorted({_whole(label) for label in own}) for item, own in values.items()}
+        found = {
+            int(item): sorted({_whole(label) for label in own}) for item, own in values.items()
+        }
         for number in (*found, *(label for own in found.values() for label in own)):
             if not -(2**63) <= number < 2**63:
                 raise ValueError(f"{number} is beyond 64 bits")
         return found
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is not item -> list of label ids in JSON: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{file} is not item -> list of label ids in JSON: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _whole(label: object) -> int:

@@ -98,8 +98,14 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     articles = engine.read_parquet([about], found_types(about, _ARTICLE), bad_rows)
     articles = engine.keep_all_valid(articles, there(articles, ["article_id"]), bad_rows)
     engine.require_unique(articles, "article_id")
-    shown = _checked(engine.read_parquet(behaviours, found_types(behaviours[0], _SHOWN), bad_rows), engine, bad_rows)
-    read = _checked(engine.read_parquet(histories, found_types(histories[0], _READ), bad_rows), engine, bad_rows)
+    shown = _checked(
+        engine.read_parquet(behaviours, found_types(behaviours[0], _SHOWN), bad_rows),
+        engine,
+        bad_rows,
+    )
+    read = _checked(
+        engine.read_parquet(histories, found_types(histories[0], _READ), bad_rows), engine, bad_rows
+    )
     known = articles.select("article_id")
     log = _clicks(_told(read, known, engine, bad_rows), _clicked(shown, known, engine, bad_rows))
     log = at_least(engine.materialise("corpus_clicks", log), options.min_history, engine, bad_rows)
@@ -110,7 +116,9 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     return Corpus(
         name="ebnerd",
         interactions=log,
-        items=items.select("item_id", "subtitle", "category_str", "premium", title=items.title.fill_null("")),
+        items=items.select(
+            "item_id", "subtitle", "category_str", "premium", title=items.title.fill_null("")
+        ),
         category_prior="category",
         default_horizon=8,
         item_priors=[
@@ -131,18 +139,31 @@ def _files(raw: Path) -> tuple[Path, list[Path], list[Path]]:
     require_files(raw, [ARTICLES])
     splits = [raw / split for split in ("train", "validation") if (raw / split).is_dir()]
     if not splits:
-        raise UserError(f"--raw: '{raw}' holds no folder train or validation, each with {HISTORY} and {BEHAVIOURS}")
+        raise UserError(
+            f"--raw: '{raw}' holds no folder train or validation, each with {HISTORY} and {BEHAVIOURS}"
+        )
     for split in splits:
         require_files(split, [HISTORY, BEHAVIOURS])
-    return raw / ARTICLES, [split / HISTORY for split in splits], [split / BEHAVIOURS for split in splits]
+    return (
+        raw / ARTICLES,
+        [split / HISTORY for split in splits],
+        [split / BEHAVIOURS for split in splits],
+    )
 
 
 def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
     """Rows of histories or behaviours, with users and lists."""
     lists = [name for name, kind in table.schema().items() if kind.is_array()]
-    names = ["user_id", *(["impression_time"] if "impression_time" in table.columns else []), *lists]
+    names = [
+        "user_id",
+        *(["impression_time"] if "impression_time" in table.columns else []),
+        *lists,
+    ]
     rules = there(table, names)
-    rules += [Rule(name, f"must have fewer than {_PLACES:,}", table[name].length() < _PLACES) for name in lists]
+    rules += [
+        Rule(name, f"must have fewer than {_PLACES:,}", table[name].length() < _PLACES)
+        for name in lists
+    ]
     if len(lists) == 2:
         same = table[lists[0]].length() == table[lists[1]].length()
         rules.append(Rule(lists[0], f"must be as many as {lists[1]}", same))
@@ -161,7 +182,9 @@ def _told(read: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) ->
         article_id=clicks.click["f1"], time=clicks.click["f2"], place=clicks.click["f3"],
     )  # fmt: skip
     clicks = _interactions(clicks, known, engine, bad_rows)
-    return clicks.group_by(["user_id", "item_id", "timestamp"]).aggregate(order=clicks["order"].min() * 2)
+    return clicks.group_by(["user_id", "item_id", "timestamp"]).aggregate(
+        order=clicks["order"].min() * 2
+    )
 
 
 def _clicked(shown: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
@@ -172,7 +195,13 @@ def _clicked(shown: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
         time="impression_time", click=shown.article_ids_clicked.zip(place).unnest(),
     )  # fmt: skip
     clicks = clicks.select(
-        "file", "row", "order", "user_id", "time", article_id=clicks.click["f1"], place=clicks.click["f2"]
+        "file",
+        "row",
+        "order",
+        "user_id",
+        "time",
+        article_id=clicks.click["f1"],
+        place=clicks.click["f2"],
     )
     clicks = _interactions(clicks, known, engine, bad_rows)
     return clicks.mutate(order=clicks["order"] * 2 + 1)
@@ -208,7 +237,10 @@ def _user_priors(shown: ir.Table) -> list[Labels]:
         "age": shown.age.cast("string") + "-" + (shown.age.cast("int32") + 9).cast("string"),
         "gender": shown.gender.cases(*_GENDERS),
     }
-    return [Labels(name, _most_frequent(shown, label), f"unknown {name}") for name, label in labels.items()]
+    return [
+        Labels(name, _most_frequent(shown, label), f"unknown {name}")
+        for name, label in labels.items()
+    ]
 
 
 def _most_frequent(shown: ir.Table, label: ir.StringValue) -> ir.Table:
@@ -216,7 +248,9 @@ def _most_frequent(shown: ir.Table, label: ir.StringValue) -> ir.Table:
     values = shown.select(user_id=shown.user_id.cast("int64"), label=label)
     values = values.filter(values.label.notnull())
     counts = values.group_by(["user_id", "label"]).aggregate(n=values.count())
-    by_frequency = ibis.window(group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.label])
+    by_frequency = ibis.window(
+        group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.label]
+    )
     ranked = counts.mutate(place=ibis.row_number().over(by_frequency))
     return ranked.filter(ranked.place == 0).select("user_id", "label")
 
@@ -225,7 +259,12 @@ def _computed_priors(options: Options) -> list[GraphPrior | UserPrior]:
     found: list[GraphPrior | UserPrior] = []
     if options.communities:
         found.append(
-            GraphPrior("community", last=options.last, neighbours=options.neighbours, groups=options.communities)
+            GraphPrior(
+                "community",
+                last=options.last,
+                neighbours=options.neighbours,
+                groups=options.communities,
+            )
         )
     if options.crowds:
         found.append(UserPrior("crowd", neighbours=options.neighbours, groups=options.crowds))

@@ -29,7 +29,8 @@ _LEVELS = ("category", "category2", "category3")
 def load(raw: Path, bad_rows: BadRows, engine: Engine) -> Corpus:
     raw = folder_with(raw, [LOG, ITEMS, USERS])
     require_files(raw, [LOG, ITEMS, USERS])
-    number, text = pa.int64(), pa.string()
+    number = pa.int64()
+    text = pa.string()
     about_items = {"item_id": number, **dict.fromkeys(("title", *_LEVELS), text), "price": number}
     items = _whole(raw / ITEMS, about_items, bad_rows, engine)
     users = _whole(raw / USERS, {"user_id": number, "spending": text}, bad_rows, engine)
@@ -41,13 +42,17 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine) -> Corpus:
         default_horizon=8,
         events=EVENTS,
         event_prior="event",
-        item_priors=[Labels(level, _labels(items, "item_id", level), f"no {level}") for level in _LEVELS],
+        item_priors=[
+            Labels(level, _labels(items, "item_id", level), f"no {level}") for level in _LEVELS
+        ],
         user_priors=[Labels("spending", _labels(users, "user_id", "spending"), "unknown spending")],
         user_group="spending",
     )
 
 
-def _whole(file: Path, columns: dict[str, pa.DataType], bad_rows: BadRows, engine: Engine) -> ir.Table:
+def _whole(
+    file: Path, columns: dict[str, pa.DataType], bad_rows: BadRows, engine: Engine
+) -> ir.Table:
     """A table without nulls; its first column is unique."""
     table = engine.read_parquet([file], columns, bad_rows)
     rules = [Rule(name, "must have a value", table[name].notnull()) for name in columns]
@@ -60,9 +65,13 @@ def _labels(table: ir.Table, key: str, column: str) -> ir.Table:
     return table.select(key, label=table[column])
 
 
-def _interactions(file: Path, items: ir.Table, users: ir.Table, bad_rows: BadRows, engine: Engine) -> ir.Table:
+def _interactions(
+    file: Path, items: ir.Table, users: ir.Table, bad_rows: BadRows, engine: Engine
+) -> ir.Table:
     numbers = ("user_id", "item_id", "time")
-    log = engine.read_parquet([file], {**dict.fromkeys(numbers, pa.int64()), "event": pa.string()}, bad_rows)
+    log = engine.read_parquet(
+        [file], {**dict.fromkeys(numbers, pa.int64()), "event": pa.string()}, bad_rows
+    )
     rules = [
         *(Rule(name, "must have a value", log[name].notnull()) for name in numbers),
         Rule("user_id", f"must be listed in {USERS}", users),
@@ -72,4 +81,10 @@ def _interactions(file: Path, items: ir.Table, users: ir.Table, bad_rows: BadRow
     ]
     log = engine.keep_all_valid(log, rules, bad_rows)
     codes = [(name, code) for code, name in enumerate(EVENTS)]
-    return log.select("user_id", "item_id", "order", timestamp=log.time, event=log.event.cases(*codes).cast("int8"))
+    return log.select(
+        "user_id",
+        "item_id",
+        "order",
+        timestamp=log.time,
+        event=log.event.cases(*codes).cast("int8"),
+    )

@@ -74,21 +74,33 @@ class Options:
 
 def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corpus:
     files = _shards(raw)
-    known = {"user_id": WHOLE, "stime": TIME, "event_id": TEXT, options.item_id: either(WHOLE, TEXT)}
+    known = {
+        "user_id": WHOLE,
+        "stime": TIME,
+        "event_id": TEXT,
+        options.item_id: either(WHOLE, TEXT),
+    }
     log = engine.read_parquet(files, found_types(files[0], {**known, **_ABOUT_ITEMS}), bad_rows)
     rules = [
         *there(log, known),
         Rule("event_id", f"must be one of {', '.join(EVENTS)}", log.event_id.isin(EVENTS)),
         Rule("stime", "must not be before 1970", since_1970(log.stime)),
     ]
-    log = at_least(engine.keep_all_valid(log, rules, bad_rows), options.min_history, engine, bad_rows)
+    log = at_least(
+        engine.keep_all_valid(log, rules, bad_rows), options.min_history, engine, bad_rows
+    )
     items = engine.materialise("corpus_items", _items(engine, log, options.item_id))
     codes = [(name, code) for code, name in enumerate(EVENTS)]
-    priors = [Labels(name, _categories(items, level), f"no {name}") for level, name in enumerate(("c0", "c1", "c2"))]
+    priors = [
+        Labels(name, _categories(items, level), f"no {name}")
+        for level, name in enumerate(("c0", "c1", "c2"))
+    ]
     priors.append(Labels("brand", _brands(items, options.brands), "no brand"))
     if options.item_id == "item_id":
         conditions = items.item_condition_id.cases(*_CONDITIONS)
-        priors.append(Labels("condition", items.select("item_id", label=conditions), "no condition"))
+        priors.append(
+            Labels("condition", items.select("item_id", label=conditions), "no condition")
+        )
     return Corpus(
         name="merrec",
         interactions=log.select(
@@ -117,7 +129,9 @@ def _shards(raw: Path) -> list[Path]:
     files = next((found for form in forms if (found := sorted(raw.glob(form)))), [])
     if not files:
         said = found_in(raw)
-        raise UserError(f"--raw: '{raw}' holds no month of MerRec, such as 20230501/000000000000.parquet ({said})")
+        raise UserError(
+            f"--raw: '{raw}' holds no month of MerRec, such as 20230501/000000000000.parquet ({said})"
+        )
     return files
 
 
@@ -145,6 +159,8 @@ def _brands(items: ir.Table, most: int) -> ir.Table:
     """The brands of most items by name, all others as one."""
     branded = items.filter(items.brand_name.notnull() & (items.brand_name != ""))
     counts = branded.group_by("brand_name").aggregate(n=branded.count())
-    frequent = counts.order_by([ibis.desc("n"), "brand_name"]).limit(most).select(frequent="brand_name")
+    frequent = (
+        counts.order_by([ibis.desc("n"), "brand_name"]).limit(most).select(frequent="brand_name")
+    )
     joined = branded.left_join(frequent, branded.brand_name == frequent.frequent)
     return joined.select("item_id", label=joined.frequent.fill_null("other brands"))

@@ -93,17 +93,18 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
         events=release.stars,
         event_prior="rating",
         item_priors=[Labels("genre", ibis.memtable(release.genres), remainder="no genre")],
-        user_priors=[Labels(name, ibis.memtable(_labels(release.users, name)), f"no {name}") for name in users],
+        user_priors=[
+            Labels(name, ibis.memtable(_labels(release.users, name)), f"no {name}")
+            for name in users
+        ],
         user_group="age" if users else None,
     )
 
 
-_100K, _DAT, _CSV, _KAGGLE = (
-    ("u.data", "u.item", "u.user"),
-    ("ratings.dat", "movies.dat"),
-    ("ratings.csv", "movies.csv"),
-    ("rating.csv", "movie.csv"),
-)
+_100K = ("u.data", "u.item", "u.user")
+_DAT = ("ratings.dat", "movies.dat")
+_CSV = ("ratings.csv", "movies.csv")
+_KAGGLE = ("rating.csv", "movie.csv")
 
 
 def _release(raw: Path, bad_rows: BadRows) -> _Release:
@@ -115,7 +116,9 @@ def _release(raw: Path, bad_rows: BadRows) -> _Release:
         return _1m_or_10m(raw, bad_rows)
     if raw.is_dir() and not any((raw / name).is_file() for name in _100K):
         forms = " or ".join(" and ".join(names) for names in (_100K, _DAT, _CSV, _KAGGLE))
-        raise UserError(f"--raw: '{raw}' holds no release of MovieLens, which is {forms} ({found_in(raw)})")
+        raise UserError(
+            f"--raw: '{raw}' holds no release of MovieLens, which is {forms} ({found_in(raw)})"
+        )
     return _100k(raw, bad_rows)
 
 
@@ -123,7 +126,12 @@ def _100k(raw: Path, bad_rows: BadRows) -> _Release:
     require_files(raw, _100K)
     genres = _genre_names(raw)
     films = _films_100k(raw, genres, bad_rows)
-    columns = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float64(), "seconds": pa.int64()}
+    columns = {
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "rating": pa.float64(),
+        "seconds": pa.int64(),
+    }
     return _Release(
         films=films.select(["item_id", "title", "release_date", "url"]),
         genres=_flagged(films, genres),
@@ -140,7 +148,12 @@ def _1m_or_10m(raw: Path, bad_rows: BadRows) -> _Release:
     columns = {"item_id": pa.int64(), "title": pa.string(), "genres": pa.string()}
     films = _once(read_table(raw / "movies.dat", "::", columns, bad_rows, encoding=encoding_of(raw / "movies.dat")),
                   raw / "movies.dat", "item_id", bad_rows)  # fmt: skip
-    rated = {"user_id": pa.int64(), "item_id": pa.int64(), "rating": pa.float64(), "seconds": pa.int64()}
+    rated = {
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "rating": pa.float64(),
+        "seconds": pa.int64(),
+    }
     ratings = read_table(raw / "ratings.dat", "::", rated, bad_rows)
     return _Release(
         films=films.select(["item_id", "title"]),
@@ -162,10 +175,17 @@ def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
     require_files(raw, names)
     ratings_file, films_file = (raw / name for name in names)
     columns = {"movieId": pa.int64(), "title": pa.string(), "genres": pa.string()}
-    films = read_csv(films_file, columns, bad_rows).rename_columns(["item_id", "title", "genres", LINE])
+    films = read_csv(films_file, columns, bad_rows).rename_columns(
+        ["item_id", "title", "genres", LINE]
+    )
     films = _once(films, films_file, "item_id", bad_rows)
     seconds = pa.string() if names == _KAGGLE else pa.int64()
-    rated = {"userId": pa.int64(), "movieId": pa.int64(), "rating": pa.float64(), "timestamp": seconds}
+    rated = {
+        "userId": pa.int64(),
+        "movieId": pa.int64(),
+        "rating": pa.float64(),
+        "timestamp": seconds,
+    }
     ratings = read_csv(ratings_file, rated, bad_rows)
     if names == _KAGGLE:
         ratings = _in_seconds(ratings, ratings_file, bad_rows)
@@ -182,7 +202,9 @@ def _in_seconds(ratings: pa.Table, file: Path, bad_rows: BadRows) -> pa.Table:
     """Ratings with their times, "2005-04-02 23:53:47", as seconds since 1970."""
     form = "%Y-%m-%d %H:%M:%S"
     times = pc.strptime(ratings["timestamp"], form, "s", error_is_null=True)
-    ratings = keep_valid(ratings, pc.is_valid(times), file, bad_rows, "timestamp", f"must be a time as {form}")
+    ratings = keep_valid(
+        ratings, pc.is_valid(times), file, bad_rows, "timestamp", f"must be a time as {form}"
+    )
     place = ratings.schema.get_field_index("timestamp")
     return ratings.set_column(place, "timestamp", times.drop_null().cast(pa.int64()))
 
@@ -194,7 +216,9 @@ def _genre_names(raw: Path) -> tuple[str, ...]:
     table = read_table(file, "|", {"genre": pa.string(), "number": pa.int64()}, BadRows())
     names = tuple(table.sort_by("number")["genre"].to_pylist())
     if sorted(table["number"].to_pylist()) != list(range(len(GENRES))):
-        raise UserError(f"{file} numbers {len(names)} genres where u.item has flags for {len(GENRES)}")
+        raise UserError(
+            f"{file} numbers {len(names)} genres where u.item has flags for {len(GENRES)}"
+        )
     return names
 
 
@@ -202,7 +226,9 @@ def _films_100k(raw: Path, genres: tuple[str, ...], bad_rows: BadRows) -> pa.Tab
     file = raw / "u.item"
     texts = {name: pa.string() for name in ("title", "release_date", "video_release_date", "url")}
     flags = {f"flag:{genre}": pa.int8() for genre in genres}
-    films = read_table(file, "|", {"item_id": pa.int64(), **texts, **flags}, bad_rows, encoding=encoding_of(file))
+    films = read_table(
+        file, "|", {"item_id": pa.int64(), **texts, **flags}, bad_rows, encoding=encoding_of(file)
+    )
     for flag in flags:
         valid = pc.is_in(films[flag], pa.array([0, 1], pa.int8()))
         films = keep_valid(films, valid, file, bad_rows, flag, "must be 0 or 1")
@@ -230,30 +256,57 @@ def _listed(films: pa.Table) -> pa.Table:
 
 def _users_100k(raw: Path, bad_rows: BadRows) -> pa.Table:
     file = raw / "u.user"
-    columns = {"user_id": pa.int64(), "years": pa.int64(), "gender": pa.string(), "occupation": pa.string()}
-    users = read_table(file, "|", {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file))
+    columns = {
+        "user_id": pa.int64(),
+        "years": pa.int64(),
+        "gender": pa.string(),
+        "occupation": pa.string(),
+    }
+    users = read_table(
+        file, "|", {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file)
+    )
     users = _once(users, file, "user_id", bad_rows)
-    users = keep_valid(users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative")
+    users = keep_valid(
+        users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative"
+    )
     if (raw / "u.occupation").is_file():
-        names = read_table(raw / "u.occupation", "|", {"occupation": pa.string()}, BadRows())["occupation"]
+        names = read_table(raw / "u.occupation", "|", {"occupation": pa.string()}, BadRows())[
+            "occupation"
+        ]
         known = pc.is_in(users["occupation"], names)
-        users = keep_valid(users, known, file, bad_rows, "occupation", "must be listed in u.occupation")
+        users = keep_valid(
+            users, known, file, bad_rows, "occupation", "must be listed in u.occupation"
+        )
     return _with_age(users)
 
 
 def _users_1m(file: Path, bad_rows: BadRows) -> pa.Table:
-    columns = {"user_id": pa.int64(), "gender": pa.string(), "years": pa.int64(), "code": pa.int64()}
-    users = read_table(file, "::", {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file))
+    columns = {
+        "user_id": pa.int64(),
+        "gender": pa.string(),
+        "years": pa.int64(),
+        "code": pa.int64(),
+    }
+    users = read_table(
+        file, "::", {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file)
+    )
     users = _once(users, file, "user_id", bad_rows)
-    users = keep_valid(users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative")
+    users = keep_valid(
+        users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative"
+    )
     known = pc.is_in(users["code"], pa.array(range(len(OCCUPATIONS_1M)), pa.int64()))
-    users = keep_valid(users, known, file, bad_rows, "code", f"must be 0 to {len(OCCUPATIONS_1M) - 1}")
+    users = keep_valid(
+        users, known, file, bad_rows, "code", f"must be 0 to {len(OCCUPATIONS_1M) - 1}"
+    )
     names = pa.array(OCCUPATIONS_1M, pa.string()).take(users["code"].combine_chunks())
     return _with_age(users.append_column("occupation", names))
 
 
 def _with_age(users: pa.Table) -> pa.Table:
-    bands = [next(name for low, name in reversed(AGE_BANDS) if years >= low) for years in users["years"].to_pylist()]
+    bands = [
+        next(name for low, name in reversed(AGE_BANDS) if years >= low)
+        for years in users["years"].to_pylist()
+    ]
     return users.append_column("age", pa.array(bands, pa.string()))
 
 
@@ -262,19 +315,26 @@ def _labels(users: pa.Table, column: str) -> pa.Table:
 
 
 def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
-    data, file = release.ratings, release.files[0]
+    data = release.ratings
+    file = release.files[0]
     step = 5 / len(release.stars)
     code = pc.subtract(pc.divide(data["rating"], step), 1.0)
     data = data.append_column("code", code)
     whole = pc.is_in(code, pa.array(range(len(release.stars)), pa.float64()))
-    data = keep_valid(data, whole, file, bad_rows, "rating", f"must be {step:g} to 5 in steps of {step:g}")
+    data = keep_valid(
+        data, whole, file, bad_rows, "rating", f"must be {step:g} to 5 in steps of {step:g}"
+    )
     in_range = pc.less(pc.abs(data["seconds"]), 2**63 // 1000)
     data = keep_valid(data, in_range, file, bad_rows, "seconds", "must fit in milliseconds")
     listed = pc.is_in(data["item_id"], release.films["item_id"])
-    data = keep_valid(data, listed, file, bad_rows, "item_id", f"must be listed in {release.files[1].name}")
+    data = keep_valid(
+        data, listed, file, bad_rows, "item_id", f"must be listed in {release.files[1].name}"
+    )
     if release.users is not None:
         listed = pc.is_in(data["user_id"], release.users["user_id"])
-        data = keep_valid(data, listed, file, bad_rows, "user_id", f"must be listed in {release.files[2].name}")
+        data = keep_valid(
+            data, listed, file, bad_rows, "user_id", f"must be listed in {release.files[2].name}"
+        )
     return pa.table(
         {
             "user_id": data["user_id"],

@@ -52,21 +52,32 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     log_file, items_file = _files(raw)
     mapping = _mapping(options.categories)
     text = pa.string()
-    log = engine.read_csv([log_file], {"item_id": text, "user_id": text, "timestamp": pa.int64()}, bad_rows)
+    log = engine.read_csv(
+        [log_file], {"item_id": text, "user_id": text, "timestamp": pa.int64()}, bad_rows
+    )
     about_items = dict.fromkeys(("item_id", *COUNTS, "title", "tag"), text)
     items = engine.read_csv([items_file], about_items, bad_rows)
     item_rules = [
         Rule("item_id", "must have a value", items.item_id != ""),
-        *(Rule(name, "must be a number or empty", items[name].re_search(_NUMBER_OR_NOTHING)) for name in COUNTS),
+        *(
+            Rule(name, "must be a number or empty", items[name].re_search(_NUMBER_OR_NOTHING))
+            for name in COUNTS
+        ),
     ]
     items = engine.keep_all_valid(items, item_rules, bad_rows)
     engine.require_unique(items, "item_id")
     rules = [
         Rule("user_id", "must have a value", log.user_id != ""),
         Rule("item_id", f"must be listed in {items_file.name} of {items_file.parent.name}", items),
-        Rule("timestamp", "must be seconds since 1970", (log.timestamp >= 0) & (log.timestamp < 2**53)),
+        Rule(
+            "timestamp",
+            "must be seconds since 1970",
+            (log.timestamp >= 0) & (log.timestamp < 2**53),
+        ),
     ]
-    log = at_least(engine.keep_all_valid(log, rules, bad_rows), options.min_history, engine, bad_rows)
+    log = at_least(
+        engine.keep_all_valid(log, rules, bad_rows), options.min_history, engine, bad_rows
+    )
     if options.catalogue == "met":
         items = items.semi_join(log, "item_id")
     labels = items.inner_join(ibis.memtable(mapping), "tag").select("item_id", label="category")
@@ -75,7 +86,10 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         name="pixel8m",
         interactions=log.select("user_id", "item_id", "order", timestamp=log.timestamp * 1000),
         items=items.select(
-            "item_id", "title", "tag", **{name: items[name].nullif("").cast("float64") for name in COUNTS}
+            "item_id",
+            "title",
+            "tag",
+            **{name: items[name].nullif("").cast("float64") for name in COUNTS},
         ),
         category_prior="category",
         default_horizon=8,
@@ -85,7 +99,9 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     )
 
 
-def generate(raw: Path, rows: int, seed: int, report: Callable[[str], None] = lambda _: None) -> None:
+def generate(
+    raw: Path, rows: int, seed: int, report: Callable[[str], None] = lambda _: None
+) -> None:
     """As `generate` of `torchrec_priors/synthetic/pixelrec.py`, with the tags of the mapping file."""
     tags = [tag for tag in _mapping(_CATEGORIES)["tag"].unique().to_pylist() if tag != UNLABELLED]
     pixelrec.generate(raw, rows, seed, report, tags=tags)
@@ -98,11 +114,16 @@ def _files(raw: Path) -> tuple[Path, Path]:
     headers = {file: _header(file) for file in sorted(raw.rglob("*.csv"))}
     logs = [file for file, header in headers.items() if set(INTERACTION_COLUMNS) <= header]
     items = [file for file, header in headers.items() if {"item_id", "title", "tag"} <= header]
-    for files, what in ((logs, ", ".join(INTERACTION_COLUMNS)), (items, "item_id, title, tag and counts")):
+    for files, what in (
+        (logs, ", ".join(INTERACTION_COLUMNS)),
+        (items, "item_id, title, tag and counts"),
+    ):
         if len(files) != 1:
             found = ", ".join(str(file.relative_to(raw)) for file in files)
             said = f"found {found}" if found else found_in(raw)
-            raise UserError(f"--raw: '{raw}' must hold one CSV file with the columns {what}; {said}")
+            raise UserError(
+                f"--raw: '{raw}' must hold one CSV file with the columns {what}; {said}"
+            )
     return logs[0], items[0]
 
 
@@ -117,7 +138,9 @@ def _mapping(file: Path) -> pa.Table:
     Raises:
         UserError: as `read_csv`; an empty tag or category.
     """
-    rows = read_csv(file, {"tag": pa.string(), "category": pa.string()}, BadRows(remedy="mend the file"))
+    rows = read_csv(
+        file, {"tag": pa.string(), "category": pa.string()}, BadRows(remedy="mend the file")
+    )
     empty = pc.or_(pc.equal(rows["tag"], ""), pc.equal(rows["category"], ""))
     if not len(rows) or pc.any(empty).as_py():
         line = rows["line"].filter(empty)[0].as_py() if len(rows) else 2

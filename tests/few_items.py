@@ -19,8 +19,17 @@ def load(raw, bad_rows):
     order = np.arange(len(users))
     items = random.choice(ITEMS, len(users), p=[0.45, 0.25, 0.15, 0.1, 0.05])
     item_ids = pa.array([f"i{number}" for number in range(ITEMS)])
-    log = {"user_id": users, "item_id": item_ids.take(items), "timestamp": 1000 * order, "order": order}
-    catalogue = {"item_id": item_ids, "title": item_ids, "colour": ["red", "green", "red", None, "blue"]}
+    log = {
+        "user_id": users,
+        "item_id": item_ids.take(items),
+        "timestamp": 1000 * order,
+        "order": order,
+    }
+    catalogue = {
+        "item_id": item_ids,
+        "title": item_ids,
+        "colour": ["red", "green", "red", None, "blue"],
+    }
     labels = {"item_id": item_ids.slice(0, 4), "label": ["food", "toys", "food", "toys"]}
     return Corpus(
         name="few",

@@ -28,7 +28,9 @@ def earlier_state(now: Path, then: Path, items: int) -> Path:
     pq.write_table(pa.Table.from_pylist(kept, schema=table.schema), part)
     training = [item for row in kept for item in row["items"][:-least]]
     catalogue = pq.read_table(then / "items.parquet").slice(0, items)
-    frequency = pa.array(np.bincount(training, minlength=items)).cast(catalogue.schema.field("frequency").type)
+    frequency = pa.array(np.bincount(training, minlength=items)).cast(
+        catalogue.schema.field("frequency").type
+    )
     place = catalogue.column_names.index("frequency")
     pq.write_table(catalogue.set_column(place, "frequency", frequency), then / "items.parquet")
     for file in (then / "priors").glob("*.parquet"):
@@ -49,6 +51,9 @@ def grown_from(now: Path, then: Path, place: Path) -> Path:
     """Writes to `place` the data set `now` with a manifest that says that it has grown from `then`."""
     shutil.copytree(now, place)
     earlier = read_manifest(then)
-    state = {"prepared_sha256": earlier.prepared_sha256, **{name: earlier.counts[name] for name in ("items", "users")}}
+    state = {
+        "prepared_sha256": earlier.prepared_sha256,
+        **{name: earlier.counts[name] for name in ("items", "users")},
+    }
     edit(place, grown=[state])
     return place

@@ -68,7 +68,9 @@ def _level(draw, kind, number, items):
     everything = set(range(items))
     if kind == "temporal":
         prior = TemporalPrior(draw(st.sampled_from([1, 2, 4])), HORIZON)
-        return Level(prior, lambda t: {(t.offset - 1) * len(prior.groups) // HORIZON}, lambda _: everything)
+        return Level(
+            prior, lambda t: {(t.offset - 1) * len(prior.groups) // HORIZON}, lambda _: everything
+        )
     groups = draw(st.integers(1, 3))
     names = [f"{kind} {number} {group}" for group in range(groups)]
     if kind in ("random", "all"):
@@ -90,11 +92,17 @@ def _level(draw, kind, number, items):
         prior = ItemPrior(f"item{number}", names, *_pairs(of_item), items)
     if kind == "event":
         of_event = _sets(draw, EVENTS, groups, 1)
-        memberships = [Memberships.from_pairs(*_pairs(sets), len(sets)) for sets in (of_event, of_item)]
+        memberships = [
+            Memberships.from_pairs(*_pairs(sets), len(sets)) for sets in (of_event, of_item)
+        ]
         prior = EventPrior(f"event{number}", names, *memberships)
         omega = lambda group: {item for item in everything if group in of_item[item]}  # noqa: E731
         return Level(prior, lambda t: of_event[t.event], omega)
-    return Level(prior, lambda t: of_item[t.item], lambda g: {item for item in everything if g in of_item[item]})
+    return Level(
+        prior,
+        lambda t: of_item[t.item],
+        lambda g: {item for item in everything if g in of_item[item]},
+    )
 
 
 @st.composite
@@ -127,7 +135,10 @@ targets = st.lists(
 
 def of_tree(drawn: list[Target], case: Case) -> list[Target]:
     """The targets with items that there are."""
-    return [Target(target.item % case.items, target.offset, target.event, target.user) for target in drawn]
+    return [
+        Target(target.item % case.items, target.offset, target.event, target.user)
+        for target in drawn
+    ]
 
 
 def as_tensors(chosen: list[Target]) -> Targets:

@@ -94,7 +94,9 @@ class Disk:
 
     def _mount(self, how: int, size: int) -> None:
         pages = max(1, -(-size // PAGE))  # none would be without a bound
-        done = _LIBC.mount(b"disk", bytes(self.folder), b"tmpfs", how, f"size={pages * PAGE}".encode())
+        done = _LIBC.mount(
+            b"disk", bytes(self.folder), b"tmpfs", how, f"size={pages * PAGE}".encode()
+        )
         assert done == 0, os.strerror(ctypes.get_errno())
 
 
@@ -157,7 +159,11 @@ def app(
 
 
 def be_the_app(
-    name: str, arguments: list[str], cwd: Path, streams: list[int], before: Callable[[], None] = lambda: None
+    name: str,
+    arguments: list[str],
+    cwd: Path,
+    streams: list[int],
+    before: Callable[[], None] = lambda: None,
 ) -> None:
     """Makes this process, a fork, the app, and ends it.
 

@@ -6,8 +6,15 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
-NEEDS = {"kubernetes": "kubernetes", "ray": "ray"}  # scheduler -> library; the others need none for a dry run
-QUEUE = {"aws_batch": "queue", "kubernetes": "queue", "slurm": "partition"}  # scheduler -> its option of that meaning
+NEEDS = {
+    "kubernetes": "kubernetes",
+    "ray": "ray",
+}  # scheduler -> library; the others need none for a dry run
+QUEUE = {
+    "aws_batch": "queue",
+    "kubernetes": "queue",
+    "slurm": "partition",
+}  # scheduler -> its option of that meaning
 
 
 @dataclass
@@ -32,7 +39,9 @@ class Node:
     host: str | None = field(init=False)
 
     def __post_init__(self) -> None:
-        found = re.search(r"--rdzv_endpoint \\?\$\{(\w+):=localhost\}:29500 ", " ".join(self.command))
+        found = re.search(
+            r"--rdzv_endpoint \\?\$\{(\w+):=localhost\}:29500 ", " ".join(self.command)
+        )
         self.host = found and found[1]
 
 
@@ -68,7 +77,9 @@ def _local_cwd(request: Any) -> list[Node]:
 def _slurm(request: Any) -> list[Node]:
     script = request.materialize().replace('"$SLURM_JOB_ID"', "JOB")
     batch = [shlex.split(line) for line in re.findall(r"^#SBATCH (--.*)$", script, re.MULTILINE)]
-    calls = re.search(r"^srun (.*?)^exitcode", script, re.MULTILINE | re.DOTALL)[1].replace(":\\\n", "\n")
+    calls = re.search(r"^srun (.*?)^exitcode", script, re.MULTILINE | re.DOTALL)[1].replace(
+        ":\\\n", "\n"
+    )
     assert script.count("#SBATCH hetjob\n") == len(batch) - 1
     nodes = []
     for options, call in zip(batch, calls.strip().splitlines(), strict=True):
@@ -102,7 +113,9 @@ def _lsf(request: Any) -> list[Node]:
         memory = int(re.search(r"--memory=(\d+)", line)[1]) >> 20
         cpu = int(re.search(r" -n (\d+) ", options)[1])
         command = _torchrun([words[words.index("--entrypoint") + 1], *words[start + 2 :]])
-        nodes.append(Node(command, env, cpu, int(gpus[1]) if gpus else 0, memory, words[start + 1], mounts))
+        nodes.append(
+            Node(command, env, cpu, int(gpus[1]) if gpus else 0, memory, words[start + 1], mounts)
+        )
     return nodes
 
 
@@ -154,8 +167,16 @@ def _kubernetes(request: Any) -> list[Node]:
         limits = container.resources.limits
         volumes = task["template"].spec.volumes
         source = {one.name: one.host_path.path for one in volumes if one.host_path}
-        source |= {one.name: one.persistent_volume_claim.claim_name for one in volumes if one.persistent_volume_claim}
-        mounts = [(source[one.name], one.mount_path) for one in container.volume_mounts if one.name in source]
+        source |= {
+            one.name: one.persistent_volume_claim.claim_name
+            for one in volumes
+            if one.persistent_volume_claim
+        }
+        mounts = [
+            (source[one.name], one.mount_path)
+            for one in container.volume_mounts
+            if one.name in source
+        ]
         nodes.append(
             Node(
                 _torchrun(container.command), {one.name: one.value for one in container.env},
@@ -168,7 +189,9 @@ def _kubernetes(request: Any) -> list[Node]:
 
 
 def _ray(request: Any) -> list[Node]:
-    return [Node(_torchrun(one.command), one.env, one.num_cpus, one.num_gpus) for one in request.actors]
+    return [
+        Node(_torchrun(one.command), one.env, one.num_cpus, one.num_gpus) for one in request.actors
+    ]
 
 
 _READERS = {

@@ -43,17 +43,26 @@ def write_movielens(
     for user in range(1, users + 1):
         length = SHORT[user - 1] if user <= len(SHORT) else int(random.integers(20, longest + 1))
         films = 1 + random.choice(items, length, replace=False, p=popularity)
-        times = 880_000_000 + random.integers(0, length, length)  # about a third stand at another's second
+        times = 880_000_000 + random.integers(
+            0, length, length
+        )  # about a third stand at another's second
         stars = random.choice(5, length, p=[0.06, 0.11, 0.27, 0.35, 0.21]) + 1
-        lines += [f"{user}\t{film}\t{star}\t{time}" for film, star, time in zip(films, stars, times, strict=True)]
+        lines += [
+            f"{user}\t{film}\t{star}\t{time}"
+            for film, star, time in zip(films, stars, times, strict=True)
+        ]
     _write(folder / "u.data", [lines[i] for i in random.permutation(len(lines))])
 
     films = []
     for film in range(1, items + 1):
         flags = np.zeros(len(GENRES), int)
         if film > unlabelled:
-            flags[random.choice(np.arange(1, len(GENRES)), random.integers(1, 4), replace=False)] = 1
-        films.append(f"{film}|Café {film} (1997)|01-Jan-1997||http://example.org/{film}|{'|'.join(map(str, flags))}")
+            flags[
+                random.choice(np.arange(1, len(GENRES)), random.integers(1, 4), replace=False)
+            ] = 1
+        films.append(
+            f"{film}|Café {film} (1997)|01-Jan-1997||http://example.org/{film}|{'|'.join(map(str, flags))}"
+        )
     _write(folder / "u.item", films)
     people = []
     for user in range(1, users + 1):
@@ -61,7 +70,9 @@ def write_movielens(
         people.append(f"{user}|{random.integers(7, 74)}|{gender}|{occupation}|{10000 + user}")
     _write(folder / "u.user", people)
     if optional:
-        _write(folder / "u.genre", [f"{genre}|{number}" for number, genre in enumerate(GENRES)] + [""])
+        _write(
+            folder / "u.genre", [f"{genre}|{number}" for number, genre in enumerate(GENRES)] + [""]
+        )
         _write(folder / "u.occupation", list(OCCUPATIONS))
     return folder
 
@@ -82,7 +93,9 @@ def read_ratings(folder: Path) -> list[Rating]:
 
 def write_ratings(folder: Path, ratings: list[Rating]) -> None:
     """Replaces u.data."""
-    lines = [f"{rating.user}\t{rating.film}\t{rating.stars}\t{rating.seconds}" for rating in ratings]
+    lines = [
+        f"{rating.user}\t{rating.film}\t{rating.stars}\t{rating.seconds}" for rating in ratings
+    ]
     _write(folder / "u.data", lines)
 
 
@@ -91,7 +104,10 @@ def read_sequences(folder: Path, horizon: int) -> dict[int, list[Rating]]:
     by_user: dict[int, list[Rating]] = {}
     for rating in dict.fromkeys(read_ratings(folder)):
         by_user.setdefault(rating.user, []).append(rating)
-    ordered = {user: sorted(ratings, key=lambda rating: rating.seconds) for user, ratings in sorted(by_user.items())}
+    ordered = {
+        user: sorted(ratings, key=lambda rating: rating.seconds)
+        for user, ratings in sorted(by_user.items())
+    }
     return {user: ratings for user, ratings in ordered.items() if len(ratings) > 2 * horizon}
 
 

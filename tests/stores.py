@@ -51,7 +51,12 @@ def fresh(monkeypatch, cache):
     """An empty store, a cache of its own, no waiting between tries."""
     from torchrec_priors.remote.cache import default_cache
 
-    for name, value in (("store", {}), ("pseudo_dirs", [""]), ("calls", Counter()), ("trouble", None)):
+    for name, value in (
+        ("store", {}),
+        ("pseudo_dirs", [""]),
+        ("calls", Counter()),
+        ("trouble", None),
+    ):
         monkeypatch.setattr(Pretended, name, value)
     monkeypatch.setattr(stores, "FIRST_WAIT", 0.0)
     monkeypatch.setenv("TORCHREC_PRIORS_CACHE", str(cache))
@@ -77,7 +82,9 @@ def served(folder):
         def log_message(self, form, *values):
             asked.append(str(values[0]))
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", asked

@@ -14,7 +14,18 @@ from torchx.specs.finder import get_component
 from torchrec_priors.apps.__main__ import apps
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RESOURCES = {"j", "image", "h", "cpu", "gpu", "memMB", "max_retries", "max_restarts", "env", "mounts"}
+RESOURCES = {
+    "j",
+    "image",
+    "h",
+    "cpu",
+    "gpu",
+    "memMB",
+    "max_retries",
+    "max_restarts",
+    "env",
+    "mounts",
+}
 POSITIONAL = {
     "prior": "kind",
     "train": "overrides",
@@ -29,7 +40,10 @@ def _parameters(app):
     """Name on the command line -> parameter of the app's function."""
     function = getattr(importlib.import_module(f"torchrec_priors.apps.{app}"), app)
     names = {"as_json": "json"}
-    return {names.get(name, name): parameter for name, parameter in inspect.signature(function).parameters.items()}
+    return {
+        names.get(name, name): parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+    }
 
 
 @pytest.mark.parametrize("app", apps())
@@ -46,7 +60,9 @@ def test_options(app, monkeypatch):
     assert list(taken) == list(expected)
     for name, parameter in taken.items():
         default = expected[name].default
-        assert parameter.default == (default.value if isinstance(default, enum.Enum) else default), name
+        assert parameter.default == (
+            default.value if isinstance(default, enum.Enum) else default
+        ), name
 
 
 def test_all_options_of_recommend_reach_the_app(monkeypatch):
@@ -56,7 +72,12 @@ def test_all_options_of_recommend_reach_the_app(monkeypatch):
     given = [word for name in names for word in (f"--{name}", f"its-{name}")]
     given += ["--k", "3", "--json", "True", "--trust", "True", "-j", "1x2"]
     command = " ".join(materialize_appdef(component, given).roles[0].args)
-    for option in [*(f"--{name.replace('_', '-')} its-{name}" for name in names), "--k 3", "--json", "--trust"]:
+    for option in [
+        *(f"--{name.replace('_', '-')} its-{name}" for name in names),
+        "--k 3",
+        "--json",
+        "--trust",
+    ]:
         assert option in command
 
 
@@ -94,23 +115,41 @@ def test_what_a_scheduler_is_asked_for(app, scheduler, runner, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     parameters = inspect.signature(get_component(f"components/{app}.py:{app}").fn).parameters
     needed = {name: str(len(name)) for name, one in parameters.items() if _is_required(one)}
-    image = "/tmp" if scheduler == "ray" else "registry/image:1"  # Ray's is the folder that it copies
-    asked = {"j": "2x4", "cpu": "16", "gpu": "4", "memMB": "64000", "max_retries": "3", "image": image}
+    image = (
+        "/tmp" if scheduler == "ray" else "registry/image:1"
+    )  # Ray's is the folder that it copies
+    asked = {
+        "j": "2x4",
+        "cpu": "16",
+        "gpu": "4",
+        "memMB": "64000",
+        "max_retries": "3",
+        "image": image,
+    }
     asked |= {"env": "NCCL_SOCKET_IFNAME=ib0,A=b", "mounts": "type=bind,src=/data,dst=/shared"}
     asked = {name: value for name, value in asked.items() if name in parameters}
     given = [
-        word for name, value in (asked | needed).items() for word in (f"-{name}" if name == "j" else f"--{name}", value)
+        word
+        for name, value in (asked | needed).items()
+        for word in (f"-{name}" if name == "j" else f"--{name}", value)
     ]
-    positional = [name for name, one in parameters.items() if one.kind is inspect.Parameter.VAR_POSITIONAL]
+    positional = [
+        name for name, one in parameters.items() if one.kind is inspect.Parameter.VAR_POSITIONAL
+    ]
 
     settings = {QUEUE[scheduler]: "training"} if scheduler in QUEUE else {}
-    dry = runner.dryrun_component(f"components/{app}.py:{app}", [*given, *positional], scheduler, settings)
+    dry = runner.dryrun_component(
+        f"components/{app}.py:{app}", [*given, *positional], scheduler, settings
+    )
     nodes = nodes_asked_for(scheduler, dry.request)
 
     ranks, wanted = ("4", 2) if "j" in parameters else ("1", 1)
     assert len(nodes) == wanted
     for number, node in enumerate(nodes):
-        launcher, ours = node.command[: node.command.index("--")], node.command[node.command.index("--") + 1 :]
+        launcher, ours = (
+            node.command[: node.command.index("--")],
+            node.command[node.command.index("--") + 1 :],
+        )
         assert launcher[0] == "torchrun"
         assert launcher[launcher.index("--nnodes") + 1] == str(wanted)
         assert launcher[launcher.index("--nproc_per_node") + 1] == ranks
@@ -146,11 +185,18 @@ def test_torchrun_starts_training_again_within_a_budget(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     train = get_component("components/train.py:train").fn
     given = ["--config", "c", "--data", "d", "--run", "r"]
-    budgets = [materialize_appdef(train, [*given, *more]).roles[0] for more in ([], ["--max_restarts", "20"])]
+    budgets = [
+        materialize_appdef(train, [*given, *more]).roles[0]
+        for more in ([], ["--max_restarts", "20"])
+    ]
     assert [role.env["PET_MAX_RESTARTS"] for role in budgets] == ["3", "20"]
     assert [role.max_retries for role in budgets] == [0, 0]
     ddp = get_component("dist.ddp").fn
-    role = materialize_appdef(ddp, ["-m", "torchrec_priors.apps.train", "--", "--run", "r"]).roles[0]
+    role = materialize_appdef(ddp, ["-m", "torchrec_priors.apps.train", "--", "--run", "r"]).roles[
+        0
+    ]
     assert role.env["PET_MAX_RESTARTS"] == "3"
-    role = materialize_appdef(ddp, ["-m", "torchrec_priors.apps.evaluate", "--", "--run", "r"]).roles[0]
+    role = materialize_appdef(
+        ddp, ["-m", "torchrec_priors.apps.evaluate", "--", "--run", "r"]
+    ).roles[0]
     assert "PET_MAX_RESTARTS" not in role.env

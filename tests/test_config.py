@@ -67,7 +67,11 @@ def _other(key: str, value):
     return 2 * value or 32 if isinstance(value, int) else value / 2 or 0.5
 
 
-_NOT_ALONE = ("model.size", "training.batch_tokens", "sharding.plan")  # change others, or need another change
+_NOT_ALONE = (
+    "model.size",
+    "training.batch_tokens",
+    "sharding.plan",
+)  # change others, or need another change
 
 
 def _nested(flat: dict) -> dict:
@@ -91,7 +95,9 @@ def test_an_empty_file_gives_the_defaults(write):
     assert load_config(write("")) == RunConfig()
 
 
-@pytest.mark.parametrize("file", sorted(REPOSITORY.glob("torchx_configs/*.toml")), ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", sorted(REPOSITORY.glob("torchx_configs/*.toml")), ids=lambda file: file.name
+)
 def test_shipped_configurations_are_valid(file):
     load_config(file)
 
@@ -100,7 +106,12 @@ def test_keys_are_those_of_the_sections():
     fields = dataclasses.asdict(RunConfig())
     assert keys() == [
         "seed",
-        *(f"{section}.{key}" for section, values in fields.items() if section != "seed" for key in values),
+        *(
+            f"{section}.{key}"
+            for section, values in fields.items()
+            if section != "seed"
+            for key in values
+        ),
     ]
 
 
@@ -138,10 +149,14 @@ def test_overrides_take_numbers_strings_and_lists(override, key, value, write):
 
 @pytest.mark.parametrize("override", ["model.dim", "seed", ""])
 def test_an_override_without_a_value_is_refused(override, write):
-    assert f"'{override}' is no override: write key=value" in _refused(load_config, write(""), [override])
+    assert f"'{override}' is no override: write key=value" in _refused(
+        load_config, write(""), [override]
+    )
 
 
-@pytest.mark.parametrize("override", ["model.dim=64\nseed = 3", "model.dim=64\n[loss]\ngamma = 0.5"])
+@pytest.mark.parametrize(
+    "override", ["model.dim=64\nseed = 3", "model.dim=64\n[loss]\ngamma = 0.5"]
+)
 def test_an_override_of_several_lines_is_refused_not_cut_short(override, write):
     _refused(load_config, write(""), [override])
 
@@ -171,7 +186,9 @@ def test_an_unknown_key_of_an_override_names_the_nearest(key, near, write):
 
 
 @pytest.mark.parametrize("text", ["", "seed = 1\n[model]\ndim = 64\n"])
-@pytest.mark.parametrize("override", ["modle.dim=64", "seed.value=1", "model.dim.size=3", "=3", "model.=3", ".dim=3"])
+@pytest.mark.parametrize(
+    "override", ["modle.dim=64", "seed.value=1", "model.dim.size=3", "=3", "model.=3", ".dim=3"]
+)
 def test_an_override_that_leads_nowhere_is_refused(override, text, write):
     """Whether or not the file has the key on the way."""
     message = _refused(load_config, write(text), [override])
@@ -289,7 +306,12 @@ def test_a_batch_is_a_number_of_windows_or_a_budget_of_tokens(write):
     assert _refused(load_config, write(""), both) == (
         "training.batch = 8 and training.batch_tokens = 900: give one of the two, with the other 0"
     )
-    assert load_config(write(""), ["training.batch=0", "training.batch_tokens=900"]).training.batch_tokens == 900
+    assert (
+        load_config(
+            write(""), ["training.batch=0", "training.batch_tokens=900"]
+        ).training.batch_tokens
+        == 900
+    )
 
 
 _FLOATS = [key for key in keys() if isinstance(_value(RunConfig(), key), float)]
@@ -302,7 +324,8 @@ def test_a_number_that_is_none_is_refused(key, write):
 
 
 @pytest.mark.parametrize(
-    "key", ["table.learning_rate", "table.init_std", "training.learning_rate", "training.weight_decay"]
+    "key",
+    ["table.learning_rate", "table.init_std", "training.learning_rate", "training.weight_decay"],
 )
 def test_an_infinite_rate_is_refused(key, write):
     assert key in _refused(load_config, write(""), [f"{key}=inf"])
@@ -331,31 +354,46 @@ def test_the_checksum_changes_with_any_value():
     beside = {"training.batch_tokens": {"training.batch": 0}, "baseline.options": {"baseline.name": "/my_own.py"},
               "baseline.interests": {"baseline.name": "/my_own.py"}}  # fmt: skip
     changed = [
-        parse(_nested({key: _other(key, _value(RunConfig(), key)), **beside.get(key, {})})).sha256() for key in keys()
+        parse(_nested({key: _other(key, _value(RunConfig(), key)), **beside.get(key, {})})).sha256()
+        for key in keys()
     ]
     assert len({*changed, RunConfig().sha256()}) == len(keys()) + 1
 
 
 def test_the_checksum_follows_from_values_not_from_how_they_are_written(write):
     one = load_config(write("[loss]\ngamma = 1\n[model]\ndim = 32\n")).sha256()
-    other = load_config(write("model.dim = 0x20 # hexadecimal\nloss.gamma = 1.0\nseed = 0\n")).sha256()
+    other = load_config(
+        write("model.dim = 0x20 # hexadecimal\nloss.gamma = 1.0\nseed = 0\n")
+    ).sha256()
     assert one == other
 
 
 def test_a_missing_file_is_named(tmp_path):
-    assert _refused(load_config, tmp_path / "no.toml") == f"--config: there is no file '{tmp_path / 'no.toml'}'"
+    assert (
+        _refused(load_config, tmp_path / "no.toml")
+        == f"--config: there is no file '{tmp_path / 'no.toml'}'"
+    )
     assert str(tmp_path) in _refused(load_config, tmp_path), "a folder"
 
 
-@pytest.mark.parametrize("content", [b"model = ", b"[model\n", b"seed = 1\nseed = 2\n", b"\xff\xfe", b"seed: 1\n"])
+@pytest.mark.parametrize(
+    "content", [b"model = ", b"[model\n", b"seed = 1\nseed = 2\n", b"\xff\xfe", b"seed: 1\n"]
+)
 def test_a_file_that_is_no_toml_is_named(content, tmp_path):
     (tmp_path / "run.toml").write_bytes(content)
-    assert f"--config: {tmp_path / 'run.toml'} is not valid TOML: " in _refused(load_config, tmp_path / "run.toml")
+    assert f"--config: {tmp_path / 'run.toml'} is not valid TOML: " in _refused(
+        load_config, tmp_path / "run.toml"
+    )
 
 
 def test_a_size_of_the_paper_fills_what_is_not_given():
     config = parse({"model": {"size": "paper-3"}, "encoder": {"dropout": 0.0}})
-    assert (config.model.dim, config.encoder.layers, config.encoder.heads, config.encoder.dropout) == (512, 12, 8, 0.0)
+    assert (
+        config.model.dim,
+        config.encoder.layers,
+        config.encoder.heads,
+        config.encoder.dropout,
+    ) == (512, 12, 8, 0.0)
     assert parse(tomllib.loads(config.to_toml())) == config
     with pytest.raises(UserError, match=r"model\.size = 'paper-5'"):
         parse({"model": {"size": "paper-5"}})

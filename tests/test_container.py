@@ -29,8 +29,14 @@ def _of(instructions, name):
 
 
 def test_everything_copied_is_there_and_is_not_ignored(instructions):
-    ignored = [line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
-    copied = [source for arguments in _of(instructions, "COPY") for source in arguments.split()[:-1]]
+    ignored = [
+        line
+        for line in (REPOSITORY / ".dockerignore").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
+    copied = [
+        source for arguments in _of(instructions, "COPY") for source in arguments.split()[:-1]
+    ]
     assert {"pyproject.toml", "torchrec_priors", "datasets", "torchx_configs"} <= set(copied)
     for source in copied:
         assert (REPOSITORY / source).exists(), source
@@ -40,9 +46,15 @@ def test_everything_copied_is_there_and_is_not_ignored(instructions):
 
 def test_sources_change_no_layer_of_dependencies(instructions):
     copies = [
-        number for number, (name, arguments) in enumerate(instructions) if arguments.startswith("torchrec_priors ")
+        number
+        for number, (name, arguments) in enumerate(instructions)
+        if arguments.startswith("torchrec_priors ")
     ]
-    dependencies = [number for number, (_, arguments) in enumerate(instructions) if "requirements.txt" in arguments]
+    dependencies = [
+        number
+        for number, (_, arguments) in enumerate(instructions)
+        if "requirements.txt" in arguments
+    ]
     assert max(dependencies) < min(copies)
 
 
@@ -52,7 +64,9 @@ def test_it_runs_as_no_root_and_leaves_the_command_to_the_scheduler(instructions
     assert "UID=1000" in _of(instructions, "ARG")
     assert "RUN" not in names[names.index("USER") :]
     assert "ENTRYPOINT" not in names
-    assert any('python -c "import torchrec_priors"' in command for command in _of(instructions, "RUN"))
+    assert any(
+        'python -c "import torchrec_priors"' in command for command in _of(instructions, "RUN")
+    )
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda", "tpu"])
@@ -64,9 +78,13 @@ def test_dependencies_are_those_of_the_project(device, instructions, tmp_path):
     pip.parent.mkdir()
     pip.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
     pip.chmod(0o755)
-    (pip.parent / "python").symlink_to(sys.executable)  # the image has it; a machine may have python3 alone
+    (pip.parent / "python").symlink_to(
+        sys.executable
+    )  # the image has it; a machine may have python3 alone
     environment = {"PATH": f"{pip.parent}:{os.environ['PATH']}", "DEVICE": device}
-    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     if device == "tpu":
         assert (done.returncode, done.stderr) == (2, "DEVICE=tpu is neither cpu nor cuda\n")
         assert not (tmp_path / "asked").exists()
@@ -76,14 +94,20 @@ def test_dependencies_are_those_of_the_project(device, instructions, tmp_path):
     asked = (tmp_path / "asked").read_text().splitlines()
     assert asked[-1].endswith("-r requirements.txt")
     torch = next(one for one in PROJECT["dependencies"] if one.startswith("torch=="))
-    assert [line.split()[-1] for line in asked[:-1]] == ([f"{torch}+cpu"] if device == "cpu" else [])
+    assert [line.split()[-1] for line in asked[:-1]] == (
+        [f"{torch}+cpu"] if device == "cpu" else []
+    )
     assert ("./tools/fbgemm_gpu_on_cpu" in asked[-1]) == (device == "cpu")
 
 
 def test_the_pinned_triple_stands_in_the_project_alone(instructions):
     for package, version in TRIPLE.items():
-        assert any(one.startswith(f"{package}=={version}") for one in PROJECT["dependencies"]), package
-        assert not any(re.search(rf"\b{package}\W*[0-9]", arguments) for _, arguments in instructions)
+        assert any(one.startswith(f"{package}=={version}") for one in PROJECT["dependencies"]), (
+            package
+        )
+        assert not any(
+            re.search(rf"\b{package}\W*[0-9]", arguments) for _, arguments in instructions
+        )
 
 
 def test_every_command_is_a_shells(instructions):

@@ -23,7 +23,8 @@ _COMMAND = re.compile(r"(?:torchrec-priors|-m torchrec_priors\.apps\.)\s*(\w+) [
 def _anchors(text):
     """Those that GitHub gives a document's headings."""
     return {
-        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in _HEADING.findall(_FENCED.sub("", text))
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in _HEADING.findall(_FENCED.sub("", text))
     }
 
 
@@ -36,7 +37,9 @@ def test_links_lead_somewhere(file):
         found = (file.parent / path).resolve() if path else file
         assert found.exists(), f"{target} is not there"
         if anchor:
-            assert anchor in _anchors(found.read_text(encoding="utf8")), f"{target}: there is no such heading"
+            assert anchor in _anchors(found.read_text(encoding="utf8")), (
+                f"{target}: there is no such heading"
+            )
 
 
 @pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: str(file.relative_to(REPOSITORY)))
@@ -48,6 +51,8 @@ def test_commands_have_the_options_that_they_are_given(file):
         one.command()(getattr(app, match[1]))
         for parameter in typer.main.get_command(one).params:
             known |= {*parameter.opts, *parameter.secondary_opts}
-        given = {word.partition("=")[0] for word in shlex.split(match[0]) if re.match(r"--?[a-z]", word)}
+        given = {
+            word.partition("=")[0] for word in shlex.split(match[0]) if re.match(r"--?[a-z]", word)
+        }
         unknown = given - known - {"-m"}
         assert not unknown, f"{match[0].strip()}: there is no {unknown}"

@@ -112,7 +112,17 @@ def test_every_bit_of_json_counts(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"3", b"nonsense", b"\xff\xfe", b"[" * 200_000, b'{"a": ' * 200_000, b"9" * 10_000]
+    "content",
+    [
+        b"",
+        b"[]",
+        b"3",
+        b"nonsense",
+        b"\xff\xfe",
+        b"[" * 200_000,
+        b'{"a": ' * 200_000,
+        b"9" * 10_000,
+    ],
 )
 def test_damaged_json_is_one_line(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
@@ -127,7 +137,9 @@ def test_missing_json_is_one_line(tmp_path):
         read_json(tmp_path, remedy="train again")
 
 
-@pytest.mark.parametrize("name", ["", " a", ".a", "..", "a/b", "../../x", "a\\b", "a\0b", "a\nb", "c:d", "ü" * 101])
+@pytest.mark.parametrize(
+    "name", ["", " a", ".a", "..", "a/b", "../../x", "a\\b", "a\0b", "a\nb", "c:d", "ü" * 101]
+)
 def test_names_that_could_lead_elsewhere(name):
     with pytest.raises(UserError, match="--name: "):
         check_name(name, "--name")
@@ -139,7 +151,16 @@ def test_names_that_cannot(name):
 
 
 @pytest.mark.parametrize(
-    "path", ["a", "priors/genre.parquet", "20230501/x y.parquet", ".hidden/ü:1", "a..b/..c", "3:x", "f" * 200]
+    "path",
+    [
+        "a",
+        "priors/genre.parquet",
+        "20230501/x y.parquet",
+        ".hidden/ü:1",
+        "a..b/..c",
+        "3:x",
+        "f" * 200,
+    ],
 )
 def test_paths_that_stay_inside(path):
     assert check_path(path, "the file") == path
@@ -187,7 +208,9 @@ def test_a_link_on_the_way_into_a_folder_is_named(tmp_path):
     (tmp_path / "run" / "eval").rename(tmp_path / "elsewhere")
     (tmp_path / "run" / "eval").symlink_to(tmp_path / "elsewhere")
     for inside in ("eval", "eval/test"):
-        with pytest.raises(UserError, match=r"run/eval' is a link, through which nothing is written"):
+        with pytest.raises(
+            UserError, match=r"run/eval' is a link, through which nothing is written"
+        ):
             check_no_link(tmp_path / "run" / inside, tmp_path / "run")
 
 
@@ -197,7 +220,10 @@ def test_a_link_on_the_way_into_a_folder_is_named(tmp_path):
         (lambda path: None, "--users: there is no file"),
         (Path.mkdir, "--users: there is no file"),
         (os.mkfifo, "is a pipe or a device: write what it holds to a file"),
-        (lambda path: path.symlink_to("/dev/zero"), "is a pipe or a device: write what it holds to a file"),
+        (
+            lambda path: path.symlink_to("/dev/zero"),
+            "is a pipe or a device: write what it holds to a file",
+        ),
     ],
     ids=["missing", "folder", "pipe", "endless"],
 )

@@ -38,7 +38,13 @@ def test_a_setting_that_is_too_large(override):
 
 
 def test_settings_of_real_work_are_no_mistake():
-    parse({"model": {"dim": 256, "context": 8192}, "training": {"batch": 4096}, "encoder": {"layers": 64, "heads": 64}})
+    parse(
+        {
+            "model": {"dim": 256, "context": 8192},
+            "training": {"batch": 4096},
+            "encoder": {"layers": 64, "heads": 64},
+        }
+    )
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ from torchrec_priors.settings.loss import LossConfig
 
 ITEMS, HORIZON = 8, 4
 LABELS = {item: sorted({item % 3, (item * 5) % 3}) for item in range(ITEMS)}
-GENRE = ItemPrior("genre", ["a", "b", "c"], *np.array([(i, g) for i, gs in LABELS.items() for g in gs]).T, ITEMS)
+GENRE = ItemPrior(
+    "genre", ["a", "b", "c"], *np.array([(i, g) for i, gs in LABELS.items() for g in gs]).T, ITEMS
+)
 TREE = PriorTree([TemporalPrior(2, HORIZON), GENRE], ITEMS)
 
 
@@ -40,7 +42,13 @@ def windows(draw):
         out.append(
             (
                 context,
-                draw(st.lists(st.integers(0, ITEMS - 1), min_size=context + future, max_size=context + future)),
+                draw(
+                    st.lists(
+                        st.integers(0, ITEMS - 1),
+                        min_size=context + future,
+                        max_size=context + future,
+                    )
+                ),
             )
         )
     return out
@@ -80,7 +88,13 @@ def test_positives_are_every_future_item_of_a_path_within_the_horizon(batch):
     assert found.path_P[found.query_M].tolist() == found.path_M.tolist()
     assert found.query_M.tolist() == sorted(found.query_M.tolist())
     got = sorted(
-        zip(token, found.offset_M.tolist(), found.path_M.tolist(), items[found.source_M].tolist(), strict=True)
+        zip(
+            token,
+            found.offset_M.tolist(),
+            found.path_M.tolist(),
+            items[found.source_M].tolist(),
+            strict=True,
+        )
     )
     assert got == _expected(batch)
     pairs = list(zip(found.path_P.tolist(), found.token_P.tolist(), strict=True))
@@ -91,7 +105,10 @@ def _targets(batch):
     """How many targets each offset has."""
     tokens = [(position, len(sequence)) for length, sequence in batch for position in range(length)]
     return collections.Counter(
-        offset for position, length in tokens for offset in range(1, HORIZON + 1) if position + offset < length
+        offset
+        for position, length in tokens
+        for offset in range(1, HORIZON + 1)
+        if position + offset < length
     )
 
 
@@ -108,7 +125,9 @@ def test_the_sum_over_ranks_is_equation_8_over_the_whole_batch(first, second, ga
     targets_T = torch.tensor([400, 300, 200, 100])
     positives_KT = (_random(seed + 2, len(TREE.paths), HORIZON) * targets_T).long() + 1
     weights = LossWeights(len(TREE.paths), HORIZON)
-    weights.positive_KT.copy_(positive_weights(positives_KT, targets_T, weight_K, discount(gamma, HORIZON)))
+    weights.positive_KT.copy_(
+        positive_weights(positives_KT, targets_T, weight_K, discount(gamma, HORIZON))
+    )
 
     found = [find_positives(TREE, *_tensors(batch), HORIZON) for batch in (first, second)]
     counts = Counts(*sum(count(part, HORIZON) for part in found))
@@ -120,7 +139,9 @@ def test_the_sum_over_ranks_is_equation_8_over_the_whole_batch(first, second, ga
 
     expected = 0.0
     in_batch = _targets(first) + _targets(second)
-    everyone = [(t + s, o, k) for batch, s in ((first, 0), (second, 50)) for t, o, k, _ in _expected(batch)]
+    everyone = [
+        (t + s, o, k) for batch, s in ((first, 0), (second, 50)) for t, o, k, _ in _expected(batch)
+    ]
     for token, offset, path in everyone:
         factor = gamma ** (offset - 1) / sum(gamma**t for t in range(HORIZON))
         share = float(positives_KT[path, offset - 1]) / float(targets_T[offset - 1])
@@ -140,7 +161,9 @@ def test_a_batch_that_is_the_log_has_the_mean_over_positives(first, second):
     counts = Counts(*sum(count(part, HORIZON) for part in found))
     weights = LossWeights(len(TREE.paths), HORIZON)
     ones_K = torch.ones(len(TREE.paths))
-    weights.positive_KT.copy_(positive_weights(positives_KT, counts.target_T, ones_K, torch.ones(HORIZON)))
+    weights.positive_KT.copy_(
+        positive_weights(positives_KT, counts.target_T, ones_K, torch.ones(HORIZON))
+    )
 
     for part in found:
         own_M = weights.of(part, counts)
@@ -170,7 +193,10 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
     generator = torch.Generator().manual_seed(seed)
     sets = torch.tensor(TREE.item_set_K)
     gated = torch.rand(TREE.item_sets, generator=generator) < 0.7
-    parts = [(find_positives(TREE, *_tensors(batch), HORIZON), _tensors(batch), batch) for batch in (first, second)]
+    parts = [
+        (find_positives(TREE, *_tensors(batch), HORIZON), _tensors(batch), batch)
+        for batch in (first, second)
+    ]
     totals = sum(count(found, HORIZON)[1] for found, *_ in parts)
     weights = discount(gamma, HORIZON)
     for found, (_, context, end), batch in parts:
@@ -182,11 +208,16 @@ def test_the_gate_decides_for_every_target_and_item_set_alone(first, second, gam
             for offset in range(1, min(HORIZON, stop - place - 1) + 1):
                 for number in torch.nonzero(gated)[:, 0].tolist():
                     yes = (token, offset, number) in members
-                    term = -torch.nn.functional.logsigmoid(logits[token, number] if yes else -logits[token, number])
+                    term = -torch.nn.functional.logsigmoid(
+                        logits[token, number] if yes else -logits[token, number]
+                    )
                     expected = expected + weights[offset - 1] / totals[offset - 1] * term
         torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
         if expected.requires_grad:
-            fast, slow = (torch.autograd.grad(value, logits, retain_graph=True)[0] for value in (loss, expected))
+            fast, slow = (
+                torch.autograd.grad(value, logits, retain_graph=True)[0]
+                for value in (loss, expected)
+            )
             torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-5)
 
 
@@ -195,12 +226,20 @@ def test_heads_and_gate_are_on_one_scale_at_every_offset(segments):
     """-log p of a target's items and decisions about it weigh alike, however the horizon is divided."""
     positives_KT = torch.block_diag(*[torch.full((1, 8 // segments), 500)] * segments)
     weight_K = path_weights(LossConfig(), positives_KT.sum(1))
-    heads_T = positive_weights(positives_KT, torch.full((8,), 500), weight_K, discount(0.9, 8)).sum(0)
+    heads_T = positive_weights(positives_KT, torch.full((8,), 500), weight_K, discount(0.9, 8)).sum(
+        0
+    )
     torch.testing.assert_close(decision_weights(positives_KT, weight_K, discount(0.9, 8)), heads_T)
 
 
 def test_weights_are_shares_of_positives_raised_to_the_balance():
     counts = torch.tensor([9, 0, 1])
-    torch.testing.assert_close(path_weights(LossConfig(balance=1.0), counts), torch.tensor([0.9, 0.0, 0.1]))
-    torch.testing.assert_close(path_weights(LossConfig(balance=0.0), counts), torch.tensor([0.5, 0.0, 0.5]))
-    torch.testing.assert_close(path_weights(LossConfig(balance=0.5), counts), torch.tensor([0.75, 0.0, 0.25]))
+    torch.testing.assert_close(
+        path_weights(LossConfig(balance=1.0), counts), torch.tensor([0.9, 0.0, 0.1])
+    )
+    torch.testing.assert_close(
+        path_weights(LossConfig(balance=0.0), counts), torch.tensor([0.5, 0.0, 0.5])
+    )
+    torch.testing.assert_close(
+        path_weights(LossConfig(balance=0.5), counts), torch.tensor([0.75, 0.0, 0.25])
+    )

@@ -35,11 +35,18 @@ def _checksum(file):
 
 
 def _check(file, recorded=None, *, trust=False):
-    check_trusted([file], {str(file): _checksum(file)} if recorded is None else recorded, file.parent, trust=trust)
+    check_trusted(
+        [file],
+        {str(file): _checksum(file)} if recorded is None else recorded,
+        file.parent,
+        trust=trust,
+    )
 
 
 def test_what_was_named_is_known_wherever_it_lies(home, file, tmp_path):
-    with pytest.raises(UserError, match=rf"would run '{file}' \(sha256 {_checksum(file)}\).* give --trust"):
+    with pytest.raises(
+        UserError, match=rf"would run '{file}' \(sha256 {_checksum(file)}\).* give --trust"
+    ):
         _check(file)
     remember([file])
     assert [entry.name for entry in home.iterdir()] == [_checksum(file)]

@@ -44,7 +44,12 @@ def _add(data, name="age2"):
 
 def test_partial_files_of_a_data_set_are_made_anew(data, victim):
     prior, ready = data / "priors" / "age2.parquet", data / ".manifest.json.ready"
-    for planted in (partial_of(prior), ready, partial_of(ready), partial_of(data / "manifest.json")):
+    for planted in (
+        partial_of(prior),
+        ready,
+        partial_of(ready),
+        partial_of(data / "manifest.json"),
+    ):
         planted.symlink_to(victim / "kept")
     made = _add(data)
     assert read_manifest(data) == made
@@ -61,7 +66,9 @@ def test_a_folder_of_priors_that_is_a_link_is_refused(data, victim, tmp_path):
     assert not (tmp_path / "elsewhere" / "age2.parquet").exists()
 
 
-@pytest.mark.parametrize("name", ["../../x", "a/b", "/x", "..", ".x", "a\nb", "x.py", "x.py:3", "a\\b", "n" * 300])
+@pytest.mark.parametrize(
+    "name", ["../../x", "a/b", "/x", "..", ".x", "a\nb", "x.py", "x.py:3", "a\\b", "n" * 300]
+)
 def test_names_of_priors(data, name):
     with pytest.raises(UserError, match=r"rename it|choose another name"):
         check_name(name, "--name")

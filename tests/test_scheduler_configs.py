@@ -72,17 +72,29 @@ def test_a_file_alone_says_where_and_on_what_a_component_runs(file, monkeypatch,
     monkeypatch.setenv("TORCHXCONFIG", str(file.relative_to(REPOSITORY)))
     asked = []
     dryrun = Runner.dryrun_component
-    monkeypatch.setattr(Runner, "dryrun_component", lambda *a, **kw: asked.append(dryrun(*a, **kw)) or asked[-1])
+    monkeypatch.setattr(
+        Runner, "dryrun_component", lambda *a, **kw: asked.append(dryrun(*a, **kw)) or asked[-1]
+    )
     for app, given in GIVEN.items():
-        monkeypatch.setattr(torchxconfig, "_subcmd_configs", {})  # which TorchX reads once a process
+        monkeypatch.setattr(
+            torchxconfig, "_subcmd_configs", {}
+        )  # which TorchX reads once a process
         component = f"components/{app}.py:{app}"
         main(["run", "--dryrun", component, *given])
         assert "=== SCHEDULER REQUEST ===" in capsys.readouterr().out
         assert asked[-1]._scheduler == scheduler
-        own = dict(config.items(f"component:{component}")) if f"component:{component}" in config else {}
+        own = (
+            dict(config.items(f"component:{component}"))
+            if f"component:{component}" in config
+            else {}
+        )
         known = inspect.signature(get_component(component).fn).parameters
         assert set(own) <= set(known)
-        words = [word for name, value in own.items() for word in (f"-{name}" if name == "j" else f"--{name}", value)]
+        words = [
+            word
+            for name, value in own.items()
+            for word in (f"-{name}" if name == "j" else f"--{name}", value)
+        ]
         (wanted,) = materialize_appdef(get_component(component).fn, [*words, *given]).roles
         for node in nodes_asked_for(scheduler, asked[-1].request):
             assert f"torchrec_priors.apps.{app}" in node.command
@@ -90,7 +102,9 @@ def test_a_file_alone_says_where_and_on_what_a_component_runs(file, monkeypatch,
             assert node.gpu in (wanted.resource.gpu, None)
             assert node.memory_mb in (wanted.resource.memMB, None)
             assert node.image in (wanted.image, None)
-            mounts = [(getattr(one, "src_path", None) or one.src, one.dst_path) for one in wanted.mounts]
+            mounts = [
+                (getattr(one, "src_path", None) or one.src, one.dst_path) for one in wanted.mounts
+            ]
             assert node.mounts in (mounts, None)
             assert node.retries in (retries(scheduler, wanted.max_retries), None)
 

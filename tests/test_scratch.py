@@ -23,7 +23,10 @@ with scratch_folder(Path(sys.argv[1]), "edges") as folder:
 @pytest.fixture
 def user(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", _USE, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _USE, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     yield process
     process.kill()

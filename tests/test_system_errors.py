@@ -35,7 +35,9 @@ def test_what_nobody_can_mend_keeps_its_traceback():
     assert one_line(OSError(errno.EINVAL, "said", "/x")) is None
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EACCES, 2), (errno.ENAMETOOLONG, 2)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOSPC, 1), (errno.EACCES, 2), (errno.ENAMETOOLONG, 2)]
+)
 def test_an_app_ends_in_one_line(capsys, number, code):
     def fails() -> None:
         raise OSError(number, "said", "a" * 5000)
@@ -60,12 +62,18 @@ LibraryError.__module__ = "_duckdb"
 def test_what_libraries_say():
     arrow = OSError("Error writing bytes to file. Detail: [errno 28] No space left on device")
     assert isinstance(one_line(arrow), OutsideError)
-    written = one_line(LibraryError('IO Error: Could not write file "/x/y.parquet": No space left on device'))
+    written = one_line(
+        LibraryError('IO Error: Could not write file "/x/y.parquet": No space left on device')
+    )
     assert str(written).startswith("'/x/y.parquet': No space left on device: make room")
-    spilled = LibraryError("failed to offload data block\nThis limit was set by the 'max_temp_directory_size' setting")
+    spilled = LibraryError(
+        "failed to offload data block\nThis limit was set by the 'max_temp_directory_size' setting"
+    )
     assert "make room" in str(one_line(spilled))
     assert isinstance(one_line(LibraryError("IO Error: /x/y: Permission denied")), UserError)
-    assert "make room" in str(one_line(RuntimeError("I/O error: No space left on device (os error 28)")))
+    assert "make room" in str(
+        one_line(RuntimeError("I/O error: No space left on device (os error 28)"))
+    )
 
 
 def test_an_error_of_ours_stays_what_it_is_whatever_its_words():
@@ -107,7 +115,9 @@ def test_errors_without_a_file_are_of_the_one_that_is_named(tmp_path):
     ],
 )
 def test_output_that_nobody_takes(letters, shell, code, lines):
-    told = f"from torchrec_priors.apps import command; command.run(lambda: print('x' * {letters}), [])"
+    told = (
+        f"from torchrec_priors.apps import command; command.run(lambda: print('x' * {letters}), [])"
+    )
     line = f'set -o pipefail; {sys.executable} -c "{told}" {shell}'
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("\n")) == (code, lines), done.stderr

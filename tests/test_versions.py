@@ -28,7 +28,9 @@ def install(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize("changes", [{}, {"torch": "2.13.1+cu128"}, {"torchrec": "1.8.1", "fbgemm-gpu": "1.8.0+cpu"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"torch": "2.13.1+cu128"}, {"torchrec": "1.8.1", "fbgemm-gpu": "1.8.0+cpu"}]
+)
 def test_the_pinned_triple_and_its_patches_and_builds_fit(changes, install):
     install(FITTING | changes)
     assert versions.mismatch() is None
@@ -58,7 +60,9 @@ def test_any_other_triple_is_named_in_one_line_with_the_remedy(package, number, 
 
 def test_a_misfit_raises_at_import(install, monkeypatch):
     install(FITTING | {"torch": "2.12.0"})
-    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # check() sets it: put it back afterwards
+    monkeypatch.setattr(
+        sys, "excepthook", sys.excepthook
+    )  # check() sets it: put it back afterwards
     with pytest.raises(versions.VersionMismatchError, match=r"found torch 2\.12\.0"):
         versions.check()
 
@@ -80,7 +84,11 @@ def test_an_uncaught_misfit_prints_exactly_one_line(command, tmp_path):
     metadata.write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.12.0\n")
     path = f"{tmp_path}:{REPOSITORY}"
     done = subprocess.run(
-        [sys.executable, *command], env={"PYTHONPATH": path}, capture_output=True, text=True, timeout=60
+        [sys.executable, *command],
+        env={"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 1
     assert done.stdout == ""

@@ -20,7 +20,11 @@ from triton.compiler import ASTSource
 
 from torchrec_priors.ops import hstu_attention_triton as attention
 
-KERNELS = {"_forward": False, "_backward_queries": True, "_backward_keys": True}  # and whether of backward
+KERNELS = {
+    "_forward": False,
+    "_backward_queries": True,
+    "_backward_keys": True,
+}  # and whether of backward
 _ROWS = {"q", "k", "v", "out", "grad", "grad_q", "grad_k", "grad_v"}
 _INTEGERS = {"offsets", "order", "times"}
 _FLOATS = {"bias", "time_bias", "of_distance", "of_time"}
@@ -38,7 +42,11 @@ def compile_kernel(name: str, width: int, dtype: str, timed: bool = False) -> Ta
     constants = {"TIMED": timed, "WIDTH": width, "BLOCK": attention.BLOCK, "PRECISION": "tf32x3"}
     names = kernel.arg_names
     types = {argument: _type(argument, dtype, constants) for argument in names}
-    aligned = [n for n in names if n in _ROWS | _FLOATS | _INTEGERS or n.endswith(("_token", "_head")) or n == "width"]
+    aligned = [
+        n
+        for n in names
+        if n in _ROWS | _FLOATS | _INTEGERS or n.endswith(("_token", "_head")) or n == "width"
+    ]
     source = ASTSource(
         fn=kernel,
         signature=types,
@@ -54,7 +62,9 @@ def compile_kernel(name: str, width: int, dtype: str, timed: bool = False) -> Ta
         command = [folder / "cuobjdump", "--dump-resource-usage", file.name]
         usage = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found = dict(re.findall(r"(REG|STACK):(\d+)", usage))
-    return Taken(options["num_warps"], compiled.metadata.shared, int(found["REG"]), int(found["STACK"]))
+    return Taken(
+        options["num_warps"], compiled.metadata.shared, int(found["REG"]), int(found["STACK"])
+    )
 
 
 def _type(argument: str, dtype: str, constants: dict[str, object]) -> str:

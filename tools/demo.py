@@ -34,7 +34,10 @@ MODELS = {
     "one-head": ("One head", ["priors.tree=[]"]),
     "lt-st": ("LT/ST", ['priors.tree=["temporal:2"]', *NARROW]),
     "lt-st-category": ("LT/ST x Item", ['priors.tree=["temporal:2", "category"]', *CALIBRATED]),
-    "lt-st-random": ("LT/ST x Random", ['priors.tree=["temporal:2", "random:category"]', *CALIBRATED]),
+    "lt-st-random": (
+        "LT/ST x Random",
+        ['priors.tree=["temporal:2", "random:category"]', *CALIBRATED],
+    ),
 }
 EXPLAINED = ("lt-st", "lt-st-category")  # whose recommendations are shown, with reasons
 SHOWN = (
@@ -54,19 +57,31 @@ def demo(
     changes: Annotated[
         list[str] | None, typer.Argument(help="key=value for every model, to try a smaller run.")
     ] = None,
-    folder: Annotated[Path, typer.Option(help="Where everything is kept, seen from the repository.")] = Path("demo"),
+    folder: Annotated[
+        Path, typer.Option(help="Where everything is kept, seen from the repository.")
+    ] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Interactions of the log.")] = 200_000,
 ) -> None:
     """Generates, prepares, trains, evaluates, recommends and reports."""
     os.chdir(REPOSITORY)
     started = time.monotonic()
-    raw, data = folder / "raw", folder / "data"
+    raw = folder / "raw"
+    data = folder / "data"
     runs = {name: folder / "runs" / name for name in MODELS}
     print("The commands below work as they stand after: . .venv/bin/activate")
     corpus = ["--dataset", "marketplace", "--generate", rows, "--raw", raw, "--out", data]
     _step("a made-up marketplace log, prepared", "torchrec-priors", "prepare", *corpus)
     for name, (title, settings) in MODELS.items():
-        about = ["--config", CONFIG, "--data", data, "--run", runs[name], *settings, *(changes or [])]
+        about = [
+            "--config",
+            CONFIG,
+            "--data",
+            data,
+            "--run",
+            runs[name],
+            *settings,
+            *(changes or []),
+        ]
         _component(f"{title}: training on 2 processes", "train", *about)
     for name, (title, _) in MODELS.items():
         _component(f"{title}: every user of the test split, the whole catalogue", "evaluate", "--run", runs[name],
@@ -81,7 +96,9 @@ def demo(
           folder / "runs", "--out", page)  # fmt: skip
     _print_table(raw, data, runs)
     _print_places(folder, list(runs.values()), users[0])
-    print(f"\nThe report: {(page / 'index.html').absolute()}\nDone in {time.monotonic() - started:.0f} s.")
+    print(
+        f"\nThe report: {(page / 'index.html').absolute()}\nDone in {time.monotonic() - started:.0f} s."
+    )
 
 
 def _component(title: str, name: str, *arguments: object) -> None:
@@ -105,14 +122,17 @@ def _step(title: str, program: str, *arguments: object) -> None:
     if done.returncode:
         print(f"=== failed with exit code {done.returncode} after {took}", file=sys.stderr)
         print(
-            "    (a demo of other settings or of an earlier version is in the way? remove its folder)", file=sys.stderr
+            "    (a demo of other settings or of an earlier version is in the way? remove its folder)",
+            file=sys.stderr,
         )
         sys.exit(done.returncode)
     print(f"=== {took}", flush=True)
 
 
 def _some_users(data: Path) -> list[int]:
-    ids = pq.read_table(data / "sequences", columns=["user_id"], page_checksum_verification=True)["user_id"].to_pylist()
+    ids = pq.read_table(data / "sequences", columns=["user_id"], page_checksum_verification=True)[
+        "user_id"
+    ].to_pylist()
     return [ids[place * len(ids) // USERS_SHOWN] for place in range(USERS_SHOWN)]
 
 
@@ -125,8 +145,14 @@ def _print_table(raw: Path, data: Path, runs: dict[str, Path]) -> None:
         print(f"{label:<44}" + "".join(f"{values[name]:>16.4f}" for values in metrics))
     planted = Planted(raw, data)
     inside, met = zip(*(planted.share(run) for run in runs.values()), strict=True)
-    print(f"{f'top {TOP} within the planted interests':<44}" + "".join(f"{share:>16.1%}" for share in inside))
-    print(f"{f'planted interests met by the top {TOP}':<44}" + "".join(f"{share:>16.1%}" for share in met))
+    print(
+        f"{f'top {TOP} within the planted interests':<44}"
+        + "".join(f"{share:>16.1%}" for share in inside)
+    )
+    print(
+        f"{f'planted interests met by the top {TOP}':<44}"
+        + "".join(f"{share:>16.1%}" for share in met)
+    )
     print(
         f"Planted: the leaf categories ({planted.mean:.1f} on average) that the generator gave a user for the time\n"
         f"of the test interactions; {planted.chance:.1%} of the catalogue lies in them. No model reads them."
@@ -146,22 +172,27 @@ class Planted:
         users = pq.read_table(
             data / "sequences", columns=["user_id", "timestamps"], page_checksum_verification=True
         ).to_pydict()
-        begins = {user: times[-horizon] for user, times in zip(users["user_id"], users["timestamps"], strict=True)}
+        begins = {
+            user: times[-horizon]
+            for user, times in zip(users["user_id"], users["timestamps"], strict=True)
+        }
         items = pq.read_table(
             raw / "items.parquet", columns=["item_id", "category3"], page_checksum_verification=True
         ).to_pydict()
         self.leaf = dict(zip(items["item_id"], items["category3"], strict=True))
         self.held: dict[int, set[str]] = defaultdict(set)
-        for row in pq.read_table(raw / "truth" / "interests.parquet", page_checksum_verification=True).to_pylist():
+        for row in pq.read_table(
+            raw / "truth" / "interests.parquet", page_checksum_verification=True
+        ).to_pylist():
             if row["until"] >= begins.get(row["user_id"], np.inf):
                 self.held[row["user_id"]].add(row["category3"])
         sizes: dict[str, int] = defaultdict(int)
         for leaf in self.leaf.values():
             sizes[leaf] += 1
         self.mean = float(np.mean([len(held) for held in self.held.values()]))
-        self.chance = float(np.mean([sum(sizes[leaf] for leaf in held) for held in self.held.values()])) / len(
-            self.leaf
-        )
+        self.chance = float(
+            np.mean([sum(sizes[leaf] for leaf in held) for held in self.held.values()])
+        ) / len(self.leaf)
 
     def share(self, run: Path) -> tuple[float, float]:
         """(share of the recommended items within the user's interests, share of these that any of them meets)."""
@@ -170,12 +201,17 @@ class Planted:
 
     def _users(self, run: Path) -> Iterator[tuple[float, float]]:
         predictions = pq.read_table(
-            run / "eval/test/predictions.parquet", columns=["user_id", "items"], page_checksum_verification=True
+            run / "eval/test/predictions.parquet",
+            columns=["user_id", "items"],
+            page_checksum_verification=True,
         ).to_pydict()
         for user, items in zip(predictions["user_id"], predictions["items"], strict=True):
             leaves = [self.leaf[item] for item in items[:TOP]]
             held = self.held[user]
-            yield np.mean([leaf in held for leaf in leaves]), len(held.intersection(leaves)) / len(held)
+            yield (
+                np.mean([leaf in held for leaf in leaves]),
+                len(held.intersection(leaves)) / len(held),
+            )
 
 
 def _print_places(folder: Path, runs: list[Path], user: int) -> None:

@@ -13,7 +13,9 @@ def main() -> None:
     with load_run(path) as run:  # once; then any number of calls
         best = run.recommend(history=history, k=5)
         for place, found in enumerate(best, 1):
-            print(f"{place}. {found.title} ({found.item_id}), {found.score:.3f}, because of {found.head}")
+            print(
+                f"{place}. {found.title} ({found.item_id}), {found.score:.3f}, because of {found.head}"
+            )
 
         without = run.recommend(history=history, k=5, deny=[best[0].item_id])
         print(f"without {best[0].title}, first comes {without[0].title}")

@@ -87,7 +87,9 @@ class RunConfig:
             part.check()
 
         if self.baseline.name and self.priors.tree:
-            raise UserError(f"baseline.name = {self.baseline.name!r} has no prior heads: give priors.tree=[]")
+            raise UserError(
+                f"baseline.name = {self.baseline.name!r} has no prior heads: give priors.tree=[]"
+            )
         if not self.negatives.met and not self.evaluation.filter_seen:
             raise UserError(
                 "negatives.met = false leaves met items untold from what comes next, so they must not be recommended:"
@@ -100,7 +102,10 @@ class RunConfig:
 
     def own_files(self) -> list[Path]:
         """Priors, a backbone and a baseline that are files of the user's own."""
-        named = [own_file(name) for name in (*self.priors.tree, self.encoder.backbone, self.baseline.name)]
+        named = [
+            own_file(name)
+            for name in (*self.priors.tree, self.encoder.backbone, self.baseline.name)
+        ]
         return [file for file in named if file is not None]
 
     def to_toml(self) -> str:
@@ -125,12 +130,16 @@ _MOST = {
 }
 _DEEPEST_KEY = 8  # sections of a dotted key; no setting has more than four
 
-_SECTIONS = {name.name: name.default_factory for name in dataclasses.fields(RunConfig) if name.name != "seed"}
+_SECTIONS = {
+    name.name: name.default_factory for name in dataclasses.fields(RunConfig) if name.name != "seed"
+}
 for _part in (RunConfig, TableSharding, *_SECTIONS.values()):
     _part.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[union-attr]
 
 
-def load_config(file: Path | str, overrides: Iterable[str] = (), *, trust: bool = False) -> RunConfig:
+def load_config(
+    file: Path | str, overrides: Iterable[str] = (), *, trust: bool = False
+) -> RunConfig:
     """The configuration of a TOML file, changed by overrides such as `model.dim=64` or `priors.tree=["genre"]`.
 
     Args:
@@ -202,7 +211,9 @@ def read_override(override: str) -> tuple[str, Any]:
     """The key and value of `key=value`, with the value as TOML or a bare word."""
     key, equals, text = override.partition("=")
     if not equals:
-        raise UserError(f"'{shortened(override)}' is no override: write key=value, as in model.dim=64")
+        raise UserError(
+            f"'{shortened(override)}' is no override: write key=value, as in model.dim=64"
+        )
     try:
         parsed = parse_toml(f"value = {text}")
     except NoTomlError:
@@ -210,7 +221,9 @@ def read_override(override: str) -> tuple[str, Any]:
     except TomlError as error:
         raise UserError(f"'{shortened(override)}': {error}") from error
     if list(parsed) != ["value"]:
-        raise UserError(f"'{shortened(' '.join(override.split()))}' is no override: give one key=value an argument")
+        raise UserError(
+            f"'{shortened(' '.join(override.split()))}' is no override: give one key=value an argument"
+        )
     return key.strip(), parsed["value"]
 
 
@@ -226,7 +239,9 @@ def write_override(key: str, value: Any) -> str:
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     if len(sections) > _DEEPEST_KEY:
-        raise UserError(f"unknown configuration key '{shortened(key)}': {nearest(key[:100], keys())}")
+        raise UserError(
+            f"unknown configuration key '{shortened(key)}': {nearest(key[:100], keys())}"
+        )
     place = values
     for section in sections:
         place = place.setdefault(section, {})
@@ -267,5 +282,7 @@ def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
 
 def first_mistake(error: ValidationError) -> tuple[str, Any]:
     """(dotted key, what pydantic says); unknown keys first, as they explain the others."""
-    problem = min(error.errors(), key=lambda problem: problem["type"] != "unexpected_keyword_argument")
+    problem = min(
+        error.errors(), key=lambda problem: problem["type"] != "unexpected_keyword_argument"
+    )
     return ".".join(str(part) for part in problem["loc"]), problem

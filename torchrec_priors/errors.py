@@ -47,7 +47,11 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     """
     names = sorted(set(valid) - {name})  # what was given is no help
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"valid: {', '.join(_listed(name, names)) or 'none'}"
+    return (
+        f"did you mean '{close[0]}'?"
+        if close
+        else f"valid: {', '.join(_listed(name, names)) or 'none'}"
+    )
 
 
 def _listed(name: str, names: list[str]) -> list[str]:
@@ -60,8 +64,14 @@ def _listed(name: str, names: list[str]) -> list[str]:
         return inside
 
     dotted = {one.partition(".")[0] for one in names if "." in one}
-    sections = sorted({f"{section}.*" for section in dotted} | {one for one in names if "." not in one} - dotted)
-    return sections if len(sections) <= _MANY else [*sections[:_MANY], f"and {len(sections) - _MANY} more"]
+    sections = sorted(
+        {f"{section}.*" for section in dotted} | {one for one in names if "." not in one} - dotted
+    )
+    return (
+        sections
+        if len(sections) <= _MANY
+        else [*sections[:_MANY], f"and {len(sections) - _MANY} more"]
+    )
 
 
 def shown(value: object) -> str:

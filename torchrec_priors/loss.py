@@ -146,7 +146,9 @@ def find_positives(
 
 def count(positives: Positives, horizon: int) -> Tensor:
     """int64 [2, T] counts of this rank: targets of every offset that the heads learn, and all of them."""
-    reached_T = torch.bincount(positives.reach_N, minlength=horizon + 1).flip(0).cumsum(0).flip(0)[1:]
+    reached_T = (
+        torch.bincount(positives.reach_N, minlength=horizon + 1).flip(0).cumsum(0).flip(0)[1:]
+    )
     return torch.stack([positives.trained_T, reached_T])
 
 
@@ -166,7 +168,9 @@ def path_weights(config: LossConfig, positives_K: Tensor) -> Tensor:
     return (powers_K / powers_K.sum().clamp(min=1e-300)).float()
 
 
-def positive_weights(positives_KT: Tensor, targets_T: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
+def positive_weights(
+    positives_KT: Tensor, targets_T: Tensor, weight_K: Tensor, discount_T: Tensor
+) -> Tensor:
     """[K, T]: what -log p of a positive of each path and offset counts for in Eq. 8, times the batch's targets there.
 
     Args:
@@ -208,12 +212,18 @@ def gate_loss(
         target_T: targets of the global batch.
         decision_T: see `decision_weights`.
     """
-    sets, tokens = logit_NS.shape[1], max(len(logit_NS), 1)
+    sets = logit_NS.shape[1]
+    tokens = max(len(logit_NS), 1)
     weight_T = decision_T / target_T.clamp(min=1)
     reached = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
     all_no = (reached[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
-    token_M, set_M = positives.token_P[positives.query_M], item_set_K[positives.path_M]
-    key = torch.unique((positives.offset_M * sets + set_M) * tokens + token_M)  # several paths may share a set
-    token, set_, offset = key % tokens, key // tokens % sets, key // tokens // sets
+    token_M = positives.token_P[positives.query_M]
+    set_M = item_set_K[positives.path_M]
+    key = torch.unique(
+        (positives.offset_M * sets + set_M) * tokens + token_M
+    )  # several paths may share a set
+    token = key % tokens
+    set_ = key // tokens % sets
+    offset = key // tokens // sets
     yes = torch.where(gated_S[set_], logit_NS[token, set_], 0.0)
     return all_no - (weight_T[offset - 1] * yes).sum()

@@ -24,7 +24,7 @@ from torchrec_priors.heads.certainty import Certainty
 from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
-from torchrec_priors.ops.hidden_negatives import Met
+from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
 from torchrec_priors.priors.tree import PriorTree
@@ -33,7 +33,7 @@ from torchrec_priors.settings.model import ModelConfig
 
 
 @dataclass(frozen=True)
-class Asked:
+class PathQueries:
     """What the paths ask for, for a batch of users.
 
     Attributes:
@@ -47,8 +47,8 @@ class Asked:
     def __len__(self) -> int:
         return len(self.query_BKd)
 
-    def first(self, users: int) -> "Asked":
-        return Asked(self.query_BKd[:users], self.log_group_BK[:users])
+    def first(self, users: int) -> "PathQueries":
+        return PathQueries(self.query_BKd[:users], self.log_group_BK[:users])
 
 
 class Recommender(nn.Module):
@@ -77,7 +77,9 @@ class Recommender(nn.Module):
         self.tree = tree
         self.heads = heads
         self.baseline = baseline
-        self.learnt_tree = tree if baseline is None else PriorTree([], tree.items)  # a baseline has targets once
+        self.learnt_tree = (
+            tree if baseline is None else PriorTree([], tree.items)
+        )  # a baseline has targets once
         self.score = score_of(baseline, config.score)
         self.certainty = Certainty(len(tree.item_set_K))
         self.gate = Gate(config.dim, torch.from_numpy(tree.decided())) if gate_weight else None
@@ -90,7 +92,7 @@ class Recommender(nn.Module):
         self.register_buffer("item_set_K", item_set_K, persistent=False)
         self.precision = torch.float32  # of the encoder's matrix products in training
         self.asks_once = False  # whether ids that repeat are looked up once
-        self.hides_met = False  # whether met items are no negatives (`NegativesConfig.met`)
+        self.hides_seen = False  # whether seen items are no negatives (`NegativesConfig.seen`)
         self.sees_events = False  # whether the encoder asks for events; the tree may need them, too
 
     item_set_K: Tensor
@@ -109,7 +111,8 @@ class Recommender(nn.Module):
         if isinstance(found, tuple):  # a managed table, which says which rows it took
             vectors, rows = (part[key].values() for part in found)
         else:
-            vectors, rows = found[key].values(), asked.values()
+            vectors = found[key].values()
+            rows = asked.values()
         return (vectors, rows) if not place else (vectors[place[key]], rows[place[key]])
 
     def step_ids(self, batch: Batch) -> StepIds:
@@ -133,8 +136,11 @@ class Recommender(nn.Module):
         ids_n = self.exchange.gather(rows[future:], slots_W)
         shifts_n = None
         if batch.draw.own_shifts is not None:
-            shifts_n = self.exchange.gather(torch.from_numpy(batch.draw.own_shifts).to(vectors.device), slots_W)
-        item_X, row_X = batch.item_X, rows[:future]
+            shifts_n = self.exchange.gather(
+                torch.from_numpy(batch.draw.own_shifts).to(vectors.device), slots_W
+            )
+        item_X = batch.item_X
+        row_X = rows[:future]
         roots = [vectors[:future], self.exchange.gather(vectors[future:], slots_W)]
         if self.features is not None:
             assert ids.features is not None
@@ -147,10 +153,23 @@ class Recommender(nn.Module):
             shifts_n=shifts_n,
         )
         leaf, *beside = (root.detach().requires_grad_() for root in (roots[0], *roots[2:]))
-        return LookedUp(item_X, row_X, batch.event_X, leaf, beside[0] if beside else None, negatives, roots, batch.step)
+        return LookedUp(
+            item_X,
+            row_X,
+            batch.event_X,
+            leaf,
+            beside[0] if beside else None,
+            negatives,
+            roots,
+            batch.step,
+        )
 
     def positives(self, looked_up: LookedUp, part: Contexts) -> Positives:
-        trained_X = self.item_rows.trained(looked_up.row_X) if isinstance(self.item_rows, ManagedRows) else None
+        trained_X = (
+            self.item_rows.trained(looked_up.row_X)
+            if isinstance(self.item_rows, ManagedRows)
+            else None
+        )
         return find_positives(
             self.learnt_tree,
             looked_up.item_X,
@@ -165,7 +184,9 @@ class Recommender(nn.Module):
     def counts(self, positives: list[Positives]) -> Counts:
         """Of the global batch; every rank must call it."""
         own = [count(part, self.config.horizon) for part in positives]
-        start = torch.zeros(2, self.config.horizon, dtype=torch.int64, device=self.item_set_K.device)
+        start = torch.zeros(
+            2, self.config.horizon, dtype=torch.int64, device=self.item_set_K.device
+        )
         trained_T, target_T = self.exchange.total(sum(own, start=start))
         return Counts(trained_T, target_T)
 
@@ -182,31 +203,44 @@ class Recommender(nn.Module):
         histories = Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout)
         states = replace(histories, vector_Nd=self._encode(histories))
         chosen = positives.trained()
-        met = None
-        if self.hides_met:
-            met = Met(looked_up.row_X[part.context_N], part.offsets_B1, looked_up.negatives)
+        seen = None
+        if self.hides_seen:
+            seen = SeenItems(looked_up.row_X[part.context_N], part.offsets_B1, looked_up.negatives)
         if self.baseline is None:
-            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, counts, met)
+            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, counts, seen)
         else:
-            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, counts, met))  # type: ignore[operator]
+            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, counts, seen))  # type: ignore[operator]
         loss = learnt.loss
         if self.gate is not None:
             decisions = (self.gate(states.vector_Nd), self.gate.gated_S, positives, self.item_set_K)
-            loss = loss + self.gate_weight * gate_loss(*decisions, counts.target_T, self.weights.decision_T)
-        return loss * self.exchange.ranks, self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
+            loss = loss + self.gate_weight * gate_loss(
+                *decisions, counts.target_T, self.weights.decision_T
+            )
+        return loss * self.exchange.ranks, self.certainty.sums(
+            learnt.nll_M, learnt.path_M, self.paths
+        )
 
     def _learn_heads(
-        self, looked_up: LookedUp, state_Nd: Tensor, chosen: Positives, counts: Counts, met: Met | None
+        self,
+        looked_up: LookedUp,
+        state_Nd: Tensor,
+        chosen: Positives,
+        counts: Counts,
+        seen: SeenItems | None,
     ) -> Learnt:
         """Eq. 8 of the prior heads."""
         query_Pd = self.score.queries(self.heads(state_Nd, chosen.token_P, chosen.path_P))
-        counts_S = torch.bincount(self.item_set_K[chosen.path_P], minlength=self.tree.item_sets).tolist()
+        counts_S = torch.bincount(
+            self.item_set_K[chosen.path_P], minlength=self.tree.item_sets
+        ).tolist()
         weighed = self._weighed(looked_up, chosen, counts)
-        hidden = None if met is None else met.hidden(chosen.token_P, counts_S, weighed)
+        hidden = None if seen is None else seen.hidden(chosen.token_P, counts_S, weighed)
         loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up), hidden)
         return Learnt(loss, nll_M, chosen.path_M)
 
-    def _learning(self, looked_up: LookedUp, chosen: Positives, counts: Counts, met: Met | None) -> Learning:
+    def _learning(
+        self, looked_up: LookedUp, chosen: Positives, counts: Counts, seen: SeenItems | None
+    ) -> Learning:
         """What a baseline learns from; every target counts once."""
         return Learning(
             token_Q=chosen.token_P,
@@ -217,12 +251,14 @@ class Recommender(nn.Module):
             score=self.score,
             positions=counts.target_T[0],
             step=looked_up.step,
-            met=met,
+            seen=seen,
         )
 
     def _negatives(self, looked_up: LookedUp) -> NegativeSets:
         """Ready for scoring."""
-        return replace(looked_up.negatives, vectors_nd=self.score.items(looked_up.negatives.vectors_nd))
+        return replace(
+            looked_up.negatives, vectors_nd=self.score.items(looked_up.negatives.vectors_nd)
+        )
 
     def _weighed(self, looked_up: LookedUp, chosen: Positives, counts: Counts) -> WeighedPositives:
         return WeighedPositives(
@@ -242,7 +278,7 @@ class Recommender(nn.Module):
         token_Nd, _ = self.lookup(ids)
         return token_Nd if self.features is None else token_Nd + self.features(item_N)
 
-    def queries(self, histories: Jagged) -> Asked:
+    def queries(self, histories: Jagged) -> PathQueries:
         """What every path asks for after the last position of each history.
 
         Args:
@@ -254,7 +290,7 @@ class Recommender(nn.Module):
         if self.gate is not None:
             last_Bd = states.vector_Nd[states.offsets_B1[1:] - 1]
             log_group_BK = self.gate.log_probability(last_Bd)[:, self.item_set_K]
-        return Asked(query_BKd, log_group_BK)
+        return PathQueries(query_BKd, log_group_BK)
 
     def _encode(self, histories: Jagged) -> Tensor:
         reduced = self.training and self.precision != torch.float32

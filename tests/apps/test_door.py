@@ -52,7 +52,9 @@ def test_what_options_take(capsys):
     "error",
     [
         MemoryError("Unable to allocate 7.45 TiB for an array with shape (1, 1)"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory: you tried to"
+        ),
     ],
 )
 def test_memory_that_has_run_out(error, capsys):

@@ -24,7 +24,10 @@ KEYS = DropoutKeys([11, 12], LENGTHS)
 def _parts(kind="dot", dropout=0.0):
     torch.manual_seed(0)
     score, inference = AspectScore(kind, D, A, W).double(), AspectInference(W, dropout).double()
-    for parameter in (*score.parameters(), *inference.parameters()):  # nothing at a value that would hide it
+    for parameter in (
+        *score.parameters(),
+        *inference.parameters(),
+    ):  # nothing at a value that would hide it
         torch.nn.init.normal_(parameter, std=0.7)
     return score, inference
 
@@ -43,7 +46,9 @@ def _softmax(logits):
 
 
 def _linear(x, layer):
-    return [_dot(x, row) + b for row, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)]
+    return [
+        _dot(x, row) + b for row, b in zip(layer.weight.tolist(), layer.bias.tolist(), strict=True)
+    ]
 
 
 def _norm(x, layer):
@@ -72,7 +77,9 @@ def _infer(states, score, inference):
         mean, spread = [], []
         for a in range(A):
             seen = [filtered[j][a] for j in range(n + 1)]
-            weight = _softmax([_dot(v, [math.tanh(y) for y in _linear(x, inference.key)]) for x in seen])
+            weight = _softmax(
+                [_dot(v, [math.tanh(y) for y in _linear(x, inference.key)]) for x in seen]
+            )
             pooled = [sum(p * x[i] for p, x in zip(weight, seen, strict=True)) for i in range(W)]
             h = [math.tanh(y) for y in _norm(_linear(pooled, inference.hidden), inference.norm)]
             mean.append(_linear(h, inference.mean))
@@ -139,9 +146,13 @@ def test_a_history_is_inferred_the_same_alone_and_in_a_batch_and_causally():
 
 def test_no_history_gives_every_parameter_a_gradient():
     score, inference = _parts()
-    latent = inference(torch.empty(0, D, dtype=torch.float64), torch.tensor([0]), score, DropoutKeys([], []))
+    latent = inference(
+        torch.empty(0, D, dtype=torch.float64), torch.tensor([0]), score, DropoutKeys([], [])
+    )
     (latent.divergence().sum() + latent.value.sum()).backward()
-    assert all(parameter.grad is not None for parameter in (*inference.parameters(), *score.parameters()))
+    assert all(
+        parameter.grad is not None for parameter in (*inference.parameters(), *score.parameters())
+    )
 
 
 @pytest.mark.parametrize("kind", ["dot", "cosine"])
@@ -172,14 +183,24 @@ def test_contrast_is_the_equation_and_bounded():
 def test_overlap_is_how_far_prototypes_are_from_orthogonal():
     score, _ = _parts()
     t = score.prototype_Aw.tolist()
-    wanted = math.sqrt(sum((_cosine(t[a], t[b]) - (a == b)) ** 2 for a in range(A) for b in range(A)))
+    wanted = math.sqrt(
+        sum((_cosine(t[a], t[b]) - (a == b)) ** 2 for a in range(A) for b in range(A))
+    )
     assert float(score.overlap()) == pytest.approx(wanted)
     with torch.no_grad():
         score.prototype_Aw.copy_(3 * torch.eye(W)[:A])
     assert float(score.overlap()) == 0
 
 
-OPTIONS = {"aspects": A, "width": W, "dropout": 0.0, "kl": 0.5, "kl_steps": 10, "contrast": 0.3, "orthogonality": 0.2}
+OPTIONS = {
+    "aspects": A,
+    "width": W,
+    "dropout": 0.0,
+    "kl": 0.5,
+    "kl_steps": 10,
+    "contrast": 0.3,
+    "orthogonality": 0.2,
+}
 
 
 @pytest.mark.parametrize("step", [0, 4, 25])
@@ -189,9 +210,17 @@ def test_the_loss_is_the_sum_of_its_terms(step):
     baseline = load_baseline(BaselineConfig("dualvae", options=OPTIONS), D, 10).double()
     score = baseline.new_score("dot").double()
     states = Jagged(torch.randn(5, D, dtype=torch.float64), OFFSETS, dropout=KEYS)
-    items, negatives = torch.randn(6, D, dtype=torch.float64), torch.randn(7, D, dtype=torch.float64)
+    items, negatives = (
+        torch.randn(6, D, dtype=torch.float64),
+        torch.randn(7, D, dtype=torch.float64),
+    )
     negatives[3] = items[2]  # the same row
-    tokens, queries, sources, ids = [0, 1, 2, 4], [0, 0, 1, 2, 3], [1, 2, 2, 3, 5], [10, 3, 3, 12, 13]
+    tokens, queries, sources, ids = (
+        [0, 1, 2, 4],
+        [0, 0, 1, 2, 3],
+        [1, 2, 2, 3, 5],
+        [10, 3, 3, 12, 13],
+    )
     weights = [0.1, 0.2, 0.3, 0.1, 0.05]
     learning = Learning(
         token_Q=torch.tensor(tokens),
@@ -226,10 +255,14 @@ def test_the_loss_is_the_sum_of_its_terms(step):
         apart = contrast(latent.value[tokens[query]][None], score.aspects(items[source][None]))
         wanted += weight * (nll + 0.3 * float(apart.detach()))
     for token in tokens:
-        wanted += (0.5 * min(1, step / 10) * divergence[token] + 0.2 * float(score.overlap().detach())) / 8
+        wanted += (
+            0.5 * min(1, step / 10) * divergence[token] + 0.2 * float(score.overlap().detach())
+        ) / 8
     assert float(learnt.loss.detach()) == pytest.approx(wanted)
     learnt.loss.backward()
-    assert all(parameter.grad is not None for parameter in (*baseline.parameters(), *score.parameters()))
+    assert all(
+        parameter.grad is not None for parameter in (*baseline.parameters(), *score.parameters())
+    )
 
 
 @pytest.mark.parametrize(

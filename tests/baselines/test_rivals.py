@@ -44,7 +44,9 @@ def _states(seed=0, lengths=LENGTHS):
 
 def _prefixes(states):
     """What each position has seen, the position itself last."""
-    for low, high in zip(states.offsets_B1[:-1].tolist(), states.offsets_B1[1:].tolist(), strict=True):
+    for low, high in zip(
+        states.offsets_B1[:-1].tolist(), states.offsets_B1[1:].tolist(), strict=True
+    ):
         for token in range(low, high):
             yield states.vector_Nd[low : token + 1]
 
@@ -83,7 +85,11 @@ def _paper(case, rival, seen_jd):
     if case == "comirec dynamic":
         maps = rival.interests.map.weight.view(INTERESTS, DIM, DIM)
         return _routing(seen_jd, maps, torch.zeros(CONTEXT, INTERESTS, dtype=torch.float64))
-    own = max(1, min(INTERESTS, math.floor(math.log2(len(seen_jd))))) if rival.options.adaptive else INTERESTS
+    own = (
+        max(1, min(INTERESTS, math.floor(math.log2(len(seen_jd)))))
+        if rival.options.adaptive
+        else INTERESTS
+    )
     capsules = _routing(seen_jd, [rival.shared.weight] * own, rival.first_LK[:, :own])
     interests = torch.relu(capsules @ rival.layer.weight.T + rival.layer.bias)
     return torch.cat([interests, interests[:1].expand(INTERESTS - own, -1)])
@@ -105,17 +111,26 @@ def test_a_query_does_not_change_when_later_items_do(case):
     other = Jagged(states.vector_Nd.clone(), states.offsets_B1)
     other.vector_Nd[8:] = 10 * torch.randn_like(other.vector_Nd[8:])  # 6..17 is the third history
     chosen = torch.tensor([0, 4, 5, 6, 7])
-    torch.testing.assert_close(rival.queries(states, chosen), rival.queries(other, chosen), rtol=0, atol=1e-12)
-    assert not torch.allclose(rival.queries(states, torch.tensor([9])), rival.queries(other, torch.tensor([9])))
+    torch.testing.assert_close(
+        rival.queries(states, chosen), rival.queries(other, chosen), rtol=0, atol=1e-12
+    )
+    assert not torch.allclose(
+        rival.queries(states, torch.tensor([9])), rival.queries(other, torch.tensor([9]))
+    )
 
 
 def _learning(states, seed=0, kind="dot"):
     torch.manual_seed(seed + 10)
     token_Q = torch.tensor([0, 2, 5, 6, 16, 17])
     query_M = torch.tensor([0, 0, 1, 2, 3, 4, 4, 5])
-    item_Id, score = torch.randn(9, DIM, dtype=torch.float64, requires_grad=True), Score(kind).double()
+    item_Id, score = (
+        torch.randn(9, DIM, dtype=torch.float64, requires_grad=True),
+        Score(kind).double(),
+    )
     source_M = torch.randint(9, (8,))
-    positives = WeighedPositives(score.items(item_Id), source_M, source_M, query_M, torch.rand(8, dtype=torch.float64))
+    positives = WeighedPositives(
+        score.items(item_Id), source_M, source_M, query_M, torch.rand(8, dtype=torch.float64)
+    )
     negatives = NegativeSets(score.items(item_Id.detach()[2:]), torch.arange(2, 9), [7])
     return Learning(token_Q, item_Id, positives, torch.ones(8), negatives, score, torch.tensor(6))
 
@@ -134,7 +149,9 @@ def _loss(case, rival, states, learning):
         query, others = learning.score.queries(query), learning.negatives.ids_n != source
         score, logits = query @ of.item_Xd[source], learning.negatives.vectors_nd[others] @ query
         if case == "remi":
-            hard = len(logits) * (torch.softmax(rival.options.beta * logits, 0) * logits.exp()).sum()
+            hard = (
+                len(logits) * (torch.softmax(rival.options.beta * logits, 0) * logits.exp()).sum()
+            )
         else:
             hard = logits.exp().sum()
         total = total - weight * torch.log(score.exp() / (score.exp() + hard))
@@ -149,7 +166,10 @@ def _loss(case, rival, states, learning):
             weight_Kj = _attention(rival, prefixes[token])[1]
             centred = weight_Kj - weight_Kj.mean(1, keepdim=True)
             covariance = centred @ centred.T / DIM
-            total = total + rival.options.regularisation * (covariance.diagonal() ** 2).sum() / positions
+            total = (
+                total
+                + rival.options.regularisation * (covariance.diagonal() ** 2).sum() / positions
+            )
     return total
 
 
@@ -160,7 +180,9 @@ def test_the_loss_is_the_papers_and_gradients_are_finite(case, kind):
     states.vector_Nd.requires_grad_()
     learning = _learning(states, kind=kind)
     learnt = rival.learn(states, learning)
-    torch.testing.assert_close(learnt.loss, _loss(case, rival, states, learning), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(
+        learnt.loss, _loss(case, rival, states, learning), rtol=1e-6, atol=1e-8
+    )
     learnt.loss.backward()
     for name, value in (*rival.named_parameters(), ("states", states.vector_Nd)):
         assert value.grad is not None, name
@@ -173,8 +195,12 @@ def test_every_parameter_takes_part_without_histories(case):
     rival, empty = _rival(case), torch.zeros(0, dtype=torch.int64)
     states = Jagged(torch.zeros(0, DIM, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
     whole = _learning(states)
-    positives = WeighedPositives(whole.positives.item_Xd, empty, empty, empty, torch.zeros(0, dtype=torch.float64))
-    learning = Learning(empty, whole.vector_Xd, positives, empty, whole.negatives, whole.score, whole.positions)
+    positives = WeighedPositives(
+        whole.positives.item_Xd, empty, empty, empty, torch.zeros(0, dtype=torch.float64)
+    )
+    learning = Learning(
+        empty, whole.vector_Xd, positives, empty, whole.negatives, whole.score, whole.positions
+    )
     loss = rival.learn(states, learning).loss
     loss.backward()
     assert float(loss.detach()) == 0.0
@@ -187,7 +213,9 @@ def test_the_regularisation_of_remi_is_a_sum_over_the_sequences_of_a_batch():
     learning = _learning(states)
     whole = remi.over_sequences(torch.ones(6), learning.token_Q, states.offsets_B1)
     assert float(whole) == 3, "sequences that have a position with a target"
-    twice = Jagged(states.vector_Nd.repeat(2, 1), torch.cat([states.offsets_B1, states.offsets_B1[1:] + 20]))
+    twice = Jagged(
+        states.vector_Nd.repeat(2, 1), torch.cat([states.offsets_B1, states.offsets_B1[1:] + 20])
+    )
     both = replace(learning, token_Q=torch.cat([learning.token_Q, learning.token_Q + 20]))
     found = []
     for batch in ((states, learning), (twice, both)):
@@ -204,10 +232,15 @@ def test_a_target_goes_to_the_query_that_scores_it_highest_and_counts_once():
     assert to.positives.weight_M.sum().isclose(learning.positives.weight_M.sum())
     of = learning.positives
     wanted = {
-        (int(place) * INTERESTS + int((query_QKd[place] @ of.item_Xd[source]).argmax()), int(source))
+        (
+            int(place) * INTERESTS + int((query_QKd[place] @ of.item_Xd[source]).argmax()),
+            int(source),
+        )
         for place, source in zip(of.query_M, of.source_M, strict=True)
     }
-    found = zip(to.pair_P[to.positives.query_M].tolist(), to.positives.source_M.tolist(), strict=True)
+    found = zip(
+        to.pair_P[to.positives.query_M].tolist(), to.positives.source_M.tolist(), strict=True
+    )
     assert set(found) == wanted
     learning.routed(query_QKd).loss.backward()
     trained = {int(pair) for pair in torch.nonzero(query_QKd.grad.flatten(0, 1).any(1))}
@@ -215,7 +248,10 @@ def test_a_target_goes_to_the_query_that_scores_it_highest_and_counts_once():
 
 
 def test_label_attention_of_a_high_power_takes_the_best_interest():
-    query, target = normalize(torch.rand(4, 3, 5), dim=-1) * 2, normalize(torch.rand(4, 5), dim=-1) * 2
+    query, target = (
+        normalize(torch.rand(4, 3, 5), dim=-1) * 2,
+        normalize(torch.rand(4, 5), dim=-1) * 2,
+    )
     weight = label_attention(query, target, 40, torch.ones(4, 3, dtype=torch.bool))
     assert weight.argmax(1).equal(torch.einsum("mkd,md->mk", query, target).argmax(1))
     assert weight.amax(1).min() > 0.99
@@ -227,9 +263,21 @@ def test_label_attention_of_a_high_power_takes_the_best_interest():
         ("comirek", {}, "baseline.name: there is no 'comirek': did you mean 'comirec'?"),
         ("comirec", {"routin": "attention"}, "comirec has no 'routin': did you mean 'routing'?"),
         ("comirec", {"routing": "static"}, "baseline.options.routing = 'static'"),
-        ("comirec", {"routing": "dynamic", "iterations": 0}, "baseline.options.iterations = 0 must be at least 1"),
-        ("comirec", {"iterations": 2}, "baseline.options.iterations means nothing with routing = 'attention'"),
-        ("comirec", {"routing": "dynamic", "positions": True}, "baseline.options.positions means nothing"),
+        (
+            "comirec",
+            {"routing": "dynamic", "iterations": 0},
+            "baseline.options.iterations = 0 must be at least 1",
+        ),
+        (
+            "comirec",
+            {"iterations": 2},
+            "baseline.options.iterations means nothing with routing = 'attention'",
+        ),
+        (
+            "comirec",
+            {"routing": "dynamic", "positions": True},
+            "baseline.options.positions means nothing",
+        ),
         ("remi", {"attention": -1}, "baseline.options.attention = -1 must not be negative"),
         ("mind", {"power": -1}, "baseline.options.power = -1 must not be negative"),
         ("mind", {"power": "high"}, "baseline.options.power = 'high'"),

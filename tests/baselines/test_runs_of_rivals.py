@@ -26,7 +26,13 @@ SETTINGS = {
     "baseline": {"name": "comirec", "interests": 3},
     "negatives": {"per_set": 20},
     "table": {"init_std": 1.0},
-    "training": {"batch": 16, "steps": 8, "evaluate_every": 8, "log_every": 1, "checkpoint_seconds": 0},
+    "training": {
+        "batch": 16,
+        "steps": 8,
+        "evaluate_every": 8,
+        "log_every": 1,
+        "checkpoint_seconds": 0,
+    },
     "evaluation": {"batch": 16},
 }
 HEADS = ["interest 1", "interest 2", "interest 3"]
@@ -91,7 +97,9 @@ def test_evaluation_and_recommendations_name_interests(run):
         assert all(item.score == pytest.approx(max(item.head_scores.values())) for item in found)
         alone = loaded.recommend([5, 50, 7], k=100, only=["interest 2"])
         assert {item.head for item in alone} == {"interest 2"}
-        assert [item.score for item in alone] == sorted((item.score for item in alone), reverse=True)
+        assert [item.score for item in alone] == sorted(
+            (item.score for item in alone), reverse=True
+        )
         boosted = loaded.recommend([5, 50, 7], k=100, boost={"interest 2": 1e9})
         assert [item.item_id for item in boosted] == [item.item_id for item in alone]
 
@@ -103,14 +111,20 @@ def test_an_export_gives_the_same_scores(run, tmp_path):
     exported = load_exported(tmp_path / "out")
     scores_KI, ids = exported.scores([5, 50, 7]), exported.item_ids.to_pylist()
     for item in found:
-        of_heads = dict(zip(exported.heads, scores_KI[:, ids.index(item.item_id)].tolist(), strict=True))
+        of_heads = dict(
+            zip(exported.heads, scores_KI[:, ids.index(item.item_id)].tolist(), strict=True)
+        )
         assert of_heads == pytest.approx(item.head_scores, abs=2e-5)
 
 
 def test_a_plan_counts_its_parameters(small_data):
     with_it, without = (
         from_config(
-            parse({**SETTINGS, "baseline": baseline}), PreparedData(small_data), None, ranks=2, machine=MACHINES["h200"]
+            parse({**SETTINGS, "baseline": baseline}),
+            PreparedData(small_data),
+            None,
+            ranks=2,
+            machine=MACHINES["h200"],
         )
         for baseline in (SETTINGS["baseline"], {})
     )
@@ -125,14 +139,19 @@ def test_a_plan_counts_a_score_of_its_own(small_data):
     planned = from_config(parse(settings), data, None, ranks=2, machine=MACHINES["h200"])
     parts = (model.encoder, model.baseline, model.score)
     assert sum(parameter.numel() for parameter in model.score.parameters()) > 0
-    assert planned.dense == sum(parameter.numel() for part in parts for parameter in part.parameters())
+    assert planned.dense == sum(
+        parameter.numel() for part in parts for parameter in part.parameters()
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ({"baseline": {"name": "dualvae", "interests": 3}}, "set baseline.options.aspects"),
-        ({"baseline": {"name": "mind"}, "evaluation": {"fusion": "mean"}}, "Mind needs evaluation.fusion=max"),
+        (
+            {"baseline": {"name": "mind"}, "evaluation": {"fusion": "mean"}},
+            "Mind needs evaluation.fusion=max",
+        ),
     ],
 )
 def test_settings_that_would_have_no_effect_or_a_wrong_one(small_data, changes, says):
@@ -142,9 +161,17 @@ def test_settings_that_would_have_no_effect_or_a_wrong_one(small_data, changes, 
 
 
 def test_mind_is_fused_by_any_rule_where_everyone_has_all_interests(small_data):
-    changes = {"baseline": {"name": "mind", "options": {"adaptive": False}}, "evaluation": {"fusion": "mean"}}
+    changes = {
+        "baseline": {"name": "mind", "options": {"adaptive": False}},
+        "evaluation": {"fusion": "mean"},
+    }
     with join() as ranks:
-        assert build_model(parse({**SETTINGS, **changes}), PreparedData(small_data), ranks).model.baseline is not None
+        assert (
+            build_model(
+                parse({**SETTINGS, **changes}), PreparedData(small_data), ranks
+            ).model.baseline
+            is not None
+        )
 
 
 OWN = """
@@ -188,9 +215,15 @@ def test_one_of_ones_own_with_a_single_query(small_data, tmp_path, monkeypatch):
     ("changes", "says"),
     [
         ({"priors": {"tree": ["temporal:2"]}}, "has no prior heads: give priors.tree=[]"),
-        ({"baseline": {"name": "mind", "interests": 0}}, "baseline.interests = 0 must be in [1, 1024]"),
+        (
+            {"baseline": {"name": "mind", "interests": 0}},
+            "baseline.interests = 0 must be in [1, 1024]",
+        ),
         ({"baseline": {"options": {"beta": 1.0}}}, "'beta' means nothing without baseline.name"),
-        ({"baseline": {"name": "mind", "interest": 3}}, "'baseline.interest': did you mean 'baseline.interests'?"),
+        (
+            {"baseline": {"name": "mind", "interest": 3}},
+            "'baseline.interest': did you mean 'baseline.interests'?",
+        ),
     ],
 )
 def test_mistakes(changes, says):

@@ -5,16 +5,32 @@ from dataclasses import replace
 
 import pytest
 
-from torchrec_priors.bench import ablations, data_path, limits, retrieval, scaling, sharding, training
+from torchrec_priors.bench import (
+    ablations,
+    data_path,
+    limits,
+    retrieval,
+    scaling,
+    sharding,
+    training,
+)
+from torchrec_priors.bench.markdown import table
 from torchrec_priors.bench.rows import Row, Variant, as_json, measure, variants_of
 from torchrec_priors.bench.shapes import SHAPES, Shape, check_shape
-from torchrec_priors.bench.table import table
 from torchrec_priors.bench.timed import in_a_process, on_ranks
 from torchrec_priors.bench.workload import context_lengths, make_workload
 from torchrec_priors.errors import UserError
 from torchrec_priors.settings.sharding import ShardingConfig
 
-SMALL = {"sequences": 5, "context": 12, "items": 300, "negatives": 44, "dim": 16, "layers": 2, "heads": 2}
+SMALL = {
+    "sequences": 5,
+    "context": 12,
+    "items": 300,
+    "negatives": 44,
+    "dim": 16,
+    "layers": 2,
+    "heads": 2,
+}
 
 
 def _small(name: str) -> Shape:
@@ -75,7 +91,9 @@ def test_rows_compare_with_the_reference_and_print(monkeypatch):
     in_this_process = {"ours": training.time_ours, "reference": training.time_reference}
     monkeypatch.setattr(
         "torchrec_priors.bench.rows.run",
-        lambda variant, shape, data, repeats, threads: in_this_process[variant.how](shape, data, repeats, {}),
+        lambda variant, shape, data, repeats, threads: in_this_process[variant.how](
+            shape, data, repeats, {}
+        ),
     )
     rows = measure(shape, variants_of(shape, ())[:2], 2, 1, said.append)
     ours, reference = rows
@@ -84,7 +102,16 @@ def test_rows_compare_with_the_reference_and_print(monkeypatch):
     assert ours.memory_ratio == pytest.approx(ours.peak_bytes / reference.peak_bytes)
     assert ours.limit_share == pytest.approx(ours.flops / ours.matmul_flops_per_s / ours.median_s)
     assert "| ours |" in table(rows)
-    fields = {"shape", "variant", "median_s", "tokens_per_s", "peak_bytes", "speedup", "memory_ratio", "limit_share"}
+    fields = {
+        "shape",
+        "variant",
+        "median_s",
+        "tokens_per_s",
+        "peak_bytes",
+        "speedup",
+        "memory_ratio",
+        "limit_share",
+    }
     assert fields | {"flops"} <= json.loads(as_json(rows, {}))["rows"][0].keys()
     assert said[0] == "merrec: ours"
 
@@ -108,7 +135,9 @@ def test_lookups_find_the_same_however_the_table_is_cut(monkeypatch):
     def here(*arguments):
         name, _, (kind, _, repeats, *options), _ = arguments[-4:]
         named.append(name)
-        return sharding.time_lookups(ShardingConfig(kind, dedup="--dedup" in options), few, int(repeats))
+        return sharding.time_lookups(
+            ShardingConfig(kind, dedup="--dedup" in options), few, int(repeats)
+        )
 
     monkeypatch.setattr(sharding, "in_a_process", here)
     monkeypatch.setattr(sharding, "on_ranks", here)
@@ -128,8 +157,14 @@ def test_a_shape_that_there_is_not():
 
 
 def test_ebnerd_has_a_row_for_one_head_and_merrec_one_for_a_larger_catalogue():
-    assert [each.name for each in variants_of(SHAPES["ebnerd"], ())] == ["ours", "reference", "one head"]
-    assert variants_of(SHAPES["merrec"], ())[-1] == Variant("twice the catalogue", items=2 * 1_255_665)
+    assert [each.name for each in variants_of(SHAPES["ebnerd"], ())] == [
+        "ours",
+        "reference",
+        "one head",
+    ]
+    assert variants_of(SHAPES["merrec"], ())[-1] == Variant(
+        "twice the catalogue", items=2 * 1_255_665
+    )
 
 
 @pytest.mark.slow

@@ -20,10 +20,14 @@ class Log:
     def __init__(self, lengths: list[list[int]], horizon: int) -> None:
         """`lengths`: of the users of each row group, all parts together."""
         numbers = itertools.count()
-        self.sequences = [[list(itertools.islice(numbers, length)) for length in group] for group in lengths]
+        self.sequences = [
+            [list(itertools.islice(numbers, length)) for length in group] for group in lengths
+        ]
         self.manifest = SimpleNamespace(name="log", horizon=horizon)
         firsts = np.cumsum([0, *map(len, lengths)]).tolist()
-        self.row_groups = [RowGroup(None, i, len(group), firsts[i]) for i, group in enumerate(lengths)]
+        self.row_groups = [
+            RowGroup(None, i, len(group), firsts[i]) for i, group in enumerate(lengths)
+        ]
         self.users = [user for group in self.sequences for user in group]
         self.owner = {item: number for number, user in enumerate(self.users) for item in user}
         self.lengths = np.array([length for group in lengths for length in group], np.int32)
@@ -72,7 +76,13 @@ class Cut:
 _SEEDS, _ROW_GROUPS = st.integers(0, 2**31 - 1), st.integers(1, 3)
 cuts = st.builds(Cut, st.integers(1, 6), st.integers(1, 4), st.integers(1, 7), _SEEDS, _ROW_GROUPS)
 token_cuts = st.builds(
-    Cut, st.integers(1, 6), st.integers(1, 4), st.just(0), _SEEDS, _ROW_GROUPS, batch_tokens=st.integers(11, 40)
+    Cut,
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.just(0),
+    _SEEDS,
+    _ROW_GROUPS,
+    batch_tokens=st.integers(11, 40),
 )
 
 
@@ -98,7 +108,10 @@ def take(stream: WindowStream, steps: int) -> list[Windows]:
 def pieces(windows: Windows) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """(context, future items) of each window."""
     ends = np.cumsum(windows.lengths)
-    extended = [windows.items[end - length : end].tolist() for end, length in zip(ends, windows.lengths, strict=True)]
+    extended = [
+        windows.items[end - length : end].tolist()
+        for end, length in zip(ends, windows.lengths, strict=True)
+    ]
     return [
         (tuple(items[:context]), tuple(items[context:]))
         for items, context in zip(extended, windows.contexts, strict=True)
@@ -107,21 +120,30 @@ def pieces(windows: Windows) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
 
 def plain(batches: list[Windows]) -> list[tuple[int, list, list[int], list[int]]]:
     """For comparison: step, pieces, numbers and users of each batch."""
-    return [(windows.step, pieces(windows), windows.numbers.tolist(), windows.users.tolist()) for windows in batches]
+    return [
+        (windows.step, pieces(windows), windows.numbers.tolist(), windows.users.tolist())
+        for windows in batches
+    ]
 
 
-def plainly_read(log: Log, cut: Cut, epochs: int, share: Share = Share(), dim: int | None = None) -> list:
+def plainly_read(
+    log: Log, cut: Cut, epochs: int, share: Share = Share(), dim: int | None = None
+) -> list:
     """What a stream gives in some epochs, as `plain` puts it: window after window, number after number."""
     found, step = [], 0
     for epoch in range(epochs):
         for batch in _plain_batches(log, cut, epoch):
             size = len(batch)
             if dim is None:
-                own = list(range(size))[size * share.rank // share.world : size * (share.rank + 1) // share.world]
+                own = list(range(size))[
+                    size * share.rank // share.world : size * (share.rank + 1) // share.world
+                ]
             else:
                 own = _plain_deal([len(context) for context, _, _ in batch], share, dim)
             windows = [batch[number] for number in own]
-            found.append((step, [window[:2] for window in windows], own, [window[2] for window in windows]))
+            found.append(
+                (step, [window[:2] for window in windows], own, [window[2] for window in windows])
+            )
             step += 1
     return found
 
@@ -135,7 +157,10 @@ def _plain_batches(log: Log, cut: Cut, epoch: int) -> list[list]:
             for user in log.sequences[group]:
                 items = user[: len(user) - 2 * log.manifest.horizon]
                 for end in range(len(items) - 1, 0, -cut.context):
-                    context, future = items[max(0, end - cut.context) : end], items[end : end + cut.horizon]
+                    context, future = (
+                        items[max(0, end - cut.context) : end],
+                        items[end : end + cut.horizon],
+                    )
                     fresh.append((tuple(context), tuple(future), log.owner[user[0]]))
         line += [fresh[place] for place in random.permutation(len(fresh))]
     quota = cut.batch or cut.batch_tokens - max(len(window[0]) for window in line) + 1

@@ -18,14 +18,19 @@ def test_no_rank_has_more_than_the_mean_and_one_window(costs, ranks):
     assert len(work) == ranks
     assert work.sum() == cost_B.sum()
     assert work.max() <= cost_B.sum() / ranks + cost_B.max(initial=0)
-    assert len(set(rank_B.tolist())) == min(ranks, len(costs)), "an idle rank beside one with two windows"
+    assert len(set(rank_B.tolist())) == min(ranks, len(costs)), (
+        "an idle rank beside one with two windows"
+    )
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=30), st.integers(2, 5), st.randoms())
 def test_windows_of_one_cost_may_be_named_in_any_order(lengths, ranks, random):
     """The work of the ranks follows from the costs alone."""
     other = random.sample(lengths, len(lengths))
-    works = [np.bincount(deal(np.array(costs), ranks), costs, minlength=ranks) for costs in (lengths, other)]
+    works = [
+        np.bincount(deal(np.array(costs), ranks), costs, minlength=ranks)
+        for costs in (lengths, other)
+    ]
     assert works[0].tolist() == works[1].tolist()
 
 
@@ -47,7 +52,9 @@ def _slowest(lengths_SB: np.ndarray, dim: int, balanced: bool) -> float:
     return slowest / (whole / RANKS)
 
 
-@pytest.mark.parametrize(("batch", "dim"), [(128, 64), (128, 128), (128, 512), (512, 0), (512, 128)])
+@pytest.mark.parametrize(
+    ("batch", "dim"), [(128, 64), (128, 128), (128, 512), (512, 0), (512, 128)]
+)
 def test_on_zipf_lengths_the_slowest_of_eight_ranks_is_near_the_mean(batch, dim):
     """Width 0 counts the attention alone, n^2."""
     lengths_SB = np.minimum(np.random.default_rng(0).zipf(1.3, (50, batch)), 400)

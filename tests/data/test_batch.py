@@ -39,8 +39,12 @@ def test_tensors_are_those_of_the_windows(log, cut, rank, parts, timed):
             assert part.context_N.tolist() == context
             assert part.end_N.tolist() == end
             assert part.user_N.tolist() == user
-            assert part.offsets_B1.diff().tolist() == windows.contexts[own.start : own.stop].tolist()
-            assert part.dropout.keys == [mix(5, windows.step, int(windows.numbers[window])) for window in own]
+            assert (
+                part.offsets_B1.diff().tolist() == windows.contexts[own.start : own.stop].tolist()
+            )
+            assert part.dropout.keys == [
+                mix(5, windows.step, int(windows.numbers[window])) for window in own
+            ]
             assert part.dropout.lengths == part.offsets_B1.diff().tolist()
             assert part.event_N is None
             if timed:

@@ -10,7 +10,9 @@ from logs_in_memory import cuts, logs, pieces, stream_of, token_cuts
 
 from torchrec_priors.ranks.share import Share
 
-starts = st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=4)
+starts = st.lists(
+    st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(0, 2)), min_size=1, max_size=4
+)
 
 
 @settings(deadline=None, max_examples=150)
@@ -24,7 +26,12 @@ def test_every_window_is_seen_once_in_an_epoch_of_interruptions(log, cut, dim, e
     for start, (steps, world, workers) in enumerate(starts):
         last = end if start == len(starts) - 1 else min(end, first + steps)
         for rank in range(world):
-            how = {"share": Share(rank, world), "balanced_for": dim, "first_step": first, "workers": workers}
+            how = {
+                "share": Share(rank, world),
+                "balanced_for": dim,
+                "first_step": first,
+                "workers": workers,
+            }
             with closing(iter(stream_of(log, cut, **how))) as batches:
                 for windows in itertools.islice(batches, last - first):
                     seen.update(pieces(windows))
@@ -33,6 +40,11 @@ def test_every_window_is_seen_once_in_an_epoch_of_interruptions(log, cut, dim, e
     expected = collections.Counter()
     for items in log.training():
         for stop in range(len(items) - 1, 0, -cut.context):
-            expected[tuple(items[max(0, stop - cut.context) : stop]), tuple(items[stop : stop + cut.horizon])] += 1
+            expected[
+                tuple(items[max(0, stop - cut.context) : stop]),
+                tuple(items[stop : stop + cut.horizon]),
+            ] += 1
     assert seen == expected
-    assert list(map(sorted, numbers.values())) == [list(range(len(batch))) for batch in numbers.values()]
+    assert list(map(sorted, numbers.values())) == [
+        list(range(len(batch))) for batch in numbers.values()
+    ]

@@ -44,12 +44,17 @@ def _users(batch: Histories) -> list[tuple[int, list[int], list[int], list[int]]
 
 
 def _batches(data, split="test", *, context=10, batch=16, share=Share()) -> list[list]:
-    return [_users(users) for users in history_batches(data, split, context=context, batch=batch, share=share)]
+    return [
+        _users(users)
+        for users in history_batches(data, split, context=context, batch=batch, share=share)
+    ]
 
 
 @settings(deadline=None, max_examples=20)
 @given(st.sampled_from(["validation", "test", None]), st.integers(1, 70), st.integers(1, 100))
-def test_every_user_once_with_the_interactions_of_the_split(data, films, small_raw, split, context, batch):
+def test_every_user_once_with_the_interactions_of_the_split(
+    data, films, small_raw, split, context, batch
+):
     """Test: the last E are targets, all before are seen. Validation: the same without the last E. None: all seen."""
     expected = []
     for user, ratings in read_sequences(small_raw, HORIZON).items():
@@ -84,7 +89,12 @@ def test_chosen_users_alone_in_the_order_of_the_data(data, chosen, batch, world)
     everyone = [user for users in _batches(data, None) for user in users]
     mask = np.isin(np.arange(data.users), list(chosen))
     ranks = [
-        [_users(users) for users in history_batches(data, None, context=10, batch=batch, share=share, chosen=mask)]
+        [
+            _users(users)
+            for users in history_batches(
+                data, None, context=10, batch=batch, share=share, chosen=mask
+            )
+        ]
         for share in (Share(rank, world) for rank in range(world))
     ]
     found = [user for turn in zip(*ranks, strict=True) for users in turn for user in users]
@@ -104,7 +114,9 @@ def test_an_empty_batch_keeps_its_types(data):
 
 def test_one_user_is_found_by_the_original_id_with_the_whole_history(data, films, small_raw):
     for user, ratings in read_sequences(small_raw, HORIZON).items():
-        assert [films[row] for row in data.find_user(str(user)).items] == [rating.film for rating in ratings]
+        assert [films[row] for row in data.find_user(str(user)).items] == [
+            rating.film for rating in ratings
+        ]
     for absent in ("0", "1", "-6", "06", "anybody"):  # user 1 is one that is dropped
         with pytest.raises(UserError, match=f"--user: data set 'movielens' has no user '{absent}'"):
             data.find_user(absent)
@@ -112,20 +124,33 @@ def test_one_user_is_found_by_the_original_id_with_the_whole_history(data, films
 
 @settings(deadline=None, max_examples=10)
 @given(st.sampled_from(["validation", "test"]), st.integers(1, 40), st.integers(1, 90))
-def test_times_and_events_stand_beside_the_items_of_the_context(data, small_raw, split, context, batch):
+def test_times_and_events_stand_beside_the_items_of_the_context(
+    data, small_raw, split, context, batch
+):
     found = {}
-    for users in history_batches(data, split, context=context, batch=batch, columns=["timestamps", "events"]):
-        times, events = (_cut(users.columns[name], users.lengths) for name in ("timestamps", "events"))
+    for users in history_batches(
+        data, split, context=context, batch=batch, columns=["timestamps", "events"]
+    ):
+        times, events = (
+            _cut(users.columns[name], users.lengths) for name in ("timestamps", "events")
+        )
         found |= dict(zip(users.user_ids.to_pylist(), zip(times, events, strict=True), strict=True))
     assert found
     for user, ratings in read_sequences(small_raw, HORIZON).items():
         seen = ratings[: -2 * HORIZON if split == "validation" else -HORIZON][-context:]
-        assert found[user] == ([1000 * rating.seconds for rating in seen], [rating.stars - 1 for rating in seen])
+        assert found[user] == (
+            [1000 * rating.seconds for rating in seen],
+            [rating.stars - 1 for rating in seen],
+        )
 
 
 @settings(deadline=None, max_examples=10)
-@given(st.sampled_from(["validation", "test"]), st.integers(1, 90), st.integers(1, 4), st.booleans())
-def test_events_stand_beside_the_targets_where_they_are_asked_for(data, small_raw, split, batch, world, both):
+@given(
+    st.sampled_from(["validation", "test"]), st.integers(1, 90), st.integers(1, 4), st.booleans()
+)
+def test_events_stand_beside_the_targets_where_they_are_asked_for(
+    data, small_raw, split, batch, world, both
+):
     """Whether or not they are asked for beside the history, too; an empty batch has none."""
     expected = {}
     for user, ratings in read_sequences(small_raw, HORIZON).items():
@@ -134,7 +159,13 @@ def test_events_stand_beside_the_targets_where_they_are_asked_for(data, small_ra
     found, columns = {}, ["events"] if both else []
     for share in (Share(rank, world) for rank in range(world)):
         for users in history_batches(
-            data, split, context=5, batch=batch, share=share, columns=columns, target_columns=["events"]
+            data,
+            split,
+            context=5,
+            batch=batch,
+            share=share,
+            columns=columns,
+            target_columns=["events"],
         ):
             assert list(users.columns) == columns
             events = _cut(users.target_columns["events"], users.target_lengths)

@@ -34,9 +34,21 @@ def test_text(tmp_path, text):
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_ids_of_any_characters_stand_in_quotes(end, tmp_path):
-    ids = ["a,b", 'says "x"', "two\nlines", " blank ", "nul\0", "007", "é" * 3, "x" * 3_000_000, '"']
+    ids = [
+        "a,b",
+        'says "x"',
+        "two\nlines",
+        " blank ",
+        "nul\0",
+        "007",
+        "é" * 3,
+        "x" * 3_000_000,
+        '"',
+    ]
     quoted = [f'"{text.replace(chr(34), chr(34) * 2)}"' for text in ids]
-    (tmp_path / "ids").write_bytes(end.join(["user_id", *quoted, "  plain ", 'in"side', "", '""']).encode())
+    (tmp_path / "ids").write_bytes(
+        end.join(["user_id", *quoted, "  plain ", 'in"side', "", '""']).encode()
+    )
     assert _read(tmp_path / "ids") == [*ids, "plain", 'in"side']
 
 
@@ -89,22 +101,46 @@ def _none(file):
         (lambda file: file.write_text("user_id\n"), "holds no ids"),
         (lambda file: file.write_text("\n\n"), "holds no ids"),
         (lambda file: file.write_text("7,x\n8,y\n"), "give one id a line"),
-        (lambda file: file.write_text('7\n8 "x", y\n'), "line 2: '8 \"x\", y' has a comma: give one id a line"),
+        (
+            lambda file: file.write_text('7\n8 "x", y\n'),
+            "line 2: '8 \"x\", y' has a comma: give one id a line",
+        ),
         (lambda file: file.write_text('7\n"8\n9\n'), "line 2: a quote that is not closed"),
         (lambda file: file.write_text('7\n"8" 9\n'), "line 2: a quote that is not closed"),
-        (lambda file: file.write_bytes(b"7\n\xff\xfe\n"), "line 2 cannot be read, as it is no UTF-8 text"),
+        (
+            lambda file: file.write_bytes(b"7\n\xff\xfe\n"),
+            "line 2 cannot be read, as it is no UTF-8 text",
+        ),
         (lambda file: file.write_bytes(gzip.compress(b"7")), "is compressed: unpack it"),
         (
             lambda file: pq.write_table(pa.table({"user_id": [[1]]}), file),
             "ids are list<element: int64>: give integers",
         ),
-        (lambda file: pq.write_table(pa.table({"user_id": [1.5]}), file), "floating-point numbers, such as 1.5"),
-        (lambda file: pq.write_table(pa.table({"user_id": [b"\xff"]}), file), "bytes that are no UTF-8"),
-        (lambda file: pq.write_table(pa.table({"user_id": pa.nulls(2)}), file), "no id in row 1 (2 such rows)"),
+        (
+            lambda file: pq.write_table(pa.table({"user_id": [1.5]}), file),
+            "floating-point numbers, such as 1.5",
+        ),
+        (
+            lambda file: pq.write_table(pa.table({"user_id": [b"\xff"]}), file),
+            "bytes that are no UTF-8",
+        ),
+        (
+            lambda file: pq.write_table(pa.table({"user_id": pa.nulls(2)}), file),
+            "no id in row 1 (2 such rows)",
+        ),
         (lambda file: file.write_bytes(b"PAR1 cut"), "cannot be read"),
-        (lambda file: pq.write_table(pa.table({"user": [1]}), file), "has no column 'user_id' (it has user)"),
-        (lambda file: pq.write_table(pa.table({"user_id": [1, None, None]}), file), "no id in row 2 (2 such rows)"),
-        (lambda file: pq.write_table(pa.table({"user_id": pa.array([], pa.int64())}), file), "holds no ids"),
+        (
+            lambda file: pq.write_table(pa.table({"user": [1]}), file),
+            "has no column 'user_id' (it has user)",
+        ),
+        (
+            lambda file: pq.write_table(pa.table({"user_id": [1, None, None]}), file),
+            "no id in row 2 (2 such rows)",
+        ),
+        (
+            lambda file: pq.write_table(pa.table({"user_id": pa.array([], pa.int64())}), file),
+            "holds no ids",
+        ),
     ],
 )
 def test_mistakes(tmp_path, write, says):

@@ -29,7 +29,11 @@ def test_windows(sequences, known, data):
     expected = []
     place = 0
     for number, (sequence, context) in enumerate(zip(sequences, contexts, strict=True)):
-        kept = [(item, 10 * (place + at), at < context) for at, item in enumerate(sequence) if known[item]]
+        kept = [
+            (item, 10 * (place + at), at < context)
+            for at, item in enumerate(sequence)
+            if known[item]
+        ]
         place += len(sequence)
         if any(inside for _, _, inside in kept):
             expected.append((number * 3, number * 3 + 1, kept))
@@ -39,7 +43,9 @@ def test_windows(sequences, known, data):
     assert left.lengths.tolist() == [len(kept) for *_, kept in expected]
     assert left.contexts.tolist() == [sum(inside for *_, inside in kept) for *_, kept in expected]
     assert left.items.tolist() == [item for *_, kept in expected for item, *_ in kept]
-    assert left.columns["timestamps"].tolist() == [time for *_, kept in expected for _, time, _ in kept]
+    assert left.columns["timestamps"].tolist() == [
+        time for *_, kept in expected for _, time, _ in kept
+    ]
 
 
 @settings(deadline=None, max_examples=150)
@@ -52,5 +58,7 @@ def test_histories(sequences, known, context):
     items, lengths, columns = recent(users, known, context)
     kept = [np.flatnonzero(known[sequence])[-context:] for sequence in seen]
     assert lengths.tolist() == [len(places) for places in kept]
-    assert items.tolist() == [int(sequence[at]) for sequence, places in zip(seen, kept, strict=True) for at in places]
+    assert items.tolist() == [
+        int(sequence[at]) for sequence, places in zip(seen, kept, strict=True) for at in places
+    ]
     assert columns["timestamps"].tolist() == [int(at) for places in kept for at in places]

@@ -64,7 +64,9 @@ def test_earlier_states_are_written_where_there_are_any(small_data, prepared):
     before = (prepared / manifests.FILE).read_bytes()
     manifest = read_manifest(small_data)
     manifest.write(prepared)
-    assert (prepared / manifests.FILE).read_bytes() == before, "the file of a log that never grew has changed"
+    assert (prepared / manifests.FILE).read_bytes() == before, (
+        "the file of a log that never grew has changed"
+    )
     grown = replace(manifest, grown=[{"prepared_sha256": "0", "items": 7, "users": 3}])
     grown.write(prepared)
     assert read_manifest(prepared) == grown
@@ -74,7 +76,10 @@ def test_a_missing_folder_or_manifest_is_named(prepared, tmp_path):
     with pytest.raises(UserError, match=r"--data: there is no folder '.*nowhere'"):
         read_manifest(tmp_path / "nowhere")
     (prepared / manifests.FILE).unlink()
-    with pytest.raises(UserError, match=r"--data: '.*prepared' is no prepared data set \(it has no manifest\.json\)"):
+    with pytest.raises(
+        UserError,
+        match=r"--data: '.*prepared' is no prepared data set \(it has no manifest\.json\)",
+    ):
         read_manifest(prepared)
 
 
@@ -89,7 +94,10 @@ def test_a_missing_file_is_named(path, prepared):
 def test_a_truncated_file_is_named(path, prepared):
     content = (prepared / path).read_bytes()
     (prepared / path).write_bytes(content[:-1])
-    with pytest.raises(UserError, match=_named(prepared / path) + f" has {len(content) - 1} bytes of {len(content)}"):
+    with pytest.raises(
+        UserError,
+        match=_named(prepared / path) + f" has {len(content) - 1} bytes of {len(content)}",
+    ):
         read_manifest(prepared)
 
 
@@ -106,13 +114,25 @@ def test_a_file_of_the_same_size_with_one_other_bit_does_not_verify(path, prepar
 @pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, str(SCHEMA_VERSION), None])
 def test_another_schema_version_is_refused(version, prepared):
     edit(prepared, schema_version=version)
-    with pytest.raises(UserError, match=_named(prepared / manifests.FILE) + f" is of version {version}"):
+    with pytest.raises(
+        UserError, match=_named(prepared / manifests.FILE) + f" is of version {version}"
+    ):
         read_manifest(prepared)
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b"null", b"3", b'"text"', b'{"version": 1}', b'{"name": "caf\xe9"}', b"\x00\xff\xfe"],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"3",
+        b'"text"',
+        b'{"version": 1}',
+        b'{"name": "caf\xe9"}',
+        b"\x00\xff\xfe",
+    ],
 )
 def test_a_manifest_that_is_none_is_named(content, prepared):
     (prepared / manifests.FILE).write_bytes(content)
@@ -153,29 +173,41 @@ def test_opening_and_reading_names_a_parquet_file_that_is_none(prepared):
 def test_counts_that_do_not_fit_the_files_are_refused(prepared):
     counts = read_manifest(prepared).counts
     edit(prepared, counts=counts | {"users": counts["users"] + 1})
-    with pytest.raises(UserError, match=f"sequences.* {counts['users']} users of {counts['users'] + 1}"):
+    with pytest.raises(
+        UserError, match=f"sequences.* {counts['users']} users of {counts['users'] + 1}"
+    ):
         PreparedData(prepared)
     edit(prepared, counts=counts | {"items": counts["items"] + 1})
-    with pytest.raises(UserError, match=rf"items\.parquet.* {counts['items']} rows of {counts['items'] + 1}"):
+    with pytest.raises(
+        UserError, match=rf"items\.parquet.* {counts['items']} rows of {counts['items'] + 1}"
+    ):
         PreparedData(prepared).catalogue()
     edit(prepared, counts=counts | {"items": 1})
     data = PreparedData(prepared)
-    with pytest.raises(UserError, match=r"sequences/part-00000\.parquet names an item outside the catalogue of 1"):
+    with pytest.raises(
+        UserError, match=r"sequences/part-00000\.parquet names an item outside the catalogue of 1"
+    ):
         data.read_users(data.row_groups[0])
 
 
 def test_an_unknown_prior_names_the_nearest(small_data):
     manifest = read_manifest(small_data)
     assert manifest.prior("genre").kind == "item"
-    with pytest.raises(UserError, match=r"data set 'movielens' has no prior 'genres': did you mean 'genre'\?"):
+    with pytest.raises(
+        UserError, match=r"data set 'movielens' has no prior 'genres': did you mean 'genre'\?"
+    ):
         manifest.prior("genres")
 
 
 def test_a_changed_manifest_is_named_and_one_without_a_checksum_is_read(prepared, caplog):
     text = (prepared / manifests.FILE).read_text(encoding="utf8")
     users = read_manifest(prepared).counts["users"]
-    (prepared / manifests.FILE).write_text(text.replace(f'"users": {users},', f'"users": {users + 1},'))
-    with pytest.raises(UserError, match=_named(prepared / manifests.FILE) + "' is damaged .*: prepare again"):
+    (prepared / manifests.FILE).write_text(
+        text.replace(f'"users": {users},', f'"users": {users + 1},')
+    )
+    with pytest.raises(
+        UserError, match=_named(prepared / manifests.FILE) + "' is damaged .*: prepare again"
+    ):
         read_manifest(prepared)
     values = json.loads(text)
     del values["sha256"]
@@ -187,18 +219,27 @@ def test_a_changed_manifest_is_named_and_one_without_a_checksum_is_read(prepared
     assert caplog.text.count("was written by an earlier version") == 1
     assert data.manifest.prepared_sha256 == hash_of(data.manifest.files)
     assert data.catalogue().num_rows == data.items
-    (prepared / "items.parquet").write_bytes(bytes(1) + (prepared / "items.parquet").read_bytes()[1:])
-    with pytest.raises(UserError, match=_named(prepared / "items.parquet") + r" cannot be read \(it does not match"):
+    (prepared / "items.parquet").write_bytes(
+        bytes(1) + (prepared / "items.parquet").read_bytes()[1:]
+    )
+    with pytest.raises(
+        UserError, match=_named(prepared / "items.parquet") + r" cannot be read \(it does not match"
+    ):
         PreparedData(prepared).catalogue()
 
 
-@pytest.mark.parametrize("path", ["items.parquet", "priors/genre.parquet", "sequences/part-00000.parquet"])
+@pytest.mark.parametrize(
+    "path", ["items.parquet", "priors/genre.parquet", "sequences/part-00000.parquet"]
+)
 def test_no_bit_of_a_file_changes_what_is_read(path, prepared):
     content = (prepared / path).read_bytes()
     before = _all_of(prepared)
     random = np.random.default_rng(0)
     refused = []
-    for place in [*random.integers(0, len(content), 30), *range(len(content) - 200, len(content), 20)]:
+    for place in [
+        *random.integers(0, len(content), 30),
+        *range(len(content) - 200, len(content), 20),
+    ]:
         changed = bytearray(content)
         changed[place] ^= 1 << int(random.integers(8))
         (prepared / path).write_bytes(changed)
@@ -215,6 +256,15 @@ def test_no_bit_of_a_file_changes_what_is_read(path, prepared):
 def _all_of(folder: Path):
     data = PreparedData(folder)
     read = [data.read_users(group, ["timestamps", "events"]) for group in data.row_groups]
-    histories = [(users.items.tolist(), {name: of.tolist() for name, of in users.columns.items()}) for users in read]
+    histories = [
+        (users.items.tolist(), {name: of.tolist() for name, of in users.columns.items()})
+        for users in read
+    ]
     pairs = [part.tolist() for part in data.prior_pairs("genre", "item")]
-    return data.catalogue().to_pydict(), histories, data.user_texts().to_pylist(), data.lengths.tolist(), pairs
+    return (
+        data.catalogue().to_pydict(),
+        histories,
+        data.user_texts().to_pylist(),
+        data.lengths.tolist(),
+        pairs,
+    )

@@ -39,7 +39,9 @@ def _same(there, here):
             here.read_users(other, ["timestamps", "events"]),
         )
         assert np.array_equal(users.items, others.items)
-        assert all(np.array_equal(users.columns[name], others.columns[name]) for name in others.columns)
+        assert all(
+            np.array_equal(users.columns[name], others.columns[name]) for name in others.columns
+        )
     for prior in here.manifest.priors:
         entity = {"item": "item", "event": "event", "user": "user_id"}[prior.kind]
         for mine, other in zip(
@@ -52,7 +54,10 @@ def test_it_reads_as_the_same_data_set_here(store, small_data):
     there = PreparedData(URI)
     _same(there, PreparedData(small_data))
     assert there.folder == Uri(URI)
-    assert there.find_user("7").items.tolist() == PreparedData(small_data).find_user("7").items.tolist()
+    assert (
+        there.find_user("7").items.tolist()
+        == PreparedData(small_data).find_user("7").items.tolist()
+    )
 
 
 def test_a_file_comes_when_it_is_needed_once_for_all_data_sets(store, small_data):
@@ -76,7 +81,9 @@ def test_by_http(small_data, monkeypatch, tmp_path):
     fresh(monkeypatch, tmp_path / "cache")
     with served(small_data) as (address, _):
         _same(PreparedData(address), PreparedData(small_data))
-        with pytest.raises(UserError, match=r"/priors' is no prepared data set \(no manifest\.json: "):
+        with pytest.raises(
+            UserError, match=r"/priors' is no prepared data set \(no manifest\.json: "
+        ):
             PreparedData(f"{address}/priors")
 
 
@@ -84,11 +91,15 @@ def _files():
     return list((default_cache().folder / "files").iterdir())
 
 
-@pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"\0" + content[1:]])
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-1], lambda content: b"\0" + content[1:]]
+)
 def test_a_damaged_file_is_refused_and_not_kept(store, monkeypatch, damage):
     there = PreparedData(URI)
     monkeypatch.setattr(Pretended, "trouble", lambda call, path, content: damage(content))
-    with pytest.raises(UserError, match=rf"^--data: '{URI}/items.parquet': what came does not match its checksum"):
+    with pytest.raises(
+        UserError, match=rf"^--data: '{URI}/items.parquet': what came does not match its checksum"
+    ):
         there.catalogue()
     assert _files() == []
     monkeypatch.setattr(Pretended, "trouble", None)
@@ -119,7 +130,9 @@ def test_a_connection_that_is_lost(store, monkeypatch):
 
 
 def test_what_is_missing_is_named(store):
-    with pytest.raises(UserError, match=r"--data: 'pretended://bucket/nowhere' is no prepared data set"):
+    with pytest.raises(
+        UserError, match=r"--data: 'pretended://bucket/nowhere' is no prepared data set"
+    ):
         PreparedData("pretended://bucket/nowhere")
     there = PreparedData(URI)
     store.rm_file("/bucket/shop/items.parquet")
@@ -127,7 +140,9 @@ def test_what_is_missing_is_named(store):
         there.catalogue()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"schema_version": 1}', b'{"schema_version": 99}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b'{"schema_version": 1}', b'{"schema_version": 99}']
+)
 def test_a_manifest_that_is_none(store, content):
     store.pipe_file(f"{URI}/{FILE}", content)
     with pytest.raises(UserError, match=re.escape(f"{URI}/{FILE}")):
@@ -161,7 +176,9 @@ def test_by_arrows_view_of_hdfs(small_data, monkeypatch, tmp_path):
     uri = f"hdfs://me@head:8020/{small_data.name}"
     _same(PreparedData(uri), PreparedData(small_data))
     store = Store(Uri(uri), "--data")
-    assert store.files().keys() == {str(file.relative_to(small_data)) for file in small_data.rglob("*.*")}
+    assert store.files().keys() == {
+        str(file.relative_to(small_data)) for file in small_data.rglob("*.*")
+    }
     assert all(file.version.startswith("mtime=") for file in store.files().values())
 
 
@@ -169,11 +186,16 @@ def test_hdfs_without_hadoop_says_what_it_needs(monkeypatch, tmp_path):
     fresh(monkeypatch, tmp_path / "cache")
     for name in ("HADOOP_HOME", "ARROW_LIBHDFS_DIR"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match="--data: 'hdfs://nowhere/shop': hdfs:// needs Hadoop's client: set JAVA_HOME"):
+    with pytest.raises(
+        UserError,
+        match="--data: 'hdfs://nowhere/shop': hdfs:// needs Hadoop's client: set JAVA_HOME",
+    ):
         PreparedData("hdfs://nowhere/shop")
 
 
-@pytest.mark.parametrize("path", ["items.parquet", "priors/genre.parquet", "sequences/part-00000.parquet"])
+@pytest.mark.parametrize(
+    "path", ["items.parquet", "priors/genre.parquet", "sequences/part-00000.parquet"]
+)
 def test_a_damaged_copy_in_the_cache_comes_again(store, small_data, path, caplog):
     _same(PreparedData(URI), PreparedData(small_data))
     info = next(info for info in read_manifest(small_data).files if info.path == path)

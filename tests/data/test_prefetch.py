@@ -46,7 +46,9 @@ def test_no_more_than_asked_for_is_made_ahead():
         while len(made) < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.05)
-        assert made == [0, 1, 2, 3], "one taken, two waiting, and the one that waits to be put there"
+        assert made == [0, 1, 2, 3], (
+            "one taken, two waiting, and the one that waits to be put there"
+        )
 
 
 def test_closing_ends_the_thread_and_closes_the_values():

@@ -36,14 +36,20 @@ def _rewrite(data: PreparedData, change, **how) -> PreparedData:
 
 
 def _batches(data: PreparedData, **how):
-    return iter(WindowStream(data, context=10, horizon=4, batch=16, seed=0, shuffled_row_groups=2, **how))
+    return iter(
+        WindowStream(data, context=10, horizon=4, batch=16, seed=0, shuffled_row_groups=2, **how)
+    )
 
 
 def test_lengths_are_those_of_the_histories_and_read_from_the_smallest_lists(copied, monkeypatch):
     asked = []
     read = PreparedData._row_group
-    monkeypatch.setattr(PreparedData, "_row_group", lambda *given: asked.append(given[2]) or read(*given))
-    expected = [len(row) for group in copied.row_groups for row in read(copied, group, ["items"])["items"]]
+    monkeypatch.setattr(
+        PreparedData, "_row_group", lambda *given: asked.append(given[2]) or read(*given)
+    )
+    expected = [
+        len(row) for group in copied.row_groups for row in read(copied, group, ["items"])["items"]
+    ]
     assert copied.lengths.tolist() == expected
     assert copied.lengths.dtype == np.int32
     assert asked == [["events"]] * len(copied.row_groups)
@@ -51,7 +57,10 @@ def test_lengths_are_those_of_the_histories_and_read_from_the_smallest_lists(cop
 
 def test_lengths_come_from_their_column_where_there_is_one(copied, monkeypatch):
     expected = copied.lengths
-    data = _rewrite(copied, lambda table: table.append_column("length", pa.compute.list_value_length(table["items"])))
+    data = _rewrite(
+        copied,
+        lambda table: table.append_column("length", pa.compute.list_value_length(table["items"])),
+    )
     monkeypatch.setattr(PreparedData, "_lists", None)
     assert np.array_equal(data.lengths, expected)
 
@@ -62,10 +71,14 @@ def test_a_shard_that_is_cut_or_gone_while_training_is_one_line_with_its_name(co
     whole = file.read_bytes()
     copied.lengths  # noqa: B018
     file.write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(UserError, match=rf"^{file} cannot be read \([^\n]+\): prepare the data set again$"):
+    with pytest.raises(
+        UserError, match=rf"^{file} cannot be read \([^\n]+\): prepare the data set again$"
+    ):
         list(zip(range(1000), _batches(copied, workers=workers), strict=False))
     file.unlink()
-    with pytest.raises(UserError, match=rf"^{file} cannot be read \([^\n]+\): prepare the data set again$"):
+    with pytest.raises(
+        UserError, match=rf"^{file} cannot be read \([^\n]+\): prepare the data set again$"
+    ):
         list(zip(range(1000), _batches(copied, workers=workers), strict=False))
 
 
@@ -95,15 +108,21 @@ def test_histories_of_other_lengths_than_were_counted_are_refused(copied):
     places = {"items": np.empty(int(copied.lengths[: group.users].sum()), np.int32)}
     copied.read_into(group, places)
     copied.lengths[3:5] += np.array([1, -1], np.int32)
-    with pytest.raises(UserError, match=f"^{group.file} is not as it was when training began: prepare the data set"):
+    with pytest.raises(
+        UserError, match=f"^{group.file} is not as it was when training began: prepare the data set"
+    ):
         copied.read_into(group, places)
 
 
 def test_columns_of_a_user_that_differ_in_length_are_refused(copied):
     def shown(table):
-        shorter = pa.array([row[1:] for row in table["timestamps"].to_pylist()], table["timestamps"].type)
+        shorter = pa.array(
+            [row[1:] for row in table["timestamps"].to_pylist()], table["timestamps"].type
+        )
         return table.set_column(table.schema.get_field_index("timestamps"), "timestamps", shorter)
 
     data = _rewrite(copied, shown)
-    with pytest.raises(UserError, match="'items' and 'timestamps' of a user differ in length: prepare again"):
+    with pytest.raises(
+        UserError, match="'items' and 'timestamps' of a user differ in length: prepare again"
+    ):
         data.read_users(data.row_groups[0], ["timestamps"])

@@ -16,7 +16,11 @@ def _shuffled(log: Log, group: int, epoch: int, seed: int = 0) -> dict[str, np.n
     """A row group's columns, `events` telling whence each interaction came, besides."""
     row_group = log.row_groups[group]
     items = np.array([item for user in log.sequences[group] for item in user], np.int32)
-    columns = {"items": items, "timestamps": time_of(items.astype(np.int64)), "events": (items % 100).astype(np.int8)}
+    columns = {
+        "items": items,
+        "timestamps": time_of(items.astype(np.int64)),
+        "events": (items % 100).astype(np.int8),
+    }
     Ties(log, log.training_ends, seed).shuffle(row_group, epoch, columns)
     return columns
 
@@ -26,7 +30,9 @@ def _shuffled(log: Log, group: int, epoch: int, seed: int = 0) -> dict[str, np.n
 def test_training_items_of_one_user_and_one_time_change_places_among_themselves(log, epoch, seed):
     for group, users in enumerate(log.sequences):
         columns, first = _shuffled(log, group, epoch, seed), 0
-        assert columns["events"].tolist() == (columns["items"] % 100).tolist(), "columns moved apart"
+        assert columns["events"].tolist() == (columns["items"] % 100).tolist(), (
+            "columns moved apart"
+        )
         for user in users:
             found = columns["items"][first : first + len(user)].tolist()
             first += len(user)
@@ -37,7 +43,9 @@ def test_training_items_of_one_user_and_one_time_change_places_among_themselves(
 
 
 def test_every_order_of_a_tie_comes_up_about_equally_often_independently_of_other_ties():
-    log = Log([[6 + 2, 6 + 2], [1 + 2, 3 + 2]], 1)  # of the first two users, 012 345 tie, and 89, 10 11 and 12 13
+    log = Log(
+        [[6 + 2, 6 + 2], [1 + 2, 3 + 2]], 1
+    )  # of the first two users, 012 345 tie, and 89, 10 11 and 12 13
     orders = [tuple(_shuffled(log, 0, epoch)["items"].tolist()) for epoch in range(3_600)]
     firsts = collections.Counter(order[:3] for order in orders)
     assert set(firsts) == set(itertools.permutations((0, 1, 2)))
@@ -46,13 +54,19 @@ def test_every_order_of_a_tie_comes_up_about_equally_often_independently_of_othe
     assert len(pairs) == 36
     assert all(60 < number < 145 for number in pairs.values())
     users = collections.Counter((order[0], order[8]) for order in orders)
-    assert set(users) == set(itertools.product((0, 1, 2), (8,))), "8 is tied with an item of another user alone"
-    assert orders != [tuple(_shuffled(log, 0, epoch, seed=1)["items"].tolist()) for epoch in range(3_600)]
+    assert set(users) == set(itertools.product((0, 1, 2), (8,))), (
+        "8 is tied with an item of another user alone"
+    )
+    assert orders != [
+        tuple(_shuffled(log, 0, epoch, seed=1)["items"].tolist()) for epoch in range(3_600)
+    ]
 
 
 @settings(deadline=None, max_examples=50)
 @given(logs(), changing(cuts), st.integers(0, 2), st.sampled_from([0, 2]))
-def test_every_training_item_but_one_of_the_last_time_is_in_one_context_an_epoch(log, cut, epoch, workers):
+def test_every_training_item_but_one_of_the_last_time_is_in_one_context_an_epoch(
+    log, cut, epoch, workers
+):
     stream = stream_of(log, cut, workers=workers)
     batches = take(stream, (epoch + 1) * stream.steps_an_epoch)[epoch * stream.steps_an_epoch :]
     found = [piece for windows in batches for piece in pieces(windows)]

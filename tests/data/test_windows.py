@@ -41,7 +41,9 @@ def test_an_epoch_holds_each_window_of_the_definition_once(log, cut):
     expected = collections.Counter()
     for items in log.training():
         for end in range(len(items) - 1, 0, -cut.context):
-            expected[tuple(items[max(0, end - cut.context) : end]), tuple(items[end : end + cut.horizon])] += 1
+            expected[
+                tuple(items[max(0, end - cut.context) : end]), tuple(items[end : end + cut.horizon])
+            ] += 1
     stream = stream_of(log, cut, columns=["timestamps"])
     epoch = take(stream, stream.steps_an_epoch)
     for windows in epoch:
@@ -63,9 +65,16 @@ def test_every_training_item_but_a_users_last_is_in_one_context_an_epoch_and_no_
     found = [piece for windows in batches for piece in pieces(windows)]
     contexts = [item for context, _ in found for item in context]
     assert sorted(contexts) == [item for items in log.training() for item in items[:-1]]
-    held_out = {item for group in log.sequences for user in group for item in user[-2 * log.manifest.horizon :]}
+    held_out = {
+        item
+        for group in log.sequences
+        for user in group
+        for item in user[-2 * log.manifest.horizon :]
+    }
     assert not held_out & {item for context, future in found for item in context + future}
-    assert all(1 <= len(future) <= cut.horizon for _, future in found), "a position without a next item"
+    assert all(1 <= len(future) <= cut.horizon for _, future in found), (
+        "a position without a next item"
+    )
 
 
 @settings(deadline=None, max_examples=100)
@@ -94,7 +103,10 @@ def test_a_budget_of_tokens_is_never_exceeded_and_never_leaves_a_batch_empty(log
 def test_a_budget_that_one_window_may_exceed_is_refused():
     log, cut = Log([[20]], 1), {"context": 6, "horizon": 1, "batch": 0, "seed": 0}
     assert WindowStream(log, batch_tokens=11, **cut).steps_an_epoch == 3
-    with pytest.raises(UserError, match=r"training\.batch_tokens = 10 must be at least 11: twice the longest context"):
+    with pytest.raises(
+        UserError,
+        match=r"training\.batch_tokens = 10 must be at least 11: twice the longest context",
+    ):
         WindowStream(log, batch_tokens=10, **cut)
 
 
@@ -107,7 +119,9 @@ def test_the_ranks_shares_together_are_the_global_batch(log, cut, world):
     for whole, *shares in zip(take(alone, steps), *ranks, strict=True):
         assert [share.step for share in shares] == [whole.step] * world
         assert [piece for share in shares for piece in pieces(share)] == pieces(whole)
-        assert np.concatenate([share.numbers for share in shares]).tolist() == list(range(len(whole.lengths)))
+        assert np.concatenate([share.numbers for share in shares]).tolist() == list(
+            range(len(whole.lengths))
+        )
         sizes = [len(share.lengths) for share in shares]
         assert max(sizes) - min(sizes) <= 1
 
@@ -130,7 +144,9 @@ def test_the_rows_shuffled_together_change_the_order_alone(log, cut, buffer):
     large = stream_of(log, replace(cut, shuffled_row_groups=100))
     assert small.steps_an_epoch == large.steps_an_epoch
     small_epoch, large_epoch = (
-        collections.Counter(piece for windows in take(stream, stream.steps_an_epoch) for piece in pieces(windows))
+        collections.Counter(
+            piece for windows in take(stream, stream.steps_an_epoch) for piece in pieces(windows)
+        )
         for stream in (small, large)
     )
     assert small_epoch == large_epoch
@@ -149,20 +165,31 @@ def test_windows_that_move_are_as_many_no_longer_and_the_last_ones_reach_the_end
     if cut.batch_tokens:
         assert max(int(windows.contexts.sum()) for windows in batches) <= cut.batch_tokens
     for items in log.training():
-        own = sorted(piece for piece in found if log.owner[piece[0][0]] == log.owner[items[0]]) if items else []
-        assert [len(future) for _, future in own] == [min(cut.horizon, items[-1] - context[-1]) for context, _ in own]
+        own = (
+            sorted(piece for piece in found if log.owner[piece[0][0]] == log.owner[items[0]])
+            if items
+            else []
+        )
+        assert [len(future) for _, future in own] == [
+            min(cut.horizon, items[-1] - context[-1]) for context, _ in own
+        ]
         assert all(len(context) == cut.context for context, _ in own[1:-1])
 
 
 def test_windows_move_everywhere_where_they_may_from_epoch_to_epoch():
     log = Log([[2 + 23]], 1)  # 22 items of contexts: 3 windows of 10, with room for 8
     stream = WindowStream(log, context=10, horizon=1, batch=3, seed=0, moving=True)
-    last = [min(len(context) for context, _ in pieces(windows) if 21 in context) for windows in take(stream, 400)]
+    last = [
+        min(len(context) for context, _ in pieces(windows) if 21 in context)
+        for windows in take(stream, 400)
+    ]
     assert sorted(set(last)) == list(range(2, 11))
     assert all(20 < last.count(length) < 80 for length in set(last)), "about as often each"
     assert last != [
         min(len(context) for context, _ in pieces(windows) if 21 in context)
-        for windows in take(WindowStream(log, context=10, horizon=1, batch=3, seed=1, moving=True), 400)
+        for windows in take(
+            WindowStream(log, context=10, horizon=1, batch=3, seed=1, moving=True), 400
+        )
     ]
     whole = WindowStream(Log([[2 + 8]], 1), context=10, horizon=1, batch=1, seed=0, moving=True)
     assert {tuple(pieces(windows)[0][0]) for windows in take(whole, 20)} == {tuple(range(7))}
@@ -177,7 +204,9 @@ def test_training_items_too_few_for_one_window_are_refused():
 def test_memory_does_not_grow_with_the_log(workers, chunks):
     """Of 40 row groups 3 are shuffled together: they are held, and with threads the next 3; each is read once."""
     log = Log([[9, 9]] * 40, 1)
-    stream = WindowStream(log, context=2, horizon=1, batch=4, seed=0, shuffled_row_groups=3, workers=workers)
+    stream = WindowStream(
+        log, context=2, horizon=1, batch=4, seed=0, shuffled_row_groups=3, workers=workers
+    )
     with closing(iter(stream)) as batches:
         for _ in range(stream.steps_an_epoch):
             next(batches)
@@ -215,7 +244,11 @@ def _real(data: PreparedData, seed: int = 0, **more) -> WindowStream:
 def test_windows_of_a_prepared_data_set_hold_its_training_items(data, small_raw):
     stream = _real(data)
     assert len(data.row_groups) > 2, "the buffer would hold everything"
-    row_of = dict(zip(*[data.catalogue([name])[name].to_pylist() for name in ("item_id", "item")], strict=True))
+    row_of = dict(
+        zip(
+            *[data.catalogue([name])[name].to_pylist() for name in ("item_id", "item")], strict=True
+        )
+    )
     expected = collections.Counter()
     for ratings in read_sequences(small_raw, HORIZON).values():
         items = [row_of[rating.film] for rating in ratings[: -2 * HORIZON]]
@@ -245,7 +278,9 @@ def test_the_order_follows_from_seed_and_epoch(data):
 def test_threads_change_nothing(first, workers, data):
     steps = _real(data).steps_an_epoch + 3
     with closing(iter(_real(data, first_step=first, workers=workers))) as batches:
-        assert plain(itertools.islice(batches, steps)) == plain(take(_real(data, first_step=first), steps))
+        assert plain(itertools.islice(batches, steps)) == plain(
+            take(_real(data, first_step=first), steps)
+        )
 
 
 def test_threads_end_with_the_iterator(data):

@@ -10,7 +10,9 @@ from forks import METHOD, free_port
 
 
 def _one(rank, world, port_file, function, arguments, answers):
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1"
+    )
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port_file)
     torch.set_num_threads(1)
     torch.save(function(*arguments), Path(answers) / f"{rank}.pt")
@@ -33,5 +35,9 @@ def run_on_ranks(world, function, *arguments, fresh=False):
             torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as answers:
         given = (world, free_port(), function, arguments, answers)
-        multiprocessing.start_processes(_one, given, nprocs=world, start_method="spawn" if fresh else METHOD)
-        return [torch.load(Path(answers) / f"{rank}.pt", weights_only=False) for rank in range(world)]
+        multiprocessing.start_processes(
+            _one, given, nprocs=world, start_method="spawn" if fresh else METHOD
+        )
+        return [
+            torch.load(Path(answers) / f"{rank}.pt", weights_only=False) for rank in range(world)
+        ]

@@ -9,7 +9,7 @@ from ranks import run_on_ranks
 from torch import nn
 
 from torchrec_priors.embedding.distribute import distribute
-from torchrec_priors.embedding.table import fuse_optimizer, item_table
+from torchrec_priors.embedding.item_table import fuse_optimizer, item_table
 from torchrec_priors.ranks.process import join
 from torchrec_priors.settings.sharding import ShardingConfig
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, Progress
@@ -68,6 +68,8 @@ def test_a_checkpoint_every_two_minutes_takes_at_most_5_percent_and_one_copy_of_
             f"training waits {waited:.2f} s; {busy:.2f} s of processors in all, {busy / EVERY:.1%} of {EVERY} s; "
             f"{(highest - before) / share:.2f} times the share of {share / 1e6:.0f} MB more memory"
         )
-        assert busy <= 0.05 * EVERY, "on a rank whose one core is busy with training, this is what training loses"
+        assert busy <= 0.05 * EVERY, (
+            "on a rank whose one core is busy with training, this is what training loses"
+        )
         assert highest - before <= 1.1 * share
         assert after - before <= 0.1 * share

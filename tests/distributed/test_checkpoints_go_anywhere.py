@@ -63,7 +63,9 @@ def loaded(data, run, sharding):
         rows = torch.zeros(prepared.items, DIM)
         rows[built.own.first : built.own.last] = built.own.fetch().rows
         whole = torch.zeros(prepared.items)
-        for states in optimizers.fused.state_dict()["state"].values():  # none where another rank has the table
+        for states in optimizers.fused.state_dict()[
+            "state"
+        ].values():  # none where another rank has the table
             (momentum,) = states.values()
             whole, local = torch.zeros(momentum.shape), momentum.to_local()
             for shard, offset in zip(local.local_shards(), local.local_offsets(), strict=False):
@@ -74,7 +76,11 @@ def loaded(data, run, sharding):
             for key, value in of_one.items()
             if isinstance(value, torch.Tensor)
         }
-        dense = {name: p.detach().clone() for name, p in built.model.named_parameters() if "table" not in name}
+        dense = {
+            name: p.detach().clone()
+            for name, p in built.model.named_parameters()
+            if "table" not in name
+        }
         return ranks.total(rows), ranks.total(whole).view(-1, prepared.items), dense | adam
 
 
@@ -100,7 +106,9 @@ def _goes_on(small_data, saved, place, world, sharding):
         assert torch.equal(value, dense[name]), name
     again = run_on_ranks(world, train, small_data, place, sharding)[0]
     assert again[:SAVED] == list(losses[:SAVED])
-    assert again[SAVED] == pytest.approx(losses[SAVED], rel=1e-5), "the first step from the same values"
+    assert again[SAVED] == pytest.approx(losses[SAVED], rel=1e-5), (
+        "the first step from the same values"
+    )
     return np.array(again)
 
 
@@ -126,7 +134,9 @@ def test_a_table_in_columns_goes_on_from_one_in_rows_and_back(small_data, tmp_pa
 
 
 CUTS = [(1, ROW_WISE), (3, ROW_WISE), (4, ROW_WISE), (2, TABLE_WISE)]
-CUTS += [(world, COLUMN_WISE) for world in (1, 2, 3, 4)]  # 4, 2, 2 or 1, and 1 of the four parts on a rank
+CUTS += [
+    (world, COLUMN_WISE) for world in (1, 2, 3, 4)
+]  # 4, 2, 2 or 1, and 1 of the four parts on a rank
 CUTS += [(2, {"type": "column_wise", "columns": columns}) for columns in (8, DIM)]
 
 
@@ -138,7 +148,9 @@ def test_the_next_losses_are_those_of_the_run_itself(of_two, small_data, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("world", "sharding"), [(1, ROW_WISE), (2, ROW_WISE), (3, COLUMN_WISE)], ids=str)
+@pytest.mark.parametrize(
+    ("world", "sharding"), [(1, ROW_WISE), (2, ROW_WISE), (3, COLUMN_WISE)], ids=str
+)
 def test_a_run_in_columns_goes_on_likewise(of_two, small_data, tmp_path, world, sharding):
     cut = _saved(small_data, tmp_path / "cut" / "run", 2, COLUMN_WISE)
     np.testing.assert_allclose(cut[1], of_two[1], rtol=1e-5)
@@ -163,7 +175,9 @@ def test_ranks_agree_on_what_is_whole(small_data, tmp_path):
     run = tmp_path / "run"
     run_on_ranks(2, train, small_data, run, ROW_WISE)
     places = sorted((run / "checkpoints").glob("step-*[0-9]"))[-3:]
-    for place, names in zip(places[1:], (["rank-0-0.distcp"], ["rank-1-0.distcp", ".metadata"]), strict=True):
+    for place, names in zip(
+        places[1:], (["rank-0-0.distcp"], ["rank-1-0.distcp", ".metadata"]), strict=True
+    ):
         for name in names:
             with (place / name).open("r+b") as file:
                 file.truncate(5)

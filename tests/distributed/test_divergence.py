@@ -9,13 +9,13 @@ from ranks import run_on_ranks
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import WindowStream
-from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.divergence import diverged
 from torchrec_priors.training.loop import make_sampler
-from torchrec_priors.training.step import UndoneError, step
+from torchrec_priors.training.step import AbortedStepError, step
 
 SETTINGS = {
     "model": {"dim": 8, "context": 12, "horizon": 4},
@@ -60,10 +60,17 @@ def spoil(folder):
 
             built.model.look_up = look_up_spoilt
             limit = 0.01 if fault == "too large" else math.inf
-            with pytest.raises(UndoneError) as error:
+            with pytest.raises(AbortedStepError) as error:
                 step(built, optimizers, batch(windows), max_loss=limit)
-            changed = [name for name, tensor in _tensors(built, optimizers) if not torch.equal(tensor, before[name])]
-            ends[fault] = (str(diverged(error.value, data, ranks, limit, "'run/step-00000001'")), changed)
+            changed = [
+                name
+                for name, tensor in _tensors(built, optimizers)
+                if not torch.equal(tensor, before[name])
+            ]
+            ends[fault] = (
+                str(diverged(error.value, data, ranks, limit, "'run/step-00000001'")),
+                changed,
+            )
         user = data.user_texts()[windows.users[0]].as_py()
         item = data.catalogue()["item_id"][int(windows.items[0])].as_py()
         return ends, user, item, told.counts
@@ -72,7 +79,11 @@ def spoil(folder):
 def _tensors(built, optimizers):
     """Rows, dense parameters, and the states of both optimizers."""
     yield "rows", built.shard.rows
-    yield from ((name, tensor.detach()) for name, tensor in built.model.named_parameters() if "table" not in name)
+    yield from (
+        (name, tensor.detach())
+        for name, tensor in built.model.named_parameters()
+        if "table" not in name
+    )
     for name, state in optimizers.all.state_dict()["state"].items():
         for key, value in state.items():
             if isinstance(value, torch.Tensor):

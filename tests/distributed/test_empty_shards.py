@@ -44,9 +44,16 @@ CASES = {
     "shared": {"embedding": {"unseen": "shared", "min_frequency": 10}},
     "hashed": {"embedding": {"unseen": "hashed", "min_frequency": 10, "hashed_rows": 2}},
     "dropped": {"embedding": {"unseen": "dropped", "min_frequency": 10}},
-    "managed": {"embedding": {"unseen": "managed", "rows": 16, "blocks": 4, "eviction_interval": 2}},
+    "managed": {
+        "embedding": {"unseen": "managed", "rows": 16, "blocks": 4, "eviction_interval": 2}
+    },
     "calibrated": {
-        "evaluation": {"calibrated": True, "fusion": "hierarchical", "diversify": 0.3, "tiles": "fp32"},
+        "evaluation": {
+            "calibrated": True,
+            "fusion": "hierarchical",
+            "diversify": 0.3,
+            "tiles": "fp32",
+        },
         "priors": {"composition": "additive"},
     },
 }
@@ -79,7 +86,9 @@ def _train(case, data, run, ranks, stop_before=None, **more):
 def _read(data, run, ranks):
     """(metrics, whole table) of the best checkpoint."""
     config, folder = RunFolder(run).open()[0], RunFolder(run)
-    built = build_model(config, data, ranks, trained=folder.trained_on(config, data), for_training=False)
+    built = build_model(
+        config, data, ranks, trained=folder.trained_on(config, data), for_training=False
+    )
     Checkpoints(folder.checkpoints, ranks).load_best(built)
     metrics = evaluate(
         built.model, built.index, data, "test", config.evaluation,
@@ -93,7 +102,10 @@ def _read(data, run, ranks):
 def _train_all(folder, runs, cases):
     data = PreparedData(folder)
     with join() as ranks:
-        return {case: (_train(case, data, runs / case, ranks), *_read(data, runs / case, ranks)) for case in cases}
+        return {
+            case: (_train(case, data, runs / case, ranks), *_read(data, runs / case, ranks))
+            for case in cases
+        }
 
 
 def _read_all(folder, runs, cases):
@@ -109,7 +121,9 @@ def data(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module", params=[FIRST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=str)
+@pytest.fixture(
+    scope="module", params=[FIRST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=str
+)
 def both(request, data, tmp_path_factory):
     """What one rank and four compute, and where their runs are; what four read of one's, and one of four's."""
     one, four, cases = (*(tmp_path_factory.mktemp(name) for name in ("one", "four")), request.param)
@@ -123,7 +137,9 @@ def both(request, data, tmp_path_factory):
 def test_training_is_that_of_one_rank(both):
     _, of_one, of_four, *_ = both
     for case, (losses, metrics, rows) in of_one.items():
-        assert len(set(losses)) == len(losses) == SETTINGS["training"]["steps"], "training does nothing"
+        assert len(set(losses)) == len(losses) == SETTINGS["training"]["steps"], (
+            "training does nothing"
+        )
         for answers in of_four:
             other_losses, other_metrics, other_rows = answers[case]
             np.testing.assert_allclose(other_losses, losses, rtol=1e-5, err_msg=case)
@@ -141,7 +157,15 @@ def test_a_checkpoint_is_the_same_on_any_number_of_ranks(both):
 
 def _cut_short(folder, run):
     with join() as ranks, pytest.raises(RuntimeError, match="power cut"):
-        _train("rows", PreparedData(folder), run, ranks, stop_before=5, checkpoint_seconds=0, checkpoint_async=False)
+        _train(
+            "rows",
+            PreparedData(folder),
+            run,
+            ranks,
+            stop_before=5,
+            checkpoint_seconds=0,
+            checkpoint_async=False,
+        )
 
 
 def _go_on(folder, run):
@@ -162,7 +186,10 @@ def _serve(run, place):
     """What is recommended to all users and to one history, and the run's export; nothing where another rank has it."""
     with load_run(run) as loaded:
         recommend_in_bulk(loaded, np.arange(loaded.data.users), place / "all.parquet", k=3)
-        one = [(found.item_id, round(found.score, 4)) for found in loaded.recommend(["i1", "i4"], k=ITEMS)]
+        one = [
+            (found.item_id, round(found.score, 4))
+            for found in loaded.recommend(["i1", "i4"], k=ITEMS)
+        ]
         export(loaded, place / "export")
     return one
 
@@ -173,7 +200,12 @@ def test_what_is_served_and_exported_is_that_of_one_rank(both, tmp_path):
         place = tmp_path / str(world)
         place.mkdir()
         one = run_on_ranks(world, _serve, both[0] / case, place)[0]
-        found.append((one, *(pq.read_table(place / name) for name in ("all.parquet", "export/items.parquet"))))
+        found.append(
+            (
+                one,
+                *(pq.read_table(place / name) for name in ("all.parquet", "export/items.parquet")),
+            )
+        )
     (one, users, items), (other, other_users, other_items) = found
     assert one == other
     assert len(one) == ITEMS

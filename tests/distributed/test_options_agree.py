@@ -40,7 +40,10 @@ def test_each_option_of_negatives_is_used(option, alone, small_data):
     ("world", "more"),
     [
         (1, {"training.accumulate": 3}),
-        (2, {"training.accumulate": 3, "encoder.recompute": True}),  # more parts than windows of a rank: some are empty
+        (
+            2,
+            {"training.accumulate": 3, "encoder.recompute": True},
+        ),  # more parts than windows of a rank: some are empty
         (4, {}),
     ],
     ids=str,
@@ -57,6 +60,8 @@ def test_ranks_and_parts_give_the_same_losses_tables_and_parameters(world, more,
 
 
 def test_bf16_is_close_and_not_the_same(alone, small_data):
-    losses, *_ = run_on_ranks(1, train, small_data, TREE, "dot", {**EVERYTHING, "training.precision": "bf16"})[0]
+    losses, *_ = run_on_ranks(
+        1, train, small_data, TREE, "dot", {**EVERYTHING, "training.precision": "bf16"}
+    )[0]
     np.testing.assert_allclose(losses, alone[0], rtol=2e-2)
     assert losses != alone[0]

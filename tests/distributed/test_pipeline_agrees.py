@@ -37,7 +37,9 @@ CASES = {
 
 
 def _config(way, more):
-    return parse({**RUN, **more, "training": {**TRAINING, **more.get("training", {}), "pipeline": way}})
+    return parse(
+        {**RUN, **more, "training": {**TRAINING, **more.get("training", {}), "pipeline": way}}
+    )
 
 
 def _run(way, more, data, run, ranks, stop_after=None):
@@ -53,12 +55,16 @@ def _run(way, more, data, run, ranks, stop_after=None):
     with patch("torchrec_priors.training.loop.step", side_effect=step):
         train(config, data, folder, ranks)
     lines = logged(run)
-    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+    return [
+        {name: value for name, value in line.items() if "seconds" not in name} for line in lines
+    ]
 
 
 def _rows(run, data, ranks):
     config = RunFolder(run).open()[0]
-    built = build_model(config, data, ranks, trained=RunFolder(run).trained_on(config, data), for_training=False)
+    built = build_model(
+        config, data, ranks, trained=RunFolder(run).trained_on(config, data), for_training=False
+    )
     Checkpoints(RunFolder(run).checkpoints, ranks).load_best(built)
     return built.own.fetch().rows.tolist()
 
@@ -70,7 +76,9 @@ def _both_ways(folder, runs):
             found = []
             for way in ("plain", "sparse-dist"):
                 ahead = PipelinedForward.__call__
-                with patch.object(PipelinedForward, "__call__", autospec=True, side_effect=ahead) as taken:
+                with patch.object(
+                    PipelinedForward, "__call__", autospec=True, side_effect=ahead
+                ) as taken:
                     lines = _run(way, more, data, runs / name / way, ranks)
                 found.append((lines, _rows(runs / name / way, data, ranks), taken.call_count))
             answers[name] = found
@@ -92,7 +100,9 @@ def test_a_run_is_the_same_bit_by_bit_and_goes_on_where_it_was(small_data, tmp_p
             assert lines == plain_lines, name
             assert rows == plain_rows, name
             tables = 1 + ("encoder" in more)
-            assert (never, taken) == (0, 8 * tables), "every lookup of a step, and none of an evaluation, was ahead"
+            assert (never, taken) == (0, 8 * tables), (
+                "every lookup of a step, and none of an evaluation, was ahead"
+            )
         whole, *_ = answers["features, in parts"][0]
         assert answers["goes on"] == whole
         assert answers["read"] == answers["features, in parts"][0][1]
@@ -120,19 +130,24 @@ def test_what_cannot_be_is_refused(small_data):
         with pytest.raises(UserError, match="fills a GPU's cache of rows, which no table has"):
             pipeline_of(built, "prefetch")
         built.model.item_rows = create_autospec(ManagedRows, instance=True)
-        with pytest.raises(UserError, match="a step's ids depend on what the steps before admitted"):
+        with pytest.raises(
+            UserError, match="a step's ids depend on what the steps before admitted"
+        ):
             pipeline_of(built, "sparse-dist")
 
 
 def test_cached_tables_hold_the_rows_of_a_batch_that_is_prefetched(small_data):
     with join() as ranks:
         built = build_model(_config("plain", {}), PreparedData(small_data), ranks)
-    cached = [replace(table, kernel="fused_uvm_caching", cache_load_factor=0.25) for table in built.plan.tables]
+    cached = [
+        replace(table, kernel="fused_uvm_caching", cache_load_factor=0.25)
+        for table in built.plan.tables
+    ]
     plan, tables = replace(built.plan, tables=cached), [table.table for table in cached]
     assert plan.cached
     for ahead in (True, None):
         made = plan.to_torchrec(tables, "cuda", 1, prefetch=bool(ahead))
         parameters = [sharding for module in made.plan.values() for sharding in module.values()]
-        assert [(one.cache_params.load_factor, one.cache_params.prefetch_pipeline) for one in parameters] == [
-            (0.25, ahead)
-        ]
+        assert [
+            (one.cache_params.load_factor, one.cache_params.prefetch_pipeline) for one in parameters
+        ] == [(0.25, ahead)]

@@ -16,7 +16,7 @@ from test_ranks_agree import SETTINGS, train
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import WindowStream
-from torchrec_priors.embedding.table import FEATURE, Shard
+from torchrec_priors.embedding.item_table import FEATURE, Shard
 from torchrec_priors.heads.score import Score
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.item import ItemPrior
@@ -109,9 +109,13 @@ def firsts(small_data, priors):
     """For each size of batch, a step whose first half has nothing to predict, but the rest has."""
     found = {}
     for batch in BATCHES:
-        of_windows = run_on_ranks(1, gradients, small_data, [f"{priors}/rare.py"], batch, 0, batch)[0]
+        of_windows = run_on_ranks(1, gradients, small_data, [f"{priors}/rare.py"], batch, 0, batch)[
+            0
+        ]
         empty = batch // 2
-        found[batch] = next(n for n, counts in enumerate(of_windows) if not any(counts[:empty]) and sum(counts))
+        found[batch] = next(
+            n for n, counts in enumerate(of_windows) if not any(counts[:empty]) and sum(counts)
+        )
     return found
 
 
@@ -120,7 +124,11 @@ def alone(small_data, priors, firsts):
     return run_on_ranks(1, everything, small_data, priors, firsts)[0]
 
 
-@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 4], ids=lambda world: f"{world} ranks")
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(2, marks=pytest.mark.slow), 4],
+    ids=lambda world: f"{world} ranks",
+)
 def together(request, small_data, priors, firsts):
     return run_on_ranks(request.param, everything, small_data, priors, firsts)
 
@@ -137,7 +145,12 @@ def test_training_and_evaluation_do_not_depend_on_the_number_of_ranks(name, alon
         for key, value in dense.items():
             torch.testing.assert_close(other_dense[key], value, atol=1e-3, rtol=1e-2)
         assert list(other_metrics) == list(metrics)
-        for key in ("recall@50", "event_given/recall@50", "group/gender/M/recall@50", "group/rating/4 stars/recall@50"):
+        for key in (
+            "recall@50",
+            "event_given/recall@50",
+            "group/gender/M/recall@50",
+            "group/rating/4 stars/recall@50",
+        ):
             assert abs(other_metrics[key] - metrics[key]) < 0.05
         counts = [key for key in metrics if key.endswith(("users", "targets"))]
         assert [other_metrics[key] for key in counts] == [metrics[key] for key in counts]
@@ -182,7 +195,10 @@ def test_gradients_are_exact_where_a_rank_has_nothing_to_predict(batch, alone, t
 
 def gradients(folder, tree, batch, first_step, chosen):
     """(loss, gradients, positives of each part and step) of steps from `first_step` on; `chosen` parts a batch."""
-    values = {**copy.deepcopy(SETTINGS), "priors": {"tree": tree, "min_positives": 0, "init_std": 0.1}}
+    values = {
+        **copy.deepcopy(SETTINGS),
+        "priors": {"tree": tree, "min_positives": 0, "init_std": 0.1},
+    }
     values["encoder"]["dropout"] = 0.0
     values["training"] |= {"clip_norm": 1e9, "accumulate": chosen}
     config, data = parse(values), PreparedData(folder)
@@ -197,14 +213,22 @@ def gradients(folder, tree, batch, first_step, chosen):
         steps = 1 if chosen == 1 else 40
         found = []
         for windows in itertools.islice(stream, steps):
-            made = make_batch(windows, sampler.draw(windows.step), feature=FEATURE, seed=0, parts=chosen)
+            made = make_batch(
+                windows, sampler.draw(windows.step), feature=FEATURE, seed=0, parts=chosen
+            )
             if chosen > 1:
                 looked_up = built.model.look_up(made)
-                found.append([len(built.model.positives(looked_up, part).path_M) for part in made.parts])
+                found.append(
+                    [len(built.model.positives(looked_up, part).path_M) for part in made.parts]
+                )
                 continue
             loss = step(built, optimizers, made).loss
             here = len(built.model.positives(built.model.look_up(made), made.parts[0]).path_M)
-            grads = {name: p.grad.clone() for name, p in built.model.named_parameters() if "table" not in name}
+            grads = {
+                name: p.grad.clone()
+                for name, p in built.model.named_parameters()
+                if "table" not in name
+            }
             rows = torch.zeros(data.items, config.model.dim)
             rows[built.shard.first : built.shard.last] = built.shard.rows
             found = (loss, grads, ranks.total(rows), here, len(windows.lengths))
@@ -219,7 +243,9 @@ def closed_paths(ranks):
     table = torch.randint(-2, 3, (items, 4), generator=torch.Generator().manual_seed(9)).float()
     generator = torch.Generator().manual_seed(ranks.rank)
     query = torch.randint(-2, 3, (2 + ranks.rank, 3, 4), generator=generator).float()
-    bias = torch.zeros(len(query), 3).masked_fill(torch.rand(len(query), 3, generator=generator) < 0.6, -torch.inf)
+    bias = torch.zeros(len(query), 3).masked_fill(
+        torch.rand(len(query), 3, generator=generator) < 0.6, -torch.inf
+    )
     queries = Queries(query, bias)
     eligible = torch.zeros(3, items, dtype=torch.bool)
     for number, path in enumerate(tree.paths):
@@ -227,4 +253,8 @@ def closed_paths(ranks):
     mine = ranks.share.of(items)
     index = GroupIndex(tree, Shard(table[mine], mine.start))
     fast = search(index, Score("dot"), queries, None, 20)
-    return fast, search_reference(table, eligible, queries, None, 20), log_normalisers(index, Score("dot"), queries)
+    return (
+        fast,
+        search_reference(table, eligible, queries, None, 20),
+        log_normalisers(index, Score("dot"), queries),
+    )

@@ -11,7 +11,7 @@ from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding import distribute
-from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.prepared.data_set import PreparedData
@@ -53,7 +53,9 @@ def train(folder, tree, score, more=None):
             if windows.step == config.training.steps:
                 break
             draw = sampler.draw(windows.step)
-            batch = make_batch(windows, draw, feature=FEATURE, seed=config.seed, parts=config.training.accumulate)
+            batch = make_batch(
+                windows, draw, feature=FEATURE, seed=config.seed, parts=config.training.accumulate
+            )
             losses.append(step(built, optimizers, batch).loss)
         metrics = evaluate(
             built.model, built.index, data, "test", config.evaluation,
@@ -61,11 +63,19 @@ def train(folder, tree, score, more=None):
         )  # fmt: skip
         rows = torch.zeros(data.items, config.model.dim)
         rows[built.own.first : built.own.last] = built.own.fetch().rows
-        dense = {name: p.detach().clone() for name, p in built.model.named_parameters() if "table" not in name}
+        dense = {
+            name: p.detach().clone()
+            for name, p in built.model.named_parameters()
+            if "table" not in name
+        }
         return losses, ranks.total(rows), dense, metrics
 
 
-@pytest.fixture(scope="module", params=[("no priors", "cosine", BY_TOKENS), ("item x temporal", "dot", {})], ids=str)
+@pytest.fixture(
+    scope="module",
+    params=[("no priors", "cosine", BY_TOKENS), ("item x temporal", "dot", {})],
+    ids=str,
+)
 def alone(request, small_data):
     name, *how = request.param
     return (small_data, TREES[name], *how), run_on_ranks(1, train, small_data, TREES[name], *how)[0]
@@ -122,4 +132,6 @@ def test_negatives_reach_all_ranks_and_their_gradients_come_back_summed(answers)
 
 
 def test_a_planner_failure_reaches_every_rank_as_one_line(answers):
-    assert [message for *_, message in answers[2]] == ["no sharding plan was found: not enough memory for item"] * 3
+    assert [message for *_, message in answers[2]] == [
+        "no sharding plan was found: not enough memory for item"
+    ] * 3

@@ -34,7 +34,13 @@ def told(monkeypatch):
     """Sets what a launcher says."""
 
     def tell(**variables):
-        values = {"RANK": 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), **variables}
+        values = {
+            "RANK": 0,
+            "WORLD_SIZE": 2,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": free_port(),
+            **variables,
+        }
         for name, value in values.items():
             monkeypatch.setenv(name, str(value))
 
@@ -69,7 +75,9 @@ def test_a_long_wait_says_for_whom_and_how_long(told, monkeypatch, caplog):
 
 def test_a_place_that_is_nowhere_is_named(told):
     told(MASTER_ADDR="nowhere.invalid")
-    assert _refused(UserError).startswith("MASTER_ADDR = 'nowhere.invalid' is no machine's name or address")
+    assert _refused(UserError).startswith(
+        "MASTER_ADDR = 'nowhere.invalid' is no machine's name or address"
+    )
     told(TORCHELASTIC_USE_AGENT_STORE="True")
     assert _refused(UserError).startswith("no launcher listens at 127.0.0.1:")
 
@@ -78,7 +86,9 @@ def test_a_port_that_another_has_is_named(told):
     with http.server.ThreadingHTTPServer(("", 0), http.server.BaseHTTPRequestHandler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         told(MASTER_PORT=server.server_port)
-        assert _refused(UserError).startswith(f"MASTER_PORT = {server.server_port}: another process has the port")
+        assert _refused(UserError).startswith(
+            f"MASTER_PORT = {server.server_port}: another process has the port"
+        )
         server.shutdown()
 
 
@@ -148,7 +158,13 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("few")
     data, run = PreparedData(prepare_few_items(folder)), RunFolder(folder / "run")
     training = {"batch": 4, "steps": 1, "evaluate_every": 1, "timeout_seconds": WAIT}
-    config = parse({"model": {"dim": 8, "horizon": 2}, "training": training, "evaluation": {"filter_seen": False}})
+    config = parse(
+        {
+            "model": {"dim": 8, "horizon": 2},
+            "training": training,
+            "evaluation": {"filter_seen": False},
+        }
+    )
     run.check_same_run(config, data)
     with join() as ranks:
         train(config, data, run, ranks)
@@ -160,5 +176,7 @@ def run(tmp_path_factory):
 )
 def test_a_stopped_rank_is_named_where_a_run_is_read(read, doing, run, tmp_path):
     message, _ = run_on_ranks(2, _with_rank_1_stopped, read, run, tmp_path)
-    assert message == (f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in {doing}: start it again")
+    assert message == (
+        f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in {doing}: start it again"
+    )
     assert not (tmp_path / "out").exists()

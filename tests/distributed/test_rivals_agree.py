@@ -6,7 +6,10 @@ import torch
 from ranks import run_on_ranks
 from test_ranks_agree import train
 
-DUALVAE = {"baseline.name": "dualvae", "baseline.options": {"aspects": 3, "width": 8, "kl_steps": 4}}
+DUALVAE = {
+    "baseline.name": "dualvae",
+    "baseline.options": {"aspects": 3, "width": 8, "kl_steps": 4},
+}
 RIVALS = {
     "sasrec": {"encoder.backbone": "sasrec"},
     "dualvae on hstu": DUALVAE | {"training.accumulate": 3, "negatives.met": False},

@@ -33,7 +33,9 @@ def wait_for_rank_1():
 def test_who_did_not_answer_is_named():
     (message, speaks), nothing, (other_message, other_speaks) = run_on_ranks(3, wait_for_rank_1)
     assert nothing is None
-    assert message.startswith(f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in step 7, loss")
+    assert message.startswith(
+        f"rank 1 did not answer within {WAIT} s (training.timeout_seconds) in step 7, loss"
+    )
     assert (message, speaks) == (other_message, not other_speaks) == (message, True)
 
 

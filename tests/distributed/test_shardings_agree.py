@@ -31,9 +31,16 @@ FEATURES = {"encoder.item_features": ["release_date", "title"], "training.steps"
 SAME = {
     "table-wise": {"sharding.type": "table_wise"},
     "planner": {"sharding.type": "auto"},
-    "each otherwise": {"sharding.type": "table_wise", "sharding.tables": {"feature_title": {"type": "row_wise"}}},
+    "each otherwise": {
+        "sharding.type": "table_wise",
+        "sharding.tables": {"feature_title": {"type": "row_wise"}},
+    },
     "columns": {"sharding.type": "column_wise", "sharding.columns": 8},
-    "narrow columns, ids once": {"sharding.type": "column_wise", "sharding.columns": 4, "sharding.dedup": True},
+    "narrow columns, ids once": {
+        "sharding.type": "column_wise",
+        "sharding.columns": 4,
+        "sharding.dedup": True,
+    },
     "some in columns": {"sharding.tables": {"feature_title": {"type": "column_wise"}}},
     "ids once": {"sharding.dedup": True},
     "fp16": {"sharding.communication": "fp16"},
@@ -42,12 +49,19 @@ SAME = {
 
 def _train_all(folder, cases):
     with join():  # the ranks of all cases
-        return {name: train(folder, TREE, "dot", {**FEATURES, **more}) for name, more in cases.items()}
+        return {
+            name: train(folder, TREE, "dot", {**FEATURES, **more}) for name, more in cases.items()
+        }
 
 
 @pytest.fixture(scope="module")
 def alone(small_data):
-    cases = {"row-wise": {}, "columns": SAME["columns"], "one rank": SAME["table-wise"], "ids once": SAME["ids once"]}
+    cases = {
+        "row-wise": {},
+        "columns": SAME["columns"],
+        "one rank": SAME["table-wise"],
+        "ids once": SAME["ids once"],
+    }
     return run_on_ranks(1, _train_all, small_data, cases)[0]
 
 
@@ -103,7 +117,10 @@ def _go_on(folder, runs):
     """Half of a run row-wise and the rest table-wise; another in columns. What a failing planner says."""
     data = PreparedData(folder)
     with join() as ranks, patch("torchrec_priors.embedding.own_rows._ROWS_AT_A_TIME", 30):
-        with patch("torchrec_priors.training.loop.step", side_effect=_power_cut(after=4)), pytest.raises(RuntimeError):
+        with (
+            patch("torchrec_priors.training.loop.step", side_effect=_power_cut(after=4)),
+            pytest.raises(RuntimeError),
+        ):
             _train_run({}, data, runs / "moved", ranks)
         _train_run({"type": "table_wise"}, data, runs / "moved", ranks)
         _train_run({"type": "column_wise", "columns": 8}, data, runs / "columns", ranks)
@@ -111,7 +128,11 @@ def _go_on(folder, runs):
             together(lambda: 1 / 0)
         few = Lookups(items=500, dim=16, ids=300)
         timed = {kind: time_lookups(ShardingConfig(kind), few, 1) for kind in TYPES}
-        return str(refused.value), [_recall(runs / name, ranks) for name in ("moved", "columns")], timed
+        return (
+            str(refused.value),
+            [_recall(runs / name, ranks) for name in ("moved", "columns")],
+            timed,
+        )
 
 
 def _power_cut(after):
@@ -134,7 +155,9 @@ def _train_run(sharding, data, run, ranks):
 def _recall(run, ranks):
     """Of the best checkpoint, read row-wise."""
     config, data = RunFolder(run).open()
-    built = build_model(config, data, ranks, trained=RunFolder(run).trained_on(config, data), for_training=False)
+    built = build_model(
+        config, data, ranks, trained=RunFolder(run).trained_on(config, data), for_training=False
+    )
     Checkpoints(RunFolder(run).checkpoints, ranks).load_best(built)
     assert {table.type for table in built.plan.tables} == {"row_wise"}
     metrics = evaluate(
@@ -149,7 +172,9 @@ def _lines(run, name):
     return [line[name] for line in lines if name in line]
 
 
-def test_a_run_goes_on_under_another_sharding_and_is_read_row_wise_on_any_ranks(small_data, tmp_path):
+def test_a_run_goes_on_under_another_sharding_and_is_read_row_wise_on_any_ranks(
+    small_data, tmp_path
+):
     whole = tmp_path / "whole"
     with join() as ranks:
         _train_run({}, PreparedData(small_data), whole, ranks)
@@ -161,7 +186,9 @@ def test_a_run_goes_on_under_another_sharding_and_is_read_row_wise_on_any_ranks(
     plan = json.loads((moved / "sharding.json").read_text())
     assert [table["type"] for table in plan["tables"]] == ["table_wise"] * 2
     with join() as ranks:
-        for run, recalls in zip((moved, columns), zip(*(found for _, found, _ in answers), strict=True), strict=True):
+        for run, recalls in zip(
+            (moved, columns), zip(*(found for _, found, _ in answers), strict=True), strict=True
+        ):
             best = json.loads((run / "checkpoints" / "best.json").read_text())["step"]
             expected = _lines(run, "validation/recall@50")[best // 3 - 1]
             assert [*recalls, _recall(run, ranks)] == pytest.approx([expected] * 3)

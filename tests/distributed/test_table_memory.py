@@ -8,7 +8,7 @@ from ranks import run_on_ranks
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import WindowStream
-from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
@@ -52,7 +52,9 @@ def _peak(folder):
         {
             "model": {"dim": DIM, "context": 50, "horizon": 4},
             "priors": {"tree": ["temporal:2", "department"]},
-            "negatives": {"per_set": 32},  # fewer than the smallest department has: both tables do the same work
+            "negatives": {
+                "per_set": 32
+            },  # fewer than the smallest department has: both tables do the same work
             "training": {"batch": 64, "steps": STEPS},
         }
     )
@@ -61,10 +63,16 @@ def _peak(folder):
         built = build_model(config, data, ranks)
         set_loss_weights(built, config)
         optimizers, sampler = Optimizers(built, config), make_sampler(built, config, data, ranks)
-        for windows in WindowStream(data, context=50, horizon=4, batch=64, seed=0, share=ranks.share):
+        for windows in WindowStream(
+            data, context=50, horizon=4, batch=64, seed=0, share=ranks.share
+        ):
             if windows.step == STEPS:
                 break
-            step(built, optimizers, make_batch(windows, sampler.draw(windows.step), feature=FEATURE, seed=0))
+            step(
+                built,
+                optimizers,
+                make_batch(windows, sampler.draw(windows.step), feature=FEATURE, seed=0),
+            )
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -78,7 +86,9 @@ def _prepared(folder, items):
 
 @pytest.mark.slow
 def test_each_of_two_ranks_needs_half_the_table_and_what_a_tiny_one_needs(tmp_path):
-    large, small = (run_on_ranks(2, _peak, _prepared(tmp_path / str(items), items)) for items in (ITEMS, 1_000))
+    large, small = (
+        run_on_ranks(2, _peak, _prepared(tmp_path / str(items), items)) for items in (ITEMS, 1_000)
+    )
     half = ITEMS * DIM * 4 / 2
     for rank, (here, tiny) in enumerate(zip(large, small, strict=True)):
         print(f"rank {rank}: {here / 2**20:.0f} MiB for {half / 2**20:.0f} + {tiny / 2**20:.0f}")

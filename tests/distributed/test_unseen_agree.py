@@ -19,7 +19,13 @@ from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = {
     "model": {"dim": 16, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2, "dropout": 0.3, "time_bias": True, "item_features": ["title"]},
+    "encoder": {
+        "layers": 1,
+        "heads": 2,
+        "dropout": 0.3,
+        "time_bias": True,
+        "item_features": ["title"],
+    },
     "priors": {"tree": ["temporal:2", "genre"]},
     "negatives": {"per_set": 20, "catalogue_share": 0.2, "popularity": 0.5, "logq": True},
     "loss": {"gate": 1.0},
@@ -32,8 +38,20 @@ POLICIES = {
     "dropped": {"unseen": "dropped", "min_frequency": 12},
     "shared": {"unseen": "shared", "min_frequency": 12},
     "hashed": {"unseen": "hashed", "min_frequency": 12, "hashed_rows": 5},
-    "lfu": {"unseen": "managed", "rows": 60, "blocks": 6, "eviction": "lfu", "eviction_interval": 3},
-    "lru": {"unseen": "managed", "rows": 60, "blocks": 6, "eviction": "lru", "eviction_interval": 2},
+    "lfu": {
+        "unseen": "managed",
+        "rows": 60,
+        "blocks": 6,
+        "eviction": "lfu",
+        "eviction_interval": 3,
+    },
+    "lru": {
+        "unseen": "managed",
+        "rows": 60,
+        "blocks": 6,
+        "eviction": "lru",
+        "eviction_interval": 2,
+    },
     "both": {"unseen": "managed", "rows": 120, "blocks": 6, "eviction_interval": 1},
 }
 
@@ -58,7 +76,9 @@ def load_all(data, folder, policies):
 def load(data, run, ranks):
     """(losses, metrics of a checkpoint on these ranks, the table, what it holds)."""
     config, _ = run.open()
-    built = build_model(config, data, ranks, trained=run.trained_on(config, data), for_training=False)
+    built = build_model(
+        config, data, ranks, trained=run.trained_on(config, data), for_training=False
+    )
     Checkpoints(run.checkpoints, ranks).load_best(built)
     metrics = evaluate(
         built.model, built.index, data, "test", config.evaluation,
@@ -73,7 +93,12 @@ def load(data, run, ranks):
         item_of_row[torch.from_numpy(held.row_C)] = torch.from_numpy(held.item_C) + 1
         item_of_row = ranks.total(item_of_row)
     lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line], metrics, ranks.total(rows), item_of_row
+    return (
+        [line["loss"] for line in lines if "loss" in line],
+        metrics,
+        ranks.total(rows),
+        item_of_row,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +109,10 @@ def alone(small_data, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("world", "policies"),
-    [(2, ["shared", "hashed", "lfu", "lru"]), pytest.param(4, ["dropped", "both"], marks=pytest.mark.slow)],
+    [
+        (2, ["shared", "hashed", "lfu", "lru"]),
+        pytest.param(4, ["dropped", "both"], marks=pytest.mark.slow),
+    ],
 )
 def test_training_and_evaluation(alone, small_data, tmp_path, world, policies):
     folder, expected = alone
@@ -98,7 +126,9 @@ def test_training_and_evaluation(alone, small_data, tmp_path, world, policies):
                 assert metrics.get(key) == of_one[1].get(key), (name, key)
     same = run_on_ranks(world, load_all, small_data, folder, policies)[0]
     for name, (_, metrics, rows, _) in same.items():
-        assert torch.equal(rows, expected[name][2]), "a checkpoint is the same on any number of ranks"
+        assert torch.equal(rows, expected[name][2]), (
+            "a checkpoint is the same on any number of ranks"
+        )
         assert metrics["ndcg@10"] == pytest.approx(expected[name][1]["ndcg@10"], abs=1e-6)
 
 

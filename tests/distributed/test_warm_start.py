@@ -29,7 +29,12 @@ CONFIG = {
 
 
 def _config(**sections):
-    return parse({**CONFIG, **{name: {**CONFIG.get(name, {}), **values} for name, values in sections.items()}})
+    return parse(
+        {
+            **CONFIG,
+            **{name: {**CONFIG.get(name, {}), **values} for name, values in sections.items()},
+        }
+    )
 
 
 def _values(built, data, ranks):
@@ -50,7 +55,10 @@ def _values(built, data, ranks):
         found |= {f"head {name}": value for name, value in zip(depth.names, weight, strict=True)}
     gate = built.model.gate
     decisions = torch.cat([gate.weight, gate.bias[:, None]], 1)
-    found |= {f"gate {name}": value for name, value in zip(built.model.tree.item_set_names, decisions, strict=True)}
+    found |= {
+        f"gate {name}": value
+        for name, value in zip(built.model.tree.item_set_names, decisions, strict=True)
+    }
     dense = built.model.encoder.named_parameters()
     return {key: value.detach().clone() for key, value in [*found.items(), *dense]}
 
@@ -115,7 +123,9 @@ def test_what_has_the_same_name_has_the_old_value_and_the_rest_its_own_first_one
 
 
 def test_other_sizes_are_named(old, later):
-    with pytest.raises(Exception, match=r"encoder.position.weight is \[10, 8\] there and \[11, 8\] here"):
+    with pytest.raises(
+        Exception, match=r"encoder.position.weight is \[10, 8\] there and \[11, 8\] here"
+    ):
         run_on_ranks(1, _start, later, old[0], _config(model={"context": 11}))
 
 

@@ -63,23 +63,62 @@ class Scenario:
 
 TRAIN = ("train", "--config", str(SMALL), "--data", "{base}/data", "--run", "run", *BUDGET)
 SCENARIOS = (
-    Scenario("prepare", ("prepare", "--dataset", "movielens", "--raw", "{base}/raw", "--out", "made")),
+    Scenario(
+        "prepare", ("prepare", "--dataset", "movielens", "--raw", "{base}/raw", "--out", "made")
+    ),
     Scenario(
         "prepare --overwrite",
-        ("prepare", "--dataset", "movielens", "--raw", "{base}/raw", "--out", "data", "--overwrite", "--seed", "1"),
+        (
+            "prepare",
+            "--dataset",
+            "movielens",
+            "--raw",
+            "{base}/raw",
+            "--out",
+            "data",
+            "--overwrite",
+            "--seed",
+            "1",
+        ),
         ("data",),
     ),
     Scenario(
         "prepare --generate",
-        ("prepare", "--dataset", "marketplace", "--generate", "1000", "--raw", "raw", "--out", "made"),
+        (
+            "prepare",
+            "--dataset",
+            "marketplace",
+            "--generate",
+            "1000",
+            "--raw",
+            "raw",
+            "--out",
+            "made",
+        ),
     ),
-    Scenario("prepare --append", ("prepare", "--append", "--raw", "{base}/more", "--out", "data"), ("data",)),
     Scenario(
-        "prior graph", ("prior", "graph", "--data", "data", "--name", "g", "--groups", "2", "--overwrite"), ("data",)
+        "prepare --append",
+        ("prepare", "--append", "--raw", "{base}/more", "--out", "data"),
+        ("data",),
+    ),
+    Scenario(
+        "prior graph",
+        ("prior", "graph", "--data", "data", "--name", "g", "--groups", "2", "--overwrite"),
+        ("data",),
     ),
     Scenario(
         "prior item",
-        ("prior", "item", "--data", "data", "--name", "m", "--from", "{base}/moods.csv", "--overwrite"),
+        (
+            "prior",
+            "item",
+            "--data",
+            "data",
+            "--name",
+            "m",
+            "--from",
+            "{base}/moods.csv",
+            "--overwrite",
+        ),
         ("data",),
     ),
     Scenario("train", TRAIN),
@@ -88,12 +127,27 @@ SCENARIOS = (
     Scenario("evaluate", ("evaluate", "--run", "run", "--split", "test"), ("run",)),
     Scenario(
         "recommend --out",
-        ("recommend", "--run", "{base}/run", "--users", "all", "-k", "60", "--out", "found.parquet"),
+        (
+            "recommend",
+            "--run",
+            "{base}/run",
+            "--users",
+            "all",
+            "-k",
+            "60",
+            "--out",
+            "found.parquet",
+        ),
     ),
     Scenario("export", ("export", "--run", "{base}/run", "--out", "plain")),
     Scenario("report", ("report", "--runs", "{base}/run", "--out", "page")),
-    Scenario("plan --plot", ("plan", "--items", "1000", "--dim", "8", "--ranks", "1,2", "--plot", "plan.png")),
-    Scenario("experiment", ("experiment", "{base}/one.toml", "--data", "{base}/data", "--out", "out")),
+    Scenario(
+        "plan --plot",
+        ("plan", "--items", "1000", "--dim", "8", "--ranks", "1,2", "--plot", "plan.png"),
+    ),
+    Scenario(
+        "experiment", ("experiment", "{base}/one.toml", "--data", "{base}/data", "--out", "out")
+    ),
     Scenario(
         "train from a store, whose cache is the disk",
         ("train", "--config", str(SMALL), "--data", "{address}", "--run", "run", *BUDGET),
@@ -120,7 +174,9 @@ def fill_up(scenario: Scenario, base: Path, moments: int, seed: int) -> list[str
         if ended.code:
             _check_says_room(ended)
             said.append(ended.err)
-            assert not (left := sorted(path for path in there if _is_hidden(path))), f"{left} left by: {ended.err}"
+            assert not (left := sorted(path for path in there if _is_hidden(path))), (
+                f"{left} left by: {ended.err}"
+            )
         _check_nothing_half(scenario, whole, there, ended)
         disk.make_room()
         _check_ends_right(scenario, whole, disk, base, ended)
@@ -128,12 +184,16 @@ def fill_up(scenario: Scenario, base: Path, moments: int, seed: int) -> list[str
 
 
 def _check_says_room(ended: Ended) -> None:
-    if "failed: " in ended.err and "error: " not in ended.err:  # a run of an experiment, whose table says why
+    if (
+        "failed: " in ended.err and "error: " not in ended.err
+    ):  # a run of an experiment, whose table says why
         assert ended.code == 1
         assert "make room" in ended.out
         assert "Traceback" not in ended.out + ended.err
         return
-    too_large = " left: give at most " in ended.err  # seen before anything is made: a number to change
+    too_large = (
+        " left: give at most " in ended.err
+    )  # seen before anything is made: a number to change
     ended.check_one_line(2 if too_large else 1)
     assert too_large or "make room" in ended.err, ended.err
 
@@ -163,7 +223,9 @@ def forbid(scenario: Scenario, base: Path, files: int, seed: int) -> None:
     disk.folder.chmod(0o755)
     _check_forbidden(ended)
     assert contents(disk.folder) == before
-    paths = sorted(path for name in scenario.holds for path in (base / name).rglob("*") if path.is_file())
+    paths = sorted(
+        path for name in scenario.holds for path in (base / name).rglob("*") if path.is_file()
+    )
     for path in random.Random(seed).sample(paths, min(files, len(paths))):
         scenario.start(disk, base)
         unreadable = disk.folder / path.relative_to(base)
@@ -196,27 +258,44 @@ def _whole(scenario: Scenario, base: Path) -> tuple[Disk, Whole]:
     return disk, Whole(before, contents(disk.folder), start, ended.peak, ended.seconds)
 
 
-def _check_nothing_half(scenario: Scenario, whole: Whole, there: dict[str, str], ended: Ended) -> None:
+def _check_nothing_half(
+    scenario: Scenario, whole: Whole, there: dict[str, str], ended: Ended
+) -> None:
     """Every file that one sees is as it was, or as it is in the end."""
     for path, content in there.items():
-        if path.endswith("/") or _is_hidden(path) or _GROWING.fullmatch(path) or re.fullmatch(scenario.ignored, path):
+        if (
+            path.endswith("/")
+            or _is_hidden(path)
+            or _GROWING.fullmatch(path)
+            or re.fullmatch(scenario.ignored, path)
+        ):
             continue
-        assert content in (whole.before.get(path), whole.after.get(path)), f"half-written: {path}\n{ended}"
+        assert content in (whole.before.get(path), whole.after.get(path)), (
+            f"half-written: {path}\n{ended}"
+        )
 
 
-def _check_ends_right(scenario: Scenario, whole: Whole, disk: Disk, base: Path, first: Ended) -> None:
+def _check_ends_right(
+    scenario: Scenario, whole: Whole, disk: Disk, base: Path, first: Ended
+) -> None:
     """The same command goes on to the same end, where it has not come to it."""
     if not _differing(scenario, whole, contents(disk.folder)):
         return
     ended = scenario.run(disk, base)
     assert ended.code == 0, f"{first}\nthen {ended}"
-    assert not (wrong := _differing(scenario, whole, contents(disk.folder))), f"{wrong}\n{first}\nthen {ended}"
+    assert not (wrong := _differing(scenario, whole, contents(disk.folder))), (
+        f"{wrong}\n{first}\nthen {ended}"
+    )
 
 
 def _differing(scenario: Scenario, whole: Whole, there: dict[str, str]) -> list[str]:
     free = rf"{scenario.ignored}|(.*/)?(events|logs)/.*"
     paths = sorted({*whole.after, *there})
-    return [path for path in paths if there.get(path) != whole.after.get(path) and not re.fullmatch(free, path)]
+    return [
+        path
+        for path in paths
+        if there.get(path) != whole.after.get(path) and not re.fullmatch(free, path)
+    ]
 
 
 def _check_forbidden(ended: Ended) -> None:
@@ -241,7 +320,11 @@ def _content(path: Path) -> str:
     data = os.fsencode(os.readlink(path)) if path.is_symlink() else path.read_bytes()
     if path.suffix in (".json", ".jsonl"):
         try:
-            lines = [json.loads(data)] if path.suffix == ".json" else [json.loads(line) for line in data.splitlines()]
+            lines = (
+                [json.loads(data)]
+                if path.suffix == ".json"
+                else [json.loads(line) for line in data.splitlines()]
+            )
             data = json.dumps([_without_times(line) for line in lines]).encode()
         except ValueError:
             pass
@@ -257,9 +340,15 @@ def _content(path: Path) -> str:
 
 def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(inner) for key, inner in value.items() if not re.search(_ITS_OWN, key)}
+        return {
+            key: _without_times(inner)
+            for key, inner in value.items()
+            if not re.search(_ITS_OWN, key)
+        }
     return [_without_times(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _is_hidden(path: str) -> bool:
-    return any(part.startswith(".") and part not in (".lock", ".metadata") for part in path.split("/"))
+    return any(
+        part.startswith(".") and part not in (".lock", ".metadata") for part in path.split("/")
+    )

@@ -34,8 +34,17 @@ def app(name, *arguments, ranks=1, restarts=None, cwd=None, check=True, timeout=
     """
     arguments = [str(part) for part in arguments]
     if restarts is not None:
-        torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", ranks, "--max-restarts", restarts]
-        return run([*torchrun, "-m", f"torchrec_priors.apps.{name}", "--", *arguments], cwd, check, timeout)
+        torchrun = [
+            BIN / "torchrun",
+            "--standalone",
+            "--nproc-per-node",
+            ranks,
+            "--max-restarts",
+            restarts,
+        ]
+        return run(
+            [*torchrun, "-m", f"torchrec_priors.apps.{name}", "--", *arguments], cwd, check, timeout
+        )
     return _forked(name, arguments, ranks, cwd, check, timeout)
 
 
@@ -50,12 +59,21 @@ def run(command, cwd=None, check=True, timeout=280):
 
 def _forked(name, arguments, ranks, cwd, check, timeout):
     with tempfile.TemporaryDirectory() as folder:
-        texts = [[Path(folder) / f"{stream}-{rank}" for rank in range(ranks)] for stream in ("stdout", "stderr")]
+        texts = [
+            [Path(folder) / f"{stream}-{rank}" for rank in range(ranks)]
+            for stream in ("stdout", "stderr")
+        ]
         launched = _launched(ranks)
         processes = [
             FORKS.Process(
                 target=_main,
-                args=(name, arguments, cwd or REPOSITORY, {**os.environ, "OMP_NUM_THREADS": "1", **variables}, streams),
+                args=(
+                    name,
+                    arguments,
+                    cwd or REPOSITORY,
+                    {**os.environ, "OMP_NUM_THREADS": "1", **variables},
+                    streams,
+                ),
             )
             for variables, *streams in zip(launched, *texts, strict=True)
         ]

@@ -103,7 +103,9 @@ def outcome(read: Callable[[Path], object], place: Path) -> Outcome:
             return Outcome(0, said.getvalue(), result)
         except SystemExit as end:
             return Outcome(int(end.code or 0), said.getvalue(), None)
-        except ValueError as error:  # UserError of a function that was called as people's programs do
+        except (
+            ValueError
+        ) as error:  # UserError of a function that was called as people's programs do
             if type(error).__name__ == "UserError":
                 return Outcome(2, f"error: {error}", None)
             return Outcome(-1, said.getvalue(), None, traceback.format_exc())
@@ -141,7 +143,9 @@ def damage(file: Path, kind: str, draw: random.Random, other: Path) -> bool:
 KINDS = ("flip", "flip", "flip", "zero", "cut", "doubled", "emptied", "replaced", "removed")
 
 
-def campaign(subjects: list[Subject], times: int, seed: int, scratch: Path, say: Callable[[str], None]) -> Findings:
+def campaign(
+    subjects: list[Subject], times: int, seed: int, scratch: Path, say: Callable[[str], None]
+) -> Findings:
     """So many damages, over all subjects and their files in turn."""
     findings, expected = Findings(), dict[str, Outcome]()
     for number in range(times):
@@ -159,7 +163,9 @@ def campaign(subjects: list[Subject], times: int, seed: int, scratch: Path, say:
         found, right = outcome(subject.read, place), expected[subject.name]
         what = f"{number}: {subject.name}: {path} {kind}"
         if found.trace:
-            findings.faults.append(f"{what}: traceback: {found.trace.splitlines()[-1]}\n{found.trace}")
+            findings.faults.append(
+                f"{what}: traceback: {found.trace.splitlines()[-1]}\n{found.trace}"
+            )
         elif found.code == 0 and found.result == right.result:
             findings.same += 1
         elif found.one_line:
@@ -167,7 +173,9 @@ def campaign(subjects: list[Subject], times: int, seed: int, scratch: Path, say:
         elif found.code == 0 and _says_more(found, right):
             findings.said += 1
         elif found.code == 0:
-            findings.faults.append(f"{what}: other content without a word: {_difference(found.result, right.result)}")
+            findings.faults.append(
+                f"{what}: other content without a word: {_difference(found.result, right.result)}"
+            )
         else:
             findings.faults.append(f"{what}: exit code {found.code}: {found.said}")
         if findings.faults and findings.faults[-1].startswith(f"{number}:"):
@@ -195,7 +203,12 @@ def _says_more(found: Outcome, right: Outcome) -> bool:
 def _lines(outcome: Outcome) -> set[str]:
     """All that a person could read."""
     texts = outcome.result.values() if isinstance(outcome.result, dict) else [outcome.result]
-    return {line for text in [outcome.said, *texts] if isinstance(text, str) for line in text.splitlines()}
+    return {
+        line
+        for text in [outcome.said, *texts]
+        if isinstance(text, str)
+        for line in text.splitlines()
+    }
 
 
 def _difference(found: object, right: object) -> str:

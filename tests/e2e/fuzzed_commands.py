@@ -11,12 +11,34 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from command_line import CONFIG, TINY
-from fuzzed_values import AMOUNTS, FLOATS, INTEGERS, NUMBERS, PRIORS, TEXTS, TIMES, URIS, WORDS, toml_value
+from fuzzed_values import (
+    AMOUNTS,
+    FLOATS,
+    INTEGERS,
+    NUMBERS,
+    PRIORS,
+    TEXTS,
+    TIMES,
+    URIS,
+    WORDS,
+    toml_value,
+)
 from typer.models import ArgumentInfo
 
 from torchrec_priors.config import RunConfig, keys
 
-APPS = ("prepare", "prior", "train", "evaluate", "recommend", "experiment", "plan", "bench", "export", "report")
+APPS = (
+    "prepare",
+    "prior",
+    "train",
+    "evaluate",
+    "recommend",
+    "experiment",
+    "plan",
+    "bench",
+    "export",
+    "report",
+)
 
 # Larger ones are no mistake: they run as long as one asks for.
 _LONG_WORK = ("training.steps", "training.patience")
@@ -45,8 +67,14 @@ def options_of(app: str) -> list[Option]:
         if name == "return":
             continue
         declared, info = get_args(hint)
-        named = [text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("-")]
-        flag = "" if isinstance(info, ArgumentInfo) else [f"--{name.replace('_', '-')}", *named][-1].split("/")[0]
+        named = [
+            text for text in (info.default, *(info.param_decls or ())) if str(text).startswith("-")
+        ]
+        flag = (
+            ""
+            if isinstance(info, ArgumentInfo)
+            else [f"--{name.replace('_', '-')}", *named][-1].split("/")[0]
+        )
         found.append(Option(flag, _kind(flag, declared)))
     return found
 
@@ -58,7 +86,11 @@ def _kind(flag: str, declared: Any) -> str:
         return "time"
     if flag in ("--only", "--mute", "--boost", "--at-least"):
         return "head"
-    types = {declared, *get_args(declared), *(inner for part in get_args(declared) for inner in get_args(part))}
+    types = {
+        declared,
+        *get_args(declared),
+        *(inner for part in get_args(declared) for inner in get_args(part)),
+    }
     if bool in types:
         return ""
     return "number" if types & {int, float} else "place" if Path in types else "text"
@@ -86,7 +118,9 @@ class Ground:
         (folder / "loop").symlink_to(folder / "loop")
         (folder / "nothing").mkdir()
         (folder / "own.py").write_text("raise SystemExit(3)\n")
-        (folder / "tiny.toml").write_text(f"config = '{CONFIG}'\nseeds = [0]\n[cells.a]\nmodel.dim = 8\n")
+        (folder / "tiny.toml").write_text(
+            f"config = '{CONFIG}'\nseeds = [0]\n[cells.a]\nmodel.dim = 8\n"
+        )
         unreadable = folder / "unreadable"
         unreadable.write_text("x = 1\n")
         unreadable.chmod(0)
@@ -103,7 +137,9 @@ class Ground:
                  "ü/ß", ".", "..")  # fmt: skip
         inside = str(self.folder / draw.choice(names))
         others = ("/dev/null", "/dev/full", "/dev", str(self.data), str(self.run), str(CONFIG))
-        return draw.choice((inside, inside, inside, draw.choice(others), draw.choice(TEXTS), self.new()))
+        return draw.choice(
+            (inside, inside, inside, draw.choice(others), draw.choice(TEXTS), self.new())
+        )
 
     def configuration(self, draw: random.Random) -> str:
         """A TOML file with a wrong value, or a key that there is not."""
@@ -130,7 +166,14 @@ class Ground:
         tiny = [*TINY, "training.steps=1", "training.evaluate_every=1", "negatives.per_set=16"]
         return {
             "prepare": ["--dataset", "movielens", "--raw", str(self.raw), "--out", self.new()],
-            "prior": ["item", *data, "--name", f"new{self._new}", "--from", str(self.folder / "items.csv")],
+            "prior": [
+                "item",
+                *data,
+                "--name",
+                f"new{self._new}",
+                "--from",
+                str(self.folder / "items.csv"),
+            ],
             "train": ["--config", str(CONFIG), *data, "--run", self.new(), *tiny],
             "evaluate": [*run, "--split", "test", "--name", "fuzzed"],
             "recommend": [*run, "--user", "10", "-k", "5"],
@@ -163,7 +206,16 @@ def _other_beginning(app: str, draw: random.Random, ground: Ground) -> list[str]
     if app == "prior" and draw.random() < 0.6:
         return [draw.choice(("graph", "user")), *data, "--name", f"fuzz{draw.randrange(10**9)}"]
     if app == "prepare" and draw.random() < 0.4:
-        return ["--dataset", "marketplace", "--generate", "1000", "--raw", ground.new(), "--out", ground.new()]
+        return [
+            "--dataset",
+            "marketplace",
+            "--generate",
+            "1000",
+            "--raw",
+            ground.new(),
+            "--out",
+            ground.new(),
+        ]
     if app == "recommend" and draw.random() < 0.4:
         return [*run, "--users", str(ground.folder / "ids.txt"), "--out", ground.new()]
     if app == "recommend" and draw.random() < 0.3:
@@ -173,7 +225,9 @@ def _other_beginning(app: str, draw: random.Random, ground: Ground) -> list[str]
     return []
 
 
-def _spoilt(app: str, words: list[str], options: list[Option], draw: random.Random, ground: Ground) -> list[str]:
+def _spoilt(
+    app: str, words: list[str], options: list[Option], draw: random.Random, ground: Ground
+) -> list[str]:
     """With one thing wrong, or not: some values are right by chance."""
     if app in _WITH_OVERRIDES and draw.random() < 0.5:
         return [*words, _override(app, draw)]
@@ -210,7 +264,9 @@ def _override(app: str, draw: random.Random) -> str:
         known = [key for key in known if key.startswith("evaluation.")]
     key = draw.choice(known)
     if draw.random() < 0.1:
-        key = draw.choice((*TEXTS, "model", "priors", key.upper(), f"{key}.x", f".{key}", key.replace(".", "..")))
+        key = draw.choice(
+            (*TEXTS, "model", "priors", key.upper(), f"{key}.x", f".{key}", key.replace(".", ".."))
+        )
     if key == "priors.tree" and draw.random() < 0.7:
         levels = [draw.choice(PRIORS) for _ in range(draw.choice((1, 1, 2, 3)))]
         return f"{key}={levels!r}"
@@ -232,13 +288,17 @@ def _of_its_type(key: str, draw: random.Random) -> str:
         return draw.choice(FLOATS)
     if isinstance(present, str):
         return draw.choice(WORDS)
-    return draw.choice(("[]", "{}", '["x"]', "{x = 1}", '{x = "y"}', '{item = {type = "column_wise"}}'))
+    return draw.choice(
+        ("[]", "{}", '["x"]', "{x = 1}", '{x = "y"}', '{item = {type = "column_wise"}}')
+    )
 
 
 def _value(option: Option, draw: random.Random, ground: Ground) -> str:
     takes = option.takes if draw.random() < 0.85 else "text"
     if option.flag in ("--generate", "--repeats") and draw.random() < 0.5:
-        return draw.choice([number for number in NUMBERS if number not in ("999999999", "1e9", "65537")])
+        return draw.choice(
+            [number for number in NUMBERS if number not in ("999999999", "1e9", "65537")]
+        )
     head = f"{draw.choice((*_HEADS, *TEXTS))}{draw.choice(('', '=0.5', '=2', '=', f'={draw.choice(NUMBERS)}'))}"
     return {
         "number": lambda: draw.choice((draw.choice(NUMBERS), draw.choice(INTEGERS))),
@@ -247,12 +307,20 @@ def _value(option: Option, draw: random.Random, ground: Ground) -> str:
         "head": lambda: head,
         "place": lambda: ground.place(draw),
         "text": lambda: draw.choice(
-            (draw.choice(WORDS), draw.choice(TEXTS), draw.choice(NUMBERS), ground.place(draw), draw.choice(URIS))
+            (
+                draw.choice(WORDS),
+                draw.choice(TEXTS),
+                draw.choice(NUMBERS),
+                ground.place(draw),
+                draw.choice(URIS),
+            )
         ),
     }[takes]()
 
 
 def shown(app: str, arguments: list[Any]) -> str:
     """A command line for a message, long words cut."""
-    words = [word if len(word) < 120 else f"{word[:60]}...({len(word)})" for word in map(str, arguments)]
+    words = [
+        word if len(word) < 120 else f"{word[:60]}...({len(word)})" for word in map(str, arguments)
+    ]
     return os.fsencode(" ".join([app, *map(repr, words)])).decode("utf8", "backslashreplace")

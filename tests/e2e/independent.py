@@ -13,7 +13,10 @@ def ratings(raw):
     with open(raw / "u.data") as file:
         for line, (user, item, stars, seconds) in enumerate(csv.reader(file, delimiter="\t")):
             rows[int(user)].append((int(seconds), line, int(item), int(stars)))
-    return {user: [(item, stars) for _, _, item, stars in sorted(events)] for user, events in rows.items()}
+    return {
+        user: [(item, stars) for _, _, item, stars in sorted(events)]
+        for user, events in rows.items()
+    }
 
 
 def histories(raw):
@@ -32,7 +35,10 @@ def genres(raw):
     none = [19]
     with open(raw / "u.item", encoding="latin-1") as file:
         rows = [line.rstrip("\n").split("|") for line in file]
-    return {int(row[0]): [number for number, flag in enumerate(row[5:24]) if flag == "1"] or none for row in rows}
+    return {
+        int(row[0]): [number for number, flag in enumerate(row[5:24]) if flag == "1"] or none
+        for row in rows
+    }
 
 
 def recompute(raw, predictions, split, horizon, cutoffs=(5, 10, 50, 200)):
@@ -58,7 +64,9 @@ def recompute(raw, predictions, split, horizon, cutoffs=(5, 10, 50, 200)):
             for item in top:
                 for label in label_of[item]:
                     counts[label] += 1
-            sums[f"entropy@{cutoff}"] -= sum(n / cutoff * math.log2(n / cutoff) for n in counts.values())
+            sums[f"entropy@{cutoff}"] -= sum(
+                n / cutoff * math.log2(n / cutoff) for n in counts.values()
+            )
     return {name: total / users for name, total in sums.items()}, users, past
 
 
@@ -77,8 +85,12 @@ def recompute_groups(raw, predictions, split, horizon, cutoffs=(5, 10, 50, 200))
                 places = [rank for rank, item in enumerate(row["items"][:cutoff]) if item in items]
                 ideal = sum(1 / math.log2(rank + 2) for rank in range(min(cutoff, len(items))))
                 sums[f"group/{group}/recall@{cutoff}"] += len(places) / len(items)
-                sums[f"group/{group}/ndcg@{cutoff}"] += sum(1 / math.log2(rank + 2) for rank in places) / ideal
-    means = {name: total / counts[f"{name.rpartition('/')[0]}/users"] for name, total in sums.items()}
+                sums[f"group/{group}/ndcg@{cutoff}"] += (
+                    sum(1 / math.log2(rank + 2) for rank in places) / ideal
+                )
+    means = {
+        name: total / counts[f"{name.rpartition('/')[0]}/users"] for name, total in sums.items()
+    }
     return means | counts
 
 
@@ -93,7 +105,9 @@ def assert_by_heads_of_true_stars(raw, predictions, split, horizon):
         ahead = {stars for _, stars in _ahead(past[row["user_id"]], split, horizon)}
         open_heads = {_name(stars) for stars in ahead}
         assert set(row["heads"]) <= open_heads
-        assert all(item in stars_of[head] for item, head in zip(row["items"], row["heads"], strict=True))
+        assert all(
+            item in stars_of[head] for item, head in zip(row["items"], row["heads"], strict=True)
+        )
         some_closed |= len(ahead) < 5
     assert some_closed, "nothing was closed to anybody"
 

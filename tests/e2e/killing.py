@@ -31,7 +31,9 @@ def kill_all_when(there, command: list, seconds: float) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     running.wait()
-    while any(map(_alive, family)) and time.monotonic() < deadline:  # they let go of their files when they are gone
+    while (
+        any(map(_alive, family)) and time.monotonic() < deadline
+    ):  # they let go of their files when they are gone
         time.sleep(0.02)
 
 
@@ -62,7 +64,14 @@ class Victim:
             every: steps between evaluations; there is a line of metrics for every step.
         """
         self.run, self.log, self.every = run, log, every
-        torchrun = [BIN / "torchrun", "--standalone", "--nproc-per-node", 2, "--max-restarts", restarts]
+        torchrun = [
+            BIN / "torchrun",
+            "--standalone",
+            "--nproc-per-node",
+            2,
+            "--max-restarts",
+            restarts,
+        ]
         command = [*torchrun, "-m", "torchrec_priors.apps.train", "--", *arguments, "--run", run]
         with log.open("wb") as stream:
             self.process = subprocess.Popen(
@@ -86,7 +95,11 @@ class Victim:
             self._wait(lambda: self._steps() not in (before, []) and self._steps()[-1] >= step)
             if moment == "step":
                 self._sleep(chance.uniform(0, 0.5))
-            self._wait({"step": lambda: True, "validation": self._evaluates, "checkpoint": self._writes}[moment])
+            self._wait(
+                {"step": lambda: True, "validation": self._evaluates, "checkpoint": self._writes}[
+                    moment
+                ]
+            )
         victim = chance.choice(ranks)
         at = self._steps()[-1:]
         os.kill(victim, signal.SIGKILL)
@@ -129,7 +142,9 @@ class Victim:
     def _wait(self, come) -> None:
         deadline = time.monotonic() + _AT_MOST
         while True:
-            assert self.process.poll() is None, f"ended before it could be killed:\n{self.log.read_text()[-3000:]}"
+            assert self.process.poll() is None, (
+                f"ended before it could be killed:\n{self.log.read_text()[-3000:]}"
+            )
             if come():
                 return
             assert time.monotonic() < deadline, f"waited in vain:\n{self.log.read_text()[-3000:]}"

@@ -30,10 +30,14 @@ class Machine:
     interface: str
     first: int
 
-    def start(self, command: Sequence[str], env: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: Sequence[str], env: dict[str, str], log: Path
+    ) -> subprocess.Popen[bytes]:
         """Starts a command there, its output added to a file."""
         with log.open("ab") as output:
-            return subprocess.Popen([*self._enter(*_NAMESPACES), *command], env=env, stdout=output, stderr=output)
+            return subprocess.Popen(
+                [*self._enter(*_NAMESPACES), *command], env=env, stdout=output, stderr=output
+            )
 
     def processes(self, *, ranks_alone: bool = False) -> list[int]:
         """Process ids, seen from here, of what was started there; ranks are what a launcher has started."""
@@ -41,8 +45,12 @@ class Machine:
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                is_there = os.readlink(process / "ns/pid") == there and int(process.name) != self.first
-                if is_there and (not ranks_alone or b"\0LOCAL_RANK=" in (process / "environ").read_bytes()):
+                is_there = (
+                    os.readlink(process / "ns/pid") == there and int(process.name) != self.first
+                )
+                if is_there and (
+                    not ranks_alone or b"\0LOCAL_RANK=" in (process / "environ").read_bytes()
+                ):
                     found.append(int(process.name))
             except OSError:  # it has ended in the meantime
                 continue
@@ -56,9 +64,26 @@ def why_not() -> str | None:
     """Why there can be no such machines here."""
     if missing := [tool for tool in _TOOLS if shutil.which(tool) is None]:
         return f"{' and '.join(missing)} not found: install util-linux and iproute2"
-    probe = ["unshare", *_NAMESPACES, "--fork", "ip", "link", "add", "probe", "type", "veth", "peer", "name", "eborp"]
+    probe = [
+        "unshare",
+        *_NAMESPACES,
+        "--fork",
+        "ip",
+        "link",
+        "add",
+        "probe",
+        "type",
+        "veth",
+        "peer",
+        "name",
+        "eborp",
+    ]
     tried = subprocess.run(probe, capture_output=True, text=True)
-    return f"no network namespaces without privileges: {tried.stderr.strip()}" if tried.returncode else None
+    return (
+        f"no network namespaces without privileges: {tried.stderr.strip()}"
+        if tried.returncode
+        else None
+    )
 
 
 @contextmanager
@@ -70,13 +95,25 @@ def two_machines(folder: Path) -> Iterator[tuple[Machine, Machine]]:
     """
     addresses = {"node0": "10.99.0.1", "node1": "10.99.0.2"}
     hosts = folder / "hosts"
-    hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in addresses.items()))
+    hosts.write_text(
+        "127.0.0.1 localhost\n"
+        + "".join(f"{address} {name}\n" for name, address in addresses.items())
+    )
     held, machines = [], []
     try:
         for number, (name, address) in enumerate(addresses.items()):
             ready = f"hostname {name}; mount --bind '{hosts}' /etc/hosts; ip link set lo up; echo ready; exec sleep inf"
             holder = subprocess.Popen(
-                ["unshare", *_NAMESPACES, "--fork", "--kill-child", "--mount-proc", "sh", "-ec", ready],
+                [
+                    "unshare",
+                    *_NAMESPACES,
+                    "--fork",
+                    "--kill-child",
+                    "--mount-proc",
+                    "sh",
+                    "-ec",
+                    ready,
+                ],
                 stdout=subprocess.PIPE,
             )
             held.append(holder)

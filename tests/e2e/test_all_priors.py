@@ -8,7 +8,12 @@ from command_line import CONFIG, app
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 DIM = 16
-FEW_STEPS = [f"model.dim={DIM}", "encoder.layers=1", "training.steps=40", "training.evaluate_every=40"]
+FEW_STEPS = [
+    f"model.dim={DIM}",
+    "encoder.layers=1",
+    "training.steps=40",
+    "training.evaluate_every=40",
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +27,19 @@ def data(ml_raw, tmp_path_factory):
 
 
 def _trained(data, run, *overrides):
-    app("train", "--config", CONFIG, "--data", data, "--run", run, *FEW_STEPS, *overrides, ranks=2, timeout=900)
+    app(
+        "train",
+        "--config",
+        CONFIG,
+        "--data",
+        data,
+        "--run",
+        run,
+        *FEW_STEPS,
+        *overrides,
+        ranks=2,
+        timeout=900,
+    )
     app("evaluate", "--run", run, "--split", "test", ranks=2, timeout=900)
     summary = json.loads((run / "summary.json").read_text())
     return summary, json.loads((run / "eval/test/metrics.json").read_text())
@@ -51,4 +68,12 @@ def test_all_five_kinds_at_once(data, tmp_path, composition):
     answer = json.loads(app("recommend", "--run", run, "--user", 1, "--json").stdout)
     assert len(answer["items"]) == 10
     crowds = {name for item in answer["items"] for name in item["head_scores"] if "users" in name}
-    assert len({next(part for part in name.split(" / ") if part.startswith("users")) for name in crowds}) <= 1
+    assert (
+        len(
+            {
+                next(part for part in name.split(" / ") if part.startswith("users"))
+                for name in crowds
+            }
+        )
+        <= 1
+    )

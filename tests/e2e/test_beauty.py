@@ -23,16 +23,29 @@ def run(tmp_path_factory):
     config = REPOSITORY / "torchx_configs/beauty.toml"
     settings = ["training.steps=100", "training.evaluate_every=100"]
     app(
-        "train", "--config", config, "--data", folder / "data", "--run", folder / "run", *settings, ranks=2, timeout=900
+        "train",
+        "--config",
+        config,
+        "--data",
+        folder / "data",
+        "--run",
+        folder / "run",
+        *settings,
+        ranks=2,
+        timeout=900,
     )
     return folder / "run"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_bulk_on_two_ranks_equals_one_user_after_another_and_never_violates_a_deny_list(run, tmp_path):
+def test_bulk_on_two_ranks_equals_one_user_after_another_and_never_violates_a_deny_list(
+    run, tmp_path
+):
     with load_run(run) as loaded:
-        ids = loaded.data.catalogue(["item_id", "frequency"]).sort_by([("frequency", "descending")])["item_id"]
+        ids = loaded.data.catalogue(["item_id", "frequency"]).sort_by(
+            [("frequency", "descending")]
+        )["item_id"]
         denied = {str(item) for item in ids.to_pylist()[:500]}
         (tmp_path / "denied.txt").write_text("\n".join([*denied, "4711000"]))
         arguments = ["--run", run, "--users", "all", "--k", K, "--deny", tmp_path / "denied.txt"]

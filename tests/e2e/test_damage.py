@@ -51,7 +51,16 @@ def made(tmp_path_factory):
         prepare(Settings("movielens", home / "raw", 8 - number, seed=number), home / "data")
         # The other run is of the same data, so that its files are as alike as can be.
         data = folder / "one" / "data"
-        run(train.train, "--config", folder / "config.toml", "--data", data, "--run", home / "run", f"seed={number}")
+        run(
+            train.train,
+            "--config",
+            folder / "config.toml",
+            "--data",
+            data,
+            "--run",
+            home / "run",
+            f"seed={number}",
+        )
         for split in ("validation", "test"):
             run(evaluate.evaluate, "--run", home / "run", "--split", split)
         run(export.export, "--run", home / "run", "--out", home / "export")
@@ -88,11 +97,15 @@ def _evaluated(run_folder: Path, data: Path):
     """What an evaluation writes."""
     written = run_folder / "eval" / "test-again"
     shutil.rmtree(written, ignore_errors=True)
-    run(evaluate.evaluate, "--run", run_folder, "--split", "test", "--data", data, "--name", "again")
+    run(
+        evaluate.evaluate, "--run", run_folder, "--split", "test", "--data", data, "--name", "again"
+    )
     metrics = json.loads((written / "metrics.json").read_text())
     predictions = pq.read_table(written / "predictions.parquet").to_pydict()
     shutil.rmtree(written)
-    left = {name: value for name, value in metrics.items() if name not in TIMES and name != "sha256"}
+    left = {
+        name: value for name, value in metrics.items() if name not in TIMES and name != "sha256"
+    }
     return {**left, "predictions": predictions}
 
 
@@ -106,25 +119,37 @@ def _reported(run_folder: Path, out: Path):
     shutil.rmtree(out, ignore_errors=True)
     said = run(report.report, "--runs", run_folder, "--out", out)
     page = (out / "index.html").read_text()
-    return {"said": "\n".join(line for line in said.splitlines() if not line.startswith("written")), "page": page}
+    return {
+        "said": "\n".join(line for line in said.splitlines() if not line.startswith("written")),
+        "page": page,
+    }
 
 
 def _exported(folder: Path):
     exported = load_exported(folder)
     scores = exported.scores([5, 50, 7])[0]
-    return {"ids": exported.item_ids.to_pylist(), "scores": scores.tolist(), "heads": list(exported.heads)}
+    return {
+        "ids": exported.item_ids.to_pylist(),
+        "scores": scores.tolist(),
+        "heads": list(exported.heads),
+    }
 
 
 def _subjects(made: Path) -> list[Subject]:
     one, other, config = made / "one", made / "other", made / "config.toml"
     data = one / "data"
     of_run = _files(one / "run")
-    read_by_all = [path for path in of_run if not path.startswith(("eval/", "events", "tensorboard"))]
-    evaluated = [path for path in read_by_all if Path(path).name not in ("metrics.jsonl", "summary.json")]
+    read_by_all = [
+        path for path in of_run if not path.startswith(("eval/", "events", "tensorboard"))
+    ]
+    evaluated = [
+        path for path in read_by_all if Path(path).name not in ("metrics.jsonl", "summary.json")
+    ]
     shown = [
         path
         for path in of_run
-        if path.startswith("eval/") or path in ("config.toml", "data.json", "metrics.jsonl", "summary.json")
+        if path.startswith("eval/")
+        or path in ("config.toml", "data.json", "metrics.jsonl", "summary.json")
     ]
     page = made / "page"
 

@@ -5,7 +5,13 @@ import sys
 import pytest
 from command_line import REPOSITORY, run
 
-SMALL = ["model.dim=8", "encoder.layers=1", "training.steps=6", "training.evaluate_every=3", "training.batch=16"]
+SMALL = [
+    "model.dim=8",
+    "encoder.layers=1",
+    "training.steps=6",
+    "training.evaluate_every=3",
+    "training.batch=16",
+]
 
 
 @pytest.mark.slow

@@ -8,7 +8,13 @@ from command_line import CONFIG, app
 from independent import assert_by_heads_of_true_stars, recompute, recompute_groups
 from run_files import logged
 
-SMALL = ["model.dim=8", "encoder.layers=1", "training.steps=20", "training.evaluate_every=10", "training.batch=16"]
+SMALL = [
+    "model.dim=8",
+    "encoder.layers=1",
+    "training.steps=20",
+    "training.evaluate_every=10",
+    "training.batch=16",
+]
 MODELS = {"heads": [], "told": ["priors.adapters=vector", "negatives.catalogue_share=1"]}
 
 LOGGED = (
@@ -29,7 +35,9 @@ def run(request, small_data, tmp_path_factory):
 
 def test_both_ways_are_what_the_raw_files_and_predictions_say(run, small_raw):
     metrics = json.loads((run / "eval/test/metrics.json").read_text())
-    unknown, told = (run / f"eval/test/{name}.parquet" for name in ("predictions", "predictions_event_given"))
+    unknown, told = (
+        run / f"eval/test/{name}.parquet" for name in ("predictions", "predictions_event_given")
+    )
     for prefix, predictions in (("", unknown), ("event_given/", told)):
         recomputed, users, _ = recompute(small_raw, predictions, "test", horizon=8)
         assert users == metrics["users"]
@@ -43,9 +51,13 @@ def test_both_ways_are_what_the_raw_files_and_predictions_say(run, small_raw):
 
 def test_groups_of_users_and_of_events_are_what_the_raw_files_say(run, small_raw):
     metrics = json.loads((run / "eval/test/metrics.json").read_text())
-    recomputed = recompute_groups(small_raw, run / "eval/test/predictions.parquet", "test", horizon=8)
+    recomputed = recompute_groups(
+        small_raw, run / "eval/test/predictions.parquet", "test", horizon=8
+    )
     assert {name.split("/")[1] for name in recomputed} == {"gender", "rating"}
-    assert recomputed["group/gender/F/users"] + recomputed["group/gender/M/users"] == metrics["users"]
+    assert (
+        recomputed["group/gender/F/users"] + recomputed["group/gender/M/users"] == metrics["users"]
+    )
     for name, value in recomputed.items():
         assert metrics[name] == pytest.approx(value, abs=1e-6), name
     assert {name.split("/")[1] for name in metrics if name.startswith("group/")} == {

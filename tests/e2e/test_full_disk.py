@@ -72,7 +72,14 @@ def test_a_full_disk(scenario, base):
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_no_permission(scenario, base):
     with _store(base):
-        in_a_room(campaign.forbid, scenario, base, 1 if scenario.name == _PROCESSES else 4, 1, timeout=3600)
+        in_a_room(
+            campaign.forbid,
+            scenario,
+            base,
+            1 if scenario.name == _PROCESSES else 4,
+            1,
+            timeout=3600,
+        )
 
 
 @pytest.mark.slow

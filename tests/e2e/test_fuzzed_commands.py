@@ -93,7 +93,10 @@ def _forked(name: str, arguments: list[str], folder: Path) -> Ended:
         if code is None:
             process.kill()
             process.join()
-        return Ended(code, texts[1].read_bytes().decode("utf8", "backslashreplace") if texts[1].exists() else "")
+        return Ended(
+            code,
+            texts[1].read_bytes().decode("utf8", "backslashreplace") if texts[1].exists() else "",
+        )
 
 
 def _try(numbers, ground) -> list[str]:

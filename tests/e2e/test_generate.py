@@ -8,7 +8,10 @@ from torchrec_priors.prepared.manifest import read_manifest
 def test_a_log_is_made_up_and_prepared_and_found_again(tmp_path):
     arguments = ["--dataset", "marketplace", "--raw", tmp_path / "raw", "--out", tmp_path / "data"]
     for _ in range(2):
-        assert "marketplace: " in app("prepare", *arguments, "--generate", "1000", "--seed", "7").stdout
+        assert (
+            "marketplace: "
+            in app("prepare", *arguments, "--generate", "1000", "--seed", "7").stdout
+        )
     assert read_manifest(tmp_path / "data").settings["seed"] == 7
     component = ["run", "-s", "local_cwd", "--dryrun", "components/prepare.py:prepare", *arguments]
     shown = run([BIN / "torchx", *component, "--generate", "1000"], cwd=REPOSITORY)
@@ -17,8 +20,19 @@ def test_a_log_is_made_up_and_prepared_and_found_again(tmp_path):
 
 
 def test_a_corpus_that_cannot_generate_names_those_that_can(tmp_path):
-    arguments = ["--dataset", "movielens", "--raw", tmp_path / "raw", "--out", tmp_path / "data", "--generate", "1000"]
+    arguments = [
+        "--dataset",
+        "movielens",
+        "--raw",
+        tmp_path / "raw",
+        "--out",
+        tmp_path / "data",
+        "--generate",
+        "1000",
+    ]
     done = app("prepare", *arguments, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --generate: corpus 'movielens' cannot make up raw files; these can: ")
+    assert done.stderr.startswith(
+        "error: --generate: corpus 'movielens' cannot make up raw files; these can: "
+    )
     assert "marketplace" in done.stderr

@@ -39,7 +39,9 @@ def test_missing_raw_file(small_raw, tmp_path):
 
 
 def test_missing_raw_folder(tmp_path):
-    _refused(*_prepare(tmp_path / "nowhere", tmp_path / "out"), says=["there is no folder", "nowhere"])
+    _refused(
+        *_prepare(tmp_path / "nowhere", tmp_path / "out"), says=["there is no folder", "nowhere"]
+    )
 
 
 def test_garbage_row_is_named_by_file_and_line(small_raw, tmp_path):
@@ -47,15 +49,22 @@ def test_garbage_row_is_named_by_file_and_line(small_raw, tmp_path):
     lines = (tmp_path / "raw" / "u.data").read_text().splitlines()
     lines[16] = "4\tabc\t5\t880000000"
     (tmp_path / "raw" / "u.data").write_text("\n".join(lines) + "\n")
-    _refused(*_prepare(tmp_path / "raw", tmp_path / "out"), says=["u.data, line 17", "'abc'", "--on-bad-row drop"])
+    _refused(
+        *_prepare(tmp_path / "raw", tmp_path / "out"),
+        says=["u.data, line 17", "'abc'", "--on-bad-row drop"],
+    )
     done = app(*_prepare(tmp_path / "raw", tmp_path / "out", "--on-bad-row", "drop"))
     assert "dropped: 1 (u.data: item_id is no integer)" in done.stdout
 
 
 def test_engines_and_amounts_of_memory(small_raw, tmp_path):
-    _refused(*_prepare(small_raw, tmp_path / "out", "--memory", "much"), says=["--memory: 'much'", "2GB"])
+    _refused(
+        *_prepare(small_raw, tmp_path / "out", "--memory", "much"), says=["--memory: 'much'", "2GB"]
+    )
     _refused(*_prepare(small_raw, tmp_path / "out", "--engine", "flink"), says=["flink", "duckdb"])
-    _refused(*_prepare(small_raw, tmp_path / "out", "--spark-master", "local"), says=["--engine spark"])
+    _refused(
+        *_prepare(small_raw, tmp_path / "out", "--spark-master", "local"), says=["--engine spark"]
+    )
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,20 +90,41 @@ def test_unknown_option_and_missing_option(small_raw):
         ('priors.tree=["temporal:3"]', ["temporal:3", "horizon = 8"]),
         ('priors.tree=["genre:x"]', ["genre"]),
         ("embedding.unseen=forgotten", ["embedding.unseen", "forgotten", "hashed", "managed"]),
-        ("sharding.plan=nowhere.json", ["sharding.plan: '", "nowhere.json' holds no plan", "sharding.json"]),
+        (
+            "sharding.plan=nowhere.json",
+            ["sharding.plan: '", "nowhere.json' holds no plan", "sharding.json"],
+        ),
         ("embedding.unseen=managed", ["embedding.rows = 0", "as 48"]),
     ],
 )
 def test_configuration(small_data, tmp_path, override, words):
-    _refused("train", "--config", CONFIG, "--data", small_data, "--run", tmp_path / "run", override, says=words)
+    _refused(
+        "train",
+        "--config",
+        CONFIG,
+        "--data",
+        small_data,
+        "--run",
+        tmp_path / "run",
+        override,
+        says=words,
+    )
     assert not (tmp_path / "run" / "checkpoints" / "best.json").exists()
 
 
 def test_missing_configuration_and_broken_toml(small_data, tmp_path):
     arguments = ["--data", small_data, "--run", tmp_path / "run"]
-    _refused("train", "--config", tmp_path / "none.toml", *arguments, says=["there is no file", "none.toml"])
+    _refused(
+        "train",
+        "--config",
+        tmp_path / "none.toml",
+        *arguments,
+        says=["there is no file", "none.toml"],
+    )
     (tmp_path / "bad.toml").write_text("[model\ndim = 3")
-    _refused("train", "--config", tmp_path / "bad.toml", *arguments, says=["bad.toml", "not valid TOML"])
+    _refused(
+        "train", "--config", tmp_path / "bad.toml", *arguments, says=["bad.toml", "not valid TOML"]
+    )
 
 
 def test_run_folder_of_another_configuration(run, small_data):
@@ -104,7 +134,16 @@ def test_run_folder_of_another_configuration(run, small_data):
 
 def test_run_folder_that_is_no_run(small_data, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    _refused("train", "--config", CONFIG, "--data", small_data, "--run", tmp_path, says=["not empty", "no run"])
+    _refused(
+        "train",
+        "--config",
+        CONFIG,
+        "--data",
+        small_data,
+        "--run",
+        tmp_path,
+        says=["not empty", "no run"],
+    )
 
 
 def test_unknown_user_item_and_run(run, tmp_path):
@@ -128,22 +167,40 @@ SEARCH = "[search]\ntrials = 2\nspace.encoder.dropout = "
     ("text", "options", "words"),
     [
         (None, [], ["FILE", "there is no file"]),
-        ("{head}[cells.a]\nmodel.dimm = 8", [], ["tiny.toml", "cell 'a'", "did you mean 'model.dim'?"]),
+        (
+            "{head}[cells.a]\nmodel.dimm = 8",
+            [],
+            ["tiny.toml", "cell 'a'", "did you mean 'model.dim'?"],
+        ),
         ("{head}[cells.a]", ["--only", "b"], ["--only", "no cell 'b'"]),
         ("{head}[cells.a]", ["-j", "1x2"], ["-j", "--scheduler"]),
         ("{head}[cells.a]", ["--scheduler", "slrum"], ["no 'slrum'", "did you mean 'slurm'?"]),
         ("{head}[cells.a]", ["--data", "nowhere"], ["--data", "nowhere"]),
         ("{head}[cells.a]", ["--search"], ["--search", "no section [search]"]),
-        ("{head}[cells.a]\n{search}[0.1]", ["--search", "--split", "test"], ["--search", "validation alone"]),
+        (
+            "{head}[cells.a]\n{search}[0.1]",
+            ["--search", "--split", "test"],
+            ["--search", "validation alone"],
+        ),
         ("{head}[cells.a]\n{search}[]", ["--search"], ["'encoder.dropout'", "empty list"]),
-        ("{head}[cells.a]\n{search}[0.1, 2.0]", ["--search"], ["cell 'a' with encoder.dropout = 2.0", "[0, 1)"]),
+        (
+            "{head}[cells.a]\n{search}[0.1, 2.0]",
+            ["--search"],
+            ["cell 'a' with encoder.dropout = 2.0", "[0, 1)"],
+        ),
     ],
 )
 def test_experiment(small_data, tmp_path, text, options, words):
     file = tmp_path / "tiny.toml"
     if text is not None:
-        file.write_text(text.replace("{head}", f"config = '{CONFIG}'\nseeds = [0]\n").replace("{search}", SEARCH))
-    _refused("experiment", file, "--data", small_data, "--out", tmp_path / "out", *options, says=words)
+        file.write_text(
+            text.replace("{head}", f"config = '{CONFIG}'\nseeds = [0]\n").replace(
+                "{search}", SEARCH
+            )
+        )
+    _refused(
+        "experiment", file, "--data", small_data, "--out", tmp_path / "out", *options, says=words
+    )
     assert not (tmp_path / "out" / "runs").exists()
 
 
@@ -153,11 +210,23 @@ def test_prepared_folder_without_manifest_and_truncated_parquet(small_data, tmp_
     part = next((tmp_path / "data" / "sequences").glob("*.parquet"))
     whole = part.read_bytes()
     part.write_bytes(whole[: len(whole) // 2])
-    _refused("train", "--data", tmp_path / "data", *arguments, says=[part.name, "prepare the data set again"])
+    _refused(
+        "train",
+        "--data",
+        tmp_path / "data",
+        *arguments,
+        says=[part.name, "prepare the data set again"],
+    )
     part.write_bytes(b"\0" * len(whole))
     _refused("train", "--data", tmp_path / "data", *arguments, says=[part.name, "cannot be read"])
     (tmp_path / "data" / "manifest.json").unlink()
-    _refused("train", "--data", tmp_path / "data", *arguments, says=["no prepared data set", "manifest.json"])
+    _refused(
+        "train",
+        "--data",
+        tmp_path / "data",
+        *arguments,
+        says=["no prepared data set", "manifest.json"],
+    )
 
 
 def test_under_a_launcher_one_rank_alone_says_it_and_it_is_not_tried_again(small_data, tmp_path):
@@ -195,7 +264,9 @@ def test_a_mistake_that_rank_0_does_not_meet_is_said_by_the_rank_that_does(monke
     ],
     ids=str,
 )
-def test_what_a_launcher_cannot_have_meant_is_said_at_once(monkeypatch, capsys, variables, alone, says):
+def test_what_a_launcher_cannot_have_meant_is_said_at_once(
+    monkeypatch, capsys, variables, alone, says
+):
     def never():
         raise AssertionError("it must not begin")
 
@@ -225,18 +296,47 @@ def test_a_run_that_a_signal_stopped_ends_with_its_number(monkeypatch, capsys):
 
 def test_uris(small_raw, small_data, tmp_path):
     train = ["train", "--config", CONFIG]
-    _refused(*train, "--data", small_data, "--run", "s3://bucket/run", says=["--run: 's3://bucket/run' is a URI"])
-    _refused(*train, "--data", "gopher://bucket/data", "--run", tmp_path / "run", says=["--data", "gopher"])
+    _refused(
+        *train,
+        "--data",
+        small_data,
+        "--run",
+        "s3://bucket/run",
+        says=["--run: 's3://bucket/run' is a URI"],
+    )
+    _refused(
+        *train,
+        "--data",
+        "gopher://bucket/data",
+        "--run",
+        tmp_path / "run",
+        says=["--data", "gopher"],
+    )
     _refused(*_prepare("http://localhost:1/raw", tmp_path / "out"), says=["--raw", "http"])
-    _refused(*_prepare("s3://bucket/raw", tmp_path / "out", "--generate", "1000"), says=["--generate", "local folder"])
+    _refused(
+        *_prepare("s3://bucket/raw", tmp_path / "out", "--generate", "1000"),
+        says=["--generate", "local folder"],
+    )
     _refused(*_prepare(small_raw, "https://host/out"), says=["--out", "http"])
 
 
 def test_a_report_of_nothing(small_data, run, tmp_path):
     out = ["--out", tmp_path / "page"]
-    _refused("report", "--runs", tmp_path / "nowhere", *out, says=["--runs", "there is no folder", "nowhere"])
+    _refused(
+        "report",
+        "--runs",
+        tmp_path / "nowhere",
+        *out,
+        says=["--runs", "there is no folder", "nowhere"],
+    )
     _refused("report", "--runs", small_data, *out, says=["--runs", "holds no run", "train first"])
-    _refused("report", "--runs", run, *out, says=["nothing can be shown", f"evaluate --run {run} --split test"])
+    _refused(
+        "report",
+        "--runs",
+        run,
+        *out,
+        says=["nothing can be shown", f"evaluate --run {run} --split test"],
+    )
     assert not (tmp_path / "page").exists()
     app("evaluate", "--run", run, "--split", "test")
     _refused("report", "--runs", run, *out, "--baseline", "rum", says=["--baseline", "'rum'"])

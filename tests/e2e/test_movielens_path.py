@@ -23,7 +23,11 @@ def trained(ml_raw, tmp_path_factory):
     folder = tmp_path_factory.mktemp("path")
     data, finished = folder / "data", folder / "run"
     app("prepare", "--dataset", "movielens", "--raw", ml_raw, "--out", data)
-    component = ["components/train.py:train", "--config", REPOSITORY / "torchx_configs/ml-100k.toml"]
+    component = [
+        "components/train.py:train",
+        "--config",
+        REPOSITORY / "torchx_configs/ml-100k.toml",
+    ]
     where = ["--data", data, "--run", finished, *SMALL, 'priors.tree=["temporal:2", "genre"]']
     run([BIN / "torchx", "run", "-s", "local_cwd", *component, *where], cwd=REPOSITORY)
     return data, finished
@@ -46,16 +50,22 @@ def test_a_run_leaves_what_is_promised(trained):
 
 
 @pytest.mark.parametrize("split", ["test", pytest.param("validation", marks=pytest.mark.slow)])
-def test_figures_do_not_depend_on_the_ranks_and_equal_an_independent_recomputation(trained, ml_raw, split):
+def test_figures_do_not_depend_on_the_ranks_and_equal_an_independent_recomputation(
+    trained, ml_raw, split
+):
     _, finished = trained
     figures, predictions = [], []
     place = finished / "eval" / split
     for ranks in (1, 2, 3):
         app("evaluate", "--run", finished, "--split", split, ranks=ranks)
         figures.append(json.loads((place / "metrics.json").read_text()))
-        predictions.append(pq.read_table(place / "predictions.parquet").sort_by("user_id").drop(["scores"]))
+        predictions.append(
+            pq.read_table(place / "predictions.parquet").sort_by("user_id").drop(["scores"])
+        )
     assert predictions[0] == predictions[1] == predictions[2]
-    names = [name for name, value in figures[0].items() if isinstance(value, float) and name != "seconds"]
+    names = [
+        name for name, value in figures[0].items() if isinstance(value, float) and name != "seconds"
+    ]
     assert len(names) > 150
     for other in figures[1:]:
         for name in names:
@@ -69,10 +79,18 @@ def test_figures_do_not_depend_on_the_ranks_and_equal_an_independent_recomputati
 
 def test_recommendations_carry_original_ids_titles_and_reasons(trained, ml_raw):
     _, finished = trained
-    answer = json.loads(app("recommend", "--run", finished, "--user", "7", "--json", "-k", "5").stdout)
-    rows = (line.split("|") for line in (ml_raw / "u.item").read_text(encoding="latin-1").splitlines())
+    answer = json.loads(
+        app("recommend", "--run", finished, "--user", "7", "--json", "-k", "5").stdout
+    )
+    rows = (
+        line.split("|") for line in (ml_raw / "u.item").read_text(encoding="latin-1").splitlines()
+    )
     titles = {int(row[0]): row[1] for row in rows}
-    rated = {int(line.split()[1]) for line in (ml_raw / "u.data").read_text().splitlines() if line.split()[0] == "7"}
+    rated = {
+        int(line.split()[1])
+        for line in (ml_raw / "u.data").read_text().splitlines()
+        if line.split()[0] == "7"
+    }
     assert len(answer["items"]) == 5
     for item in answer["items"]:
         assert item["title"] == titles[item["item_id"]]
@@ -89,5 +107,7 @@ def test_a_history_of_ones_own_is_answered_the_same_on_two_ranks(trained):
     history = ["--history", "50,172,181", "--json"]
     alone = json.loads(app("recommend", "--run", finished, *history).stdout)["items"]
     together = app("recommend", "--run", finished, *history, ranks=2).stdout
-    assert [item["item_id"] for item in alone] == [item["item_id"] for item in json.loads(together)["items"]]
+    assert [item["item_id"] for item in alone] == [
+        item["item_id"] for item in json.loads(together)["items"]
+    ]
     assert not {50, 172, 181} & {item["item_id"] for item in alone}

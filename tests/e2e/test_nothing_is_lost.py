@@ -50,14 +50,20 @@ def _final(folder, tmp_path, steps=60):
     dcp_to_torch_save(last, tmp_path / "flat.pt")
     state = torch.load(tmp_path / "flat.pt", weights_only=False)
     lines = logged(folder)
-    return _tensors(state), [{name: v for name, v in line.items() if name != "seconds"} for line in lines]
+    return _tensors(state), [
+        {name: v for name, v in line.items() if name != "seconds"} for line in lines
+    ]
 
 
 def _tensors(state, prefix=""):
     if isinstance(state, torch.Tensor):
         return {prefix: state}
     if isinstance(state, dict):
-        return {k: t for name, part in state.items() for k, t in _tensors(part, f"{prefix}/{name}").items()}
+        return {
+            k: t
+            for name, part in state.items()
+            for k, t in _tensors(part, f"{prefix}/{name}").items()
+        }
     return {}
 
 
@@ -78,12 +84,16 @@ def _same(first, second):
     assert lines == other_lines
 
 
-def test_two_runs_of_one_seed_are_identical_to_the_last_bit(config, small_data, uninterrupted, tmp_path):
+def test_two_runs_of_one_seed_are_identical_to_the_last_bit(
+    config, small_data, uninterrupted, tmp_path
+):
     app("train", "--config", config, "--data", small_data, "--run", tmp_path / "run", ranks=2)
     _same(_final(tmp_path / "run", tmp_path), uninterrupted)
 
 
-def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_bit(config, small_data, uninterrupted, tmp_path):
+def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_bit(
+    config, small_data, uninterrupted, tmp_path
+):
     arguments = ["--config", config, "--data", small_data, "--run", tmp_path / "run"]
     command = [
         BIN / "torchrun",
@@ -103,10 +113,14 @@ def test_a_killed_run_goes_on_and_ends_the_same_to_the_last_bit(config, small_da
     _same(_final(tmp_path / "run", tmp_path), uninterrupted)
 
 
-def test_torchrun_goes_on_with_it_where_a_rank_is_killed(config, small_data, uninterrupted, tmp_path):
+def test_torchrun_goes_on_with_it_where_a_rank_is_killed(
+    config, small_data, uninterrupted, tmp_path
+):
     run, chance = tmp_path / "run", random.Random()
     arguments = ["--config", config, "--data", small_data]
-    victim = Victim(run, [*arguments, "training.log_every=1"], tmp_path / "log", restarts=2, every=20)
+    victim = Victim(
+        run, [*arguments, "training.log_every=1"], tmp_path / "log", restarts=2, every=20
+    )
     try:
         print(victim.kill("step", chance, 15))  # shown where the test fails
         assert victim.end() == 0, (tmp_path / "log").read_text()
@@ -124,14 +138,21 @@ def test_it_is_the_same_after_twenty_kills(config, tmp_path):
     """At random moments of steps, evaluations, writing checkpoints and starting, on a data set with longer ones."""
     steps, every, kills = 500, 20, 20
     data, run, log = tmp_path / "data", tmp_path / "run", tmp_path / "log"
-    prepare(Settings("movielens", write_movielens(tmp_path / "raw", users=400, items=600, longest=120), 8), data)
+    prepare(
+        Settings(
+            "movielens", write_movielens(tmp_path / "raw", users=400, items=600, longest=120), 8
+        ),
+        data,
+    )
     more = [f"training.steps={steps}", f"training.evaluate_every={every}", "training.log_every=1"]
     arguments = ["--config", config, "--data", data, *more, "training.patience=0"]
     app("train", *arguments, "--run", tmp_path / "whole", ranks=2, timeout=1200)
     seed = time.time_ns() % 2**32
     print(f"seed {seed}")
     chance = random.Random(seed)
-    moments = list(itertools.islice(itertools.cycle(["step", "validation", "checkpoint", "start"]), kills))
+    moments = list(
+        itertools.islice(itertools.cycle(["step", "validation", "checkpoint", "start"]), kills)
+    )
     chance.shuffle(moments)
     victim = Victim(run, arguments, log, restarts=kills + 5, every=every)
     try:
@@ -153,7 +174,15 @@ def _losses_shown(run):
 
 
 def test_a_finished_run_is_left_as_it_is(config, small_data, tmp_path):
-    arguments = ["--config", config, "--data", small_data, "--run", tmp_path / "run", "training.steps=5"]
+    arguments = [
+        "--config",
+        config,
+        "--data",
+        small_data,
+        "--run",
+        tmp_path / "run",
+        "training.steps=5",
+    ]
     first = app("train", *arguments)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text()
     again = app("train", *arguments)

@@ -61,7 +61,18 @@ def _say_again(run, **changes):
 
 
 def _train(place, run, *more, **how):
-    return app("train", "--config", SMALL, "--data", place / "data", "--run", place / run, *LEAST, *more, **how)
+    return app(
+        "train",
+        "--config",
+        SMALL,
+        "--data",
+        place / "data",
+        "--run",
+        place / run,
+        *LEAST,
+        *more,
+        **how,
+    )
 
 
 def _on_run(place, *trust):
@@ -73,7 +84,17 @@ def _on_run(place, *trust):
         app("export", "--run", run, "--out", place / name, *trust, check=False),
         app("report", "--runs", run, "--out", place / "page", check=False),
         _train(place, name + "-from", "--init-from", run, *trust, check=False),
-        app("train", "--config", run / "config.toml", "--data", place / "data", "--run", run, *trust, check=False),
+        app(
+            "train",
+            "--config",
+            run / "config.toml",
+            "--data",
+            place / "data",
+            "--run",
+            run,
+            *trust,
+            check=False,
+        ),
         app("plan", "--config", run / "config.toml", "--data", place / "data", *trust, check=False),
         _train(place, "run", check=False),  # the last, as it puts damaged checkpoints aside
     ]
@@ -83,7 +104,16 @@ def _on_data(place):
     """The same of a data set."""
     data = place / "data"
     return [
-        app("recommend", "--run", place / "run", "--users", "all", "--out", place / "all.parquet", check=False),
+        app(
+            "recommend",
+            "--run",
+            place / "run",
+            "--users",
+            "all",
+            "--out",
+            place / "all.parquet",
+            check=False,
+        ),
         app("evaluate", "--run", place / "run", "--split", "test", check=False),
         app("plan", "--config", SMALL, "--data", data, check=False),
         app("prior", "user", "--data", data, "--name", "age2", "--by", "age", check=False),
@@ -197,7 +227,10 @@ def test_own_code_of_a_run_runs_where_it_is_trusted_alone(place, mark, tmp_path,
 
     _name(place, key, file, own_files=own)
     for number, done in enumerate(_on_run(place)):
-        if number not in (3, 7):  # the report and the training of another configuration run none of it
+        if number not in (
+            3,
+            7,
+        ):  # the report and the training of another configuration run none of it
             assert done.returncode == 2, done.args
             assert f"would run '{file}' (sha256 {own[str(file)]})" in done.stderr, done.args
     assert not mark.exists()

@@ -35,7 +35,9 @@ def test_the_head_that_explains_a_hit_is_that_of_the_interest_that_was_planted(t
             if item in targets:
                 leaf = named[head.split(" / ")[1]]
                 found["hits"] += 1
-                found["of the planted interest"] += leaf == leaf_of[item] and leaf in planted[user["user_id"]]
+                found["of the planted interest"] += (
+                    leaf == leaf_of[item] and leaf in planted[user["user_id"]]
+                )
     share = found["of the planted interest"] / found["hits"]
     print(f"{found['hits']:,} hits; the head's path is the planted interest of {share:.1%}")
     assert found["hits"] > 500
@@ -57,7 +59,9 @@ def _planted_at_the_end(raw, data):
 def _leaf_of_groups(data, leaf_of):
     """The leaf of most items of each community, by the community's name."""
     names = next(
-        p["groups"] for p in json.loads((data / "manifest.json").read_text())["priors"] if p["kind"] == "graph"
+        p["groups"]
+        for p in json.loads((data / "manifest.json").read_text())["priors"]
+        if p["kind"] == "graph"
     )
     ids = pq.read_table(data / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
     leaves = defaultdict(Counter)

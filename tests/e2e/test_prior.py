@@ -25,11 +25,28 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
         said = app("prior", *options, "--data", data).stdout
         assert f"written to {data / 'priors' / options[2]}.parquet" in said
         verify(data)
-    kinds = [(prior.name, prior.kind, len(prior.groups)) for prior in read_manifest(data).priors[-4:]]
-    assert kinds == [("community", "graph", 5), ("crowd", "user", 3), ("job", "user", 3), ("mood", "item", 3)]
+    kinds = [
+        (prior.name, prior.kind, len(prior.groups)) for prior in read_manifest(data).priors[-4:]
+    ]
+    assert kinds == [
+        ("community", "graph", 5),
+        ("crowd", "user", 3),
+        ("job", "user", 3),
+        ("mood", "item", 3),
+    ]
     assert "1 ids are no items of the data set" in said
     assert "prior mood (item): no mood 148, calm 1, loud 1" in said
-    app("train", "--config", CONFIG, "--data", data, "--run", tmp_path / "run", *TINY, 'priors.tree=["mood"]')
+    app(
+        "train",
+        "--config",
+        CONFIG,
+        "--data",
+        data,
+        "--run",
+        tmp_path / "run",
+        *TINY,
+        'priors.tree=["mood"]',
+    )
     assert "calm" in app("recommend", "--run", tmp_path / "run", "--user", "6", "-k", "150").stdout
 
 
@@ -42,15 +59,27 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
         (["graph", "--name", "a/b"], ["--name: prior 'a/b' is to name a file"]),
         (["graph", "--name", "x", "--from", "y"], ["--from is for prior item and prior user"]),
         (["graph", "--name", "x", "--by", "age"], ["--by is for prior user, not for prior graph"]),
-        (["graph", "--name", "x", "--users-per-item", "5"], ["prior graph goes without --users-per-item"]),
-        (["graph", "--name", "x", "--groups", "3", "--resolution", "2"], ["--groups and --resolution"]),
+        (
+            ["graph", "--name", "x", "--users-per-item", "5"],
+            ["prior graph goes without --users-per-item"],
+        ),
+        (
+            ["graph", "--name", "x", "--groups", "3", "--resolution", "2"],
+            ["--groups and --resolution"],
+        ),
         (["graph", "--name", "x", "--last", "0"], ["--last must be at least 1"]),
         (["item", "--name", "x"], ["prior item needs --from FILE"]),
         (["item", "--name", "x", "--from", "none.csv"], ["--from: there is no file 'none.csv'"]),
         (["item", "--name", "x", "--from", "y", "--groups", "3"], ["--from goes without --groups"]),
-        (["user", "--name", "x", "--by", "agee"], ["no attribute 'agee' of users: did you mean 'age'?"]),
+        (
+            ["user", "--name", "x", "--by", "agee"],
+            ["no attribute 'agee' of users: did you mean 'age'?"],
+        ),
         (["user", "--name", "x", "--by", "age", "--last", "9"], ["--by goes without --last"]),
-        (["user", "--name", "x", "--by", "age", "--min-size", "0"], ["--min-size must be at least 1"]),
+        (
+            ["user", "--name", "x", "--by", "age", "--min-size", "0"],
+            ["--min-size must be at least 1"],
+        ),
         (["user", "--name", "x", "--users-per-item", "1"], ["--users-per-item must be at least 2"]),
     ],
 )

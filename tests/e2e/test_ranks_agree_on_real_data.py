@@ -19,7 +19,18 @@ def runs(ml_raw, tmp_path_factory):
     config = REPOSITORY / "torchx_configs/ml-100k.toml"
     for ranks in (1, 2, 3, 4):
         run = folder / str(ranks)
-        app("train", "--config", config, "--data", folder / "data", "--run", run, *SETTINGS, ranks=ranks, timeout=900)
+        app(
+            "train",
+            "--config",
+            config,
+            "--data",
+            folder / "data",
+            "--run",
+            run,
+            *SETTINGS,
+            ranks=ranks,
+            timeout=900,
+        )
     return [folder / str(ranks) for ranks in (1, 2, 3, 4)]
 
 
@@ -31,7 +42,11 @@ def test_losses_agree_to_1e_4_and_metrics_to_1e_3(runs):
     difference = np.abs(losses / losses[0] - 1).max(1)
     print(f"largest relative difference of losses from 1 rank's: {difference.tolist()}")
     assert (difference < 1e-4).all()
-    last = [next(line for line in reversed(of_run) if "validation/ndcg@10" in line) for of_run in lines]
+    last = [
+        next(line for line in reversed(of_run) if "validation/ndcg@10" in line) for of_run in lines
+    ]
     for name, value in last[0].items():
         if isinstance(value, float) and not name.startswith("validation/group/"):
-            assert all(abs(other[name] - value) <= 1e-3 * max(1, abs(value)) for other in last), name
+            assert all(abs(other[name] - value) <= 1e-3 * max(1, abs(value)) for other in last), (
+                name
+            )

@@ -16,9 +16,22 @@ def yesterday(small_data, tmp_path_factory):
     return run
 
 
-def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(yesterday, small_data, tmp_path):
+def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(
+    yesterday, small_data, tmp_path
+):
     run = tmp_path / "today"
-    arguments = ["--config", CONFIG, "--data", small_data, "--run", run, *STEPS, "--fit-all", "--init-from", yesterday]
+    arguments = [
+        "--config",
+        CONFIG,
+        "--data",
+        small_data,
+        "--run",
+        run,
+        *STEPS,
+        "--fit-all",
+        "--init-from",
+        yesterday,
+    ]
     done = app("train", *arguments)
     assert "started from step-" in done.stderr
     assert "fitted on all interactions" in done.stdout
@@ -29,9 +42,14 @@ def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(yesterday
     refused = app("evaluate", "--run", run, "--split", "test", check=False)
     assert refused.returncode == 2
     assert "nothing is left to evaluate on" in refused.stderr
-    assert len(json.loads(app("recommend", "--run", run, "--user", "30", "--json").stdout)["items"]) == 10
+    assert (
+        len(json.loads(app("recommend", "--run", run, "--user", "30", "--json").stdout)["items"])
+        == 10
+    )
 
-    again = app("train", *arguments[:-2])  # without the other run: this one has a checkpoint of its own
+    again = app(
+        "train", *arguments[:-2]
+    )  # without the other run: this one has a checkpoint of its own
     assert "at step 4" in again.stderr
     other = app("train", *arguments[:-1], run, check=False)
     assert other.returncode == 2

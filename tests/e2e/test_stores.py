@@ -18,10 +18,16 @@ def bucket(request, tmp_path, monkeypatch, small_raw):
         yield f"local://{tmp_path}/bucket"
         return
     s3fs = pytest.importorskip("s3fs", reason="the extra `s3` is not installed")
-    server = pytest.importorskip("moto.server", reason="moto, which pretends to be S3, is not installed")
+    server = pytest.importorskip(
+        "moto.server", reason="moto, which pretends to be S3, is not installed"
+    )
     pretended = server.ThreadedMotoServer(port=0)
     pretended.start()
-    for name, value in (("ACCESS_KEY_ID", "me"), ("SECRET_ACCESS_KEY", "me"), ("DEFAULT_REGION", "us-east-1")):
+    for name, value in (
+        ("ACCESS_KEY_ID", "me"),
+        ("SECRET_ACCESS_KEY", "me"),
+        ("DEFAULT_REGION", "us-east-1"),
+    ):
         monkeypatch.setenv(f"AWS_{name}", value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*pretended.get_host_and_port()))
     files = s3fs.S3FileSystem(skip_instance_cache=True)
@@ -33,11 +39,22 @@ def bucket(request, tmp_path, monkeypatch, small_raw):
 
 
 def test_from_raw_files_to_recommendations(bucket, small_data, tmp_path):
-    said = app("prepare", "--dataset", "movielens", "--raw", f"{bucket}/raw", "--out", f"{bucket}/data").stdout
+    said = app(
+        "prepare", "--dataset", "movielens", "--raw", f"{bucket}/raw", "--out", f"{bucket}/data"
+    ).stdout
     assert f"written to {bucket}/data" in said
     shutil.rmtree(tmp_path / "cache")  # another machine
     (tmp_path / "moods.csv").write_text("item_id,label\n1,calm\n2,loud\n")
-    said = app("prior", "item", "--name", "mood", "--from", tmp_path / "moods.csv", "--data", f"{bucket}/data").stdout
+    said = app(
+        "prior",
+        "item",
+        "--name",
+        "mood",
+        "--from",
+        tmp_path / "moods.csv",
+        "--data",
+        f"{bucket}/data",
+    ).stdout
     assert f"written to {bucket}/data/priors/mood.parquet" in said
     run = tmp_path / "run"
     train = ["train", "--config", CONFIG, *TINY, "--run", run]
@@ -59,8 +76,16 @@ def test_mistakes(bucket, tmp_path):
             ["--config", CONFIG, "--data", f"{bucket}/nowhere", "--run", tmp_path / "run"],
             ["--data", "nowhere"],
         ),
-        ("prepare", ["--dataset", "movielens", "--raw", f"{bucket}/nowhere", "--out", tmp_path / "out"], ["--raw"]),
-        ("prepare", ["--dataset", "movielens", "--raw", f"{bucket}/raw", "--out", f"{bucket}/raw"], ["--out"]),
+        (
+            "prepare",
+            ["--dataset", "movielens", "--raw", f"{bucket}/nowhere", "--out", tmp_path / "out"],
+            ["--raw"],
+        ),
+        (
+            "prepare",
+            ["--dataset", "movielens", "--raw", f"{bucket}/raw", "--out", f"{bucket}/raw"],
+            ["--out"],
+        ),
     ]:
         done = app(name, *arguments, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr

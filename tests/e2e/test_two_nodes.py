@@ -42,9 +42,16 @@ def _given(data, run):
 def _start(machine, number, data, run, *more):
     """What a scheduler does with the component: the same command on every node, the first one's name in a variable."""
     component = get_component(str(REPOSITORY / "components/train.py") + ":train").fn
-    (role,) = materialize_appdef(component, ["-j", "2x1", "--cpu", "1", *more, *_given(data, run)]).roles
+    (role,) = materialize_appdef(
+        component, ["-j", "2x1", "--cpu", "1", *more, *_given(data, run)]
+    ).roles
     node = macros.Values("", "two-nodes", str(number), rank0_env="TORCHX_RANK0_HOST").apply(role)
-    env = {**os.environ, **node.env, "PATH": f"{BIN}:{os.environ['PATH']}", "TORCHX_RANK0_HOST": "node0"}
+    env = {
+        **os.environ,
+        **node.env,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "TORCHX_RANK0_HOST": "node0",
+    }
     return machine.start([node.entrypoint, *node.args], env, run.parent / f"{machine.name}.log")
 
 
@@ -55,18 +62,27 @@ def _finish(started, folder):
 
 def _results(run):
     lines = logged(run)
-    return [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+    return [
+        {name: value for name, value in line.items() if "seconds" not in name} for line in lines
+    ]
 
 
 def test_the_same_losses_and_metrics(machines, small_data, on_one_node, tmp_path):
     run = tmp_path / "run"
-    _finish([_start(machine, number, small_data, run) for number, machine in enumerate(machines)], tmp_path)
+    _finish(
+        [_start(machine, number, small_data, run) for number, machine in enumerate(machines)],
+        tmp_path,
+    )
     assert _results(run) == _results(on_one_node)
 
 
-def test_a_killed_rank_is_started_again_within_the_budget(machines, small_data, on_one_node, tmp_path):
+def test_a_killed_rank_is_started_again_within_the_budget(
+    machines, small_data, on_one_node, tmp_path
+):
     run = tmp_path / "run"
-    started = [_start(machine, number, small_data, run, *TWICE) for number, machine in enumerate(machines)]
+    started = [
+        _start(machine, number, small_data, run, *TWICE) for number, machine in enumerate(machines)
+    ]
     _wait_for_step(STEPS // 2, run, started)
     (rank,) = machines[1].processes(ranks_alone=True)
     os.kill(rank, signal.SIGKILL)
@@ -78,7 +94,9 @@ def test_a_killed_rank_is_started_again_within_the_budget(machines, small_data, 
 def test_a_node_that_was_lost_joins_again(machines, small_data, on_one_node, tmp_path):
     """Its launcher is killed with its rank, and the scheduler starts the node again: the other one waits for it."""
     run = tmp_path / "run"
-    first, second = (_start(machine, number, small_data, run, *TWICE) for number, machine in enumerate(machines))
+    first, second = (
+        _start(machine, number, small_data, run, *TWICE) for number, machine in enumerate(machines)
+    )
     _wait_for_step(STEPS // 2, run, [first, second])
     for process in machines[1].processes():
         with contextlib.suppress(ProcessLookupError):
@@ -92,7 +110,10 @@ def test_a_node_that_was_lost_joins_again(machines, small_data, on_one_node, tmp
 
 def _wait_for_step(step, run, started):
     deadline = time.monotonic() + 200
-    while not (run / "metrics.jsonl").exists() or f'"step": {step},' not in (run / "metrics.jsonl").read_text():
+    while (
+        not (run / "metrics.jsonl").exists()
+        or f'"step": {step},' not in (run / "metrics.jsonl").read_text()
+    ):
         assert time.monotonic() < deadline
         assert all(node.poll() is None for node in started)
         time.sleep(0.05)

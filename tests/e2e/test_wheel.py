@@ -22,7 +22,9 @@ def installed(tmp_path_factory):
     """Runs an app of a wheel that was built and installed into a folder of its own."""
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, REPOSITORY], check=True)
+    subprocess.run(
+        [*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, REPOSITORY], check=True
+    )
     (wheel,) = folder.glob("*.whl")
     subprocess.run([*pip, "install", "--no-deps", "--target", folder / "site", wheel], check=True)
 
@@ -34,7 +36,9 @@ def installed(tmp_path_factory):
     assert str(folder / "site") in server.stdout.readline()
 
     def run(name, *arguments, cwd=folder):
-        server.stdin.write(json.dumps([name, [str(argument) for argument in arguments], str(cwd)]) + "\n")
+        server.stdin.write(
+            json.dumps([name, [str(argument) for argument in arguments], str(cwd)]) + "\n"
+        )
         server.stdin.flush()
         code, out, err = json.loads(server.stdout.readline())
         assert code == 0, err
@@ -45,7 +49,9 @@ def installed(tmp_path_factory):
 
 
 def test_a_corpus_by_name(installed, small_raw, tmp_path):
-    out = installed("prepare", "--dataset", "movielens", "--raw", small_raw, "--out", tmp_path / "data")
+    out = installed(
+        "prepare", "--dataset", "movielens", "--raw", small_raw, "--out", tmp_path / "data"
+    )
     assert "prior genre (item)" in out
 
 
@@ -78,10 +84,25 @@ def test_a_corpus_a_prior_a_backbone_and_a_rival_of_ones_own(installed, shop):
     assert [words[0] for words in typed] == [
         "prepare", "train", "evaluate", "recommend", "train", "recommend", "train", "train", "recommend",
     ]  # fmt: skip
-    said = [installed(*words, *(["training.steps=4"] if words[0] == "train" else []), cwd=shop) for words in typed]
+    said = [
+        installed(*words, *(["training.steps=4"] if words[0] == "train" else []), cwd=shop)
+        for words in typed
+    ]
     assert "prior category (item): a 20, b 20, c 20" in said[0]
-    installed("prepare", "--dataset", "big_shop.py", "--raw", "raw", "--out", "prepared/big_shop", cwd=shop)
-    contents = [json.loads((shop / "prepared" / name / "manifest.json").read_text()) for name in ("shop", "big_shop")]
+    installed(
+        "prepare",
+        "--dataset",
+        "big_shop.py",
+        "--raw",
+        "raw",
+        "--out",
+        "prepared/big_shop",
+        cwd=shop,
+    )
+    contents = [
+        json.loads((shop / "prepared" / name / "manifest.json").read_text())
+        for name in ("shop", "big_shop")
+    ]
     assert contents[0]["content_sha256"] == contents[1]["content_sha256"]
     assert "41 users, 60 items" in said[2]
     assert "Thing i" in said[3]
@@ -93,10 +114,21 @@ def test_a_corpus_a_prior_a_backbone_and_a_rival_of_ones_own(installed, shop):
 def test_a_prior_of_ones_own(installed, shop, small_raw):
     """docs/data.md, "Your own prior", on a small log in place of MovieLens 100K."""
     section = re.search(r"## Your own prior\n(.*?)\n##", DATA, re.DOTALL)[1]
-    installed("prepare", "--dataset", "movielens", "--raw", small_raw, "--out", "prepared/ml-100k", cwd=shop)
+    installed(
+        "prepare",
+        "--dataset",
+        "movielens",
+        "--raw",
+        small_raw,
+        "--out",
+        "prepared/ml-100k",
+        cwd=shop,
+    )
     (mapping,) = _blocks("csv", section)
     (shop / "moods.csv").write_text(mapping)
-    commands = [shlex.split(line) for block in _blocks("sh", section) for line in block.splitlines()]
+    commands = [
+        shlex.split(line) for block in _blocks("sh", section) for line in block.splitlines()
+    ]
     assert [words[:2] for words in commands] == [["torchrec-priors", app] for app in
         ("prior", "train", "prior", "prior", "prior", "train")]  # fmt: skip
     fast = {"train": ["training.steps=2", "model.dim=8", "training.batch=8"]}

@@ -30,7 +30,9 @@ def test_texts_are_categories_and_a_missing_one_is_the_last():
 def test_numbers_are_cut_into_groups_of_equal_size():
     (price,) = load_features(["price:3"], DATA)
     assert price.code_I.tolist() == [0, 1, 3, 2, 3]
-    many = SimpleNamespace(catalogue=lambda: pa.table({"price": np.random.default_rng(0).exponential(size=1000)}))
+    many = SimpleNamespace(
+        catalogue=lambda: pa.table({"price": np.random.default_rng(0).exponential(size=1000)})
+    )
     (price,) = load_features(["price:8"], many)
     assert np.bincount(price.code_I).tolist() == [125] * 8
 

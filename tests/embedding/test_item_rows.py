@@ -42,7 +42,9 @@ def test_the_map_is_that_of_its_definition(case):
         assert len(free) == shared
         assert set(others) <= set(free)
         gaps = np.diff([-1, *free, rows.rows])
-        assert gaps[1:-1].max(initial=0) - gaps[1:-1].min(initial=rows.rows) <= 1, "at equal distances"
+        assert gaps[1:-1].max(initial=0) - gaps[1:-1].min(initial=rows.rows) <= 1, (
+            "at equal distances"
+        )
     if config.unseen == "hashed":
         unseen = np.setdiff1d(np.arange(items), np.flatnonzero(seen))
         assert row[unseen].tolist() == free[hashes(unseen, shared)].tolist()
@@ -63,7 +65,7 @@ def test_what_ranks_hold_is_every_item_with_a_row_once(case, ranks):
         assert own.row_C.tolist() == rows.to_ids(own.item_C).tolist()
         held += own.item_C.tolist()
         retrieved += rows.retrieved(first, last).item_C.tolist()
-    known = np.arange(items) if rows.known_I is None else np.flatnonzero(rows.known_I)
+    known = np.arange(items) if rows.has_row_I is None else np.flatnonzero(rows.has_row_I)
     assert sorted(held) == known.tolist()
     expected = np.arange(items) if config.unseen == "hashed" else np.flatnonzero(seen)
     assert sorted(retrieved) == expected.tolist()
@@ -83,7 +85,12 @@ def test_items_that_come_later_change_no_row(case, more):
 
 def test_by_default_every_item_has_the_row_of_its_number():
     rows = ItemRows.of(UnseenConfig(), None, 5)
-    assert (rows.rows, rows.known_I, rows.alone_I, rows.found_I) == (5, None, None, None)
+    assert (rows.rows, rows.has_row_I, rows.own_row_I, rows.recommendable_I) == (
+        5,
+        None,
+        None,
+        None,
+    )
     grown = ItemRows.of(UnseenConfig(), np.ones(5, bool), 7)
     assert grown.rows == 5
     assert grown.row_I.tolist() == [0, 1, 2, 3, 4, -1, -1]
@@ -105,7 +112,10 @@ def test_hashes_are_even():
         ({"unseen": "managed", "rows": 25}, "as 48"),
         ({"unseen": "managed", "rows": 24}, "as 48"),
         ({"unseen": "managed", "rows": 4096, "blocks": 2048}, "blocks = 2048 must be at most 1024"),
-        ({"unseen": "managed", "rows": 48, "eviction_interval": 0}, "eviction_interval = 0 must be at least 1"),
+        (
+            {"unseen": "managed", "rows": 48, "eviction_interval": 0},
+            "eviction_interval = 0 must be at least 1",
+        ),
         ({"unseen": "managed", "rows": 48, "eviction": "oldest"}, "embedding.eviction"),
         ({"unseen": "hashed", "min_frequency": 2, "hashed_rows": -1}, "must not be negative"),
         ({"unseen": "forgotten"}, "embedding.unseen"),
@@ -119,7 +129,10 @@ def test_mistakes_are_one_line(changes, says):
 
 
 def test_settings_that_nobody_reads_are_named():
-    assert UnseenConfig(min_frequency=3, rows=9).without_effect() == ["embedding.min_frequency", "embedding.rows"]
+    assert UnseenConfig(min_frequency=3, rows=9).without_effect() == [
+        "embedding.min_frequency",
+        "embedding.rows",
+    ]
     assert UnseenConfig("hashed", 3, 4).without_effect() == []
     assert UnseenConfig("managed", rows=48, blocks=8, eviction="lru").without_effect() == []
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchrec.sparse.jagged_tensor import JaggedTensor
 
+from torchrec_priors.embedding.item_table import first_values
 from torchrec_priors.embedding.managed import Blocks, spread, unspread
-from torchrec_priors.embedding.table import first_values
 from torchrec_priors.settings.embedding import UnseenConfig
 
 
@@ -116,7 +116,9 @@ def test_a_loaded_state_goes_on_as_the_first(ranks):
     state, start = first[0].state_dict(), 0
     for block in second:
         end = start + block.output_size()
-        own = {name: value[start:end] if len(value) == 24 else value for name, value in state.items()}
+        own = {
+            name: value[start:end] if len(value) == 24 else value for name, value in state.items()
+        }
         block.load_state_dict(own)
         start = end
     for items in ([31, 31, 32], [5, 33], [33, 34, 34, 34]):

@@ -29,7 +29,13 @@ SETTINGS = {
 def start(data, run, file, entries, **more):
     """(The whole table, its map of items) of a run that learns nothing."""
     pretrained._ENTRIES = entries
-    config = parse({**SETTINGS, **more, "table": SETTINGS["table"] | ({"pretrained": str(file)} if file else {})})
+    config = parse(
+        {
+            **SETTINGS,
+            **more,
+            "table": SETTINGS["table"] | ({"pretrained": str(file)} if file else {}),
+        }
+    )
     with join() as ranks:
         started = loop._Run(config, PreparedData(data), RunFolder(run), ranks, None)
         started.go()
@@ -39,7 +45,7 @@ def start(data, run, file, entries, **more):
         whole = torch.zeros(rows.rows, DIM)
         own = started.built.own
         whole[own.first : own.last] = own.fetch().rows
-        return ranks.total(whole), rows.row_I, rows.alone_I
+        return ranks.total(whole), rows.row_I, rows.own_row_I
 
 
 def _ids(small_data):
@@ -56,7 +62,9 @@ def vectors(small_data):
 
 def _write(file, ids, vectors, kind=None):
     kind = kind or pa.list_(pa.float32(), DIM)
-    pq.write_table(pa.table({"item_id": ids, "vector": pa.array(list(vectors), kind)}), file, row_group_size=50)
+    pq.write_table(
+        pa.table({"item_id": ids, "vector": pa.array(list(vectors), kind)}), file, row_group_size=50
+    )
     return file
 
 
@@ -69,7 +77,9 @@ def _expected(small_data, plain, ids, vectors):
     return expected
 
 
-@pytest.mark.parametrize("kind", [None, pa.list_(pa.float64()), pa.large_list(pa.float32())], ids=str)
+@pytest.mark.parametrize(
+    "kind", [None, pa.list_(pa.float64()), pa.large_list(pa.float32())], ids=str
+)
 def test_rows_are_the_file_s_and_the_others_their_own(small_data, tmp_path, vectors, kind, caplog):
     caplog.set_level("INFO", "torchrec_priors")
     file = _write(tmp_path / "vectors.parquet", *vectors, kind)
@@ -77,8 +87,15 @@ def test_rows_are_the_file_s_and_the_others_their_own(small_data, tmp_path, vect
     found, *_ = start(small_data, tmp_path / "run", file, 7 * DIM)
     assert torch.equal(found, _expected(small_data, plain, *vectors))
     assert not torch.equal(found, plain)
-    said = [record.getMessage() for record in caplog.records if "vectors of 140 of 150 items" in record.getMessage()]
-    assert "10 keep their first values; 3 items of the file are unknown, 0 have no row to themselves" in said[0]
+    said = [
+        record.getMessage()
+        for record in caplog.records
+        if "vectors of 140 of 150 items" in record.getMessage()
+    ]
+    assert (
+        "10 keep their first values; 3 items of the file are unknown, 0 have no row to themselves"
+        in said[0]
+    )
 
 
 def test_two_ranks_and_columns_start_alike(small_data, tmp_path, vectors):
@@ -91,17 +108,19 @@ def test_two_ranks_and_columns_start_alike(small_data, tmp_path, vectors):
         assert torch.equal(two, one)
 
 
-def test_items_without_a_row_to_themselves_leave_the_shared_one_alone(small_data, tmp_path, vectors):
+def test_items_without_a_row_to_themselves_leave_the_shared_one_alone(
+    small_data, tmp_path, vectors
+):
     shared = {"embedding": {"unseen": "shared", "min_frequency": 12}}
     file = _write(tmp_path / "vectors.parquet", *vectors)
-    plain, row_I, alone_I = start(small_data, tmp_path / "plain", None, 1, **shared)
+    plain, row_I, own_row_I = start(small_data, tmp_path / "plain", None, 1, **shared)
     found, *_ = start(small_data, tmp_path / "run", file, 1 << 20, **shared)
     place = {item: number for number, item in enumerate(_ids(small_data))}
     for item, vector in zip(*vectors, strict=True):
-        if item in place and alone_I[place[item]]:
+        if item in place and own_row_I[place[item]]:
             plain[row_I[place[item]]] = torch.from_numpy(vector)
     assert torch.equal(found, plain)
-    assert not alone_I.all()
+    assert not own_row_I.all()
 
 
 def _with(vectors, row, value):
@@ -113,16 +132,31 @@ def _with(vectors, row, value):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda ids, v: (ids, [x[:4] for x in v], pa.list_(pa.float32(), 4)), "have 4 numbers, and model.dim = 8"),
-        (lambda ids, v: (ids, _with(v, 5, [1.0]), pa.list_(pa.float32())), "row 6 .* has a vector of 1 numbers"),
+        (
+            lambda ids, v: (ids, [x[:4] for x in v], pa.list_(pa.float32(), 4)),
+            "have 4 numbers, and model.dim = 8",
+        ),
+        (
+            lambda ids, v: (ids, _with(v, 5, [1.0]), pa.list_(pa.float32())),
+            "row 6 .* has a vector of 1 numbers",
+        ),
         (lambda ids, v: (ids, _with(v, 5, None), pa.list_(pa.float32())), "row 6 .* has no vector"),
         (lambda ids, v: (ids, _with(v, 5, None), None), "row 6 .* has no vector"),
         (lambda ids, v: (ids, _with(v, 5, [None, *[1.0] * 7]), None), "row 6 .* no finite number"),
-        (lambda ids, v: (ids, _with(v, 90, [float("inf"), *[1.0] * 7]), None), "row 91 .* no finite number"),
+        (
+            lambda ids, v: (ids, _with(v, 90, [float("inf"), *[1.0] * 7]), None),
+            "row 91 .* no finite number",
+        ),
         (lambda ids, v: ([*ids[:-1], ids[0]], v, None), "two vectors of item"),
         (lambda ids, v: ([None, *ids[1:]], v, None), "row 1 of .* has no item_id"),
-        (lambda ids, v: (list(range(5000, 5000 + len(ids))), v, None), "vectors of 143 items, none of them in"),
-        (lambda ids, v: (ids, [[int(y) for y in x] for x in v], pa.list_(pa.int32())), "give lists of floating-point"),
+        (
+            lambda ids, v: (list(range(5000, 5000 + len(ids))), v, None),
+            "vectors of 143 items, none of them in",
+        ),
+        (
+            lambda ids, v: (ids, [[int(y) for y in x] for x in v], pa.list_(pa.int32())),
+            "give lists of floating-point",
+        ),
     ],
 )
 def test_files_that_are_refused(small_data, tmp_path, vectors, change, says):

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.embedding import table
-from torchrec_priors.embedding.table import Shard, initialise_rows
+from torchrec_priors.embedding import item_table as table
+from torchrec_priors.embedding.item_table import Shard, initialise_rows
 
 
 def _rows(count, dim, first=0, seed=0, std=1.0):

@@ -47,9 +47,14 @@ def test_the_order_of_items_matters():
 
 def test_an_empty_batch_gives_every_parameter_a_gradient():
     encoder = _encoder()
-    empty = Jagged(torch.empty(0, 8, requires_grad=True), torch.tensor([0]), dropout=DropoutKeys([], []))
+    empty = Jagged(
+        torch.empty(0, 8, requires_grad=True), torch.tensor([0]), dropout=DropoutKeys([], [])
+    )
     encoder(empty).sum().backward()
-    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in encoder.parameters())
+    assert all(
+        parameter.grad is not None and not parameter.grad.any()
+        for parameter in encoder.parameters()
+    )
 
 
 def test_a_history_beyond_the_context_is_refused():
@@ -67,7 +72,9 @@ def test_times_and_events_are_seen_where_asked_for_and_known():
     x, offsets = torch.randn(5, 8), torch.tensor([0, 5])
     times, events = torch.tensor([0, 1, 60, 3600, 86400]) * 1000, torch.tensor([0, 2, 1, 0, 0])
     blind, seeing = _encoder(), _encoder(time_bias=True, events=True)
-    torch.testing.assert_close(blind(Jagged(x, offsets, times, events)), blind(Jagged(x, offsets)), rtol=0, atol=0)
+    torch.testing.assert_close(
+        blind(Jagged(x, offsets, times, events)), blind(Jagged(x, offsets)), rtol=0, atol=0
+    )
     with_both = seeing(Jagged(x, offsets, times, events))
     assert not torch.allclose(with_both, seeing(Jagged(x, offsets, None, events)))
     assert not torch.allclose(with_both, seeing(Jagged(x, offsets, times, None)))
@@ -83,7 +90,9 @@ def test_layers_computed_again_in_backward_give_the_same_gradients():
     for recompute in (False, True):
         encoder = _encoder(recompute=recompute, dropout=0.5, time_bias=True)
         x = torch.linspace(-1, 1, 48).view(6, 8).requires_grad_()
-        histories = Jagged(x, torch.tensor([0, 4, 6]), torch.arange(6) * 5000, dropout=DropoutKeys([3, 4], [4, 2]))
+        histories = Jagged(
+            x, torch.tensor([0, 4, 6]), torch.arange(6) * 5000, dropout=DropoutKeys([3, 4], [4, 2])
+        )
         encoder(histories).square().sum().backward()
         results.append([x.grad, *(p.grad for p in encoder.parameters() if p.grad is not None)])
     assert len(results[0]) == len(results[1])

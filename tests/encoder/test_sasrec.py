@@ -26,7 +26,10 @@ def _norm(x, layer):
     mean = sum(x) / len(x)
     variance = sum((value - mean) ** 2 for value in x) / len(x)
     scale, shift = layer.weight.tolist(), layer.bias.tolist()
-    return [s * (value - mean) / math.sqrt(variance + 1e-8) + b for value, s, b in zip(x, scale, shift, strict=True)]
+    return [
+        s * (value - mean) / math.sqrt(variance + 1e-8) + b
+        for value, s, b in zip(x, scale, shift, strict=True)
+    ]
 
 
 def _times(x, layer):
@@ -40,7 +43,10 @@ def _times(x, layer):
 def _by_hand(encoder, items):
     """The equations of the module's docstring for one history, item by item."""
     position, width = encoder.position.weight.tolist(), D // HEADS
-    x = [[math.sqrt(D) * v + p for v, p in zip(item, position[i], strict=True)] for i, item in enumerate(items)]
+    x = [
+        [math.sqrt(D) * v + p for v, p in zip(item, position[i], strict=True)]
+        for i, item in enumerate(items)
+    ]
     for block in encoder.blocks:
         q = [_norm(token, block.norm_attention) for token in x]
         query, key, value = ([_times(t, layer) for t in tokens] for tokens, layer in (
@@ -52,14 +58,18 @@ def _by_hand(encoder, items):
             for head in range(HEADS):
                 part = range(head * width, (head + 1) * width)
                 weights = [
-                    math.exp(sum(query[i][c] * key[j][c] for c in part) / math.sqrt(width)) for j in range(i + 1)
+                    math.exp(sum(query[i][c] * key[j][c] for c in part) / math.sqrt(width))
+                    for j in range(i + 1)
                 ]
                 for c in part:
                     y[i][c] += sum(w / sum(weights) * value[j][c] for j, w in enumerate(weights))
         h = [_norm(token, block.norm_forward) for token in y]
         inner = [[max(0.0, v) for v in _times(token, block.inner)] for token in h]
         outer = [_times(token, block.outer) for token in inner]
-        x = [[a + b for a, b in zip(token, out, strict=True)] for token, out in zip(h, outer, strict=True)]
+        x = [
+            [a + b for a, b in zip(token, out, strict=True)]
+            for token, out in zip(h, outer, strict=True)
+        ]
     return [_norm(token, encoder.norm) for token in x]
 
 
@@ -80,7 +90,9 @@ def test_the_state_of_a_position_depends_on_what_came_before_alone():
 
 def test_a_history_is_encoded_the_same_alone_and_in_a_batch():
     encoder, x = _encoder(dropout=0.4), torch.randn(9, D)
-    together = encoder(Jagged(x, torch.tensor([0, 2, 6, 9]), dropout=DropoutKeys([1, 2, 3], [2, 4, 3])))
+    together = encoder(
+        Jagged(x, torch.tensor([0, 2, 6, 9]), dropout=DropoutKeys([1, 2, 3], [2, 4, 3]))
+    )
     alone = encoder(Jagged(x[2:6], torch.tensor([0, 4]), dropout=DropoutKeys([2], [4])))
     torch.testing.assert_close(together[2:6], alone)
     assert not torch.allclose(alone, encoder(Jagged(x[2:6], torch.tensor([0, 4]))))
@@ -93,9 +105,14 @@ def test_each_dropout_has_a_mask_of_its_own():
 
 def test_an_empty_batch_gives_every_parameter_a_gradient():
     encoder = _encoder()
-    empty = Jagged(torch.empty(0, D, requires_grad=True), torch.tensor([0]), dropout=DropoutKeys([], []))
+    empty = Jagged(
+        torch.empty(0, D, requires_grad=True), torch.tensor([0]), dropout=DropoutKeys([], [])
+    )
     encoder(empty).sum().backward()
-    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in encoder.parameters())
+    assert all(
+        parameter.grad is not None and not parameter.grad.any()
+        for parameter in encoder.parameters()
+    )
 
 
 def test_a_history_beyond_the_context_is_refused():
@@ -108,7 +125,9 @@ def test_blocks_computed_again_in_backward_give_the_same_gradients():
     for recompute in (False, True):
         encoder = _encoder(recompute=recompute, dropout=0.5)
         x = torch.linspace(-1, 1, 6 * D).view(6, D).requires_grad_()
-        encoder(Jagged(x, torch.tensor([0, 4, 6]), dropout=DropoutKeys([3, 4], [4, 2]))).square().sum().backward()
+        encoder(
+            Jagged(x, torch.tensor([0, 4, 6]), dropout=DropoutKeys([3, 4], [4, 2]))
+        ).square().sum().backward()
         results.append([x.grad, *(p.grad for p in encoder.parameters())])
     assert all(torch.equal(kept, again) for kept, again in zip(*results, strict=True))
 

@@ -28,7 +28,9 @@ def test_no_histories_give_every_parameter_a_gradient():
     assert all(parameter.grad is not None for parameter in encoder.parameters())
 
 
-@pytest.mark.parametrize("options", [{"time_bias": True}, {"events": True}, {"recompute": True}, {"options": {"x": 1}}])
+@pytest.mark.parametrize(
+    "options", [{"time_bias": True}, {"events": True}, {"recompute": True}, {"options": {"x": 1}}]
+)
 def test_settings_it_has_no_use_for_are_refused(options):
     with pytest.raises(UserError, match="shallow has n"):
         load_encoder(EncoderConfig(backbone="shallow", **options), 8, 6, 3)

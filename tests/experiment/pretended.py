@@ -32,7 +32,9 @@ class Pretended:
         if isinstance(error, BaseException):
             raise error
         if error is None:
-            _train(folder, options, overrides) if app == "train" else evaluate(folder, options, overrides)
+            _train(folder, options, overrides) if app == "train" else evaluate(
+                folder, options, overrides
+            )
         return error
 
     def stop(self):
@@ -50,15 +52,28 @@ def _train(folder, options, overrides):
     (folder.checkpoints / "step-00000001").mkdir(exist_ok=True)
     (folder.checkpoints / "step-00000001" / ".metadata").touch()
     sizes = {"table": 4, "heads": 2, "encoder and score": 1}
-    summary = {"steps": 2, "best_step": 1, "validation/ndcg@10": 0.5, "stopped": "end of schedule", "paths": 3}
-    more = {"parameters": sizes, "ranks": 1, "seconds_of_last_start": 1.5, "config_sha256": config.sha256()}
+    summary = {
+        "steps": 2,
+        "best_step": 1,
+        "validation/ndcg@10": 0.5,
+        "stopped": "end of schedule",
+        "paths": 3,
+    }
+    more = {
+        "parameters": sizes,
+        "ranks": 1,
+        "seconds_of_last_start": 1.5,
+        "config_sha256": config.sha256(),
+    }
     write_json(folder.summary, summary | more)
 
 
 def evaluate(folder, options, overrides):
     """Random recommendations, others for each seed and name, with their metrics."""
     trained, data = folder.open()
-    config = with_changes(json.loads(json.dumps(trained, default=vars)), map(read_override, overrides))
+    config = with_changes(
+        json.loads(json.dumps(trained, default=vars)), map(read_override, overrides)
+    )
     split, name = options["split"], options["name"]
     place = folder.path / "eval" / (split if name is None else f"{split}-{name}")
     place.mkdir(parents=True, exist_ok=True)
@@ -73,9 +88,16 @@ def evaluate(folder, options, overrides):
         row_BR[0, 6:] = -1  # a short list
         metrics.update(batch, row_BR)
         users["user_id"] += batch.user_ids.to_pylist()
-        users["targets"] += [ids.take(pa.array(part)) for part in np.split(batch.targets, len(batch))]
+        users["targets"] += [
+            ids.take(pa.array(part)) for part in np.split(batch.targets, len(batch))
+        ]
         users["items"] += [ids.take(pa.array(row[row >= 0])) for row in row_BR]
     lists = {key: [part.to_pylist() for part in users[key]] for key in ("targets", "items")}
     pq.write_table(pa.table({"user_id": users["user_id"], **lists}), place / "predictions.parquet")
-    about = {"split": split, "seconds": 0.1, "checkpoint": "step-00000001", "config_sha256": config.sha256()}
+    about = {
+        "split": split,
+        "seconds": 0.1,
+        "checkpoint": "step-00000001",
+        "config_sha256": config.sha256(),
+    }
     (place / "metrics.json").write_text(json.dumps(about | metrics.results()))

@@ -49,7 +49,9 @@ class Scored(Pretended):
             folder = RunFolder(options["run"])
             config, _ = folder.open()
             file = folder.evaluation(options["split"], options.get("name")) / "metrics.json"
-            score = 0.5 - abs(config.encoder.dropout - 0.3) - abs(config.training.learning_rate - 1e-3)
+            score = (
+                0.5 - abs(config.encoder.dropout - 0.3) - abs(config.training.learning_rate - 1e-3)
+            )
             file.write_text(json.dumps(json.loads(file.read_text()) | {"ndcg@10": score}))
         return error
 
@@ -65,11 +67,20 @@ def small(tmp_path, small_data):
         file.write_text(text)
         launcher = Scored()
         launcher.broken = broken or {}
-        runner = Runner(tmp_path / out, tmp_path / "base.toml", PreparedData(small_data), "validation", launcher)
+        runner = Runner(
+            tmp_path / out, tmp_path / "base.toml", PreparedData(small_data), "validation", launcher
+        )
         base = tomllib.loads((tmp_path / "base.toml").read_text())
         experiment = read_experiment(file)
         text, code = searching.search(
-            experiment, base, runner, only=only, at_once=at_once, data="d", command="command", **options
+            experiment,
+            base,
+            runner,
+            only=only,
+            at_once=at_once,
+            data="d",
+            command="command",
+            **options,
         )
         return text, code, launcher.asked()
 
@@ -96,7 +107,9 @@ def test_every_cell_has_its_trials_and_the_best_is_chosen(small, tmp_path):
         assert all(row["seconds"] == pytest.approx(1.6) and row["error"] is None for row in mine)
     assert not list((tmp_path / "out").rglob("eval/test*"))
     trained = [call[1] for call in calls if call[0] == "train"]
-    assert len(trained) == 6 + 5 + 6, "the two that differ in evaluation share a training as they stand"
+    assert len(trained) == 6 + 5 + 6, (
+        "the two that differ in evaluation share a training as they stand"
+    )
     assert "| two | 6 | 0.3000 | " in text
 
 
@@ -104,19 +117,31 @@ def test_the_best_is_an_experiment_whose_runs_are_trained_already(small, tmp_pat
     text, _, _ = small()
     best = read_experiment(tmp_path / "out/search/best.toml")
     assert Path(best.config).resolve() == (tmp_path / "base.toml").resolve()
-    assert (best.seeds, best.split, best.baseline, best.at_once, best.data) == ([0, 1], "test", "one", 2, "d")
-    chosen = {row["cell"]: json.loads(row["values"]) for row in _rows(tmp_path / "out") if row["chosen"]}
+    assert (best.seeds, best.split, best.baseline, best.at_once, best.data) == (
+        [0, 1],
+        "test",
+        "one",
+        2,
+        "d",
+    )
+    chosen = {
+        row["cell"]: json.loads(row["values"]) for row in _rows(tmp_path / "out") if row["chosen"]
+    }
     cells = {cell.name: cell.changes for cell in cells_of(best)}
     assert cells == {
         "one": chosen["one"],
         "one again": {"evaluation.filter_seen": False, **chosen["one again"]},
         "two": {"model.horizon": 2, **chosen["two"]},
     }
-    runs = plan(cells_of(best), best.seeds, tomllib.loads(Path(best.config).read_text()), flat(best.budget))
+    runs = plan(
+        cells_of(best), best.seeds, tomllib.loads(Path(best.config).read_text()), flat(best.budget)
+    )
     assert all(run.config.training.steps == 7 for run in runs)
     launcher = Pretended()
     out = tmp_path / "out-best"
-    Runner(out, Path(best.config), PreparedData(tmp_path_data(runs, out)), "test", launcher).run_all(runs, 1)
+    Runner(
+        out, Path(best.config), PreparedData(tmp_path_data(runs, out)), "test", launcher
+    ).run_all(runs, 1)
     assert {call[1] for call in launcher.asked() if call[0] == "train"} == {
         run.name for run in runs if run.config.seed == 1
     }
@@ -126,7 +151,9 @@ def test_the_best_is_an_experiment_whose_runs_are_trained_already(small, tmp_pat
 def tmp_path_data(runs, out):
     """The data that a run that is there was trained on."""
     return next(
-        RunFolder(out / "runs" / run.name).open()[1].folder for run in runs if (out / "runs" / run.name).exists()
+        RunFolder(out / "runs" / run.name).open()[1].folder
+        for run in runs
+        if (out / "runs" / run.name).exists()
     )
 
 
@@ -136,7 +163,11 @@ def test_the_same_whatever_ran_at_once_and_wherever_it_was_interrupted(small, tm
     expected = _rows(tmp_path / "one")
     assert _rows(tmp_path / "many") == expected
     with pytest.raises(KeyboardInterrupt):
-        small("cut", at_once=1, broken={sorted((tmp_path / "one/runs").iterdir())[-3].name: KeyboardInterrupt()})
+        small(
+            "cut",
+            at_once=1,
+            broken={sorted((tmp_path / "one/runs").iterdir())[-3].name: KeyboardInterrupt()},
+        )
     done = {file.parent.name for file in (tmp_path / "cut/runs").glob("*/summary.json")}
     assert 0 < len(done) < 17
     _, _, calls = small("cut")
@@ -175,9 +206,14 @@ def test_a_cell_like_another_takes_its_values_and_shares_its_training(small, tmp
     assert code == 0
     assert {row["cell"] for row in _rows(tmp_path / "out")} == {"one", "two"}
     assert sum(call[0] == "train" for call in calls) == 2 * 6
-    chosen = {row["cell"]: json.loads(row["values"]) for row in _rows(tmp_path / "out") if row["chosen"]}
+    chosen = {
+        row["cell"]: json.loads(row["values"]) for row in _rows(tmp_path / "out") if row["chosen"]
+    }
     best = cells_of(read_experiment(tmp_path / "out/search/best.toml"))
-    assert {cell.name: cell.changes for cell in best}["one again"] == {"evaluation.filter_seen": False, **chosen["one"]}
+    assert {cell.name: cell.changes for cell in best}["one again"] == {
+        "evaluation.filter_seen": False,
+        **chosen["one"],
+    }
     assert "| one again | those of one | " in text
 
 
@@ -185,7 +221,9 @@ def test_one_cell_alone_leaves_the_others_as_far_as_they_are(small, tmp_path):
     _, code, calls = small(only=["two"])
     assert code == 0
     assert {name.split("-")[0] for _, name, _ in calls} == {"two"}
-    assert [row["error"] for row in _rows(tmp_path / "out") if row["cell"] == "one"] == ["not run"] * 3
+    assert [row["error"] for row in _rows(tmp_path / "out") if row["cell"] == "one"] == [
+        "not run"
+    ] * 3
     small()
     rows = _rows(tmp_path / "out")
     small("whole")

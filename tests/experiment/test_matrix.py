@@ -65,7 +65,10 @@ def test_exclusions_leave_out_what_has_all_their_values(read):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("excldue = []\n[cells.a]", ["unknown experiment key 'excldue'", "did you mean 'exclude'?"]),
+        (
+            "excldue = []\n[cells.a]",
+            ["unknown experiment key 'excldue'", "did you mean 'exclude'?"],
+        ),
         ('split = "tset"\n[cells.a]', ["'split'", "tset"]),
         ("metrics = 3\n[cells.a]", ["'metrics' = 3"]),
         ("at_once = 0\n[cells.a]", ["at_once = 0"]),
@@ -107,8 +110,14 @@ def test_what_must_be_there(read, head, words):
         ("exclude = [{}]\n" + TWO_AXES, ["empty"]),
         ('exclude = [{ loss = ["near", "far"] }]\n' + TWO_AXES, ["no cells are left"]),
         ("exclude = [{ loss = [] }]\n" + TWO_AXES, ["names no cell"]),
-        ("[budget]\nloss.gamma = 1.0\n" + TWO_AXES, ["cell 'LT/ST_1 + near'", "'loss.gamma'", "[budget]"]),
-        ("[budget]\nencoder.options.x = 1\n[cells.a]\nencoder.options = {}", ["cell 'a'", "'encoder.options'"]),
+        (
+            "[budget]\nloss.gamma = 1.0\n" + TWO_AXES,
+            ["cell 'LT/ST_1 + near'", "'loss.gamma'", "[budget]"],
+        ),
+        (
+            "[budget]\nencoder.options.x = 1\n[cells.a]\nencoder.options = {}",
+            ["cell 'a'", "'encoder.options'"],
+        ),
         ("[budget]\nseed = 1\n[cells.a]", ["seed"]),
         ("[cells.a]\nseed = 3", ["cell 'a'", "seeds"]),
         (TWO_AXES + "priors.tree = []", ["cell 'LT/ST_1 + far'", "two axes change 'priors.tree'"]),
@@ -125,8 +134,13 @@ def test_cells_that_cannot_be_are_refused(read, text, words):
 
 
 def test_the_budget_and_the_seeds_hold_for_every_cell(read):
-    runs = _planned(read("[budget]\ntraining.steps = 7\n[cells.a]\n[cells.b]\nmodel.dim = 8"), {"model": {"dim": 32}})
-    assert [(run.name, run.config.seed, run.config.training.steps, run.config.model.dim) for run in runs] == [
+    runs = _planned(
+        read("[budget]\ntraining.steps = 7\n[cells.a]\n[cells.b]\nmodel.dim = 8"),
+        {"model": {"dim": 32}},
+    )
+    assert [
+        (run.name, run.config.seed, run.config.training.steps, run.config.model.dim) for run in runs
+    ] == [
         ("a-seed0", 0, 7, 32),
         ("b-seed0", 0, 7, 8),
         ("a-seed1", 1, 7, 32),
@@ -171,7 +185,9 @@ def test_cells_that_differ_in_evaluation_alone_share_a_run(read):
     assert one.evaluations[2].overrides == ["evaluation.filter_seen=false", "evaluation.batch=8"]
     assert one.evaluations[2].config.evaluation.batch == 8
     assert one.config.evaluation.batch == 16
-    assert (one.name, two.name) == ("again-seed3", "two-seed3"), "the axis of evaluations is no part of a run's name"
+    assert (one.name, two.name) == ("again-seed3", "two-seed3"), (
+        "the axis of evaluations is no part of a run's name"
+    )
     assert [each.cell for each in one.only(["one + in"]).evaluations] == ["one + in"]
 
 
@@ -186,6 +202,8 @@ def test_the_documents_example_is_what_it_says(tmp_path):
     (text,) = re.findall(r"## Experiments\n.*?```toml\n(.*?)```", document, re.DOTALL)
     (tmp_path / "shop.toml").write_text(text)
     experiment = read_experiment(tmp_path / "shop.toml")
-    runs = _planned(experiment, tomllib.loads((REPOSITORY / "torchx_configs/small.toml").read_text()))
+    runs = _planned(
+        experiment, tomllib.loads((REPOSITORY / "torchx_configs/small.toml").read_text())
+    )
     assert len(_cells(experiment)) == 5
     assert len(runs) == 3 * 3

@@ -20,10 +20,18 @@ SAID = "error: unknown data set 'movilens': did you mean 'movielens'?"
 
 
 def test_in_place(small_raw, tmp_path, monkeypatch):
-    monkeypatch.setenv("RANK", "3")  # as a launcher of this process leaves it, which is not the apps' own
+    monkeypatch.setenv(
+        "RANK", "3"
+    )  # as a launcher of this process leaves it, which is not the apps' own
     monkeypatch.setenv("WORLD_SIZE", "4")
     launcher, log = InPlace(), tmp_path / "log"
-    right = {"dataset": "movielens", "raw": small_raw, "out": tmp_path / "data", "horizon": 4, "overwrite": True}
+    right = {
+        "dataset": "movielens",
+        "raw": small_raw,
+        "out": tmp_path / "data",
+        "horizon": 4,
+        "overwrite": True,
+    }
     assert launcher.run("prepare", right, [], log) is None
     assert "written to" in log.read_text()
     assert launcher.run("prepare", _wrong(tmp_path), [], log) == f"prepare gave 2: {SAID}"
@@ -31,7 +39,12 @@ def test_in_place(small_raw, tmp_path, monkeypatch):
 
 def test_what_runs_in_place_is_ended(tmp_path):
     launcher, log, said = InPlace(), tmp_path / "log", []
-    long = {"dataset": "marketplace", "raw": tmp_path / "raw", "out": tmp_path / "out", "generate": 30_000_000}
+    long = {
+        "dataset": "marketplace",
+        "raw": tmp_path / "raw",
+        "out": tmp_path / "out",
+        "generate": 30_000_000,
+    }
     thread = threading.Thread(target=lambda: said.append(launcher.run("prepare", long, [], log)))
     thread.start()
     deadline = time.monotonic() + 60
@@ -45,12 +58,17 @@ def test_what_runs_in_place_is_ended(tmp_path):
 
 def test_on_a_scheduler(small_raw, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")  # as in an activated environment
+    monkeypatch.setenv(
+        "PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )  # as in an activated environment
     launcher, log = OnScheduler("local_cwd", "1x1", tmp_path / "logs"), tmp_path / "log"
     right = {"dataset": "movielens", "raw": small_raw, "out": tmp_path / "data"}
     assert launcher.run("prepare", right, [], log) is None
     assert "written to" in log.read_text()
-    assert launcher.run("prepare", _wrong(tmp_path), [], log) == f"prepare on local_cwd is failed: {SAID}"
+    assert (
+        launcher.run("prepare", _wrong(tmp_path), [], log)
+        == f"prepare on local_cwd is failed: {SAID}"
+    )
     launcher.stop()
 
 

@@ -9,7 +9,7 @@ from small_experiment import Small
 
 from torchrec_priors.experiment.per_user import COMPARED
 from torchrec_priors.experiment.results import NOT_RUN, Results, collect
-from torchrec_priors.experiment.table import About, markdown
+from torchrec_priors.experiment.results_table import About, markdown
 
 
 @pytest.fixture
@@ -36,14 +36,28 @@ def test_rows_hold_the_metrics_and_sizes_of_every_cell_and_seed(small, tmp_path)
         metrics = json.loads((small.out / "runs" / row["run"] / place / "metrics.json").read_text())
         for name in ("recall@5", "ndcg@10", "coverage@200", "new_interest/recall@10", "users"):
             assert row[name] == metrics[name]
-        assert (row["heads"], row["parameters/heads"], row["validation/ndcg@10"], row["steps"]) == (3, 2, 0.5, 2)
-    again = json.loads((small.out / "runs/one-seed0/eval/validation-one-again/metrics.json").read_text())
-    assert table[4]["ndcg@10"] == again["ndcg@10"] == table[4]["validation/ndcg@10"] != table[2]["ndcg@10"]
+        assert (row["heads"], row["parameters/heads"], row["validation/ndcg@10"], row["steps"]) == (
+            3,
+            2,
+            0.5,
+            2,
+        )
+    again = json.loads(
+        (small.out / "runs/one-seed0/eval/validation-one-again/metrics.json").read_text()
+    )
+    assert (
+        table[4]["ndcg@10"]
+        == again["ndcg@10"]
+        == table[4]["validation/ndcg@10"]
+        != table[2]["ndcg@10"]
+    )
 
 
 def test_another_evaluations_validation_is_not_that_of_the_training(small):
     small.run(split="test")
-    assert [row["validation/ndcg@10"] for row in _collect(small, split="test").rows] == [0.5] * 4 + [None] * 2
+    assert [row["validation/ndcg@10"] for row in _collect(small, split="test").rows] == [
+        0.5
+    ] * 4 + [None] * 2
 
 
 def test_values_by_user_are_read_back_and_averaged_over_common_seeds(small):
@@ -58,7 +72,8 @@ def test_values_by_user_are_read_back_and_averaged_over_common_seeds(small):
     for cell, intervals in difference.items():
         for place, interval in enumerate(intervals):
             seeds = [
-                results.of(cell)[seed][COMPARED[place]] - results.of("one")[seed][COMPARED[place]] for seed in (0, 1)
+                results.of(cell)[seed][COMPARED[place]] - results.of("one")[seed][COMPARED[place]]
+                for seed in (0, 1)
             ]
             assert interval.mean == pytest.approx(np.mean(seeds))
             assert interval.low < interval.mean < interval.high
@@ -100,7 +115,9 @@ def test_the_table_shows_mean_and_deviation_and_differences():
     results = Results([_row("a", 0, 0.1), _row("a", 1, 0.3), _row("b", 0, 0.5)])
     results.per_user["a"].update({0: 0 * gain, 1: 0 * gain})
     results.per_user["b"].update({0: gain})
-    results.rows.append({"cell": "b", "seed": 1, "config_sha256": "c", "error": "train gave 1: no memory"})
+    results.rows.append(
+        {"cell": "b", "seed": 1, "config_sha256": "c", "error": "train gave 1: no memory"}
+    )
     text = markdown(results, _about())
     for line in (
         "| cell | heads | parameters of heads | validation ndcg@10 | recall@10 |",
@@ -115,6 +132,8 @@ def test_the_table_shows_mean_and_deviation_and_differences():
     for row in results.rows:
         row["interests"] = {"a": None, "b": 1}[row["cell"]]
     lines = markdown(results, _about()).splitlines()
-    assert "| b, K = 1 (1 of 2 seeds) | 2 | 8,192 | 0.2500 | 0.5000 |" in lines, "with one interest, a weighted sum"
+    assert "| b, K = 1 (1 of 2 seeds) | 2 | 8,192 | 0.2500 | 0.5000 |" in lines, (
+        "with one interest, a weighted sum"
+    )
     assert any(line.startswith("| b, K = 1 (one seed) | +0.1000 [") for line in lines)
     assert "Difference" not in markdown(results, _about(baseline=""))

@@ -21,7 +21,11 @@ def small(tmp_path, small_data):
     return Small(tmp_path, small_data)
 
 
-OF_ONE = [("evaluate", "one-seed0", "one-again"), ("evaluate", "one-seed0", None), ("train", "one-seed0", None)]
+OF_ONE = [
+    ("evaluate", "one-seed0", "one-again"),
+    ("evaluate", "one-seed0", None),
+    ("train", "one-seed0", None),
+]
 
 
 def test_every_run_is_trained_once_and_evaluated_for_each_of_its_cells(small):
@@ -86,7 +90,10 @@ def test_a_run_of_another_configuration_is_not_touched(small):
     small.runner().check(small.plan())
     small.run()
     small.runner().check(small.plan())
-    with pytest.raises(UserError, match=r"one-seed0' holds .* configuration \(training.steps = 1000 there, 3 here\)"):
+    with pytest.raises(
+        UserError,
+        match=r"one-seed0' holds .* configuration \(training.steps = 1000 there, 3 here\)",
+    ):
         small.runner().check(small.plan(**{"training.steps": 3}))
 
 
@@ -96,7 +103,9 @@ def test_without_weights_only_what_needs_them_is_trained_again(small):
     small.launcher.asked()
     small.run(keep_weights=False)
     assert small.launcher.asked() == []
-    small.cells.append(Cell("small batches", {"evaluation.batch": 2, "model.horizon": 2}, "small batches"))
+    small.cells.append(
+        Cell("small batches", {"evaluation.batch": 2, "model.horizon": 2}, "small batches")
+    )
     small.run(keep_weights=False)
     assert {call[:2] for call in small.launcher.asked()} == {
         (app, f"two-seed{seed}") for app in ("train", "evaluate") for seed in (0, 1)
@@ -120,7 +129,9 @@ def test_a_folder_is_held_until_all_who_inherit_it_have_ended(tmp_path):
     with pytest.raises(UserError, match="is in use by another experiment"):
         lock(tmp_path / "out")
     code = "import sys; sys.stdin.read()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, pass_fds=[held]) as left:
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, pass_fds=[held]
+    ) as left:
         os.close(held)
         with pytest.raises(UserError, match="is in use"):
             lock(tmp_path / "out")

@@ -14,7 +14,11 @@ SPACE = {
 
 
 def _score(values):
-    return -abs(np.log10(values["rate"]) + 2) - 0.1 * abs(values["layers"] - 3) - 0.2 * (values["tree"] != [])
+    return (
+        -abs(np.log10(values["rate"]) + 2)
+        - 0.1 * abs(values["layers"] - 3)
+        - 0.2 * (values["tree"] != [])
+    )
 
 
 def _asked(count, own=None, seed=0, cell="a", space=SPACE, score=_score):
@@ -48,12 +52,16 @@ def test_the_same_again_and_others_of_another_seed_or_cell():
 
 def test_a_small_space_is_tried_whole_and_no_further():
     space = {"dim": OneOf((8, 16)), "kind": OneOf(("x", "y")), "n": Between(1, 2, False)}
-    found = _asked(20, {"dim": 8, "kind": "x", "n": 1}, space=space, score=lambda values: values["dim"])
+    found = _asked(
+        20, {"dim": 8, "kind": "x", "n": 1}, space=space, score=lambda values: values["dim"]
+    )
     assert len(found) == 8
     assert {tuple(values.values()) for values in found[1:]} == {
         (dim, kind, n) for dim in (8, 16) for kind in "xy" for n in (1, 2)
     } - {(8, "x", 1)}
-    assert len(_asked(20, None, space=space, score=lambda values: 0.0)) == 9, "as it stands is not in the space"
+    assert len(_asked(20, None, space=space, score=lambda values: 0.0)) == 9, (
+        "as it stands is not in the space"
+    )
 
 
 def test_later_proposals_are_better_than_random_ones():
@@ -70,12 +78,17 @@ def test_what_fails_is_kept_away_from():
         return None if values["x"] > 0.5 else 0.1
 
     space = {"x": Between(0.0, 1.0, False)}
-    late = [values["x"] for seed in range(2) for values in _asked(20, seed=seed, space=space, score=score)[-8:]]
+    late = [
+        values["x"]
+        for seed in range(2)
+        for values in _asked(20, seed=seed, space=space, score=score)[-8:]
+    ]
     assert np.mean(np.array(late) > 0.5) < 0.3
 
 
 @pytest.mark.parametrize(
-    ("ends", "value", "rounded"), [((0.1, 0.5), 0.123456, 0.123), ((0.12345, 0.5), 0.12346, 0.12345)]
+    ("ends", "value", "rounded"),
+    [((0.1, 0.5), 0.123456, 0.123), ((0.12345, 0.5), 0.12346, 0.12345)],
 )
 def test_values_of_a_range_are_short_and_inside(ends, value, rounded):
     assert Between(*ends, False).rounded(value) == rounded

@@ -26,13 +26,23 @@ def _slow(difference_UD, resamples, seed):
     found = []
     for column in difference_UD.T:
         means = sorted(sum(column[user] for user in row) / len(users) for row in drawn)
-        found.append((sum(column) / len(users), np.quantile(means, 0.025), np.quantile(means, 0.975)))
+        found.append(
+            (sum(column) / len(users), np.quantile(means, 0.025), np.quantile(means, 0.975))
+        )
     return found
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(1, 20), st.integers(1, 4), st.integers(1, 40), st.integers(0, 99), st.integers(1, 200))
-def test_the_same_as_one_user_at_a_time_however_many_are_drawn_at_once(users, columns, resamples, seed, at_once):
+@given(
+    st.integers(1, 20),
+    st.integers(1, 4),
+    st.integers(1, 40),
+    st.integers(0, 99),
+    st.integers(1, 200),
+)
+def test_the_same_as_one_user_at_a_time_however_many_are_drawn_at_once(
+    users, columns, resamples, seed, at_once
+):
     difference_UD = np.random.default_rng(seed).normal(size=(users, columns))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statistics, "_AT_ONCE", at_once)
@@ -66,7 +76,9 @@ def _false(difference_SUD):
 @pytest.mark.parametrize(("seeds", "most"), [(2, 0.12), (3, 0.09), (5, 0.08)])
 @pytest.mark.parametrize(("of_users", "rest"), [(0.3, 1.0), (1.0, 0.3)])
 @pytest.mark.parametrize("of_seeds", [0.0, 0.08, 0.3, 1.0])
-def test_where_nothing_differs_about_5_percent_of_the_intervals_leave_out_0(seeds, most, of_seeds, of_users, rest):
+def test_where_nothing_differs_about_5_percent_of_the_intervals_leave_out_0(
+    seeds, most, of_seeds, of_users, rest
+):
     """What seeds differ in is in the intervals, however much or little it is beside what users differ in."""
     assert 0.01 <= _false(_without_a_difference(seeds, of_seeds, of_users, rest)) <= most
 
@@ -92,9 +104,13 @@ def test_a_difference_is_of_the_shared_seeds_or_of_each_models_own():
     shared = Difference.between({0: values[0], 1: values[1]}, {1: values[2], 2: values[3]})
     assert (shared.seeds, shared.of_one_seed) == (((1,), (1,)), True)
     np.testing.assert_allclose(shared.mean_UM, values[1] - values[2])
-    own = Difference.between({0: values[0], 1: values[1]}, {2: values[2], 3: values[3], 4: values[4]})
+    own = Difference.between(
+        {0: values[0], 1: values[1]}, {2: values[2], 3: values[3], 4: values[4]}
+    )
     assert (own.seeds, own.of_one_seed) == (((0, 1), (2, 3, 4)), False)
-    np.testing.assert_allclose(own.mean_UM, (values[0] + values[1]) / 2 - (values[2] + values[3] + values[4]) / 3)
+    np.testing.assert_allclose(
+        own.mean_UM, (values[0] + values[1]) / 2 - (values[2] + values[3] + values[4]) / 3
+    )
     assert [part.freedom for part in own.parts] == [1, 2]
     some = own.of(users=np.arange(50) < 10, metrics=[1])
     np.testing.assert_allclose(some.mean_UM, own.mean_UM[:10, 1:])

@@ -23,13 +23,17 @@ D = 3
 def models(draw):
     """(tree, configuration, training positives of each path, heads of random numbers)."""
     tree = draw(cases()).tree
-    positives = draw(st.lists(st.integers(0, 4), min_size=len(tree.paths), max_size=len(tree.paths)))
+    positives = draw(
+        st.lists(st.integers(0, 4), min_size=len(tree.paths), max_size=len(tree.paths))
+    )
     config = PriorsConfig(
         composition=tree.composition,
         adapters=draw(st.sampled_from(["matrix", "vector"])),
         min_positives=draw(st.integers(0, 6)),
     )
-    heads = make_heads(tree, D, config, nodes(tree, torch.tensor(positives), config.min_positives)).double()
+    heads = make_heads(
+        tree, D, config, nodes(tree, torch.tensor(positives), config.min_positives)
+    ).double()
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     for parameter in heads.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -39,7 +43,9 @@ def models(draw):
 def _ways(tree):
     """The nodes a path goes through, from above: its beginnings, or the path itself."""
     if tree.composition == "hierarchical":
-        return [[path.groups[: depth + 1] for depth in range(len(path.groups))] for path in tree.paths]
+        return [
+            [path.groups[: depth + 1] for depth in range(len(path.groups))] for path in tree.paths
+        ]
     return [[(number,)] if path.groups else [] for number, path in enumerate(tree.paths)]
 
 
@@ -51,7 +57,10 @@ def _adapters(tree, positives, minimum):
         for node in way:
             total[node] = total.get(node, 0) + count
     depths = {len(node) for node in total}
-    return [sorted(n for n, count in total.items() if len(n) == depth and count >= minimum) for depth in sorted(depths)]
+    return [
+        sorted(n for n, count in total.items() if len(n) == depth and count >= minimum)
+        for depth in sorted(depths)
+    ]
 
 
 def _definition(tree, config, positives, heads, state):
@@ -80,7 +89,9 @@ def test_queries_and_gradients_are_those_of_the_definition(model, tokens, data):
     every = [(path, token) for path in range(len(tree.paths)) for token in range(tokens)]
     chosen = sorted(data.draw(st.sets(st.sampled_from(every), max_size=12))) if every else []
     path, token = (torch.tensor([pair[n] for pair in chosen], dtype=torch.int64) for n in (0, 1))
-    state = torch.randn(tokens, D, generator=torch.Generator().manual_seed(tokens), dtype=torch.float64)
+    state = torch.randn(
+        tokens, D, generator=torch.Generator().manual_seed(tokens), dtype=torch.float64
+    )
     reference = hierarchical_reference if tree.composition == "hierarchical" else flat_reference
     ways = [
         lambda states: heads(states, token, path),
@@ -94,7 +105,9 @@ def test_queries_and_gradients_are_those_of_the_definition(model, tokens, data):
         out = way(states)
         weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
         ((out * weight).sum() + 0 * states.sum()).backward()
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in heads.parameters()]
+        grads = [
+            torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in heads.parameters()
+        ]
         results.append([out, states.grad, *grads])
     for slow in results[1:]:
         for one, other in zip(results[0], slow, strict=True):
@@ -109,7 +122,9 @@ def test_every_parameter_takes_part_where_there_is_nothing_to_predict(model):
     none = torch.zeros(0, dtype=torch.int64)
     out = heads(torch.zeros(0, D, dtype=torch.float64, requires_grad=True), none, none)
     out.sum().backward()
-    assert all(parameter.grad is not None and not parameter.grad.any() for parameter in heads.parameters())
+    assert all(
+        parameter.grad is not None and not parameter.grad.any() for parameter in heads.parameters()
+    )
 
 
 @settings(deadline=None, max_examples=60)
@@ -119,12 +134,18 @@ def test_a_head_costs_d_squared_and_a_group_above_it_d(case, dim):
     config = PriorsConfig(composition=tree.composition)
     ways = _ways(tree)
     distinct = len({node for way in ways for node in way})
-    above = sum(len(level.groups) for level in tree.levels[:-1]) if tree.composition == "hierarchical" else 0
+    above = (
+        sum(len(level.groups) for level in tree.levels[:-1])
+        if tree.composition == "hierarchical"
+        else 0
+    )
     heads = make_heads(tree, dim, config, nodes(tree))
     parameters = sum(parameter.numel() for parameter in heads.parameters())
     assert parameters == count_parameters(tree, dim, config) == distinct * dim**2 + above * dim
     told = PriorsConfig(composition=tree.composition, adapters="vector")
-    vectors = sum(parameter.numel() for parameter in make_heads(tree, dim, told, nodes(tree)).parameters())
+    vectors = sum(
+        parameter.numel() for parameter in make_heads(tree, dim, told, nodes(tree)).parameters()
+    )
     assert vectors == count_parameters(tree, dim, told) == distinct * dim
 
 
@@ -162,14 +183,18 @@ def test_first_values_are_zero_or_normal_from_the_seed(composition, adapters):
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
     assert 0.3 < float(drawn[0].std()) < 0.7
-    assert not any(p.any() for p in make_heads(tree, 32, PriorsConfig(adapters=adapters), nodes(tree)).parameters())
+    assert not any(
+        p.any()
+        for p in make_heads(tree, 32, PriorsConfig(adapters=adapters), nodes(tree)).parameters()
+    )
 
 
 def test_a_tree_above_the_budget_is_refused_with_its_size():
     tree = PriorTree([TemporalPrior(4, 4)], 2, "additive")
     check_budget(tree, 5, PriorsConfig(max_parameters=100))
     with pytest.raises(
-        UserError, match=r"4 paths have 100 parameters at model.dim = 5, more than .*max_parameters = 99"
+        UserError,
+        match=r"4 paths have 100 parameters at model.dim = 5, more than .*max_parameters = 99",
     ):
         check_budget(tree, 5, PriorsConfig(max_parameters=99))
     assert "paths" not in vars(tree), "the paths were made"

@@ -29,14 +29,20 @@ def test_variance_of_a_heads_losses_is_forgotten_step_by_step(seed, steps):
     moments = {path: [] for path in range(3)}
     for _ in range(steps):
         nll = torch.rand(5, generator=generator) * 9
-        certainty.update(Certainty.sums(nll[:2], paths[:2], 3) + Certainty.sums(nll[2:], paths[2:], 3))  # of two ranks
+        certainty.update(
+            Certainty.sums(nll[:2], paths[:2], 3) + Certainty.sums(nll[2:], paths[2:], 3)
+        )  # of two ranks
         for path in (0, 1):
             own = nll[paths == path]
             moments[path].append((own.mean(), (own**2).mean()))
     expected = []
     for path in (0, 1):
         weights = torch.tensor([0.99**age for age in reversed(range(steps))])
-        mean, square = (torch.stack(part) @ weights / weights.sum() for part in zip(*moments[path], strict=True))
+        mean, square = (
+            torch.stack(part) @ weights / weights.sum() for part in zip(*moments[path], strict=True)
+        )
         expected.append(square - mean**2)
-    expected.append(max(expected))  # a head without any positive is as uncertain as the most uncertain one
+    expected.append(
+        max(expected)
+    )  # a head without any positive is as uncertain as the most uncertain one
     torch.testing.assert_close(certainty.variance(), torch.stack(expected), rtol=1e-3, atol=1e-4)

@@ -12,9 +12,17 @@ from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
 
 ITEMS = 6
-GENRE = ItemPrior("genre", ["a", "b", "c"], np.array([0, 1, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 2, 2]), ITEMS)
+GENRE = ItemPrior(
+    "genre", ["a", "b", "c"], np.array([0, 1, 2, 3, 4, 5]), np.array([0, 0, 1, 1, 2, 2]), ITEMS
+)
 # Two of the nine combinations of genre and brand have no items.
-BRAND = ItemPrior("brand", ["x", "y", "z"], np.array([0, 1, 2, 3, 4, 5, 0]), np.array([0, 1, 1, 2, 2, 0, 2]), ITEMS)
+BRAND = ItemPrior(
+    "brand",
+    ["x", "y", "z"],
+    np.array([0, 1, 2, 3, 4, 5, 0]),
+    np.array([0, 1, 1, 2, 2, 0, 2]),
+    ITEMS,
+)
 TREES = {
     "none": [],
     "one": [GENRE],
@@ -33,18 +41,30 @@ def _heads(tree, dim, seed):
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.sampled_from(sorted(TREES)), st.integers(0, 6), st.integers(1, 5), st.integers(0, 99), st.data())
+@given(
+    st.sampled_from(sorted(TREES)),
+    st.integers(0, 6),
+    st.integers(1, 5),
+    st.integers(0, 99),
+    st.data(),
+)
 def test_equals_the_definition_forward_and_gradient(name, tokens, dim, seed, data):
     tree = PriorTree(TREES[name], ITEMS)
     every = [(path, token) for path in range(len(tree.paths)) for token in range(tokens)]
     chosen = sorted(data.draw(st.sets(st.sampled_from(every)))) if every else []
     path = torch.tensor([p for p, _ in chosen], dtype=torch.int64)
     token = torch.tensor([t for _, t in chosen], dtype=torch.int64)
-    state = torch.randn(tokens, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    state = torch.randn(
+        tokens, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     results = []
     for fast in (True, False):
         heads, states = _heads(tree, dim, seed), state.clone().requires_grad_()
-        out = heads(states, token, path) if fast else hierarchical_reference(heads, tree, states)[token, path]
+        out = (
+            heads(states, token, path)
+            if fast
+            else hierarchical_reference(heads, tree, states)[token, path]
+        )
         weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
         ((out * weight).sum() + 0 * states.sum()).backward()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in heads.parameters()]

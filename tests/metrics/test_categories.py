@@ -35,7 +35,12 @@ def folder(small_data, tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "entity", "column"),
-    [("genre", "item", "item"), ("circle", "item", "item"), ("rating", "event", "event"), ("age", "user", "user_id")],
+    [
+        ("genre", "item", "item"),
+        ("circle", "item", "item"),
+        ("rating", "event", "event"),
+        ("age", "user", "user_id"),
+    ],
 )
 def test_labels_are_those_of_the_file(folder, name, entity, column):
     data = PreparedData(folder)
@@ -54,6 +59,7 @@ def test_labels_are_those_of_the_file(folder, name, entity, column):
 
 def test_a_prior_of_an_unknown_kind_is_named(folder):
     with pytest.raises(
-        UserError, match=r"prior 'odd' is of an unknown kind, 'weather' \(known: item, graph, event, us"
+        UserError,
+        match=r"prior 'odd' is of an unknown kind, 'weather' \(known: item, graph, event, us",
     ):
         Categories.of_prior(PreparedData(folder), "odd")

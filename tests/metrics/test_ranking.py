@@ -30,7 +30,9 @@ class Prior:
     def categories(self) -> Categories:
         pairs = [(entity, group) for entity, groups in enumerate(self.labels) for group in groups]
         entity, group = np.array(pairs[::-1], np.int64).reshape(-1, 2).T  # in any order
-        return Categories.from_pairs(self.name, self.groups, entity, group, len(self.labels), self.entity)
+        return Categories.from_pairs(
+            self.name, self.groups, entity, group, len(self.labels), self.entity
+        )
 
 
 @dataclass
@@ -70,7 +72,11 @@ def cases(draw):
         labels = [set(random.choice(groups, size, replace=False).tolist()) for size in sizes]
         priors.append(Prior(name, [f"{name} {number}" for number in range(groups)], labels))
     people = draw(st.integers(1, 6))
-    for name, entity, entities in (("graph", "item", items), ("event", "event", EVENTS), ("user", "user", people)):
+    for name, entity, entities in (
+        ("graph", "item", items),
+        ("event", "event", EVENTS),
+        ("user", "user", people),
+    ):
         groups = draw(st.integers(1, 4))
         sizes = random.integers(0, groups + 1, entities)  # of none, of several, of all
         labels = [set(random.choice(groups, size, replace=False).tolist()) for size in sizes]
@@ -88,7 +94,9 @@ def cases(draw):
 
 def _accumulator(case: Case) -> RankingMetrics:
     category, *others = (prior.categories() for prior in case.priors)
-    return RankingMetrics(case.items, case.frequency, category, others, event_given=case.event_given)
+    return RankingMetrics(
+        case.items, case.frequency, category, others, event_given=case.event_given
+    )
 
 
 def _rows(lists: list[list[int]], depth: int) -> np.ndarray:
@@ -126,7 +134,9 @@ def _recall(ranked: list[int], targets: set[int], k: int) -> float:
 
 
 def _ndcg(ranked: list[int], targets: set[int], k: int) -> float:
-    gain = sum(1 / math.log2(rank + 1) for rank, item in enumerate(ranked[:k], 1) if item in targets)
+    gain = sum(
+        1 / math.log2(rank + 1) for rank, item in enumerate(ranked[:k], 1) if item in targets
+    )
     ideal = sum(1 / math.log2(rank + 1) for rank in range(1, min(k, len(targets)) + 1))
     return gain / ideal
 
@@ -164,22 +174,36 @@ def _by_definition(case: Case) -> dict[str, float | int | None]:
     for prefix, users in (("", case.users), ("new_interest/", explorers)):
         out[f"{prefix}users"] = len(users)
         for k in CUTOFFS:
-            out[f"{prefix}recall@{k}"] = _mean([_recall(user.ranked, set(user.targets), k) for user in users])
-            out[f"{prefix}ndcg@{k}"] = _mean([_ndcg(user.ranked, set(user.targets), k) for user in users])
-            out[f"{prefix}entropy@{k}"] = _mean([_entropy(user.ranked, labels, k) for user in users])
+            out[f"{prefix}recall@{k}"] = _mean(
+                [_recall(user.ranked, set(user.targets), k) for user in users]
+            )
+            out[f"{prefix}ndcg@{k}"] = _mean(
+                [_ndcg(user.ranked, set(user.targets), k) for user in users]
+            )
+            out[f"{prefix}entropy@{k}"] = _mean(
+                [_entropy(user.ranked, labels, k) for user in users]
+            )
     for k in CUTOFFS:
         shown = [item for user in case.users for item in user.ranked[:k]]
         times = np.bincount(np.array(shown, int), minlength=case.items)
         out[f"coverage@{k}"] = len(set(shown)) / case.items
         differences = np.abs(times[:, None] - times[None, :]).mean()
         out[f"gini@{k}"] = differences / (2 * times.mean()) if shown else 0.0
-        popularity = [(case.frequency[item] + 1) / (case.frequency.sum() + case.items) for item in shown]
+        popularity = [
+            (case.frequency[item] + 1) / (case.frequency.sum() + case.items) for item in shown
+        ]
         out[f"novelty@{k}"] = _mean([-math.log2(share) for share in popularity]) or 0.0
         if case.event_given:
             told = [(user.told, user) for user in case.users]
-            out[f"event_given/recall@{k}"] = _mean([_recall(ranked, set(user.targets), k) for ranked, user in told])
-            out[f"event_given/ndcg@{k}"] = _mean([_ndcg(ranked, set(user.targets), k) for ranked, user in told])
-            out[f"event_given/entropy@{k}"] = _mean([_entropy(ranked, labels, k) for ranked, user in told])
+            out[f"event_given/recall@{k}"] = _mean(
+                [_recall(ranked, set(user.targets), k) for ranked, user in told]
+            )
+            out[f"event_given/ndcg@{k}"] = _mean(
+                [_ndcg(ranked, set(user.targets), k) for ranked, user in told]
+            )
+            out[f"event_given/entropy@{k}"] = _mean(
+                [_entropy(ranked, labels, k) for ranked, user in told]
+            )
     for prior in case.priors:
         for number, group in enumerate(prior.groups):
             inside = [(user.ranked, _targets_in(user, prior, number)) for user in case.users]
@@ -188,8 +212,12 @@ def _by_definition(case: Case) -> dict[str, float | int | None]:
             out[f"{name}/users"] = len(inside)
             out[f"{name}/targets"] = sum(len(targets) for _, targets in inside)
             for k in CUTOFFS:
-                out[f"{name}/recall@{k}"] = _mean([_recall(ranked, targets, k) for ranked, targets in inside])
-                out[f"{name}/ndcg@{k}"] = _mean([_ndcg(ranked, targets, k) for ranked, targets in inside])
+                out[f"{name}/recall@{k}"] = _mean(
+                    [_recall(ranked, targets, k) for ranked, targets in inside]
+                )
+                out[f"{name}/ndcg@{k}"] = _mean(
+                    [_ndcg(ranked, targets, k) for ranked, targets in inside]
+                )
     return out
 
 
@@ -225,7 +253,9 @@ def _add_up(accumulators: list[RankingMetrics]) -> None:
         own: list[torch.Tensor] = []
         metrics.sum_over(lambda tensor, own=own: own.append(tensor.clone()) or tensor)
         sent.append(own)
-    assert all(len({tensor.shape for tensor in tensors}) == 1 for tensors in zip(*sent, strict=True))
+    assert all(
+        len({tensor.shape for tensor in tensors}) == 1 for tensors in zip(*sent, strict=True)
+    )
     totals = [sum(tensors[1:], tensors[0]) for tensors in zip(*sent, strict=True)]
     for metrics in accumulators:
         turn = iter(totals)
@@ -264,7 +294,9 @@ def test_values_worked_by_hand():
 def test_a_perfect_list_has_recall_and_ndcg_one_wherever_k_allows():
     found = _one(User(list(range(200)), targets=list(range(8)), history=[0]))
     assert found["recall@5"] == pytest.approx(5 / 8)
-    assert [found[name] for name in ("recall@10", "ndcg@5", "ndcg@10", "ndcg@200")] == pytest.approx([1, 1, 1, 1])
+    assert [
+        found[name] for name in ("recall@10", "ndcg@5", "ndcg@10", "ndcg@200")
+    ] == pytest.approx([1, 1, 1, 1])
 
 
 def test_entropy_of_evenly_spread_categories_is_the_log_of_their_number():
@@ -300,7 +332,11 @@ def test_padding_is_no_hit_even_beside_the_previous_users_last_item():
     users = [User([0], targets=[4], history=[0]), User([], targets=[0], history=[0])]
     prior = Prior("genre", ["a"], [{0}] * 5)
     found = _results(Case(np.ones(5, int), [prior], users))
-    assert (found["recall@5"], found["ndcg@200"], found["coverage@5"]) == (0, 0, pytest.approx(1 / 5))
+    assert (found["recall@5"], found["ndcg@200"], found["coverage@5"]) == (
+        0,
+        0,
+        pytest.approx(1 / 5),
+    )
 
 
 def test_an_item_is_a_target_of_every_event_it_is_due_for_and_an_event_of_several_groups_counts_once_in_each():

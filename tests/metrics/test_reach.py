@@ -17,8 +17,8 @@ from torchrec_priors.priors.prior import Memberships
 from torchrec_priors.priors.tree import PriorTree
 
 
-def _rows(found_I=None, known_I=None):
-    return SimpleNamespace(found_I=found_I, known_I=known_I)
+def _rows(recommendable_I=None, has_row_I=None):
+    return SimpleNamespace(recommendable_I=recommendable_I, has_row_I=has_row_I)
 
 
 def _batch(seen, targets, events, items):
@@ -26,9 +26,16 @@ def _batch(seen, targets, events, items):
     lists = [[np.array(part, np.int64) for part in parts] for parts in (seen, targets, events)]
     numbers = list(range(len(seen)))
     users = Histories.of(
-        pa.array(numbers, pa.int64()), lists[0], lists[1], 2, users=numbers, target_columns={"events": lists[2]}
+        pa.array(numbers, pa.int64()),
+        lists[0],
+        lists[1],
+        2,
+        users=numbers,
+        target_columns={"events": lists[2]},
     )
-    return users, Ranked.of(np.full((len(seen), DEPTH), -1), users.targets, users.target_lengths, items)
+    return users, Ranked.of(
+        np.full((len(seen), DEPTH), -1), users.targets, users.target_lengths, items
+    )
 
 
 def _heads(case, target):
@@ -36,7 +43,10 @@ def _heads(case, target):
     return {
         number
         for number, path in enumerate(case.tree.paths)
-        if all(group in case.levels[n].of_target(target) for n, group in zip(path.levels, path.groups, strict=True))
+        if all(
+            group in case.levels[n].of_target(target)
+            for n, group in zip(path.levels, path.groups, strict=True)
+        )
     }
 
 
@@ -77,11 +87,16 @@ def test_what_can_be_found_is_what_the_definition_says(case, data, filter_seen):
     assert results["reachable/targets"] == len(expected)
     assert results["reachable/targets_share"] == pytest.approx(len(expected) / len(pairs))
     left_out = [results[f"reachable/{why}"] for why in ("met", "without_row", "without_head")]
-    assert len(expected) + sum(left_out) == len(pairs), "each target that cannot be found has one reason"
+    assert len(expected) + sum(left_out) == len(pairs), (
+        "each target that cannot be found has one reason"
+    )
     shares = [
-        sum((user, item) in expected for item in set(items)) / len(set(items)) for user, items in enumerate(targets)
+        sum((user, item) in expected for item in set(items)) / len(set(items))
+        for user, items in enumerate(targets)
     ]
-    assert results["reachable/recall"] == pytest.approx(np.mean(shares)), "the highest recall there is"
+    assert results["reachable/recall"] == pytest.approx(np.mean(shares)), (
+        "the highest recall there is"
+    )
 
 
 def _events_over(items):

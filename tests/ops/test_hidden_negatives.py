@@ -5,7 +5,7 @@ from histories import random_histories
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.ops.hidden_negatives import Met
+from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 
 
@@ -20,12 +20,14 @@ from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 def test_hidden_are_the_negatives_that_were_met_before(lengths, queries, negatives, shared, seed):
     queries = queries if sum(lengths) else [0] * len(queries)
     negatives = negatives[: len(queries)]
-    id_N, offsets, history_N, position_P, id_n = random_histories(lengths, queries, [*negatives, shared], 7, seed)
+    id_N, offsets, history_N, position_P, id_n = random_histories(
+        lengths, queries, [*negatives, shared], 7, seed
+    )
     query_M = torch.arange(len(position_P)).repeat_interleave(2)
     id_M = torch.randint(0, 9, query_M.shape, generator=torch.Generator().manual_seed(seed))
     positives = WeighedPositives(torch.zeros(9, 1), id_M, id_M, query_M, torch.ones(len(id_M)))
     pools = NegativeSets(torch.zeros(len(id_n), 1), id_n, negatives, shared)
-    hidden = Met(id_N, offsets, pools).hidden(position_P, queries, positives)
+    hidden = SeenItems(id_N, offsets, pools).hidden(position_P, queries, positives)
 
     def met(position: int) -> set[int]:
         same = history_N[: position + 1] == history_N[position]
@@ -34,7 +36,10 @@ def test_hidden_are_the_negatives_that_were_met_before(lengths, queries, negativ
     starts = torch.tensor([0, *negatives, shared]).cumsum(0).tolist()
     first = 0
     for number, count in enumerate(queries):
-        columns = [slice(starts[number], starts[number + 1]), *([slice(starts[-2], starts[-1])] if shared else [])]
+        columns = [
+            slice(starts[number], starts[number + 1]),
+            *([slice(starts[-2], starts[-1])] if shared else []),
+        ]
         row, column = hidden.cells(slice(first, first + count), columns)
         found = set(zip(row.tolist(), column.tolist(), strict=True))
         beside = [j for some in columns for j in range(some.start, some.stop)]
@@ -46,5 +51,6 @@ def test_hidden_are_the_negatives_that_were_met_before(lengths, queries, negativ
         }
         first += count
     assert hidden.own_M.tolist() == [
-        item in met(position) for item, position in zip(id_M.tolist(), position_P[query_M].tolist(), strict=True)
+        item in met(position)
+        for item, position in zip(id_M.tolist(), position_P[query_M].tolist(), strict=True)
     ]

@@ -13,7 +13,10 @@ from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias, time_bucket
 def _inputs(lengths, heads, width, seed):
     generator = torch.Generator().manual_seed(seed)
     tokens, longest = sum(lengths), max(lengths, default=0) + 3
-    q, k, v = (torch.randn(tokens, heads, width, generator=generator, dtype=torch.float64) for _ in range(3))
+    q, k, v = (
+        torch.randn(tokens, heads, width, generator=generator, dtype=torch.float64)
+        for _ in range(3)
+    )
     bias = torch.randn(heads, longest, generator=generator, dtype=torch.float64)
     offsets = torch.cumsum(torch.tensor([0, *lengths]), 0)
     return [x.requires_grad_() for x in (q, k, v)], offsets, bias.requires_grad_()
@@ -72,7 +75,9 @@ def _both(lengths, heads, width, seed, dtype, timed=False):
         bias = bias.detach().to(dtype).to(used).requires_grad_()
         times = _times(len(q), heads, seed) if timed else None
         if times is not None:
-            times = TimeBias(times.time_N, times.bias_HC.detach().to(dtype).to(used).requires_grad_())
+            times = TimeBias(
+                times.time_N, times.bias_HC.detach().to(dtype).to(used).requires_grad_()
+            )
         out = attention(*packed.chunk(3, 1), offsets, bias, 50.0, 0.3, times)
         out.square().sum().backward()
         results.append([out, packed.grad, bias.grad, *([times.bias_HC.grad] if times else [])])
@@ -80,14 +85,17 @@ def _both(lengths, heads, width, seed, dtype, timed=False):
 
 
 needs_compiler = pytest.mark.skipif(
-    not has_native(torch.empty(0)), reason="no C++ compiler here: attention in blocks takes its place"
+    not has_native(torch.empty(0)),
+    reason="no C++ compiler here: attention in blocks takes its place",
 )
 
 
 @needs_compiler
 @settings(deadline=None, max_examples=40)
 @given(
-    lengths=st.lists(st.one_of(st.integers(0, 40), st.sampled_from([64, 65, 97])), min_size=1, max_size=6),
+    lengths=st.lists(
+        st.one_of(st.integers(0, 40), st.sampled_from([64, 65, 97])), min_size=1, max_size=6
+    ),
     heads=st.integers(1, 3),
     width=st.sampled_from([1, 5, 16, 32, 33, 64]),
     seed=st.integers(0, 99),
@@ -137,7 +145,9 @@ def test_a_sequence_longer_than_the_bias_is_refused():
     for dtype in (torch.float32, torch.float64):
         (q, k, v), offsets, bias = _inputs([4], 1, 2, seed=0)
         with pytest.raises(ValueError, match="4 tokens is longer than the configured 3"):
-            hstu_attention(*(x.to(dtype) for x in (q, k, v)), offsets, bias[:, :3].to(dtype), 10.0, 1.0)
+            hstu_attention(
+                *(x.to(dtype) for x in (q, k, v)), offsets, bias[:, :3].to(dtype), 10.0, 1.0
+            )
 
 
 def test_buckets_of_time_are_those_of_the_logarithm():

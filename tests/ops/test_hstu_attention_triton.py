@@ -15,26 +15,39 @@ from hypothesis import strategies as st
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # is read when triton is imported
-pytest.importorskip("triton", reason="triton is not installed: pip install 'torchrec-priors[triton]'")
+pytest.importorskip(
+    "triton", reason="triton is not installed: pip install 'torchrec-priors[triton]'"
+)
 
 from torchrec_priors.ops import hstu_attention_triton as kernels
 from torchrec_priors.ops.hstu_attention import hstu_attention_reference
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
-STACK = {"bf16": 64, "fp32": 512}  # bytes a thread: spilled registers, and what the compiler needs for itself
+STACK = {
+    "bf16": 64,
+    "fp32": 512,
+}  # bytes a thread: spilled registers, and what the compiler needs for itself
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _both(lengths, heads, width, dtype, timed, seed=0):
     """Results and gradients of the kernels, and of the definition in float64 for the same numbers."""
     results = []
-    for attention, used in ((kernels.hstu_attention_triton, dtype), (hstu_attention_reference, torch.float64)):
+    for attention, used in (
+        (kernels.hstu_attention_triton, dtype),
+        (hstu_attention_reference, torch.float64),
+    ):
         generator = torch.Generator().manual_seed(seed)
 
         def made(*shape, generator=generator, used=used):
-            return torch.randn(*shape, generator=generator).to(DEVICE, dtype).to(used).requires_grad_()
+            return (
+                torch.randn(*shape, generator=generator).to(DEVICE, dtype).to(used).requires_grad_()
+            )
 
-        packed, bias = made(sum(lengths), 3 * heads, width), made(heads, max(lengths, default=0) + 3)
+        packed, bias = (
+            made(sum(lengths), 3 * heads, width),
+            made(heads, max(lengths, default=0) + 3),
+        )
         offsets = torch.tensor([0, *lengths], device=DEVICE).cumsum(0)
         times = None
         if timed:
@@ -64,13 +77,17 @@ def test_equals_the_definition_forward_and_gradient(lengths, heads, width, timed
 @pytest.mark.parametrize("width", [64, 128, 256])
 def test_wide_heads_equal_the_definition(width):
     for fast, slow in _both([66, 3], 1, width, torch.float32, timed=False):
-        torch.testing.assert_close(fast.double(), slow, rtol=1e-4, atol=1e-5 * (1 + float(slow.detach().abs().max())))
+        torch.testing.assert_close(
+            fast.double(), slow, rtol=1e-4, atol=1e-5 * (1 + float(slow.detach().abs().max()))
+        )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_inputs_of_16_bits_are_summed_in_32(dtype):
     if dtype == torch.bfloat16 and DEVICE == "cpu":
-        pytest.skip("Triton's interpreter takes the bits of bfloat16 for integers in products: a GPU is needed")
+        pytest.skip(
+            "Triton's interpreter takes the bits of bfloat16 for integers in products: a GPU is needed"
+        )
     for fast, slow in _both([70, 3], 1, 32, dtype, timed=True):
         assert fast.dtype == dtype
         assert (fast.double() - slow).abs().max() / slow.abs().max() < 3 * torch.finfo(dtype).eps

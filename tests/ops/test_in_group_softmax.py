@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from torchrec_priors.ops import in_group_softmax
-from torchrec_priors.ops.hidden_negatives import Met
+from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss, in_group_loss_reference
 
@@ -20,18 +20,36 @@ def _case(seed, queries, negatives, shared, positives, dim, ids):
     def normal(*shape):
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    pools = [torch.randint(0, ids, (count,), generator=generator).sort().values for count in (*negatives, shared)]
-    shifts = torch.cat([3 * normal(ids)[pool] for pool in pools])  # the same for copies in a set, others in another set
-    query_of = torch.randint(0, max(sum(queries), 1), (positives if sum(queries) else 0,), generator=generator)
+    pools = [
+        torch.randint(0, ids, (count,), generator=generator).sort().values
+        for count in (*negatives, shared)
+    ]
+    shifts = torch.cat(
+        [3 * normal(ids)[pool] for pool in pools]
+    )  # the same for copies in a set, others in another set
+    query_of = torch.randint(
+        0, max(sum(queries), 1), (positives if sum(queries) else 0,), generator=generator
+    )
     positive_id = torch.randint(0, ids, query_of.shape, generator=generator)
-    table = normal(ids, dim)  # a positive and its copies among the negatives share one vector, as in training
-    return normal(sum(queries), dim), positive_id, query_of.sort().values, torch.cat(pools), shifts, table
+    table = normal(
+        ids, dim
+    )  # a positive and its copies among the negatives share one vector, as in training
+    return (
+        normal(sum(queries), dim),
+        positive_id,
+        query_of.sort().values,
+        torch.cat(pools),
+        shifts,
+        table,
+    )
 
 
 def _nll(query, counts, table, positive, query_of, negatives, loss=in_group_loss):
     """(sum, [M]) of positives of the same weight."""
     weight = torch.ones(len(positive), dtype=query.dtype)
-    return loss(query, counts, WeighedPositives(table, positive, positive, query_of, weight), negatives)
+    return loss(
+        query, counts, WeighedPositives(table, positive, positive, query_of, weight), negatives
+    )
 
 
 @settings(deadline=None, max_examples=150)
@@ -52,7 +70,9 @@ def test_equals_the_definition_forward_and_gradient(
     sets, shared, positives, dim, ids, block, heavy, safe, shifted, lengths, seed
 ):
     queries, negatives = [q for q, _ in sets], [n for _, n in sets]
-    query, positive_id, query_of, id_n, shifts, table = _case(seed, queries, negatives, shared, positives, dim, ids)
+    query, positive_id, query_of, id_n, shifts, table = _case(
+        seed, queries, negatives, shared, positives, dim, ids
+    )
     weight = torch.linspace(-1, 2, len(positive_id), dtype=torch.float64)
     results = []
     for loss in (in_group_loss, in_group_loss_reference):
@@ -62,7 +82,7 @@ def test_equals_the_definition_forward_and_gradient(
         hidden = None
         if lengths:
             id_N, offsets, _, position_P, _ = random_histories(lengths, queries, [], ids, seed)
-            hidden = Met(id_N, offsets, pools).hidden(position_P, queries, of)
+            hidden = SeenItems(id_N, offsets, pools).hidden(position_P, queries, of)
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(in_group_softmax.BLOCK, "cpu", block)
             patch.setattr(in_group_softmax, "_HEAVY", heavy)
@@ -78,7 +98,9 @@ def test_taking_the_whole_set_gives_the_exact_softmax():
     generator = torch.Generator().manual_seed(0)
     query, table = torch.randn(3, 4, generator=generator), torch.randn(6, 4, generator=generator)
     positive = torch.tensor([5, 0, 2])
-    _, nll = _nll(query, [3], table, positive, torch.arange(3), NegativeSets(table, torch.arange(6), [6]))
+    _, nll = _nll(
+        query, [3], table, positive, torch.arange(3), NegativeSets(table, torch.arange(6), [6])
+    )
     exact = torch.nn.functional.cross_entropy(query @ table.T, positive, reduction="none")
     torch.testing.assert_close(nll, exact)
 
@@ -89,7 +111,9 @@ def test_a_set_and_the_catalogue_weighed_in_parts_give_the_mean_of_both_sums():
     ids = torch.tensor([0, 2, 5, *range(6)])
     shifts = torch.tensor([math.log(0.7)] * 3 + [math.log(0.3)] * 6)
     positive = torch.tensor([5, 0, 2])
-    _, nll = _nll(query, [3], table, positive, torch.arange(3), NegativeSets(table[ids], ids, [3], 6, shifts))
+    _, nll = _nll(
+        query, [3], table, positive, torch.arange(3), NegativeSets(table[ids], ids, [3], 6, shifts)
+    )
     each = torch.exp(query @ table.T)
     denominator = 0.7 * each[:, [0, 2, 5]].sum(1) + 0.3 * each.sum(1)
     torch.testing.assert_close(nll, denominator.log() - (query * table[positive]).sum(1))
@@ -104,7 +128,9 @@ def test_stays_finite_and_right_where_one_item_dominates(scale):
     first = torch.tensor([0])
     total, out = _nll(query.requires_grad_(), [1], table, first, first, pools)
     pools = NegativeSets(table.double(), torch.arange(3), [3], shifts_n=shifts.double())
-    _, slow = _nll(query.double(), [1], table.double(), first, first, pools, in_group_loss_reference)
+    _, slow = _nll(
+        query.double(), [1], table.double(), first, first, pools, in_group_loss_reference
+    )
     total.backward()
     assert torch.isfinite(query.grad).all()
     torch.testing.assert_close(out.double(), slow, atol=2e-5, rtol=1e-4)
@@ -121,8 +147,12 @@ def test_a_copy_that_weighs_millions_of_its_positive_takes_no_accuracy_with_it(s
     results = []
     for loss, dtype in ((in_group_loss, torch.float32), (in_group_loss_reference, torch.float64)):
         q, vectors = (leaf.clone().to(dtype).requires_grad_() for leaf in (query, table))
-        positives = WeighedPositives(vectors, positive_id, positive_id, query_of, torch.tensor([1, 1, 0], dtype=dtype))
-        total, out = loss(q, [2], positives, NegativeSets(vectors[ids], ids, [5], 3, shifts.to(dtype)))
+        positives = WeighedPositives(
+            vectors, positive_id, positive_id, query_of, torch.tensor([1, 1, 0], dtype=dtype)
+        )
+        total, out = loss(
+            q, [2], positives, NegativeSets(vectors[ids], ids, [5], 3, shifts.to(dtype))
+        )
         total.backward()
         results.append([out.double(), q.grad.double(), vectors.grad.double()])
     for fast, slow in zip(*results, strict=True):
@@ -154,14 +184,24 @@ def test_a_nan_gives_a_nan_like_the_definition(spoilt, heavy, safe, shared, monk
     results = []
     for loss in (in_group_loss, in_group_loss_reference):
         q = query.clone().requires_grad_()
-        summed, nll = _nll(q, [3, 2], table, positive_id, query_of, NegativeSets(vectors, id_n, [4, 5], shared), loss)
+        summed, nll = _nll(
+            q,
+            [3, 2],
+            table,
+            positive_id,
+            query_of,
+            NegativeSets(vectors, id_n, [4, 5], shared),
+            loss,
+        )
         summed.backward()
         results.append((nll, summed.detach(), q.grad))
     (nll, summed, _), (expected, expected_sum, _) = results
     assert expected_sum.isnan() and summed.isnan()  # noqa: PT018
     assert not expected.isnan().all()
     assert nll[expected.isnan()].isnan().all()
-    of_copies = nll.isnan() & ~expected.isnan()  # a spoilt negative can be a positive's own, which is subtracted
+    of_copies = (
+        nll.isnan() & ~expected.isnan()
+    )  # a spoilt negative can be a positive's own, which is subtracted
     assert spoilt == "negative" or not of_copies.any()
     torch.testing.assert_close(nll[~of_copies], expected[~of_copies], equal_nan=True)
     assert results[0][2].isnan().any(), "and no finite gradient hides it"
@@ -170,7 +210,12 @@ def test_a_nan_gives_a_nan_like_the_definition(spoilt, heavy, safe, shared, monk
 def test_a_positive_far_above_all_negatives_costs_nothing():
     query, table = torch.tensor([[100.0]]), torch.tensor([[-1.0], [1.0]])
     loss, nll = _nll(
-        query, [1], table, torch.tensor([1]), torch.tensor([0]), NegativeSets(table[:1], torch.tensor([0]), [1])
+        query,
+        [1],
+        table,
+        torch.tensor([1]),
+        torch.tensor([0]),
+        NegativeSets(table[:1], torch.tensor([0]), [1]),
     )
     assert loss == 0.0
     assert nll.tolist() == [0.0]

@@ -32,16 +32,26 @@ def _same(fast, slow, inputs):
     leaves = [value.clone().requires_grad_() for value in inputs]
     others = [value.clone().requires_grad_() for value in inputs]
     found, wanted = fast(*leaves), slow(*others)
-    found, wanted = ((part,) if isinstance(part, torch.Tensor) else part for part in (found, wanted))
-    total = sum((part * torch.linspace(1, 2, part.numel(), dtype=part.dtype).view_as(part)).sum() for part in found)
+    found, wanted = (
+        (part,) if isinstance(part, torch.Tensor) else part for part in (found, wanted)
+    )
+    total = sum(
+        (part * torch.linspace(1, 2, part.numel(), dtype=part.dtype).view_as(part)).sum()
+        for part in found
+    )
     total.backward()
-    other = sum((part * torch.linspace(1, 2, part.numel(), dtype=part.dtype).view_as(part)).sum() for part in wanted)
+    other = sum(
+        (part * torch.linspace(1, 2, part.numel(), dtype=part.dtype).view_as(part)).sum()
+        for part in wanted
+    )
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs)
     if other.requires_grad:
         other.backward()
         for ours, theirs in zip(leaves, others, strict=True):
-            torch.testing.assert_close(ours.grad, theirs.grad if theirs.grad is not None else torch.zeros_like(theirs))
+            torch.testing.assert_close(
+                ours.grad, theirs.grad if theirs.grad is not None else torch.zeros_like(theirs)
+            )
     assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves)
 
 
@@ -49,7 +59,10 @@ def _same(fast, slow, inputs):
 @pytest.mark.parametrize("lengths", LENGTHS, ids=str)
 def test_attention(lengths, asked):
     offsets, chosen, tokens = _some(lengths, asked, 0)
-    score, x = 5 * torch.randn(tokens, INTERESTS, dtype=torch.float64), torch.randn(tokens, WIDTH, dtype=torch.float64)
+    score, x = (
+        5 * torch.randn(tokens, INTERESTS, dtype=torch.float64),
+        torch.randn(tokens, WIDTH, dtype=torch.float64),
+    )
     _same(
         lambda *given: interest_attention(*given, offsets, chosen),
         lambda *given: interest_attention_reference(*given, offsets, chosen),

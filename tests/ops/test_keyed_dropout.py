@@ -14,7 +14,10 @@ def test_a_sequence_is_masked_the_same_in_any_batch():
 
 def test_other_keys_and_other_salts_give_other_masks():
     x = torch.ones(8, 32)
-    masks = [keyed_dropout(x, DropoutKeys([key], [8]), salt, p=0.5) for key, salt in ((1, 0), (2, 0), (1, 1))]
+    masks = [
+        keyed_dropout(x, DropoutKeys([key], [8]), salt, p=0.5)
+        for key, salt in ((1, 0), (2, 0), (1, 1))
+    ]
     assert not torch.equal(masks[0], masks[1])
     assert not torch.equal(masks[0], masks[2])
 

@@ -15,7 +15,10 @@ def test_a_sequence_has_the_same_noise_in_any_batch():
 
 
 def test_other_keys_and_other_salts_give_other_noise():
-    noise = [keyed_normal(DropoutKeys([key], [8]), salt, 32, CPU) for key, salt in ((1, 0), (2, 0), (1, 1))]
+    noise = [
+        keyed_normal(DropoutKeys([key], [8]), salt, 32, CPU)
+        for key, salt in ((1, 0), (2, 0), (1, 1))
+    ]
     assert not torch.equal(noise[0], noise[1])
     assert not torch.equal(noise[0], noise[2])
 

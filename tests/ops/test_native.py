@@ -58,7 +58,9 @@ def _flip(file, place):
         lambda file: file.write_bytes(file.read_bytes()[:-1]),
         lambda file: _flip(file, 40),
         lambda file: _flip(file, -1),
-        lambda file: file.write_bytes(file.read_bytes()[:100] + bytes(4000) + file.read_bytes()[4100:]),
+        lambda file: file.write_bytes(
+            file.read_bytes()[:100] + bytes(4000) + file.read_bytes()[4100:]
+        ),
     ],
     ids=["empty", "cut", "head", "seal", "zeroed"],
 )
@@ -152,7 +154,9 @@ from pathlib import Path
 from torchrec_priors.ops.native import load_native
 print(load_native(Path({str(source)!r})).answer())
 """
-    running = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)]
+    running = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(3)
+    ]
     assert [process.communicate()[0] for process in running] == [b"42\n"] * 3
     assert len(_kept(tmp_path)) == 1
 

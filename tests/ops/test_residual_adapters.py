@@ -19,7 +19,9 @@ from torchrec_priors.ops.residual_adapters import residual_adapters, residual_ad
     block=st.sampled_from([1, 3, 1 << 10]),
     seed=st.integers(0, 99),
 )
-def test_equals_the_definition_forward_and_gradient(runs, vectors, dim, matrices, biases, block, seed):
+def test_equals_the_definition_forward_and_gradient(
+    runs, vectors, dim, matrices, biases, block, seed
+):
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape):
@@ -27,11 +29,17 @@ def test_equals_the_definition_forward_and_gradient(runs, vectors, dim, matrices
 
     rows = sum(count for _, count in runs)
     row = torch.randint(0, vectors, (rows,), generator=generator)
-    first = [normal(vectors, dim), normal(4, dim, dim) if matrices else None, normal(4, dim) if biases else None]
+    first = [
+        normal(vectors, dim),
+        normal(4, dim, dim) if matrices else None,
+        normal(4, dim) if biases else None,
+    ]
     target = normal(rows, dim)
     results = []
     for adapt in (residual_adapters, residual_adapters_reference):
-        z, weight, bias = (None if leaf is None else leaf.clone().requires_grad_() for leaf in first)
+        z, weight, bias = (
+            None if leaf is None else leaf.clone().requires_grad_() for leaf in first
+        )
         leaves = [leaf for leaf in (z, weight, bias) if leaf is not None]
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(module._ROWS, "cpu", block)

@@ -6,7 +6,9 @@ import torch
 from torchrec_priors.ops.row_squares import Occurrences, row_squares, row_squares_reference
 
 
-@pytest.mark.parametrize(("ids", "rows", "columns"), [(0, 5, 4), (1, 1, 1), (40, 7, 8), (300, 1000, 4), (90, 3, 20)])
+@pytest.mark.parametrize(
+    ("ids", "rows", "columns"), [(0, 5, 4), (1, 1, 1), (40, 7, 8), (300, 1000, 4), (90, 3, 20)]
+)
 def test_parity(ids, rows, columns):
     torch.manual_seed(ids)
     row_N, gradient_Nd = torch.randint(rows, (ids,)), torch.randn(ids, columns)

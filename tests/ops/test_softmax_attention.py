@@ -12,7 +12,9 @@ from torchrec_priors.ops.softmax_attention import softmax_attention, softmax_att
 
 def _inputs(lengths, heads, width, seed, dtype=torch.float64):
     generator = torch.Generator().manual_seed(seed)
-    qkv = [torch.randn(sum(lengths), heads, width, generator=generator, dtype=dtype) for _ in range(3)]
+    qkv = [
+        torch.randn(sum(lengths), heads, width, generator=generator, dtype=dtype) for _ in range(3)
+    ]
     return [x.requires_grad_() for x in qkv], torch.cumsum(torch.tensor([0, *lengths]), 0)
 
 
@@ -41,7 +43,8 @@ def test_equals_the_definition_forward_and_gradient(lengths, heads, width, seed)
 @pytest.mark.parametrize("lengths", [[], [1], [1, 1, 1], [0, 0], [200, 1, 0, 64, 65]], ids=str)
 def test_so_do_odd_batches(lengths):
     torch.testing.assert_close(
-        _results(softmax_attention, lengths, 2, 4, 0), _results(softmax_attention_reference, lengths, 2, 4, 0)
+        _results(softmax_attention, lengths, 2, 4, 0),
+        _results(softmax_attention_reference, lengths, 2, 4, 0),
     )
 
 
@@ -53,9 +56,12 @@ def test_the_definition_is_the_equation():
         for i in range(start, end):
             for h in range(2):
                 e = [
-                    math.exp(sum(a * b for a, b in zip(q[i][h], k[j][h], strict=True)) / 2) for j in range(start, i + 1)
+                    math.exp(sum(a * b for a, b in zip(q[i][h], k[j][h], strict=True)) / 2)
+                    for j in range(start, i + 1)
                 ]
-                wanted = [sum(w * v[start + j][h][d] for j, w in enumerate(e)) / sum(e) for d in range(4)]
+                wanted = [
+                    sum(w * v[start + j][h][d] for j, w in enumerate(e)) / sum(e) for d in range(4)
+                ]
                 assert out[i][h] == pytest.approx(wanted)
 
 
@@ -65,7 +71,9 @@ def test_a_position_does_not_see_later_ones_or_other_sequences():
     changed_k, changed_v = k.detach().clone(), v.detach().clone()
     changed_k[2] += 1  # third item of the first sequence
     changed_v[2] += 1
-    moved = (before - softmax_attention(q, changed_k, changed_v, offsets)).abs().flatten(1).sum(1) > 0
+    moved = (before - softmax_attention(q, changed_k, changed_v, offsets)).abs().flatten(1).sum(
+        1
+    ) > 0
     assert moved.tolist() == [False, False, True, True] + [False] * 5
 
 

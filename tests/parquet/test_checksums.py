@@ -20,7 +20,9 @@ from torchrec_priors.parquet import (
 TABLE = pa.table(
     {
         "user_id": pa.array(["a", "b", None, "d", "ü"]),
-        "items": pa.array([[1, 2], [], [3], [4, 4, 4], [5]], pa.list_(pa.field("element", pa.int32()))),
+        "items": pa.array(
+            [[1, 2], [], [3], [4, 4, 4], [5]], pa.list_(pa.field("element", pa.int32()))
+        ),
         "score": pa.array([0.5, None, 1.5, 2.5, 3.5]),
         "vector": pa.array([[1.0, 2.0]] * 5, pa.list_(pa.field("element", pa.float32()), 2)),
     }
@@ -36,10 +38,18 @@ def file(tmp_path):
 def _read(file):
     """By every way of reading."""
     with ParquetReader(file) as opened:
-        groups = [opened.read_row_group(group, use_threads=False) for group in range(opened.row_groups)]
+        groups = [
+            opened.read_row_group(group, use_threads=False) for group in range(opened.row_groups)
+        ]
         batches = list(opened.iter_batches(3))
         schema = opened.schema
-    return read_table(file), pa.concat_tables(groups), pa.Table.from_batches(batches), schema, read_schema(file)
+    return (
+        read_table(file),
+        pa.concat_tables(groups),
+        pa.Table.from_batches(batches),
+        schema,
+        read_schema(file),
+    )
 
 
 def test_what_is_written_is_what_is_read(file):
@@ -95,7 +105,9 @@ def test_a_row_group_is_checked_when_it_is_read(file):
     with ParquetReader(file) as opened:
         assert opened.read_row_group(1).equals(TABLE.slice(2, 2))
         assert opened.read_row_group(2, ["user_id"])["user_id"].to_pylist() == ["ü"]
-        with pytest.raises(DamagedParquetError, match="column 'items' of row group 2 does not match its checksum"):
+        with pytest.raises(
+            DamagedParquetError, match="column 'items' of row group 2 does not match its checksum"
+        ):
             opened.read_row_group(2, ["items"])
         with pytest.raises(DamagedParquetError):
             list(opened.iter_batches(100))
@@ -157,5 +169,8 @@ def test_messages_name_the_file_and_the_remedy(file):
     with pytest.raises(UserError, match=expected), readable(file, "try again"):
         read_table(file)
     file.unlink()
-    with pytest.raises(UserError, match=r"table.parquet' is missing: try again"), readable(file, "try again"):
+    with (
+        pytest.raises(UserError, match=r"table.parquet' is missing: try again"),
+        readable(file, "try again"),
+    ):
         read_table(file)

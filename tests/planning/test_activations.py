@@ -28,11 +28,22 @@ WINDOWS, HORIZON, NEGATIVES = 8, 8, 48
 TREE = ["temporal:2", "genre"]
 
 native = pytest.mark.skipif(
-    not has_native(torch.zeros(1)), reason="attention by PyTorch's own operations has scratch that is not counted"
+    not has_native(torch.zeros(1)),
+    reason="attention by PyTorch's own operations has scratch that is not counted",
 )
 
 
-def _config(tree=(), layers=2, context=100, dim=64, score="dot", gate=0.0, precision="fp32", accumulate=1, **encoder):
+def _config(
+    tree=(),
+    layers=2,
+    context=100,
+    dim=64,
+    score="dot",
+    gate=0.0,
+    precision="fp32",
+    accumulate=1,
+    **encoder,
+):
     return parse(
         {
             "model": {"dim": dim, "context": context, "horizon": HORIZON, "score": score},
@@ -65,7 +76,9 @@ def _peaks(config, data):
         model, parts = built.model.train(), config.training.accumulate
         own = np.arange(NEGATIVES * model.tree.item_sets) % data.items
         draw = Draw(own, None, [np.arange(len(own))], [NEGATIVES] * model.tree.item_sets, 0)
-        batch = make_batch(_full_windows(config.model.context, data), draw, feature="item", seed=0, parts=parts)
+        batch = make_batch(
+            _full_windows(config.model.context, data), draw, feature="item", seed=0, parts=parts
+        )
         for dense in (model.encoder, model.heads, model.score, model.gate or torch.nn.Module()):
             for parameter in dense.parameters():
                 parameter.grad = torch.zeros_like(parameter)
@@ -86,7 +99,9 @@ def _peaks(config, data):
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(("layers", "context"), [(1, 50), (1, 200), (4, 50), (4, 200)])
 def test_counted_is_what_a_step_has(small_data, layers, context, recompute):
-    measured, counted = _peaks(_config(layers=layers, context=context, recompute=recompute), PreparedData(small_data))
+    measured, counted = _peaks(
+        _config(layers=layers, context=context, recompute=recompute), PreparedData(small_data)
+    )
     assert counted == pytest.approx(measured, rel=WITHIN)
 
 
@@ -136,7 +151,9 @@ def test_it_grows_with_windows_and_context_and_falls_with_parts():
     block = 4 * (1 << 24)
     twice = 2 * (_bytes() - block) + block
     assert _bytes(windows=128) == pytest.approx(twice, rel=0.01)
-    assert _bytes(context=400) == pytest.approx(twice, rel=0.01)  # a window's last items are no tokens
+    assert _bytes(context=400) == pytest.approx(
+        twice, rel=0.01
+    )  # a window's last items are no tokens
     in_parts = [_bytes(accumulate=parts) for parts in (2, 4, 8, 16)]
     assert in_parts == sorted(in_parts, reverse=True)
     assert in_parts[0] < _bytes()

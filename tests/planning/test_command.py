@@ -50,7 +50,9 @@ def test_one_json_object(planned):
 
 
 def test_published_figures_can_be_changed(planned):
-    _, out, _ = planned("--items 1B --dim 256 --ranks 64 --memory 80GB --network-bandwidth 25GB --json")
+    _, out, _ = planned(
+        "--items 1B --dim 256 --ranks 64 --memory 80GB --network-bandwidth 25GB --json"
+    )
     machine = json.loads(out)["request"]["machine"]
     assert (machine["memory"], machine["network_bandwidth"], machine["node_bandwidth"]) == (
         80 * 10**9,
@@ -60,7 +62,9 @@ def test_published_figures_can_be_changed(planned):
 
 
 def test_a_configuration(planned):
-    code, out, _ = planned("--config torchx_configs/merrec.toml --items 1.26M --ranks 8 training.batch=80")
+    code, out, _ = planned(
+        "--config torchx_configs/merrec.toml --items 1.26M --ranks 8 training.batch=80"
+    )
     assert code == 0
     assert "10 windows a rank" in out
 
@@ -82,18 +86,27 @@ def test_a_configuration(planned):
         ("--items 1M --dim 64 --device cpu --ranks 2 --kernel fused_uvm", ["fused_uvm", "GPUs"]),
         ("--items 1M --dim 64 --device cpu --ranks 2 --optimizer adam", ["--optimizer adam"]),
         ("--items 1M --dim 64 --kernel fuse", ["--kernel 'fuse'", "did you mean 'fused'?"]),
-        ("--items 1M --dim 64 --sharding data_parallel", ["--sharding 'data_parallel'", "table_wise"]),
+        (
+            "--items 1M --dim 64 --sharding data_parallel",
+            ["--sharding 'data_parallel'", "table_wise"],
+        ),
         ("--items 1M --dim 64 --ranks-per-node 0", ["--ranks-per-node"]),
         ("--items 1M --dim 64 --reserve 1", ["--reserve"]),
         ("--items 1M --dim 64 --batch 0", ["--batch"]),
         ("--items 1M --dim 64 --data there", ["--data", "--config"]),
         ("--items 1M --dim 64 model.dim=8", ["model.dim=8", "--config"]),
-        ("--config torchx_configs/merrec.toml --items 1M --dim 64", ["--dim goes without --config"]),
+        (
+            "--config torchx_configs/merrec.toml --items 1M --dim 64",
+            ["--dim goes without --config"],
+        ),
         ("--items 1M --dim 64 --plot x.png", ["--plot", "sweep"]),
         ("--items 1M --dim 64 --ranks 8,16 --plot x.bmp", ["--plot", ".png"]),
         ("--items 1M --dim 64 --measure", ["--measure needs --device cpu"]),
         ("--items 1M --dim 64 --device cpu --ranks 1024 --measure", ["--measure: 1024 ranks"]),
-        ("--items 1B --dim 64 --device cpu --ranks 1 --measure --memory 1TB", ["--measure: a table of 1B x 64"]),
+        (
+            "--items 1B --dim 64 --device cpu --ranks 1 --measure --memory 1TB",
+            ["--measure: a table of 1B x 64"],
+        ),
         ("--items 1B --dim 256 --ranks 8", ["128.53 GB", "119.85 GB", "--ranks 16"]),
     ],
 )

@@ -23,7 +23,9 @@ def test_numbers(text, number):
     assert read_count(text, "--items") == number
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "1.23456k", "many", "1M2", "1e", "0.1k5", "1,000"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "1.5", "1.23456k", "many", "1M2", "1e", "0.1k5", "1,000"]
+)
 def test_what_is_no_number_is_named(text):
     with pytest.raises(UserError, match="--items: "):
         read_count(text, "--items")

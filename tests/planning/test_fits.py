@@ -11,7 +11,9 @@ from torchrec_priors.planning.planner import DoesNotFit, plan
 
 
 def _changes(request):
-    return {change.says.split()[0].strip(): change.plan.request for change in smallest_changes(request)}
+    return {
+        change.says.split()[0].strip(): change.plan.request for change in smallest_changes(request)
+    }
 
 
 def test_each_change_fits_and_is_the_least_of_its_kind():
@@ -54,7 +56,9 @@ def test_what_costs_nothing_comes_first():
 
 def test_fewer_windows_where_they_are_what_is_too_much():
     asked = request_of(1_000_000, 8, memory="4GB", numbers={"batch": 50_000})
-    [batch] = [change.plan.request.batch for change in smallest_changes(asked) if "--batch" in change.says]
+    [batch] = [
+        change.plan.request.batch for change in smallest_changes(asked) if "--batch" in change.says
+    ]
     plan(replace(asked, batch=batch))
     with pytest.raises(DoesNotFit):
         plan(replace(asked, batch=batch + 1))
@@ -70,7 +74,9 @@ def test_one_line_says_what_lacks_and_what_would_do():
 
 
 def test_a_dense_model_that_leaves_nothing_is_what_is_named():
-    with pytest.raises(UserError, match=r"dense model, which every rank holds, needs 160.00 GB.*no change"):
+    with pytest.raises(
+        UserError, match=r"dense model, which every rank holds, needs 160.00 GB.*no change"
+    ):
         plan_or_explain(request_of(1_000_000, 8, numbers={"dense": "10B"}))
 
 
@@ -82,5 +88,7 @@ def test_fewer_windows_at_a_time_and_recomputing_where_activations_are_too_much(
     with pytest.raises(DoesNotFit, match=r"GB of activations"):
         plan(asked.with_activations(accumulate=parts - 1))
     assert found["--recompute"] == asked.with_activations(recompute=True)
-    [batch] = [change.plan.request for change in smallest_changes(asked) if "--batch" in change.says]
+    [batch] = [
+        change.plan.request for change in smallest_changes(asked) if "--batch" in change.says
+    ]
     assert 1280 // parts <= batch.batch < 1280

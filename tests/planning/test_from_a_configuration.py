@@ -41,7 +41,9 @@ def test_features_have_tables_of_their_own(small_data):
     data = PreparedData(small_data)
     request = _request({**SETTINGS, "encoder": {"layers": 1, "item_features": ["title"]}}, data)
     assert [table.name for table in request.tables] == ["item", "feature_title"]
-    assert plan(request).fullest.table == sum(-(-table.rows // 4) for table in request.tables) * 8 * 4
+    assert (
+        plan(request).fullest.table == sum(-(-table.rows // 4) for table in request.tables) * 8 * 4
+    )
 
 
 def test_items_in_place_of_the_data_sets(small_data):
@@ -72,7 +74,8 @@ def test_tables_are_cut_as_the_configuration_says(small_data):
         ("table_wise", "fused"),
     ]
     whole, quantised = (
-        plan(_request({**SETTINGS, "sharding": {"communication": precision}}, data)) for precision in ("fp32", "fp16")
+        plan(_request({**SETTINGS, "sharding": {"communication": precision}}, data))
+        for precision in ("fp32", "fp16")
     )
     assert quantised.slowest.vectors == whole.slowest.vectors / 2
 
@@ -81,13 +84,15 @@ def test_parts_of_a_step_are_looked_up_together(small_data):
     """All of them; what is kept for backward is a part's."""
     data = PreparedData(small_data)
     whole, parts = (
-        plan(_request({**SETTINGS, "training": {"batch": 40, "accumulate": count}}, data)) for count in (1, 5)
+        plan(_request({**SETTINGS, "training": {"batch": 40, "accumulate": count}}, data))
+        for count in (1, 5)
     )
     assert (whole.request.local_batch, whole.fullest.buffers) == (10, parts.fullest.buffers)
     assert whole.request.local_batch == parts.request.local_batch
     assert parts.fullest.activations < whole.fullest.activations
     assert whole.fullest.used == sum(
-        getattr(whole.fullest, name) for name in ("table", "optimizer", "buffers", "dense", "activations")
+        getattr(whole.fullest, name)
+        for name in ("table", "optimizer", "buffers", "dense", "activations")
     )
 
 

@@ -8,7 +8,9 @@ from torchrec_priors.planning.measure import measure, show_cases
 
 @pytest.mark.slow
 def test_two_ranks_take_about_half_each():
-    request = request_of(1, 1, dim=64, device="cpu", numbers={"batch": 4, "context": 50, "negatives": 64})
+    request = request_of(
+        1, 1, dim=64, device="cpu", numbers={"batch": 4, "context": 50, "negatives": 64}
+    )
     alone, two = measure(request, [2_000_000], [1, 2], repeats=1, report=lambda _: None)
     whole = 2_000_000 * 64 * 4
     assert alone.predicted.fullest.table == whole

@@ -4,7 +4,7 @@ import pytest
 from questions import request_of
 
 from torchrec_priors.planning.planner import DoesNotFit, plan
-from torchrec_priors.planning.request import Table
+from torchrec_priors.planning.request import RequestedTable
 
 IDS = 128 * 200  # of windows, a rank
 
@@ -15,7 +15,8 @@ def _bytes_of_lookups(ranks, dim=256, negatives=8_192, number=4):
 
 
 @pytest.mark.parametrize(
-    ("items", "ranks", "device"), [(1_000_000_000, 64, "h200"), (1_255_665, 1, "cpu"), (1_255_665, 2, "cpu")]
+    ("items", "ranks", "device"),
+    [(1_000_000_000, 64, "h200"), (1_255_665, 1, "cpu"), (1_255_665, 2, "cpu")],
 )
 def test_a_rank_has_its_share_of_rows_and_of_row_wise_state(items, ranks, device):
     memory = plan(request_of(items, ranks, device=device)).fullest
@@ -61,7 +62,9 @@ def test_halved_rows_keep_a_whole_state():
 
 def test_column_shards_have_a_state_each():
     found = plan(request_of(1_000_000, 8, sharding="column_wise"))
-    assert [(shard.rows, shard.columns) for shard in found.tables[0].shards] == [(1_000_000, 32)] * 8
+    assert [(shard.rows, shard.columns) for shard in found.tables[0].shards] == [
+        (1_000_000, 32)
+    ] * 8
     assert sorted(memory.optimizer for memory in found.memory_W) == [4_000_000] * 8
 
 
@@ -92,9 +95,17 @@ def test_one_rank_sends_nothing():
 def test_several_tables():
     one = request_of(1_000_000, 8)
     several = plan(
-        type(one)(tables=(*one.tables, Table("brand", 800, 256, 100)), ranks=8, machine=one.machine, batch=128)
+        type(one)(
+            tables=(*one.tables, RequestedTable("brand", 800, 256, 100)),
+            ranks=8,
+            machine=one.machine,
+            batch=128,
+        )
     )
-    assert [(table.name, table.rows) for table in several.tables] == [("item", 1_000_000), ("brand", 800)]
+    assert [(table.name, table.rows) for table in several.tables] == [
+        ("item", 1_000_000),
+        ("brand", 800),
+    ]
     assert several.fullest.table == (125_000 + 100) * 256 * 4
 
 
@@ -109,7 +120,13 @@ def test_what_does_not_fit_is_named_with_its_bytes():
 
 def test_reserve_and_dense_model_take_their_part_on_cpus_too():
     request = request_of(
-        1_000_000, 1, dim=64, device="cpu", memory="400MB", reserve=0.1, numbers={"dense": "1M", "batch": 1}
+        1_000_000,
+        1,
+        dim=64,
+        device="cpu",
+        memory="400MB",
+        reserve=0.1,
+        numbers={"dense": "1M", "batch": 1},
     )
     assert plan(request).fullest.dense == 16_000_000
     for tighter in ({"reserve": 0.35}, {"dense": 10_000_000}):
@@ -118,5 +135,7 @@ def test_reserve_and_dense_model_take_their_part_on_cpus_too():
 
 
 def test_host_memory_can_be_what_lacks():
-    with pytest.raises(DoesNotFit, match=r"needs 514.00 GB of rank 0's host memory and there are 256.00 GB"):
+    with pytest.raises(
+        DoesNotFit, match=r"needs 514.00 GB of rank 0's host memory and there are 256.00 GB"
+    ):
         plan(request_of(1_000_000_000, 2, kernel="fused_uvm"))

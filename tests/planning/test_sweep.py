@@ -21,7 +21,9 @@ def points():
 
 
 def test_every_pair_is_there_in_order(points):
-    assert [(p.plan.request.items, p.plan.request.ranks) for p in points] == list(itertools.product(ITEMS, RANKS))
+    assert [(p.plan.request.items, p.plan.request.ranks) for p in points] == list(
+        itertools.product(ITEMS, RANKS)
+    )
 
 
 def test_memory_falls_with_ranks_and_grows_with_items(points):
@@ -45,7 +47,11 @@ def test_table_and_json_say_the_same(points):
     assert [line.endswith("| yes |") for line in lines] == [one["fits"] for one in found]
     assert [one["request"]["ranks"] for one in found] == RANKS * 3
     assert found[-1]["ranks"] == [
-        {"ranks": [0, 127], "memory": found[-1]["ranks"][0]["memory"], "seconds": found[-1]["ranks"][0]["seconds"]}
+        {
+            "ranks": [0, 127],
+            "memory": found[-1]["ranks"][0]["memory"],
+            "seconds": found[-1]["ranks"][0]["seconds"],
+        }
     ]
 
 

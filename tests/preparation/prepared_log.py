@@ -14,7 +14,9 @@ def sequences(folder):
     found = {}
     for file in sorted((folder / "sequences").glob("*.parquet")):
         for row in pq.read_table(file).to_pylist():
-            names = [events[code] for code in row["events"]] if events else [None] * len(row["items"])
+            names = (
+                [events[code] for code in row["events"]] if events else [None] * len(row["items"])
+            )
             items = [ids[item] for item in row["items"]]
             found[row["user_id"]] = list(zip(items, row["timestamps"], names, strict=True))
     return found

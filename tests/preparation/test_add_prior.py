@@ -28,7 +28,9 @@ def prepared(small_data, tmp_path):
 def _halves(items, first="even"):
     group = pa.array([item % 2 for item in range(items)], pa.int32())
     table = pa.table({"item": pa.array(range(items), pa.int32()), "group": group})
-    return Grouping("item", [first, "odd"], [items // 2, items // 2], table, {"kind": "mapping", "first": first})
+    return Grouping(
+        "item", [first, "odd"], [items // 2, items // 2], table, {"kind": "mapping", "first": first}
+    )
 
 
 def _thirds(items):
@@ -56,7 +58,9 @@ def test_file_and_manifest_tell_of_it_and_everything_else_stays(prepared, small_
     _, whole = manifests.describe(prepared, [prepared / info.path for info in made.files])
     assert made.content_sha256 == whole != before.content_sha256
     assert made.prepared_sha256 == before.prepared_sha256 == before.content_sha256
-    unchanged = replace(made, priors=before.priors, files=before.files, content_sha256=before.content_sha256)
+    unchanged = replace(
+        made, priors=before.priors, files=before.files, content_sha256=before.content_sha256
+    )
     assert unchanged == before
 
 
@@ -82,7 +86,9 @@ def test_a_manifest_from_before_priors_could_be_added_is_read(prepared):
 
 def test_a_name_that_is_taken_is_refused_unless_it_may_be_overwritten(prepared):
     _add(prepared, _halves(150))
-    with pytest.raises(UserError, match="there is a prior 'half' already: choose another name, or --overwrite"):
+    with pytest.raises(
+        UserError, match="there is a prior 'half' already: choose another name, or --overwrite"
+    ):
         _add(prepared, _thirds(150))
     assert read_manifest(prepared).prior("half").groups == ["even", "odd"]
     _add(prepared, _thirds(150), overwrite=True)
@@ -102,7 +108,9 @@ def test_a_name_that_is_taken_is_refused_unless_it_may_be_overwritten(prepared):
         ("temporal", "named like a kind of prior"),
     ],
 )
-def test_names_that_cannot_be_are_refused_whatever_may_be_overwritten(name, says, prepared, small_data):
+def test_names_that_cannot_be_are_refused_whatever_may_be_overwritten(
+    name, says, prepared, small_data
+):
     with pytest.raises(UserError, match=says):
         _add(prepared, _halves(150), name, overwrite=True)
     verify(prepared)
@@ -138,7 +146,9 @@ def test_a_kill_before_any_move_leaves_a_whole_data_set(overwrite, prepared, mon
             except KeyboardInterrupt:
                 moves += 1
         verify(prepared)
-        states.append([prior.groups for prior in read_manifest(prepared).priors if prior.name == "half"])
+        states.append(
+            [prior.groups for prior in read_manifest(prepared).priors if prior.name == "half"]
+        )
         if moves == killed_at:  # not killed
             break
     assert states[-1] == [["a", "b", "c"]]
@@ -158,7 +168,9 @@ def test_what_a_kill_left_is_in_nobodys_way(prepared):
 def test_a_data_set_that_was_prepared_anew_meanwhile_is_left_alone(prepared, small_raw):
     before = read_manifest(prepared)
     prepare(Settings("movielens", small_raw, HORIZON, seed=1), prepared, overwrite=True)
-    with pytest.raises(UserError, match="was prepared anew while the prior was made: run this again"):
+    with pytest.raises(
+        UserError, match="was prepared anew while the prior was made: run this again"
+    ):
         add_prior(prepared, "half", _halves(150), before)
     verify(prepared)
 

@@ -53,12 +53,17 @@ def test_items_without_a_label_are_in_the_remainder(raw):
     ids = data.catalogue(["item_id"])["item_id"].to_pylist()
     info = data.manifest.prior("attribute")
     item, group = data.prior_pairs("attribute", "item")
-    assert {ids[i] for i, g in zip(item, group, strict=True) if info.groups[g] == "no attribute"} == {4, 5}
+    assert {
+        ids[i] for i, g in zip(item, group, strict=True) if info.groups[g] == "no attribute"
+    } == {4, 5}
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
-    [("8 1 x", "line 6: not two or more integers: '8 1 x'"), ("8", "line 6: not two or more integers: '8'")],
+    [
+        ("8 1 x", "line 6: not two or more integers: '8 1 x'"),
+        ("8", "line 6: not two or more integers: '8'"),
+    ],
 )
 def test_garbage_is_named_by_file_and_line_or_dropped_and_counted(line, says, raw):
     with (raw / "Toys.txt").open("a") as file:
@@ -89,7 +94,9 @@ def test_missing_doubled_and_broken_files_are_named(raw, tmp_path):
         _prepared(tmp_path / "nowhere")
 
 
-@given(st.dictionaries(st.integers(0, 50), st.sets(st.integers(0, 12)), min_size=1), st.integers(2, 6))
+@given(
+    st.dictionaries(st.integers(0, 50), st.sets(st.integers(0, 12)), min_size=1), st.integers(2, 6)
+)
 def test_coarsening_follows_its_rule(labels, most_groups):
     coarse = coarsen({item: sorted(own) for item, own in labels.items()}, most_groups)
     counts = Counter(label for own in labels.values() for label in own)
@@ -99,7 +106,9 @@ def test_coarsening_follows_its_rule(labels, most_groups):
     left_out = [label for label in counts if label not in kept and 2 * counts[label] <= len(labels)]
     assert not left_out or len(kept) == most_groups - 1
     assert all(counts[one] >= counts[other] for one in kept for other in left_out)
-    assert {item: set(own) for item, own in coarse.items()} == {item: own & kept for item, own in labels.items()}
+    assert {item: set(own) for item, own in coarse.items()} == {
+        item: own & kept for item, own in labels.items()
+    }
 
 
 def test_beauty_has_its_published_size(tmp_path):
@@ -107,7 +116,11 @@ def test_beauty_has_its_published_size(tmp_path):
     if not (raw / "Beauty.txt").is_file():
         pytest.skip(f"Amazon Beauty is not at {raw}")
     counts = prepare(Settings("amazon", raw), tmp_path / "out").counts
-    assert [counts[name] for name in ("users", "items", "interactions")] == [22_363, 12_101, 198_502]
+    assert [counts[name] for name in ("users", "items", "interactions")] == [
+        22_363,
+        12_101,
+        198_502,
+    ]
     manifest = PreparedData(tmp_path / "out").manifest
     assert len(manifest.prior("category").groups) == 20
     assert len(manifest.prior("attribute").groups) == 638  # 637 and the empty remainder

@@ -31,14 +31,23 @@ def _append(raw, out, **more):
 
 
 def _prepare(raw, out, *, keep_short=True, split=SplitBy(), options=()):
-    return prepare(Settings(SHOP, raw, horizon=1, options=options, split=split, keep_short=keep_short), out)
+    return prepare(
+        Settings(SHOP, raw, horizon=1, options=options, split=split, keep_short=keep_short), out
+    )
 
 
 @st.composite
 def logs(draw):
     """Rows of a log, some of them twice, in three parts; a part is in order of time or in none."""
-    users = st.sampled_from(["ann", "bob", "Åsa", "zoë", *(f"user {number}" for number in range(8))])
-    row = st.tuples(users, st.integers(1, 15), st.integers(18, 25).map(lambda hour: hour * HOUR), st.integers(0, 2))
+    users = st.sampled_from(
+        ["ann", "bob", "Åsa", "zoë", *(f"user {number}" for number in range(8))]
+    )
+    row = st.tuples(
+        users,
+        st.integers(1, 15),
+        st.integers(18, 25).map(lambda hour: hour * HOUR),
+        st.integers(0, 2),
+    )
     rows = draw(st.lists(row, min_size=40, max_size=90))
     rows += draw(st.lists(st.sampled_from(rows), max_size=10))
     if draw(st.booleans()):
@@ -50,7 +59,9 @@ def logs(draw):
 
 @given(
     logs(),
-    st.sampled_from([SplitBy(), SplitBy("time", "1970-01-01T20:00", "1970-01-01T23:00"), SplitBy("time")]),
+    st.sampled_from(
+        [SplitBy(), SplitBy("time", "1970-01-01T20:00", "1970-01-01T23:00"), SplitBy("time")]
+    ),
     st.sampled_from([(), ("min_history=4", "met=true")]),
     st.booleans(),
 )
@@ -62,7 +73,10 @@ def test_a_log_that_is_cut_anywhere_comes_to_the_same(parts, split, options, sma
             patch.setattr(on_duckdb, "_BYTES_A_ROW", 2 * 10**9 // 12)
             patch.setattr(sequence_files, "USERS_A_FILE", 16)
             patch.setattr(sequence_files, "users_a_row_group", lambda _: 2)
-        raws = [write(folder / f"raw {number}", part, more_items=[3]) for number, part in enumerate(parts)]
+        raws = [
+            write(folder / f"raw {number}", part, more_items=[3])
+            for number, part in enumerate(parts)
+        ]
         whole = write(folder / "raw", [row for part in parts for row in part], more_items=[3])
         grown = folder / "grown"
         try:
@@ -73,7 +87,11 @@ def test_a_log_that_is_cut_anywhere_comes_to_the_same(parts, split, options, sma
             before = read_manifest(grown)
             ids, users = item_ids(grown), PreparedData(grown).user_texts().to_pylist()
             now = _append(raw, grown)
-            assert now.grown[-1] == {"prepared_sha256": before.prepared_sha256, "items": len(ids), "users": len(users)}
+            assert now.grown[-1] == {
+                "prepared_sha256": before.prepared_sha256,
+                "items": len(ids),
+                "users": len(users),
+            }
             _check_numbers(grown, before, ids, users)
         if split.by == "time":
             split = SplitBy("time", *(_iso(time) for time in now.settings["split_times"]))
@@ -95,7 +113,9 @@ def _check_numbers(folder, before, ids, users):
     assert PreparedData(folder).user_texts().to_pylist()[: len(users)] == users
     for prior in before.priors:
         assert now.prior(prior.name).groups[: len(prior.groups)] == prior.groups
-    short = sum(number for reason, number in now.counts["dropped"].items() if reason.startswith("users "))
+    short = sum(
+        number for reason, number in now.counts["dropped"].items() if reason.startswith("users ")
+    )
     assert (folder / HELD).exists() == bool(short)
 
 
@@ -106,7 +126,10 @@ def _check_repairs(parts, grown, together):
         assert grown == together
 
 
-ROWS = [(f"user {number % 7}", 1 + number * number % 11, number * HOUR, number % 3) for number in range(40)]
+ROWS = [
+    (f"user {number % 7}", 1 + number * number % 11, number * HOUR, number % 3)
+    for number in range(40)
+]
 
 
 @pytest.fixture
@@ -123,7 +146,10 @@ def test_a_user_who_was_too_short_comes_in_with_all_that_was_kept(shop, tmp_path
     made = _append(write(tmp_path / "new", new), shop)
     assert sequences(shop)["short"] == [(12, 0, "view"), (3, 4, "like"), (2, 5, "like")]
     assert sequences(shop)["user 1"][-1] == (2, 99 * HOUR, "view")
-    assert made.counts["dropped"] == {"users of at most twice the horizon": 0, "their interactions": 0}
+    assert made.counts["dropped"] == {
+        "users of at most twice the horizon": 0,
+        "their interactions": 0,
+    }
     assert not (shop / "held").exists()
 
 
@@ -143,8 +169,12 @@ def test_the_same_raw_files_are_known_again(shop, tmp_path):
 
 def test_labels_that_are_there_stay_and_groups_of_new_ones_come_last(shop, tmp_path):
     before = read_manifest(shop)
-    new = write(tmp_path / "new", [("new", item, item * HOUR, 0) for item in (2, 21, 22, 23, 24, 25, 26)])
-    growing_shop.relabel(new / "items.parquet", "kind", {2: "other", **dict.fromkeys((22, 23, 25), "large")})
+    new = write(
+        tmp_path / "new", [("new", item, item * HOUR, 0) for item in (2, 21, 22, 23, 24, 25, 26)]
+    )
+    growing_shop.relabel(
+        new / "items.parquet", "kind", {2: "other", **dict.fromkeys((22, 23, 25), "large")}
+    )
     now, labels = _append(new, shop), content(shop)["labels"]["kind"]
     kinds = now.prior("kind")
     assert kinds.groups == [*before.prior("kind").groups, "large"]
@@ -167,7 +197,11 @@ def test_without_times_new_interactions_come_after_the_others(tmp_path):
     new = [("bob", 2), ("eve", 5), ("ann", 1), ("eve", 6), ("bob", 7)]
     _prepare(write(tmp_path / "old", placed(old)), tmp_path / "data", options=("times=false",))
     _append(write(tmp_path / "new", placed(new)), tmp_path / "data")
-    _prepare(write(tmp_path / "raw", placed([*old, *new])), tmp_path / "together", options=("times=false",))
+    _prepare(
+        write(tmp_path / "raw", placed([*old, *new])),
+        tmp_path / "together",
+        options=("times=false",),
+    )
     assert content(tmp_path / "data") == content(tmp_path / "together")
 
 

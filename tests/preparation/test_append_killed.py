@@ -22,7 +22,10 @@ from torchrec_priors.prepared.manifest import read_manifest, verify
 
 SHOP = Given(dataset=str(growing_shop.FILE))
 DRAW = random.Random(0)
-ROWS = [(f"user {DRAW.randrange(20):02}", DRAW.randrange(1, 30), DRAW.randrange(99), 0) for _ in range(120)]
+ROWS = [
+    (f"user {DRAW.randrange(20):02}", DRAW.randrange(1, 30), DRAW.randrange(99), 0)
+    for _ in range(120)
+]
 
 
 class Killed(BaseException):
@@ -35,7 +38,10 @@ def shop(tmp_path, monkeypatch):
     monkeypatch.setattr(on_duckdb, "_BYTES_A_ROW", 2 * 10**9 // 50)
     monkeypatch.setattr(sequence_files, "USERS_A_FILE", 8)
     monkeypatch.setattr(sequence_files, "users_a_row_group", lambda _: 2)
-    raw, new = write(tmp_path / "raw", [*ROWS[:80], ("short", 7, 7, 1)]), write(tmp_path / "new", ROWS[80:])
+    raw, new = (
+        write(tmp_path / "raw", [*ROWS[:80], ("short", 7, 7, 1)]),
+        write(tmp_path / "new", ROWS[80:]),
+    )
     prepare(Settings(SHOP.dataset, raw, horizon=1), tmp_path / "data")
     shutil.copytree(tmp_path / "data", tmp_path / "whole")
     return tmp_path / "data", new, append(new, tmp_path / "whole", SHOP).manifest.content_sha256
@@ -97,7 +103,12 @@ def test_a_prior_that_is_added_meanwhile_is_not_lost(shop, tmp_path, monkeypatch
     def meanwhile(self, settings):
         made = run(self, settings)
         data = PreparedData(out)
-        add_prior(out, "mood", from_mapping("mood", "item_id", tmp_path / "moods.csv", data), data.manifest)
+        add_prior(
+            out,
+            "mood",
+            from_mapping("mood", "item_id", tmp_path / "moods.csv", data),
+            data.manifest,
+        )
         return made
 
     with monkeypatch.context() as patch:

@@ -17,7 +17,9 @@ from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.manifest import read_manifest
 
 SHOP = Given(dataset=str(growing_shop.FILE))
-ROWS = [(f"user {number % 7}", 1 + number * number % 11, number, number % 3) for number in range(40)]
+ROWS = [
+    (f"user {number % 7}", 1 + number * number % 11, number, number % 3) for number in range(40)
+]
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,9 @@ def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     options = ("min_history=2",)
     raw = write(folder / "raw", [*ROWS, ("short", 1, 1, 1)])
-    prepare(Settings(SHOP.dataset, raw, horizon=1, options=options, keep_short=True), folder / "data")
+    prepare(
+        Settings(SHOP.dataset, raw, horizon=1, options=options, keep_short=True), folder / "data"
+    )
     write(folder / "new", [("user 1", 2, 99, 0)])
     return folder
 
@@ -35,10 +39,16 @@ def shop(tmp_path_factory):
     ("given", "words"),
     [
         ({"dataset": None}, "is of a corpus of your own: give its file, --dataset growing_shop.py"),
-        ({"dataset": "movielens"}, "--dataset: the data set is of corpus 'growing_shop.py', not of 'movielens'"),
+        (
+            {"dataset": "movielens"},
+            "--dataset: the data set is of corpus 'growing_shop.py', not of 'movielens'",
+        ),
         ({"horizon": 2}, "--horizon: the data set was made with 1, not with 2: leave it out"),
         ({"seed": 3}, "--seed: the data set was made with 0, not with 3"),
-        ({"options": ("min_history=3",)}, "--option: the data set was made with min_history = 2, not 3"),
+        (
+            {"options": ("min_history=3",)},
+            "--option: the data set was made with min_history = 2, not 3",
+        ),
         ({"split": SplitBy("time")}, "--split: the data set is split otherwise"),
     ],
 )
@@ -58,7 +68,9 @@ def test_the_same_settings_may_be_said_again(shop):
 def test_a_corpus_that_has_changed(shop, tmp_path):
     file = tmp_path / "growing_shop.py"
     file.write_text(growing_shop.FILE.read_text() + "\n# more\n")
-    with pytest.raises(UserError, match=r"growing_shop\.py' has changed since the data set was made: put it back"):
+    with pytest.raises(
+        UserError, match=r"growing_shop\.py' has changed since the data set was made: put it back"
+    ):
         append(shop / "new", shop / "data", Given(dataset=str(file)))
 
 
@@ -67,22 +79,29 @@ def test_raw_files_of_another_form(tmp_path):
     new = write_movielens(tmp_path / "new", seed=1)
     lines = [line.split("\t") for line in (new / "u.data").read_text().splitlines()]
     (new / "ratings.csv").write_text(
-        "userId,movieId,rating,timestamp\n" + "".join(f"{u},{i},{r}.5,{t}\n" for u, i, r, t in lines if r != "5")
+        "userId,movieId,rating,timestamp\n"
+        + "".join(f"{u},{i},{r}.5,{t}\n" for u, i, r, t in lines if r != "5")
     )
     films = "".join(f"{film},Film,Comedy\n" for film in range(1, 151))
     (new / "movies.csv").write_text(f"movieId,title,genres\n{films}")
-    with pytest.raises(UserError, match=r"--append: the raw files are of another form: events .* prepare them by"):
+    with pytest.raises(
+        UserError, match=r"--append: the raw files are of another form: events .* prepare them by"
+    ):
         append(new, tmp_path / "data")
 
 
 def test_short_histories_that_were_not_kept(shop, tmp_path):
     prepare(Settings(SHOP.dataset, shop / "raw", horizon=1, keep_short=False), tmp_path / "data")
-    with pytest.raises(UserError, match=r"left out 1 users .* prepare it anew with --keep-short yes"):
+    with pytest.raises(
+        UserError, match=r"left out 1 users .* prepare it anew with --keep-short yes"
+    ):
         append(shop / "new", tmp_path / "data", SHOP)
 
 
 def test_nothing_to_append_to_and_nothing_to_append(shop, tmp_path):
-    with pytest.raises(UserError, match="is no prepared data set: prepare it first, without --append"):
+    with pytest.raises(
+        UserError, match="is no prepared data set: prepare it first, without --append"
+    ):
         append(shop / "new", tmp_path / "nowhere", SHOP)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="--raw: there is no file in"):
@@ -105,7 +124,9 @@ def test_an_item_that_nobody_describes(shop, tmp_path):
     prepare(Settings(SHOP.dataset, shop / "raw", horizon=1), tmp_path / "data")
     new = write(tmp_path / "new", [("user 1", 99, 99, 0)])
     (new / "items.parquet").write_bytes((shop / "raw/items.parquet").read_bytes())
-    with pytest.raises(UserError, match=r"1 interactions with items outside its catalogue \(1 items, first 99\)"):
+    with pytest.raises(
+        UserError, match=r"1 interactions with items outside its catalogue \(1 items, first 99\)"
+    ):
         append(new, tmp_path / "data", SHOP)
 
 
@@ -114,7 +135,9 @@ def test_an_item_that_nobody_described_of_a_user_who_was_too_short(shop, tmp_pat
     (old / "items.parquet").write_bytes((shop / "raw/items.parquet").read_bytes())
     prepare(Settings(SHOP.dataset, old, horizon=1), tmp_path / "data")
     new = write(tmp_path / "new", [("short", 1, 2, 1), ("short", 1, 3, 1)])
-    with pytest.raises(UserError, match=r"1 interactions with items outside its catalogue \(1 items, first 99\)"):
+    with pytest.raises(
+        UserError, match=r"1 interactions with items outside its catalogue \(1 items, first 99\)"
+    ):
         append(new, tmp_path / "data", SHOP)
 
 
@@ -122,7 +145,9 @@ def test_a_prepared_data_set_that_grew_is_not_prepared_over(shop, tmp_path):
     again = Settings(SHOP.dataset, shop / "raw", horizon=1)
     prepare(again, tmp_path / "data")
     append(shop / "new", tmp_path / "data", SHOP)
-    with pytest.raises(UserError, match="was appended to: --append adds to it, --overwrite replaces it"):
+    with pytest.raises(
+        UserError, match="was appended to: --append adds to it, --overwrite replaces it"
+    ):
         prepare(again, tmp_path / "data")
     assert prepare(again, tmp_path / "data", overwrite=True).grown == []
 

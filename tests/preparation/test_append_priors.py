@@ -34,7 +34,9 @@ def grown(tmp_path_factory):
         add_prior(out, name, make(PreparedData(out)), read_manifest(out))
     before = read_manifest(out), {name: labels(out, name) for name in REST}
     new = write_movielens(folder / "new", users=50, items=70, seed=3)
-    ratings = [Rating(user, film, 3, 10**9 + film) for user in (1, 45, 46) for film in range(58, 68)]
+    ratings = [
+        Rating(user, film, 3, 10**9 + film) for user in (1, 45, 46) for film in range(58, 68)
+    ]
     write_ratings(new, ratings)
     assert {rating.film for rating in read_ratings(new)} - set(range(1, 61))
     return out, before, append(new, out)
@@ -46,7 +48,11 @@ def test_the_groups_stay_and_the_rest_has_what_is_new(grown, name):
     now, info, old = labels(out, name), read_manifest(out).prior(name), manifest.prior(name)
     assert {entity: groups for entity, groups in now.items() if entity in then[name]} == then[name]
     new = {entity: groups for entity, groups in now.items() if entity not in then[name]}
-    whole = PreparedData(out).user_texts().to_pylist() if info.kind == "user" else item_ids(out).values()
+    whole = (
+        PreparedData(out).user_texts().to_pylist()
+        if info.kind == "user"
+        else item_ids(out).values()
+    )
     assert len(now) == len(list(whole))
     assert new
     assert all(groups == {REST[name]} for groups in new.values())

@@ -15,7 +15,15 @@ from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.prepare import Settings, prepare
 
 FILE = Path("somewhere/shop.py")
-LOG = pa.table({"user_id": ["a"], "item_id": [10], "timestamp": [1], "order": [1], "event": pa.array([0], pa.int8())})
+LOG = pa.table(
+    {
+        "user_id": ["a"],
+        "item_id": [10],
+        "timestamp": [1],
+        "order": [1],
+        "event": pa.array([0], pa.int8()),
+    }
+)
 ITEMS = pa.table({"item_id": [10], "title": ["Tea"]})
 KINDS = pa.table({"item_id": [10], "label": ["food"]})
 TEAMS = pa.table({"user_id": ["a"], "label": ["red"]})
@@ -23,7 +31,9 @@ TEAMS = pa.table({"user_id": ["a"], "label": ["red"]})
 
 def _with(table: pa.Table, **columns) -> ibis.Table:
     """The table with columns of other values."""
-    return ibis.memtable(pa.table({**{name: table[name] for name in table.column_names}, **columns}))
+    return ibis.memtable(
+        pa.table({**{name: table[name] for name in table.column_names}, **columns})
+    )
 
 
 def _labels(name: str, table) -> list[Labels]:
@@ -43,21 +53,44 @@ SOUND = Corpus(
 )
 
 _WRONG = {
-    "an Arrow table": ({"interactions": LOG}, "interactions is a pyarrow Table, no Ibis table: wrap it in ibis.memtab"),
-    "a data frame": ({"items": pd.DataFrame({"a": [1]})}, "items is a pandas DataFrame, no Ibis table: wrap it in"),
-    "Arrow labels": ({"item_priors": _labels("kind", KINDS)}, "the table of prior 'kind' is a pyarrow Table"),
+    "an Arrow table": (
+        {"interactions": LOG},
+        "interactions is a pyarrow Table, no Ibis table: wrap it in ibis.memtab",
+    ),
+    "a data frame": (
+        {"items": pd.DataFrame({"a": [1]})},
+        "items is a pandas DataFrame, no Ibis table: wrap it in",
+    ),
+    "Arrow labels": (
+        {"item_priors": _labels("kind", KINDS)},
+        "the table of prior 'kind' is a pyarrow Table",
+    ),
     "another name": (
-        {"interactions": ibis.memtable(LOG.rename_columns(["user_id", "item_id", "timestamps", "order", "event"]))},
+        {
+            "interactions": ibis.memtable(
+                LOG.rename_columns(["user_id", "item_id", "timestamps", "order", "event"])
+            )
+        },
         "interactions has no column 'timestamp': did you mean 'timestamps'?",
     ),
     "no order": (
         {"interactions": ibis.memtable(LOG.drop_columns(["order"]))},
         "interactions has no column 'order': it has event, item_id, timestamp, user_id",
     ),
-    "no event": ({"interactions": ibis.memtable(LOG.drop_columns(["event"]))}, "interactions has no column 'event'"),
-    "no title": ({"items": ibis.memtable(ITEMS.drop_columns(["title"]))}, "items has no column 'title'"),
+    "no event": (
+        {"interactions": ibis.memtable(LOG.drop_columns(["event"]))},
+        "interactions has no column 'event'",
+    ),
+    "no title": (
+        {"items": ibis.memtable(ITEMS.drop_columns(["title"]))},
+        "items has no column 'title'",
+    ),
     "no label": (
-        {"item_priors": _labels("kind", ibis.memtable(KINDS.rename_columns(["item_id", "labels"])))},
+        {
+            "item_priors": _labels(
+                "kind", ibis.memtable(KINDS.rename_columns(["item_id", "labels"]))
+            )
+        },
         "the table of prior 'kind' has no column 'label': did you mean 'labels'?",
     ),
     "labels of items": (
@@ -113,13 +146,17 @@ def test_a_wrong_corpus_is_told_in_one_line(changes, says):
 
 @pytest.mark.parametrize(("loaded", "says"), [(None, "nothing"), (LOG, "a Table"), ({}, "a dict")])
 def test_what_is_no_corpus_is_named(loaded, says):
-    with pytest.raises(UserError, match=rf"shop\.py: load returned {says} where a Corpus is expected"):
+    with pytest.raises(
+        UserError, match=rf"shop\.py: load returned {says} where a Corpus is expected"
+    ):
         check(loaded, FILE)
 
 
 def test_integers_of_any_width_are_one_kind():
     narrow = _with(ITEMS, item_id=pa.array([10], pa.int16()))
-    check(replace(SOUND, items=narrow, interactions=_with(LOG, order=pa.array([1], pa.int32()))), FILE)
+    check(
+        replace(SOUND, items=narrow, interactions=_with(LOG, order=pa.array([1], pa.int32()))), FILE
+    )
 
 
 def test_a_corpus_file_is_checked_before_anything_is_made(tmp_path):

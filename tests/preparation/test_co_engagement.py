@@ -14,7 +14,10 @@ from torchrec_priors.preparation.priors.communities import edges
 def _log(users=30, items=25, horizon=2, seed=0):
     """User id -> items in order of time, with repeats."""
     random = np.random.default_rng(seed)
-    return {100 + u: random.integers(0, items, 2 * horizon + random.integers(1, 20)).tolist() for u in range(users)}
+    return {
+        100 + u: random.integers(0, items, 2 * horizon + random.integers(1, 20)).tolist()
+        for u in range(users)
+    }
 
 
 def _table(log):
@@ -34,7 +37,9 @@ def _brute_force(log, horizon, last):
     counts = collections.Counter()
     for items in log.values():
         training = items[: len(items) - 2 * horizon]
-        counts.update(itertools.combinations(sorted(set(training if last is None else training[-last:])), 2))
+        counts.update(
+            itertools.combinations(sorted(set(training if last is None else training[-last:])), 2)
+        )
     return counts
 
 
@@ -50,7 +55,11 @@ def test_pairs_of_users_weigh_as_many_as_the_items_they_share():
     log = _log()
     found = _run(edges.pairs(edges.training(_table(log), 2, None), "user_id", "item"))
     sets = {user: set(items[:-4]) for user, items in log.items()}
-    expected = {(a, b): len(sets[a] & sets[b]) for a, b in itertools.combinations(log, 2) if sets[a] & sets[b]}
+    expected = {
+        (a, b): len(sets[a] & sets[b])
+        for a, b in itertools.combinations(log, 2)
+        if sets[a] & sets[b]
+    }
     assert {(a, b): weight for a, b, weight in found} == expected
 
 
@@ -61,7 +70,9 @@ def test_an_edge_stays_if_either_end_keeps_it_and_ties_go_to_the_smaller(neighbo
     weights = _brute_force(log, 2, None)
     kept = {}
     for node in range(25):
-        near = [(-weight, b if a == node else a) for (a, b), weight in weights.items() if node in (a, b)]
+        near = [
+            (-weight, b if a == node else a) for (a, b), weight in weights.items() if node in (a, b)
+        ]
         for weight, other in sorted(near)[:neighbours]:
             kept[min(node, other), max(node, other)] = -weight
     found = _run(edges.strongest(pairs, neighbours))
@@ -99,7 +110,10 @@ def _members(users, items):
 def test_at_most_so_many_users_of_an_item_are_drawn_whatever_order_the_rows_come_in():
     table = _members(500, 40)
     shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
-    one, two = (set(_run(edges.at_most(ibis.memtable(rows), "user", "item", 50, 0))) for rows in (table, shuffled))
+    one, two = (
+        set(_run(edges.at_most(ibis.memtable(rows), "user", "item", 50, 0)))
+        for rows in (table, shuffled)
+    )
     assert one == two
     assert set(collections.Counter(item for _, item in one).values()) == {50}
     other = set(_run(edges.at_most(ibis.memtable(table), "user", "item", 50, 1)))
@@ -120,5 +134,7 @@ def test_users_are_drawn_evenly_and_independently_for_each_item():
 
 def test_nodes_are_in_the_order_of_original_ids():
     items = pa.table({"item": [0, 1, 2, 3], "item_id": ["b", "d", "a", "c"]})
-    found = {item_id: node for _, item_id, node in _run(edges.nodes(ibis.memtable(items), "item_id"))}
+    found = {
+        item_id: node for _, item_id, node in _run(edges.nodes(ibis.memtable(items), "item_id"))
+    }
     assert found == {"a": 0, "b": 1, "c": 2, "d": 3}

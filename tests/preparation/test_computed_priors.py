@@ -54,12 +54,19 @@ def data(small_raw, tmp_path_factory):
 def test_a_corpus_may_ask_for_communities_and_gets_what_the_app_gives(data, small_data):
     verify(data)
     manifest = read_manifest(data)
-    assert [(prior.name, prior.kind) for prior in manifest.priors[-2:]] == [("community", "graph"), ("crowd", "user")]
+    assert [(prior.name, prior.kind) for prior in manifest.priors[-2:]] == [
+        ("community", "graph"),
+        ("crowd", "user"),
+    ]
     for prior in (GRAPH, USER):
         made, info = _make(prior, small_data), manifest.prior(prior.name)
         assert (made.groups, made.sizes, made.made_by) == (info.groups, info.sizes, info.made_by)
         assert made.table.equals(pq.read_table(data / info.path))
-    assert manifest.prepared_sha256 == read_manifest(small_data).content_sha256 != manifest.content_sha256
+    assert (
+        manifest.prepared_sha256
+        == read_manifest(small_data).content_sha256
+        != manifest.content_sha256
+    )
 
 
 def test_every_item_and_every_user_is_in_exactly_one_group(data, small_raw):
@@ -67,7 +74,10 @@ def test_every_item_and_every_user_is_in_exactly_one_group(data, small_raw):
         ("community", "item", range(read_manifest(data).counts["items"])),
         ("crowd", "user_id", list(read_sequences(small_raw, HORIZON))),
     ):
-        table, info = pq.read_table(data / f"priors/{name}.parquet"), read_manifest(data).prior(name)
+        table, info = (
+            pq.read_table(data / f"priors/{name}.parquet"),
+            read_manifest(data).prior(name),
+        )
         assert table[column].to_pylist() == list(everyone)
         sizes = collections.Counter(table["group"].to_pylist())
         assert [sizes[group] for group in range(len(info.groups))] == info.sizes
@@ -82,7 +92,10 @@ def _shuffled(raw: Path, folder: Path) -> Path:
     for own in read_sequences(raw, HORIZON).values():
         training, held_out = own[: -2 * HORIZON], own[-2 * HORIZON :]
         order = random.permutation(len(held_out))
-        moved = [(held_out[i].film, held_out[i].stars, at.seconds) for i, at in zip(order, held_out, strict=True)]
+        moved = [
+            (held_out[i].film, held_out[i].stars, at.seconds)
+            for i, at in zip(order, held_out, strict=True)
+        ]
         ratings += [*training, *(Rating(own[0].user, *rating) for rating in moved)]
     write_ratings(folder, ratings)
     return folder
@@ -97,29 +110,46 @@ def test_held_out_interactions_change_no_byte_of_any_prior(change, small_raw, da
         raw = _with_other_films(small_raw, tmp_path / "raw", part)
     _prepared(raw, tmp_path / "prepared")
     before, after = _beside_sequences(data), _beside_sequences(tmp_path / "prepared")
-    assert {"priors/community.parquet", "priors/crowd.parquet", "priors/rating.eligible.parquet"} <= set(after)
+    assert {
+        "priors/community.parquet",
+        "priors/crowd.parquet",
+        "priors/rating.eligible.parquet",
+    } <= set(after)
     assert after == before
     assert read_manifest(tmp_path / "prepared").priors == read_manifest(data).priors
     assert _shas(tmp_path / "prepared") != _shas(data), "nothing was changed"
 
 
 def test_training_interactions_change_both(small_raw, data, tmp_path):
-    _prepared(_with_other_films(small_raw, tmp_path / "raw", slice(-2 * HORIZON - 3, -2 * HORIZON)), tmp_path / "out")
+    _prepared(
+        _with_other_films(small_raw, tmp_path / "raw", slice(-2 * HORIZON - 3, -2 * HORIZON)),
+        tmp_path / "out",
+    )
     for name in ("community", "crowd"):
-        assert _shas(tmp_path / "out")[f"priors/{name}.parquet"] != _shas(data)[f"priors/{name}.parquet"]
+        assert (
+            _shas(tmp_path / "out")[f"priors/{name}.parquet"]
+            != _shas(data)[f"priors/{name}.parquet"]
+        )
 
 
 def _by_original_id(folder, name):
     items = pq.read_table(folder / "items.parquet")
-    group = dict(zip(*pq.read_table(folder / f"priors/{name}.parquet").to_pydict().values(), strict=True))
-    return {item_id: group[item] for item, item_id in zip(*items.select([0, 1]).to_pydict().values(), strict=True)}
+    group = dict(
+        zip(*pq.read_table(folder / f"priors/{name}.parquet").to_pydict().values(), strict=True)
+    )
+    return {
+        item_id: group[item]
+        for item, item_id in zip(*items.select([0, 1]).to_pydict().values(), strict=True)
+    }
 
 
 def test_groups_do_not_depend_on_how_rows_are_numbered(small_raw, data, tmp_path):
     _prepared(small_raw, tmp_path / "prepared", seed=5)
     assert _shas(tmp_path / "prepared")["items.parquet"] != _shas(data)["items.parquet"]
     assert _by_original_id(tmp_path / "prepared", "community") == _by_original_id(data, "community")
-    assert _shas(tmp_path / "prepared")["priors/crowd.parquet"] == _shas(data)["priors/crowd.parquet"]
+    assert (
+        _shas(tmp_path / "prepared")["priors/crowd.parquet"] == _shas(data)["priors/crowd.parquet"]
+    )
     assert read_manifest(tmp_path / "prepared").priors == read_manifest(data).priors
 
 
@@ -152,7 +182,9 @@ def test_a_log_in_which_nothing_is_shared_is_refused(small_raw, tmp_path):
     prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "prepared")
     with pytest.raises(UserError, match="no two items share anything in training"):
         _make(GRAPH, tmp_path / "prepared")
-    assert [path.name for path in (tmp_path / "prepared").iterdir() if path.name.startswith(".")] == []
+    assert [
+        path.name for path in (tmp_path / "prepared").iterdir() if path.name.startswith(".")
+    ] == []
 
 
 @pytest.mark.parametrize("name", ["items.parquet", "sequences/part-00000.parquet"])
@@ -160,7 +192,9 @@ def test_a_file_that_is_no_parquet_is_the_users_affair(name, small_data, tmp_pat
     shutil.copytree(small_data, tmp_path / "data")
     file, data = tmp_path / "data" / name, PreparedData(tmp_path / "data")
     file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(UserError, match=r"(data'|items\.parquet) cannot be read .*: prepare the data set again"):
+    with pytest.raises(
+        UserError, match=r"(data'|items\.parquet) cannot be read .*: prepare the data set again"
+    ):
         communities(GRAPH, data)
 
 
@@ -193,7 +227,15 @@ def test_settings_out_of_range_are_refused(changes, says):
 )
 def test_a_corpus_that_asks_wrongly_is_refused(priors, says):
     with pytest.raises(UserError, match=says):
-        Corpus("shop", None, None, "genre", 2, item_priors=[Labels("genre", None, "no genre")], computed_priors=priors)
+        Corpus(
+            "shop",
+            None,
+            None,
+            "genre",
+            2,
+            item_priors=[Labels("genre", None, "no genre")],
+            computed_priors=priors,
+        )
 
 
 def test_communities_are_named_by_what_is_frequent_there_and_not_elsewhere():
@@ -231,13 +273,22 @@ def market(tmp_path_factory):
     folder = tmp_path_factory.mktemp("market")
     generate(folder / "raw", 120_000, 0)
     prepare(Settings("marketplace", folder / "raw"), folder / "data")
-    leaves = sorted(set(pq.read_table(folder / "raw/truth/interests.parquet")["category3"].to_pylist()))
+    leaves = sorted(
+        set(pq.read_table(folder / "raw/truth/interests.parquet")["category3"].to_pylist())
+    )
     raw = pq.read_table(folder / "raw/items.parquet").to_pydict()
     leaf_of = dict(zip(raw["item_id"], raw["category3"], strict=True))
-    leaf = [leaf_of[item_id] for item_id in pq.read_table(folder / "data/items.parquet")["item_id"].to_pylist()]
+    leaf = [
+        leaf_of[item_id]
+        for item_id in pq.read_table(folder / "data/items.parquet")["item_id"].to_pylist()
+    ]
     tops = sorted({name.split(" > ")[0] for name in leaves})
     assert set(leaf) == set(leaves)
-    return folder / "data", [tops.index(name.split(" > ")[0]) for name in leaf], [leaves.index(name) for name in leaf]
+    return (
+        folder / "data",
+        [tops.index(name.split(" > ")[0]) for name in leaf],
+        [leaves.index(name) for name in leaf],
+    )
 
 
 def test_planted_interests_are_found_as_the_leaves_that_they_are(market):
@@ -288,4 +339,7 @@ def test_the_app_imports_no_torch_and_gives_the_same(data, small_data, tmp_path)
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
     assert "prior community (graph): " in done.stdout
-    assert _shas(tmp_path / "data")["priors/community.parquet"] == _shas(data)["priors/community.parquet"]
+    assert (
+        _shas(tmp_path / "data")["priors/community.parquet"]
+        == _shas(data)["priors/community.parquet"]
+    )

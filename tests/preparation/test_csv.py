@@ -27,7 +27,9 @@ def _rows(file: Path, columns: dict[str, pa.DataType] = TYPES) -> tuple[list[tup
 
 
 _integers = st.sampled_from(["1", "-20", " 7", "+5", "7 ", "1.0", "", "9" * 18, "9" * 19])
-_numbers = st.sampled_from([".99", "1.", "-.5e1", "2", "nan", "inf", "-inf", " 7", "+5", ".", "", "1e999", "0x1"])
+_numbers = st.sampled_from(
+    [".99", "1.", "-.5e1", "2", "nan", "inf", "-inf", " 7", "+5", ".", "", "1e999", "0x1"]
+)
 _texts = st.sampled_from(["", "x", "é", "nan", "null", '"', "a,b", " ", "a 'b'"])
 _lines = st.one_of(st.tuples(_integers, _numbers, _texts), st.sampled_from(["", "  "]))
 _GARBAGE = [b"garbage", b"1,2,3,4,5", b"\xe9,1,,2", b"\xe9"]
@@ -65,7 +67,10 @@ def test_numbers_without_a_leading_digit_are_numbers_and_nan_is_none(tail, tmp_p
 
 def test_blank_lines_are_skipped_and_counted_and_empty_values_are_none_of_them(tmp_path):
     text = {"a": pa.string(), "b": pa.string()}
-    assert _rows(_file(tmp_path, "a,b\n\n,\n  \n1,2\n\n"), text) == ([("", "", 3), ("1", "2", 5)], 0)
+    assert _rows(_file(tmp_path, "a,b\n\n,\n  \n1,2\n\n"), text) == (
+        [("", "", 3), ("1", "2", 5)],
+        0,
+    )
     assert _rows(_file(tmp_path, 'a\n\n""\n1\n\n'), {"a": pa.string()}) == ([("", 3), ("1", 4)], 0)
 
 
@@ -77,7 +82,9 @@ def test_a_header_alone_has_no_rows(content, tmp_path):
 @pytest.mark.parametrize("tail", ["", "garbage\n", "9,\udce9\n"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_a_line_break_in_a_value_that_is_read_is_a_bad_row_and_elsewhere_none(end, tail, tmp_path):
-    content = f'a,b\n1,"one, line"\n\n2,"two{end}{end}lines ""x"""\n3,x\n{tail}'.encode(errors="surrogateescape")
+    content = f'a,b\n1,"one, line"\n\n2,"two{end}{end}lines ""x"""\n3,x\n{tail}'.encode(
+        errors="surrogateescape"
+    )
     file = _file(tmp_path, content)
     dropped = int(tail == "garbage\n")
     assert _rows(file, {"a": pa.int64()})[0][:3] == [(1, 2), (2, 4), (3, 7)]
@@ -116,7 +123,12 @@ def test_a_quote_that_would_swallow_rows_is_refused_by_its_line(content, policy,
 def test_a_quote_inside_of_a_word_is_a_character(tmp_path):
     file = _file(tmp_path, 'a,b\n1,5" disk\n2,x\n3,"two\nlines"\n4,6"\n5,7" x 9"\n')
     assert _rows(file, {"a": pa.int64()})[0] == [(1, 2), (2, 3), (3, 4), (4, 6), (5, 7)]
-    assert _rows(file, {"b": pa.string()})[0] == [('5" disk', 2), ("x", 3), ('6"', 6), ('7" x 9"', 7)]
+    assert _rows(file, {"b": pa.string()})[0] == [
+        ('5" disk', 2),
+        ("x", 3),
+        ('6"', 6),
+        ('7" x 9"', 7),
+    ]
 
 
 def test_a_value_longer_than_a_block_of_arrow_and_a_header_of_two_lines(tmp_path):
@@ -130,20 +142,40 @@ def test_a_column_that_stands_twice_is_named(tmp_path):
         read_csv(_file(tmp_path, "a,b,a\n1,2,3\n"), {"a": pa.int64()}, BadRows())
 
 
-@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()])
+@pytest.mark.parametrize(
+    "kind", [pa.int8(), pa.uint8(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
+)
 def test_every_integer_of_a_type_is_read_and_none_beyond(kind, tmp_path):
     bits = kind.bit_width
-    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if pa.types.is_signed_integer(kind) else (0, 2**bits - 1)
-    texts = [str(low), str(high), f"{0:030}", f"{7:030}", "-0", "007", str(low - 1), str(high + 1), "9" * 40]
+    low, high = (
+        (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        if pa.types.is_signed_integer(kind)
+        else (0, 2**bits - 1)
+    )
+    texts = [
+        str(low),
+        str(high),
+        f"{0:030}",
+        f"{7:030}",
+        "-0",
+        "007",
+        str(low - 1),
+        str(high + 1),
+        "9" * 40,
+    ]
     file = _file(tmp_path, "a\n" + "\n".join(texts) + "\n")
     assert _rows(file, {"a": kind}) == ([(low, 2), (high, 3), (0, 4), (7, 5), (0, 6), (7, 7)], 3)
-    with pytest.raises(UserError, match=rf"line 8: a is beyond the integers of {bits} bits: '{low - 1}'"):
+    with pytest.raises(
+        UserError, match=rf"line 8: a is beyond the integers of {bits} bits: '{low - 1}'"
+    ):
         read_csv(file, {"a": kind}, BadRows())
 
 
 def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path):
     for header, found in (("a,b,c", "a, b, c"), ("customer;b;c", "customer;b;c")):
-        with pytest.raises(UserError, match=rf"log\.csv has no column customer \(it has {found}\)$"):
+        with pytest.raises(
+            UserError, match=rf"log\.csv has no column customer \(it has {found}\)$"
+        ):
             read_csv(_file(tmp_path, f"{header}\n1,2,3\n"), {"customer": pa.string()}, BadRows())
 
 
@@ -151,7 +183,10 @@ def test_a_missing_column_is_named_beside_those_that_are_there(tmp_path):
 @pytest.mark.parametrize("content", ["a,b\n1,2\n", "a,b\nx\n"])
 def test_a_type_that_is_not_read_is_refused_on_any_file(content, kind, tmp_path):
     file = _file(tmp_path, content)
-    with pytest.raises(UserError, match="read_csv reads text, integers and floats: read times as text and cast them"):
+    with pytest.raises(
+        UserError,
+        match="read_csv reads text, integers and floats: read times as text and cast them",
+    ):
         read_csv(file, {"a": kind}, BadRows())
     with pytest.raises(UserError, match="read_table reads text, integers and floats"):
         read_table(file, ",", {"a": kind, "b": pa.string()}, BadRows())

@@ -15,13 +15,20 @@ from torchrec_priors.preparation.raw.csv_file import read_csv, read_csv_blocks
 COLUMNS = {"n": pa.int64(), "text": pa.string()}
 
 lines = st.one_of(
-    st.builds(lambda n, text: f'{n},"{text}"'.encode(), st.integers(0, 999), st.text("ab ,é", max_size=5)),
+    st.builds(
+        lambda n, text: f'{n},"{text}"'.encode(), st.integers(0, 999), st.text("ab ,é", max_size=5)
+    ),
     st.sampled_from([b"", b"  ", b"1", b"1,2,3", b"x,y", b"5,\xff\xfe", b'6,"a""b"']),
 )
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(lines, max_size=12), st.integers(1, 40), st.sampled_from([b"\n", b"\r\n"]), st.booleans())
+@given(
+    st.lists(lines, max_size=12),
+    st.integers(1, 40),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.booleans(),
+)
 def test_blocks_give_what_the_whole_gives(tmp_path_factory, rows, block, end, last):
     file = tmp_path_factory.mktemp("csv") / "a.csv"
     file.write_bytes(end.join([b"n,text", *rows]) + (end if last else b""))
@@ -33,14 +40,25 @@ def test_blocks_give_what_the_whole_gives(tmp_path_factory, rows, block, end, la
 
 
 broken_lines = st.one_of(
-    st.builds(lambda n, text: f'{n},"{text}"'.encode(), st.integers(0, 999), st.text("ab ,\n\r", max_size=8)),
+    st.builds(
+        lambda n, text: f'{n},"{text}"'.encode(),
+        st.integers(0, 999),
+        st.text("ab ,\n\r", max_size=8),
+    ),
     st.sampled_from([b"", b"  ", b"1", b"1,2,3", b'6,"a""b"', b'6,"a""\n""b"', b'7,8" disk']),
 )
 
 
 @settings(deadline=None, max_examples=100)
-@given(st.lists(broken_lines, max_size=12), st.integers(1, 40), st.sampled_from([b"\n", b"\r\n"]), st.booleans())
-def test_rows_of_several_lines_have_the_lines_that_a_row_by_row_reader_gives(tmp_path_factory, rows, block, end, last):
+@given(
+    st.lists(broken_lines, max_size=12),
+    st.integers(1, 40),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.booleans(),
+)
+def test_rows_of_several_lines_have_the_lines_that_a_row_by_row_reader_gives(
+    tmp_path_factory, rows, block, end, last
+):
     file = tmp_path_factory.mktemp("csv") / "a.csv"
     file.write_bytes(end.join([b"n,text", *rows]) + (end if last else b""))
     with file.open(newline="") as lines:

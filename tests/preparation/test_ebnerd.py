@@ -35,7 +35,11 @@ def tiny(tmp_path):
 
 
 def _rows(raw, name):
-    return [(split, row) for split in ("train", "validation") for row in pq.read_table(raw / split / name).to_pylist()]
+    return [
+        (split, row)
+        for split in ("train", "validation")
+        for row in pq.read_table(raw / split / name).to_pylist()
+    ]
 
 
 def _ms(time):
@@ -47,7 +51,9 @@ def _clicks(raw):
     """(user, article, ms, None): what the histories tell, once, then clicks that come later; in raw order."""
     told, last = {}, {}
     for _, row in _rows(raw, "history.parquet"):
-        for article, time in zip(row["article_id_fixed"], row["impression_time_fixed"], strict=True):
+        for article, time in zip(
+            row["article_id_fixed"], row["impression_time_fixed"], strict=True
+        ):
             told.setdefault((row["user_id"], article, _ms(time), None))
             last[row["user_id"]] = max(last.get(row["user_id"], 0), _ms(time))
     later = [
@@ -101,17 +107,23 @@ def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     assert sequences(tmp_path / "data") == expected
     assert made.counts["interactions"] == sum(map(len, expected.values()))
     users = Counter(user for user, *_ in clicks)
-    assert made.counts["dropped"][f"users of fewer than {LEAST} interactions"] == sum(n < LEAST for n in users.values())
+    assert made.counts["dropped"][f"users of fewer than {LEAST} interactions"] == sum(
+        n < LEAST for n in users.values()
+    )
 
     read = {article for own in expected.values() for article, *_ in own}
     table = pq.read_table(raw / "articles.parquet").to_pylist()
-    about = {row["article_id"]: row for row in table if catalogue == "all" or row["article_id"] in read}
+    about = {
+        row["article_id"]: row for row in table if catalogue == "all" or row["article_id"] in read
+    }
     found = items(tmp_path / "data")
     assert found.keys() == about.keys()
     for article, row in about.items():
         for name in ("title", "subtitle", "category_str", "premium"):
             assert found[article][name] == row[name]
-    assert labels(tmp_path / "data", "category") == {article: {row["category_str"]} for article, row in about.items()}
+    assert labels(tmp_path / "data", "category") == {
+        article: {row["category_str"]} for article, row in about.items()
+    }
     assert labels(tmp_path / "data", "topic") == {
         article: set(row["topics"]) or {"no topic"} for article, row in about.items()
     }
@@ -132,7 +144,9 @@ def test_users_are_grouped_by_what_most_of_their_impressions_say(raw, tmp_path):
     for prior, counts in said.items():
         expected = {
             user: {
-                min(counts[user], key=lambda name: (-counts[user][name], name)) if counts[user] else f"unknown {prior}"
+                min(counts[user], key=lambda name: (-counts[user][name], name))
+                if counts[user]
+                else f"unknown {prior}"
             }
             for user in users
         }
@@ -158,7 +172,9 @@ def test_one_split_will_do(raw, tmp_path):
     (tmp_path / "raw").mkdir()
     for name in ("articles.parquet", "validation"):
         (tmp_path / "raw" / name).symlink_to(raw / name)
-    made = prepare(Settings("ebnerd", tmp_path / "raw", options=("min_history=50", *FAST)), tmp_path / "data")
+    made = prepare(
+        Settings("ebnerd", tmp_path / "raw", options=("min_history=50", *FAST)), tmp_path / "data"
+    )
     behaviours = pq.read_table(raw / "validation/behaviors.parquet").to_pylist()
     histories = pq.read_table(raw / "validation/history.parquet").to_pylist()
     clicks = Counter()
@@ -181,7 +197,12 @@ def _change(file, column, value, row=6):
     ("file", "column", "value", "says"),
     [
         ("train/history.parquet", "user_id", lambda _: None, "user_id must have a value: None"),
-        ("train/history.parquet", "article_id_fixed", lambda _: None, "article_id_fixed must have a value: None"),
+        (
+            "train/history.parquet",
+            "article_id_fixed",
+            lambda _: None,
+            "article_id_fixed must have a value: None",
+        ),
         (
             "train/history.parquet",
             "article_id_fixed",
@@ -194,15 +215,30 @@ def _change(file, column, value, row=6):
             lambda old: [1, *old[1:]],
             "article_id must be listed in articles.parquet: 1",
         ),
-        ("train/history.parquet", "impression_time_fixed", lambda old: [None, *old[1:]], "time must have a value"),
+        (
+            "train/history.parquet",
+            "impression_time_fixed",
+            lambda old: [None, *old[1:]],
+            "time must have a value",
+        ),
         (
             "train/history.parquet",
             "impression_time_fixed",
             lambda old: [datetime(1969, 1, 1), *old[1:]],
             "time must not be before 1970",
         ),
-        ("validation/behaviors.parquet", "user_id", lambda _: None, "user_id must have a value: None"),
-        ("validation/behaviors.parquet", "impression_time", lambda _: None, "impression_time must have a value: None"),
+        (
+            "validation/behaviors.parquet",
+            "user_id",
+            lambda _: None,
+            "user_id must have a value: None",
+        ),
+        (
+            "validation/behaviors.parquet",
+            "impression_time",
+            lambda _: None,
+            "impression_time must have a value: None",
+        ),
         (
             "validation/behaviors.parquet",
             "article_ids_clicked",
@@ -222,7 +258,9 @@ def test_a_bad_row_is_named_or_dropped_and_counted(tiny, file, column, value, sa
     row = 1 if "history" in file else 6
     if file == "articles.parquet":  # another article, that nobody has read
         table = pq.read_table(tiny / file)
-        pq.write_table(pa.concat_tables([table.slice(0, 6), table.slice(5, 1), table.slice(6)]), tiny / file)
+        pq.write_table(
+            pa.concat_tables([table.slice(0, 6), table.slice(5, 1), table.slice(6)]), tiny / file
+        )
     _change(tiny / file, column, value, row)
     settings = Settings("ebnerd", tiny, options=("min_history=20", *FAST))
     with pytest.raises(UserError) as caught:
@@ -237,7 +275,12 @@ def test_a_user_without_clicks_is_no_user(tiny, tmp_path):
     made = prepare(Settings("ebnerd", tiny, options=("min_history=20", *FAST)), tmp_path / "plain")
     history = pq.read_table(tiny / "train/history.parquet")
     empty = {name: [[]] for name in history.column_names[1:]} | {"user_id": [4_000_000]}
-    extra = pa.table({name: pa.array(empty[name], history.schema.field(name).type) for name in history.column_names})
+    extra = pa.table(
+        {
+            name: pa.array(empty[name], history.schema.field(name).type)
+            for name in history.column_names
+        }
+    )
     pq.write_table(pa.concat_tables([history, extra]), tiny / "train/history.parquet")
     again = prepare(Settings("ebnerd", tiny, options=("min_history=20", *FAST)), tmp_path / "data")
     assert again.counts == made.counts
@@ -248,7 +291,9 @@ def test_a_list_of_another_kind_is_refused(tiny, tmp_path):
     table = pq.read_table(file)
     texts = pa.array([list(map(str, own)) for own in table["article_id_fixed"].to_pylist()])
     pq.write_table(table.set_column(3, "article_id_fixed", texts), file)
-    with pytest.raises(UserError, match=r"'article_id_fixed' is of type list<.*string> where a list of an integer"):
+    with pytest.raises(
+        UserError, match=r"'article_id_fixed' is of type list<.*string> where a list of an integer"
+    ):
         prepare(Settings("ebnerd", tiny), tmp_path / "data")
 
 

@@ -24,14 +24,20 @@ def engine(tmp_path):
 
 def _write(file, users, names, **columns):
     file.parent.mkdir(exist_ok=True)
-    pq.write_table(pa.table({"user_id": pa.array(users, pa.int64()), "name": names, **columns}), file, row_group_size=2)
+    pq.write_table(
+        pa.table({"user_id": pa.array(users, pa.int64()), "name": names, **columns}),
+        file,
+        row_group_size=2,
+    )
     return file
 
 
 @pytest.fixture
 def shards(tmp_path):
     """Two files, of 3 and 2 rows; named so that their order is not that in which they are given."""
-    second = _write(tmp_path / "raw" / "b.parquet", [4, 5], pa.array(["d", "e"]).dictionary_encode())
+    second = _write(
+        tmp_path / "raw" / "b.parquet", [4, 5], pa.array(["d", "e"]).dictionary_encode()
+    )
     first = _write(tmp_path / "raw" / "a.parquet", [1, None, 3], ["a", "b", "c"], more=[0.5] * 3)
     return [second, first]
 
@@ -57,8 +63,14 @@ def test_rows_are_named_by_file_and_place(engine, shards):
 @pytest.mark.parametrize(
     ("columns", "says"),
     [
-        ({"customer": pa.int64()}, r"a\.parquet has no column 'customer' \(it has user_id, name, more\)"),
-        ({"user_id": pa.int32()}, r"a\.parquet: column 'user_id' is of type int64 where int32 is expected"),
+        (
+            {"customer": pa.int64()},
+            r"a\.parquet has no column 'customer' \(it has user_id, name, more\)",
+        ),
+        (
+            {"user_id": pa.int32()},
+            r"a\.parquet: column 'user_id' is of type int64 where int32 is expected",
+        ),
         ({"more": pa.float64()}, r"b\.parquet has no column 'more'"),
         ({"row": pa.int64()}, "column 'row' cannot be read"),
     ],
@@ -89,7 +101,10 @@ def _rules(table) -> list[Rule]:
 
 def test_the_first_bad_row_of_all_is_refused_by_file_and_row(engine, shards):
     table = engine.read_parquet(shards, COLUMNS)
-    with pytest.raises(UserError, match=r"raw/a\.parquet, row 2: user_id must have a value: None \(--on-bad-row drop"):
+    with pytest.raises(
+        UserError,
+        match=r"raw/a\.parquet, row 2: user_id must have a value: None \(--on-bad-row drop",
+    ):
         engine.keep_all_valid(table, _rules(table), BadRows())
     with pytest.raises(UserError, match=r"raw/a\.parquet, row 3: name must be listed: 'c'"):
         engine.keep_all_valid(table, _rules(table)[1:2], BadRows())
@@ -111,11 +126,16 @@ def test_bad_rows_are_dropped_and_counted_once_each(engine, shards):
 
 def test_where_all_rows_are_good_the_table_is_as_it_was(engine, shards):
     table = engine.read_parquet(shards, COLUMNS)
-    assert engine.keep_valid(table, table.name.notnull(), BadRows(), "name", "must have a value") is table
+    assert (
+        engine.keep_valid(table, table.name.notnull(), BadRows(), "name", "must have a value")
+        is table
+    )
 
 
 def test_a_value_that_is_there_twice_is_refused_by_the_later_row(engine, tmp_path):
-    table = engine.read_parquet([_write(tmp_path / "raw" / "a.parquet", [7, 8, 7], ["a", "b", "c"])], COLUMNS)
+    table = engine.read_parquet(
+        [_write(tmp_path / "raw" / "a.parquet", [7, 8, 7], ["a", "b", "c"])], COLUMNS
+    )
     engine.require_unique(table, "name")
     with pytest.raises(UserError, match=r"a\.parquet, row 3: the same user_id twice: '7'"):
         engine.require_unique(table, "user_id")
@@ -127,12 +147,16 @@ def garbled(tmp_path):
     data, ends = b"abc\xff\xfed", np.array([0, 1, 2, 5, 6], np.int32)
     bad = pa.Array.from_buffers(pa.string(), 4, [None, pa.py_buffer(ends), pa.py_buffer(data)])
     names = {"a": ["x", "y"], "b": bad, "c": ["z"]}
-    return [_write(tmp_path / "raw" / f"{n}.parquet", range(len(own)), own) for n, own in names.items()]
+    return [
+        _write(tmp_path / "raw" / f"{n}.parquet", range(len(own)), own) for n, own in names.items()
+    ]
 
 
 def test_text_that_is_no_utf8_is_refused_by_file_and_row(engine, garbled):
     table = engine.read_parquet(garbled, COLUMNS)
-    with pytest.raises(UserError, match=r"raw/b\.parquet, row 3: name is no UTF-8 text: .*xff.*on-bad-row drop"):
+    with pytest.raises(
+        UserError, match=r"raw/b\.parquet, row 3: name is no UTF-8 text: .*xff.*on-bad-row drop"
+    ):
         engine.to_arrow(table)
     assert len(engine.to_arrow(table.select("user_id"))) == 7, "what is not read is no mistake"
 
@@ -165,7 +189,10 @@ def test_csv_rows_are_named_by_file_and_line(engine, tmp_path):
         (1, "a, b", 1, 2),
         (4, "e", 1, 6),
     ]
-    assert bad_rows.dropped == {"b.csv: wrong number of fields": 1, "b.csv: user_id is no integer": 1}
+    assert bad_rows.dropped == {
+        "b.csv: wrong number of fields": 1,
+        "b.csv: user_id is no integer": 1,
+    }
     with pytest.raises(UserError, match=r"b\.csv, line 6: user_id must be odd: 4"):
         engine.keep_valid(table, table.user_id % 2 == 1, BadRows(), "user_id", "must be odd")
 
@@ -175,7 +202,10 @@ def test_csv_rows_are_named_by_file_and_line(engine, tmp_path):
     [
         (CSV.encode(), r"a\.csv, line 5: 2 fields where 3 are expected"),
         (b"user_id,name\n1,a\n2,\xff\n", r"a\.csv, line 3: not utf8 text"),
-        (b"user_id,name\n99999999999999999999,a\n", r"a\.csv, line 2: user_id is beyond the integers of 64 bits"),
+        (
+            b"user_id,name\n99999999999999999999,a\n",
+            r"a\.csv, line 2: user_id is beyond the integers of 64 bits",
+        ),
         (b"user_id,name\n1,a\n2,\n,c\n", r"a\.csv, line 4: user_id is no integer: ''"),
         (b"user_id,title\n1,a\n", r"a\.csv has no column name"),
         (b'user_id,name\n1,"a\nb"\n', r"a\.csv, line 2: name has a line break"),

@@ -65,7 +65,9 @@ def test_given_again_it_does_nothing(store, settings):
 def test_other_settings_need_overwrite(store, settings, small_raw):
     prepare_there(settings, OUT)
     other = Settings("movielens", small_raw, 4)
-    with pytest.raises(UserError, match=r"--out: 'pretended://.*' holds a data set of other settings"):
+    with pytest.raises(
+        UserError, match=r"--out: 'pretended://.*' holds a data set of other settings"
+    ):
         prepare_there(other, OUT)
     prepare_there(other, OUT, overwrite=True)
     there = PreparedData(str(OUT))
@@ -82,7 +84,9 @@ def test_something_else_is_left_alone(store, settings):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_killed_while_it_uploads_and_given_again(store, settings, small_raw, small_data, monkeypatch, overwrite):
+def test_killed_while_it_uploads_and_given_again(
+    store, settings, small_raw, small_data, monkeypatch, overwrite
+):
     """Between two calls the store holds the old data set, or none; every file goes there once."""
     if overwrite:
         prepare_there(Settings("movielens", small_raw, 4), OUT)
@@ -110,7 +114,9 @@ def test_killed_while_it_uploads_and_given_again(store, settings, small_raw, sma
     files = len(read_manifest(small_data).files)
     assert kills == (files + overwrite) // 3
     assert _puts() == files + 1 + kills
-    assert PreparedData(str(OUT)).manifest.content_sha256 == read_manifest(small_data).content_sha256
+    assert (
+        PreparedData(str(OUT)).manifest.content_sha256 == read_manifest(small_data).content_sha256
+    )
 
 
 def test_what_http_cannot(settings):

@@ -81,9 +81,15 @@ def test_a_killed_process_leaves_nothing_that_is_taken_for_a_data_set(kills, tmp
     command = [*app, "--dataset", "marketplace", "--raw", str(raw), "--out", str(out)]
     journal, draw = tmp_path / ".out.work" / "journal.jsonl", random.Random(kills)
     for _ in range(kills):
-        reached = (journal.read_bytes().count(b"\n") if journal.exists() else 0) + draw.randint(1, 5)
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < reached):
+        reached = (journal.read_bytes().count(b"\n") if journal.exists() else 0) + draw.randint(
+            1, 5
+        )
+        with subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            while process.poll() is None and (
+                not journal.exists() or journal.read_bytes().count(b"\n") < reached
+            ):
                 time.sleep(0.002)
             time.sleep(draw.random() * 0.05)
             process.kill()

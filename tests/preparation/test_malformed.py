@@ -36,7 +36,9 @@ def test_duplicates_and_unsorted_times_are_repaired_and_counted(sound, raw, tmp_
     first = np.full(len(log), len(log))
     np.minimum.at(first, np.where(order < 2_000, order, _original(order)), np.arange(len(log)))
     users, place = log["user_id"].to_numpy()[:2_000], first[:2_000]
-    late = ((np.diff(users) == 0) & (np.diff(place) < 0)).sum()  # as generated, rows stand in order of user and time
+    late = (
+        (np.diff(users) == 0) & (np.diff(place) < 0)
+    ).sum()  # as generated, rows stand in order of user and time
     assert made.counts["repaired"] == {"interactions out of order in time": late}
     assert late > 500
     assert sound[1].counts["repaired"] == {"interactions out of order in time": 0}
@@ -51,13 +53,22 @@ def test_text_of_a_title_that_is_no_utf8(raw, tmp_path):
     titles = [title.encode() for title in items["title"].to_pylist()]
     titles[6] = b"Caf\xe9"
     ends = np.concatenate([[0], np.cumsum([len(title) for title in titles])]).astype(np.int32)
-    broken = pa.Array.from_buffers(pa.string(), len(titles), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(titles))])
-    pq.write_table(items.set_column(items.schema.get_field_index("title"), "title", broken), raw / "items.parquet")
-    with pytest.raises(UserError, match=r"items\.parquet, row 7: title is no UTF-8 text: 'Caf\\\\xe9'"):
+    broken = pa.Array.from_buffers(
+        pa.string(), len(titles), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(titles))]
+    )
+    pq.write_table(
+        items.set_column(items.schema.get_field_index("title"), "title", broken),
+        raw / "items.parquet",
+    )
+    with pytest.raises(
+        UserError, match=r"items\.parquet, row 7: title is no UTF-8 text: 'Caf\\\\xe9'"
+    ):
         prepare(Settings("marketplace", raw), tmp_path / "prepared")
     made = prepare(Settings("marketplace", raw, on_bad_row="drop"), tmp_path / "prepared")
     assert made.counts["items"] == len(titles) - 1
-    dropped = {reason: rows for reason, rows in made.counts["dropped"].items() if "parquet" in reason}
+    dropped = {
+        reason: rows for reason, rows in made.counts["dropped"].items() if "parquet" in reason
+    }
     assert dropped.pop("items.parquet: title is no UTF-8 text") == 1
     assert set(dropped) <= {"log.parquet: item_id must be listed in items.parquet"}
 
@@ -82,7 +93,14 @@ def test_the_first_of_many_bad_rows_is_named_whatever_is_wrong_with_it(raw, tmp_
     with pytest.raises(UserError, match=r"log\.parquet, row 4: user_id must have a value: None"):
         prepare(Settings("marketplace", raw), tmp_path / "prepared")
     made = prepare(Settings("marketplace", raw, on_bad_row="drop"), tmp_path / "prepared")
-    assert sum(rows for reason, rows in made.counts["dropped"].items() if reason.startswith("log.parquet")) == 3
+    assert (
+        sum(
+            rows
+            for reason, rows in made.counts["dropped"].items()
+            if reason.startswith("log.parquet")
+        )
+        == 3
+    )
 
 
 @pytest.mark.parametrize(("file", "key"), [("items", "item_id"), ("users", "user_id")])

@@ -21,7 +21,9 @@ def _map(data, file, entity="item_id", name="mood"):
 
 def _write(file, rows, entity="item_id"):
     if file.suffix == ".csv":
-        file.write_text("\n".join([f"{entity},label", *(f'{key},"{label}"' for key, label in rows)]) + "\n")
+        file.write_text(
+            "\n".join([f"{entity},label", *(f'{key},"{label}"' for key, label in rows)]) + "\n"
+        )
     else:
         keys, labels = zip(*rows, strict=True)
         pq.write_table(pa.table({"label": labels, entity: keys}), file)
@@ -30,9 +32,21 @@ def _write(file, rows, entity="item_id"):
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_items_have_their_labels_and_the_others_are_a_group(form, small_data, tmp_path):
-    rows = [(1, "calm"), (2, "calm, slow"), (2, "calm"), (3, "loud"), (2, "calm"), (9999, "loud"), (9998, "x")]
+    rows = [
+        (1, "calm"),
+        (2, "calm, slow"),
+        (2, "calm"),
+        (3, "loud"),
+        (2, "calm"),
+        (9999, "loud"),
+        (9998, "x"),
+    ]
     made = _map(small_data, _write(tmp_path / f"moods.{form}", rows))
-    assert (made.kind, made.groups, made.sizes) == ("item", ["no mood", "calm", "calm, slow", "loud"], [147, 2, 1, 1])
+    assert (made.kind, made.groups, made.sizes) == (
+        "item",
+        ["no mood", "calm", "calm, slow", "loud"],
+        [147, 2, 1, 1],
+    )
     row = _row_of(small_data)
     expected = [(row[film], 0) for film in row if film > 3]
     expected += [(row[1], 1), (row[2], 1), (row[2], 2), (row[3], 3)]
@@ -40,7 +54,11 @@ def test_items_have_their_labels_and_the_others_are_a_group(form, small_data, tm
     assert made.table.schema.field("group").type == pa.int32()
     assert made.said[0].endswith("7 rows, 3 of 150 items in a group")
     assert made.said[1].endswith("2 ids are no items of the data set and were left out")
-    assert (made.made_by["kind"], made.made_by["file"], made.made_by["unknown_ids"]) == ("mapping", f"moods.{form}", 2)
+    assert (made.made_by["kind"], made.made_by["file"], made.made_by["unknown_ids"]) == (
+        "mapping",
+        f"moods.{form}",
+        2,
+    )
 
 
 def test_users_and_an_empty_remainder(small_data, tmp_path):
@@ -50,7 +68,10 @@ def test_users_and_an_empty_remainder(small_data, tmp_path):
     assert made.kind == "user"
     assert sorted(made.groups) == ["a", "b", "no tier"]
     assert (made.groups[-1], made.sizes[-1]) == ("no tier", 0)
-    names = {user: made.groups[group] for user, group in zip(*made.table.to_pydict().values(), strict=True)}
+    names = {
+        user: made.groups[group]
+        for user, group in zip(*made.table.to_pydict().values(), strict=True)
+    }
     assert names == dict(rows)
     assert len(made.said) == 1
 
@@ -78,7 +99,9 @@ def test_a_wrong_mapping_is_named(text, says, small_data, tmp_path):
 
 
 def test_wrong_parquet_and_missing_files_are_named(small_data, tmp_path):
-    with pytest.raises(UserError, match=rf"--from: there is no file '{re.escape(str(tmp_path / 'none.csv'))}'"):
+    with pytest.raises(
+        UserError, match=rf"--from: there is no file '{re.escape(str(tmp_path / 'none.csv'))}'"
+    ):
         _map(small_data, tmp_path / "none.csv")
     with pytest.raises(UserError, match="--from: there is no file"):
         _map(small_data, tmp_path)
@@ -97,22 +120,35 @@ def _expected(data, raw, keep):
     """User -> occupation, or others where `keep` does not hold it."""
     users = pq.read_table(data / "sequences")["user_id"].to_pylist()
     jobs = {user: _people(raw)[user]["occupation"] for user in users}
-    return {user: job if job in keep else "others" for user, job in jobs.items() if job != "other"} | {
-        user: "other" if "other" in keep else "others" for user, job in jobs.items() if job == "other"
+    return {
+        user: job if job in keep else "others" for user, job in jobs.items() if job != "other"
+    } | {
+        user: "other" if "other" in keep else "others"
+        for user, job in jobs.items()
+        if job == "other"
     }
 
 
-@pytest.mark.parametrize("options", [{"groups": 3, "min_size": 1}, {"groups": None, "min_size": 15}])
+@pytest.mark.parametrize(
+    "options", [{"groups": 3, "min_size": 1}, {"groups": None, "min_size": 15}]
+)
 def test_small_groups_of_an_attribute_are_merged(options, small_data, small_raw):
     old = read_manifest(small_data).prior("occupation")
     if options["groups"]:
         keep = old.groups[:2]
     else:
-        keep = [name for name, size in zip(old.groups, old.sizes, strict=True) if size >= options["min_size"]]
+        keep = [
+            name
+            for name, size in zip(old.groups, old.sizes, strict=True)
+            if size >= options["min_size"]
+        ]
     assert 0 < len(keep) < sum(size > 0 for size in old.sizes)
     made = from_attribute("occupation", PreparedData(small_data), **options)
     expected = _expected(small_data, small_raw, keep)
-    names = {user: made.groups[group] for user, group in zip(*made.table.to_pydict().values(), strict=True)}
+    names = {
+        user: made.groups[group]
+        for user, group in zip(*made.table.to_pydict().values(), strict=True)
+    }
     assert names == expected
     assert dict(zip(made.groups, made.sizes, strict=True)) == collections.Counter(expected.values())
     assert made.sizes == sorted(made.sizes, reverse=True)
@@ -126,6 +162,9 @@ def test_an_attribute_as_it_is_has_no_empty_group(small_data):
 
 
 def test_what_is_no_attribute_of_users_is_refused(small_data):
-    for by, says in (("genre", "no attribute 'genre' of users: did you mean 'gender'"), ("size", "valid: age, gender")):
+    for by, says in (
+        ("genre", "no attribute 'genre' of users: did you mean 'gender'"),
+        ("size", "valid: age, gender"),
+    ):
         with pytest.raises(UserError, match=says):
             from_attribute(by, PreparedData(small_data), groups=None, min_size=1)

@@ -47,7 +47,9 @@ def test_events_have_the_published_shares(log):
 
 def test_what_is_no_view_follows_a_view_and_a_completion_follows_its_start(log):
     viewed, begun, before = set(), None, None
-    for user, item, event, time in zip(log["user_id"], log["item_id"], log["event"], log["time"], strict=True):
+    for user, item, event, time in zip(
+        log["user_id"], log["item_id"], log["event"], log["time"], strict=True
+    ):
         if before is None or user != before[0]:
             viewed, begun = set(), None
         else:
@@ -64,7 +66,11 @@ def test_histories_are_long_and_views_seldom_repeat(log):
     lengths = np.bincount(log["user_id"])[1:]
     assert 70 < lengths.mean() < 90
     assert lengths.max() > 400
-    views = [row[:2] for row in zip(log["user_id"], log["item_id"], log["event"], strict=True) if row[2] == EVENTS[0]]
+    views = [
+        row[:2]
+        for row in zip(log["user_id"], log["item_id"], log["event"], strict=True)
+        if row[2] == EVENTS[0]
+    ]
     assert len(set(views)) > 0.85 * len(views)
 
 
@@ -79,7 +85,9 @@ def test_popularity_is_a_power_law(log):
 def test_categories_are_a_tree(raw):
     items = pq.read_table(raw / "items.parquet").to_pydict()
     assert sorted(items["item_id"]) == list(range(1, len(items["item_id"]) + 1))
-    for leaf, middle, top in zip(items["category3"], items["category2"], items["category"], strict=True):
+    for leaf, middle, top in zip(
+        items["category3"], items["category2"], items["category"], strict=True
+    ):
         assert leaf.rpartition(" > ")[0] == middle
         assert middle.rpartition(" > ")[0] == top
     assert len(set(items["category"])) == 10
@@ -113,7 +121,9 @@ def test_rows_do_not_depend_on_how_many_users_are_made_at_once(tmp_path):
     for folder, users_at_once in (("one", 4096), ("many", 7)):
         generate(tmp_path / folder, 20_000, 1, users_at_once=users_at_once)
     for name in ("log", "items", "users", "truth/interests"):
-        one, many = (pq.read_table(tmp_path / folder / f"{name}.parquet") for folder in ("one", "many"))
+        one, many = (
+            pq.read_table(tmp_path / folder / f"{name}.parquet") for folder in ("one", "many")
+        )
         assert one.to_pylist() == many.to_pylist()
 
 
@@ -142,7 +152,9 @@ def test_tiny_logs_are_exact_and_can_be_prepared(rows, tmp_path):
     generate(tmp_path / "raw", rows, 0)
     manifest = prepare(Settings("marketplace", tmp_path / "raw"), tmp_path / "data")
     assert manifest.horizon == 8
-    assert manifest.counts["interactions"] + manifest.counts["dropped"]["their interactions"] == rows
+    assert (
+        manifest.counts["interactions"] + manifest.counts["dropped"]["their interactions"] == rows
+    )
     assert len(manifest.prior("category").groups) == 11
     assert manifest.user_group == "spending"
     assert manifest.events == list(EVENTS)
@@ -159,7 +171,11 @@ def test_the_same_log_is_not_made_again_and_no_other_folder_is_touched(tiny, tmp
     before = (tiny / "log.parquet").stat().st_mtime_ns
     generate(tiny, 2_000, 0)
     assert (tiny / "log.parquet").stat().st_mtime_ns == before
-    for rows, seed, says in ((2_001, 0, "another generated log"), (2_000, 1, "another generated log"), (10, 0, "1000")):
+    for rows, seed, says in (
+        (2_001, 0, "another generated log"),
+        (2_000, 1, "another generated log"),
+        (10, 0, "1000"),
+    ):
         with pytest.raises(UserError, match=says):
             generate(tiny, rows, seed)
     (tiny / "log.parquet").write_bytes(b"cut")
@@ -205,5 +221,7 @@ def test_a_bad_row_is_named_or_dropped_and_counted(tiny, tmp_path, column, value
         prepare(Settings("marketplace", tiny), tmp_path / "data")
     manifest = prepare(Settings("marketplace", tiny, on_bad_row="drop"), tmp_path / "data")
     dropped = manifest.counts["dropped"]
-    assert sum(number for reason, number in dropped.items() if reason.startswith("log.parquet: ")) == 1
+    assert (
+        sum(number for reason, number in dropped.items() if reason.startswith("log.parquet: ")) == 1
+    )
     assert manifest.counts["interactions"] + dropped["their interactions"] == 1_999

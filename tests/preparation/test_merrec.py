@@ -36,7 +36,11 @@ def rows(raw):
 def one_shard(tmp_path):
     """One month in one file, to change."""
     generate(tmp_path / "made", 1_000, 5)
-    log = ds.dataset(tmp_path / "made", format="parquet", exclude_invalid_files=True).to_table().sort_by("stime")
+    log = (
+        ds.dataset(tmp_path / "made", format="parquet", exclude_invalid_files=True)
+        .to_table()
+        .sort_by("stime")
+    )
     (tmp_path / "raw").mkdir()
     pq.write_table(log, tmp_path / "raw/000000000000.parquet")
     return tmp_path / "raw/000000000000.parquet"
@@ -54,11 +58,16 @@ def test_the_files_are_as_published(raw, rows):
     assert len(list(raw.glob("20230501/*.parquet"))) > 1
     for file in raw.glob("*/*.parquet"):
         assert pq.read_schema(file).equals(SCHEMA)
-        months = {row["stime"].strftime("%Y%m01") for row in pq.read_table(file, columns=["stime"]).to_pylist()}
+        months = {
+            row["stime"].strftime("%Y%m01")
+            for row in pq.read_table(file, columns=["stime"]).to_pylist()
+        }
         assert months == {file.parent.name}
     assert {row["event_id"] for row in rows} <= set(EVENTS)
     of_sequence = Counter((row["user_id"], row["sequence_id"]) for row in rows)
-    assert all(row["sequence_length"] == of_sequence[row["user_id"], row["sequence_id"]] for row in rows)
+    assert all(
+        row["sequence_length"] == of_sequence[row["user_id"], row["sequence_id"]] for row in rows
+    )
     listings = {row["item_id"]: row["product_id"] for row in rows}
     assert all(listings[row["item_id"]] == row["product_id"] for row in rows)
     assert len(listings) > len(set(listings.values()))
@@ -66,27 +75,38 @@ def test_the_files_are_as_published(raw, rows):
 
 def test_the_events_follow_from_rows_and_seed_alone(raw, rows, tmp_path):
     generate(tmp_path / "again", 12_000, 5)
-    again = [row for file in sorted(tmp_path.glob("again/*/*.parquet")) for row in pq.read_table(file).to_pylist()]
+    again = [
+        row
+        for file in sorted(tmp_path.glob("again/*/*.parquet"))
+        for row in pq.read_table(file).to_pylist()
+    ]
 
     def key(row):
         return row["user_id"], row["stime"], row["item_id"], row["event_id"]
 
     assert sorted(again, key=key) == sorted(rows, key=key)
     generate(tmp_path / "other", 12_000, 6)
-    assert ds.dataset(tmp_path / "other", format="parquet", exclude_invalid_files=True).count_rows() == 12_000
+    assert (
+        ds.dataset(tmp_path / "other", format="parquet", exclude_invalid_files=True).count_rows()
+        == 12_000
+    )
 
 
 @pytest.mark.parametrize("item_id", ["product_id", "item_id"])
 def test_prepared_is_what_the_files_say(raw, rows, item_id, tmp_path):
     options = (f"min_history={LEAST}", f"item_id={item_id}", "brands=5")
     made = prepare(Settings("merrec", raw, options=options), tmp_path / "data")
-    expected = in_time([(row["user_id"], row[item_id], _ms(row), row["event_id"]) for row in rows], LEAST)
+    expected = in_time(
+        [(row["user_id"], row[item_id], _ms(row), row["event_id"]) for row in rows], LEAST
+    )
     assert sequences(tmp_path / "data") == expected
 
     users = Counter(row["user_id"] for row in rows)
     short = {user: n for user, n in users.items() if n < LEAST}
     assert made.counts["dropped"][f"users of fewer than {LEAST} interactions"] == len(short)
-    assert made.counts["dropped"][f"interactions of users of fewer than {LEAST}"] == sum(short.values())
+    assert made.counts["dropped"][f"interactions of users of fewer than {LEAST}"] == sum(
+        short.values()
+    )
     assert made.counts["interactions"] == len(rows) - sum(short.values())
 
     first = {}
@@ -97,10 +117,21 @@ def test_prepared_is_what_the_files_say(raw, rows, item_id, tmp_path):
     assert found.keys() == first.keys()
     for item, row in first.items():
         assert found[item]["title"] == row["name"]
-        for name in ("price", "c0_name", "c1_name", "c2_name", "brand_name", "item_condition_id", "color"):
+        for name in (
+            "price",
+            "c0_name",
+            "c1_name",
+            "c2_name",
+            "brand_name",
+            "item_condition_id",
+            "color",
+        ):
             assert found[item][name] == row[name]
     for level, prior in enumerate(("c0", "c1", "c2")):
-        names = {item: {" > ".join(row[f"c{n}_name"] for n in range(level + 1))} for item, row in first.items()}
+        names = {
+            item: {" > ".join(row[f"c{n}_name"] for n in range(level + 1))}
+            for item, row in first.items()
+        }
         assert labels(tmp_path / "data", prior) == names
     counts = Counter(row["brand_name"] for row in first.values() if row["brand_name"])
     frequent = sorted(counts, key=lambda name: (-counts[name], name))[:5]
@@ -113,7 +144,9 @@ def test_prepared_is_what_the_files_say(raw, rows, item_id, tmp_path):
 
 
 def test_users_are_not_that_active(raw, tmp_path):
-    with pytest.raises(UserError, match=r"no user of \d+ has 20,000 interactions, .* --option min_history=\d+"):
+    with pytest.raises(
+        UserError, match=r"no user of \d+ has 20,000 interactions, .* --option min_history=\d+"
+    ):
         prepare(Settings("merrec", raw, options=("min_history=20000",)), tmp_path / "data")
 
 
@@ -135,10 +168,14 @@ def test_a_bad_row_is_named_or_dropped_and_counted(one_shard, column, value, say
         if column == "stime"
         else pa.array([value], log[column].type)
     )
-    changed = pa.chunked_array([log[column].slice(0, 6).combine_chunks(), bad, log[column].slice(7).combine_chunks()])
+    changed = pa.chunked_array(
+        [log[column].slice(0, 6).combine_chunks(), bad, log[column].slice(7).combine_chunks()]
+    )
     pq.write_table(log.set_column(log.column_names.index(column), column, changed), one_shard)
     settings = Settings("merrec", one_shard.parent, options=("min_history=5",))
-    with pytest.raises(UserError, match=rf"000000000000\.parquet, row 7: {says}.*--on-bad-row drop"):
+    with pytest.raises(
+        UserError, match=rf"000000000000\.parquet, row 7: {says}.*--on-bad-row drop"
+    ):
         prepare(settings, tmp_path / "data")
     made = prepare(Settings(**{**vars(settings), "on_bad_row": "drop"}), tmp_path / "data")
     (account,) = [name for name in made.counts["dropped"] if column in name]
@@ -180,9 +217,14 @@ def test_an_id_beyond_int64_is_named_or_dropped_and_counted(one_shard, column, t
     log = pq.read_table(one_shard)
     ids = log[column].to_pylist()
     ids[6:40] = [2**63 + 5] * 34  # as many as a user or an item needs to be kept
-    pq.write_table(log.set_column(log.column_names.index(column), column, pa.array(ids, pa.uint64())), one_shard)
+    pq.write_table(
+        log.set_column(log.column_names.index(column), column, pa.array(ids, pa.uint64())),
+        one_shard,
+    )
     settings = Settings("merrec", one_shard.parent, options=("min_history=5", "item_id=item_id"))
-    with pytest.raises(UserError, match=rf"row 7: {column} must be below 2\^63: 9223372036854775813"):
+    with pytest.raises(
+        UserError, match=rf"row 7: {column} must be below 2\^63: 9223372036854775813"
+    ):
         prepare(settings, tmp_path / "data")
     made = prepare(Settings(**{**vars(settings), "on_bad_row": "drop"}), tmp_path / "data")
     assert made.counts["dropped"][f"000000000000.parquet: {column} must be below 2^63"] == 34
@@ -191,7 +233,9 @@ def test_an_id_beyond_int64_is_named_or_dropped_and_counted(one_shard, column, t
 def test_a_column_of_another_kind_is_refused(one_shard, tmp_path):
     log = pq.read_table(one_shard)
     pq.write_table(log.set_column(3, "stime", log["stime"].cast(pa.string())), one_shard)
-    with pytest.raises(UserError, match="column 'stime' is of type string where a timestamp is expected"):
+    with pytest.raises(
+        UserError, match="column 'stime' is of type string where a timestamp is expected"
+    ):
         prepare(Settings("merrec", one_shard.parent), tmp_path / "data")
 
 

@@ -62,7 +62,9 @@ def test_options_reach_the_corpus_and_the_manifest(corpus, tmp_path):
     assert made.prior("colour").groups[0] == "blue"
     kept = read_manifest(tmp_path / "data").settings["options"]
     assert (kept["users"], kept["colour"], kept["words"]["file"]) == (5, "blue", "words.txt")
-    default = prepare(Settings(str(corpus), tmp_path / "raw"), tmp_path / "default").settings["options"]
+    default = prepare(Settings(str(corpus), tmp_path / "raw"), tmp_path / "default").settings[
+        "options"
+    ]
     assert (default["users"], default["words"]["file"]) == (3, "mine.py")
 
 
@@ -105,7 +107,10 @@ def test_a_corpus_without_options_takes_none():
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("def load(raw, bad_rows, engine, options)", "def load(raw, bad_rows, engine)"), "engine, options) is called"),
+        (
+            ("def load(raw, bad_rows, engine, options)", "def load(raw, bad_rows, engine)"),
+            "engine, options) is called",
+        ),
         (("@dataclass(frozen=True)\n", ""), "`Options` of the corpus file must be a dataclass"),
     ],
 )

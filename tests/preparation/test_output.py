@@ -42,7 +42,11 @@ def _failing(error: BaseException):
     ("error", "kind", "says"),
     [
         (UserError("midway"), UserError, "midway"),
-        (OSError(errno.ENOSPC, "said"), OutsideError, "prepared': No space left on device: make room"),
+        (
+            OSError(errno.ENOSPC, "said"),
+            OutsideError,
+            "prepared': No space left on device: make room",
+        ),
         (RuntimeError("IO Error: No space left on device"), OutsideError, "make room"),
     ],
 )
@@ -55,7 +59,9 @@ def test_a_mistake_of_the_user_or_a_full_disk_midway_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(errno.EIO, "lost")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("midway"), KeyboardInterrupt(), OSError(errno.EIO, "lost")]
+)
 def test_any_other_failure_midway_leaves_no_data_set_and_the_same_command_goes_on(
     error, small_raw, small_data, tmp_path, monkeypatch
 ):
@@ -72,7 +78,9 @@ def test_any_other_failure_midway_leaves_no_data_set_and_the_same_command_goes_o
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_a_failure_while_replacing_keeps_the_old_data_set(small_raw, small_data, tmp_path, monkeypatch):
+def test_a_failure_while_replacing_keeps_the_old_data_set(
+    small_raw, small_data, tmp_path, monkeypatch
+):
     out = tmp_path / "prepared"
     shutil.copytree(small_data, out)
     monkeypatch.setattr(manifests, "describe", _failing(UserError("midway")))
@@ -83,7 +91,9 @@ def test_a_failure_while_replacing_keeps_the_old_data_set(small_raw, small_data,
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_what_a_preparation_of_other_settings_left_is_not_taken_over(small_raw, small_data, tmp_path, monkeypatch):
+def test_what_a_preparation_of_other_settings_left_is_not_taken_over(
+    small_raw, small_data, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
         patch.setattr(manifests, "describe", _failing(RuntimeError("killed")))
         with pytest.raises(RuntimeError, match="killed"):
@@ -96,19 +106,30 @@ def test_what_a_preparation_of_other_settings_left_is_not_taken_over(small_raw, 
 
 def test_too_little_memory_leaves_what_is_finished(small_raw, small_data, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(manifests, "describe", lambda *_: DuckDB._remedy(None, duckdb.OutOfMemoryException("too little")))
+        patch.setattr(
+            manifests,
+            "describe",
+            lambda *_: DuckDB._remedy(None, duckdb.OutOfMemoryException("too little")),
+        )
         with pytest.raises(UserError, match=r"--memory: not enough .*: give more"):
             prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     said = []
     more = EngineChoice(memory="3GB")
-    prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared", report=said.append, on=more)
+    prepare(
+        Settings("movielens", small_raw, HORIZON),
+        tmp_path / "prepared",
+        report=said.append,
+        on=more,
+    )
     assert said[0] == "going on with what an earlier run left"
     assert _shas(tmp_path / "prepared") == _shas(small_data)
 
 
 def test_a_spark_that_is_not_installed_is_told_before_anything_is_touched(monkeypatch):
     monkeypatch.setattr("torchrec_priors.preparation.engine.choice.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"--engine spark needs pyspark: pip install 'torchrec-priors\[spark\]'"):
+    with pytest.raises(
+        UserError, match=r"--engine spark needs pyspark: pip install 'torchrec-priors\[spark\]'"
+    ):
         EngineChoice("spark")
 
 
@@ -137,7 +158,9 @@ def prepared(small_data, tmp_path):
     return tmp_path / "prepared"
 
 
-@pytest.mark.parametrize("horizon", [HORIZON, None], ids=["the same horizon", "the default, which is the same"])
+@pytest.mark.parametrize(
+    "horizon", [HORIZON, None], ids=["the same horizon", "the default, which is the same"]
+)
 def test_preparing_again_with_the_same_settings_touches_nothing(horizon, small_raw, prepared):
     before, said = _state(prepared), []
     manifest = prepare(Settings("movielens", small_raw, horizon), prepared, report=said.append)
@@ -160,7 +183,9 @@ def test_an_output_folder_among_the_raw_files_is_none_of_them(small_raw, tmp_pat
 def test_other_settings_are_refused_and_overwrite_replaces(change, small_raw, prepared):
     before = _state(prepared)
     other = Settings(**{"dataset": "movielens", "raw": small_raw, "horizon": HORIZON, **change})
-    with pytest.raises(UserError, match=r"--out: .* other settings: choose another folder or --overwrite"):
+    with pytest.raises(
+        UserError, match=r"--out: .* other settings: choose another folder or --overwrite"
+    ):
         prepare(other, prepared)
     assert _state(prepared) == before
     manifest = prepare(other, prepared, overwrite=True)
@@ -175,7 +200,10 @@ def test_raw_files_of_other_content_are_other_settings(small_raw, prepared, tmp_
     """One rating changes its stars; the file keeps its length."""
     shutil.copytree(small_raw, tmp_path / "raw")
     first, *rest = read_ratings(small_raw)
-    write_ratings(tmp_path / "raw", [Rating(first.user, first.film, first.stars % 5 + 1, first.seconds), *rest])
+    write_ratings(
+        tmp_path / "raw",
+        [Rating(first.user, first.film, first.stars % 5 + 1, first.seconds), *rest],
+    )
     with pytest.raises(UserError, match="other settings"):
         prepare(Settings("movielens", tmp_path / "raw", HORIZON), prepared)
 

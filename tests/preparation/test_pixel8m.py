@@ -74,19 +74,32 @@ def test_every_tag_has_a_category_and_miscellaneous_has_all():
     assert set().union(*categories.values()) == CATEGORIES
     assert categories["Miscellaneous"] == CATEGORIES
     assert all(len(own) <= 3 for tag, own in categories.items() if tag != "Miscellaneous")
-    assert categories["Food Production"] == {"Real Life", "Informational & Educational", "Entertainment"}
+    assert categories["Food Production"] == {
+        "Real Life",
+        "Informational & Educational",
+        "Entertainment",
+    }
     assert categories["Celebrities Mix"] == {"Real Life", "Entertainment", "Performance & Arts"}
 
 
 @pytest.mark.parametrize("catalogue", ["met", "all"])
 def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     mapping = tmp_path / "mine.csv"
-    every = [f"{row['tag']},x" for row in _read(raw / ITEMS) if row["tag"] < "D" and "," not in row["tag"]]
-    mapping.write_text("\n".join(["tag,category", *every, "Miscellaneous,x", "Miscellaneous,y"]) + "\n")
+    every = [
+        f"{row['tag']},x"
+        for row in _read(raw / ITEMS)
+        if row["tag"] < "D" and "," not in row["tag"]
+    ]
+    mapping.write_text(
+        "\n".join(["tag,category", *every, "Miscellaneous,x", "Miscellaneous,y"]) + "\n"
+    )
     options = (f"min_history={LEAST}", f"catalogue={catalogue}", f"categories={mapping}")
     made = prepare(Settings("pixel8m", raw, options=options), tmp_path / "data")
 
-    log = [(row["user_id"], row["item_id"], int(row["timestamp"]) * 1000, None) for row in _read(raw / INTERACTIONS)]
+    log = [
+        (row["user_id"], row["item_id"], int(row["timestamp"]) * 1000, None)
+        for row in _read(raw / INTERACTIONS)
+    ]
     expected = in_time(log, LEAST)
     assert sequences(tmp_path / "data") == expected
     users = Counter(user for user, *_ in log)
@@ -95,7 +108,11 @@ def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     assert made.counts["interactions"] == len(log) - sum(short.values())
 
     met = {item for own in expected.values() for item, *_ in own}
-    about = {row["item_id"]: row for row in _read(raw / ITEMS) if catalogue == "all" or row["item_id"] in met}
+    about = {
+        row["item_id"]: row
+        for row in _read(raw / ITEMS)
+        if catalogue == "all" or row["item_id"] in met
+    }
     found = items(tmp_path / "data")
     assert found.keys() == about.keys()
     for item, row in about.items():
@@ -113,11 +130,19 @@ def test_prepared_is_what_the_files_say(raw, catalogue, tmp_path):
     ("file", "line", "says"),
     [
         (INTERACTIONS, b"i1,,1620267781", "user_id must have a value: ''"),
-        (INTERACTIONS, b"i0,u1,1620267781", "item_id must be listed in Pixel8M.csv of pixelrec_iteminfo: 'i0'"),
+        (
+            INTERACTIONS,
+            b"i0,u1,1620267781",
+            "item_id must be listed in Pixel8M.csv of pixelrec_iteminfo: 'i0'",
+        ),
         (INTERACTIONS, b"i1,u1,-1", "timestamp must be seconds since 1970: -1"),
         (INTERACTIONS, b"i1,u1,yesterday", "timestamp is no integer"),
         (INTERACTIONS, b"i1,u1", "2 fields where 3 are expected"),
-        (ITEMS, b"i999999,many,1,1,1,1,1,1,a title,Cats,", "view_number must be a number or empty: 'many'"),
+        (
+            ITEMS,
+            b"i999999,many,1,1,1,1,1,1,a title,Cats,",
+            "view_number must be a number or empty: 'many'",
+        ),
         (ITEMS, b"i999999,1,1,1,1,1,1,1,caf\xe9,Cats,", "not utf8 text"),
         (ITEMS, b",1,1,1,1,1,1,1,a title,Cats,", "item_id must have a value: ''"),
     ],
@@ -130,7 +155,9 @@ def test_a_bad_row_is_named_or_dropped_and_counted(tiny, file, line, says, tmp_p
         prepare(settings, tmp_path / "data")
     assert says in str(caught.value)
     made = prepare(Settings(**{**vars(settings), "on_bad_row": "drop"}), tmp_path / "data")
-    assert [rows for account, rows in made.counts["dropped"].items() if "Pixel8M.csv" in account] == [1]
+    assert [
+        rows for account, rows in made.counts["dropped"].items() if "Pixel8M.csv" in account
+    ] == [1]
 
 
 def test_missing_counts_titles_and_tags_are_kept_as_missing(tiny, tmp_path):
@@ -138,7 +165,9 @@ def test_missing_counts_titles_and_tags_are_kept_as_missing(tiny, tmp_path):
     item = lines[1].split(",")[0]
     lines[1] = f"{item},,,,,,,,,,"
     (tiny / ITEMS).write_text("\n".join(lines) + "\n", encoding="utf8")
-    prepare(Settings("pixel8m", tiny, options=("min_history=17", "catalogue=all")), tmp_path / "data")
+    prepare(
+        Settings("pixel8m", tiny, options=("min_history=17", "catalogue=all")), tmp_path / "data"
+    )
     found = items(tmp_path / "data")[item]
     assert (found["view_number"], found["title"], found["tag"]) == (None, "", "")
     assert labels(tmp_path / "data", "category")[item] == {"no category"}
@@ -148,7 +177,9 @@ def test_missing_counts_titles_and_tags_are_kept_as_missing(tiny, tmp_path):
 def test_an_item_that_stands_twice_is_refused(tiny, tmp_path):
     lines = (tiny / ITEMS).read_bytes().splitlines(keepends=True)
     (tiny / ITEMS).write_bytes(b"".join([*lines, lines[1]]))
-    with pytest.raises(UserError, match=rf"Pixel8M\.csv, line {len(lines) + 1}: the same item_id twice"):
+    with pytest.raises(
+        UserError, match=rf"Pixel8M\.csv, line {len(lines) + 1}: the same item_id twice"
+    ):
         prepare(Settings("pixel8m", tiny), tmp_path / "data")
 
 
@@ -157,7 +188,10 @@ def test_files_are_told_by_their_headers(tiny, tmp_path):
     plain = prepare(Settings("pixel8m", tiny, options=options), tmp_path / "plain")
     (tiny / ITEMS).rename(tiny / "about.csv")
     (tiny / INTERACTIONS).rename(tiny / "log.csv")
-    assert prepare(Settings("pixel8m", tiny, options=options), tmp_path / "flat").counts == plain.counts
+    assert (
+        prepare(Settings("pixel8m", tiny, options=options), tmp_path / "flat").counts
+        == plain.counts
+    )
     (tiny / "again.csv").write_bytes((tiny / "log.csv").read_bytes())
     with pytest.raises(UserError, match=r"item_id, user_id, timestamp; found again\.csv, log\.csv"):
         prepare(Settings("pixel8m", tiny, options=options), tmp_path / "two")
@@ -178,4 +212,7 @@ def test_files_are_told_by_their_headers(tiny, tmp_path):
 def test_a_mapping_that_is_none_is_refused(tiny, text, says, tmp_path):
     (tmp_path / "mine.csv").write_text(text)
     with pytest.raises(UserError, match=says):
-        prepare(Settings("pixel8m", tiny, options=(f"categories={tmp_path / 'mine.csv'}",)), tmp_path / "data")
+        prepare(
+            Settings("pixel8m", tiny, options=(f"categories={tmp_path / 'mine.csv'}",)),
+            tmp_path / "data",
+        )

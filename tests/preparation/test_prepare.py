@@ -56,7 +56,11 @@ def _shas(folder: Path) -> dict[str, str]:
 
 
 def _training(raw: Path, horizon: int) -> list[Rating]:
-    return [rating for ratings in read_sequences(raw, horizon).values() for rating in ratings[: -2 * horizon]]
+    return [
+        rating
+        for ratings in read_sequences(raw, horizon).values()
+        for rating in ratings[: -2 * horizon]
+    ]
 
 
 def _genres(raw: Path) -> dict[int, set[str]]:
@@ -64,7 +68,9 @@ def _genres(raw: Path) -> dict[int, set[str]]:
     films = {}
     for line in (raw / "u.item").read_text(encoding="latin-1").splitlines():
         fields = line.split("|")
-        films[int(fields[0])] = {genre for genre, flag in zip(GENRES, fields[5:], strict=True) if flag == "1"}
+        films[int(fields[0])] = {
+            genre for genre, flag in zip(GENRES, fields[5:], strict=True) if flag == "1"
+        }
     return films
 
 
@@ -74,12 +80,22 @@ def _people(raw: Path) -> dict[int, dict[str, str]]:
     for line in (raw / "u.user").read_text(encoding="latin-1").splitlines():
         user, years, gender, occupation, _ = line.split("|")
         lowest = max(low for low in (0, 18, 25, 35, 45, 50, 56) if int(years) >= low)
-        bands = {0: "under 18", 18: "18-24", 25: "25-34", 35: "35-44", 45: "45-49", 50: "50-55", 56: "56+"}
+        bands = {
+            0: "under 18",
+            18: "18-24",
+            25: "25-34",
+            35: "35-44",
+            45: "45-49",
+            50: "50-55",
+            56: "56+",
+        }
         people[int(user)] = {"age": bands[lowest], "gender": gender, "occupation": occupation}
     return people
 
 
-def _groups(labels: dict[int, Iterable[str]], remainder: str) -> tuple[list[str], list[int], dict[str, list[int]]]:
+def _groups(
+    labels: dict[int, Iterable[str]], remainder: str
+) -> tuple[list[str], list[int], dict[str, list[int]]]:
     """(names in the order of their numbers, sizes, members) of the groups that labels make."""
     members: dict[str, list[int]] = {}
     for entity, names in sorted(labels.items()):
@@ -96,11 +112,19 @@ def _check_sequences(folder: Path, raw: Path, horizon: int) -> None:
     row_of, sequences, people = _row_of(folder), read_sequences(raw, horizon), _people(raw)
     found = pq.read_table(folder / "sequences").to_pydict()
     assert found["user_id"] == list(sequences)
-    assert found["items"] == [[row_of[rating.film] for rating in ratings] for ratings in sequences.values()]
-    assert found["timestamps"] == [[1000 * rating.seconds for rating in ratings] for ratings in sequences.values()]
-    assert found["events"] == [[rating.stars - 1 for rating in ratings] for ratings in sequences.values()]
+    assert found["items"] == [
+        [row_of[rating.film] for rating in ratings] for ratings in sequences.values()
+    ]
+    assert found["timestamps"] == [
+        [1000 * rating.seconds for rating in ratings] for ratings in sequences.values()
+    ]
+    assert found["events"] == [
+        [rating.stars - 1 for rating in ratings] for ratings in sequences.values()
+    ]
     ages = read_manifest(folder).prior("age").groups
-    assert [ages[group] for group in found["user_group"]] == [people[user]["age"] for user in sequences]
+    assert [ages[group] for group in found["user_group"]] == [
+        people[user]["age"] for user in sequences
+    ]
 
 
 def _check_counts(folder: Path, raw: Path, horizon: int) -> None:
@@ -114,7 +138,8 @@ def _check_counts(folder: Path, raw: Path, horizon: int) -> None:
         "interactions": interactions,
         "training_interactions": len(_training(raw, horizon)),
         "dropped": {
-            "users of at most twice the horizon": len({rating.user for rating in everything}) - len(kept),
+            "users of at most twice the horizon": len({rating.user for rating in everything})
+            - len(kept),
             "their interactions": len(everything) - interactions,
             **({"duplicate interactions": repeated} if repeated else {}),
         },
@@ -168,7 +193,9 @@ def _check_priors(folder: Path, raw: Path, horizon: int) -> None:
     order = sorted(range(len(STARS)), key=lambda event: (-size[event], event))
     assert manifest.prior("rating").groups == [STARS[event] for event in order]
     assert manifest.prior("rating").sizes == [size[event] for event in order]
-    assert _pairs(folder, "rating", "event") == [(event, order.index(event)) for event in range(len(STARS))]
+    assert _pairs(folder, "rating", "event") == [
+        (event, order.index(event)) for event in range(len(STARS))
+    ]
     eligible = {(row_of[rating.film], order.index(rating.stars - 1)) for rating in training}
     assert _pairs(folder, "rating.eligible", "item") == sorted(eligible)
 
@@ -186,7 +213,11 @@ def test_the_small_data_set_has_the_cases_that_matter(small_data, small_raw):
     lengths = collections.Counter(rating.user for rating in read_ratings(small_raw))
     assert {2 * HORIZON - 1, 2 * HORIZON, 2 * HORIZON + 1} <= set(lengths.values())
     sequences = read_sequences(small_raw, HORIZON)
-    assert any(a.seconds == b.seconds for ratings in sequences.values() for a, b in itertools.pairwise(ratings))
+    assert any(
+        a.seconds == b.seconds
+        for ratings in sequences.values()
+        for a, b in itertools.pairwise(ratings)
+    )
     assert 0 in _read(small_data, "items.parquet")["frequency"]
     manifest = read_manifest(small_data)
     sizes = manifest.prior("genre").sizes
@@ -195,7 +226,9 @@ def test_the_small_data_set_has_the_cases_that_matter(small_data, small_raw):
     assert manifest.prior("gender").sizes[manifest.prior("gender").groups.index("no gender")] == 0
 
 
-_ratings = st.builds(Rating, st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3))
+_ratings = st.builds(
+    Rating, st.integers(1, 3), st.integers(1, 5), st.integers(1, 5), st.integers(0, 3)
+)
 
 
 @settings(deadline=None, max_examples=20)
@@ -212,18 +245,24 @@ def test_any_log_is_prepared_as_a_slow_reading_would(ratings, horizon, seed):
             for check in CHECKS:
                 check(out, raw, horizon)
         else:
-            with pytest.raises(UserError, match=f"no user of .* more than {2 * horizon} interactions: .*--horizon"):
+            with pytest.raises(
+                UserError, match=f"no user of .* more than {2 * horizon} interactions: .*--horizon"
+            ):
                 prepare(how, out)
             assert list(Path(place).iterdir()) == [raw]
 
 
-def test_sequences_in_many_files_and_row_groups_are_the_same(small_raw, small_data, tmp_path, monkeypatch):
+def test_sequences_in_many_files_and_row_groups_are_the_same(
+    small_raw, small_data, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sequence_files, "USERS_A_FILE", 32)
     prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
     _check_sequences(tmp_path / "prepared", small_raw, HORIZON)
     parts = sorted((tmp_path / "prepared" / "sequences").iterdir())
     assert len(parts) > 1
-    assert all(pq.read_metadata(part).num_row_groups > 1 for part in parts[:-1]), "ranks could not share a file"
+    assert all(pq.read_metadata(part).num_row_groups > 1 for part in parts[:-1]), (
+        "ranks could not share a file"
+    )
     (alone,) = (small_data / "sequences").iterdir()
     assert pq.read_metadata(alone).num_row_groups > 1
 
@@ -233,7 +272,9 @@ def test_steps_are_in_order_of_user_and_position_whatever_order_rows_come_in(tmp
     random = np.random.default_rng(0)
     rows = [(user, position) for user in range(50) for position in range(user)]
     user, position = np.array(rows)[random.permutation(len(rows))].T
-    kept = pa.table({"user_id": user, "position": position, "item_id": user, "timestamp": 100 * user + position})
+    kept = pa.table(
+        {"user_id": user, "position": position, "item_id": user, "timestamp": 100 * user + position}
+    )
     ids = pa.table({"item_id": range(50), "item": range(50, 100)})
     table = DuckDB(tmp_path).to_arrow(steps(ibis.memtable(kept), ibis.memtable(ids)))
     assert table["timestamps"].to_pylist() == [100 * user + position for user, position in rows]
@@ -243,11 +284,16 @@ def test_steps_are_in_order_of_user_and_position_whatever_order_rows_come_in(tmp
 def test_row_ids_are_a_seeded_permutation(small_raw, small_data, tmp_path):
     for name, seed in (("again", 0), ("other", 1)):
         prepare(Settings("movielens", small_raw, HORIZON, seed), tmp_path / name)
-    first, again, other = (_row_of(folder) for folder in (small_data, tmp_path / "again", tmp_path / "other"))
+    first, again, other = (
+        _row_of(folder) for folder in (small_data, tmp_path / "again", tmp_path / "other")
+    )
     assert first == again
     assert sorted(first.values()) == sorted(other.values()) == list(range(len(first)))
     assert first != other
-    hashes = [read_manifest(folder).content_sha256 for folder in (small_data, tmp_path / "again", tmp_path / "other")]
+    hashes = [
+        read_manifest(folder).content_sha256
+        for folder in (small_data, tmp_path / "again", tmp_path / "other")
+    ]
     assert hashes[0] == hashes[1] != hashes[2]
     assert _shas(small_data) == _shas(tmp_path / "again")
 
@@ -270,7 +316,9 @@ def test_shards_of_the_real_table_get_the_same_traffic(ml_raw, tmp_path):
     frequency = np.array(_read(tmp_path / "prepared", "items.parquet")["frequency"])
     for ranks in (2, 3, 4, 7):
         block = -(-len(frequency) // ranks)
-        traffic = np.array([frequency[block * rank : block * (rank + 1)].sum() for rank in range(ranks)])
+        traffic = np.array(
+            [frequency[block * rank : block * (rank + 1)].sum() for rank in range(ranks)]
+        )
         assert np.abs(traffic / traffic.mean() - 1).max() < 0.05, f"{ranks} ranks: {traffic}"
 
 
@@ -299,11 +347,19 @@ def _with_other_films(raw: Path, folder: Path, chosen: slice) -> Path:
 
 
 def _beside_sequences(folder: Path) -> dict[str, str]:
-    return {path: sha for path, sha in _shas(folder).items() if not path.startswith(("sequences/", "held/"))}
+    return {
+        path: sha
+        for path, sha in _shas(folder).items()
+        if not path.startswith(("sequences/", "held/"))
+    }
 
 
-@pytest.mark.parametrize("part", [slice(-2 * HORIZON, -HORIZON), slice(-HORIZON, None)], ids=["validation", "test"])
-def test_a_changed_held_out_interaction_changes_no_prior_and_no_frequency(part, small_raw, small_data, tmp_path):
+@pytest.mark.parametrize(
+    "part", [slice(-2 * HORIZON, -HORIZON), slice(-HORIZON, None)], ids=["validation", "test"]
+)
+def test_a_changed_held_out_interaction_changes_no_prior_and_no_frequency(
+    part, small_raw, small_data, tmp_path
+):
     prepare(
         Settings("movielens", _with_other_films(small_raw, tmp_path / "raw", part), HORIZON),
         tmp_path / "prepared",
@@ -313,7 +369,9 @@ def test_a_changed_held_out_interaction_changes_no_prior_and_no_frequency(part, 
     assert _shas(tmp_path / "prepared") != _shas(small_data), "nothing was changed"
 
 
-def test_a_changed_training_interaction_changes_frequencies_and_event_prior(small_raw, small_data, tmp_path):
+def test_a_changed_training_interaction_changes_frequencies_and_event_prior(
+    small_raw, small_data, tmp_path
+):
     changed = _with_other_films(small_raw, tmp_path / "raw", slice(0, 1))
     prepare(Settings("movielens", changed, HORIZON), tmp_path / "prepared")
     before, after = _beside_sequences(small_data), _beside_sequences(tmp_path / "prepared")
@@ -322,7 +380,9 @@ def test_a_changed_training_interaction_changes_frequencies_and_event_prior(smal
 
 
 def test_the_optional_raw_files_may_be_absent(small_raw, small_data, tmp_path):
-    shutil.copytree(small_raw, tmp_path / "raw", ignore=shutil.ignore_patterns("u.genre", "u.occupation"))
+    shutil.copytree(
+        small_raw, tmp_path / "raw", ignore=shutil.ignore_patterns("u.genre", "u.occupation")
+    )
     prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "prepared")
     assert _shas(tmp_path / "prepared") == _shas(small_data)
 
@@ -351,8 +411,12 @@ sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 
 
-def test_preparing_imports_no_torch_and_no_igraph_where_no_communities_are_asked_for(small_raw, small_data, tmp_path):
+def test_preparing_imports_no_torch_and_no_igraph_where_no_communities_are_asked_for(
+    small_raw, small_data, tmp_path
+):
     command = [sys.executable, "-c", _NO_TORCH, str(small_raw), str(tmp_path / "prepared")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert _shas(tmp_path / "prepared") == _shas(small_data), "another process makes another data set"
+    assert _shas(tmp_path / "prepared") == _shas(small_data), (
+        "another process makes another data set"
+    )

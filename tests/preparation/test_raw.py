@@ -77,20 +77,32 @@ def test_control_characters_are_text_like_any_other(tmp_path):
 
 def test_a_line_that_is_not_of_the_encoding_is_refused_by_its_number(tmp_path):
     with pytest.raises(UserError, match=r"log\.csv, line 2: "):
-        read_table(_file(tmp_path, b"1,1,good\n2,2,Mis\xe9rables\n3,3,good\n"), ",", TYPES, BadRows())
+        read_table(
+            _file(tmp_path, b"1,1,good\n2,2,Mis\xe9rables\n3,3,good\n"), ",", TYPES, BadRows()
+        )
 
 
 def test_a_line_that_is_not_of_the_encoding_can_be_dropped(tmp_path):
     bad_rows = BadRows("drop")
-    table = read_table(_file(tmp_path, b"1,1,good\n2,2,Mis\xe9rables\n3,3,good\n"), ",", TYPES, bad_rows)
+    table = read_table(
+        _file(tmp_path, b"1,1,good\n2,2,Mis\xe9rables\n3,3,good\n"), ",", TYPES, bad_rows
+    )
     assert table["line"].to_pylist() == [1, 3]
     assert sum(bad_rows.dropped.values()) == 1
 
 
-@pytest.mark.parametrize(("encoding", "bad"), [("utf-8", b"\xe9"), ("UTF-8", b"\xe9"), ("cp1252", b"\x81")])
+@pytest.mark.parametrize(
+    ("encoding", "bad"), [("utf-8", b"\xe9"), ("UTF-8", b"\xe9"), ("cp1252", b"\x81")]
+)
 def test_encodings_have_bad_lines_by_whatever_name_they_go(encoding, bad, tmp_path):
     with pytest.raises(UserError, match=r"log\.csv"):
-        read_table(_file(tmp_path, b"1,1,good\n2,2," + bad + b"\n"), ",", TYPES, BadRows(), encoding=encoding)
+        read_table(
+            _file(tmp_path, b"1,1,good\n2,2," + bad + b"\n"),
+            ",",
+            TYPES,
+            BadRows(),
+            encoding=encoding,
+        )
 
 
 def test_an_empty_file_is_named(tmp_path):
@@ -112,7 +124,10 @@ def test_a_file_of_blank_lines_has_no_rows(tmp_path):
         ("1.5,2,a", "user is no integer: '1.5'"),
         (" 1,2,a", "user is no integer: ' 1'"),
         ("\u0661,2,a", "user is no integer: '\u0661'"),
-        ("9223372036854775808,2,a", "user is beyond the integers of 64 bits: '9223372036854775808'"),
+        (
+            "9223372036854775808,2,a",
+            "user is beyond the integers of 64 bits: '9223372036854775808'",
+        ),
         ("1,128,a", "stars is beyond the integers of 8 bits: '128'"),
         ("1,-129,a", "stars is beyond the integers of 8 bits: '-129'"),
     ],
@@ -121,7 +136,9 @@ def test_a_bad_row_is_refused_by_file_and_line_or_dropped_and_counted(line, mist
     file = _file(tmp_path, f"1,1,a\n\n{line}\n2,2,b\n{line}\n")
     with pytest.raises(UserError) as caught:
         read_table(file, ",", TYPES, BadRows())
-    assert str(caught.value) == f"{file}, line 3: {mistake} (--on-bad-row drop leaves such rows out)"
+    assert (
+        str(caught.value) == f"{file}, line 3: {mistake} (--on-bad-row drop leaves such rows out)"
+    )
 
     bad_rows = BadRows("drop")
     assert read_table(file, ",", TYPES, bad_rows)["line"].to_pylist() == [1, 4]
@@ -141,7 +158,9 @@ def test_a_number_beyond_the_largest_is_refused_not_infinite(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["1,1," + "long," * 1000, "x" * 1000 + ",1,a", "\udce9" * 1000], ids=["fields", "integer", "encoding"]
+    "line",
+    ["1,1," + "long," * 1000, "x" * 1000 + ",1,a", "\udce9" * 1000],
+    ids=["fields", "integer", "encoding"],
 )
 def test_one_message_is_one_line_of_bearable_length(line, tmp_path):
     with pytest.raises(UserError) as caught:
@@ -150,7 +169,9 @@ def test_one_message_is_one_line_of_bearable_length(line, tmp_path):
     assert len(str(caught.value)) - len(str(tmp_path)) < 200
 
 
-_fields = st.sampled_from(["1", "-7", "127", "128", "300", "", "x", "1.5", "9" * 18, "9" * 19, "é", " "])
+_fields = st.sampled_from(
+    ["1", "-7", "127", "128", "300", "", "x", "1.5", "9" * 18, "9" * 19, "é", " "]
+)
 
 
 @settings(deadline=None, max_examples=50)
@@ -204,10 +225,25 @@ _FLAGS = "|".join(["0"] * 18)
 @pytest.mark.parametrize(
     ("name", "line", "mistake", "reason"),
     [
-        ("u.data", "1\t2\t3", "3 fields where 4 are expected: '1\\t2\\t3'", "wrong number of fields"),
+        (
+            "u.data",
+            "1\t2\t3",
+            "3 fields where 4 are expected: '1\\t2\\t3'",
+            "wrong number of fields",
+        ),
         ("u.data", "1\tx\t3\t4", "item_id is no integer: 'x'", "item_id is no integer"),
-        ("u.data", "1\t2\t0\t4", "rating must be 1 to 5 in steps of 1: '0.0'", "rating must be 1 to 5 in steps of 1"),
-        ("u.data", "1\t2\t6\t4", "rating must be 1 to 5 in steps of 1: '6.0'", "rating must be 1 to 5 in steps of 1"),
+        (
+            "u.data",
+            "1\t2\t0\t4",
+            "rating must be 1 to 5 in steps of 1: '0.0'",
+            "rating must be 1 to 5 in steps of 1",
+        ),
+        (
+            "u.data",
+            "1\t2\t6\t4",
+            "rating must be 1 to 5 in steps of 1: '6.0'",
+            "rating must be 1 to 5 in steps of 1",
+        ),
         (
             "u.data",
             "1\t31\t3\t4",
@@ -220,9 +256,19 @@ _FLAGS = "|".join(["0"] * 18)
             "user_id must be listed in u.user: '13'",
             "user_id must be listed in u.user",
         ),
-        ("u.item", f"31|T||||2|{_FLAGS}", "flag:unknown must be 0 or 1: '2'", "flag:unknown must be 0 or 1"),
+        (
+            "u.item",
+            f"31|T||||2|{_FLAGS}",
+            "flag:unknown must be 0 or 1: '2'",
+            "flag:unknown must be 0 or 1",
+        ),
         ("u.item", f"1|T||||0|{_FLAGS}", "item_id must not repeat: '1'", "item_id must not repeat"),
-        ("u.user", "13|-1|F|other|0", "years must not be negative: '-1'", "years must not be negative"),
+        (
+            "u.user",
+            "13|-1|F|other|0",
+            "years must not be negative: '-1'",
+            "years must not be negative",
+        ),
         ("u.user", "1|20|F|other|0", "user_id must not repeat: '1'", "user_id must not repeat"),
         (
             "u.user",
@@ -232,16 +278,25 @@ _FLAGS = "|".join(["0"] * 18)
         ),
     ],
 )
-def test_bad_rows_of_movielens_are_refused_by_file_and_line_or_dropped(name, line, mistake, reason, raw):
+def test_bad_rows_of_movielens_are_refused_by_file_and_line_or_dropped(
+    name, line, mistake, reason, raw
+):
     whole = _load(raw)[0]
     _insert(raw / name, 9, line)
     with pytest.raises(UserError) as caught:
         _load(raw)
-    assert str(caught.value) == f"{raw / name}, line 9: {mistake} (--on-bad-row drop leaves such rows out)"
+    assert (
+        str(caught.value)
+        == f"{raw / name}, line 9: {mistake} (--on-bad-row drop leaves such rows out)"
+    )
 
     corpus, bad_rows = _load(raw, "drop")
     assert bad_rows.dropped == {f"{name}: {reason}": 1}
-    assert corpus.interactions.drop("order").execute().equals(whole.interactions.drop("order").execute())
+    assert (
+        corpus.interactions.drop("order")
+        .execute()
+        .equals(whole.interactions.drop("order").execute())
+    )
     assert corpus.items.execute().equals(whole.items.execute())
 
 
@@ -280,7 +335,9 @@ def test_times_too_large_for_milliseconds_are_refused_not_wrapped(raw):
 
 
 def test_titles_in_latin_1_come_out_whole(raw):
-    assert set(_load(raw)[0].items.title.execute()) == {f"Café {film} (1997)" for film in range(1, 31)}
+    assert set(_load(raw)[0].items.title.execute()) == {
+        f"Café {film} (1997)" for film in range(1, 31)
+    }
 
 
 @pytest.mark.parametrize("name", ["u.data", "u.item", "u.user"])
@@ -292,5 +349,7 @@ def test_an_empty_raw_file_is_named(name, raw):
 
 def test_genre_files_that_do_not_fit_are_refused(raw):
     (raw / "u.genre").write_text("Action|0\nDrama|1\n")
-    with pytest.raises(UserError, match=r"u\.genre numbers 2 genres where u\.item has flags for 19"):
+    with pytest.raises(
+        UserError, match=r"u\.genre numbers 2 genres where u\.item has flags for 19"
+    ):
         _load(raw)

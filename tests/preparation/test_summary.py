@@ -19,16 +19,24 @@ HORIZON = 8
 def test_the_range_of_times_is_in_days_of_all_kept_interactions(small_raw, tmp_path, monkeypatch):
     monkeypatch.setattr(sequence_files, "USERS_A_FILE", 32)
     manifest = prepare(Settings("movielens", small_raw, HORIZON), tmp_path / "prepared")
-    seconds = [rating.seconds for ratings in read_sequences(small_raw, HORIZON).values() for rating in ratings]
+    seconds = [
+        rating.seconds
+        for ratings in read_sequences(small_raw, HORIZON).values()
+        for rating in ratings
+    ]
     first, last = (datetime.fromtimestamp(end, UTC).date() for end in (min(seconds), max(seconds)))
     lines = summary(manifest, tmp_path / "prepared").splitlines()
     assert f"times: {first} to {last}" in lines
 
 
-@pytest.mark.parametrize(("factor", "says"), [(1e-3, "multiply them by 1000"), (1e3, "divide them")])
+@pytest.mark.parametrize(
+    ("factor", "says"), [(1e-3, "multiply them by 1000"), (1e3, "divide them")]
+)
 def test_times_in_a_wrong_unit_are_rejected(factor, says, small_raw, tmp_path):
     shutil.copytree(small_raw, tmp_path / "raw")
-    ratings = [Rating(r.user, r.film, r.stars, int(r.seconds * factor)) for r in read_ratings(small_raw)]
+    ratings = [
+        Rating(r.user, r.film, r.stars, int(r.seconds * factor)) for r in read_ratings(small_raw)
+    ]
     write_ratings(tmp_path / "raw", ratings)
     with pytest.raises(UserError, match=says):
         prepare(Settings("movielens", tmp_path / "raw", HORIZON), tmp_path / "prepared")

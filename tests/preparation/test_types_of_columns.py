@@ -84,7 +84,9 @@ TIMES = {
     "int64": pa.array([NOW, NOW + 1]),
     "uint64": pa.array([NOW, NOW + 1], pa.uint64()),
     **{
-        f"timestamp {unit} {zone}": pa.array([NOW, NOW + 1], pa.timestamp("ms")).cast(pa.timestamp(unit, zone))
+        f"timestamp {unit} {zone}": pa.array([NOW, NOW + 1], pa.timestamp("ms")).cast(
+            pa.timestamp(unit, zone)
+        )
         for unit in ("ms", "us", "ns")
         for zone in (None, "UTC", "America/New_York")
     },
@@ -93,7 +95,9 @@ TIMES = {
 
 @pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
 def test_times_are_milliseconds_whatever_their_type(times, engine):
-    log = engine.to_arrow(_plain(_corpus({**LOG, "timestamp": times}), engine).interactions.order_by("order"))
+    log = engine.to_arrow(
+        _plain(_corpus({**LOG, "timestamp": times}), engine).interactions.order_by("order")
+    )
     assert log["timestamp"].to_pylist() == [NOW, NOW + 1]
 
 
@@ -149,7 +153,9 @@ def test_what_is_neither_is_refused_in_one_line(changes, says, engine):
 
 
 def test_a_column_of_nothing_is_text(engine):
-    made = _plain(_corpus(items={"item_id": [1, 2], "title": pa.nulls(2), "brand": pa.nulls(2)}), engine)
+    made = _plain(
+        _corpus(items={"item_id": [1, 2], "title": pa.nulls(2), "brand": pa.nulls(2)}), engine
+    )
     assert engine.to_arrow(made.items).schema.field("brand").type == pa.string()
     assert made.items.title.type().is_string()
 

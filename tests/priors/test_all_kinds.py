@@ -41,13 +41,21 @@ def _omega(case, levels, groups):
 def test_paths_are_those_with_items_and_their_sets_are_intersections(case):
     expected = {way: omega for way in _ways(case) if (omega := _omega(case, *way))}
     rows = case.tree.eligible(0, case.items)
-    assert {(path.levels, path.groups): rows[path.item_set].tolist() for path in case.tree.paths} == expected
+    assert {
+        (path.levels, path.groups): rows[path.item_set].tolist() for path in case.tree.paths
+    } == expected
     order = [(path.item_set, path.levels, path.groups) for path in case.tree.paths]
     assert order == sorted(order)
     assert case.tree.item_set_K == [path.item_set for path in case.tree.paths]
     assert [len(members) for members in rows] == case.tree.set_sizes.tolist()
-    shared = {path.item_set for path in case.tree.paths if not any(_is_of_events(case, n) for n in path.levels)}
-    assert [case.tree.set_sizes[number] for number in shared].count(case.items) <= 1, "all items are one set"
+    shared = {
+        path.item_set
+        for path in case.tree.paths
+        if not any(_is_of_events(case, n) for n in path.levels)
+    }
+    assert [case.tree.set_sizes[number] for number in shared].count(case.items) <= 1, (
+        "all items are one set"
+    )
     if case.tree.composition == "additive":
         events = [path.item_set for path in case.tree.paths if path.item_set not in shared]
         assert len(set(events)) == len(events), "each group of events has a set of its own"
@@ -66,7 +74,9 @@ def test_a_target_falls_into_every_set_that_needs_no_decision(case, drawn):
 def test_events_of_the_same_items_are_decided_one_by_one():
     """Were viewing and buying one set, a gate would take the one for as likely as the other."""
     seen = Memberships.from_pairs(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), 2)
-    events = EventPrior("event", ["view", "buy"], Memberships.from_pairs(np.arange(2), np.arange(2), 2), seen)
+    events = EventPrior(
+        "event", ["view", "buy"], Memberships.from_pairs(np.arange(2), np.arange(2), 2), seen
+    )
     alone = PriorTree([events], 2)
     assert (alone.set_sizes.tolist(), alone.decided().tolist()) == ([2, 2], [True, True])
     beside = PriorTree([TemporalPrior(2, 4), events], 2, "additive")
@@ -84,7 +94,10 @@ def test_positives_are_the_targets_in_all_groups_of_a_path(case, drawn):
         (number, k)
         for number, target in enumerate(chosen)
         for k, path in enumerate(case.tree.paths)
-        if all(g in case.levels[n].of_target(target) for n, g in zip(path.levels, path.groups, strict=True))
+        if all(
+            g in case.levels[n].of_target(target)
+            for n, g in zip(path.levels, path.groups, strict=True)
+        )
     ]
     assert found == sorted(expected)
 
@@ -112,7 +125,9 @@ def test_users_may_use_the_paths_of_their_own_groups(case, users):
     counts = [
         [
             math.prod(
-                len(case.levels[n].prior.groups) if user < 0 else max(1, len(set(case.levels[n].of_user(user))))
+                len(case.levels[n].prior.groups)
+                if user < 0
+                else max(1, len(set(case.levels[n].of_user(user))))
                 for n in path.levels
                 if case.levels[n].of_user is not None
             )
@@ -145,7 +160,10 @@ def _item(name, groups, pairs, items=4):
 
 
 def test_names_of_an_additive_tree_say_the_prior_where_two_levels_share_one():
-    levels = [_item("genre", ["a", "none"], [(0, 0), (1, 1)]), _item("brand", ["none", "x"], [(0, 0), (1, 1)])]
+    levels = [
+        _item("genre", ["a", "none"], [(0, 0), (1, 1)]),
+        _item("brand", ["none", "x"], [(0, 0), (1, 1)]),
+    ]
     names = {path.name for path in PriorTree([TemporalPrior(2, 4), *levels], 4, "additive").paths}
     assert names == {"short-term", "long-term", "a", "x", "genre: none", "brand: none"}
 
@@ -174,7 +192,10 @@ def test_a_tree_that_is_too_large_is_refused_before_it_is_made(levels, items):
     """8e10 pairs of an item and a combination; more than 2^62 combinations; 2,500 pairs for each of many items."""
     groups = 2000 if items < 100 else 50
     rows, numbers = np.repeat(np.arange(items), groups), np.tile(np.arange(groups), items)
-    level = [ItemPrior(f"p{n}", [str(g) for g in range(groups)], rows, numbers, items) for n in range(levels)]
+    level = [
+        ItemPrior(f"p{n}", [str(g) for g in range(groups)], rows, numbers, items)
+        for n in range(levels)
+    ]
     with pytest.raises(UserError, match=r"priors.tree makes .*take fewer levels or coarser priors"):
         PriorTree(level, items)
 
@@ -182,7 +203,10 @@ def test_a_tree_that_is_too_large_is_refused_before_it_is_made(levels, items):
 def test_a_sparse_product_is_no_obstacle():
     """Nine levels of 100 groups have 10^18 combinations on paper; each item is in one."""
     rows = np.arange(50)
-    levels = [ItemPrior(f"p{n}", [f"{n}.{g}" for g in range(100)], rows, (rows * 7 + n) % 100, 50) for n in range(9)]
+    levels = [
+        ItemPrior(f"p{n}", [f"{n}.{g}" for g in range(100)], rows, (rows * 7 + n) % 100, 50)
+        for n in range(9)
+    ]
     tree = PriorTree(levels, 50)
     assert len(tree.paths) == 50
     assert tree.set_sizes.tolist() == [1] * 50

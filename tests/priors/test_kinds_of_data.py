@@ -31,7 +31,13 @@ def data(small_data):
 
 def _targets(**columns):
     empty = torch.zeros(len(next(iter(columns.values()))), dtype=torch.int64)
-    return Targets(**{"item_M": empty, "offset_M": empty + 1, **{k: torch.tensor(v) for k, v in columns.items()}})
+    return Targets(
+        **{
+            "item_M": empty,
+            "offset_M": empty + 1,
+            **{k: torch.tensor(v) for k, v in columns.items()},
+        }
+    )
 
 
 def test_an_event_prior_knows_the_stars_and_retrieves_what_saw_them_in_training(data, small_raw):
@@ -93,7 +99,9 @@ def test_a_user_in_no_group_is_refused(copied):
     whole = pq.read_table(file)
     pq.write_table(whole.slice(1), file)
     describe_again(copied, "priors/gender.parquet")
-    with pytest.raises(UserError, match=r"prior 'gender': 1 of 77 users are in no group: give them one"):
+    with pytest.raises(
+        UserError, match=r"prior 'gender': 1 of 77 users are in no group: give them one"
+    ):
         load_prior("gender", PreparedData(copied), HORIZON)
     texts = whole.set_column(0, "user_id", whole["user_id"].cast(pa.string()))
     pq.write_table(texts, file)
@@ -103,9 +111,18 @@ def test_a_user_in_no_group_is_refused(copied):
 
 
 def test_a_graph_prior_of_the_data_is_one_of_items(copied):
-    groups = {"name": "coclick", "kind": "graph", "groups": ["c1", "c2"], "sizes": [75, 75], "eligible": False}
+    groups = {
+        "name": "coclick",
+        "kind": "graph",
+        "groups": ["c1", "c2"],
+        "sizes": [75, 75],
+        "eligible": False,
+    }
     _change_manifest(copied, lambda m: m["priors"].append(groups))
-    pairs = {"item": pa.array(range(150), pa.int32()), "group": pa.array([row % 2 for row in range(150)], pa.int32())}
+    pairs = {
+        "item": pa.array(range(150), pa.int32()),
+        "group": pa.array([row % 2 for row in range(150)], pa.int32()),
+    }
     pq.write_table(pa.table(pairs), copied / "priors" / "coclick.parquet")
     describe_again(copied, "priors/coclick.parquet")
     data = PreparedData(copied)
@@ -150,19 +167,31 @@ def test_a_number_of_random_groups_is_uniform_one_an_item_and_follows_from_seed_
     assert prior.groups[:2] == ["random 1", "random 2"]
     row, group = prior.eligible(0, data.items)
     assert row.tolist() == list(range(data.items))
-    assert load_prior("random:19:0", data, HORIZON).eligible(0, data.items)[1].tolist() == group.tolist()
-    assert load_prior("random:19:7", data, HORIZON).eligible(0, data.items)[1].tolist() != group.tolist()
+    assert (
+        load_prior("random:19:0", data, HORIZON).eligible(0, data.items)[1].tolist()
+        == group.tolist()
+    )
+    assert (
+        load_prior("random:19:7", data, HORIZON).eligible(0, data.items)[1].tolist()
+        != group.tolist()
+    )
     rows = np.arange(50_000)
     drawn = random_groups.draw(rows, 3, 19)
     counts = np.bincount(drawn, minlength=19)
     expected = len(rows) / 19
-    assert ((counts - expected) ** 2 / expected).sum() < 42.3, "chi-square of 18 degrees of freedom at .999"
+    assert ((counts - expected) ** 2 / expected).sum() < 42.3, (
+        "chi-square of 18 degrees of freedom at .999"
+    )
     assert random_groups.draw(rows[100:200], 3, 19).tolist() == drawn[100:200].tolist()
 
 
 def _label_sets(prior, entities):
     """Of each item or user."""
-    pairs = prior.eligible(0, entities) if prior.restricts_items else prior.groups_of_users(torch.arange(entities))
+    pairs = (
+        prior.eligible(0, entities)
+        if prior.restricts_items
+        else prior.groups_of_users(torch.arange(entities))
+    )
     found = [set() for _ in range(entities)]
     for entity, group in zip(*(values.tolist() for values in pairs), strict=True):
         found[entity].add(group)
@@ -185,7 +214,10 @@ def test_a_random_prior_deals_the_label_sets_of_another_anew(name, data):
 
 def test_random_priors_of_one_seed_keep_how_groups_of_several_priors_overlap(data):
     real, dealt = (
-        [_label_sets(load_prior(kind + name, data, HORIZON), data.users) for name in ("age", "gender")]
+        [
+            _label_sets(load_prior(kind + name, data, HORIZON), data.users)
+            for name in ("age", "gender")
+        ]
         for kind in ("", "random:")
     )
     assert sorted(zip(*dealt, strict=True)) == sorted(zip(*real, strict=True))
@@ -198,7 +230,9 @@ def test_random_segments_of_time_have_as_many_offsets_each(data):
     assert index.tolist() == list(range(8))
     assert np.bincount(group).tolist() == [4, 4]
     assert group.tolist() != [0] * 4 + [1] * 4
-    other = load_prior("random:temporal:2:7", data, 8).members(_targets(item_M=[0] * 8, offset_M=list(range(1, 9))))
+    other = load_prior("random:temporal:2:7", data, 8).members(
+        _targets(item_M=[0] * 8, offset_M=list(range(1, 9)))
+    )
     assert other[1].tolist() != group.tolist()
     with pytest.raises(UserError, match="'temporal:3' does not divide"):
         load_prior("random:temporal:3", data, 8)
@@ -226,7 +260,11 @@ def test_the_control_of_all_has_heads_for_groups_that_have_members_alone(data):
         PriorTree([genre], data.items).paths
     )
     gender = PriorTree([load_prior("all:gender", data, HORIZON)], data.items)
-    assert len(gender.paths) == len(PriorTree([load_prior("gender", data, HORIZON)], data.items).paths) == 2
+    assert (
+        len(gender.paths)
+        == len(PriorTree([load_prior("gender", data, HORIZON)], data.items).paths)
+        == 2
+    )
 
 
 def test_a_prior_that_needs_what_there_is_not_is_explained():

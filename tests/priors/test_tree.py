@@ -23,7 +23,9 @@ def trees(draw):
     """(tree, labels of each item level, number of items); labels: item -> set of groups."""
     items = draw(st.integers(1, 12))
     levels, labels = [], []
-    for number, kind in enumerate(draw(st.lists(st.sampled_from(["item", "temporal"]), max_size=3))):
+    for number, kind in enumerate(
+        draw(st.lists(st.sampled_from(["item", "temporal"]), max_size=3))
+    ):
         if kind == "temporal":
             levels.append(TemporalPrior(draw(st.sampled_from([1, 2, 4])), HORIZON))
             labels.append(None)
@@ -32,7 +34,9 @@ def trees(draw):
             sets = [draw(st.sets(st.integers(0, groups - 1), min_size=1)) for _ in range(items)]
             pairs = [(item, group) for item, chosen in enumerate(sets) for group in sorted(chosen)]
             item, group = np.array(pairs).T
-            levels.append(ItemPrior(f"p{number}", [f"g{i}" for i in range(groups)], item, group, items))
+            levels.append(
+                ItemPrior(f"p{number}", [f"g{i}" for i in range(groups)], item, group, items)
+            )
             labels.append(sets)
     return PriorTree(levels, items), labels, items
 
@@ -50,7 +54,10 @@ def test_paths_are_the_combinations_with_items_and_their_sets_are_intersections(
         omega = [
             item
             for item in range(items)
-            if all(chosen is None or group in chosen[item] for group, chosen in zip(groups, labels, strict=True))
+            if all(
+                chosen is None or group in chosen[item]
+                for group, chosen in zip(groups, labels, strict=True)
+            )
         ]
         if omega:
             expected[groups] = omega
@@ -64,14 +71,18 @@ def test_paths_are_the_combinations_with_items_and_their_sets_are_intersections(
 @given(trees(), st.data())
 def test_positives_are_the_targets_of_each_path(case, data):
     tree, labels, items = case
-    targets = data.draw(st.lists(st.tuples(st.integers(0, items - 1), st.integers(1, HORIZON)), max_size=10))
+    targets = data.draw(
+        st.lists(st.tuples(st.integers(0, items - 1), st.integers(1, HORIZON)), max_size=10)
+    )
     item = torch.tensor([item for item, _ in targets], dtype=torch.int64)
     offset = torch.tensor([offset for _, offset in targets], dtype=torch.int64)
     index, path = tree.assign(Targets(item, offset))
     found = sorted(zip(index.tolist(), [tree.paths[p].groups for p in path.tolist()], strict=True))
     expected = []
     for number, (row, distance) in enumerate(targets):
-        chosen = [_groups_of(*level, row, distance) for level in zip(tree.levels, labels, strict=True)]
+        chosen = [
+            _groups_of(*level, row, distance) for level in zip(tree.levels, labels, strict=True)
+        ]
         expected += [(number, groups) for groups in itertools.product(*chosen)]
     assert found == sorted(expected)
 
@@ -94,7 +105,8 @@ def test_names_read_along_the_path_and_empty_paths_are_logged_when_asked(caplog)
         tree.say_what_is_left_out()
     assert [path.name for path in tree.paths] == ["short-term / Drama", "long-term / Drama"]
     assert (
-        "dropped 2 of 4 prior paths that have no items or no users: short-term / none, long-term / none" in caplog.text
+        "dropped 2 of 4 prior paths that have no items or no users: short-term / none, long-term / none"
+        in caplog.text
     )
 
 
@@ -118,9 +130,13 @@ def test_a_group_without_users_has_no_head(composition, names, caplog):
     assert [path.name for path in tree.paths] == names
     assert "that have no items or no users: " in caplog.text
     assert "no gender" in caplog.text
-    everything = tree.assign(Targets(torch.arange(3), torch.ones(3, dtype=torch.int64), user_M=torch.arange(3)))
+    everything = tree.assign(
+        Targets(torch.arange(3), torch.ones(3, dtype=torch.int64), user_M=torch.arange(3))
+    )
     assert set(everything[1].tolist()) <= set(range(len(names)))
-    assert tree.open_groups(torch.tensor([0, -1]))[:, -1].tolist() == [1, 2], "an unknown user has both heads"
+    assert tree.open_groups(torch.tensor([0, -1]))[:, -1].tolist() == [1, 2], (
+        "an unknown user has both heads"
+    )
 
 
 def test_users_of_a_group_that_had_none_in_training_may_use_all_heads():

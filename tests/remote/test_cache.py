@@ -60,7 +60,10 @@ def _fetch_slowly(folder, log):
 
 def test_of_several_processes_one_fetches(tmp_path):
     spawn = multiprocessing.get_context("fork")
-    several = [spawn.Process(target=_fetch_slowly, args=(tmp_path / "cache", tmp_path / "log")) for _ in range(3)]
+    several = [
+        spawn.Process(target=_fetch_slowly, args=(tmp_path / "cache", tmp_path / "log"))
+        for _ in range(3)
+    ]
     for process in several:
         process.start()
     for process in several:
@@ -79,7 +82,9 @@ def _fetch_for_ever(folder, began):
 
 
 def test_killed_while_it_fetches(tmp_path):
-    process = multiprocessing.get_context("fork").Process(target=_fetch_for_ever, args=(tmp_path, tmp_path / "began"))
+    process = multiprocessing.get_context("fork").Process(
+        target=_fetch_for_ever, args=(tmp_path, tmp_path / "began")
+    )
     process.start()
     while not (tmp_path / "began").exists():
         time.sleep(0.01)
@@ -168,11 +173,16 @@ def test_where_it_is_and_how_large_it_may_be(tmp_path, monkeypatch):
     monkeypatch.delenv("TORCHREC_PRIORS_CACHE")
     monkeypatch.delenv("TORCHREC_PRIORS_CACHE_SIZE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "users"))
-    assert (default_cache().folder, default_cache().most) == (tmp_path / "users" / "torchrec_priors", None)
+    assert (default_cache().folder, default_cache().most) == (
+        tmp_path / "users" / "torchrec_priors",
+        None,
+    )
     default_cache.cache_clear()
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(UserError, match=r"the cache '.*file' cannot be .*Not a directory.*TORCHREC_PRIORS_CACHE"):
+    with pytest.raises(
+        UserError, match=r"the cache '.*file' cannot be .*Not a directory.*TORCHREC_PRIORS_CACHE"
+    ):
         Cache(tmp_path / "file").fetch([_wanted("a")])

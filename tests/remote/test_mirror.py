@@ -30,13 +30,19 @@ def store(monkeypatch, tmp_path):
 
 
 def _found(folder):
-    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
 
 
 def test_all_files_at_their_paths_fetched_once(store):
     folder = mirror(URI, "--raw")
     assert _found(folder) == CONTENT
-    assert sorted(folder.glob("[0-9]*/*.parquet")) == [folder / path for path in sorted(CONTENT) if "/" in path]
+    assert sorted(folder.glob("[0-9]*/*.parquet")) == [
+        folder / path for path in sorted(CONTENT) if "/" in path
+    ]
     assert folder.name == "raw"
     assert mirror(URI, "--raw") == folder
     assert Counter(call for call, _ in Pretended.calls.elements()) == {"get": len(CONTENT)}
@@ -110,11 +116,17 @@ def test_a_file_whose_checksum_was_lost_comes_again(store):
 
 
 def _entry_of(content):
-    return next(file for file in (default_cache().folder / "files").iterdir() if file.read_bytes() == content)
+    return next(
+        file
+        for file in (default_cache().folder / "files").iterdir()
+        if file.read_bytes() == content
+    )
 
 
 def test_nothing_there_and_no_folder(store):
-    with pytest.raises(UserError, match=r"--raw: 'pretended://bucket/nowhere' holds no files: look at the name"):
+    with pytest.raises(
+        UserError, match=r"--raw: 'pretended://bucket/nowhere' holds no files: look at the name"
+    ):
         mirror(Uri("pretended://bucket/nowhere"), "--raw")
     with pytest.raises(UserError, match=r"names\.csv' is a file: name the folder"):
         mirror(URI / "names.csv", "--raw")
@@ -126,10 +138,14 @@ def test_progress_is_said(store):
     assert said == [f"fetching {URI} (4 files): 0.00 MB"]
 
 
-@pytest.mark.parametrize("key", ["//abs/path", "/../../up", "/a/../../../up", "/C:\\x", "/two\nlines"])
+@pytest.mark.parametrize(
+    "key", ["//abs/path", "/../../up", "/a/../../../up", "/C:\\x", "/two\nlines"]
+)
 def test_an_object_whose_name_leads_out_of_the_folder_is_refused(store, tmp_path, key):
     store.store[f"/bucket/raw{key}"] = store.store["/bucket/raw/names.csv"]
-    with pytest.raises(UserError, match=r"--raw: 'pretended://bucket/raw' holds a file that .* rename it there"):
+    with pytest.raises(
+        UserError, match=r"--raw: 'pretended://bucket/raw' holds a file that .* rename it there"
+    ):
         mirror(URI, "--raw")
     assert not [link for link in tmp_path.rglob("*") if link.is_symlink()]
     assert Pretended.calls["get", "path"] == 0

@@ -43,7 +43,8 @@ def test_a_lost_connection_is_tried_again(store, monkeypatch, tmp_path):
 def test_a_connection_that_stays_lost_is_one_line_and_no_mistake_of_the_user(store, monkeypatch):
     _failing(monkeypatch, TRIES, TimeoutError("no answer\nwithin 5 s"))
     with pytest.raises(
-        OutsideError, match=rf"^--data: '{URI}/a/b.bin' failed {TRIES} times \(TimeoutError: no answer wi"
+        OutsideError,
+        match=rf"^--data: '{URI}/a/b.bin' failed {TRIES} times \(TimeoutError: no answer wi",
     ):
         store.read("a/b.bin")
     assert Pretended.calls["cat", "b.bin"] == TRIES
@@ -51,7 +52,10 @@ def test_a_connection_that_stays_lost_is_one_line_and_no_mistake_of_the_user(sto
 
 def test_a_full_cache_is_said_at_once(store, monkeypatch):
     _failing(monkeypatch, TRIES, OSError(errno.ENOSPC, "said"))
-    with pytest.raises(OutsideError, match=r"No space left on device: make room .* give TORCHREC_PRIORS_CACHE another"):
+    with pytest.raises(
+        OutsideError,
+        match=r"No space left on device: make room .* give TORCHREC_PRIORS_CACHE another",
+    ):
         store.read("a/b.bin")
     assert Pretended.calls["cat", "b.bin"] == 1
 
@@ -123,7 +127,9 @@ def test_a_library_that_is_missing_is_named_by_its_extra(protocol, extra, monkey
     for library in ("s3fs", "aiohttp", "huggingface_hub", "fsspec.implementations.http"):
         monkeypatch.setitem(sys.modules, library, None)
     monkeypatch.setattr(sys.modules["fsspec.registry"], "_registry", {})
-    with pytest.raises(UserError, match=rf"{protocol}:// needs an extra: pip install 'torchrec-priors\[{extra}\]'"):
+    with pytest.raises(
+        UserError, match=rf"{protocol}:// needs an extra: pip install 'torchrec-priors\[{extra}\]'"
+    ):
         Store(Uri(f"{protocol}://bucket/shop"), "--data")
 
 

@@ -32,4 +32,6 @@ def page(made_up_runs, tmp_path_factory):
     """The file of their page."""
     found = find([made_up_runs])
     out = tmp_path_factory.mktemp("report") / "page"
-    return write_page(sections(found.results, None), found.left_out, out, "torchrec-priors report --runs <a> & b")
+    return write_page(
+        sections(found.results, None), found.left_out, out, "torchrec-priors report --runs <a> & b"
+    )

@@ -23,18 +23,34 @@ def train(folder, data, *overrides, heads=1):
     run = RunFolder(folder)
     config = with_changes({}, map(read_override, overrides))
     run.record(config, PreparedData(data))
-    sizes = {"table": 1000, "heads": 64 * (heads > 1) * heads, "encoder and score": 10 * config.model.dim}
+    sizes = {
+        "table": 1000,
+        "heads": 64 * (heads > 1) * heads,
+        "encoder and score": 10 * config.model.dim,
+    }
     about = {"paths": heads, "parameters": sizes, "best_step": 20, "config_sha256": config.sha256()}
     write_json(run.summary, {"steps": 20, "ranks": 1, **about})
     lines = []
     for step in range(1, 21):
         lines.append({"step": step, "loss": 8 - step / 10, "rate": 1.0, "seconds": 0.5 * step})
         if step % 5 == 0:
-            lines.append({"step": step, "validation/ndcg@10": step / 100, "validation/entropy@10": 3 - step / 40})
+            lines.append(
+                {
+                    "step": step,
+                    "validation/ndcg@10": step / 100,
+                    "validation/entropy@10": 3 - step / 40,
+                }
+            )
     run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
     piece = {"rank": 0, "first_row": 0, "rows": 150, "first_column": 0, "columns": 64}
     table = {"name": "item", "module": "table", "rows": 150, "columns": 64, "block": 0}
-    plan = {"table": table, "type": "row_wise", "kernel": "fused", "pieces": [piece], "cache_load_factor": None}
+    plan = {
+        "table": table,
+        "type": "row_wise",
+        "kernel": "fused",
+        "pieces": [piece],
+        "cache_load_factor": None,
+    }
     run.sharding.write_text(json.dumps({"ranks": 1, "tables": [plan]}))
     return run
 
@@ -42,31 +58,50 @@ def train(folder, data, *overrides, heads=1):
 def evaluate(run, split="test", *, skill=0.0, name=None, overrides=(), heads=HEADS, seed=0):
     """An evaluation in which a target comes first with probability `skill`; the rest is at random."""
     trained, data = run.open()
-    config = with_changes(json.loads(json.dumps(trained, default=vars)), map(read_override, overrides))
+    config = with_changes(
+        json.loads(json.dumps(trained, default=vars)), map(read_override, overrides)
+    )
     place = run.evaluation(split, name)
     place.mkdir(parents=True)
     random = np.random.default_rng([seed, trained.seed])
     ids = data.catalogue(["item_id"])["item_id"].combine_chunks()
-    priors = [Categories.of_prior(data, prior.name) for prior in data.manifest.priors if prior.kind != "event"]
+    priors = [
+        Categories.of_prior(data, prior.name)
+        for prior in data.manifest.priors
+        if prior.kind != "event"
+    ]
     category = next(prior for prior in priors if prior.name == data.manifest.category_prior)
-    metrics = RankingMetrics(data.items, np.ones(data.items), category, [p for p in priors if p is not category])
+    metrics = RankingMetrics(
+        data.items, np.ones(data.items), category, [p for p in priors if p is not category]
+    )
     users = {"user_id": [], "targets": [], "items": [], "scores": [], "heads": []}
     for batch in history_batches(data, split, context=5, batch=7):
         row_BR = np.full((len(batch), DEPTH), -1)
-        for number, targets in enumerate(np.split(batch.targets, np.cumsum(batch.target_lengths)[:-1])):
+        for number, targets in enumerate(
+            np.split(batch.targets, np.cumsum(batch.target_lengths)[:-1])
+        ):
             known = np.unique(targets)[random.random(len(np.unique(targets))) < skill]
-            row = np.concatenate([known, np.setdiff1d(random.permutation(data.items), known, assume_unique=True)])
+            row = np.concatenate(
+                [known, np.setdiff1d(random.permutation(data.items), known, assume_unique=True)]
+            )
             row_BR[number, : min(len(row), DEPTH)] = row[:DEPTH]
         metrics.update(batch, row_BR)
         users["user_id"] += batch.user_ids.to_pylist()
-        users["targets"] += [ids.take(pa.array(part)).to_pylist() for part in np.split(batch.targets, len(batch))]
+        users["targets"] += [
+            ids.take(pa.array(part)).to_pylist() for part in np.split(batch.targets, len(batch))
+        ]
         for row in row_BR:
             found = ids.take(pa.array(row[row >= 0])).to_pylist()
             users["items"].append(found)
             users["scores"].append([1.0] * len(found))
             users["heads"].append([heads[place % len(heads)] for place in range(len(found))])
     pq.write_table(pa.table(users), place / "predictions.parquet")
-    about = {"split": split, "seconds": 0.5, "horizon": data.manifest.horizon, "checkpoint": "step-00000020"}
+    about = {
+        "split": split,
+        "seconds": 0.5,
+        "horizon": data.manifest.horizon,
+        "checkpoint": "step-00000020",
+    }
     about |= {"fusion": config.evaluation.fusion, "config_sha256": config.sha256()}
     if overrides:
         about["overrides"] = list(overrides)
@@ -81,7 +116,11 @@ MODELS = {  # folder -> what it is, how good, how many heads
     "lt-st-4": (['priors.tree=["temporal:4"]'], 0.4, 4),
     "genre": (['priors.tree=["genre"]'], 0.2, 19),
     "genre-lt-st-2": (['priors.tree=["temporal:2", "genre"]'], 0.5, 38),
-    "genre-lt-st-2-add": (['priors.tree=["temporal:2", "genre"]', "priors.composition=additive"], 0.3, 21),
+    "genre-lt-st-2-add": (
+        ['priors.tree=["temporal:2", "genre"]', "priors.composition=additive"],
+        0.3,
+        21,
+    ),
     "age": (['priors.tree=["age"]'], 0.3, 7),
 }
 
@@ -90,8 +129,12 @@ def write_runs(folder, data, seeds=(0, 1)):
     """`MODELS` in folders of their own, with a second, named evaluation of one; returns their folder."""
     for name, (overrides, skill, heads) in MODELS.items():
         for seed in seeds:
-            run = train(folder / f"{name}-seed{seed}", data, *overrides, f"seed={seed}", heads=heads)
+            run = train(
+                folder / f"{name}-seed{seed}", data, *overrides, f"seed={seed}", heads=heads
+            )
             evaluate(run, skill=skill)
             if name == "genre":
-                evaluate(run, skill=0.25, name="averaged", overrides=["evaluation.fusion=mean"], seed=7)
+                evaluate(
+                    run, skill=0.25, name="averaged", overrides=["evaluation.fusion=mean"], seed=7
+                )
     return folder

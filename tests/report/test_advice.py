@@ -29,7 +29,11 @@ def test_the_best_prior_is_named_with_its_gain_and_its_cost(section):
     assert found.priors[0].verdict == "better"
     facts = dict(found.priors[0].facts)
     assert "38 heads of 2,432 parameters (+2,432 in all, +148.3%)" in facts["Costs"]
-    differ = [key for key, value in best.config.items() if value != section.baseline.config.get(key) and key != "seed"]
+    differ = [
+        key
+        for key, value in best.config.items()
+        if value != section.baseline.config.get(key) and key != "seed"
+    ]
     written = " ".join(write_override(key, best.config[key]) for key in differ)
     assert "priors.tree" in differ
     assert facts["Settings"].endswith(f": {written}")
@@ -39,16 +43,23 @@ def test_the_best_prior_is_named_with_its_gain_and_its_cost(section):
 
 def test_where_nothing_can_be_told_apart_the_page_says_so(small_data, tmp_path):
     evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD), skill=0.1)
-    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', heads=19), skill=0.1)  # the same lists
+    evaluate(
+        train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', heads=19), skill=0.1
+    )  # the same lists
     [section] = sections(find([tmp_path]).results, None)
     found = _advice(section)
-    assert found.summary[0].startswith("No prior among these runs gains ndcg@10 over “one-head” for all users")
+    assert found.summary[0].startswith(
+        "No prior among these runs gains ndcg@10 over “one-head” for all users"
+    )
     assert found.priors[0].verdict == "open"
     assert "one seed" in found.summary[-1]
 
 
 def test_what_loses_is_to_be_left_off(section):
-    section.baseline, before = next(row for row in section.rows if row.label == "genre-lt-st-2"), section.baseline
+    section.baseline, before = (
+        next(row for row in section.rows if row.label == "genre-lt-st-2"),
+        section.baseline,
+    )
     try:
         found = _advice(section)
     finally:
@@ -76,7 +87,9 @@ def test_one_head_alone_is_nothing_to_turn_on(small_data, tmp_path):
 def test_a_gain_of_the_horizon_is_not_said_to_be_one_of_the_heads(small_data, tmp_path):
     evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
     evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]"), skill=0.5)
-    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', heads=19), skill=0.5)  # the same lists
+    evaluate(
+        train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', heads=19), skill=0.5
+    )  # the same lists
     [section] = sections(find([tmp_path]).results, "one-head")
     section.rows.sort(key=lambda row: row.label)  # the heads first, as both gain alike
     summary = _advice(section).summary
@@ -98,12 +111,16 @@ def _with_rivals(data, folder, skills, baseline="one-head"):
         run = train(folder / name, data, *overrides)
         evaluate(run, skill=skills.get(name, 0.1))
         if name == "genre":
-            evaluate(run, skill=0.3, name="re-ranked", overrides=["evaluation.diversify=0.1"], seed=7)
+            evaluate(
+                run, skill=0.3, name="re-ranked", overrides=["evaluation.diversify=0.1"], seed=7
+            )
     [section] = sections(find([folder]).results, baseline)
     return section
 
 
-def test_a_prior_is_compared_with_all_that_has_none_and_a_re_ranked_one_with_itself(small_data, tmp_path):
+def test_a_prior_is_compared_with_all_that_has_none_and_a_re_ranked_one_with_itself(
+    small_data, tmp_path
+):
     section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     gains = gains_of(section, PerUser.of(section))
     rows = {row.label: row for row in section.rows}
@@ -119,11 +136,16 @@ def test_a_prior_is_compared_with_all_that_has_none_and_a_re_ranked_one_with_its
     assert gains["genre"].over["one-head"].ndcg == gains["genre"].overall["ndcg@10"]
 
 
-def test_the_best_prior_is_placed_among_all_rows_without_priors_and_its_control(small_data, tmp_path):
+def test_the_best_prior_is_placed_among_all_rows_without_priors_and_its_control(
+    small_data, tmp_path
+):
     section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     summary = _advice(section).summary
     assert summary[0].startswith("Turn on “genre” for everyone: ")
-    assert "“genre” is above all 4 rows without priors, the nearest of them “sasrec” (ndcg@10 +" in summary[1]
+    assert (
+        "“genre” is above all 4 rows without priors, the nearest of them “sasrec” (ndcg@10 +"
+        in summary[1]
+    )
     assert summary[2].startswith("Over its control “random” it has +")
     assert "what is together counts, not that there are more heads" in summary[2]
     of_one_head = next(prior for prior in _advice(section).priors if prior.label == "longer")
@@ -138,10 +160,15 @@ def test_what_is_better_than_the_best_prior_is_said_first(small_data, tmp_path):
     assert dict(found.priors[0].facts)["Without priors"] in found.summary[1]
 
 
-def test_a_control_is_not_recommended_and_a_prior_that_is_no_better_than_it_is_doubted(small_data, tmp_path):
+def test_a_control_is_not_recommended_and_a_prior_that_is_no_better_than_it_is_doubted(
+    small_data, tmp_path
+):
     found = _advice(_with_rivals(small_data, tmp_path, {"genre": 0.5, "random": 0.5}))
     assert found.summary[0].startswith("Turn on “genre” ")
-    assert any("what is together may not count, only that there are more heads" in said for said in found.summary)
+    assert any(
+        "what is together may not count, only that there are more heads" in said
+        for said in found.summary
+    )
     assert not any("on “random”" in said for said in found.summary)
 
 
@@ -154,8 +181,14 @@ def test_where_no_prior_gains_what_does_without_is_named(small_data, tmp_path):
 def test_a_gain_in_recall_alone_is_said(small_data, tmp_path):
     section = _with_rivals(small_data, tmp_path, {})
     gains = gains_of(section, PerUser.of(section))
-    gains["genre"].overall |= {"ndcg@10": Interval(0.001, -0.001, 0.002), "recall@10": Interval(0.003, 0.001, 0.005)}
-    assert "“genre” gains recall@10 alone: +0.0030 [+0.0010, +0.0050]." in advice(section, gains).summary
+    gains["genre"].overall |= {
+        "ndcg@10": Interval(0.001, -0.001, 0.002),
+        "recall@10": Interval(0.003, 0.001, 0.005),
+    }
+    assert (
+        "“genre” gains recall@10 alone: +0.0030 [+0.0010, +0.0050]."
+        in advice(section, gains).summary
+    )
 
 
 def test_rows_without_intervals_and_other_seeds_are_said(small_data, tmp_path):
@@ -174,19 +207,32 @@ def test_more_diverse_lists_of_the_same_model_are_named_with_what_they_cost(smal
     gains = gains_of(section, PerUser.of(section))
     over = gains["genre re-ranked"].over["genre"]
     for more, is_said in ((0.5, True), (-0.5, False)):
-        over = replace(over, entropy=Interval(more, more - 0.1, more + 0.1), ndcg=Interval(-0.01, -0.02, -0.005))
+        over = replace(
+            over,
+            entropy=Interval(more, more - 0.1, more + 0.1),
+            ndcg=Interval(-0.01, -0.02, -0.005),
+        )
         gains["genre re-ranked"].over["genre"] = over
-        said = [each for each in advice(section, gains).summary if "“genre re-ranked” is the same model" in each]
+        said = [
+            each
+            for each in advice(section, gains).summary
+            if "“genre re-ranked” is the same model" in each
+        ]
         assert bool(said) == is_said
         assert not said or said[0].endswith(
             "over it, +0.500 [+0.400, +0.600] bits of entropy@10 and −0.0100 [−0.0200, −0.0050] of ndcg@10."
         )
 
 
-def test_heads_that_lose_over_one_head_of_the_same_horizon_are_not_said_to_add(small_data, tmp_path):
+def test_heads_that_lose_over_one_head_of_the_same_horizon_are_not_said_to_add(
+    small_data, tmp_path
+):
     evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
     evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]"), skill=0.7)
-    evaluate(train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', "encoder.dropout=0.4"), skill=0.5)
+    evaluate(
+        train(tmp_path / "genre", small_data, 'priors.tree=["genre"]', "encoder.dropout=0.4"),
+        skill=0.5,
+    )
     [section] = sections(find([tmp_path]).results, "one-head")
     section.rows = [row for row in section.rows if row.label != "lt-st-1"] + [
         row for row in section.rows if row.label == "lt-st-1"
@@ -200,9 +246,18 @@ def test_heads_that_lose_over_one_head_of_the_same_horizon_are_not_said_to_add(s
 
 def test_what_else_differs_from_one_head_of_the_same_horizon_is_said(small_data, tmp_path):
     evaluate(train(tmp_path / "one-head", small_data, *ONE_HEAD))
-    evaluate(train(tmp_path / "lt-st-1", small_data, "priors.tree=[]", "training.workers=3"), skill=0.2)
-    overrides = ['priors.tree=["genre"]', "encoder.dropout=0.4", "loss.gate=1.0", "evaluation.calibrated=true"]
+    evaluate(
+        train(tmp_path / "lt-st-1", small_data, "priors.tree=[]", "training.workers=3"), skill=0.2
+    )
+    overrides = [
+        'priors.tree=["genre"]',
+        "encoder.dropout=0.4",
+        "loss.gate=1.0",
+        "evaluation.calibrated=true",
+    ]
     evaluate(train(tmp_path / "genre", small_data, *overrides, heads=19), skill=0.5)
     [section] = sections(find([tmp_path]).results, "one-head")
     facts = dict(next(prior for prior in _advice(section).priors if prior.label == "genre").facts)
-    assert facts["Over “lt-st-1”"].endswith(": what the heads add together with what else differs: encoder.dropout")
+    assert facts["Over “lt-st-1”"].endswith(
+        ": what the heads add together with what else differs: encoder.dropout"
+    )

@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 sync_api = pytest.importorskip(
-    "playwright.sync_api", reason="playwright is not installed: pip install 'torchrec-priors[browser]'"
+    "playwright.sync_api",
+    reason="playwright is not installed: pip install 'torchrec-priors[browser]'",
 )
 
 # Contrast of every text with what lies behind it, by WCAG's formula: [ratio, text] of the lowest.
@@ -60,7 +61,9 @@ def chromium():
         names = ("chromium", "chromium-browser", "google-chrome")
         found = own if shutil.which(own) else next(filter(None, map(shutil.which, names)), None)
         if found is None:
-            pytest.skip("there is no Chromium: playwright install chromium, or the system's package")
+            pytest.skip(
+                "there is no Chromium: playwright install chromium, or the system's package"
+            )
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
         browser.close()
@@ -72,14 +75,19 @@ def look(chromium, page):
     opened, wrong = [], []
 
     def opens(width, scheme="light"):
-        context = chromium.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True)
+        context = chromium.new_context(
+            viewport={"width": width, "height": 800}, color_scheme=scheme, offline=True
+        )
         opened.append(context)
         view = context.new_page()
         view.on("console", lambda message: wrong.append(message.text))
         view.on("pageerror", lambda error: wrong.append(str(error)))
         view.on("requestfailed", lambda request: wrong.append(request.url))
         view.on(
-            "request", lambda request: wrong.extend([] if request.url.startswith(("file:", "data:")) else [request.url])
+            "request",
+            lambda request: wrong.extend(
+                [] if request.url.startswith(("file:", "data:")) else [request.url]
+            ),
         )
         view.goto(page.as_uri())
         view.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
@@ -125,7 +133,13 @@ def test_the_dark_page_is_dark(look):
 def test_every_plot_has_labelled_axes_and_words_for_those_who_do_not_see_it(look, width):
     plots = look(width).evaluate(PLOTS)
     assert len(plots) >= 8
-    labels = {"training step", "loss (nats)", "ndcg@10", "entropy@10 (bits)", "difference in ndcg@10"}
+    labels = {
+        "training step",
+        "loss (nats)",
+        "ndcg@10",
+        "entropy@10 (bits)",
+        "difference in ndcg@10",
+    }
     for plot in plots:
         assert plot["role"] == "img"
         title, description = plot["name"]

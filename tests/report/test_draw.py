@@ -21,7 +21,10 @@ def _texts(drawn):
 
 @pytest.mark.parametrize("style", ["lines", "points", "dots"])
 def test_names_are_drawn_as_they_are(style):
-    series = [Series(name, [0, 1], [1, 2], *([[0, 1], [2, 3]] if style == "dots" else [])) for name in NAMES]
+    series = [
+        Series(name, [0, 1], [1, 2], *([[0, 1], [2, 3]] if style == "dots" else []))
+        for name in NAMES
+    ]
     ticks = ["_$a$", "<i>"] if style == "dots" else []
     with warnings.catch_warnings():
         warnings.simplefilter("error")

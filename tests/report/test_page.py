@@ -59,7 +59,9 @@ def test_every_element_is_closed_every_id_is_there_once_and_every_link_leads_som
         named = attributes.get("aria-labelledby", "").split()
         if (attributes.get("href") or "").startswith("#"):
             named.append(attributes["href"][1:])
-        named += re.findall(r"url\(#([^)]+)\)", " ".join(str(value) for value in attributes.values()))
+        named += re.findall(
+            r"url\(#([^)]+)\)", " ".join(str(value) for value in attributes.values())
+        )
         assert set(named) <= set(ids)
 
 
@@ -136,7 +138,9 @@ def test_example_users_are_those_of_the_rule_and_the_same_every_time(section):
 
 def test_the_same_runs_make_the_same_page(made_up_runs, page, tmp_path):
     found = find([made_up_runs])
-    again = write_page(sections(found.results, None), [], tmp_path, "torchrec-priors report --runs <a> & b")
+    again = write_page(
+        sections(found.results, None), [], tmp_path, "torchrec-priors report --runs <a> & b"
+    )
     assert again.read_text() == page.read_text()
 
 
@@ -150,7 +154,13 @@ def test_a_page_without_the_data_set_shows_what_the_runs_hold(made_up_runs, tmp_
     file = write_page(sections(found.results, None), ["a reason"], tmp_path / "out", "report")
     document = Document(file.read_text())
     assert not document.wrong
-    for words in ("The data set is not there", "a reason", "Table 2", "Not among these runs: ", "Example users (needs"):
+    for words in (
+        "The data set is not there",
+        "a reason",
+        "Table 2",
+        "Not among these runs: ",
+        "Example users (needs",
+    ):
         assert words in document.text
     assert "bootstrap" not in document.text
 
@@ -160,7 +170,9 @@ def test_predictions_that_are_gone_cost_a_row_its_intervals_alone(made_up_runs, 
     for seed in (0, 1):
         (runs / f"genre-seed{seed}" / "eval/test/predictions.parquet").unlink()
     found = find([runs])
-    text = Document(write_page(sections(found.results, None), [], tmp_path / "out", "report").read_text()).text
+    text = Document(
+        write_page(sections(found.results, None), [], tmp_path / "out", "report").read_text()
+    ).text
     assert "“genre” has no intervals" in text
     assert "“genre averaged” has no intervals" not in text
 
@@ -169,6 +181,8 @@ def test_a_seed_that_is_gone_leaves_the_others_intervals_and_is_named(made_up_ru
     runs = shutil.copytree(made_up_runs, tmp_path / "runs")
     (runs / "genre-seed1" / "eval/test/predictions.parquet").unlink()
     found = find([runs])
-    text = Document(write_page(sections(found.results, None), [], tmp_path / "out", "report").read_text()).text
+    text = Document(
+        write_page(sections(found.results, None), [], tmp_path / "out", "report").read_text()
+    ).text
     assert "“genre” has intervals of its other seeds alone: seed 1: " in text
     assert "no intervals" not in text

@@ -35,7 +35,13 @@ def _rows(table):
 
 def test_what_these_runs_fill_and_what_they_lack(section):
     tables, lacking = paper_tables(section, [section])
-    assert [table.key for table in tables] == ["table-2", "table-3", "table-6", "table-7", "table-8"]
+    assert [table.key for table in tables] == [
+        "table-2",
+        "table-3",
+        "table-6",
+        "table-7",
+        "table-8",
+    ]
     assert [one.title.partition(":")[0] for one in lacking] == ["Table 9"]
     assert all(len(line.cells) == len(table.head) for table in tables for line in table.lines)
     figures, lacking = paper_figures(section)
@@ -49,7 +55,9 @@ def test_numbers_are_those_of_the_evaluations(section):
     base = section.baseline
     [cells] = [cells for cells in _rows(_table(section, "table-2")) if cells[1] == row.label]
     assert cells[0] == "+Both"
-    assert cells[2:] == [f"{100 * row.mean(name):.2f}" for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10")]
+    assert cells[2:] == [
+        f"{100 * row.mean(name):.2f}" for name in ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+    ]
     table = _rows(_table(section, "table-3"))
     place = next(number for number, cells in enumerate(table) if cells[0] == row.label)
     everyone = row.mean("ndcg@10") / base.mean("ndcg@10") - 1
@@ -77,21 +85,34 @@ def test_the_papers_figures_stand_beside_ours_on_its_data_sets_alone(section):
         assert all(line.kind != "paper" for line in table.lines)
     named = _named(section, "pixel8m")
     lines = [line.cells for line in _table(named, "table-2").lines if line.kind == "paper"]
-    assert [line[0] for line in lines] == ["paper, HSTU", "paper, +Item", "paper, +LT/ST", "paper, +Both"]
+    assert [line[0] for line in lines] == [
+        "paper, HSTU",
+        "paper, +Item",
+        "paper, +LT/ST",
+        "paper, +Both",
+    ]
     assert list(lines[-1][2:]) == ["1.23", "2", "2.12", "2.09"]
     lines = [line.cells for line in _table(named, "table-8").lines if line.kind == "paper"]
-    assert ["paper, LT/ST_2 + Item (Hier)", "", "1.499", "1.559", "2.208"] in [list(line) for line in lines]
+    assert ["paper, LT/ST_2 + Item (Hier)", "", "1.499", "1.559", "2.208"] in [
+        list(line) for line in lines
+    ]
     [note] = [note for note in _table(named, "table-2").notes if "paper" in note]
     assert "561,737" in note
     assert "not comparable" in note, "a made-up log of the same name"
-    [note] = [note for note in _table(_named(section, "merrec"), "table-2").notes if "paper" in note]
-    assert f"Theirs predict the next item, these the next {section.horizon} items: not comparable" in note
+    [note] = [
+        note for note in _table(_named(section, "merrec"), "table-2").notes if "paper" in note
+    ]
+    assert (
+        f"Theirs predict the next item, these the next {section.horizon} items: not comparable"
+        in note
+    )
     of_hllm = " ".join(_table(named, "table-8").notes)
     assert "HLLM, whose data set has 2,220,506 users" in of_hllm
 
 
 @pytest.mark.parametrize(
-    ("table", "rows", "columns"), [(2, 7, 4), (3, 5, 8), (6, 9, 6), (7, 5, 3), (8, 7, 3), (9, 10, 3)]
+    ("table", "rows", "columns"),
+    [(2, 7, 4), (3, 5, 8), (6, 9, 6), (7, 5, 3), (8, 7, 3), (9, 10, 3)],
 )
 def test_the_file_of_the_papers_figures_is_whole(section, table, rows, columns):
     figures = paper.figures(table, _named(section, "pixel8m"))
@@ -114,7 +135,9 @@ def test_ablations_are_of_runs_that_differ_in_nothing_else(small_data, tmp_path)
         ["w/o frequency balancing", "flat"],
         ["γ = 0.7", "g7"],
     ]
-    names = [line.cells[0] for line in _table(_named(_section(tmp_path), "pixel8m"), "table-9").lines]
+    names = [
+        line.cells[0] for line in _table(_named(_section(tmp_path), "pixel8m"), "table-9").lines
+    ]
     assert "paper, w/o in-group negative sampling" in names
 
 
@@ -122,11 +145,30 @@ def test_contexts_sizes_compositions_and_segments_are_lines_with_costs(small_dat
     for dim in (16, 32):
         for context in (10, 20):
             changes = [f"model.dim={dim}", f"model.context={context}"]
-            evaluate(train(tmp_path / f"lt-{dim}-{context}", small_data, 'priors.tree=["temporal:2"]', *changes))
+            evaluate(
+                train(
+                    tmp_path / f"lt-{dim}-{context}",
+                    small_data,
+                    'priors.tree=["temporal:2"]',
+                    *changes,
+                )
+            )
         for way in ("additive", "hierarchical"):
-            changes = [f"model.dim={dim}", f"priors.composition={way}", 'priors.tree=["temporal:2", "genre"]']
+            changes = [
+                f"model.dim={dim}",
+                f"priors.composition={way}",
+                'priors.tree=["temporal:2", "genre"]',
+            ]
             evaluate(train(tmp_path / f"{way}-{dim}", small_data, *changes))
-        evaluate(train(tmp_path / f"plain-{dim}", small_data, *ONE_HEAD, f"model.dim={dim}", "model.context=10"))
+        evaluate(
+            train(
+                tmp_path / f"plain-{dim}",
+                small_data,
+                *ONE_HEAD,
+                f"model.dim={dim}",
+                "model.context=10",
+            )
+        )
     section = _section(tmp_path)
     figures = {figure.key: figure for figure in paper_figures(section)[0]}
     assert {"figure-4", "figure-6", "figure-7"} <= set(figures)
@@ -141,7 +183,9 @@ def test_contexts_sizes_compositions_and_segments_are_lines_with_costs(small_dat
     assert panel.ticks == ["next item", "2"]
     assert len(panel.series) == 2, "a line for each size"
     for figure in figures.values():
-        assert figure.costs is None or {"encoder and score", "training step"} <= set(figure.costs.head)
+        assert figure.costs is None or {"encoder and score", "training step"} <= set(
+            figure.costs.head
+        )
 
 
 def test_rows_that_compete_for_a_place_are_told_apart_or_left_out_and_named(small_data, tmp_path):
@@ -165,25 +209,40 @@ def test_rows_that_compete_for_a_place_are_told_apart_or_left_out_and_named(smal
     assert "figure-7" not in figures, "five models of two segments"
     [lacking] = [one for one in paper_figures(section)[1] if one.title.startswith("Figure 7")]
     assert "“g0.9-10”" in lacking.needs
-    evaluate(train(tmp_path / "wide" / "short", small_data, tree, "model.dim=32", "model.context=10"))
+    evaluate(
+        train(tmp_path / "wide" / "short", small_data, tree, "model.dim=32", "model.context=10")
+    )
     longer = ["model.dim=32", "model.context=20", "encoder.dropout=0.4"]
     evaluate(train(tmp_path / "wide" / "long", small_data, tree, *longer))
-    [figure] = [figure for figure in paper_figures(_section(tmp_path / "wide"))[0] if figure.key == "figure-4"]
-    assert "differ in more than the axis: LT/ST_2, width 32, 2 layers (encoder.dropout)" in figure.caption
+    [figure] = [
+        figure
+        for figure in paper_figures(_section(tmp_path / "wide"))[0]
+        if figure.key == "figure-4"
+    ]
+    assert (
+        "differ in more than the axis: LT/ST_2, width 32, 2 layers (encoder.dropout)"
+        in figure.caption
+    )
     table = _rows(_table(section, "table-7"))
-    assert [cells[0] for cells in table] == [f"LT/ST_2: {label}" for label in mean if label != "plain"]
+    assert [cells[0] for cells in table] == [
+        f"LT/ST_2: {label}" for label in mean if label != "plain"
+    ]
 
 
 def test_horizons_of_one_data_set_are_columns_of_table_7(section):
     other = copy.copy(section)
     other.data, other.rows = None, []
     for row in section.rows:
-        results = [replace(result, metrics=result.metrics | {"horizon": 4}) for result in row.results]
+        results = [
+            replace(result, metrics=result.metrics | {"horizon": 4}) for result in row.results
+        ]
         other.rows.append(replace(row, results=results))
     tables, _ = paper_tables(other, [section, other])
     [table] = [table for table in tables if table.key == "table-7"]
     assert table.head == ["Variant", "E = 4", "E = 8"]
-    assert "table-7" not in [table.key for table in paper_tables(section, [section, other])[0]], "once on the page"
+    assert "table-7" not in [table.key for table in paper_tables(section, [section, other])[0]], (
+        "once on the page"
+    )
 
 
 def test_groups_of_users_go_from_the_largest_to_the_smallest(section):
@@ -192,4 +251,6 @@ def test_groups_of_users_go_from_the_largest_to_the_smallest(section):
     metrics = section.rows[0].results[0].metrics
     sizes = [metrics[f"group/age/{group}/users"] for group in panel.ticks]
     assert sizes == sorted(sizes, reverse=True)
-    assert [series.label for series in panel.series] == ["lt-st-1", "age"], "before: one head of the same horizon"
+    assert [series.label for series in panel.series] == ["lt-st-1", "age"], (
+        "before: one head of the same horizon"
+    )

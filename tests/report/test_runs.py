@@ -29,13 +29,17 @@ def test_every_evaluation_is_a_row_and_seeds_are_one(section):
 def test_a_run_a_folder_of_runs_and_both_are_the_same_rows(made_up_runs):
     one = made_up_runs / "genre-seed0"
     assert len(find([one]).results) == 2
-    assert len(find([made_up_runs]).results) == len(find([made_up_runs, one, made_up_runs.parent]).results)
+    assert len(find([made_up_runs]).results) == len(
+        find([made_up_runs, one, made_up_runs.parent]).results
+    )
 
 
 def test_an_experiments_rows_have_its_cells_names_in_its_order(small_data, tmp_path):
     rows = []
     for number, cell in enumerate(("Zebra x LT/ST_1", "Ape")):
-        run = train(tmp_path / "runs" / f"{number}-seed0", small_data, f"model.horizon={number + 1}")
+        run = train(
+            tmp_path / "runs" / f"{number}-seed0", small_data, f"model.horizon={number + 1}"
+        )
         metrics = json.loads((evaluate(run) / "metrics.json").read_text())
         sha = metrics["config_sha256"]
         rows.append({"run": run.path.name, "split": "test", "config_sha256": sha, "cell": cell})
@@ -63,9 +67,13 @@ def _search(folder, data):
     }.items():  # fmt: skip
         evaluate(train(searched / "runs" / name, data, change), "validation")
     (searched / "search").mkdir()
-    pq.write_table(pa.table({"cell": ["A b"] * 3, "trial": [0, 1, 2]}), searched / "search" / "results.parquet")
+    pq.write_table(
+        pa.table({"cell": ["A b"] * 3, "trial": [0, 1, 2]}), searched / "search" / "results.parquet"
+    )
     (best / "runs").mkdir(parents=True)
-    (best / "runs" / "A-b-seed0").symlink_to("../../x/runs/A-b-0123abcd-seed0", target_is_directory=True)
+    (best / "runs" / "A-b-seed0").symlink_to(
+        "../../x/runs/A-b-0123abcd-seed0", target_is_directory=True
+    )
     linked = RunFolder(best / "runs" / "A-b-seed0")
     own = train(best / "runs" / "A-b-seed1", data, "model.dim=16", "seed=1")
     _tell(best, [("A b", run.path.name, evaluate(run)) for run in (linked, own)])
@@ -78,15 +86,22 @@ def test_a_run_that_a_search_handed_over_is_a_seed_of_the_final_row(small_data, 
     found = find([tmp_path / name for name in named])
     [test] = sections(found.results, None)
     assert [(row.label, row.seeds) for row in test.rows] == [("A b", [0, 1])]
-    assert {result.run.path.parent for result in test.rows[0].results} == {tmp_path / "x-best" / "runs"}
-    assert any(reason.startswith("validation of ") for reason in found.left_out), "on one of the two seeds"
+    assert {result.run.path.parent for result in test.rows[0].results} == {
+        tmp_path / "x-best" / "runs"
+    }
+    assert any(reason.startswith("validation of ") for reason in found.left_out), (
+        "on one of the two seeds"
+    )
 
 
 def test_an_evaluation_that_the_experiment_did_not_make_has_its_cells_name(small_data, tmp_path):
     _, best = _search(tmp_path, small_data)
     evaluate(RunFolder(best / "runs" / "A-b-seed1"), "validation")
     found = find([best])
-    assert {(result.label, result.split) for result in found.results} == {("A b", "test"), ("A b", "validation")}
+    assert {(result.label, result.split) for result in found.results} == {
+        ("A b", "test"),
+        ("A b", "validation"),
+    }
     assert not any(reason.startswith("validation") for reason in found.left_out), "on both seeds"
 
 
@@ -118,7 +133,9 @@ def test_trials_of_a_search_are_counted_not_shown(small_data, tmp_path):
     assert len(find([searched]).results) == 5, "names alone make no trial"
 
 
-def test_what_cannot_be_shown_is_said_with_the_command_that_helps(made_up_runs, small_data, tmp_path):
+def test_what_cannot_be_shown_is_said_with_the_command_that_helps(
+    made_up_runs, small_data, tmp_path
+):
     train(tmp_path / "new", small_data, *ONE_HEAD)
     found = find([made_up_runs, tmp_path])
     [reason] = found.left_out
@@ -127,7 +144,11 @@ def test_what_cannot_be_shown_is_said_with_the_command_that_helps(made_up_runs, 
         find([tmp_path])
     train(tmp_path / "fitted", small_data, *ONE_HEAD, "training.fit_all=true")
     reasons = find([made_up_runs, tmp_path]).left_out
-    assert [reason for reason in reasons if "trained on all interactions" in reason and "evaluate --run" not in reason]
+    assert [
+        reason
+        for reason in reasons
+        if "trained on all interactions" in reason and "evaluate --run" not in reason
+    ]
     with pytest.raises(UserError, match="holds no run"):
         find([small_data])
     with pytest.raises(UserError, match="no folder"):

@@ -16,7 +16,9 @@ def per_user(section):
     return PerUser.of(section)
 
 
-def test_means_over_all_over_newcomers_and_over_groups_are_those_of_the_evaluation(section, per_user):
+def test_means_over_all_over_newcomers_and_over_groups_are_those_of_the_evaluation(
+    section, per_user
+):
     assert not per_user.missing
     people, category = per_user.people, per_user.category
     for row in section.rows:
@@ -32,7 +34,9 @@ def test_means_over_all_over_newcomers_and_over_groups_are_those_of_the_evaluati
                 for group, who in groups.items():
                     key = f"group/{prior}/{group}"
                     assert who.sum() == result.metrics[f"{key}/users"]
-                    assert values_UM[who, 0].mean() == pytest.approx(result.metrics[f"{key}/ndcg@10"])
+                    assert values_UM[who, 0].mean() == pytest.approx(
+                        result.metrics[f"{key}/ndcg@10"]
+                    )
             for number, group in enumerate(category.groups):
                 expected = result.metrics[f"group/{category.name}/{group}/ndcg@10"]
                 some = group_UG[:, number][~np.isnan(group_UG[:, number])]
@@ -51,14 +55,18 @@ def test_a_gain_is_the_difference_of_means_with_the_right_sign(section, per_user
             for name in COMPARED:
                 assert found.overall[name].mean == pytest.approx(row.mean(name) - base.mean(name))
             metric = "new_interest/ndcg@10"
-            assert found.newcomers.interval.mean == pytest.approx(row.mean(metric) - base.mean(metric))
+            assert found.newcomers.interval.mean == pytest.approx(
+                row.mean(metric) - base.mean(metric)
+            )
             for gain in found.user_groups["gender"]:
                 metric = f"group/gender/{gain.of}/ndcg@10"
                 assert gain.interval.mean == pytest.approx(row.mean(metric) - base.mean(metric))
                 assert gain.before == pytest.approx(base.mean(metric))
     over = gains["age"].over["lt-st-1"]
     rows = {row.label: row for row in section.rows}
-    assert over.ndcg.mean == pytest.approx(rows["age"].mean("ndcg@10") - rows["lt-st-1"].mean("ndcg@10"))
+    assert over.ndcg.mean == pytest.approx(
+        rows["age"].mean("ndcg@10") - rows["lt-st-1"].mean("ndcg@10")
+    )
     assert gains["genre-lt-st-2"].overall["ndcg@10"].low > 0, "five times as many hits"
 
 

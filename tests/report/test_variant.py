@@ -8,8 +8,15 @@ KINDS = {"genre": "item", "crowd": "user", "graph8": "graph", "rating": "event"}
 
 
 def _of(**changes):
-    config = {"model.horizon": 8, "priors.tree": [], "encoder.backbone": "hstu", "evaluation.filter_seen": True}
-    return Variant.of(config | {key.replace("__", "."): value for key, value in changes.items()}, KINDS)
+    config = {
+        "model.horizon": 8,
+        "priors.tree": [],
+        "encoder.backbone": "hstu",
+        "evaluation.filter_seen": True,
+    }
+    return Variant.of(
+        config | {key.replace("__", "."): value for key, value in changes.items()}, KINDS
+    )
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,11 @@ def test_trees_of_priors(tree, horizon, name, role):
 
 
 def test_rivals_are_none_of_ours_whatever_says_so():
-    for changes in ({"baseline__name": "comirec"}, {"encoder__backbone": "sasrec"}, {"encoder__backbone": "/a/gru.py"}):
+    for changes in (
+        {"baseline__name": "comirec"},
+        {"encoder__backbone": "sasrec"},
+        {"encoder__backbone": "/a/gru.py"},
+    ):
         variant = _of(**changes)
         assert variant.rival
         assert not variant.ours

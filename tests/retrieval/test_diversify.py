@@ -33,7 +33,9 @@ def cases(draw):
 
 
 def _diversifier(weight, labels, items):
-    pairs = np.array([(item, group) for item, groups in enumerate(labels) for group in groups], np.int64).reshape(-1, 2)
+    pairs = np.array(
+        [(item, group) for item, groups in enumerate(labels) for group in groups], np.int64
+    ).reshape(-1, 2)
     return Diversifier(weight, *pairs.T, items, CPU)
 
 
@@ -46,7 +48,9 @@ def test_equals_the_definition(case, weight):
         length = int((found.row_Bk[user] >= 0).sum())
         rows, scores = (x[user, :length].tolist() for x in (found.row_Bk, found.score_Bk))
         order = diversify_reference(scores, [sorted(labels[row]) for row in rows], weight)
-        assert made.row_Bk[user].tolist() == [rows[i] for i in order] + [-1] * (made.row_Bk.shape[1] - length)
+        assert made.row_Bk[user].tolist() == [rows[i] for i in order] + [-1] * (
+            made.row_Bk.shape[1] - length
+        )
         assert made.score_Bk[user, :length].tolist() == [scores[i] for i in order]
         assert made.path_Bk[user, :length].tolist() == [rows[i] % 3 for i in order]
 
@@ -56,7 +60,9 @@ def test_equals_the_definition(case, weight):
 def test_what_it_maximises_is_what_entropy_at_k_measures(case, k):
     """With lambda = 1 each pick is one after which the metric is as high as any other pick would make it."""
     labels, items, found = case
-    pairs = np.array([(item, group) for item, groups in enumerate(labels) for group in groups], np.int64).reshape(-1, 2)
+    pairs = np.array(
+        [(item, group) for item, groups in enumerate(labels) for group in groups], np.int64
+    ).reshape(-1, 2)
     category = Categories.from_pairs("genre", list("abcdef"), *pairs.T, items)
 
     def entropy(rows):
@@ -75,8 +81,18 @@ def test_by_hand():
     """Relevance 1, .9, .5, 0; two items of one category, then one of another adds log2(3) - 2/3 log2(2) = .918 bits."""
     scores, categories = [2.0, 1.8, 1.0, 0.0], [[0], [0], [1], [2]]
     assert diversify_reference(scores, categories, 0.0) == [0, 1, 2, 3]
-    assert diversify_reference(scores, categories, 0.2) == [0, 1, 2, 3]  # .8 x .9 > .8 x .5 + .2 x 1
-    assert diversify_reference(scores, categories, 0.3) == [0, 2, 1, 3]  # .7 x .9 < .7 x .5 + .3 x 1
+    assert diversify_reference(scores, categories, 0.2) == [
+        0,
+        1,
+        2,
+        3,
+    ]  # .8 x .9 > .8 x .5 + .2 x 1
+    assert diversify_reference(scores, categories, 0.3) == [
+        0,
+        2,
+        1,
+        3,
+    ]  # .7 x .9 < .7 x .5 + .3 x 1
     assert diversify_reference(scores, categories, 0.9) == [0, 2, 3, 1]
 
 
@@ -97,7 +113,9 @@ def test_a_users_list_does_not_depend_on_who_is_beside(case):
     together = diversifier.rerank(found)
     for user in range(len(found.row_Bk)):
         one = slice(user, user + 1)
-        alone = diversifier.rerank(Found(found.row_Bk[one], found.score_Bk[one], found.path_Bk[one]))
+        alone = diversifier.rerank(
+            Found(found.row_Bk[one], found.score_Bk[one], found.path_Bk[one])
+        )
         assert torch.equal(alone.row_Bk[0], together.row_Bk[user])
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.embedding.table import Shard
+from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.heads.score import Score
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
@@ -35,7 +35,9 @@ def tree():
     member = np.zeros((ITEMS, 3), bool)
     for group, size in enumerate((2_700, 600, 2)):
         member[random.choice(ITEMS, size, replace=False), group] = True
-    return PriorTree([TemporalPrior(2, 4), ItemPrior("genre", list("abc"), *np.nonzero(member), ITEMS)], ITEMS)
+    return PriorTree(
+        [TemporalPrior(2, 4), ItemPrior("genre", list("abc"), *np.nonzero(member), ITEMS)], ITEMS
+    )
 
 
 def _asked(tree, users, seed, whole_numbers):
@@ -60,7 +62,9 @@ def _eligible(tree):
 
 def _brute_force(table, eligible, queries, excluded, k):
     """All scores at once; of equal ones the smaller path, then the smaller row."""
-    score = torch.where(eligible, queries.vector_BKd @ table.T + queries.bias_BK[..., None], -torch.inf)
+    score = torch.where(
+        eligible, queries.vector_BKd @ table.T + queries.bias_BK[..., None], -torch.inf
+    )
     best = score.amax(1)
     last = score.shape[1] - 1
     path = last - ((score == best[:, None]) * torch.arange(last, -1, -1)[:, None]).amax(1)
@@ -87,7 +91,9 @@ def test_finds_what_brute_force_finds_ties_and_all(tree, users, k, seed):
     assert torch.equal(found.path_Bk[row >= 0], path[row >= 0])
 
 
-def test_a_user_gets_the_same_bits_alone_in_a_batch_and_with_products_of_one_shape(tree, monkeypatch):
+def test_a_user_gets_the_same_bits_alone_in_a_batch_and_with_products_of_one_shape(
+    tree, monkeypatch
+):
     table, queries = _asked(tree, 70, 0, whole_numbers=False)
     index, excluded = GroupIndex(tree, Shard(table, 0)), _excluded(70, 0)
     whole = search.search(index, Score("dot"), queries, excluded, 50)
@@ -105,10 +111,17 @@ def test_a_user_gets_the_same_bits_alone_in_a_batch_and_with_products_of_one_sha
 
 
 @settings(deadline=None, max_examples=12)
-@given(st.integers(1, 70), st.sampled_from([1, 7, 200, 2_900]), st.integers(0, 99), st.sampled_from(["dot", "cosine"]))
+@given(
+    st.integers(1, 70),
+    st.sampled_from([1, 7, 200, 2_900]),
+    st.integers(0, 99),
+    st.sampled_from(["dot", "cosine"]),
+)
 def test_bytes_find_what_float32_finds(tree, users, k, seed, kind):
     table, queries = _asked(tree, users, seed, whole_numbers=False)
-    table *= torch.rand(ITEMS, 1, generator=torch.Generator().manual_seed(seed)) ** 3  # lengths of any size
+    table *= (
+        torch.rand(ITEMS, 1, generator=torch.Generator().manual_seed(seed)) ** 3
+    )  # lengths of any size
     score, queries = Score(kind), Queries.unbiased(queries.vector_BKd)
     excluded, index = _excluded(users, seed), GroupIndex(tree, Shard(table, 0))
     found = search.search(index, score, queries, excluded, k, quantised=Quantised.of(table, score))
@@ -126,10 +139,17 @@ def test_few_survive_the_bytes(tree, monkeypatch):
     table, queries = _asked(tree, 60, 0, whole_numbers=False)
     offered = []
     offer = BestItems.offer
-    monkeypatch.setattr(BestItems, "offer", lambda self, *c: (offered.append(len(c[0])), offer(self, *c))[1])
+    monkeypatch.setattr(
+        BestItems, "offer", lambda self, *c: (offered.append(len(c[0])), offer(self, *c))[1]
+    )
     queries = Queries.unbiased(queries.vector_BKd)
     search.search(
-        GroupIndex(tree, Shard(table, 0)), Score("dot"), queries, None, 5, quantised=Quantised.of(table, Score("dot"))
+        GroupIndex(tree, Shard(table, 0)),
+        Score("dot"),
+        queries,
+        None,
+        5,
+        quantised=Quantised.of(table, Score("dot")),
     )
     assert sum(offered) < 0.8 * 60 * (2_700 + 600 + 2)
 
@@ -139,6 +159,8 @@ def test_products_that_do_not_agree_are_noticed(monkeypatch):
     assert max_search._agree(64, 1024, 16, 32)
     max_search._agree.cache_clear()
     product = torch.Tensor.__matmul__
-    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: product(a, b) + 1e-6 * (len(a) > 16))
+    monkeypatch.setattr(
+        torch.Tensor, "__matmul__", lambda a, b: product(a, b) + 1e-6 * (len(a) > 16)
+    )
     assert not max_search._agree(64, 1024, 16, 32)
     max_search._agree.cache_clear()

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.embedding.table import Shard
+from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.heads.score import Score
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
@@ -61,7 +61,9 @@ def test_it_equals_the_definition(kind, seed, composition, groups_a_user, calibr
         kind,
         calibrated,
         blocks(tree) if kind == "hierarchical" else None,
-        torch.from_numpy(random.random(len(tree.paths))).float() + 0.1 if kind == "inverse_variance" else None,
+        torch.from_numpy(random.random(len(tree.paths))).float() + 0.1
+        if kind == "inverse_variance"
+        else None,
         tree.branch_K,
     )
     eligible = torch.zeros(len(tree.paths), ITEMS, dtype=torch.bool)
@@ -77,7 +79,9 @@ def test_it_equals_the_definition(kind, seed, composition, groups_a_user, calibr
     torch.testing.assert_close(fast.score_Bk, slow.score_Bk, atol=1e-5, rtol=1e-5)
     sums = torch.logsumexp((vectors @ table.T).masked_fill(~eligible, -torch.inf), 2)
     closed = torch.isneginf(queries.bias_BK)
-    torch.testing.assert_close(search.log_normalisers(index, Score("dot"), queries), sums.masked_fill(closed, 0.0))
+    torch.testing.assert_close(
+        search.log_normalisers(index, Score("dot"), queries), sums.masked_fill(closed, 0.0)
+    )
 
 
 @settings(deadline=None, max_examples=30)

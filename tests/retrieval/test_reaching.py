@@ -47,7 +47,9 @@ def test_scores(paths, users, zeros, columns, missing, seed, biased):
     native, plain = _both(users, columns)
     found = native.scores(score, bias, columns - missing, threshold)
     _agree(found, plain.scores(score, bias, columns - missing, threshold))
-    highest = (score[:, :users] if bias is None else score[:, :users] + bias[..., None]).amax(0)[:, : columns - missing]
+    highest = (score[:, :users] if bias is None else score[:, :users] + bias[..., None]).amax(0)[
+        :, : columns - missing
+    ]
     assert set(zip(*map(torch.Tensor.tolist, found), strict=True)) == {
         (user, column)
         for user in range(users)
@@ -60,8 +62,13 @@ def test_scores(paths, users, zeros, columns, missing, seed, biased):
 @given(**SIZES)
 def test_bounds(paths, users, zeros, columns, missing, seed):
     generator = torch.Generator().manual_seed(seed)
-    product = torch.randint(-(2**20), 2**20, (paths, users + zeros, columns), generator=generator, dtype=torch.int32)
-    margin, step = torch.rand(users, generator=generator) * 2**18, torch.rand(columns, generator=generator)
+    product = torch.randint(
+        -(2**20), 2**20, (paths, users + zeros, columns), generator=generator, dtype=torch.int32
+    )
+    margin, step = (
+        torch.rand(users, generator=generator) * 2**18,
+        torch.rand(columns, generator=generator),
+    )
     threshold = (torch.rand(users, generator=generator) - 0.2) * 2**20
     native, plain = _both(users, columns)
     items = columns - missing

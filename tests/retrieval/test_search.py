@@ -7,7 +7,7 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.embedding.table import Shard
+from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.heads.score import Score
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
@@ -30,9 +30,16 @@ def _world_of_one():
 @st.composite
 def cases(draw, most_items=40):
     items = draw(st.integers(1, most_items))
-    labels = [draw(st.sets(st.integers(0, 3), min_size=int(item == 0), max_size=3)) for item in range(items)]
-    pairs = np.array([(item, group) for item, groups in enumerate(labels) for group in groups], np.int64).reshape(-1, 2)
-    tree = PriorTree([TemporalPrior(2, 4), ItemPrior("genre", list("abcd"), *pairs.T, items)], items)
+    labels = [
+        draw(st.sets(st.integers(0, 3), min_size=int(item == 0), max_size=3))
+        for item in range(items)
+    ]
+    pairs = np.array(
+        [(item, group) for item, groups in enumerate(labels) for group in groups], np.int64
+    ).reshape(-1, 2)
+    tree = PriorTree(
+        [TemporalPrior(2, 4), ItemPrior("genre", list("abcd"), *pairs.T, items)], items
+    )
     users = draw(st.integers(0, 4))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
     # Few distinct numbers, exact in float32, so that ties are common and both ways give the same bits.
@@ -41,9 +48,13 @@ def cases(draw, most_items=40):
     bias = torch.randint(-2, 3, (users, len(tree.paths)), generator=generator).float()
     bias[torch.rand(bias.shape, generator=generator) < 0.2] = -torch.inf
     banned = (
-        draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=30)) if users else []
+        draw(st.lists(st.tuples(st.integers(0, users - 1), st.integers(0, items - 1)), max_size=30))
+        if users
+        else []
     )
-    excluded = Exclusions(np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64))
+    excluded = Exclusions(
+        np.array([u for u, _ in banned], np.int64), np.array([r for _, r in banned], np.int64)
+    )
     allowed = draw(st.none() | st.lists(st.booleans(), min_size=items, max_size=items))
     k, tile = draw(st.integers(1, 45)), draw(st.sampled_from([1, 3, 16, 8192]))
     return tree, table, Queries(vectors, bias), excluded, allowed, k, tile
@@ -93,8 +104,12 @@ def test_equals_the_definition_with_ties_broken_by_row_id(case):
         )
     user = torch.nonzero(found)[:, 0]
     path = fast.path_Bk[found]
-    scores = (queries.vector_BKd[user, path] * table[fast.row_Bk[found]]).sum(1) + queries.bias_BK[user, path]
-    assert scores.tolist() == fast.score_Bk[found].tolist(), "the head named is the head that gave the score"
+    scores = (queries.vector_BKd[user, path] * table[fast.row_Bk[found]]).sum(1) + queries.bias_BK[
+        user, path
+    ]
+    assert scores.tolist() == fast.score_Bk[found].tolist(), (
+        "the head named is the head that gave the score"
+    )
 
 
 @pytest.mark.parametrize("calibrated", [False, True])
@@ -117,7 +132,9 @@ def test_every_fusion_equals_its_definition(kind, calibrated, case, seed):
     assert torch.equal(found, slow.row_Bk >= 0)
     assert (eligible[fast.path_Bk[found], fast.row_Bk[found]]).all()
     clear = (
-        (slow.score_Bk.diff(dim=1).abs() > 1e-5).all(1) if slow.score_Bk.shape[1] > 1 else torch.ones(len(found)) > 0
+        (slow.score_Bk.diff(dim=1).abs() > 1e-5).all(1)
+        if slow.score_Bk.shape[1] > 1
+        else torch.ones(len(found)) > 0
     )
     assert fast.row_Bk[clear].tolist() == slow.row_Bk[clear].tolist()
 
@@ -130,7 +147,9 @@ def test_normalisers_are_the_sums_over_eligible_items_that_are_not_excluded(case
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(group_index, "TILE", tile)
         fast = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), queries)
-        without = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), queries, excluded)
+        without = search.log_normalisers(
+            GroupIndex(tree, Shard(table, 0)), Score("dot"), queries, excluded
+        )
     score_BKV = (queries.vector_BKd @ table.T).masked_fill(~eligible, -torch.inf)
     closed_BK = torch.isneginf(queries.bias_BK)
     torch.testing.assert_close(fast, torch.logsumexp(score_BKV, 2).masked_fill(closed_BK, 0.0))
@@ -142,18 +161,32 @@ def test_normalisers_are_the_sums_over_eligible_items_that_are_not_excluded(case
 def test_normalisers_of_a_sample_are_estimates_whatever_the_shards():
     generator = torch.Generator().manual_seed(0)
     rows = np.arange(4000)
-    tree = PriorTree([ItemPrior("genre", ["large", "small"], rows, (rows < 50).astype(np.int64), len(rows))], len(rows))
-    table, vectors = torch.randn(len(rows), 4, generator=generator), torch.randn(3, 2, 4, generator=generator) * 0.5
+    tree = PriorTree(
+        [ItemPrior("genre", ["large", "small"], rows, (rows < 50).astype(np.int64), len(rows))],
+        len(rows),
+    )
+    table, vectors = (
+        torch.randn(len(rows), 4, generator=generator),
+        torch.randn(3, 2, 4, generator=generator) * 0.5,
+    )
     index = GroupIndex(tree, Shard(table, 0)).sample(1000)
-    exact = search.log_normalisers(GroupIndex(tree, Shard(table, 0)), Score("dot"), search.Queries.unbiased(vectors))
+    exact = search.log_normalisers(
+        GroupIndex(tree, Shard(table, 0)), Score("dot"), search.Queries.unbiased(vectors)
+    )
     estimate = search.log_normalisers(index, Score("dot"), search.Queries.unbiased(vectors))
     small = next(path for path, group in enumerate(tree.paths) if group.name == "small")
     assert torch.equal(estimate[:, small], exact[:, small]), "a set of fewer rows is taken whole"
     assert 0 < (estimate - exact).abs().max() < 0.15
     halves = [
-        GroupIndex(tree, Shard(table[part], part.start)).sample(1000) for part in (slice(0, 999), slice(999, 4000))
+        GroupIndex(tree, Shard(table[part], part.start)).sample(1000)
+        for part in (slice(0, 999), slice(999, 4000))
     ]
-    sums = torch.stack([log_sums(half, Score("dot"), vectors, vectors.new_zeros(vectors.shape[:2])) for half in halves])
+    sums = torch.stack(
+        [
+            log_sums(half, Score("dot"), vectors, vectors.new_zeros(vectors.shape[:2]))
+            for half in halves
+        ]
+    )
     torch.testing.assert_close(torch.logsumexp(sums, 0).float(), estimate)
 
 
@@ -165,7 +198,9 @@ def test_heads_of_one_items_labels_share_their_probability_and_those_of_events_a
     table, queries = torch.zeros(2, 4), Queries.unbiased(torch.zeros(1, 2, 4))
     for prior, expected in ((ItemPrior, [1.0, 1.0]), (Events, [2.0, 1.0])):
         index = GroupIndex(PriorTree([prior("p", ["a", "b"], item, group, 2)], 2), Shard(table, 0))
-        found = search.search(index, Score("dot"), queries, None, 2, Fusion("mean", calibrated=True))
+        found = search.search(
+            index, Score("dot"), queries, None, 2, Fusion("mean", calibrated=True)
+        )
         torch.testing.assert_close(found.score_Bk.exp(), torch.tensor([expected]))
 
 

@@ -10,7 +10,13 @@ from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = {
     "model": {"dim": 8, "context": 20, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2, "time_bias": True, "events": True, "item_features": ["release_date"]},
+    "encoder": {
+        "layers": 1,
+        "heads": 2,
+        "time_bias": True,
+        "events": True,
+        "item_features": ["release_date"],
+    },
     "priors": {"tree": ["temporal:2", "genre"]},
     "negatives": {"per_set": 10},
     "table": {"init_std": 1.0},

@@ -40,7 +40,9 @@ def deny(run, tmp_path_factory):
     with load_run(run) as loaded:
         best = loaded.recommend_many([["5"], ["50", 7]], k=10)
     file = tmp_path_factory.mktemp("lists") / "deny.txt"
-    file.write_text("".join(f"{item.item_id}\n" for items in best for item in items) + "unheard-of\n")
+    file.write_text(
+        "".join(f"{item.item_id}\n" for items in best for item in items) + "unheard-of\n"
+    )
     return file
 
 
@@ -49,7 +51,18 @@ def bulk(run, users, deny, tmp_path_factory):
     """What one process wrote for `users` without the items of `deny`."""
     folder = tmp_path_factory.mktemp("bulk")
     (folder / "users.txt").write_text("".join(f"{user}\n" for user in users))
-    _app("--run", run, "--users", folder / "users.txt", "--out", folder / "out.parquet", "-k", K, "--deny", deny)
+    _app(
+        "--run",
+        run,
+        "--users",
+        folder / "users.txt",
+        "--out",
+        folder / "out.parquet",
+        "-k",
+        K,
+        "--deny",
+        deny,
+    )
     return folder
 
 
@@ -86,7 +99,9 @@ def test_lists_are_kept_to_and_k_is_filled(run, bulk, small_data, deny, tmp_path
     allowed = data.catalogue(["item_id"])["item_id"].to_pylist()[:4]
     pq.write_table(pa.table({"item_id": [*map(str, allowed), "unheard-of"]}), tmp_path / "allow")
     with caplog.at_level("INFO", logger="torchrec_priors"):
-        _app("--run", run, "--users", "all", "--out", tmp_path / "out", "--allow", tmp_path / "allow")
+        _app(
+            "--run", run, "--users", "all", "--out", tmp_path / "out", "--allow", tmp_path / "allow"
+        )
     assert "allow list: 5 items, 1 of them not in the catalogue" in caplog.text
     table = pq.read_table(tmp_path / "out")
     assert table["user_id"].cast(pa.string()) == data.user_texts()
@@ -109,7 +124,9 @@ def test_a_failing_job_leaves_the_old_file(run, tmp_path):
         raise OSError("no space left on device")
 
     with load_run(run) as loaded, pytest.raises(OSError, match="no space"):
-        recommend_in_bulk(loaded, np.arange(loaded.data.users), tmp_path / "out", k=3, progress=failing)
+        recommend_in_bulk(
+            loaded, np.arange(loaded.data.users), tmp_path / "out", k=3, progress=failing
+        )
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"out": "old"}
 
 
@@ -132,7 +149,9 @@ def test_a_killed_job_leaves_no_file_and_the_next_one_cleans_up(run, tmp_path):
             bulk.recommend_in_bulk(run, np.arange(run.data.users), Path(sys.argv[2]), k=3, progress=killed)
     """
     command = [sys.executable, "-c", textwrap.dedent(program), run, tmp_path / "out"]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=120)
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False, timeout=120
+    )
     assert done.returncode == -signal.SIGKILL
     (left,) = tmp_path.iterdir()
     assert left.name == ".out.partial"

@@ -12,7 +12,9 @@ from torchrec_priors.serving.choice import Candidate, choose, fewest
 
 
 def _meets(masks, need):
-    return all(sum(mask >> group & 1 for mask in masks) >= count for group, count in enumerate(need))
+    return all(
+        sum(mask >> group & 1 for mask in masks) >= count for group, count in enumerate(need)
+    )
 
 
 def _slow(items, need, k):
@@ -21,7 +23,11 @@ def _slow(items, need, k):
     lists = list(itertools.combinations(items, min(k, len(items))))  # in the order of a dictionary
     met = []
     for count in need:
-        possible = [n for n in range(count + 1) if any(_meets([m for m, _ in some], [*met, n]) for some in lists)]
+        possible = [
+            n
+            for n in range(count + 1)
+            if any(_meets([m for m, _ in some], [*met, n]) for some in lists)
+        ]
         met.append(max(possible))
     return next(some for some in lists if _meets([mask for mask, _ in some], met)), met
 
@@ -31,8 +37,13 @@ def _slow(items, need, k):
 def test_equals_the_first_of_all_lists(data):
     groups = data.draw(st.integers(1, 3))
     masks = data.draw(st.lists(st.integers(0, 2**groups - 1), max_size=9))
-    scores = data.draw(st.lists(st.integers(0, 4), min_size=len(masks), max_size=len(masks)))  # ties are common
-    items = [(mask, Candidate(score, row, 0)) for row, (mask, score) in enumerate(zip(masks, scores, strict=True))]
+    scores = data.draw(
+        st.lists(st.integers(0, 4), min_size=len(masks), max_size=len(masks))
+    )  # ties are common
+    items = [
+        (mask, Candidate(score, row, 0))
+        for row, (mask, score) in enumerate(zip(masks, scores, strict=True))
+    ]
     k = data.draw(st.integers(1, 5))
     need = data.draw(st.lists(st.integers(0, k), min_size=groups, max_size=groups))
     cells = {}
@@ -84,7 +95,10 @@ def test_fewest(need, counts):
 
 @pytest.mark.parametrize("groups", [3, 5])
 def test_many_overlapping_groups_take_no_longer_than_they_should(groups):
-    cells = {mask: [Candidate(-mask * 100.0 - n, mask * 100 + n, 0) for n in range(50)] for mask in range(2**groups)}
+    cells = {
+        mask: [Candidate(-mask * 100.0 - n, mask * 100 + n, 0) for n in range(50)]
+        for mask in range(2**groups)
+    }
     best, met = choose(cells, [50 // groups + 7] * groups, 50)
     assert len(best) == 50
     assert met == [50 // groups + 7] * groups
@@ -95,7 +109,9 @@ def test_five_groups_that_overlap_in_all_ways_are_chosen_at_once():
     cells = {}
     for mask in range(32):
         scores = np.sort(random.normal(size=int(random.choice([40, 300, k]))))[::-1]
-        cells[mask] = [Candidate(float(score), mask * k + row, 0) for row, score in enumerate(scores)]
+        cells[mask] = [
+            Candidate(float(score), mask * k + row, 0) for row, score in enumerate(scores)
+        ]
     need = random.integers(150, 600, 5).tolist()
 
     before = time.process_time()

@@ -46,7 +46,10 @@ def test_evaluation_reranks_what_was_found_on_any_number_of_ranks(run, genres, t
     app("evaluate", *given, "two", f"evaluation.diversify={WEIGHT}", ranks=2)
     for name, weight in (("plain", 0.0), ("one", WEIGHT)):
         with pytest.raises(SystemExit) as ended:
-            command.run(evaluate.evaluate, [str(text) for text in (*given, name, f"evaluation.diversify={weight}")])
+            command.run(
+                evaluate.evaluate,
+                [str(text) for text in (*given, name, f"evaluation.diversify={weight}")],
+            )
         assert ended.value.code == 0
     lists = {}
     for name in ("plain", "one", "two"):
@@ -54,11 +57,14 @@ def test_evaluation_reranks_what_was_found_on_any_number_of_ranks(run, genres, t
     assert lists["two"].equals(lists["one"])
     pairs = zip(lists["plain"].to_pylist(), lists["one"].to_pylist(), strict=True)
     for plain, made in itertools.islice(pairs, 0, None, 10):
-        order = diversify_reference(plain["scores"], [genres[item] for item in plain["items"]], WEIGHT)
+        order = diversify_reference(
+            plain["scores"], [genres[item] for item in plain["items"]], WEIGHT
+        )
         for column in ("items", "scores", "heads"):
             assert made[column] == [plain[column][i] for i in order]
     metrics = {
-        name: json.loads((folder / "eval" / f"test-{name}" / "metrics.json").read_text()) for name in ("plain", "one")
+        name: json.loads((folder / "eval" / f"test-{name}" / "metrics.json").read_text())
+        for name in ("plain", "one")
     }
     assert metrics["one"]["diversify"] == WEIGHT
     assert metrics["one"]["entropy@10"] > metrics["plain"]["entropy@10"]
@@ -69,10 +75,15 @@ def test_serving_shows_the_beginning_of_the_whole_list_made_diverse(run, diverse
         plain = loaded.recommend([5, 50, 7], k=150)
     with load_run(diverse) as loaded:
         made = loaded.recommend([5, 50, 7], k=12)
-    order = diversify_reference([item.score for item in plain], [genres[item.item_id] for item in plain], WEIGHT)
+    order = diversify_reference(
+        [item.score for item in plain], [genres[item.item_id] for item in plain], WEIGHT
+    )
     assert made == [plain[i] for i in order[:12]]
 
 
 def test_shares_are_not_kept_in_such_lists_and_so_refused(diverse):
-    with load_run(diverse) as loaded, pytest.raises(UserError, match=r"at-least: .*evaluation\.diversify"):
+    with (
+        load_run(diverse) as loaded,
+        pytest.raises(UserError, match=r"at-least: .*evaluation\.diversify"),
+    ):
         loaded.recommend([5], at_least={"Comedy": 0.3})

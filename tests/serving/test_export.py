@@ -51,10 +51,13 @@ def _gives_the_same(run, out, histories):
     exported = load_exported(out)
     with load_run(run) as loaded:
         assert exported.heads == loaded.heads
-        everything = loaded.model.item_rows.found_I
+        everything = loaded.model.item_rows.recommendable_I
         k = len(exported.item_ids) if everything is None else int(everything.sum())
         for history in histories:
-            scores_KI, place = exported.scores(history), {id_: n for n, id_ in enumerate(exported.item_ids.to_pylist())}
+            scores_KI, place = (
+                exported.scores(history),
+                {id_: n for n, id_ in enumerate(exported.item_ids.to_pylist())},
+            )
             seen = set(history) if loaded.config.evaluation.filter_seen else set()
             found = loaded.recommend(history, k=k)
             assert len(found) >= k - len(seen)
@@ -71,14 +74,20 @@ def test_scores_are_those_of_the_run(run, out):
     """Of an encoder with side features, whose vectors are not those that scores are computed with."""
     exported = _gives_the_same(run, out, HISTORIES)
     assert not torch.equal(exported.input_Id, exported.vector_Id)
-    assert bool(exported.known_I.all())
+    assert bool(exported.has_row_I.all())
 
 
 @pytest.mark.parametrize(
     ("score", "rival"),
     [
         ("dot", {"encoder": {"backbone": "sasrec"}}),
-        ("cosine", {"encoder": {"backbone": "shallow"}, "baseline": {"name": "dualvae", "options": {"width": 8}}}),
+        (
+            "cosine",
+            {
+                "encoder": {"backbone": "shallow"},
+                "baseline": {"name": "dualvae", "options": {"width": 8}},
+            },
+        ),
     ],
     ids=["sasrec", "dualvae"],
 )
@@ -105,18 +114,23 @@ def test_scores_are_those_of_a_run_some_of_whose_items_have_no_row(small_data, t
     run, out = tmp_path / "run", tmp_path / "out"
     with join() as ranks:
         train(
-            parse(copy.deepcopy(SETTINGS) | {"embedding": embedding}), PreparedData(small_data), RunFolder(run), ranks
+            parse(copy.deepcopy(SETTINGS) | {"embedding": embedding}),
+            PreparedData(small_data),
+            RunFolder(run),
+            ranks,
         )
     about = _export(run, out)
     with load_run(run) as loaded:
-        known_I = loaded.model.item_rows.known_I
+        has_row_I = loaded.model.item_rows.has_row_I
         ids = loaded.catalogue.ids.to_pylist()
-        without = [] if known_I is None else np.flatnonzero(~known_I).tolist()
-    history = [ids[item] for item in range(len(ids)) if item not in without][:3] + [ids[item] for item in without[:2]]
+        without = [] if has_row_I is None else np.flatnonzero(~has_row_I).tolist()
+    history = [ids[item] for item in range(len(ids)) if item not in without][:3] + [
+        ids[item] for item in without[:2]
+    ]
     assert about["items_without_vectors"] == len(without)
     assert (embedding["unseen"] == "dropped") == bool(without)
     exported = _gives_the_same(run, out, [history])
-    assert np.flatnonzero(~exported.known_I.numpy()).tolist() == without
+    assert np.flatnonzero(~exported.has_row_I.numpy()).tolist() == without
     for item in without[:1]:
         with pytest.raises(UserError, match="none of its items has a vector"):
             exported.scores([ids[item]])
@@ -127,10 +141,16 @@ def test_what_is_there(run, out, small_data):
         "config.toml", "export.json", "items.parquet", "trained.parquet", "weights.safetensors",
     ]  # fmt: skip
     items = pq.read_table(out / "items.parquet")
-    assert items["item_id"].to_pylist() == PreparedData(small_data).catalogue(["item_id"])["item_id"].to_pylist()
+    assert (
+        items["item_id"].to_pylist()
+        == PreparedData(small_data).catalogue(["item_id"])["item_id"].to_pylist()
+    )
     with load_run(run) as loaded, safe_open(out / "weights.safetensors", "pt") as weights:
         rows = torch.tensor(items["vector"].to_pylist())
-        assert torch.equal(rows, loaded.model.table.state_dict()["embeddings.item.weight"].to_local().local_shards()[0])
+        assert torch.equal(
+            rows,
+            loaded.model.table.state_dict()["embeddings.item.weight"].to_local().local_shards()[0],
+        )
         assert not [name for name in weights.keys() if "table" in name]  # noqa: SIM118
         for name, value in loaded.model.encoder.named_parameters():
             assert torch.equal(weights.get_tensor(f"encoder.{name}"), value)
@@ -143,7 +163,9 @@ def test_two_ranks_write_the_same_bytes(run, out, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "_ENTRIES", 100)
     _export(run, tmp_path / "blocks")
     assert pq.ParquetFile(tmp_path / "blocks" / "items.parquet").num_row_groups > 10
-    assert pq.read_table(tmp_path / "blocks" / "items.parquet").equals(pq.read_table(out / "items.parquet"))
+    assert pq.read_table(tmp_path / "blocks" / "items.parquet").equals(
+        pq.read_table(out / "items.parquet")
+    )
 
 
 def test_mistakes(run, out, tmp_path, capsys, monkeypatch):

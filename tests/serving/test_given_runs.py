@@ -28,9 +28,14 @@ def test_its_metadata_is_not_run(sent, tmp_path):
     (place / ".metadata").write_bytes(payload)
     sums = json.loads((place / "checksums.json").read_text())
     sums.pop("sha256", None)
-    sums["files"][".metadata"] = {"bytes": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+    sums["files"][".metadata"] = {
+        "bytes": len(payload),
+        "sha256": hashlib.sha256(payload).hexdigest(),
+    }
     (place / "checksums.json").write_text(json.dumps(sums))
-    (sent / "checkpoints" / "best.json").write_text(json.dumps({"step": 2, "ndcg@10": 0.0}))  # as an earlier version
+    (sent / "checkpoints" / "best.json").write_text(
+        json.dumps({"step": 2, "ndcg@10": 0.0})
+    )  # as an earlier version
     with pytest.raises(UserError, match=r"cannot be loaded \(\.metadata: "):
         load_run(sent)
     assert not (tmp_path / "ran").exists()
@@ -50,12 +55,17 @@ def test_its_own_code_is_not_run_unless_it_is_trusted(sent, tmp_path, setting):
     write_config(sent / "config.toml", config)
 
     for trust in (False, True):
-        with pytest.raises(UserError, match=r"mine\.py', of which it recorded no checksum: it is not run, even with"):
+        with pytest.raises(
+            UserError,
+            match=r"mine\.py', of which it recorded no checksum: it is not run, even with",
+        ):
             load_run(sent, trust=trust)
 
     known = {str(file): hashlib.sha256(file.read_bytes()).hexdigest()}
     write_origin(sent / "data.json", replace(read_origin(sent / "data.json"), own_files=known))
-    with pytest.raises(UserError, match=r"would run .*mine\.py' \(sha256 [0-9a-f]{64}\), which you have not"):
+    with pytest.raises(
+        UserError, match=r"would run .*mine\.py' \(sha256 [0-9a-f]{64}\), which you have not"
+    ):
         load_run(sent)
     assert not mark.exists()
 

@@ -23,18 +23,28 @@ def _labels(name, groups, of_item):
 def test_every_name_of_a_tree(case):
     names, paths = HeadNames(case.tree), case.tree.paths
     used = {pair for path in paths for pair in zip(path.levels, path.groups, strict=True)}
-    everywhere = [case.tree.levels[level].groups[group] for level, group in used]  # names that heads go through
+    everywhere = [
+        case.tree.levels[level].groups[group] for level, group in used
+    ]  # names that heads go through
     for path in paths:
         if everywhere.count(path.name) < 2:
             found = names.find(path.name, "only").path_K
             assert [paths[number] for number in torch.nonzero(found)[:, 0].tolist()] == [path]
-        called = [case.tree.levels[level].groups[group] for level, group in zip(path.levels, path.groups, strict=True)]
+        called = [
+            case.tree.levels[level].groups[group]
+            for level, group in zip(path.levels, path.groups, strict=True)
+        ]
         for depth in range(2, len(called) + 1):
             beginning = " / ".join(called[:depth])
-            expected = [other.levels == path.levels and other.groups[:depth] == path.groups[:depth] for other in paths]
+            expected = [
+                other.levels == path.levels and other.groups[:depth] == path.groups[:depth]
+                for other in paths
+            ]
             assert names.find(beginning, "only").path_K.tolist() == expected
         for level, group in zip(path.levels, path.groups, strict=True):
-            expected = [(level, group) in zip(other.levels, other.groups, strict=True) for other in paths]
+            expected = [
+                (level, group) in zip(other.levels, other.groups, strict=True) for other in paths
+            ]
             prior = case.tree.levels[level]
             called = prior.groups[group]
             for name in (called, f"{prior.name}: {called}"):
@@ -61,9 +71,13 @@ def _named(tree, name):
 
 
 def test_a_path_comes_before_a_group_and_names_may_hold_slashes(shop):
-    assert set(_named(shop, "arts / crafts")) == {f"{term} / arts / crafts / red" for term in shop.levels[0].groups}
+    assert set(_named(shop, "arts / crafts")) == {
+        f"{term} / arts / crafts / red" for term in shop.levels[0].groups
+    }
     assert _named(shop, "long-term / arts / crafts") == ["long-term / arts / crafts / red"]
-    assert set(_named(shop, "colour: other")) == {path.name for path in shop.paths if path.name.endswith("other")}
+    assert set(_named(shop, "colour: other")) == {
+        path.name for path in shop.paths if path.name.endswith("other")
+    }
 
 
 @pytest.mark.parametrize(
@@ -78,7 +92,10 @@ def test_a_path_comes_before_a_group_and_names_may_hold_slashes(shop):
         ("short-term / none", "'short-term / none' has no head, as nothing is in it"),
         ("toys / none", "no head is named 'toys / none'"),
         ("nones", "no head is named 'nones': valid"),
-        ("zzz", "valid: temporal: short-term, long-term; kind: toys, other, arts / crafts; colour: red, other"),
+        (
+            "zzz",
+            "valid: temporal: short-term, long-term; kind: toys, other, arts / crafts; colour: red, other",
+        ),
         ("toys / red", "-term / toys / red'?"),
         ("", "no head is named ''"),
     ],

@@ -49,16 +49,22 @@ def _is(head, name):
 
 def _slow(everything, k, only=None, mute=(), boost=None, at_least=None):
     """(score, item, groups, scores of heads) of the best list, with a share of one group at most."""
-    boost, need = boost or {}, {name: math.ceil(share * k - 1e-9) for name, share in (at_least or {}).items()}
+    boost, need = (
+        boost or {},
+        {name: math.ceil(share * k - 1e-9) for name, share in (at_least or {}).items()},
+    )
     scored = []
     for item in everything:
         heads = {
             head: score + sum(math.log(x) for name, x in boost.items() if _is(head, name))
             for head, score in item.head_scores.items()
-            if (only is None or any(_is(head, name) for name in only)) and not any(_is(head, name) for name in mute)
+            if (only is None or any(_is(head, name) for name in only))
+            and not any(_is(head, name) for name in mute)
         }
         if heads:
-            groups = frozenset(name for name in need if any(_is(head, name) for head in item.head_scores))
+            groups = frozenset(
+                name for name in need if any(_is(head, name) for head in item.head_scores)
+            )
             scored.append((max(heads.values()), item.item_id, groups, heads))
     scored.sort(key=lambda item: -item[0])
     for some in need:
@@ -85,7 +91,9 @@ def test_equals_the_definition(loaded, everything, data):
               "boost": data.draw(st.dictionaries(name, st.floats(0.01, 100), max_size=3))}  # fmt: skip
     k = data.draw(st.integers(1, 30))
     if data.draw(st.booleans()):
-        levers["at_least"] = {data.draw(st.sampled_from([*GENRES, *PATHS])): data.draw(st.floats(0.01, 1))}
+        levers["at_least"] = {
+            data.draw(st.sampled_from([*GENRES, *PATHS])): data.draw(st.floats(0.01, 1))
+        }
     expected = _slow(everything, k, **levers)
     if not expected:
         with pytest.raises(UserError, match="no head is left"):
@@ -93,15 +101,21 @@ def test_equals_the_definition(loaded, everything, data):
         return
     found = loaded.recommend(HISTORY, k=k, **levers)
     assert len(found) == len(expected)
-    scores = {item_id: (score, heads) for score, item_id, _, heads in _slow(everything, 150, **levers)}
+    scores = {
+        item_id: (score, heads) for score, item_id, _, heads in _slow(everything, 150, **levers)
+    }
     for item, (score, *_) in zip(found, expected, strict=True):
         assert item.score == pytest.approx(score, abs=1e-4)
         best, heads = scores[item.item_id]
         assert item.score == pytest.approx(best, abs=1e-4)
-        assert item.head_scores == pytest.approx(heads, abs=1e-4), "heads that may not answer are not named"
+        assert item.head_scores == pytest.approx(heads, abs=1e-4), (
+            "heads that may not answer are not named"
+        )
         assert item.head_scores[item.head] == item.score
     for name, share in levers.get("at_least", {}).items():
-        of_group = [any(_is(head, name) for head in everyones.head_scores) for everyones in everything]
+        of_group = [
+            any(_is(head, name) for head in everyones.head_scores) for everyones in everything
+        ]
         ids = {item.item_id for item, mine in zip(everything, of_group, strict=True) if mine}
         asked = math.ceil(share * k - 1e-9)
         assert sum(item.item_id in ids for item in found) >= min(asked, len(ids & set(scores)))
@@ -117,13 +131,21 @@ def test_shares_of_overlapping_groups(loaded, everything):
 
 
 def test_groups_that_have_too_few_are_said(loaded, everything, caplog):
-    comedies = [item for item in everything if any(_is(head, "Comedy") for head in item.head_scores)]
-    allow = [item.item_id for item in comedies[:2] + [item for item in everything if item not in comedies]]
+    comedies = [
+        item for item in everything if any(_is(head, "Comedy") for head in item.head_scores)
+    ]
+    allow = [
+        item.item_id
+        for item in comedies[:2] + [item for item in everything if item not in comedies]
+    ]
     with caplog.at_level("WARNING", logger="torchrec_priors"):
         found = loaded.recommend(HISTORY, k=10, at_least={"Comedy": 0.7}, allow=allow)
     assert {item.item_id for item in comedies[:2]} < {item.item_id for item in found}
     assert len(found) == 10
-    assert "at-least: fewer items of 'Comedy' in the list, as no more may be recommended" in caplog.text
+    assert (
+        "at-least: fewer items of 'Comedy' in the list, as no more may be recommended"
+        in caplog.text
+    )
     caplog.clear()
     assert loaded.recommend(HISTORY, k=10, at_least={"Comedy": 0.7})
     assert not caplog.records
@@ -164,7 +186,11 @@ def test_mistakes_in_python(loaded, levers, says):
 
 
 def test_lists_and_levers_that_leave_nothing_together(loaded, everything):
-    allow = [item.item_id for item in everything if not any(_is(head, "Comedy") for head in item.head_scores)]
+    allow = [
+        item.item_id
+        for item in everything
+        if not any(_is(head, "Comedy") for head in item.head_scores)
+    ]
     with pytest.raises(UserError, match="retrieve none of the items that are allowed"):
         loaded.recommend(HISTORY, only=["Comedy"], allow=allow)
 
@@ -182,7 +208,11 @@ def test_threads_with_levers_of_their_own(loaded, everything):
 def groups_run(small_data, tmp_path_factory):
     """A run with heads for groups of users, whose scores are averaged."""
     folder = tmp_path_factory.mktemp("levers") / "run"
-    changed = {**SETTINGS, "priors": {"tree": ["gender", "genre"]}, "evaluation": {"batch": 8, "fusion": "mean"}}
+    changed = {
+        **SETTINGS,
+        "priors": {"tree": ["gender", "genre"]},
+        "evaluation": {"batch": 8, "fusion": "mean"},
+    }
     with join() as ranks:
         train(parse(changed), PreparedData(small_data), RunFolder(folder), ranks)
     return folder
@@ -190,10 +220,17 @@ def groups_run(small_data, tmp_path_factory):
 
 def test_heads_of_groups_of_users(groups_run, small_raw, capsys, tmp_path):
     women = {
-        line.split("|")[0] for line in (small_raw / "u.user").read_text().splitlines() if line.split("|")[2] == "F"
+        line.split("|")[0]
+        for line in (small_raw / "u.user").read_text().splitlines()
+        if line.split("|")[2] == "F"
     }
     with load_run(groups_run) as loaded:
-        assert {head for item in loaded.recommend(HISTORY) for head in item.head_scores if head.startswith("M")}
+        assert {
+            head
+            for item in loaded.recommend(HISTORY)
+            for head in item.head_scores
+            if head.startswith("M")
+        }
         for item in loaded.recommend(HISTORY, only=["gender: F"]):
             assert {head.split(" / ")[0] for head in item.head_scores} == {"F"}
         users = loaded.data.user_texts().to_pylist()
@@ -201,7 +238,9 @@ def test_heads_of_groups_of_users(groups_run, small_raw, capsys, tmp_path):
         assert loaded.recommend(user=woman, only=["F"]) == loaded.recommend(user=woman)
         with pytest.raises(UserError, match="other groups of users"):
             loaded.recommend(user=woman, only=["M"])
-    _, out, _ = _app(capsys, "--run", groups_run, "--users", "all", "--out", tmp_path / "out", "--only", "F")
+    _, out, _ = _app(
+        capsys, "--run", groups_run, "--users", "all", "--out", tmp_path / "out", "--only", "F"
+    )
     for row in pq.read_table(tmp_path / "out").to_pylist():
         assert len(row["items"]) == (10 if str(row["user_id"]) in women else 0)
     men = sum(user not in women for user in users)
@@ -212,8 +251,12 @@ def test_a_mean_is_one_of_the_heads_that_may_answer(groups_run):
     with load_run(groups_run) as loaded:
         everything = loaded.recommend(HISTORY, k=150)
         for item in everything:
-            assert item.score == pytest.approx(sum(item.head_scores.values()) / len(item.head_scores), abs=1e-5)
-            assert item.head_scores[item.head] == pytest.approx(max(item.head_scores.values()), abs=1e-5)
+            assert item.score == pytest.approx(
+                sum(item.head_scores.values()) / len(item.head_scores), abs=1e-5
+            )
+            assert item.head_scores[item.head] == pytest.approx(
+                max(item.head_scores.values()), abs=1e-5
+            )
         expected = {}
         for item in everything:
             scores = [score + math.log(3) * (head == "F / Drama") for head, score in item.head_scores.items()
@@ -239,10 +282,14 @@ CALL = {"only": ["long-term", "short-term / Drama"], "mute": ["genre: War"], "bo
 def test_the_app_and_python_give_the_same(run, loaded, capsys):
     code, out, _ = _app(capsys, "--run", run, "--user", 9, *LEVERS, "--json")
     assert code == 0
-    assert json.loads(out)["items"] == [dataclasses.asdict(item) for item in loaded.recommend(user=9, **CALL)]
+    assert json.loads(out)["items"] == [
+        dataclasses.asdict(item) for item in loaded.recommend(user=9, **CALL)
+    ]
 
 
-def test_two_ranks_write_the_same_bytes_in_bulk_and_each_user_gets_what_one_alone_gets(run, loaded, capsys, tmp_path):
+def test_two_ranks_write_the_same_bytes_in_bulk_and_each_user_gets_what_one_alone_gets(
+    run, loaded, capsys, tmp_path
+):
     arguments = ["--run", run, "--users", "all", "-k", 7, *LEVERS, "--at-least", "no genre=.15"]
     code, out, _ = _app(capsys, *arguments, "--out", tmp_path / "one")
     assert code == 0
@@ -282,7 +329,9 @@ def test_bulk_says_how_many_users_have_fewer_of_a_group(run, loaded, small_data,
         (["--mute", "long-term", "--mute", "short-term"], ["no head is left"]),
     ],
 )
-@pytest.mark.parametrize("whom", [["--user", "9"], ["--users", "all", "--out", "out"]], ids=["one", "many"])
+@pytest.mark.parametrize(
+    "whom", [["--user", "9"], ["--users", "all", "--out", "out"]], ids=["one", "many"]
+)
 def test_mistakes_on_the_command_line(run, capsys, tmp_path, monkeypatch, whom, options, says):
     monkeypatch.chdir(tmp_path)
     code, _, error = _app(capsys, "--run", run, *whom, *options)

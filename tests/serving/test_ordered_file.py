@@ -23,7 +23,9 @@ def ranks():
         yield ranks
 
 
-@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_order(ranks, tmp_path, data):
     rows = data.draw(st.integers(1, 60))
@@ -41,7 +43,9 @@ def test_order(ranks, tmp_path, data):
 
 
 @pytest.mark.parametrize("numbers", [[0, 2], [0, 1, 1]], ids=["lost", "twice"])
-def test_a_row_that_is_lost_or_twice_there_is_an_error_and_leaves_the_old_file(ranks, tmp_path, numbers):
+def test_a_row_that_is_lost_or_twice_there_is_an_error_and_leaves_the_old_file(
+    ranks, tmp_path, numbers
+):
     (tmp_path / "out.parquet").write_text("old")
     with OrderedFile(tmp_path / "out.parquet", 3, 4, ranks) as file:
         file.add(_table(numbers), np.array(numbers))

@@ -38,11 +38,16 @@ def _app(capsys, *arguments):
         (["--user", "9"], {"user": 9}),
         (["--history", "5, 50,7", "-k", "4"], {"history": [5, "50", 7], "k": 4}),
         (["--user", "9", "--allow", "ids"], {"user": "9", "allow": range(20, 80)}),
-        (["--user", "9", "--deny", "ids"], {"user": 9, "deny": [str(item) for item in range(20, 80)]}),
+        (
+            ["--user", "9", "--deny", "ids"],
+            {"user": 9, "deny": [str(item) for item in range(20, 80)]},
+        ),
     ],
     ids=["user", "history", "allow", "deny"],
 )
-def test_the_app_and_python_give_the_same(run, loaded, capsys, tmp_path, monkeypatch, options, call):
+def test_the_app_and_python_give_the_same(
+    run, loaded, capsys, tmp_path, monkeypatch, options, call
+):
     (tmp_path / "ids").write_text("".join(f"{item}\n" for item in range(20, 80)))
     monkeypatch.chdir(tmp_path)
     code, out, _ = _app(capsys, "--run", run, *options, "--json")
@@ -81,11 +86,15 @@ def test_runs_may_be_open_together_and_again_after_closing(run):
 
 
 def test_nothing_is_initialised_that_a_checkpoint_overwrites(run, monkeypatch):
-    monkeypatch.setattr(build, "initialise_rows", lambda *_: pytest.fail("the table got first values"))
+    monkeypatch.setattr(
+        build, "initialise_rows", lambda *_: pytest.fail("the table got first values")
+    )
     with load_run(run) as loaded:
         assert loaded.recommend(user=9)
         built = build.build_model(loaded.config, loaded.data, loaded.ranks, for_training=False)
-        assert not built.parallel.fused_optimizer.state_dict()["state"]["table.embeddings.item.weight"]
+        assert not built.parallel.fused_optimizer.state_dict()["state"][
+            "table.embeddings.item.weight"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -179,4 +188,7 @@ def test_the_example_runs(run, loaded):
 
 
 def test_importing_the_package_does_not_import_torch():
-    _python("-c", "import sys, torchrec_priors, torchrec_priors.apps.prepare; assert 'torch' not in sys.modules")
+    _python(
+        "-c",
+        "import sys, torchrec_priors, torchrec_priors.apps.prepare; assert 'torch' not in sys.modules",
+    )

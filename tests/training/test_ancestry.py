@@ -83,7 +83,9 @@ def child(small_data, folder, fitted):
     return _train(small_data, folder / "child", init_from=fitted)
 
 
-def test_targets_that_an_ancestor_was_trained_on_are_not_evaluated_on_unseen(child, fitted, tmp_path):
+def test_targets_that_an_ancestor_was_trained_on_are_not_evaluated_on_unseen(
+    child, fitted, tmp_path
+):
     says = r"test split is not held out, as this run comes from '.*fitted' \(--fit-all\): it was trained on targets of"
     with pytest.raises(UserError, match=says):
         _evaluated(child)
@@ -99,7 +101,9 @@ def test_targets_that_an_ancestor_was_trained_on_are_not_evaluated_on_unseen(chi
     assert "trained on targets" in shown.label
 
 
-def test_training_says_that_its_validation_is_not_held_out(small_data, fitted, child, tmp_path, capsys):
+def test_training_says_that_its_validation_is_not_held_out(
+    small_data, fitted, child, tmp_path, capsys
+):
     _train(small_data, tmp_path / "run", init_from=fitted)
     said = capsys.readouterr().err
     assert "warning: validation is not held out from" in said
@@ -121,7 +125,9 @@ def test_a_run_that_was_trained_on_no_target_taints_nobody(small_data, tmp_path,
 
 def test_what_is_far_back_counts_as_much(small_data, child, tmp_path):
     grandchild = _train(small_data, tmp_path / "run", init_from=child)
-    names = [ancestor.run.rsplit("/", 1)[-1] for ancestor in RunFolder(grandchild).origin().ancestors]
+    names = [
+        ancestor.run.rsplit("/", 1)[-1] for ancestor in RunFolder(grandchild).origin().ancestors
+    ]
     assert names == ["child", "fitted"]
     with pytest.raises(UserError, match=r"comes from '.*fitted' \(--fit-all\)"):
         _evaluated(grandchild)
@@ -129,13 +135,19 @@ def test_what_is_far_back_counts_as_much(small_data, child, tmp_path):
         _evaluated(grandchild, "validation")
 
 
-def test_of_another_horizon_just_the_targets_within_its_training_part_count(small_raw, small_data, tmp_path):
+def test_of_another_horizon_just_the_targets_within_its_training_part_count(
+    small_raw, small_data, tmp_path
+):
     prepare(Settings("movielens", small_raw, 2), tmp_path / "data")  # trains on all but 4
     other = _train(tmp_path / "data", tmp_path / "other")
-    run = _train(small_data, tmp_path / "run", init_from=other)  # targets are the last 8, and the 8 before
+    run = _train(
+        small_data, tmp_path / "run", init_from=other
+    )  # targets are the last 8, and the 8 before
     assert _leaks(run, small_data, "test").to_metrics()["leaked/targets_share"] == 0.5
     assert _leaks(run, small_data, "validation").to_metrics()["leaked/targets_share"] == 1
-    back = _train(tmp_path / "data", tmp_path / "back", init_from=_train(small_data, tmp_path / "plain"))
+    back = _train(
+        tmp_path / "data", tmp_path / "back", init_from=_train(small_data, tmp_path / "plain")
+    )
     assert _leaks(back, tmp_path / "data", "validation").to_metrics()["leaked/users"] == 0
 
 
@@ -165,7 +177,11 @@ def test_another_past_of_a_user_cannot_be_told(small_raw, small_data, tmp_path):
     user = PreparedData(small_data).user_ids(PreparedData(small_data).row_groups[0])[0].as_py()
     raw = _raw_in_order(small_raw, small_data, tmp_path / "raw", change=user)
     prepare(Settings("movielens", raw, 8), tmp_path / "data")
-    run = _train(small_data, tmp_path / "run", init_from=_train(tmp_path / "data", tmp_path / "other", fit_all=True))
+    run = _train(
+        small_data,
+        tmp_path / "run",
+        init_from=_train(tmp_path / "data", tmp_path / "other", fit_all=True),
+    )
     found = _leaks(run, small_data, "test")
     assert found.untold_users == 1
     assert found.leaked_users == found.users - 1
@@ -175,7 +191,10 @@ def test_parts_of_ranks_add_up(child, small_data):
     data, part = PreparedData(small_data), read_ancestry(RunFolder(child)).part
     before = part.only(part.before_N)
     whole = leaks(before, data, "test", share=Share(), total=lambda values: values)
-    parts = [leaks(before, data, "test", share=Share(rank, 3), total=lambda values: values) for rank in range(3)]
+    parts = [
+        leaks(before, data, "test", share=Share(rank, 3), total=lambda values: values)
+        for rank in range(3)
+    ]
     assert np.array_equal(whole.trained_U, sum(each.trained_U for each in parts))
     assert whole.leaked_users > 50
 
@@ -223,7 +242,9 @@ def test_what_an_earlier_version_left_is_told_by_its_data(small_data, fitted, tm
     assert _leaks(run, small_data, "test").to_metrics()["leaked/targets_share"] == 1
 
 
-def test_a_run_of_an_earlier_version_that_was_started_from_another_cannot_be_told(small_data, child, tmp_path):
+def test_a_run_of_an_earlier_version_that_was_started_from_another_cannot_be_told(
+    small_data, child, tmp_path
+):
     old = _as_of_an_earlier_version(shutil.copytree(child, tmp_path / "old"))
     assert _evaluated(old)["leaked/untold_users"] > 50
     run = _train(small_data, tmp_path / "run", init_from=old)

@@ -11,7 +11,11 @@ import torch
 import torch.distributed.checkpoint as dcp
 from payloads import a_pickle
 from torch.distributed.checkpoint.filesystem import _StorageInfo
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    Metadata,
+    TensorStorageMetadata,
+)
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.process import join
@@ -55,7 +59,9 @@ def test_a_payload_is_not_run(place, tmp_path):
     assert mark.exists(), "the payload works"
     mark.unlink()
     (place / ".metadata").write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot be loaded .*\.metadata: UnpicklingError: it names \S+open, which"):
+    with pytest.raises(
+        UserError, match=r"cannot be loaded .*\.metadata: UnpicklingError: it names \S+open, which"
+    ):
         Reader(place)
     assert not mark.exists()
 
@@ -82,7 +88,16 @@ class _Calls:
         _Calls(Metadata, ({},), {"state_dict_metadata": {}}),
         _Calls(getattr, (Metadata, "__init__")),
     ],
-    ids=["a list", "a dictionary", "a path", "a size", "an ordered dictionary", "a load", "cut metadata", "getattr"],
+    ids=[
+        "a list",
+        "a dictionary",
+        "a path",
+        "a size",
+        "an ordered dictionary",
+        "a load",
+        "cut metadata",
+        "getattr",
+    ],
 )
 def test_pickles_of_anything_else_are_refused(said, tmp_path):
     (tmp_path / ".metadata").write_bytes(pickle.dumps(said))
@@ -129,7 +144,10 @@ def test_every_value_is_looked_at(place, change, says):
 
 def test_the_classes_of_the_pickle_cannot_be_changed(tmp_path):
     """BUILD can set attributes of what it is given, be it a class: no later reading would be safe."""
-    code = b"\x80\x04ctorch.distributed.checkpoint.metadata\nMetadata\n(N}X\x01\x00\x00\x00xK\x01s" + b"tb."
+    code = (
+        b"\x80\x04ctorch.distributed.checkpoint.metadata\nMetadata\n(N}X\x01\x00\x00\x00xK\x01s"
+        + b"tb."
+    )
     list(pickletools.genops(code))
     (tmp_path / ".metadata").write_bytes(code)
     with pytest.raises(ValueError, match=r"."):

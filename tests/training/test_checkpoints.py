@@ -32,7 +32,13 @@ SETTINGS = {
     "encoder": {"layers": 1, "heads": 2},
     "priors": {"tree": ["temporal:2"]},
     "negatives": {"per_set": 20},
-    "training": {"batch": 16, "steps": 20, "evaluate_every": 20, "log_every": 1, "checkpoint_seconds": 0},
+    "training": {
+        "batch": 16,
+        "steps": 20,
+        "evaluate_every": 20,
+        "log_every": 1,
+        "checkpoint_seconds": 0,
+    },
     "evaluation": {"batch": 16},
 }
 
@@ -54,7 +60,11 @@ def _tensors(place, tmp_path):
         if isinstance(value, torch.Tensor):
             return {prefix: value}
         pairs = value.items() if isinstance(value, dict) else ()
-        return {key: tensor for name, part in pairs for key, tensor in flat(part, f"{prefix}/{name}").items()}
+        return {
+            key: tensor
+            for name, part in pairs
+            for key, tensor in flat(part, f"{prefix}/{name}").items()
+        }
 
     return flat(torch.load(tmp_path / "flat.pt", weights_only=False))
 
@@ -88,10 +98,15 @@ def test_what_is_there_and_its_checksums(whole):
         assert ".metadata" in manifest
         for name, checksum in manifest.items():
             content = (place / name).read_bytes()
-            assert (len(content), hashlib.sha256(content).hexdigest()) == (checksum.bytes, checksum.sha256)
+            assert (len(content), hashlib.sha256(content).hexdigest()) == (
+                checksum.bytes,
+                checksum.sha256,
+            )
 
 
-def test_beside_training_or_not_the_bits_are_those_of_that_step(whole, small_data, tmp_path, monkeypatch):
+def test_beside_training_or_not_the_bits_are_those_of_that_step(
+    whole, small_data, tmp_path, monkeypatch
+):
     """The writing thread waits until training has gone on."""
     write = checkpoint_files.Writer.write_data
 
@@ -102,7 +117,9 @@ def test_beside_training_or_not_the_bits_are_those_of_that_step(whole, small_dat
     monkeypatch.setattr(checkpoint_files.Writer, "write_data", late)
     _train(small_data, tmp_path / "late")
     monkeypatch.undo()
-    monkeypatch.setattr(checkpoint_staging.Staging, "stage", lambda *_: pytest.fail("a copy was made"))
+    monkeypatch.setattr(
+        checkpoint_staging.Staging, "stage", lambda *_: pytest.fail("a copy was made")
+    )
     _train(small_data, tmp_path / "plain", checkpoint_async=False)
     for run in ("late", "plain"):
         for name in ("step-00000015", "step-00000020"):
@@ -110,7 +127,11 @@ def test_beside_training_or_not_the_bits_are_those_of_that_step(whole, small_dat
 
 
 def _said(caplog, words):
-    ours = [record.getMessage() for record in caplog.records if record.name.startswith("torchrec_priors.")]
+    ours = [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("torchrec_priors.")
+    ]
     return [line for line in ours if words in line]
 
 
@@ -134,8 +155,16 @@ def _flip(file):
         (_flip, ".metadata", ".metadata does not match its checksum"),
         (Path.unlink, ".metadata", ".metadata is missing"),
         (Path.unlink, MANIFEST, "checksums.json is missing"),
-        (lambda file: file.write_text(file.read_text()[:-3]), MANIFEST, "checksums.json cannot be read"),
-        (lambda file: file.write_text('{"files": {}}'), MANIFEST, "checksums.json does not name .metadata"),
+        (
+            lambda file: file.write_text(file.read_text()[:-3]),
+            MANIFEST,
+            "checksums.json cannot be read",
+        ),
+        (
+            lambda file: file.write_text('{"files": {}}'),
+            MANIFEST,
+            "checksums.json does not name .metadata",
+        ),
         (lambda file: file.write_text("[]"), MANIFEST, "checksums.json cannot be read"),
         (lambda file: None, MANIFEST, None),
     ],
@@ -148,7 +177,9 @@ def test_every_flaw_is_found(run, harm, name, says):
     assert found == says or re.match(says, found)
 
 
-def test_a_damaged_newest_checkpoint_is_put_aside_and_the_one_before_used(whole, run, small_data, tmp_path, caplog):
+def test_a_damaged_newest_checkpoint_is_put_aside_and_the_one_before_used(
+    whole, run, small_data, tmp_path, caplog
+):
     _flip(run / "checkpoints" / "step-00000020" / "rank-0-0.distcp")
     says = "rank-0-0.distcp does not match its checksum"
     with pytest.raises(UserError, match=f"step-00000020' is damaged .{says}"):
@@ -169,7 +200,9 @@ def test_where_no_checkpoint_is_whole_nothing_is_touched(run, small_data):
         _flip(run / "checkpoints" / name / "rank-0-0.distcp")
     before = _names(run)
     for _ in range(2):
-        with pytest.raises(UserError, match=r"no checkpoint that is whole \(step-00000020: .*; step-00000015: "):
+        with pytest.raises(
+            UserError, match=r"no checkpoint that is whole \(step-00000020: .*; step-00000015: "
+        ):
             _train(small_data, run)
         assert _names(run) == before
 
@@ -180,7 +213,9 @@ def test_a_checkpoint_of_an_earlier_version_is_taken_as_it_is(run, small_data, c
     (run / "checkpoints" / "best.json").write_text(json.dumps({"step": 20, "ndcg@10": 0.0}))
     metadata = (place / ".metadata").read_bytes()
     (place / "rank-0-0.distcp").rename(place / "__0_0.distcp0")
-    (place / ".metadata").write_bytes(metadata.replace(b"rank-0-0.distcp", b"__0_0.distcp0"[:15].ljust(15, b"0")))
+    (place / ".metadata").write_bytes(
+        metadata.replace(b"rank-0-0.distcp", b"__0_0.distcp0"[:15].ljust(15, b"0"))
+    )
     (place / "__0_0.distcp0").rename(place / "__0_0.distcp000")
     assert len("rank-0-0.distcp") == len("__0_0.distcp000")
     load_run(run).close()
@@ -211,7 +246,11 @@ def test_a_checkpoint_that_has_no_room_is_said_and_the_next_one_written(
     assert "step-00000010" in said[0]
     assert "No space left on device" in said[0]
     assert _names(tmp_path / "run") == ["best.json", "step-00000005", "step-00000020"]
-    _same(whole / "checkpoints" / "step-00000020", tmp_path / "run" / "checkpoints" / "step-00000020", tmp_path)
+    _same(
+        whole / "checkpoints" / "step-00000020",
+        tmp_path / "run" / "checkpoints" / "step-00000020",
+        tmp_path,
+    )
 
 
 @pytest.mark.parametrize("beside", [True, False])
@@ -220,7 +259,9 @@ def test_a_best_checkpoint_that_has_no_room_ends_the_run_which_then_goes_on(
 ):
     run = tmp_path / "run"
     _no_room(monkeypatch, [20])
-    with pytest.raises(OutsideError, match=r"step-00000020 could not be written .No space left on device"):
+    with pytest.raises(
+        OutsideError, match=r"step-00000020 could not be written .No space left on device"
+    ):
         _train(small_data, run, checkpoint_async=beside)
     assert _names(run) == ["step-00000010", "step-00000015"]
     assert not (run / "summary.json").exists()
@@ -230,10 +271,14 @@ def test_a_best_checkpoint_that_has_no_room_ends_the_run_which_then_goes_on(
 
 
 @pytest.mark.parametrize("beside", [True, False])
-def test_a_last_checkpoint_that_has_no_room_ends_the_run_in_an_error(small_data, tmp_path, monkeypatch, beside):
+def test_a_last_checkpoint_that_has_no_room_ends_the_run_in_an_error(
+    small_data, tmp_path, monkeypatch, beside
+):
     values = iter([0.2, 0.1])
     evaluate = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: evaluate(*a, **k) | {"ndcg@10": next(values)})
+    monkeypatch.setattr(
+        loop, "evaluate", lambda *a, **k: evaluate(*a, **k) | {"ndcg@10": next(values)}
+    )
     _no_room(monkeypatch, [20])
     with pytest.raises(OutsideError, match="step-00000020 could not be written"):
         _train(small_data, tmp_path / "run", evaluate_every=10, checkpoint_async=beside)
@@ -244,14 +289,29 @@ def test_a_last_checkpoint_that_has_no_room_ends_the_run_in_an_error(small_data,
 def test_how_many_are_kept(small_data, tmp_path, monkeypatch):
     values = iter([0.1, 0.2, 0.15, 0.3, 0.25, 0.2])
     evaluate = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", lambda *a, **k: evaluate(*a, **k) | {"ndcg@10": next(values)})
+    monkeypatch.setattr(
+        loop, "evaluate", lambda *a, **k: evaluate(*a, **k) | {"ndcg@10": next(values)}
+    )
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    _train(small_data, tmp_path / "run", steps=30, evaluate_every=5, keep_last=1, keep_best=2, patience=0)
+    _train(
+        small_data,
+        tmp_path / "run",
+        steps=30,
+        evaluate_every=5,
+        keep_last=1,
+        keep_best=2,
+        patience=0,
+    )
     best = json.loads((tmp_path / "run" / "checkpoints" / "best.json").read_text())
     assert best["step"] == 20
     assert best["ndcg@10"] == 0.3
     assert (best["before"][0]["step"], best["before"][0]["ndcg@10"]) == (10, 0.2)
-    assert _names(tmp_path / "run") == ["best.json", "step-00000010", "step-00000020", "step-00000030"]
+    assert _names(tmp_path / "run") == [
+        "best.json",
+        "step-00000010",
+        "step-00000020",
+        "step-00000030",
+    ]
 
 
 def test_what_a_kill_leaves_is_removed_and_the_best_is_that_of_the_checkpoint(run, small_data):
@@ -263,7 +323,9 @@ def test_what_a_kill_leaves_is_removed_and_the_best_is_that_of_the_checkpoint(ru
     assert json.loads((run / "checkpoints" / "best.json").read_text())["step"] == 20
 
 
-def test_nothing_in_training_draws_from_a_global_random_state(whole, small_data, tmp_path, monkeypatch):
+def test_nothing_in_training_draws_from_a_global_random_state(
+    whole, small_data, tmp_path, monkeypatch
+):
     """Whatever it is before each step, the run is the same: a checkpoint need not keep it."""
     step, count = loop.step, iter(range(1000, 2000))
 

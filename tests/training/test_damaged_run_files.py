@@ -121,10 +121,14 @@ def test_a_configuration_that_was_edited_or_cut_is_not_the_runs(run):
     file = run / "config.toml"
     text = file.read_text()
     file.write_text(text.replace("dim = 8", "dim = 16"))
-    with pytest.raises(UserError, match=r"config.toml' has changed since the run was recorded: put it back"):
+    with pytest.raises(
+        UserError, match=r"config.toml' has changed since the run was recorded: put it back"
+    ):
         RunFolder(run).open()
     file.write_text(text[: text.index("[training]")])  # valid TOML, with defaults for the rest
-    with pytest.raises(UserError, match=r"config.toml' has changed since the run was recorded: put it back"):
+    with pytest.raises(
+        UserError, match=r"config.toml' has changed since the run was recorded: put it back"
+    ):
         RunFolder(run).open()
 
 
@@ -132,17 +136,23 @@ def test_a_note_of_the_best_that_is_damaged_is_written_anew_by_training(run, sma
     file = run / "checkpoints" / "best.json"
     before = read_json(file, remedy="")
     file.write_text(file.read_text().replace(str(before["step"]), "3"))
-    with pytest.raises(UserError, match=r"best.json' is damaged .*: the train command of this run writes it anew"):
+    with pytest.raises(
+        UserError, match=r"best.json' is damaged .*: the train command of this run writes it anew"
+    ):
         CheckpointFolder(run / "checkpoints").best_step()
     _train(small_data, run)
-    assert "best.json' is damaged (it does not match its checksum): it is written anew" in caplog.text
+    assert (
+        "best.json' is damaged (it does not match its checksum): it is written anew" in caplog.text
+    )
     assert read_json(file, remedy="")["step"] == before["step"]
 
 
 def test_the_best_checkpoint_that_is_gone_is_not_called_missing_training(run):
     folder = CheckpointFolder(run / "checkpoints")
     shutil.rmtree(folder.place(folder.best_step()))
-    with pytest.raises(UserError, match=r"the best checkpoint '.*step-0000000\d' is missing: put it back"):
+    with pytest.raises(
+        UserError, match=r"the best checkpoint '.*step-0000000\d' is missing: put it back"
+    ):
         folder.best_step()
 
 
@@ -153,7 +163,9 @@ def test_a_last_line_that_was_cut_is_trimmed_and_a_damaged_line_is_named(run, sm
     assert len(read_lines(file)) == len(lines.splitlines())
     first, second, rest = lines.split("\n", 2)
     file.write_text(f"{first}\n{second[:-10]}\n{rest}")
-    with pytest.raises(UserError, match=r"metrics.jsonl' is damaged in line 2: put it back, or remove that line"):
+    with pytest.raises(
+        UserError, match=r"metrics.jsonl' is damaged in line 2: put it back, or remove that line"
+    ):
         read_lines(file)
     with pytest.raises(UserError, match="line 2"):
         _train(small_data, run)
@@ -170,11 +182,15 @@ def test_other_programs_read_the_lines_and_lines_of_earlier_versions_are_read(tm
 def test_report_names_what_it_leaves_out(run):
     (run / "eval" / "test").mkdir(parents=True)
     (run / "eval" / "test" / "metrics.json").write_text('{"split": "te')
-    with pytest.raises(UserError, match=r"nothing can be shown: '.*metrics.json' cannot be read .*: evaluate again"):
+    with pytest.raises(
+        UserError, match=r"nothing can be shown: '.*metrics.json' cannot be read .*: evaluate again"
+    ):
         find([run])
 
 
-def test_what_a_kill_leaves_before_a_run_has_begun_does_not_spoil_the_folder(run, small_data, tmp_path):
+def test_what_a_kill_leaves_before_a_run_has_begun_does_not_spoil_the_folder(
+    run, small_data, tmp_path
+):
     begun = tmp_path / "begun"
     begun.mkdir()
     for name in ("paths.json", "seen.parquet", "trained.parquet", "data.json"):

@@ -30,12 +30,16 @@ def _negatives(data, steps, **negatives):
     return drawn
 
 
-@pytest.mark.parametrize("negatives", [{"per_set": 6}, {"per_set": 8, "popularity": 0.5, "catalogue_share": 0.5}])
+@pytest.mark.parametrize(
+    "negatives", [{"per_set": 6}, {"per_set": 8, "popularity": 0.5, "catalogue_share": 0.5}]
+)
 def test_negatives_of_an_event_saw_it_in_training(negatives, small_data, small_raw):
     saw: dict[str, set[int]] = {}
     for ratings in read_sequences(small_raw, E).values():
         for rating in ratings[: -2 * E]:
-            saw.setdefault(f"{rating.stars} star{'s' if rating.stars > 1 else ''}", set()).add(rating.film)
+            saw.setdefault(f"{rating.stars} star{'s' if rating.stars > 1 else ''}", set()).add(
+                rating.film
+            )
     found = _negatives(PreparedData(small_data), 400, **negatives)
     assert found.keys() == saw.keys()
     assert len({frozenset(films) for films in saw.values()}) == 5, "the heads' groups differ"

@@ -43,7 +43,11 @@ def test_work_of_real_size_is_allowed(small_data, monkeypatch):
     monkeypatch.setattr(fits_memory, "total_memory", lambda: 8 * 10**9)  # of a laptop
     heads = {"priors": {"tree": ["temporal:8", "random:8"]}, "model": {"dim": 256, "context": 8192}}
     _check(small_data, {**heads, "encoder": {"layers": 8}}, 1_260_000)
-    huge_but_small = {"training": {"batch": 10**9}, "negatives": {"per_set": 10**9}, "evaluation": {"batch": 10**9}}
+    huge_but_small = {
+        "training": {"batch": 10**9},
+        "negatives": {"per_set": 10**9},
+        "evaluation": {"batch": 10**9},
+    }
     _check(small_data, huge_but_small, 150)  # there is no more than the data set has
 
 
@@ -57,7 +61,9 @@ def test_a_batch_is_of_the_data(small_data, monkeypatch):
 
 
 def test_negatives_are_no_more_than_a_group_has(small_data):
-    settings = parse({"priors": {"tree": ["genre"]}, "negatives": {"per_set": 16}, "model": {"dim": 8}})
+    settings = parse(
+        {"priors": {"tree": ["genre"]}, "negatives": {"per_set": 16}, "model": {"dim": 8}}
+    )
     tree = load_tree(settings.priors, PreparedData(small_data), settings.model.horizon)
     expected = sum(min(size, 16) for size in tree.set_sizes.tolist()) * 8 * 4
     assert fits_memory._negatives(settings, tree).bytes == expected

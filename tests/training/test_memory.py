@@ -25,8 +25,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def _faults(how):
     command = [sys.executable, "-c", _FAULTS, how]
-    fixed = {name: str(1 << 17) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")}  # where glibc begins
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **fixed})
+    fixed = {
+        name: str(1 << 17) for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_")
+    }  # where glibc begins
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **fixed}
+    )
     if ended.returncode == 3:
         pytest.skip("the C library is not glibc")
     return int(ended.stdout)

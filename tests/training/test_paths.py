@@ -72,26 +72,43 @@ def counts(small_raw):
 @pytest.mark.parametrize("composition", ["hierarchical", "additive"])
 def test_positives_are_counted_from_items_events_and_users(composition, data, counts):
     tree = load_tree(PriorsConfig(tree=TREE, composition=composition), data, HORIZON)
-    shares = [count_positives(tree, data, HORIZON, Share(rank, 3), data.lengths - 2 * E)[:-1] for rank in range(3)]
+    shares = [
+        count_positives(tree, data, HORIZON, Share(rank, 3), data.lengths - 2 * E)[:-1]
+        for rank in range(3)
+    ]
     found = {path.name: count for path, count in zip(tree.paths, sum(shares).tolist(), strict=True)}
-    expected = {path.name: [counts[path.name, offset] for offset in range(1, HORIZON + 1)] for path in tree.paths}
+    expected = {
+        path.name: [counts[path.name, offset] for offset in range(1, HORIZON + 1)]
+        for path in tree.paths
+    }
     assert found == expected
-    assert all(sum(of_T) for of_T in expected.values()), "a head without users: 'no gender' has none"
+    assert all(sum(of_T) for of_T in expected.values()), (
+        "a head without users: 'no gender' has none"
+    )
 
 
 @pytest.fixture(scope="module")
 def run(data, counts, tmp_path_factory):
     """A run in which some paths, but no whole segment, have too few positives."""
-    folder, minimum = tmp_path_factory.mktemp("paths") / "run", counts["short-term / 5 stars / F"] + 1
+    folder, minimum = (
+        tmp_path_factory.mktemp("paths") / "run",
+        counts["short-term / 5 stars / F"] + 1,
+    )
     return folder, minimum, _train(_config(min_positives=minimum), data, folder)
 
 
-def test_a_run_remembers_its_paths_and_has_no_adapters_for_those_with_too_few_positives(run, counts):
+def test_a_run_remembers_its_paths_and_has_no_adapters_for_those_with_too_few_positives(
+    run, counts
+):
     folder, minimum, summary = run
     recorded = json.loads((folder / "paths.json").read_text())
     records = recorded["paths"]
-    assert recorded["targets"] == sum(record["positives"] for record in records), "every target has one path here"
-    names = [name for name in counts if isinstance(name, str) and name.split(" / ")[0].endswith("-term")]
+    assert recorded["targets"] == sum(record["positives"] for record in records), (
+        "every target has one path here"
+    )
+    names = [
+        name for name in counts if isinstance(name, str) and name.split(" / ")[0].endswith("-term")
+    ]
     kept = {name for name in names if counts[name] >= minimum}
     for record in records:
         way = record["name"].split(" / ")
@@ -118,7 +135,10 @@ def test_whoever_loads_a_run_reads_its_paths_and_not_the_log(run, data, monkeypa
     ("change", "says"),
     [
         (lambda file: file.unlink(), "paths.json' is missing: put it back, or train again"),
-        (lambda file: file.write_text('{"paths": [{}]}'), "paths.json' is damaged (it does not match its checksum)"),
+        (
+            lambda file: file.write_text('{"paths": [{}]}'),
+            "paths.json' is damaged (it does not match its checksum)",
+        ),
     ],
     ids=["missing", "damaged"],
 )
@@ -133,7 +153,10 @@ def test_a_run_whose_paths_are_lost_is_explained(run, change, says, tmp_path):
     ("text", "says"),
     [
         ('{"paths": [{}]}', "paths.json' is not what train writes (KeyError: 'name'): train again"),
-        ('{"targets": 1, "paths": []}', "paths.json is of other prior paths than the run's data and"),
+        (
+            '{"targets": 1, "paths": []}',
+            "paths.json is of other prior paths than the run's data and",
+        ),
     ],
     ids=["broken", "others"],
 )
@@ -153,7 +176,9 @@ def test_users_are_served_by_the_heads_of_their_own_groups(run, small_raw):
     with load_run(run[0]) as loaded:
         for user in range(6, 16):
             for found in loaded.recommend(user=user, k=3):
-                assert {head.split(" / ")[2] for head in [found.head, *found.head_scores]} == {gender[user]}
+                assert {head.split(" / ")[2] for head in [found.head, *found.head_scores]} == {
+                    gender[user]
+                }
         for found in loaded.recommend(history=[7, 8, 9], k=30):
             of_own |= {head.split(" / ")[2] for head in found.head_scores}
     assert of_own == {"M", "F"}, "a history of one's own may use all heads"
@@ -174,7 +199,8 @@ def test_88_heads_cost_d_squared_each(data, tmp_path):
 
 def test_a_tree_above_the_budget_leaves_the_folder_free(data, tmp_path):
     says = (
-        "20 paths have 2,104 parameters at model.dim = 8, more than priors.max_parameters = 2,000: take fewer or coarse"
+        "20 paths have 2,104 parameters at model.dim = 8, more than priors.max_parameters = 2,000:"
+        " take fewer or coarse"
     )
     with pytest.raises(UserError, match=re.escape(says)):
         _train(_config(max_parameters=2000), data, tmp_path / "run")
@@ -189,7 +215,9 @@ def test_a_prior_that_needs_events_of_a_log_without_any_is_named(small_data, tmp
         "class Mine(TemporalPrior):\n    name = 'mine'\n    needs = ('events',)\n\n"
         "def load(argument, data, horizon):\n    return Mine(2, horizon)\n"
     )
-    with pytest.raises(UserError, match="'mine' needs events, and data set 'movielens' has no event types"):
+    with pytest.raises(
+        UserError, match="'mine' needs events, and data set 'movielens' has no event types"
+    ):
         _train(parse({**SETTINGS, "priors": {"tree": [f"{tmp_path}/mine.py"]}}),
                PreparedData(tmp_path / "data"), tmp_path / "run")  # fmt: skip
 
@@ -206,7 +234,11 @@ def test_every_composition_trains_serves_and_starts_another(composition, adapter
         assert any(value.any() for value in old.values())
     with join() as ranks:
         other = parse(
-            {**SETTINGS, "priors": {"tree": TREE, "composition": composition, "adapters": adapters}, "seed": 1}
+            {
+                **SETTINGS,
+                "priors": {"tree": TREE, "composition": composition, "adapters": adapters},
+                "seed": 1,
+            }
         )
         built = build.build_model(other, data, ranks)
         start_from(RunFolder(tmp_path / "run"), built, other, data, ranks)

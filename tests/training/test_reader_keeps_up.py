@@ -12,7 +12,7 @@ import pytest
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import WindowStream
-from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
@@ -55,9 +55,18 @@ def test_one_process_reads_twenty_times_faster_than_it_trains(marketplace):
     with join() as ranks:
         built = build_model(config, marketplace, ranks)
         set_loss_weights(built, config)
-        optimizers, sampler = Optimizers(built, config), make_sampler(built, config, marketplace, ranks)
+        optimizers, sampler = (
+            Optimizers(built, config),
+            make_sampler(built, config, marketplace, ranks),
+        )
         stream = WindowStream(
-            marketplace, context=400, horizon=8, batch=32, seed=0, balanced_for=128, columns=built.training_columns
+            marketplace,
+            context=400,
+            horizon=8,
+            batch=32,
+            seed=0,
+            balanced_for=128,
+            columns=built.training_columns,
         )
         built.parallel.train()
         trained, took = 0, 0.0
@@ -66,10 +75,15 @@ def test_one_process_reads_twenty_times_faster_than_it_trains(marketplace):
             started = time.monotonic()
             step(built, optimizers, batch)
             if windows.step:  # the first one makes the optimizer's state
-                trained, took = trained + int(windows.contexts.sum()), took + time.monotonic() - started
+                trained, took = (
+                    trained + int(windows.contexts.sum()),
+                    took + time.monotonic() - started,
+                )
         read, reading = _tokens(stream, sampler)
     ratio = (read / reading) / (trained / took)
-    print(f"reads {read / reading:,.0f} tokens a second, trains {trained / took:,.0f}: {ratio:,.0f} times")
+    print(
+        f"reads {read / reading:,.0f} tokens a second, trains {trained / took:,.0f}: {ratio:,.0f} times"
+    )
     assert ratio > 20
 
 

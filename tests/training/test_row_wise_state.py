@@ -19,7 +19,9 @@ def _sharded(pieces, offsets, size, dimension):
     local = LocalShardsWrapper(pieces, offsets)
     mesh = init_device_mesh("cpu", (1,))
     stride = (size[1], 1) if len(size) == 2 else (1,)
-    return DTensor.from_local(local, mesh, [ShardedBy(dimension)], run_check=False, shape=size, stride=stride)
+    return DTensor.from_local(
+        local, mesh, [ShardedBy(dimension)], run_check=False, shape=size, stride=stride
+    )
 
 
 def _state(widths, sums_PR):
@@ -30,7 +32,10 @@ def _state(widths, sums_PR):
     parts = [sums_PR[part].clone() for part in range(len(widths))]
     offsets = [(part * ROWS,) for part in range(len(widths))]
     sums = _sharded(parts, offsets, torch.Size([len(widths) * ROWS]), 0)
-    return {"model": {TABLE: table}, "optimizers": {"state": {f"table.{TABLE}": {STATE: sums}}}}, parts
+    return {
+        "model": {TABLE: table},
+        "optimizers": {"state": {f"table.{TABLE}": {STATE: sums}}},
+    }, parts
 
 
 @pytest.mark.parametrize("there", [[12], [4, 4, 4], [8, 4], [4, 8]])

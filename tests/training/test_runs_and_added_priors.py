@@ -24,9 +24,13 @@ def data(small_data, tmp_path):
 
 def _add(data, name, groups):
     rows = np.arange(150)
-    table = pa.table({"item": pa.array(rows, pa.int32()), "group": pa.array(rows % groups, pa.int32())})
+    table = pa.table(
+        {"item": pa.array(rows, pa.int32()), "group": pa.array(rows % groups, pa.int32())}
+    )
     sizes = np.bincount(rows % groups).tolist()
-    grouping = Grouping("item", [f"class {group}" for group in range(groups)], sizes, table, {"kind": "mapping"})
+    grouping = Grouping(
+        "item", [f"class {group}" for group in range(groups)], sizes, table, {"kind": "mapping"}
+    )
     add_prior(data, name, grouping, read_manifest(data), overwrite=True)
 
 
@@ -58,7 +62,9 @@ def test_a_prior_that_a_run_uses_must_stay_as_it_was(level, data, tmp_path):
     run.open()
     _add(data, "class", 3)
     for use in (run.open, lambda: run.check_same_run(config, PreparedData(data))):
-        with pytest.raises(UserError, match=r"prior 'class' of '.*data' has changed since '.*run' was trained"):
+        with pytest.raises(
+            UserError, match=r"prior 'class' of '.*data' has changed since '.*run' was trained"
+        ):
             use()
     _add(data, "class", 2)
     run.open()
@@ -77,7 +83,9 @@ def test_a_prior_that_is_gone_and_data_of_other_content_are_named(data, small_ra
     _add(data, "class", 2)
     _, run = _run(data, tmp_path / "run", ["class"])
     prepare(Settings("movielens", small_raw, 8), data, overwrite=True)
-    with pytest.raises(UserError, match=r"was trained with prior 'class', which '.*data' lacks: add it again"):
+    with pytest.raises(
+        UserError, match=r"was trained with prior 'class', which '.*data' lacks: add it again"
+    ):
         run.open()
     prepare(Settings("movielens", small_raw, 8, seed=1), data, overwrite=True)
     with pytest.raises(UserError, match="is not the data that"):

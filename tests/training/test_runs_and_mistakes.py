@@ -68,8 +68,14 @@ def _path(name: str) -> Path:
         ('priors.tree=["user:agee"]', "data set has no user prior 'agee': did you mean 'age'?"),
         ('priors.tree=["graph:genre"]', "data set has no graph prior 'genre'"),
         ('priors.tree=["random:rating"]', "data set has no item or graph or user prior 'rating'"),
-        ('priors.tree=["random:genre:x"]', "'random:genre:x' has no number as its seed: write 'random:genre:7'"),
-        ('priors.tree=["random"]', "'random:' needs a number of groups or a prior: write 'random:8'"),
+        (
+            'priors.tree=["random:genre:x"]',
+            "'random:genre:x' has no number as its seed: write 'random:genre:7'",
+        ),
+        (
+            'priors.tree=["random"]',
+            "'random:' needs a number of groups or a prior: write 'random:8'",
+        ),
         ('priors.tree=["all:0"]', "'all:0' needs a number of groups or a prior: write 'all:8'"),
         ("priors.composition=adative", "'hierarchical', 'multiplicative' or 'additive'"),
         ("priors.min_positives=-1", "priors.min_positives = -1 must not be negative"),
@@ -79,7 +85,9 @@ def _path(name: str) -> Path:
         ("model.dim=36", None),
     ],
 )
-def test_a_mistake_is_named_and_leaves_the_folder_free_for_the_right_configuration(mistake, says, shop):
+def test_a_mistake_is_named_and_leaves_the_folder_free_for_the_right_configuration(
+    mistake, says, shop
+):
     if says:
         with pytest.raises(UserError, match=re.escape(says)):
             _train(shop, mistake)
@@ -93,9 +101,18 @@ def test_a_mistake_is_named_and_leaves_the_folder_free_for_the_right_configurati
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
-        ("encoder.time_bias", "encoder.time_bias: data set 'movielens' knows the order alone: set it to false"),
-        ("training.shuffle_ties", "training.shuffle_ties: data set 'movielens' knows the order alone: set it to false"),
-        ("encoder.events", "encoder.events: data set 'movielens' has no event types: set it to false"),
+        (
+            "encoder.time_bias",
+            "encoder.time_bias: data set 'movielens' knows the order alone: set it to false",
+        ),
+        (
+            "training.shuffle_ties",
+            "training.shuffle_ties: data set 'movielens' knows the order alone: set it to false",
+        ),
+        (
+            "encoder.events",
+            "encoder.events: data set 'movielens' has no event types: set it to false",
+        ),
     ],
 )
 def test_what_the_data_set_does_not_know_is_refused(asked, says, shop, tmp_path):
@@ -118,14 +135,18 @@ def test_another_order_of_ties_is_trained_on_where_it_is_asked_for(workers, shop
     assert shuffled == again
 
 
-def test_a_prior_of_ones_own_is_found_from_any_folder_and_must_stay_as_it_was(shop, tmp_path, monkeypatch):
+def test_a_prior_of_ones_own_is_found_from_any_folder_and_must_stay_as_it_was(
+    shop, tmp_path, monkeypatch
+):
     folder = _train(shop, 'priors.tree=["mine.py:2"]')
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     config, _ = folder.open()
     assert config.priors.tree == [f"{tmp_path}/mine.py:2"]
     (tmp_path / "mine.py").write_text(PRIOR.replace('"even", "odd"', '"odd", "even"'))
-    with pytest.raises(UserError, match=r"mine\.py' has changed since .* was trained: put it back or train again"):
+    with pytest.raises(
+        UserError, match=r"mine\.py' has changed since .* was trained: put it back or train again"
+    ):
         folder.open()
     (tmp_path / "mine.py").unlink()
     with pytest.raises(UserError, match=r"was trained with .*mine\.py', which is not there"):
@@ -136,7 +157,10 @@ def test_a_prior_of_ones_own_is_found_from_any_folder_and_must_stay_as_it_was(sh
     ("code", "says"),
     [
         (PRIOR.replace("rows % 2", "rows % 3"), "prior 'mine': group number 2 is not in [0, 2)"),
-        (PRIOR.replace("rows % 2", "rows % 2 - 1"), "prior 'mine': group number -1 is not in [0, 2)"),
+        (
+            PRIOR.replace("rows % 2", "rows % 2 - 1"),
+            "prior 'mine': group number -1 is not in [0, 2)",
+        ),
         (PRIOR.replace("rows, rows % 2", "rows[1:], rows % 2"), "row ids for"),
         (PRIOR.replace("    return ", "    "), "must return a prior, not NoneType"),
         (
@@ -175,6 +199,8 @@ def test_layers_and_heads_are_told_apart():
 
 def test_what_changes_no_number_may_be_another_when_a_run_goes_on(shop):
     _train(shop)
-    _train(shop, "training.timeout_seconds=60", "training.max_loss=0", "training.checkpoint_seconds=1")
+    _train(
+        shop, "training.timeout_seconds=60", "training.max_loss=0", "training.checkpoint_seconds=1"
+    )
     with pytest.raises(UserError, match=r"training.clip_norm = 1.0 there, 2.0 here"):
         _train(shop, "training.clip_norm=2.0")

@@ -73,7 +73,10 @@ def test_before_the_first_checkpoint_it_is_needed(made, folder):
     assert source_of(RunFolder(Path("b")), RunFolder(Path("a"))).path == Path("a")
     shutil.move(made / "a", made / "kept")
     try:
-        with pytest.raises(UserError, match=r"'b' has no checkpoint yet, and the run that it starts from is not in '"):
+        with pytest.raises(
+            UserError,
+            match=r"'b' has no checkpoint yet, and the run that it starts from is not in '",
+        ):
             source_of(RunFolder(Path("b")), None)
     finally:
         shutil.move(made / "kept", made / "a")
@@ -96,7 +99,9 @@ def test_a_second_training_in_a_folder_is_stopped_until_the_first_is_gone(folder
     )
     try:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="--run: another training is at work in 'b': wait until it ends"):
+        with pytest.raises(
+            UserError, match="--run: another training is at work in 'b': wait until it ends"
+        ):
             train(Path("small.toml"), str(small_data), Path("b"))
         RunFolder(Path("b")).open()  # who only reads is not stopped
     finally:

@@ -67,7 +67,9 @@ def test_a_signal_within_a_step_is_heeded_at_its_end(data, whole, tmp_path, monk
         return requests[0].flags()
 
     monkeypatch.setattr(loop, "step", interrupted)
-    with pytest.raises(StoppedError, match=f"stopped by {number.name} at step 5 of 9: the same command") as stopped:
+    with pytest.raises(
+        StoppedError, match=f"stopped by {number.name} at step 5 of 9: the same command"
+    ) as stopped:
         _train(data, tmp_path / "run")
     assert stopped.value.by == number
     assert (tmp_path / "run/checkpoints/step-00000005").is_dir()
@@ -76,7 +78,9 @@ def test_a_signal_within_a_step_is_heeded_at_its_end(data, whole, tmp_path, monk
     _same(_numbers(tmp_path / "run"), whole)
 
 
-def test_a_signal_within_an_evaluation_gives_it_up_and_it_is_made_later(data, whole, tmp_path, monkeypatch):
+def test_a_signal_within_an_evaluation_gives_it_up_and_it_is_made_later(
+    data, whole, tmp_path, monkeypatch
+):
     evaluate = loop.evaluate
 
     def interrupted(*arguments, progress, **more):

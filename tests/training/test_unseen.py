@@ -42,7 +42,11 @@ POLICIES = {
 
 
 def _train(data, run, policy, init_from=None, **training):
-    settings = {**SETTINGS, "embedding": POLICIES[policy], "training": SETTINGS["training"] | training}
+    settings = {
+        **SETTINGS,
+        "embedding": POLICIES[policy],
+        "training": SETTINGS["training"] | training,
+    }
     with join() as ranks:
         source = None if init_from is None else RunFolder(init_from)
         loop.train(parse(settings), PreparedData(data), RunFolder(run), ranks, source)
@@ -85,7 +89,10 @@ def test_a_run_is_evaluated_and_serves_on_data_that_has_grown(runs, states, poli
             built.model, index, data, "test", config.evaluation, share=ranks.share, device=ranks.device,
             columns=built.columns, by_group=(), total=ranks.total, on_batch=note,
         )  # fmt: skip
-        found, targets = np.concatenate([rows.ravel() for rows in found_items]), np.concatenate(targets)
+        found, targets = (
+            np.concatenate([rows.ravel() for rows in found_items]),
+            np.concatenate(targets),
+        )
         assert metrics["users"] == data.users
         frequency = PreparedData(then).catalogue(["frequency"])["frequency"].to_numpy()
         alone = np.zeros(data.items, bool)
@@ -110,7 +117,9 @@ def test_a_run_is_evaluated_and_serves_on_data_that_has_grown(runs, states, poli
             with pytest.raises(UserError, match="none of its items was seen in training"):
                 loaded.recommend([new])
             same = loaded.recommend([known], k=5, deny=[new])
-            assert [item.item_id for item in same] == [item.item_id for item in loaded.recommend([new, known], k=5)]
+            assert [item.item_id for item in same] == [
+                item.item_id for item in loaded.recommend([new, known], k=5)
+            ]
 
 
 def test_other_data_is_still_refused(runs, small_data):
@@ -119,7 +128,9 @@ def test_other_data_is_still_refused(runs, small_data):
 
 
 @pytest.mark.parametrize("policy", ["own", "shared", "hashed", "managed"])
-def test_a_run_on_grown_data_starts_from_what_each_item_had(runs, states, tmp_path, policy, monkeypatch):
+def test_a_run_on_grown_data_starts_from_what_each_item_had(
+    runs, states, tmp_path, policy, monkeypatch
+):
     started = []
     start_from = loop.start_from
 
@@ -146,14 +157,18 @@ def test_a_run_on_grown_data_starts_from_what_each_item_had(runs, states, tmp_pa
             return
         _, _, grown = _built(runs[policy], ranks, states[1])
         old_I = grown.model.item_rows.row_I
-        alone = item_rows.alone_I
-        assert (alone[:ITEMS] & ~grown.model.item_rows.alone_I[:ITEMS]).any() or alone[ITEMS:].any()
+        alone = item_rows.own_row_I
+        assert (alone[:ITEMS] & ~grown.model.item_rows.own_row_I[:ITEMS]).any() or alone[
+            ITEMS:
+        ].any()
         assert torch.equal(rows[new_I[alone]], old.shard.rows[old_I[alone]])
         assert torch.equal(rows[item_rows.shared_H], old.shard.rows[grown.model.item_rows.shared_H])
 
 
 @pytest.mark.parametrize("source", ["own", "hashed"])
-def test_a_managed_table_starts_with_what_another_run_had_rows_for(runs, states, tmp_path, source, monkeypatch):
+def test_a_managed_table_starts_with_what_another_run_had_rows_for(
+    runs, states, tmp_path, source, monkeypatch
+):
     seen = []
     start_from = loop.start_from
 
@@ -167,7 +182,11 @@ def test_a_managed_table_starts_with_what_another_run_had_rows_for(runs, states,
     with join() as ranks:
         _, _, old = _built(runs[source], ranks)
         row_I = np.arange(ITEMS) if old.model.item_rows.row_I is None else old.model.item_rows.row_I
-        alone = np.ones(ITEMS, bool) if old.model.item_rows.alone_I is None else old.model.item_rows.alone_I
+        alone = (
+            np.ones(ITEMS, bool)
+            if old.model.item_rows.own_row_I is None
+            else old.model.item_rows.own_row_I
+        )
         assert len(held.item_C) > (40 if source == "own" else 15)
         assert alone[held.item_C].all()
         assert torch.equal(rows[held.row_C], old.shard.rows[row_I[held.item_C]])
@@ -191,7 +210,9 @@ def test_a_managed_run_that_was_interrupted_ends_with_the_same_bits(small_data, 
             state = {name: value.clone() for name, value in blocks.state_dict().items()}
             dense = {name: value.detach().clone() for name, value in built.model.named_parameters()}
             lines = [json.loads(line) for line in RunFolder(run).metrics.read_text().splitlines()]
-            found.append((state, dense, built.shard.rows.clone(), [line.get("loss") for line in lines]))
+            found.append(
+                (state, dense, built.shard.rows.clone(), [line.get("loss") for line in lines])
+            )
     for name, value in found[0][0].items():
         assert torch.equal(value, found[1][0][name]), name
     for name, value in found[0][1].items():
@@ -211,7 +232,12 @@ def test_negatives_are_admitted_and_rows_come_and_go(small_data, tmp_path, monke
         now = admission.blocks.held()
         drawn.append((set(batch[0].own_ids.tolist()), set(now.row_C.tolist())))
         rows = admission.shard.rows.clone()
-        held.append({int(item): (int(row), rows[row]) for item, row in zip(now.item_C, now.row_C, strict=True)})
+        held.append(
+            {
+                int(item): (int(row), rows[row])
+                for item, row in zip(now.item_C, now.row_C, strict=True)
+            }
+        )
         return batch
 
     monkeypatch.setattr(loop.Admission, "draw", note)
@@ -220,8 +246,12 @@ def test_negatives_are_admitted_and_rows_come_and_go(small_data, tmp_path, monke
     })  # fmt: skip
     _train(small_data, tmp_path / "run", "tiny", steps=6, evaluate_every=6)
     assert all(ids and ids <= rows for ids, rows in drawn)
-    evicted = [item for before, after in itertools.pairwise(held) for item in before.keys() - after.keys()]
-    admitted = [item for before, after in itertools.pairwise(held) for item in after.keys() - before.keys()]
+    evicted = [
+        item for before, after in itertools.pairwise(held) for item in before.keys() - after.keys()
+    ]
+    admitted = [
+        item for before, after in itertools.pairwise(held) for item in after.keys() - before.keys()
+    ]
     assert evicted
     assert admitted
     stayed = [

@@ -24,7 +24,9 @@ def main() -> None:
         sys.exit(0)
     if name not in apps():
         open_streams()
-        sys.stderr.write(one_line(f"error: there is no app '{name}': {nearest(name, apps())}") + "\n")
+        sys.stderr.write(
+            one_line(f"error: there is no app '{name}': {nearest(name, apps())}") + "\n"
+        )
         sys.exit(2)
     sys.argv = [f"torchrec-priors {name}", *sys.argv[2:]]
     importlib.import_module(f"torchrec_priors.apps.{name}").main()

@@ -18,7 +18,9 @@ def check_texts(arguments: Sequence[str]) -> None:
             argument.encode("utf8")
         except UnicodeEncodeError as error:
             shown = argument.encode("utf8", "backslashreplace").decode("utf8")
-            raise UserError(f"the argument '{shown}' is not valid UTF-8: rename the file, or give another") from error
+            raise UserError(
+                f"the argument '{shown}' is not valid UTF-8: rename the file, or give another"
+            ) from error
 
 
 def check_values(options: Mapping[str, Any]) -> None:

@@ -23,19 +23,25 @@ _MOST_THREADS = 4_096
 def bench(
     shape: Annotated[str, Option(help=f"What to measure: {', '.join(NAMES)}.")],
     repeats: Annotated[int, Option(help="Repeats of each variant; the median counts.")] = 5,
-    threads: Annotated[int | None, Option(help="Threads of each process. [cores of this machine]")] = None,
+    threads: Annotated[
+        int | None, Option(help="Threads of each process. [cores of this machine]")
+    ] = None,
     ablations: Annotated[
-        bool, Option("--ablations", help="Also leave out each optimisation in turn (training shapes).")
+        bool,
+        Option("--ablations", help="Also leave out each optimisation in turn (training shapes)."),
     ] = False,
     only: Annotated[list[str] | None, Option(help="Only these variants, beside ours.")] = None,
-    as_json: Annotated[bool, Option("--json", help="Print one JSON object with `rows` in place of the table.")] = False,
+    as_json: Annotated[
+        bool, Option("--json", help="Print one JSON object with `rows` in place of the table.")
+    ] = False,
     profile: Annotated[
-        Path | None, Option(help="Also write a trace of our path there, for chrome://tracing or Perfetto.")
+        Path | None,
+        Option(help="Also write a trace of our path there, for chrome://tracing or Perfetto."),
     ] = None,
 ) -> None:
     """Measures a shape; every variant runs in a process of its own, one after another."""
     from torchrec_priors.bench import ablations as optimisations
-    from torchrec_priors.bench import rows, table
+    from torchrec_priors.bench import markdown, rows
 
     check_shape(shape)
     if repeats < 1:
@@ -50,7 +56,7 @@ def bench(
             raise UserError(f"--shape {shape} goes without --only, --ablations and --profile")
         with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
             measured = _part(shape, repeats, cores, bar.set_description_str)
-        print(rows.as_json(measured, machine) if as_json else table.table(measured))
+        print(rows.as_json(measured, machine) if as_json else markdown.table(measured))
         return
     described = SHAPES[shape]
     variants = rows.variants_of(described, optimisations.NAMES if ablations or only else ())
@@ -65,7 +71,7 @@ def bench(
         if profile is not None:
             bar.set_description_str(f"{shape}: trace")
             rows.trace(described, profile, cores)
-    print(rows.as_json(found, machine) if as_json else table.table(found))
+    print(rows.as_json(found, machine) if as_json else markdown.table(found))
     if profile is not None:
         print(f"trace written to {profile}")
 

@@ -15,22 +15,34 @@ import typer
 
 from torchrec_priors.apps.arguments import check_texts, check_values
 from torchrec_priors.apps.streams import one_line, open_streams
+from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.common.limits import whole_number
-from torchrec_priors.common.noise import hush
 from torchrec_priors.common.out_of_memory import out_of_memory
 from torchrec_priors.common.system_errors import naming
 from torchrec_priors.common.system_errors import one_line as explain
-from torchrec_priors.errors import DivergedError, LostRanksError, OutsideError, StoppedError, UserError
+from torchrec_priors.errors import (
+    DivergedError,
+    LostRanksError,
+    OutsideError,
+    StoppedError,
+    UserError,
+)
 from torchrec_priors.ranks.variables import Launch, for_one_process, read_launch
 
 TRUST = "Run files of own code that the run was trained with, though you have not trained with them here."
 
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
-_READER_HAS_GONE = 128 + signal.SIGPIPE  # exit code where who read our output has seen enough, as `head` has
-_APART = 0.5  # seconds between ranks of a machine that say the same, of which the first ends the others
+_READER_HAS_GONE = (
+    128 + signal.SIGPIPE
+)  # exit code where who read our output has seen enough, as `head` has
+_APART = (
+    0.5  # seconds between ranks of a machine that say the same, of which the first ends the others
+)
 
 
-def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alone: bool = False) -> None:
+def run(
+    function: Callable[..., Any], arguments: list[str] | None = None, *, alone: bool = False
+) -> None:
     """Runs an app on command-line arguments and exits: 0 done, 2 the user's input is wrong, 128 + a signal's number
     where one ended it, 1 anything else.
 
@@ -41,7 +53,9 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alo
     """
     open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["--"]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
+    if arguments[:1] == [
+        "--"
+    ]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
         arguments = arguments[1:]
 
     launch = _launch(function.__name__, alone=alone)
@@ -51,7 +65,7 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alo
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("%(message)s"))
     logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
-    hush()
+    silence_library_warnings()
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_ready(function, launch))
@@ -82,7 +96,9 @@ def run(function: Callable[..., Any], arguments: list[str] | None = None, *, alo
 
     _let_go_of_output()
     if code == 1 and isinstance(launch, Launch) and launch.rank == 0 and launch.world > 1:
-        os._exit(code)  # at once, so that the launcher ends the others before they tell of a lost rank
+        os._exit(
+            code
+        )  # at once, so that the launcher ends the others before they tell of a lost rank
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -172,12 +188,16 @@ def _write(message: str) -> None:
 
 def _end_restarts() -> None:
     """Ends torchrun where it would start the ranks again: it knows no exit code that says not to."""
-    if _in_environment("TORCHELASTIC_RESTART_COUNT") >= _in_environment("TORCHELASTIC_MAX_RESTARTS"):
+    if _in_environment("TORCHELASTIC_RESTART_COUNT") >= _in_environment(
+        "TORCHELASTIC_MAX_RESTARTS"
+    ):
         return
     with suppress(OSError):
         parent = os.getppid()
         command = Path(f"/proc/{parent}/cmdline").read_bytes()
-        if b"torchrun" in command or b"torch.distributed" in command:  # not a shell with variables that are left over
+        if (
+            b"torchrun" in command or b"torch.distributed" in command
+        ):  # not a shell with variables that are left over
             os.kill(parent, signal.SIGTERM)
 
 

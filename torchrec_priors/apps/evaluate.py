@@ -54,10 +54,14 @@ def evaluate(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
     split: Annotated[Split, Option(help="Which interactions are the targets.")],
     data: Annotated[
-        str | None, Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training.")
+        str | None,
+        Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training."),
     ] = None,
     name: Annotated[
-        str | None, Option(help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart.")
+        str | None,
+        Option(
+            help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart."
+        ),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     leaked: Annotated[
@@ -69,7 +73,10 @@ def evaluate(
     ] = Leaked.refuse,
     overrides: Annotated[
         list[str] | None,
-        Argument(metavar="[KEY=VALUE]...", help="Changes to the run's `evaluation` settings, and to these alone."),
+        Argument(
+            metavar="[KEY=VALUE]...",
+            help="Changes to the run's `evaluation` settings, and to these alone.",
+        ),
     ] = None,
 ) -> None:
     """Scores every user against the whole catalogue; writes eval/<split>/metrics.json and predictions.parquet.
@@ -81,7 +88,9 @@ def evaluate(
     config = _changed(config, overrides or [])
     _check_name(name)
     if config.training.fit_all:
-        raise UserError(f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on")
+        raise UserError(
+            f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on"
+        )
     folder.check_writable()
     folder.say_grown(config, prepared)
     with join(timedelta(seconds=config.training.timeout_seconds)) as ranks:
@@ -91,7 +100,9 @@ def evaluate(
         leaks = ancestry.leaks(prepared, split.value, ranks)
         _check_leaks(leaks, ancestry, split, leaked)
         leave_out = leaks is not None and leaked is Leaked.leave_out
-        built = build_model(config, prepared, ranks, trained=folder.trained_on(config, prepared), for_training=False)
+        built = build_model(
+            config, prepared, ranks, trained=folder.trained_on(config, prepared), for_training=False
+        )
         built.model.tree.say_what_is_left_out()
         checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
         item_ids = prepared.catalogue(["item_id"])["item_id"]
@@ -104,8 +115,12 @@ def evaluate(
             return tqdm(batches, total=rounds, unit="batch", disable=None if ranks.leads else True)
 
         with (
-            PredictionWriter(place / "predictions.parquet", item_ids, names, ranks.side) as predictions,
-            PredictionWriter(place / "predictions_event_given.parquet", item_ids, names, ranks.side) as told,
+            PredictionWriter(
+                place / "predictions.parquet", item_ids, names, ranks.side
+            ) as predictions,
+            PredictionWriter(
+                place / "predictions_event_given.parquet", item_ids, names, ranks.side
+            ) as told,
         ):
 
             def write(users: Histories, found: Found, given: Found | None) -> None:
@@ -149,12 +164,16 @@ def evaluate(
             if with_targets < prepared.users:
                 about["users_without_targets"] = prepared.users - with_targets
             if leaks is not None:
-                about |= leaks.to_metrics() | {"leaked/left_out_users": leaks.users - result["users"]}
+                about |= leaks.to_metrics() | {
+                    "leaked/left_out_users": leaks.users - result["users"]
+                }
             if overrides:
                 about["overrides"] = overrides
             write_json(place / "metrics.json", {**about, **result})
             of = "" if result["users"] == prepared.users else f" of {prepared.users:,}"
-            print(f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of} users, {prepared.items:,} items:")
+            print(
+                f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of} users, {prepared.items:,} items:"
+            )
             print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN if name in result))
             if leaks is not None and leaks.in_words() is not None:
                 what = "left out" if leave_out else "kept, so the figures are too good"
@@ -177,7 +196,9 @@ def _changed(config: RunConfig, overrides: list[str]) -> RunConfig:
     changes = [read_override(override) for override in overrides]
     for key, _ in changes:
         if not key.startswith("evaluation."):
-            raise UserError(f"'{key}' was decided when the run was trained: evaluate changes evaluation.* alone")
+            raise UserError(
+                f"'{key}' was decided when the run was trained: evaluate changes evaluation.* alone"
+            )
     return with_changes(asdict(config), changes)
 
 
@@ -189,7 +210,9 @@ def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: Split, leaked: 
         return
     what = f"this run comes from {ancestry.in_words()}: {said}"
     if leaked is Leaked.leave_out and not (leaks.clean_U & leaks.has_U).any():
-        raise UserError(f"--leaked leave-out: {what}: nobody is left to evaluate on the {split.value} split")
+        raise UserError(
+            f"--leaked leave-out: {what}: nobody is left to evaluate on the {split.value} split"
+        )
     if leaked is Leaked.refuse and leaks.leaked_users:
         raise UserError(
             f"--run: the {split.value} split is not held out, as {what}: --leaked leave-out evaluates the others, "
@@ -201,7 +224,9 @@ def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: Split, leaked: 
 
 def _check_name(name: str | None) -> None:
     if name is not None and not re.fullmatch(r"[\w.+=-]+", name):
-        raise UserError(f"--name: '{name}' becomes part of a folder's name: letters, digits and . _ + = - alone")
+        raise UserError(
+            f"--name: '{name}' becomes part of a folder's name: letters, digits and . _ + = - alone"
+        )
 
 
 def main() -> None:

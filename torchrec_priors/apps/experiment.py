@@ -21,8 +21,8 @@ from torchrec_priors.experiment.matrix import cells_of, flat
 from torchrec_priors.experiment.plan import PlannedRun, plan
 from torchrec_priors.experiment.processes import InPlace, Launcher, OnScheduler
 from torchrec_priors.experiment.results import NOT_RUN, Results, collect
+from torchrec_priors.experiment.results_table import About, markdown
 from torchrec_priors.experiment.runner import Runner, lock
-from torchrec_priors.experiment.table import About, markdown
 from torchrec_priors.prepared.data_set import PreparedData
 
 log = logging.getLogger(__name__)
@@ -30,21 +30,37 @@ log = logging.getLogger(__name__)
 
 def experiment(
     file: Annotated[Path, Argument(help="TOML file of the experiment.")],
-    data: Annotated[str | None, Option(metavar="PATH|URI", help="Prepared data set. [the file's]")] = None,
-    out: Annotated[
-        Path | None, Option(help="Folder of the runs, and of <split>/results.parquet and .md. [experiments/<name>]")
+    data: Annotated[
+        str | None, Option(metavar="PATH|URI", help="Prepared data set. [the file's]")
     ] = None,
-    split: Annotated[Split | None, Option(help="What to evaluate on. [the file's; validation]")] = None,
-    at_once: Annotated[int | None, Option(min=1, max=MOST_AT_ONCE, help="Runs at a time. [the file's; 1]")] = None,
+    out: Annotated[
+        Path | None,
+        Option(
+            help="Folder of the runs, and of <split>/results.parquet and .md. [experiments/<name>]"
+        ),
+    ] = None,
+    split: Annotated[
+        Split | None, Option(help="What to evaluate on. [the file's; validation]")
+    ] = None,
+    at_once: Annotated[
+        int | None, Option(min=1, max=MOST_AT_ONCE, help="Runs at a time. [the file's; 1]")
+    ] = None,
     only: Annotated[
-        list[str] | None, Option(metavar="CELL", help="Run this cell alone, and others that are named likewise.")
+        list[str] | None,
+        Option(metavar="CELL", help="Run this cell alone, and others that are named likewise."),
     ] = None,
     scheduler: Annotated[
         str | None,
-        Option(help="TorchX scheduler to run on, as local_cwd. [a process a run, here, on one thread]"),
+        Option(
+            help="TorchX scheduler to run on, as local_cwd. [a process a run, here, on one thread]"
+        ),
     ] = None,
-    ranks: Annotated[str, Option("-j", "--ranks", help="With --scheduler: nodes x processes a node, a run.")] = "1x1",
-    no_keep: Annotated[bool, Option("--no-keep", help="Remove a run's checkpoints once it is evaluated.")] = False,
+    ranks: Annotated[
+        str, Option("-j", "--ranks", help="With --scheduler: nodes x processes a node, a run.")
+    ] = "1x1",
+    no_keep: Annotated[
+        bool, Option("--no-keep", help="Remove a run's checkpoints once it is evaluated.")
+    ] = False,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     search: Annotated[
         bool,
@@ -78,15 +94,27 @@ def experiment(
         raise UserError(f"{file}: {error}") from error
     names = [cell.name for cell in cells]
     held = lock(out)
-    launcher: Launcher = InPlace([held]) if scheduler is None else OnScheduler(scheduler, ranks, out / "logs")
+    launcher: Launcher = (
+        InPlace([held]) if scheduler is None else OnScheduler(scheduler, ranks, out / "logs")
+    )
     signal.signal(signal.SIGTERM, _interrupt)
     at_once = at_once or described.at_once
     try:
         if search:
-            searching = Runner(out, Path(described.config), prepared, "validation", launcher, trust=trust)
+            searching = Runner(
+                out, Path(described.config), prepared, "validation", launcher, trust=trust
+            )
             return _search(described, file, base, searching,
                            only=only or [], at_once=at_once, keep_weights=not no_keep, data=data)  # fmt: skip
-        runner = Runner(out, Path(described.config), prepared, chosen, launcher, keep_weights=not no_keep, trust=trust)
+        runner = Runner(
+            out,
+            Path(described.config),
+            prepared,
+            chosen,
+            launcher,
+            keep_weights=not no_keep,
+            trust=trust,
+        )
         runner.check(runs)
         failures = runner.run_all(_chosen(runs, names, only), at_once)
     except KeyboardInterrupt:
@@ -94,7 +122,12 @@ def experiment(
         return 1
     results = collect(out, runs, names, prepared, chosen, failures)
     given = {"--data": data, "--split": split.value if split else None}
-    options = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    options = [
+        word
+        for option, value in given.items()
+        if value is not None
+        for word in (option, str(value))
+    ]
     about = About(
         name=described.name,
         split=chosen,
@@ -121,7 +154,9 @@ def _search(described: ExperimentFile, file: Path, base: Mapping[str, Any], runn
 
     given = ["--data", data] if data is not None else []
     command = shlex.join(["torchrec-priors", "experiment", str(file), "--search", *given])
-    text, code = search(described, base, runner, data=data or described.data, command=command, **options)
+    text, code = search(
+        described, base, runner, data=data or described.data, command=command, **options
+    )
     print(text)
     return code
 
@@ -138,7 +173,11 @@ def _chosen(runs: list[PlannedRun], cells: list[str], only: list[str] | None) ->
 
 def _failed(results: Results) -> int:
     """The exit code, after a line on standard error that names the cells that failed."""
-    failed = [f"{row['cell']} (seed {row['seed']})" for row in results.rows if row["error"] not in (None, NOT_RUN)]
+    failed = [
+        f"{row['cell']} (seed {row['seed']})"
+        for row in results.rows
+        if row["error"] not in (None, NOT_RUN)
+    ]
     if failed:
         log.error("failed: %s; the same command tries them again", ", ".join(failed))
     return 1 if failed else 0

@@ -18,7 +18,8 @@ def export(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
     out: Annotated[Path, Option(help="Folder to write, which must not be there or be empty.")],
     data: Annotated[
-        str | None, Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training.")
+        str | None,
+        Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training."),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
@@ -27,7 +28,9 @@ def export(
     with load_run(run, data, trust=trust) as loaded:
 
         def shown(blocks: Iterable[int], number: int) -> Iterable[int]:
-            return tqdm(blocks, total=number, unit="block", disable=None if loaded.ranks.leads else True)
+            return tqdm(
+                blocks, total=number, unit="block", disable=None if loaded.ranks.leads else True
+            )
 
         about = write_export(loaded, out, shown)
         if loaded.ranks.leads:

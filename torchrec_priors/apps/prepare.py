@@ -48,7 +48,12 @@ class EngineName(StrEnum):
 
 def prepare(
     raw: Annotated[str, Option(metavar="PATH|URI", help="Folder of the raw files.")],
-    out: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set; made whole or not at all.")],
+    out: Annotated[
+        str,
+        Option(
+            metavar="PATH|URI", help="Folder of the prepared data set; made whole or not at all."
+        ),
+    ],
     dataset: Annotated[
         str | None,
         Option(
@@ -57,31 +62,44 @@ def prepare(
     ] = None,
     horizon: Annotated[
         int | None,
-        Option(help="E: a user's last E interactions are test, the E before validation. [corpus's own]"),
+        Option(
+            help="E: a user's last E interactions are test, the E before validation. [corpus's own]"
+        ),
     ] = None,
     seed: Annotated[
-        int | None, Option(help="Seed of the permutation that numbers the rows, and of --generate. [0]")
+        int | None,
+        Option(help="Seed of the permutation that numbers the rows, and of --generate. [0]"),
     ] = None,
-    on_bad_row: Annotated[OnBadRow, Option(help="Rows that cannot be read: refuse the file, or drop and count.")] = (
-        OnBadRow.refuse
-    ),
+    on_bad_row: Annotated[
+        OnBadRow, Option(help="Rows that cannot be read: refuse the file, or drop and count.")
+    ] = (OnBadRow.refuse),
     option: Annotated[
         list[str] | None,
-        Option(metavar="KEY=VALUE", help="An option of the corpus, as its file explains it; may be given again."),
+        Option(
+            metavar="KEY=VALUE",
+            help="An option of the corpus, as its file explains it; may be given again.",
+        ),
     ] = None,
     split: Annotated[
         SplitName | None,
-        Option(help="By user: each one's last E are test. By time: what lies after --test-from is, for all. [user]"),
+        Option(
+            help="By user: each one's last E are test. By time: what lies after --test-from is, for all. [user]"
+        ),
     ] = None,
     validation_from: Annotated[
-        str | None, Option(metavar="TIME", help="With --split time (UTC). [80 % of the log lie before it]")
+        str | None,
+        Option(metavar="TIME", help="With --split time (UTC). [80 % of the log lie before it]"),
     ] = None,
     test_from: Annotated[
-        str | None, Option(metavar="TIME", help="With --split time (UTC). [90 % of the log lie before it]")
+        str | None,
+        Option(metavar="TIME", help="With --split time (UTC). [90 % of the log lie before it]"),
     ] = None,
     append: Annotated[
         bool,
-        Option("--append", help="Add the raw files to the data set in --out; all else is as it was made."),
+        Option(
+            "--append",
+            help="Add the raw files to the data set in --out; all else is as it was made.",
+        ),
     ] = False,
     keep_short: Annotated[
         YesNo | None,
@@ -90,25 +108,40 @@ def prepare(
             " [yes, but where a corpus leaves them out by its min_history]"
         ),
     ] = None,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace a data set of other settings in --out.")] = False,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace a data set of other settings in --out.")
+    ] = False,
     generate: Annotated[
         int | None,
-        Option(metavar="ROWS", help="First make up a log of so many rows in --raw, with a corpus that can."),
+        Option(
+            metavar="ROWS",
+            help="First make up a log of so many rows in --raw, with a corpus that can.",
+        ),
     ] = None,
     engine: Annotated[
-        EngineName, Option(help="What computes: DuckDB in this process, or Spark (an extra); the content is the same.")
+        EngineName,
+        Option(
+            help="What computes: DuckDB in this process, or Spark (an extra); the content is the same."
+        ),
     ] = EngineName.duckdb,
     memory: Annotated[
-        str, Option(help="What the engine may use; beyond it, it spills to disk. For Spark: that of the driver.")
+        str,
+        Option(
+            help="What the engine may use; beyond it, it spills to disk. For Spark: that of the driver."
+        ),
     ] = MEMORY,
     spark_master: Annotated[
-        str | None, Option(metavar="URL", help="A Spark cluster's master. [all cores of this machine]")
+        str | None,
+        Option(metavar="URL", help="A Spark cluster's master. [all cores of this machine]"),
     ] = None,
 ) -> None:
     """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
-    source, target = place_of(raw, "--raw"), place_of(out, "--out")
+    source = place_of(raw, "--raw")
+    target = place_of(out, "--out")
     if generate is not None and isinstance(source, Uri):
-        raise UserError(f"--generate writes into a local folder, not to '{source}': give another --raw")
+        raise UserError(
+            f"--generate writes into a local folder, not to '{source}': give another --raw"
+        )
     on = EngineChoice(engine.value, memory, spark_master)
     options = tuple(option or ())
     split_by = None
@@ -117,9 +150,13 @@ def prepare(
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
         report = bar.set_description_str
         if append:
-            _refuse_with_append({"--overwrite": overwrite, "--generate": generate, "--keep-short": keep_short})
+            _refuse_with_append(
+                {"--overwrite": overwrite, "--generate": generate, "--keep-short": keep_short}
+            )
             if isinstance(target, Uri):
-                raise UserError(f"--append needs a local folder, not '{target}': append to a copy of it")
+                raise UserError(
+                    f"--append needs a local folder, not '{target}': append to a copy of it"
+                )
             given = Given(dataset, horizon, seed, options, split_by)
             local = mirror(source, "--raw", report) if isinstance(source, Uri) else source
             grown = add(local, target, given, on_bad_row=on_bad_row.value, report=report, on=on)
@@ -130,7 +167,9 @@ def prepare(
             local = source if isinstance(source, Path) else Path()
             keep = None if keep_short is None else keep_short is YesNo.yes
             by = split_by or SplitBy()
-            settings = Settings(dataset, local, horizon, seed or 0, on_bad_row.value, options, by, keep)
+            settings = Settings(
+                dataset, local, horizon, seed or 0, on_bad_row.value, options, by, keep
+            )
             read_options(find_corpus(dataset), options)
             if generate is not None:
                 find_generator(dataset)(local, generate, settings.seed, report)
@@ -142,7 +181,11 @@ def prepare(
             else:
                 said = summary(make(settings, target, **how), target)
     print(said)
-    print(f"{target} already holds these raw files" if append and grown.already else f"written to {target}")
+    print(
+        f"{target} already holds these raw files"
+        if append and grown.already
+        else f"written to {target}"
+    )
 
 
 def _refuse_with_append(options: Mapping[str, object]) -> None:

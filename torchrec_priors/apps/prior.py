@@ -26,39 +26,65 @@ class Kind(StrEnum):
 def prior(
     kind: Annotated[
         Kind,
-        Argument(help="graph: communities of items; user: communities of users, or --by, or --from; item: --from."),
+        Argument(
+            help="graph: communities of items; user: communities of users, or --by, or --from; item: --from."
+        ),
     ],
     data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
     name: Annotated[str, Option(help="Name of the prior, as in priors.tree.")],
     from_file: Annotated[
         Path | None,
-        Option("--from", "--from-file", help="CSV with a header or Parquet: item_id or user_id, and label."),
+        Option(
+            "--from",
+            "--from-file",
+            help="CSV with a header or Parquet: item_id or user_id, and label.",
+        ),
     ] = None,
-    by: Annotated[str | None, Option(help="user: the user prior whose groups are taken, small ones merged.")] = None,
+    by: Annotated[
+        str | None, Option(help="user: the user prior whose groups are taken, small ones merged.")
+    ] = None,
     last: Annotated[
         int | None,
-        Option(help="Training interactions of a user that make edges, the latest. [graph: 50, user: all]"),
+        Option(
+            help="Training interactions of a user that make edges, the latest. [graph: 50, user: all]"
+        ),
     ] = None,
     unweighted: Annotated[
-        bool, Option("--unweighted/--weighted", help="Every edge weighs 1, or as many as its ends share.")
+        bool,
+        Option(
+            "--unweighted/--weighted", help="Every edge weighs 1, or as many as its ends share."
+        ),
     ] = False,
     neighbours: Annotated[
         int | None,
-        Option(help="Strongest neighbours that each item or user keeps; an edge needs one end. [graph: all, user: 20]"),
+        Option(
+            help="Strongest neighbours that each item or user keeps; an edge needs one end. [graph: all, user: 20]"
+        ),
     ] = None,
-    resolution: Annotated[float | None, Option(help="Of Leiden: the larger, the more communities. [1]")] = None,
+    resolution: Annotated[
+        float | None, Option(help="Of Leiden: the larger, the more communities. [1]")
+    ] = None,
     groups: Annotated[
-        int | None, Option(help="How many groups there are to be in the end; the resolution is searched for.")
+        int | None,
+        Option(help="How many groups there are to be in the end; the resolution is searched for."),
     ] = None,
     min_size: Annotated[
-        int | None, Option(help="Groups of fewer members are merged into one. [communities: 10, --by: 1]")
+        int | None,
+        Option(help="Groups of fewer members are merged into one. [communities: 10, --by: 1]"),
     ] = None,
     users_per_item: Annotated[
-        int | None, Option(help="user: at most so many users of an item, drawn at random, are joined by it. [2000]")
+        int | None,
+        Option(
+            help="user: at most so many users of an item, drawn at random, are joined by it. [2000]"
+        ),
     ] = None,
     seed: Annotated[int, Option(help="Seed of Leiden and of what is drawn.")] = 0,
-    memory: Annotated[str, Option(help="For counting who shares what; beyond it, that spills to disk.")] = MEMORY,
-    overwrite: Annotated[bool, Option("--overwrite", help="Replace a prior of this name that was added.")] = False,
+    memory: Annotated[
+        str, Option(help="For counting who shares what; beyond it, that spills to disk.")
+    ] = MEMORY,
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="Replace a prior of this name that was added.")
+    ] = False,
 ) -> None:
     """Adds a prior to a prepared data set: communities of its training log, an attribute, or a mapping of your own."""
     request = PriorRequest(
@@ -83,9 +109,13 @@ def prior(
     with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
         grouping = request.make(prepared, bar.set_description_str)
         if isinstance(prepared.folder, Uri):
-            made = add_prior_there(prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite)
+            made = add_prior_there(
+                prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
+            )
         else:
-            made = add_prior(prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite)
+            made = add_prior(
+                prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
+            )
     info = made.prior(name)
     print("\n".join([*grouping.said, prior_line(info)]))
     print(f"written to {prepared.folder / info.path}")

@@ -50,7 +50,8 @@ def recommend(
         ),
     ] = None,
     out: Annotated[
-        Path | None, Option(metavar="PARQUET", help="With --users: the file to write, in the order of --users.")
+        Path | None,
+        Option(metavar="PARQUET", help="With --users: the file to write, in the order of --users."),
     ] = None,
     k: Annotated[int, Option("-k", "--k", min=1, max=1000, help="How many items.")] = 10,
     allow: Annotated[
@@ -60,7 +61,9 @@ def recommend(
             help="Recommend only these: a file with an original item id a line, or Parquet with a column item_id.",
         ),
     ] = None,
-    deny: Annotated[Path | None, Option(metavar="FILE", help="Never recommend these: a file as for --allow.")] = None,
+    deny: Annotated[
+        Path | None, Option(metavar="FILE", help="Never recommend these: a file as for --allow.")
+    ] = None,
     only: Annotated[
         list[str] | None,
         Option(
@@ -70,7 +73,8 @@ def recommend(
         ),
     ] = None,
     mute: Annotated[
-        list[str] | None, Option(metavar="HEAD", help="Let these heads not answer. May be given again.")
+        list[str] | None,
+        Option(metavar="HEAD", help="Let these heads not answer. May be given again."),
     ] = None,
     boost: Annotated[
         list[str] | None,
@@ -90,7 +94,8 @@ def recommend(
     ] = None,
     as_json: Annotated[bool, Option("--json", help="Print JSON.")] = False,
     data: Annotated[
-        str | None, Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training.")
+        str | None,
+        Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training."),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
@@ -112,14 +117,21 @@ def recommend(
         with LoadedRun(folder, config, prepared, catalogue) as loaded:
             _bulk(loaded, lines, out, k, allowed, levers)
         return
-    rows = prepared.find_user(user).items if user is not None else catalogue.history(listed(history or ""))
+    rows = (
+        prepared.find_user(user).items
+        if user is not None
+        else catalogue.history(listed(history or ""))
+    )
     with LoadedRun(folder, config, prepared, catalogue) as loaded:
         known = History(rows) if user is None else loaded.find_user(user)
         (best,) = loaded.answer([known], k, allowed, levers)
         if loaded.ranks.leads and as_json:
             found: dict[str, Any] = {"user_id": user, "items": [asdict(item) for item in best]}
             if loaded.never_found:
-                found["unseen"] = {"history": loaded.unseen(rows), "never_recommended": loaded.never_found}
+                found["unseen"] = {
+                    "history": loaded.unseen(rows),
+                    "never_recommended": loaded.never_found,
+                }
             print(json.dumps(found, ensure_ascii=False, indent=1))
         elif loaded.ranks.leads:
             _print_table(user, rows, best, catalogue)
@@ -142,11 +154,15 @@ def _numbers(given: list[str] | None, option: str) -> dict[str, float]:
         try:
             found[name] = float(number)
         except ValueError as error:
-            raise UserError(f"{option}: '{number}' of '{text}' is no number: write '{name}=0.5'") from error
+            raise UserError(
+                f"{option}: '{number}' of '{text}' is no number: write '{name}=0.5'"
+            ) from error
     return found
 
 
-def _check_options(user: str | None, history: str | None, users: str | None, out: Path | None, as_json: bool) -> None:
+def _check_options(
+    user: str | None, history: str | None, users: str | None, out: Path | None, as_json: bool
+) -> None:
     if sum(option is not None for option in (user, history, users)) != 1:
         raise UserError("give one of --user ID, --history ID,ID,... and --users FILE")
     if users is None:
@@ -164,13 +180,22 @@ def _check_options(user: str | None, history: str | None, users: str | None, out
     check_replaceable(out)
 
 
-def _bulk(loaded: LoadedRun, lines: np.ndarray, out: Path, k: int, allowed: np.ndarray | None, levers: Levers) -> None:
+def _bulk(
+    loaded: LoadedRun,
+    lines: np.ndarray,
+    out: Path,
+    k: int,
+    allowed: np.ndarray | None,
+    levers: Levers,
+) -> None:
     leads = loaded.ranks.leads
 
     def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
         return tqdm(batches, total=rounds, unit="batch", disable=None if leads else True)
 
-    found = recommend_in_bulk(loaded, lines, out, k=k, allowed=allowed, levers=levers, progress=shown)
+    found = recommend_in_bulk(
+        loaded, lines, out, k=k, allowed=allowed, levers=levers, progress=shown
+    )
     short, *short_J = loaded.ranks.total(found).tolist()
     if leads:
         fewer = f", {short:,} of them with fewer, as no more may be recommended" if short else ""
@@ -178,10 +203,14 @@ def _bulk(loaded: LoadedRun, lines: np.ndarray, out: Path, k: int, allowed: np.n
         _say_unseen(loaded)
         for name, users in zip(levers.at_least, short_J, strict=True):
             if users:
-                print(f"{users:,} users have fewer of '{name}' than asked for, as no more may be recommended")
+                print(
+                    f"{users:,} users have fewer of '{name}' than asked for, as no more may be recommended"
+                )
 
 
-def _print_table(user: str | None, rows: np.ndarray, best: list[Recommendation], catalogue: Catalogue) -> None:
+def _print_table(
+    user: str | None, rows: np.ndarray, best: list[Recommendation], catalogue: Catalogue
+) -> None:
     who = f"user {_on_a_line(user)}" if user is not None else "this history"
     print(f"last of {len(rows)} items of {who}:")
     for row in rows[-5:].tolist():
@@ -190,7 +219,8 @@ def _print_table(user: str | None, rows: np.ndarray, best: list[Recommendation],
     width = max(map(len, titles), default=0)
     print(f"{'':>4} {'item':>8}  {'title':<{width}}  {'score':>8}  because of")
     for place, (item, title) in enumerate(zip(best, titles, strict=True), 1):
-        item_id, reason = _on_a_line(item.item_id), _on_a_line(_reason(item))
+        item_id = _on_a_line(item.item_id)
+        reason = _on_a_line(_reason(item))
         print(f"{place:>4} {item_id:>8}  {title:<{width}}  {item.score:>8.3f}  {reason}")
 
 
@@ -202,11 +232,16 @@ def _on_a_line(value: object) -> str:
 def _say_unseen(loaded: LoadedRun, of_history: int | None = None) -> None:
     if loaded.never_found:
         here = "" if of_history is None else f" {of_history:,} of this history,"
-        print(f"items unseen by the run:{here} {loaded.never_found:,} of the catalogue, which are never recommended")
+        print(
+            f"items unseen by the run:{here} {loaded.never_found:,} of the catalogue, which are never recommended"
+        )
 
 
 def _reason(item: Recommendation) -> str:
-    others = sorted((head for head in item.head_scores if head != item.head), key=lambda head: -item.head_scores[head])
+    others = sorted(
+        (head for head in item.head_scores if head != item.head),
+        key=lambda head: -item.head_scores[head],
+    )
     beside = ", ".join(f"{head} {item.head_scores[head]:.2f}" for head in others[:_WHY])
     return item.head + (f"  (then {beside})" if beside else "")
 

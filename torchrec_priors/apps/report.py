@@ -16,14 +16,21 @@ from torchrec_priors.report.sections import sections
 
 def report(
     runs: Annotated[
-        list[Path], Option(metavar="DIR", help="Folder of a run, of an experiment, or one that holds such.")
+        list[Path],
+        Option(metavar="DIR", help="Folder of a run, of an experiment, or one that holds such."),
     ],
     out: Annotated[Path, Option(help="Folder of the page, index.html.")],
     baseline: Annotated[
-        str | None, Option(metavar="LABEL", help="Row that the others are compared with. [one head, next item]")
+        str | None,
+        Option(
+            metavar="LABEL", help="Row that the others are compared with. [one head, next item]"
+        ),
     ] = None,
     more: Annotated[
-        list[Path] | None, Argument(metavar="[DIR]...", help="More folders, so that --runs DIR DIR ... may be written.")
+        list[Path] | None,
+        Argument(
+            metavar="[DIR]...", help="More folders, so that --runs DIR DIR ... may be written."
+        ),
     ] = None,
 ) -> None:
     """Writes a page of all evaluations of some runs: what to turn on for whom, tables, figures, example users.
@@ -41,7 +48,9 @@ def report(
     file = write_page(shown, found.left_out, out, shlex.join(["torchrec-priors", "report", *given]))
     for reason in found.left_out:
         print(f"not shown: {reason}")
-    print(f"written to {file} ({file.stat().st_size / 1e6:.1f} MB, {time.monotonic() - started:.0f} s)")
+    print(
+        f"written to {file} ({file.stat().st_size / 1e6:.1f} MB, {time.monotonic() - started:.0f} s)"
+    )
 
 
 def main() -> None:

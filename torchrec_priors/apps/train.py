@@ -21,19 +21,29 @@ from torchrec_priors.training.run.started_from import source_of
 def train(
     config: Annotated[Path, Option(help="TOML file of the run's configuration.")],
     data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
-    run: Annotated[Path, Option(help="Folder of the run; a run of the same configuration there is gone on with.")],
+    run: Annotated[
+        Path,
+        Option(help="Folder of the run; a run of the same configuration there is gone on with."),
+    ],
     init_from: Annotated[
         Path | None,
-        Option(help="Folder of a run whose best weights this one starts from; items and heads are matched by name."),
+        Option(
+            help="Folder of a run whose best weights this one starts from; items and heads are matched by name."
+        ),
     ] = None,
     fit_all: Annotated[
         bool,
-        Option("--fit-all", help="Train on validation and test interactions, too: a model to serve, not to evaluate."),
+        Option(
+            "--fit-all",
+            help="Train on validation and test interactions, too: a model to serve, not to evaluate.",
+        ),
     ] = False,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     overrides: Annotated[
         list[str] | None,
-        Argument(metavar="[KEY=VALUE]...", help="Changes to the configuration, as in model.dim=64."),
+        Argument(
+            metavar="[KEY=VALUE]...", help="Changes to the configuration, as in model.dim=64."
+        ),
     ] = None,
 ) -> None:
     """Trains on all ranks of the launcher (torchrun, TorchX), or in this process alone."""

@@ -35,7 +35,9 @@ class AspectScore(Score):
 
     def shares(self, aspect_MAw: Tensor) -> Tensor:
         """c: [M, A], rows of sum 1."""
-        return (F.cosine_similarity(aspect_MAw, self.prototype_Aw, dim=-1) / _TEMPERATURE).softmax(-1)
+        return (F.cosine_similarity(aspect_MAw, self.prototype_Aw, dim=-1) / _TEMPERATURE).softmax(
+            -1
+        )
 
     def queries(self, query_Pd: Tensor) -> Tensor:
         """Of users' aspects, one after another."""
@@ -52,4 +54,6 @@ class AspectScore(Score):
     def overlap(self) -> Tensor:
         """|| T T' - I ||_F of normalised prototypes T: 0 where they are orthogonal."""
         prototype_Aw = F.normalize(self.prototype_Aw, dim=-1)
-        return torch.linalg.matrix_norm(prototype_Aw @ prototype_Aw.T - torch.eye(len(prototype_Aw)).to(prototype_Aw))
+        return torch.linalg.matrix_norm(
+            prototype_Aw @ prototype_Aw.T - torch.eye(len(prototype_Aw)).to(prototype_Aw)
+        )

@@ -71,7 +71,9 @@ def interests_of(config: BaselineConfig) -> int | None:
     """
     if config.name.endswith(".py"):
         return config.interests
-    if config.name not in known_files(Path(__file__).parent) or hasattr(_file(config.name), "queries"):
+    if config.name not in known_files(Path(__file__).parent) or hasattr(
+        _file(config.name), "queries"
+    ):
         return None
     return config.interests
 
@@ -123,12 +125,19 @@ def read_options(kind: type[Options], config: BaselineConfig) -> Options:
     except ValidationError as error:
         problem = error.errors()[0]
         option = ".".join(str(part) for part in problem["loc"][:1])
-        raise UserError(f"baseline.options.{option} = {problem['input']!r}: {problem['msg'].lower()}") from error
+        raise UserError(
+            f"baseline.options.{option} = {problem['input']!r}: {problem['msg'].lower()}"
+        ) from error
 
 
 def _file(name: str) -> Any:
     if name.endswith(".py"):
-        return load_file(Path(name), option="baseline.name", function="load", arguments=("config", "dim", "context"))
+        return load_file(
+            Path(name),
+            option="baseline.name",
+            function="load",
+            arguments=("config", "dim", "context"),
+        )
     known = [file for file in known_files(Path(__file__).parent) if file != Path(__file__).stem]
     if name not in known:
         raise UserError(f"baseline.name: there is no '{name}': {nearest(name, known)}")

@@ -77,7 +77,8 @@ class DynamicRouting(nn.Module):
 
     def __init__(self, dim: int, interests: int, context: int, iterations: int) -> None:
         super().__init__()
-        self.iterations, self.interests = iterations, interests
+        self.iterations = iterations
+        self.interests = interests
         self.map = nn.Linear(dim, interests * dim, bias=False)
         self.register_buffer("first_LK", torch.zeros(context, interests), persistent=False)
 
@@ -85,7 +86,9 @@ class DynamicRouting(nn.Module):
         """[Q, K, d]"""
         x_NKd = self.map(states.vector_Nd).unflatten(1, (self.interests, -1))
         open_QK = torch.ones(len(token_Q), self.interests, dtype=torch.bool, device=token_Q.device)
-        return dynamic_routing(x_NKd, self.first_LK, states.offsets_B1, token_Q, self.iterations, open_QK)
+        return dynamic_routing(
+            x_NKd, self.first_LK, states.offsets_B1, token_Q, self.iterations, open_QK
+        )
 
 
 class ComiRec(nn.Module):
@@ -120,7 +123,9 @@ def load(config: BaselineConfig, dim: int, context: int) -> ComiRec:
     for routing, names in _READ_BY.items():
         for name in config.options:
             if name in names and options.routing != routing:
-                raise UserError(f"baseline.options.{name} means nothing with routing = '{options.routing}'")
+                raise UserError(
+                    f"baseline.options.{name} means nothing with routing = '{options.routing}'"
+                )
     if options.iterations < 1:
         raise UserError(f"baseline.options.iterations = {options.iterations} must be at least 1")
     check_width(options.attention)

@@ -46,7 +46,9 @@ from torchrec_priors.settings.model import ScoreKind
 
 _CONTRAST = 0.2  # temperature of CL
 _FIRST_SPREAD = -3.0  # sigmoid of it is sigma at the start
-_DROPOUT_SALT, _NOISE_SALT = 1 << 20, (1 << 20) + 1  # beyond those of encoders
+# beyond those of encoders
+_DROPOUT_SALT = 1 << 20
+_NOISE_SALT = (1 << 20) + 1
 
 
 @dataclass
@@ -73,10 +75,14 @@ class Options:
     def check(self) -> None:
         for name in ("aspects", "width", "kl_steps"):
             if getattr(self, name) < 1:
-                raise UserError(f"baseline.options.{name} = {getattr(self, name)} must be at least 1")
+                raise UserError(
+                    f"baseline.options.{name} = {getattr(self, name)} must be at least 1"
+                )
         for name in ("kl", "contrast", "orthogonality"):
             if getattr(self, name) < 0:
-                raise UserError(f"baseline.options.{name} = {getattr(self, name)} must not be negative")
+                raise UserError(
+                    f"baseline.options.{name} = {getattr(self, name)} must not be negative"
+                )
         if not 0 <= self.dropout < 1:
             raise UserError(f"baseline.options.dropout = {self.dropout} must be in [0, 1)")
         if self.aspects > self.width:
@@ -120,7 +126,9 @@ class AspectInference(nn.Module):
             nn.init.zeros_(layer.bias)
         nn.init.constant_(self.spread.bias, _FIRST_SPREAD)
 
-    def forward(self, state_Nd: Tensor, offsets_B1: Tensor, score: AspectScore, keys: DropoutKeys | None) -> Latent:
+    def forward(
+        self, state_Nd: Tensor, offsets_B1: Tensor, score: AspectScore, keys: DropoutKeys | None
+    ) -> Latent:
         """
         Args:
             offsets_B1: int64, where each history begins; the last entry is N.
@@ -130,14 +138,19 @@ class AspectInference(nn.Module):
         aspect_NAw = score.aspects(state_Nd)
         aspect_NAw = aspect_NAw * score.shares(aspect_NAw)[..., None]
         key_NAw = torch.tanh(self.key(aspect_NAw))
-        query_NAw = (self.query_w * len(self.query_w) ** 0.5).expand_as(key_NAw)  # softmax_attention divides by it
+        query_NAw = (self.query_w * len(self.query_w) ** 0.5).expand_as(
+            key_NAw
+        )  # softmax_attention divides by it
         pooled_NAw = softmax_attention(query_NAw, key_NAw, aspect_NAw, offsets_B1)
         hidden_NAw = torch.tanh(self.norm(self.hidden(pooled_NAw)))
         hidden_NAw = keyed_dropout(hidden_NAw, keys, _DROPOUT_SALT, self.dropout)
-        mean_NAw, log_spread_NAw = self.mean(hidden_NAw), F.logsigmoid(self.spread(hidden_NAw))
+        mean_NAw = self.mean(hidden_NAw)
+        log_spread_NAw = F.logsigmoid(self.spread(hidden_NAw))
         if keys is None:
             return Latent(mean_NAw, log_spread_NAw, mean_NAw)
-        noise_NAw = keyed_normal(keys, _NOISE_SALT, mean_NAw.shape[1:].numel(), mean_NAw.device).view_as(mean_NAw)
+        noise_NAw = keyed_normal(
+            keys, _NOISE_SALT, mean_NAw.shape[1:].numel(), mean_NAw.device
+        ).view_as(mean_NAw)
         return Latent(mean_NAw, log_spread_NAw, mean_NAw + log_spread_NAw.exp() * noise_NAw)
 
 
@@ -158,7 +171,8 @@ class DualVAE(nn.Module):
 
     def __init__(self, dim: int, options: Options) -> None:
         super().__init__()
-        self.dim, self.options = dim, options
+        self.dim = dim
+        self.options = options
         self.inference = AspectInference(options.width, options.dropout)
         self._score: list[AspectScore] = []  # the model's, which has its parameters
 
@@ -175,14 +189,19 @@ class DualVAE(nn.Module):
         return self.infer(states).value[token_Q].flatten(1)[:, None]
 
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
-        latent, options, score = self.infer(states), self.options, self._score[0]
-        value_QAw, positives = latent.value[learning.token_Q], learning.positives
+        latent = self.infer(states)
+        options = self.options
+        score = self._score[0]
+        value_QAw = latent.value[learning.token_Q]
+        positives = learning.positives
         target_MAw = score.aspects(learning.vector_Xd[positives.source_M])
         beta = options.kl * min(1.0, learning.step / options.kl_steps)
         divergence_Q = latent.divergence()[learning.token_Q]
         of_positions = learning.mean(beta * divergence_Q + options.orthogonality * score.overlap())
         of_targets = (positives.weight_M * contrast(value_QAw[positives.query_M], target_MAw)).sum()
-        return learning.of_positions(value_QAw.flatten(1)).plus(of_positions + options.contrast * of_targets)
+        return learning.of_positions(value_QAw.flatten(1)).plus(
+            of_positions + options.contrast * of_targets
+        )
 
 
 def queries(config: BaselineConfig) -> int:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.heads.score import Score
-from torchrec_priors.ops.hidden_negatives import Hidden, Met
+from torchrec_priors.ops.hidden_negatives import Hidden, SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
 from torchrec_priors.ops.in_group_softmax import in_group_loss
 
@@ -72,7 +72,7 @@ class Learning:
         score: makes queries ready for scoring.
         positions: how many positions of the global batch have a target: what means over positions divide by.
         step: of training, from 0.
-        met: what histories had met, where that is no negative.
+        seen: what histories had seen, where that is no negative.
     """
 
     token_Q: Tensor
@@ -83,7 +83,7 @@ class Learning:
     score: Score
     positions: Tensor
     step: int = 0
-    met: Met | None = None
+    seen: SeenItems | None = None
 
     def route(self, query_QKd: Tensor) -> Routed:
         """Each target with the query that gives it the highest score; gradients go through that one alone.
@@ -91,11 +91,14 @@ class Learning:
         Args:
             query_QKd: not yet ready for scoring; of equal scores the first wins.
         """
-        of, queries = self.positives, query_QKd.shape[1]
+        of = self.positives
+        queries = query_QKd.shape[1]
         query_QKd = self.score.queries(query_QKd)
         with torch.no_grad():
             item_Md = of.item_Xd.index_select(0, of.source_M)
-            score_MK = torch.bmm(query_QKd.index_select(0, of.query_M), item_Md[:, :, None])[:, :, 0]
+            score_MK = torch.bmm(query_QKd.index_select(0, of.query_M), item_Md[:, :, None])[
+                :, :, 0
+            ]
             pair_M, order_M = torch.sort(of.query_M * queries + score_MK.argmax(1), stable=True)
             pair_P, place_M = torch.unique_consecutive(pair_M, return_inverse=True)
         positives = replace(of.chosen(order_M), query_M=place_M)
@@ -110,14 +113,18 @@ class Learning:
     def routed(self, query_QKd: Tensor) -> Learnt:
         """The loss where each target trains the query that gives it the highest score, see `route`."""
         to = self.route(query_QKd)
-        loss, nll_M = in_group_loss(to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives, to.hidden)
+        loss, nll_M = in_group_loss(
+            to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives, to.hidden
+        )
         return Learnt(loss, nll_M, to.path_M)
 
     def of_positions(self, query_Qd: Tensor) -> Learnt:
         """The loss where each position has one query, not yet ready for scoring."""
         hidden = self._hidden(torch.arange(len(query_Qd), device=query_Qd.device), self.positives)
         query_Qd = self.score.queries(query_Qd)
-        loss, nll_M = in_group_loss(query_Qd, [len(query_Qd)], self.positives, self.negatives, hidden)
+        loss, nll_M = in_group_loss(
+            query_Qd, [len(query_Qd)], self.positives, self.negatives, hidden
+        )
         return Learnt(loss, nll_M, torch.zeros_like(self.positives.query_M))
 
     def of_targets(self, query_Md: Tensor, path_M: Tensor) -> Learnt:
@@ -129,7 +136,9 @@ class Learning:
         """
         own = replace(self.positives, query_M=torch.arange(len(query_Md), device=query_Md.device))
         hidden = self._hidden(self.positives.query_M, own)
-        loss, nll_M = in_group_loss(self.score.queries(query_Md), [len(query_Md)], own, self.negatives, hidden)
+        loss, nll_M = in_group_loss(
+            self.score.queries(query_Md), [len(query_Md)], own, self.negatives, hidden
+        )
         return Learnt(loss, nll_M, path_M)
 
     def _hidden(self, place_P: Tensor, positives: WeighedPositives) -> Hidden | None:
@@ -139,9 +148,9 @@ class Learning:
             place_P: of each query's position in `token_Q`.
             positives: the queries'.
         """
-        if self.met is None:
+        if self.seen is None:
             return None
-        return self.met.hidden(self.token_Q[place_P], [len(place_P)], positives)
+        return self.seen.hidden(self.token_Q[place_P], [len(place_P)], positives)
 
     def mean(self, term_Q: Tensor) -> Tensor:
         """This rank's share of the mean of a term over the positions of the global batch."""

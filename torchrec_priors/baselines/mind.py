@@ -53,7 +53,8 @@ class Mind(nn.Module):
 
     def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
         super().__init__()
-        self.options, self.interests = options, interests
+        self.options = options
+        self.interests = interests
         self.shared = nn.Linear(dim, dim, bias=False)
         self.layer = nn.Linear(dim, dim)
         self.register_buffer("first_LK", first_routing(context, interests), persistent=False)
@@ -76,22 +77,29 @@ class Mind(nn.Module):
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
         if not self.options.power:
             return learning.routed(self.queries(states, learning.token_Q))
-        of, open_QK = learning.positives, self._open(states, learning.token_Q)
+        of = learning.positives
+        open_QK = self._open(states, learning.token_Q)
         query_QKd = self._interests(states, learning.token_Q, open_QK)
         target_Md = learning.vector_Xd.index_select(0, of.source_M)
         query_MKd = query_QKd.index_select(0, of.query_M)
         weight_MK = label_attention(query_MKd, target_Md, self.options.power, open_QK[of.query_M])
-        return learning.of_targets(torch.einsum("mk,mkd->md", weight_MK, query_MKd), weight_MK.argmax(1))
+        return learning.of_targets(
+            torch.einsum("mk,mkd->md", weight_MK, query_MKd), weight_MK.argmax(1)
+        )
 
     def _interests(self, states: Jagged, token_Q: Tensor, open_QK: Tensor) -> Tensor:
         """[Q, K, d]"""
         x_N1d = self.shared(states.vector_Nd)[:, None]
-        capsules = dynamic_routing(x_N1d, self.first_LK, states.offsets_B1, token_Q, self.options.iterations, open_QK)
+        capsules = dynamic_routing(
+            x_N1d, self.first_LK, states.offsets_B1, token_Q, self.options.iterations, open_QK
+        )
         return F.relu(self.layer(capsules))
 
     def _open(self, states: Jagged, token_Q: Tensor) -> Tensor:
         """bool [Q, K]: the interests that a position has."""
-        seen_Q = positions(states.offsets_B1, len(states.vector_Nd), len(self.first_LK))[token_Q] + 1
+        seen_Q = (
+            positions(states.offsets_B1, len(states.vector_Nd), len(self.first_LK))[token_Q] + 1
+        )
         number_Q = torch.full_like(seen_Q, self.interests)
         if self.options.adaptive:
             exponent_Q = torch.frexp(seen_Q.double()).exponent - 1  # floor(log2), exact
@@ -115,7 +123,9 @@ def load(config: BaselineConfig, dim: int, context: int) -> Mind:
     """MIND with its first values."""
     options = read_options(Options, config)
     if options.power < 0:
-        raise UserError(f"baseline.options.power = {options.power} must not be negative (0 is infinity)")
+        raise UserError(
+            f"baseline.options.power = {options.power} must not be negative (0 is infinity)"
+        )
     if options.iterations < 1:
         raise UserError(f"baseline.options.iterations = {options.iterations} must be at least 1")
     return Mind(dim, config.interests, context, options)

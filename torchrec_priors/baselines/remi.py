@@ -62,9 +62,13 @@ class Remi(nn.Module):
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
         query_QKd, square_QK = self.interests(states, learning.token_Q)
         to = learning.route(query_QKd)
-        loss, nll_M = hard_negatives_loss(to.query_Pd, to.positives, learning.negatives, self.options.beta, to.hidden)
+        loss, nll_M = hard_negatives_loss(
+            to.query_Pd, to.positives, learning.negatives, self.options.beta, to.hidden
+        )
         place_N = positions(states.offsets_B1, len(states.vector_Nd), self.context)
-        spread_Q = routing_spread(square_QK, place_N[learning.token_Q] + 1, states.vector_Nd.shape[1])
+        spread_Q = routing_spread(
+            square_QK, place_N[learning.token_Q] + 1, states.vector_Nd.shape[1]
+        )
         spread = over_sequences(spread_Q, learning.token_Q, states.offsets_B1)
         return Learnt(loss, nll_M, to.path_M).plus(self.options.regularisation * spread)
 
@@ -95,6 +99,8 @@ def load(config: BaselineConfig, dim: int, context: int) -> Remi:
     options = read_options(Options, config)
     for name in ("beta", "regularisation"):
         if not 0 <= getattr(options, name) < float("inf"):
-            raise UserError(f"baseline.options.{name} = {getattr(options, name)} must be a number of at least 0")
+            raise UserError(
+                f"baseline.options.{name} = {getattr(options, name)} must be a number of at least 0"
+            )
     check_width(options.attention)
     return Remi(dim, config.interests, context, options)

@@ -40,7 +40,9 @@ def padded_attention(
     scores = alpha * (q @ k.transpose(2, 3)) + bias_HL[:, (place_T[:, None] - place_T).clamp(min=0)]
     if times is not None:
         time_BT = times.time_N[index_BT]
-        scores = scores + times.bias_HC[:, time_bucket(time_BT[:, :, None] - time_BT[:, None, :])].transpose(0, 1)
+        scores = scores + times.bias_HC[
+            :, time_bucket(time_BT[:, :, None] - time_BT[:, None, :])
+        ].transpose(0, 1)
     seen = (place_T[:, None] >= place_T) & filled_BT[:, None, None, :]
     out = torch.where(seen, F.silu(scores), 0.0) / divisor @ v
     return out.transpose(1, 2)[filled_BT]
@@ -64,19 +66,25 @@ def kept_logits(
     for number, count in enumerate(negatives.counts_S):
         of_set = slice(starts[-1], starts[-1] + count)
         starts.append(starts[-1] + count)
-        mine = torch.nonzero((positives.query_M >= first[number]) & (positives.query_M < first[number + 1]))[:, 0]
+        mine = torch.nonzero(
+            (positives.query_M >= first[number]) & (positives.query_M < first[number + 1])
+        )[:, 0]
         if not len(mine):
             continue
         query = query_Pd[positives.query_M[mine]]
         score = (query * positives.item_Xd[positives.source_M[mine]]).sum(1)
         logits = query @ negatives.vectors_nd[of_set].T
-        logits = logits.masked_fill(negatives.ids_n[of_set] == positives.id_M[mine, None], -torch.inf)
+        logits = logits.masked_fill(
+            negatives.ids_n[of_set] == positives.id_M[mine, None], -torch.inf
+        )
         nll = torch.logsumexp(torch.cat([score[:, None], logits], 1), 1) - score
         losses = losses.index_put((mine,), nll)
     return (positives.weight_M * losses).sum(), losses.detach()
 
 
-def every_adapter(z_Nd: Tensor, weight_Gdd: Tensor | None, bias_Gd: Tensor | None, row_R: Tensor, runs: Runs) -> Tensor:
+def every_adapter(
+    z_Nd: Tensor, weight_Gdd: Tensor | None, bias_Gd: Tensor | None, row_R: Tensor, runs: Runs
+) -> Tensor:
     """`residual_adapters`, by all products of rows and adapters; every row has an adapter that is a matrix."""
     assert weight_Gdd is not None
     adapters, rows = torch.tensor(runs, dtype=torch.int64).view(-1, 2).T

@@ -13,7 +13,11 @@ from torchrec_priors.ops.hstu_attention import hstu_attention
 
 Report = Callable[[str], None]
 
-HEADS, WIDTH, SHORTEST, LONGEST, SEQUENCES = 4, 32, 64, 1_024, 16
+HEADS = 4
+WIDTH = 32
+SHORTEST = 64
+LONGEST = 1_024
+SEQUENCES = 16
 _VARIANTS: dict[str, tuple[str, int, dict[str, str]]] = {  # name: (how, sequences, environment)
     "ours": ("ours", SEQUENCES, {}),
     "reference": ("reference", SEQUENCES, {}),
@@ -27,7 +31,13 @@ def attention_rows(repeats: int, threads: int, report: Report) -> list[Row]:
     rows = []
     for name, (how, sequences, environment) in _VARIANTS.items():
         report(f"attention: {name}")
-        timed = in_a_process(f"attention, {name}", __name__, [how, str(sequences), str(repeats)], threads, environment)
+        timed = in_a_process(
+            f"attention, {name}",
+            __name__,
+            [how, str(sequences), str(repeats)],
+            threads,
+            environment,
+        )
         rows.append(Row.of("attention", name, timed))
     ours, reference, plain, more = rows
     return [ours.beside(reference), reference, plain.beside(reference), more]
@@ -39,7 +49,9 @@ def lengths(sequences: int) -> list[int]:
     >>> lengths(4)
     [90, 181, 362, 724]
     """
-    return [int(SHORTEST * (LONGEST / SHORTEST) ** ((i + 0.5) / sequences)) for i in range(sequences)]
+    return [
+        int(SHORTEST * (LONGEST / SHORTEST) ** ((i + 0.5) / sequences)) for i in range(sequences)
+    ]
 
 
 def time_attention(how: str, sequences: int, repeats: int) -> Timed:

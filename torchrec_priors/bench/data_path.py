@@ -14,7 +14,7 @@ from torchrec_priors.bench.timed import peak_bytes
 from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import WindowStream
-from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
@@ -25,7 +25,10 @@ from torchrec_priors.training.step import step
 
 Report = Callable[[str], None]
 
-_LOGS = (1_000_000, 5_000_000)  # interactions; memory and time a row are not to grow from one to the other
+_LOGS = (
+    1_000_000,
+    5_000_000,
+)  # interactions; memory and time a row are not to grow from one to the other
 _READ = 400_000
 _SIZE_1 = {
     "model": {"size": "paper-1", "context": 400, "horizon": 8},
@@ -39,18 +42,29 @@ def prepare_rows(folder: Path, report: Report) -> list[Row]:
     """`prepare` as a command, on logs of two lengths: seconds, interactions a second, peak of the process."""
     rows = []
     for interactions in _LOGS:
-        raw, out = folder / f"raw-{interactions}", folder / f"data-{interactions}"
+        raw = folder / f"raw-{interactions}"
+        out = folder / f"data-{interactions}"
         report(f"prepare: making up {interactions:,} interactions")
         generate(raw, interactions, 0)
         report(f"prepare: {interactions:,} interactions")
         command = [sys.executable, "-m", "torchrec_priors.apps.prepare", "--dataset", "marketplace"]
         started = time.perf_counter()
-        process = subprocess.Popen([*command, "--raw", str(raw), "--out", str(out)], stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [*command, "--raw", str(raw), "--out", str(out)], stdout=subprocess.DEVNULL
+        )
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         if status:
             raise RuntimeError(f"prepare ended with status {status}")
-        rows.append(_row("prepare", f"{interactions:,} interactions", seconds, interactions, used.ru_maxrss * 1024))
+        rows.append(
+            _row(
+                "prepare",
+                f"{interactions:,} interactions",
+                seconds,
+                interactions,
+                used.ru_maxrss * 1024,
+            )
+        )
     return rows
 
 
@@ -59,11 +73,13 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
     report(f"reader: making up {_READ:,} interactions")
     generate(folder / "raw", _READ, 0)
     prepare(Settings("marketplace", folder / "raw"), folder / "data")
-    config, data = parse(_SIZE_1), PreparedData(folder / "data")
+    config = parse(_SIZE_1)
+    data = PreparedData(folder / "data")
     with join() as ranks:
         built = build_model(config, data, ranks)
         set_loss_weights(built, config)
-        optimizers, sampler = Optimizers(built, config), make_sampler(built, config, data, ranks)
+        optimizers = Optimizers(built, config)
+        sampler = make_sampler(built, config, data, ranks)
         stream = WindowStream(
             data,
             context=config.model.context,
@@ -75,22 +91,26 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
             training_end_U=data.lengths,
         )
         report("reader: reading an epoch")
-        draw, read = sampler.draw(0), 0
+        draw = sampler.draw(0)
+        read = 0
         started = time.perf_counter()
         with closing(iter(stream)) as windows_of_steps:
             for windows in itertools.islice(windows_of_steps, stream.steps_an_epoch):
                 make_batch(windows, draw, feature=FEATURE, seed=0)
                 read += int(windows.contexts.sum())
-        reading, peak = time.perf_counter() - started, peak_bytes()
+        reading = time.perf_counter() - started
+        peak = peak_bytes()
         report("reader: training")
         built.parallel.train()
-        trained, training = 0, 0.0
+        trained = 0
+        training = 0.0
         for windows in itertools.islice(stream, repeats + 1):
             batch = make_batch(windows, sampler.draw(windows.step), feature=FEATURE, seed=0)
             started = time.perf_counter()
             step(built, optimizers, batch)
             if windows.step:  # the first one makes the optimizer's state
-                trained, training = trained + int(windows.contexts.sum()), training + time.perf_counter() - started
+                trained = trained + int(windows.contexts.sum())
+                training = training + time.perf_counter() - started
     rows = [_row("reader", "reading an epoch", reading, read, peak)]
     rows.append(_row("reader", f"{repeats} steps of training", training, trained, peak_bytes()))
     faster = rows[0].tokens_per_s / rows[1].tokens_per_s

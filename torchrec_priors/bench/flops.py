@@ -23,13 +23,20 @@ def training_flops(model: Recommender, batch: Batch) -> float:
     tokens = len(part.context_N)
     assert isinstance(model.encoder, HSTU)
     layers = list(model.encoder.layers)
-    passed = sum(part.weight.numel() for part in model.encoder.modules() if isinstance(part, torch.nn.Linear))
+    passed = sum(
+        part.weight.numel() for part in model.encoder.modules() if isinstance(part, torch.nn.Linear)
+    )
     lengths = part.offsets_B1.diff().double()
     pairs = float((lengths * (lengths + 1) / 2).sum())
     looked_up = model.look_up(batch)
     positives = model.positives(looked_up, part)
-    queries_S = torch.bincount(model.item_set_K[positives.path_P], minlength=model.tree.item_sets).numpy()
-    products = float((queries_S * np.array(batch.draw.counts_S)).sum()) + len(positives.path_P) * batch.draw.shared
+    queries_S = torch.bincount(
+        model.item_set_K[positives.path_P], minlength=model.tree.item_sets
+    ).numpy()
+    products = (
+        float((queries_S * np.array(batch.draw.counts_S)).sum())
+        + len(positives.path_P) * batch.draw.shared
+    )
     rows = _adapter_rows(model.heads, positives.token_P, positives.path_P)
     attention = 12.0 * dim * pairs * len(layers)
     return 6.0 * passed * tokens + attention + 6.0 * dim * products + 6.0 * dim**2 * rows

@@ -11,7 +11,8 @@ _COPIED = 1 << 26  # floats
 
 def matmul_rate(repeats: int = 15) -> float:
     """FLOP/s of the product of two square float32 matrices, with the threads that torch has; the median."""
-    left, right = torch.randn(_SIDE, _SIDE), torch.randn(_SIDE, _SIDE)
+    left = torch.randn(_SIDE, _SIDE)
+    right = torch.randn(_SIDE, _SIDE)
     out = torch.empty(_SIDE, _SIDE)
     seconds = []
     for _ in range(repeats):

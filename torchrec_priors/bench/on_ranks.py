@@ -12,7 +12,9 @@ from typing import IO
 _LOOK = 0.1  # seconds
 
 
-def last_lines(ranks: int, name: str, module: str, arguments: Sequence[str], threads: int) -> list[str]:
+def last_lines(
+    ranks: int, name: str, module: str, arguments: Sequence[str], threads: int
+) -> list[str]:
     """What so many processes of a module print last, by rank. When one fails, the others are ended: they would wait.
 
     Args:
@@ -22,7 +24,11 @@ def last_lines(ranks: int, name: str, module: str, arguments: Sequence[str], thr
     Raises:
         RuntimeError: one failed, with its exit code and the end of what it said.
     """
-    places = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks)}
+    places = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "WORLD_SIZE": str(ranks),
+    }
     places["LOCAL_WORLD_SIZE"] = str(ranks)
     places["TORCHELASTIC_USE_AGENT_STORE"] = "False"  # where a launcher started this process
     command = [sys.executable, "-m", module, *arguments]
@@ -33,7 +39,13 @@ def last_lines(ranks: int, name: str, module: str, arguments: Sequence[str], thr
     processes = [
         subprocess.Popen(
             command,
-            env={**os.environ, **places, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": str(threads)},
+            env={
+                **os.environ,
+                **places,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "OMP_NUM_THREADS": str(threads),
+            },
             stdout=out,
             stderr=err,
         )
@@ -51,7 +63,9 @@ def last_lines(ranks: int, name: str, module: str, arguments: Sequence[str], thr
             process.wait()
     texts = [(_read(out), _read(err)) for out, err in said]
     for rank in failed:
-        raise RuntimeError(f"{name}, rank {rank}: exit code {processes[rank].returncode}\n{texts[rank][1][-2000:]}")
+        raise RuntimeError(
+            f"{name}, rank {rank}: exit code {processes[rank].returncode}\n{texts[rank][1][-2000:]}"
+        )
     return [out.strip().splitlines()[-1] for out, _ in texts]
 
 

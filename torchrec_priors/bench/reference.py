@@ -19,12 +19,28 @@ from torchrec_priors.priors.tree import PriorTree
 class DenseReference(nn.Module):
     """Holds the modules whose parameters it uses; computes by itself."""
 
-    def __init__(self, tree: PriorTree, table: nn.Embedding, encoder: HSTU, heads: HierarchicalHeads, horizon: int):
+    def __init__(
+        self,
+        tree: PriorTree,
+        table: nn.Embedding,
+        encoder: HSTU,
+        heads: HierarchicalHeads,
+        horizon: int,
+    ):
         super().__init__()
-        self.tree, self.table, self.encoder, self.heads, self.horizon = tree, table, encoder, heads, horizon
+        self.tree = tree
+        self.table = table
+        self.encoder = encoder
+        self.heads = heads
+        self.horizon = horizon
 
     def forward(
-        self, item_BX: Tensor, event_BX: Tensor, length_B: Tensor, ids_S: list[Tensor], cell_KO: Tensor
+        self,
+        item_BX: Tensor,
+        event_BX: Tensor,
+        length_B: Tensor,
+        ids_S: list[Tensor],
+        cell_KO: Tensor,
     ) -> Tensor:
         """Loss of a batch (Eq. 7 and 8).
 
@@ -52,7 +68,10 @@ class DenseReference(nn.Module):
         order = torch.cat([torch.nonzero(sets_K == number)[:, 0] for number in range(len(ids_S))])
         all_BTK = torch.cat(parts, -1)[..., order.argsort()]
         nll_BTKO = (
-            _without_copies(all_BTK[..., None], score_BTKO, copies_BTOS[..., sets_K].transpose(2, 3)) - score_BTKO
+            _without_copies(
+                all_BTK[..., None], score_BTKO, copies_BTOS[..., sets_K].transpose(2, 3)
+            )
+            - score_BTKO
         )
         positive_BTKO = self._positives(item_BX, event_BX, source_TO, there_BTO)
         return torch.where(positive_BTKO, cell_KO * nll_BTKO, 0.0).sum()
@@ -77,16 +96,27 @@ class DenseReference(nn.Module):
             above = z[:, :, parent]
             z = above + F.silu(torch.einsum("btnd,ned->btne", above, weights))
             if depth > 1:
-                z = z + self.heads.embeddings[depth - 2][getattr(self.heads, f"parent_group_{depth}")]
-        return z[:, :, getattr(self.heads, f"node_{len(self.heads.adapters)}")] if len(self.heads.adapters) else z
+                z = (
+                    z
+                    + self.heads.embeddings[depth - 2][getattr(self.heads, f"parent_group_{depth}")]
+                )
+        return (
+            z[:, :, getattr(self.heads, f"node_{len(self.heads.adapters)}")]
+            if len(self.heads.adapters)
+            else z
+        )
 
     @torch.no_grad()
-    def _positives(self, item_BX: Tensor, event_BX: Tensor, source_TO: Tensor, there_BTO: Tensor) -> Tensor:
+    def _positives(
+        self, item_BX: Tensor, event_BX: Tensor, source_TO: Tensor, there_BTO: Tensor
+    ) -> Tensor:
         window, token, offset = torch.nonzero(there_BTO, as_tuple=True)
         source = source_TO[token, offset]
         targets = Targets(item_BX[window, source], offset + 1, event_BX[window, source], window)
         index, path = self.tree.assign(targets)
-        out = torch.zeros(*there_BTO.shape[:2], len(self.tree.item_set_K), there_BTO.shape[2], dtype=torch.bool)
+        out = torch.zeros(
+            *there_BTO.shape[:2], len(self.tree.item_set_K), there_BTO.shape[2], dtype=torch.bool
+        )
         out[window[index], token[index], path, offset[index]] = True
         return out
 
@@ -109,5 +139,9 @@ def _copies(item: Tensor, ids: Tensor) -> Tensor:
 def _without_copies(all_sum: Tensor, score: Tensor, copies: Tensor) -> Tensor:
     """log(e^all - copies e^score + e^score)."""
     there = copies > 0
-    rest = torch.where(there, (1 - copies) * torch.exp(torch.where(there, score - all_sum, 0.0)), 0.0)
-    return torch.where(there, all_sum + torch.log1p(rest.clamp(min=-1 + 1e-6)), torch.logaddexp(all_sum, score))
+    rest = torch.where(
+        there, (1 - copies) * torch.exp(torch.where(there, score - all_sum, 0.0)), 0.0
+    )
+    return torch.where(
+        there, all_sum + torch.log1p(rest.clamp(min=-1 + 1e-6)), torch.logaddexp(all_sum, score)
+    )

@@ -11,7 +11,7 @@ from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.shapes import Shape
 from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
 from torchrec_priors.config import RunConfig, parse
-from torchrec_priors.embedding.table import Shard
+from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.heads.score import Score
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.load import load_tree
@@ -36,11 +36,15 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
         quantised = Quantised.of(table_Vd, score) if config.evaluation.tiles == "int8" else None
 
         def run(_: int) -> float:
-            return _checksum(search(index, score, queries, excluded, shape.top, quantised=quantised).row_Bk)
+            return _checksum(
+                search(index, score, queries, excluded, shape.top, quantised=quantised).row_Bk
+            )
 
         seconds, checks = repeat(run, repeats)
     peak = peak_bytes()
-    return Timed(seconds, checks, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before)
+    return Timed(
+        seconds, checks, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before
+    )
 
 
 @torch.inference_mode()
@@ -77,11 +81,15 @@ def flops(shape: Shape, tree: PriorTree) -> float:
     return 2.0 * shape.dim * shape.sequences * float(sizes[np.array(tree.item_set_K)].sum())
 
 
-def _given(shape: Shape, data: Path, config: RunConfig) -> tuple[PriorTree, Tensor, Queries, Exclusions]:
+def _given(
+    shape: Shape, data: Path, config: RunConfig
+) -> tuple[PriorTree, Tensor, Queries, Exclusions]:
     tree = load_tree(config.priors, PreparedData(data), config.model.horizon)
     generator = torch.Generator().manual_seed(0)
     table_Vd = _short(torch.randn(shape.items, shape.dim, generator=generator))
-    vector_BKd = _short(torch.randn(shape.sequences, len(tree.item_set_K), shape.dim, generator=generator))
+    vector_BKd = _short(
+        torch.randn(shape.sequences, len(tree.item_set_K), shape.dim, generator=generator)
+    )
     seen = torch.randint(shape.items, (shape.sequences * _SEEN,), generator=generator).numpy()
     excluded = Exclusions.of(seen, np.full(shape.sequences, _SEEN))
     return tree, table_Vd, Queries(vector_BKd, vector_BKd.new_zeros(vector_BKd.shape[:2])), excluded

@@ -65,7 +65,9 @@ class Row:
     @classmethod
     def of(cls, shape: str, variant: str, timed: Timed) -> "Row":
         median = statistics.median(timed.seconds)
-        quartiles = statistics.quantiles(timed.seconds, n=4) if len(timed.seconds) > 1 else [median] * 3
+        quartiles = (
+            statistics.quantiles(timed.seconds, n=4) if len(timed.seconds) > 1 else [median] * 3
+        )
         return cls(
             shape=shape,
             variant=variant,
@@ -106,7 +108,9 @@ def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
     return found
 
 
-def measure(shape: Shape, variants: Sequence[Variant], repeats: int, threads: int, report: Report) -> list[Row]:
+def measure(
+    shape: Shape, variants: Sequence[Variant], repeats: int, threads: int, report: Report
+) -> list[Row]:
     """Rows of the variants, in their order; the first is ours."""
     rows = []
     with _workloads(shape, report) as data_of:
@@ -118,13 +122,22 @@ def measure(shape: Shape, variants: Sequence[Variant], repeats: int, threads: in
     return [row if reference is None or row is reference else row.beside(reference) for row in rows]
 
 
-def run(variant: Variant, shape: Shape, data: Path, repeats: int, threads: int, profile: Path | None = None) -> Timed:
+def run(
+    variant: Variant,
+    shape: Shape,
+    data: Path,
+    repeats: int,
+    threads: int,
+    profile: Path | None = None,
+) -> Timed:
     """Measures one variant in a process of its own."""
     arguments = [shape.name, variant.how, str(data), "--repeats", str(repeats)]
     arguments += ["--changes", json.dumps(dict(variant.changes))]
     arguments += ["--without", *variant.without] if variant.without else []
     arguments += ["--profile", str(profile)] if profile is not None else []
-    return in_a_process(f"{shape.name}, {variant.name}", "torchrec_priors.bench.worker", arguments, threads)
+    return in_a_process(
+        f"{shape.name}, {variant.name}", "torchrec_priors.bench.worker", arguments, threads
+    )
 
 
 def trace(shape: Shape, file: Path, threads: int) -> None:

@@ -16,7 +16,8 @@ from torchrec_priors.bench.workload import make_workload
 
 Report = Callable[[str], None]
 
-_RANKS, _FEW = 2, 1_000
+_RANKS = 2
+_FEW = 1_000
 _WORKER = "torchrec_priors.bench.worker"
 
 
@@ -28,7 +29,9 @@ def scaling_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
     for items in (shape.items, _FEW):
         named = "" if items == shape.items else f", {items:,} items"
         one, more = (
-            _workload(replace(shape, items=items, sequences=ranks * shape.sequences), folder, repeats)
+            _workload(
+                replace(shape, items=items, sequences=ranks * shape.sequences), folder, repeats
+            )
             for ranks in (1, _RANKS)
         )
         alone = partial(in_a_process, "1 rank", _WORKER, one, 1)
@@ -46,8 +49,20 @@ def _workload(shape: Shape, folder: Path, repeats: int) -> list[str]:
     """Arguments of the worker for a log of so many sequences and items."""
     place = folder / f"{shape.sequences}-{shape.items}"
     make_workload(shape, place)
-    return [shape.name, "ours", str(place), "--sequences", str(shape.sequences), "--repeats", str(repeats)]
+    return [
+        shape.name,
+        "ours",
+        str(place),
+        "--sequences",
+        str(shape.sequences),
+        "--repeats",
+        str(repeats),
+    ]
 
 
 def _beside(row: Row, first: Row) -> Row:
-    return replace(row, speedup=row.tokens_per_s / first.tokens_per_s, memory_ratio=row.peak_bytes / first.peak_bytes)
+    return replace(
+        row,
+        speedup=row.tokens_per_s / first.tokens_per_s,
+        memory_ratio=row.peak_bytes / first.peak_bytes,
+    )

@@ -44,12 +44,24 @@ class Shape:
         """The run configuration, as tables of its TOML file; `changes` by dotted names win."""
         sets = 1 if not self.groups else self.groups
         table: dict[str, Any] = {
-            "model": {"dim": self.dim, "context": self.context, "horizon": self.horizon, "score": self.score},
+            "model": {
+                "dim": self.dim,
+                "context": self.context,
+                "horizon": self.horizon,
+                "score": self.score,
+            },
             "encoder": {"layers": self.layers, "heads": self.heads, "dropout": 0.0},
             "priors": {"tree": list(self.tree), "max_parameters": 1 << 40},
-            "negatives": {"total": self.negatives} if self.by_share else {"per_set": self.negatives // sets},
+            "negatives": {"total": self.negatives}
+            if self.by_share
+            else {"per_set": self.negatives // sets},
             "evaluation": {},
-            "training": {"batch": self.sequences, "steps": 1_000_000, "warmup": 0.0, "fit_all": True},
+            "training": {
+                "batch": self.sequences,
+                "steps": 1_000_000,
+                "warmup": 0.0,
+                "fit_all": True,
+            },
         }
         for name, value in changes.items():
             section, key = name.split(".")
@@ -62,13 +74,32 @@ SHAPES = {
     for shape in (
         Shape("merrec", 64, 400, 1_255_665, 1, ("event",), 6, 1.0, 4_096, by_share=True),
         Shape("pixel8m", 128, 50, 398_261, 8, ("temporal:8", "category"), 8, 2.9, 8 * 1_024),
-        Shape("ebnerd", 128, 50, 25_216, 8, ("temporal:8", "community"), 11, 1.0, 8_192, by_share=True),
-        Shape("retrieval", 256, 50, 1_255_665, 4, ("temporal:4", "category"), 8, 2.9, 8 * 1_024, top=200),
+        Shape(
+            "ebnerd", 128, 50, 25_216, 8, ("temporal:8", "community"), 11, 1.0, 8_192, by_share=True
+        ),
+        Shape(
+            "retrieval",
+            256,
+            50,
+            1_255_665,
+            4,
+            ("temporal:4", "category"),
+            8,
+            2.9,
+            8 * 1_024,
+            top=200,
+        ),
     )
 }
 
 
-PARTS = ("attention", "prepare", "reader", "scaling", "sharding")  # of the whole, each with rows of its own
+PARTS = (
+    "attention",
+    "prepare",
+    "reader",
+    "scaling",
+    "sharding",
+)  # of the whole, each with rows of its own
 NAMES = (*SHAPES, *PARTS)
 
 

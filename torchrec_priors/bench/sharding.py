@@ -20,11 +20,11 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import SHAPES
 from torchrec_priors.bench.timed import Timed, in_a_process, on_ranks, peak_bytes, repeat, tell
-from torchrec_priors.common.noise import hush
+from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.distribute import distribute
+from torchrec_priors.embedding.item_table import FEATURE, Shard, fuse_optimizer, item_table
 from torchrec_priors.embedding.own_rows import own_rows
-from torchrec_priors.embedding.table import FEATURE, Shard, fuse_optimizer, item_table
 from torchrec_priors.ranks.process import Ranks, join
 from torchrec_priors.settings.sharding import ROW_WISE, TYPES, ShardingConfig
 from torchrec_priors.settings.table import TABLE
@@ -106,7 +106,13 @@ def time_lookups(sharding: ShardingConfig, lookups: Lookups, repeats: int) -> Ti
         seconds, _ = repeat(lambda _: run(1), repeats)
         peak = peak_bytes()
     return Timed(
-        seconds, [first], peak, len(ids), extra_bytes=peak - before, forward=forward[-repeats:], sent_bytes=sent[0]
+        seconds,
+        [first],
+        peak,
+        len(ids),
+        extra_bytes=peak - before,
+        forward=forward[-repeats:],
+        sent_bytes=sent[0],
     )
 
 
@@ -138,11 +144,13 @@ def _checksum(vectors: Tensor, ids: Tensor, ranks: Ranks) -> float:
 @contextmanager
 def _counted(ranks: Ranks) -> Iterator[list[int]]:
     """Counts bytes that this rank sends to others by all-to-all."""
-    sent, plain = [0], dist.all_to_all_single
+    sent = [0]
+    plain = dist.all_to_all_single
 
     def counting(*arguments: Any, **named: Any) -> Any:
         given = inspect.signature(plain).bind(*arguments, **named).arguments
-        whole, splits = given["input"], given.get("input_split_sizes")
+        whole = given["input"]
+        splits = given.get("input_split_sizes")
         kept = splits[ranks.rank] if splits else len(whole) // ranks.world
         sent[0] += (whole.numel() - kept * whole[:1].numel()) * whole.element_size()
         return plain(*arguments, **named)
@@ -167,7 +175,7 @@ def main() -> None:
     parser.add_argument("--dedup", action="store_true")
     parser.add_argument("--communication", default="fp32")
     given = parser.parse_args()
-    hush()
+    silence_library_warnings()
     torch.set_num_threads(given.threads)
     sharding = ShardingConfig(type=given.type, dedup=given.dedup, communication=given.communication)
     tell(time_lookups(sharding, Lookups(), given.repeats))

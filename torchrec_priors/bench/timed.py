@@ -43,7 +43,8 @@ class Timed:
 
 def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list[float]]:
     """Seconds of each repeat, and the results; one goes before, which makes what is made once."""
-    seconds, results = [], []
+    seconds = []
+    results = []
     for number in range(repeats + 1):
         started = time.perf_counter()
         results.append(run(number))
@@ -62,7 +63,11 @@ def tell(timed: Timed) -> None:
 
 
 def in_a_process(
-    name: str, module: str, arguments: Sequence[str], threads: int, environment: Mapping[str, str] | None = None
+    name: str,
+    module: str,
+    arguments: Sequence[str],
+    threads: int,
+    environment: Mapping[str, str] | None = None,
 ) -> Timed:
     """What a module tells that measures in a process of its own.
 

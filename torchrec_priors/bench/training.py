@@ -16,7 +16,7 @@ from torchrec_priors.bench.timed import Timed, peak_bytes, repeat
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import Windows, WindowStream
-from torchrec_priors.embedding.table import FEATURE, Shard, initialise_rows
+from torchrec_priors.embedding.item_table import FEATURE, Shard, initialise_rows
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.encoder.hstu import HSTU
 from torchrec_priors.heads.composition import make_heads
@@ -34,7 +34,10 @@ from torchrec_priors.training.loop import make_sampler
 from torchrec_priors.training.run.paths import count_positives, over_item_sets
 from torchrec_priors.training.step import step
 
-_ALWAYS = {"priors.min_positives": 0, "priors.init_std": 0.02}  # so that the loss tells wrong adapters from right ones
+_ALWAYS = {
+    "priors.min_positives": 0,
+    "priors.init_std": 0.02,
+}  # so that the loss tells wrong adapters from right ones
 
 
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
@@ -55,7 +58,9 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
 
         seconds, losses = repeat(run, repeats)
         peak = peak_bytes()
-        flops = training_flops(built.model, make_batch(windows, sampler.draw(0), feature=FEATURE, seed=config.seed))
+        flops = training_flops(
+            built.model, make_batch(windows, sampler.draw(0), feature=FEATURE, seed=config.seed)
+        )
     return Timed(seconds, losses, peak, int(windows.contexts.sum()), flops, matmul_rate())
 
 
@@ -66,13 +71,16 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     tree = load_tree(config.priors, prepared, config.model.horizon)
     model = _reference(config, prepared, tree)
     counted = count_positives(tree, prepared, config.model.horizon, Share(), prepared.lengths)
-    positives_KO, targets_O = counted[:-1], counted[-1]
+    positives_KO = counted[:-1]
+    targets_O = counted[-1]
     positives_K = positives_KO.sum(1)
     sampler = _sampler(config, prepared, tree, positives_K)
     windows = _windows(config, prepared, ("events",))
     optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     discount_O = discount(config.loss.gamma, config.model.horizon)
-    cell_KO = positive_weights(positives_KO, targets_O, path_weights(config.loss, positives_K), discount_O)
+    cell_KO = positive_weights(
+        positives_KO, targets_O, path_weights(config.loss, positives_K), discount_O
+    )
     weight_KO = cell_KO / targets_O.clamp(min=1)  # of a batch that holds the whole log
     item_BX, event_BX, length_B = _padded(windows, config.model.context + config.model.horizon)
 
@@ -88,7 +96,9 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     return Timed(seconds, losses, peak_bytes(), int(windows.contexts.sum()))
 
 
-def _windows(config: RunConfig, data: PreparedData, columns: tuple[str, ...], share: Share = Share()) -> Windows:
+def _windows(
+    config: RunConfig, data: PreparedData, columns: tuple[str, ...], share: Share = Share()
+) -> Windows:
     """This rank's of all windows of the data set, as one batch."""
     stream = WindowStream(
         data,
@@ -107,7 +117,9 @@ def _windows(config: RunConfig, data: PreparedData, columns: tuple[str, ...], sh
 
 def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseReference:
     torch.manual_seed(config.seed)
-    encoder = load_encoder(config.encoder, config.model.dim, config.model.context, len(data.manifest.events))
+    encoder = load_encoder(
+        config.encoder, config.model.dim, config.model.context, len(data.manifest.events)
+    )
     heads = make_heads(tree, config.model.dim, config.priors, nodes(tree))
     table = nn.Embedding(1, config.model.dim)
     table.weight = nn.Parameter(torch.empty(data.items, config.model.dim))
@@ -117,11 +129,15 @@ def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseR
     return DenseReference(tree, table, encoder, heads, config.model.horizon)
 
 
-def _sampler(config: RunConfig, data: PreparedData, tree: PriorTree, positives_K: Tensor) -> GroupSampler:
+def _sampler(
+    config: RunConfig, data: PreparedData, tree: PriorTree, positives_K: Tensor
+) -> GroupSampler:
     sets = tree.eligible(0, data.items)
     own = OwnItems.weighted(sets, 0, np.ones(data.items, np.int64))
     positives_S = over_item_sets(tree, positives_K).numpy()
-    return GroupSampler(own, own.sizes()[None], config.negatives, rank=0, seed=config.seed, positives_S=positives_S)
+    return GroupSampler(
+        own, own.sizes()[None], config.negatives, rank=0, seed=config.seed, positives_S=positives_S
+    )
 
 
 def _sets(draw: Draw) -> list[Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torchrec_priors.bench import ablations, retrieval, training
 from torchrec_priors.bench.shapes import SHAPES
 from torchrec_priors.bench.timed import Timed, tell
-from torchrec_priors.common.noise import hush
+from torchrec_priors.common.library_warnings import silence_library_warnings
 
 Time = Callable[..., Timed]
 
@@ -25,12 +25,14 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--repeats", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
-    parser.add_argument("--sequences", type=int, default=0, help="of all ranks; 0 as the shape has it")
+    parser.add_argument(
+        "--sequences", type=int, default=0, help="of all ranks; 0 as the shape has it"
+    )
     parser.add_argument("--without", nargs="*", default=[])
     parser.add_argument("--changes", type=json.loads, default={})
     parser.add_argument("--profile", type=Path)
     given = parser.parse_args()
-    hush()
+    silence_library_warnings()
     torch.set_num_threads(given.threads)
     shape = SHAPES[given.shape]
     if given.sequences:
@@ -41,7 +43,9 @@ def main() -> None:
         for name in given.without:
             stack.enter_context(ablations.without(name))
         if given.profile is not None:
-            profiler = stack.enter_context(torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]))
+            profiler = stack.enter_context(
+                torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
+            )
         timed = time(shape, given.data, given.repeats, given.changes)
     if given.profile is not None:
         profiler.export_chrome_trace(str(given.profile))

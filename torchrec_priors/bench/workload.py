@@ -29,7 +29,9 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     item = np.arange(shape.items, dtype=np.int32)
     frequency = np.floor(shape.items / (1.0 + random.permutation(shape.items))).astype(np.int64)
     columns = {"item": item, "item_id": item.astype(np.int64), "frequency": frequency}
-    write_table(pa.table({**columns, "title": pa.array([""] * shape.items)}), folder / "items.parquet")
+    write_table(
+        pa.table({**columns, "title": pa.array([""] * shape.items)}), folder / "items.parquet"
+    )
     lengths = context_lengths(shape)
     interactions = int(lengths.sum()) + shape.sequences
     items = _by_popularity(frequency, interactions, random)
@@ -39,7 +41,9 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     bounds = np.cumsum([0, *(lengths + 1)]).astype(np.int32)
     lists = {
         "items": pa.ListArray.from_arrays(bounds, items.astype(np.int32)),
-        "timestamps": pa.ListArray.from_arrays(bounds, np.arange(interactions, dtype=np.int64) * 60_000),
+        "timestamps": pa.ListArray.from_arrays(
+            bounds, np.arange(interactions, dtype=np.int64) * 60_000
+        ),
         "events": pa.ListArray.from_arrays(bounds, events),
     }
     users = pa.array(np.arange(shape.sequences))
@@ -75,13 +79,17 @@ def _by_popularity(frequency: np.ndarray, draws: int, random: np.random.Generato
     return np.searchsorted(ends, random.integers(0, ends[-1], draws), side="right")
 
 
-def _priors(shape: Shape, folder: Path, random: np.random.Generator, events: np.ndarray) -> list[PriorInfo]:
+def _priors(
+    shape: Shape, folder: Path, random: np.random.Generator, events: np.ndarray
+) -> list[PriorInfo]:
     infos = []
     for name in dict.fromkeys(["category", *(level for level in shape.tree if ":" not in level)]):
         if name == "event":
             codes = np.arange(len(_EVENTS))
             write_table(
-                pa.table({"event": pa.array(codes, pa.int8()), "group": pa.array(codes, pa.int32())}),
+                pa.table(
+                    {"event": pa.array(codes, pa.int8()), "group": pa.array(codes, pa.int32())}
+                ),
                 folder / "priors/event.parquet",
             )
             seen = random.random((shape.items, len(_EVENTS))) < _EVENT_ITEMS
@@ -98,7 +106,11 @@ def _priors(shape: Shape, folder: Path, random: np.random.Generator, events: np.
         member |= random.random(member.shape) < more
         _write_pairs(folder / f"priors/{name}.parquet", member)
         kind = "graph" if name == "community" else "item"
-        infos.append(PriorInfo(name, kind, [f"{name} {group}" for group in range(groups)], member.sum(0).tolist()))
+        infos.append(
+            PriorInfo(
+                name, kind, [f"{name} {group}" for group in range(groups)], member.sum(0).tolist()
+            )
+        )
     return infos
 
 

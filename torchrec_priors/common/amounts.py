@@ -6,7 +6,16 @@ from torchrec_priors.common.limits import shortened
 from torchrec_priors.common.machine import total_memory
 from torchrec_priors.errors import UserError
 
-_UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
+_UNITS = {
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
 _MOST = 10**18
 _LEAST = 10**7  # of a process
 
@@ -22,7 +31,9 @@ def in_bytes(amount: str, option: str = "--memory") -> int:
         raise UserError(f"{option}: '{shortened(amount)}' is no amount: write 2GB or 512MB")
     number = float(found[1]) * _UNITS[found[2]]
     if not 1 <= number <= _MOST:
-        raise UserError(f"{option}: '{shortened(amount)}' must be between 1 byte and {_MOST // 10**12:,}TB")
+        raise UserError(
+            f"{option}: '{shortened(amount)}' must be between 1 byte and {_MOST // 10**12:,}TB"
+        )
     return int(number)
 
 
@@ -41,9 +52,14 @@ def memory_of_process(amount: str, option: str = "--memory") -> int:
     Raises:
         UserError: this is no amount, too little to work with, or more than the machine has.
     """
-    wanted, there = in_bytes(amount, option), total_memory()
+    wanted = in_bytes(amount, option)
+    there = total_memory()
     if wanted > there:
-        raise UserError(f"{option}: '{shortened(amount)}' is more than the {as_text(there)} here: give less")
+        raise UserError(
+            f"{option}: '{shortened(amount)}' is more than the {as_text(there)} here: give less"
+        )
     if wanted < _LEAST:
-        raise UserError(f"{option}: '{shortened(amount)}' is too little to work with: give {_LEAST // 10**6}MB or more")
+        raise UserError(
+            f"{option}: '{shortened(amount)}' is too little to work with: give {_LEAST // 10**6}MB or more"
+        )
     return wanted

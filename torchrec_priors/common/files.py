@@ -39,7 +39,9 @@ def new_file(file: Path) -> Iterator[Path]:
     check_replaceable(file)
     partial = partial_of(file)
     partial.unlink(missing_ok=True)
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+    os.close(
+        os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    )
 
     try:
         with naming(file):
@@ -118,7 +120,9 @@ def write_json(file: Path, values: Mapping[str, Any]) -> None:
 def json_text(values: Mapping[str, Any]) -> str:
     """What `write_json` writes."""
     assert CHECKSUM not in values
-    content = json.loads(json.dumps(values))  # as a reader will see it: keys are texts, tuples are lists
+    content = json.loads(
+        json.dumps(values)
+    )  # as a reader will see it: keys are texts, tuples are lists
     signed = {**content, CHECKSUM: _checksum(content)}
     return json.dumps(signed, indent=1, ensure_ascii=False) + "\n"
 
@@ -204,7 +208,9 @@ def check_file(file: Path, option: str) -> None:
         return
     if not file.exists() or file.is_dir():
         raise UserError(f"{option}: there is no file '{file}'")
-    raise UserError(f"{option}: '{file}' is a pipe or a device: write what it holds to a file, and name that")
+    raise UserError(
+        f"{option}: '{file}' is a pipe or a device: write what it holds to a file, and name that"
+    )
 
 
 def check_path(path: str, what: str) -> str:

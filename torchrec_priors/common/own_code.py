@@ -20,9 +20,14 @@ from torchrec_priors.errors import UserError
 log = logging.getLogger(__name__)
 
 _NAMED = "trusted"
-_RECORDS = ("data.json", "export.json")  # what a run's and an export's folder have beside `config.toml`
+_RECORDS = (
+    "data.json",
+    "export.json",
+)  # what a run's and an export's folder have beside `config.toml`
 
-_expected: dict[Path, str] = {}  # absolute path -> checksum of what alone may run of it in this process
+_expected: dict[
+    Path, str
+] = {}  # absolute path -> checksum of what alone may run of it in this process
 
 
 def remember(files: Iterable[Path]) -> None:
@@ -34,11 +39,20 @@ def remember(files: Iterable[Path]) -> None:
         try:
             _keep(hashlib.sha256(file.read_bytes()).hexdigest())
         except (OSError, RuntimeError) as error:  # a user may have no home
-            log.info("that you use '%s' cannot be noted (%s): commands on this run will need --trust", file, error)
+            log.info(
+                "that you use '%s' cannot be noted (%s): commands on this run will need --trust",
+                file,
+                error,
+            )
 
 
 def check_trusted(
-    files: Iterable[Path], recorded: Mapping[str, str], place: Path, *, trust: bool, made: str = "trained"
+    files: Iterable[Path],
+    recorded: Mapping[str, str],
+    place: Path,
+    *,
+    trust: bool,
+    made: str = "trained",
 ) -> None:
     """From here on these files run as they are now in this process, and only so.
 
@@ -61,7 +75,9 @@ def check_trusted(
         if not file.is_file():
             raise UserError(f"'{place}' was {made} with '{file}', which is not there: put it back")
         if hashlib.sha256(file.read_bytes()).hexdigest() != checksum:
-            raise UserError(f"'{file}' has changed since '{place}' was {made}: put it back or train again")
+            raise UserError(
+                f"'{file}' has changed since '{place}' was {made}: put it back or train again"
+            )
         if not trust and not _is_known(checksum):
             raise UserError(
                 f"'{place}' would run '{file}' (sha256 {checksum}), which you have not trained with here: "
@@ -82,8 +98,12 @@ def check_given(config: Path, files: Iterable[Path], *, trust: bool) -> None:
     for name in _RECORDS:
         record = config.parent / name
         if record.is_file():
-            recorded = parse_json(record.read_bytes(), str(record), remedy="give another --config").get("own_files")
-            check_trusted(files, recorded if isinstance(recorded, dict) else {}, config.parent, trust=trust)
+            recorded = parse_json(
+                record.read_bytes(), str(record), remedy="give another --config"
+            ).get("own_files")
+            check_trusted(
+                files, recorded if isinstance(recorded, dict) else {}, config.parent, trust=trust
+            )
 
 
 def require_expected(file: Path, content: bytes) -> None:
@@ -99,7 +119,9 @@ def _keep(checksum: str) -> None:
     if not is_private(folder):
         raise PermissionError(f"'{folder}' is another user's, or others may write there")
     with suppress(FileExistsError):
-        os.close(os.open(folder / checksum, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+        os.close(
+            os.open(folder / checksum, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        )
 
 
 def _is_known(checksum: str) -> bool:

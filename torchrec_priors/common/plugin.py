@@ -14,7 +14,9 @@ from torchrec_priors.common.own_code import require_expected
 from torchrec_priors.errors import UserError
 
 
-def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str] = ()) -> ModuleType:
+def load_file(
+    file: Path, *, option: str, function: str, arguments: Sequence[str] = ()
+) -> ModuleType:
     """The module of a Python file that defines `function`.
 
     Args:
@@ -46,7 +48,9 @@ def load_file(file: Path, *, option: str, function: str, arguments: Sequence[str
         except TypeError as error:
             takes = f"{function}{inspect.signature(defined)}"
             wanted = f"{function}({', '.join(arguments)})"
-            raise UserError(f"{option}: '{file}' defines {takes} where {wanted} is called ({error})") from error
+            raise UserError(
+                f"{option}: '{file}' defines {takes} where {wanted} is called ({error})"
+            ) from error
     return module
 
 
@@ -62,7 +66,11 @@ class _OfSource(SourceFileLoader):
 
 def known_files(folder: Path) -> list[str]:
     """Names of the files of a folder that define `load`; they are read as text, as importing them may import torch."""
-    return sorted(file.stem for file in folder.glob("*.py") if "\ndef load(" in file.read_text(encoding="utf8"))
+    return sorted(
+        file.stem
+        for file in folder.glob("*.py")
+        if "\ndef load(" in file.read_text(encoding="utf8")
+    )
 
 
 def own_file(specification: str) -> Path | None:

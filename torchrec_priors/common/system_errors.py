@@ -44,12 +44,20 @@ _REMEDIES = {**_MISTAKES, **_OUTSIDE}
 # What a library's error says, where it has no number of the system's. The longest first: some hold others.
 _WORDS = sorted(
     [
-        ("max_temp_directory_size", errno.ENOSPC),  # DuckDB, which takes what the disk has left for its limit
+        (
+            "max_temp_directory_size",
+            errno.ENOSPC,
+        ),  # DuckDB, which takes what the disk has left for its limit
         *((os.strerror(number).lower(), number) for number in _REMEDIES if number != errno.ENOENT),
     ],
     key=lambda pair: -len(pair[0]),
 )
-_LIBRARIES = ("_duckdb", "duckdb", "pyarrow", "safetensors_rust")  # whose errors are believed whatever they say
+_LIBRARIES = (
+    "_duckdb",
+    "duckdb",
+    "pyarrow",
+    "safetensors_rust",
+)  # whose errors are believed whatever they say
 _NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)  # Arrow; Rust
 
 # Whatever an error is of, it is about these where they are behind it.
@@ -120,7 +128,8 @@ def number_of(error: BaseException) -> int | None:
     if isinstance(error, UserError | OutsideError):
         return None
     number = _own_number(error)
-    seen, behind = {id(error)}, error.__cause__ or error.__context__
+    seen = {id(error)}
+    behind = error.__cause__ or error.__context__
     while number is None and behind is not None and id(behind) not in seen:
         seen.add(id(behind))
         found = _own_number(behind)
@@ -153,10 +162,14 @@ def _number_in(text: str) -> int | None:
 def _message(error: BaseException, number: int, what: str | None) -> str:
     file = getattr(error, "filename", None)
     if file is None and _is_of_a_library(error):
-        quoted = re.search(r"[\"']([^\"']*/[^\"']*)[\"']", str(error))  # its own words about the file
+        quoted = re.search(
+            r"[\"']([^\"']*/[^\"']*)[\"']", str(error)
+        )  # its own words about the file
         file = quoted[1] if quoted else None
     where = "" if file is None else _text(file)
-    ours = what is not None and any(part.startswith(".") for part in Path(where).parts)  # a place for a while
+    ours = what is not None and any(
+        part.startswith(".") for part in Path(where).parts
+    )  # a place for a while
     named = f"'{where}'" if where and not ours and where not in (what or "") else None
     return ": ".join(part for part in (what, named, os.strerror(number), _REMEDIES[number]) if part)
 

@@ -28,7 +28,10 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise NoTomlError(str(error)) from error
     except RecursionError as error:
         raise TomlError(_TOO_DEEP) from error
-    except (ValueError, OverflowError) as error:  # Python reads no integer of more than 4,300 digits
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # Python reads no integer of more than 4,300 digits
         raise TomlError("a number has too many digits, or a date cannot be") from error
     check_depth(values)
     return values

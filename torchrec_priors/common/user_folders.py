@@ -27,7 +27,11 @@ def is_private(path: Path) -> bool:
 def is_private_status(status: os.stat_result) -> bool:
     """The same of a file that is open."""
     writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    return status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode) and not writable_by_others
+    return (
+        status.st_uid == os.geteuid()
+        and not stat.S_ISLNK(status.st_mode)
+        and not writable_by_others
+    )
 
 
 def _folder(variable: str, default: str) -> Path:

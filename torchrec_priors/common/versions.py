@@ -36,7 +36,9 @@ def check() -> None:
         return
     show = sys.excepthook
 
-    def in_one_line(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    def in_one_line(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
         if isinstance(error, VersionMismatchError):
             sys.stderr.write(f"{error}\n")
         else:

@@ -21,7 +21,11 @@ class AsTrained(PreparedData):
         self.__dict__.update(data.__dict__)
         self._known = groups
         priors = [
-            replace(prior, groups=prior.groups[: groups.get(prior.name)], sizes=prior.sizes[: groups.get(prior.name)])
+            replace(
+                prior,
+                groups=prior.groups[: groups.get(prior.name)],
+                sizes=prior.sizes[: groups.get(prior.name)],
+            )
             for prior in data.manifest.priors
         ]
         self.manifest = replace(data.manifest, priors=priors)
@@ -40,4 +44,6 @@ class AsTrained(PreparedData):
         known = group < groups
         others = np.setdiff1d(user[~known], user[known])
         everywhere = np.tile(np.arange(groups, dtype=group.dtype), len(others))
-        return np.append(user[known], np.repeat(others, groups)), np.append(group[known], everywhere)
+        return np.append(user[known], np.repeat(others, groups)), np.append(
+            group[known], everywhere
+        )

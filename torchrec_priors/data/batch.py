@@ -122,7 +122,9 @@ def make_batch(
     bounds = [len(windows.lengths) * part // parts for part in range(parts + 1)]
     return Batch(
         step=windows.step,
-        ids=KeyedJaggedTensor(keys=[feature], values=torch.from_numpy(values), lengths=torch.from_numpy(lengths)),
+        ids=KeyedJaggedTensor(
+            keys=[feature], values=torch.from_numpy(values), lengths=torch.from_numpy(lengths)
+        ),
         item_X=torch.from_numpy(windows.items),
         parts=[_contexts(windows, slice(*pair), seed) for pair in itertools.pairwise(bounds)],
         draw=draw,
@@ -132,17 +134,22 @@ def make_batch(
 
 def _contexts(windows: Windows, chosen: slice, seed: int) -> Contexts:
     """In NumPy, which starts no threads: batches are made beside the training step."""
-    contexts, ends = windows.contexts[chosen], np.cumsum(windows.lengths)[chosen]
+    contexts = windows.contexts[chosen]
+    ends = np.cumsum(windows.lengths)[chosen]
     offsets_B1 = np.concatenate([[0], np.cumsum(contexts)])
     context_N = ranges(ends - windows.lengths[chosen], contexts)
-    columns = times_and_events({name: values[context_N] for name, values in windows.columns.items()})
+    columns = times_and_events(
+        {name: values[context_N] for name, values in windows.columns.items()}
+    )
     return Contexts(
         first=int(windows.contexts[: chosen.start].sum()),
         context_N=torch.from_numpy(context_N),
         end_N=torch.from_numpy(np.repeat(ends, contexts)),
         offsets_B1=torch.from_numpy(offsets_B1),
         user_N=torch.from_numpy(np.repeat(windows.users[chosen], contexts)),
-        dropout=DropoutKeys(mix_each(seed, windows.step, last=windows.numbers[chosen]).tolist(), contexts.tolist()),
+        dropout=DropoutKeys(
+            mix_each(seed, windows.step, last=windows.numbers[chosen]).tolist(), contexts.tolist()
+        ),
         time_N=columns[0],
         event_N=columns[1],
     )

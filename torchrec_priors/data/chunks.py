@@ -25,7 +25,8 @@ class Part:
 
     def alone(self) -> "Part":
         """The same windows with columns of their own, so that the chunk's can go."""
-        place, windows = ranges(self.windows.start, self.windows.length), self.windows
+        place = ranges(self.windows.start, self.windows.length)
+        windows = self.windows
         start = np.cumsum(windows.length) - windows.length
         moved = Cuts(windows.user, start, windows.length, windows.context)
         return Part(moved, {name: values[place] for name, values in self.columns.items()})
@@ -42,7 +43,11 @@ def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
 
 
 def read_chunks(
-    data: PreparedData, chunks: Iterator[Chunk], columns: Sequence[str], workers: int, ties: Ties | None = None
+    data: PreparedData,
+    chunks: Iterator[Chunk],
+    columns: Sequence[str],
+    workers: int,
+    ties: Ties | None = None,
 ) -> Generator[tuple[Chunk, Columns], None, None]:
     """Every chunk with its columns, in the types in which they are stored.
 
@@ -80,7 +85,11 @@ class _Decode:
 
     def empty(self, chunk: Chunk) -> Columns:
         read = {"items", *self.columns, *(() if self.ties is None else ("timestamps",))}
-        return {name: np.empty(sum(chunk.items), COLUMN_TYPES[name]) for name in COLUMN_TYPES if name in read}
+        return {
+            name: np.empty(sum(chunk.items), COLUMN_TYPES[name])
+            for name in COLUMN_TYPES
+            if name in read
+        }
 
     def group(self, number: int, epoch: int, places: Columns) -> None:
         """Fills a row group's part of a chunk's columns."""
@@ -103,9 +112,11 @@ class _Coming:
     """A chunk that threads are decoding."""
 
     def __init__(self, decode: _Decode, chunk: Chunk, pool: ThreadPoolExecutor) -> None:
-        self._chunk, values = chunk, decode.empty(chunk)
+        self._chunk = chunk
+        values = decode.empty(chunk)
         self._pending: list[Future[None]] = [
-            pool.submit(decode.group, group, chunk.epoch, places) for group, places in _places(chunk, values)
+            pool.submit(decode.group, group, chunk.epoch, places)
+            for group, places in _places(chunk, values)
         ]
         self._values = decode.asked(values)
 

@@ -55,8 +55,13 @@ class Histories:
     ) -> "Histories":
         """One entry a user of each list; `columns` stand beside `seen`; users without a number are not known."""
         recent = [items[-context:] for items in seen]
-        lengths = [np.array([len(items) for items in part], np.int64) for part in (recent, seen, targets)]
-        beside = {name: flat([part[-context:] for part in parts]) for name, parts in (columns or {}).items()}
+        lengths = [
+            np.array([len(items) for items in part], np.int64) for part in (recent, seen, targets)
+        ]
+        beside = {
+            name: flat([part[-context:] for part in parts])
+            for name, parts in (columns or {}).items()
+        }
         numbers = np.full(len(seen), -1) if users is None else np.array(users, np.int64)
         ahead = {name: flat(parts) for name, parts in (target_columns or {}).items()}
         return cls(
@@ -117,8 +122,11 @@ def history_batches(
     users_left = int(wanted_U.sum())
     nobody = data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0)
     nothing: dict[str, list[np.ndarray]] = {name: [] for name in target_columns}
-    empty = Histories.of(nobody, [], [], context, {name: [] for name in columns}, target_columns=nothing)
-    mine, number = empty, -1
+    empty = Histories.of(
+        nobody, [], [], context, {name: [] for name in columns}, target_columns=nothing
+    )
+    mine = empty
+    number = -1
     ids: list[pa.Array] = []
     numbers: list[int] = []
     seen: list[np.ndarray] = []
@@ -135,7 +143,11 @@ def history_batches(
         for user in here.tolist():
             history = users.history(user)
             user_number = group.first_user + user
-            start, end = (len(history), None) if bounds is None else (int(bound[user_number]) for bound in bounds)
+            start, end = (
+                (len(history), None)
+                if bounds is None
+                else (int(bound[user_number]) for bound in bounds)
+            )
             ids.append(column[user])
             numbers.append(user_number)
             seen.append(history[:start])
@@ -149,9 +161,15 @@ def history_batches(
             if len(ids) == batch or not users_left:
                 number += 1
                 if number % share.world == share.rank:
-                    mine = Histories.of(pa.array(ids, column.type), seen, targets, context, others, numbers, ahead)
-                ids, numbers, seen, targets = [], [], [], []
-                others, ahead = {name: [] for name in columns}, {name: [] for name in target_columns}
+                    mine = Histories.of(
+                        pa.array(ids, column.type), seen, targets, context, others, numbers, ahead
+                    )
+                ids = []
+                numbers = []
+                seen = []
+                targets = []
+                others = {name: [] for name in columns}
+                ahead = {name: [] for name in target_columns}
                 if number % share.world == share.world - 1 or not users_left:
                     yield mine
                     mine = empty

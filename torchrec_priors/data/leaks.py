@@ -67,7 +67,9 @@ class Leaks:
             said.append(f"it was trained on targets of {of} ({share:.1%} of all targets)")
         if self.untold_users:
             of = f"{self.untold_users:,} of {self.users:,} users"
-            said.append(f"it cannot be told for {of}, whose histories are not those that it was trained on")
+            said.append(
+                f"it cannot be told for {of}, whose histories are not those that it was trained on"
+            )
         return "; ".join(said) or None
 
 
@@ -110,7 +112,8 @@ def _compare(
 ) -> None:
     """Notes of each user of a row group how many targets were trained on, and whether that cannot be told."""
     place, of_part = pasts.met(part)
-    user, items = place + pasts.first_user, part.items_N[of_part].astype(np.int64)
+    user = place + pasts.first_user
+    items = part.items_N[of_part].astype(np.int64)
     there = items <= pasts.lengths_U[place]
     same = there & (pasts.of_first(place, np.where(there, items, 0)) == part.history_N[of_part])
 

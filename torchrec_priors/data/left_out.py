@@ -9,9 +9,9 @@ from torchrec_priors.data.windows import Windows
 from torchrec_priors.prepared.data_set import Columns
 
 
-def leave_out(windows: Windows, known_I: np.ndarray) -> Windows:
+def leave_out(windows: Windows, has_row_I: np.ndarray) -> Windows:
     """Windows without items that are not known; one whose context would be empty goes as a whole."""
-    kept_X = known_I[windows.items]
+    kept_X = has_row_I[windows.items]
     if kept_X.all():
         return windows
     window_X = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
@@ -32,12 +32,18 @@ def leave_out(windows: Windows, known_I: np.ndarray) -> Windows:
     )
 
 
-def recent(users: Histories, known_I: np.ndarray, context: int) -> tuple[np.ndarray, np.ndarray, Columns]:
+def recent(
+    users: Histories, has_row_I: np.ndarray, context: int
+) -> tuple[np.ndarray, np.ndarray, Columns]:
     """The last `context` known items of whole histories: items and lengths, of which some may be 0, and columns."""
     user_X = np.repeat(np.arange(len(users)), users.lengths)
-    kept_X = known_I[users.items]
+    kept_X = has_row_I[users.items]
     count = np.bincount(user_X[kept_X], minlength=len(users))
-    after = np.cumsum(count)[user_X] - np.cumsum(kept_X) if len(user_X) else kept_X  # known items that come later
+    after = (
+        np.cumsum(count)[user_X] - np.cumsum(kept_X) if len(user_X) else kept_X
+    )  # known items that come later
     kept_X &= after < context
-    columns: Mapping[str, np.ndarray] = {name: values[kept_X] for name, values in users.columns.items()}
+    columns: Mapping[str, np.ndarray] = {
+        name: values[kept_X] for name, values in users.columns.items()
+    }
     return users.items[kept_X], np.minimum(count, context), columns

@@ -41,7 +41,9 @@ class Cuts:
         return len(self.start)
 
     def __getitem__(self, chosen: np.ndarray | slice) -> "Cuts":
-        return Cuts(self.user[chosen], self.start[chosen], self.length[chosen], self.context[chosen])
+        return Cuts(
+            self.user[chosen], self.start[chosen], self.length[chosen], self.context[chosen]
+        )
 
 
 @dataclass(frozen=True)
@@ -100,11 +102,17 @@ class WindowOrder:
         """
         if bool(batch) == bool(batch_tokens):
             raise ValueError(f"batch = {batch}, batch_tokens = {batch_tokens}: give one of the two")
-        self.context, self.horizon = context, horizon
-        self.seed, self.shuffled_row_groups, self._by_tokens = seed, shuffled_row_groups, bool(batch_tokens)
-        self._length_U, self._end_U, self._moving = length_U, training_end_U, moving
+        self.context = context
+        self.horizon = horizon
+        self.seed = seed
+        self.shuffled_row_groups = shuffled_row_groups
+        self._by_tokens = bool(batch_tokens)
+        self._length_U = length_U
+        self._end_U = training_end_U
+        self._moving = moving
         self._bounds = np.cumsum([0, *group_sizes])
-        tokens_and_windows, longest = [], 0
+        tokens_and_windows = []
+        longest = 0
         for group in range(len(group_sizes)):
             last = self._of(self._end_U, group) - 1
             tokens_and_windows.append((np.maximum(last, 0).sum(), self._counts(last).sum()))
@@ -149,13 +157,19 @@ class WindowOrder:
                 yield self._chunk(self._cut(chosen, epoch)[order], chosen, before, epoch, skipped)
             before = after
 
-    def _chunk(self, windows: Cuts, groups: np.ndarray, before: int, epoch: int, skipped: int) -> Chunk:
-        end = before + np.cumsum(windows.context if self._by_tokens else np.ones(len(windows), np.int64))
+    def _chunk(
+        self, windows: Cuts, groups: np.ndarray, before: int, epoch: int, skipped: int
+    ) -> Chunk:
+        end = before + np.cumsum(
+            windows.context if self._by_tokens else np.ones(len(windows), np.int64)
+        )
         batch = (end - 1) // self._quota
         first = int(np.searchsorted(batch, skipped))
-        windows, batch = windows[first:], batch[first:]
+        windows = windows[first:]
+        batch = batch[first:]
         ends = np.append(np.flatnonzero(np.diff(batch)) + 1, len(batch))
-        in_all, until = int(self._on_the_line_G.sum()), int(end[-1])
+        in_all = int(self._on_the_line_G.sum())
+        until = int(end[-1])
         return Chunk(
             epoch=epoch,
             groups=groups.tolist(),
@@ -185,7 +199,8 @@ class WindowOrder:
         nth = np.arange(count_U.sum()) - np.repeat(np.cumsum(count_U) - count_U, count_U)
         last = np.repeat(last_U, count_U)
         border = last + np.repeat(shift_U, count_U) - nth * self.context
-        end, start = np.minimum(border, last), np.maximum(0, border - self.context)
+        end = np.minimum(border, last)
+        start = np.maximum(0, border - self.context)
         return Cuts(
             user=np.repeat(number_U, count_U),
             start=np.repeat(first_U, count_U) + start,
@@ -198,4 +213,6 @@ class WindowOrder:
         windows, alike often, or 0 where cuts do not move. It follows from seed, epoch and user alone."""
         if not self._moving:
             return np.zeros_like(number_U)
-        return (unit(of_epoch(number_U, self.seed ^ _SHIFTS, epoch)) * (room_U + 1)).astype(np.int64)
+        return (unit(of_epoch(number_U, self.seed ^ _SHIFTS, epoch)) * (room_U + 1)).astype(
+            np.int64
+        )

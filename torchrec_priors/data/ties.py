@@ -38,7 +38,8 @@ class Ties:
         tied_X = np.zeros(len(user_X) + 1, bool)  # with the one before
         tied_X[1:-1] = same_X & (np.arange(1, len(user_X)) < end_X[1:])
         chosen = np.flatnonzero(tied_X[:-1] | tied_X[1:])
-        user, run = user_X[chosen], np.cumsum(~tied_X[chosen])
+        user = user_X[chosen]
+        run = np.cumsum(~tied_X[chosen])
         key_U = of_epoch(np.arange(users.start, users.stop), self.seed ^ _TIES, epoch)
         draw = mix(key_U[user] + (chosen - first_U[user]).astype(np.uint64) * GOLDEN)
         order = chosen[np.lexsort((draw, run))]

@@ -20,7 +20,9 @@ from torchrec_priors.prepared.data_set import PreparedData, RowGroup
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.settings.training import TrainingConfig
 
-_SCHEMA = pa.schema([("user", pa.uint64()), ("items", pa.int32()), ("history", pa.uint64()), ("before", pa.bool_())])
+_SCHEMA = pa.schema(
+    [("user", pa.uint64()), ("items", pa.int32()), ("history", pa.uint64()), ("before", pa.bool_())]
+)
 
 
 def training_ends(data: PreparedData, config: TrainingConfig) -> np.ndarray:
@@ -50,7 +52,10 @@ class TrainedPart:
     def only(self, chosen_N: np.ndarray) -> "TrainedPart":
         """Some of them, by bool or place."""
         return TrainedPart(
-            self.user_N[chosen_N], self.items_N[chosen_N], self.history_N[chosen_N], self.before_N[chosen_N]
+            self.user_N[chosen_N],
+            self.items_N[chosen_N],
+            self.history_N[chosen_N],
+            self.before_N[chosen_N],
         )
 
     def as_before(self) -> "TrainedPart":
@@ -59,7 +64,9 @@ class TrainedPart:
 
     @classmethod
     def none(cls) -> "TrainedPart":
-        return cls(np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, bool))
+        return cls(
+            np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, bool)
+        )
 
     @classmethod
     def together(cls, parts: list["TrainedPart"]) -> "TrainedPart":
@@ -125,13 +132,19 @@ def _pasts(data: PreparedData, group: RowGroup, item_I: np.ndarray) -> Pasts:
     term = mix(item_I[users.items] + (place + 1).astype(np.uint64) * GOLDEN)
     sums = np.zeros(len(term) + 1, np.uint64)
     np.cumsum(term, out=sums[1:])
-    return Pasts(group.first_user, hashes(data.user_ids(group)), users.lengths, users.starts[:-1], sums)
+    return Pasts(
+        group.first_user, hashes(data.user_ids(group)), users.lengths, users.starts[:-1], sums
+    )
 
 
 def hashes(ids: pa.ChunkedArray) -> np.ndarray:
     """uint64 hashes of original ids of any type."""
     texts = ids.cast(pa.string())
-    digests = (blake2b(text.encode(), digest_size=8).digest() for chunk in texts.chunks for text in chunk.to_pylist())
+    digests = (
+        blake2b(text.encode(), digest_size=8).digest()
+        for chunk in texts.chunks
+        for text in chunk.to_pylist()
+    )
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 

@@ -88,8 +88,12 @@ class WindowStream:
         Raises:
             UserError: no user has two training items; too small a budget of tokens.
         """
-        self.data, self.share, self.balanced_for = data, share, balanced_for
-        self.first_step, self.columns, self.workers = first_step, tuple(columns), workers
+        self.data = data
+        self.share = share
+        self.balanced_for = balanced_for
+        self.first_step = first_step
+        self.columns = tuple(columns)
+        self.workers = workers
         training_end_U = data.training_ends if training_end_U is None else training_end_U
         self._ties = Ties(data, training_end_U, seed) if shuffle_ties else None
         self.order = WindowOrder(
@@ -105,7 +109,9 @@ class WindowStream:
             moving=moving,
         )
         if self.order.windows == 0:
-            raise UserError(f"data set '{data.manifest.name}': no user has two training interactions")
+            raise UserError(
+                f"data set '{data.manifest.name}': no user has two training interactions"
+            )
 
     @property
     def windows(self) -> int:
@@ -118,11 +124,16 @@ class WindowStream:
 
     def __iter__(self) -> Generator[Windows, None, None]:
         """Close it to end its threads."""
-        waiting_for, waiting = self.first_step, list[Part]()
-        chunks = read_chunks(self.data, self.order.chunks(self.first_step), self.columns, self.workers, self._ties)
+        waiting_for = self.first_step
+        waiting = list[Part]()
+        chunks = read_chunks(
+            self.data, self.order.chunks(self.first_step), self.columns, self.workers, self._ties
+        )
         with closing(chunks):
             for chunk, columns in chunks:
-                for step, (start, end) in zip(chunk.steps, itertools.pairwise([0, *chunk.ends]), strict=True):
+                for step, (start, end) in zip(
+                    chunk.steps, itertools.pairwise([0, *chunk.ends]), strict=True
+                ):
                     if waiting and step > waiting_for:
                         yield self._windows(waiting_for, waiting)
                         waiting = []
@@ -137,13 +148,18 @@ class WindowStream:
     def _windows(self, step: int, parts: list[Part]) -> Windows:
         """This rank's windows of a batch that lies in one chunk or a few."""
         numbers = self._own(np.concatenate([part.windows.context for part in parts]))
-        read, of_parts, first = [], [], 0
+        read = []
+        of_parts = []
+        first = 0
         for part in parts:
             own = numbers[(numbers >= first) & (numbers < first + len(part.windows))] - first
             read.append(part.read(own))
             of_parts.append(part.windows[own])
             first += len(part.windows)
-        columns = {name: np.concatenate([values[name] for values in read]) for name in ("items", *self.columns)}
+        columns = {
+            name: np.concatenate([values[name] for values in read])
+            for name in ("items", *self.columns)
+        }
         return Windows(
             step=step,
             items=columns.pop("items"),

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-AskedIds = tuple[KeyedJaggedTensor, dict[str, Tensor]]  # ids as a table is asked for them, and places as of `once`
+AskedIds = tuple[
+    KeyedJaggedTensor, dict[str, Tensor]
+]  # ids as a table is asked for them, and places as of `once`
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ def once(ids: KeyedJaggedTensor) -> AskedIds:
         >>> asked.values().tolist(), asked.lengths().tolist(), place["a"].tolist(), place["b"].tolist()
         ([3, 7, 3], [2, 1], [1, 0, 1], [0])
     """
-    values, places = [], {}
+    values = []
+    places = {}
     for key, of_key in ids.to_dict().items():
         distinct, places[key] = of_key.values().unique(return_inverse=True)
         values.append(distinct)

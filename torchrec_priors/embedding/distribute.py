@@ -11,7 +11,11 @@ import torch.distributed as dist
 from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
-from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
+from torchrec.distributed.fbgemm_qcomm_codec import (
+    CommType,
+    QCommsConfig,
+    get_qcomm_codecs_registry,
+)
 from torchrec.distributed.mc_embedding import ManagedCollisionEmbeddingCollectionSharder
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints
@@ -22,7 +26,7 @@ from torchrec.distributed.types import CacheParams, ShardingEnv
 from torchrec.modules.mc_embedding_modules import ManagedCollisionEmbeddingCollection
 
 from torchrec_priors.embedding.empty_shards import let_empty_shards_answer
-from torchrec_priors.embedding.plan import Plan, Table, tables_of
+from torchrec_priors.embedding.plan import ModelPlan, ModelTable, tables_of
 from torchrec_priors.embedding.whole_rows import learn_as_whole_rows
 from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.variables import read_launch
@@ -49,13 +53,13 @@ def distribute(
     *,
     timeout: timedelta | None = None,
     prefetch: bool = False,
-) -> tuple[DistributedModelParallel, Plan]:
+) -> tuple[DistributedModelParallel, ModelPlan]:
     """Shards the model's tables over all ranks and replicates the rest (DDP).
 
     Args:
         lookups: ids of a table that a rank asks for in a step, for the planner.
         timeout: of the groups of ranks that hold columns of the same table; None for torch's own.
-        prefetch: as of `Plan.to_torchrec`.
+        prefetch: as of `ModelPlan.to_torchrec`.
 
     Raises:
         UserError: the planner finds no plan, the one to be used again does not fit, or there are more ranks than blocks
@@ -73,14 +77,14 @@ def distribute(
     tables = tables_of(model)
     _check_blocks(tables, world)
 
-    def make() -> Plan:
+    def make() -> ModelPlan:
         if sharding.plan:
             file = Path(sharding.plan)
-            plan = Plan.read(file)
+            plan = ModelPlan.read(file)
             plan.check_fits(tables, world, device.type, f"sharding.plan: '{file}'")
             return plan
         planner = _planner(tables, device, sharding, lookups, local)
-        return Plan.of(planner.plan(model, sharders), tables, world)
+        return ModelPlan.of(planner.plan(model, sharders), tables, world)
 
     plan = together(make)
     wrapped = DistributedModelParallel(
@@ -107,15 +111,17 @@ def sharder_of(sharding: ShardingConfig, device: torch.device) -> EmbeddingColle
     )
 
 
-def together(make: Callable[[], Plan]) -> Plan:
+def together(make: Callable[[], ModelPlan]) -> ModelPlan:
     """Rank 0's plan on every rank; its failure on every rank too, instead of a hang."""
-    answer: list[Plan | str | None] = [None]
+    answer: list[ModelPlan | str | None] = [None]
     if dist.get_rank() == 0:
         try:
             answer[0] = make()
         except UserError as error:
             answer[0] = str(error)
-        except Exception as error:  # the planner raises its own kinds, all of which must reach every rank
+        except (
+            Exception
+        ) as error:  # the planner raises its own kinds, all of which must reach every rank
             answer[0] = f"no sharding plan was found: {' '.join(str(error).split())[:300]}"
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(answer, src=0)
@@ -127,7 +133,11 @@ def together(make: Callable[[], Plan]) -> Plan:
 
 
 def _planner(
-    tables: list[Table], device: torch.device, sharding: ShardingConfig, lookups: int, local: int
+    tables: list[ModelTable],
+    device: torch.device,
+    sharding: ShardingConfig,
+    lookups: int,
+    local: int,
 ) -> EmbeddingShardingPlanner:
     world = dist.get_world_size()
     topology = TopologyFactory.create_topology(
@@ -139,7 +149,9 @@ def _planner(
         ),
         kernel_config=KernelConfig(compute_device=device.type),
     )
-    constraints = {table.name: constraints_of(table, device.type, world, sharding, lookups) for table in tables}
+    constraints = {
+        table.name: constraints_of(table, device.type, world, sharding, lookups) for table in tables
+    }
     return EmbeddingShardingPlanner(
         topology,
         batch_size=1,
@@ -150,7 +162,7 @@ def _planner(
 
 
 def constraints_of(
-    table: Table, device: str, ranks: int, sharding: ShardingConfig, lookups: int
+    table: ModelTable, device: str, ranks: int, sharding: ShardingConfig, lookups: int
 ) -> ParameterConstraints:
     """What the planner may choose from for a table, of which a rank asks for so many ids in a step."""
     options: dict[str, Any] = {
@@ -168,7 +180,7 @@ def constraints_of(
     )
 
 
-def _check_blocks(tables: list[Table], world: int) -> None:
+def _check_blocks(tables: list[ModelTable], world: int) -> None:
     for table in tables:
         if table.block and table.rows // table.block < world:
             raise UserError(

@@ -8,7 +8,9 @@ state shows it, and nothing reads or writes it.
 """
 
 import torch
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
 from torch import nn
 from torchrec.distributed.embedding import ShardedEmbeddingCollection
 

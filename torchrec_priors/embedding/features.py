@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.common.limits import MOST_GROUPS, check_most, whole_number
 from torchrec_priors.embedding.dedup import AskedIds, once
-from torchrec_priors.embedding.table import table_of
+from torchrec_priors.embedding.item_table import table_of
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.settings.table import table_of_feature
@@ -40,7 +40,9 @@ class ItemFeature:
         return len(self.values)
 
 
-def load_features(names: list[str], data: PreparedData, items: int | None = None) -> list[ItemFeature]:
+def load_features(
+    names: list[str], data: PreparedData, items: int | None = None
+) -> list[ItemFeature]:
     """The features named, from the data set's catalogue.
 
     Args:
@@ -54,26 +56,38 @@ def load_features(names: list[str], data: PreparedData, items: int | None = None
     columns = [name.partition(":")[0] for name in names]
     for column in columns:
         if columns.count(column) > 1:
-            raise UserError(f"encoder.item_features: '{column}' stands twice: give each column once")
+            raise UserError(
+                f"encoder.item_features: '{column}' stands twice: give each column once"
+            )
     catalogue = data.catalogue()
     return [_feature(name, catalogue, len(catalogue) if items is None else items) for name in names]
 
 
 def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
     column, _, groups = name.partition(":")
-    usable = [field.name for field in catalogue.schema if field.name not in ("item", "item_id", "frequency")]
+    usable = [
+        field.name
+        for field in catalogue.schema
+        if field.name not in ("item", "item_id", "frequency")
+    ]
     if column not in usable:
-        raise UserError(f"encoder.item_features: the catalogue has no column '{column}': {nearest(column, usable)}")
+        raise UserError(
+            f"encoder.item_features: the catalogue has no column '{column}': {nearest(column, usable)}"
+        )
     values = catalogue[column].combine_chunks()
     if groups:
         numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
         number = whole_number(groups)
         if not numeric or number is None or number < 2:
-            raise UserError(f"encoder.item_features: '{name}' needs a column of numbers and at least 2 groups")
+            raise UserError(
+                f"encoder.item_features: '{name}' needs a column of numbers and at least 2 groups"
+            )
         check_most(f"encoder.item_features: groups of '{column}'", number, MOST_GROUPS)
         values = _quantile(values.cast(pa.float64()), number, items)
     elif pa.types.is_nested(values.type):
-        raise UserError(f"encoder.item_features: column '{column}' holds lists: give one of single values")
+        raise UserError(
+            f"encoder.item_features: column '{column}' holds lists: give one of single values"
+        )
     known = pc.unique(values.slice(0, items).drop_null())
     known = known.take(pc.sort_indices(known))
     code = pc.fill_null(pc.index_in(values, known), len(known)).to_numpy(zero_copy_only=False)
@@ -99,7 +113,9 @@ class FeatureTables(nn.Module):
         self.keys = [table_of_feature(feature.name) for feature in features]
         self.table = table_of(
             [
-                EmbeddingConfig(name=key, num_embeddings=feature.size, embedding_dim=dim, feature_names=[key])
+                EmbeddingConfig(
+                    name=key, num_embeddings=feature.size, embedding_dim=dim, feature_names=[key]
+                )
                 for key, feature in zip(self.keys, features, strict=True)
             ]
         )
@@ -119,7 +135,9 @@ class FeatureTables(nn.Module):
         TorchRec takes no batch without rows, and a rank may have no histories.
         """
         lengths = torch.full((len(self.keys),), len(item_N), device=item_N.device)
-        ids = KeyedJaggedTensor(keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths)
+        ids = KeyedJaggedTensor(
+            keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths
+        )
         return once(ids) if self.asks_once else (ids, {})
 
     def found(self, asked: AskedIds) -> Tensor:

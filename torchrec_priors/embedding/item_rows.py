@@ -44,8 +44,8 @@ class ItemRows:
         items: I.
         rows: R.
         row_I: int64, the row of every item of the data set, `NO_ROW` where it has none; None where it is its number.
-        alone_I: bool, items that have a row to themselves; None where all have.
-        found_I: bool, items that may be recommended; None where all may.
+        own_row_I: bool, items that have a row to themselves; None where all have.
+        recommendable_I: bool, items that may be recommended; None where all may.
         shared_H: rows that several items may share, ascending.
     """
 
@@ -54,13 +54,16 @@ class ItemRows:
         items: int,
         rows: int,
         row_I: np.ndarray | None = None,
-        alone_I: np.ndarray | None = None,
-        found_I: np.ndarray | None = None,
+        own_row_I: np.ndarray | None = None,
+        recommendable_I: np.ndarray | None = None,
         shared_H: np.ndarray | None = None,
     ) -> None:
-        self.items, self.rows = items, rows
+        self.items = items
+        self.rows = rows
         self.shared_H = np.zeros(0, np.int64) if shared_H is None else shared_H
-        self.row_I, self.alone_I, self.found_I = row_I, alone_I, found_I
+        self.row_I = row_I
+        self.own_row_I = own_row_I
+        self.recommendable_I = recommendable_I
 
     @classmethod
     def of(cls, config: UnseenConfig, seen_I: np.ndarray | None, items: int) -> "ItemRows":
@@ -91,21 +94,21 @@ class ItemRows:
         if shared:
             unseen = np.flatnonzero(~seen_I)
             row_I[unseen] = shared_H[hashes(unseen, shared)]
-        found_I = row_I >= 0 if config.unseen == "hashed" else seen_I
-        return cls(items, rows, row_I, seen_I, found_I, shared_H)
+        recommendable_I = row_I >= 0 if config.unseen == "hashed" else seen_I
+        return cls(items, rows, row_I, seen_I, recommendable_I, shared_H)
 
     @cached_property
-    def known_I(self) -> np.ndarray | None:
+    def has_row_I(self) -> np.ndarray | None:
         """bool, items that have a row, be it a shared one; None where all have."""
         if self.row_I is None or (self.row_I >= 0).all():
             return None
-        known_I: np.ndarray = self.row_I >= 0
-        return known_I
+        has_row_I: np.ndarray = self.row_I >= 0
+        return has_row_I
 
     @cached_property
     def an_item(self) -> int:
         """Some item that has a row, where one is needed for nobody's sake."""
-        return 0 if self.known_I is None else int(np.argmax(self.known_I))
+        return 0 if self.has_row_I is None else int(np.argmax(self.has_row_I))
 
     def to_ids(self, item_N: np.ndarray) -> np.ndarray:
         """What the table is asked for, for items that have a row."""
@@ -121,9 +124,9 @@ class ItemRows:
     def retrieved(self, first: int, last: int) -> Held:
         """Those of them that may be recommended."""
         held = self.held(first, last)
-        if self.found_I is None:
+        if self.recommendable_I is None:
             return held
-        found_C = self.found_I[held.item_C]
+        found_C = self.recommendable_I[held.item_C]
         return Held(held.item_C[found_C], held.row_C[found_C])
 
     def per_row(self, value_I: np.ndarray) -> np.ndarray:
@@ -142,5 +145,7 @@ def hashes(item: np.ndarray, rows: int) -> np.ndarray:
     >>> hashes(np.array([3, 4, 5]), 2).tolist()
     [0, 1, 0]
     """
-    hashed: np.ndarray = (mix(item.astype(np.uint64) * GOLDEN + GOLDEN) % np.uint64(rows)).astype(np.int64)
+    hashed: np.ndarray = (mix(item.astype(np.uint64) * GOLDEN + GOLDEN) % np.uint64(rows)).astype(
+        np.int64
+    )
     return hashed

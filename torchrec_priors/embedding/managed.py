@@ -28,7 +28,7 @@ from torchrec.modules.mc_modules import (
 from torchrec.sparse.jagged_tensor import JaggedTensor, KeyedJaggedTensor
 
 from torchrec_priors.embedding.item_rows import Held
-from torchrec_priors.embedding.table import item_table
+from torchrec_priors.embedding.item_table import item_table
 from torchrec_priors.settings.embedding import UnseenConfig
 from torchrec_priors.settings.table import TABLE
 
@@ -36,7 +36,11 @@ _RANGE = 1 << 40
 _FACTOR = 0x9E3779B97F4A7C15 % _RANGE  # odd: multiplying by it is a permutation of the range
 _BACK = pow(_FACTOR, -1, _RANGE)
 _FREE = torch.iinfo(torch.int64).max  # TorchRec's mark of a row that is nobody's
-_POLICIES = {"lfu": LFU_EvictionPolicy, "lru": LRU_EvictionPolicy, "distance_lfu": DistanceLFU_EvictionPolicy}
+_POLICIES = {
+    "lfu": LFU_EvictionPolicy,
+    "lru": LRU_EvictionPolicy,
+    "distance_lfu": DistanceLFU_EvictionPolicy,
+}
 _STATE = ("_mch_sorted_raw_ids", "_mch_remapped_ids_mapping")
 
 Features = dict[str, JaggedTensor]
@@ -57,7 +61,9 @@ def unspread(raw: np.ndarray) -> np.ndarray:
 
 
 def _times(values: np.ndarray, factor: int) -> np.ndarray:
-    product: np.ndarray = values.astype(np.uint64) * np.uint64(factor) % np.uint64(_RANGE)  # 2^40 divides 2^64
+    product: np.ndarray = (
+        values.astype(np.uint64) * np.uint64(factor) % np.uint64(_RANGE)
+    )  # 2^40 divides 2^64
     return product.astype(np.int64)
 
 
@@ -77,7 +83,11 @@ class Blocks(ManagedCollisionModule):
     """
 
     def __init__(
-        self, config: UnseenConfig, rows: tuple[int, int], output_segments: list[int], device: torch.device
+        self,
+        config: UnseenConfig,
+        rows: tuple[int, int],
+        output_segments: list[int],
+        device: torch.device,
     ) -> None:
         """
         Args:
@@ -85,7 +95,9 @@ class Blocks(ManagedCollisionModule):
             output_segments: bounds of the ranks' rows.
         """
         super().__init__(device=device, output_segments=output_segments)
-        self.config, self.first, self.size = config, rows[0], config.rows // config.blocks
+        self.config = config
+        self.first = rows[0]
+        self.size = config.rows // config.blocks
         self._segments = self._output_segments_tensor.clone()
         policy = _POLICIES[config.eviction]()
         self.parts = [
@@ -100,7 +112,9 @@ class Blocks(ManagedCollisionModule):
             for start in range(*rows, self.size)
         ]
         names = [*_STATE, *(f"_mch_{info.metadata_name}" for info in policy.metadata_info)]
-        for name in names:  # the parts' own become views of one tensor, which is sharded as the table is
+        for (
+            name
+        ) in names:  # the parts' own become views of one tensor, which is sharded as the table is
             whole = torch.cat([part.get_buffer(name) for part in self.parts])
             self.register_buffer(name, whole)
             for part, view in zip(self.parts, whole.split(self.size), strict=True):
@@ -138,7 +152,10 @@ class Blocks(ManagedCollisionModule):
 
     def fits(self, other: UnseenConfig) -> bool:
         """Whether another table has blocks of the same form and counters."""
-        return all(getattr(other, name) == getattr(self.config, name) for name in ("rows", "blocks", "eviction"))
+        return all(
+            getattr(other, name) == getattr(self.config, name)
+            for name in ("rows", "blocks", "eviction")
+        )
 
     @property
     def range_of_ids(self) -> tuple[int, int]:
@@ -154,7 +171,8 @@ class Blocks(ManagedCollisionModule):
 
     def _inverse(self) -> tuple[np.ndarray, np.ndarray]:
         """(row, item) of all that are admitted, rows ascending."""
-        raw, row = self._mch_sorted_raw_ids.cpu().numpy(), self._mch_remapped_ids_mapping.cpu().numpy()
+        raw = self._mch_sorted_raw_ids.cpu().numpy()
+        row = self._mch_remapped_ids_mapping.cpu().numpy()
         admitted = raw != _FREE
         order = np.argsort(row[admitted])
         return row[admitted][order], unspread(raw[admitted][order])
@@ -170,17 +188,23 @@ class Blocks(ManagedCollisionModule):
         return features
 
     def remap(
-        self, features: Features, mutate_miss_lengths: bool = True, write_weights: Tensor | None = None
+        self,
+        features: Features,
+        mutate_miss_lengths: bool = True,
+        write_weights: Tensor | None = None,
     ) -> Features:
         return {name: self._remapped(feature) for name, feature in features.items()}
 
     def _remapped(self, feature: JaggedTensor) -> JaggedTensor:
         raw = feature.values()
-        block, rows = raw // self._block_of_ids - self.first // self.size, torch.empty_like(raw)
+        block = raw // self._block_of_ids - self.first // self.size
+        rows = torch.empty_like(raw)
         for number, part in enumerate(self.parts):
             here = torch.nonzero(block == number).squeeze(1)
             rows[here] = part.remap({TABLE: _jagged(raw[here])})[TABLE].values()
-        return JaggedTensor(values=rows, lengths=feature.lengths(), weights=feature.weights_or_none())
+        return JaggedTensor(
+            values=rows, lengths=feature.lengths(), weights=feature.weights_or_none()
+        )
 
     def forward(self, features: Features, mutate_miss_lengths: bool = True) -> Features:
         return self.remap(features)
@@ -205,7 +229,10 @@ class Blocks(ManagedCollisionModule):
         self._output_segments_tensor.copy_(self._segments)
 
     def rebuild_with_output_id_range(
-        self, output_id_range: tuple[int, int], output_segments: list[int], device: torch.device | None = None
+        self,
+        output_id_range: tuple[int, int],
+        output_segments: list[int],
+        device: torch.device | None = None,
     ) -> "Blocks":
         return Blocks(self.config, output_id_range, output_segments, device or self.device)
 
@@ -220,8 +247,12 @@ def blocks_of(table: Any) -> Blocks:
 def to_owners(table: Any, raw_ids: Tensor) -> Tensor:
     """Ids that this rank has met -> those of its blocks that any rank has. Every rank must call it."""
     collisions = table._managed_collision_collection
-    ids = KeyedJaggedTensor(keys=[TABLE], values=raw_ids, lengths=torch.tensor([len(raw_ids)], device=raw_ids.device))
-    values: Tensor = collisions.input_dist(collisions.create_context(), ids).wait().wait()[0].values()
+    ids = KeyedJaggedTensor(
+        keys=[TABLE], values=raw_ids, lengths=torch.tensor([len(raw_ids)], device=raw_ids.device)
+    )
+    values: Tensor = (
+        collisions.input_dist(collisions.create_context(), ids).wait().wait()[0].values()
+    )
     return values
 
 
@@ -261,7 +292,8 @@ class State:
     def rows_of(self, item: np.ndarray) -> np.ndarray:
         """Rows of items: their own, or the one that their block's ids share."""
         place, admitted = self._find(item)
-        block, size = spread(item) // -(-_RANGE // self.config.blocks), self.config.rows // self.config.blocks
+        block = spread(item) // -(-_RANGE // self.config.blocks)
+        size = self.config.rows // self.config.blocks
         found: np.ndarray = np.where(admitted, self._rows[place], (block + 1) * size - 1)
         return found
 
@@ -273,7 +305,9 @@ class State:
         """Fills the blocks of a rank of a table of the same form."""
         for name, whole in self.buffers.items():
             here = (
-                whole if name == "_current_iter_tensor" else whole[blocks.first : blocks.first + blocks.output_size()]
+                whole
+                if name == "_current_iter_tensor"
+                else whole[blocks.first : blocks.first + blocks.output_size()]
             )
             blocks.get_buffer(name).copy_(here)
 
@@ -301,18 +335,19 @@ class ManagedRows:
     Attributes:
         items: of the data set.
         rows: R.
-        known_I: None: what is not admitted has its block's last row.
-        alone_I, found_I: bool by item, those that are admitted on any rank, as `refresh` last found them.
+        has_row_I: None: what is not admitted has its block's last row.
+        own_row_I, recommendable_I: bool by item, those that are admitted on any rank, as `refresh` last found them.
     """
 
-    known_I = None
+    has_row_I = None
     an_item = 0
 
     def __init__(self, config: UnseenConfig, items: int) -> None:
-        self.items, self.rows = items, config.rows
+        self.items = items
+        self.rows = config.rows
         self.size = config.rows // config.blocks
-        self.alone_I: np.ndarray | None = None
-        self.found_I: np.ndarray | None = None
+        self.own_row_I: np.ndarray | None = None
+        self.recommendable_I: np.ndarray | None = None
         self._held = Held.each_its_own(0, 0)
 
     def refresh(self, blocks: Blocks, total: Callable[[Tensor], Tensor]) -> None:
@@ -322,7 +357,7 @@ class ManagedRows:
         self._held = Held(held.item_C[there], held.row_C[there])
         admitted_I = torch.zeros(self.items, dtype=torch.uint8)
         admitted_I[torch.from_numpy(self._held.item_C)] = 1
-        self.alone_I = self.found_I = total(admitted_I).numpy().astype(bool)
+        self.own_row_I = self.recommendable_I = total(admitted_I).numpy().astype(bool)
 
     def to_ids(self, item_N: np.ndarray) -> np.ndarray:
         """What the table is asked for."""

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torchrec.distributed.embedding import ShardedEmbeddingCollection
 
-from torchrec_priors.embedding.plan import Piece, Plan, TablePlan, even_blocks
-from torchrec_priors.embedding.table import Shard
+from torchrec_priors.embedding.item_table import Shard
+from torchrec_priors.embedding.plan import ModelPlan, Piece, TablePlan, even_blocks
 
 _ROWS_AT_A_TIME = 1 << 16  # of each block
 
@@ -62,7 +62,9 @@ class OwnRows:
         self.flush()
         if self.live is not None:
             return self.live
-        block = Shard(torch.empty(len(self), self.plan.table.columns, device=self.device), self.first)
+        block = Shard(
+            torch.empty(len(self), self.plan.table.columns, device=self.device), self.first
+        )
         for held_W, asked_W in self._moves(block):
             self._swap(held_W, asked_W)
         return block
@@ -82,12 +84,19 @@ class OwnRows:
         own = {(shard.first, shard.first_column): shard for shard in self.shards}
         longest = max(last - first for first, last in self.blocks)
         for start in range(0, longest, _ROWS_AT_A_TIME):
-            windows = [(first + start, min(first + start + _ROWS_AT_A_TIME, last)) for first, last in self.blocks]
-            held_W, asked_W = [], []
+            windows = [
+                (first + start, min(first + start + _ROWS_AT_A_TIME, last))
+                for first, last in self.blocks
+            ]
+            held_W = []
+            asked_W = []
             for rank, window in enumerate(windows):
                 mine = [piece for piece in pieces if piece.rank == self.rank]
                 held_W.append(
-                    [_view(own[piece.first_row, piece.first_column], *_both(piece, window)) for piece in mine]
+                    [
+                        _view(own[piece.first_row, piece.first_column], *_both(piece, window))
+                        for piece in mine
+                    ]
                 )
                 theirs = [piece for piece in pieces if piece.rank == rank]
                 views = [_view(block, *_both(piece, windows[self.rank])) for piece in theirs]
@@ -101,7 +110,10 @@ class OwnRows:
 
     def _swap(self, send_W: list[list[Tensor]], receive_W: list[list[Tensor]]) -> None:
         """Sends each rank its views, and fills views with what the ranks send."""
-        sizes = [[sum(view.numel() for view in views) for views in of_ranks] for of_ranks in (send_W, receive_W)]
+        sizes = [
+            [sum(view.numel() for view in views) for views in of_ranks]
+            for of_ranks in (send_W, receive_W)
+        ]
         flat = [view.detach().reshape(-1) for views in send_W for view in views]
         sent = torch.cat([torch.empty(0, device=self.device), *flat])
         received = sent
@@ -110,14 +122,21 @@ class OwnRows:
             dist.all_to_all_single(received, sent, sizes[1], sizes[0], group=self.group)
         views = [view for views in receive_W for view in views]
         with torch.no_grad():
-            for view, values in zip(views, received.split([view.numel() for view in views]), strict=True):
+            for view, values in zip(
+                views, received.split([view.numel() for view in views]), strict=True
+            ):
                 view.copy_(values.view(view.shape))
 
 
-def own_rows(model: nn.Module, plan: Plan, device: torch.device, group: dist.ProcessGroup) -> dict[str, OwnRows]:
+def own_rows(
+    model: nn.Module, plan: ModelPlan, device: torch.device, group: dist.ProcessGroup
+) -> dict[str, OwnRows]:
     """This rank's part of every table of a sharded model, by the table's name. Every rank must call it."""
-    rank, found = dist.get_rank(group), {}
-    sharded = [module for module in model.modules() if isinstance(module, ShardedEmbeddingCollection)]
+    rank = dist.get_rank(group)
+    found = {}
+    sharded = [
+        module for module in model.modules() if isinstance(module, ShardedEmbeddingCollection)
+    ]
 
     def flush() -> None:
         for module in sharded:
@@ -129,15 +148,22 @@ def own_rows(model: nn.Module, plan: Plan, device: torch.device, group: dist.Pro
             continue
         of_table = plan[name.removesuffix(".weight").rpartition("embeddings.")[2]]
         local: Any = tensor.to_local()
-        views = zip(local.local_shards(), local.local_offsets(), strict=False)  # without a shard, an offset of nothing
+        views = zip(
+            local.local_shards(), local.local_offsets(), strict=False
+        )  # without a shard, an offset of nothing
         shards = [Shard(view, int(offset[0]), int(offset[1])) for view, offset in views]
-        blocks, live = even_blocks(of_table.table.rows, plan.ranks), None
+        blocks = even_blocks(of_table.table.rows, plan.ranks)
+        live = None
         if of_table.row_wise:
             held = {piece.rank: piece for piece in of_table.pieces}
-            blocks = [(piece.first_row, piece.first_row + piece.rows) for _, piece in sorted(held.items())]
+            blocks = [
+                (piece.first_row, piece.first_row + piece.rows) for _, piece in sorted(held.items())
+            ]
             nothing = Shard(torch.empty(0, of_table.table.columns, device=device), blocks[rank][0])
             live = shards[0] if shards else nothing
-        found[of_table.table.name] = OwnRows(of_table, shards, rank, blocks, live, device, group, flush)
+        found[of_table.table.name] = OwnRows(
+            of_table, shards, rank, blocks, live, device, group, flush
+        )
     return found
 
 

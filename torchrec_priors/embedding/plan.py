@@ -37,7 +37,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Table:
+class ModelTable:
     """A table of a model.
 
     Attributes:
@@ -63,7 +63,7 @@ class TablePlan:
         cache_load_factor: of a cached kernel; None for TorchRec's own.
     """
 
-    table: Table
+    table: ModelTable
     type: str
     kernel: str
     pieces: list[Piece]
@@ -81,11 +81,13 @@ class TablePlan:
 
     def bytes_of(self, rank: int) -> int:
         """Values, and a number of row-wise Adagrad for each row of each piece."""
-        return sum(_FLOAT * piece.rows * (piece.columns + 1) for piece in self.pieces if piece.rank == rank)
+        return sum(
+            _FLOAT * piece.rows * (piece.columns + 1) for piece in self.pieces if piece.rank == rank
+        )
 
 
 @dataclass(frozen=True)
-class Plan:
+class ModelPlan:
     """All tables of a model."""
 
     ranks: int
@@ -100,7 +102,7 @@ class Plan:
         return any(table.cached for table in self.tables)
 
     @classmethod
-    def of(cls, plan: ShardingPlan, tables: Iterable[Table], ranks: int) -> "Plan":
+    def of(cls, plan: ShardingPlan, tables: Iterable[ModelTable], ranks: int) -> "ModelPlan":
         """TorchRec's plan of some tables.
 
         Raises:
@@ -130,7 +132,7 @@ class Plan:
         return made
 
     @classmethod
-    def read(cls, file: Path) -> "Plan":
+    def read(cls, file: Path) -> "ModelPlan":
         """One that `to_json` wrote.
 
         Raises:
@@ -144,12 +146,14 @@ class Plan:
             raise UserError(f"sharding.plan: '{file}' holds no plan ({error})") from error
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            raise UserError(f"sharding.plan: '{file}' holds no plan ({reason}): give a run's sharding.json") from error
+            raise UserError(
+                f"sharding.plan: '{file}' holds no plan ({reason}): give a run's sharding.json"
+            ) from error
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def check(self, tables: Iterable[Table], where: str) -> None:
+    def check(self, tables: Iterable[ModelTable], where: str) -> None:
         """Raises UserError where the plan does not hold every value of every table exactly once, in pieces that
         TorchRec can look up; `where` is what is to blame."""
         planned = {plan.table.name: plan for plan in self.tables}
@@ -159,22 +163,30 @@ class Plan:
                 raise UserError(f"{where} does not cover table '{table.name}': make another")
             there, here = (f"{each.rows:,} x {each.columns}" for each in (plan.table, table))
             if there != here:
-                raise UserError(f"{where} is for a table '{table.name}' of {there}, not of {here}: make another")
+                raise UserError(
+                    f"{where} is for a table '{table.name}' of {there}, not of {here}: make another"
+                )
             _check_pieces(plan, table, self.ranks, f"{where}, table '{table.name}'")
         if planned:
-            raise UserError(f"{where} has a table '{min(planned)}' that the model lacks: make another")
+            raise UserError(
+                f"{where} has a table '{min(planned)}' that the model lacks: make another"
+            )
 
-    def check_fits(self, tables: list[Table], ranks: int, device: str, where: str) -> None:
+    def check_fits(self, tables: list[ModelTable], ranks: int, device: str, where: str) -> None:
         """Raises UserError where a plan that was read is not for these tables, ranks and device."""
         if self.ranks != ranks:
-            raise UserError(f"{where} is for {self.ranks} ranks, not for {ranks}: run on {self.ranks}, or make another")
+            raise UserError(
+                f"{where} is for {self.ranks} ranks, not for {ranks}: run on {self.ranks}, or make another"
+            )
         self.check(tables, where)
         for plan in self.tables:
             if device == "cpu" and plan.kernel in UVM:
-                raise UserError(f"{where}, table '{plan.table.name}': kernel {plan.kernel} is for GPUs: make another")
+                raise UserError(
+                    f"{where}, table '{plan.table.name}': kernel {plan.kernel} is for GPUs: make another"
+                )
 
     def to_torchrec(
-        self, tables: Iterable[Table], device: str, local_ranks: int, *, prefetch: bool = False
+        self, tables: Iterable[ModelTable], device: str, local_ranks: int, *, prefetch: bool = False
     ) -> ShardingPlan:
         """What TorchRec carries out, for a model of these tables.
 
@@ -192,15 +204,18 @@ class Plan:
                 )
                 for piece in plan.pieces
             ]
-            factor, ahead = plan.cache_load_factor, prefetch and plan.cached
-            modules.setdefault(table.module, EmbeddingModuleShardingPlan())[table.name] = ParameterSharding(
-                sharding_type=plan.type,
-                compute_kernel=plan.kernel,
-                ranks=[piece.rank for piece in plan.pieces],
-                sharding_spec=EnumerableShardingSpec(shards),
-                cache_params=CacheParams(load_factor=factor, prefetch_pipeline=ahead or None)
-                if ahead or factor is not None
-                else None,
+            factor = plan.cache_load_factor
+            ahead = prefetch and plan.cached
+            modules.setdefault(table.module, EmbeddingModuleShardingPlan())[table.name] = (
+                ParameterSharding(
+                    sharding_type=plan.type,
+                    compute_kernel=plan.kernel,
+                    ranks=[piece.rank for piece in plan.pieces],
+                    sharding_spec=EnumerableShardingSpec(shards),
+                    cache_params=CacheParams(load_factor=factor, prefetch_pipeline=ahead or None)
+                    if ahead or factor is not None
+                    else None,
+                )
             )
         return ShardingPlan(plan=dict(modules))
 
@@ -208,7 +223,13 @@ class Plan:
         """A few lines for a person: a table each, with the bytes of a rank (values and optimizer state)."""
         lines = [f"tables over {self.ranks} rank{'s' * (self.ranks > 1)}:"]
         columns = [
-            (plan.table.name, plan.type, plan.kernel, f"{plan.table.rows:,} x {plan.table.columns}", self._held(plan))
+            (
+                plan.table.name,
+                plan.type,
+                plan.kernel,
+                f"{plan.table.rows:,} x {plan.table.columns}",
+                self._held(plan),
+            )
             for plan in self.tables
         ]
         widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
@@ -217,26 +238,29 @@ class Plan:
 
     def _held(self, plan: TablePlan) -> str:
         of_ranks = [plan.bytes_of(rank) for rank in range(self.ranks)]
-        least, most = _size(min(of_ranks)), _size(max(of_ranks))
+        least = _size(min(of_ranks))
+        most = _size(max(of_ranks))
         return f"{most} a rank" if least == most else f"{least} to {most} a rank"
 
 
-def tables_of(model: nn.Module) -> list[Table]:
+def tables_of(model: nn.Module) -> list[ModelTable]:
     """The tables of a model that is not sharded yet."""
-    found: dict[str, Table] = {}
+    found: dict[str, ModelTable] = {}
     for path, module in model.named_modules():
         if isinstance(module, EmbeddingCollection):
-            configs, blocks = module.embedding_configs(), {}
+            configs = module.embedding_configs()
+            blocks = {}
         elif isinstance(module, ManagedCollisionEmbeddingCollection):
             configs = module._embedding_module.embedding_configs()
             blocks = module._managed_collision_collection.table_to_number_buckets()
         else:
             continue
         for config in configs:
-            rows, columns = config.num_embeddings, config.embedding_dim
+            rows = config.num_embeddings
+            columns = config.embedding_dim
             block = rows // blocks[config.name] if config.name in blocks else 0
             found.setdefault(
-                config.name, Table(config.name, path, rows, columns, block)
+                config.name, ModelTable(config.name, path, rows, columns, block)
             )  # the outer module comes first
     return list(found.values())
 
@@ -251,7 +275,7 @@ def even_blocks(rows: int, ranks: int) -> list[tuple[int, int]]:
     return [(min(rank * size, rows), min((rank + 1) * size, rows)) for rank in range(ranks)]
 
 
-def _check_pieces(plan: TablePlan, table: Table, ranks: int, where: str) -> None:
+def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) -> None:
     held = [piece for piece in plan.pieces if piece.rows]
     if plan.type not in TYPES:
         raise UserError(f"{where} is cut {plan.type}: {', '.join(TYPES)} alone can be carried out")
@@ -259,19 +283,24 @@ def _check_pieces(plan: TablePlan, table: Table, ranks: int, where: str) -> None
         raise UserError(f"{where} is managed, so it must be cut row_wise, not {plan.type}")
     if any(not 0 <= piece.rank < ranks for piece in held):
         raise UserError(f"{where} names a rank that is none of {ranks}: make another")
-    across, along = (0, table.columns), (0, table.rows)
+    across = (0, table.columns)
+    along = (0, table.rows)
     if plan.type == ROW_WISE:
         whole = all((piece.first_column, piece.columns) == across for piece in held)
         if table.block:
             in_place = all(piece.first_row % table.block == 0 for piece in held)
         else:
             cut = dict(enumerate(even_blocks(table.rows, ranks)))
-            in_place = all((piece.first_row, piece.first_row + piece.rows) == cut[piece.rank] for piece in held)
+            in_place = all(
+                (piece.first_row, piece.first_row + piece.rows) == cut[piece.rank] for piece in held
+            )
     else:
         whole = all((piece.first_row, piece.rows) == along for piece in held)
         in_place = len({piece.columns for piece in held}) == 1
     spans = sorted(
-        (piece.first_row, piece.rows) if plan.type == ROW_WISE else (piece.first_column, piece.columns)
+        (piece.first_row, piece.rows)
+        if plan.type == ROW_WISE
+        else (piece.first_column, piece.columns)
         for piece in held
     )
     end = 0
@@ -279,7 +308,9 @@ def _check_pieces(plan: TablePlan, table: Table, ranks: int, where: str) -> None
         in_place &= first == end
         end = first + size
     if not (whole and in_place and end == (table.rows if plan.type == ROW_WISE else table.columns)):
-        raise UserError(f"{where} is not cut into {plan.type} pieces that hold each value once: make another")
+        raise UserError(
+            f"{where} is not cut into {plan.type} pieces that hold each value once: make another"
+        )
 
 
 def _interleaved(offsets: list[int], sizes: list[int]) -> tuple[int, int, int, int]:
@@ -290,7 +321,7 @@ def _table_plan(values: Mapping[str, Any]) -> TablePlan:
     return TablePlan(
         **{
             **values,
-            "table": Table(**values["table"]),
+            "table": ModelTable(**values["table"]),
             "pieces": [Piece(**piece) for piece in values["pieces"]],
         }
     )

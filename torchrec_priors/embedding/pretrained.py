@@ -25,7 +25,9 @@ _COLUMNS = ["item_id", "vector"]
 _ENTRIES = 1 << 24  # numbers that are read at once
 
 
-def take_pretrained(file: Path, own: OwnRows, rows: ItemRows | ManagedRows, data: PreparedData) -> None:
+def take_pretrained(
+    file: Path, own: OwnRows, rows: ItemRows | ManagedRows, data: PreparedData
+) -> None:
     """Fills the rows of items that the file has vectors of; the others keep their first values. All of it is counted.
 
     Args:
@@ -37,10 +39,13 @@ def take_pretrained(file: Path, own: OwnRows, rows: ItemRows | ManagedRows, data
             that stands there twice; no item of the data set; a managed table.
     """
     if isinstance(rows, ManagedRows):
-        raise UserError(f"{_OPTION} needs items that keep their rows: embedding.unseen = managed has none")
+        raise UserError(
+            f"{_OPTION} needs items that keep their rows: embedding.unseen = managed has none"
+        )
     dim = own.plan.table.columns
     texts = id_texts(data.catalogue(["item_id"])["item_id"], f"items of '{data.folder}'")
-    found_I, unknown = np.zeros(data.items, bool), 0
+    recommendable_I = np.zeros(data.items, bool)
+    unknown = 0
     for first, batch in _batches(file, dim):
         if batch["item_id"].null_count:
             row = first + int(np.argmin(batch["item_id"].is_valid().to_numpy(zero_copy_only=False)))
@@ -48,25 +53,34 @@ def take_pretrained(file: Path, own: OwnRows, rows: ItemRows | ManagedRows, data
         vector_Nd = _vectors(file, batch, first, dim)
         item_N = places(id_texts(batch["item_id"], f"{_OPTION}: '{file}'"), texts)
         unknown += int((item_N < 0).sum())
-        vector_Nd, item_N = vector_Nd[item_N >= 0], item_N[item_N >= 0]
-        twice_N = found_I[item_N]
-        twice_N[np.setdiff1d(np.arange(len(item_N)), np.unique(item_N, return_index=True)[1])] = True
+        vector_Nd = vector_Nd[item_N >= 0]
+        item_N = item_N[item_N >= 0]
+        twice_N = recommendable_I[item_N]
+        twice_N[np.setdiff1d(np.arange(len(item_N)), np.unique(item_N, return_index=True)[1])] = (
+            True
+        )
         if twice_N.any():
             raise UserError(
                 f"{_OPTION}: '{file}' has two vectors of item {shown(texts[int(item_N[np.argmax(twice_N)])])}"
             )
-        found_I[item_N] = True
-        alone_N = np.ones(len(item_N), bool) if rows.alone_I is None else rows.alone_I[item_N]
+        recommendable_I[item_N] = True
+        alone_N = np.ones(len(item_N), bool) if rows.own_row_I is None else rows.own_row_I[item_N]
         _fill(own, rows.to_ids(item_N[alone_N]), vector_Nd[alone_N])
-    if not found_I.any():
-        raise UserError(f"{_OPTION}: '{file}' has vectors of {unknown:,} items, none of them in '{data.manifest.name}'")
-    alone_I = np.ones(data.items, bool) if rows.alone_I is None else rows.alone_I
+    if not recommendable_I.any():
+        raise UserError(
+            f"{_OPTION}: '{file}' has vectors of {unknown:,} items, none of them in '{data.manifest.name}'"
+        )
+    own_row_I = np.ones(data.items, bool) if rows.own_row_I is None else rows.own_row_I
     log.info(
         "%s: vectors of %s of %s items; %s keep their first values; %s items of the file are unknown, "
         "%s have no row to themselves",
-        _OPTION, f"{(found_I & alone_I).sum():,}", f"{data.items:,}", f"{(~found_I & alone_I).sum():,}",
-        f"{unknown:,}", f"{(found_I & ~alone_I).sum():,}",
-    )  # fmt: skip
+        _OPTION,
+        f"{(recommendable_I & own_row_I).sum():,}",
+        f"{data.items:,}",
+        f"{(~recommendable_I & own_row_I).sum():,}",
+        f"{unknown:,}",
+        f"{(recommendable_I & ~own_row_I).sum():,}",
+    )
 
 
 def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -76,15 +90,23 @@ def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
             schema = opened.schema
             for column in _COLUMNS:
                 if column not in schema.names:
-                    raise UserError(f"{_OPTION}: '{file}' has no column '{column}' (it has {', '.join(schema.names)})")
+                    raise UserError(
+                        f"{_OPTION}: '{file}' has no column '{column}' (it has {', '.join(schema.names)})"
+                    )
             kind = _stored(schema.field("vector").type)
-            is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+            is_list = (
+                pa.types.is_list(kind)
+                or pa.types.is_large_list(kind)
+                or pa.types.is_fixed_size_list(kind)
+            )
             if not is_list or not pa.types.is_floating(kind.value_type):
                 raise UserError(
                     f"{_OPTION}: column 'vector' of '{file}' is {kind}: give lists of floating-point numbers"
                 )
             if pa.types.is_fixed_size_list(kind) and kind.list_size != dim:
-                raise UserError(f"{_OPTION}: vectors of '{file}' have {kind.list_size} numbers, and model.dim = {dim}")
+                raise UserError(
+                    f"{_OPTION}: vectors of '{file}' have {kind.list_size} numbers, and model.dim = {dim}"
+                )
             first = 0
             for batch in opened.iter_batches(max(1, _ENTRIES // dim), _COLUMNS):
                 yield first, batch
@@ -93,7 +115,9 @@ def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
         raise UserError(f"{_OPTION}: there is no file '{file}'") from error
     except (pa.ArrowException, OSError) as error:
         blame_the_system(error, f"{_OPTION}: '{file}'")
-        raise UserError(f"{_OPTION}: '{file}' cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{_OPTION}: '{file}' cannot be read as Parquet ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _vectors(file: Path, batch: pa.RecordBatch, first: int, dim: int) -> np.ndarray:
@@ -104,15 +128,23 @@ def _vectors(file: Path, batch: pa.RecordBatch, first: int, dim: int) -> np.ndar
         length_N = np.where(column.is_valid().to_numpy(zero_copy_only=False), dim, 0)
     if (length_N != dim).any():
         row = int(np.argmax(length_N != dim))
-        has = f"a vector of {length_N[row]} numbers, and model.dim = {dim}" if length_N[row] else "no vector"
-        raise UserError(f"{_OPTION}: row {first + row + 1} of '{file}' (item {shown(batch['item_id'][row])}) has {has}")
+        has = (
+            f"a vector of {length_N[row]} numbers, and model.dim = {dim}"
+            if length_N[row]
+            else "no vector"
+        )
+        raise UserError(
+            f"{_OPTION}: row {first + row + 1} of '{file}' (item {shown(batch['item_id'][row])}) has {has}"
+        )
     flat = column.flatten().cast(pa.float32())
     vector_Nd: np.ndarray = flat.to_numpy(zero_copy_only=False).reshape(-1, dim)  # nulls become NaN
     good_N = np.isfinite(vector_Nd).all(1)
     if not good_N.all():
         row = int(np.argmin(good_N))
         item = shown(batch["item_id"][row])
-        raise UserError(f"{_OPTION}: row {first + row + 1} of '{file}' (item {item}) has what is no finite number")
+        raise UserError(
+            f"{_OPTION}: row {first + row + 1} of '{file}' (item {item}) has what is no finite number"
+        )
     return vector_Nd
 
 
@@ -127,4 +159,6 @@ def _fill(own: OwnRows, row_N: np.ndarray, vector_Nd: np.ndarray) -> None:
         columns = slice(shard.first_column, shard.first_column + shard.rows.shape[1])
         with torch.no_grad():
             place = torch.from_numpy(row_N[here_N] - shard.first).to(shard.rows.device)
-            shard.rows[place] = torch.from_numpy(vector_Nd[here_N, columns].copy()).to(shard.rows.device)
+            shard.rows[place] = torch.from_numpy(vector_Nd[here_N, columns].copy()).to(
+                shard.rows.device
+            )

@@ -25,12 +25,14 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from fbgemm_gpu.split_embedding_configs import EmbOptimType
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
+    SplitTableBatchedEmbeddingBagsCodegen,
+)
 from torch import Tensor, nn
 from torchrec.distributed.embedding import ShardedEmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from torchrec_priors.embedding.plan import Plan
+from torchrec_priors.embedding.plan import ModelPlan
 from torchrec_priors.ops.row_squares import Occurrences, row_squares
 from torchrec_priors.settings.sharding import COLUMN_WISE
 
@@ -74,7 +76,9 @@ class _Cut:
     group: dist.ProcessGroup | None
 
 
-def learn_as_whole_rows(model: nn.Module, plan: Plan, timeout: timedelta | None = None) -> None:
+def learn_as_whole_rows(
+    model: nn.Module, plan: ModelPlan, timeout: timedelta | None = None
+) -> None:
     """Lets shards of columns learn as whole rows do, in every backward from now on. Every rank must call it.
 
     Args:
@@ -96,7 +100,7 @@ def learn_as_whole_rows(model: nn.Module, plan: Plan, timeout: timedelta | None 
                 lookup.register_forward_hook(partial(_at_backward, cuts, _columns(lookup)))
 
 
-def _groups(plan: Plan, timeout: timedelta | None) -> dict[str, dist.ProcessGroup | None]:
+def _groups(plan: ModelPlan, timeout: timedelta | None) -> dict[str, dist.ProcessGroup | None]:
     """Of each table whose columns are cut apart, the ranks that hold some of them."""
     made: dict[frozenset[int], dist.ProcessGroup | None] = {}
     group_of = {}
@@ -104,7 +108,9 @@ def _groups(plan: Plan, timeout: timedelta | None) -> dict[str, dist.ProcessGrou
         if table.type == COLUMN_WISE and len(table.pieces) > 1:
             ranks = frozenset(piece.rank for piece in table.pieces)
             if ranks not in made:
-                made[ranks] = dist.new_group(sorted(ranks), timeout=timeout) if len(ranks) > 1 else None
+                made[ranks] = (
+                    dist.new_group(sorted(ranks), timeout=timeout) if len(ranks) > 1 else None
+                )
             group_of[table.table.name] = made[ranks]
     return group_of
 
@@ -125,33 +131,45 @@ def _parts(lookup: Any) -> dict[str, list[_Part]]:
 
 def _columns(lookup: Any) -> list[int]:
     """[F]: of the shard that answers each feature."""
-    tables = [table for embedding in lookup._emb_modules for table in embedding.config.embedding_tables]
+    tables = [
+        table for embedding in lookup._emb_modules for table in embedding.config.embedding_tables
+    ]
     return [table.local_cols for table in tables for _ in range(table.num_features())]
 
 
 def _at_backward(
-    cuts: list[_Cut], columns_F: list[int], _: nn.Module, asked: tuple[KeyedJaggedTensor], vectors: Tensor
+    cuts: list[_Cut],
+    columns_F: list[int],
+    _: nn.Module,
+    asked: tuple[KeyedJaggedTensor],
+    vectors: Tensor,
 ) -> None:
     """When a lookup has found its vectors: has the numbers moved once their gradient is there, before FBGEMM has it."""
     if vectors.requires_grad:
         vectors.register_hook(partial(_move, cuts, columns_F, asked[0]))
 
 
-def _move(cuts: list[_Cut], columns_F: list[int], asked: KeyedJaggedTensor, gradient: Tensor) -> None:
+def _move(
+    cuts: list[_Cut], columns_F: list[int], asked: KeyedJaggedTensor, gradient: Tensor
+) -> None:
     """Makes the numbers of the rows that were asked for those of whole rows, but for what FBGEMM then adds.
 
     Args:
         gradient: of all vectors, feature after feature, flat.
     """
     ids_F = asked.values().split(asked.length_per_key())
-    gradient_F = gradient.flatten().split([len(ids) * d for ids, d in zip(ids_F, columns_F, strict=True)])
+    gradient_F = gradient.flatten().split(
+        [len(ids) * d for ids, d in zip(ids_F, columns_F, strict=True)]
+    )
     for cut in cuts:
         found = Occurrences.of(torch.cat([ids_F[feature] for feature in cut.parts[0].features]))
         if not len(found.row_U):  # nor have other ranks any, whose shards are asked for the same
             continue
         square_PU = torch.stack(
             [
-                row_squares(found, torch.cat([gradient_F[f] for f in part.features]).view(-1, part.columns))
+                row_squares(
+                    found, torch.cat([gradient_F[f] for f in part.features]).view(-1, part.columns)
+                )
                 for part in cut.parts
             ]
         )

@@ -62,7 +62,9 @@ def load_encoder(config: EncoderConfig, dim: int, context: int, event_types: int
 def _backbone(name: str) -> Any:
     if name.endswith(".py"):
         arguments = ("config", "dim", "context", "event_types")
-        return load_file(Path(name), option="encoder.backbone", function="load", arguments=arguments)
+        return load_file(
+            Path(name), option="encoder.backbone", function="load", arguments=arguments
+        )
     known = known_files(Path(__file__).parent)
     if name not in known:
         raise UserError(f"encoder.backbone: there is no '{name}': {nearest(name, known)}")

@@ -27,9 +27,14 @@ from torchrec_priors.settings.encoder import EncoderConfig
 class HSTULayer(nn.Module):
     """One layer: [N, d] -> [N, d]."""
 
-    def __init__(self, dim: int, heads: int, context: int, dropout: float, salt: int, time_bias: bool) -> None:
+    def __init__(
+        self, dim: int, heads: int, context: int, dropout: float, salt: int, time_bias: bool
+    ) -> None:
         super().__init__()
-        self.heads, self.context, self.dropout, self.salt = heads, context, dropout, salt
+        self.heads = heads
+        self.context = context
+        self.dropout = dropout
+        self.salt = salt
         self.norm_in = nn.LayerNorm(dim)
         self.norm_out = nn.LayerNorm(dim)
         self.project_in = nn.Linear(dim, 4 * dim, bias=False)
@@ -40,12 +45,16 @@ class HSTULayer(nn.Module):
         nn.init.xavier_uniform_(self.project_out.weight)
         nn.init.zeros_(self.project_out.bias)
 
-    def forward(self, x_Nd: Tensor, offsets_B1: Tensor, time_N: Tensor | None, keys: DropoutKeys | None) -> Tensor:
+    def forward(
+        self, x_Nd: Tensor, offsets_B1: Tensor, time_N: Tensor | None, keys: DropoutKeys | None
+    ) -> Tensor:
         u, v, q, k = F.silu(self.project_in(self.norm_in(x_Nd))).chunk(4, dim=-1)
         v, q, k = (part.unflatten(-1, (self.heads, -1)) for part in (v, q, k))
         alpha = q.shape[-1] ** -0.5
         times = None if self.bias_HC is None or time_N is None else TimeBias(time_N, self.bias_HC)
-        attended = hstu_attention(q, k, v, offsets_B1, self.bias_HL, float(self.context), alpha, times).flatten(1)
+        attended = hstu_attention(
+            q, k, v, offsets_B1, self.bias_HL, float(self.context), alpha, times
+        ).flatten(1)
         gated = keyed_dropout(self.norm_out(attended) * u, keys, self.salt, self.dropout)
         return x_Nd + self.project_out(gated)
 
@@ -63,11 +72,20 @@ class HSTU(nn.Module):
         """
         super().__init__()
         config.check(dim)
-        self.dim, self.dropout, self.recompute = dim, config.dropout, config.recompute
+        self.dim = dim
+        self.dropout = config.dropout
+        self.recompute = config.recompute
         self.position = nn.Embedding(context, dim)
         self.event = nn.Embedding(event_types, dim) if config.events else None
         self.layers = nn.ModuleList(
-            HSTULayer(dim, config.heads, context, config.dropout, salt=number + 1, time_bias=config.time_bias)
+            HSTULayer(
+                dim,
+                config.heads,
+                context,
+                config.dropout,
+                salt=number + 1,
+                time_bias=config.time_bias,
+            )
             for number in range(config.layers)
         )
         self.norm = nn.LayerNorm(dim)
@@ -83,16 +101,25 @@ class HSTU(nn.Module):
         Raises:
             ValueError: a history longer than the configured context.
         """
-        offsets_B1, keys = histories.offsets_B1, histories.dropout
+        offsets_B1 = histories.offsets_B1
+        keys = histories.dropout
         position_N = positions(offsets_B1, len(histories.vector_Nd), self.position.num_embeddings)
         x_Nd = histories.vector_Nd * self.dim**0.5 + self.position(position_N)
         if self.event is not None and histories.event_N is not None:
             x_Nd = x_Nd + self.event(histories.event_N)
         x_Nd = keyed_dropout(x_Nd, keys, 0, self.dropout)
         for layer in self.layers:
-            if self.recompute and torch.is_grad_enabled():  # dropout follows from its keys: no state to keep
+            if (
+                self.recompute and torch.is_grad_enabled()
+            ):  # dropout follows from its keys: no state to keep
                 x_Nd = checkpoint(
-                    layer, x_Nd, offsets_B1, histories.time_N, keys, use_reentrant=False, preserve_rng_state=False
+                    layer,
+                    x_Nd,
+                    offsets_B1,
+                    histories.time_N,
+                    keys,
+                    use_reentrant=False,
+                    preserve_rng_state=False,
                 )
             else:
                 x_Nd = layer(x_Nd, offsets_B1, histories.time_N, keys)
@@ -103,5 +130,7 @@ class HSTU(nn.Module):
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> HSTU:
     """HSTU; it has no options of its own."""
     if config.options:
-        raise UserError(f"encoder.options: hstu has none, so '{next(iter(config.options))}' means nothing")
+        raise UserError(
+            f"encoder.options: hstu has none, so '{next(iter(config.options))}' means nothing"
+        )
     return HSTU(config, dim, context, event_types)

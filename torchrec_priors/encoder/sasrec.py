@@ -41,10 +41,14 @@ class SASRecBlock(nn.Module):
             salt: of the first of its dropouts.
         """
         super().__init__()
-        self.heads, self.dropout, self.salt = heads, dropout, salt
+        self.heads = heads
+        self.dropout = dropout
+        self.salt = salt
         self.norm_attention = nn.LayerNorm(dim, eps=_EPSILON)
         self.norm_forward = nn.LayerNorm(dim, eps=_EPSILON)
-        self.query, self.key, self.value, self.inner, self.outer = (nn.Linear(dim, dim) for _ in range(5))
+        self.query, self.key, self.value, self.inner, self.outer = (
+            nn.Linear(dim, dim) for _ in range(5)
+        )
         for layer in (self.query, self.key, self.value, self.inner, self.outer):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -52,12 +56,17 @@ class SASRecBlock(nn.Module):
     def forward(self, x_Nd: Tensor, offsets_B1: Tensor, keys: DropoutKeys | None) -> Tensor:
         query_Nd = self.norm_attention(x_Nd)
         q, k, v = (
-            part.unflatten(-1, (self.heads, -1)) for part in (self.query(query_Nd), self.key(x_Nd), self.value(x_Nd))
+            part.unflatten(-1, (self.heads, -1))
+            for part in (self.query(query_Nd), self.key(x_Nd), self.value(x_Nd))
         )
         attended_Nd = softmax_attention(q, k, v, offsets_B1).flatten(1)
-        h_Nd = self.norm_forward(query_Nd + keyed_dropout(attended_Nd, keys, self.salt, self.dropout))
+        h_Nd = self.norm_forward(
+            query_Nd + keyed_dropout(attended_Nd, keys, self.salt, self.dropout)
+        )
         inner_Nd = keyed_dropout(F.relu(self.inner(h_Nd)), keys, self.salt + 1, self.dropout)
-        out_Nd: Tensor = h_Nd + keyed_dropout(self.outer(inner_Nd), keys, self.salt + 2, self.dropout)
+        out_Nd: Tensor = h_Nd + keyed_dropout(
+            self.outer(inner_Nd), keys, self.salt + 2, self.dropout
+        )
         return out_Nd
 
 
@@ -70,7 +79,9 @@ class SASRec(nn.Module):
     def __init__(self, config: EncoderConfig, dim: int, context: int) -> None:
         super().__init__()
         config.check(dim)
-        self.dim, self.dropout, self.recompute = dim, config.dropout, config.recompute
+        self.dim = dim
+        self.dropout = config.dropout
+        self.recompute = config.recompute
         self.position = nn.Embedding(context, dim)
         self.blocks = nn.ModuleList(
             SASRecBlock(dim, config.heads, config.dropout, salt=1 + _DROPOUTS * number)
@@ -85,12 +96,19 @@ class SASRec(nn.Module):
         Raises:
             ValueError: a history longer than the configured context.
         """
-        offsets_B1, keys = histories.offsets_B1, histories.dropout
+        offsets_B1 = histories.offsets_B1
+        keys = histories.dropout
         position_N = positions(offsets_B1, len(histories.vector_Nd), self.position.num_embeddings)
-        x_Nd = keyed_dropout(histories.vector_Nd * self.dim**0.5 + self.position(position_N), keys, 0, self.dropout)
+        x_Nd = keyed_dropout(
+            histories.vector_Nd * self.dim**0.5 + self.position(position_N), keys, 0, self.dropout
+        )
         for block in self.blocks:
-            if self.recompute and torch.is_grad_enabled():  # dropout follows from its keys: no state to keep
-                x_Nd = checkpoint(block, x_Nd, offsets_B1, keys, use_reentrant=False, preserve_rng_state=False)
+            if (
+                self.recompute and torch.is_grad_enabled()
+            ):  # dropout follows from its keys: no state to keep
+                x_Nd = checkpoint(
+                    block, x_Nd, offsets_B1, keys, use_reentrant=False, preserve_rng_state=False
+                )
             else:
                 x_Nd = block(x_Nd, offsets_B1, keys)
         state_Nd: Tensor = self.norm(x_Nd)
@@ -100,7 +118,9 @@ class SASRec(nn.Module):
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> SASRec:
     """SASRec; it has no options of its own, and reads items alone."""
     if config.options:
-        raise UserError(f"encoder.options: sasrec has none, so '{next(iter(config.options))}' means nothing")
+        raise UserError(
+            f"encoder.options: sasrec has none, so '{next(iter(config.options))}' means nothing"
+        )
     for name in ("time_bias", "events"):
         if getattr(config, name):
             raise UserError(f"encoder.{name}: sasrec reads items alone: set it to false")

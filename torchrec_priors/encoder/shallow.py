@@ -39,10 +39,14 @@ class Shallow(nn.Module):
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> Shallow:
     """It has no options of its own, and reads items alone."""
     if config.options:
-        raise UserError(f"encoder.options: shallow has none, so '{next(iter(config.options))}' means nothing")
+        raise UserError(
+            f"encoder.options: shallow has none, so '{next(iter(config.options))}' means nothing"
+        )
     for name in ("time_bias", "events", "recompute"):
         if getattr(config, name):
-            raise UserError(f"encoder.{name}: shallow has no layers and reads items alone: set it to false")
+            raise UserError(
+                f"encoder.{name}: shallow has no layers and reads items alone: set it to false"
+            )
     config.check(dim)
     log.info("encoder.layers, encoder.heads have no effect: shallow has none")
     return Shallow(dim, context, config.dropout)

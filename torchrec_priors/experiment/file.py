@@ -46,7 +46,9 @@ class ExperimentFile:
     split: Literal["validation", "test"] = "validation"
     baseline: str = ""
     at_once: int = 1
-    metrics: list[str] = field(default_factory=lambda: ["recall@10", "ndcg@10", "entropy@10", "coverage@10"])
+    metrics: list[str] = field(
+        default_factory=lambda: ["recall@10", "ndcg@10", "entropy@10", "coverage@10"]
+    )
     budget: Changes = field(default_factory=dict)
     cells: dict[str, Changes] = field(default_factory=dict)
     axes: dict[str, dict[str, Changes]] = field(default_factory=dict)
@@ -60,7 +62,9 @@ class ExperimentFile:
             raise UserError(f"at_once = {self.at_once} must be at least 1")
         check_most("at_once", self.at_once, MOST_AT_ONCE)
         if not re.fullmatch(r"[\w.+=-]+", self.name):
-            raise UserError(f"name = '{self.name}' becomes a folder's name: letters, digits and . _ + = - alone")
+            raise UserError(
+                f"name = '{self.name}' becomes a folder's name: letters, digits and . _ + = - alone"
+            )
         if not self.cells and not self.axes:
             raise UserError('no cells: give at least one, as in [cells."LT/ST_1"], or [axes...]')
         for axis, values in self.axes.items():

@@ -32,7 +32,9 @@ def has_weights(run: RunFolder, summary: dict[str, Any]) -> bool:
     return (run.checkpoints / checkpoint_name(summary["best_step"]) / ".metadata").is_file()
 
 
-def metrics_of(run: RunFolder, planned: PlannedRun, evaluation: Evaluation, split: str) -> dict[str, Any] | None:
+def metrics_of(
+    run: RunFolder, planned: PlannedRun, evaluation: Evaluation, split: str
+) -> dict[str, Any] | None:
     """The metrics of an evaluation of the finished training's best weights; None where there are none."""
     summary = summary_of(run, planned)
     folder = evaluation_folder(run, split, evaluation)

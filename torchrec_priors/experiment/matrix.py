@@ -47,12 +47,18 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
         _check_name(cell.name)
         shared = in_both(budget, cell.changes)
         if shared:
-            raise UserError(f"cell '{cell.name}' changes '{shared}', which [budget] gives to all cells alike")
+            raise UserError(
+                f"cell '{cell.name}' changes '{shared}', which [budget] gives to all cells alike"
+            )
         if "seed" in cell.changes:
-            raise UserError(f"cell '{cell.name}' sets 'seed': `seeds` gives them to all cells alike")
+            raise UserError(
+                f"cell '{cell.name}' sets 'seed': `seeds` gives them to all cells alike"
+            )
     _check_distinct([cell.name for cell in cells])
     if file.baseline and file.baseline not in (names := [cell.name for cell in cells]):
-        raise UserError(f"baseline: there is no cell '{file.baseline}': {nearest(file.baseline, names)}")
+        raise UserError(
+            f"baseline: there is no cell '{file.baseline}': {nearest(file.baseline, names)}"
+        )
     return cells
 
 
@@ -85,8 +91,13 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
         return
     products = math.prod(len(named) for named in file.axes.values())
     if products > _MOST_CELLS:
-        raise UserError(f"axes: their product has {products:,} cells, more than {_MOST_CELLS:,}: give fewer values")
-    values = {axis: {name: flat(changes) for name, changes in named.items()} for axis, named in file.axes.items()}
+        raise UserError(
+            f"axes: their product has {products:,} cells, more than {_MOST_CELLS:,}: give fewer values"
+        )
+    values = {
+        axis: {name: flat(changes) for name, changes in named.items()}
+        for axis, named in file.axes.items()
+    }
     trains = {
         axis: any(not key.startswith(EVALUATION) for changes in named.values() for key in changes)
         for axis, named in values.items()
@@ -103,7 +114,9 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
         for axis, name in chosen.items():
             shared = in_both(changes, values[axis][name])
             if shared:
-                raise UserError(f"cell '{JOIN.join(names)}': two axes change '{shared}', {axis} among them")
+                raise UserError(
+                    f"cell '{JOIN.join(names)}': two axes change '{shared}', {axis} among them"
+                )
             changes.update(values[axis][name])
         trained_as = [name for axis, name in chosen.items() if trains[axis]]
         yield Cell(JOIN.join(names), changes, JOIN.join(trained_as or names))
@@ -112,7 +125,9 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
             raise UserError(f"exclude: {entry} is the same as an earlier entry or names no cell")
 
 
-def _exclusion(entry: Mapping[str, str | list[str]], values: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def _exclusion(
+    entry: Mapping[str, str | list[str]], values: Mapping[str, Mapping[str, Any]]
+) -> dict[str, list[str]]:
     if not entry:
         raise UserError("exclude: an empty entry would leave out everything")
     found = {}
@@ -122,19 +137,25 @@ def _exclusion(entry: Mapping[str, str | list[str]], values: Mapping[str, Mappin
         found[axis] = [some] if isinstance(some, str) else some
         for name in found[axis]:
             if name not in values[axis]:
-                raise UserError(f"exclude: axis '{axis}' has no value '{name}': {nearest(name, values[axis])}")
+                raise UserError(
+                    f"exclude: axis '{axis}' has no value '{name}': {nearest(name, values[axis])}"
+                )
     return found
 
 
 def in_both(one: Iterable[str], other: Iterable[str]) -> str | None:
     """A key of `other` that is, holds, or lies in a key of `one`."""
     pairs = itertools.product(one, other)
-    return next((b for a, b in pairs if a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")), None)
+    return next(
+        (b for a, b in pairs if a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")), None
+    )
 
 
 def _check_name(name: str) -> None:
     if not file_name(name) or re.search(r"[,|\n]", name):
-        raise UserError(f"cell '{name}': a name has letters or digits, and no comma, bar or line break")
+        raise UserError(
+            f"cell '{name}': a name has letters or digits, and no comma, bar or line break"
+        )
 
 
 def _check_distinct(names: list[str]) -> None:
@@ -143,5 +164,7 @@ def _check_distinct(names: list[str]) -> None:
     for name in names:
         place = file_name(name).casefold()
         if place in known:
-            raise UserError(f"cells '{known[place]}' and '{name}' would share the folder '{place}': rename one")
+            raise UserError(
+                f"cells '{known[place]}' and '{name}' would share the folder '{place}': rename one"
+            )
         known[place] = name

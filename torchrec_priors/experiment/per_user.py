@@ -41,7 +41,10 @@ class PerUserReader:
         return cls(ids, Categories.of_prior(data, data.manifest.category_prior))
 
     def read(
-        self, predictions: Path, metrics: Mapping[str, Any], on_part: Callable[[Ranked], None] = lambda _ranked: None
+        self,
+        predictions: Path,
+        metrics: Mapping[str, Any],
+        on_part: Callable[[Ranked], None] = lambda _ranked: None,
     ) -> np.ndarray:
         """float64 [U, M]: `COMPARED` of every user, in the file's order, which is the data set's.
 
@@ -58,7 +61,9 @@ class PerUserReader:
         values_UM = np.concatenate(parts)
         for name, mean in zip(COMPARED, values_UM.mean(0), strict=True):
             if abs(mean - metrics[name]) > _TOLERANCE:
-                raise ValueError(f"{name} is {mean} over {predictions} and {metrics[name]} in metrics.json beside it")
+                raise ValueError(
+                    f"{name} is {mean} over {predictions} and {metrics[name]} in metrics.json beside it"
+                )
         return values_UM
 
     def _ranked(self, predictions: Path, metrics: Mapping[str, Any]) -> Iterator[Ranked]:

@@ -45,7 +45,9 @@ class PlannedRun:
 
     def only(self, cells: Iterable[str]) -> "PlannedRun":
         """The same with the evaluations of these cells alone."""
-        return replace(self, evaluations=[each for each in self.evaluations if each.cell in set(cells)])
+        return replace(
+            self, evaluations=[each for each in self.evaluations if each.cell in set(cells)]
+        )
 
 
 def plan(
@@ -67,7 +69,9 @@ def plan(
         for cell in cells:
             changes = {**budget, **cell.changes, "seed": seed}
             config = _config(cell, base, changes)
-            training = json.dumps({name: part for name, part in asdict(config).items() if name != EVALUATION[:-1]})
+            training = json.dumps(
+                {name: part for name, part in asdict(config).items() if name != EVALUATION[:-1]}
+            )
             if training not in runs:
                 name = f"{file_name(cell.trained_as)}-seed{seed}"
                 if name.casefold() in names:
@@ -99,5 +103,9 @@ def _config(cell: Cell, base: Mapping[str, Any], changes: Mapping[str, Any]) -> 
 
 def _evaluation(cell: Cell, seed: int, config: RunConfig, run: PlannedRun) -> Evaluation:
     own, trained = (flat({"evaluation": asdict(each.evaluation)}) for each in (config, run.config))
-    overrides = [write_override(key, value) for key, value in own.items() if trained.get(key) != value]
-    return Evaluation(cell.name, seed, config, file_name(cell.name) if overrides else None, overrides)
+    overrides = [
+        write_override(key, value) for key, value in own.items() if trained.get(key) != value
+    ]
+    return Evaluation(
+        cell.name, seed, config, file_name(cell.name) if overrides else None, overrides
+    )

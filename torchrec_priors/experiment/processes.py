@@ -21,7 +21,9 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.launch.builtins import dist
 from torchrec_priors.launch.command_line import arguments
 
-_OF_A_LAUNCHER = re.compile(r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*")
+_OF_A_LAUNCHER = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
+)
 _GRACE = 10.0  # seconds between asking a process to end and ending it
 _POLL = 2.0  # seconds between asking a scheduler
 _MEMORY_MB = "8192"  # of a node, as the components have it
@@ -30,7 +32,9 @@ _MEMORY_MB = "8192"  # of a node, as the components have it
 class Launcher(Protocol):
     """Starts apps and waits for them, from several threads at once."""
 
-    def run(self, app: str, options: Mapping[str, object], overrides: list[str], log: Path) -> str | None:
+    def run(
+        self, app: str, options: Mapping[str, object], overrides: list[str], log: Path
+    ) -> str | None:
         """Runs an app to its end, its output added to `log`; the last line of its error, None where it went well."""
 
     def stop(self) -> None:
@@ -47,11 +51,22 @@ class InPlace:
         """
         self._keep_open = tuple(keep_open)
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._guard, self._stopped = threading.Lock(), False
+        self._guard = threading.Lock()
+        self._stopped = False
 
-    def run(self, app: str, options: Mapping[str, object], overrides: list[str], log: Path) -> str | None:
-        command = [sys.executable, "-m", f"torchrec_priors.apps.{app}", *arguments(options), *overrides]
-        alone = {name: value for name, value in os.environ.items() if not _OF_A_LAUNCHER.fullmatch(name)}
+    def run(
+        self, app: str, options: Mapping[str, object], overrides: list[str], log: Path
+    ) -> str | None:
+        command = [
+            sys.executable,
+            "-m",
+            f"torchrec_priors.apps.{app}",
+            *arguments(options),
+            *overrides,
+        ]
+        alone = {
+            name: value for name, value in os.environ.items() if not _OF_A_LAUNCHER.fullmatch(name)
+        }
         with append_to(log) as stream:
             before = stream.tell()
             with self._guard:
@@ -102,19 +117,26 @@ class OnScheduler:
             UserError: there is no such scheduler, or `ranks` cannot be read.
         """
         if not re.fullmatch(r"(\d+:)?\d*[1-9]\d*x[1-9]\d*", ranks):
-            raise UserError(f"-j: '{ranks}' cannot be read: write nodes x processes a node, as in 1x2")
+            raise UserError(
+                f"-j: '{ranks}' cannot be read: write nodes x processes a node, as in 1x2"
+            )
         self._runner = get_runner()
         known = self._runner.scheduler_backends()
         if scheduler not in known:
             raise UserError(f"--scheduler: there is no '{scheduler}': {nearest(scheduler, known)}")
-        self._scheduler, self._ranks = scheduler, ranks
+        self._scheduler = scheduler
+        self._ranks = ranks
         self._settings: dict[str, Any] = {}
         if scheduler.startswith("local_cwd"):
             self._settings["log_dir"] = str(logs / "torchx")
         apply(scheduler, self._settings)
-        self._guard, self._running, self._stopped = threading.Lock(), set[str](), False
+        self._guard = threading.Lock()
+        self._running = set[str]()
+        self._stopped = False
 
-    def run(self, app: str, options: Mapping[str, object], overrides: list[str], log: Path) -> str | None:
+    def run(
+        self, app: str, options: Mapping[str, object], overrides: list[str], log: Path
+    ) -> str | None:
         definition = self._definition(app, arguments(options) + overrides)
         with self._guard:
             if self._stopped:
@@ -161,5 +183,7 @@ class OnScheduler:
 def _last_line(lines: Iterable[str]) -> str:
     """Our own line about a person's mistake where there is one, as launchers report after it; else the last line."""
     said = [line.strip() for line in lines if line.strip()]
-    ours = [line[line.index("error: ") :] for line in said if re.match(r"(\[\S+\]:)?\s*error: ", line)]
+    ours = [
+        line[line.index("error: ") :] for line in said if re.match(r"(\[\S+\]:)?\s*error: ", line)
+    ]
     return (ours or said or ["it said nothing"])[-1]

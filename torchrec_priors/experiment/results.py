@@ -43,7 +43,9 @@ class Results:
 
     def differences(self, baseline: str) -> dict[str, list[Interval]]:
         """`COMPARED` of each other cell minus the baseline's, over the users and the seeds that both have."""
-        found = {cell: self.difference(cell, baseline) for cell in self.per_user if cell != baseline}
+        found = {
+            cell: self.difference(cell, baseline) for cell in self.per_user if cell != baseline
+        }
         known = {cell: difference for cell, difference in found.items() if difference is not None}
         if not known:
             return {}
@@ -51,7 +53,8 @@ class Results:
 
     def difference(self, cell: str, baseline: str) -> Difference | None:
         """None where they have no seed in common."""
-        ours, theirs = self.per_user.get(cell, {}), self.per_user.get(baseline, {})
+        ours = self.per_user.get(cell, {})
+        theirs = self.per_user.get(baseline, {})
         return Difference.between(ours, theirs) if ours.keys() & theirs.keys() else None
 
     def write(self, file: Path) -> None:
@@ -59,7 +62,8 @@ class Results:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
         columns = {
             name: pa.array(
-                [row.get(name) for row in self.rows], pa.string() if name in _TEXTS else _number(self.rows, name)
+                [row.get(name) for row in self.rows],
+                pa.string() if name in _TEXTS else _number(self.rows, name),
             )
             for name in names
         }
@@ -68,10 +72,16 @@ class Results:
 
 
 def collect(
-    out: Path, runs: list[PlannedRun], cells: list[str], data: PreparedData, split: str, failures: Failures
+    out: Path,
+    runs: list[PlannedRun],
+    cells: list[str],
+    data: PreparedData,
+    split: str,
+    failures: Failures,
 ) -> Results:
     """The results of everything that is finished, and the errors of what is not, in the order of `cells`."""
-    results, reader = Results(), PerUserReader.of(data)
+    results = Results()
+    reader = PerUserReader.of(data)
     planned = [(run, each) for run in runs for each in run.evaluations]
     for run, each in sorted(planned, key=lambda pair: (cells.index(pair[1].cell), pair[1].seed)):
         folder = RunFolder(run_folder(out, run))
@@ -85,19 +95,26 @@ def collect(
             "data_sha256": data.manifest.content_sha256,
             "error": failures.get((each.cell, each.seed)),
         }
-        summary, metrics = summary_of(folder, run), metrics_of(folder, run, each, split)
+        summary = summary_of(folder, run)
+        metrics = metrics_of(folder, run, each, split)
         if summary is None or metrics is None:
             row["error"] = row["error"] or NOT_RUN
         else:
             predictions = evaluation_folder(folder, split, each) / "predictions.parquet"
             try:
                 results.per_user[each.cell][each.seed] = reader.read(predictions, metrics)
-                row.update(_of_training(summary) | _of_evaluation(metrics, data.manifest.category_prior))
-                if each.name is not None:  # the training's validation was of other evaluation settings
+                row.update(
+                    _of_training(summary) | _of_evaluation(metrics, data.manifest.category_prior)
+                )
+                if (
+                    each.name is not None
+                ):  # the training's validation was of other evaluation settings
                     validation = metrics_of(folder, run, each, "validation") or {}
                     row[f"validation/{SELECTED_BY}"] = validation.get(SELECTED_BY)
             except (ValueError, OSError) as error:
-                row["error"] = f"{str(error).splitlines()[0]}: remove {predictions.parent} and run again"
+                row["error"] = (
+                    f"{str(error).splitlines()[0]}: remove {predictions.parent} and run again"
+                )
         results.rows.append(row)
     return results
 
@@ -126,4 +143,6 @@ def _number(rows: list[Row], name: str) -> pa.DataType:
     values = [row[name] for row in rows if row.get(name) is not None]
     if values and all(isinstance(value, bool) for value in values):
         return pa.bool_()
-    return pa.int64() if values and all(isinstance(value, int) for value in values) else pa.float64()
+    return (
+        pa.int64() if values and all(isinstance(value, int) for value in values) else pa.float64()
+    )

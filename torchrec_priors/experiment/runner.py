@@ -42,8 +42,12 @@ class Runner:
             keep_weights: False removes a run's checkpoints once it is evaluated.
             trust: files of own code may run that a run brought along.
         """
-        self.out, self.base, self.data, self.split = out, base, data, split
-        self.launcher, self.keep_weights = launcher, keep_weights
+        self.out = out
+        self.base = base
+        self.data = data
+        self.split = split
+        self.launcher = launcher
+        self.keep_weights = keep_weights
         self._trust = {"trust": True} if trust else {}
         self._logs = out / "logs"
 
@@ -53,12 +57,16 @@ class Runner:
             try:
                 self._folder(run).check_same_run(run.config, self.data)
             except UserError as error:
-                raise UserError(f"{error}, for --out, or remove it to train '{run.name}' anew") from error
+                raise UserError(
+                    f"{error}, for --out, or remove it to train '{run.name}' anew"
+                ) from error
 
     def missing(self, run: PlannedRun) -> list[Evaluation]:
         """The evaluations of a run that are still to be made."""
         folder = self._folder(run)
-        return [each for each in run.evaluations if metrics_of(folder, run, each, self.split) is None]
+        return [
+            each for each in run.evaluations if metrics_of(folder, run, each, self.split) is None
+        ]
 
     def run_all(self, runs: list[PlannedRun], at_once: int) -> Failures:
         """Runs what is missing; ends what it started where it is interrupted."""
@@ -77,7 +85,10 @@ class Runner:
                     failures.update(future.result())
                     took = time.monotonic() - started
                     self._say(
-                        waiting[future], len(runs) - len(todo) + done, len(runs), took / done * (len(todo) - done)
+                        waiting[future],
+                        len(runs) - len(todo) + done,
+                        len(runs),
+                        took / done * (len(todo) - done),
                     )
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -87,11 +98,17 @@ class Runner:
 
     def _run(self, run: PlannedRun) -> dict[tuple[str, int], str]:
         """One training and its evaluations; the failures."""
-        folder, output = self._folder(run), self._logs / f"{run.name}.log"
+        folder = self._folder(run)
+        output = self._logs / f"{run.name}.log"
         missing = self.missing(run)
         summary = summary_of(folder, run)
         if summary is None or not has_weights(folder, summary):
-            where = {"config": self.base, "data": self.data.folder, "run": folder.path, **self._trust}
+            where = {
+                "config": self.base,
+                "data": self.data.folder,
+                "run": folder.path,
+                **self._trust,
+            }
             error = self.launcher.run("train", where, run.overrides, output)
             if error is None and summary_of(folder, run) is None:
                 error = f"train left no summary of this configuration: has '{self.base}' changed?"
@@ -99,7 +116,13 @@ class Runner:
                 return {(each.cell, each.seed): error for each in missing}
         failures = {}
         for each in missing:
-            what = {"run": folder.path, "split": self.split, "data": self.data.folder, "name": each.name, **self._trust}
+            what = {
+                "run": folder.path,
+                "split": self.split,
+                "data": self.data.folder,
+                "name": each.name,
+                **self._trust,
+            }
             error = self.launcher.run("evaluate", what, each.overrides, output)
             if error is not None:
                 failures[each.cell, each.seed] = error
@@ -109,13 +132,23 @@ class Runner:
 
     def _say(self, run: PlannedRun, done: int, of: int, left: float) -> None:
         folder = self._folder(run)
-        summary, missing = summary_of(folder, run), self.missing(run)
+        summary = summary_of(folder, run)
+        missing = self.missing(run)
         if summary is None:
             said = "failed"
         else:
             said = f"validation {SELECTED_BY} {summary[f'validation/{SELECTED_BY}']:.4f}"
-            said += f", {len(missing)} of {len(run.evaluations)} evaluations failed" if missing else ""
-        log.info("[%d/%d] %s: %s%s", done, of, run.name, said, f"; about {_minutes(left)} left" if done < of else "")
+            said += (
+                f", {len(missing)} of {len(run.evaluations)} evaluations failed" if missing else ""
+            )
+        log.info(
+            "[%d/%d] %s: %s%s",
+            done,
+            of,
+            run.name,
+            said,
+            f"; about {_minutes(left)} left" if done < of else "",
+        )
 
     def _folder(self, run: PlannedRun) -> RunFolder:
         return RunFolder(run_folder(self.out, run))

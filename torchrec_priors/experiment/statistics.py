@@ -63,18 +63,28 @@ class Difference:
     seeds: tuple[tuple[int, ...], tuple[int, ...]]
 
     @classmethod
-    def between(cls, ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]) -> "Difference":
+    def between(
+        cls, ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]
+    ) -> "Difference":
         """
         Args:
             ours, theirs: float64 [U, M] of each seed, the same users.
         """
-        own, other = tuple(sorted(ours)), tuple(sorted(theirs))
+        own = tuple(sorted(ours))
+        other = tuple(sorted(theirs))
         shared = tuple(seed for seed in own if seed in theirs)
         if shared:
-            return cls((np.stack([ours[seed] - theirs[seed] for seed in shared]),), (shared, shared))
-        return cls((np.stack([ours[seed] for seed in own]), -np.stack([theirs[seed] for seed in other])), (own, other))
+            return cls(
+                (np.stack([ours[seed] - theirs[seed] for seed in shared]),), (shared, shared)
+            )
+        return cls(
+            (np.stack([ours[seed] for seed in own]), -np.stack([theirs[seed] for seed in other])),
+            (own, other),
+        )
 
-    def of(self, users: np.ndarray | slice = slice(None), metrics: Sequence[int] | slice = slice(None)) -> "Difference":
+    def of(
+        self, users: np.ndarray | slice = slice(None), metrics: Sequence[int] | slice = slice(None)
+    ) -> "Difference":
         """Of some users and metrics."""
         return Difference(tuple(side[:, users][:, :, metrics] for side in self.sides), self.seeds)
 
@@ -117,11 +127,14 @@ def intervals_of(
     """
     mean_UD = np.concatenate([difference.mean_UM for difference in differences], 1)
     mean_RD = _users_drawn(mean_UD, resamples, seed)
-    first, found = 0, []
+    first = 0
+    found = []
     for difference in differences:
         last = first + difference.mean_UM.shape[1]
         for number, part in enumerate(difference.parts):
-            mean_RD[:, first:last] += _t_draws(part.freedom, resamples, seed + number)[:, None] * part.error_M
+            mean_RD[:, first:last] += (
+                _t_draws(part.freedom, resamples, seed + number)[:, None] * part.error_M
+            )
         first = last
     low_D, high_D = np.quantile(mean_RD, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     bounds = zip(mean_UD.mean(0), low_D, high_D, strict=True)
@@ -161,5 +174,7 @@ def _seeds_part(value_SUM: np.ndarray) -> SeedsPart:
 def _t_draws(freedom: int, resamples: int, seed: int) -> np.ndarray:
     """[R] draws of Student's t, stratified and symmetric, in random order."""
     random = np.random.default_rng([seed, freedom])
-    ordered_R = np.quantile(random.standard_t(freedom, _T_DRAWS), (np.arange(resamples) + 0.5) / resamples)
+    ordered_R = np.quantile(
+        random.standard_t(freedom, _T_DRAWS), (np.arange(resamples) + 0.5) / resamples
+    )
     return random.permutation((ordered_R - ordered_R[::-1]) / 2)

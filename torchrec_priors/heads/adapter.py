@@ -22,7 +22,11 @@ def new_adapters(number: int, dim: int, kind: AdapterKind, std: float) -> nn.Par
 
 
 def adapt(
-    z_Nd: Tensor, adapters: Tensor, row_R: Tensor, runs: list[tuple[int, int]], added_Gd: Tensor | None = None
+    z_Nd: Tensor,
+    adapters: Tensor,
+    row_R: Tensor,
+    runs: list[tuple[int, int]],
+    added_Gd: Tensor | None = None,
 ) -> Tensor:
     """[R, d]: the vectors that rows ask for, with what their adapters add to them.
 

@@ -33,7 +33,9 @@ class Certainty(nn.Module):
         """Takes a step's sums over the global batch; a path without positives keeps what it has."""
         seen = sums_3K[0] > 0
         means_2K = sums_3K[1:] / sums_3K[0].clamp(min=1)
-        self.moments_2K.copy_(torch.where(seen, _DECAY * self.moments_2K + (1 - _DECAY) * means_2K, self.moments_2K))
+        self.moments_2K.copy_(
+            torch.where(seen, _DECAY * self.moments_2K + (1 - _DECAY) * means_2K, self.moments_2K)
+        )
         self.steps_K += seen
 
     def variance(self) -> Tensor:

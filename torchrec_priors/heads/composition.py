@@ -25,8 +25,11 @@ def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:
     nodes = sum(tree.nodes_at)
     if config.adapters == "vector":
         return nodes * dim
-    upper = [len(level.groups) for level in tree.levels][:-1] if tree.composition == "hierarchical" else []  # type: ignore[arg-type]
-    return nodes * dim**2 + sum(upper) * dim
+
+    group_embeddings = 0
+    if tree.composition == "hierarchical":
+        group_embeddings = sum(len(groups) for groups in tree.group_names[:-1])
+    return nodes * dim**2 + group_embeddings * dim
 
 
 def check_budget(tree: PriorTree, dim: int, config: PriorsConfig) -> None:

@@ -36,7 +36,9 @@ class FlatHeads(nn.Module):
         """
         super().__init__()
         depths = nodes(tree) if depths is None else depths
-        self.adapters = nn.ParameterList(new_adapters(len(depth.names), dim, kind, init_std) for depth in depths)
+        self.adapters = nn.ParameterList(
+            new_adapters(len(depth.names), dim, kind, init_std) for depth in depths
+        )
         self.embeddings = nn.ParameterList()
         none = torch.full((len(tree.paths),), -1)
         self.register_buffer("adapter_K", depths[0].node_K if depths else none, persistent=False)
@@ -58,5 +60,7 @@ def flat_reference(heads: FlatHeads, tree: PriorTree, state_Nd: Tensor) -> Tenso
             queries.append(state_Nd)
         else:
             weight = heads.adapters[0][adapter]
-            queries.append(state_Nd + (F.silu(state_Nd @ weight.T) if weight.dim() == 2 else weight))
+            queries.append(
+                state_Nd + (F.silu(state_Nd @ weight.T) if weight.dim() == 2 else weight)
+            )
     return torch.stack(queries, 1)

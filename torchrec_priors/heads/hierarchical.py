@@ -40,7 +40,9 @@ class HierarchicalHeads(nn.Module):
         super().__init__()
         depths = nodes(tree) if depths is None else depths
         self.depth = len(depths)
-        self.adapters = nn.ParameterList(new_adapters(len(depth.names), dim, kind, init_std) for depth in depths)
+        self.adapters = nn.ParameterList(
+            new_adapters(len(depth.names), dim, kind, init_std) for depth in depths
+        )
         self.embeddings = nn.ParameterList()
         last_K = torch.zeros(len(tree.paths), dtype=torch.int64)  # depth at which a path ends
         for number, depth in enumerate(depths, 1):
@@ -48,7 +50,9 @@ class HierarchicalHeads(nn.Module):
             self.register_buffer(f"parent_{number}", depth.parent_n, persistent=False)
             last_K += depth.node_K >= 0
             if number > 1 and kind == "matrix":
-                self.register_buffer(f"parent_group_{number}", depth.parent_group_n, persistent=False)
+                self.register_buffer(
+                    f"parent_group_{number}", depth.parent_group_n, persistent=False
+                )
                 groups = len(tree.levels[number - 2].groups)  # type: ignore[arg-type]
                 self.embeddings.append(nn.Parameter(torch.zeros(groups, dim)))
         self.register_buffer("last_K", last_K, persistent=False)
@@ -67,30 +71,46 @@ class HierarchicalHeads(nn.Module):
         Returns:
             [P, d] queries.
         """
-        tokens, end_P = max(len(state_Nd), 1), self.last_K[path_P]
-        steps: list[tuple[Runs, Tensor]] = []  # of each depth, the deepest first: its runs, and where in it pairs end
+        tokens = max(len(state_Nd), 1)
+        end_P = self.last_K[path_P]
+        steps: list[
+            tuple[Runs, Tensor]
+        ] = []  # of each depth, the deepest first: its runs, and where in it pairs end
         rows_of: list[Tensor] = []  # for the rows of each depth, the row above
-        key_R = token_P[:0]  # rows of the depth below, as the (node, token) above them: node * N + token
+        key_R = token_P[
+            :0
+        ]  # rows of the depth below, as the (node, token) above them: node * N + token
         for depth in range(self.depth, 0, -1):
             ends = end_P == depth
-            node_P, token_of = getattr(self, f"node_{depth}")[path_P[ends]], token_P[ends]
-            if depth == self.depth and self.leaves_differ:  # rows are the pairs of the paths, in their order
-                key, place = node_P * tokens + token_of, torch.arange(len(node_P), device=node_P.device)
+            node_P = getattr(self, f"node_{depth}")[path_P[ends]]
+            token_of = token_P[ends]
+            if (
+                depth == self.depth and self.leaves_differ
+            ):  # rows are the pairs of the paths, in their order
+                key = node_P * tokens + token_of
+                place = torch.arange(len(node_P), device=node_P.device)
                 counts = torch.bincount(path_P[ends], minlength=len(self.last_K)).tolist()
                 runs = zip(self.leaves, counts, strict=True)
             else:
-                key, place = torch.unique(torch.cat([key_R, node_P * tokens + token_of]), return_inverse=True)
-                counts = torch.bincount(key // tokens, minlength=len(self.adapters[depth - 1])).tolist()
+                key, place = torch.unique(
+                    torch.cat([key_R, node_P * tokens + token_of]), return_inverse=True
+                )
+                counts = torch.bincount(
+                    key // tokens, minlength=len(self.adapters[depth - 1])
+                ).tolist()
                 runs = zip(range(len(counts)), counts, strict=True)
             steps.append(([run for run in runs if run[1]], place[len(key_R) :]))
             rows_of.append(place[: len(key_R)])
             key_R = getattr(self, f"parent_{depth}")[key // tokens] * tokens + key % tokens
         rows_of.append(key_R)  # at the top a vector's number is its token
-        states, places = [state_Nd], [token_P[end_P == 0]]
+        states = [state_Nd]
+        places = [token_P[end_P == 0]]
         for depth, (runs_here, place) in enumerate(reversed(steps), 1):
             added = None
             if depth > 1 and len(self.embeddings):
-                added = self.embeddings[depth - 2].index_select(0, getattr(self, f"parent_group_{depth}"))
+                added = self.embeddings[depth - 2].index_select(
+                    0, getattr(self, f"parent_group_{depth}")
+                )
             row_R = rows_of[self.depth + 1 - depth]
             states.append(adapt(states[-1], self.adapters[depth - 1], row_R, runs_here, added))
             places.append(place)
@@ -100,7 +120,8 @@ class HierarchicalHeads(nn.Module):
 
     def _where_paths_end(self, states: list[Tensor], places: list[Tensor], end_P: Tensor) -> Tensor:
         """[P, d]: each pair's state at the last depth of its path."""
-        place_P, first = torch.zeros_like(end_P), 0
+        place_P = torch.zeros_like(end_P)
+        first = 0
         for depth in self.ends:
             place_P[end_P == depth] = first + places[depth]
             first += len(states[depth])
@@ -122,7 +143,10 @@ def hierarchical_reference(heads: HierarchicalHeads, tree: PriorTree, state_Nd: 
             elif depth == 1:
                 step = F.silu(z @ adapters[node].T)
             else:
-                step = F.silu(z @ adapters[node].T) + heads.embeddings[depth - 2][path.groups[depth - 2]]
+                step = (
+                    F.silu(z @ adapters[node].T)
+                    + heads.embeddings[depth - 2][path.groups[depth - 2]]
+                )
             z = z + step
         queries.append(z)
     return torch.stack(queries, 1)

@@ -44,7 +44,9 @@ def nodes(tree: PriorTree, positives_K: Tensor | None = None, minimum: int = 0) 
         minimum: a node with fewer of them on its paths has no adapter.
     """
     if tree.composition == "hierarchical":
-        keys = [[path.groups[:depth] for path in tree.paths] for depth in range(1, len(tree.levels) + 1)]
+        keys = [
+            [path.groups[:depth] for path in tree.paths] for depth in range(1, len(tree.levels) + 1)
+        ]
     else:  # one node a path
         keys = [[(number,) for number in range(len(tree.paths))]] if len(tree.levels) else []
     positives = [minimum] * len(tree.paths) if positives_K is None else positives_K.tolist()
@@ -83,7 +85,11 @@ def backed_off(tree: PriorTree, depths: list[Depth]) -> list[str | None]:
 
 def say_backed_off(tree: PriorTree, depths: list[Depth], minimum: int) -> None:
     """One line of the log about the paths without an adapter of their own."""
-    names = [path.name for path, to in zip(tree.paths, backed_off(tree, depths), strict=True) if to is not None]
+    names = [
+        path.name
+        for path, to in zip(tree.paths, backed_off(tree, depths), strict=True)
+        if to is not None
+    ]
     if names:
         first = ", ".join(itertools.islice(names, 5)) + (", ..." if len(names) > 5 else "")
         log.info("%d of %d prior paths have fewer than %d training positives and no adapter of their own: %s",

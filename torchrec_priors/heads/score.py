@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from torchrec_priors.settings.model import ScoreKind
 
-_FIRST_SCALE, _LARGEST_SCALE = 20.0, 100.0
+_FIRST_SCALE = 20.0
+_LARGEST_SCALE = 100.0
 
 
 class Score(nn.Module):

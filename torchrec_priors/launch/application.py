@@ -9,7 +9,9 @@ from torchrec_priors.launch.builtins import dist
 from torchrec_priors.launch.command_line import arguments
 
 
-def application(app: str, options: Mapping[str, object], *positional: str, j: str, **resources: Any) -> specs.AppDef:
+def application(
+    app: str, options: Mapping[str, object], *positional: str, j: str, **resources: Any
+) -> specs.AppDef:
     """`python -m torchrec_priors.apps.<app>` on the ranks that `j` asks for.
 
     Args:
@@ -20,4 +22,6 @@ def application(app: str, options: Mapping[str, object], *positional: str, j: st
         resources: further arguments of `dist.ddp`.
     """
     given = arguments(options)
-    return dist.ddp(*given, *positional, m=f"torchrec_priors.apps.{app}", name=f"/{app}", j=j, **resources)
+    return dist.ddp(
+        *given, *positional, m=f"torchrec_priors.apps.{app}", name=f"/{app}", j=j, **resources
+    )

@@ -33,7 +33,13 @@ class Categories:
 
     @classmethod
     def from_pairs(
-        cls, name: str, groups: list[str], of: np.ndarray, group: np.ndarray, count: int, entity: Entity = "item"
+        cls,
+        name: str,
+        groups: list[str],
+        of: np.ndarray,
+        group: np.ndarray,
+        count: int,
+        entity: Entity = "item",
     ) -> "Categories":
         """From pairs of one of `count` entities and a group, in any order."""
         return cls(name, groups, *compress(of, group, count), entity)
@@ -49,7 +55,9 @@ class Categories:
         entity = _ENTITIES.get(info.kind)
         if entity is None:
             known = ", ".join(_ENTITIES)
-            raise UserError(f"prior '{name}' is of an unknown kind, '{info.kind}' (known: {known}): prepare again")
+            raise UserError(
+                f"prior '{name}' is of an unknown kind, '{info.kind}' (known: {known}): prepare again"
+            )
         pairs = data.user_pairs(name) if entity == "user" else data.prior_pairs(name, entity)
         count = {"item": data.items, "event": len(data.manifest.events), "user": data.users}[entity]
         return cls.from_pairs(name, info.groups, *pairs, count, entity)

@@ -38,8 +38,11 @@ def evaluate(
     by_group: Sequence[str] | None = None,
     reach: Reach | None = None,
     total: Callable[[torch.Tensor], torch.Tensor],
-    on_batch: Callable[[Histories, Found, Found | None], None] = lambda _users, _found, _given: None,
-    progress: Callable[[Iterable[Histories], int], Iterable[Histories]] = lambda batches, _count: batches,
+    on_batch: Callable[[Histories, Found, Found | None], None] = lambda _users,
+    _found,
+    _given: None,
+    progress: Callable[[Iterable[Histories], int], Iterable[Histories]] = lambda batches,
+    _count: batches,
 ) -> dict[str, Any]:
     """Metrics of a split, the same on every rank: how many targets could be found at all (`Reach`), too, and where
     items have no row of their own, how many (`UnseenCounts`).
@@ -59,11 +62,15 @@ def evaluate(
     """
     evaluated = int((users_of(data, split) & (True if chosen is None else chosen)).sum())
     if not evaluated:
-        raise UserError(f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})")
+        raise UserError(
+            f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})"
+        )
 
     event_given = bool(levels_of_events(model.tree))
     reach = reach or Reach.of(model, config)
-    metrics = RankingMetrics(data.items, *_catalogue(data, by_group), event_given=event_given, reach=reach)
+    metrics = RankingMetrics(
+        data.items, *_catalogue(data, by_group), event_given=event_given, reach=reach
+    )
 
     was_training = model.training
     model.eval()
@@ -81,15 +88,17 @@ def evaluate(
     )
 
     told = EventGiven(finder, len(data.manifest.events)) if event_given else None
-    alone_I = model.item_rows.alone_I
-    unseen = None if alone_I is None else UnseenCounts(alone_I)
+    own_row_I = model.item_rows.own_row_I
+    unseen = None if own_row_I is None else UnseenCounts(own_row_I)
 
     rounds = -(-evaluated // (config.batch * share.world))
     for users in progress(batches, rounds):
         queries = finder.queries(users, finder.ask(users))
         found = finder.find(users, queries, DEPTH)
         given = None if told is None else told.find(users, queries, DEPTH)
-        metrics.update(users, found.row_Bk.cpu().numpy(), None if given is None else given.row_Bk.cpu().numpy())
+        metrics.update(
+            users, found.row_Bk.cpu().numpy(), None if given is None else given.row_Bk.cpu().numpy()
+        )
         if unseen is not None:
             unseen.update(users)
         on_batch(users, found, given)
@@ -102,8 +111,12 @@ def evaluate(
     return metrics.results() | unseen.results()
 
 
-def _catalogue(data: PreparedData, by_group: Sequence[str] | None) -> tuple[np.ndarray, Categories, list[Categories]]:
+def _catalogue(
+    data: PreparedData, by_group: Sequence[str] | None
+) -> tuple[np.ndarray, Categories, list[Categories]]:
     frequency = data.catalogue(["frequency"])["frequency"].to_numpy()
     names = [prior.name for prior in data.manifest.priors] if by_group is None else by_group
-    others = [Categories.of_prior(data, name) for name in names if name != data.manifest.category_prior]
+    others = [
+        Categories.of_prior(data, name) for name in names if name != data.manifest.category_prior
+    ]
     return frequency, Categories.of_prior(data, data.manifest.category_prior), others

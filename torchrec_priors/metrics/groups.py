@@ -43,7 +43,8 @@ class GroupMetrics:
         """
         shape = (len(ranked.m_B), len(self.prior.groups))
         pair_P, group_P = self._members(ranked, users)
-        cell_P, rank_P = ranked.user_M[pair_P] * shape[1] + group_P, ranked.rank_M[pair_P]
+        cell_P = ranked.user_M[pair_P] * shape[1] + group_P
+        rank_P = ranked.rank_M[pair_P]
         m_BG = np.bincount(cell_P, minlength=shape[0] * shape[1]).reshape(shape)
         has = m_BG > 0
         self.sums["users"] += has.sum(0)
@@ -55,8 +56,12 @@ class GroupMetrics:
             hits_BG = np.bincount(cell_P[inside], minlength=m_BG.size).reshape(shape)
             gains_BG = np.bincount(cell_P[inside], GAIN[rank_P[inside]], m_BG.size).reshape(shape)
             ideal_BG = IDEAL[np.minimum(cutoff, m_BG)]
-            self.sums[f"recall@{cutoff}"] += np.divide(hits_BG, m_BG, out=np.zeros(shape), where=has).sum(0)
-            self.sums[f"ndcg@{cutoff}"] += np.divide(gains_BG, ideal_BG, out=np.zeros(shape), where=has).sum(0)
+            self.sums[f"recall@{cutoff}"] += np.divide(
+                hits_BG, m_BG, out=np.zeros(shape), where=has
+            ).sum(0)
+            self.sums[f"ndcg@{cutoff}"] += np.divide(
+                gains_BG, ideal_BG, out=np.zeros(shape), where=has
+            ).sum(0)
 
     def results(self) -> dict[str, Any]:
         """`group/<prior>/<group>/<name>` -> number; None for means over nobody."""
@@ -65,7 +70,9 @@ class GroupMetrics:
             users = self.sums["users"][number]
             for name in VALUES:
                 value = self.sums[name][number]
-                out[f"group/{self.prior.name}/{group}/{name}"] = float(value / users) if users else None
+                out[f"group/{self.prior.name}/{group}/{name}"] = (
+                    float(value / users) if users else None
+                )
             for name in self._counts:
                 out[f"group/{self.prior.name}/{group}/{name}"] = int(self.sums[name][number])
         return out

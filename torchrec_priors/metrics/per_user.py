@@ -43,21 +43,34 @@ class Ranked:
     pair_T: np.ndarray
 
     @classmethod
-    def of(cls, row_BR: np.ndarray, targets: np.ndarray, target_lengths: np.ndarray, items: int) -> "Ranked":
+    def of(
+        cls, row_BR: np.ndarray, targets: np.ndarray, target_lengths: np.ndarray, items: int
+    ) -> "Ranked":
         """
         Args:
             targets, target_lengths: future items, user after user, at least one each; repeats count once.
             items: size of the catalogue.
         """
-        users, row_BR = len(row_BR), row_BR[:, :DEPTH]
-        keys, pair_T = np.unique(np.repeat(np.arange(users), target_lengths) * items + targets, return_inverse=True)
+        users = len(row_BR)
+        row_BR = row_BR[:, :DEPTH]
+        keys, pair_T = np.unique(
+            np.repeat(np.arange(users), target_lengths) * items + targets, return_inverse=True
+        )
         top = np.arange(users)[:, None] * items + row_BR
         place = np.searchsorted(keys, top).clip(max=len(keys) - 1)
         hit_BR = (keys[place] == top) & (row_BR >= 0)
         rank_M = np.full(len(keys), DEPTH)
         rank_M[place[hit_BR]] = np.nonzero(hit_BR)[1]
         user_M = keys // items
-        return cls(row_BR, hit_BR, user_M, keys % items, np.bincount(user_M, minlength=users), rank_M, pair_T)
+        return cls(
+            row_BR,
+            hit_BR,
+            user_M,
+            keys % items,
+            np.bincount(user_M, minlength=users),
+            rank_M,
+            pair_T,
+        )
 
     def values(self, cutoff: int, category: Categories) -> dict[str, np.ndarray]:
         """`recall`, `ndcg` and `entropy` (bits) of the first `cutoff` items of each user: float64 [B] each."""

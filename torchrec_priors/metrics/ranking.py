@@ -45,10 +45,17 @@ class RankingMetrics:
             event_given: whether users have a second list, of what was found by the heads of their targets' events.
             reach: counts which targets could be found at all; None where that is not asked.
         """
-        self.items, self.category, self.event_given, self.reach = items, category, event_given, reach
+        self.items = items
+        self.category = category
+        self.event_given = event_given
+        self.reach = reach
         self.surprise = -np.log2((frequency + 1.0) / (frequency.sum() + items))
-        self.groups = [GroupMetrics(prior, counts_found=reach is not None) for prior in (category, *others)]
-        self._sums = {"users": np.zeros(2)} | {name: np.zeros(2) for name in _VALUES}  # of all users, of newcomers
+        self.groups = [
+            GroupMetrics(prior, counts_found=reach is not None) for prior in (category, *others)
+        ]
+        self._sums = {"users": np.zeros(2)} | {
+            name: np.zeros(2) for name in _VALUES
+        }  # of all users, of newcomers
         for cutoff in CUTOFFS:
             self._sums |= {f"shown@{cutoff}": np.zeros(items), f"surprise@{cutoff}": np.zeros(1)}
         if event_given:
@@ -61,7 +68,9 @@ class RankingMetrics:
             return ("events",)
         return self.reach.needs if self.reach is not None else ()
 
-    def update(self, users: Histories, row_BR: np.ndarray, row_given_BR: np.ndarray | None = None) -> None:
+    def update(
+        self, users: Histories, row_BR: np.ndarray, row_given_BR: np.ndarray | None = None
+    ) -> None:
         """A batch of users, with what `needs` names beside their targets.
 
         Args:
@@ -107,12 +116,16 @@ class RankingMetrics:
             out[f"{prefix}users"] = int(count)
         if self.event_given:
             for name in _VALUES:
-                out[EVENT_GIVEN + name] = float(self._sums[EVENT_GIVEN + name][0] / users) if users else None
+                out[EVENT_GIVEN + name] = (
+                    float(self._sums[EVENT_GIVEN + name][0] / users) if users else None
+                )
         for cutoff in CUTOFFS:
             shown = self._sums[f"shown@{cutoff}"]
             out[f"coverage@{cutoff}"] = float((shown > 0).mean())
             out[f"gini@{cutoff}"] = _gini(shown)
-            out[f"novelty@{cutoff}"] = float(self._sums[f"surprise@{cutoff}"][0] / max(shown.sum(), 1))
+            out[f"novelty@{cutoff}"] = float(
+                self._sums[f"surprise@{cutoff}"][0] / max(shown.sum(), 1)
+            )
         if self.reach is not None:
             out |= self.reach.results()
         for group in self.groups:

@@ -31,15 +31,21 @@ _COUNTS = ("targets", "found", "met", "without_row", "without_head")
 class Reach:
     """Accumulates batches; `sum_over` and then `results`."""
 
-    def __init__(self, tree: PriorTree, rows: ItemRows | ManagedRows, horizon: int, *, filter_seen: bool) -> None:
+    def __init__(
+        self, tree: PriorTree, rows: ItemRows | ManagedRows, horizon: int, *, filter_seen: bool
+    ) -> None:
         """
         Args:
             horizon: of the model: heads learn no targets beyond it.
         """
-        self._tree, self._horizon, self._filter_seen = tree, horizon, filter_seen
+        self._tree = tree
+        self._horizon = horizon
+        self._filter_seen = filter_seen
         self._in_a_head_I = _in_a_head(tree)
-        self._may_be_found_I = np.ones(tree.items, bool) if rows.found_I is None else rows.found_I
-        self._known_I = rows.known_I
+        self._may_be_found_I = (
+            np.ones(tree.items, bool) if rows.recommendable_I is None else rows.recommendable_I
+        )
+        self._known_I = rows.has_row_I
         heads = len(tree.item_set_K)
         self._sums = {name: np.zeros(1) for name in (*_COUNTS, "users", "share")}
         self._sums |= {name: np.zeros(heads) for name in ("of_head", "found_of_head")}
@@ -47,7 +53,9 @@ class Reach:
     @classmethod
     def of(cls, model: Recommender, config: RetrievalConfig) -> "Reach":
         """Of a model whose item rows are those that will be searched."""
-        return cls(model.tree, model.item_rows, model.config.horizon, filter_seen=config.filter_seen)
+        return cls(
+            model.tree, model.item_rows, model.config.horizon, filter_seen=config.filter_seen
+        )
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -56,17 +64,26 @@ class Reach:
 
     def update(self, users: Histories, ranked: Ranked) -> np.ndarray:
         """bool [M]: distinct targets of a batch that can be found."""
-        target_M, user_M = ranked.target_M, ranked.user_M
+        target_M = ranked.target_M
+        user_M = ranked.user_M
         met_M = self._met(users, ranked) if self._filter_seen else np.zeros(len(target_M), bool)
         row_M = self._may_be_found_I[target_M] & self._anything_known(users)[user_M]
         head_M = self._in_a_head_I[target_M]
         found_M = row_M & head_M & ~met_M
 
-        counted = (len(target_M), found_M.sum(), met_M.sum(), (~met_M & ~row_M).sum(), (~met_M & row_M & ~head_M).sum())
+        counted = (
+            len(target_M),
+            found_M.sum(),
+            met_M.sum(),
+            (~met_M & ~row_M).sum(),
+            (~met_M & row_M & ~head_M).sum(),
+        )
         for name, count in zip(_COUNTS, counted, strict=True):
             self._sums[name] += count
         self._sums["users"] += len(users)
-        self._sums["share"] += (np.bincount(user_M[found_M], minlength=len(users)) / ranked.m_B).sum()
+        self._sums["share"] += (
+            np.bincount(user_M[found_M], minlength=len(users)) / ranked.m_B
+        ).sum()
 
         self._count_heads(users, found_M[ranked.pair_T])
         return found_M
@@ -78,7 +95,8 @@ class Reach:
 
     def results(self) -> dict[str, Any]:
         """Flat names -> numbers."""
-        of, found = self._count("targets"), self._count("found")
+        of = self._count("targets")
+        found = self._count("found")
         return {
             "reachable/targets": found,
             "reachable/targets_share": found / max(of, 1),
@@ -91,11 +109,14 @@ class Reach:
 
     def in_words(self) -> str | None:
         """How many of the targets can be found, and why not the others; None where all can."""
-        of, found = self._count("targets"), self._count("found")
+        of = self._count("targets")
+        found = self._count("found")
         if found == of:
             return None
         why = {
-            "were met before, and evaluation.filter_seen leaves out what was met": self._count("met"),
+            "were met before, and evaluation.filter_seen leaves out what was met": self._count(
+                "met"
+            ),
             "have no row, or a history without any": self._count("without_row"),
             "are in no head": self._count("without_head"),
         }
@@ -104,16 +125,25 @@ class Reach:
 
     def warnings(self) -> list[str]:
         """One line for each thing that spoils what the metrics say."""
-        of, found = self._count("targets"), self._count("found")
+        of = self._count("targets")
+        found = self._count("found")
         said = []
         if found < FEW * of:
-            remedy = ": evaluation.filter_seen=false finds what was met, too" if 2 * self._count("met") > of else ""
-            said.append(f"{'none' if not found else f'only {found / of:.1%}'} of the targets can be found{remedy}")
+            remedy = (
+                ": evaluation.filter_seen=false finds what was met, too"
+                if 2 * self._count("met") > of
+                else ""
+            )
+            said.append(
+                f"{'none' if not found else f'only {found / of:.1%}'} of the targets can be found{remedy}"
+            )
         names = self._heads_in_vain()
         if found and names:
             first = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
             heads = len(self._tree.item_set_K)
-            said.append(f"{len(names):,} of {heads:,} heads can find none of their targets ({first})")
+            said.append(
+                f"{len(names):,} of {heads:,} heads can find none of their targets ({first})"
+            )
         return said
 
     def _count(self, name: str) -> int:
@@ -122,7 +152,11 @@ class Reach:
     def _heads_in_vain(self) -> list[str]:
         """Names of heads with targets of which none can be found."""
         in_vain_K = (self._sums["of_head"] > 0) & (self._sums["found_of_head"] == 0)
-        return [path.name for path, in_vain in zip(self._tree.paths, in_vain_K.tolist(), strict=True) if in_vain]
+        return [
+            path.name
+            for path, in_vain in zip(self._tree.paths, in_vain_K.tolist(), strict=True)
+            if in_vain
+        ]
 
     def _met(self, users: Histories, ranked: Ranked) -> np.ndarray:
         """bool [M]"""

@@ -13,12 +13,12 @@ from torchrec_priors.data.histories import Histories
 class UnseenCounts:
     """Accumulates batches; `sum_over` and then `results`."""
 
-    def __init__(self, alone_I: np.ndarray) -> None:
+    def __init__(self, own_row_I: np.ndarray) -> None:
         """
         Args:
-            alone_I: bool, items that have a row to themselves.
+            own_row_I: bool, items that have a row to themselves.
         """
-        self.unseen_I = ~alone_I
+        self.unseen_I = ~own_row_I
         self._sums = np.zeros(4, np.int64)
 
     def update(self, users: Histories) -> None:

@@ -24,7 +24,12 @@ def squash(z: Tensor) -> Tensor:
 
 
 def dynamic_routing_reference(
-    x_NKd: Tensor, first_LK: Tensor, offsets_B1: Tensor, token_Q: Tensor, iterations: int, open_QK: Tensor
+    x_NKd: Tensor,
+    first_LK: Tensor,
+    offsets_B1: Tensor,
+    token_Q: Tensor,
+    iterations: int,
+    open_QK: Tensor,
 ) -> Tensor:
     """The definition, position by position. Same arguments and result as `dynamic_routing`."""
     capsules = []
@@ -37,11 +42,18 @@ def dynamic_routing_reference(
             u_Kd = squash(torch.einsum("jk,jkd->kd", w_jK, x_jKd))
             b_jK = b_jK + torch.einsum("kd,jkd->jk", u_Kd, x_jKd).detach()
         capsules.append(u_Kd)
-    return torch.stack(capsules) if capsules else x_NKd.new_zeros(0, first_LK.shape[1], x_NKd.shape[2])
+    return (
+        torch.stack(capsules) if capsules else x_NKd.new_zeros(0, first_LK.shape[1], x_NKd.shape[2])
+    )
 
 
 def dynamic_routing(
-    x_NKd: Tensor, first_LK: Tensor, offsets_B1: Tensor, token_Q: Tensor, iterations: int, open_QK: Tensor
+    x_NKd: Tensor,
+    first_LK: Tensor,
+    offsets_B1: Tensor,
+    token_Q: Tensor,
+    iterations: int,
+    open_QK: Tensor,
 ) -> Tensor:
     """
     Args:
@@ -54,7 +66,8 @@ def dynamic_routing(
     Returns:
         [Q, K, d] capsules; those that are not open are zero.
     """
-    capsules, places = [], []
+    capsules = []
+    places = []
     for block in blocks(offsets_B1, token_Q):
         x_bKLd = x_NKd[block.token_bL].transpose(1, 2)
         first_KL = first_LK[: block.token_bL.shape[1]].T
@@ -64,9 +77,12 @@ def dynamic_routing(
     return in_order(capsules, places)
 
 
-def _route(x_bKLd: Tensor, first_KL: Tensor, block: Block, iterations: int, open_QK: Tensor) -> Tensor:
+def _route(
+    x_bKLd: Tensor, first_KL: Tensor, block: Block, iterations: int, open_QK: Tensor
+) -> Tensor:
     """[b, R, K, d]"""
-    capsules, rows = open_QK.shape[1], block.position_bR.shape
+    capsules = open_QK.shape[1]
+    rows = block.position_bR.shape
     open_rows = torch.ones(rows.numel(), capsules, dtype=torch.bool, device=open_QK.device)
     open_rows[block.row_Q] = open_QK[block.place_Q]
     shut_bKR1 = ~open_rows.view(*rows, capsules).transpose(1, 2)[..., None]
@@ -74,7 +90,9 @@ def _route(x_bKLd: Tensor, first_KL: Tensor, block: Block, iterations: int, open
     b_bKRL = first_KL[:, None].expand(rows[0], -1, rows[1], -1)
     fixed_bKLd = x_bKLd.detach()
     for left in reversed(range(iterations)):
-        w_bKRL = torch.softmax(b_bKRL.masked_fill(shut_bKR1, -torch.inf), 1).masked_fill(unseen_b1RL, 0.0)
+        w_bKRL = torch.softmax(b_bKRL.masked_fill(shut_bKR1, -torch.inf), 1).masked_fill(
+            unseen_b1RL, 0.0
+        )
         u_bKRd = squash(_over_items(w_bKRL, x_bKLd if left == 0 else fixed_bKLd))
         if left:
             b_bKRL = b_bKRL + _against_items(u_bKRd, fixed_bKLd)
@@ -92,4 +110,6 @@ def _against_items(u_bKRd: Tensor, x_bKLd: Tensor) -> Tensor:
     if x_bKLd.shape[1] > 1:
         return u_bKRd @ x_bKLd.transpose(2, 3)
     b, capsules, rows, _ = u_bKRd.shape
-    return (u_bKRd.flatten(1, 2) @ x_bKLd[:, 0].transpose(1, 2)).view(b, capsules, rows, x_bKLd.shape[2])
+    return (u_bKRd.flatten(1, 2) @ x_bKLd[:, 0].transpose(1, 2)).view(
+        b, capsules, rows, x_bKLd.shape[2]
+    )

@@ -27,17 +27,28 @@ _CELLS = 1 << 19  # logits held at a time
 
 
 def hard_negatives_loss_reference(
-    query_Pd: Tensor, positives: WeighedPositives, negatives: NegativeSets, beta: float, hidden: Hidden | None = None
+    query_Pd: Tensor,
+    positives: WeighedPositives,
+    negatives: NegativeSets,
+    beta: float,
+    hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The definition, positive by positive. Same arguments and result as `hard_negatives_loss`."""
     losses = []
-    for source, row, query in zip(positives.source_M, positives.id_M, positives.query_M, strict=True):
-        score, others = query_Pd[query] @ positives.item_Xd[source], negatives.ids_n != row
+    for source, row, query in zip(
+        positives.source_M, positives.id_M, positives.query_M, strict=True
+    ):
+        score = query_Pd[query] @ positives.item_Xd[source]
+        others = negatives.ids_n != row
         if hidden is not None:
-            for first, count in zip(hidden.first_RP[:, query], hidden.count_RP[:, query], strict=True):
+            for first, count in zip(
+                hidden.first_RP[:, query], hidden.count_RP[:, query], strict=True
+            ):
                 others = others.index_fill(0, hidden.negative_H[first : first + count], False)
         logit_j = (negatives.vectors_nd @ query_Pd[query])[others]
-        shift_j = torch.zeros_like(logit_j) if negatives.shifts_n is None else negatives.shifts_n[others]
+        shift_j = (
+            torch.zeros_like(logit_j) if negatives.shifts_n is None else negatives.shifts_n[others]
+        )
         weight_j = torch.softmax(beta * logit_j + shift_j, 0)
         hard = shift_j.exp().sum() * (weight_j * logit_j.exp()).sum()
         losses.append(torch.log(score.exp() + hard) - score)
@@ -46,7 +57,11 @@ def hard_negatives_loss_reference(
 
 
 def hard_negatives_loss(
-    query_Pd: Tensor, positives: WeighedPositives, negatives: NegativeSets, beta: float, hidden: Hidden | None = None
+    query_Pd: Tensor,
+    positives: WeighedPositives,
+    negatives: NegativeSets,
+    beta: float,
+    hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The weighted sum over positives, through which gradients go once; and [M], each positive's own, without any.
 
@@ -82,18 +97,26 @@ class _HardNegatives(torch.autograd.Function):
         starts = list(range(0, max(len(query_Pd), 1), rows)) if len(vectors_nd) else []
         ends = torch.tensor([*starts, len(query_Pd)], device=query_Pd.device)
         bounds = torch.searchsorted(positives.query_M, ends).tolist()
-        for start, some in zip(starts, itertools.starmap(slice, itertools.pairwise(bounds)), strict=True):
+        for start, some in zip(
+            starts, itertools.starmap(slice, itertools.pairwise(bounds)), strict=True
+        ):
             of = positives.chosen(some)
             of = replace(of, query_M=of.query_M - start)
-            rows_pd, (grad_Pd, grad_Xd, grad_nd) = slice(start, start + rows), ctx.grads
-            cells = None if hidden is None else hidden.cells(rows_pd, columns[: len(hidden.first_RP)])
-            nll_M[some] = _block(query_Pd[rows_pd], of, negatives, beta, cells, grad_Pd[rows_pd], grad_Xd, grad_nd)
+            rows_pd = slice(start, start + rows)
+            (grad_Pd, grad_Xd, grad_nd) = ctx.grads
+            cells = (
+                None if hidden is None else hidden.cells(rows_pd, columns[: len(hidden.first_RP)])
+            )
+            nll_M[some] = _block(
+                query_Pd[rows_pd], of, negatives, beta, cells, grad_Pd[rows_pd], grad_Xd, grad_nd
+            )
         ctx.mark_non_differentiable(nll_M)
         return (positives.weight_M * nll_M).sum(), nll_M
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        made, ctx.grads = ctx.grads, None
+        made = ctx.grads
+        ctx.grads = None
         assert made is not None, "gradients are handed out once"
         return *(grad.mul_(grads[0]) for grad in made), None, None, None, None
 
@@ -113,12 +136,15 @@ def _block(
     Args:
         cells: queries, and negatives that they do not see.
     """
-    item_md, query_md = of.item_Xd[of.source_M], query_pd[of.query_M]
+    item_md = of.item_Xd[of.source_M]
+    query_md = query_pd[of.query_M]
     score_m = (query_md * item_md).sum(1)
     rest_pn = query_pd @ negatives.vectors_nd.T
     if cells is not None:
         rest_pn[cells] = -torch.inf
-    top_p = rest_pn.amax(1).clamp_(min=torch.finfo(rest_pn.dtype).min)  # where nothing is seen, no NaN
+    top_p = rest_pn.amax(1).clamp_(
+        min=torch.finfo(rest_pn.dtype).min
+    )  # where nothing is seen, no NaN
     rest_pn.sub_(top_p[:, None])
     hard_pn = rest_pn.exp()  # e^s
     shift_n = negatives.shifts_n
@@ -141,7 +167,8 @@ def _block(
 
     hard_m = others(hard_pn.sum(1, dtype=torch.float64)[of.query_M], hard_pn.flatten()[cell])
     soft_m = others(soft_pn.sum(1, dtype=torch.float64)[of.query_M], soft_pn.flatten()[cell])
-    copies_pn, number_p = copies_n.expand(rest_pn.shape), copies_n.sum().expand(len(rest_pn))
+    copies_pn = copies_n.expand(rest_pn.shape)
+    number_p = copies_n.sum().expand(len(rest_pn))
     if cells is not None:
         copies_pn = copies_pn.contiguous()
         copies_pn[cells] = 0.0
@@ -150,7 +177,9 @@ def _block(
     there_m = (hard_m > 0) & (soft_m > 0) & (number_m > 0)
     logs = [torch.where(there_m, value, 1.0).log() for value in (number_m, hard_m, soft_m)]
     above_m = logs[0] + logs[1] - logs[2] + top_p[of.query_M].double() - score_m.double()
-    by_m = torch.where(there_m, of.weight_M * torch.sigmoid(above_m), 0.0)  # by what all negatives give together
+    by_m = torch.where(
+        there_m, of.weight_M * torch.sigmoid(above_m), 0.0
+    )  # by what all negatives give together
     by_hard_m = torch.where(there_m, (1 + beta) * by_m / hard_m, 0.0)
     by_soft_m = torch.where(there_m, beta * by_m / soft_m, 0.0)
     _through_terms(hard_pn, soft_pn, of.query_M, (by_hard_m, by_soft_m), row, cell)
@@ -163,7 +192,12 @@ def _block(
 
 
 def _through_terms(
-    hard_pn: Tensor, soft_pn: Tensor, query_m: Tensor, by_m: tuple[Tensor, Tensor], row: Tensor, cell: Tensor
+    hard_pn: Tensor,
+    soft_pn: Tensor,
+    query_m: Tensor,
+    by_m: tuple[Tensor, Tensor],
+    row: Tensor,
+    cell: Tensor,
 ) -> None:
     """Puts derivatives by the logits where the harder terms are; a positive's own terms are none of its derivatives.
 

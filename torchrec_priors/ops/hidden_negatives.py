@@ -34,7 +34,9 @@ class Hidden:
 
     def of(self, queries: Tensor) -> "Hidden":
         """Those of some queries, of whose positives none is hidden."""
-        return Hidden(self.negative_H, self.first_RP[:, queries], self.count_RP[:, queries], self.own_M[:0])
+        return Hidden(
+            self.negative_H, self.first_RP[:, queries], self.count_RP[:, queries], self.own_M[:0]
+        )
 
     def cells(self, rows: slice, columns: list[slice]) -> tuple[Tensor, Tensor]:
         """(row, column) of all hidden ones in a block of logits.
@@ -43,7 +45,9 @@ class Hidden:
             rows: the queries.
             columns: their negatives: those of their item set, then the shared, side by side.
         """
-        of_rows, of_columns, before = [], [], 0
+        of_rows = []
+        of_columns = []
+        before = 0
         for first_P, count_P, some in zip(self.first_RP, self.count_RP, columns, strict=True):
             row, place = ranges(first_P[rows], count_P[rows])
             of_rows.append(row)
@@ -52,7 +56,7 @@ class Hidden:
         return torch.cat(of_rows), torch.cat(of_columns)
 
 
-class Met:
+class SeenItems:
     """What some histories meet where, and which negatives those items are."""
 
     def __init__(self, id_N: Tensor, offsets_B1: Tensor, negatives: NegativeSets) -> None:
@@ -61,7 +65,8 @@ class Met:
             id_N: row ids, as the negatives have them.
             offsets_B1: bounds of the histories.
         """
-        self._ids, self._offsets_B1 = id_N, offsets_B1
+        self._ids = id_N
+        self._offsets_B1 = offsets_B1
         self._history_N = numbers(offsets_B1.diff())
         self._sets = len(negatives.counts_S)
         self._shared = negatives.shared > 0
@@ -70,11 +75,15 @@ class Met:
         count_n = torch.searchsorted(sorted_N, negatives.ids_n, right=True) - first_n
         negative_H, place_H = ranges(first_n, count_n)
         counts = torch.tensor([*negatives.counts_S, negatives.shared], device=id_N.device)
-        key_H = numbers(counts)[negative_H] * len(id_N) + position_N[place_H]  # by item set, then by position
+        key_H = (
+            numbers(counts)[negative_H] * len(id_N) + position_N[place_H]
+        )  # by item set, then by position
         self._key_H, order = torch.sort(key_H)
         self._negative_H = negative_H[order]
 
-    def hidden(self, position_P: Tensor, query_counts_S: list[int], positives: WeighedPositives) -> Hidden:
+    def hidden(
+        self, position_P: Tensor, query_counts_S: list[int], positives: WeighedPositives
+    ) -> Hidden:
         """From every query what its history had met up to its position, that included.
 
         Args:
@@ -83,11 +92,15 @@ class Met:
         """
         set_P = numbers(torch.tensor(query_counts_S, device=position_P.device))
         start_P = self._offsets_B1[self._history_N[position_P]]
-        first, count = [], []
+        first = []
+        count = []
         for of_P in (set_P, torch.full_like(set_P, self._sets))[: 1 + self._shared]:
             low = torch.searchsorted(self._key_H, of_P * len(self._ids) + start_P)
             first.append(low)
-            count.append(torch.searchsorted(self._key_H, of_P * len(self._ids) + position_P, right=True) - low)
+            count.append(
+                torch.searchsorted(self._key_H, of_P * len(self._ids) + position_P, right=True)
+                - low
+            )
         return Hidden(
             self._negative_H,
             torch.stack(first),

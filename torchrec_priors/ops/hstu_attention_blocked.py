@@ -36,10 +36,14 @@ def hstu_attention_blocked(
     """See `hstu_attention`. Computes in float32, or in float64 where that is given."""
     lengths = (offsets_B1[1:] - offsets_B1[:-1]).tolist()
     if max(lengths, default=0) > bias_HL.shape[1]:
-        raise ValueError(f"a sequence of {max(lengths)} tokens is longer than the configured {bias_HL.shape[1]}")
+        raise ValueError(
+            f"a sequence of {max(lengths)} tokens is longer than the configured {bias_HL.shape[1]}"
+        )
     plan = PaddedChunks.of(lengths, offsets_B1, lambda padded: _sequences(padded, q_NHD.shape[1]))
     time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
-    out_NHD: Tensor = _Attention.apply(q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N, plan, divisor, alpha)
+    out_NHD: Tensor = _Attention.apply(
+        q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N, plan, divisor, alpha
+    )
     return out_NHD
 
 
@@ -63,17 +67,24 @@ class _Attention(torch.autograd.Function):
         alpha: float,
     ) -> Tensor:
         ctx.save_for_backward(q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N)
-        ctx.plan, ctx.divisor, ctx.alpha = plan, divisor, alpha
+        ctx.plan = plan
+        ctx.divisor = divisor
+        ctx.alpha = alpha
         work = _Work(plan, q_NHD, bias_HL, bias_HC, time_N, alpha)
         out_PHD = work.buffer("out", len(plan.token_P), *v_NHD.shape[1:])
         for chunk in plan.chunks:
-            q, k, v = (work.gather(name, x, chunk) for name, x in (("q", q_NHD), ("k", k_NHD), ("v", v_NHD)))
+            q, k, v = (
+                work.gather(name, x, chunk)
+                for name, x in (("q", q_NHD), ("k", k_NHD), ("v", v_NHD))
+            )
             out_nTHD = out_PHD[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded))
             for rows, keys in _blocks(chunk.padded):
                 weights = torch.ops.aten.silu_(work.scores(q, k, chunk, rows, keys))
                 block = work.buffer("block", len(v), rows.stop - rows.start, v.shape[2])
                 torch.bmm(weights, v[:, keys], out=block)
-                torch.mul(_by_sequence(block, chunk).transpose(1, 2), 1 / divisor, out=out_nTHD[:, rows])
+                torch.mul(
+                    _by_sequence(block, chunk).transpose(1, 2), 1 / divisor, out=out_nTHD[:, rows]
+                )
         return out_PHD.index_select(0, plan.place_N).to(v_NHD.dtype)
 
     @staticmethod
@@ -83,14 +94,22 @@ class _Attention(torch.autograd.Function):
         plan: PaddedChunks = ctx.plan
         work = _Work(plan, q_NHD, bias_HL, bias_HC, time_N, ctx.alpha)
         scale_P = plan.filled_P.to(work.dtype).div_(ctx.divisor)
-        grads_PHD = [work.buffer(f"grad_{name}", len(plan.token_P), *q_NHD.shape[1:]) for name in "qkv"]
-        grad_HL = q_NHD.new_zeros(len(bias_HL), plan.longest, dtype=work.dtype)  # the longest distance first
+        grads_PHD = [
+            work.buffer(f"grad_{name}", len(plan.token_P), *q_NHD.shape[1:]) for name in "qkv"
+        ]
+        grad_HL = q_NHD.new_zeros(
+            len(bias_HL), plan.longest, dtype=work.dtype
+        )  # the longest distance first
         grad_HC = None if bias_HC is None else torch.zeros_like(bias_HC, dtype=work.dtype)
         for chunk in plan.chunks:
-            q, k, v = (work.gather(name, x, chunk) for name, x in (("q", q_NHD), ("k", k_NHD), ("v", v_NHD)))
+            q, k, v = (
+                work.gather(name, x, chunk)
+                for name, x in (("q", q_NHD), ("k", k_NHD), ("v", v_NHD))
+            )
             grad = work.gather("grad", grads[0], chunk, scale_P)
             grad_q, grad_k, grad_v = (
-                x[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded)).transpose(1, 2) for x in grads_PHD
+                x[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded)).transpose(1, 2)
+                for x in grads_PHD
             )
             sum_k, sum_v = (work.buffer(name, *k.shape).zero_() for name in ("sum_k", "sum_v"))
             for rows, keys in _blocks(chunk.padded):
@@ -158,7 +177,10 @@ class _Work:
         alpha: float,
     ) -> None:
         self.dtype = torch.float64 if q_NHD.dtype == torch.float64 else torch.float32
-        self.device, self.plan, self.alpha, self.time_N = q_NHD.device, plan, alpha, time_N
+        self.device = q_NHD.device
+        self.plan = plan
+        self.alpha = alpha
+        self.time_N = time_N
         self.bias_HC = None if bias_HC is None else bias_HC.to(self.dtype)
         self._flat: dict[str, Tensor] = {}
         self.bias_HRL = self._bias(bias_HL)
@@ -181,7 +203,9 @@ class _Work:
             flat = self._flat[name] = torch.empty(size, dtype=self.dtype, device=self.device)
         return flat[:size].view(shape)
 
-    def gather(self, name: str, x_NHD: Tensor, chunk: Chunk, scale_P: Tensor | None = None) -> Tensor:
+    def gather(
+        self, name: str, x_NHD: Tensor, chunk: Chunk, scale_P: Tensor | None = None
+    ) -> Tensor:
         """[n * H, T, D] of a chunk's tokens."""
         _, heads, width = x_NHD.shape
         rows = x_NHD.flatten(1).index_select(0, self.plan.token_P[chunk.rows])
@@ -190,7 +214,9 @@ class _Work:
         if scale_P is None:
             out.copy_(rows_nHTD)
         else:
-            torch.mul(rows_nHTD, scale_P[chunk.rows].view(chunk.sequences, 1, chunk.padded, 1), out=out)
+            torch.mul(
+                rows_nHTD, scale_P[chunk.rows].view(chunk.sequences, 1, chunk.padded, 1), out=out
+            )
         return out.flatten(0, 1)
 
     def scores(self, q: Tensor, k: Tensor, chunk: Chunk, rows: slice, keys: slice) -> Tensor:
@@ -201,11 +227,15 @@ class _Work:
         scores_nHRK.copy_(self.bias_HRL[:, : scores.shape[1], begin : begin + keys.stop])
         if self.bias_HC is not None:
             bucket_nRK = self._buckets(chunk, rows, keys)
-            of_time = self.bias_HC.index_select(1, bucket_nRK.flatten()).unflatten(1, bucket_nRK.shape)
+            of_time = self.bias_HC.index_select(1, bucket_nRK.flatten()).unflatten(
+                1, bucket_nRK.shape
+            )
             scores_nHRK += of_time.transpose(0, 1)
         return scores.baddbmm_(q[:, rows], k[:, keys].transpose(1, 2), alpha=self.alpha)
 
-    def add_buckets(self, grad_HC: Tensor, of_scores_nHRK: Tensor, chunk: Chunk, rows: slice, keys: slice) -> None:
+    def add_buckets(
+        self, grad_HC: Tensor, of_scores_nHRK: Tensor, chunk: Chunk, rows: slice, keys: slice
+    ) -> None:
         """Adds the sums over each bucket of time."""
         bucket = self._buckets(chunk, rows, keys).flatten()
         of_scores = of_scores_nHRK.transpose(0, 1).flatten(1)

@@ -23,7 +23,9 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def has_native(q_NHD: Tensor) -> bool:
     """Whether these can be computed here: a CPU's tensors of at most 32 bits, and a compiler, or what it has left."""
-    return q_NHD.device.type == "cpu" and q_NHD.dtype in _DTYPES and load_native(_SOURCE) is not None
+    return (
+        q_NHD.device.type == "cpu" and q_NHD.dtype in _DTYPES and load_native(_SOURCE) is not None
+    )
 
 
 def hstu_attention_native(
@@ -90,8 +92,10 @@ class _Inputs:
         assert bias_HL is not None
         assert offsets_B1 is not None
         self.qkv = [_single(x) for x in (q, k, v) if x is not None]
-        self.bias_HL, self.bias_HC = _single(bias_HL), None if bias_HC is None else _single(bias_HC).contiguous()
-        self.offsets_B1, self.time_N = offsets_B1, None if time_N is None else time_N.contiguous()
+        self.bias_HL = _single(bias_HL)
+        self.bias_HC = None if bias_HC is None else _single(bias_HC).contiguous()
+        self.offsets_B1 = offsets_B1
+        self.time_N = None if time_N is None else time_N.contiguous()
         self.lengths_B = offsets_B1.diff()
         self.order_B = torch.argsort(self.lengths_B, descending=True, stable=True)
         self.batch = _Batch(
@@ -135,13 +139,21 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         saved = (q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N)
         ctx.save_for_backward(*saved)
-        ctx.divisor, ctx.alpha = divisor, alpha
+        ctx.divisor = divisor
+        ctx.alpha = alpha
         inputs = _Inputs(saved, divisor, alpha)
         if inputs.batch.longest > bias_HL.shape[1]:
             longest = inputs.batch.longest
-            raise ValueError(f"a sequence of {longest} tokens is longer than the configured {bias_HL.shape[1]}")
+            raise ValueError(
+                f"a sequence of {longest} tokens is longer than the configured {bias_HL.shape[1]}"
+            )
         out_NHD = torch.empty(v_NHD.shape)
-        _call("hstu_forward", ctypes.byref(inputs.batch), *inputs.heads(), ctypes.byref(_Heads.of(out_NHD)))
+        _call(
+            "hstu_forward",
+            ctypes.byref(inputs.batch),
+            *inputs.heads(),
+            ctypes.byref(_Heads.of(out_NHD)),
+        )
         return out_NHD.to(v_NHD.dtype)
 
     @staticmethod
@@ -155,7 +167,9 @@ class _Attention(torch.autograd.Function):
         of_bias_HN = torch.empty(q_NHD.shape[1], len(q_NHD))
         of_time_BHC = None
         if bias_HC is not None:
-            of_time_BHC = torch.zeros(inputs.batch.sequences, len(bias_HC), TIME_BUCKETS, dtype=torch.float64)
+            of_time_BHC = torch.zeros(
+                inputs.batch.sequences, len(bias_HC), TIME_BUCKETS, dtype=torch.float64
+            )
         out = _Gradients(
             *(_Heads.of(x) for x in (of_q, of_k, of_v)),
             of_bias_HN.data_ptr(),
@@ -166,7 +180,9 @@ class _Attention(torch.autograd.Function):
         return (
             *(x.to(q_NHD.dtype) for x in (of_q, of_k, of_v)),
             _by_distance(of_bias_HN, inputs, bias_HL),
-            None if of_time_BHC is None or bias_HC is None else of_time_BHC.sum(0).to(bias_HC.dtype),
+            None
+            if of_time_BHC is None or bias_HC is None
+            else of_time_BHC.sum(0).to(bias_HC.dtype),
             *(None,) * 4,
         )
 

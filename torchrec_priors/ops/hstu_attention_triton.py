@@ -44,7 +44,9 @@ def _rows(base, position, length, token, width, WIDTH: tl.constexpr):
     """[BLOCK, WIDTH] of positions of a sequence; zeros beyond its end and beyond the head's width."""
     column = tl.arange(0, WIDTH)
     there = (position < length)[:, None] & (column < width)[None, :]
-    return tl.load(base + position.to(tl.int64)[:, None] * token + column[None, :], mask=there, other=0.0)
+    return tl.load(
+        base + position.to(tl.int64)[:, None] * token + column[None, :], mask=there, other=0.0
+    )
 
 
 @triton.jit
@@ -52,7 +54,9 @@ def _store_rows(base, rows, position, length, token, width, WIDTH: tl.constexpr)
     column = tl.arange(0, WIDTH)
     there = (position < length)[:, None] & (column < width)[None, :]
     tl.store(
-        base + position.to(tl.int64)[:, None] * token + column[None, :], rows.to(base.dtype.element_ty), mask=there
+        base + position.to(tl.int64)[:, None] * token + column[None, :],
+        rows.to(base.dtype.element_ty),
+        mask=there,
     )
 
 
@@ -136,7 +140,9 @@ def _backward_queries(
     total = tl.zeros([BLOCK, WIDTH], tl.float32)
     moved = (row[:, None] + row[None, :]) % BLOCK
     inside = row[:, None] + row[None, :] < BLOCK
-    farther = tl.zeros([BLOCK], tl.float32)  # diagonals that the block of keys before this one began
+    farther = tl.zeros(
+        [BLOCK], tl.float32
+    )  # diagonals that the block of keys before this one began
     bucket_sums = tl.zeros([_BUCKETS_PADDED], tl.float32)
     for begin in range(0, first + BLOCK, BLOCK):
         key = begin + row
@@ -225,22 +231,33 @@ def _backward_keys(
 
 
 @triton.jit
-def _sum_distances(of_distance, offsets, grad_bias, sequences, blocks, longest, tokens, BLOCK: tl.constexpr):
+def _sum_distances(
+    of_distance, offsets, grad_bias, sequences, blocks, longest, tokens, BLOCK: tl.constexpr
+):
     """grad_bias[head, distance]: sums over sequences and blocks of queries, in order."""
-    head, distance = tl.program_id(1), tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    head = tl.program_id(1)
+    distance = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for sequence in range(sequences):
         start = tl.load(offsets + sequence)
         length = (tl.load(offsets + sequence + 1) - start).to(tl.int32)
         for block in range(tl.program_id(0), tl.cdiv(length, BLOCK)):
             at = of_distance + (head * blocks + block).to(tl.int64) * tokens + start
-            total += tl.load(at + distance, mask=(distance < length) & (distance < (block + 1) * BLOCK), other=0.0)
+            total += tl.load(
+                at + distance,
+                mask=(distance < length) & (distance < (block + 1) * BLOCK),
+                other=0.0,
+            )
     tl.store(grad_bias + head * longest + distance, total, mask=distance < longest)
 
 
 def can_compute(q_NHD: Tensor) -> bool:
     """Whether heads of this width and type have a kernel."""
-    return q_NHD.shape[2] <= _MOST_WIDTH and q_NHD.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return q_NHD.shape[2] <= _MOST_WIDTH and q_NHD.dtype in (
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    )
 
 
 def hstu_attention_triton(
@@ -255,13 +272,18 @@ def hstu_attention_triton(
 ) -> Tensor:
     """See `hstu_attention`; waits for nothing on the device, where a sequence beyond L fails an assertion."""
     time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
-    out_NHD: Tensor = _Attention.apply(q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N, divisor, alpha)
+    out_NHD: Tensor = _Attention.apply(
+        q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N, divisor, alpha
+    )
     return out_NHD
 
 
 def launch(width: int, backward: bool) -> dict[str, int]:
     """How a kernel for this width of a head is compiled: as few warps as hold what it sums up in registers."""
-    return {"num_warps": 4 if width <= (64 if backward else 128) else 8, "num_stages": 1 if width > 128 else 2}
+    return {
+        "num_warps": 4 if width <= (64 if backward else 128) else 8,
+        "num_stages": 1 if width > 128 else 2,
+    }
 
 
 class _Call:
@@ -272,16 +294,24 @@ class _Call:
         self.qkv = [x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v) if x is not None]
         assert bias_HL is not None
         assert offsets_B1 is not None
-        self.bias_HL, self.offsets_B1 = bias_HL.contiguous(), offsets_B1.contiguous()
+        self.bias_HL = bias_HL.contiguous()
+        self.offsets_B1 = offsets_B1.contiguous()
         lengths_B = self.offsets_B1.diff()
         self.order_B = torch.argsort(lengths_B, descending=True, stable=True)
         self.tokens, self.heads, self.width = self.qkv[0].shape
-        self.sequences, self.longest = len(lengths_B), bias_HL.shape[1]
+        self.sequences = len(lengths_B)
+        self.longest = bias_HL.shape[1]
         self.blocks = triton.cdiv(self.longest, BLOCK)
         self.timed = bias_HC is not None
         assert self.timed == (time_N is not None)
-        times = self.offsets_B1 if time_N is None else time_N.contiguous()  # not read without a bias of time
-        self.biases = [self.bias_HL, times, self.bias_HL if bias_HC is None else bias_HC.contiguous()]
+        times = (
+            self.offsets_B1 if time_N is None else time_N.contiguous()
+        )  # not read without a bias of time
+        self.biases = [
+            self.bias_HL,
+            times,
+            self.bias_HL if bias_HC is None else bias_HC.contiguous(),
+        ]
         self.scales = (alpha, 1.0 / divisor)
         exact = torch.get_float32_matmul_precision() == "highest"
         padded = max(16, triton.next_power_of_2(self.width))
@@ -294,7 +324,12 @@ class _Call:
         self.grid = (self.sequences * self.heads * self.blocks,)
 
     def run(
-        self, kernel: Any, *tensors: Tensor, like: Tensor, tokens: tuple[int, ...] = (), backward: bool = False
+        self,
+        kernel: Any,
+        *tensors: Tensor,
+        like: Tensor,
+        tokens: tuple[int, ...] = (),
+        backward: bool = False,
     ) -> None:
         """`like`: what the last of the strides are of, `tokens`: where the kernel wants their number."""
         strides = [stride for x in (*self.qkv, like) for stride in x.stride()[:2]]
@@ -322,7 +357,8 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         saved = (q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N)
         ctx.save_for_backward(*saved)
-        ctx.divisor, ctx.alpha = divisor, alpha
+        ctx.divisor = divisor
+        ctx.alpha = alpha
         out_NHD = v_NHD.new_empty(v_NHD.shape)
         if not len(q_NHD):
             return out_NHD
@@ -348,10 +384,19 @@ class _Attention(torch.autograd.Function):
                 shape = (call.sequences, call.heads, call.blocks, TIME_BUCKETS)
                 of_time = torch.zeros(shape, device=q_NHD.device)
             more = (of_q, of_distance, of_time)
-            call.run(_backward_queries, grad_NHD, *more, like=grad_NHD, tokens=(call.tokens,), backward=True)
+            call.run(
+                _backward_queries,
+                grad_NHD,
+                *more,
+                like=grad_NHD,
+                tokens=(call.tokens,),
+                backward=True,
+            )
             call.run(_backward_keys, grad_NHD, of_k, of_v, like=grad_NHD, backward=True)
             sizes = (call.sequences, call.blocks, call.longest, call.tokens)
-            _sum_distances[(call.blocks, call.heads)](of_distance, call.offsets_B1, of_bias_HL, *sizes, BLOCK=BLOCK)
+            _sum_distances[(call.blocks, call.heads)](
+                of_distance, call.offsets_B1, of_bias_HL, *sizes, BLOCK=BLOCK
+            )
             if of_bias_HC is not None:
                 of_bias_HC = of_time.sum((0, 2)).to(of_bias_HC.dtype)
         return of_q, of_k, of_v, of_bias_HL, of_bias_HC, None, None, None, None

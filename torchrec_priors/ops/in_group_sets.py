@@ -62,15 +62,23 @@ class WeighedPositives:
 
 def own_copies(id_M: Tensor, set_M: Tensor, negatives: NegativeSets, dtype: torch.dtype) -> Tensor:
     """Sum of e^shift over each positive's own copies among the negatives of its query."""
-    first, shared = sum(negatives.counts_S), negatives.shared
+    first = sum(negatives.counts_S)
+    shared = negatives.shared
     copies_M = _copies(id_M, set_M, negatives, slice(0, first), negatives.counts_S, dtype)
     if shared:
-        copies_M += _copies(id_M, torch.zeros_like(set_M), negatives, slice(first, None), [shared], dtype)
+        copies_M += _copies(
+            id_M, torch.zeros_like(set_M), negatives, slice(first, None), [shared], dtype
+        )
     return copies_M
 
 
 def _copies(
-    id_M: Tensor, set_M: Tensor, negatives: NegativeSets, pool: slice, counts_S: list[int], dtype: torch.dtype
+    id_M: Tensor,
+    set_M: Tensor,
+    negatives: NegativeSets,
+    pool: slice,
+    counts_S: list[int],
+    dtype: torch.dtype,
 ) -> Tensor:
     """The same of some of the negatives."""
     ids_n = negatives.ids_n[pool]

@@ -24,7 +24,10 @@ from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, own_copies
 from torchrec_priors.ops.ranges import numbers
 
-BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}  # logits held at a time: on the CPU what the caches of two cores hold
+BLOCK = {
+    "cpu": 1 << 19,
+    "cuda": 1 << 24,
+}  # logits held at a time: on the CPU what the caches of two cores hold
 POSITIVES = 1 << 11  # whose vectors are at hand at a time
 _HEAVY = 256.0  # copies that weigh more than so many times their positive are left out of the sum, not subtracted
 _SAFE = 60.0  # logits that cannot exceed it, either way, are exponentiated as they are
@@ -42,12 +45,18 @@ def in_group_loss_reference(
     starts = [sum(negatives.counts_S[:number]) for number in range(len(negatives.counts_S) + 1)]
     shared = list(range(starts[-1], starts[-1] + negatives.shared))
     losses = []
-    for source, row, query_row in zip(positives.source_M, positives.id_M, positives.query_M, strict=True):
+    for source, row, query_row in zip(
+        positives.source_M, positives.id_M, positives.query_M, strict=True
+    ):
         number = set_P[query_row]
         of_query = [*range(starts[number], starts[number + 1]), *shared]
         if hidden is not None:
-            for first, count in zip(hidden.first_RP[:, query_row], hidden.count_RP[:, query_row], strict=True):
-                of_query = [j for j in of_query if j not in hidden.negative_H[first : first + count]]
+            for first, count in zip(
+                hidden.first_RP[:, query_row], hidden.count_RP[:, query_row], strict=True
+            ):
+                of_query = [
+                    j for j in of_query if j not in hidden.negative_H[first : first + count]
+                ]
         others = [j for j in of_query if negatives.ids_n[j] != row]
         score = query_Pd[query_row] @ positives.item_Xd[source]
         logits = negatives.vectors_nd[others] @ query_Pd[query_row]
@@ -107,13 +116,17 @@ class _InGroupLoss(torch.autograd.Function):
         heavy = torch.nonzero(heavy_M)[:, 0]
         light = torch.nonzero(~heavy_M)[:, 0] if len(heavy) else slice(None)
         nll_M = query_Pd.new_empty(len(positives))
-        nll_M[light], grad_Pd = blocks.run(query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden)
+        nll_M[light], grad_Pd = blocks.run(
+            query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden
+        )
         if len(heavy):  # each has a query of its own, which does not see its copies
             of = positives.chosen(heavy)
             alone = replace(of, query_M=torch.arange(len(heavy), device=heavy.device))
             alone_S = torch.bincount(set_M[heavy], minlength=len(query_counts_S)).tolist()
             seeing = None if hidden is None else hidden.of(of.query_M)
-            nll_M[heavy], grad_Hd = blocks.run(query_Pd.index_select(0, of.query_M), alone_S, alone, None, seeing)
+            nll_M[heavy], grad_Hd = blocks.run(
+                query_Pd.index_select(0, of.query_M), alone_S, alone, None, seeing
+            )
             if blocks.with_grads:
                 grad_Pd.index_add_(0, of.query_M, grad_Hd)
         ctx.grads = (grad_Pd, blocks.grad_item_Xd, blocks.grad_vectors_nd)
@@ -122,7 +135,8 @@ class _InGroupLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        made, ctx.grads = ctx.grads, None
+        made = ctx.grads
+        ctx.grads = None
         assert made is not None, "gradients are handed out once"
         return *(grad.mul_(grads[0]) for grad in made), None, None, None, None, None
 
@@ -130,13 +144,19 @@ class _InGroupLoss(torch.autograd.Function):
 class _Blocks:
     """Losses, and gradients where they are asked for, one block of queries of a set after another."""
 
-    def __init__(self, item_Xd: Tensor, vectors_nd: Tensor, negatives: NegativeSets, with_grads: bool) -> None:
-        self.item_Xd, self.vectors_nd, self.negatives = item_Xd, vectors_nd, negatives
+    def __init__(
+        self, item_Xd: Tensor, vectors_nd: Tensor, negatives: NegativeSets, with_grads: bool
+    ) -> None:
+        self.item_Xd = item_Xd
+        self.vectors_nd = vectors_nd
+        self.negatives = negatives
         self.with_grads = with_grads
         self.grad_item_Xd = torch.zeros_like(item_Xd if with_grads else item_Xd[:0])
         self.grad_vectors_nd = torch.zeros_like(vectors_nd if with_grads else vectors_nd[:0])
         self.block = BLOCK[vectors_nd.device.type]
-        self.scratch = vectors_nd.new_empty(max(self.block, max(negatives.counts_S) + negatives.shared))
+        self.scratch = vectors_nd.new_empty(
+            max(self.block, max(negatives.counts_S) + negatives.shared)
+        )
 
     def run(
         self,
@@ -157,10 +177,15 @@ class _Blocks:
         copies_M = torch.zeros_like(score_M) if copies_M is None else copies_M
         grad_Pd = torch.empty_like(query_Pd if self.with_grads else query_Pd[:0])
         sum_P, top_P = query_Pd.new_empty(2, len(query_Pd))
-        there_M = torch.empty_like(score_M, dtype=torch.bool)  # whether a query has negatives besides copies
-        blocks, safe = list(self._bounds(counts_S)), self._safe(query_Pd)
+        there_M = torch.empty_like(
+            score_M, dtype=torch.bool
+        )  # whether a query has negatives besides copies
+        blocks = list(self._bounds(counts_S))
+        safe = self._safe(query_Pd)
         ends = torch.tensor([0, *(rows.stop for rows, _ in blocks)], device=query_Pd.device)
-        chosen = itertools.starmap(slice, itertools.pairwise(torch.searchsorted(positives.query_M, ends).tolist()))
+        chosen = itertools.starmap(
+            slice, itertools.pairwise(torch.searchsorted(positives.query_M, ends).tolist())
+        )
         for (rows, columns), some in zip(blocks, chosen, strict=True):
             own_r = None if own_P is None else own_P[rows]
             cells = None if hidden is None else hidden.cells(rows, columns)
@@ -169,14 +194,20 @@ class _Blocks:
             top_P[rows] = top_r
             row_m = positives.query_M[some] - rows.start
             own_m = torch.exp(score_M[some] - (top_r if isinstance(top_r, float) else top_r[row_m]))
-            own_m.clamp_(max=torch.finfo(own_m.dtype).max)  # of no copies nothing is taken out, rather than NaN
+            own_m.clamp_(
+                max=torch.finfo(own_m.dtype).max
+            )  # of no copies nothing is taken out, rather than NaN
             others_m = sum_r[row_m] - copies_M[some] * own_m
-            there_m = torch.le(others_m, 0.0, out=there_M[some]).logical_not_()  # a NaN is there, and stays one
+            there_m = torch.le(
+                others_m, 0.0, out=there_M[some]
+            ).logical_not_()  # a NaN is there, and stays one
             if self.with_grads:
                 by_sum_m = torch.where(there_m, positives.weight_M[some] / (others_m + own_m), 0.0)
                 by_sum_r1 = torch.zeros_like(sum_r).index_add_(0, row_m, by_sum_m)[:, None]
                 self._through_sum(exp_rc, columns, query_Pd[rows], by_sum_r1, grad_Pd[rows])
-        nll_M, by_score_M = _nll(score_M, (sum_P.log_() + top_P)[positives.query_M], copies_M, there_M)
+        nll_M, by_score_M = _nll(
+            score_M, (sum_P.log_() + top_P)[positives.query_M], copies_M, there_M
+        )
         if self.with_grads:
             self._through_scores(query_Pd, positives, positives.weight_M * by_score_M, grad_Pd)
         return nll_M, grad_Pd
@@ -185,7 +216,11 @@ class _Blocks:
         score_M = query_Pd.new_empty(len(positives))
         for some in _pieces(len(positives)):
             item_md = self.item_Xd.index_select(0, positives.source_M[some])
-            torch.sum(item_md.mul_(query_Pd.index_select(0, positives.query_M[some])), 1, out=score_M[some])
+            torch.sum(
+                item_md.mul_(query_Pd.index_select(0, positives.query_M[some])),
+                1,
+                out=score_M[some],
+            )
         return score_M
 
     def _through_scores(
@@ -193,20 +228,29 @@ class _Blocks:
     ) -> None:
         """Adds to gradients of queries and items what comes through the positives' scores."""
         for some in _pieces(len(positives)):
-            of_query_m, of_item_m, by_m1 = positives.query_M[some], positives.source_M[some], by_score_M[some, None]
-            item_md, query_md = self.item_Xd.index_select(0, of_item_m), query_Pd.index_select(0, of_query_m)
+            of_query_m = positives.query_M[some]
+            of_item_m = positives.source_M[some]
+            by_m1 = by_score_M[some, None]
+            item_md = self.item_Xd.index_select(0, of_item_m)
+            query_md = query_Pd.index_select(0, of_query_m)
             grad_Pd.index_add_(0, of_query_m, item_md.mul_(by_m1))
             self.grad_item_Xd.index_add_(0, of_item_m, query_md.mul_(by_m1))
 
     def _through_sum(
-        self, exp_rc: Tensor, columns: list[slice], query_rd: Tensor, by_sum_r1: Tensor, grad_rd: Tensor
+        self,
+        exp_rc: Tensor,
+        columns: list[slice],
+        query_rd: Tensor,
+        by_sum_r1: Tensor,
+        grad_rd: Tensor,
     ) -> None:
         """Gradients of a block's queries, and what it adds to those of its negatives.
 
         Args:
             by_sum_r1: derivatives by the sums of what `_exp` gave.
         """
-        weighed_rd, first = query_rd * by_sum_r1, 0
+        weighed_rd = query_rd * by_sum_r1
+        first = 0
         for some in columns:
             exp = exp_rc[:, first : first + some.stop - some.start]
             grad_rd.addmm_(exp, self.vectors_nd[some], beta=float(first > 0))
@@ -218,9 +262,15 @@ class _Blocks:
         """Whether no logit can overflow; on a GPU finding out would make it wait."""
         if query_Pd.is_cuda or not len(query_Pd) or not len(self.vectors_nd):
             return False
-        longest = [float(torch.linalg.vector_norm(some, dim=1).amax()) for some in (query_Pd, self.vectors_nd)]
+        longest = [
+            float(torch.linalg.vector_norm(some, dim=1).amax())
+            for some in (query_Pd, self.vectors_nd)
+        ]
         shifts_n = self.negatives.shifts_n
-        return math.prod(longest) + (0.0 if shifts_n is None else float(shifts_n.abs().amax())) <= _SAFE
+        return (
+            math.prod(longest) + (0.0 if shifts_n is None else float(shifts_n.abs().amax()))
+            <= _SAFE
+        )
 
     def _exp(
         self,
@@ -244,20 +294,27 @@ class _Blocks:
             exp_rc.index_put_(cells, exp_rc.new_tensor(-torch.inf))
         if safe or not exp_rc.shape[1]:
             return exp_rc.exp_(), 0.0
-        top_r = exp_rc.amax(1).clamp_(min=torch.finfo(exp_rc.dtype).min)  # where nothing is seen, no NaN
+        top_r = exp_rc.amax(1).clamp_(
+            min=torch.finfo(exp_rc.dtype).min
+        )  # where nothing is seen, no NaN
         return exp_rc.sub_(top_r[:, None]).exp_(), top_r
 
     def _bounds(self, counts_S: list[int]) -> Iterator[tuple[slice, list[slice]]]:
         """Queries of a block, and where the negatives of their set are, and those of all."""
         first = sum(self.negatives.counts_S)
         shared = slice(first, first + self.negatives.shared)
-        query, vector = 0, 0
+        query = 0
+        vector = 0
         for queries, vectors in zip(counts_S, self.negatives.counts_S, strict=True):
-            columns = [slice(vector, vector + vectors), *([shared] if self.negatives.shared else [])]
+            columns = [
+                slice(vector, vector + vectors),
+                *([shared] if self.negatives.shared else []),
+            ]
             step = max(1, self.block // max(vectors + self.negatives.shared, 1))
             for start in range(query, query + queries, step):
                 yield slice(start, min(start + step, query + queries)), columns
-            query, vector = query + queries, vector + vectors
+            query = query + queries
+            vector = vector + vectors
 
 
 def _pieces(number: int) -> Iterator[slice]:
@@ -266,7 +323,9 @@ def _pieces(number: int) -> Iterator[slice]:
         yield slice(start, start + POSITIVES)
 
 
-def _nll(score_M: Tensor, sum_M: Tensor, copies_M: Tensor, there_M: Tensor) -> tuple[Tensor, Tensor]:
+def _nll(
+    score_M: Tensor, sum_M: Tensor, copies_M: Tensor, there_M: Tensor
+) -> tuple[Tensor, Tensor]:
     """-log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score; 0 where no others are there.
 
     All is scaled by the larger of the two: what the copies added to the sum is at most _HEAVY times e^score, which

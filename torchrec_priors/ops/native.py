@@ -34,21 +34,32 @@ def load_native(source: Path) -> ctypes.CDLL | None:
     """
     if os.environ.get("TORCHREC_PRIORS_NATIVE") == "0":
         return None
-    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))), None)
+    compiler = next(
+        filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))), None
+    )
     if compiler is None:
-        _log.info("%s is not compiled: there is no C++ compiler; PyTorch's own operations are used", source.name)
+        _log.info(
+            "%s is not compiled: there is no C++ compiler; PyTorch's own operations are used",
+            source.name,
+        )
         return None
     try:
         return _library(source, compiler)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
-        _log.warning("%s is not used: %s; PyTorch's own operations are", source.name, reason.strip().splitlines()[0])
+        _log.warning(
+            "%s is not used: %s; PyTorch's own operations are",
+            source.name,
+            reason.strip().splitlines()[0],
+        )
         return None
 
 
 def _library(source: Path, compiler: str) -> ctypes.CDLL:
     """The kept library where it is whole and nobody else could have written it, else one that is compiled."""
-    key = hashlib.sha256("\0".join((source.read_text(), compiler, *_FLAGS, _machine())).encode()).hexdigest()
+    key = hashlib.sha256(
+        "\0".join((source.read_text(), compiler, *_FLAGS, _machine())).encode()
+    ).hexdigest()
     folder = _private_folder()
     if folder is None:  # nothing is kept
         with tempfile.TemporaryDirectory(prefix="torchrec-priors-") as own:
@@ -77,7 +88,11 @@ def _private_folder() -> Path | None:
     except (OSError, RuntimeError) as error:  # read-only, or a user without a home
         _log.info("compiled code cannot be kept (%s): it is compiled for this process alone", error)
         return None
-    _log.warning("'%s' %s: nothing is loaded from it; code is compiled for this process alone", folder, reason)
+    _log.warning(
+        "'%s' %s: nothing is loaded from it; code is compiled for this process alone",
+        folder,
+        reason,
+    )
     return None
 
 
@@ -129,7 +144,8 @@ def _flaw(opened: int, key: str) -> str | None:
         return "is not loaded, as others could have written it"
     with open(opened, "rb", closefd=False) as file:
         content = file.read()
-    body, seal = content[:-_SEAL], content[-_SEAL:]
+    body = content[:-_SEAL]
+    seal = content[-_SEAL:]
     return None if seal == _seal(body, key) else "is damaged"
 
 
@@ -144,4 +160,6 @@ def _machine() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return f"{platform.machine()} {platform.processor()}"
-    return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    return "\n".join(
+        sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    )

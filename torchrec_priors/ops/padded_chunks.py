@@ -37,34 +37,44 @@ class PaddedChunks:
     longest: int
 
     @classmethod
-    def of(cls, lengths: list[int], offsets_B1: Tensor, room: Callable[[int], int]) -> "PaddedChunks":
+    def of(
+        cls, lengths: list[int], offsets_B1: Tensor, room: Callable[[int], int]
+    ) -> "PaddedChunks":
         """
         Args:
             lengths: those of the B sequences.
             room: the most sequences of T padded tokens in a chunk.
         """
-        order = sorted((i for i in range(len(lengths)) if lengths[i]), key=lambda i: (_padded(lengths[i]), i))
+        order = sorted(
+            (i for i in range(len(lengths)) if lengths[i]), key=lambda i: (_padded(lengths[i]), i)
+        )
         chunks: list[Chunk] = []
         start = 0
         for sequence in order:
             padded = _padded(lengths[sequence])
             last = chunks[-1] if chunks else Chunk(0, 0, slice(0, 0))
             if last.padded == padded and last.sequences < room(padded):
-                chunks[-1] = Chunk(last.sequences + 1, padded, slice(last.rows.start, start + padded))
+                chunks[-1] = Chunk(
+                    last.sequences + 1, padded, slice(last.rows.start, start + padded)
+                )
             else:
                 chunks.append(Chunk(1, padded, slice(start, start + padded)))
             start += padded
         device = offsets_B1.device
         order_B = torch.tensor(order, dtype=torch.int64, device=device)
         length_B = offsets_B1.diff()[order_B]
-        padded_B = torch.tensor([_padded(lengths[i]) for i in order], dtype=torch.int64, device=device)
+        padded_B = torch.tensor(
+            [_padded(lengths[i]) for i in order], dtype=torch.int64, device=device
+        )
         sequence_P = torch.repeat_interleave(padded_B, output_size=start)
         place_P = torch.arange(start, device=device) - (padded_B.cumsum(0) - padded_B)[sequence_P]
         filled_P = place_P < length_B[sequence_P]
         token_P = offsets_B1[order_B][sequence_P] + torch.minimum(place_P, length_B[sequence_P] - 1)
         place_N = torch.empty(sum(lengths), dtype=torch.int64, device=device)
         place_N[token_P[filled_P]] = filled_P.nonzero()[:, 0]
-        return cls(chunks, token_P, filled_P, place_N, max((chunk.padded for chunk in chunks), default=0))
+        return cls(
+            chunks, token_P, filled_P, place_N, max((chunk.padded for chunk in chunks), default=0)
+        )
 
 
 def _padded(length: int) -> int:

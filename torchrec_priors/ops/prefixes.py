@@ -57,7 +57,8 @@ def blocks(offsets_B1: Tensor, token_Q: Tensor) -> Iterator[Block]:
     order = order[asked_B[order] > 0]
     place_B = torch.zeros_like(lengths_B)
     for chosen in _cut(order, lengths_B, asked_B):
-        lengths, rows = int(lengths_B[chosen].amax()), int(asked_B[chosen].amax())
+        lengths = int(lengths_B[chosen].amax())
+        rows = int(asked_B[chosen].amax())
         within_L = torch.arange(lengths, device=device)
         token_bL = offsets_B1[chosen, None] + torch.minimum(within_L, lengths_B[chosen, None] - 1)
         is_here_B = torch.zeros_like(lengths_B, dtype=torch.bool)
@@ -83,13 +84,16 @@ def in_order(parts: list[Tensor], places: list[Tensor]) -> Tensor:
 
 def _cut(order: Tensor, lengths_B: Tensor, asked_B: Tensor) -> Iterator[Tensor]:
     """Runs of sequences, ascending by length, whose blocks have few enough cells and little padding."""
-    lengths, asked = lengths_B[order].tolist(), asked_B[order].tolist()
-    start, rows = 0, 0
+    lengths = lengths_B[order].tolist()
+    asked = asked_B[order].tolist()
+    start = 0
+    rows = 0
     for end, (length, more) in enumerate(zip(lengths, asked, strict=True)):
         rows = max(rows, more)
         full = (end + 1 - start) * rows * length > _CELLS or length > 2 * lengths[start] + 8
         if end > start and full:
             yield order[start:end]
-            start, rows = end, more
+            start = end
+            rows = more
     if start < len(order):
         yield order[start:]

@@ -20,4 +20,6 @@ def ranges(first_S: Tensor, count_S: Tensor) -> tuple[Tensor, Tensor]:
     [[0, 0, 2], [7, 8, 0]]
     """
     which = numbers(count_S)
-    return which, torch.arange(len(which), device=which.device) + (first_S - (count_S.cumsum(0) - count_S))[which]
+    return which, torch.arange(len(which), device=which.device) + (
+        first_S - (count_S.cumsum(0) - count_S)
+    )[which]

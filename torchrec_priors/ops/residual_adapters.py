@@ -17,7 +17,9 @@ from torch import Tensor
 
 _ROWS = {"cpu": 1 << 10, "cuda": 1 << 20}  # of a block
 
-Runs = list[tuple[int, int]]  # (adapter, rows), one run after another; adapter -1 leaves rows as they are
+Runs = list[
+    tuple[int, int]
+]  # (adapter, rows), one run after another; adapter -1 leaves rows as they are
 
 
 def residual_adapters_reference(
@@ -56,7 +58,12 @@ def residual_adapters(
 class _ResidualAdapters(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, z_Nd: Tensor, weight_Gdd: Tensor | None, bias_Gd: Tensor | None, row_R: Tensor, runs: Runs
+        ctx: Any,
+        z_Nd: Tensor,
+        weight_Gdd: Tensor | None,
+        bias_Gd: Tensor | None,
+        row_R: Tensor,
+        runs: Runs,
     ) -> Tensor:
         ctx.save_for_backward(z_Nd, weight_Gdd, bias_Gd, row_R)
         ctx.runs = runs
@@ -95,6 +102,7 @@ def _blocks(runs: Runs, size: int) -> Iterator[tuple[int, slice]]:
     """(adapter, rows) of at most so many rows each."""
     end = 0
     for adapter, rows in runs:
-        first, end = end, end + rows
+        first = end
+        end = end + rows
         for start in range(first, end, size):
             yield adapter, slice(start, min(start + size, end))

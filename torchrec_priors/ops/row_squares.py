@@ -47,4 +47,8 @@ def row_squares(found: Occurrences, gradient_Nd: Tensor) -> Tensor:
     """[U]: the same for the rows that occur; sums are in the order of the ids, the same in every run."""
     if not len(found.place_N):
         return gradient_Nd.new_zeros(0)
-    return torch.nn.functional.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum").square_().sum(1)
+    return (
+        torch.nn.functional.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum")
+        .square_()
+        .sum(1)
+    )

@@ -15,11 +15,15 @@ from torch import Tensor
 from torchrec_priors.ops.padded_chunks import PaddedChunks
 
 
-def softmax_attention_reference(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor) -> Tensor:
+def softmax_attention_reference(
+    q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor
+) -> Tensor:
     """The definition, sequence by sequence. Same arguments and result as `softmax_attention`."""
     outputs = []
     for start, end in itertools.pairwise(offsets_B1.tolist()):
-        scores = torch.einsum("ihd,jhd->hij", q_NHD[start:end], k_NHD[start:end]) / q_NHD.shape[2] ** 0.5
+        scores = (
+            torch.einsum("ihd,jhd->hij", q_NHD[start:end], k_NHD[start:end]) / q_NHD.shape[2] ** 0.5
+        )
         later = torch.ones(end - start, end - start, dtype=torch.bool, device=scores.device).triu(1)
         weights = scores.masked_fill(later, -torch.inf).softmax(2)
         outputs.append(torch.einsum("hij,jhd->ihd", weights, v_NHD[start:end]))
@@ -46,7 +50,8 @@ def softmax_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: T
     outputs = []
     for chunk in plan.chunks:
         q, k, v = (
-            x[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded)).transpose(1, 2) for x in (q_PHD, k_PHD, v_PHD)
+            x[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded)).transpose(1, 2)
+            for x in (q_PHD, k_PHD, v_PHD)
         )
         out_nHTD = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         outputs.append(out_nHTD.transpose(1, 2).flatten(0, 1))

@@ -24,7 +24,9 @@ CHECKSUMS = b"torchrec_priors.checksums"
 
 _MAGIC = b"PAR1"
 _TAIL = 4 + len(_MAGIC)  # bytes: the footer's length, and the magic
-_OWN, _EACH = 64, 8  # digits
+# digits
+_OWN = 64
+_EACH = 8
 _TEXT_FIELD = b"\x18"  # of Thrift's compact protocol: a text in the field after the key's
 _BLOCK = 1 << 24  # bytes read at a time
 
@@ -54,9 +56,14 @@ class Footer:
         """
         if self.chunks is None:
             return
-        if crc_of(handle, self.metadata, group, column) != self.chunks[group * self.metadata.num_columns + column]:
+        if (
+            crc_of(handle, self.metadata, group, column)
+            != self.chunks[group * self.metadata.num_columns + column]
+        ):
             path = self.metadata.row_group(group).column(column).path_in_schema
-            raise DamagedParquetError(f"column '{path.split('.')[0]}' of row group {group} does not match its checksum")
+            raise DamagedParquetError(
+                f"column '{path.split('.')[0]}' of row group {group} does not match its checksum"
+            )
 
 
 def read_footer(file: Path, sha256: str = "") -> Footer:
@@ -117,7 +124,8 @@ def place_of_checksums(footer: bytes) -> slice | None:
     if footer[at : at + 1] != _TEXT_FIELD:
         raise DamagedParquetError("its footer does not match its checksum")
 
-    length, shift = 0, 0
+    length = 0
+    shift = 0
     while True:  # a number in groups of seven bits, the lowest first
         at += 1
         if at >= len(footer) or shift > 56:
@@ -126,7 +134,8 @@ def place_of_checksums(footer: bytes) -> slice | None:
         shift += 7
         if footer[at] < 128:
             break
-    begin, end = at + 1, at + 1 + length
+    begin = at + 1
+    end = at + 1 + length
     if end > len(footer) or length < _OWN or (length - _OWN) % _EACH:
         raise DamagedParquetError("its footer does not match its checksum")
     return slice(begin, end)
@@ -169,7 +178,11 @@ def fill_in(file: Path) -> None:
         assert len(digits) <= room, "more row groups than were counted"
 
         filled = footer[: place.start + _OWN] + digits.ljust(room, b"0") + footer[place.stop :]
-        filled = filled[: place.start] + own_checksum(filled, place).encode() + filled[place.start + _OWN :]
+        filled = (
+            filled[: place.start]
+            + own_checksum(filled, place).encode()
+            + filled[place.start + _OWN :]
+        )
         opened.seek(-len(footer), os.SEEK_END)
         opened.write(filled)
 
@@ -180,11 +193,14 @@ def crc_of(handle: int, metadata: pq.FileMetaData, group: int, column: int) -> i
     starts = [chunk.data_page_offset]
     if chunk.has_dictionary_page and chunk.dictionary_page_offset:
         starts.append(chunk.dictionary_page_offset)
-    at, left, crc = min(starts), chunk.total_compressed_size, 0
+    at = min(starts)
+    left = chunk.total_compressed_size
+    crc = 0
     while left > 0:
         block = os.pread(handle, min(left, _BLOCK), at)
         if not block:
             raise DamagedParquetError("it is cut")
         crc = zlib.crc32(block, crc)
-        at, left = at + len(block), left - len(block)
+        at = at + len(block)
+        left = left - len(block)
     return crc

@@ -31,7 +31,9 @@ class ParquetReader:
             footer: of the file, where it was read before.
         """
         self._footer = footer or read_footer(file)
-        self._opened = pq.ParquetFile(file, metadata=self._footer.metadata, page_checksum_verification=True)
+        self._opened = pq.ParquetFile(
+            file, metadata=self._footer.metadata, page_checksum_verification=True
+        )
         self._handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         self.schema: pa.Schema = without_checksums(self._opened.schema_arrow)
 
@@ -49,13 +51,17 @@ class ParquetReader:
         self._check(range(self.row_groups), columns)
         return _plain(self._opened.read(columns=_names(columns)), columns)
 
-    def read_row_group(self, group: int, columns: Sequence[str] | None = None, *, use_threads: bool = True) -> pa.Table:
+    def read_row_group(
+        self, group: int, columns: Sequence[str] | None = None, *, use_threads: bool = True
+    ) -> pa.Table:
         """One row group."""
         self._check([group], columns)
         table = self._opened.read_row_group(group, columns=_names(columns), use_threads=use_threads)
         return _plain(table, columns)
 
-    def iter_batches(self, rows: int, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+    def iter_batches(
+        self, rows: int, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.RecordBatch]:
         """The whole file, at most `rows` rows at a time; what is not asked for yet is neither read nor checked."""
         some: list[int] = []
         held = 0
@@ -66,8 +72,11 @@ class ParquetReader:
                 continue
             self._check(some, columns)
             batches = self._opened.iter_batches(rows, row_groups=some, columns=_names(columns))
-            yield from batches if columns is None else (batch.select(_names(columns)) for batch in batches)
-            some, held = [], 0
+            yield from (
+                batches if columns is None else (batch.select(_names(columns)) for batch in batches)
+            )
+            some = []
+            held = 0
 
     def close(self) -> None:
         self._opened.close()
@@ -77,7 +86,10 @@ class ParquetReader:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -93,11 +105,14 @@ class ParquetReader:
 
     def _wanted(self, columns: Sequence[str] | None) -> list[int]:
         """Numbers of Parquet's columns, of which a list or a structure of ours may have several."""
-        paths: list[str] = [self.metadata.schema.column(number).path for number in range(self.metadata.num_columns)]
+        paths: list[str] = [
+            self.metadata.schema.column(number).path for number in range(self.metadata.num_columns)
+        ]
         return [
             number
             for number, path in enumerate(paths)
-            if columns is None or any(path == name or path.startswith(f"{name}.") for name in columns)
+            if columns is None
+            or any(path == name or path.startswith(f"{name}.") for name in columns)
         ]
 
 

@@ -23,7 +23,9 @@ class ParquetWriter:
     def __init__(self, file: Path, schema: pa.Schema) -> None:
         self._file = file
         self._schema = without_checksums(schema)
-        self._writer = pq.ParquetWriter(file, self._schema, compression="zstd", write_page_checksum=True)
+        self._writer = pq.ParquetWriter(
+            file, self._schema, compression="zstd", write_page_checksum=True
+        )
         self._columns = _leaves(self._schema)
         self._groups = 0
 
@@ -34,7 +36,9 @@ class ParquetWriter:
         self._writer.write_table(table, row_group_size=max(1, row_group_size))
 
     def close(self) -> None:
-        self._writer.add_key_value_metadata({CHECKSUMS.decode(): blank(self._groups * self._columns)})
+        self._writer.add_key_value_metadata(
+            {CHECKSUMS.decode(): blank(self._groups * self._columns)}
+        )
         self._writer.close()
         fill_in(self._file)
 
@@ -42,7 +46,10 @@ class ParquetWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if error is None:
             self.close()

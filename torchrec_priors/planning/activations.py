@@ -77,8 +77,10 @@ class Activations:
             negatives: of the step, over all ranks.
             device: `cuda` or `cpu`.
         """
-        vector, parts = _FLOAT * dim, min(self.accumulate, max(windows, 1))
-        tokens, part = windows * self.context, -(-windows // parts) * self.context
+        vector = _FLOAT * dim
+        parts = min(self.accumulate, max(windows, 1))
+        tokens = windows * self.context
+        part = -(-windows // parts) * self.context
         looked_up = (windows * (self.context + self.horizon) + negatives) * vector
         gathered = negatives * vector if ranks > 1 else 0
         beside = 2 * tokens * vector if self.features else 0
@@ -107,12 +109,17 @@ class Activations:
         return part * (dim * (before + layers * of_number) + 4 * _FLOAT * layers) + weights
 
     def _at_loss(self, part: int, dim: int, negatives: int, device: str) -> int:
-        vector, queries = _FLOAT * dim, part * self.queries
+        vector = _FLOAT * dim
+        queries = part * self.queries
         block = max(BLOCK[device], negatives // self.sets)
         of_block = min(queries, block // max(negatives // self.sets, 1)) * vector
-        pieces = 2 * min(part * self.positives, 2 * POSITIVES) * vector  # the next is made beside the last
+        pieces = (
+            2 * min(part * self.positives, 2 * POSITIVES) * vector
+        )  # the next is made beside the last
         kept = self._layers(part, dim, device, self.layers) + part * vector * (3 + self.above)
-        gate = part * (_DECISION * self.gated_sets + (_QUERY * self.positives if self.gated_sets else 0))
+        gate = part * (
+            _DECISION * self.gated_sets + (_QUERY * self.positives if self.gated_sets else 0)
+        )
         of_queries = queries * vector * (4 if self.cosine else 2)
         of_positives = part * self.positives * _OF_LOSS
         return int(kept + gate + of_queries + max(of_block, pieces) + block * _FLOAT + of_positives)

@@ -17,7 +17,7 @@ from torchrec_priors.heads.composition import count_parameters
 from torchrec_priors.planning.activations import Activations
 from torchrec_priors.planning.counts import read_count
 from torchrec_priors.planning.queries import Queries, queries_in
-from torchrec_priors.planning.request import Request, Table
+from torchrec_priors.planning.request import Request, RequestedTable
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.load import load_tree
 from torchrec_priors.priors.tree import PriorTree
@@ -59,7 +59,13 @@ class Numbers:
     kernel: str | None = None
 
     def check(self) -> None:
-        for name, least in (("dim", 1), ("batch", 1), ("context", 1), ("negatives", 0), *_OF_ACTIVATIONS):
+        for name, least in (
+            ("dim", 1),
+            ("batch", 1),
+            ("context", 1),
+            ("negatives", 0),
+            *_OF_ACTIVATIONS,
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name} must be at least {least}, not {value}")
@@ -73,10 +79,14 @@ class Numbers:
 
     def given(self) -> list[str]:
         """Options that were given."""
-        return [f"--{name}" for name in self.__dataclass_fields__ if getattr(self, name) is not None]
+        return [
+            f"--{name}" for name in self.__dataclass_fields__ if getattr(self, name) is not None
+        ]
 
 
-DEFAULTS = Numbers(batch=128, context=200, negatives=8_192, dense="0", sharding="row_wise", kernel="fused")
+DEFAULTS = Numbers(
+    batch=128, context=200, negatives=8_192, dense="0", sharding="row_wise", kernel="fused"
+)
 
 
 def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
@@ -91,7 +101,7 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
     said = {name: value for name, value in vars(numbers).items() if value is not None}
     known = replace(DEFAULTS, **said)
     assert known.batch is not None and known.context is not None and known.negatives is not None  # noqa: PT018
-    table = Table(TABLE, items, numbers.dim, known.context, known.negatives)
+    table = RequestedTable(TABLE, items, numbers.dim, known.context, known.negatives)
     dense = 0 if numbers.dense in (None, "0") else read_count(str(numbers.dense), "--dense")
     kept = None
     if known.layers is not None:
@@ -106,7 +116,14 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
             queries=queries,
             positives=max(queries, ModelConfig().horizon),
         )
-    return Request((table,), batch=known.batch, dense=dense, activations=kept, sharding=_sharding(known), **rest)
+    return Request(
+        (table,),
+        batch=known.batch,
+        dense=dense,
+        activations=kept,
+        sharding=_sharding(known),
+        **rest,
+    )
 
 
 def _sharding(numbers: Numbers) -> ShardingConfig:
@@ -115,12 +132,18 @@ def _sharding(numbers: Numbers) -> ShardingConfig:
     try:
         sharding.check()
     except UserError as error:
-        says = str(error).replace("sharding.type =", "--sharding").replace("sharding.kernel =", "--kernel")
+        says = (
+            str(error)
+            .replace("sharding.type =", "--sharding")
+            .replace("sharding.kernel =", "--kernel")
+        )
         raise UserError(says) from None
     return sharding
 
 
-def from_config(config: RunConfig, data: PreparedData | None, items: int | None, **rest: Any) -> Request:
+def from_config(
+    config: RunConfig, data: PreparedData | None, items: int | None, **rest: Any
+) -> Request:
     """The request of a run: its tables, batch, negatives and dense parameters.
 
     Args:
@@ -138,14 +161,18 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
     rows = items if items is not None else data.items  # type: ignore[union-attr]
     if config.embedding.unseen == "managed":
         rows = config.embedding.rows
-    model, training, sets, dense = config.model, config.training, 1, 0
+    model = config.model
+    training = config.training
+    sets = 1
+    dense = 0
     tree: PriorTree | None = None
-    features: list[Table] = []
+    features: list[RequestedTable] = []
     if data is not None:
         tree = load_tree(as_priors(config.baseline, config.priors), data, model.horizon)
-        sets, dense = tree.item_sets, 0 if config.baseline.name else count_parameters(tree, model.dim, config.priors)
+        sets = tree.item_sets
+        dense = 0 if config.baseline.name else count_parameters(tree, model.dim, config.priors)
         features = [
-            Table(PREFIX + feature.name, feature.size, model.dim, model.context)
+            RequestedTable(PREFIX + feature.name, feature.size, model.dim, model.context)
             for feature in load_features(config.encoder.item_features, data)
         ]
     with torch.device("meta"):
@@ -158,7 +185,7 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
     dense += sum(parameter.numel() for part in parts for parameter in part.parameters())
     negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
     managed = config.embedding.unseen == "managed"
-    item = Table(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)
+    item = RequestedTable(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)
     windows = training.batch or -(-training.batch_tokens // model.context)
     return Request(
         (item, *features),
@@ -170,9 +197,13 @@ def from_config(config: RunConfig, data: PreparedData | None, items: int | None,
     )
 
 
-def _activations(config: RunConfig, data: PreparedData | None, tree: PriorTree | None) -> Activations | None:
+def _activations(
+    config: RunConfig, data: PreparedData | None, tree: PriorTree | None
+) -> Activations | None:
     """None for a backbone or a baseline whose tensors nobody has counted."""
-    model, encoder, training = config.model, config.encoder, config.training
+    model = config.model
+    encoder = config.encoder
+    training = config.training
     if encoder.backbone != "hstu" or config.baseline.name:
         return None
     asked = Queries(1.0, float(model.horizon), 0.0)

@@ -22,12 +22,18 @@ def read_count(text: str, option: str) -> int:
         >>> read_count("1.26M", "--items"), read_count("10B", "--items"), read_count("64", "--ranks")
         (1260000, 10000000000, 64)
     """
-    found = re.fullmatch(r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?) *([kmbgt]?)", text.strip().lower())
+    found = re.fullmatch(
+        r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?) *([kmbgt]?)", text.strip().lower()
+    )
     number = float(found[1].replace("_", "")) * _UNITS[found[2]] if found else 0.0
     if number < 1 or (math.isfinite(number) and number != round(number)):
-        raise UserError(f"{option}: '{shortened(text)}' is no number of at least 1: write 1255665, 1.26M or 10B")
+        raise UserError(
+            f"{option}: '{shortened(text)}' is no number of at least 1: write 1255665, 1.26M or 10B"
+        )
     if number > MOST_COUNT:
-        raise UserError(f"{option}: '{shortened(text)}' is more than {MOST_COUNT:.0e}, which can be planned")
+        raise UserError(
+            f"{option}: '{shortened(text)}' is more than {MOST_COUNT:.0e}, which can be planned"
+        )
     return int(number)
 
 

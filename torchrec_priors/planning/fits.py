@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb, in_ms
-from torchrec_priors.planning.planner import DoesNotFit, Plan, plan
+from torchrec_priors.planning.planner import DoesNotFit, TablesOnRanks, plan
 from torchrec_priors.planning.request import MOST_RANKS, Request
 from torchrec_priors.planning.sweep import Point
 from torchrec_priors.settings.sharding import ROW_WISE
@@ -16,7 +16,7 @@ class Change:
     """A change, in words and as options, and the plan that it allows."""
 
     says: str
-    plan: Plan
+    plan: TablesOnRanks
 
 
 def smallest_changes(request: Request) -> list[Change]:
@@ -28,7 +28,7 @@ def smallest_changes(request: Request) -> list[Change]:
     return [change for kind in _KINDS for change in kind(request)]
 
 
-def plan_or_explain(request: Request) -> Plan:
+def plan_or_explain(request: Request) -> TablesOnRanks:
     """The plan.
 
     Raises:
@@ -52,7 +52,7 @@ def check_any_fits(points: Sequence[Point]) -> None:
         plan_or_explain(min(points, key=lambda point: point.memory_share).plan.request)
 
 
-def _fitting(request: Request) -> Plan | None:
+def _fitting(request: Request) -> TablesOnRanks | None:
     try:
         return plan(request)
     except DoesNotFit:
@@ -77,11 +77,14 @@ def _optimizer(request: Request) -> Iterator[Change]:
 def _accumulate(request: Request) -> Iterator[Change]:
     kept = request.activations
     if kept is not None:
-        least, most = kept.accumulate + 1, request.local_batch
+        least = kept.accumulate + 1
+        most = request.local_batch
         found = _smallest(least, most, lambda parts: request.with_activations(accumulate=parts))
         if found and found.request.activations:
             parts = found.request.activations.accumulate
-            yield Change(f"--accumulate {parts} (training.accumulate) instead of {kept.accumulate}", found)
+            yield Change(
+                f"--accumulate {parts} (training.accumulate) instead of {kept.accumulate}", found
+            )
 
 
 def _recompute(request: Request) -> Iterator[Change]:
@@ -95,7 +98,9 @@ def _batch(request: Request) -> Iterator[Change]:
     batch = request.local_batch
     found = _largest(1, batch - 1, lambda fewer: replace(request, batch=fewer, global_batch=0))
     if found:
-        yield Change(f"{found.request.batch:,} windows a rank (--batch) instead of {batch:,}", found)
+        yield Change(
+            f"{found.request.batch:,} windows a rank (--batch) instead of {batch:,}", found
+        )
 
 
 def _host_memory(request: Request) -> Iterator[Change]:
@@ -103,8 +108,11 @@ def _host_memory(request: Request) -> Iterator[Change]:
         for kernel in ("fused_uvm_caching", "fused_uvm"):
             found = _fitting(replace(request, sharding=replace(request.sharding, kernel=kernel)))
             if found:
-                host, step = in_gb(found.fullest.host), in_ms(found.slowest.step)
-                yield Change(f"--kernel {kernel} ({host} of host memory a rank, {step} a step)", found)
+                host = in_gb(found.fullest.host)
+                step = in_ms(found.slowest.step)
+                yield Change(
+                    f"--kernel {kernel} ({host} of host memory a rank, {step} a step)", found
+                )
                 return
 
 
@@ -117,7 +125,9 @@ def _half_rows(request: Request) -> Iterator[Change]:
 
 def _ranks(request: Request) -> Iterator[Change]:
     """The fewest whole nodes, or ranks of a single one; of a table that has rows on every rank alone."""
-    hopeless = not request.global_batch and _fitting(request.with_items(1)) is None  # what a rank looks up is too much
+    hopeless = (
+        not request.global_batch and _fitting(request.with_items(1)) is None
+    )  # what a rank looks up is too much
     if request.sharding.type not in (ROW_WISE, "auto") or hopeless:
         return
     per_node = request.machine.ranks_per_node
@@ -126,7 +136,9 @@ def _ranks(request: Request) -> Iterator[Change]:
     most = MOST_RANKS // step if step > 1 else per_node
     found = _smallest(least, most, lambda count: replace(request, ranks=count * step))
     if found is None and step == 1:
-        step, least, most = per_node, 2, MOST_RANKS // per_node
+        step = per_node
+        least = 2
+        most = MOST_RANKS // per_node
         found = _smallest(least, most, lambda count: replace(request, ranks=count * step))
     if found:
         ranks = found.request.ranks
@@ -142,37 +154,51 @@ def _dim(request: Request) -> Iterator[Change]:
         yield Change(f"--dim {found.request.dim} instead of {request.dim}", found)
 
 
-_KINDS = (_row_wise, _optimizer, _accumulate, _recompute, _batch, _host_memory, _half_rows, _ranks, _dim)
+_KINDS = (
+    _row_wise,
+    _optimizer,
+    _accumulate,
+    _recompute,
+    _batch,
+    _host_memory,
+    _half_rows,
+    _ranks,
+    _dim,
+)
 
 
-def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> Plan | None:
+def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> TablesOnRanks | None:
     """The plan of the largest number in [least, most] that fits, where all smaller ones fit, too."""
     best = _fitting(request_of(least)) if least <= most else None
     while best is not None and least < most:
         middle = (least + most + 1) // 2
         found = _fitting(request_of(middle))
         if found:
-            best, least = found, middle
+            best = found
+            least = middle
         else:
             most = middle - 1
     return best
 
 
-def _smallest(least: int, most: int, request_of: Callable[[int], Request]) -> Plan | None:
+def _smallest(least: int, most: int, request_of: Callable[[int], Request]) -> TablesOnRanks | None:
     """The plan of the smallest number in [least, most] that fits, where all larger ones fit, too."""
-    fails, count = least - 1, least
+    fails = least - 1
+    count = least
     while count <= most:
         best = _fitting(request_of(count))
         if best:
             break
-        fails, count = count, most if count < most < 2 * count else 2 * count
+        fails = count
+        count = most if count < most < 2 * count else 2 * count
     else:
         return None
     while fails + 1 < count:
         middle = (fails + count) // 2
         found = _fitting(request_of(middle))
         if found:
-            best, count = found, middle
+            best = found
+            count = middle
         else:
             fails = middle
     return best

@@ -54,7 +54,9 @@ class Machine:
         """So many of them, as the planner sees them."""
         cpu = self.device == "cpu"
         return TopologyFactory.create_topology(
-            trainer_config=TrainerConfig(world_size=ranks, local_world_size=min(ranks, self.ranks_per_node)),
+            trainer_config=TrainerConfig(
+                world_size=ranks, local_world_size=min(ranks, self.ranks_per_node)
+            ),
             hardware_config=HardwareConfig(
                 hbm_cap_bytes=0 if cpu else self.memory,
                 ddr_cap_bytes=self.memory if cpu else self.host_memory,
@@ -67,7 +69,8 @@ class Machine:
                 compute_device=self.device,
                 use_hardware_based_bandwidth=True,  # without it the planner takes constants of its own
                 generalized_comms_bandwidths=_Links(
-                    inter_host_bw=_per_ms(self.network_bandwidth), intra_host_bw=_per_ms(self.node_bandwidth)
+                    inter_host_bw=_per_ms(self.network_bandwidth),
+                    intra_host_bw=_per_ms(self.node_bandwidth),
                 ),
             ),
         )
@@ -76,8 +79,14 @@ class Machine:
 class _Links(BasicCommsBandwidths):
     """TorchRec's two bandwidths, but nothing is sent where there is one rank."""
 
-    def get_bw(self, local_world_size: int, world_size: int, collective_type: CollectiveType) -> float:
-        return math.inf if world_size == 1 else super().get_bw(local_world_size, world_size, collective_type)
+    def get_bw(
+        self, local_world_size: int, world_size: int, collective_type: CollectiveType
+    ) -> float:
+        return (
+            math.inf
+            if world_size == 1
+            else super().get_bw(local_world_size, world_size, collective_type)
+        )
 
 
 def _per_ms(bytes_per_s: int) -> float:
@@ -132,7 +141,9 @@ def machine_of(name: str, changes: dict[str, str | int | None]) -> Machine:
         if value is None:
             continue
         if machine.device == "cpu" and field.startswith("host_"):
-            raise UserError(f"{option} has no effect on CPUs, whose rows are in --memory: leave it out")
+            raise UserError(
+                f"{option} has no effect on CPUs, whose rows are in --memory: leave it out"
+            )
         figures[field] = value if isinstance(value, int) else in_bytes(value, option)
     if figures.get("ranks_per_node", 1) < 1:
         raise UserError(f"--ranks-per-node must be at least 1, not {figures['ranks_per_node']}")

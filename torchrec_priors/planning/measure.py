@@ -9,10 +9,21 @@ from pathlib import Path
 from torchrec_priors.bench.on_ranks import last_lines
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb, in_ms, short
-from torchrec_priors.planning.planner import Plan, plan
+from torchrec_priors.planning.planner import TablesOnRanks, plan
 from torchrec_priors.planning.request import Request
 
-_HEAD = ("items", "ranks", "rows", "predicted", "a step", "predicted", "forward", "predicted", "backward", "predicted")
+_HEAD = (
+    "items",
+    "ranks",
+    "rows",
+    "predicted",
+    "a step",
+    "predicted",
+    "forward",
+    "predicted",
+    "backward",
+    "predicted",
+)
 _SPARE = 2  # times the table's memory must be free here
 
 
@@ -40,23 +51,34 @@ class Measured:
 class Case:
     """One measured request, and its plan with the bandwidths that were measured."""
 
-    predicted: Plan
+    predicted: TablesOnRanks
     measured: Measured
 
 
-def check_measurable(request: Request, items: Sequence[int], ranks: Sequence[int], repeats: int) -> None:
+def check_measurable(
+    request: Request, items: Sequence[int], ranks: Sequence[int], repeats: int
+) -> None:
     """Raises UserError where this machine cannot do what is asked."""
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")
-    cores, free = len(os.sched_getaffinity(0)), free_memory()
+    cores = len(os.sched_getaffinity(0))
+    free = free_memory()
     if request.machine.device != "cpu":
         raise UserError("--measure needs --device cpu: it measures this machine's")
-    if request.sharding.type != "row_wise" or request.rows != "fp32" or request.optimizer != "rowwise-adagrad":
-        raise UserError("--measure does row-wise tables of fp32 with rowwise-adagrad: leave other settings out")
+    if (
+        request.sharding.type != "row_wise"
+        or request.rows != "fp32"
+        or request.optimizer != "rowwise-adagrad"
+    ):
+        raise UserError(
+            "--measure does row-wise tables of fp32 with rowwise-adagrad: leave other settings out"
+        )
     if len(request.tables) > 1:
         raise UserError("--measure does the item table alone: leave encoder.item_features out")
     if max(ranks) > cores:
-        raise UserError(f"--measure: {max(ranks)} ranks need as many cores, and there are {cores}: --ranks 1,{cores}")
+        raise UserError(
+            f"--measure: {max(ranks)} ranks need as many cores, and there are {cores}: --ranks 1,{cores}"
+        )
     table = max(items) * request.dim * 4
     if _SPARE * table > free:
         raise UserError(
@@ -72,14 +94,20 @@ def free_memory() -> int:
 
 
 def measure(
-    request: Request, items: Sequence[int], ranks: Sequence[int], repeats: int, report: Callable[[str], None]
+    request: Request,
+    items: Sequence[int],
+    ranks: Sequence[int],
+    repeats: int,
+    report: Callable[[str], None],
 ) -> list[Case]:
     """All cases, one after another, each rank a process of one thread."""
     check_measurable(request, items, ranks, repeats)
     cases = []
     for count in ranks:
         for rows in items:
-            one = replace(request.with_items(rows), ranks=count, activations=None)  # it does lookups alone
+            one = replace(
+                request.with_items(rows), ranks=count, activations=None
+            )  # it does lookups alone
             report(f"{short(rows)} x {one.dim} on {count}")
             measured = _run(one, repeats)
             machine = replace(
@@ -104,7 +132,9 @@ def _run(request: Request, repeats: int) -> Measured:
         "more": request.lookups(table) - request.local_batch * table.per_window,
         "repeats": repeats,
     }
-    lines = last_lines(request.ranks, request.describe(), "torchrec_priors.planning.worker", [json.dumps(case)], 1)
+    lines = last_lines(
+        request.ranks, request.describe(), "torchrec_priors.planning.worker", [json.dumps(case)], 1
+    )
     found = [Measured(**json.loads(line)) for line in lines]
     return Measured(
         rows=max(one.rows for one in found),
@@ -120,9 +150,16 @@ def show_cases(cases: Sequence[Case]) -> str:
     """Measured beside predicted, as a Markdown table, and the bandwidths that the predictions are from."""
     lines = [_row(_HEAD), _row(["---"] * len(_HEAD))]
     for case in cases:
-        request, memory, seconds = case.predicted.request, case.predicted.fullest, case.predicted.slowest
+        request = case.predicted.request
+        memory = case.predicted.fullest
+        seconds = case.predicted.slowest
         measured = case.measured
-        cells = [short(request.items), str(request.ranks), in_gb(measured.rows), in_gb(memory.table + memory.optimizer)]
+        cells = [
+            short(request.items),
+            str(request.ranks),
+            in_gb(measured.rows),
+            in_gb(memory.table + memory.optimizer),
+        ]
         cells += [in_gb(measured.step), in_gb(memory.buffers)]
         cells += [in_ms(measured.forward), in_ms(seconds.lookup + seconds.vectors)]
         cells += [in_ms(measured.backward), in_ms(seconds.gradients + seconds.update)]

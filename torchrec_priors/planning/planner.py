@@ -15,12 +15,18 @@ from torchrec.distributed.planner.types import PlannerError, ShardingOption
 from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 
 from torchrec_priors.embedding.distribute import constraints_of, sharder_of
-from torchrec_priors.embedding.plan import Table as Described
-from torchrec_priors.embedding.table import table_of
+from torchrec_priors.embedding.item_table import table_of
+from torchrec_priors.embedding.plan import ModelTable as Described
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb
 from torchrec_priors.planning.request import Request
-from torchrec_priors.planning.storage import OPTIMIZER_CLASSES, Memory, Reservation, StorageEstimator, memory_of
+from torchrec_priors.planning.storage import (
+    OPTIMIZER_CLASSES,
+    Memory,
+    Reservation,
+    StorageEstimator,
+    memory_of,
+)
 
 _UNLIMITED = 1 << 60
 
@@ -46,7 +52,9 @@ class Time:
         return self.lookup + self.vectors + self.gradients + self.update
 
     def __add__(self, other: "Time") -> "Time":
-        return Time(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        return Time(
+            *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class PlannedTable:
 
 
 @dataclass(frozen=True)
-class Plan:
+class TablesOnRanks:
     """The planner's answer.
 
     Attributes:
@@ -113,12 +121,12 @@ class DoesNotFit(Exception):  # noqa: N818 - an answer rather than an error
         needed: the plan that memory without end would allow.
     """
 
-    def __init__(self, needed: Plan) -> None:
+    def __init__(self, needed: TablesOnRanks) -> None:
         self.needed = needed
         super().__init__(_lack(needed))
 
 
-def plan(request: Request) -> Plan:
+def plan(request: Request) -> TablesOnRanks:
     """The planner's best plan.
 
     Raises:
@@ -133,12 +141,16 @@ def plan(request: Request) -> Plan:
         try:
             needed = _ask(replace(request, machine=endless, reserve=0.0))
         except PlannerError:
-            raise UserError(f"{request.describe()}: no plan: {' '.join(str(error).split())[:200]}") from error
-        memory_W = tuple(replace(memory, reserved=request.reserved_bytes) for memory in needed.memory_W)
+            raise UserError(
+                f"{request.describe()}: no plan: {' '.join(str(error).split())[:200]}"
+            ) from error
+        memory_W = tuple(
+            replace(memory, reserved=request.reserved_bytes) for memory in needed.memory_W
+        )
         raise DoesNotFit(replace(needed, request=request, memory_W=memory_W)) from error
 
 
-def _ask(request: Request) -> Plan:
+def _ask(request: Request) -> TablesOnRanks:
     tables = table_of(
         [
             EmbeddingConfig(
@@ -151,7 +163,9 @@ def _ask(request: Request) -> Plan:
             for table in request.tables
         ]
     )
-    apply_optimizer_in_backward(OPTIMIZER_CLASSES[request.optimizer], tables.parameters(), {"lr": 0.0})
+    apply_optimizer_in_backward(
+        OPTIMIZER_CLASSES[request.optimizer], tables.parameters(), {"lr": 0.0}
+    )
     device = request.machine.device
     constraints = {
         table.name: constraints_of(
@@ -165,25 +179,38 @@ def _ask(request: Request) -> Plan:
     }
     topology = request.machine.topology(request.ranks)
     estimators = [
-        EmbeddingPerfEstimatorFactory.create(DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints),
+        EmbeddingPerfEstimatorFactory.create(
+            DEFAULT_PERF_ESTIMATOR, topology=topology, constraints=constraints
+        ),
         StorageEstimator(topology, constraints, request.optimizer),
     ]
     planner = EmbeddingShardingPlanner(
         topology,
         batch_size=1,
         constraints=constraints,
-        enumerator=EmbeddingEnumerator(topology, batch_size=1, constraints=constraints, estimator=estimators),
-        storage_reservation=Reservation(request.dense_bytes + request.activation_bytes + request.reserved_bytes),
+        enumerator=EmbeddingEnumerator(
+            topology, batch_size=1, constraints=constraints, estimator=estimators
+        ),
+        storage_reservation=Reservation(
+            request.dense_bytes + request.activation_bytes + request.reserved_bytes
+        ),
         stats=[],
     )
-    planner.plan(nn.ModuleDict({"tables": tables}), [sharder_of(request.sharding, torch.device(device))])
+    planner.plan(
+        nn.ModuleDict({"tables": tables}), [sharder_of(request.sharding, torch.device(device))]
+    )
     assert planner._best_plan is not None
     return _answer(request, planner._best_plan)
 
 
-def _answer(request: Request, options: list[ShardingOption]) -> Plan:
-    start = Memory(dense=request.dense_bytes, activations=request.activation_bytes, reserved=request.reserved_bytes)
-    memory_W, time_W = [start] * request.ranks, [Time()] * request.ranks
+def _answer(request: Request, options: list[ShardingOption]) -> TablesOnRanks:
+    start = Memory(
+        dense=request.dense_bytes,
+        activations=request.activation_bytes,
+        reserved=request.reserved_bytes,
+    )
+    memory_W = [start] * request.ranks
+    time_W = [Time()] * request.ranks
     for option in options:
         for shard in option.shards:
             memory_W[shard.rank] += memory_of(
@@ -193,7 +220,7 @@ def _answer(request: Request, options: list[ShardingOption]) -> Plan:
             milliseconds = (perf.fwd_compute, perf.fwd_comms, perf.bwd_comms, perf.bwd_compute)
             time_W[shard.rank] += Time(*(part / 1000 for part in milliseconds))
     by_name = {option.name: option for option in options}
-    return Plan(
+    return TablesOnRanks(
         request=request,
         tables=tuple(_table(by_name[table.name]) for table in request.tables),
         memory_W=tuple(memory_W),
@@ -204,17 +231,22 @@ def _answer(request: Request, options: list[ShardingOption]) -> Plan:
 def _table(option: ShardingOption) -> PlannedTable:
     rows, dim = option.tensor.shape
     shards = [PlannedShard(shard.rank, *shard.size, *shard.offset) for shard in option.shards]
-    return PlannedTable(option.name, rows, dim, option.sharding_type, option.compute_kernel, tuple(shards))
+    return PlannedTable(
+        option.name, rows, dim, option.sharding_type, option.compute_kernel, tuple(shards)
+    )
 
 
-def _lack(needed: Plan) -> str:
-    request, memory = needed.request, needed.fullest
+def _lack(needed: TablesOnRanks) -> str:
+    request = needed.request
+    memory = needed.fullest
     machine = request.machine
     largest = max(needed.tables, key=lambda table: table.rows * table.dim)
     rank = needed.memory_W.index(memory)
     left = machine.memory - request.reserved_bytes - request.dense_bytes - request.activation_bytes
     wanted = memory.used - memory.dense - memory.activations
-    activations = f", {in_gb(request.activation_bytes)} of activations" if request.activations else ""
+    activations = (
+        f", {in_gb(request.activation_bytes)} of activations" if request.activations else ""
+    )
     if left <= 0:
         return (
             f"{request.describe()} does not fit: of {in_gb(machine.memory)}, {in_gb(request.reserved_bytes)} are "

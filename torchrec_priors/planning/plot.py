@@ -30,15 +30,40 @@ def plot(points: Sequence[Point], file: Path) -> None:
     sizes = sorted({point.plan.request.items for point in points})
     for number, size in enumerate(sizes):
         line = [point for point in points if point.plan.request.items == size]
-        fitting, lacking = ([point for point in line if point.fits is fits] for fits in (True, False))
-        look = {"color": f"C{number}", "markersize": 3 + 1.5 * (len(sizes) - number)}  # lines may cover one another
+        fitting, lacking = (
+            [point for point in line if point.fits is fits] for fits in (True, False)
+        )
+        look = {
+            "color": f"C{number}",
+            "markersize": 3 + 1.5 * (len(sizes) - number),
+        }  # lines may cover one another
         memory.plot(_ranks(line), [_used(point) for point in line], color=look["color"], lw=0.8)
-        memory.plot(_ranks(lacking), [_used(point) for point in lacking], "o", markerfacecolor="none", **look)
-        memory.plot(_ranks(fitting), [_used(point) for point in fitting], "o", label=f"{short(size)} items", **look)
-        time.plot(_ranks(fitting), [point.plan.slowest.step * 1000 for point in fitting], "o-", **look)
+        memory.plot(
+            _ranks(lacking),
+            [_used(point) for point in lacking],
+            "o",
+            markerfacecolor="none",
+            **look,
+        )
+        memory.plot(
+            _ranks(fitting),
+            [_used(point) for point in fitting],
+            "o",
+            label=f"{short(size)} items",
+            **look,
+        )
+        time.plot(
+            _ranks(fitting), [point.plan.slowest.step * 1000 for point in fitting], "o-", **look
+        )
         cost.plot(_ranks(fitting), [point.plan.device_seconds for point in fitting], "o-", **look)
     available = (request.machine.memory - request.reserved_bytes) / 1e9
-    memory.axhline(available, color="black", ls="--", lw=0.8, label=f"{request.machine.name}, less what is reserved")
+    memory.axhline(
+        available,
+        color="black",
+        ls="--",
+        lw=0.8,
+        label=f"{request.machine.name}, less what is reserved",
+    )
     memory.set(title="memory of the fullest rank", ylabel="GB", yscale="log")
     time.set(title="time of a step in the tables", ylabel="ms", ylim=(0, None))
     cost.set(title="cost of a step: ranks x time", ylabel="device seconds", yscale="log")

@@ -9,7 +9,7 @@ from torchrec_priors.config import RunConfig
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.data.windows import WindowStream
-from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.loss import Positives, find_positives
 from torchrec_priors.prepared.data_set import PreparedData
@@ -61,8 +61,15 @@ def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Querie
     nothing = Draw(np.zeros(0, np.int64), None, [np.zeros(0, np.int64)], [], 0)
     batch = make_batch(next(iter(stream)), nothing, feature=FEATURE, seed=config.seed)
     part = batch.parts[0]
-    horizon, of_users = config.model.horizon, part.user_N
+    horizon = config.model.horizon
+    of_users = part.user_N
     found = find_positives(
-        tree, batch.item_X, part.context_N, part.end_N, horizon, event_X=batch.event_X, user_N=of_users
+        tree,
+        batch.item_X,
+        part.context_N,
+        part.end_N,
+        horizon,
+        event_X=batch.event_X,
+        user_N=of_users,
     )
     return Queries.of(found, tree)

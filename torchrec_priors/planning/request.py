@@ -21,7 +21,7 @@ _DENSE_NUMBER = 4  # bytes
 
 
 @dataclass(frozen=True)
-class Table:
+class RequestedTable:
     """One table.
 
     Attributes:
@@ -56,7 +56,7 @@ class Request:
         reserve: share of a device's memory that is left for what is not counted, the allocator and CUDA.
     """
 
-    tables: tuple[Table, ...]
+    tables: tuple[RequestedTable, ...]
     ranks: int
     machine: Machine
     batch: int = 0
@@ -95,14 +95,17 @@ class Request:
         """Of the fullest rank."""
         if self.activations is None:
             return 0
-        negatives, device = self.tables[0].per_step, self.machine.device
-        return self.activations.bytes(self.local_batch, self.dim, negatives, ranks=self.ranks, device=device)
+        negatives = self.tables[0].per_step
+        device = self.machine.device
+        return self.activations.bytes(
+            self.local_batch, self.dim, negatives, ranks=self.ranks, device=device
+        )
 
     @property
     def reserved_bytes(self) -> int:
         return int(self.machine.memory * self.reserve)
 
-    def lookups(self, table: Table) -> int:
+    def lookups(self, table: RequestedTable) -> int:
         """Ids that a rank looks up in a step, at most."""
         return self.local_batch * table.per_window + -(-table.per_step // self.ranks)
 
@@ -130,11 +133,15 @@ class Request:
             if value not in known:
                 raise UserError(f"{option}: there is no '{value}': {nearest(value, known)}")
         if self.dim < 4 or self.dim % 4:
-            raise UserError(f"--dim must be a positive multiple of 4 (FBGEMM's kernels), not {self.dim}")
+            raise UserError(
+                f"--dim must be a positive multiple of 4 (FBGEMM's kernels), not {self.dim}"
+            )
         if self.ranks > MOST_RANKS:
             raise UserError(f"--ranks must be at most {MOST_RANKS:,}, not {self.ranks:,}")
         if self.items * self.dim * ROWS["fp32"] > _MOST_BYTES:
-            raise UserError(f"--items: {self.items:,} rows of width {self.dim} are more than can be planned")
+            raise UserError(
+                f"--items: {self.items:,} rows of width {self.dim} are more than can be planned"
+            )
         looked_up = max(self.lookups(table) * table.dim for table in self.tables) * ROWS["fp32"]
         if looked_up > _MOST_BYTES:
             raise UserError(
@@ -144,7 +151,9 @@ class Request:
         if not 0 <= self.reserve < 1:
             raise UserError(f"--reserve must be in [0, 1), not {self.reserve}")
         if self.machine.device == "cpu" and self.optimizer == "adam":
-            raise UserError("--optimizer adam: FBGEMM has no fused Adam on CPUs: take rowwise-adagrad")
+            raise UserError(
+                "--optimizer adam: FBGEMM has no fused Adam on CPUs: take rowwise-adagrad"
+            )
         if self.sharding.plan:
             raise UserError("sharding.plan is carried out as it stands: leave it out to plan anew")
         self.sharding.check()

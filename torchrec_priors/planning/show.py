@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any
 
 from torchrec_priors.planning.counts import in_gb, in_ms, short
-from torchrec_priors.planning.planner import Plan, PlannedShard, PlannedTable
+from torchrec_priors.planning.planner import PlannedShard, PlannedTable, TablesOnRanks
 from torchrec_priors.planning.sweep import Point
 
 _MEMORY = {
@@ -26,9 +26,10 @@ _TIME = {
 }
 
 
-def show_plan(plan: Plan) -> str:
+def show_plan(plan: TablesOnRanks) -> str:
     """One plan: tables, memory of the fullest rank, time of the slowest, and what limits."""
-    request, machine = plan.request, plan.request.machine
+    request = plan.request
+    machine = plan.request.machine
     nodes = -(-request.ranks // machine.ranks_per_node)
     lines = [
         f"{request.describe()} ({nodes} node{'s' if nodes > 1 else ''}), {request.rows}, {request.optimizer}, "
@@ -40,7 +41,9 @@ def show_plan(plan: Plan) -> str:
     for name, says in _MEMORY.items():
         counted = name != "activations" or request.activations is not None
         size = getattr(memory, name)
-        lines.append(_amount(says, size, machine.memory) if counted else f"  {says:<28}{'not counted':>14}")
+        lines.append(
+            _amount(says, size, machine.memory) if counted else f"  {says:<28}{'not counted':>14}"
+        )
     lines.append(_amount("free", machine.memory - memory.used - memory.reserved, machine.memory))
     lines.append(_amount(f"of the device ({machine.name})", machine.memory, machine.memory))
     if memory.host:
@@ -49,7 +52,9 @@ def show_plan(plan: Plan) -> str:
     lines += ["", "time of a step in the tables, as TorchRec estimates it"]
     lines += [_time_line(says, getattr(time, name), time.step) for name, says in _TIME.items()]
     lines += [_time_line("in all", time.step, time.step), ""]
-    lines.append(f"{plan.seconds_per_million:,.1f} device seconds for a million windows; {_limits(plan)}")
+    lines.append(
+        f"{plan.seconds_per_million:,.1f} device seconds for a million windows; {_limits(plan)}"
+    )
     return "\n".join(lines)
 
 
@@ -68,7 +73,8 @@ def show_sweep(points: Sequence[Point]) -> str:
     )
     lines = [_row(head), _row(["---"] * len(head))]
     for point in points:
-        plan, memory = point.plan, point.plan.fullest
+        plan = point.plan
+        memory = point.plan.fullest
         request = plan.request
         lines.append(
             _row(
@@ -88,19 +94,26 @@ def show_sweep(points: Sequence[Point]) -> str:
     return "\n".join(lines)
 
 
-def plan_as_json(plan: Plan) -> str:
+def plan_as_json(plan: TablesOnRanks) -> str:
     return json.dumps(_plan_object(plan), indent=1)
 
 
 def sweep_as_json(points: Sequence[Point]) -> str:
-    found = [{"fits": point.fits, "memory_share": point.memory_share, **_plan_object(point.plan)} for point in points]
+    found = [
+        {"fits": point.fits, "memory_share": point.memory_share, **_plan_object(point.plan)}
+        for point in points
+    ]
     return json.dumps({"points": found}, indent=1)
 
 
-def _plan_object(plan: Plan) -> dict[str, Any]:
+def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
     """Bytes and seconds; equal ranks and shards stand together."""
     ranks = [
-        {"ranks": [first, last], "memory": asdict(memory), "seconds": asdict(time) | {"step": time.step}}
+        {
+            "ranks": [first, last],
+            "memory": asdict(memory),
+            "seconds": asdict(time) | {"step": time.step},
+        }
         for first, last, (memory, time) in _runs(zip(plan.memory_W, plan.time_W, strict=True))
     ]
     return {
@@ -115,7 +128,8 @@ def _plan_object(plan: Plan) -> dict[str, Any]:
 
 def _runs(values: Iterable[Any]) -> list[tuple[int, int, Any]]:
     """(first, last, value) of neighbours that are equal."""
-    found, first = [], 0
+    found = []
+    first = 0
     for value, same in groupby(values):
         last = first + len(list(same)) - 1
         found.append((first, last, value))
@@ -124,7 +138,10 @@ def _runs(values: Iterable[Any]) -> list[tuple[int, int, Any]]:
 
 
 def _table_line(table: PlannedTable) -> str:
-    where = [f"{_named(ranks)}: {rows:,} x {columns}" for ranks, (rows, columns) in _by_size(table.shards)]
+    where = [
+        f"{_named(ranks)}: {rows:,} x {columns}"
+        for ranks, (rows, columns) in _by_size(table.shards)
+    ]
     shown = "; ".join(where[:4]) + (f"; and {len(where) - 4} more" if len(where) > 4 else "")
     count = "1 shard" if len(table.shards) == 1 else f"{len(table.shards)} shards"
     return f"{table.name}: {table.sharding}, {table.kernel}, {count} ({shown})"
@@ -150,12 +167,20 @@ def _time_line(says: str, seconds: float, whole: float) -> str:
     return f"  {says:<28}{seconds * 1000:>11.3f} ms{seconds / whole if whole else 0:>8.1%}"
 
 
-def _limits(plan: Plan) -> str:
+def _limits(plan: TablesOnRanks) -> str:
     """What takes most of the step, and most of the memory."""
-    request, time, memory = plan.request, plan.slowest, plan.fullest
+    request = plan.request
+    time = plan.slowest
+    memory = plan.fullest
     sent = time.vectors + time.gradients if request.ranks > 1 else 0.0
-    link = "the network between nodes" if request.ranks > request.machine.ranks_per_node else "the links within a node"
-    says, seconds = (link, sent) if sent > time.step / 2 else ("the bandwidth of memory", time.step - sent)
+    link = (
+        "the network between nodes"
+        if request.ranks > request.machine.ranks_per_node
+        else "the links within a node"
+    )
+    says, seconds = (
+        (link, sent) if sent > time.step / 2 else ("the bandwidth of memory", time.step - sent)
+    )
     largest = max(_MEMORY, key=lambda name: getattr(memory, name))
     return f"limited by {says} ({seconds / time.step:.0%} of the step); most memory: {_MEMORY[largest]}"
 

@@ -20,7 +20,12 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import ModuleSharder
 from torchrec.optim import SGD, Adagrad, Adam, RowWiseAdagrad
 
-OPTIMIZER_CLASSES = {"rowwise-adagrad": RowWiseAdagrad, "sgd": SGD, "adagrad": Adagrad, "adam": Adam}
+OPTIMIZER_CLASSES = {
+    "rowwise-adagrad": RowWiseAdagrad,
+    "sgd": SGD,
+    "adagrad": Adagrad,
+    "adam": Adam,
+}
 _STATE_NUMBER = 4  # bytes
 
 
@@ -52,7 +57,9 @@ class Memory:
         return self.table + self.optimizer + self.buffers + self.dense + self.activations
 
     def __add__(self, other: "Memory") -> "Memory":
-        return Memory(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        return Memory(
+            *(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__)
+        )
 
 
 def state_bytes(optimizer: str, rows: int, columns: int) -> int:
@@ -61,20 +68,32 @@ def state_bytes(optimizer: str, rows: int, columns: int) -> int:
     >>> state_bytes("rowwise-adagrad", 1000, 64), state_bytes("adam", 1000, 64)
     (4000, 512000)
     """
-    numbers = {"rowwise-adagrad": rows, "sgd": 0, "adagrad": rows * columns, "adam": 2 * rows * columns}
+    numbers = {
+        "rowwise-adagrad": rows,
+        "sgd": 0,
+        "adagrad": rows * columns,
+        "adam": 2 * rows * columns,
+    }
     return numbers[optimizer] * _STATE_NUMBER
 
 
-def memory_of(option: ShardingOption, size: list[int], storage: Storage, optimizer: str, device: str) -> Memory:
+def memory_of(
+    option: ShardingOption, size: list[int], storage: Storage, optimizer: str, device: str
+) -> Memory:
     """What a shard of [rows, columns] takes, by kind."""
     rows, columns = size
-    table, state = rows * columns * option.tensor.element_size(), state_bytes(optimizer, rows, columns)
+    table = rows * columns * option.tensor.element_size()
+    state = state_bytes(optimizer, rows, columns)
     if option.compute_kernel == "fused":
         whole = storage.ddr if device == "cpu" else storage.hbm
         return Memory(table=table, optimizer=state, buffers=whole - table - state)
     ratio = option.cache_load_factor or 0.2  # TorchRec's UVM_CACHING_RATIO
     cached = table + _counted_by_torchrec(option, table)
-    cache = math.ceil(cached * ratio + rows * (4 + 16 * ratio)) if option.compute_kernel == "fused_uvm_caching" else 0
+    cache = (
+        math.ceil(cached * ratio + rows * (4 + 16 * ratio))
+        if option.compute_kernel == "fused_uvm_caching"
+        else 0
+    )
     return Memory(table=cache, buffers=storage.hbm - cache, host=storage.ddr)
 
 
@@ -88,17 +107,23 @@ def _counted_by_torchrec(option: ShardingOption, table: int) -> int:
 class StorageEstimator(EmbeddingStorageEstimator):
     """TorchRec's, with the state that FBGEMM keeps."""
 
-    def __init__(self, topology: Topology, constraints: dict[str, ParameterConstraints], optimizer: str) -> None:
+    def __init__(
+        self, topology: Topology, constraints: dict[str, ParameterConstraints], optimizer: str
+    ) -> None:
         super().__init__(topology=topology, constraints=constraints)
         self._optimizer = optimizer
 
-    def estimate(self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap) -> None:
+    def estimate(
+        self, sharding_options: list[ShardingOption], sharder_data_map: SharderDataMap
+    ) -> None:
         super().estimate(sharding_options, sharder_data_map)
         for option in sharding_options:
             on_host = self._topology.compute_device == "cpu" or option.compute_kernel != "fused"
             for shard in option.shards:
                 rows, columns = shard.size
-                counted = _counted_by_torchrec(option, rows * columns * option.tensor.element_size())
+                counted = _counted_by_torchrec(
+                    option, rows * columns * option.tensor.element_size()
+                )
                 more = state_bytes(self._optimizer, rows, columns) - counted
                 shard.storage += Storage(hbm=0 if on_host else more, ddr=more if on_host else 0)
 

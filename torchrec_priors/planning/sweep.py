@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from torchrec_priors.planning.planner import DoesNotFit, Plan, plan
+from torchrec_priors.planning.planner import DoesNotFit, TablesOnRanks, plan
 from torchrec_priors.planning.request import Request
 
 
@@ -11,7 +11,7 @@ from torchrec_priors.planning.request import Request
 class Point:
     """One request of a sweep; where it does not fit, its plan is what endless memory would allow."""
 
-    plan: Plan
+    plan: TablesOnRanks
     fits: bool
 
     @property
@@ -22,7 +22,10 @@ class Point:
 
 
 def sweep(
-    request: Request, items: Sequence[int], ranks: Sequence[int], report: Callable[[str], None] = lambda _: None
+    request: Request,
+    items: Sequence[int],
+    ranks: Sequence[int],
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[Point]:
     """All numbers of items with all numbers of ranks.
 

@@ -16,9 +16,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.bench.limits import bandwidth
 from torchrec_priors.bench.timed import peak_bytes
-from torchrec_priors.common.noise import hush
+from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.embedding.distribute import distribute
-from torchrec_priors.embedding.table import FEATURE, fuse_optimizer, item_table
+from torchrec_priors.embedding.item_table import FEATURE, fuse_optimizer, item_table
 from torchrec_priors.planning.measure import Measured
 from torchrec_priors.ranks.process import Ranks, join
 
@@ -42,7 +42,7 @@ class _Table(nn.Module):
 
 def main() -> None:
     case = json.loads(sys.argv[1])
-    hush()
+    silence_library_warnings()
     torch.set_num_threads(1)
     with join() as ranks:
         memory_bandwidth = max(bandwidth(repeats=2) for _ in range(_TRIES))
@@ -78,9 +78,12 @@ def _filled(items: int, dim: int, ranks: Ranks) -> nn.Module:
     return parallel
 
 
-def _steps(parallel: nn.Module, case: dict[str, int], ranks: Ranks) -> tuple[list[float], list[float]]:
+def _steps(
+    parallel: nn.Module, case: dict[str, int], ranks: Ranks
+) -> tuple[list[float], list[float]]:
     """Seconds forward and backward of every step; the first one has to warm up."""
-    forward, backward = [], []
+    forward = []
+    backward = []
     for step in range(case["repeats"] + 1):
         ids = _ids(case, seed=step * ranks.world + ranks.rank)
         dist.barrier()
@@ -108,7 +111,8 @@ def _link_bandwidth(ranks: Ranks) -> float:
     """Bytes a second of an all-to-all, this rank's own part counted as the planner counts it."""
     if ranks.world == 1:
         return 0.0
-    sent, got = torch.zeros(_SENT), torch.empty(_SENT)
+    sent = torch.zeros(_SENT)
+    got = torch.empty(_SENT)
     seconds = []
     for _ in range(_TRIES):
         dist.barrier()
@@ -122,7 +126,9 @@ def _ids(case: dict[str, int], seed: int) -> KeyedJaggedTensor:
     """Windows of random items; what a step reads besides stands in the first."""
     lengths = torch.full((case["batch"],), case["per_window"], dtype=torch.int32)
     lengths[0] += case["more"]
-    items = torch.randint(0, case["items"], (int(lengths.sum()),), generator=torch.Generator().manual_seed(seed))
+    items = torch.randint(
+        0, case["items"], (int(lengths.sum()),), generator=torch.Generator().manual_seed(seed)
+    )
     return KeyedJaggedTensor(keys=[FEATURE], values=items, lengths=lengths)
 
 

@@ -83,23 +83,41 @@ class Corpus:
         """Raises UserError where the priors are none, or their names contradict each other."""
         for attribute in ("item_priors", "user_priors"):
             priors = getattr(self, attribute)
-            if not isinstance(priors, Sequence) or not all(isinstance(labels, Labels) for labels in priors):
+            if not isinstance(priors, Sequence) or not all(
+                isinstance(labels, Labels) for labels in priors
+            ):
                 raise UserError(f"corpus '{self.name}': {attribute} must be a list of Labels")
         computed = self.computed_priors
-        if not isinstance(computed, Sequence) or not all(isinstance(one, GraphPrior | UserPrior) for one in computed):
-            raise UserError(f"corpus '{self.name}': computed_priors must be a list of GraphPrior or UserPrior")
-        items, users = [labels.name for labels in self.item_priors], [labels.name for labels in self.user_priors]
-        names = [*items, *users, *(prior.name for prior in computed), *([self.event_prior] if self.event_prior else [])]
+        if not isinstance(computed, Sequence) or not all(
+            isinstance(one, GraphPrior | UserPrior) for one in computed
+        ):
+            raise UserError(
+                f"corpus '{self.name}': computed_priors must be a list of GraphPrior or UserPrior"
+            )
+        items = [labels.name for labels in self.item_priors]
+        users = [labels.name for labels in self.user_priors]
+        names = [
+            *items,
+            *users,
+            *(prior.name for prior in computed),
+            *([self.event_prior] if self.event_prior else []),
+        ]
         if len(set(names)) != len(names):
-            raise UserError(f"corpus '{self.name}' defines a prior twice: {', '.join(sorted(names))}")
+            raise UserError(
+                f"corpus '{self.name}' defines a prior twice: {', '.join(sorted(names))}"
+            )
         if self.category_prior not in items:
             hint = nearest(self.category_prior, items)
-            raise UserError(f"corpus '{self.name}': category_prior '{self.category_prior}' is no item prior: {hint}")
+            raise UserError(
+                f"corpus '{self.name}': category_prior '{self.category_prior}' is no item prior: {hint}"
+            )
         if bool(self.events) != bool(self.event_prior):
             raise UserError(f"corpus '{self.name}': events and event_prior come together")
         if self.user_group and self.user_group not in users:
             hint = nearest(self.user_group, users)
-            raise UserError(f"corpus '{self.name}': user_group '{self.user_group}' is no user prior: {hint}")
+            raise UserError(
+                f"corpus '{self.name}': user_group '{self.user_group}' is no user prior: {hint}"
+            )
 
 
 class CorpusFile(Protocol):
@@ -113,7 +131,9 @@ class CorpusFile(Protocol):
 class Generate(Protocol):
     """`generate` of a corpus file: fills the folder `raw` with a log of `rows` interactions."""
 
-    def __call__(self, raw: Path, rows: int, seed: int, report: Callable[[str], None] = ..., /) -> None: ...
+    def __call__(
+        self, raw: Path, rows: int, seed: int, report: Callable[[str], None] = ..., /
+    ) -> None: ...
 
 
 def known_corpora() -> dict[str, Path]:
@@ -131,14 +151,23 @@ def find_corpus(name_or_file: str) -> CorpusFile:
     file = corpus_path(name_or_file)
     found: CorpusFile = load_file(file, option="--dataset", function="load")
     if declares_options(found):
-        load_file(file, option="--dataset", function="load", arguments=("raw", "bad_rows", "engine", "options"))
+        load_file(
+            file,
+            option="--dataset",
+            function="load",
+            arguments=("raw", "bad_rows", "engine", "options"),
+        )
     elif not _takes_engine(found):
         load_file(file, option="--dataset", function="load", arguments=("raw", "bad_rows"))
     return found
 
 
 def load_corpus(
-    corpus_file: CorpusFile, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str] = ()
+    corpus_file: CorpusFile,
+    raw: Path,
+    bad_rows: BadRows,
+    engine: Engine,
+    options: Sequence[str] = (),
 ) -> object:
     """What `load` of a corpus file returns, whichever of its forms the file has.
 
@@ -171,7 +200,9 @@ def find_generator(name_or_file: str) -> Generate:
     generate: Generate | None = getattr(find_corpus(name_or_file), "generate", None)
     if generate is None:
         able = [name for name in known_corpora() if hasattr(find_corpus(name), "generate")]
-        raise UserError(f"--generate: corpus '{name_or_file}' cannot make up raw files; these can: {', '.join(able)}")
+        raise UserError(
+            f"--generate: corpus '{name_or_file}' cannot make up raw files; these can: {', '.join(able)}"
+        )
     return generate
 
 
@@ -183,6 +214,8 @@ def corpus_path(name_or_file: str) -> Path:
     if name_or_file not in known:
         own = f"{name_or_file}.py"
         if Path(own).is_file():
-            raise UserError(f"unknown data set '{name_or_file}': for the file '{own}' here, --dataset {own}")
+            raise UserError(
+                f"unknown data set '{name_or_file}': for the file '{own}' here, --dataset {own}"
+            )
         raise UserError(f"unknown data set '{name_or_file}': {nearest(name_or_file, known)}")
     return known[name_or_file]

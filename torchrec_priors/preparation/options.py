@@ -25,7 +25,9 @@ def declares_options(corpus_file: object) -> bool:
     """Raises UserError where a corpus file's `Options` is no dataclass."""
     declared = getattr(corpus_file, CLASS, None)
     if declared is not None and not dataclasses.is_dataclass(declared):
-        raise UserError(f"--dataset: `{CLASS}` of the corpus file must be a dataclass, whose fields have defaults")
+        raise UserError(
+            f"--dataset: `{CLASS}` of the corpus file must be a dataclass, whose fields have defaults"
+        )
     return declared is not None
 
 
@@ -54,7 +56,9 @@ def read_options(corpus_file: object, given: Sequence[str]) -> Any:
 
 def recorded_options(options: Any) -> dict[str, Any]:
     """All options as the manifest keeps them; a file by its name and content."""
-    return {} if options is None else {name: _recorded(value) for name, value in vars(options).items()}
+    return (
+        {} if options is None else {name: _recorded(value) for name, value in vars(options).items()}
+    )
 
 
 def _typed(key: str, text: str, kind: Any) -> Any:

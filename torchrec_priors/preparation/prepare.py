@@ -86,7 +86,11 @@ def prepare(
     if present is not None:
         report(f"{out} already holds this data set")
         return present
-    made_for = {**_recorded(settings, settings.horizon), "raw": str(settings.raw.absolute()), "seen": seen}
+    made_for = {
+        **_recorded(settings, settings.horizon),
+        "raw": str(settings.raw.absolute()),
+        "seen": seen,
+    }
     with (
         explaining(f"--out: cannot write '{out}'"),
         work_folder(out, {**made_for, "engine": on.name}, report) as work,
@@ -122,10 +126,16 @@ def _make(
     folder.mkdir(exist_ok=True)
 
     def recorded() -> dict[str, Any]:
-        return {**_recorded(settings, horizon), "raw_sha256": hashing.result(), "raw_seen": hashing.files}
+        return {
+            **_recorded(settings, horizon),
+            "raw_sha256": hashing.result(),
+            "raw_seen": hashing.files,
+        }
 
     keep_short = corpus.min_history <= 1 if settings.keep_short is None else settings.keep_short
-    build = Build(engine, corpus, bad_rows, horizon, settings.split, settings.seed, keep_short, folder, report)
+    build = Build(
+        engine, corpus, bad_rows, horizon, settings.split, settings.seed, keep_short, folder, report
+    )
     made = build.run(recorded)
     for prior in corpus.computed_priors:
         report(f"computing prior {prior.name}")
@@ -149,7 +159,9 @@ def ours(out: Path) -> list[Path]:
     return [out, place_of(out), set_aside(out)]
 
 
-def load(dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str]) -> object:
+def load(
+    dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str]
+) -> object:
     """What the corpus says of the raw files."""
     try:
         return load_corpus(find_corpus(dataset), raw, bad_rows, engine, options)
@@ -164,23 +176,35 @@ def load(dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Se
     except Exception as error:  # of a file that may be the user's own
         if number_of(error) is not None:  # a full disk, say, which is nobody's fault
             raise
-        raise UserError(f"--dataset: load of {where_it_failed(error, corpus_path(dataset))}") from error
+        raise UserError(
+            f"--dataset: load of {where_it_failed(error, corpus_path(dataset))}"
+        ) from error
 
 
-def _already_there(settings: Settings, seen: raw_files.Seen, out: Path, overwrite: bool) -> Manifest | None:
+def _already_there(
+    settings: Settings, seen: raw_files.Seen, out: Path, overwrite: bool
+) -> Manifest | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not manifests.is_data_set(out):
         if overwrite:
-            raise UserError(f"--out: '{out}' is not a prepared data set, so --overwrite leaves it alone: move it away")
-        raise UserError(f"--out: '{out}' exists and is not a prepared data set: choose another folder")
+            raise UserError(
+                f"--out: '{out}' is not a prepared data set, so --overwrite leaves it alone: move it away"
+            )
+        raise UserError(
+            f"--out: '{out}' exists and is not a prepared data set: choose another folder"
+        )
     if overwrite:
         return None
     present = manifests.read_manifest(out)
     if present.grown:
-        raise UserError(f"--out: '{out}' was appended to: --append adds to it, --overwrite replaces it")
+        raise UserError(
+            f"--out: '{out}' was appended to: --append adds to it, --overwrite replaces it"
+        )
     if not holds(settings, seen, present):
-        raise UserError(f"--out: '{out}' holds a data set of other settings: choose another folder or --overwrite")
+        raise UserError(
+            f"--out: '{out}' holds a data set of other settings: choose another folder or --overwrite"
+        )
     manifests.verify(out)
     return present
 
@@ -188,9 +212,13 @@ def _already_there(settings: Settings, seen: raw_files.Seen, out: Path, overwrit
 def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
     """Whether a data set is what these settings make of the raw files; reads those that changed since."""
     then = dict(present.settings)
-    known, looked = then.pop("raw_sha256", {}), then.pop("raw_seen", {})
+    known = then.pop("raw_sha256", {})
+    looked = then.pop("raw_seen", {})
     then.pop(TIMES, None)
-    same = then == _recorded(settings, settings.horizon or present.horizon) and known.keys() == seen.keys()
+    same = (
+        then == _recorded(settings, settings.horizon or present.horizon)
+        and known.keys() == seen.keys()
+    )
     return same and raw_files.checksums(settings.raw.absolute(), seen, known, looked) == known
 
 

@@ -14,7 +14,14 @@ import pyarrow as pa
 from torchrec_priors.common.checksums import sha256
 from torchrec_priors.common.system_errors import blame_the_system
 from torchrec_priors.errors import UserError
-from torchrec_priors.parquet import DamagedParquetError, Footer, ParquetReader, read_footer, read_schema, read_table
+from torchrec_priors.parquet import (
+    DamagedParquetError,
+    Footer,
+    ParquetReader,
+    read_footer,
+    read_schema,
+    read_table,
+)
 from torchrec_priors.prepared.opening import open_files
 from torchrec_priors.remote.uri import Place
 
@@ -59,7 +66,9 @@ class CheckedFiles:
             for name, file in zip(names, self._files.paths(names), strict=True)
         ]
 
-    def row_group(self, name: str, file: Path, footer: Footer, number: int, columns: Sequence[str]) -> pa.Table:
+    def row_group(
+        self, name: str, file: Path, footer: Footer, number: int, columns: Sequence[str]
+    ) -> pa.Table:
         """A row group of a large file."""
 
         def read() -> pa.Table:
@@ -97,4 +106,6 @@ class CheckedFiles:
             except (pa.ArrowException, OSError) as error:
                 failure = error
         reason = str(failure).splitlines()[0]
-        raise UserError(f"{file} cannot be read ({reason}): prepare the data set again") from failure
+        raise UserError(
+            f"{file} cannot be read ({reason}): prepare the data set again"
+        ) from failure

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 Columns = Mapping[str, np.ndarray]  # of the sequences, by name
 COLUMN_TYPES = {"items": np.int32, "timestamps": np.int64, "events": np.int8}  # as stored
-TRAINING_END, VALIDATION_END = "training_end", "validation_end"  # columns where the log is split in time
+# columns where the log is split in time
+TRAINING_END = "training_end"
+VALIDATION_END = "validation_end"
 _LENGTH = "length"  # of each user's history; a file may have it as a column
 
 
@@ -56,7 +58,10 @@ class Users:
 
     def columns_of(self, user: int) -> dict[str, np.ndarray]:
         """The columns beside `history`."""
-        return {name: values[self.starts[user] : self.starts[user + 1]] for name, values in self.columns.items()}
+        return {
+            name: values[self.starts[user] : self.starts[user + 1]]
+            for name, values in self.columns.items()
+        }
 
     @property
     def lengths(self) -> np.ndarray:
@@ -116,10 +121,14 @@ class PreparedData:
         there = self._files.schema("items.parquet").names
         for column in columns or []:
             if column not in there:
-                raise UserError(f"the catalogue {file} has no column '{column}': {nearest(column, there)}")
+                raise UserError(
+                    f"the catalogue {file} has no column '{column}': {nearest(column, there)}"
+                )
         table = self._read("items.parquet", columns)
         if table.num_rows != self.items:
-            raise UserError(f"{self.folder / 'items.parquet'} has {table.num_rows} rows of {self.items}: prepare again")
+            raise UserError(
+                f"{self.folder / 'items.parquet'} has {table.num_rows} rows of {self.items}: prepare again"
+            )
         return table
 
     def prior_pairs(self, name: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
@@ -136,14 +145,22 @@ class PreparedData:
             UserError: its ids are of another type.
         """
         table = self._read(f"priors/{name}.parquet", ["user_id", "group"])
-        users = pa.chunked_array([chunk for group in self.row_groups for chunk in self.user_ids(group).chunks])
+        users = pa.chunked_array(
+            [chunk for group in self.row_groups for chunk in self.user_ids(group).chunks]
+        )
         if users.type != table["user_id"].type:
             types = f"{table['user_id'].type} there, {users.type} in the sequences"
-            raise UserError(f"prior '{name}': its user ids are of another type ({types}): prepare the data set again")
+            raise UserError(
+                f"prior '{name}': its user ids are of another type ({types}): prepare the data set again"
+            )
         number = as_numbers(pc.index_in(table["user_id"], value_set=users))
         known = number >= 0
         if not known.all():
-            log.info("prior '%s': %s rows are of users that the data set lacks", name, f"{(~known).sum():,}")
+            log.info(
+                "prior '%s': %s rows are of users that the data set lacks",
+                name,
+                f"{(~known).sum():,}",
+            )
         return number[known], table["group"].to_numpy()[known]
 
     def category_prior(self) -> PriorInfo:
@@ -164,7 +181,9 @@ class PreparedData:
         starts, values = self._lists(group, list(places))
         expected = self.lengths[group.first_user : group.first_user + group.users]
         if not np.array_equal(np.diff(starts), expected):
-            raise UserError(f"{group.file} is not as it was when training began: prepare the data set again")
+            raise UserError(
+                f"{group.file} is not as it was when training began: prepare the data set again"
+            )
         for name, place in places.items():
             place[:] = values[name]
 
@@ -175,7 +194,11 @@ class PreparedData:
         Takes the column `length` where a file has one, else the bounds of its smallest lists.
         """
         found = np.empty(self.users, np.int32)
-        counted = {file for file, footer in self._footers.items() if _LENGTH in footer.metadata.schema.names}
+        counted = {
+            file
+            for file, footer in self._footers.items()
+            if _LENGTH in footer.metadata.schema.names
+        }
         for group in self.row_groups:
             place = found[group.first_user : group.first_user + group.users]
             if group.file in counted:
@@ -201,12 +224,16 @@ class PreparedData:
         parts = [self._row_group(group, [column])[column].to_numpy() for group in self.row_groups]
         found = np.concatenate(parts).astype(np.int32)
         if (found < 0).any() or (found > self.lengths).any():
-            raise UserError(f"{self.folder / 'sequences'}: '{column}' is outside a user's history: prepare again")
+            raise UserError(
+                f"{self.folder / 'sequences'}: '{column}' is outside a user's history: prepare again"
+            )
         return found
 
     @property
     def _in_time(self) -> bool:
-        return any(TRAINING_END in footer.metadata.schema.names for footer in self._footers.values())
+        return any(
+            TRAINING_END in footer.metadata.schema.names for footer in self._footers.values()
+        )
 
     def user_ids(self, group: RowGroup) -> pa.ChunkedArray:
         """Original ids of the users of a row group."""
@@ -214,7 +241,9 @@ class PreparedData:
 
     def user_texts(self) -> pa.ChunkedArray:
         """Original ids of all users as texts, in file order."""
-        return pa.chunked_array([id_texts(self.user_ids(group), str(group.file)) for group in self.row_groups])
+        return pa.chunked_array(
+            [id_texts(self.user_ids(group), str(group.file)) for group in self.row_groups]
+        )
 
     def find_user(self, user_id: str, columns: Sequence[str] = ()) -> History:
         """The whole history of the user whose original id reads as `user_id`.
@@ -226,15 +255,24 @@ class PreparedData:
             place = pc.index(id_texts(self.user_ids(group), str(group.file)), user_id).as_py()
             if place >= 0:
                 users = self.read_users(group, columns)
-                return History(users.history(place), users.columns_of(place), group.first_user + place)
-        least = "with nothing to train on" if self._in_time else f"of at most {2 * self.manifest.horizon} interactions"
+                return History(
+                    users.history(place), users.columns_of(place), group.first_user + place
+                )
+        least = (
+            "with nothing to train on"
+            if self._in_time
+            else f"of at most {2 * self.manifest.horizon} interactions"
+        )
         left_out = f"users {least} were left out: give --history"
-        raise UserError(f"--user: data set '{self.manifest.name}' has no user {shown(user_id)} ({left_out})")
+        raise UserError(
+            f"--user: data set '{self.manifest.name}' has no user {shown(user_id)} ({left_out})"
+        )
 
     @cached_property
     def row_groups(self) -> list[RowGroup]:
         """Of all users' sequences."""
-        groups, first = [], 0
+        groups = []
+        first = 0
         names = [info.path for info in self.manifest.files if info.path.startswith("sequences/")]
         for name, (file, footer) in zip(names, self._files.footers(names), strict=True):
             self._names[file], self._footers[file] = name, footer
@@ -244,10 +282,14 @@ class PreparedData:
                 groups.append(RowGroup(file, index, users, first))
                 first += users
         if first != self.users:
-            raise UserError(f"{self.folder / 'sequences'} holds {first} users of {self.users}: prepare again")
+            raise UserError(
+                f"{self.folder / 'sequences'} holds {first} users of {self.users}: prepare again"
+            )
         return groups
 
-    def _lists(self, group: RowGroup, columns: list[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    def _lists(
+        self, group: RowGroup, columns: list[str]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Bounds of the users' lists, int64 [U + 1], and the values of each column, one user after another.
 
         Raises:
@@ -259,16 +301,22 @@ class PreparedData:
         np.cumsum(_list_lengths(lists[columns[0]]), out=starts[1:])
         for name in columns[1:]:
             if not np.array_equal(_list_lengths(lists[name]), np.diff(starts)):
-                raise UserError(f"{group.file}: '{columns[0]}' and '{name}' of a user differ in length: prepare again")
+                raise UserError(
+                    f"{group.file}: '{columns[0]}' and '{name}' of a user differ in length: prepare again"
+                )
         values = {name: column.flatten().to_numpy() for name, column in lists.items()}
         items = values.get("items", starts[:0])
         if len(items) and (items.min() < 0 or items.max() >= self.items):
-            raise UserError(f"{group.file} names an item outside the catalogue of {self.items}: prepare again")
+            raise UserError(
+                f"{group.file} names an item outside the catalogue of {self.items}: prepare again"
+            )
         return starts, values
 
     def _row_group(self, group: RowGroup, columns: list[str]) -> pa.Table:
         footer = self._footers[group.file]
-        return self._files.row_group(self._names[group.file], group.file, footer, group.index, columns)
+        return self._files.row_group(
+            self._names[group.file], group.file, footer, group.index, columns
+        )
 
     def _read(self, name: str, columns: Sequence[str] | None) -> pa.Table:
         return self._files.table(name, columns)

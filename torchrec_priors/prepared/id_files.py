@@ -14,10 +14,18 @@ from torchrec_priors.parquet import read_schema, read_table
 from torchrec_priors.prepared.id_texts import id_texts
 
 _PARQUET = b"PAR1"
-_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"(\xb5/\xfd")  # gzip, zip, bzip2, xz, zstd
+_PACKED = (
+    b"\x1f\x8b",
+    b"PK\x03\x04",
+    b"BZh",
+    b"\xfd7zX",
+    b"(\xb5/\xfd",
+)  # gzip, zip, bzip2, xz, zstd
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_END = re.compile(r"\r\n|\r|\n")
-_LINE = re.compile(r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^"\r\n][^\r\n]*)?)(?:\r\n|\r|\n|$(?![\s\S]))')
+_LINE = re.compile(
+    r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^"\r\n][^\r\n]*)?)(?:\r\n|\r|\n|$(?![\s\S]))'
+)
 
 
 def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
@@ -40,7 +48,11 @@ def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
             magic = opened.read(len(_PARQUET))
         if magic.startswith(_PACKED):
             raise UserError(f"{where} is compressed: unpack it")
-        ids = _from_parquet(file, column, where) if magic == _PARQUET else _from_text(file, column, where, remedy)
+        ids = (
+            _from_parquet(file, column, where)
+            if magic == _PARQUET
+            else _from_text(file, column, where, remedy)
+        )
     except (pa.ArrowException, OSError) as error:
         blame_the_system(error, where)
         reason = str(error).splitlines()[0]
@@ -67,11 +79,15 @@ def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise UserError(f"{where}, line {line} cannot be read, as it is no UTF-8 text: {remedy}") from error
+        raise UserError(
+            f"{where}, line {line} cannot be read, as it is no UTF-8 text: {remedy}"
+        ) from error
     if '"' in text:
         ids = pa.array(_quoted(text, where, remedy), pa.string())
     else:
-        lines = pc.split_pattern(pa.array([text.replace("\r\n", "\n").replace("\r", "\n")], pa.large_string()), "\n")
+        lines = pc.split_pattern(
+            pa.array([text.replace("\r\n", "\n").replace("\r", "\n")], pa.large_string()), "\n"
+        )
         ids = pc.utf8_trim_whitespace(lines.flatten()).cast(pa.string())
         several = pc.match_substring(ids, ",")
         if pc.any(several, min_count=0).as_py():
@@ -83,21 +99,27 @@ def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
 
 def _quoted(text: str, where: str, remedy: str) -> list[str]:
     """Ids of lines of which some are in quotes."""
-    ids, start, line = list[str](), 0, 1
+    ids = list[str]()
+    start = 0
+    line = 1
     while start < len(text):
         found = _LINE.match(text, start)
         if found is None:
             raise UserError(f"{where}, line {line}: a quote that is not closed: {remedy}")
-        quoted, plain = found[1], found[2] or ""
+        quoted = found[1]
+        plain = found[2] or ""
         if quoted is None and "," in plain:
             raise _several(where, line, plain.strip(), remedy)
         ids.append(plain.strip() if quoted is None else quoted.replace('""', '"'))
-        start, line = found.end(), line + len(_LINE_END.findall(found[0]))
+        start = found.end()
+        line = line + len(_LINE_END.findall(found[0]))
     return ids
 
 
 def _several(where: str, line: int, text: str, remedy: str) -> UserError:
-    return UserError(f"{where}, line {line}: {shown(text)} has a comma: {remedy}, with an id that has one in quotes")
+    return UserError(
+        f"{where}, line {line}: {shown(text)} has a comma: {remedy}, with an id that has one in quotes"
+    )
 
 
 def first_repeated(ids: pa.Array) -> int | None:
@@ -106,7 +128,9 @@ def first_repeated(ids: pa.Array) -> int | None:
     >>> first_repeated(pa.array(["7", "8", "7", "8"]))
     2
     """
-    codes = ids.dictionary_encode().indices.to_numpy()  # numbered as they appear: the i-th new one is i
+    codes = (
+        ids.dictionary_encode().indices.to_numpy()
+    )  # numbered as they appear: the i-th new one is i
     repeated = codes != np.arange(len(codes))
     return int(np.argmax(repeated)) if repeated.any() else None
 

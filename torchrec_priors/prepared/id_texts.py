@@ -19,7 +19,8 @@ def id_texts(ids: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
             UTF-8; numbers that are not whole.
     """
     plain = plain_array(ids)
-    kind, types = plain.type, pa.types
+    kind = plain.type
+    types = pa.types
     if types.is_floating(kind):
         return _whole(plain, where).cast(pa.string())
     if types.is_decimal(kind):
@@ -30,9 +31,13 @@ def id_texts(ids: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
     try:
         return plain.cast(pa.string())
     except pa.ArrowInvalid as error:
-        if not (types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)):
+        if not (
+            types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+        ):
             raise
-        raise UserError(f"{where}: ids are bytes that are no UTF-8: give integers or text") from error
+        raise UserError(
+            f"{where}: ids are bytes that are no UTF-8: give integers or text"
+        ) from error
 
 
 def plain_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
@@ -41,7 +46,9 @@ def plain_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(whole, pa.ChunkedArray):  # more than one array holds
         raise UserError("more ids than one array holds: give fewer at a time")
     if isinstance(whole.type, pa.UuidType):
-        return pa.array([None if value is None else str(value) for value in whole.to_pylist()], pa.string())
+        return pa.array(
+            [None if value is None else str(value) for value in whole.to_pylist()], pa.string()
+        )
     if isinstance(whole.type, pa.BaseExtensionType):
         return plain_array(whole.storage)
     if pa.types.is_dictionary(whole.type):
@@ -56,5 +63,7 @@ def _whole(numbers: pa.Array, where: str) -> pa.Array:
     right = pc.fill_null(right, True)
     if not pc.all(right, min_count=0).as_py():
         wrong = wide.filter(pc.invert(right))[0].as_py()
-        raise UserError(f"{where}: ids are floating-point numbers, such as {wrong}: give integers or text")
+        raise UserError(
+            f"{where}: ids are floating-point numbers, such as {wrong}: give integers or text"
+        )
     return wide.cast(pa.int64())

@@ -12,10 +12,12 @@ def compress(item: np.ndarray, group: np.ndarray, items: int) -> tuple[np.ndarra
         ([0, 2, 2, 3], [0, 1, 1])
     """
     order = np.lexsort((group, item))
-    item, group = item[order], group[order]
+    item = item[order]
+    group = group[order]
     repeated = np.zeros(len(item), bool)
     repeated[1:] = (item[1:] == item[:-1]) & (group[1:] == group[:-1])
-    item, group = item[~repeated], group[~repeated]
+    item = item[~repeated]
+    group = group[~repeated]
     starts = np.zeros(items + 1, np.int64)
     np.cumsum(np.bincount(item, minlength=items), out=starts[1:])
     return starts, group.astype(np.int64)

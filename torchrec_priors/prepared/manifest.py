@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.common.checksums import sha256
-from torchrec_priors.common.files import check_name, check_path, json_text, parse_json, take_checksum, write_whole
+from torchrec_priors.common.files import (
+    check_name,
+    check_path,
+    json_text,
+    parse_json,
+    take_checksum,
+    write_whole,
+)
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.parquet import read_footer, readable
 
@@ -23,7 +30,12 @@ HELD = "held/"  # the folder of what a later append may need
 GROWN_FROM = "grown_from"  # in `made_by`
 _REMEDY = "prepare again"
 _SAID: set[str] = set()  # manifests without a checksum, each of which is told once
-PRIOR_KINDS = ("event", "graph", "item", "user")  # a prior may have the name of one, as `event:event` names both
+PRIOR_KINDS = (
+    "event",
+    "graph",
+    "item",
+    "user",
+)  # a prior may have the name of one, as `event:event` names both
 
 
 @dataclass(frozen=True)
@@ -139,14 +151,18 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise UserError(f"--data: there is no folder '{folder}'")
     if not file.is_file():
-        raise UserError(f"--data: '{folder}' is no prepared data set (it has no {FILE}): run prepare first")
+        raise UserError(
+            f"--data: '{folder}' is no prepared data set (it has no {FILE}): run prepare first"
+        )
     manifest = parse_manifest(file.read_bytes(), str(file))
     for info in manifest.files:
         part = folder / info.path
         if not part.is_file():
             raise UserError(f"{part} is missing: prepare the data set again")
         if part.stat().st_size != info.bytes:
-            raise UserError(f"{part} has {part.stat().st_size} bytes of {info.bytes}: prepare the data set again")
+            raise UserError(
+                f"{part} has {part.stat().st_size} bytes of {info.bytes}: prepare the data set again"
+            )
     return manifest
 
 
@@ -158,12 +174,17 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
     """
     values = parse_json(content, file, remedy=_REMEDY)
     if not take_checksum(values, file, remedy=_REMEDY) and file not in _SAID:
-        log.info("%s was written by an earlier version, without checksums of itself and of what is read in parts", file)
+        log.info(
+            "%s was written by an earlier version, without checksums of itself and of what is read in parts",
+            file,
+        )
         _SAID.add(file)
     try:
         version = values["schema_version"]
         if version != SCHEMA_VERSION:
-            raise UserError(f"{file} is of version {version}; this release reads {SCHEMA_VERSION}: prepare again")
+            raise UserError(
+                f"{file} is of version {version}; this release reads {SCHEMA_VERSION}: prepare again"
+            )
         values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
         values["files"] = [FileInfo(**info) for info in values["files"]]
         _check_names(values["priors"], values["files"], file)
@@ -171,7 +192,9 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
     except UserError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}): prepare again") from error
+        raise UserError(
+            f"{file} cannot be read ({type(error).__name__}: {error}): prepare again"
+        ) from error
 
 
 def _check_names(priors: list[PriorInfo], files: list[FileInfo], file: str) -> None:
@@ -195,7 +218,9 @@ def verify(folder: Path) -> None:
     """Raises UserError where a file's checksum is not the manifest's. Reads every byte."""
     for info in read_manifest(folder).files:
         if sha256(folder / info.path) != info.sha256:
-            raise UserError(f"{folder / info.path} does not match its checksum: prepare the data set again")
+            raise UserError(
+                f"{folder / info.path} does not match its checksum: prepare the data set again"
+            )
 
 
 def describe(folder: Path, paths: list[Path]) -> tuple[list[FileInfo], str]:

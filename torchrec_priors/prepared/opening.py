@@ -11,7 +11,13 @@ from fsspec.callbacks import Callback
 
 from torchrec_priors.common.checksums import sha256
 from torchrec_priors.errors import UserError
-from torchrec_priors.prepared.manifest import FILE, FileInfo, Manifest, parse_manifest, read_manifest
+from torchrec_priors.prepared.manifest import (
+    FILE,
+    FileInfo,
+    Manifest,
+    parse_manifest,
+    read_manifest,
+)
 from torchrec_priors.remote.cache import Wanted, default_cache
 from torchrec_priors.remote.progress import Progress
 from torchrec_priors.remote.store import DamagedError, Store
@@ -40,12 +46,13 @@ class Files(Protocol):
 
 def open_files(folder: Place) -> Files:
     """Raises UserError where there is no data set."""
-    return _There(folder) if isinstance(folder, Uri) else _Here(folder)
+    return _RemoteFiles(folder) if isinstance(folder, Uri) else _LocalFiles(folder)
 
 
-class _Here:
+class _LocalFiles:
     def __init__(self, folder: Path) -> None:
-        self.scratch, self.manifest = folder, read_manifest(folder)
+        self.scratch = folder
+        self.manifest = read_manifest(folder)
 
     def paths(self, names: Sequence[str]) -> list[Path]:
         return [self.scratch / name for name in names]
@@ -54,7 +61,7 @@ class _Here:
         return False
 
 
-class _There:
+class _RemoteFiles:
     """In a store. A file comes whole when it is first asked for; entries of the cache are named by its checksum.
 
     Not in parts, as a training reads all files from its first steps on: row groups are shuffled over all of them.
@@ -70,13 +77,18 @@ class _There:
     def paths(self, names: Sequence[str]) -> list[Path]:
         new = [name for name in names if name not in self._found]
         if new:
-            self._found.update(zip(new, self._fetched([self._info(name) for name in new]), strict=True))
+            self._found.update(
+                zip(new, self._fetched([self._info(name) for name in new]), strict=True)
+            )
         return [self._found[name] for name in names]
 
     def renew(self, name: str) -> bool:
-        info, cache = self._info(name), default_cache()
+        info = self._info(name)
+        cache = default_cache()
         if cache.drop(key_of(info), lambda copy: sha256(copy) != info.sha256):
-            log.warning("%s: the copy in the cache was damaged: it is fetched again", self._store.uri / name)
+            log.warning(
+                "%s: the copy in the cache was damaged: it is fetched again", self._store.uri / name
+            )
         (self._found[name],) = self._fetched([info])
         return True
 
@@ -91,13 +103,18 @@ class _There:
         total = sum(info.bytes for info in missing)
         progress = Progress(f"fetching {self._store.uri}", len(missing), total, log.info)
         return cache.fetch(
-            [Wanted(key_of(info), info.bytes, partial(self._fetch, info, progress.file())) for info in infos]
+            [
+                Wanted(key_of(info), info.bytes, partial(self._fetch, info, progress.file()))
+                for info in infos
+            ]
         )
 
     def _fetch(self, info: FileInfo, moved: Callback, file: Path) -> None:
         def check(copy: Path) -> None:
             if copy.stat().st_size != info.bytes or sha256(copy) != info.sha256:
-                raise DamagedError("what came does not match its checksum: it is damaged there, or being replaced")
+                raise DamagedError(
+                    "what came does not match its checksum: it is damaged there, or being replaced"
+                )
 
         self._store.get(info.path, file, check, moved)
 

@@ -22,6 +22,10 @@ def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
             f"more than {_MOST_PAIRS:,} pairs: give fewer groups, as 'all:{max(1, _MOST_PAIRS // data.items)}'"
         )
     names = [f"all {number + 1}" for number in range(groups)]
-    held = np.arange(groups) if whole_number(argument) is not None else np.unique(labels_like(argument, data)[1])
+    held = (
+        np.arange(groups)
+        if whole_number(argument) is not None
+        else np.unique(labels_like(argument, data)[1])
+    )
     rows = np.repeat(np.arange(data.items), len(held))
     return ItemPrior(f"all:{argument}", names, rows, np.tile(held, data.items), data.items)

@@ -18,7 +18,9 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.priors.prior import Prior, Targets, is_of_users
 
 MOST_PATHS = 1 << 17
-_MOST_PAIRS = 1 << 25  # of an item and a combination of groups, in the rows that are looked at together
+_MOST_PAIRS = (
+    1 << 25
+)  # of an item and a combination of groups, in the rows that are looked at together
 _ROWS = 1 << 16  # looked at together
 
 
@@ -38,7 +40,8 @@ class Branch:
         Raises:
             UserError: the groups have too many combinations.
         """
-        self.numbers, self.levels = numbers, levels
+        self.numbers = numbers
+        self.levels = levels
         self.sizes = [len(level.groups) for level in levels]
         self._restricting = [d for d, level in enumerate(levels) if level.restricts_items]
         if self.combinations >= 1 << 62:
@@ -60,7 +63,8 @@ class Branch:
         """
         self.code_C = self.code_C[kept_C]
         used, self.set_C = np.unique(self.set_C[kept_C], return_inverse=True)
-        self._set_code, self.set_sizes = self._set_code[used], self.set_sizes[used]
+        self._set_code = self._set_code[used]
+        self.set_sizes = self.set_sizes[used]
 
     def leave_out_groups_without_users(self) -> None:
         """Leaves out the combinations that are for nobody."""
@@ -96,15 +100,22 @@ class Branch:
         code = torch.zeros_like(index)
         for level, size in zip(self.levels, self.sizes, strict=True):
             row, group = level.members(targets.chosen(index))
-            index, code = index[row], code[row] * size + group
+            index = index[row]
+            code = code[row] * size + group
         return index, code
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         """(row, item set) for each set a row of [first_row, last_row) is in."""
         parts = [self._set_codes(*some)[:2] for some in _few(first_row, last_row)]
-        rows, codes = (np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True))
+        rows, codes = (
+            np.concatenate([np.zeros(0, np.int64), *column]) for column in zip(*parts, strict=True)
+        )
         place = np.searchsorted(self._set_code, codes)
-        there = self._set_code[np.minimum(place, len(self._set_code) - 1)] == codes if len(self._set_code) else []
+        there = (
+            self._set_code[np.minimum(place, len(self._set_code) - 1)] == codes
+            if len(self._set_code)
+            else []
+        )
         return rows[there], place[there]
 
     def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
@@ -114,13 +125,16 @@ class Branch:
             if d not in self._restricting:
                 count *= 1 if is_of_users(level) else self.sizes[d]
             else:
-                labels = np.bincount(level.eligible(first_row, last_row)[0] - first_row, minlength=len(count))
+                labels = np.bincount(
+                    level.eligible(first_row, last_row)[0] - first_row, minlength=len(count)
+                )
                 count *= (labels > 0) if getattr(level, "exclusive", False) else labels
         return count
 
     def _count_sets(self, items: int) -> tuple[np.ndarray, np.ndarray]:
         """(code over the restricting levels, items) of each item set."""
-        codes, counts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        codes = [np.zeros(0, np.int64)]
+        counts = [np.zeros(0, np.int64)]
         for some in _few(0, items):
             _, found, without = self._set_codes(*some)
             unique, count = np.unique(found, return_counts=True)
@@ -140,7 +154,8 @@ class Branch:
         number = np.repeat(np.arange(len(self._set_code)), others)
         restricting = self._set_code[number]
         free = np.tile(np.arange(others), len(self._set_code))
-        code, step = np.zeros(len(number), np.int64), 1
+        code = np.zeros(len(number), np.int64)
+        step = 1
         for d in reversed(range(len(self.sizes))):
             rest = restricting if d in self._restricting else free
             code += rest % self.sizes[d] * step
@@ -163,16 +178,19 @@ class Branch:
             combinations *= np.diff(starts)
         if combinations.sum() > _MOST_PAIRS:
             raise _too_large(
-                self.levels, f"{combinations.sum():,.0f} pairs of an item and a path, in {len(here):,} items"
+                self.levels,
+                f"{combinations.sum():,.0f} pairs of an item and a path, in {len(here):,} items",
             )
         without = [0] * len(self.levels)
-        rows, codes = here, np.zeros(len(here), np.int64)
+        rows = here
+        codes = np.zeros(len(here), np.int64)
         for d, (group, first, count) in zip(self._restricting, labels, strict=True):
             without[d] = int((count == 0).sum())
             counts = count[rows - first_row]
             within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
             chosen = group[np.repeat(first[rows - first_row], counts) + within]
-            rows, codes = np.repeat(rows, counts), np.repeat(codes, counts) * self.sizes[d] + chosen
+            rows = np.repeat(rows, counts)
+            codes = np.repeat(codes, counts) * self.sizes[d] + chosen
         return rows, codes, without
 
 
@@ -184,4 +202,6 @@ def _few(first_row: int, last_row: int) -> list[tuple[int, int]]:
 
 def _too_large(levels: list[Prior], what: str) -> UserError:
     names = ", ".join(f"{level.name} {len(level.groups):,}" for level in levels)
-    return UserError(f"priors.tree makes {what} ({names} groups): take fewer levels or coarser priors")
+    return UserError(
+        f"priors.tree makes {what} ({names} groups): take fewer levels or coarser priors"
+    )

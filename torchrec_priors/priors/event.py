@@ -16,7 +16,9 @@ class EventPrior(nn.Module):
     exclusive = True
     needs = ("events",)
 
-    def __init__(self, name: str, groups: list[str], of_events: Memberships, of_items: Memberships) -> None:
+    def __init__(
+        self, name: str, groups: list[str], of_events: Memberships, of_items: Memberships
+    ) -> None:
         """
         Args:
             groups: names, by group number.
@@ -24,9 +26,13 @@ class EventPrior(nn.Module):
             of_items: groups that may retrieve each row.
         """
         super().__init__()
-        assert bool((of_events.starts.diff() > 0).all()), f"an event of prior '{name}' is in no group"
-        self.name, self.groups = name, groups
-        self.of_events, self.of_items = of_events, of_items
+        assert bool((of_events.starts.diff() > 0).all()), (
+            f"an event of prior '{name}' is in no group"
+        )
+        self.name = name
+        self.groups = groups
+        self.of_events = of_events
+        self.of_items = of_items
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
         assert targets.event_M is not None, f"prior '{self.name}' needs events"
@@ -43,7 +49,9 @@ def load(argument: str, data: PreparedData, horizon: int) -> EventPrior:
     """`argument`: name of an event prior of the data set."""
     info = prior_of_data(argument, data, "event")
     if not info.eligible:
-        raise UserError(f"priors.tree: data set does not say which items saw '{argument}': prepare it again")
+        raise UserError(
+            f"priors.tree: data set does not say which items saw '{argument}': prepare it again"
+        )
     return EventPrior(
         argument,
         info.groups,

@@ -23,7 +23,9 @@ class Interests(nn.Module):
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
         every = torch.arange(len(targets.item_M), device=targets.item_M.device)
         number = len(self.groups)
-        return every.repeat_interleave(number), torch.arange(number, device=every.device).repeat(len(every))
+        return every.repeat_interleave(number), torch.arange(number, device=every.device).repeat(
+            len(every)
+        )
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("interests restrict no items")
@@ -33,6 +35,8 @@ def load(argument: str, data: PreparedData, horizon: int) -> Interests:
     """`argument`: how many."""
     number = whole_number(argument)
     if not number:
-        raise UserError(f"priors.tree: 'interests:{argument}' needs a number of interests, as in 'interests:4'")
+        raise UserError(
+            f"priors.tree: 'interests:{argument}' needs a number of interests, as in 'interests:4'"
+        )
     check_most("priors.tree: interests", number, MOST_GROUPS)
     return Interests(number)

@@ -14,7 +14,9 @@ class ItemPrior(nn.Module):
 
     restricts_items = True
 
-    def __init__(self, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int) -> None:
+    def __init__(
+        self, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int
+    ) -> None:
         """
         Args:
             groups: names, by group number.
@@ -32,7 +34,8 @@ class ItemPrior(nn.Module):
             if len(values) and not 0 <= int(values.min()) <= int(values.max()) < end:
                 wrong = values[(values < 0) | (values >= end)][0]
                 raise UserError(f"prior '{name}': {what} {wrong} is not in [0, {end})")
-        self.name, self.groups = name, groups
+        self.name = name
+        self.groups = groups
         self.labels = Memberships.from_pairs(item, group, items)
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:

@@ -31,25 +31,41 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     """
     own = own_file(specification)
     if own is not None:
-        module = load_file(own, option="priors.tree", function="load", arguments=("argument", "data", "horizon"))
+        module = load_file(
+            own, option="priors.tree", function="load", arguments=("argument", "data", "horizon")
+        )
         prior: Prior = module.load(specification[len(str(own)) + 1 :], data, horizon)
         if not hasattr(prior, "groups"):
-            raise UserError(f"priors.tree: `load` of '{own}' must return a prior, not {type(prior).__name__}")
+            raise UserError(
+                f"priors.tree: `load` of '{own}' must return a prior, not {type(prior).__name__}"
+            )
         return prior
     kind, colon, argument = specification.partition(":")
     known = known_files(Path(__file__).parent)
     names = {prior.name: prior.kind for prior in data.manifest.priors}
     if not colon and specification in names:
-        kind, argument = names[specification], specification
+        kind = names[specification]
+        argument = specification
     if kind not in known:
-        usable = ["temporal:n", "random:n", "all:n", *(name for name, its_kind in names.items() if its_kind in known)]
+        usable = [
+            "temporal:n",
+            "random:n",
+            "all:n",
+            *(name for name, its_kind in names.items() if its_kind in known),
+        ]
         if specification in names:
-            raise UserError(f"priors.tree: '{specification}' is a prior of an unknown kind, '{kind}': {_list(usable)}")
+            raise UserError(
+                f"priors.tree: '{specification}' is a prior of an unknown kind, '{kind}': {_list(usable)}"
+            )
         if kind in names:
             raise UserError(f"priors.tree: '{kind}' takes no argument: write '{kind}'")
         if Path(f"{kind}.py").is_file():
-            raise UserError(f"priors.tree: there is no prior '{kind}': for your file write '{kind}.py:{argument}'")
-        raise UserError(f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}")
+            raise UserError(
+                f"priors.tree: there is no prior '{kind}': for your file write '{kind}.py:{argument}'"
+            )
+        raise UserError(
+            f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}"
+        )
     prior = importlib.import_module(f"{__package__}.{kind}").load(argument, data, horizon)
     return prior
 
@@ -62,7 +78,9 @@ def prior_of_data(name: str, data: PreparedData, *kinds: str) -> PriorInfo:
     """
     found = {prior.name: prior for prior in data.manifest.priors if prior.kind in kinds}
     if name not in found:
-        raise UserError(f"priors.tree: data set has no {' or '.join(kinds)} prior '{name}': {nearest(name, found)}")
+        raise UserError(
+            f"priors.tree: data set has no {' or '.join(kinds)} prior '{name}': {nearest(name, found)}"
+        )
     return found[name]
 
 
@@ -70,7 +88,9 @@ def _list(names: list[str]) -> str:
     return f"valid: {', '.join(names)}"
 
 
-def load_tree(config: PriorsConfig, data: PreparedData, horizon: int, only: Collection[str] | None = None) -> PriorTree:
+def load_tree(
+    config: PriorsConfig, data: PreparedData, horizon: int, only: Collection[str] | None = None
+) -> PriorTree:
     """The tree of a configuration over a prepared data set.
 
     Args:
@@ -80,5 +100,7 @@ def load_tree(config: PriorsConfig, data: PreparedData, horizon: int, only: Coll
     levels = [load_prior(level, data, horizon) for level in config.tree]
     for specification, level in zip(config.tree, levels, strict=True):
         if [other.name for other in levels].count(level.name) > 1:
-            raise UserError(f"priors.tree: '{specification}' and another level are both '{level.name}': give it once")
+            raise UserError(
+                f"priors.tree: '{specification}' and another level are both '{level.name}': give it once"
+            )
     return PriorTree(levels, data.items, config.composition, only)

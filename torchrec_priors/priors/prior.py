@@ -100,7 +100,7 @@ class Prior(Protocol):
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         """(row, group) for the items of [first_row, last_row) that a group may retrieve (Omega_k, Eq. 3).
 
-        Asked only where `restricts_items`.
+        PathQueries only where `restricts_items`.
         """
         ...
 

@@ -32,16 +32,22 @@ def load(argument: str, data: PreparedData, horizon: int) -> Prior:
     like, colon, seed = argument.removeprefix(_TEMPORAL).partition(":")
     seed_number = whole_number(seed or "0")
     if seed_number is None or (colon and not seed):
-        raise UserError(f"priors.tree: 'random:{argument}' has no number as its seed: write 'random:{like}:7'")
+        raise UserError(
+            f"priors.tree: 'random:{argument}' has no number as its seed: write 'random:{like}:7'"
+        )
     check_most("priors.tree: the seed of 'random'", seed_number, _MOST_SEED)
     if temporal:
-        return _dealt_offsets(f"random:{argument}", load_temporal(like, data, horizon), horizon, seed_number)
+        return _dealt_offsets(
+            f"random:{argument}", load_temporal(like, data, horizon), horizon, seed_number
+        )
 
     groups = how_many("random", like, data)
     names = [f"random {number + 1}" for number in range(groups)]
     if whole_number(like) is not None:
         rows = np.arange(data.items)
-        return ItemPrior(f"random:{argument}", names, rows, draw(rows, seed_number, groups), data.items)
+        return ItemPrior(
+            f"random:{argument}", names, rows, draw(rows, seed_number, groups), data.items
+        )
 
     of_users = prior_of_data(like, data, *LIKE).kind == "user"
     number, group = labels_like(like, data)
@@ -59,7 +65,9 @@ def how_many(control: str, like: str, data: PreparedData) -> int:
         check_most(f"priors.tree: groups of '{control}'", number, MOST_GROUPS)
         return number
     if not like or number == 0:
-        raise UserError(f"priors.tree: '{control}:{like}' needs a number of groups or a prior: write '{control}:8'")
+        raise UserError(
+            f"priors.tree: '{control}:{like}' needs a number of groups or a prior: write '{control}:8'"
+        )
     return len(prior_of_data(like, data, *LIKE).groups)
 
 
@@ -83,7 +91,10 @@ def deal(states: list[int], seed: int) -> np.ndarray:
     True
     """
     key = _bits(np.arange(states[-1]), seed)
-    parts = [low + np.argsort(key[low:high], kind="stable") for low, high in itertools.pairwise([0, *states])]
+    parts = [
+        low + np.argsort(key[low:high], kind="stable")
+        for low, high in itertools.pairwise([0, *states])
+    ]
     return np.concatenate(parts)
 
 

@@ -24,8 +24,12 @@ class TemporalPrior(nn.Module):
         if segments == 2:
             self.groups = ["short-term", "long-term"]
         else:
-            self.groups = [f"next {low}" if low == high else f"next {low}-{high}" for low, high in bounds]
-        self.register_buffer("segment_t", torch.arange(horizon) // self.length, persistent=False)  # of each offset
+            self.groups = [
+                f"next {low}" if low == high else f"next {low}-{high}" for low, high in bounds
+            ]
+        self.register_buffer(
+            "segment_t", torch.arange(horizon) // self.length, persistent=False
+        )  # of each offset
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
         every = torch.arange(len(targets.offset_M), device=targets.offset_M.device)
@@ -39,7 +43,9 @@ def load(argument: str, data: PreparedData, horizon: int) -> TemporalPrior:
     """`argument`: number of segments; it must divide the horizon."""
     segments = whole_number(argument)
     if not segments:
-        raise UserError(f"priors.tree: 'temporal:{argument}' needs a number of segments, as in 'temporal:4'")
+        raise UserError(
+            f"priors.tree: 'temporal:{argument}' needs a number of segments, as in 'temporal:4'"
+        )
     if horizon % segments:
         raise UserError(
             f"priors.tree: 'temporal:{argument}' does not divide model.horizon = {horizon} into equal segments"

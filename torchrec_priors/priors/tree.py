@@ -70,21 +70,29 @@ class PriorTree(nn.Module):
         """
         super().__init__()
         self.levels = nn.ModuleList(levels)  # type: ignore[arg-type]
-        self.items, self.composition = items, composition
+        self.items = items
+        self.composition = composition
         self._chosen = only is not None
         asked = {need for level in levels for need in needs_of(level)}
         self.needs = tuple(need for need in NEEDS if need in asked)
         chosen = [[number] for number in range(len(levels))] if composition == "additive" else []
         numbers = chosen or [list(range(len(levels)))]
-        self.branches = [Branch(some, [levels[number] for number in some], items) for some in numbers]
+        self.branches = [
+            Branch(some, [levels[number] for number in some], items) for some in numbers
+        ]
         for branch in self.branches:
             if only is None:
                 branch.leave_out_groups_without_users()
             else:
-                branch.keep(np.array([name in only for name in self._names_of(branch, branch.code_C)], bool))
+                branch.keep(
+                    np.array([name in only for name in self._names_of(branch, branch.code_C)], bool)
+                )
         self._set_numbers, self.set_sizes = _number_sets(self.branches, items)
         set_K = np.concatenate(
-            [number[branch.set_C] for number, branch in zip(self._set_numbers, self.branches, strict=True)]
+            [
+                number[branch.set_C]
+                for number, branch in zip(self._set_numbers, self.branches, strict=True)
+            ]
         )
         if not len(set_K) and only is not None:
             raise UserError(
@@ -92,13 +100,19 @@ class PriorTree(nn.Module):
             )
         if not len(set_K):
             names = ", ".join(f"'{level.name}'" for level in levels)
-            raise UserError(f"priors.tree: no item is in a group of {names}: there is nothing to recommend")
-        self._order = np.argsort(set_K, kind="stable")  # path number -> place in the branches' combinations
+            raise UserError(
+                f"priors.tree: no item is in a group of {names}: there is nothing to recommend"
+            )
+        self._order = np.argsort(
+            set_K, kind="stable"
+        )  # path number -> place in the branches' combinations
         self.item_set_K: list[int] = set_K[self._order].tolist()
         place = np.argsort(self._order)
         bounds = np.cumsum([0, *(len(branch.code_C) for branch in self.branches)])
         for number, branch in enumerate(self.branches):
-            self.register_buffer(f"code_{number}", torch.from_numpy(branch.code_C), persistent=False)
+            self.register_buffer(
+                f"code_{number}", torch.from_numpy(branch.code_C), persistent=False
+            )
             paths = torch.from_numpy(place[bounds[number] : bounds[number + 1]])
             self.register_buffer(f"path_{number}", paths, persistent=False)
         self._user_levels = [number for number, level in enumerate(levels) if is_of_users(level)]
@@ -117,7 +131,9 @@ class PriorTree(nn.Module):
             for groups, name in zip(of_paths, self._names_of(branch, branch.code_C), strict=True):
                 unordered.append((tuple(branch.numbers), tuple(groups), name))
         ordered = zip((unordered[place] for place in self._order), self.item_set_K, strict=True)
-        return [Path(levels, groups, item_set, name) for (levels, groups, name), item_set in ordered]
+        return [
+            Path(levels, groups, item_set, name) for (levels, groups, name), item_set in ordered
+        ]
 
     @property
     def item_set_names(self) -> list[str]:
@@ -129,7 +145,9 @@ class PriorTree(nn.Module):
         found = []
         for number in range(self.item_sets):
             groups = zip(first[number].levels, first[number].groups, strict=True)
-            restricting = [names[level][group] for level, group in groups if self.levels[level].restricts_items]
+            restricting = [
+                names[level][group] for level, group in groups if self.levels[level].restricts_items
+            ]
             found.append(" / ".join(restricting) or "all")
         return found
 
@@ -152,18 +170,24 @@ class PriorTree(nn.Module):
             row, own = branch.eligible(first_row, last_row)
             order = np.lexsort((row, own))
             bounds = np.searchsorted(own[order], np.arange(len(number_S) + 1))
-            for number, (low, high) in zip(number_S.tolist(), itertools.pairwise(bounds), strict=True):
+            for number, (low, high) in zip(
+                number_S.tolist(), itertools.pairwise(bounds), strict=True
+            ):
                 rows[number] = row[order[low:high]]
         return rows
 
     def eligible_among(self, item_C: np.ndarray) -> list[np.ndarray]:
         """Places in `item_C` (ascending) of the items in each item set, ascending."""
         if len(item_C) and item_C[-1] - item_C[0] == len(item_C) - 1:  # all in a row
-            return [items - item_C[0] for items in self.eligible(int(item_C[0]), int(item_C[-1]) + 1)]
+            return [
+                items - item_C[0] for items in self.eligible(int(item_C[0]), int(item_C[-1]) + 1)
+            ]
         places: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(self.item_sets)]
         for start, end in _runs(item_C):
             here = item_C[start:end]
-            for found, items in zip(places, self.eligible(int(here[0]), int(here[-1]) + 1), strict=True):
+            for found, items in zip(
+                places, self.eligible(int(here[0]), int(here[-1]) + 1), strict=True
+            ):
                 place = np.searchsorted(here, items)
                 found.append(start + place[here[place] == items])
         return [np.concatenate(found) for found in places]
@@ -171,7 +195,9 @@ class PriorTree(nn.Module):
     @property
     def branch_K(self) -> Tensor:
         """int64 [K]: branch of each path."""
-        numbers = [np.full(len(branch.code_C), number) for number, branch in enumerate(self.branches)]
+        numbers = [
+            np.full(len(branch.code_C), number) for number, branch in enumerate(self.branches)
+        ]
         return torch.from_numpy(np.concatenate(numbers)[self._order])
 
     def decided(self) -> np.ndarray:
@@ -181,7 +207,9 @@ class PriorTree(nn.Module):
             decided[number_S] &= any(level.restricts_items for level in branch.levels)
         return decided
 
-    def alternatives(self, first_row: int, last_row: int, among: Sequence[int] | None = None) -> np.ndarray:
+    def alternatives(
+        self, first_row: int, last_row: int, among: Sequence[int] | None = None
+    ) -> np.ndarray:
         """int64 [branches, rows]: c(i), how many paths estimate the same probability of an item; 0 where none holds it.
 
         The heads of an item's several labels, those of several segments of time and those of several branches do; the
@@ -195,19 +223,25 @@ class PriorTree(nn.Module):
             each[np.setdiff1d(np.arange(len(each)), among)] = 0
         return each * (each > 0).sum(0)
 
-    def alternatives_among(self, item_C: np.ndarray, among: Sequence[int] | None = None) -> np.ndarray:
+    def alternatives_among(
+        self, item_C: np.ndarray, among: Sequence[int] | None = None
+    ) -> np.ndarray:
         """`alternatives` of some items, which ascend: int64 [branches, C]."""
         parts = [np.zeros((len(self.branches), 0), np.int64)]
         for start, end in _runs(item_C):
             here = item_C[start:end]
-            parts.append(self.alternatives(int(here[0]), int(here[-1]) + 1, among)[:, here - here[0]])
+            parts.append(
+                self.alternatives(int(here[0]), int(here[-1]) + 1, among)[:, here - here[0]]
+            )
         return np.concatenate(parts, 1)
 
     def assign(self, targets: Targets) -> tuple[Tensor, Tensor]:
         """(index into targets, path) for every path a target is a positive of (Eq. 6)."""
-        indexes, paths = [], []
+        indexes = []
+        paths = []
         for number, branch in enumerate(self.branches):
-            code_C, path_C = getattr(self, f"code_{number}"), getattr(self, f"path_{number}")
+            code_C = getattr(self, f"code_{number}")
+            path_C = getattr(self, f"path_{number}")
             if not len(code_C):  # no item is in any of its groups
                 continue
             index, code = branch.assign(targets)
@@ -225,7 +259,9 @@ class PriorTree(nn.Module):
         """
         allowed_BK: Tensor | None = None
         for number in self._user_levels:
-            own_BK = paths_of_groups(self._open_to(number, user_B), self.get_buffer(f"group_at_{number}"))
+            own_BK = paths_of_groups(
+                self._open_to(number, user_B), self.get_buffer(f"group_at_{number}")
+            )
             allowed_BK = own_BK if allowed_BK is None else allowed_BK & own_BK
         return allowed_BK
 
@@ -242,7 +278,9 @@ class PriorTree(nn.Module):
         Args:
             user_B: as for `allowed_paths`.
         """
-        count_BK = torch.ones(len(user_B), len(self.item_set_K), dtype=torch.int64, device=user_B.device)
+        count_BK = torch.ones(
+            len(user_B), len(self.item_set_K), dtype=torch.int64, device=user_B.device
+        )
         for number in self._user_levels:
             own_B = self._open_to(number, user_B).sum(1).clamp(min=1)
             through_K = self.get_buffer(f"group_at_{number}") >= 0
@@ -282,7 +320,10 @@ class PriorTree(nn.Module):
         """Names of combinations: "short-term / Electronics"."""
         names = self._names_in_paths()
         return [
-            " / ".join(names[level][group] for level, group in zip(branch.numbers, groups, strict=True)) or "all"
+            " / ".join(
+                names[level][group] for level, group in zip(branch.numbers, groups, strict=True)
+            )
+            or "all"
             for groups in branch.groups_of(code_C).tolist()
         ]
 
@@ -293,7 +334,9 @@ class PriorTree(nn.Module):
             everywhere = Counter(name for level in names for name in level)
             twice = {name for name, times in everywhere.items() if times > 1}
             for level, its_names in zip(self.levels, names, strict=True):
-                its_names[:] = [f"{level.name}: {name}" if name in twice else name for name in its_names]
+                its_names[:] = [
+                    f"{level.name}: {name}" if name in twice else name for name in its_names
+                ]
         return names
 
     def say_what_is_left_out(self) -> None:
@@ -308,7 +351,9 @@ class PriorTree(nn.Module):
             for branch in self.branches:
                 codes = list(itertools.islice(branch.left_out(), 5 - len(first)))
                 for groups in branch.groups_of(np.array(codes, np.int64)).tolist():
-                    first.append(" / ".join(names[n][g] for n, g in zip(branch.numbers, groups, strict=True)))
+                    first.append(
+                        " / ".join(names[n][g] for n, g in zip(branch.numbers, groups, strict=True))
+                    )
             every = dropped + len(self.item_set_K)
             log.info("dropped %d of %d prior paths that have no items or no users: %s", dropped, every,
                      ", ".join(first) + (", ..." if dropped > len(first) else ""))  # fmt: skip

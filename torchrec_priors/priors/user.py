@@ -15,7 +15,9 @@ class UserPrior(nn.Module):
     restricts_items = False
     needs = ("users",)
 
-    def __init__(self, name: str, groups: list[str], user: np.ndarray, group: np.ndarray, users: int) -> None:
+    def __init__(
+        self, name: str, groups: list[str], user: np.ndarray, group: np.ndarray, users: int
+    ) -> None:
         """
         Args:
             groups: names, by group number.
@@ -26,7 +28,8 @@ class UserPrior(nn.Module):
             UserError: a user is in no group.
         """
         super().__init__()
-        self.name, self.groups = name, groups
+        self.name = name
+        self.groups = groups
         self.with_users = np.isin(np.arange(len(groups)), group)
         self.of_users = Memberships.from_pairs(user, group, users)
         counts = self.of_users.starts.diff()

@@ -11,8 +11,11 @@ class _Gather(torch.autograd.Function):
     """Pieces of all ranks in slot order; the gradient of a piece is the sum of what all ranks ask of it."""
 
     @staticmethod
-    def forward(ctx: Any, piece_rd: Tensor, slots_W: list[Tensor], group: dist.ProcessGroup) -> Tensor:
-        ctx.slots, ctx.group = slots_W, group
+    def forward(
+        ctx: Any, piece_rd: Tensor, slots_W: list[Tensor], group: dist.ProcessGroup
+    ) -> Tensor:
+        ctx.slots = slots_W
+        ctx.group = group
         return _all_slots(piece_rd, slots_W, group)
 
     @staticmethod

@@ -99,7 +99,8 @@ def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
         _attempt = _meet(launch, device, timeout)
     attempt = "" if callers else _attempt
     _inside += not callers
-    lost, where = False, Where()
+    lost = False
+    where = Where()
     meeting = Meeting(dist.get_rank(), dist.get_world_size(), timeout, attempt, where)
     try:
         side = dist.new_group(timeout=timeout)
@@ -123,10 +124,13 @@ def _device(launch: Launch | None) -> torch.device:
     """This rank's."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    number, there = 0, torch.cuda.device_count()
+    number = 0
+    there = torch.cuda.device_count()
     if launch is not None and launch.world > 1:
         if launch.local_rank is None:
-            raise UserError("LOCAL_RANK is not set, which says whose GPU is whose: start with torchrun or TorchX")
+            raise UserError(
+                "LOCAL_RANK is not set, which says whose GPU is whose: start with torchrun or TorchX"
+            )
         number = launch.local_rank
     if number >= there:
         raise UserError(
@@ -139,10 +143,13 @@ def _device(launch: Launch | None) -> torch.device:
 
 def _meet(launch: Launch | None, device: torch.device, timeout: timedelta) -> str:
     """Makes the process group of all ranks; returns the name of the attempt."""
-    rank, world, attempt = 0, 1, ""
+    rank = 0
+    world = 1
+    attempt = ""
     store: dist.Store = dist.HashStore()
     if launch is not None and launch.world > 1:
-        rank, world = launch.rank, launch.world
+        rank = launch.rank
+        world = launch.world
         store, attempt = open_store(launch, timeout)
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:

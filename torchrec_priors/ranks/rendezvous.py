@@ -35,14 +35,17 @@ def open_store(launch: Launch, timeout: timedelta) -> tuple[dist.Store, str]:
         LostRanksError: some did not come within `timeout`.
         UserError: there is no such place, or something else has it.
     """
-    number, waiting = next(_opened), _Waiting(launch, timeout)
+    number = next(_opened)
+    waiting = _Waiting(launch, timeout)
     try:
         if launch.agent:
             store = _at_the_agents(launch, timeout, waiting, f"{_PLACE}/{number}")
         else:
             store = _at_rank_0(launch, timeout, waiting)
         _all_come(store, f"{_HERE}/{number}", launch, waiting)
-    except dist.DistError as error:  # a store that is stuck, or something else that listens at the port
+    except (
+        dist.DistError
+    ) as error:  # a store that is stuck, or something else that listens at the port
         reason = " ".join(str(error).split())[:200]
         what = f"the ranks could not meet at {launch.host}:{launch.port} ({reason}): start again"
         raise LostRanksError(what, speaks=True) from error
@@ -54,7 +57,9 @@ class _Waiting:
 
     def __init__(self, launch: Launch, timeout: timedelta) -> None:
         self.seconds = timeout.total_seconds()
-        self._launch, self._started, self._said = launch, time.monotonic(), False
+        self._launch = launch
+        self._started = time.monotonic()
+        self._said = False
 
     def until(self, come: Callable[[], bool], missing: Callable[[], list[int]]) -> None:
         """Waits for `come`.
@@ -78,8 +83,16 @@ class _Waiting:
 
     def _say(self, missing: list[int]) -> None:
         if self._speaks(missing):
-            level = logging.ERROR if self._launch.rank else logging.WARNING  # others than rank 0 do not warn
-            log.log(level, "rank %d waits for %s: %g s at most", self._launch.rank, self._of(missing), self.seconds)
+            level = (
+                logging.ERROR if self._launch.rank else logging.WARNING
+            )  # others than rank 0 do not warn
+            log.log(
+                level,
+                "rank %d waits for %s: %g s at most",
+                self._launch.rank,
+                self._of(missing),
+                self.seconds,
+            )
 
     def _lost(self, missing: list[int]) -> LostRanksError:
         return LostRanksError(
@@ -90,7 +103,9 @@ class _Waiting:
 
     def _speaks(self, missing: list[int]) -> bool:
         """Whether this is the first of those that are there; without rank 0 no one knows, and each is."""
-        return 0 in missing or self._launch.rank == min(set(range(self._launch.world)) - set(missing))
+        return 0 in missing or self._launch.rank == min(
+            set(range(self._launch.world)) - set(missing)
+        )
 
     def _of(self, missing: list[int]) -> str:
         launch = self._launch
@@ -108,9 +123,12 @@ def _at_rank_0(launch: Launch, timeout: timedelta, waiting: _Waiting) -> dist.TC
     return dist.TCPStore(launch.host, launch.port, is_master=False, timeout=timeout)
 
 
-def _at_the_agents(launch: Launch, timeout: timedelta, waiting: _Waiting, place: str) -> dist.TCPStore:
+def _at_the_agents(
+    launch: Launch, timeout: timedelta, waiting: _Waiting, place: str
+) -> dist.TCPStore:
     """The agent's store says where this attempt's is."""
-    host, port = launch.host, launch.port
+    host = launch.host
+    port = launch.port
     nobody = f"no launcher listens at {host}:{port} (MASTER_ADDR, MASTER_PORT)"
     _soon(lambda: _listens(host, port), nobody, waiting)
     launchers = dist.TCPStore(host, port, is_master=False, timeout=timeout)
@@ -143,7 +161,9 @@ def _soon(come: Callable[[], bool], otherwise: str, waiting: _Waiting) -> None:
         log.error("%s: tried again for %g s", otherwise, seconds)
     while not come():
         if time.monotonic() > deadline:
-            raise UserError(f"{otherwise}: start with torchrun or TorchX; for one process, {for_one_process()}")
+            raise UserError(
+                f"{otherwise}: start with torchrun or TorchX; for one process, {for_one_process()}"
+            )
         time.sleep(_LOOK_AGAIN)
 
 
@@ -194,7 +214,11 @@ def _let_others_see(store: dist.Store, key: str, launch: Launch, other: int) -> 
     """Before rank 0 ends, and the store with it, a rank that was told another number comes to know it from there."""
     store.set(f"{key}/differs/{launch.rank}", "")
     deadline = time.monotonic() + _LINGER
-    while launch.rank == 0 and not store.check([f"{key}/differs/{other}"]) and time.monotonic() < deadline:
+    while (
+        launch.rank == 0
+        and not store.check([f"{key}/differs/{other}"])
+        and time.monotonic() < deadline
+    ):
         time.sleep(_LOOK_AGAIN)
 
 

@@ -64,7 +64,9 @@ class _Answer:
 def lost_ranks(error: BaseException, ranks: Meeting) -> LostRanksError | None:
     """What to raise in place of an error; None where it is not of a collective. May take seconds."""
     text = str(error).lower()
-    of_a_collective = isinstance(error, dist.DistError) or any(name in text for name in _OF_A_COLLECTIVE)
+    of_a_collective = isinstance(error, dist.DistError) or any(
+        name in text for name in _OF_A_COLLECTIVE
+    )
     if not of_a_collective and error.__cause__ is not None:
         return lost_ranks(error.__cause__, ranks)
     if ranks.world == 1 or not of_a_collective:
@@ -80,7 +82,8 @@ def lost_ranks(error: BaseException, ranks: Meeting) -> LostRanksError | None:
 def _call(own: _Answer, ranks: Meeting) -> tuple[dict[int, _Answer], list[int]]:
     """The answers of the ranks that are there, this one included; and who is not."""
     within = _ANSWER_WITHIN[own.timed_out]
-    answers, reached = {ranks.rank: own}, threading.Event()
+    answers = {ranks.rank: own}
+    reached = threading.Event()
 
     def ask() -> None:
         launch = read_launch()
@@ -96,7 +99,9 @@ def _call(own: _Answer, ranks: Meeting) -> tuple[dict[int, _Answer], list[int]]:
                     answers[rank] = _Answer(**json.loads(store.get(f"{key}/{rank}")))
             time.sleep(_LOOK_AGAIN)
 
-    asking = threading.Thread(target=ask, name="roll call", daemon=True)  # a store that is stuck never answers
+    asking = threading.Thread(
+        target=ask, name="roll call", daemon=True
+    )  # a store that is stuck never answers
     asking.start()
     asking.join(within)
     answered = dict(answers)
@@ -117,7 +122,9 @@ def _message(answers: dict[int, _Answer], missing: list[int], ranks: Meeting) ->
     named = f"rank{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
     own = answers[ranks.rank].where
     if not missing:
-        others = "; ".join(f"rank {rank} in {answer.where}" for rank, answer in sorted(answers.items()))
+        others = "; ".join(
+            f"rank {rank} in {answer.where}" for rank, answer in sorted(answers.items())
+        )
         what = f"the connection between ranks was lost, all of which are there ({others})"
     elif any(answer.timed_out for answer in answers.values()):
         seconds = ranks.timeout.total_seconds()

@@ -8,7 +8,12 @@ from dataclasses import dataclass
 from torchrec_priors.common.limits import shortened, whole_number
 from torchrec_priors.errors import UserError
 
-_OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")  # any of them says: one of several
+_OF_A_RANK = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+)  # any of them says: one of several
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _MOST = 1 << 20  # ranks
 _PORTS = 1 << 16
@@ -51,11 +56,15 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
             f"them; for one process, {_unset(told)}"
         )
     world = _number(given, "WORLD_SIZE", 1, _MOST)
-    local_world = _number(given, "LOCAL_WORLD_SIZE", 1, world + 1) if "LOCAL_WORLD_SIZE" in given else None
+    local_world = (
+        _number(given, "LOCAL_WORLD_SIZE", 1, world + 1) if "LOCAL_WORLD_SIZE" in given else None
+    )
     return Launch(
         rank=_number(given, "RANK", 0, world),
         world=world,
-        local_rank=_number(given, "LOCAL_RANK", 0, local_world or world) if "LOCAL_RANK" in given else None,
+        local_rank=_number(given, "LOCAL_RANK", 0, local_world or world)
+        if "LOCAL_RANK" in given
+        else None,
         local_world=local_world,
         host=given["MASTER_ADDR"],
         port=_number(given, "MASTER_PORT", 1, _PORTS),

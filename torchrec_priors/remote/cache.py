@@ -31,7 +31,8 @@ from torchrec_priors.remote.progress import amount
 
 log = logging.getLogger(__name__)
 
-FOLDER, SIZE = "TORCHREC_PRIORS_CACHE", "TORCHREC_PRIORS_CACHE_SIZE"
+FOLDER = "TORCHREC_PRIORS_CACHE"
+SIZE = "TORCHREC_PRIORS_CACHE_SIZE"
 _AT_ONCE = 8  # files that are fetched at the same time
 _PARTIAL = ".partial"
 
@@ -64,9 +65,14 @@ class Cache:
     """
 
     def __init__(self, folder: Path, most: int | None = None) -> None:
-        self.folder, self.most = folder.absolute(), most
-        self._files, self._leases, self._locks = (self.folder / name for name in ("files", "leases", "locks"))
-        self._mutex, self._lease, self._held = Lock(), -1, set[str]()
+        self.folder = folder.absolute()
+        self.most = most
+        self._files, self._leases, self._locks = (
+            self.folder / name for name in ("files", "leases", "locks")
+        )
+        self._mutex = Lock()
+        self._lease = -1
+        self._held = set[str]()
         self._good = set[str]()  # entries that were found undamaged
 
     def fetch(self, wanted: Sequence[Wanted]) -> list[Path]:
@@ -130,7 +136,9 @@ class Cache:
 
     def _drop_damaged(self, files: Sequence[Wanted]) -> None:
         """Removes those that are not as they were fetched."""
-        asked = [file for file in files if file.is_as_fetched is not None and file.key not in self._good]
+        asked = [
+            file for file in files if file.is_as_fetched is not None and file.key not in self._good
+        ]
         if not asked:
             return
 
@@ -214,7 +222,11 @@ class Cache:
             return
         with self._shared(fcntl.LOCK_EX):
             lent = self._lent()
-            entries = [(file, status) for file in self._files.iterdir() if (status := _status(file)) is not None]
+            entries = [
+                (file, status)
+                for file in self._files.iterdir()
+                if (status := _status(file)) is not None
+            ]
             total = coming + sum(status.st_size for _, status in entries)
             for file, status in sorted(entries, key=lambda entry: entry[1].st_atime_ns):
                 if total <= self.most:

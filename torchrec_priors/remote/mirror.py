@@ -39,7 +39,9 @@ def mirror(uri: Uri, option: str, report: Report = lambda _: None) -> Path:
     keys = {path: _key(uri / path, file) for path, file in listed.items()}
     missing = {path: file for path, file in listed.items() if not cache.has(keys[path])}
     sums = cache.subfolder("sums")
-    progress = Progress(f"fetching {uri}", len(missing), sum(file.bytes for file in missing.values()), report)
+    progress = Progress(
+        f"fetching {uri}", len(missing), sum(file.bytes for file in missing.values()), report
+    )
     wanted = [
         Wanted(
             keys[path],
@@ -61,7 +63,9 @@ def _is_as_fetched(noted: Path, file: Path) -> bool:
     return noted.is_file() and noted.read_bytes() == sha256(file).encode()
 
 
-def _fetch(store: Store, path: str, listed: Listed, moved: Callback, noted: Path, file: Path) -> None:
+def _fetch(
+    store: Store, path: str, listed: Listed, moved: Callback, noted: Path, file: Path
+) -> None:
     def check(copy: Path) -> None:
         if copy.stat().st_size != listed.bytes:
             raise DamagedError(

@@ -15,8 +15,12 @@ class Progress:
     """Counts the bytes of several files that threads copy, and says so now and then."""
 
     def __init__(self, what: str, files: int, total: int, report: Report) -> None:
-        self._what, self._total, self._report = f"{what} ({files:,} file{'s' if files != 1 else ''})", total, report
-        self._moved, self._lock, self._said = 0, Lock(), time.monotonic()
+        self._what = f"{what} ({files:,} file{'s' if files != 1 else ''})"
+        self._total = total
+        self._report = report
+        self._moved = 0
+        self._lock = Lock()
+        self._said = time.monotonic()
         if files:
             report(f"{self._what}: {amount(total)}")
 
@@ -26,7 +30,9 @@ class Progress:
 
     def add(self, moved: int) -> None:
         with self._lock:
-            self._moved = min(self._moved + moved, self._total)  # a copy that is made again counts again
+            self._moved = min(
+                self._moved + moved, self._total
+            )  # a copy that is made again counts again
             if time.monotonic() - self._said > _EVERY:
                 self._said = time.monotonic()
                 self._report(f"{self._what}: {amount(self._moved)} of {amount(self._total)}")

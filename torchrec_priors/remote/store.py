@@ -17,18 +17,42 @@ from torchrec_priors.remote.uri import Uri
 
 log = logging.getLogger(__name__)
 
-TRIES, FIRST_WAIT = 4, 1.0  # seconds, doubled after each try
+# seconds, doubled after each try
+TRIES = 4
+FIRST_WAIT = 1.0
 READ_ONLY = ("http", "https")
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hf", "http": "http", "https": "http"}
-_LIBRARIES = ("aiobotocore", "aiohttp", "botocore", "fsspec", "httpx", "huggingface_hub", "requests", "urllib3")
-_NO_ACCESS = ("NoCredentialsError", "PartialCredentialsError", "GatedRepoError", "RepositoryNotFoundError")
+_LIBRARIES = (
+    "aiobotocore",
+    "aiohttp",
+    "botocore",
+    "fsspec",
+    "httpx",
+    "huggingface_hub",
+    "requests",
+    "urllib3",
+)
+_NO_ACCESS = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "GatedRepoError",
+    "RepositoryNotFoundError",
+)
 # What stores call that which changes with a file.
 _VERSIONS = ("ETag", "etag", "blob_id", "checksum", "md5", "Content-MD5", "Digest", "mtime", "LastModified",
              "last_modified", "Last-Modified", "modified", "created")  # fmt: skip
 
 # Errors of a connection have other numbers.
-_OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG)
+_OF_THE_CACHE = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENAMETOOLONG,
+)
 
 T = TypeVar("T")
 
@@ -64,7 +88,8 @@ class Store:
     """
 
     def __init__(self, uri: Uri, option: str) -> None:
-        self.uri, self.option = uri, option
+        self.uri = uri
+        self.option = option
         self._files, self._root = self._tried(uri, lambda: fsspec.core.url_to_fs(uri.text))
 
     def read(self, path: str) -> bytes:
@@ -76,7 +101,13 @@ class Store:
         self._files.invalidate_cache()
         return bool(self._tried(self.uri / path, lambda: self._files.exists(self._at(path))))
 
-    def get(self, path: str, file: Path, check: Callable[[Path], None], moved: Callback = DEFAULT_CALLBACK) -> None:
+    def get(
+        self,
+        path: str,
+        file: Path,
+        check: Callable[[Path], None],
+        moved: Callback = DEFAULT_CALLBACK,
+    ) -> None:
         """Copies to `file`; `check` raises DamagedError for a copy that is to be made again, once."""
 
         def copy() -> None:
@@ -115,16 +146,24 @@ class Store:
                 " local folder, or copy them to a bucket"
             )
         self._files.invalidate_cache()
-        found: dict[str, dict[str, Any]] = self._tried(self.uri, lambda: self._files.find(self._root, detail=True))
-        whole = {str(self._files._strip_protocol(name)).strip("/"): info for name, info in found.items()}
+        found: dict[str, dict[str, Any]] = self._tried(
+            self.uri, lambda: self._files.find(self._root, detail=True)
+        )
+        whole = {
+            str(self._files._strip_protocol(name)).strip("/"): info for name, info in found.items()
+        }
         root = self._root.strip("/")
         if root in whole:
             raise UserError(f"{self.option}: '{self.uri}' is a file: name the folder that it is in")
-        return {name.removeprefix(f"{root}/"): _listed(info) for name, info in sorted(whole.items())}
+        return {
+            name.removeprefix(f"{root}/"): _listed(info) for name, info in sorted(whole.items())
+        }
 
     def require_writable(self) -> None:
         if self.uri.protocol in READ_ONLY:
-            raise UserError(f"{self.option}: '{self.uri}': {self.uri.protocol} can only be read: write to a bucket")
+            raise UserError(
+                f"{self.option}: '{self.uri}': {self.uri.protocol} can only be read: write to a bucket"
+            )
 
     def _at(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"
@@ -141,7 +180,10 @@ class Store:
                     raise mistake from error
                 if isinstance(error, DamagedError) and attempt:
                     raise UserError(f"{self.option}: '{what}': {error}") from error
-                if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _LIBRARIES:
+                if (
+                    not isinstance(error, OSError)
+                    and type(error).__module__.partition(".")[0] not in _LIBRARIES
+                ):
                     raise
                 if attempt == TRIES - 1:
                     raise OutsideError(
@@ -155,16 +197,25 @@ class Store:
 
     def _mistake(self, what: Uri, error: Exception) -> UserError | OutsideError | None:
         """What another try will not mend; None for what may pass by itself."""
-        status, where = _status(error), f"{self.option}: '{what}'"
+        status = _status(error)
+        where = f"{self.option}: '{what}'"
         if isinstance(error, ImportError):
             return UserError(f"{where}: {self._missing_library(error)}")
         if "libhdfs" in str(error) or "libjvm" in str(error):
-            return UserError(f"{where}: hdfs:// needs Hadoop's client: set JAVA_HOME, HADOOP_HOME and CLASSPATH")
+            return UserError(
+                f"{where}: hdfs:// needs Hadoop's client: set JAVA_HOME, HADOOP_HOME and CLASSPATH"
+            )
         if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
             full = cannot(f"{where} cannot be kept in the cache", error)
             return type(full)(f"{full}, or give TORCHREC_PRIORS_CACHE another folder")
-        if isinstance(error, PermissionError) or status in (401, 403) or type(error).__name__ in _NO_ACCESS:
-            return UserError(f"{where}: no permission ({_short(error)}): look at the credentials in the environment")
+        if (
+            isinstance(error, PermissionError)
+            or status in (401, 403)
+            or type(error).__name__ in _NO_ACCESS
+        ):
+            return UserError(
+                f"{where}: no permission ({_short(error)}): look at the credentials in the environment"
+            )
         if isinstance(error, FileNotFoundError):
             return UserError(f"{where} is not there: look at the name")
         refused = status is not None and 400 <= status < 500 and status not in (408, 429)

@@ -56,10 +56,13 @@ def place_of(given: str | Place, option: str = "--data") -> Place:
     found = _URI.fullmatch(given)
     if found is None:
         return Path(given)
-    protocol, rest = found[1].lower(), found[2].rstrip("/")
+    protocol = found[1].lower()
+    rest = found[2].rstrip("/")
     if protocol == "file":
         if not found[2].startswith("/"):
-            raise UserError(f"{option}: '{given}' names no local path: write file:///folder, or the path alone")
+            raise UserError(
+                f"{option}: '{given}' names no local path: write file:///folder, or the path alone"
+            )
         return Path(found[2])
     if _PASSWORD.match(rest):
         named = f"{protocol}://...@{rest.partition('@')[2]}"
@@ -69,7 +72,9 @@ def place_of(given: str | Place, option: str = "--data") -> Place:
     if not rest:
         raise UserError(f"{option}: '{given}' names nothing: write {protocol}://bucket/folder")
     if protocol in ("http", "https") and ("?" in rest or "#" in rest):
-        raise UserError(f"{option}: '{given}' has a query, after which no file can be named: give the folder's address")
+        raise UserError(
+            f"{option}: '{given}' has a query, after which no file can be named: give the folder's address"
+        )
     return Uri(f"{protocol}://{rest}")
 
 

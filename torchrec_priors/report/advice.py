@@ -7,9 +7,9 @@ from torchrec_priors.config import write_override
 from torchrec_priors.experiment.statistics import LEVEL
 from torchrec_priors.report import standing
 from torchrec_priors.report.gains import Gain, Gains, sign
+from torchrec_priors.report.page_table import seconds, signed
 from torchrec_priors.report.sections import Row, Section, differing
 from torchrec_priors.report.standing import NAMED
-from torchrec_priors.report.table import seconds, signed
 
 
 @dataclass(frozen=True)
@@ -48,24 +48,34 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
     rows = [row for row in rows if row.label in gains]
     if not rows:
         why = section.missing or "the predictions of single users cannot be read"
-        return Advice([f"Whether a prior gains cannot be said, as there are no intervals: {why}."], [])
+        return Advice(
+            [f"Whether a prior gains cannot be said, as there are no intervals: {why}."], []
+        )
     rows.sort(key=lambda row: -gains[row.label].overall["ndcg@10"].mean)
     priors = [_prior(section, row, gains) for row in rows]
     return Advice(_summary(section, rows, gains, priors), priors)
 
 
-def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]) -> list[str]:
+def _summary(
+    section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]
+) -> list[str]:
     base = section.baseline
     verdicts = {prior.label: prior.verdict for prior in priors}
     eligible = [row for row in rows if not row.variant.control]
     better = [row for row in eligible if verdicts[row.label] == "better"]
     some = [row.label for row in eligible if verdicts[row.label] == "some"]
     worse = [row.label for row in eligible if verdicts[row.label] == "worse"]
-    said = _recommended(section, better, len(eligible), gains) if better else _nothing(section, eligible, gains)
+    said = (
+        _recommended(section, better, len(eligible), gains)
+        if better
+        else _nothing(section, eligible, gains)
+    )
     if some:
         said.append(f"For some users or items alone, turn on {_listed(some)}: see below for which.")
     if worse:
-        said.append(f"Leave off {_listed(worse)}: less accurate than “{base.label}” for all users together.")
+        said.append(
+            f"Leave off {_listed(worse)}: less accurate than “{base.label}” for all users together."
+        )
     groups = sum(len(gains[row.label].groups()) for row in rows)
     pairs = sum(len(gains[row.label].over) for row in rows)
     said.append(
@@ -82,11 +92,15 @@ def _summary(section: Section, rows: list[Row], gains: Mapping[str, Gains], prio
     return said
 
 
-def _recommended(section: Section, better: list[Row], among_priors: int, gains: Mapping[str, Gains]) -> list[str]:
+def _recommended(
+    section: Section, better: list[Row], among_priors: int, gains: Mapping[str, Gains]
+) -> list[str]:
     """The best row and what to know before it is turned on; `better` has it first."""
-    base, best = section.baseline, better[0]
+    base = section.baseline
+    best = better[0]
     own = gains[best.label]
-    gain, before = own.overall["ndcg@10"], base.mean("ndcg@10")
+    gain = own.overall["ndcg@10"]
+    before = base.mean("ndcg@10")
     whom = "for everyone"
     if any(sign(over.ndcg) < 0 for over in standing.without_priors(own)):
         whom = "if it is to be one of the priors: some of what has none is more accurate still"
@@ -105,7 +119,9 @@ def _recommended(section: Section, better: list[Row], among_priors: int, gains: 
         said.append(f"Cheaper: “{cheap.label}” gains {signed(gain)} with {_sizes(cheap, base)}.")
     said += standing.re_ranked(section, best, gains)
     if among_priors > 1:
-        said.append(f"“{best.label}” is the best of {among_priors} on this very split, which flatters it a little.")
+        said.append(
+            f"“{best.label}” is the best of {among_priors} on this very split, which flatters it a little."
+        )
     return said
 
 
@@ -118,7 +134,8 @@ def _nothing(section: Section, eligible: list[Row], gains: Mapping[str, Gains]) 
     said += [
         f"“{row.label}” gains recall@10 alone: {signed(gains[row.label].overall['recall@10'])}."
         for row in eligible
-        if sign(gains[row.label].overall["ndcg@10"]) == 0 and sign(gains[row.label].overall["recall@10"]) > 0
+        if sign(gains[row.label].overall["ndcg@10"]) == 0
+        and sign(gains[row.label].overall["recall@10"]) > 0
     ][:NAMED]
     others = [row.label for row in section.rows if not row.variant.kinds and row.label in gains]
     above = [label for label in others if sign(gains[label].overall["ndcg@10"]) > 0]
@@ -128,8 +145,10 @@ def _nothing(section: Section, eligible: list[Row], gains: Mapping[str, Gains]) 
 
 
 def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
-    base, gains = section.baseline, by_label[row.label]
-    ndcg, entropy = gains.overall["ndcg@10"], gains.overall["entropy@10"]
+    base = section.baseline
+    gains = by_label[row.label]
+    ndcg = gains.overall["ndcg@10"]
+    entropy = gains.overall["entropy@10"]
     groups = gains.groups()
     rising = [gain for gain in groups if gain.sign > 0]
     falling = [gain for gain in groups if gain.sign < 0]
@@ -146,17 +165,23 @@ def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
         "open": "not distinguishable from the baseline",
     }[verdict]
     recall = gains.overall["recall@10"]
-    everyone = f"ndcg@10 {signed(ndcg)}; recall@10 {signed(recall)}; entropy@10 {signed(entropy, 3)} bits"
+    everyone = (
+        f"ndcg@10 {signed(ndcg)}; recall@10 {signed(recall)}; entropy@10 {signed(entropy, 3)} bits"
+    )
     facts = [("Everyone", everyone)]
     if (over := standing.over_one_head(section, row, gains)) is not None:
         keys = standing.besides_heads(row, over.row)
         why = f" together with what else differs: {', '.join(keys)}" if keys else ""
-        facts.append((f"Over “{over.row.label}”", f"ndcg@10 {signed(over.ndcg)}: what the heads add{why}"))
+        facts.append(
+            (f"Over “{over.row.label}”", f"ndcg@10 {signed(over.ndcg)}: what the heads add{why}")
+        )
     if others := standing.among(section, row, gains):
         facts.append(("Without priors", others))
     facts += [("Control", said) for said in standing.over_controls(row, gains)]
     if newcomers is not None:
-        facts.append((f"New interest ({newcomers.users:,} users)", f"ndcg@10 {signed(newcomers.interval)}"))
+        facts.append(
+            (f"New interest ({newcomers.users:,} users)", f"ndcg@10 {signed(newcomers.interval)}")
+        )
     facts += [(f"By {prior}", _groups(some)) for prior, some in gains.user_groups.items()]
     if gains.item_groups:
         facts.append(("By items", _groups(gains.item_groups)))
@@ -193,7 +218,9 @@ def _settings(row: Row, base: Row) -> str:
 
 
 def _sizes(row: Row, base: Row) -> str:
-    heads, before, whole = row.parameters.get("heads"), sum(base.parameters.values()), sum(row.parameters.values())
+    heads = row.parameters.get("heads")
+    before = sum(base.parameters.values())
+    whole = sum(row.parameters.values())
     if heads is None or not before:
         return "parameters unknown"
     count = "1 head" if row.heads == 1 else f"{row.heads:,} heads" if row.heads else "heads"

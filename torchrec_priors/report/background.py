@@ -5,8 +5,8 @@ from typing import Any
 
 from torchrec_priors.common.files import read_json
 from torchrec_priors.config import write_override
+from torchrec_priors.report.page_table import Line, Table, count
 from torchrec_priors.report.sections import Section, differing
-from torchrec_priors.report.table import Line, Table, count
 
 _GROUPS = 8  # of a prior, by name
 
@@ -16,7 +16,9 @@ def data_card(section: Section) -> Table | None:
     if section.data is None:
         return None
     manifest = section.data.manifest
-    lines = [Line([name.replace("_", " "), _written(value)]) for name, value in _flat(manifest.counts)]
+    lines = [
+        Line([name.replace("_", " "), _written(value)]) for name, value in _flat(manifest.counts)
+    ]
     lines += [
         Line(["split", manifest.split]),
         Line(["horizon E", str(manifest.horizon)]),
@@ -27,9 +29,16 @@ def data_card(section: Section) -> Table | None:
         named = [f"{group} {size:,}" for group, size in zip(prior.groups, prior.sizes, strict=True)]
         more = f", and {len(named) - _GROUPS} more" if len(named) > _GROUPS else ""
         lines.append(
-            Line([f"prior {prior.name} ({prior.kind})", f"{len(named)} groups: {', '.join(named[:_GROUPS])}{more}"])
+            Line(
+                [
+                    f"prior {prior.name} ({prior.kind})",
+                    f"{len(named)} groups: {', '.join(named[:_GROUPS])}{more}",
+                ]
+            )
         )
-    lines += [Line([f"setting: {name}", _written(value)]) for name, value in _flat(manifest.settings)]
+    lines += [
+        Line([f"setting: {name}", _written(value)]) for name, value in _flat(manifest.settings)
+    ]
     lines.append(Line(["content sha256", manifest.content_sha256]))
     return Table("data", f"Data set {manifest.name}", ["", ""], lines)
 
@@ -38,9 +47,18 @@ def configuration(section: Section) -> tuple[Table | None, str]:
     """Keys that differ among the rows, and what all share, as `key=value`."""
     keys = sorted({key for row in section.rows for key in row.config} - {"seed"})
     differ = sorted(differing(section.rows))
-    lines = [Line([row.label, *(_written(row.config.get(key)) for key in differ)]) for row in section.rows]
-    shared = [write_override(key, section.rows[0].config.get(key)) for key in keys if key not in differ]
-    table = Table("differences-of-settings", "Where the models differ", ["Model", *differ], lines) if differ else None
+    lines = [
+        Line([row.label, *(_written(row.config.get(key)) for key in differ)])
+        for row in section.rows
+    ]
+    shared = [
+        write_override(key, section.rows[0].config.get(key)) for key in keys if key not in differ
+    ]
+    table = (
+        Table("differences-of-settings", "Where the models differ", ["Model", *differ], lines)
+        if differ
+        else None
+    )
     return table, "\n".join(shared)
 
 
@@ -59,7 +77,9 @@ def sharding(section: Section) -> list[Table]:
         for each in plan["tables"]:
             table = each["table"]
             for piece in each["pieces"]:
-                size = 4 * piece["rows"] * (piece["columns"] + 1)  # values, and a number of the optimizer a row
+                size = (
+                    4 * piece["rows"] * (piece["columns"] + 1)
+                )  # values, and a number of the optimizer a row
                 lines.append(
                     Line(
                         [

@@ -5,12 +5,15 @@ from collections.abc import Mapping, Sequence
 from torchrec_priors.experiment.per_user import COMPARED
 from torchrec_priors.experiment.statistics import LEVEL, SEED
 from torchrec_priors.report.gains import Gain, Gains, resamples, sign
+from torchrec_priors.report.page_table import Line, Table, count, over_seeds, seconds, signed
 from torchrec_priors.report.sections import Row, Section
-from torchrec_priors.report.table import Line, Table, count, over_seeds, seconds, signed
 
 _SHOWN = ("ndcg@10", "recall@10", "entropy@10", "coverage@10", "novelty@10", "new_interest/ndcg@10",
           "event_given/ndcg@10")  # fmt: skip
-_TITLES = {"new_interest/ndcg@10": "ndcg@10, new interest", "event_given/ndcg@10": "ndcg@10, event given"}
+_TITLES = {
+    "new_interest/ndcg@10": "ndcg@10, new interest",
+    "event_given/ndcg@10": "ndcg@10, event given",
+}
 
 
 def means(section: Section) -> Table:
@@ -18,7 +21,10 @@ def means(section: Section) -> Table:
     shown = [name for name in _SHOWN if any(row.values(name) for row in section.rows)]
     head = ["Model", "Seeds", *(_TITLES.get(name, name) for name in shown)]
     lines = [
-        Line([row.label, _seeds(row), *(over_seeds(row.values(name)) for name in shown)], section.kind(row))
+        Line(
+            [row.label, _seeds(row), *(over_seeds(row.values(name)) for name in shown)],
+            section.kind(row),
+        )
         for row in section.rows
     ]
     notes = [
@@ -41,16 +47,24 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
             found = gains[row.label].overall
             verdict = {1: "better", -1: "worse", 0: "not distinguishable"}[sign(found["ndcg@10"])]
             seeds = [_rests_on(*gains[row.label].seeds)] if told else []
-            lines.append(Line([row.label, *(signed(found[name]) for name in COMPARED), verdict, *seeds]))
+            lines.append(
+                Line([row.label, *(signed(found[name]) for name in COMPARED), verdict, *seeds])
+            )
     notes = [
         f"Mean over {users:,} users and the seeds shared with the baseline, with {LEVEL:.0%} intervals: paired "
         f"bootstrap over users ({resamples(users):,} resamples, seed {SEED}) and seeds, whose part is Student's t of "
         "as many degrees of freedom as there are seeds, less one. “Better” and “worse”: the interval leaves out 0."
     ]
-    single = [row.label for row in section.rows if row.label in gains and gains[row.label].of_one_seed]
+    single = [
+        row.label for row in section.rows if row.label in gains and gains[row.label].of_one_seed
+    ]
     if single:
-        notes.append(f"One seed, so what another training would give is not in the interval: {', '.join(single)}.")
-    return Table("differences", f"Difference to “{section.baseline.label}”", head, lines, notes=notes)
+        notes.append(
+            f"One seed, so what another training would give is not in the interval: {', '.join(single)}."
+        )
+    return Table(
+        "differences", f"Difference to “{section.baseline.label}”", head, lines, notes=notes
+    )
 
 
 def costs(section: Section) -> Table:
@@ -60,7 +74,8 @@ def costs(section: Section) -> Table:
     lines = []
     for row in section.rows:
         sizes = row.parameters
-        heads, whole = sizes.get("heads"), sum(sizes.values())
+        heads = sizes.get("heads")
+        whole = sum(sizes.values())
         trained = [one for result in row.results if (one := result.training_seconds) is not None]
         lines.append(
             Line(
@@ -96,14 +111,20 @@ def groups(section: Section, gains: Mapping[str, Gains]) -> list[Table]:
     found = []
     for prior, some in first.user_groups.items():
         columns = {label: each.user_groups.get(prior, []) for label, each in gains.items()}
-        found.append(_of_groups(section, f"users-{prior}", f"Groups of users: {prior}", some, columns))
+        found.append(
+            _of_groups(section, f"users-{prior}", f"Groups of users: {prior}", some, columns)
+        )
     if first.item_groups:
         columns = {label: each.item_groups for label, each in gains.items()}
-        found.append(_of_groups(section, "items", "Targets by group of items", first.item_groups, columns))
+        found.append(
+            _of_groups(section, "items", "Targets by group of items", first.item_groups, columns)
+        )
     return found
 
 
-def _of_groups(section: Section, key: str, title: str, some: list[Gain], columns: Mapping[str, list[Gain]]) -> Table:
+def _of_groups(
+    section: Section, key: str, title: str, some: list[Gain], columns: Mapping[str, list[Gain]]
+) -> Table:
     head = ["Group", "users", section.baseline.label, *columns]
     order = sorted(range(len(some)), key=lambda number: -some[number].users)
     lines = [
@@ -131,4 +152,8 @@ def _seeds(row: Row) -> str:
 
 def _rests_on(ours: Sequence[int], theirs: Sequence[int]) -> str:
     said = ", ".join(map(str, ours))
-    return said if ours == theirs else f"{said}; of the baseline {', '.join(map(str, theirs))}: none shared"
+    return (
+        said
+        if ours == theirs
+        else f"{said}; of the baseline {', '.join(map(str, theirs))}: none shared"
+    )

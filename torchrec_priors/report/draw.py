@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from torchrec_priors.report.figure import Panel, Series
 
 SERIES = 8  # colours; the next eight are the same with dashes
-_INK, _GRID, _FAINT = "#010203", "#010204", "#010205"
+_INK = "#010203"
+_GRID = "#010204"
+_FAINT = "#010205"
 _STYLES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
 _MARKERS = "osD^vPX*"
 _VARIABLES = {_INK: "var(--ink)", _GRID: "var(--grid)", _FAINT: "var(--muted)"} | {
@@ -48,10 +50,13 @@ _WIDTH = 4.6  # inches: about a phone's width at this size of text
 def svg(panel: Panel, key: str) -> str:
     """The panel as an `<svg>` element whose ids begin with `key`."""
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the page's reader has others
+        warnings.filterwarnings(
+            "ignore", message="Glyph .* missing from font"
+        )  # the page's reader has others
         legend = [one for one in panel.series if one.label]
         figure = Figure(
-            figsize=(_WIDTH, 3.0 + 0.2 * len(legend) + (0.8 if _slanted(panel) else 0.0)), layout="constrained"
+            figsize=(_WIDTH, 3.0 + 0.2 * len(legend) + (0.8 if _slanted(panel) else 0.0)),
+            layout="constrained",
         )
         axes = figure.subplots()
         for number, series in enumerate(panel.series):
@@ -102,7 +107,9 @@ def _plain(name: str, longest: int = _LONGEST) -> str:
     >>> _plain("a\\n\\x00b")
     'a b'
     """
-    letters = name.encode("utf8", "replace").decode("utf8")  # halves of surrogate pairs are no letters
+    letters = name.encode("utf8", "replace").decode(
+        "utf8"
+    )  # halves of surrogate pairs are no letters
     printable = "".join(letter if letter.isprintable() else " " for letter in letters)
     text = " ".join(printable.split())
     return text if len(text) <= longest else text[: longest - 1] + "…"

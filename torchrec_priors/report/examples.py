@@ -22,9 +22,13 @@ from torchrec_priors.retrieval.read_predictions import open_predictions
 
 log = logging.getLogger(__name__)
 
-SOUGHT, AT_RANDOM, SEED = 2, 2, 0
+SOUGHT = 2
+AT_RANDOM = 2
+SEED = 0
 TOP = 10
-_HISTORY, _EACH_HEAD, _HEADS = 8, 3, 8
+_HISTORY = 8
+_EACH_HEAD = 3
+_HEADS = 8
 _USERS = 4096  # read at a time
 
 
@@ -73,7 +77,9 @@ def examples(section: Section) -> Examples | None:
     try:
         return _examples(section)
     except (pa.ArrowException, OSError) as error:
-        log.warning("no example users are shown, as predictions cannot be read (%s): evaluate again", error)
+        log.warning(
+            "no example users are shown, as predictions cannot be read (%s): evaluate again", error
+        )
         return None
 
 
@@ -81,7 +87,8 @@ def _examples(section: Section) -> Examples | None:
     row = _most_accurate(section)
     if section.data is None or row is None:
         return None
-    base, ours = section.baseline.results[0], _same_seed(row, section.baseline.results[0].seed)
+    base = section.baseline.results[0]
+    ours = _same_seed(row, section.baseline.results[0].seed)
     with open_predictions(ours.predictions, ours.metrics) as opened:
         names = opened.schema.names
     if "heads" not in names or not base.predictions.is_file():
@@ -142,7 +149,11 @@ class _Shop:
 
 
 def _most_accurate(section: Section) -> Row | None:
-    rows = [row for row in section.rows if row.variant.ours and (row.heads or 0) > 1 and row is not section.baseline]
+    rows = [
+        row
+        for row in section.rows
+        if row.variant.ours and (row.heads or 0) > 1 and row is not section.baseline
+    ]
     rows = [row for row in rows if all(result.predictions.is_file() for result in row.results)]
     return max(rows, key=lambda row: row.mean("ndcg@10") or 0.0, default=None)
 
@@ -164,7 +175,9 @@ def _top_rows(shop: _Shop, result: Result) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _choose(section: Section, shop: _Shop, base_UR: np.ndarray, ours_UR: np.ndarray) -> list[tuple[int, str]]:
+def _choose(
+    section: Section, shop: _Shop, base_UR: np.ndarray, ours_UR: np.ndarray
+) -> list[tuple[int, str]]:
     """Places among the users of the split, and why they are shown."""
     assert section.data is not None
     sought: list[int] = []
@@ -178,10 +191,20 @@ def _choose(section: Section, shop: _Shop, base_UR: np.ndarray, ours_UR: np.ndar
         sought += (first + np.unique(user[new & in_ours & ~in_base])).tolist()
         first += len(users)
     random = np.random.default_rng(SEED)
-    drawn = sorted(random.choice(sought, min(SOUGHT, len(sought)), replace=False).tolist()) if sought else []
+    drawn = (
+        sorted(random.choice(sought, min(SOUGHT, len(sought)), replace=False).tolist())
+        if sought
+        else []
+    )
     rest = np.setdiff1d(np.arange(first), sought)
-    others = sorted(random.choice(rest, min(AT_RANDOM, len(rest)), replace=False).tolist()) if len(rest) else []
-    return [(place, "a new interest met") for place in drawn] + [(place, "drawn at random") for place in others]
+    others = (
+        sorted(random.choice(rest, min(AT_RANDOM, len(rest)), replace=False).tolist())
+        if len(rest)
+        else []
+    )
+    return [(place, "a new interest met") for place in drawn] + [
+        (place, "drawn at random") for place in others
+    ]
 
 
 def _is_new(category: Categories, users: Histories, user: np.ndarray) -> np.ndarray:
@@ -192,14 +215,26 @@ def _is_new(category: Categories, users: Histories, user: np.ndarray) -> np.ndar
     return np.asarray((target_TJ & ~known_BJ[user]).any(1))
 
 
-def _example(section: Section, shop: _Shop, place: int, why: str, base: Result, ours: Result, row: Row) -> Example:
+def _example(
+    section: Section, shop: _Shop, place: int, why: str, base: Result, ours: Result, row: Row
+) -> Example:
     assert section.data is not None
     number = np.flatnonzero(users_of(section.data, section.split))[place]  # type: ignore[arg-type]
     chosen = np.zeros(section.data.users, bool)
     chosen[number] = True
-    users = next(iter(history_batches(section.data, section.split, context=1, batch=1, chosen=chosen)))  # type: ignore[arg-type]
+    batches = history_batches(
+        section.data,
+        section.split,  # type: ignore[arg-type]
+        context=1,
+        batch=1,
+        chosen=chosen,
+    )
+    users = next(iter(batches))
     new = _is_new(shop.category, users, np.zeros(len(users.targets), np.int64))
-    mark = {int(item): "new" if its_new else "hit" for item, its_new in zip(users.targets, new, strict=True)}
+    mark = {
+        int(item): "new" if its_new else "hit"
+        for item, its_new in zip(users.targets, new, strict=True)
+    }
     lists = [_predicted(shop, result, place) for result in (base, ours)]
     columns = []
     for title, (rows, _) in zip((section.baseline.label, row.label), lists, strict=True):
@@ -212,10 +247,20 @@ def _example(section: Section, shop: _Shop, place: int, why: str, base: Result, 
         if len(its) < _EACH_HEAD:
             its.append(shop.item(item, mark.get(int(item), ""), rank))
     columns += [Column(f"head: {head}", items) for head, items in list(by_head.items())[:_HEADS]]
-    targets = [shop.item(item, mark[int(item)] if _shown(item, lists) else "") for item in users.targets]
+    targets = [
+        shop.item(item, mark[int(item)] if _shown(item, lists) else "") for item in users.targets
+    ]
     history = [shop.item(item) for item in users.seen[-_HISTORY:]]
     earlier = max(0, len(users.seen) - _HISTORY)
-    return Example(str(users.user_ids[0]), why, history, earlier, targets, columns, max(0, len(by_head) - _HEADS))
+    return Example(
+        str(users.user_ids[0]),
+        why,
+        history,
+        earlier,
+        targets,
+        columns,
+        max(0, len(by_head) - _HEADS),
+    )
 
 
 def _shown(item: int, lists: Sequence[tuple[np.ndarray, list[str]]]) -> bool:

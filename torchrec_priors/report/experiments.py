@@ -50,7 +50,9 @@ def _cells(experiment: Path) -> dict[tuple[str, str, str], tuple[str, int]]:
     found: dict[tuple[str, str, str], tuple[str, int]] = {}
     for file in sorted(experiment.glob("*/results.parquet")):
         for number, row in enumerate(_rows(file, ["run", "split", "config_sha256", "cell"])):
-            found.setdefault((row["run"], row["split"], row["config_sha256"]), (row["cell"], number))
+            found.setdefault(
+                (row["run"], row["split"], row["config_sha256"]), (row["cell"], number)
+            )
     return found
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torchrec_priors.report.table import Line, Table
+from torchrec_priors.report.page_table import Line, Table
 
 _POINTS = 12  # of a curve, in the table of its numbers
 
@@ -52,9 +52,14 @@ class Panel:
             if not len(one.y):
                 continue
             if self.ticks:
-                parts.append(f"{one.label}: " + ", ".join(f"{self.ticks[int(x)]} {y:.4g}" for x, y in _both(one)))
+                parts.append(
+                    f"{one.label}: "
+                    + ", ".join(f"{self.ticks[int(x)]} {y:.4g}" for x, y in _both(one))
+                )
             elif len(one.y) <= _POINTS:
-                parts.append(f"{one.label}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y in _both(one)))
+                parts.append(
+                    f"{one.label}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y in _both(one))
+                )
             else:
                 parts.append(
                     f"{one.label}: from {one.y[0]:.4g} to {one.y[-1]:.4g}, "
@@ -69,7 +74,9 @@ class Panel:
             points = list(zip(one.x, one.y, one.low or one.y, one.high or one.y, strict=True))
             for x, y, low, high in points[:: max(1, len(points) // _POINTS)]:
                 cells = [one.label, self.ticks[int(x)] if self.ticks else f"{x:g}", f"{y:.4g}"]
-                lines.append(Line([*cells, f"{low:.4g} to {high:.4g}"] if self._intervals else cells))
+                lines.append(
+                    Line([*cells, f"{low:.4g} to {high:.4g}"] if self._intervals else cells)
+                )
         head = ["", self.x_label, self.y_label, *(["interval"] if self._intervals else [])]
         return Table(key, self.title, head, lines)
 

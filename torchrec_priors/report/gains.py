@@ -127,7 +127,9 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
     for number, group in enumerate(per_user.category.groups):
         of_group = [difference.of(metrics=[number]) for difference in of_groups]
         who = ~np.isnan(base_UG[:, number])
-        for row, gain in zip(rows, _of_users(group, who, of_group, base_UG[:, number]), strict=False):
+        for row, gain in zip(
+            rows, _of_users(group, who, of_group, base_UG[:, number]), strict=False
+        ):
             found[row.label].item_groups.append(gain)
     return found
 
@@ -144,14 +146,18 @@ def _compared_with(section: Section, row: Row, per_user: PerUser) -> list[Row]:
     elif row.variant.kinds and row.variant.adjusted:
         trained = {result.run.path for result in row.results}
         some = [
-            other for other in section.rows if other.variant.ours and trained <= {one.run.path for one in other.results}
+            other
+            for other in section.rows
+            if other.variant.ours and trained <= {one.run.path for one in other.results}
         ]
     else:
         some = []
     return [other for other in some if other is not row and other.label in per_user.values]
 
 
-def _of_users(name: str, who_U: np.ndarray, differences: Sequence[Difference], base_U: np.ndarray) -> list[Gain]:
+def _of_users(
+    name: str, who_U: np.ndarray, differences: Sequence[Difference], base_U: np.ndarray
+) -> list[Gain]:
     """A gain for each difference in one metric; none where they are too few."""
     users = int(who_U.sum())
     if users < SMALLEST:

@@ -22,7 +22,13 @@ def group_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | None:
         panels.append(_panel(f"Groups of users: {prior}", prior, columns))
     if section.data is not None and gains[labels[0]].item_groups:
         category = section.data.manifest.category_prior
-        panels.append(_panel(f"Targets by {category}", category, {label: gains[label].item_groups for label in labels}))
+        panels.append(
+            _panel(
+                f"Targets by {category}",
+                category,
+                {label: gains[label].item_groups for label in labels},
+            )
+        )
     if not panels:
         return None
     caption = (
@@ -38,7 +44,17 @@ def _panel(title: str, x_label: str, columns: Mapping[str, list[Gain]]) -> Panel
     series = []
     for label, gains in columns.items():
         some = [gains[number].interval for number in order]
-        means, lows, highs = ([getattr(one, name) for one in some] for name in ("mean", "low", "high"))
+        means, lows, highs = (
+            [getattr(one, name) for one in some] for name in ("mean", "low", "high")
+        )
         series.append(Series(label, range(len(order)), means, lows, highs))
     ticks = [first[number].of for number in order]
-    return Panel(title, f"{x_label}, largest first", "difference in ndcg@10", series, ticks, "dots", zero=True)
+    return Panel(
+        title,
+        f"{x_label}, largest first",
+        "difference in ndcg@10",
+        series,
+        ticks,
+        "dots",
+        zero=True,
+    )

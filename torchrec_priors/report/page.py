@@ -16,10 +16,10 @@ from torchrec_priors.report.examples import Examples, examples
 from torchrec_priors.report.figure import Figure
 from torchrec_priors.report.gains import gains_of
 from torchrec_priors.report.group_figures import group_figure
+from torchrec_priors.report.page_table import Lacking, Table
 from torchrec_priors.report.paper_figures import curves, paper_figures
 from torchrec_priors.report.paper_tables import paper_tables
 from torchrec_priors.report.sections import Section
-from torchrec_priors.report.table import Lacking, Table
 from torchrec_priors.report.users import PerUser
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,9 @@ class Shown:
     notes: list[str] = field(default_factory=list)
 
 
-def write_page(sections: Sequence[Section], left_out: Sequence[str], out: Path, command: str) -> Path:
+def write_page(
+    sections: Sequence[Section], left_out: Sequence[str], out: Path, command: str
+) -> Path:
     """Writes `index.html` into a folder.
 
     Args:
@@ -87,7 +89,9 @@ def write_page(sections: Sequence[Section], left_out: Sequence[str], out: Path, 
         sections=shown, left_out=left_out, command=command, style=style, runs=_count(sections)
     )
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / FILE, text.encode("utf8", "replace").decode("utf8"))  # names of folders may be no text
+    write_whole(
+        out / FILE, text.encode("utf8", "replace").decode("utf8")
+    )  # names of folders may be no text
     return out / FILE
 
 
@@ -101,10 +105,16 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
     differing, shared = background.configuration(section)
     trained = curves(section) if section.first else None
     notes = (
-        [f"The data set is not there ({section.missing}): no intervals, examples or card."] if section.missing else []
+        [f"The data set is not there ({section.missing}): no intervals, examples or card."]
+        if section.missing
+        else []
     )
     for label, reasons in per_user.missing.items() if per_user else ():
-        lacks = "no intervals" if per_user and label not in per_user.values else "intervals of its other seeds alone"
+        lacks = (
+            "no intervals"
+            if per_user and label not in per_user.values
+            else "intervals of its other seeds alone"
+        )
         reason = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items())
         notes.append(f"“{label}” has {lacks}: {reason}; evaluate it again.")
     found = examples(section)
@@ -129,7 +139,9 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
     )
 
 
-_NO_EXAMPLES = Lacking("Example users", "the data set, and a model with several heads evaluated on this split")
+_NO_EXAMPLES = Lacking(
+    "Example users", "the data set, and a model with several heads evaluated on this split"
+)
 
 
 def _draw(key: str, figure: Figure) -> Drawn:
@@ -141,4 +153,6 @@ def _draw(key: str, figure: Figure) -> Drawn:
 
 
 def _count(sections: Sequence[Section]) -> int:
-    return len({result.run.path for section in sections for row in section.rows for result in row.results})
+    return len(
+        {result.run.path for section in sections for row in section.rows for result in row.results}
+    )

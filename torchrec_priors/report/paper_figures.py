@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from torchrec_priors.report.figure import Figure, Panel, Series
+from torchrec_priors.report.page_table import Lacking, Line, Table, count, plain, seconds
 from torchrec_priors.report.points import Points, points
 from torchrec_priors.report.sections import Row, Section
-from torchrec_priors.report.table import Lacking, Line, Table, count, plain, seconds
 
-_ENTROPY, _NDCG = "validation/entropy@10", "validation/ndcg@10"
+_ENTROPY = "validation/entropy@10"
+_NDCG = "validation/ndcg@10"
 
 
 def paper_figures(section: Section) -> tuple[list[Figure], list[Lacking]]:
@@ -16,7 +17,9 @@ def paper_figures(section: Section) -> tuple[list[Figure], list[Lacking]]:
     made: list[Figure | Lacking] = [
         _figure_2(section), _figure_3(section), _figure_4(section), _figure_6(section), _figure_7(section),
     ]  # fmt: skip
-    return [one for one in made if isinstance(one, Figure)], [one for one in made if isinstance(one, Lacking)]
+    return [one for one in made if isinstance(one, Figure)], [
+        one for one in made if isinstance(one, Lacking)
+    ]
 
 
 def curves(section: Section) -> Figure | None:
@@ -26,27 +29,46 @@ def curves(section: Section) -> Figure | None:
     ndcg = [one for name, row in rows if (one := _over_training(row, _NDCG, name)).x]
     panels = [
         Panel("Loss over training", "training step", "loss (nats)", loss, style="lines"),
-        Panel("ndcg@10 over training, validation", "training step", "ndcg@10", ndcg, style=_style(ndcg)),
+        Panel(
+            "ndcg@10 over training, validation",
+            "training step",
+            "ndcg@10",
+            ndcg,
+            style=_style(ndcg),
+        ),
     ]
     panels = [panel for panel in panels if panel.series]
     caption = (
-        "Means over seeds. Losses of models with other heads or horizons are not of one scale: compare ndcg, not loss."
+        "Means over seeds. Losses of models with other heads or horizons are not of one scale:"
+        " compare ndcg, not loss."
     )
     return Figure("curves", "Curves of the runs", caption, panels) if panels else None
 
 
 def _figure_2(section: Section) -> Figure | Lacking:
     title = "Figure 2: entropy as training goes on"
-    rows = [(name, row) for name, row in _trained(section.rows) if len(_over_training(row, _ENTROPY, name).x) > 1]
+    rows = [
+        (name, row)
+        for name, row in _trained(section.rows)
+        if len(_over_training(row, _ENTROPY, name).x) > 1
+    ]
     if not rows:
-        return Lacking(title, "runs with two or more evaluations while training (training.evaluate_every)")
+        return Lacking(
+            title, "runs with two or more evaluations while training (training.evaluate_every)"
+        )
     entropy = [_over_training(row, _ENTROPY, name) for name, row in rows]
     against = [
         Series(one.label, _over_training(row, _NDCG, name).y, one.y)
         for one, (name, row) in zip(entropy, rows, strict=True)
     ]
     panels = [
-        Panel("Entropy over training", "training step", "entropy@10 (bits)", entropy, style=_style(entropy)),
+        Panel(
+            "Entropy over training",
+            "training step",
+            "entropy@10 (bits)",
+            entropy,
+            style=_style(entropy),
+        ),
         Panel("Entropy against accuracy", "ndcg@10, validation", "entropy@10 (bits)", against),
     ]
     caption = (
@@ -74,14 +96,27 @@ def _figure_3(section: Section) -> Figure | Lacking:
     for prior, before, row in found:
         groups = _group_names(row, prior)
         keys = {group: f"group/{prior}/{group}/ndcg@10" for group in groups}
-        both = [group for group in groups if before.mean(keys[group]) is not None and row.mean(keys[group]) is not None]
+        both = [
+            group
+            for group in groups
+            if before.mean(keys[group]) is not None and row.mean(keys[group]) is not None
+        ]
         if both:
             series = [
-                Series(each.label, range(len(both)), [each.mean(keys[group]) or 0.0 for group in both])
+                Series(
+                    each.label, range(len(both)), [each.mean(keys[group]) or 0.0 for group in both]
+                )
                 for each in (before, row)
             ]
             panels.append(
-                Panel(f"{prior}: {row.label}", f"{prior}, largest group first", "ndcg@10", series, both, "dots")
+                Panel(
+                    f"{prior}: {row.label}",
+                    f"{prior}, largest group first",
+                    "ndcg@10",
+                    series,
+                    both,
+                    "dots",
+                )
             )
     if not panels:
         return Lacking(title, "an evaluation that reports the groups of the prior of users")
@@ -96,15 +131,22 @@ def _figure_4(section: Section) -> Figure | Lacking:
     for row in section.rows:
         if not row.variant.rival and not row.variant.adjusted:
             by_model.setdefault(_model(row), []).append(row)
-    panels, shown, every = [], [], Points()
+    panels = []
+    shown = []
+    every = Points()
     for model, rows in by_model.items():
-        sizes, drawn = _by_size(rows), Points()
+        sizes = _by_size(rows)
+        drawn = Points()
         for some in sizes.values():
             if len({row.variant.context for row in some}) > 1:
-                drawn.add(points(_size(some[0]), "context", [(row.variant.context, row) for row in some]))
+                drawn.add(
+                    points(_size(some[0]), "context", [(row.variant.context, row) for row in some])
+                )
         every.add(drawn, of=model)
         if drawn.lines:
-            panels.append(Panel(model, "context length (items)", "ndcg@10", drawn.lines, log_x=True))
+            panels.append(
+                Panel(model, "context length (items)", "ndcg@10", drawn.lines, log_x=True)
+            )
             shown += [row for some in sizes.values() for row in some]
     if not panels:
         needs = "runs of one model with two or more of model.context, at one size or several"
@@ -119,7 +161,9 @@ def _figure_6(section: Section) -> Figure | Lacking:
     for row in section.rows:
         if row.variant.ours and len(row.variant.kinds) > 1:
             trees.setdefault(tuple(row.config.get("priors.tree", [])), []).append(row)
-    panels, shown, every = [], [], Points()
+    panels = []
+    shown = []
+    every = Points()
     for tree, rows in trees.items():
         compositions = dict.fromkeys(row.variant.composition for row in rows)
         if len(compositions) < 2 or len(_by_size(rows)) < 2:
@@ -138,7 +182,9 @@ def _figure_6(section: Section) -> Figure | Lacking:
         panels.append(Panel(" x ".join(tree), axis, "ndcg@10", drawn.lines, log_x=True))
         shown += [*plain_rows, *rows]
     if not panels:
-        needs = "one tree of two priors in two or more compositions, at two or more sizes (model.size)"
+        needs = (
+            "one tree of two priors in two or more compositions, at two or more sizes (model.size)"
+        )
         return Lacking(title, needs + every.remarks().rstrip("."))
     caption = f"{section.split} split, means over seeds.{every.remarks()}"
     return Figure("figure-6", title, caption, panels, _costs("figure-6", shown))
@@ -154,11 +200,15 @@ def _figure_7(section: Section) -> Figure | Lacking:
     shown: list[Row] = []
     drawn = Points()
     for some in _by_size(rows).values():
-        by_fusion = dict.fromkeys(row.variant.fusion for row in some if row.variant.kinds) or {"max": None}
+        by_fusion = dict.fromkeys(row.variant.fusion for row in some if row.variant.kinds) or {
+            "max": None
+        }
         for fusion in by_fusion:
             line = [row for row in some if not row.variant.kinds or row.variant.fusion == fusion]
             if len({row.variant.segments for row in line}) > 1:
-                name = _size(some[0]) if len(by_fusion) == 1 else f"{_size(some[0])}, {fusion} fusion"
+                name = (
+                    _size(some[0]) if len(by_fusion) == 1 else f"{_size(some[0])}, {fusion} fusion"
+                )
                 drawn.add(points(name, "segments", [(row.variant.segments, row) for row in line]))
                 shown += [row for row in line if row not in shown]
     if not drawn.lines:
@@ -183,7 +233,11 @@ def _trained(rows: Sequence[Row]) -> list[tuple[str, Row]]:
     for row in rows:
         same.setdefault(tuple(str(result.run.path) for result in row.results), []).append(row)
     return [
-        (some[0].label + (f" and {len(some) - 1} more of this training" if len(some) > 1 else ""), some[0])
+        (
+            some[0].label
+            + (f" and {len(some) - 1} more of this training" if len(some) > 1 else ""),
+            some[0],
+        )
         for some in same.values()
     ]
 
@@ -195,7 +249,9 @@ def _over_training(row: Row, name: str, label: str) -> Series:
         for line in result.log:
             if line.get(name) is not None:
                 by_step.setdefault(line["step"], []).append(line[name])
-    steps = sorted(step for step, values in by_step.items() if len(values) == max(map(len, by_step.values())))
+    steps = sorted(
+        step for step, values in by_step.items() if len(values) == max(map(len, by_step.values()))
+    )
     steps = steps[:: max(1, len(steps) // 150)]
     return Series(label, steps, [sum(by_step[step]) / len(by_step[step]) for step in steps])
 
@@ -240,13 +296,18 @@ def _millions(row: Row) -> float:
 
 
 def _model(row: Row) -> str:
-    fusion = f", {row.variant.fusion} fusion" if row.variant.kinds and row.variant.fusion != "max" else ""
+    fusion = (
+        f", {row.variant.fusion} fusion"
+        if row.variant.kinds and row.variant.fusion != "max"
+        else ""
+    )
     return row.variant.name + fusion
 
 
 def _group_names(row: Row, prior: str) -> list[str]:
     """Largest first."""
-    prefix, suffix = f"group/{prior}/", "/users"
+    prefix = f"group/{prior}/"
+    suffix = "/users"
     metrics = row.results[0].metrics
     sizes = {
         key[len(prefix) : -len(suffix)]: value

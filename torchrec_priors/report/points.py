@@ -32,7 +32,11 @@ class Points:
 
     def remarks(self) -> str:
         """What a caption says of rows that are left out, and of lines whose points differ in more than the axis."""
-        said = f" Not drawn, as several rows stand at one place: {'; '.join(self.left)}." if self.left else ""
+        said = (
+            f" Not drawn, as several rows stand at one place: {'; '.join(self.left)}."
+            if self.left
+            else ""
+        )
         if self.mixed:
             said += f" Points that differ in more than the axis: {'; '.join(self.mixed)}."
         return said
@@ -52,13 +56,18 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
         return Points()
     if _alone(known):
         differ = differing([row for _, row in known], _along(axis))
-        return Points([_series(label, known)], mixed=[f"{label} ({', '.join(differ)})"] if differ else [])
+        return Points(
+            [_series(label, known)], mixed=[f"{label} ({', '.join(differ)})"] if differ else []
+        )
     alike: dict[str, list[tuple[float, Row]]] = {}
     for x, row in known:
         same = {key: value for key, value in row.config.items() if key not in _along(axis)}
         alike.setdefault(json.dumps(same, sort_keys=True), []).append((x, row))
     whole = [some for some in alike.values() if _alone(some) and len(some) > 1]
-    lines = [_series(f"{label}, as {min(some, key=lambda each: each[0])[1].label}", some) for some in whole]
+    lines = [
+        _series(f"{label}, as {min(some, key=lambda each: each[0])[1].label}", some)
+        for some in whole
+    ]
     left = [row.label for some in alike.values() if some not in whole for _, row in some]
     return Points(lines, [f"{label}: " + ", ".join(f"“{name}”" for name in left)] if left else [])
 
@@ -74,4 +83,6 @@ def _alone(rows: Sequence[tuple[float, Row]]) -> bool:
 
 def _series(label: str, rows: Sequence[tuple[float, Row]]) -> Series:
     ordered = sorted(rows, key=lambda each: each[0])
-    return Series(label, [x for x, _ in ordered], [row.mean("ndcg@10") or 0.0 for _, row in ordered])
+    return Series(
+        label, [x for x, _ in ordered], [row.mean("ndcg@10") or 0.0 for _, row in ordered]
+    )

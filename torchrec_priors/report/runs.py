@@ -57,7 +57,9 @@ class Result:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Of the training; empty where there is none."""
-        return read_json(self.run.summary, remedy="train again") if self.run.summary.exists() else {}
+        return (
+            read_json(self.run.summary, remedy="train again") if self.run.summary.exists() else {}
+        )
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -100,24 +102,31 @@ def find(places: Iterable[Path]) -> Found:
     Raises:
         UserError: one of them is no folder or holds no run, or no run was evaluated.
     """
-    found, experiments = Found(), dict[Path, ExperimentFolder]()
+    found = Found()
+    experiments = dict[Path, ExperimentFolder]()
     reached: dict[Path, list[_Place]] = {}
     for number, place in enumerate(places):
         if not place.is_dir():
             raise UserError(f"--runs: there is no folder '{place}'")
         runs = sorted(_runs(place))
         if not runs:
-            raise UserError(f"--runs: '{place}' holds no run (no {CONFIG} in it or below): train first")
+            raise UserError(
+                f"--runs: '{place}' holds no run (no {CONFIG} in it or below): train first"
+            )
         for run in runs:
             above = run.parent.parent if run.parent.name == "runs" else run
             if above not in experiments:
                 experiments[above] = ExperimentFolder.of(above)
-            reached.setdefault(run.resolve(), []).append(_Place(run, place, number * _CELLS, experiments[above]))
+            reached.setdefault(run.resolve(), []).append(
+                _Place(run, place, number * _CELLS, experiments[above])
+            )
     trials: dict[Path, set[str]] = {}
     for ways in reached.values():
         _read(ways, found, trials)
     for table, tried in trials.items():
-        found.left_out.append(f"{len(tried)} trial{'s' * (len(tried) != 1)} of a search: {table} has them")
+        found.left_out.append(
+            f"{len(tried)} trial{'s' * (len(tried) != 1)} of a search: {table} has them"
+        )
     if not found.results:
         raise UserError(f"--runs: nothing can be shown: {found.left_out[0]}")
     _leave_out_part(found)
@@ -193,8 +202,14 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         for way in reversed(ways)  # the first that knows it counts
         if (cell := way.cell(values["split"], str(values.get("config_sha256"))))
     }
-    known = (way for way in ways if any(way.cell(m["split"], str(m.get("config_sha256"))) for m in metrics.values()))
-    way = next(known, None) or next((way for way in ways if not way.experiment.trial(way.run.name)), None)
+    known = (
+        way
+        for way in ways
+        if any(way.cell(m["split"], str(m.get("config_sha256"))) for m in metrics.values())
+    )
+    way = next(known, None) or next(
+        (way for way in ways if not way.experiment.trial(way.run.name)), None
+    )
     if way is None:
         _note_trial(ways, ways[0].run.name, trials)
         return
@@ -207,7 +222,9 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         found.left_out.append(str(error))
         return
     if config.get("training.fit_all"):
-        found.left_out.append(f"{run.path} was trained on all interactions (--fit-all): nothing is left to evaluate on")
+        found.left_out.append(
+            f"{run.path} was trained on all interactions (--fit-all): nothing is left to evaluate on"
+        )
         return
     if not evaluated:
         command = f"torchrec-priors evaluate --run {run.path} --split test"
@@ -234,7 +251,17 @@ def _read(ways: list[_Place], found: Found, trials: dict[Path, set[str]]) -> Non
         label, place = cells.get(folder.name, (own, way.first + len(way.experiment.cells)))
         label += _taint(values)
         changes = dict(read_override(override) for override in values.get("overrides", []))
-        result = Result(label, place, way.source, run, folder, split, config | changes, values, origin.content_sha256)
+        result = Result(
+            label,
+            place,
+            way.source,
+            run,
+            folder,
+            split,
+            config | changes,
+            values,
+            origin.content_sha256,
+        )
         try:
             _check_summary(result, origin.run_id)
             _ = result.log
@@ -272,8 +299,13 @@ def _metrics(file: Path, run_id: str) -> dict[str, Any]:
     values = read_json(file, remedy="evaluate again")
     if not isinstance(values.get("split"), str):
         raise UserError(f"'{file}' is not what evaluate writes (it names no split): evaluate again")
-    if not f"{file.parent.name}-".startswith(f"{values['split']}-") or values.get("run_id", run_id) != run_id:
-        raise UserError(f"'{file}' is not as it was written (it is of another evaluation): evaluate again")
+    if (
+        not f"{file.parent.name}-".startswith(f"{values['split']}-")
+        or values.get("run_id", run_id) != run_id
+    ):
+        raise UserError(
+            f"'{file}' is not as it was written (it is of another evaluation): evaluate again"
+        )
     return values
 
 
@@ -289,6 +321,8 @@ def _check_summary(result: Result, run_id: str) -> None:
     """Raises UserError where what a training wrote at its end is of another run, or its log is not what it was."""
     summary = result.summary
     if summary.get("run_id", run_id) != run_id:
-        raise UserError(f"'{result.run.summary}' is not as it was written (it is of another run): train again")
+        raise UserError(
+            f"'{result.run.summary}' is not as it was written (it is of another run): train again"
+        )
     if isinstance(summary.get("log"), dict):
         check_beginning(result.run.metrics, summary["log"])

@@ -59,14 +59,20 @@ class Row:
     @cached_property
     def step_seconds(self) -> float | None:
         """Median time of a training step, over seeds."""
-        found = [seconds for result in self.results if (seconds := _step_seconds(result.log)) is not None]
+        found = [
+            seconds for result in self.results if (seconds := _step_seconds(result.log)) is not None
+        ]
         return median(found) if found else None
 
     @property
     def user_seconds(self) -> float | None:
         """Of the evaluation, for each user, loading included."""
         found = [result.metrics for result in self.results]
-        each = [one["seconds"] / one["users"] for one in found if one.get("seconds") and one.get("users")]
+        each = [
+            one["seconds"] / one["users"]
+            for one in found
+            if one.get("seconds") and one.get("users")
+        ]
         return mean_and_deviation(each)[0] if each else None
 
 
@@ -108,13 +114,19 @@ class Section:
 
     def plain_of(self, horizon: int) -> Row | None:
         """The model of one head that was trained for a horizon."""
-        return next((row for row in self.rows if row.variant.plain and row.variant.horizon == horizon), None)
+        return next(
+            (row for row in self.rows if row.variant.plain and row.variant.horizon == horizon), None
+        )
 
 
 def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list[str]:
     """Settings, besides some, that are not the same in all rows."""
     keys = dict.fromkeys(key for row in rows for key in row.config if key not in besides)
-    return [key for key in keys if len({json.dumps(row.config.get(key), sort_keys=True) for row in rows}) > 1]
+    return [
+        key
+        for key in keys
+        if len({json.dumps(row.config.get(key), sort_keys=True) for row in rows}) > 1
+    ]
 
 
 def sections(results: Iterable[Result], baseline: str | None) -> list[Section]:
@@ -132,7 +144,10 @@ def sections(results: Iterable[Result], baseline: str | None) -> list[Section]:
         kinds = {prior.name: prior.kind for prior in data.manifest.priors} if data else {}
         for number, split in enumerate(sorted(by_split, key=_TEST_FIRST.index)):
             some = by_split[split]
-            rows = [Row(label, Variant.of(each[0].config, kinds), each) for label, each in _rows(some).items()]
+            rows = [
+                Row(label, Variant.of(each[0].config, kinds), each)
+                for label, each in _rows(some).items()
+            ]
             name = data.manifest.name if data else f"data {some[0].data_sha256[:8]}"
             found.append(Section(name, split, data, rows, missing, first=number == 0))
     if baseline is not None:
@@ -145,7 +160,9 @@ def _choose(found: Sequence[Section], baseline: str) -> None:
     if baseline not in labels:
         raise UserError(f"--baseline: no row is called '{baseline}': {nearest(baseline, labels)}")
     for section in found:
-        section.baseline = next((row for row in section.rows if row.label == baseline), section.baseline)
+        section.baseline = next(
+            (row for row in section.rows if row.label == baseline), section.baseline
+        )
 
 
 def _rows(results: Sequence[Result]) -> dict[str, list[Result]]:
@@ -153,11 +170,15 @@ def _rows(results: Sequence[Result]) -> dict[str, list[Result]]:
     by_label: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         same = {key: value for key, value in result.config.items() if key != "seed"}
-        by_label.setdefault(result.label, {}).setdefault(json.dumps(same, sort_keys=True), []).append(result)
+        by_label.setdefault(result.label, {}).setdefault(
+            json.dumps(same, sort_keys=True), []
+        ).append(result)
     found: dict[str, list[Result]] = {}
     for label, alike in by_label.items():
         for some in alike.values():
-            by_seed = {result.seed: result for result in some}  # a seed that stands twice counts once
+            by_seed = {
+                result.seed: result for result in some
+            }  # a seed that stands twice counts once
             name = plain = labelled(label, _interests(some[0].config))
             if len(alike) > 1:
                 name = f"{plain} ({some[0].source.name or some[0].source})"
@@ -173,7 +194,9 @@ def _interests(config: Mapping[str, Any]) -> int | None:
         config: by dotted key.
     """
     given = (("name", "baseline.name"), ("interests", "baseline.interests"))
-    return interests_of(BaselineConfig(**{name: config[key] for name, key in given if key in config}))
+    return interests_of(
+        BaselineConfig(**{name: config[key] for name, key in given if key in config})
+    )
 
 
 def _plainest(rows: Sequence[Row]) -> Row:
@@ -189,7 +212,10 @@ def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
         data = PreparedData(origin.path)
     except UserError as error:
         return None, str(error)
-    states = [data.manifest.prepared_sha256, *(state["prepared_sha256"] for state in data.manifest.grown)]
+    states = [
+        data.manifest.prepared_sha256,
+        *(state["prepared_sha256"] for state in data.manifest.grown),
+    ]
     if origin.content_sha256 not in states:
         return None, f"'{origin.path}' holds other data than these runs were trained on"
     if origin.content_sha256 != states[0]:
@@ -199,7 +225,9 @@ def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
 
 def _step_seconds(lines: Sequence[dict[str, Any]]) -> float | None:
     """Median over the spans between lines of the log: those that hold an evaluation are the rare ones."""
-    logged = [(line["step"], line["seconds"]) for line in lines if "loss" in line and "seconds" in line]
+    logged = [
+        (line["step"], line["seconds"]) for line in lines if "loss" in line and "seconds" in line
+    ]
     spans = [
         (after[1] - before[1]) / (after[0] - before[0])
         for before, after in pairwise(logged)

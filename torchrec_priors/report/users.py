@@ -83,14 +83,20 @@ class PerUser:
         of_groups: list[np.ndarray] = []
         try:
             values_UM = reader.read(
-                result.predictions, result.metrics, lambda ranked: of_groups.append(_by_group(ranked, self.category))
+                result.predictions,
+                result.metrics,
+                lambda ranked: of_groups.append(_by_group(ranked, self.category)),
             )
             if len(values_UM) != len(self.people):
-                raise ValueError(f"{result.predictions} has {len(values_UM)} users of {len(self.people)}")
+                raise ValueError(
+                    f"{result.predictions} has {len(values_UM)} users of {len(self.people)}"
+                )
         except (ValueError, OSError) as error:
             reason = str(error).splitlines()[0]
             log.warning(
-                "'%s' is not shown by user, as it cannot be read (%s): evaluate again", result.predictions, reason
+                "'%s' is not shown by user, as it cannot be read (%s): evaluate again",
+                result.predictions,
+                reason,
             )
             self.missing.setdefault(row.label, {})[result.seed] = reason
             return
@@ -115,8 +121,11 @@ def _by_group(ranked: Ranked, category: Categories) -> np.ndarray:
     """float64 [B, G]: ndcg of the targets in each group, scored as if there were no others; NaN without any."""
     shape = (len(ranked.m_B), len(category.groups))
     pair, group = category.expand(ranked.target_M)
-    cell, rank = ranked.user_M[pair] * shape[1] + group, ranked.rank_M[pair]
+    cell = ranked.user_M[pair] * shape[1] + group
+    rank = ranked.rank_M[pair]
     m_BG = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
     inside = rank < CUTOFF
     gain_BG = np.bincount(cell[inside], GAIN[rank[inside]], m_BG.size).reshape(shape)
-    return np.divide(gain_BG, IDEAL[np.minimum(CUTOFF, m_BG)], out=np.full(shape, np.nan), where=m_BG > 0)
+    return np.divide(
+        gain_BG, IDEAL[np.minimum(CUTOFF, m_BG)], out=np.full(shape, np.nan), where=m_BG > 0
+    )

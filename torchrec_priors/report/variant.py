@@ -8,9 +8,22 @@ from typing import Any
 from torchrec_priors.common.limits import whole_number
 
 _DATA_KINDS = ("item", "graph", "event", "user")
-_TITLES = {"item": "Item", "graph": "Graph", "event": "Event", "user": "User", "random": "Random", "all": "All"}
+_TITLES = {
+    "item": "Item",
+    "graph": "Graph",
+    "event": "Event",
+    "user": "User",
+    "random": "Random",
+    "all": "All",
+}
 _COMPOSITIONS = {"hierarchical": "Hier", "multiplicative": "Mult", "additive": "Add"}
-_RIVALS = {"comirec": "ComiRec", "remi": "REMI", "mind": "MIND", "dualvae": "DualVAE", "sasrec": "SASRec"}
+_RIVALS = {
+    "comirec": "ComiRec",
+    "remi": "REMI",
+    "mind": "MIND",
+    "dualvae": "DualVAE",
+    "sasrec": "SASRec",
+}
 # Settings of an evaluation that leave the ranking to the heads; whatever else is set adjusts it afterwards.
 _PLAIN = ("filter_seen", "fusion", "calibrated", "normaliser_rows", "batch", "tiles")
 
@@ -52,7 +65,11 @@ class Variant:
         temporal = [segments for kind, segments in levels if kind == "temporal"]
         backbone = str(config.get("encoder.backbone", "hstu"))
         rival = str(config.get("baseline.name", "") or ("" if backbone == "hstu" else backbone))
-        own = {key.partition(".")[2]: value for key, value in config.items() if key.startswith("evaluation.")}
+        own = {
+            key.partition(".")[2]: value
+            for key, value in config.items()
+            if key.startswith("evaluation.")
+        }
         return cls(
             kinds=tuple(kind for kind, _ in levels),
             segments=temporal[0] if temporal else 1 if horizon > 1 else 0,
@@ -66,7 +83,9 @@ class Variant:
             dim=config.get("model.dim", 0),
             layers=config.get("encoder.layers", 0),
             rival=_RIVALS.get(rival, Path(rival).stem),
-            adjusted=any(value for key, value in own.items() if key.partition(".")[0] not in _PLAIN),
+            adjusted=any(
+                value for key, value in own.items() if key.partition(".")[0] not in _PLAIN
+            ),
         )
 
     @property
@@ -97,7 +116,11 @@ class Variant:
         parts = ["LT/ST_" + str(self.segments)] if self.segments else []
         parts += [_TITLES.get(kind, "own prior") for kind in self.others]
         name = " + ".join(parts) or "No prior"
-        return f"{name} ({_COMPOSITIONS.get(self.composition, self.composition)})" if len(self.kinds) > 1 else name
+        return (
+            f"{name} ({_COMPOSITIONS.get(self.composition, self.composition)})"
+            if len(self.kinds) > 1
+            else name
+        )
 
     @property
     def role(self) -> str:
@@ -108,7 +131,9 @@ class Variant:
             return "HSTU" if self.segments == 0 else "+LT/ST"
         if self.segments > 1 and len(set(self.others)) == 1:
             return "+Both"
-        return "+" + " and ".join(dict.fromkeys(_TITLES.get(kind, "own prior") for kind in self.others))
+        return "+" + " and ".join(
+            dict.fromkeys(_TITLES.get(kind, "own prior") for kind in self.others)
+        )
 
 
 def _level(level: str, prior_kinds: Mapping[str, str]) -> tuple[str, int]:

@@ -22,7 +22,13 @@ class BestItems:
     """
 
     def __init__(
-        self, users: int, k: int, excluded: Tensor, device: torch.device, *, offered_once: bool = False
+        self,
+        users: int,
+        k: int,
+        excluded: Tensor,
+        device: torch.device,
+        *,
+        offered_once: bool = False,
     ) -> None:
         """
         Args:
@@ -32,7 +38,8 @@ class BestItems:
         self.threshold_B = torch.full((users,), _LOWEST, device=device)
         self._keys_Bk = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
         self._path_Bk = torch.zeros((users, k), dtype=torch.int64, device=device)
-        self._excluded, self._offered_once = excluded, offered_once
+        self._excluded = excluded
+        self._offered_once = offered_once
         self._offers: list[tuple[Tensor, Tensor, Tensor]] = []
         self._waiting = 0
 
@@ -52,7 +59,8 @@ class BestItems:
         if not self._offers:
             return
         user_c, key_c, path_c = (torch.cat(parts) for parts in zip(*self._offers, strict=True))
-        self._offers, self._waiting = [], 0
+        self._offers = []
+        self._waiting = 0
         user_c, key_c, path_c = self._allowed(user_c, key_c, path_c)
         keys_BW, paths_BW = self._lists(user_c, key_c, path_c)
         if not self._offered_once:
@@ -61,7 +69,9 @@ class BestItems:
         self._path_Bk = paths_BW.gather(1, kept)
         self.threshold_B = score_of(self._keys_Bk[:, -1]).clamp(min=_LOWEST)
 
-    def _allowed(self, user_c: Tensor, key_c: Tensor, path_c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _allowed(
+        self, user_c: Tensor, key_c: Tensor, path_c: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         if not len(self._excluded):
             return user_c, key_c, path_c
         pair_c = (user_c << 32) + row_of(key_c)
@@ -74,9 +84,14 @@ class BestItems:
         users, k = self._keys_Bk.shape
         if bool((user_c[1:] < user_c[:-1]).any()):
             user_c, order = user_c.sort(stable=True)
-            key_c, path_c = key_c[order], path_c[order]
+            key_c = key_c[order]
+            path_c = path_c[order]
         counts = torch.bincount(user_c, minlength=users)
-        place_c = torch.arange(len(user_c), device=user_c.device) - (counts.cumsum(0) - counts)[user_c] + k
+        place_c = (
+            torch.arange(len(user_c), device=user_c.device)
+            - (counts.cumsum(0) - counts)[user_c]
+            + k
+        )
         width = k + (int(counts.max()) if len(user_c) else 0)
         keys_BW = self._keys_Bk.new_full((users, width), NOTHING)
         paths_BW = self._path_Bk.new_zeros((users, width))
@@ -87,8 +102,11 @@ class BestItems:
 
 def _once(keys_BW: Tensor, paths_BW: Tensor) -> tuple[Tensor, Tensor]:
     """Best first, and nothing where an item comes again."""
-    order = keys_BW.argsort(dim=1, descending=True, stable=True)  # kept and earlier ones first: smaller paths
-    keys_BW, paths_BW = keys_BW.gather(1, order), paths_BW.gather(1, order)
+    order = keys_BW.argsort(
+        dim=1, descending=True, stable=True
+    )  # kept and earlier ones first: smaller paths
+    keys_BW = keys_BW.gather(1, order)
+    paths_BW = paths_BW.gather(1, order)
     by_row, place = row_of(keys_BW).sort(dim=1, stable=True)
     again = torch.zeros_like(by_row, dtype=torch.bool)
     again[:, 1:] = (by_row[:, 1:] == by_row[:, :-1]) & (by_row[:, 1:] >= 0)

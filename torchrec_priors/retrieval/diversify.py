@@ -21,21 +21,30 @@ from torchrec_priors.prepared.labels import compress
 from torchrec_priors.retrieval.search import Found
 
 CANDIDATES = 200
-_GRID = 2.0**40  # gains are rounded to this part of 1, so that equal ones are equal however they were summed
+_GRID = (
+    2.0**40
+)  # gains are rounded to this part of 1, so that equal ones are equal however they were summed
 
 
-def diversify_reference(scores: list[float], categories: list[list[int]], weight: float) -> list[int]:
+def diversify_reference(
+    scores: list[float], categories: list[list[int]], weight: float
+) -> list[int]:
     """The definition: the order of one user's candidates, best found first."""
-    low, high = min(scores, default=0.0), max(scores, default=0.0)
+    low = min(scores, default=0.0)
+    high = max(scores, default=0.0)
     chosen: list[int] = []
     while len(chosen) < len(scores):
         before = _entropy(chosen, categories)
-        best, most = -1, -np.inf
+        best = -1
+        most = -np.inf
         for i in (i for i in range(len(scores)) if i not in chosen):
             relevance = (scores[i] - low) / (high - low) if high > low else 0.0
-            worth = (1 - weight) * relevance + weight * (_entropy([*chosen, i], categories) - before)
+            worth = (1 - weight) * relevance + weight * (
+                _entropy([*chosen, i], categories) - before
+            )
             if worth > most + 1e-10:
-                best, most = i, worth
+                best = i
+                most = worth
         chosen.append(best)
     return chosen
 
@@ -49,7 +58,14 @@ def _entropy(chosen: list[int], categories: list[list[int]]) -> float:
 class Diversifier:
     """Picks again from what was found for users, each user on its own: the same list whatever the batch or rank."""
 
-    def __init__(self, weight: float, item: np.ndarray, category: np.ndarray, items: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        weight: float,
+        item: np.ndarray,
+        category: np.ndarray,
+        items: int,
+        device: torch.device,
+    ) -> None:
         """
         Args:
             weight: lambda, above 0 and at most 1.
@@ -58,16 +74,21 @@ class Diversifier:
         """
         starts, labels = compress(item, category, items)
         self.weight = weight
-        self.starts, self.labels = torch.from_numpy(starts).to(device), torch.from_numpy(labels).to(device)
+        self.starts = torch.from_numpy(starts).to(device)
+        self.labels = torch.from_numpy(labels).to(device)
         self.categories = int(labels.max(initial=-1)) + 1
         n = torch.arange(CANDIDATES + 1, dtype=torch.float64)
         share_mn = n / n[1:, None]
-        self._terms_mn = -torch.special.xlogy(share_mn, share_mn).div(np.log(2)).to(device)  # of H, for |S| = m + 1
+        self._terms_mn = (
+            -torch.special.xlogy(share_mn, share_mn).div(np.log(2)).to(device)
+        )  # of H, for |S| = m + 1
 
     @classmethod
     def of(cls, data: PreparedData, weight: float, device: torch.device) -> "Diversifier":
         """By the category prior of a data set."""
-        return cls(weight, *data.prior_pairs(data.manifest.category_prior, "item"), data.items, device)
+        return cls(
+            weight, *data.prior_pairs(data.manifest.category_prior, "item"), data.items, device
+        )
 
     def rerank(self, found: Found) -> Found:
         """The same items, in the order in which they are picked."""
@@ -78,7 +99,9 @@ class Diversifier:
     def _order(self, row_BC: Tensor, score_BC: Tensor) -> Tensor:
         users, candidates = row_BC.shape
         there_BC = row_BC >= 0
-        worth_BC = torch.where(there_BC, (1 - self.weight) * _relevance(score_BC, there_BC), -1e9)  # the missing last
+        worth_BC = torch.where(
+            there_BC, (1 - self.weight) * _relevance(score_BC, there_BC), -1e9
+        )  # the missing last
         label_BCL = self._labels(row_BC)
         label_BX = label_BCL.flatten(1)
         n_BJ = label_BX.new_zeros(users, self.categories + 1)
@@ -88,7 +111,9 @@ class Diversifier:
             more_BJ = self.weight * (terms_n[n_BJ + 1] - terms_n[n_BJ])
             more_BJ[:, -1] = 0.0  # of no category
             more_BCL = more_BJ.gather(1, label_BX).view_as(label_BCL)
-            gain_BC = sum(more_BCL.unbind(2), start=torch.zeros_like(worth_BC))  # in their order, whatever L is
+            gain_BC = sum(
+                more_BCL.unbind(2), start=torch.zeros_like(worth_BC)
+            )  # in their order, whatever L is
             best_B1 = ((worth_BC + gain_BC) * _GRID).round_().argmax(1, keepdim=True)
             order_BC[:, place] = best_B1[:, 0]
             worth_BC.scatter_(1, best_B1, -torch.inf)
@@ -100,7 +125,8 @@ class Diversifier:
     def _labels(self, row_BC: Tensor) -> Tensor:
         """[B, C, L] categories; `categories` where an item has fewer."""
         row_BC = row_BC.clamp(min=0)
-        first_BC, count_BC = self.starts[row_BC], self.starts[row_BC + 1] - self.starts[row_BC]
+        first_BC = self.starts[row_BC]
+        count_BC = self.starts[row_BC + 1] - self.starts[row_BC]
         most = int(count_BC.max()) if count_BC.numel() else 0
         place_L = torch.arange(most, device=row_BC.device)
         here_BCL = place_L < count_BC[..., None]

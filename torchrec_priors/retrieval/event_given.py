@@ -48,7 +48,9 @@ class EventGiven:
 
 def levels_of_events(tree: PriorTree) -> list[int]:
     """Numbers of the levels whose groups are groups of events."""
-    return [number for number, level in enumerate(tree.levels) if hasattr(level, "groups_of_events")]
+    return [
+        number for number, level in enumerate(tree.levels) if hasattr(level, "groups_of_events")
+    ]
 
 
 def paths_of_events(tree: PriorTree, events: int) -> Tensor:
@@ -57,7 +59,8 @@ def paths_of_events(tree: PriorTree, events: int) -> Tensor:
     open_EK = torch.ones(events, len(tree.item_set_K), dtype=torch.bool, device=tree.device)
     through_K = open_EK.new_zeros(open_EK.shape[1])
     for number in levels_of_events(tree):
-        level, group_K = tree.levels[number], tree.groups_at(number).to(tree.device)
+        level = tree.levels[number]
+        group_K = tree.groups_at(number).to(tree.device)
         index, group = level.groups_of_events(event_E)  # type: ignore[operator]
         in_EG = torch.zeros(events, len(level.groups), dtype=torch.bool, device=tree.device)  # type: ignore[arg-type]
         in_EG[index, group] = True

@@ -37,16 +37,20 @@ def search_fused(
         open_S: the users' queries for each item set.
         banned: users, and places among the index's candidates, of what must not be found.
     """
-    users, device = len(open_S[0].bias_Bp), open_S[0].bias_Bp.device
+    users = len(open_S[0].bias_Bp)
+    device = open_S[0].bias_Bp.device
     best = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
     path = torch.zeros((users, k), dtype=torch.int32, device=device)
     for tile in index.tiles():
-        vectors, last = score.items(index.vectors(tile)), tile.first + tile.size
+        vectors = score.items(index.vectors(tile))
+        last = tile.first + tile.size
         fused = fusion.accumulator(users, index.log_alternatives_RT[:, tile.first : last])
         for number, columns in tile.columns:
             paths = open_S[number]
             for part, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
-                fused.add(_stretch(columns[part]), score_Bpn + paths.bias_Bp[..., None], paths.path_Bp)
+                fused.add(
+                    _stretch(columns[part]), score_Bpn + paths.bias_Bp[..., None], paths.path_Bp
+                )
         score_BT, path_BT = fused.result()
         score_BT[_within(tile, banned, device)] = -torch.inf
         keys_BT = encode(score_BT, index.item_C[tile.first : last])
@@ -76,7 +80,9 @@ def log_sums(
     for tile in index.tiles():
         vectors = score.items(index.vectors(tile))
         if banned is not None:
-            banned_BT = torch.zeros(len(bias_BK), tile.size, dtype=torch.bool, device=vectors.device)
+            banned_BT = torch.zeros(
+                len(bias_BK), tile.size, dtype=torch.bool, device=vectors.device
+            )
             banned_BT[_within(tile, banned, vectors.device)] = True
         for number, columns in tile.columns:
             paths = open_S[number]
@@ -84,20 +90,27 @@ def log_sums(
                 if banned is not None:
                     score_Bpn = score_Bpn.masked_fill(banned_BT[:, None, columns[some]], -torch.inf)
                 part = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
-                sums_BK.scatter_(1, paths.path_Bp, torch.logaddexp(sums_BK.gather(1, paths.path_Bp), part))
+                sums_BK.scatter_(
+                    1, paths.path_Bp, torch.logaddexp(sums_BK.gather(1, paths.path_Bp), part)
+                )
     return sums_BK
 
 
-def _within(tile: Tile, banned: tuple[np.ndarray, np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+def _within(
+    tile: Tile, banned: tuple[np.ndarray, np.ndarray], device: torch.device
+) -> tuple[Tensor, Tensor]:
     """(user, column in the tile) of what is banned there."""
     user, place = banned
     here = (place >= tile.first) & (place < tile.first + tile.size)
-    return torch.from_numpy(user[here]).to(device), torch.from_numpy(place[here] - tile.first).to(device)
+    return torch.from_numpy(user[here]).to(device), torch.from_numpy(place[here] - tile.first).to(
+        device
+    )
 
 
 def _stretch(columns_n: Tensor) -> Tensor | slice:
     """The same ascending columns, as a slice where none is left out between them: nothing is copied to write them."""
-    first, last = int(columns_n[0]), int(columns_n[-1])
+    first = int(columns_n[0])
+    last = int(columns_n[-1])
     return slice(first, last + 1) if last - first + 1 == len(columns_n) else columns_n
 
 
@@ -111,4 +124,7 @@ def _scores(query_Bpd: Tensor, vectors_nd: Tensor) -> Iterator[tuple[slice, Tens
         chunk = vectors_nd[start : start + _COLUMNS]
         columns = F.pad(chunk, (0, 0, 0, _COLUMNS - len(chunk))).T
         scores = torch.stack([part @ columns for part in few])
-        yield slice(start, start + len(chunk)), scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)]
+        yield (
+            slice(start, start + len(chunk)),
+            scores.view(-1, paths, _COLUMNS)[:users, :, : len(chunk)],
+        )

@@ -61,7 +61,9 @@ def blocks(tree: PriorTree) -> Tensor:
     outer = [not (level.restricts_items or is_of_users(level)) for level in tree.levels]
     keys = []
     for path in tree.paths:
-        groups = tuple(group for level, group in zip(path.levels, path.groups, strict=True) if outer[level])
+        groups = tuple(
+            group for level, group in zip(path.levels, path.groups, strict=True) if outer[level]
+        )
         keys.append(path.levels if tree.composition == "additive" else groups)
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     return torch.tensor([numbers[key] for key in keys])
@@ -89,8 +91,10 @@ class _Maxima:
 
     def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
         assert fusion.block_K is not None
-        self.calibrated, self.block_K = fusion.calibrated, fusion.block_K
-        blocks, device = int(self.block_K.max()) + 1, log_alternatives_RT.device
+        self.calibrated = fusion.calibrated
+        self.block_K = fusion.block_K
+        blocks = int(self.block_K.max()) + 1
+        device = log_alternatives_RT.device
         shape = (blocks, users, log_alternatives_RT.shape[1])
         self.best = torch.full(shape, -torch.inf, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
@@ -100,14 +104,20 @@ class _Maxima:
         for block in block_Bp.unique().tolist():
             inside_Bp = block_Bp == block
             chosen = torch.nonzero(inside_Bp.any(0))[:, 0]
-            score_Bcn, outside_Bc = score_Bpn[:, chosen], ~inside_Bp[:, chosen]
-            if outside_Bc.any():  # one column holds paths of several blocks only where users have paths of their own
+            score_Bcn = score_Bpn[:, chosen]
+            outside_Bc = ~inside_Bp[:, chosen]
+            if (
+                outside_Bc.any()
+            ):  # one column holds paths of several blocks only where users have paths of their own
                 score_Bcn = score_Bcn.masked_fill(outside_Bc[..., None], -torch.inf)
             self._keep(block, columns_n, score_Bcn, path_Bp[:, chosen])
 
-    def _keep(self, block: int, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
+    def _keep(
+        self, block: int, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor
+    ) -> None:
         if path_Bp.shape[1] == 1:
-            value, path = score_Bpn[:, 0], path_Bp.int()
+            value = score_Bpn[:, 0]
+            path = path_Bp.int()
         else:
             value, winner = score_Bpn.max(1)
             path = path_Bp.gather(1, winner).int()
@@ -126,10 +136,12 @@ class _Maxima:
         else:
             fused = self.best.double().masked_fill(~eligible, 0.0).sum(0) / count
         fused = fused.float().masked_fill(count == 0, -torch.inf)
-        best, path = self.best[0], self.path[0]
+        best = self.best[0]
+        path = self.path[0]
         for block in range(1, len(self.best)):
             better = self.best[block] > best
-            best, path = torch.where(better, self.best[block], best), torch.where(better, self.path[block], path)
+            best = torch.where(better, self.best[block], best)
+            path = torch.where(better, self.path[block], path)
         return fused, path
 
 
@@ -137,14 +149,18 @@ class _Sums:
     """Weighted means, in double precision, so that they do not depend on the order of what is added."""
 
     def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
-        self.calibrated, self.branch_K = fusion.calibrated, fusion.branch_K
+        self.calibrated = fusion.calibrated
+        self.branch_K = fusion.branch_K
         self.log_alternatives_RT = log_alternatives_RT.double()
-        shape, device = (users, log_alternatives_RT.shape[1]), log_alternatives_RT.device
+        shape = (users, log_alternatives_RT.shape[1])
+        device = log_alternatives_RT.device
         self.weight_K = None
         if fusion.kind == "inverse_variance":
             assert fusion.variance_K is not None
             self.weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().to(device)
-        self.sum = torch.full(shape, -torch.inf if self.calibrated else 0.0, dtype=torch.float64, device=device)
+        self.sum = torch.full(
+            shape, -torch.inf if self.calibrated else 0.0, dtype=torch.float64, device=device
+        )
         self.weight = torch.zeros(shape, dtype=torch.float64, device=device)
         self.best = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
@@ -156,11 +172,15 @@ class _Sums:
             weight_Bpn = weight_Bpn * self.weight_K[path_Bp][..., None]
         if self.calibrated:
             branch_Bp = (
-                torch.zeros_like(path_Bp) if self.branch_K is None else self.branch_K.to(path_Bp.device)[path_Bp]
+                torch.zeros_like(path_Bp)
+                if self.branch_K is None
+                else self.branch_K.to(path_Bp.device)[path_Bp]
             )
             weight_Bpn = weight_Bpn * torch.exp(-self.log_alternatives_RT[:, columns_n])[branch_Bp]
             part = score + weight_Bpn.log()
-            self.sum[:, columns_n] = torch.logaddexp(self.sum[:, columns_n], torch.logsumexp(part, 1))
+            self.sum[:, columns_n] = torch.logaddexp(
+                self.sum[:, columns_n], torch.logsumexp(part, 1)
+            )
         else:
             part = score
             self.sum[:, columns_n] += (score.masked_fill(weight_Bpn == 0, 0.0) * weight_Bpn).sum(1)
@@ -204,7 +224,10 @@ def fuse_reference(score_K: Tensor, alternatives_K: Tensor, fusion: Fusion) -> t
         if fusion.calibrated:
             return math.log(sum(math.exp(top) for top in tops) / len(tops)), best
         return sum(tops) / len(tops), best
-    weight = {path: 1.0 if fusion.variance_K is None else 1 / float(fusion.variance_K[path]) for path in eligible}
+    weight = {
+        path: 1.0 if fusion.variance_K is None else 1 / float(fusion.variance_K[path])
+        for path in eligible
+    }
     if not fusion.calibrated:
         return sum(weight[path] * score[path] for path in eligible) / sum(weight.values()), best
     share = {path: weight[path] / float(alternatives_K[path]) for path in eligible}

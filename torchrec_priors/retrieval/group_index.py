@@ -19,7 +19,7 @@ from torch import Tensor
 
 from torchrec_priors.common.splitmix import GOLDEN, mix, unit
 from torchrec_priors.embedding.item_rows import Held
-from torchrec_priors.embedding.table import Shard
+from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.open_paths import OpenPaths, most_open, open_paths
 
@@ -63,8 +63,14 @@ class GroupIndex:
         held = Held.each_its_own(shard.first, shard.last) if held is None else held
         self.item_C = torch.from_numpy(held.item_C).to(device)
         self._item_C = held.item_C
-        self._row_C = None if held.row_C is held.item_C else torch.from_numpy(held.row_C - shard.first).to(device)
-        self._sets = [torch.from_numpy(places).to(device) for places in tree.eligible_among(held.item_C)]
+        self._row_C = (
+            None
+            if held.row_C is held.item_C
+            else torch.from_numpy(held.row_C - shard.first).to(device)
+        )
+        self._sets = [
+            torch.from_numpy(places).to(device) for places in tree.eligible_among(held.item_C)
+        ]
         self.set_sizes = tree.set_sizes
         self.most_open_S = most_open(tree)
         self.log_weight_S = [0.0] * tree.item_sets
@@ -115,7 +121,8 @@ class GroupIndex:
         """About so many candidates of each item set, a set of fewer whole, chosen by their ids, whatever the ranks;
         each stands for several (`log_weight_S`)."""
         index = copy.copy(self)
-        index._sets, index.log_weight_S = [], []
+        index._sets = []
+        index.log_weight_S = []
         for number, places in enumerate(self._sets):
             share = min(1.0, items_a_set / max(int(self.set_sizes[number]), 1))
             keep = _uniform(self._item_C[places.cpu().numpy()], number) < share
@@ -153,7 +160,8 @@ class GroupIndex:
         """Row ids in the data set of the candidates of an item set, ascending, and where in the shard their vectors
         are: as many at a time as went before, at least `FEW` and at most `size`, so that what the best must reach is
         soon known."""
-        places, first = self._sets[number], 0
+        places = self._sets[number]
+        first = 0
         while first < len(places):
             last = first + min(max(first, FEW), size)
             place_n = places[first:last]
@@ -173,7 +181,9 @@ class GroupIndex:
             if columns:
                 yield Tile(first, size, columns)
 
-    def _counted_once(self, tree: PriorTree, branches: list[int] | None = None) -> Callable[[], Tensor]:
+    def _counted_once(
+        self, tree: PriorTree, branches: list[int] | None = None
+    ) -> Callable[[], Tensor]:
         """The log of c(i), counted when it is first asked for: max fusion never does."""
 
         @functools.cache

@@ -53,7 +53,8 @@ class Quantised:
         """Stored vectors, as `score` takes them."""
         byte_Rd = torch.empty(rows_Rd.shape, dtype=torch.int8, device=rows_Rd.device)
         step_R = torch.empty(len(rows_Rd), device=rows_Rd.device)
-        rounding, length = 0.0, 0.0
+        rounding = 0.0
+        length = 0.0
         for first in range(0, len(rows_Rd), _ROWS_AT_ONCE):
             here = slice(first, first + _ROWS_AT_ONCE)
             vectors = score.items(rows_Rd[here])
@@ -73,18 +74,25 @@ def search_int8(
     for number, paths in enumerate(open_S):
         users, ways, _ = paths.vector_Bpd.shape
         at_once = max(1, _MOST_ROWS // ways)
-        groups = [_Users(first, min(at_once, users - first), paths, quantised) for first in range(0, users, at_once)]
+        groups = [
+            _Users(first, min(at_once, users - first), paths, quantised)
+            for first in range(0, users, at_once)
+        ]
         for item_n, row_n in index.chunks(number, _COLUMNS):
             more = _COLUMNS - len(row_n)
             bytes_dN = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, more)).T
             step_N = F.pad(quantised.step_R[row_n], (0, more))
             for group in groups:
                 found = group.survivors(bytes_dN, step_N, len(row_n), best.threshold_B)
-                for user, column, way in zip(*(part.split(_AT_ONCE) for part in found), strict=True):
+                for user, column, way in zip(
+                    *(part.split(_AT_ONCE) for part in found), strict=True
+                ):
                     vectors = score.items(index.shard.rows.index_select(0, row_n[column]))
                     exact = (paths.vector_Bpd[user, way] * vectors).sum(1)
                     reach = torch.nonzero(exact >= best.threshold_B[user])[:, 0]
-                    user, column, way = user[reach], column[reach], way[reach]
+                    user = user[reach]
+                    column = column[reach]
+                    way = way[reach]
                     best.offer(user, item_n[column], exact[reach], paths.path_Bp[user, way])
 
 
@@ -102,10 +110,16 @@ class _Users:
         rounded = (vector_Upd / step_U11).round_()
         longest_U = vector_Upd.norm(dim=2).amax(1)
         error_U = (vector_Upd - rounded * step_U11).norm(dim=2).amax(1)
-        self.first, self.users, self.step_U = first, users, step_U11[:, 0, 0]
-        self.margin_U = _SLACK * ((longest_U * quantised.rounding + error_U * quantised.length) / self.step_U)
+        self.first = first
+        self.users = users
+        self.step_U = step_U11[:, 0, 0]
+        self.margin_U = _SLACK * (
+            (longest_U * quantised.rounding + error_U * quantised.length) / self.step_U
+        )
         self._bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
-        self._products = torch.empty(len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device)
+        self._products = torch.empty(
+            len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device
+        )
         self._reaching = Reaching(users, _COLUMNS, vector_Upd.device)
 
     def survivors(
@@ -116,8 +130,11 @@ class _Users:
         torch._int_mm(self._bytes, bytes_dN, out=self._products)
         product_pUN = self._products.view(-1, self.users, _COLUMNS)
         threshold_U = threshold_B[self.first : self.first + self.users] / self.step_U
-        user_c, column_c = self._reaching.bounds(product_pUN, self.margin_U, step_N, items, threshold_U)
-        product_pc, margin_c = product_pUN[:, user_c, column_c].float(), self.margin_U[user_c]
+        user_c, column_c = self._reaching.bounds(
+            product_pUN, self.margin_U, step_N, items, threshold_U
+        )
+        product_pc = product_pUN[:, user_c, column_c].float()
+        margin_c = self.margin_U[user_c]
         may_reach = (product_pc + margin_c) * step_N[column_c] >= threshold_U[user_c]
         may_be_best = product_pc + margin_c >= product_pc.amax(0) - margin_c
         way, place = torch.nonzero(may_reach & may_be_best, as_tuple=True)

@@ -22,8 +22,12 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.open_paths import OpenPaths
 from torchrec_priors.retrieval.reaching import Reaching
 
-_COLUMNS, _MOST_COLUMNS = 512, 2048  # items of a product
-_USERS, _MOST_ROWS = 16, 1024  # users of the smallest product; users x paths of the largest
+# items of a product
+_COLUMNS = 512
+_MOST_COLUMNS = 2048
+# users of the smallest product; users x paths of the largest
+_USERS = 16
+_MOST_ROWS = 1024
 
 
 @torch.no_grad()
@@ -40,7 +44,10 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
             columns = _COLUMNS
             while columns < len(item_n):
                 columns *= 2
-            vectors = F.pad(score.items(index.shard.rows.index_select(0, row_n)), (0, 0, 0, columns - len(item_n))).T
+            vectors = F.pad(
+                score.items(index.shard.rows.index_select(0, row_n)),
+                (0, 0, 0, columns - len(item_n)),
+            ).T
             for group in groups:
                 group.offer(item_n, vectors, best)
 
@@ -55,7 +62,8 @@ class _Users:
             rows: users of a product; the others are zeros.
         """
         here = slice(first, first + users)
-        self.first, self.users = first, users
+        self.first = first
+        self.users = users
         self.path_pU = paths.path_Bp[here].T
         vector_pUd = F.pad(paths.vector_Bpd[here].transpose(0, 1), (0, 0, 0, rows - users))
         self._vectors = vector_pUd.flatten(0, 1).contiguous()
@@ -85,7 +93,11 @@ class _Users:
 def _groups(paths: OpenPaths) -> Iterator[_Users]:
     users, ways, dim = paths.vector_Bpd.shape
     rows = _USERS
-    while rows < users and 2 * rows * ways <= _MOST_ROWS and _agree(2 * rows * ways, _COLUMNS, _USERS * ways, dim):
+    while (
+        rows < users
+        and 2 * rows * ways <= _MOST_ROWS
+        and _agree(2 * rows * ways, _COLUMNS, _USERS * ways, dim)
+    ):
         rows *= 2
     for first in range(0, users, rows):
         yield _Users(first, min(rows, users - first), paths, rows)
@@ -103,10 +115,13 @@ def _width(rows: int, fewest: int, dim: int) -> int:
 def _agree(rows: int, columns: int, fewest: int, dim: int) -> bool:
     """Whether a product of `rows` and `columns` has the bits of products of `fewest` rows and `_COLUMNS` columns."""
     generator = torch.Generator().manual_seed(0)
-    left, right = torch.randn(rows, dim, generator=generator), torch.randn(columns, dim, generator=generator)
+    left = torch.randn(rows, dim, generator=generator)
+    right = torch.randn(columns, dim, generator=generator)
     whole = left @ right.T
     return all(
         torch.equal(rows_of_whole, part @ some.T)
         for part, of_part in zip(left.split(fewest), whole.split(fewest), strict=True)
-        for some, rows_of_whole in zip(right.split(_COLUMNS), of_part.split(_COLUMNS, 1), strict=True)
+        for some, rows_of_whole in zip(
+            right.split(_COLUMNS), of_part.split(_COLUMNS, 1), strict=True
+        )
     )

@@ -39,7 +39,8 @@ def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> 
         most: how many of them a user of the data set has open at most. So many are taken, unless somebody has more, as
             users who are not known: what is computed for a user hardly ever depends on who else is in the batch.
     """
-    vector_Bpd, bias_Bp = vector_BKd[:, paths], bias_BK[:, paths]
+    vector_Bpd = vector_BKd[:, paths]
+    bias_Bp = bias_BK[:, paths]
     column_Bp = torch.arange(bias_Bp.shape[1], device=bias_BK.device).expand(len(bias_BK), -1)
     is_open_Bp = ~torch.isneginf(bias_Bp)
     if most < bias_Bp.shape[1] and bool((is_open_Bp.sum(1) <= most).all()):
@@ -52,11 +53,19 @@ def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> 
 
 def most_open(tree: PriorTree) -> list[int]:
     """For each item set, how many of its paths a user of the data set has open at most."""
-    groups_a_user = [level.most_groups if isinstance(level, UserPrior) else 0 for level in tree.levels]
+    groups_a_user = [
+        level.most_groups if isinstance(level, UserPrior) else 0 for level in tree.levels
+    ]
     ways: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
     for path, item_set in zip(tree.paths, tree.item_set_K, strict=True):
-        other = tuple(group for level, group in zip(path.levels, path.groups, strict=True) if not groups_a_user[level])
-        ways[item_set, path.levels, other] = math.prod(groups_a_user[level] or 1 for level in path.levels)
+        other = tuple(
+            group
+            for level, group in zip(path.levels, path.groups, strict=True)
+            if not groups_a_user[level]
+        )
+        ways[item_set, path.levels, other] = math.prod(
+            groups_a_user[level] or 1 for level in path.levels
+        )
     most = [0] * tree.item_sets
     for (item_set, _, _), number in ways.items():
         most[item_set] += number

@@ -17,16 +17,20 @@ from torchrec_priors.retrieval.search import Found
 class PredictionWriter:
     """Collects every rank's batches on rank 0, which writes them as they come; the file appears when it is whole."""
 
-    def __init__(self, file: Path, item_ids: pa.ChunkedArray, path_names: list[str], group: dist.ProcessGroup) -> None:
+    def __init__(
+        self, file: Path, item_ids: pa.ChunkedArray, path_names: list[str], group: dist.ProcessGroup
+    ) -> None:
         """
         Args:
             item_ids: original ids by row.
             path_names: names by path.
             group: ranks that take part; each must add the same number of batches.
         """
-        self.file, self.group = file, group
+        self.file = file
+        self.group = group
         self.leads = dist.get_rank(group) == 0
-        self._ids, self._names = item_ids.combine_chunks(), pa.array(path_names)
+        self._ids = item_ids.combine_chunks()
+        self._names = pa.array(path_names)
         self._writer: ParquetWriter | None = None
         self._open = ExitStack()
 
@@ -35,7 +39,9 @@ class PredictionWriter:
         table = self._table(users, found)
         tables = [table]
         if dist.get_world_size(self.group) > 1:
-            collected: list[pa.Table | None] | None = [None] * dist.get_world_size(self.group) if self.leads else None
+            collected: list[pa.Table | None] | None = (
+                [None] * dist.get_world_size(self.group) if self.leads else None
+            )
             dist.gather_object(table, collected, dst=0, group=self.group)
             tables = [part for part in collected or [] if part is not None]
         if self.leads:
@@ -51,23 +57,32 @@ class PredictionWriter:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._open.__exit__(kind, error, trace)
 
     def _table(self, users: Histories, found: Found) -> pa.Table:
         table = recommendations(users.user_ids, found, self._ids, self._names)
-        return table.add_column(1, "targets", _lists(self._ids.take(pa.array(users.targets)), users.target_lengths))
+        return table.add_column(
+            1, "targets", _lists(self._ids.take(pa.array(users.targets)), users.target_lengths)
+        )
 
 
-def recommendations(user_ids: pa.Array, found: Found, item_ids: pa.Array, path_names: pa.Array) -> pa.Table:
+def recommendations(
+    user_ids: pa.Array, found: Found, item_ids: pa.Array, path_names: pa.Array
+) -> pa.Table:
     """What was found, one row a user: `user_id`, and lists `items`, `scores` and `heads`, best first.
 
     Args:
         item_ids: original ids by row.
         path_names: names by path.
     """
-    rows, scores, paths = (part.cpu().numpy() for part in (found.row_Bk, found.score_Bk, found.path_Bk))
+    rows, scores, paths = (
+        part.cpu().numpy() for part in (found.row_Bk, found.score_Bk, found.path_Bk)
+    )
     shown = rows >= 0
     lengths = shown.sum(1)
     return pa.table(

@@ -46,9 +46,13 @@ class Reaching:
         users = len(threshold_U)
         if self._library is not None:
             sizes = _sizes(score_pRN, users, items)
-            return self._found("reaching_scores", _of(score_pRN), _of(bias_pU), *sizes, _of(threshold_U))
+            return self._found(
+                "reaching_scores", _of(score_pRN), _of(bias_pU), *sizes, _of(threshold_U)
+            )
         score_pUn = score_pRN[:, :users, :items]
-        return _reaching((score_pUn if bias_pU is None else score_pUn + bias_pU[..., None]).amax(0), threshold_U)
+        return _reaching(
+            (score_pUn if bias_pU is None else score_pUn + bias_pU[..., None]).amax(0), threshold_U
+        )
 
     def bounds(
         self, product_pRN: Tensor, margin_U: Tensor, step_N: Tensor, items: int, threshold_U: Tensor
@@ -57,7 +61,9 @@ class Reaching:
         users = len(threshold_U)
         if self._library is not None:
             given = _of(product_pRN), _of(margin_U), _of(step_N)
-            return self._found("reaching_bounds", *given, *_sizes(product_pRN, users, items), _of(threshold_U))
+            return self._found(
+                "reaching_bounds", *given, *_sizes(product_pRN, users, items), _of(threshold_U)
+            )
         largest_Un = product_pRN[:, :users, :items].amax(0).float()
         return _reaching(largest_Un.add_(margin_U[:, None]).mul_(step_N[:items]), threshold_U)
 

@@ -6,7 +6,9 @@ from typing import Any
 
 from torchrec_priors.parquet import ParquetReader, read_footer
 
-NOTED = "predictions_sha256"  # in metrics.json: of the file's footer, which has checksums of all else
+NOTED = (
+    "predictions_sha256"  # in metrics.json: of the file's footer, which has checksums of all else
+)
 
 
 def noted_of(predictions: Path) -> dict[str, str]:

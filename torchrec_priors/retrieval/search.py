@@ -106,14 +106,22 @@ def search(
     if dist.get_world_size() == 1:
         keys, paths = _search_own_rows(index, score, queries, excluded, k, fusion, quantised)
         return _decode(keys, paths)
-    keys_W, paths_W = [], []
-    everyones = list(zip(_everyones(queries), _everyones_exclusions(excluded, queries.bias_BK.device), strict=True))
+    keys_W = []
+    paths_W = []
+    everyones = list(
+        zip(
+            _everyones(queries),
+            _everyones_exclusions(excluded, queries.bias_BK.device),
+            strict=True,
+        )
+    )
     largest = max(len(theirs) for theirs, _ in everyones)
     for theirs, exclusions in everyones:
         keys, paths = _search_own_rows(index, score, theirs, exclusions, k, fusion, quantised)
         keys_W.append(F.pad(keys, (0, 0, 0, largest - len(keys)), value=NOTHING))
         paths_W.append(F.pad(paths, (0, 0, 0, largest - len(paths))))
-    keys_WBk, paths_WBk = exchange(torch.stack(keys_W)), exchange(torch.stack(paths_W))
+    keys_WBk = exchange(torch.stack(keys_W))
+    paths_WBk = exchange(torch.stack(paths_W))
     mine = len(queries)
     keys = keys_WBk[:, :mine].transpose(0, 1).flatten(1)
     paths = paths_WBk[:, :mine].transpose(0, 1).flatten(1)
@@ -121,7 +129,9 @@ def search(
     return _decode(best, paths.gather(1, place))
 
 
-def log_normalisers(index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None = None) -> Tensor:
+def log_normalisers(
+    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None = None
+) -> Tensor:
     """log sum over i in Omega_k of exp(q_k . e_i), over the rows of all ranks: [B, K], 0 for paths that are closed or
     without any i. Every rank must call it.
 
@@ -135,15 +145,27 @@ def log_normalisers(index: GroupIndex, score: Score, queries: Queries, excluded:
     if dist.get_world_size() == 1:
         sums_BK = _own_log_sums(index, score, queries, excluded)
     else:
-        everyones = list(zip(_everyones(queries), _everyones_exclusions(excluded, queries.bias_BK.device), strict=True))
+        everyones = list(
+            zip(
+                _everyones(queries),
+                _everyones_exclusions(excluded, queries.bias_BK.device),
+                strict=True,
+            )
+        )
         largest = max(len(theirs) for theirs, _ in everyones)
         sums = [_own_log_sums(index, score, theirs, exclusions) for theirs, exclusions in everyones]
-        sums_WBK = exchange(torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums]))
+        sums_WBK = exchange(
+            torch.stack([F.pad(part, (0, 0, 0, largest - len(part))) for part in sums])
+        )
         sums_BK = torch.logsumexp(sums_WBK[:, : len(queries)], 0)
-    return sums_BK.float().masked_fill(torch.isneginf(queries.bias_BK) | torch.isneginf(sums_BK), 0.0)
+    return sums_BK.float().masked_fill(
+        torch.isneginf(queries.bias_BK) | torch.isneginf(sums_BK), 0.0
+    )
 
 
-def _own_log_sums(index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None) -> Tensor:
+def _own_log_sums(
+    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None
+) -> Tensor:
     """Over this rank's rows."""
     banned = None if excluded is None else _banned(index, excluded)
     return log_sums(index, score, queries.vector_BKd, queries.bias_BK, banned)
@@ -179,7 +201,9 @@ def search_reference(
     score = score_BV.gather(1, order)
     gone = torch.isneginf(score)
     gone[:, table_Vd.shape[0] :] = True
-    return Found(order.masked_fill(gone, -1), score.masked_fill(gone, -torch.inf), path_BV.gather(1, order))
+    return Found(
+        order.masked_fill(gone, -1), score.masked_fill(gone, -torch.inf), path_BV.gather(1, order)
+    )
 
 
 def _search_own_rows(
@@ -192,7 +216,11 @@ def _search_own_rows(
     quantised: Quantised | None,
 ) -> tuple[Tensor, Tensor]:
     """Best keys of this rank's rows and their paths: [B, k], padded with `NOTHING`."""
-    excluded = Exclusions.of(np.zeros(0, np.int64), np.zeros(0, np.int64)) if excluded is None else excluded
+    excluded = (
+        Exclusions.of(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        if excluded is None
+        else excluded
+    )
     if fusion.kind == "max":
         return _search_max(index, score, queries, excluded, k, quantised)
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
@@ -206,14 +234,23 @@ def _banned(index: GroupIndex, excluded: Exclusions) -> tuple[np.ndarray, np.nda
 
 
 def _search_max(
-    index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions, k: int, quantised: Quantised | None
+    index: GroupIndex,
+    score: Score,
+    queries: Queries,
+    excluded: Exclusions,
+    k: int,
+    quantised: Quantised | None,
 ) -> tuple[Tensor, Tensor]:
     device = queries.bias_BK.device
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
     if quantised is not None and not takes(open_S):
         quantised = None
-    once = len(open_S) == 1 and (quantised is None or open_S[0].path_Bp.shape[1] == 1)  # bytes leave several paths
-    best = BestItems(len(queries), k, pairs(excluded.user, excluded.row, device), device, offered_once=once)
+    once = len(open_S) == 1 and (
+        quantised is None or open_S[0].path_Bp.shape[1] == 1
+    )  # bytes leave several paths
+    best = BestItems(
+        len(queries), k, pairs(excluded.user, excluded.row, device), device, offered_once=once
+    )
     if quantised is not None:
         search_int8(index, score, quantised, open_S, best)
     else:
@@ -228,10 +265,15 @@ def _decode(keys: Tensor, paths: Tensor) -> Found:
 
 def _everyones(queries: Queries) -> list[Queries]:
     """Queries of every rank's users."""
-    return [Queries(*parts) for parts in zip(*map(gather_rows, (queries.vector_BKd, queries.bias_BK)), strict=True)]
+    return [
+        Queries(*parts)
+        for parts in zip(*map(gather_rows, (queries.vector_BKd, queries.bias_BK)), strict=True)
+    ]
 
 
-def _everyones_exclusions(excluded: Exclusions | None, device: torch.device) -> list[Exclusions | None]:
+def _everyones_exclusions(
+    excluded: Exclusions | None, device: torch.device
+) -> list[Exclusions | None]:
     if excluded is None:
         return [None] * dist.get_world_size()
     pairs = torch.from_numpy(np.stack([excluded.user, excluded.row], 1)).to(device)

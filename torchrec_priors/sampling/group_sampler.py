@@ -105,9 +105,14 @@ class GroupSampler:
             positives_S: training positives of each item set; needed where the configuration has a total.
         """
         assert (own.sizes() == sizes_WS2[rank]).all(), "own rows and sizes differ"
-        self.own, self.config, self.rank, self.seed = own, config, rank, seed
+        self.own = own
+        self.config = config
+        self.rank = rank
+        self.seed = seed
         self._rows_WS = sizes_WS2[..., 0]
-        self._first_WS = np.zeros((len(sizes_WS2) + 1, len(own.rows)), np.int64)  # on the line; the last row: totals
+        self._first_WS = np.zeros(
+            (len(sizes_WS2) + 1, len(own.rows)), np.int64
+        )  # on the line; the last row: totals
         np.cumsum(sizes_WS2[..., 1], axis=0, out=self._first_WS[1:])
         sets = len(own.rows) - (config.shared > 0)
         draws = draws_of_sets(config, np.ones(sets) if positives_S is None else positives_S)
@@ -121,7 +126,9 @@ class GroupSampler:
         """The negatives of global batch `step`."""
         random = np.random.Generator(np.random.Philox(key=[self.seed ^ _STREAM, step]))
         parts = [self._draw_set(number, random) for number in range(len(self._counts))]
-        own_ids, own_shifts, rank_n = (np.concatenate(values) for values in zip(*parts, strict=True))
+        own_ids, own_shifts, rank_n = (
+            np.concatenate(values) for values in zip(*parts, strict=True)
+        )
         ranks = len(self._rows_WS)
         bounds = np.cumsum(np.bincount(rank_n, minlength=ranks))
         counts = self._counts.tolist()
@@ -134,16 +141,26 @@ class GroupSampler:
             shared=shared,
         )
 
-    def _draw_set(self, number: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _draw_set(
+        self, number: int, random: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ids and shifts of the slots of a set that this rank serves, and the rank that serves each slot."""
-        rows, ends, first_W = self.own.rows[number], self.own.ends[number], self._first_WS[:, number]
+        rows = self.own.rows[number]
+        ends = self.own.ends[number]
+        first_W = self._first_WS[:, number]
         count = int(self._counts[number])
         part = math.log(self._part(number)) if count else 0.0
         if self._whole[number]:
-            return rows, np.full(len(rows), part), np.repeat(np.arange(len(self._rows_WS)), self._rows_WS[:, number])
+            return (
+                rows,
+                np.full(len(rows), part),
+                np.repeat(np.arange(len(self._rows_WS)), self._rows_WS[:, number]),
+            )
         position = np.sort(random.integers(0, first_W[-1], count))
         rank_n = np.searchsorted(first_W, position, side="right") - 1
-        index = np.searchsorted(ends, position[rank_n == self.rank] - first_W[self.rank], side="right")
+        index = np.searchsorted(
+            ends, position[rank_n == self.rank] - first_W[self.rank], side="right"
+        )
         weight = ends[index] - np.where(index > 0, ends[index - 1], 0)
         return rows[index], part - np.log(count * (weight / first_W[-1])), rank_n
 

@@ -33,7 +33,9 @@ class Answer:
     scores: dict[int, float]
 
 
-def answer(finder: Finder, histories: list[History], request: Request) -> tuple[list[list[Answer]], Tensor]:
+def answer(
+    finder: Finder, histories: list[History], request: Request
+) -> tuple[list[list[Answer]], Tensor]:
     """What a request gives for each history, by a model in evaluation mode; and bool [B, J]: whether there are fewer
     items of a group than its share.
 
@@ -44,15 +46,23 @@ def answer(finder: Finder, histories: list[History], request: Request) -> tuple[
     """
     model = finder.model
     nothing = [np.empty(0, np.int64)] * len(histories)
-    columns = {name: [history.columns[name] for history in histories] for name in histories[0].columns}
+    columns = {
+        name: [history.columns[name] for history in histories] for name in histories[0].columns
+    }
     rows = [history.items for history in histories]
     known = [history.user for history in histories]
-    users = Histories.of(pa.array(range(len(histories))), rows, nothing, finder.context, columns, known)
+    users = Histories.of(
+        pa.array(range(len(histories))), rows, nothing, finder.context, columns, known
+    )
     queries = request.queries(finder, users)
     if request.bias_K is not None and torch.isneginf(queries.bias_BK).all(1).any():
-        raise UserError("only, mute: the heads that may answer are of other groups of users: name some of this user's")
+        raise UserError(
+            "only, mute: the heads that may answer are of other groups of users: name some of this user's"
+        )
     found, short_BJ = request.find(finder, users, queries)
-    row_Bk, score_Bk, path_Bk = found.row_Bk.cpu(), found.score_Bk.cpu(), found.path_Bk.cpu()
+    row_Bk = found.row_Bk.cpu()
+    score_Bk = found.score_Bk.cpu()
+    path_Bk = found.path_Bk.cpu()
     count_B = (row_Bk >= 0).sum(1)
     item_M = row_Bk[row_Bk >= 0].numpy()
     paths_of = {row: _paths_of(model.tree, row) for row in np.unique(item_M).tolist()}
@@ -67,7 +77,8 @@ def answer(finder: Finder, histories: list[History], request: Request) -> tuple[
             for place, row in enumerate(row_Bk[user, : len(vectors_kd)].tolist()):
                 scores = {path: float(score_kK[place, path]) for path in paths_of[row]}
                 scores = {path: score for path, score in scores.items() if score != -math.inf}
-                won, score = int(path_Bk[user, place]), float(score_Bk[user, place])
+                won = int(path_Bk[user, place])
+                score = float(score_Bk[user, place])
                 if finder.fusion.kind == "max":
                     scores[won] = score  # the search's own last digits
                 best.append(Answer(row, score, won, scores))

@@ -31,14 +31,18 @@ def lines_of_users(data: PreparedData, ids: pa.Array) -> np.ndarray:
     """
     again = first_repeated(ids)
     if again is not None:
-        raise UserError(f"--users: user {shown(ids[again])} stands there twice: give each user once")
+        raise UserError(
+            f"--users: user {shown(ids[again])} stands there twice: give each user once"
+        )
     lines = as_numbers(pc.index_in(data.user_texts(), value_set=ids))
     unknown = np.ones(len(ids), bool)
     unknown[lines[lines >= 0]] = False
     if unknown.any():
         first = ids[int(np.argmax(unknown))]
         others = f" ({unknown.sum():,} of {len(ids):,} users are unknown)"
-        raise UserError(f"--users: data set '{data.manifest.name}' has no user {shown(first)}{others}")
+        raise UserError(
+            f"--users: data set '{data.manifest.name}' has no user {shown(first)}{others}"
+        )
     return lines
 
 
@@ -70,19 +74,30 @@ def recommend_in_bulk(
     Raises:
         UserError: levers that name no heads, or leave nothing to recommend.
     """
-    batch, share = run.config.evaluation.batch, run.ranks.share
+    batch = run.config.evaluation.batch
+    share = run.ranks.share
     chosen = lines >= 0
     rows = lines[chosen]
     batches = history_batches(
-        run.data, None, context=run.finder.context, batch=batch, share=share, columns=run.columns, chosen=chosen
+        run.data,
+        None,
+        context=run.finder.context,
+        batch=batch,
+        share=share,
+        columns=run.columns,
+        chosen=chosen,
     )
-    request, names = run.request(k, allowed, levers), pa.array(run.heads)
+    request = run.request(k, allowed, levers)
+    names = pa.array(run.heads)
     short = torch.zeros(1 + len(levers.at_least), dtype=torch.int64)
     with OrderedFile(out, len(rows), k, run.ranks) as file:
         for turn, users in enumerate(progress(batches, -(-len(rows) // (batch * share.world)))):
             found, short_BJ = request.find(run.finder, users, request.queries(run.finder, users))
             first = (turn * share.world + share.rank) * batch
-            file.add(recommendations(users.user_ids, found, run.catalogue.ids, names), rows[first : first + batch])
+            file.add(
+                recommendations(users.user_ids, found, run.catalogue.ids, names),
+                rows[first : first + batch],
+            )
             short[0] += (found.row_Bk[:, -1] < 0).sum().cpu()
             short[1:] += short_BJ.sum(0)
         file.finish()

@@ -67,10 +67,14 @@ class Catalogue:
             raise UserError("the history is empty: give item ids, oldest first")
         rows = places(wanted, self.texts)
         if (rows < 0).any():
-            raise UserError(f"the history: data set '{self.name}' has no item {shown(wanted[int(np.argmin(rows))])}")
+            raise UserError(
+                f"the history: data set '{self.name}' has no item {shown(wanted[int(np.argmin(rows))])}"
+            )
         return rows
 
-    def allowed(self, allow: Iterable[ItemId] | None, deny: Iterable[ItemId] | None) -> np.ndarray | None:
+    def allowed(
+        self, allow: Iterable[ItemId] | None, deny: Iterable[ItemId] | None
+    ) -> np.ndarray | None:
         """bool by row, whether an item may be recommended; None where there are no lists.
 
         Lists may name items that the catalogue lacks, which are counted and logged.
@@ -108,7 +112,8 @@ def listed(text: str) -> list[str]:
     """
     found = []
     for match in _LISTED.finditer(text):
-        quoted, plain = match[1], match[2].strip() if match[2] else ""
+        quoted = match[1]
+        plain = match[2].strip() if match[2] else ""
         if quoted is not None:
             found.append(quoted.replace('""', '"'))
         elif plain:

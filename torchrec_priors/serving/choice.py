@@ -46,15 +46,19 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
     chosen: list[Candidate] = []
     place = dict.fromkeys(left, 0)
     while left and len(chosen) < k:
-        best = min(left, key=lambda mask: (-cells[mask][place[mask]].score, cells[mask][place[mask]].row))
-        after, remaining = {**left, best: left[best] - 1}, _reduced(open_need, best)
+        best = min(
+            left, key=lambda mask: (-cells[mask][place[mask]].score, cells[mask][place[mask]].row)
+        )
+        after = {**left, best: left[best] - 1}
+        remaining = _reduced(open_need, best)
         others = _plan_with(plan, best, remaining, after, k - len(chosen) - 1)
         if others is None:
             del left[best]  # nor will any of its items ever fit again
             continue
         chosen.append(cells[best][place[best]])
         place[best] += 1
-        open_need, plan = remaining, others
+        open_need = remaining
+        plan = others
         left = {mask: count for mask, count in after.items() if count}
     return chosen, met
 
@@ -73,9 +77,13 @@ def fewest(need: Sequence[int], left: dict[int, int]) -> float:
     return math.inf if plan is None else sum(plan.values())
 
 
-def _most_that_fit(met: list[int], wanted: int, others: int, slots: int, left: dict[int, int]) -> int:
+def _most_that_fit(
+    met: list[int], wanted: int, others: int, slots: int, left: dict[int, int]
+) -> int:
     """How many items of the next group can be had beside what the groups before it need, `wanted` at most."""
-    low, high = 0, wanted + 1  # `low` fit, `high` do not
+    # `low` fit, `high` do not
+    low = 0
+    high = wanted + 1
     count = wanted
     while high - low > 1:
         if fewest((*met, count, *[0] * others), left) <= slots:
@@ -86,7 +94,9 @@ def _most_that_fit(met: list[int], wanted: int, others: int, slots: int, left: d
     return low
 
 
-def _plan_with(plan: Plan, mask: int, need: Sequence[int], left: dict[int, int], slots: int) -> Plan | None:
+def _plan_with(
+    plan: Plan, mask: int, need: Sequence[int], left: dict[int, int], slots: int
+) -> Plan | None:
     """How the needs are met by what is left once an item of a cell is taken; None where they are not, in these slots.
 
     Args:
@@ -103,4 +113,6 @@ def _plan_with(plan: Plan, mask: int, need: Sequence[int], left: dict[int, int],
 
 def _reduced(need: tuple[int, ...], mask: int) -> tuple[int, ...]:
     """What is needed besides one item of a cell."""
-    return tuple(max(0, count - 1) if mask >> group & 1 else count for group, count in enumerate(need))
+    return tuple(
+        max(0, count - 1) if mask >> group & 1 else count for group, count in enumerate(need)
+    )

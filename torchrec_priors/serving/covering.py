@@ -32,7 +32,9 @@ def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
     """
     wanted = sum(1 << group for group, count in enumerate(need) if count > 0)
     cells = {mask: count for mask, count in left.items() if mask & wanted and count > 0}
-    ordered = tuple(sorted(cells.items(), key=lambda cell: (-(cell[0] & wanted).bit_count(), cell[0])))
+    ordered = tuple(
+        sorted(cells.items(), key=lambda cell: (-(cell[0] & wanted).bit_count(), cell[0]))
+    )
     taken = _solve(tuple(need), ordered)
     if taken is None:
         return None
@@ -42,9 +44,9 @@ def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
 @lru_cache(maxsize=1 << 12)
 def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[int, ...] | None:
     """Items of each cell: branch and bound on the relaxation."""
-    has_MJ = np.array([[mask >> group & 1 for group in range(len(need))] for mask, _ in cells], float).reshape(
-        -1, len(need)
-    )
+    has_MJ = np.array(
+        [[mask >> group & 1 for group in range(len(need))] for mask, _ in cells], float
+    ).reshape(-1, len(need))
     need_J = np.array(need, float).clip(0)
     best: np.ndarray | None = None
     open_nodes = [(np.zeros(len(cells)), np.array([count for _, count in cells], float))]
@@ -63,14 +65,17 @@ def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[i
         if math.ceil(found_M.sum() - _NEARLY) >= best.sum():
             continue
         cell = int(np.abs(found_M - np.round(found_M)).argmax())
-        below_M, above_M = most_M.copy(), least_M.copy()
+        below_M = most_M.copy()
+        above_M = least_M.copy()
         below_M[cell] = math.floor(found_M[cell] + _NEARLY)
         above_M[cell] = below_M[cell] + 1
         open_nodes += [(least_M, below_M), (above_M, most_M)]
     return None if best is None else tuple(int(items) for items in best)
 
 
-def _thinned(taken_M: np.ndarray, least_M: np.ndarray, need_J: np.ndarray, has_MJ: np.ndarray) -> np.ndarray:
+def _thinned(
+    taken_M: np.ndarray, least_M: np.ndarray, need_J: np.ndarray, has_MJ: np.ndarray
+) -> np.ndarray:
     """Without items that no group needs."""
     spare_J = taken_M @ has_MJ - need_J
     for cell in range(len(taken_M)):

@@ -33,7 +33,10 @@ from torchrec_priors.training.run.ancestry import IN_PARQUET, as_ancestors, as_t
 from torchrec_priors.training.run.folder import TRAINED
 
 FORMAT = 1
-ITEMS, WEIGHTS, CONFIG, MANIFEST = "items.parquet", "weights.safetensors", "config.toml", "export.json"
+ITEMS = "items.parquet"
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.toml"
+MANIFEST = "export.json"
 _ENTRIES = 1 << 24  # numbers of a block of vectors
 _APART = ("table.", "features.")  # what is sharded, which the items' vectors stand for
 
@@ -45,7 +48,9 @@ def check_out(out: Path) -> None:
 
 
 def export(
-    run: LoadedRun, out: Path, progress: Callable[[Iterable[int], int], Iterable[int]] = lambda blocks, _: blocks
+    run: LoadedRun,
+    out: Path,
+    progress: Callable[[Iterable[int], int], Iterable[int]] = lambda blocks, _: blocks,
 ) -> dict[str, Any]:
     """Writes a run's files into a folder, which appears when it is whole; returns what `export.json` says.
 
@@ -105,7 +110,10 @@ def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
         "composition": tree.composition,
         "groups_of_levels": [len(level.groups) for level in tree.levels],  # type: ignore[arg-type]
         "depths": [
-            {name: value.tolist() if isinstance(value, Tensor) else value for name, value in asdict(depth).items()}
+            {
+                name: value.tolist() if isinstance(value, Tensor) else value
+                for name, value in asdict(depth).items()
+            }
             for depth in run.depths
         ],
     }
@@ -113,14 +121,22 @@ def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
 
 def _dense(run: LoadedRun) -> dict[str, Tensor]:
     state = run.model.state_dict()
-    return {name: value.detach().cpu().clone() for name, value in state.items() if not name.startswith(_APART)}
+    return {
+        name: value.detach().cpu().clone()
+        for name, value in state.items()
+        if not name.startswith(_APART)
+    }
 
 
 def _write_items(
-    run: LoadedRun, file: Path, progress: Callable[[Iterable[int], int], Iterable[int]], ancestors: str
+    run: LoadedRun,
+    file: Path,
+    progress: Callable[[Iterable[int], int], Iterable[int]],
+    ancestors: str,
 ) -> int:
     """Returns how many items have no vector; `ancestors` go with the file, wherever it is copied to."""
-    rows, dim = max(1, _ENTRIES // run.config.model.dim), run.config.model.dim
+    rows = max(1, _ENTRIES // run.config.model.dim)
+    dim = run.config.model.dim
     starts = range(0, run.data.items, rows)
     writer: ParquetWriter | None = None
     missing = 0
@@ -143,8 +159,12 @@ def _write_items(
 def _block(run: LoadedRun, item: np.ndarray, dim: int) -> pa.Table:
     """Rows of `items.parquet` on rank 0, for which all ranks look them up."""
     item_rows = run.model.item_rows
-    may_I = [known for known in (item_rows.known_I, item_rows.found_I) if known is not None]
-    known = item_rows.known_I[item] if item_rows.known_I is not None else np.ones(len(item), bool)
+    may_I = [
+        known for known in (item_rows.has_row_I, item_rows.recommendable_I) if known is not None
+    ]
+    known = (
+        item_rows.has_row_I[item] if item_rows.has_row_I is not None else np.ones(len(item), bool)
+    )
     asked = item[known] if run.ranks.leads and known.any() else np.full(1, item_rows.an_item)
     ids, asked_N = run.finder.to_ids(asked, np.array([len(asked)]))
     vector_Nd, _ = run.model.lookup(ids)
@@ -152,7 +172,11 @@ def _block(run: LoadedRun, item: np.ndarray, dim: int) -> pa.Table:
         "item_id": run.catalogue.ids.take(item),
         "title": run.catalogue.titles.take(item),
         "vector": _vectors(vector_Nd, known, dim),
-        "item_sets": _sets(run, item, np.logical_and.reduce([np.ones(len(item), bool), *(may[item] for may in may_I)])),
+        "item_sets": _sets(
+            run,
+            item,
+            np.logical_and.reduce([np.ones(len(item), bool), *(may[item] for may in may_I)]),
+        ),
     }
     if run.model.features is not None:
         beside_Nd = run.model.features(asked_N)
@@ -177,4 +201,6 @@ def _sets(run: LoadedRun, item: np.ndarray, may: np.ndarray) -> pa.Array:
     place, number = place[may[place]], number[may[place]]
     order = np.lexsort((number, place))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=len(item)))])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(number[order], pa.int32()))
+    return pa.ListArray.from_arrays(
+        pa.array(offsets, pa.int32()), pa.array(number[order], pa.int32())
+    )

@@ -57,21 +57,36 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
         raise UserError(f"'{path}' holds no export (no {MANIFEST}): export the run first")
     about = read_json(path / MANIFEST, remedy="export the run again")
     if about.get("format") != FORMAT:
-        raise UserError(f"'{path}' is of format {about.get('format')}, not {FORMAT}: export the run again")
+        raise UserError(
+            f"'{path}' is of format {about.get('format')}, not {FORMAT}: export the run again"
+        )
     files = about.get("files")
     if not isinstance(files, dict) or not files.keys() >= {ITEMS, WEIGHTS, CONFIG}:
-        raise UserError(f"'{path / MANIFEST}' does not name the files of an export: export the run again")
+        raise UserError(
+            f"'{path / MANIFEST}' does not name the files of an export: export the run again"
+        )
     for name, checksum in files.items():
         if not (path / name).is_file() or sha256(path / name) != checksum:
-            raise UserError(f"'{path / name}' is missing or not as it was written: export the run again")
+            raise UserError(
+                f"'{path / name}' is missing or not as it was written: export the run again"
+            )
     config = read_config(path / CONFIG, signed=False)
     recorded = about.get("own_files", {})
-    check_trusted(_run_by(config), recorded if isinstance(recorded, dict) else {}, path, trust=trust, made="exported")
+    check_trusted(
+        _run_by(config),
+        recorded if isinstance(recorded, dict) else {},
+        path,
+        trust=trust,
+        made="exported",
+    )
     try:
-        weights, items = load_file(path / WEIGHTS), read_table(path / ITEMS)
+        weights = load_file(path / WEIGHTS)
+        items = read_table(path / ITEMS)
     except (SafetensorError, pa.ArrowException) as error:  # whoever made it sealed it so
         reason = " ".join(str(error).split())
-        raise UserError(f"'{path}' holds no export that can be read ({reason}): export the run again") from error
+        raise UserError(
+            f"'{path}' holds no export that can be read ({reason}): export the run again"
+        ) from error
     return Exported.of(config, about, weights, items)
 
 
@@ -85,7 +100,7 @@ class Exported:
         item_ids: original ids, in the order of the items.
         vector_Id: what scores are computed with; zero where an item has none.
         input_Id: what the encoder reads.
-        known_I: bool, items that have a vector.
+        has_row_I: bool, items that have a vector.
         eligible_KI: bool, what each head may retrieve.
     """
 
@@ -94,7 +109,7 @@ class Exported:
     item_ids: pa.Array
     vector_Id: Tensor
     input_Id: Tensor
-    known_I: Tensor
+    has_row_I: Tensor
     eligible_KI: Tensor
     _texts: pa.Array
     _encoder: Encoder
@@ -103,7 +118,9 @@ class Exported:
     _score: Score
 
     @classmethod
-    def of(cls, config: RunConfig, about: dict[str, Any], weights: dict[str, Tensor], items: pa.Table) -> "Exported":
+    def of(
+        cls, config: RunConfig, about: dict[str, Any], weights: dict[str, Tensor], items: pa.Table
+    ) -> "Exported":
         dim = config.model.dim
         encoder = load_encoder(config.encoder, dim, config.model.context, about["event_types"])
         heads = make_heads(_tree(about), dim, config.priors, _depths(about))
@@ -117,10 +134,12 @@ class Exported:
 
         missing, left = model.load_state_dict(weights, strict=False)
         assert not missing, f"an export lacks {missing}"
-        assert all(name.startswith("certainty.") for name in left), f"an export has no place for {left}"
+        assert all(name.startswith("certainty.") for name in left), (
+            f"an export has no place for {left}"
+        )
         model.eval()
 
-        vector_Id, known_I = _matrix(items["vector"], dim)
+        vector_Id, has_row_I = _matrix(items["vector"], dim)
         eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
         sets = items["item_sets"].combine_chunks()
         eligible_SI[torch.tensor(sets.flatten().to_numpy()), torch.from_numpy(_owners(sets))] = True
@@ -130,8 +149,10 @@ class Exported:
             heads=about["heads"],
             item_ids=ids,
             vector_Id=vector_Id,
-            input_Id=_matrix(items["input"], dim)[0] if "input" in items.column_names else vector_Id,
-            known_I=known_I,
+            input_Id=_matrix(items["input"], dim)[0]
+            if "input" in items.column_names
+            else vector_Id,
+            has_row_I=has_row_I,
             eligible_KI=eligible_SI[torch.tensor(about["item_set_of_head"])],
             _texts=id_texts(ids, "items of the export"),
             _encoder=encoder,
@@ -149,46 +170,62 @@ class Exported:
         """
         item = places(texts(history), self._texts)
         if (item < 0).any():
-            raise UserError(f"the history: the export has no item {shown(history[int(np.argmin(item))])}")
+            raise UserError(
+                f"the history: the export has no item {shown(history[int(np.argmin(item))])}"
+            )
         item_N = torch.from_numpy(item)
-        item_N = item_N[self.known_I[item_N]][-self.config.model.context :]
+        item_N = item_N[self.has_row_I[item_N]][-self.config.model.context :]
         if not len(item_N):
             raise UserError("the history: none of its items has a vector")
         jagged = Jagged(self.input_Id[item_N], torch.tensor([0, len(item_N)]))
         states = replace(jagged, vector_Nd=self._encoder(jagged))
-        return self._score.queries(ask_last(self._heads, self._baseline, states, len(self.heads)))[0]
+        return self._score.queries(ask_last(self._heads, self._baseline, states, len(self.heads)))[
+            0
+        ]
 
     @torch.no_grad()
     def scores(self, history: Sequence[ItemId]) -> Tensor:
         """[K, I]: every head's own score of every item (Eq. 1), -inf where it may not retrieve it."""
         items_Id = self._score.items(self.vector_Id)
-        scores: Tensor = (self.queries(history) @ items_Id.T).masked_fill(~self.eligible_KI, -torch.inf)
+        scores: Tensor = (self.queries(history) @ items_Id.T).masked_fill(
+            ~self.eligible_KI, -torch.inf
+        )
         return scores
 
 
 def _run_by(config: RunConfig) -> list[Path]:
     """Own code that an export needs; that of priors is in its heads and sets."""
-    return [file for file in map(own_file, (config.encoder.backbone, config.baseline.name)) if file is not None]
+    return [
+        file
+        for file in map(own_file, (config.encoder.backbone, config.baseline.name))
+        if file is not None
+    ]
 
 
 def _tree(about: dict[str, Any]) -> PriorTree:
     """What heads need to know of the tree."""
     levels = [SimpleNamespace(groups=range(groups)) for groups in about["groups_of_levels"]]
-    return cast(PriorTree, SimpleNamespace(paths=about["heads"], levels=levels, composition=about["composition"]))
+    return cast(
+        PriorTree,
+        SimpleNamespace(paths=about["heads"], levels=levels, composition=about["composition"]),
+    )
 
 
 def _depths(about: dict[str, Any]) -> list[Depth]:
     tensors = ("node_K", "parent_n", "parent_group_n")
-    return [Depth(depth["names"], *(torch.tensor(depth[name]) for name in tensors)) for depth in about["depths"]]
+    return [
+        Depth(depth["names"], *(torch.tensor(depth[name]) for name in tensors))
+        for depth in about["depths"]
+    ]
 
 
 def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
     """[I, d], zero where there is nothing; and bool, where there is something."""
     array = column.combine_chunks()
-    known_I = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
+    has_row_I = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
     values_Id = torch.zeros(len(array), dim)
-    values_Id[known_I] = torch.from_numpy(array.flatten().to_numpy().copy()).view(-1, dim)
-    return values_Id, known_I
+    values_Id[has_row_I] = torch.from_numpy(array.flatten().to_numpy().copy()).view(-1, dim)
+    return values_Id, has_row_I
 
 
 def _owners(lists: pa.Array) -> np.ndarray:

@@ -60,7 +60,9 @@ class HeadNames:
         for level, path_K in found.items():
             return Named(path_K, self._restrict([level]))
         if self._without_items(name):
-            raise UserError(f"{option}: {shown(name)} has no head, as nothing is in it: name another")
+            raise UserError(
+                f"{option}: {shown(name)} has no head, as nothing is in it: name another"
+            )
         raise UserError(f"{option}: no head is named {shown(name)}: {self._hint(name)}")
 
     def _beginnings(self, name: str, level: int = 0) -> Iterator[tuple[int, ...]]:
@@ -76,7 +78,11 @@ class HeadNames:
 
     def _without_items(self, name: str) -> bool:
         """Whether this is the name of a group, or of groups one after another, which no head goes through."""
-        groups = ((prior, group) for prior, names in zip(self._priors, self._groups, strict=True) for group in names)
+        groups = (
+            (prior, group)
+            for prior, names in zip(self._priors, self._groups, strict=True)
+            for group in names
+        )
         return next(self._beginnings(name), None) is not None or any(
             name in (group, f"{prior}: {group}") for prior, group in groups
         )
@@ -85,7 +91,9 @@ class HeadNames:
         """Paths through the group that is named, by level; a group that no item is in has none."""
         found = {}
         for level, prior in enumerate(self._priors):
-            numbers = [number for number, group in enumerate(self._groups[level]) if is_named(prior, group)]
+            numbers = [
+                number for number, group in enumerate(self._groups[level]) if is_named(prior, group)
+            ]
             parts = [self._through([(level, number)]) for number in numbers]
             if parts and torch.stack(parts).any():
                 found[level] = torch.stack(parts).any(0)

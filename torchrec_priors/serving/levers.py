@@ -48,7 +48,12 @@ class Levers:
         for option, names in (("only", only), ("mute", mute)):
             if isinstance(names, str):
                 raise UserError(f"{option}: '{names}' is one name: give a list of names")
-        return cls(None if only is None else tuple(only), tuple(mute or ()), dict(boost or {}), dict(at_least or {}))
+        return cls(
+            None if only is None else tuple(only),
+            tuple(mute or ()),
+            dict(boost or {}),
+            dict(at_least or {}),
+        )
 
     def __post_init__(self) -> None:
         if self.only is not None and not self.only:
@@ -58,7 +63,9 @@ class Levers:
                 raise UserError(f"boost: '{name}' = {factor} must be a number above 0")
         for name, share in self.at_least.items():
             if not (_is_number(share) and 0 < share <= 1):
-                raise UserError(f"at-least: '{name}' = {share} must be a share above 0 and at most 1, as 0.3")
+                raise UserError(
+                    f"at-least: '{name}' = {share} must be a share above 0 and at most 1, as 0.3"
+                )
         if len(self.at_least) > MOST_SHARES:
             raise UserError(f"at-least: {len(self.at_least)} groups: give {MOST_SHARES} at most")
 
@@ -77,7 +84,9 @@ class Levers:
         for name in self.mute:
             may_K &= ~names.find(name, "mute").path_K
         if not may_K.any():
-            raise UserError("only, mute: no head is left that may answer: name fewer in mute, or more in only")
+            raise UserError(
+                "only, mute: no head is left that may answer: name fewer in mute, or more in only"
+            )
         bias_K = torch.zeros(paths, dtype=torch.float64)
         for name, factor in self.boost.items():
             path_K = names.find(name, "boost").path_K
@@ -95,7 +104,9 @@ class Levers:
         found = {name: names.find(name, "at-least") for name in self.at_least}
         for name, named in found.items():
             if not named.restricts_items:
-                raise UserError(f"at-least: '{name}' has all items: name a group of items, such as a category")
+                raise UserError(
+                    f"at-least: '{name}' has all items: name a group of items, such as a category"
+                )
         return {name: named.path_K for name, named in found.items()}
 
 

@@ -33,7 +33,9 @@ class OrderedFile:
             rows: how many there will be, numbered from 0.
             entries_a_row: length of a row's longest list.
         """
-        self.file, self.rows, self.ranks = file, rows, ranks
+        self.file = file
+        self.rows = rows
+        self.ranks = ranks
         self.folder = file.with_name(f".{file.name}.partial")
         self._rows_at_a_time = max(1, _ENTRIES // entries_a_row)
         self._bucket = max(self._rows_at_a_time, -(-rows // _BUCKETS))
@@ -68,7 +70,10 @@ class OrderedFile:
         dist.barrier(self.ranks.side)
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is not None:
             with suppress(OSError):  # what cannot be written is told already
@@ -92,15 +97,22 @@ class OrderedFile:
             self._spills[number].write_table(table.slice(first, last - first))
 
     def _merge(self) -> None:
-        whole, written = self.folder / "whole.parquet", 0
+        whole = self.folder / "whole.parquet"
+        written = 0
         writer: ParquetWriter | None = None
         try:
             for bucket in range(-(-self.rows // self._bucket)):
                 spills = [self._path(bucket, rank) for rank in range(self.ranks.world)]
-                tables = [pa.ipc.open_stream(spill.read_bytes()).read_all() for spill in spills if spill.exists()]
+                tables = [
+                    pa.ipc.open_stream(spill.read_bytes()).read_all()
+                    for spill in spills
+                    if spill.exists()
+                ]
                 rows = pa.concat_tables(tables).sort_by(_NUMBER)
                 numbers = rows[_NUMBER].to_numpy()
-                assert np.array_equal(numbers, np.arange(written, written + len(rows))), "a row is lost or twice there"
+                assert np.array_equal(numbers, np.arange(written, written + len(rows))), (
+                    "a row is lost or twice there"
+                )
                 written += len(rows)
                 rows = rows.drop_columns([_NUMBER])
                 writer = writer or ParquetWriter(whole, rows.schema)

@@ -14,20 +14,25 @@ import torch
 
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.model import Asked
+from torchrec_priors.model import PathQueries
 from torchrec_priors.retrieval.find import Finder
 
 
 @torch.no_grad()
-def ask_each(finder: Finder, users: Histories) -> Asked:
+def ask_each(finder: Finder, users: Histories) -> PathQueries:
     """What the paths ask for, for this rank's users. Every rank must call it."""
     if finder.device.type != "cpu":
         return finder.ask(users)
     together = finder.histories(users)
     bounds = together.offsets_B1.tolist()
     with _one_thread():
-        each = [finder.model.queries(_one(together, slice(*pair))) for pair in itertools.pairwise(bounds)]
-    whole = Asked(torch.cat([one.query_BKd for one in each]), torch.cat([one.log_group_BK for one in each]))
+        each = [
+            finder.model.queries(_one(together, slice(*pair)))
+            for pair in itertools.pairwise(bounds)
+        ]
+    whole = PathQueries(
+        torch.cat([one.query_BKd for one in each]), torch.cat([one.log_group_BK for one in each])
+    )
     return whole.first(len(users))
 
 

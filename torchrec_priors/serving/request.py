@@ -36,16 +36,21 @@ class Request:
     shares: Shares | None = None
 
     @classmethod
-    def of(cls, finder: Finder, ranks: Ranks, k: int, index: GroupIndex, levers: Levers) -> "Request":
+    def of(
+        cls, finder: Finder, ranks: Ranks, k: int, index: GroupIndex, levers: Levers
+    ) -> "Request":
         """Every rank must call it alike.
 
         Raises:
             UserError: levers that name no heads, leave none, or leave no item, or ask for too much.
         """
         if levers.at_least and finder.diversifier is not None:
-            raise UserError("at-least: lists of this run are made diverse (evaluation.diversify), which shares are not")
+            raise UserError(
+                "at-least: lists of this run are made diverse (evaluation.diversify), which shares are not"
+            )
         names = HeadNames(finder.model.tree)
-        bias_K, path_K = levers.bias(names), levers.shares(names)
+        bias_K = levers.bias(names)
+        path_K = levers.shares(names)
         if bias_K is not None:
             reached = index.reach(~torch.isneginf(bias_K)).sum()
             if not int(ranks.total(reached)):
@@ -60,7 +65,11 @@ class Request:
     def queries(self, finder: Finder, users: Histories) -> Queries:
         """What is searched for, for this rank's users. Every rank must call it."""
         queries = finder.queries(users, ask_each(finder, users))
-        return queries if self.bias_K is None else Queries(queries.vector_BKd, queries.bias_BK + self.bias_K)
+        return (
+            queries
+            if self.bias_K is None
+            else Queries(queries.vector_BKd, queries.bias_BK + self.bias_K)
+        )
 
     def find(self, finder: Finder, users: Histories, queries: Queries) -> tuple[Found, Tensor]:
         """Top-k of this rank's users, and bool [B, J]: whether a user has fewer of a group than its share. Every rank

@@ -19,7 +19,7 @@ from types import TracebackType
 import numpy as np
 import torch
 
-from torchrec_priors.common.noise import hush
+from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import History, PreparedData
@@ -59,7 +59,9 @@ class Recommendation:
     head_scores: dict[str, float]
 
 
-def load_run(path: Path | str, data: Place | str | None = None, *, trust: bool = False) -> "LoadedRun":
+def load_run(
+    path: Path | str, data: Place | str | None = None, *, trust: bool = False
+) -> "LoadedRun":
     """Loads the best checkpoint of a trained run; close it, or use it in a `with` block.
 
     Needs no launcher; under one, every rank must load and call alike, and each holds its share of the table.
@@ -80,17 +82,32 @@ def load_run(path: Path | str, data: Place | str | None = None, *, trust: bool =
 class LoadedRun:
     """A model in memory, ready to answer any number of times, from any thread (one call at a time)."""
 
-    def __init__(self, folder: RunFolder, config: RunConfig, data: PreparedData, catalogue: Catalogue) -> None:
-        self.folder, self.config, self.data, self.catalogue = folder, config, data, catalogue
+    def __init__(
+        self, folder: RunFolder, config: RunConfig, data: PreparedData, catalogue: Catalogue
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self.data = data
+        self.catalogue = catalogue
         self._lock = Lock()
-        hush()
+        silence_library_warnings()
         folder.say_grown(config, data)
         with ExitStack() as opening:
-            self.ranks = opening.enter_context(join(timedelta(seconds=config.training.timeout_seconds)))
-            built = build_model(config, data, self.ranks, trained=folder.trained_on(config, data), for_training=False)
+            self.ranks = opening.enter_context(
+                join(timedelta(seconds=config.training.timeout_seconds))
+            )
+            built = build_model(
+                config,
+                data,
+                self.ranks,
+                trained=folder.trained_on(config, data),
+                for_training=False,
+            )
             self.checkpoint = Checkpoints(folder.checkpoints, self.ranks).load_best(built)
-            self.model, self.columns = built.model.eval(), built.columns
-            weight, device = config.evaluation.diversify, self.ranks.device
+            self.model = built.model.eval()
+            self.columns = built.columns
+            weight = config.evaluation.diversify
+            device = self.ranks.device
             diversifier = Diversifier.of(data, weight, device) if weight else None
             self.finder = Finder(self.model, built.index, config.evaluation, device, diversifier)
             self.depths = built.depths
@@ -130,7 +147,11 @@ class LoadedRun:
         """
         if (user is None) == (history is None):
             raise UserError("give either a user or a history")
-        known = self.find_user(str(user)) if history is None else History(self.catalogue.history(history))
+        known = (
+            self.find_user(str(user))
+            if history is None
+            else History(self.catalogue.history(history))
+        )
         levers = Levers.of(only, mute, boost, at_least)
         return self.answer([known], k, self.catalogue.allowed(allow, deny), levers)[0]
 
@@ -148,7 +169,9 @@ class LoadedRun:
     ) -> list[list[Recommendation]]:
         """Top-k for each of several histories, in their order; arguments as for `recommend`."""
         known = [History(self.catalogue.history(history)) for history in histories]
-        return self.answer(known, k, self.catalogue.allowed(allow, deny), Levers.of(only, mute, boost, at_least))
+        return self.answer(
+            known, k, self.catalogue.allowed(allow, deny), Levers.of(only, mute, boost, at_least)
+        )
 
     def find_user(self, user: str) -> History:
         """The whole history of a user of the data set, with what the encoder asks for of it.
@@ -159,18 +182,27 @@ class LoadedRun:
         return self.data.find_user(user, self.columns)
 
     def answer(
-        self, histories: list[History], k: int, allowed: np.ndarray | None = None, levers: Levers = Levers()
+        self,
+        histories: list[History],
+        k: int,
+        allowed: np.ndarray | None = None,
+        levers: Levers = Levers(),
     ) -> list[list[Recommendation]]:
         """Top-k for histories; `allowed` as `Catalogue.allowed` gives it."""
         check_k(k, self.data)
-        batch, answers = self.config.evaluation.batch, []
+        batch = self.config.evaluation.batch
+        answers = []
         short = torch.zeros(len(levers.at_least), dtype=torch.int64)
         with self._lock:
             if self._open is None:
                 raise RuntimeError("this run is closed: load it again")
-            known_I = self.model.item_rows.known_I
-            if known_I is not None and not all(known_I[history.items].any() for history in histories):
-                raise UserError("the history: none of its items was seen in training: train on the data of today")
+            has_row_I = self.model.item_rows.has_row_I
+            if has_row_I is not None and not all(
+                has_row_I[history.items].any() for history in histories
+            ):
+                raise UserError(
+                    "the history: none of its items was seen in training: train on the data of today"
+                )
             request = self.request(k, allowed, levers)
             for start in range(0, len(histories), batch):
                 found, short_BJ = answer(self.finder, histories[start : start + batch], request)
@@ -178,8 +210,14 @@ class LoadedRun:
                 short += short_BJ.sum(0)
         for name, count in zip(levers.at_least, short.tolist(), strict=True):
             if count:
-                lists = "the list" if len(histories) == 1 else f"{count:,} of {len(histories):,} lists"
-                log.warning("at-least: fewer items of '%s' in %s, as no more may be recommended", name, lists)
+                lists = (
+                    "the list" if len(histories) == 1 else f"{count:,} of {len(histories):,} lists"
+                )
+                log.warning(
+                    "at-least: fewer items of '%s' in %s, as no more may be recommended",
+                    name,
+                    lists,
+                )
         return [[self._in_words(found) for found in best] for best in answers]
 
     def request(self, k: int, allowed: np.ndarray | None, levers: Levers) -> Request:
@@ -191,14 +229,14 @@ class LoadedRun:
 
     def unseen(self, items: np.ndarray) -> int:
         """How many of some interactions, by row id, are with items that have no row of their own."""
-        alone_I = self.model.item_rows.alone_I
-        return 0 if alone_I is None else int((~alone_I[items]).sum())
+        own_row_I = self.model.item_rows.own_row_I
+        return 0 if own_row_I is None else int((~own_row_I[items]).sum())
 
     @property
     def never_found(self) -> int:
         """Items of the catalogue that cannot be recommended, as the model cannot tell them apart."""
-        found_I = self.model.item_rows.found_I
-        return 0 if found_I is None else int((~found_I).sum())
+        recommendable_I = self.model.item_rows.recommendable_I
+        return 0 if recommendable_I is None else int((~recommendable_I).sum())
 
     def _in_words(self, found: Answer) -> Recommendation:
         return Recommendation(
@@ -214,11 +252,15 @@ class LoadedRun:
         self._leave(None, None, None)
 
     def _leave(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         with self._lock:
             if self._open is not None:
-                opened, self._open = self._open, None
+                opened = self._open
+                self._open = None
                 del self.model, self.finder
                 opened.__exit__(kind, error, trace)  # which names ranks that are lost
 
@@ -226,7 +268,10 @@ class LoadedRun:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self._leave(kind, error, trace)
 
@@ -234,4 +279,6 @@ class LoadedRun:
 def check_k(k: int, data: PreparedData) -> None:
     """Raises UserError where the catalogue has no k items."""
     if not 1 <= k <= data.items:
-        raise UserError(f"k = {k:,} must be from 1 to the {data.items:,} items of data set '{data.manifest.name}'")
+        raise UserError(
+            f"k = {k:,} must be from 1 to the {data.items:,} items of data set '{data.manifest.name}'"
+        )

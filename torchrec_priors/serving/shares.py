@@ -44,18 +44,29 @@ class Shares:
         Raises:
             UserError: more than k items are asked for.
         """
-        self.names, self.k = list(share), k
-        self.need = [math.ceil(round(part * k, 9)) for part in share.values()]  # .7 x 10 is 7.000000000000001
+        self.names = list(share)
+        self.k = k
+        self.need = [
+            math.ceil(round(part * k, 9)) for part in share.values()
+        ]  # .7 x 10 is 7.000000000000001
         mask_C = torch.zeros(len(index), dtype=torch.int64, device=index.item_C.device)
         for group, name in enumerate(self.names):
             mask_C |= index.reach(path_K[name]).long() << group
         counts = total(torch.bincount(mask_C, minlength=1 << len(self.names))).tolist()
-        self._cells = {mask: index.restricted(mask_C == mask) for mask, count in enumerate(counts) if count}
-        apart = {1 << group: k for group in range(len(self.names))}  # of groups that have nothing to be found
+        self._cells = {
+            mask: index.restricted(mask_C == mask) for mask, count in enumerate(counts) if count
+        }
+        apart = {
+            1 << group: k for group in range(len(self.names))
+        }  # of groups that have nothing to be found
         asked = fewest(tuple(self.need), apart | dict.fromkeys(self._cells, k))
         if asked > k:
-            those = ", ".join(f"'{name}' {need}" for name, need in zip(self.names, self.need, strict=True))
-            raise UserError(f"at-least: {those} take {asked:.0f} items together, more than k = {k}: ask for less")
+            those = ", ".join(
+                f"'{name}' {need}" for name, need in zip(self.names, self.need, strict=True)
+            )
+            raise UserError(
+                f"at-least: {those} take {asked:.0f} items together, more than k = {k}: ask for less"
+            )
 
     def find(self, search: Callable[[GroupIndex], Found]) -> tuple[Found, Tensor]:
         """The best items, and bool [B, J]: whether a user has fewer of a group than asked for.
@@ -66,11 +77,14 @@ class Shares:
         by_cell = {mask: search(index) for mask, index in self._cells.items()}
         candidates = {mask: _candidates(found) for mask, found in by_cell.items()}
         like = next(iter(by_cell.values()))
-        row_Bk, score_Bk = torch.full_like(like.row_Bk, -1), torch.full_like(like.score_Bk, -torch.inf)
+        row_Bk = torch.full_like(like.row_Bk, -1)
+        score_Bk = torch.full_like(like.score_Bk, -torch.inf)
         path_Bk = torch.zeros_like(like.path_Bk)
         short_BJ = torch.zeros(len(row_Bk), len(self.names), dtype=torch.bool)
         for user in range(len(row_Bk)):
-            best, met = choose({mask: users[user] for mask, users in candidates.items()}, self.need, self.k)
+            best, met = choose(
+                {mask: users[user] for mask, users in candidates.items()}, self.need, self.k
+            )
             device = row_Bk.device
             row_Bk[user, : len(best)] = torch.tensor([item.row for item in best], device=device)
             score_Bk[user, : len(best)] = torch.tensor([item.score for item in best], device=device)

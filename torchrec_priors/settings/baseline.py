@@ -23,6 +23,10 @@ class BaselineConfig:
         if not 1 <= self.interests <= 1024:
             raise UserError(f"baseline.interests = {self.interests} must be in [1, 1024]")
         if self.interests != BaselineConfig.interests and not self.name:
-            raise UserError(f"baseline.interests = {self.interests} means nothing without baseline.name")
+            raise UserError(
+                f"baseline.interests = {self.interests} means nothing without baseline.name"
+            )
         if self.options and not self.name:
-            raise UserError(f"baseline.options: '{next(iter(self.options))}' means nothing without baseline.name")
+            raise UserError(
+                f"baseline.options: '{next(iter(self.options))}' means nothing without baseline.name"
+            )

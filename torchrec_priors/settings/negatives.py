@@ -55,7 +55,9 @@ class NegativesConfig:
         share = f"negatives.catalogue_share = {self.catalogue_share}"
         if not 0 <= self.catalogue_share <= 1:
             raise UserError(f"{share} must be in [0, 1]")
-        if (self.catalogue_share > 0 and not self.shared) or (self.catalogue_share < 1 and not self.in_group):
+        if (self.catalogue_share > 0 and not self.shared) or (
+            self.catalogue_share < 1 and not self.in_group
+        ):
             whole = 0 if not self.shared else 1
             raise UserError(
                 f"{share} of {self.total or self.per_set} negatives is no whole draw: write {whole}, or draw more"

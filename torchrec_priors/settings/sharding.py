@@ -5,7 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from torchrec_priors.errors import UserError, nearest
 
-ROW_WISE, TABLE_WISE, COLUMN_WISE = "row_wise", "table_wise", "column_wise"
+ROW_WISE = "row_wise"
+TABLE_WISE = "table_wise"
+COLUMN_WISE = "column_wise"
 TYPES = (ROW_WISE, TABLE_WISE, COLUMN_WISE)
 UVM = ("fused_uvm", "fused_uvm_caching")
 _KERNELS = ("fused", *UVM)
@@ -70,7 +72,9 @@ class ShardingConfig:
         _check_one_of("sharding.kernel", self.kernel, (*_KERNELS, _AUTO))
         _check_one_of("sharding.communication", self.communication, _COMMUNICATION)
         if self.columns < 0 or self.columns % 4:
-            raise UserError(f"sharding.columns = {self.columns} must be a multiple of 4 (FBGEMM's kernels), or 0")
+            raise UserError(
+                f"sharding.columns = {self.columns} must be a multiple of 4 (FBGEMM's kernels), or 0"
+            )
         _check_share("sharding.cache_load_factor", self.cache_load_factor)
         for name, table in self.tables.items():
             key = f"sharding.tables.{name}"
@@ -81,9 +85,13 @@ class ShardingConfig:
             if table.cache_load_factor:
                 _check_share(f"{key}.cache_load_factor", table.cache_load_factor)
         if self.plan:
-            decided = [name for name in ("type", "kernel", "columns", "tables") if self._given(name)]
+            decided = [
+                name for name in ("type", "kernel", "columns", "tables") if self._given(name)
+            ]
             if decided:
-                raise UserError(f"sharding.plan decides sharding.{decided[0]}: leave one of the two out")
+                raise UserError(
+                    f"sharding.plan decides sharding.{decided[0]}: leave one of the two out"
+                )
 
     def check_tables(self, tables: Iterable[str], dim: int, managed: str | None = None) -> None:
         """Raises UserError where the settings do not fit the model's tables.
@@ -96,7 +104,9 @@ class ShardingConfig:
         names = list(tables)
         for name in self.tables:
             if name not in names:
-                raise UserError(f"sharding.tables: the model has no table '{name}': {nearest(name, names)}")
+                raise UserError(
+                    f"sharding.tables: the model has no table '{name}': {nearest(name, names)}"
+                )
         if self.columns and dim % self.columns:
             raise UserError(f"sharding.columns = {self.columns} must divide model.dim = {dim}")
         if managed is None or self.plan:
@@ -118,9 +128,13 @@ class ShardingConfig:
             return
         for key, kernel in (("sharding.kernel", self.kernel), *self._kernels_of_tables()):
             if kernel in UVM:
-                raise UserError(f"{key} = '{kernel}' is for GPUs: a CPU has its tables in the host's memory: use fused")
+                raise UserError(
+                    f"{key} = '{kernel}' is for GPUs: a CPU has its tables in the host's memory: use fused"
+                )
         if self.communication == "bf16":
-            raise UserError("sharding.communication = 'bf16' is for GPUs: gloo does not send it: use fp16")
+            raise UserError(
+                "sharding.communication = 'bf16' is for GPUs: gloo does not send it: use fp16"
+            )
 
     def type_of(self, table: str) -> str:
         return self._of(table).type or self.type
@@ -144,7 +158,9 @@ class ShardingConfig:
         if device == "cpu":
             return ShardingConfig()
         tables = {name: replace(table, type="") for name, table in self.tables.items()}
-        return ShardingConfig(kernel=self.kernel, cache_load_factor=self.cache_load_factor, tables=tables)
+        return ShardingConfig(
+            kernel=self.kernel, cache_load_factor=self.cache_load_factor, tables=tables
+        )
 
     def without_effect(self) -> list[str]:
         """Keys that were given although nothing reads them."""
@@ -163,7 +179,9 @@ class ShardingConfig:
         return self.tables.get(table, TableSharding())
 
     def _kernels_of_tables(self) -> list[tuple[str, str]]:
-        return [(f"sharding.tables.{name}.kernel", table.kernel) for name, table in self.tables.items()]
+        return [
+            (f"sharding.tables.{name}.kernel", table.kernel) for name, table in self.tables.items()
+        ]
 
 
 def _check_type(key: str, value: str) -> None:

@@ -97,7 +97,9 @@ class TrainingConfig:
             both = f"training.batch = {self.batch} and training.batch_tokens = {self.batch_tokens}"
             raise UserError(f"{both}: give one of the two, with the other 0")
         if self.batch_tokens == 0 and self.batch < 1:
-            raise UserError(f"training.batch = {self.batch} must be at least 1 (or give training.batch_tokens)")
+            raise UserError(
+                f"training.batch = {self.batch} must be at least 1 (or give training.batch_tokens)"
+            )
         for name in (
             "accumulate",
             "steps",
@@ -109,7 +111,15 @@ class TrainingConfig:
         ):
             if getattr(self, name) < 1:
                 raise UserError(f"training.{name} = {getattr(self, name)} must be at least 1")
-        not_negative = ("batch", "batch_tokens", "learning_rate", "weight_decay", "patience", "workers", "prefetch")
+        not_negative = (
+            "batch",
+            "batch_tokens",
+            "learning_rate",
+            "weight_decay",
+            "patience",
+            "workers",
+            "prefetch",
+        )
         for name in (*not_negative, "checkpoint_seconds", "max_loss"):
             if getattr(self, name) < 0:
                 raise UserError(f"training.{name} = {getattr(self, name)} must not be negative")

@@ -52,11 +52,16 @@ def articles(catalogue: Catalogue, seed: int) -> pa.Table:
     """One row an article, by id."""
     order = np.argsort(catalogue.item_id)
     titles = np.array(catalogue.titles(), object)[order]
-    leaf, ids = catalogue.leaf[order], article_ids(catalogue)[order]
+    leaf = catalogue.leaf[order]
+    ids = article_ids(catalogue)[order]
     section = catalogue.top_of_leaf[leaf]
     key = mix(ids.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
-    published = (int(_LAST_DAY.timestamp()) - (unit(key) ** 4 * 5 * 365 * 86_400).astype(np.int64)) * 1_000_000
-    views = (1e3 * unit(mix(key)) + 1e8 * catalogue.weight[order]).astype(np.int64).clip(max=2**31 - 1)
+    published = (
+        int(_LAST_DAY.timestamp()) - (unit(key) ** 4 * 5 * 365 * 86_400).astype(np.int64)
+    ) * 1_000_000
+    views = (
+        (1e3 * unit(mix(key)) + 1e8 * catalogue.weight[order]).astype(np.int64).clip(max=2**31 - 1)
+    )
     unseen = unit(mix(key + np.uint64(1))) < 0.3
     topics = [[node.level1, node.level2.split(" > ")[1]] for node in catalogue.tree]
     feeling = key % np.uint64(3)
@@ -71,11 +76,15 @@ def articles(catalogue: Catalogue, seed: int) -> pa.Table:
         "published_time": pa.array(published, pa.timestamp("us")),
         "image_ids": [None if one % 5 == 0 else [one, one + 1] for one in ids.tolist()],
         "article_type": pa.array(["article_default"] * len(ids)),
-        "url": [f"https://example.org/{name}/{one}" for name, one in zip(names, ids.tolist(), strict=True)],
+        "url": [
+            f"https://example.org/{name}/{one}"
+            for name, one in zip(names, ids.tolist(), strict=True)
+        ],
         "ner_clusters": [[] if one % 3 == 0 else ["Danmark"] for one in ids.tolist()],
         "entity_groups": [[] if one % 3 == 0 else ["LOC"] for one in ids.tolist()],
         "topics": [
-            [] if one % 20 == 0 else topics[place] for one, place in zip(ids.tolist(), leaf.tolist(), strict=True)
+            [] if one % 20 == 0 else topics[place]
+            for one, place in zip(ids.tolist(), leaf.tolist(), strict=True)
         ],
         "category": pa.array(100 + section, pa.int16()),
         "subcategory": [[200 + place] for place in leaf.tolist()],

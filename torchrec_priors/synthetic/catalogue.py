@@ -20,10 +20,14 @@ _STYLES = (
     "Gothic", "Coastal", "Monochrome", "Art-deco", "Street", "Tropical", "Military", "Kawaii", "Preppy", "Galaxy",
     "Tartan", "Botanical", "Geometric",
 )  # fmt: skip
-_ZIPF, _FLAT = 1.1, 3.0  # popularity of the item of rank r is (r + 3)^-1.1 (Zipf-Mandelbrot)
+# popularity of the item of rank r is (r + 3)^-1.1 (Zipf-Mandelbrot)
+_ZIPF = 1.1
+_FLAT = 3.0
 _ITEMS_A_CELL = 16
 _MOST_STYLES = 64
-_ITEMS_A_LEAF = 48  # at least, on average; small catalogues use part of the tree, but each of its _TOPS
+_ITEMS_A_LEAF = (
+    48  # at least, on average; small catalogues use part of the tree, but each of its _TOPS
+)
 _TOPS = 10
 _STREAM = 0x6361746C6F67  # tells these draws from other uses of the seed
 
@@ -66,7 +70,9 @@ class Catalogue:
         tree = _used_leaves(max(_TOPS, min(len(leaves()), items // _ITEMS_A_LEAF)))
         demand = (1.0 + np.arange(len(tree))) ** -0.5
         demand = random.permutation(demand / demand.sum())
-        leaf = np.concatenate([np.arange(len(tree)), random.choice(len(tree), items - len(tree), p=demand)])
+        leaf = np.concatenate(
+            [np.arange(len(tree)), random.choice(len(tree), items - len(tree), p=demand)]
+        )
         size = np.bincount(leaf, minlength=len(tree))
         bands = np.clip(size // _ITEMS_A_CELL, 1, len(BANDS))[leaf]
         styles = np.clip(size // (_ITEMS_A_CELL * len(BANDS)), 1, _MOST_STYLES)[leaf]
@@ -93,7 +99,8 @@ class Catalogue:
 
     def pick(self, first: np.ndarray | int, last: np.ndarray | int, at: np.ndarray) -> np.ndarray:
         """Position of an item of [first, last), drawn by popularity with the uniform number `at`."""
-        low, high = self.cumulative[first], self.cumulative[last]
+        low = self.cumulative[first]
+        high = self.cumulative[last]
         found = np.searchsorted(self.cumulative, low + at * (high - low), side="right") - 1
         return np.clip(found, first, np.asarray(last) - 1)
 
@@ -117,7 +124,9 @@ class Catalogue:
     @cached_property
     def top_bounds(self) -> np.ndarray:
         """[level-1 categories + 1]"""
-        return self.leaf_bounds[np.searchsorted(self.top_of_leaf, np.arange(self.top_of_leaf[-1] + 2))]
+        return self.leaf_bounds[
+            np.searchsorted(self.top_of_leaf, np.arange(self.top_of_leaf[-1] + 2))
+        ]
 
     @cached_property
     def cell_of(self) -> np.ndarray:
@@ -133,13 +142,16 @@ class Catalogue:
     def titles(self) -> list[str]:
         """By position."""
         nouns = [node.noun for node in self.tree]
-        rows = zip(*(x.tolist() for x in (self.style, self.leaf, self.band, self.item_id)), strict=True)
+        rows = zip(
+            *(x.tolist() for x in (self.style, self.leaf, self.band, self.item_id)), strict=True
+        )
         return [f"{_style_name(s, f)} {nouns[f]}, {BANDS[b]}, no. {n}" for s, f, b, n in rows]
 
     def table(self) -> pa.Table:
         """`items.parquet`: one row an item, by id."""
         order = np.argsort(self.item_id)
-        leaf, numbers = self.leaf[order], self.item_id[order]
+        leaf = self.leaf[order]
+        numbers = self.item_id[order]
 
         def names(level: str) -> pa.Array:
             values = pa.array([getattr(node, level) for node in self.tree])

@@ -94,7 +94,8 @@ def leaves() -> tuple[Leaf, ...]:
     >>> leaves()[0].level3, len(leaves())
     ('Women > Dresses > casual dresses', 240)
     """
-    found, top = [], ""
+    found = []
+    top = ""
     for line in _TREE.strip().splitlines():
         name, colon, nouns = line.strip().partition(": ")
         if not colon:

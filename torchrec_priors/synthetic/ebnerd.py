@@ -23,7 +23,9 @@ from torchrec_priors.synthetic.randomness import user_keys
 from torchrec_priors.synthetic.users import Lengths, chunks, pauses
 
 SPLITS = ("train", "validation")
-ARTICLES, HISTORY, BEHAVIOURS = "articles.parquet", "history.parquet", "behaviors.parquet"
+ARTICLES = "articles.parquet"
+HISTORY = "history.parquet"
+BEHAVIOURS = "behaviors.parquet"
 _IDS = pa.large_list(pa.int32())
 HISTORY_SCHEMA = pa.schema(
     {
@@ -60,14 +62,22 @@ _VERSION = 1  # of what a seed makes
 _LENGTHS = Lengths(median=80.0, spread=1.1, shortest=5, longest=1_800)
 _USERS_AT_ONCE = 2_048
 _START = datetime(2023, 4, 27, 7, tzinfo=UTC)
-_TRAIN, _VALIDATION, _END = (int((_START + timedelta(weeks=n)).timestamp()) for n in (3, 4, 5))  # weeks of impressions
-_WEEK, _MINUTE_MS = 7 * 86_400, 60_000
+_TRAIN, _VALIDATION, _END = (
+    int((_START + timedelta(weeks=n)).timestamp()) for n in (3, 4, 5)
+)  # weeks of impressions
+_WEEK = 7 * 86_400
+_MINUTE_MS = 60_000
 _TWO_CLICKS = 0.02  # of clicks come in one impression with the one before
 _MOST_INVIEW = 15
 
 
 def generate(
-    raw: Path, rows: int, seed: int, report: Report = lambda _: None, *, users_at_once: int = _USERS_AT_ONCE
+    raw: Path,
+    rows: int,
+    seed: int,
+    report: Report = lambda _: None,
+    *,
+    users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
     """Makes `raw` with exactly `rows` clicks, however often they are told; does nothing where it already holds that.
 
@@ -120,7 +130,9 @@ class _Clicks:
     article: np.ndarray
 
     @classmethod
-    def of(cls, catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray) -> "_Clicks":
+    def of(
+        cls, catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray
+    ) -> "_Clicks":
         made = make_histories(catalogue, seed, users, lengths)
         keys = user_keys(seed, users)
         start = np.cumsum(lengths) - lengths
@@ -153,11 +165,16 @@ def _history(clicks: _Clicks, begin: int, end: int) -> pa.Table:
     offsets = pa.array(np.append(first, len(told.user)), pa.int64())
     scrolled, read = _reading(told.key)
     lists = (_times(told.time), scrolled, pa.array(told.article, pa.int32()), read)
-    columns = [pa.array(users, pa.uint32()), *(pa.LargeListArray.from_arrays(offsets, values) for values in lists)]
+    columns = [
+        pa.array(users, pa.uint32()),
+        *(pa.LargeListArray.from_arrays(offsets, values) for values in lists),
+    ]
     return pa.table(columns, HISTORY_SCHEMA)
 
 
-def _behaviours(clicks: _Clicks, catalogue: Catalogue, begin: int, end: int, numbered: int) -> pa.Table:
+def _behaviours(
+    clicks: _Clicks, catalogue: Catalogue, begin: int, end: int, numbered: int
+) -> pa.Table:
     """Impressions with their clicks, of which some have two.
 
     Args:
@@ -185,7 +202,9 @@ def _behaviours(clicks: _Clicks, catalogue: Catalogue, begin: int, end: int, num
         "article_ids_inview": _inview(catalogue, shown, clicked),
         "article_ids_clicked": clicked,
         "user_id": pa.array(shown.user, pa.uint32()),
-        "session_id": pa.array(mix(shown.user_key + shown.session.astype(np.uint64)) >> np.uint64(32), pa.uint32()),
+        "session_id": pa.array(
+            mix(shown.user_key + shown.session.astype(np.uint64)) >> np.uint64(32), pa.uint32()
+        ),
         "next_read_time": read,
         "next_scroll_percentage": scrolled,
         **described,
@@ -199,11 +218,15 @@ def _inview(catalogue: Catalogue, shown: _Clicks, clicked: pa.LargeListArray) ->
     draw = mix(np.repeat(shown.key, others) ^ mix(np.arange(others.sum()).astype(np.uint64)))
     drawn = article_ids(catalogue)[catalogue.pick(0, len(catalogue.leaf), unit(draw))]
     counts = clicked.value_lengths().to_numpy()
-    of = np.concatenate([np.repeat(np.arange(len(counts)), counts), np.repeat(np.arange(len(counts)), others)])
+    of = np.concatenate(
+        [np.repeat(np.arange(len(counts)), counts), np.repeat(np.arange(len(counts)), others)]
+    )
     order = np.argsort(of, kind="stable")
     articles_shown = np.concatenate([clicked.flatten().to_numpy(), drawn])[order]
     offsets = np.concatenate([[0], np.cumsum(counts + others)])
-    return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(articles_shown, pa.int32()))
+    return pa.LargeListArray.from_arrays(
+        pa.array(offsets, pa.int64()), pa.array(articles_shown, pa.int32())
+    )
 
 
 def _users(shown: _Clicks) -> dict[str, pa.Array]:
@@ -229,7 +252,9 @@ def _users(shown: _Clicks) -> dict[str, pa.Array]:
 def _reading(key: np.ndarray) -> tuple[pa.Array, pa.Array]:
     """(how far a page was scrolled in percent, seconds it was read); the former is often unknown."""
     part = unit(mix(key + np.uint64(3)))
-    scrolled = pa.array(np.round(100 * part), pa.float32(), mask=unit(mix(key + np.uint64(4))) < 0.4)
+    scrolled = pa.array(
+        np.round(100 * part), pa.float32(), mask=unit(mix(key + np.uint64(4))) < 0.4
+    )
     return scrolled, pa.array(np.round(1_000 * part**4), pa.float32())
 
 

@@ -8,17 +8,30 @@ import pyarrow as pa
 from torchrec_priors.parquet import ParquetWriter, write_table
 from torchrec_priors.synthetic.catalogue import Catalogue, items_for
 from torchrec_priors.synthetic.folder import Report, make_folder
-from torchrec_priors.synthetic.histories import EVENTS, LENGTHS, SPENDING, Histories, make_histories
+from torchrec_priors.synthetic.histories import (
+    EVENTS,
+    LENGTHS,
+    SPENDING,
+    MadeUpHistories,
+    make_histories,
+)
 from torchrec_priors.synthetic.users import chunks
 
-LOG, ITEMS, USERS = "log.parquet", "items.parquet", "users.parquet"
+LOG = "log.parquet"
+ITEMS = "items.parquet"
+USERS = "users.parquet"
 TRUTH = "truth/interests.parquet"  # for checks alone: no corpus reads it
 _VERSION = 1  # of what a seed makes
 _USERS_AT_ONCE = 4096
 
 
 def generate(
-    raw: Path, rows: int, seed: int, report: Report = lambda _: None, *, users_at_once: int = _USERS_AT_ONCE
+    raw: Path,
+    rows: int,
+    seed: int,
+    report: Report = lambda _: None,
+    *,
+    users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
     """Makes `raw` with a log of exactly `rows` interactions; does nothing where it already holds just that.
 
@@ -60,13 +73,21 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Repor
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
 _LOG_SCHEMA = pa.schema(
-    {"row": pa.int64(), "user_id": pa.int64(), "item_id": pa.int64(), "event": _NAMES, "time": pa.int64()}
+    {
+        "row": pa.int64(),
+        "user_id": pa.int64(),
+        "item_id": pa.int64(),
+        "event": _NAMES,
+        "time": pa.int64(),
+    }
 )
 _USERS_SCHEMA = pa.schema({"user_id": pa.int64(), "spending": _NAMES})
-_TRUTH_SCHEMA = pa.schema({"user_id": pa.int64(), "category3": _NAMES, "from": pa.int64(), "until": pa.int64()})
+_TRUTH_SCHEMA = pa.schema(
+    {"user_id": pa.int64(), "category3": _NAMES, "from": pa.int64(), "until": pa.int64()}
+)
 
 
-def _log_table(made: Histories, catalogue: Catalogue, first_row: int) -> pa.Table:
+def _log_table(made: MadeUpHistories, catalogue: Catalogue, first_row: int) -> pa.Table:
     columns = {
         "row": np.arange(first_row, first_row + len(made.event)),
         "user_id": np.repeat(made.users, made.lengths),
@@ -77,11 +98,13 @@ def _log_table(made: Histories, catalogue: Catalogue, first_row: int) -> pa.Tabl
     return pa.table(columns, schema=_LOG_SCHEMA)
 
 
-def _users_table(made: Histories) -> pa.Table:
-    return pa.table({"user_id": made.users, "spending": _named(made.spending, SPENDING)}, schema=_USERS_SCHEMA)
+def _users_table(made: MadeUpHistories) -> pa.Table:
+    return pa.table(
+        {"user_id": made.users, "spending": _named(made.spending, SPENDING)}, schema=_USERS_SCHEMA
+    )
 
 
-def _truth_table(made: Histories, catalogue: Catalogue) -> pa.Table:
+def _truth_table(made: MadeUpHistories, catalogue: Catalogue) -> pa.Table:
     columns = {
         "user_id": made.interest_user,
         "category3": _named(made.interest_leaf, [leaf.level3 for leaf in catalogue.tree]),
@@ -92,4 +115,6 @@ def _truth_table(made: Histories, catalogue: Catalogue) -> pa.Table:
 
 
 def _named(codes: np.ndarray, names: tuple[str, ...] | list[str]) -> pa.DictionaryArray:
-    return pa.DictionaryArray.from_arrays(pa.array(codes.astype(np.int32)), pa.array(names, pa.string()))
+    return pa.DictionaryArray.from_arrays(
+        pa.array(codes.astype(np.int32)), pa.array(names, pa.string())
+    )

@@ -19,7 +19,13 @@ Report = Callable[[str], None]
 
 
 def make_folder(
-    raw: Path, corpus: str, version: int, rows: int, seed: int, report: Report, write: Callable[[Path], None]
+    raw: Path,
+    corpus: str,
+    version: int,
+    rows: int,
+    seed: int,
+    report: Report,
+    write: Callable[[Path], None],
 ) -> None:
     """Makes `raw` with what `write` writes; does nothing where it already holds just that.
 
@@ -81,8 +87,12 @@ def _already_there(raw: Path, about: dict[str, Any]) -> bool:
         ) from error
     if found != about:
         made = ", ".join(f"{name} {found.get(name)}" for name in about)
-        raise UserError(f"--raw: '{raw}' holds another generated log ({made}): choose another folder")
+        raise UserError(
+            f"--raw: '{raw}' holds another generated log ({made}): choose another folder"
+        )
     for name, size in files.items():
         if not (raw / name).is_file() or (raw / name).stat().st_size != size:
-            raise UserError(f"--raw: '{raw / name}' is not as it was generated: remove the folder, or choose another")
+            raise UserError(
+                f"--raw: '{raw / name}' is not as it was generated: remove the folder, or choose another"
+            )
     return True

@@ -20,7 +20,9 @@ from torchrec_priors.synthetic.users import Lengths
 
 EVENTS = ("item_view", "item_like", "item_add_to_cart", "offer_make", "buy_start", "buy_complete")
 SHARES = (0.820, 0.163, 0.0123, 0.0035, 0.00065, 0.00034)  # of MerRec's log
-_VIEW, _START, _COMPLETE = 0, 4, 5
+_VIEW = 0
+_START = 4
+_COMPLETE = 5
 
 SPENDING = ("bargain hunters", "mid-range shoppers", "premium shoppers")
 _SPENDING_SHARES = (0.4, 0.4, 0.2)
@@ -29,7 +31,10 @@ LENGTHS = Lengths(median=60.0, spread=0.75, shortest=5, longest=500)  # about 80
 _LIVES = (60.0, 200.0)  # interactions that an interest lasts
 _SESSION_LENGTH = 2.5  # interactions, on average
 _CHANCE_SESSIONS = 0.1
-_TASTE = (0.35, 0.6)  # an interest is in the first, the first or second category of the user's taste
+_TASTE = (
+    0.35,
+    0.6,
+)  # an interest is in the first, the first or second category of the user's taste
 _OWN_BAND = 0.85  # an interest is in the user's price band
 _HOME_CELL = 0.8  # a session is in its interest's cell, else elsewhere in the same leaf and band
 _IN_CELL = 0.85  # a view is in its session's cell, else anywhere in the leaf
@@ -39,11 +44,13 @@ _BUYS_COMPLETED = SHARES[_COMPLETE] / SHARES[_START]
 _DAY = 86_400_000
 _EPOCH = 1_683_000_000_000  # 2 May 2023
 _SPAN = 60  # days over which users first come
-_WITHIN, _BETWEEN = 40_000.0, 1.5 * _DAY  # mean gaps within a session and between sessions, ms
+# mean gaps within a session and between sessions, ms
+_WITHIN = 40_000.0
+_BETWEEN = 1.5 * _DAY
 
 
 @dataclass(frozen=True)
-class Histories:
+class MadeUpHistories:
     """Interactions and planted interests of a range of users.
 
     Attributes:
@@ -69,7 +76,9 @@ class Histories:
     interest_until: np.ndarray
 
 
-def make_histories(catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray) -> Histories:
+def make_histories(
+    catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray
+) -> MadeUpHistories:
     """The first `lengths` interactions of these users."""
     rows = _Rows(user_keys(seed, users), lengths)
     interests = _Interests(catalogue, rows)
@@ -78,7 +87,7 @@ def make_histories(catalogue: Catalogue, seed: int, users: np.ndarray, lengths: 
     position = _follow_ups(rows, event, position)
     time = _times(rows)
     user, leaf, first, last = interests.periods()
-    return Histories(
+    return MadeUpHistories(
         users=users,
         spending=interests.band_U,
         lengths=lengths,
@@ -96,7 +105,8 @@ class _Rows:
     """The rows of some users: which user, the how-manieth of it, and its session."""
 
     def __init__(self, keys: np.ndarray, lengths: np.ndarray) -> None:
-        self.keys, self.lengths = keys, lengths
+        self.keys = keys
+        self.lengths = lengths
         self.start = np.cumsum(lengths) - lengths
         self.user = np.repeat(np.arange(len(keys)), lengths)
         self.key = keys[self.user]
@@ -113,12 +123,17 @@ class _Interests:
     """Every user's interests: slot i of a user holds its g-th interest while floor(step / life + phase) is g."""
 
     def __init__(self, catalogue: Catalogue, rows: _Rows) -> None:
-        self.catalogue, self.rows, self.keys = catalogue, rows, rows.keys
+        self.catalogue = catalogue
+        self.rows = rows
+        self.keys = rows.keys
         self.slots_U = 3 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)  # 3 to 5
         bounds = np.cumsum(_SPENDING_SHARES)[:-1]
         self.band_U = np.searchsorted(bounds, uniform(self.keys, Stream.spending), side="right")
         items = len(catalogue.leaf)
-        taste = [catalogue.pick(0, items, uniform(self.keys, Stream.taste, number)) for number in range(2)]
+        taste = [
+            catalogue.pick(0, items, uniform(self.keys, Stream.taste, number))
+            for number in range(2)
+        ]
         self.taste_2U = catalogue.top_of_leaf[catalogue.leaf[np.stack(taste)]]
 
     def _life(self, user: np.ndarray, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,13 +149,17 @@ class _Interests:
 
     def leaf(self, user: np.ndarray, slot: np.ndarray, number: np.ndarray) -> np.ndarray:
         """Leaf category of an interest."""
-        keys, counter, catalogue = self.keys[user], _counter(slot, number), self.catalogue
+        keys = self.keys[user]
+        counter = _counter(slot, number)
+        catalogue = self.catalogue
         scope = uniform(keys, Stream.interest_scope, counter)
         top = np.where(scope < _TASTE[0], self.taste_2U[0, user], self.taste_2U[1, user])
         anywhere = scope >= _TASTE[1]
         first = np.where(anywhere, 0, catalogue.top_bounds[top])
         last = np.where(anywhere, len(catalogue.leaf), catalogue.top_bounds[top + 1])
-        return catalogue.leaf[catalogue.pick(first, last, uniform(keys, Stream.interest_leaf, counter))]
+        return catalogue.leaf[
+            catalogue.pick(first, last, uniform(keys, Stream.interest_leaf, counter))
+        ]
 
     def periods(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """(user, leaf, first step, last step) of every interest that a history meets."""
@@ -148,7 +167,10 @@ class _Interests:
         slot = _within(self.slots_U)
         lengths = self.rows.lengths[user]
         held = self.at(user, slot, lengths - 1) + 1
-        user, slot, lengths, number = (*(np.repeat(x, held) for x in (user, slot, lengths)), _within(held))
+        user, slot, lengths, number = (
+            *(np.repeat(x, held) for x in (user, slot, lengths)),
+            _within(held),
+        )
         life, phase = self._life(user, slot)
         first = np.maximum(np.ceil((number - phase) * life), 0).astype(np.int64)
         last = np.minimum(np.ceil((number + 1 - phase) * life).astype(np.int64), lengths) - 1
@@ -157,12 +179,18 @@ class _Interests:
         return user[met], leaf[met], first[met], last[met]
 
 
-def _views(catalogue: Catalogue, rows: _Rows, interests: _Interests, is_view: np.ndarray) -> np.ndarray:
+def _views(
+    catalogue: Catalogue, rows: _Rows, interests: _Interests, is_view: np.ndarray
+) -> np.ndarray:
     """Position of the item of each view; 0 for other rows."""
     leaf_S, cell_S = _sessions(catalogue, rows, interests)
     view = np.flatnonzero(is_view)
-    session, user, key, step = rows.session[view], rows.user[view], rows.key[view], rows.step[view]
-    leaf, cell = leaf_S[session], cell_S[session]
+    session = rows.session[view]
+    user = rows.user[view]
+    key = rows.key[view]
+    step = rows.step[view]
+    leaf = leaf_S[session]
+    cell = cell_S[session]
     close = uniform(key, Stream.scope, step) < _IN_CELL
     first = np.where(close, catalogue.cell_bounds[cell], catalogue.leaf_bounds[leaf])
     last = np.where(close, catalogue.cell_bounds[cell + 1], catalogue.leaf_bounds[leaf + 1])
@@ -171,31 +199,43 @@ def _views(catalogue: Catalogue, rows: _Rows, interests: _Interests, is_view: np
         again = _repeats(user * len(catalogue.leaf) + item)
         at = uniform(key[again], Stream.item, _counter(step[again], turn))
         if turn == 2:  # the cell was no help: what else is popular in the leaf
-            first[again], last[again] = (catalogue.leaf_bounds[leaf[again] + side] for side in (0, 1))
+            first[again], last[again] = (
+                catalogue.leaf_bounds[leaf[again] + side] for side in (0, 1)
+            )
         if turn < _REDRAWS:
             item[again] = catalogue.pick(first[again], last[again], at)
         else:
-            low, high = catalogue.leaf_bounds[leaf[again]], catalogue.leaf_bounds[leaf[again] + 1]
+            low = catalogue.leaf_bounds[leaf[again]]
+            high = catalogue.leaf_bounds[leaf[again] + 1]
             item[again] = low + (at * (high - low)).astype(np.int64)
     position = np.zeros(len(rows.user), np.int64)
     position[view] = item
     return position
 
 
-def _sessions(catalogue: Catalogue, rows: _Rows, interests: _Interests) -> tuple[np.ndarray, np.ndarray]:
+def _sessions(
+    catalogue: Catalogue, rows: _Rows, interests: _Interests
+) -> tuple[np.ndarray, np.ndarray]:
     """Leaf and cell of each session."""
     opening = rows.opening
-    user, step, keys = rows.user[opening], rows.step[opening], rows.key[opening]
+    user = rows.user[opening]
+    step = rows.step[opening]
+    keys = rows.key[opening]
     slots = interests.slots_U[user]
-    slot = (uniform(keys, Stream.session_interest, step) ** 1.2 * slots).astype(np.int64)  # the first most often
+    slot = (uniform(keys, Stream.session_interest, step) ** 1.2 * slots).astype(
+        np.int64
+    )  # the first most often
     number = interests.at(user, slot, step)
     counter = _counter(slot, number)
     leaf = interests.leaf(user, slot, number)
     chance = uniform(keys, Stream.session_kind, step) < _CHANCE_SESSIONS
-    found = catalogue.leaf[catalogue.pick(0, len(catalogue.leaf), uniform(keys, Stream.session_leaf, step))]
+    found = catalogue.leaf[
+        catalogue.pick(0, len(catalogue.leaf), uniform(keys, Stream.session_leaf, step))
+    ]
     leaf = np.where(chance, found, leaf)
 
-    first, last = catalogue.leaf_bounds[leaf], catalogue.leaf_bounds[leaf + 1]
+    first = catalogue.leaf_bounds[leaf]
+    last = catalogue.leaf_bounds[leaf + 1]
     band = leaf * len(BANDS) + interests.band_U[user]
     own = (uniform(keys, Stream.interest_band, counter) < _OWN_BAND) & (
         catalogue.band_bounds[band] < catalogue.band_bounds[band + 1]
@@ -230,7 +270,9 @@ def _follow_ups(rows: _Rows, event: np.ndarray, position: np.ndarray) -> np.ndar
     views = np.flatnonzero(is_view)
     before = np.cumsum(is_view)  # views up to and with each row, over all users
     other = np.flatnonzero(~is_view)
-    back = np.log1p(-uniform(rows.key[other], Stream.back, rows.step[other])) / np.log(1 - _STEP_BACK)
+    back = np.log1p(-uniform(rows.key[other], Stream.back, rows.step[other])) / np.log(
+        1 - _STEP_BACK
+    )
     first_view = before[rows.start[rows.user[other]]] - 1
     chosen = np.maximum(before[other] - 1 - back.astype(np.int64), first_view)
     position = position.copy()

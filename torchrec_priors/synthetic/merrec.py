@@ -64,7 +64,9 @@ _CONDITIONS = ("New", "Like new", "Good", "Fair", "Poor")
 _SIZES = ("XS", "S", "M", "L", "XL", "One size")
 _COLOURS = ("Black", "White", "Blue", "Red", "Pink", "Green", "Brown", "Gray")
 _SHIPPERS = ("Buyer", "Seller")
-_MINUTE, _DAY = 60_000, 86_400_000  # ms
+# ms
+_MINUTE = 60_000
+_DAY = 86_400_000
 
 
 def generate(
@@ -92,13 +94,17 @@ def generate(
     make_folder(raw, "merrec", _VERSION, rows, seed, report, write)
 
 
-def _write(folder: Path, rows: int, seed: int, users_at_once: int, rows_a_shard: int, report: Report) -> None:
+def _write(
+    folder: Path, rows: int, seed: int, users_at_once: int, rows_a_shard: int, report: Report
+) -> None:
     catalogue = Catalogue.make(items_for(rows), seed)
     products = _Products.of(catalogue, rows, seed)
     starts = np.array([_milliseconds(month) for month in MONTHS])
     done = 0
     with ExitStack() as stack:
-        shards = [stack.enter_context(Shards(folder / month, SCHEMA, rows_a_shard)) for month in MONTHS]
+        shards = [
+            stack.enter_context(Shards(folder / month, SCHEMA, rows_a_shard)) for month in MONTHS
+        ]
         for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
             events, month = _events(catalogue, products, seed, users, lengths, starts)
             for number, files in enumerate(shards):
@@ -108,7 +114,12 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, rows_a_shard:
 
 
 def _events(
-    catalogue: Catalogue, products: "_Products", seed: int, users: np.ndarray, lengths: np.ndarray, starts: np.ndarray
+    catalogue: Catalogue,
+    products: "_Products",
+    seed: int,
+    users: np.ndarray,
+    lengths: np.ndarray,
+    starts: np.ndarray,
 ) -> tuple[pa.Table, np.ndarray]:
     """Events of some users, in order of users and times, and the month of each."""
     made = make_histories(catalogue, seed, users, lengths)
@@ -122,7 +133,9 @@ def _events(
     columns = {
         "user_id": user,
         "sequence_id": pa.array(sequence + 1).cast(pa.string()),
-        "session_id": pa.array(mix(user.astype(np.uint64) << np.uint64(20) ^ session.astype(np.uint64))).cast("string"),
+        "session_id": pa.array(
+            mix(user.astype(np.uint64) << np.uint64(20) ^ session.astype(np.uint64))
+        ).cast("string"),
         "stime": pa.array(time * 1000, pa.timestamp("us")),
         "sequence_length": np.bincount(whole)[whole],
         "event_id": pa.array(EVENTS).take(pa.array(made.event)),
@@ -132,7 +145,10 @@ def _events(
     condition = (unit(mix(key)) ** 1.5 * len(_CONDITIONS)).astype(np.int64)
     shipper = (unit(mix(mix(key))) * len(_SHIPPERS)).astype(np.int64)
     columns |= {name: described[name] for name in described.column_names}
-    columns |= {"item_condition_id": condition + 1, "item_condition_name": pa.array(_CONDITIONS).take(condition)}
+    columns |= {
+        "item_condition_id": condition + 1,
+        "item_condition_name": pa.array(_CONDITIONS).take(condition),
+    }
     columns |= {"shipper_id": shipper + 1, "shipper_name": pa.array(_SHIPPERS).take(shipper)}
     month = np.searchsorted(starts, time, side="right") - 1
     return pa.table({name: columns[name] for name in SCHEMA.names}, SCHEMA), month
@@ -152,12 +168,15 @@ class _Products:
 
     @classmethod
     def of(cls, catalogue: Catalogue, rows: int, seed: int) -> "_Products":
-        number, leaf = catalogue.item_id, catalogue.leaf
+        number = catalogue.item_id
+        leaf = catalogue.leaf
         key = mix(number.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
         brand = (unit(key) ** 2 * _BRANDS).astype(np.int64)
         unbranded = pa.array(unit(mix(key)) < 0.3)
         size = key.astype(np.int64) % len(_SIZES)
-        clothes = np.array([node.level1 in ("Women", "Men", "Kids") for node in catalogue.tree])[leaf]
+        clothes = np.array([node.level1 in ("Women", "Men", "Kids") for node in catalogue.tree])[
+            leaf
+        ]
         nowhere = pa.scalar(None, pa.int64())
         columns = {
             "product_id": [f"p{one:09d}" for one in number.tolist()],
@@ -167,20 +186,35 @@ class _Products:
             "brand_name": pa.compute.if_else(unbranded, None, pa.array(_brands()).take(brand)),
             "size_id": pa.compute.if_else(pa.array(clothes), pa.array(size + 1), nowhere),
             "size_name": pa.compute.if_else(pa.array(clothes), pa.array(_SIZES).take(size), None),
-            "color": pa.array(_COLOURS).take((unit(mix(mix(key))) * len(_COLOURS)).astype(np.int64)),
+            "color": pa.array(_COLOURS).take(
+                (unit(mix(mix(key))) * len(_COLOURS)).astype(np.int64)
+            ),
         }
         for level in range(3):
             names = [getattr(node, f"level{level + 1}") for node in catalogue.tree]
             ids = {name: place + 1 for place, name in enumerate(dict.fromkeys(names))}
             columns[f"c{level}_id"] = np.array([ids[name] for name in names])[leaf]
-            columns[f"c{level}_name"] = pa.array([name.split(" > ")[-1] for name in names]).take(pa.array(leaf))
+            columns[f"c{level}_name"] = pa.array([name.split(" > ")[-1] for name in names]).take(
+                pa.array(leaf)
+            )
         listings = np.clip(catalogue.weight * rows / _EVENTS_A_LISTING, 1, _MOST_LISTINGS)
         return cls(listings.astype(np.int64), pa.table(columns))
 
 
 def _brands() -> list[str]:
     """Made-up names, each another one."""
-    first = ("Alder", "Birch", "Cedar", "Dune", "Ember", "Fjord", "Grove", "Heron", "Iris", "Juniper")
+    first = (
+        "Alder",
+        "Birch",
+        "Cedar",
+        "Dune",
+        "Ember",
+        "Fjord",
+        "Grove",
+        "Heron",
+        "Iris",
+        "Juniper",
+    )
     second = ("line", "wood", "mark", "field", "lane", "works", "stone", "bay", "house", "ford")
     third = ("", " & Co.", " Studio", " Original")
     return [f"{a}{b}{c}" for c in third for b in second for a in first]

@@ -18,7 +18,8 @@ from torchrec_priors.synthetic.folder import Report, make_folder
 from torchrec_priors.synthetic.histories import make_histories
 from torchrec_priors.synthetic.users import Lengths, within
 
-INTERACTIONS, ITEMS = "pixelrec_interaction/Pixel8M.csv", "pixelrec_iteminfo/Pixel8M.csv"
+INTERACTIONS = "pixelrec_interaction/Pixel8M.csv"
+ITEMS = "pixelrec_iteminfo/Pixel8M.csv"
 INTERACTION_COLUMNS = ("item_id", "user_id", "timestamp")
 COUNTS = (
     "view_number", "comment_number", "thumbup_number", "share_number", "coin_number", "favorite_number",
@@ -28,7 +29,9 @@ ITEM_COLUMNS = ("item_id", *COUNTS, "title", "tag", "description")
 UNLABELLED = "Miscellaneous"
 
 _VERSION = 1  # of what a seed makes
-_LENGTHS = Lengths(median=15.0, spread=1.0, shortest=5, longest=2_000)  # a third of which meets an item again
+_LENGTHS = Lengths(
+    median=15.0, spread=1.0, shortest=5, longest=2_000
+)  # a third of which meets an item again
 _USERS_AT_ONCE = 4_096
 _UNLABELLED = 0.055
 _EARLIER = 66_000_000_000  # ms before the marketplace's times
@@ -36,7 +39,13 @@ _UNTIL = 1_656_100_000_000  # 24 June 2022
 
 
 def generate(
-    raw: Path, rows: int, seed: int, report: Report, *, tags: Sequence[str], users_at_once: int = _USERS_AT_ONCE
+    raw: Path,
+    rows: int,
+    seed: int,
+    report: Report,
+    *,
+    tags: Sequence[str],
+    users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
     """Makes `raw` with exactly `rows` interactions; does nothing where it already holds just that.
 
@@ -53,7 +62,9 @@ def generate(
         for file in (INTERACTIONS, ITEMS):
             (folder / file).parent.mkdir()
         _write_items(folder / ITEMS, catalogue, tags, seed)
-        schema = pa.schema(dict(zip(INTERACTION_COLUMNS, (pa.string(), pa.string(), pa.int64()), strict=True)))
+        schema = pa.schema(
+            dict(zip(INTERACTION_COLUMNS, (pa.string(), pa.string(), pa.int64()), strict=True))
+        )
         plain = arrow_csv.WriteOptions(include_header=False, quoting_style="none")
         with (folder / INTERACTIONS).open("wb") as stream:
             stream.write((",".join(INTERACTION_COLUMNS) + "\n").encode())
@@ -67,9 +78,12 @@ def generate(
     make_folder(raw, "pixel8m", _VERSION, rows, seed, report, write)
 
 
-def _interactions(catalogue: Catalogue, rows: int, seed: int, users_at_once: int) -> Iterator[pa.Table]:
+def _interactions(
+    catalogue: Catalogue, rows: int, seed: int, users_at_once: int
+) -> Iterator[pa.Table]:
     """Tables of INTERACTION_COLUMNS with `rows` rows in all, in order of users and times."""
-    first, left = 1, rows
+    first = 1
+    left = rows
     items = pa.array([f"i{number}" for number in catalogue.item_id.tolist()])
     while left > 0:
         users = np.arange(first, first + users_at_once)
@@ -82,7 +96,8 @@ def _interactions(catalogue: Catalogue, rows: int, seed: int, users_at_once: int
         names = pa.compute.binary_join_element_wise("u", pa.array(user[new]).cast(pa.string()), "")
         columns = (items.take(pa.array(made.position[new])), names, seconds[new])
         yield pa.table(columns, INTERACTION_COLUMNS)
-        first, left = first + users_at_once, left - len(new)
+        first = first + users_at_once
+        left = left - len(new)
 
 
 def _write_items(file: Path, catalogue: Catalogue, tags: Sequence[str], seed: int) -> None:
@@ -96,6 +111,7 @@ def _write_items(file: Path, catalogue: Catalogue, tags: Sequence[str], seed: in
         lines.writerow(ITEM_COLUMNS)
         for place in np.argsort(catalogue.item_id).tolist():
             counts = [f"{views[place] // 4**level}.0" for level in range(len(COUNTS))]
-            number, title = catalogue.item_id[place], f'{titles[place]}: "{tag[place]}"'
+            number = catalogue.item_id[place]
+            title = f'{titles[place]}: "{tag[place]}"'
             about = "" if number % 4 == 0 else f"{title}, watched {views[place]:,} times"
             lines.writerow([f"i{number}", *counts, title, tag[place], about])

@@ -16,8 +16,11 @@ class Shards:
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows: int) -> None:
-        self.folder, self.schema, self.rows = folder, schema, rows
-        self.files, self.filled = 0, 0
+        self.folder = folder
+        self.schema = schema
+        self.rows = rows
+        self.files = 0
+        self.filled = 0
         self.writer: ParquetWriter | None = None
 
     def write(self, piece: pa.Table) -> None:
@@ -27,7 +30,8 @@ class Shards:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.folder / f"{self.files:012d}.parquet"
             self.writer = ParquetWriter(file, self.schema)
-            self.files, self.filled = self.files + 1, 0
+            self.files = self.files + 1
+            self.filled = 0
         self.writer.write_table(piece)
         self.filled += piece.num_rows
         if self.filled >= self.rows:
@@ -41,5 +45,7 @@ class Shards:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.close()

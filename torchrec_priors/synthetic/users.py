@@ -32,23 +32,29 @@ class Lengths:
         return np.clip(drawn, self.shortest, self.longest).astype(np.int64)
 
 
-def chunks(rows: int, seed: int, lengths_of: Lengths, users_at_once: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def chunks(
+    rows: int, seed: int, lengths_of: Lengths, users_at_once: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(numbers, lengths) of users whose lengths sum up to `rows`; the last one's history is cut to fit."""
-    first, left = 1, rows
+    first = 1
+    left = rows
     while left > 0:
         numbers = np.arange(first, first + users_at_once)
         lengths = lengths_of.of(seed, numbers)
         before = np.cumsum(lengths) - lengths
         taken = before < left
-        numbers, lengths = numbers[taken], np.minimum(lengths, left - before)[taken]
+        numbers = numbers[taken]
+        lengths = np.minimum(lengths, left - before)[taken]
         yield numbers, lengths
-        first, left = first + users_at_once, left - int(lengths.sum())
+        first = first + users_at_once
+        left = left - int(lengths.sum())
 
 
 def within(time: np.ndarray, lengths: np.ndarray, until: int) -> np.ndarray:
     """Times of users' histories, one after another, sped up from their first times on where they pass `until`."""
     start = np.cumsum(lengths) - lengths
-    first, last = time[start], time[start + lengths - 1]
+    first = time[start]
+    last = time[start + lengths - 1]
     pace = np.minimum(1.0, (until - 1 - first) / np.maximum(last - first, 1))
     origin = np.repeat(first, lengths)
     faster: np.ndarray = origin + ((time - origin) * np.repeat(pace, lengths)).astype(np.int64)

@@ -12,8 +12,8 @@ import torch
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.data.windows import Windows
+from torchrec_priors.embedding.item_table import first_values
 from torchrec_priors.embedding.managed import ManagedRows, blocks_of, reset_rows, spread, to_owners
-from torchrec_priors.embedding.table import first_values
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
@@ -25,9 +25,12 @@ class Admission:
     """Every rank must make one and call it alike."""
 
     def __init__(self, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> None:
-        self.config, self.ranks = config, ranks
+        self.config = config
+        self.ranks = ranks
         self.interval = config.embedding.eviction_interval
-        self.table, self.blocks, self.shard = built.model.table, blocks_of(built.model.table), built.shard
+        self.table = built.model.table
+        self.blocks = blocks_of(built.model.table)
+        self.shard = built.shard
         self.tree = built.model.tree
         assert isinstance(built.model.item_rows, ManagedRows)
         self._own_C = self._items_of_own_blocks(data.items)
@@ -72,7 +75,9 @@ class Admission:
         noted = torch.from_numpy(np.concatenate(self._noted)).to(self.ranks.device)
         self._noted = []
         rows, items = self.blocks.admit(to_owners(self.table, noted))
-        values = first_values(items, self.config.model.dim, self.config.seed, self.config.table.init_std)
+        values = first_values(
+            items, self.config.model.dim, self.config.seed, self.config.table.init_std
+        )
         local = torch.from_numpy(rows - self.shard.first).to(self.ranks.device)
         reset_rows(self.table, local, values.to(self.ranks.device))
 
@@ -80,7 +85,8 @@ class Admission:
         """Over the items that are admitted now."""
         held = self.blocks.held()
         there = held.item_C < len(self._weight_I)
-        item_C, row_C = held.item_C[there], held.row_C[there]
+        item_C = held.item_C[there]
+        row_C = held.row_C[there]
         row_of_own = np.full(len(self._own_C), -1, np.int64)
         row_of_own[np.searchsorted(self._own_C, item_C)] = row_C
         rows_S = (row_of_own[places] for places in self._places_S)

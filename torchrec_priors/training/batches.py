@@ -12,7 +12,7 @@ from torchrec_priors.data.left_out import leave_out
 from torchrec_priors.data.prefetch import ahead
 from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.data.windows import Windows, WindowStream
-from torchrec_priors.embedding.table import FEATURE
+from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler
 from torchrec_priors.training.admission import Admission
@@ -23,13 +23,21 @@ class Batches:
     """This rank's part of every global batch."""
 
     def __init__(
-        self, built: Built, config: RunConfig, data: PreparedData, negatives: GroupSampler | Admission
+        self,
+        built: Built,
+        config: RunConfig,
+        data: PreparedData,
+        negatives: GroupSampler | Admission,
     ) -> None:
-        self.built, self.config, self.data, self.negatives = built, config, data, negatives
+        self.built = built
+        self.config = config
+        self.data = data
+        self.negatives = negatives
 
     def after(self, step: int) -> Generator[Batch, None, None]:
         """Those after so many steps. Close it to end its threads."""
-        negatives, prefetch = self.negatives, self.config.training.prefetch
+        negatives = self.negatives
+        prefetch = self.config.training.prefetch
         if not isinstance(negatives, Admission):
             return ahead(self._made(self._stream(step), negatives), prefetch)
         with closing(iter(self._stream(negatives.last_admission(step) + 1))) as again:
@@ -37,7 +45,8 @@ class Batches:
         return self._made_in_time(negatives, ahead(iter(self._stream(step)), prefetch))
 
     def _stream(self, first_step: int) -> WindowStream:
-        config, settings = self.config, self.config.training
+        config = self.config
+        settings = self.config.training
         return WindowStream(
             self.data,
             context=config.model.context,
@@ -57,11 +66,12 @@ class Batches:
         )
 
     def _made(self, stream: WindowStream, sampler: GroupSampler) -> Generator[Batch, None, None]:
-        device, rows = self.built.ranks.device, self.built.model.item_rows
+        device = self.built.ranks.device
+        rows = self.built.model.item_rows
         with closing(iter(stream)) as of_steps:
             for windows in of_steps:
-                if rows.known_I is not None:
-                    windows = leave_out(windows, rows.known_I)
+                if rows.has_row_I is not None:
+                    windows = leave_out(windows, rows.has_row_I)
                 batch = self._batch(windows, sampler.draw(windows.step))
                 if device.type == "cuda":
                     with torch.cuda.device(device):  # each thread has a current device of its own

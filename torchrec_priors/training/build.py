@@ -20,10 +20,10 @@ from torchrec_priors.data.trained_part import training_ends
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.features import FeatureTables, load_features
 from torchrec_priors.embedding.item_rows import ItemRows
+from torchrec_priors.embedding.item_table import Shard, fuse_optimizer, initialise_rows, item_table
 from torchrec_priors.embedding.managed import ManagedRows, blocks_of, managed_table
 from torchrec_priors.embedding.own_rows import OwnRows, own_rows
-from torchrec_priors.embedding.plan import Plan
-from torchrec_priors.embedding.table import Shard, fuse_optimizer, initialise_rows, item_table
+from torchrec_priors.embedding.plan import ModelPlan
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import check_budget, make_heads
@@ -40,7 +40,13 @@ from torchrec_priors.settings.table import TABLE
 from torchrec_priors.training.fits_memory import check_memory
 from torchrec_priors.training.memory import give_back_freed_memory, keep_freed_memory
 from torchrec_priors.training.run.folder import TrainedOn
-from torchrec_priors.training.run.paths import Counted, count_positives, over_item_sets, path_names, read_paths
+from torchrec_priors.training.run.paths import (
+    Counted,
+    count_positives,
+    over_item_sets,
+    path_names,
+    read_paths,
+)
 from torchrec_priors.training.run.seen import say_unseen, training_frequency
 
 log = logging.getLogger(__name__)
@@ -67,7 +73,7 @@ class Built:
     model: Recommender
     tables: dict[str, OwnRows]
     ranks: Ranks
-    plan: Plan
+    plan: ModelPlan
     columns: tuple[str, ...]
     training_columns: tuple[str, ...]
     depths: list[Depth]
@@ -95,21 +101,29 @@ class Built:
     def index(self) -> GroupIndex:
         """What retrieval needs of the items that this rank answers for, with the rows as they are now. Every rank must
         ask for it alike."""
-        rows, tree = self.model.item_rows, self.model.tree
+        rows = self.model.item_rows
+        tree = self.model.tree
         block = self.own.fetch()
         if isinstance(rows, ManagedRows):
             rows.refresh(blocks_of(self.model.table), self.ranks.total)
         elif self._index:
             return self._index[0].over(block)
         index = GroupIndex(tree, block, rows.retrieved(self.own.first, self.own.last))
-        if rows.found_I is not None:
+        if rows.recommendable_I is not None:
             index.set_sizes = self.ranks.total(torch.tensor(index.own_sizes)).numpy()
-        self._index[:] = [index.over(Shard(block.rows.new_empty(0, block.rows.shape[1]), block.first))]
+        self._index[:] = [
+            index.over(Shard(block.rows.new_empty(0, block.rows.shape[1]), block.first))
+        ]
         return index
 
 
 def build_model(
-    config: RunConfig, data: PreparedData, ranks: Ranks, *, trained: TrainedOn | None = None, for_training: bool = True
+    config: RunConfig,
+    data: PreparedData,
+    ranks: Ranks,
+    *,
+    trained: TrainedOn | None = None,
+    for_training: bool = True,
 ) -> Built:
     """The model of a configuration with its first values, the same on any number of ranks. Every rank must call it.
 
@@ -138,32 +152,43 @@ def build_model(
         counted = read_paths(trained.paths, tree)
     if for_training and counted.by_offset is None:  # recorded by an earlier version
         counted = _counted(config, data, ranks, tree, rows)
-    depths = [] if config.baseline.name else nodes(tree, counted.positives_K, config.priors.min_positives)
+    depths = (
+        []
+        if config.baseline.name
+        else nodes(tree, counted.positives_K, config.priors.min_positives)
+    )
     if for_training:
         tree.say_what_is_left_out()
     if for_training and not config.baseline.name:
         say_backed_off(tree, depths, config.priors.min_positives)
-    features = load_features(config.encoder.item_features, data, None if trained is None else trained.items)
+    features = load_features(
+        config.encoder.item_features, data, None if trained is None else trained.items
+    )
     columns = _columns(config, data)
     torch.manual_seed(config.seed)
-    encoder = load_encoder(config.encoder, config.model.dim, config.model.context, len(data.manifest.events))
+    encoder = load_encoder(
+        config.encoder, config.model.dim, config.model.context, len(data.manifest.events)
+    )
     model = Recommender(
         config.model,
         encoder,
         tree,
         make_heads(tree, config.model.dim, config.priors, depths),
-        managed_table(config.embedding, config.model.dim) if managed else item_table(rows.rows, config.model.dim),
+        managed_table(config.embedding, config.model.dim)
+        if managed
+        else item_table(rows.rows, config.model.dim),
         FeatureTables(features, config.model.dim) if features else None,
         config.loss.gate,
         load_baseline(config.baseline, config.model.dim, config.model.context),
     )
     check_fusion(model.baseline, config.evaluation.fusion)
-    model.exchange, model.item_rows = ranks.exchange(), rows
+    model.exchange = ranks.exchange()
+    model.item_rows = rows
     model.asks_once = config.sharding.dedup
     if model.features is not None:
         model.features.asks_once = config.sharding.dedup
     model.sees_events = config.encoder.events
-    model.hides_met = not config.negatives.met
+    model.hides_seen = not config.negatives.met
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
     if for_training:
         keep_freed_memory()
@@ -177,7 +202,9 @@ def build_model(
     give_back_freed_memory()
     lookups = _lookups(config, data, tree, ranks.world)
     prefetch = for_training and not managed and config.training.pipeline in ("auto", "prefetch")
-    parallel, plan = distribute(model, ranks.device, sharding, lookups, timeout=ranks.timeout, prefetch=prefetch)
+    parallel, plan = distribute(
+        model, ranks.device, sharding, lookups, timeout=ranks.timeout, prefetch=prefetch
+    )
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:
         for number, own in enumerate(tables.values()):
@@ -204,16 +231,25 @@ def _lookups(config: RunConfig, data: PreparedData, tree: PriorTree, world: int)
     settings = config.training
     tokens = settings.batch_tokens or settings.batch * config.model.context
     negatives = config.negatives.total or config.negatives.per_set * tree.item_sets
-    there = int(training_ends(data, settings).sum(dtype=np.int64)), int(tree.set_sizes.sum()) + tree.items
+    there = (
+        int(training_ends(data, settings).sum(dtype=np.int64)),
+        int(tree.set_sizes.sum()) + tree.items,
+    )
     return max(1, (min(tokens, there[0]) + min(negatives, there[1])) // world)
 
 
 def _counted(
-    config: RunConfig, data: PreparedData, ranks: Ranks, tree: PriorTree, rows: ItemRows | ManagedRows
+    config: RunConfig,
+    data: PreparedData,
+    ranks: Ranks,
+    tree: PriorTree,
+    rows: ItemRows | ManagedRows,
 ) -> Counted:
     """Positives of an epoch; each rank counts its share of the users."""
     ends = training_ends(data, config.training)
-    own = count_positives(tree, data, config.model.horizon, ranks.share, ends, known_I=rows.known_I)
+    own = count_positives(
+        tree, data, config.model.horizon, ranks.share, ends, has_row_I=rows.has_row_I
+    )
     return Counted.of(ranks.total(own))
 
 
@@ -228,7 +264,11 @@ def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) ->
 
 
 def _rows(config: UnseenConfig, seen_I: np.ndarray | None, items: int) -> ItemRows | ManagedRows:
-    return ManagedRows(config, items) if config.unseen == "managed" else ItemRows.of(config, seen_I, items)
+    return (
+        ManagedRows(config, items)
+        if config.unseen == "managed"
+        else ItemRows.of(config, seen_I, items)
+    )
 
 
 def _columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
@@ -239,14 +279,18 @@ def _columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
     """
     _check_times("encoder.time_bias", config.encoder.time_bias, data)
     if config.encoder.events and not data.manifest.events:
-        raise UserError(f"encoder.events: data set '{data.manifest.name}' has no event types: set it to false")
+        raise UserError(
+            f"encoder.events: data set '{data.manifest.name}' has no event types: set it to false"
+        )
     asked = {"timestamps": config.encoder.time_bias, "events": config.encoder.events}
     return tuple(name for name, wanted in asked.items() if wanted)
 
 
 def _check_times(key: str, needed: bool, data: PreparedData) -> None:
     if needed and not data.manifest.has_times:
-        raise UserError(f"{key}: data set '{data.manifest.name}' knows the order alone: set it to false")
+        raise UserError(
+            f"{key}: data set '{data.manifest.name}' knows the order alone: set it to false"
+        )
 
 
 def _training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) -> tuple[str, ...]:
@@ -261,8 +305,12 @@ def _training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) ->
     if "events" not in tree.needs or "events" in columns:
         return columns
     if not data.manifest.events:
-        names = ", ".join(f"'{level.name}'" for level in tree.levels if "events" in getattr(level, "needs", ()))
-        raise UserError(f"priors.tree: {names} needs events, and data set '{data.manifest.name}' has no event types")
+        names = ", ".join(
+            f"'{level.name}'" for level in tree.levels if "events" in getattr(level, "needs", ())
+        )
+        raise UserError(
+            f"priors.tree: {names} needs events, and data set '{data.manifest.name}' has no event types"
+        )
     return (*columns, "events")
 
 
@@ -277,7 +325,8 @@ def _move_dense(model: nn.Module, device: torch.device) -> None:
 
 def set_loss_weights(built: Built, config: RunConfig) -> None:
     """Fills in what positives and the gate's decisions count for, and what the gate starts from."""
-    counted, model = built.counted, built.model
+    counted = built.counted
+    model = built.model
     assert counted.by_offset is not None
 
     positives_KT, targets_T = counted.by_offset
@@ -293,7 +342,9 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
     if model.gate is not None:
         model.gate.start_from(built.positives_S / max(counted.targets, 1))
         if not bool(model.gate.gated_S.any()):
-            log.warning("loss.gate has no effect: no level of priors.tree restricts items, there is nothing to decide")
+            log.warning(
+                "loss.gate has no effect: no level of priors.tree restricts items, there is nothing to decide"
+            )
 
 
 class Optimizers:
@@ -304,7 +355,9 @@ class Optimizers:
         adamw = KeyedOptimizerWrapper(
             dense,
             lambda parameters: torch.optim.AdamW(
-                parameters, lr=config.training.learning_rate, weight_decay=config.training.weight_decay
+                parameters,
+                lr=config.training.learning_rate,
+                weight_decay=config.training.weight_decay,
             ),
         )
         self.dense = GradientClippingOptimizer(

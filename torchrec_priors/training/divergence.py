@@ -10,7 +10,7 @@ from torch import Tensor
 from torchrec_priors.errors import DivergedError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
-from torchrec_priors.training.step import UndoneError
+from torchrec_priors.training.step import AbortedStepError
 
 _NAMED = 3  # users of each rank, and items
 
@@ -33,7 +33,11 @@ class _Share:
 
 
 def diverged(
-    undone: UndoneError, data: PreparedData, ranks: Ranks, max_loss: float, checkpoint: str | None
+    undone: AbortedStepError,
+    data: PreparedData,
+    ranks: Ranks,
+    max_loss: float,
+    checkpoint: str | None,
 ) -> DivergedError:
     """The error to end with, the same on every rank; every rank must call it.
 
@@ -49,12 +53,15 @@ def diverged(
     return DivergedError(_message(undone, shares, max_loss, checkpoint))
 
 
-def _share(undone: UndoneError, data: PreparedData) -> _Share:
-    batch, looked_up = undone.batch, undone.looked_up
+def _share(undone: AbortedStepError, data: PreparedData) -> _Share:
+    batch = undone.batch
+    looked_up = undone.looked_up
     users_B = torch.cat([part.user_N[part.offsets_B1[:-1]] for part in batch.parts]).cpu()
     windows = len(users_B)
     window_X = torch.repeat_interleave(torch.arange(windows), batch.ids.lengths()[:-1].cpu())
-    norm_B = torch.zeros(windows).index_add_(0, window_X, looked_up.gradients()[0].square().sum(1).cpu())
+    norm_B = torch.zeros(windows).index_add_(
+        0, window_X, looked_up.gradients()[0].square().sum(1).cpu()
+    )
     wrong_B = ~norm_B.isfinite()
     chosen_B = wrong_B.nonzero().flatten() if wrong_B.any() else norm_B.argsort(descending=True)
     item_X = batch.item_X[~looked_up.vector_Xd.detach().isfinite().all(1)]
@@ -71,16 +78,26 @@ def _first_different(numbers: Tensor) -> list[int]:
 
 
 def _user(data: PreparedData, number: int) -> str:
-    group = next(group for group in data.row_groups if group.first_user <= number < group.first_user + group.users)
+    group = next(
+        group
+        for group in data.row_groups
+        if group.first_user <= number < group.first_user + group.users
+    )
     return str(data.user_ids(group)[number - group.first_user].as_py())
 
 
 def _items(data: PreparedData, rows: list[int]) -> list[str]:
-    return [str(one) for one in data.catalogue(["item_id"])["item_id"].take(np.array(rows, np.int64)).to_pylist()]
+    return [
+        str(one)
+        for one in data.catalogue(["item_id"])["item_id"].take(np.array(rows, np.int64)).to_pylist()
+    ]
 
 
-def _message(undone: UndoneError, shares: list[_Share], max_loss: float, checkpoint: str | None) -> str:
-    loss, norm = f"{undone.loss:.4g}", f"{undone.gradient_norm:.4g}"
+def _message(
+    undone: AbortedStepError, shares: list[_Share], max_loss: float, checkpoint: str | None
+) -> str:
+    loss = f"{undone.loss:.4g}"
+    norm = f"{undone.gradient_norm:.4g}"
     if undone.finite:
         what = f"the loss is {loss} (more than {max_loss:.4g}: training.max_loss), the gradient norm {norm}"
     else:
@@ -102,7 +119,8 @@ def _where(finite: bool, shares: list[_Share]) -> str:
     >>> _where(False, [_Share(8, 8, ["5"], []), _Share(8, 8, ["6"], [])])
     'gradients are not finite for all 16 windows of the batch'
     """
-    windows, wrong = sum(share.windows for share in shares), sum(share.wrong for share in shares)
+    windows = sum(share.windows for share in shares)
+    wrong = sum(share.wrong for share in shares)
     named = [
         f"{', '.join(share.users)}{', ...' if share.wrong > len(share.users) else ''} (rank {rank})"
         for rank, share in enumerate(shares)
@@ -113,6 +131,10 @@ def _where(finite: bool, shares: list[_Share]) -> str:
     elif wrong:
         said = f"gradients are not finite for users {', '.join(named)}"
     else:
-        said = f"gradients are {'' if finite else 'finite and '}largest for users {', '.join(named)}"
+        said = (
+            f"gradients are {'' if finite else 'finite and '}largest for users {', '.join(named)}"
+        )
     items = [item for share in shares for item in share.items]
-    return said + (f"; item vectors that are not finite: {', '.join(items[:_NAMED])}" if items else "")
+    return said + (
+        f"; item vectors that are not finite: {', '.join(items[:_NAMED])}" if items else ""
+    )

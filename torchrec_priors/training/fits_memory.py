@@ -40,7 +40,13 @@ class Need:
 
 
 def check_memory(
-    config: RunConfig, data: PreparedData, tree: PriorTree, rows: int, ranks: Ranks, *, for_training: bool
+    config: RunConfig,
+    data: PreparedData,
+    tree: PriorTree,
+    rows: int,
+    ranks: Ranks,
+    *,
+    for_training: bool,
 ) -> None:
     """Refuses what cannot be done on this machine.
 
@@ -75,11 +81,16 @@ def _table(config: RunConfig, rows: int, world: int) -> Need:
     if config.embedding.unseen == "hashed":
         made_of = "the catalogue's items and embedding.hashed_rows"
     dim = config.model.dim
-    return Need(f"a table of {rows:,} rows ({made_of}) at model.dim = {dim:,}", rows * dim * _NUMBER // world)
+    return Need(
+        f"a table of {rows:,} rows ({made_of}) at model.dim = {dim:,}",
+        rows * dim * _NUMBER // world,
+    )
 
 
 def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
-    model, encoder, baseline = config.model, config.encoder, config.baseline
+    model = config.model
+    encoder = config.encoder
+    baseline = config.baseline
     parts: list[object] = []
     with torch.device("meta"):  # sizes alone
         if own_file(encoder.backbone) is None:
@@ -95,7 +106,8 @@ def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
 
 
 def _batch(config: RunConfig, data: PreparedData, world: int) -> Need:
-    training, model = config.training, config.model
+    training = config.training
+    model = config.model
     asked = training.batch_tokens or training.batch * model.context
     tokens = min(asked, int(training_ends(data, training).sum(dtype="int64")))
     part = math.ceil(tokens / (world * training.accumulate))
@@ -110,18 +122,27 @@ def _batch(config: RunConfig, data: PreparedData, world: int) -> Need:
 def _negatives(config: RunConfig, tree: PriorTree) -> Need:
     """Those that every rank gathers."""
     negatives = config.negatives
-    drawn = int(tree.set_sizes.clip(max=negatives.in_group).sum()) + min(negatives.shared, tree.items)
+    drawn = int(tree.set_sizes.clip(max=negatives.in_group).sum()) + min(
+        negatives.shared, tree.items
+    )
     if negatives.total:
         drawn = min(negatives.total, int(tree.set_sizes.sum()) + tree.items)
     name = "negatives.total" if negatives.total else "negatives.per_set"
     given = negatives.total or negatives.per_set
-    settings = f"{name} = {given:,} ({drawn:,} negatives a step) at model.dim = {config.model.dim:,}"
+    settings = (
+        f"{name} = {given:,} ({drawn:,} negatives a step) at model.dim = {config.model.dim:,}"
+    )
     return Need(settings, drawn * config.model.dim * _NUMBER)
 
 
 def _users(config: RunConfig, data: PreparedData) -> Need:
     """Those that are evaluated together."""
-    users, model = min(config.evaluation.batch, data.users), config.model
+    users = min(config.evaluation.batch, data.users)
+    model = config.model
     longest = min(model.context, int(data.lengths.max(initial=1)))
-    settings = f"evaluation.batch = {config.evaluation.batch:,} at model.context = {model.context:,}"
-    return Need(settings, min(users * longest, int(data.lengths.sum(dtype="int64"))) * model.dim * _NUMBER)
+    settings = (
+        f"evaluation.batch = {config.evaluation.batch:,} at model.context = {model.context:,}"
+    )
+    return Need(
+        settings, min(users * longest, int(data.lengths.sum(dtype="int64"))) * model.dim * _NUMBER
+    )

@@ -18,7 +18,14 @@ class Logs:
     """Lines of numbers by step. After a resume, lines past the checkpoint are dropped, so that no step stands twice."""
 
     def __init__(
-        self, metrics: Path, events: Path, ranks: Ranks, *, steps: int, first_step: int, evaluated: bool = True
+        self,
+        metrics: Path,
+        events: Path,
+        ranks: Ranks,
+        *,
+        steps: int,
+        first_step: int,
+        evaluated: bool = True,
     ) -> None:
         """
         Args:
@@ -84,7 +91,8 @@ class Lines:
         Args:
             line: with its end.
         """
-        number, rest = self._file.fileno(), line.encode("utf8")
+        number = self._file.fileno()
+        rest = line.encode("utf8")
         length = os.fstat(number).st_size
         try:
             with naming(self._path):

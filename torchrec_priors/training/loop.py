@@ -38,7 +38,7 @@ from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import length_and_checksum
 from torchrec_priors.training.run.paths import write_paths
 from torchrec_priors.training.run.seen import write_seen
-from torchrec_priors.training.step import Stepped, UndoneError, step
+from torchrec_priors.training.step import AbortedStepError, StepResult, step
 from torchrec_priors.training.stop_request import StopRequest, asked_for
 from torchrec_priors.training.warm_start import start_from
 
@@ -49,7 +49,11 @@ _ASK_EVERY = 5  # steps between asking rank 0 whether a checkpoint is due
 
 
 def train(
-    config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks, init_from: RunFolder | None = None
+    config: RunConfig,
+    data: PreparedData,
+    folder: RunFolder,
+    ranks: Ranks,
+    init_from: RunFolder | None = None,
 ) -> dict[str, Any]:
     """Trains, or goes on with, a run; returns its summary, the same on every rank.
 
@@ -61,7 +65,8 @@ def train(
         StoppedError: a signal asked for it; everything is saved.
         LostRanksError: other ranks are stuck or gone.
     """
-    run, ranks.where.remedy = None, "started again, it goes on"
+    run = None
+    ranks.where.remedy = "started again, it goes on"
     try:
         run = _Run(config, data, folder, ranks, init_from)
         summary = run.go()
@@ -79,10 +84,19 @@ def train(
 
 class _Run:
     def __init__(
-        self, config: RunConfig, data: PreparedData, folder: RunFolder, ranks: Ranks, init_from: RunFolder | None
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        folder: RunFolder,
+        ranks: Ranks,
+        init_from: RunFolder | None,
     ) -> None:
-        self.config, self.data, self.folder, self.ranks = config, data, folder, ranks
-        self.stop, self.warned_of_reach = StopRequest(), False
+        self.config = config
+        self.data = data
+        self.folder = folder
+        self.ranks = ranks
+        self.stop = StopRequest()
+        self.warned_of_reach = False
         remember(config.own_files())  # whoever trains has named them
 
         trained = folder.trained_on(config, data) if folder.was_started else None
@@ -95,20 +109,29 @@ class _Run:
         resumed = self.checkpoints.resume(self.built, self.optimizers)
         self.progress = resumed or Progress()
         if config.table.pretrained and not resumed:
-            take_pretrained(Path(config.table.pretrained), self.built.own, self.built.model.item_rows, data)
+            take_pretrained(
+                Path(config.table.pretrained), self.built.own, self.built.model.item_rows, data
+            )
         if init_from is not None and not resumed:
             start_from(init_from, self.built, config, data, ranks)
 
         managed = config.embedding.unseen == "managed"
-        self.ancestry = new_ancestry(config, data, ranks, init_from) if trained is None else read_ancestry(folder)
-        self.leaks = None if config.training.fit_all else self.ancestry.leaks(data, "validation", ranks)
+        self.ancestry = (
+            new_ancestry(config, data, ranks, init_from)
+            if trained is None
+            else read_ancestry(folder)
+        )
+        self.leaks = (
+            None if config.training.fit_all else self.ancestry.leaks(data, "validation", ranks)
+        )
         negatives = (Admission if managed else make_sampler)(self.built, config, data, ranks)
         self.batches = Batches(self.built, config, data, negatives)
 
         if ranks.leads:  # now that nothing is wrong with it
             if trained is None:
                 folder.path.mkdir(parents=True, exist_ok=True)
-                model, depths = self.built.model, self.built.depths if self.built.model.baseline is None else None
+                model = self.built.model
+                depths = self.built.depths if self.built.model.baseline is None else None
                 write_paths(folder.paths, model.tree, self.built.counted, depths)
                 write_seen(folder.seen, self.built.seen_I)
                 write_ancestry(self.ancestry, folder)
@@ -150,7 +173,8 @@ class _Run:
         self.logs.close()
 
     def _train(self, batches: Iterator[Batch]) -> None:
-        settings, progress = self.config.training, self.progress
+        settings = self.config.training
+        progress = self.progress
         self.built.parallel.train()
         if self._evaluation_is_missing():
             self._evaluate()
@@ -163,7 +187,8 @@ class _Run:
                 self._evaluate()
 
     def _train_on(self, batch: Batch) -> None:
-        settings, progress = self.config.training, self.progress
+        settings = self.config.training
+        progress = self.progress
         done = self._step(batch)
         progress.step += 1
         if progress.step % settings.log_every == 0:
@@ -180,15 +205,24 @@ class _Run:
             self._save(best=False)
 
     def _steps_to_evaluation(self) -> int:
-        settings, step = self.config.training, self.progress.step
+        settings = self.config.training
+        step = self.progress.step
         every = settings.steps if settings.fit_all else settings.evaluate_every
         return min(settings.steps, (step // every + 1) * every) - step
 
-    def _step(self, batch: Batch) -> Stepped:
-        limit, flags = self.config.training.largest_loss(self.data.items), self.stop.flags()
+    def _step(self, batch: Batch) -> StepResult:
+        limit = self.config.training.largest_loss(self.data.items)
+        flags = self.stop.flags()
         try:
-            return step(self.built, self.optimizers, batch, flags=flags, max_loss=limit, look_up=self.pipeline.look_up)
-        except UndoneError as undone:
+            return step(
+                self.built,
+                self.optimizers,
+                batch,
+                flags=flags,
+                max_loss=limit,
+                look_up=self.pipeline.look_up,
+            )
+        except AbortedStepError as undone:
             self.checkpoints.close()
             newest = self.checkpoints.newest
             checkpoint = None if newest is None else f"'{self.folder.checkpoints / newest}'"
@@ -212,12 +246,16 @@ class _Run:
             yield batch
 
     def _evaluation_is_due(self) -> bool:
-        settings, step = self.config.training, self.progress.step
-        return not settings.fit_all and (step % settings.evaluate_every == 0 or step == settings.steps)
+        settings = self.config.training
+        step = self.progress.step
+        return not settings.fit_all and (
+            step % settings.evaluate_every == 0 or step == settings.steps
+        )
 
     def _evaluation_is_missing(self) -> bool:
         """Whether the run was stopped between a step and the evaluation after it."""
-        progress, every = self.progress, self.config.training.evaluate_every
+        progress = self.progress
+        every = self.config.training.evaluate_every
         done = -(-progress.best_step // every) + progress.without_gain
         return self._evaluation_is_due() and done < -(-progress.step // every)
 
@@ -250,18 +288,26 @@ class _Run:
 
         better = result[SELECTED_BY] > progress.best
         if better:
-            progress.best, progress.best_step, progress.without_gain = result[SELECTED_BY], progress.step, 0
+            progress.best = result[SELECTED_BY]
+            progress.best_step = progress.step
+            progress.without_gain = 0
         else:
             progress.without_gain += 1
-        shown = ", ".join(f"{name} {result[name]:.4f}" for name in ("ndcg@10", "recall@10", "entropy@10"))
-        self.logs.say(f"step {progress.step}: validation {shown}{' (best so far)' if better else ''}")
+        shown = ", ".join(
+            f"{name} {result[name]:.4f}" for name in ("ndcg@10", "recall@10", "entropy@10")
+        )
+        self.logs.say(
+            f"step {progress.step}: validation {shown}{' (best so far)' if better else ''}"
+        )
         if better or self._checkpoint_is_due():
             self._save(best=better)
 
     def _heeding(self, batches: Iterable[Histories], _count: int) -> Iterator[Histories]:
         """The batches of an evaluation, which is given up for a signal."""
         for batch in batches:
-            self._heed(self.ranks.total(torch.tensor(self.stop.flags(), dtype=torch.float32)).tolist())
+            self._heed(
+                self.ranks.total(torch.tensor(self.stop.flags(), dtype=torch.float32)).tolist()
+            )
             yield batch
 
     def _out_of_patience(self) -> bool:
@@ -290,7 +336,11 @@ class _Run:
         model = self.built.model
         of_heads = [model.heads, *([] if model.baseline is None else [model.baseline])]
         heads = sum(parameter.numel() for module in of_heads for parameter in module.parameters())
-        dense = sum(p.numel() for name, p in self.built.model.named_parameters() if not name.startswith("table."))
+        dense = sum(
+            p.numel()
+            for name, p in self.built.model.named_parameters()
+            if not name.startswith("table.")
+        )
         summary = {
             "steps": progress.step,
             "best_step": progress.best_step,
@@ -304,16 +354,22 @@ class _Run:
             "config_sha256": self.config.sha256(),
         }
         if self.leaks is not None:
-            summary |= {f"validation/{name}": value for name, value in self.leaks.to_metrics().items()}
+            summary |= {
+                f"validation/{name}": value for name, value in self.leaks.to_metrics().items()
+            }
         if self.ranks.leads:
             self.logs.flush()
-            told = {"run_id": self.folder.origin().run_id, "log": length_and_checksum(self.folder.metrics)}
+            told = {
+                "run_id": self.folder.origin().run_id,
+                "log": length_and_checksum(self.folder.metrics),
+            }
             write_json(self.folder.summary, summary | told)
         return summary
 
     def _say_where(self, doing: str) -> None:
         where = self.ranks.where
-        where.step, where.doing = self.progress.step + (doing == "the next batch"), doing
+        where.step = self.progress.step + (doing == "the next batch")
+        where.doing = doing
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
@@ -321,15 +377,22 @@ class _Run:
 
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:
     """The sampler over the rows that this rank answers for; ranks tell one another how much of each set they own."""
-    first, last = built.own.first, built.own.last
-    assert isinstance(built.model.item_rows, ItemRows), "what a managed table holds changes: see `Admission`"
+    first = built.own.first
+    last = built.own.last
+    assert isinstance(built.model.item_rows, ItemRows), (
+        "what a managed table holds changes: see `Admission`"
+    )
     held = built.model.item_rows.held(first, last)
-    sets = [np.unique(held.row_C[places]) for places in built.model.tree.eligible_among(held.item_C)]
+    sets = [
+        np.unique(held.row_C[places]) for places in built.model.tree.eligible_among(held.item_C)
+    ]
     if config.negatives.shared:
         sets.append(np.arange(first, last))
     weights = np.ones(last - first, np.int64)
     if config.negatives.popularity:
-        frequency = built.model.item_rows.per_row(data.catalogue(["frequency"])["frequency"].to_numpy())
+        frequency = built.model.item_rows.per_row(
+            data.catalogue(["frequency"])["frequency"].to_numpy()
+        )
         weights = draw_weights(frequency, config.negatives.popularity)[first:last]
     own = OwnItems.weighted(sets, first, weights)
     sizes_WS2 = torch.zeros(ranks.world, len(sets), 2, dtype=torch.int64)

@@ -10,8 +10,12 @@ import sys
 
 import pyarrow as pa
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
-_KEPT, _LARGE = 1 << 30, 1 << 25  # bytes kept at the end of the heap; larger blocks still go back, glibc's own limit
+# of malloc.h
+_TRIM_THRESHOLD = -1
+_MMAP_THRESHOLD = -3
+# bytes kept at the end of the heap; larger blocks still go back, glibc's own limit
+_KEPT = 1 << 30
+_LARGE = 1 << 25
 
 
 def keep_freed_memory() -> bool:
@@ -19,12 +23,20 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    return (
+        mallopt is not None
+        and bool(mallopt(_MMAP_THRESHOLD, _LARGE))
+        and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
+    )
 
 
 def give_back_freed_memory() -> None:
     """To the system, as far as the C library and Arrow can."""
     pa.default_memory_pool().release_unused()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    trim = (
+        getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if sys.platform.startswith("linux")
+        else None
+    )
     if trim is not None:
         trim(0)

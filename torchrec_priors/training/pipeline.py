@@ -34,7 +34,7 @@ from torchrec_priors.training.build import Built
 
 log = logging.getLogger(__name__)
 
-Way = Literal["auto", "plain", "sparse-dist", "prefetch"]
+PipelineKind = Literal["auto", "plain", "sparse-dist", "prefetch"]
 
 
 class Pipeline(Protocol):
@@ -48,13 +48,14 @@ class Pipeline(Protocol):
         """The lookup of the step with the batch that `run` gave last."""
 
 
-def pipeline_of(built: Built, way: Way) -> Pipeline:
+def pipeline_of(built: Built, way: PipelineKind) -> Pipeline:
     """The way that a run's batches go.
 
     Raises:
         UserError: the tables or the device cannot go the way that is asked for.
     """
-    cuda, cached = built.ranks.device.type == "cuda", built.plan.cached
+    cuda = built.ranks.device.type == "cuda"
+    cached = built.plan.cached
     if not isinstance(built.model.item_rows, ItemRows):
         if way not in ("auto", "plain"):
             raise UserError(
@@ -62,7 +63,9 @@ def pipeline_of(built: Built, way: Way) -> Pipeline:
                 "before admitted: use plain"
             )
         if way == "auto" and cuda:
-            log.info("batches are not sent ahead of their steps: managed tables admit items from step to step")
+            log.info(
+                "batches are not sent ahead of their steps: managed tables admit items from step to step"
+            )
         way = "plain"
     if way == "auto":
         way = ("prefetch" if cached else "sparse-dist") if cuda else "plain"
@@ -78,7 +81,8 @@ def pipeline_of(built: Built, way: Way) -> Pipeline:
 
 class _Plain:
     def __init__(self, built: Built) -> None:
-        self._model, self._device = built.model, built.ranks.device
+        self._model = built.model
+        self._device = built.ranks.device
 
     def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
         return (batch.to(self._device) for batch in islice(batches, steps))
@@ -88,7 +92,7 @@ class _Plain:
 
 
 @dataclass(frozen=True)
-class _UnderWay(Pipelineable):
+class _InTransit(Pipelineable):
     """A batch on the device, and what it asks the tables for; what TorchRec traces reads `items` and `features`."""
 
     batch: Batch
@@ -102,7 +106,7 @@ class _UnderWay(Pipelineable):
     def features(self) -> KeyedJaggedTensor | None:
         return None if self.ids.features is None else self.ids.features[0]
 
-    def to(self, device: torch.device, non_blocking: bool) -> "_UnderWay":
+    def to(self, device: torch.device, non_blocking: bool) -> "_InTransit":
         raise NotImplementedError("the stage that makes it does it on the device")
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -125,7 +129,7 @@ class _Lookups(nn.Module):
         self.table = model.table
         self.features = None if model.features is None else model.features.table
 
-    def forward(self, batch: _UnderWay) -> list[dict[str, JaggedTensor]]:
+    def forward(self, batch: _InTransit) -> list[dict[str, JaggedTensor]]:
         found = [self.table(batch.items)]
         return found if self.features is None else [*found, self.features(batch.features)]
 
@@ -141,16 +145,20 @@ class _Staged:
     runs on GPUs alone is `_Staged._streams` and the stage that fills caches."""
 
     def __init__(self, built: Built, *, prefetch: bool) -> None:
-        self._model, self._ranks, self._prefetch = built.model, built.ranks, prefetch
+        self._model = built.model
+        self._ranks = built.ranks
+        self._prefetch = prefetch
         self._cuda = built.ranks.device.type == "cuda"
         self._copying, self._sending, self._filling = self._streams()
-        self._present: _UnderWay | None = None
+        self._present: _InTransit | None = None
         self._sent: SparseDataDistUtil[Any] | None = None
 
     def _streams(self) -> list[Any]:
         if not self._cuda:
             return [_NoStream() for _ in range(3)]
-        return [torch.cuda.Stream(self._ranks.device, priority=priority) for priority in (0, -1, -1)]
+        return [
+            torch.cuda.Stream(self._ranks.device, priority=priority) for priority in (0, -1, -1)
+        ]
 
     def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
         some = islice(batches, steps)
@@ -158,13 +166,21 @@ class _Staged:
         self._sent = sent = SparseDataDistUtil(
             lookups, self._sending, prefetch_stream=self._filling if self._prefetch else None
         )
-        computing: Any = torch.cuda.current_stream(self._ranks.device) if self._cuda else _NoStream()
+        computing: Any = (
+            torch.cuda.current_stream(self._ranks.device) if self._cuda else _NoStream()
+        )
         if self._cuda:
-            sent._default_stream = computing  # where rows are read, which is none that it would make
+            sent._default_stream = (
+                computing  # where rows are read, which is none that it would make
+            )
         else:
             sent.data_dist_stream = None  # as TorchRec's own pipelines on CPUs
         stages = [PipelineStage("copy", self._copy, self._copying)]
-        stages.append(PipelineStage("send ids", self._send, self._sending, fill_callback=sent.wait_sdd_fill_callback))
+        stages.append(
+            PipelineStage(
+                "send ids", self._send, self._sending, fill_callback=sent.wait_sdd_fill_callback
+            )
+        )
         if self._prefetch:
             stages.append(PipelineStage("fill caches", sent.prefetch, self._filling))
         pipeline = StagedTrainPipeline(stages, compute_stream=computing)
@@ -183,11 +199,11 @@ class _Staged:
         self._sent.wait_sdd_fill_callback()  # the next batch's ids may go; the tables take them from here on
         return looked_up
 
-    def _copy(self, batch: Batch) -> _UnderWay:
+    def _copy(self, batch: Batch) -> _InTransit:
         on_device = batch.to(self._ranks.device)
-        return _UnderWay(on_device, self._model.step_ids(on_device))
+        return _InTransit(on_device, self._model.step_ids(on_device))
 
-    def _send(self, under_way: _UnderWay) -> _UnderWay:
+    def _send(self, under_way: _InTransit) -> _InTransit:
         self._ranks.where.doing = "ids of the next batch (all-to-all)"
         assert self._sent is not None
         return self._sent.start_sparse_data_dist(under_way)

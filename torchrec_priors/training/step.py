@@ -14,7 +14,7 @@ from torchrec_priors.training.build import Built, Optimizers
 
 
 @dataclass(frozen=True)
-class Stepped:
+class StepResult:
     """What a step came to, the same on every rank.
 
     Attributes:
@@ -28,19 +28,24 @@ class Stepped:
     counts: list[float]
 
 
-class UndoneError(ArithmeticError):
+class AbortedStepError(ArithmeticError):
     """A step that would have spoilt the model, given up on every rank before anything was changed.
 
     Attributes:
-        loss, gradient_norm: as of `Stepped`.
+        loss, gradient_norm: as of `StepResult`.
         finite: whether they are numbers, and so is every gradient.
         batch, looked_up: this rank's part of it, with the gradients of its vectors.
     """
 
-    def __init__(self, loss: float, gradient_norm: float, finite: bool, batch: Batch, looked_up: LookedUp) -> None:
+    def __init__(
+        self, loss: float, gradient_norm: float, finite: bool, batch: Batch, looked_up: LookedUp
+    ) -> None:
         super().__init__(f"step {batch.step}: loss {loss}, gradient norm {gradient_norm}")
-        self.loss, self.gradient_norm, self.finite = loss, gradient_norm, finite
-        self.batch, self.looked_up = batch, looked_up
+        self.loss = loss
+        self.gradient_norm = gradient_norm
+        self.finite = finite
+        self.batch = batch
+        self.looked_up = looked_up
 
 
 def step(
@@ -51,7 +56,7 @@ def step(
     flags: Sequence[bool] = (),
     max_loss: float = math.inf,
     look_up: Callable[[Batch], LookedUp] | None = None,
-) -> Stepped:
+) -> StepResult:
     """Changes the model by one global batch, with the same result whatever the parts.
 
     Every rank must call it, with the same number of parts and of flags.
@@ -61,18 +66,23 @@ def step(
         look_up: in place of the model's.
 
     Raises:
-        UndoneError: the loss or a gradient is no finite number, or the loss is above `max_loss`; nothing was changed.
+        AbortedStepError: the loss or a gradient is not finite, or the loss is above `max_loss`; nothing was changed.
     """
-    model, where = built.model, built.ranks.where
+    model = built.model
+    where = built.ranks.where
     optimizers.prepare(batch.step)
-    where.step, where.doing = batch.step + 1, "lookup (all-to-all)"
+    where.step = batch.step + 1
+    where.doing = "lookup (all-to-all)"
     looked_up = (look_up or model.look_up)(batch)
     where.doing = "numbers of targets (all-reduce)"
     positives = [model.positives(looked_up, part) for part in batch.parts]
     counts = model.counts(positives)
-    dense = built.parallel._dmp_wrapped_module  # DDP, which averages the gradients of the last part's backward
+    dense = (
+        built.parallel._dmp_wrapped_module
+    )  # DDP, which averages the gradients of the last part's backward
     device = model.item_set_K.device
-    whole, sums_3K = torch.zeros(1, device=device), torch.zeros(3, model.paths, device=device)
+    whole = torch.zeros(1, device=device)
+    sums_3K = torch.zeros(3, model.paths, device=device)
     where.doing = "dense gradients (all-reduce)"
     for number, (part, found) in enumerate(zip(batch.parts, positives, strict=True), 1):
         waits = number < len(batch.parts)
@@ -82,14 +92,19 @@ def step(
         whole += loss.detach() / model.exchange.ranks
         sums_3K += sums
     where.doing = "loss (all-reduce)"
-    norms = torch.stack([_dense_norm(optimizers) / model.exchange.ranks, _norm(looked_up.gradients())])
-    own = torch.cat([whole, norms, torch.tensor(flags, dtype=torch.float32, device=device), sums_3K.flatten()])
+    norms = torch.stack(
+        [_dense_norm(optimizers) / model.exchange.ranks, _norm(looked_up.gradients())]
+    )
+    own = torch.cat(
+        [whole, norms, torch.tensor(flags, dtype=torch.float32, device=device), sums_3K.flatten()]
+    )
     told = model.exchange.total(own)
-    of_step, sums_3K = told[: 3 + len(flags)].tolist(), told[3 + len(flags) :].view(3, -1)
-    stepped = Stepped(of_step[0], of_step[1], of_step[3:])
+    of_step = told[: 3 + len(flags)].tolist()
+    sums_3K = told[3 + len(flags) :].view(3, -1)
+    stepped = StepResult(of_step[0], of_step[1], of_step[3:])
     finite = all(map(math.isfinite, of_step[:3]))
     if not finite or stepped.loss > max_loss:
-        raise UndoneError(stepped.loss, stepped.gradient_norm, finite, batch, looked_up)
+        raise AbortedStepError(stepped.loss, stepped.gradient_norm, finite, batch, looked_up)
     model.certainty.update(sums_3K)
     where.doing = "gradients of rows (all-to-all)"
     looked_up.backward()
@@ -98,7 +113,9 @@ def step(
 
 
 def _dense_norm(optimizers: Optimizers) -> Tensor:
-    parameters = (parameter for group in optimizers.dense.param_groups for parameter in group["params"])
+    parameters = (
+        parameter for group in optimizers.dense.param_groups for parameter in group["params"]
+    )
     norm: Tensor = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     return norm
 

@@ -26,7 +26,9 @@ class StopRequest:
 
         A second Ctrl-C ends it at once; but not under a launcher, which passes on the one that the terminal sent, too.
         """
-        if threading.current_thread() is not threading.main_thread():  # Python lets no other handle signals
+        if (
+            threading.current_thread() is not threading.main_thread()
+        ):  # Python lets no other handle signals
             yield
             return
         before = {number: signal.signal(number, self._note) for number in SIGNALS}

@@ -40,7 +40,9 @@ _ROWS_AT_A_TIME = 1 << 16
 _MATCHED = ("heads.", "gate.")  # by the names of groups, not of parameters
 
 
-def start_from(source: RunFolder, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> str:
+def start_from(
+    source: RunFolder, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks
+) -> str:
     """Fills a model that was just built; returns the name of the checkpoint. Every rank must call it.
 
     Raises:
@@ -48,7 +50,11 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     """
     old_config, old_data = source.open(option="--init-from")
     place = Checkpoints(source.checkpoints, ranks).best_place("--init-from")
-    if config.encoder.events and old_config.encoder.events and old_data.manifest.events != data.manifest.events:
+    if (
+        config.encoder.events
+        and old_config.encoder.events
+        and old_data.manifest.events != data.manifest.events
+    ):
         raise UserError(f"--init-from: '{source.path}' was trained on other event types")
     sizes = {
         name.removeprefix("model."): tuple(entry.size)
@@ -59,27 +65,40 @@ def start_from(source: RunFolder, built: Built, config: RunConfig, data: Prepare
     filled.dense(built)
     trained = source.trained_on(old_config, old_data)
     old_tree = tree_of(old_config, old_data, trained)
-    old_depths = nodes(old_tree, read_paths(source.paths, old_tree).positives_K, old_config.priors.min_positives)
+    old_depths = nodes(
+        old_tree, read_paths(source.paths, old_tree).positives_K, old_config.priors.min_positives
+    )
     old_names = [depth.names for depth in old_depths]
-    for number, (new, weight) in enumerate(zip(built.depths, built.model.heads.adapters, strict=True)):
-        found = filled.matched(f"heads.adapters.{number}", _get(old_names, number), new.names, weight)
+    for number, (new, weight) in enumerate(
+        zip(built.depths, built.model.heads.adapters, strict=True)
+    ):
+        found = filled.matched(
+            f"heads.adapters.{number}", _get(old_names, number), new.names, weight
+        )
         filled.report.append(f"{found} of {len(new.names)} heads at level {number + 1}")
     embedded = zip(built.model.tree.group_names, built.model.heads.embeddings, strict=False)
     for depth, (names, weight) in enumerate(embedded):
-        found = filled.matched(f"heads.embeddings.{depth}", _get(old_tree.group_names, depth), names, weight)
+        found = filled.matched(
+            f"heads.embeddings.{depth}", _get(old_tree.group_names, depth), names, weight
+        )
         filled.report.append(f"{found} of {len(names)} group vectors at level {depth + 1}")
     if built.model.gate is not None:
         sets = built.model.tree.item_set_names
         for name, weight in built.model.gate.named_parameters():
             found = filled.matched(f"gate.{name}", old_tree.item_set_names, sets, weight)
         filled.report.append(f"{found} of {len(sets)} decisions of the gate")
-    old_ids, new_ids = _values(old_config, old_data, trained.items), _values(config, data)
+    old_ids = _values(old_config, old_data, trained.items)
+    new_ids = _values(config, data)
     for table, own in built.tables.items():
         if table == TABLE:
-            old_rows = carried_rows(built, config, data, OldRows(old_config, old_data, trained, filled.whole))
+            old_rows = carried_rows(
+                built, config, data, OldRows(old_config, old_data, trained, filled.whole)
+            )
             filled.rows(table, old_rows, built.model.item_rows.rows, own)
         elif table in old_ids:
-            there = pc.fill_null(pc.index_in(new_ids[table], old_ids[table]), -1).to_numpy(zero_copy_only=False)
+            there = pc.fill_null(pc.index_in(new_ids[table], old_ids[table]), -1).to_numpy(
+                zero_copy_only=False
+            )
             filled.rows(table, there[own.first : own.last].astype(np.int64), len(there), own)
         else:
             filled.report.append(f"0 of {len(new_ids[table]):,} {table}s")
@@ -91,12 +110,17 @@ class _Source:
     """A checkpoint that values are copied from, and what was and was not found there."""
 
     def __init__(self, place: Path, sizes: dict[str, tuple[int, ...]], ranks: Ranks) -> None:
-        self.place, self.sizes, self.ranks = place, sizes, ranks
+        self.place = place
+        self.sizes = sizes
+        self.ranks = ranks
         self.report: list[str] = []
 
     def dense(self, built: Built) -> None:
         """Everything that is matched by its own name."""
-        tables = {id(parameter) for parameter in (*built.model.table.parameters(), *_side_parameters(built))}
+        tables = {
+            id(parameter)
+            for parameter in (*built.model.table.parameters(), *_side_parameters(built))
+        }
         own = {
             name: parameter
             for name, parameter in built.model.named_parameters()
@@ -104,9 +128,16 @@ class _Source:
         }
         for name, parameter in own.items():
             if name in self.sizes and self.sizes[name] != tuple(parameter.shape):
-                there, here = list(self.sizes[name]), list(parameter.shape)
-                raise UserError(f"--init-from: {name} is {there} there and {here} here: give the model the same sizes")
-        found = {name: torch.empty_like(value, device="cpu") for name, value in own.items() if name in self.sizes}
+                there = list(self.sizes[name])
+                here = list(parameter.shape)
+                raise UserError(
+                    f"--init-from: {name} is {there} there and {here} here: give the model the same sizes"
+                )
+        found = {
+            name: torch.empty_like(value, device="cpu")
+            for name, value in own.items()
+            if name in self.sizes
+        }
         self._load(found)
         for name, value in found.items():
             _fill(own[name], value)
@@ -116,7 +147,9 @@ class _Source:
         left = [name for name in self.sizes if name not in own and not name.startswith(known)]
         left = [name for name in left if not any(part in name for part in of_tables)]
         if left:
-            self.report[-1] += f" ({len(left)} of the other run have no place here: {', '.join(left[:3])})"
+            self.report[-1] += (
+                f" ({len(left)} of the other run have no place here: {', '.join(left[:3])})"
+            )
 
     def matched(self, name: str, old_names: list[str], new_names: list[str], weight: Tensor) -> int:
         """The slices of `weight` whose names were there, and how many these are."""
@@ -156,15 +189,20 @@ class _Source:
             self.report.append(f"0 of {rows:,} {table}s")
             return
         if self.sizes[name][1] != own.plan.table.columns:
-            raise UserError(f"--init-from: {name} is of another width there: give the model the same sizes")
-        mine, shard = torch.from_numpy(mine_there), own.fetch()
+            raise UserError(
+                f"--init-from: {name} is of another width there: give the model the same sizes"
+            )
+        mine = torch.from_numpy(mine_there)
+        shard = own.fetch()
         mesh = init_device_mesh("cpu", (self.ranks.world,))
         part = sharded_zeros(*self.sizes[name], device_mesh=mesh, placements=[ShardedBy(0)])
         self._load({name: part})
         for first, block in self._blocks(part.to_local(), self.sizes[name]):
             here = ((mine >= first) & (mine < first + len(block))).nonzero().squeeze(1)
             with torch.no_grad():
-                shard.rows[here.to(shard.rows.device)] = block[mine[here] - first].to(shard.rows.device)
+                shard.rows[here.to(shard.rows.device)] = block[mine[here] - first].to(
+                    shard.rows.device
+                )
         own.store(shard)
         found = int(self.ranks.total((mine >= 0).sum()))
         self.report.append(f"{found:,} of {rows:,} {table}s")
@@ -177,7 +215,9 @@ class _Source:
             for start in range(0, held, _ROWS_AT_A_TIME):
                 rows = min(_ROWS_AT_A_TIME, held - start)
                 mine = rank == self.ranks.rank
-                block = part[start : start + rows].contiguous() if mine else torch.empty(rows, size[1])
+                block = (
+                    part[start : start + rows].contiguous() if mine else torch.empty(rows, size[1])
+                )
                 if self.ranks.world > 1:
                     dist.broadcast(block, src=rank, group=self.ranks.side)
                 yield rank * rows_a_rank + start, block

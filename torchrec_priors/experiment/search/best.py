@@ -18,10 +18,14 @@ _AS_THEY_ARE = ("seeds", "split", "baseline", "at_once", "metrics", "budget")
 
 def best_cells(cells: list[Cell], chosen: dict[str, dict[str, Any]]) -> list[Cell]:
     """The cells with the values chosen for them, by name and dotted key."""
-    return [Cell(cell.name, {**cell.changes, **chosen.get(cell.name, {})}, cell.name) for cell in cells]
+    return [
+        Cell(cell.name, {**cell.changes, **chosen.get(cell.name, {})}, cell.name) for cell in cells
+    ]
 
 
-def best_toml(file: ExperimentFile, cells: list[Cell], folder: Path, data: str, command: str) -> str:
+def best_toml(
+    file: ExperimentFile, cells: list[Cell], folder: Path, data: str, command: str
+) -> str:
     """An experiment of the same budget, seeds, split and baseline whose cells are listed.
 
     Args:

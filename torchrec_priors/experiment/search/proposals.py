@@ -36,10 +36,13 @@ class Proposals:
         Args:
             own: values of the cell as it stands; None where they are not in the space.
         """
-        self._space, self._own = space, own
+        self._space = space
+        self._own = own
         self._random = random.Random(f"{seed}/{cell}")
         sampler = optuna.samplers.TPESampler(
-            seed=zlib.crc32(f"{seed}/{cell}".encode()), n_startup_trials=_AT_RANDOM, constant_liar=True
+            seed=zlib.crc32(f"{seed}/{cell}".encode()),
+            n_startup_trials=_AT_RANDOM,
+            constant_liar=True,
         )
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._distributions = {key: _distribution(values) for key, values in space.items()}
@@ -78,7 +81,9 @@ class Proposals:
 
     def _take(self, values: dict[str, Any]) -> optuna.Trial:
         self._seen.add(_text(values))
-        self._study.enqueue_trial({key: _parameter(self._space[key], value) for key, value in values.items()})
+        self._study.enqueue_trial(
+            {key: _parameter(self._space[key], value) for key, value in values.items()}
+        )
         return self._study.ask(self._distributions)
 
 
@@ -86,7 +91,11 @@ def _distribution(values: OneOf | Between) -> BaseDistribution:
     """Lists are told as places: of numbers that rise as whole numbers, of others as categories."""
     if isinstance(values, OneOf):
         count = len(values.values)
-        return IntDistribution(0, count - 1) if values.ordered else CategoricalDistribution(range(count))
+        return (
+            IntDistribution(0, count - 1)
+            if values.ordered
+            else CategoricalDistribution(range(count))
+        )
     kind = IntDistribution if values.whole else FloatDistribution
     return kind(values.low, values.high, log=values.log)
 

@@ -13,8 +13,8 @@ from torchrec_priors.experiment.matrix import flat
 from torchrec_priors.experiment.plan import plan
 from torchrec_priors.experiment.runner import Runner
 from torchrec_priors.experiment.search.best import best_cells, best_toml, final_folder, hand_over
-from torchrec_priors.experiment.search.table import markdown, write_parquet
 from torchrec_priors.experiment.search.trials import Search
+from torchrec_priors.experiment.search.trials_table import markdown, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,9 @@ def search(
     about = runner.data.manifest
     text = markdown(searched, file.name, command, (about.name, about.content_sha256))
     write_whole(place / "results.md", text)
-    chosen = {name: best.trial.values for name in names if (best := searched.best(name)) is not None}
+    chosen = {
+        name: best.trial.values for name in names if (best := searched.best(name)) is not None
+    }
     cells = best_cells(searched.cells, chosen)
     write_whole(place / "best.toml", best_toml(file, cells, place, data, command))
     final = plan(cells, file.seeds, base, flat(file.budget))

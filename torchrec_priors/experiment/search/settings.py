@@ -62,7 +62,9 @@ class SearchSettings:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"search.seeds = {self.seeds}: give at least one, and none twice")
         if self.metric not in METRICS:
-            raise UserError(f"search.metric: there is no '{self.metric}': {nearest(self.metric, METRICS)}")
+            raise UserError(
+                f"search.metric: there is no '{self.metric}': {nearest(self.metric, METRICS)}"
+            )
         if not self.space and not any(cell.space for cell in self.cells.values()):
             raise UserError("[search] names no values to try: give [search.space]")
 

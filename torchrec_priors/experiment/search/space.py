@@ -15,7 +15,9 @@ from torchrec_priors.experiment.search.settings import SearchSettings
 
 _DIGITS = 3  # significant ones of a value from a range
 _ENDS = ("low", "high")
-_CHECKED = 512  # of a cell, beforehand; a trial that is no configuration all the same fails by itself
+_CHECKED = (
+    512  # of a cell, beforehand; a trial that is no configuration all the same fails by itself
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class OneOf:
     @property
     def ordered(self) -> bool:
         """Whether they are numbers that rise, so that neighbours are alike."""
-        numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in self.values)
+        numbers = all(
+            isinstance(value, int | float) and not isinstance(value, bool) for value in self.values
+        )
         return numbers and all(a < b for a, b in itertools.pairwise(self.values))
 
     def holds(self, value: Any) -> bool:
@@ -56,7 +60,9 @@ class Between:
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def holds(self, value: Any) -> bool:
-        number = isinstance(value, int if self.whole else int | float) and not isinstance(value, bool)
+        number = isinstance(value, int if self.whole else int | float) and not isinstance(
+            value, bool
+        )
         return number and self.low <= value <= self.high
 
     def rounded(self, value: float) -> float:
@@ -105,7 +111,9 @@ def _check_likes(settings: SearchSettings, names: list[str]) -> None:
     for name, cell in likes.items():
         what = f'search.cells."{name}".like'
         if cell.space:
-            raise UserError(f"{what} = '{cell.like}': a cell that takes another's values has no space of its own")
+            raise UserError(
+                f"{what} = '{cell.like}': a cell that takes another's values has no space of its own"
+            )
         if cell.like not in names:
             raise UserError(f"{what}: there is no cell '{cell.like}': {nearest(cell.like, names)}")
         if cell.like in likes:
@@ -114,16 +122,21 @@ def _check_likes(settings: SearchSettings, names: list[str]) -> None:
             )
 
 
-def own_values(cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, Any] | None:
+def own_values(
+    cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """What a cell as it stands has of its space; None where that is not among the values."""
     config = flat(asdict(with_changes(base, {**budget, **cell.changes}.items())))
     own = {key: config.get(key) for key in space}
     return own if all(values.holds(own[key]) for key, values in space.items()) else None
 
 
-def _read(space: Mapping[str, Any], place: str, prefix: str = "") -> Iterator[tuple[str, OneOf | Between]]:
+def _read(
+    space: Mapping[str, Any], place: str, prefix: str = ""
+) -> Iterator[tuple[str, OneOf | Between]]:
     for name, value in space.items():
-        key, what = prefix + name, f"{place}: '{prefix + name}'"
+        key = prefix + name
+        what = f"{place}: '{prefix + name}'"
         if isinstance(value, dict) and value and not any(end in value for end in _ENDS):
             yield from _read(value, place, f"{key}.")
         elif isinstance(value, dict) and value:
@@ -131,7 +144,9 @@ def _read(space: Mapping[str, Any], place: str, prefix: str = "") -> Iterator[tu
         elif isinstance(value, list):
             yield key, _one_of(value, what)
         else:
-            raise UserError(f"{what} = {value!r}: write a list of values, or {{low = 0.1, high = 0.5}}")
+            raise UserError(
+                f"{what} = {value!r}: write a list of values, or {{low = 0.1, high = 0.5}}"
+            )
 
 
 def _one_of(values: list[Any], what: str) -> OneOf:
@@ -148,9 +163,15 @@ def _between(value: dict[str, Any], what: str) -> Between:
             raise UserError(f"{what} has an unknown '{name}': {nearest(name, [*_ENDS, 'log'])}")
     for end in _ENDS:
         number = value.get(end)
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, int | float)
+            or not math.isfinite(number)
+        ):
             raise UserError(f"{what}: '{end}' must be a number, not {number!r}")
-    low, high, log = value["low"], value["high"], value.get("log", False)
+    low = value["low"]
+    high = value["high"]
+    log = value.get("log", False)
     if not isinstance(log, bool):
         raise UserError(f"{what}: 'log' must be true or false, not {log!r}")
     if low >= high:
@@ -170,7 +191,9 @@ def _check(cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[st
         raise UserError(f"search.space has '{taken}', which [budget] gives to all cells alike")
     for one, other in itertools.permutations([*space, *cell.changes], 2):
         if one.startswith(f"{other}."):
-            raise UserError(f"search: '{one}' lies in '{other}', which cell '{cell.name}' or the space gives, too")
+            raise UserError(
+                f"search: '{one}' lies in '{other}', which cell '{cell.name}' or the space gives, too"
+            )
     ends = [values.ends for values in space.values()]
     if math.prod(map(len, ends)) <= _CHECKED:
         corners = list(itertools.product(*ends))
@@ -183,4 +206,6 @@ def _check(cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[st
             with_changes(base, {**budget, **cell.changes, **chosen}.items())
         except UserError as error:
             said = ", ".join(f"{key} = {json.dumps(value)}" for key, value in chosen.items())
-            raise UserError(f"search of cell '{cell.name}' with {said or 'its own values'}: {error}") from error
+            raise UserError(
+                f"search of cell '{cell.name}' with {said or 'its own values'}: {error}"
+            ) from error

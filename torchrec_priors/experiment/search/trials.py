@@ -69,7 +69,9 @@ class Outcome:
 class Search:
     """The trials of an experiment's cells."""
 
-    def __init__(self, file: ExperimentFile, base: Mapping[str, Any], only: Collection[str] = ()) -> None:
+    def __init__(
+        self, file: ExperimentFile, base: Mapping[str, Any], only: Collection[str] = ()
+    ) -> None:
         """
         Args:
             base: values of the base configuration, as TOML gives them.
@@ -79,7 +81,10 @@ class Search:
             UserError: what is searched cannot be (see `spaces_of`).
         """
         assert file.search is not None
-        self.settings, self.only, self._base, self._budget = file.search, set(only), base, flat(file.budget)
+        self.settings = file.search
+        self.only = set(only)
+        self._base = base
+        self._budget = flat(file.budget)
         self.cells = cells_of(file)
         spaces = spaces_of(file.search, self.cells, base, self._budget)
         self._proposals = {}
@@ -112,9 +117,18 @@ class Search:
             self.trials += asked
             runs = self.runs()
             runner.check(runs)
-            wanted = [one.tried.name for one in asked if not self.only or one.cell.name in self.only]
-            log.info("search: trials %d to %d of %d", numbers[0] + 1, numbers[-1] + 1, self.settings.trials)
-            failures = runner.run_all([some for run in runs if (some := run.only(wanted)).evaluations], at_once)
+            wanted = [
+                one.tried.name for one in asked if not self.only or one.cell.name in self.only
+            ]
+            log.info(
+                "search: trials %d to %d of %d",
+                numbers[0] + 1,
+                numbers[-1] + 1,
+                self.settings.trials,
+            )
+            failures = runner.run_all(
+                [some for run in runs if (some := run.only(wanted)).evaluations], at_once
+            )
             found = [self._outcome(one, runner, runs, failures) for one in asked]
             for outcome in found:
                 self._proposals[outcome.trial.cell.name].tell(outcome.trial.number, outcome.score)
@@ -127,14 +141,20 @@ class Search:
     def runs(self) -> list[PlannedRun]:
         """Of all trials so far. Planned together, as those that differ in evaluation alone share a training, which is
         the first one's."""
-        tried = {one.tried.name: one.tried for one in self.trials if one.tried.name not in self._refused}
+        tried = {
+            one.tried.name: one.tried for one in self.trials if one.tried.name not in self._refused
+        }
         return plan(tried.values(), self.settings.seeds, self._base, self._budget)
 
     def best(self, cell: str) -> Outcome | None:
         """The trial of the highest score, the earliest of equal ones, be it that of the cell which this one is like;
         None where there is none."""
         searched = self._like.get(cell, cell)
-        scored = [one for one in self.outcomes if one.trial.cell.name == searched and one.score is not None]
+        scored = [
+            one
+            for one in self.outcomes
+            if one.trial.cell.name == searched and one.score is not None
+        ]
         return max(scored, key=lambda one: one.score or 0.0, default=None)
 
     def _ask(self, active: Mapping[str, Cell], numbers: range) -> list[Trial]:
@@ -153,21 +173,31 @@ class Search:
         return found
 
     def _outcome(
-        self, trial: Trial, runner: Runner, runs: list[PlannedRun], failures: Mapping[tuple[str, int], str]
+        self,
+        trial: Trial,
+        runner: Runner,
+        runs: list[PlannedRun],
+        failures: Mapping[tuple[str, int], str],
     ) -> Outcome:
         if trial.tried.name in self._refused:
             return Outcome(trial, None, 0.0, self._refused[trial.tried.name])
-        scores, seconds = [], 0.0
+        scores = []
+        seconds = 0.0
         for run in runs:
             for each in run.evaluations:
                 if each.cell == trial.tried.name:
                     folder = RunFolder(run_folder(runner.out, run))
-                    summary, metrics = summary_of(folder, run), metrics_of(folder, run, each, SPLIT)
+                    summary = summary_of(folder, run)
+                    metrics = metrics_of(folder, run, each, SPLIT)
                     if summary is None or metrics is None:
-                        return Outcome(trial, None, seconds, failures.get((each.cell, each.seed), NOT_RUN))
+                        return Outcome(
+                            trial, None, seconds, failures.get((each.cell, each.seed), NOT_RUN)
+                        )
                     score = metrics.get(self.settings.metric)
                     if score is None:
-                        return Outcome(trial, None, seconds, f"its evaluation has no '{self.settings.metric}'")
+                        return Outcome(
+                            trial, None, seconds, f"its evaluation has no '{self.settings.metric}'"
+                        )
                     scores.append(score)
                     seconds += summary["seconds_of_last_start"] + metrics["seconds"]
         return Outcome(trial, float(np.mean(scores)), seconds, None)

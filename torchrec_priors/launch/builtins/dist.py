@@ -62,7 +62,10 @@ def ddp(
         processes = int(j.rsplit("x", 1)[-1])
         cores = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB, h=h).cpu
         # With a store that agents share with their workers, a node that joins again waits for an address in vain.
-        ours = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": str(max(1, cores // processes))}
+        ours = {
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+            "OMP_NUM_THREADS": str(max(1, cores // processes)),
+        }
         env = {**ours, **(env or {})}
     if max_restarts is None and m == _RESTARTED:
         max_restarts = _RESTARTS

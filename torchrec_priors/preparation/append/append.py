@@ -66,7 +66,9 @@ def append(
     out = out.absolute()
     recover(out)
     if not manifests.is_data_set(out):
-        raise UserError(f"--append: '{out}' is no prepared data set: prepare it first, without --append")
+        raise UserError(
+            f"--append: '{out}' is no prepared data set: prepare it first, without --append"
+        )
     manifest = read_manifest(out)
     dataset = corpus_of(manifest, given)
     options = options_of(manifest, dataset, given)
@@ -101,7 +103,8 @@ def append(
             loaded = check(load(dataset, raw, bad_rows, engine, options), corpus_path(dataset))
             corpus = plain(loaded, engine)
             rule = replace(split, least=corpus.min_history)
-            state, folder = State(engine, out, manifest), work / _MADE
+            state = State(engine, out, manifest)
+            folder = work / _MADE
             folder.mkdir(exist_ok=True)
             seed = manifest.settings["seed"]
             build = AppendBuild(engine, state, corpus, rule, bad_rows, seed, folder, report)
@@ -110,7 +113,9 @@ def append(
             hashing.stop()
         with locked(out):
             if read_manifest(out).content_sha256 != manifest.content_sha256:
-                raise UserError(f"--out: '{out}' was changed while it was appended to: run this again")
+                raise UserError(
+                    f"--out: '{out}' was changed while it was appended to: run this again"
+                )
             move(folder, out)
     return Appended(made, build.said)
 
@@ -121,10 +126,14 @@ _MADE = "made"  # in the work folder, the data set
 def _holds(manifest: Manifest, raw: Path, seen: raw_files.Seen) -> bool:
     """Whether all these files were taken in before."""
     taken = [manifest.settings, *manifest.settings.get(APPENDED, [])]
-    known = {path: checksum for each in taken for path, checksum in each.get("raw_sha256", {}).items()}
+    known = {
+        path: checksum for each in taken for path, checksum in each.get("raw_sha256", {}).items()
+    }
     looked = {path: status for each in taken for path, status in each.get("raw_seen", {}).items()}
     found = raw_files.checksums(raw, seen, known, looked)
-    return set(found.values()) <= {checksum for each in taken for checksum in each.get("raw_sha256", {}).values()}
+    return set(found.values()) <= {
+        checksum for each in taken for checksum in each.get("raw_sha256", {}).values()
+    }
 
 
 def _settings(manifest: Manifest, on_bad_row: str, hashing: raw_files.Checksums) -> dict[str, Any]:

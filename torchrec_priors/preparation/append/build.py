@@ -25,7 +25,7 @@ from torchrec_priors.preparation.build.bucketed import Bucketed, bucketed
 from torchrec_priors.preparation.build.counts import added, left_out, repaired, users_left_out
 from torchrec_priors.preparation.build.output_files import OutputFiles
 from torchrec_priors.preparation.build.plain_types import narrow_events
-from torchrec_priors.preparation.build.sequence_files import Histories, write_sequences
+from torchrec_priors.preparation.build.sequence_files import WrittenHistories, write_sequences
 from torchrec_priors.preparation.build.split import PARTS, Split
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
@@ -69,8 +69,12 @@ class AppendBuild:
         report: Report,
     ) -> None:
         check_form(corpus, state)
-        self.engine, self.state, self.split = engine, state, split
-        self.bad_rows, self.seed, self.report = bad_rows, seed, report
+        self.engine = engine
+        self.state = state
+        self.split = split
+        self.bad_rows = bad_rows
+        self.seed = seed
+        self.report = report
         self.corpus = self._with_held(self._typed(corpus))
         self.output = OutputFiles(engine, folder)
         self.said: list[str] = []
@@ -81,7 +85,8 @@ class AppendBuild:
         Args:
             settings: gives what the manifest is to keep; called last.
         """
-        engine, old = self.engine, self.state.manifest
+        engine = self.engine
+        old = self.state.manifest
         self.report("checking the catalogue and the log")
         if engine.journal.finished("contents") is None:
             contents.check_catalogue(engine, self.corpus)
@@ -89,12 +94,18 @@ class AppendBuild:
             engine.journal.finish("contents")
         self.corpus = narrow_events(self.corpus)
         logs = self._logs()
-        then = bucketed(engine, replace(self.corpus, interactions=logs.then), self.split, self.report, "then_")
-        now = bucketed(engine, replace(self.corpus, interactions=logs.now), self.split, self.report, "now_")
+        then = bucketed(
+            engine, replace(self.corpus, interactions=logs.then), self.split, self.report, "then_"
+        )
+        now = bucketed(
+            engine, replace(self.corpus, interactions=logs.now), self.split, self.report, "now_"
+        )
         seen_then = engine.materialise("seen_then", expressions.summed(then.counts))
         seen = engine.materialise("seen", expressions.summed(now.counts))
         items = self._new_items(seen, logs.now)
-        ids = self.state.items.select("item_id", "item").union(items.table.select("item_id", "item"))
+        ids = self.state.items.select("item_id", "item").union(
+            items.table.select("item_id", "item")
+        )
         self.report("writing items")
         self._write_items(seen, seen_then, items)
         users = self._new_users(now, logs.there)
@@ -102,7 +113,11 @@ class AppendBuild:
         self._write_sequences(now, logs.there, ids, groups, users)
         counts = self._counts(then.read, now.read, items.number)
         self._write_held(now, logs.users, ids, users_left_out(counts))
-        earlier = {"prepared_sha256": old.prepared_sha256, "items": old.counts["items"], "users": old.counts["users"]}
+        earlier = {
+            "prepared_sha256": old.prepared_sha256,
+            "items": old.counts["items"],
+            "users": old.counts["users"],
+        }
         files = self._files()
         manifest = replace(
             old,
@@ -118,7 +133,10 @@ class AppendBuild:
 
     def _typed(self, corpus: Corpus) -> Corpus:
         """The corpus with ids and attributes of the types that the data set has."""
-        kinds = {"item_id": self.state.items.item_id.type(), "user_id": self.state.users.user_id.type()}
+        kinds = {
+            "item_id": self.state.items.item_id.type(),
+            "user_id": self.state.users.user_id.type(),
+        }
 
         def cast(table: ir.Table, types: dict[str, Any]) -> ir.Table:
             return table.mutate(**{name: table[name].cast(kind) for name, kind in types.items()})
@@ -141,7 +159,9 @@ class AppendBuild:
 
         def labels(one: Labels, entity: str) -> Labels:
             path = held.labels_path(one.name)
-            return held.with_held(one, entity, self.state.table(path)) if self.state.has(path) else one
+            return (
+                held.with_held(one, entity, self.state.table(path)) if self.state.has(path) else one
+            )
 
         items = corpus.items
         if self.state.has(held.ITEMS):
@@ -160,8 +180,12 @@ class AppendBuild:
         new = self.engine.materialise("new", self.corpus.interactions)
         users = self.engine.materialise("their_users", new.select("user_id").distinct())
         if not self.engine.value(users.count()):
-            raise UserError(f"--append: the log of the new raw files ('{self.corpus.name}') holds no interaction")
-        there = self.engine.materialise("there", self.state.users.select("user_id").semi_join(users, "user_id"))
+            raise UserError(
+                f"--append: the log of the new raw files ('{self.corpus.name}') holds no interaction"
+            )
+        there = self.engine.materialise(
+            "there", self.state.users.select("user_id").semi_join(users, "user_id")
+        )
         self.report("reading their histories")
         columns = [*self.state.columns, "order"]
         before = self.state.kept_of(there).select(columns)
@@ -194,15 +218,29 @@ class AppendBuild:
         there = self.state.items
         more = seen.group_by("item_id").aggregate(more=lambda t: t.training.sum())
         less = seen_then.group_by("item_id").aggregate(less=lambda t: t.training.sum())
-        table = there.left_join(more, "item_id").drop("item_id_right").left_join(less, "item_id").drop("item_id_right")
+        table = (
+            there.left_join(more, "item_id")
+            .drop("item_id_right")
+            .left_join(less, "item_id")
+            .drop("item_id_right")
+        )
         change = table.more.fill_null(0) - table.less.fill_null(0)
-        table = table.mutate(frequency=(table.frequency + change).cast("int64")).select(there.columns)
-        self.output.write("items.parquet", table.union(new.table.select(there.columns)).order_by("item"))
+        table = table.mutate(frequency=(table.frequency + change).cast("int64")).select(
+            there.columns
+        )
+        self.output.write(
+            "items.parquet", table.union(new.table.select(there.columns)).order_by("item")
+        )
 
     def _new_users(self, now: Bucketed, there: ir.Table) -> Newcomers:
         """Users who are kept now and were not."""
-        parts = [expressions.users(expressions.kept(part, self.split), None, self.split) for part in now.buckets]
-        table = expressions.union([part.select("user_id") for part in parts]).anti_join(there, "user_id")
+        parts = [
+            expressions.users(expressions.kept(part, self.split), None, self.split)
+            for part in now.buckets
+        ]
+        table = expressions.union([part.select("user_id") for part in parts]).anti_join(
+            there, "user_id"
+        )
         table = self.engine.materialise("new_users", table)
         return Newcomers("user_id", table, self.engine.value(table.count()))
 
@@ -212,7 +250,8 @@ class AppendBuild:
         """What the manifest says of all priors, and (user_id, group) of new users for `user_group`."""
         make = AppendPriors(self.engine, self.state, self.output)
         labels = {one.name: one for one in (*self.corpus.item_priors, *self.corpus.user_priors)}
-        priors, groups = [], None
+        priors = []
+        groups = None
         for info in self.state.manifest.priors:
             self.report(f"writing prior {info.name}")
             new = users if info.kind == "user" else items
@@ -227,21 +266,30 @@ class AppendBuild:
         return priors, groups
 
     def _write_sequences(
-        self, now: Bucketed, there: ir.Table, ids: ir.Table, groups: ir.Table | None, users: Newcomers
+        self,
+        now: Bucketed,
+        there: ir.Table,
+        ids: ir.Table,
+        groups: ir.Table | None,
+        users: Newcomers,
     ) -> None:
         changed = self.engine.to_arrow(there)["user_id"].combine_chunks()
-        histories = Histories(self.engine, now.buckets, self.split, ids)
+        histories = WrittenHistories(self.engine, now.buckets, self.split, ids)
         for number, path in enumerate(self.state.sequences):
             self.report(f"sequences, file {number + 1} of {len(self.state.sequences)}")
             write_replaced(self.output, self.state.folder / path, path, changed, histories)
         if users.number:
             buckets = [bucket.anti_join(there, "user_id") for bucket in now.buckets]
-            new = Histories(self.engine, buckets, self.split, ids, groups)
+            new = WrittenHistories(self.engine, buckets, self.split, ids, groups)
             last = max(int(Path(path).stem.removeprefix("part-")) for path in self.state.sequences)
             before = self.state.manifest.counts["users"]
-            write_sequences(self.output, new, users.number, self.report, after_users=before, first_part=last + 1)
+            write_sequences(
+                self.output, new, users.number, self.report, after_users=before, first_part=last + 1
+            )
 
-    def _write_held(self, now: Bucketed, users: ir.Table, ids: ir.Table, left_out_users: int) -> None:
+    def _write_held(
+        self, now: Bucketed, users: ir.Table, ids: ir.Table, left_out_users: int
+    ) -> None:
         if not left_out_users:
             return
         self.report("keeping short histories")
@@ -269,7 +317,8 @@ class AppendBuild:
         return manifests.describe_file(path, name)
 
     def _counts(self, then: dict[str, int], now: dict[str, int], items: int) -> dict[str, Any]:
-        old, counts = self.state.manifest.counts, dict(self.state.manifest.counts)
+        old = self.state.manifest.counts
+        counts = dict(self.state.manifest.counts)
         names = {"users": "kept_users", "interactions": "kept_interactions"}
         for name in ("users", "interactions", "training_interactions", *PARTS):
             if name in old:
@@ -277,7 +326,8 @@ class AppendBuild:
                 counts[name] += now[read] - then[read]
         counts["items"] += items
         dropped = added(
-            added(old["dropped"], left_out(self.split, now), left_out(self.split, then)), self.bad_rows.dropped
+            added(old["dropped"], left_out(self.split, now), left_out(self.split, then)),
+            self.bad_rows.dropped,
         )
         repairs = added(old["repaired"], repaired(self.corpus, now), repaired(self.corpus, then))
         return {**counts, "dropped": dropped, "repaired": repairs}

@@ -36,8 +36,16 @@ def check_form(corpus: Corpus, state: State) -> None:
         ("times", manifest.has_times, corpus.has_times),
         ("priors", sorted((prior.name, prior.kind) for prior in came), sorted(now)),
         ("columns of items", sorted(has_titles), sorted(corpus.items.columns)),
-        ("type of item_id", kind_of(state.items.schema()["item_id"]), kind_of(corpus.items.schema()["item_id"])),
-        ("type of user_id", kind_of(state.users.schema()["user_id"]), kind_of(_type(corpus.interactions, "user_id"))),
+        (
+            "type of item_id",
+            kind_of(state.items.schema()["item_id"]),
+            kind_of(corpus.items.schema()["item_id"]),
+        ),
+        (
+            "type of user_id",
+            kind_of(state.users.schema()["user_id"]),
+            kind_of(_type(corpus.interactions, "user_id")),
+        ),
     ):
         if there != here:
             raise UserError(

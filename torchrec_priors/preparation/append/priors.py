@@ -42,7 +42,9 @@ class AppendPriors:
     """Args: state: before; output: of the data set that is made."""
 
     def __init__(self, engine: Engine, state: State, output: OutputFiles) -> None:
-        self.engine, self.state, self.output = engine, state, output
+        self.engine = engine
+        self.state = state
+        self.output = output
 
     def labelled(self, labels: Labels, new: Newcomers) -> tuple[PriorInfo, ir.Table]:
         """The prior with the newcomers' labels, and (entity, group) of the newcomers."""
@@ -53,11 +55,18 @@ class AppendPriors:
         found = self.engine.to_arrow(expressions.group_sizes(member, new.entity))
         sizes = dict(zip(found["label"].to_pylist(), found["size"].to_pylist(), strict=True))
         names = [*info.groups, *(label for label in sizes if label not in set(info.groups))]
-        numbers = pa.table({"label": pa.array(names, pa.string()), "group": pa.array(range(len(names)), pa.int32())})
+        numbers = pa.table(
+            {
+                "label": pa.array(names, pa.string()),
+                "group": pa.array(range(len(names)), pa.int32()),
+            }
+        )
         grouped = member.inner_join(ibis.memtable(numbers), "label").select(new.entity, "group")
         self._write(info, new, grouped)
         before = dict(zip(info.groups, info.sizes, strict=True))
-        return replace(info, groups=names, sizes=[before.get(n, 0) + sizes.get(n, 0) for n in names]), grouped
+        return replace(
+            info, groups=names, sizes=[before.get(n, 0) + sizes.get(n, 0) for n in names]
+        ), grouped
 
     def event(self, name: str, seen: ir.Table, more: ir.Table, ids: ir.Table) -> PriorInfo:
         """Groups are event types; Omega of one is what saw it in training, then or now.
@@ -76,7 +85,10 @@ class AppendPriors:
         found = self.engine.to_arrow(more)
         added = dict(zip(found["event"].to_pylist(), found["training"].to_pylist(), strict=True))
         events = self.state.manifest.events
-        sizes = [size + added.get(events.index(group), 0) for group, size in zip(info.groups, info.sizes, strict=True)]
+        sizes = [
+            size + added.get(events.index(group), 0)
+            for group, size in zip(info.groups, info.sizes, strict=True)
+        ]
         return replace(info, sizes=sizes)
 
     def computed(self, info: PriorInfo, new: Newcomers, say: Callable[[str], None]) -> PriorInfo:
@@ -85,15 +97,19 @@ class AppendPriors:
             self.output.make(info.path, lambda file: link(self.state.folder / info.path, file))
             return info
         rest = _rest(info, {prior.name: prior.groups for prior in self.state.manifest.priors})
-        groups, sizes = list(info.groups), list(info.sizes)
+        groups = list(info.groups)
+        sizes = list(info.sizes)
         if rest not in groups:
-            groups, sizes = [*groups, rest], [*sizes, 0]
+            groups = [*groups, rest]
+            sizes = [*sizes, 0]
         number = groups.index(rest)
         sizes[number] += new.number
         self._write(info, new, new.table.mutate(group=ibis.literal(number, "int32")))
         what = "items" if new.column == "item" else "users"
         command = remake(info, self.state.folder)
-        say(f"prior {info.name}: {new.number:,} new {what} are in '{rest}'; to make it anew: {command}")
+        say(
+            f"prior {info.name}: {new.number:,} new {what} are in '{rest}'; to make it anew: {command}"
+        )
         before = next(file.sha256 for file in self.state.manifest.files if file.path == info.path)
         made_by = {**info.made_by, GROWN_FROM: [*info.made_by.get(GROWN_FROM, []), before]}
         return replace(info, groups=groups, sizes=sizes, made_by=made_by)
@@ -125,10 +141,27 @@ def _rest(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
 def remake(info: PriorInfo, data: Path) -> str:
     """The command that makes a prior anew of the data as it is."""
     made = info.made_by
-    words = ["torchrec-priors prior", info.kind, "--data", quote(str(data)), "--name", quote(info.name), "--overwrite"]
+    words = [
+        "torchrec-priors prior",
+        info.kind,
+        "--data",
+        quote(str(data)),
+        "--name",
+        quote(info.name),
+        "--overwrite",
+    ]
     if made["kind"] == "mapping":
         words += ["--from", quote(made["file"])]
-    for name in ("by", "last", "neighbours", "resolution", "groups", "min_size", "users_per_item", "seed"):
+    for name in (
+        "by",
+        "last",
+        "neighbours",
+        "resolution",
+        "groups",
+        "min_size",
+        "users_per_item",
+        "seed",
+    ):
         if made.get(name):
             words += [f"--{name.replace('_', '-')}", quote(str(made[name]))]
     return " ".join([*words, *(["--unweighted"] if made.get("weighted") is False else [])])

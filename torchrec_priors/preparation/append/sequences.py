@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from torchrec_priors.parquet import ParquetReader, ParquetWriter, read_table
 from torchrec_priors.preparation.build.output_files import OutputFiles
-from torchrec_priors.preparation.build.sequence_files import Histories
+from torchrec_priors.preparation.build.sequence_files import WrittenHistories
 
 _USER = "user_id"
 
@@ -31,7 +31,9 @@ def link(source: Path, file: Path) -> None:
         shutil.copyfile(source, file)
 
 
-def write_replaced(output: OutputFiles, source: Path, name: str, changed: pa.Array, histories: Histories) -> None:
+def write_replaced(
+    output: OutputFiles, source: Path, name: str, changed: pa.Array, histories: WrittenHistories
+) -> None:
     """A file of sequences, with the new histories of some of its users.
 
     Args:
@@ -47,7 +49,7 @@ def write_replaced(output: OutputFiles, source: Path, name: str, changed: pa.Arr
         return
     here = ibis.memtable(pa.table({_USER: mine}))
     buckets = [bucket.semi_join(here, _USER) for bucket in histories.buckets]
-    of_file = Histories(histories.engine, buckets, histories.split, histories.ids)
+    of_file = WrittenHistories(histories.engine, buckets, histories.split, histories.ids)
 
     def write(file: Path) -> None:
         with ParquetReader(source) as opened, ParquetWriter(file, opened.schema) as writer:
@@ -57,7 +59,9 @@ def write_replaced(output: OutputFiles, source: Path, name: str, changed: pa.Arr
     output.make(name, write)
 
 
-def _row_groups(opened: ParquetReader, changed: pa.Array, histories: Histories) -> Iterator[pa.Table]:
+def _row_groups(
+    opened: ParquetReader, changed: pa.Array, histories: WrittenHistories
+) -> Iterator[pa.Table]:
     new = _Reader(histories.tables(256))
     for number in range(opened.row_groups):
         group = opened.read_row_group(number)
@@ -67,11 +71,15 @@ def _row_groups(opened: ParquetReader, changed: pa.Array, histories: Histories) 
             continue
         rows = new.take(int(mask.sum()))
         stale = group.filter(pa.array(mask))
-        assert rows[_USER].combine_chunks().equals(stale[_USER].combine_chunks()), "users in another order"
+        assert rows[_USER].combine_chunks().equals(stale[_USER].combine_chunks()), (
+            "users in another order"
+        )
         for column in set(group.column_names) - set(rows.column_names):
             rows = rows.append_column(column, stale[column])
         same = group.filter(pa.array(~mask))
-        both = pa.concat_tables([same, rows.select(group.column_names).cast(group.schema)]).combine_chunks()
+        both = pa.concat_tables(
+            [same, rows.select(group.column_names).cast(group.schema)]
+        ).combine_chunks()
         place = np.empty(len(group), np.int64)
         place[~mask] = np.arange(len(same))
         place[mask] = len(same) + np.arange(len(rows))
@@ -82,7 +90,8 @@ class _Reader:
     """Rows of tables, as many at a time as are asked for."""
 
     def __init__(self, tables: Iterator[pa.Table]) -> None:
-        self.tables, self.waiting = tables, list[pa.Table]()
+        self.tables = tables
+        self.waiting = list[pa.Table]()
 
     def take(self, rows: int) -> pa.Table:
         while sum(map(len, self.waiting)) < rows:

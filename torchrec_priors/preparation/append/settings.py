@@ -36,7 +36,9 @@ def corpus_of(manifest: Manifest, given: Given) -> str:
     """
     recorded = manifest.settings["dataset"]
     if given.dataset is None and recorded.endswith(".py"):
-        raise UserError(f"--append: this data set is of a corpus of your own: give its file, --dataset {recorded}")
+        raise UserError(
+            f"--append: this data set is of a corpus of your own: give its file, --dataset {recorded}"
+        )
     dataset = given.dataset or recorded
     if Path(dataset).name != recorded:
         raise UserError(f"--dataset: the data set is of corpus '{recorded}', not of '{dataset}'")
@@ -48,7 +50,9 @@ def corpus_of(manifest: Manifest, given: Given) -> str:
     for option, here in (("horizon", given.horizon), ("seed", given.seed)):
         there = manifest.settings[option]
         if here is not None and here != there:
-            raise UserError(f"--{option}: the data set was made with {there}, not with {here}: leave it out")
+            raise UserError(
+                f"--{option}: the data set was made with {there}, not with {here}: leave it out"
+            )
     return str(dataset)
 
 
@@ -72,7 +76,9 @@ def options_of(manifest: Manifest, dataset: str, given: Given) -> tuple[str, ...
                 )
         elif default[key] != value:
             if isinstance(value, dict):
-                raise UserError(f"--append: give the file again that the data set was made with: {key}={value['file']}")
+                raise UserError(
+                    f"--append: give the file again that the data set was made with: {key}={value['file']}"
+                )
             found.append(f"{key}={value}")
     return tuple(found)
 
@@ -85,11 +91,15 @@ def split_of(manifest: Manifest, given: Given) -> LastOfUser | AtTimes:
     """
     recorded = manifest.settings.get("split", {})
     if given.split is not None and given.split.recorded().get("split", {}) != recorded:
-        raise UserError(f"--split: the data set is split otherwise ({manifest.split}): leave it out")
+        raise UserError(
+            f"--split: the data set is split otherwise ({manifest.split}): leave it out"
+        )
     if not recorded:
         return LastOfUser(manifest.horizon)
     if TIMES not in manifest.settings:
-        raise UserError("--append: the data set does not say at which times it is split: prepare it anew")
+        raise UserError(
+            "--append: the data set does not say at which times it is split: prepare it anew"
+        )
     return AtTimes(manifest.horizon, *manifest.settings[TIMES])
 
 

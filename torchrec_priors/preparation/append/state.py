@@ -24,9 +24,13 @@ class State:
     """
 
     def __init__(self, engine: Engine, folder: Path, manifest: Manifest) -> None:
-        self.engine, self.folder, self.manifest = engine, folder, manifest
+        self.engine = engine
+        self.folder = folder
+        self.manifest = manifest
         self.items = self.table("items.parquet")
-        self.sequences = [info.path for info in manifest.files if info.path.startswith("sequences/")]
+        self.sequences = [
+            info.path for info in manifest.files if info.path.startswith("sequences/")
+        ]
         self.users = engine.table("before_sequences", [folder / path for path in self.sequences])
         self.columns = ["user_id", "item_id", "timestamp", *(["event"] if manifest.events else [])]
 
@@ -48,7 +52,9 @@ class State:
         fields = zip(names, steps.step.type().names, strict=True)
         steps = steps.select("user_id", **{name: steps.step[field] for name, field in fields})
         known = steps.inner_join(self.items.select("item", "item_id"), "item")
-        return known.select(*self.columns, order=known.place.cast("int64") + ibis.literal(_FIRST, "int64"))
+        return known.select(
+            *self.columns, order=known.place.cast("int64") + ibis.literal(_FIRST, "int64")
+        )
 
     def held_of(self, users: ir.Table) -> ir.Table | None:
         """What these users did by what is kept of short histories; `order` likewise."""

@@ -34,7 +34,9 @@ class Bucketed:
     read: dict[str, int]
 
 
-def bucketed(engine: Engine, corpus: Corpus, split: Split, report: Callable[[str], None], prefix: str = "") -> Bucketed:
+def bucketed(
+    engine: Engine, corpus: Corpus, split: Split, report: Callable[[str], None], prefix: str = ""
+) -> Bucketed:
     """Computes what is not there yet.
 
     Args:
@@ -53,13 +55,19 @@ def bucketed(engine: Engine, corpus: Corpus, split: Split, report: Callable[[str
         report(f"dividing {interactions:,} interactions into {len(bounds)} ranges of users")
         marked = log.mutate(bucket=expressions.bucket_of(log.user_id, bounds[1:]))
         parts = engine.divide(f"{prefix}log", marked, "bucket", len(bounds))
-    buckets, counts, totals = [], [], []
+    buckets = []
+    counts = []
+    totals = []
     for number, part in enumerate(parts):
         report(f"histories of users, {number + 1} of {len(parts)}")
         once = expressions.without_repeats(part) if corpus.has_times else part
-        table = engine.materialise(f"{prefix}histories_{number}", expressions.histories(once, split))
+        table = engine.materialise(
+            f"{prefix}histories_{number}", expressions.histories(once, split)
+        )
         kept = expressions.kept(table, split)
-        counts.append(engine.materialise(f"{prefix}counts_{number}", expressions.counts(kept, split)))
+        counts.append(
+            engine.materialise(f"{prefix}counts_{number}", expressions.counts(kept, split))
+        )
         totals.append(engine.materialise(f"{prefix}totals_{number}", _totals(table, split)))
         buckets.append(table)
     whole = engine.to_arrow(expressions.union(totals))
@@ -79,7 +87,8 @@ def _rows_a_bucket(engine: Engine) -> int:
 
 def _totals(table: ir.Table, split: Split) -> ir.Table:
     """One row: users and interactions before and after those with too few are left out."""
-    kept, first = split.keeps(table), table.position == 0
+    kept = split.keeps(table)
+    first = table.position == 0
     numbers = {
         "users": first,
         "late": table.late & (table.n >= split.least),
@@ -90,5 +99,7 @@ def _totals(table: ir.Table, split: Split) -> ir.Table:
         "training_interactions": kept & (table.position < split.training_end(table)),
     }
     numbers |= {name: kept & flag for name, flag in split.parts(table).items()}
-    sums = {name: flag.cast("int64").sum().fill_null(0).cast("int64") for name, flag in numbers.items()}
+    sums = {
+        name: flag.cast("int64").sum().fill_null(0).cast("int64") for name, flag in numbers.items()
+    }
     return table.aggregate(interactions=table.count(), **sums)

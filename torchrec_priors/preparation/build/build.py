@@ -15,7 +15,7 @@ from torchrec_priors.preparation.build.held import interactions_of, write_held
 from torchrec_priors.preparation.build.output_files import OutputFiles
 from torchrec_priors.preparation.build.parquet_files import write_arrow
 from torchrec_priors.preparation.build.plain_types import narrow_events
-from torchrec_priors.preparation.build.sequence_files import Histories, write_sequences
+from torchrec_priors.preparation.build.sequence_files import WrittenHistories, write_sequences
 from torchrec_priors.preparation.build.split import PARTS, SplitBy
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
@@ -46,9 +46,15 @@ class Build:
         folder: Path,
         report: Report,
     ) -> None:
-        self.engine, self.corpus, self.bad_rows = engine, corpus, bad_rows
-        self.horizon, self.seed, self.folder, self.report = horizon, seed, folder, report
-        self.split_by, self.keep_short = split_by, keep_short
+        self.engine = engine
+        self.corpus = corpus
+        self.bad_rows = bad_rows
+        self.horizon = horizon
+        self.seed = seed
+        self.folder = folder
+        self.report = report
+        self.split_by = split_by
+        self.keep_short = keep_short
         self.output = OutputFiles(engine, folder)
 
     def run(self, settings: Callable[[], dict[str, Any]]) -> Manifest:
@@ -63,10 +69,14 @@ class Build:
             contents.check_log(self.engine, self.corpus)
             self.engine.journal.finish("contents")
         self.corpus = narrow_events(self.corpus)
-        self.split = self.split_by.of(self.engine, self.corpus, expressions.log(self.corpus), self.horizon)
+        self.split = self.split_by.of(
+            self.engine, self.corpus, expressions.log(self.corpus), self.horizon
+        )
         log = bucketed(self.engine, self.corpus, self.split, self.report)
         if not log.read["kept_users"]:
-            raise contents.no_user(self.engine, self.corpus, self.split, log, sum(self.bad_rows.dropped.values()))
+            raise contents.no_user(
+                self.engine, self.corpus, self.split, log, sum(self.bad_rows.dropped.values())
+            )
         seen = self.engine.materialise("counts", expressions.summed(log.counts))
         contents.check_items(self.engine, self.corpus, seen)
         self.report("numbering items")
@@ -77,7 +87,7 @@ class Build:
         self.report("writing items")
         self.output.write("items.parquet", expressions.items(catalogue, ids))
         priors, groups = self._priors(log, seen, ids)
-        histories = Histories(self.engine, log.buckets, self.split, ids, groups)
+        histories = WrittenHistories(self.engine, log.buckets, self.split, ids, groups)
         users = log.read["kept_users"]
         write_sequences(self.output, histories, users, self.report)
         if self.keep_short and log.read["users"] > users:
@@ -118,14 +128,19 @@ class Build:
             "repaired": repaired(self.corpus, read),
         }
 
-    def _priors(self, log: Bucketed, seen: ir.Table, ids: ir.Table) -> tuple[list[PriorInfo], ir.Table | None]:
+    def _priors(
+        self, log: Bucketed, seen: ir.Table, ids: ir.Table
+    ) -> tuple[list[PriorInfo], ir.Table | None]:
         """What the manifest says of all priors, and (user_id, group) of the one that fills `user_group`."""
         priors = [self._prior(labels, ids, "item_id")[0] for labels in self.corpus.item_priors]
         if self.corpus.event_prior:
             priors.append(self._event_prior(self.corpus.event_prior, seen, ids))
         groups: ir.Table | None = None
         if self.corpus.user_priors:
-            parts = [expressions.users(expressions.kept(part, self.split), None, self.split) for part in log.buckets]
+            parts = [
+                expressions.users(expressions.kept(part, self.split), None, self.split)
+                for part in log.buckets
+            ]
             users = self.engine.materialise("users", expressions.union(parts))
             for labels in self.corpus.user_priors:
                 info, table = self._prior(labels, users, "user_id")
@@ -137,7 +152,9 @@ class Build:
         """Writes `priors/<name>.parquet` and returns its description and (entity, group) in the engine."""
         self.report(f"writing prior {labels.name}")
         names, counts, grouped = labelled.groups(self.engine, labels, entities, entity)
-        self.output.write(f"priors/{labels.name}.parquet", labelled.pairs(grouped, entities, entity))
+        self.output.write(
+            f"priors/{labels.name}.parquet", labelled.pairs(grouped, entities, entity)
+        )
         return PriorInfo(labels.name, entity.removesuffix("_id"), names, counts), grouped
 
     def _event_prior(self, name: str, seen: ir.Table, ids: ir.Table) -> PriorInfo:
@@ -146,9 +163,20 @@ class Build:
         per_event = seen.group_by("event").aggregate(size=seen.training.sum().cast("int64"))
         found = self.engine.to_arrow(per_event)
         size = dict(zip(found["event"].to_pylist(), found["size"].to_pylist(), strict=True))
-        order = sorted(range(len(self.corpus.events)), key=lambda event: (-size.get(event, 0), event))
-        groups = pa.table({"event": pa.array(order, pa.int8()), "group": pa.array(range(len(order)), pa.int32())})
-        self.output.make(f"priors/{name}.parquet", lambda file: write_arrow(file, groups.sort_by("event")))
-        self.output.write(f"priors/{name}.eligible.parquet", expressions.eligible(seen, ids, ibis.memtable(groups)))
+        order = sorted(
+            range(len(self.corpus.events)), key=lambda event: (-size.get(event, 0), event)
+        )
+        groups = pa.table(
+            {"event": pa.array(order, pa.int8()), "group": pa.array(range(len(order)), pa.int32())}
+        )
+        self.output.make(
+            f"priors/{name}.parquet", lambda file: write_arrow(file, groups.sort_by("event"))
+        )
+        self.output.write(
+            f"priors/{name}.eligible.parquet",
+            expressions.eligible(seen, ids, ibis.memtable(groups)),
+        )
         names = [self.corpus.events[event] for event in order]
-        return PriorInfo(name, "event", names, [size.get(event, 0) for event in order], eligible=True)
+        return PriorInfo(
+            name, "event", names, [size.get(event, 0) for event in order], eligible=True
+        )

@@ -36,10 +36,14 @@ def check(loaded: object, file: Path) -> Corpus:
     for table, where in _tables(loaded):
         if not isinstance(table, ir.Table):
             kind = f"{type(table).__module__.split('.')[0]} {type(table).__name__}"
-            raise UserError(f"{file.name}: {where} is a {kind}, no Ibis table: wrap it in ibis.memtable(...)")
+            raise UserError(
+                f"{file.name}: {where} is a {kind}, no Ibis table: wrap it in ibis.memtable(...)"
+            )
     _check_columns(loaded, file.name)
     _check_ids(loaded, file.name)
-    names = [prior.name for prior in (*loaded.item_priors, *loaded.user_priors, *loaded.computed_priors)]
+    names = [
+        prior.name for prior in (*loaded.item_priors, *loaded.user_priors, *loaded.computed_priors)
+    ]
     for name in [*names, *([loaded.event_prior] if loaded.event_prior else [])]:
         check_name(name, file.name)
     return loaded
@@ -57,15 +61,31 @@ def _of(labels: Labels) -> str:
 
 
 def _check_columns(corpus: Corpus, name: str) -> None:
-    log, interactions = corpus.interactions, "interactions"
-    for column in ("user_id", "item_id", "timestamp", "order", *(["event"] if corpus.events else [])):
+    log = corpus.interactions
+    interactions = "interactions"
+    for column in (
+        "user_id",
+        "item_id",
+        "timestamp",
+        "order",
+        *(["event"] if corpus.events else []),
+    ):
         _require(log, column, interactions, name)
-    milliseconds = "milliseconds since 1970 as integers, or a timestamp," if corpus.has_times else "integers"
+    milliseconds = (
+        "milliseconds since 1970 as integers, or a timestamp," if corpus.has_times else "integers"
+    )
     is_right = _is_moment if corpus.has_times else dt.DataType.is_integer
     _require_type(log, "timestamp", is_right, milliseconds, interactions, name)
     _require_type(log, "order", dt.DataType.is_integer, "integers", interactions, name)
     if corpus.events:
-        _require_type(log, "event", dt.DataType.is_integer, "integers (places in `events`)", interactions, name)
+        _require_type(
+            log,
+            "event",
+            dt.DataType.is_integer,
+            "integers (places in `events`)",
+            interactions,
+            name,
+        )
     for column in ("item_id", "title"):
         _require(corpus.items, column, "items", name)
     _require_type(corpus.items, "title", is_title, "text", "items", name)
@@ -85,17 +105,30 @@ def _require(table: ir.Table, column: str, where: str, name: str) -> None:
 
 
 def _require_type(
-    table: ir.Table, column: str, right: Callable[[dt.DataType], bool], wanted: str, where: str, name: str
+    table: ir.Table,
+    column: str,
+    right: Callable[[dt.DataType], bool],
+    wanted: str,
+    where: str,
+    name: str,
 ) -> None:
     found = table.schema()[column]
     if not right(found):
-        raise UserError(f"{name}: column '{column}' of {where} is {found} where {wanted} is expected: cast it")
+        raise UserError(
+            f"{name}: column '{column}' of {where} is {found} where {wanted} is expected: cast it"
+        )
 
 
 def _check_ids(corpus: Corpus, name: str) -> None:
     """Ids are integers or text, the same everywhere: text in one table and integers in another never meet."""
     for column, others in (
-        ("item_id", [(corpus.items, "items"), *((labels.table, _of(labels)) for labels in corpus.item_priors)]),
+        (
+            "item_id",
+            [
+                (corpus.items, "items"),
+                *((labels.table, _of(labels)) for labels in corpus.item_priors),
+            ],
+        ),
         ("user_id", [(labels.table, _of(labels)) for labels in corpus.user_priors]),
     ):
         _require_type(corpus.interactions, column, _is_id, "integers or text", "interactions", name)
@@ -104,7 +137,9 @@ def _check_ids(corpus: Corpus, name: str) -> None:
             _require_type(table, column, _is_id, "integers or text", where, name)
             other = kind_of(table.schema()[column])
             if other != kind:
-                raise UserError(f"{name}: {column} is {kind} in interactions and {other} in {where}: cast one")
+                raise UserError(
+                    f"{name}: {column} is {kind} in interactions and {other} in {where}: cast one"
+                )
 
 
 def kind_of(found: dt.DataType) -> str:
@@ -128,13 +163,25 @@ def _is_kept(found: dt.DataType) -> bool:
 
 def check_name(prior: str, name: str) -> None:
     """Raises UserError where a prior's name cannot name a file or is a kind without labels; `name` is who gave it."""
-    wrong = sorted({character for character in prior if character in _NOT_IN_FILE_NAMES or not character.isprintable()})
+    wrong = sorted(
+        {
+            character
+            for character in prior
+            if character in _NOT_IN_FILE_NAMES or not character.isprintable()
+        }
+    )
     if not prior or wrong or prior.startswith("."):
         why = f" (it has {' '.join(map(repr, wrong))})" if wrong else ""
-        raise UserError(f"{name}: prior '{prior}' is to name a file, which it cannot{why}: rename it")
+        raise UserError(
+            f"{name}: prior '{prior}' is to name a file, which it cannot{why}: rename it"
+        )
     check_file_name(prior, f"{name}: prior")
     if own_file(prior) is not None:
-        raise UserError(f"{name}: prior '{prior}' is named like a file of code, which a tree would load: rename it")
+        raise UserError(
+            f"{name}: prior '{prior}' is named like a file of code, which a tree would load: rename it"
+        )
     kinds = [kind for kind in known_files(_PRIORS) if kind not in PRIOR_KINDS]
     if prior in kinds:
-        raise UserError(f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(kinds)}): rename it")
+        raise UserError(
+            f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(kinds)}): rename it"
+        )

@@ -14,9 +14,13 @@ from torchrec_priors.preparation.raw.time_unit import check_unit, unit_numbers
 
 def check_catalogue(engine: Engine, corpus: Corpus) -> None:
     """Raises UserError where an item is in the catalogue more than once, or has no id."""
-    unnamed = _first(engine, corpus.items.aggregate(rows=_is_missing(corpus.items.item_id).sum()))["rows"]
+    unnamed = _first(engine, corpus.items.aggregate(rows=_is_missing(corpus.items.item_id).sum()))[
+        "rows"
+    ]
     if unnamed:
-        raise UserError(f"corpus '{corpus.name}': {unnamed:,} rows of its catalogue have no item_id: leave them out")
+        raise UserError(
+            f"corpus '{corpus.name}': {unnamed:,} rows of its catalogue have no item_id: leave them out"
+        )
     counts = corpus.items.group_by("item_id").aggregate(rows=corpus.items.count())
     again = counts.filter(counts.rows > 1)
     found = _first(engine, again.aggregate(items=again.count(), first=again.item_id.min()))
@@ -61,10 +65,14 @@ def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
         counts: `item_id` and `rows`, its interactions of kept users.
     """
     outside = counts.anti_join(corpus.items, "item_id")
-    found = _first(engine, outside.aggregate(rows=outside.rows.sum(), items=outside.item_id.nunique()))
+    found = _first(
+        engine, outside.aggregate(rows=outside.rows.sum(), items=outside.item_id.nunique())
+    )
     if found["items"]:
         log = corpus.interactions.semi_join(outside, "item_id")
-        first = engine.to_arrow(log.order_by("order").select("item_id").limit(1))["item_id"][0].as_py()
+        first = engine.to_arrow(log.order_by("order").select("item_id").limit(1))["item_id"][
+            0
+        ].as_py()
         raise UserError(
             f"corpus '{corpus.name}': {found['rows']:,} interactions with items outside its catalogue"
             f" ({found['items']:,} items, first {first!r}):"
@@ -81,7 +89,9 @@ def no_user(engine: Engine, corpus: Corpus, split: Split, log: Bucketed, dropped
     read = log.read
     if read["interactions"] == 0:
         after = f" after {dropped:,} dropped rows" if dropped else ""
-        return UserError(f"corpus '{corpus.name}': its log holds no interaction{after}: look at the files in --raw")
+        return UserError(
+            f"corpus '{corpus.name}': its log holds no interaction{after}: look at the files in --raw"
+        )
     if read["short_users"] == read["users"]:
         longest = max(engine.value(bucket.n.max()) or 0 for bucket in log.buckets)
         return none_is_long(read["users"], split.least, int(longest))

@@ -27,7 +27,10 @@ def log(corpus: Corpus) -> ir.Table:
     columns = ["user_id", "item_id", "timestamp", "order", *(["event"] if corpus.events else [])]
     table = corpus.interactions
     return table.select(
-        **{name: table[name].cast("int64") if name in ("timestamp", "order") else table[name] for name in columns}
+        **{
+            name: table[name].cast("int64") if name in ("timestamp", "order") else table[name]
+            for name in columns
+        }
     )
 
 
@@ -38,8 +41,15 @@ def bounds(users: ir.Table, rows: int) -> ir.Table:
         users: `user_id` and `n`, their interactions.
     """
     upto = ibis.window(order_by=users.user_id, preceding=None, following=0)
-    placed = users.mutate(bucket=((users.n.sum().over(upto) - users.n) / rows).floor().cast("int64"))
-    return placed.group_by("bucket").aggregate(first=placed.user_id.min()).order_by("first").select("first")
+    placed = users.mutate(
+        bucket=((users.n.sum().over(upto) - users.n) / rows).floor().cast("int64")
+    )
+    return (
+        placed.group_by("bucket")
+        .aggregate(first=placed.user_id.min())
+        .order_by("first")
+        .select("first")
+    )
 
 
 def bucket_of(user_id: ir.Value, first: Sequence[int | str], lowest: int = 0) -> ir.IntegerValue:
@@ -52,7 +62,9 @@ def bucket_of(user_id: ir.Value, first: Sequence[int | str], lowest: int = 0) ->
         return ibis.literal(lowest, "int32")
     middle = len(first) // 2
     below = bucket_of(user_id, first[:middle], lowest)
-    return ibis.ifelse(user_id < first[middle], below, bucket_of(user_id, first[middle + 1 :], lowest + middle + 1))
+    return ibis.ifelse(
+        user_id < first[middle], below, bucket_of(user_id, first[middle + 1 :], lowest + middle + 1)
+    )
 
 
 def without_repeats(interactions: ir.Table) -> ir.Table:
@@ -68,7 +80,9 @@ def histories(interactions: ir.Table, split: Split) -> ir.Table:
     """
     order = [interactions.timestamp, interactions["order"]]
     by_time = ibis.window(group_by=interactions.user_id, order_by=order)
-    whole = ibis.window(group_by=interactions.user_id, order_by=order, preceding=None, following=None)
+    whole = ibis.window(
+        group_by=interactions.user_id, order_by=order, preceding=None, following=None
+    )
     placed = interactions.mutate(
         position=ibis.row_number().over(by_time).cast("int64"),
         n=interactions.count().over(whole),
@@ -114,7 +128,9 @@ def permutation(catalogue: ir.Table, counts: ir.Table, seed: int) -> ir.Table:
     by_frequency = ibis.window(order_by=[ibis.desc(counted.frequency), counted.item_id])
     ranked = counted.mutate(_rank=ibis.row_number().over(by_frequency).cast("int64"))
     keyed = ranked.mutate(_key=(ranked._rank * _GOLDEN + offset) % _RANGE)
-    placed = keyed.mutate(item=ibis.row_number().over(ibis.window(order_by=keyed._key)).cast("int32"))
+    placed = keyed.mutate(
+        item=ibis.row_number().over(ibis.window(order_by=keyed._key)).cast("int32")
+    )
     return placed.select("item_id", "frequency", "item")
 
 
@@ -122,7 +138,9 @@ def items(catalogue: ir.Table, numbered: ir.Table) -> ir.Table:
     """`items.parquet`: the catalogue with `item` and `frequency`, in order of `item`."""
     first = ["item", "item_id", "frequency", "title"]
     table = catalogue.inner_join(numbered, "item_id")
-    return table.select(*first, *(name for name in catalogue.columns if name not in first)).order_by("item")
+    return table.select(
+        *first, *(name for name in catalogue.columns if name not in first)
+    ).order_by("item")
 
 
 def steps(kept: ir.Table, ids: ir.Table) -> ir.Table:
@@ -172,7 +190,11 @@ def members(labels: Labels, entities: ir.Table, entity: str) -> ir.Table:
 def labelled(labels: Labels, entity: str) -> ir.Table:
     """(entity, label), each once; an empty label is none."""
     table = labels.table
-    return table.filter(table.label.notnull(), table.label.strip() != "").select(entity, "label").distinct()
+    return (
+        table.filter(table.label.notnull(), table.label.strip() != "")
+        .select(entity, "label")
+        .distinct()
+    )
 
 
 def group_sizes(member: ir.Table, entity: str) -> ir.Table:

@@ -45,7 +45,9 @@ def interactions_of(
         yield from engine.batches(left_out.order_by(by).select(_columns(log)), _ROWS)
 
 
-def write_held(output: OutputFiles, corpus: Corpus, ids: ir.Table, batches: Iterable[pa.RecordBatch]) -> None:
+def write_held(
+    output: OutputFiles, corpus: Corpus, ids: ir.Table, batches: Iterable[pa.RecordBatch]
+) -> None:
     """Writes all files.
 
     Args:
@@ -57,7 +59,9 @@ def write_held(output: OutputFiles, corpus: Corpus, ids: ir.Table, batches: Iter
     schema = log.select(_columns(log)).schema().to_pyarrow().append(pa.field(_PLACE, pa.int64()))
     output.write_batches(INTERACTIONS, schema, _numbered(batches))
     held = output.engine.table("held_now", [output.folder / INTERACTIONS])
-    priors = [(labels, "user_id", held.select("user_id").distinct()) for labels in corpus.user_priors]
+    priors = [
+        (labels, "user_id", held.select("user_id").distinct()) for labels in corpus.user_priors
+    ]
     if corpus.items_met:
         items = corpus.items.anti_join(ids, "item_id").semi_join(held, "item_id")
         items = output.engine.materialise("held_items", items)
@@ -87,7 +91,9 @@ def _columns(log: ir.Table) -> list[str]:
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     first = 0
     for batch in batches:
-        columns: dict[str, Any] = {name: batch[name] for name in batch.schema.names if name != _PLACE}
+        columns: dict[str, Any] = {
+            name: batch[name] for name in batch.schema.names if name != _PLACE
+        }
         place = pa.array(np.arange(first, first + len(batch)))
         yield pa.record_batch({**columns, _PLACE: place})
         first += len(batch)

@@ -54,7 +54,11 @@ def prepare_there(
         else:
             upload = _Upload(store, folder, present)
             made = prepare(
-                settings, upload.made, overwrite=_is_other(settings, seen, upload.made), report=report, on=on
+                settings,
+                upload.made,
+                overwrite=_is_other(settings, seen, upload.made),
+                report=report,
+                on=on,
             )
             said = summary(made, upload.made)
             upload.run(made, report)
@@ -64,7 +68,9 @@ def prepare_there(
 
 def _is_other(settings: Settings, seen: raw_files.Seen, folder: Path) -> bool:
     """Whether an earlier call has made a data set of other settings there."""
-    return manifests.is_data_set(folder) and not holds(settings, seen, manifests.read_manifest(folder))
+    return manifests.is_data_set(folder) and not holds(
+        settings, seen, manifests.read_manifest(folder)
+    )
 
 
 class _Upload:
@@ -76,14 +82,25 @@ class _Upload:
 
     def __init__(self, store: Store, folder: Path, replaced: Manifest | None) -> None:
         self.made = folder / "made"
-        self._store, self._notes = store, folder / "uploaded.json"
+        self._store = store
+        self._notes = folder / "uploaded.json"
         began = self._notes.exists()
-        notes = json.loads(self._notes.read_text(encoding="utf8")) if began else {"there": {}, "old": []}
+        notes = (
+            json.loads(self._notes.read_text(encoding="utf8"))
+            if began
+            else {"there": {}, "old": []}
+        )
         there = store.files()
         if there and replaced is None and not began:
-            raise UserError(f"--out: '{store.uri}' holds something that is no prepared data set: choose another folder")
-        self._there: dict[str, str] = {path: sha for path, sha in notes["there"].items() if path in there}
-        self._old: list[str] = sorted({*notes["old"], *(info.path for info in (replaced.files if replaced else []))})
+            raise UserError(
+                f"--out: '{store.uri}' holds something that is no prepared data set: choose another folder"
+            )
+        self._there: dict[str, str] = {
+            path: sha for path, sha in notes["there"].items() if path in there
+        }
+        self._old: list[str] = sorted(
+            {*notes["old"], *(info.path for info in (replaced.files if replaced else []))}
+        )
 
     def run(self, made: Manifest, report: Report) -> None:
         cache = default_cache()
@@ -94,7 +111,9 @@ class _Upload:
             self._store.remove(path)
         for number, info in enumerate(made.files, 1):
             if self._there.get(info.path) != info.sha256:
-                report(f"uploading {info.path} ({amount(info.bytes)}), file {number} of {len(made.files)}")
+                report(
+                    f"uploading {info.path} ({amount(info.bytes)}), file {number} of {len(made.files)}"
+                )
                 self._store.put(self.made / info.path, info.path)
                 self._there[info.path] = info.sha256
                 with cache.writable():

@@ -9,19 +9,27 @@ from torchrec_priors.preparation.corpus import Labels
 from torchrec_priors.preparation.engine.engine import Engine
 
 
-def groups(engine: Engine, labels: Labels, entities: ir.Table, entity: str) -> tuple[list[str], list[int], ir.Table]:
+def groups(
+    engine: Engine, labels: Labels, entities: ir.Table, entity: str
+) -> tuple[list[str], list[int], ir.Table]:
     """(names, sizes, table of `entity` and `group`); the remainder is last where it is empty.
 
     Args:
         entities: every entity that exists, a column named `entity` among others.
         entity: `item_id` or `user_id`.
     """
-    member = engine.materialise(f"members_{entity}_{labels.name}", expressions.members(labels, entities, entity))
+    member = engine.materialise(
+        f"members_{entity}_{labels.name}", expressions.members(labels, entities, entity)
+    )
     sizes = engine.to_arrow(expressions.group_sizes(member, entity))
-    names, counts = sizes["label"].to_pylist(), sizes["size"].to_pylist()
+    names = sizes["label"].to_pylist()
+    counts = sizes["size"].to_pylist()
     if labels.remainder not in names:
-        names, counts = [*names, labels.remainder], [*counts, 0]
-    numbers = ibis.memtable(pa.table({"label": names, "group": pa.array(range(len(names)), pa.int32())}))
+        names = [*names, labels.remainder]
+        counts = [*counts, 0]
+    numbers = ibis.memtable(
+        pa.table({"label": names, "group": pa.array(range(len(names)), pa.int32())})
+    )
     return names, counts, member.inner_join(numbers, "label")
 
 
@@ -29,5 +37,6 @@ def pairs(grouped: ir.Table, entities: ir.Table, entity: str) -> ir.Table:
     """The rows of `priors/<name>.parquet`: `item` (row id) or `user_id`, and `group`."""
     column = "user_id"
     if entity == "item_id":
-        column, grouped = "item", grouped.inner_join(entities.select("item_id", "item"), "item_id")
+        column = "item"
+        grouped = grouped.inner_join(entities.select("item_id", "item"), "item_id")
     return grouped.select(column, "group").order_by([column, "group"])

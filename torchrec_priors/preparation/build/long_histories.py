@@ -38,14 +38,19 @@ def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir
     if found["users"] and found["short"] == found["users"]:
         raise none_is_long(found["users"], least, found["longest"])
     if found["short"]:
-        for account, number in zip(accounts(least), (found["short"], found["interactions"]), strict=True):
+        for account, number in zip(
+            accounts(least), (found["short"], found["interactions"]), strict=True
+        ):
             bad_rows.count(account, int(number))
     return log.semi_join(users.filter(~short), "user_id") if found["short"] else log
 
 
 def accounts(least: int) -> tuple[str, str]:
     """Under which words users of fewer than `least` interactions are counted, and what they did."""
-    return f"users of fewer than {least:,} interactions", f"interactions of users of fewer than {least:,}"
+    return (
+        f"users of fewer than {least:,} interactions",
+        f"interactions of users of fewer than {least:,}",
+    )
 
 
 def none_is_long(users: int, least: int, longest: int) -> UserError:

@@ -19,14 +19,17 @@ class OutputFiles:
     """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine, self.folder = engine, folder
+        self.engine = engine
+        self.folder = folder
         self.paths: list[Path] = []
 
     def write(self, name: str, table: ir.Table) -> None:
         """A table in its own order."""
         self.make(name, lambda file: write_table(self.engine, file, table))
 
-    def write_batches(self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
+    def write_batches(
+        self, name: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+    ) -> None:
         self.make(name, lambda file: write_batches(file, schema, batches))
 
     def make(self, name: str, write: Callable[[Path], None]) -> None:

@@ -31,7 +31,9 @@ def write_batches(file: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
             writer.write_table(group, row_group_size=_ROWS)
 
 
-def even(schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], rows: int) -> Iterator[pa.Table]:
+def even(
+    schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], rows: int
+) -> Iterator[pa.Table]:
     """The same rows in tables of `rows` rows each, the last one shorter, each of one chunk."""
     waiting: list[pa.Table] = []
     held = 0
@@ -42,7 +44,8 @@ def even(schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], rows: 
         while held >= rows:
             whole = pa.concat_tables(waiting)
             yield whole.slice(0, rows).combine_chunks()
-            waiting, held = [whole.slice(rows)], held - rows
+            waiting = [whole.slice(rows)]
+            held = held - rows
     if held:
         yield pa.concat_tables(waiting).combine_chunks()
 
@@ -55,7 +58,9 @@ def lists(users: pa.Table, steps: Iterable[pa.RecordBatch], at_once: int) -> Ite
         steps: of all these users, one user after another.
     """
     columns = [name for name in users.column_names if name != "n"]
-    source, waiting, held = iter(steps), list[pa.Table](), 0
+    source = iter(steps)
+    waiting = list[pa.Table]()
+    held = 0
     for start in range(0, len(users), at_once):
         some = users.slice(start, at_once)
         offsets = np.concatenate([[0], np.cumsum(some["n"].to_numpy())])
@@ -64,7 +69,8 @@ def lists(users: pa.Table, steps: Iterable[pa.RecordBatch], at_once: int) -> Ite
             held += len(waiting[-1])
         whole = pa.concat_tables(waiting)
         mine = whole.slice(0, offsets[-1]).combine_chunks()
-        waiting, held = [whole.slice(offsets[-1])], held - int(offsets[-1])
+        waiting = [whole.slice(offsets[-1])]
+        held = held - int(offsets[-1])
         made = {columns[0]: some[columns[0]]}
         for name in mine.column_names:
             values = mine[name].combine_chunks()

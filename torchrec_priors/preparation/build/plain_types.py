@@ -15,7 +15,8 @@ from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.preparation.raw.published import milliseconds
 
-_LEAST, _LARGEST = -(2**63), 2**63 - 1
+_LEAST = -(2**63)
+_LARGEST = 2**63 - 1
 
 
 def is_whole(kind: dt.DataType) -> bool:
@@ -34,7 +35,9 @@ def is_time(kind: dt.DataType) -> bool:
 
 
 def is_title(kind: dt.DataType) -> bool:
-    return is_text(kind) or is_whole(kind) or kind.is_numeric() or kind.is_boolean() or kind.is_null()
+    return (
+        is_text(kind) or is_whole(kind) or kind.is_numeric() or kind.is_boolean() or kind.is_null()
+    )
 
 
 def plain(corpus: Corpus, engine: Engine) -> Corpus:
@@ -46,17 +49,28 @@ def plain(corpus: Corpus, engine: Engine) -> Corpus:
     for table, where, columns in _numbers(corpus):
         _check_range(table, where, columns, corpus.name, engine)
     log = corpus.interactions
-    changed: dict[str, ir.Value] = {**_ids(log, ["user_id", "item_id"]), **_integers(log, ["order"])}
+    changed: dict[str, ir.Value] = {
+        **_ids(log, ["user_id", "item_id"]),
+        **_integers(log, ["order"]),
+    }
     time = log.timestamp
-    changed |= {"timestamp": milliseconds(time)} if is_time(time.type()) else _integers(log, ["timestamp"])
+    changed |= (
+        {"timestamp": milliseconds(time)} if is_time(time.type()) else _integers(log, ["timestamp"])
+    )
     if corpus.events and not log.event.type().is_int8():
         changed["event"] = log.event.cast("int64")
     kinds = corpus.items.schema()
-    texts = [name for name in kinds if kinds[name].is_null() or (name == "title" and not kinds[name].is_string())]
+    texts = [
+        name
+        for name in kinds
+        if kinds[name].is_null() or (name == "title" and not kinds[name].is_string())
+    ]
     return replace(
         corpus,
         interactions=_with(log, changed),
-        items=_with(corpus.items, {**_ids(corpus.items, ["item_id"]), **_texts(corpus.items, texts)}),
+        items=_with(
+            corpus.items, {**_ids(corpus.items, ["item_id"]), **_texts(corpus.items, texts)}
+        ),
         item_priors=[_labels(labels, "item_id") for labels in corpus.item_priors],
         user_priors=[_labels(labels, "user_id") for labels in corpus.user_priors],
     )
@@ -67,7 +81,9 @@ def _numbers(corpus: Corpus) -> Iterator[tuple[ir.Table, str, list[str]]]:
     whole = ["user_id", "item_id", "timestamp", "order", *(["event"] if corpus.events else [])]
     tables = [(corpus.interactions, "interactions", whole), (corpus.items, "items", ["item_id"])]
     for several, entity in ((corpus.item_priors, "item_id"), (corpus.user_priors, "user_id")):
-        tables += [(labels.table, f"the table of prior '{labels.name}'", [entity]) for labels in several]
+        tables += [
+            (labels.table, f"the table of prior '{labels.name}'", [entity]) for labels in several
+        ]
     for table, where, names in tables:
         wide = [name for name in names if _is_wide(table[name].type())]
         if wide:
@@ -75,14 +91,21 @@ def _numbers(corpus: Corpus) -> Iterator[tuple[ir.Table, str, list[str]]]:
 
 
 def _is_wide(kind: dt.DataType) -> bool:
-    return kind.is_uint64() or (kind.is_decimal() and (kind.precision is None or kind.precision > 18))
+    return kind.is_uint64() or (
+        kind.is_decimal() and (kind.precision is None or kind.precision > 18)
+    )
 
 
-def _check_range(table: ir.Table, where: str, columns: Sequence[str], name: str, engine: Engine) -> None:
+def _check_range(
+    table: ir.Table, where: str, columns: Sequence[str], name: str, engine: Engine
+) -> None:
     numbers: dict[str, ir.Scalar] = {}
     for column in columns:
         wrong = (table[column] > _LARGEST) | (table[column] < _LEAST)
-        numbers |= {f"{column}_rows": wrong.sum(), f"{column}_example": table[column].max(where=wrong)}
+        numbers |= {
+            f"{column}_rows": wrong.sum(),
+            f"{column}_example": table[column].max(where=wrong),
+        }
     found = engine.to_arrow(table.aggregate(**numbers)).to_pylist()[0]
     for column in columns:
         if found[f"{column}_rows"]:

@@ -1,4 +1,4 @@
-"""Histories as files: many small row groups, so that ranks and workers can share a file; a file is a stage."""
+"""WrittenHistories as files: many small row groups, so that ranks and workers can share a file; a file is a stage."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -27,7 +27,7 @@ def users_a_row_group(users: int) -> int:
     return max(16, min(4096, users // 64))
 
 
-class Histories:
+class WrittenHistories:
     """The sequences of users in order of user id.
 
     Args:
@@ -37,9 +37,18 @@ class Histories:
     """
 
     def __init__(
-        self, engine: Engine, buckets: Sequence[ir.Table], split: Split, ids: ir.Table, groups: ir.Table | None = None
+        self,
+        engine: Engine,
+        buckets: Sequence[ir.Table],
+        split: Split,
+        ids: ir.Table,
+        groups: ir.Table | None = None,
     ) -> None:
-        self.engine, self.buckets, self.split, self.ids, self.groups = engine, buckets, split, ids, groups
+        self.engine = engine
+        self.buckets = buckets
+        self.split = split
+        self.ids = ids
+        self.groups = groups
 
     def tables(self, at_once: int, skip: int = 0) -> Iterator[pa.Table]:
         """Tables of `at_once` users, but for the first `skip` of those whom the split keeps."""
@@ -55,7 +64,8 @@ class Histories:
             if skip >= len(users):
                 skip -= len(users)
                 continue
-            users, skip = users.slice(skip), 0
+            users = users.slice(skip)
+            skip = 0
             kept = kept.filter(kept.user_id >= users["user_id"][0].as_py())
             steps = self.engine.batches(expressions.steps(kept, self.ids), _STEPS_A_BATCH)
             yield from lists(users, steps, at_once)
@@ -63,7 +73,7 @@ class Histories:
 
 def write_sequences(
     output: OutputFiles,
-    histories: Histories,
+    histories: WrittenHistories,
     users: int,
     report: Callable[[str], None],
     *,
@@ -77,7 +87,8 @@ def write_sequences(
         after_users: how many the data set has in other files.
         first_part: number of the first file.
     """
-    files, at_once = -(-users // USERS_A_FILE), users_a_row_group(after_users + users)
+    files = -(-users // USERS_A_FILE)
+    at_once = users_a_row_group(after_users + users)
     names = [path_of(first_part + part) for part in range(files)]
     done = next((part for part, name in enumerate(names) if not output.is_finished(name)), files)
     tables = histories.tables(at_once, done * USERS_A_FILE)

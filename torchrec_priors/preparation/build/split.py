@@ -24,9 +24,15 @@ from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.prepared.data_set import TRAINING_END, VALIDATION_END
 
 TIMES = "split_times"  # in the manifest's settings
-PARTS = ("validation_users", "test_users", "untested_interactions")  # the last: beyond the first E of the test part
+PARTS = (
+    "validation_users",
+    "test_users",
+    "untested_interactions",
+)  # the last: beyond the first E of the test part
 _HOUR = 3_600_000  # ms
-_TRAINED, _BEFORE_TEST = 0.8, 0.9  # shares of the log before validation and before test, where no time is given
+# shares of the log before validation and before test, where no time is given
+_TRAINED = 0.8
+_BEFORE_TEST = 0.9
 
 
 class Split(Protocol):
@@ -116,7 +122,8 @@ class AtTimes:
 
     @property
     def rule(self) -> str:
-        start, test = moment(self.validation_from), moment(self.test_from)
+        start = moment(self.validation_from)
+        test = moment(self.test_from)
         return f"in time: validation from {start}, test from {test}, a user's first {self.horizon} of each"
 
     @property
@@ -132,7 +139,10 @@ class AtTimes:
 
     def of_user(self, timestamp: ir.Column, whole: Any) -> dict[str, ir.IntegerColumn]:
         ends = {TRAINING_END: self.validation_from, VALIDATION_END: self.test_from}
-        return {name: (timestamp < end).cast("int64").sum().over(whole).cast("int64") for name, end in ends.items()}
+        return {
+            name: (timestamp < end).cast("int64").sum().over(whole).cast("int64")
+            for name, end in ends.items()
+        }
 
     def training_end(self, histories: ir.Table) -> ir.IntegerColumn:
         return histories[TRAINING_END]
@@ -144,7 +154,9 @@ class AtTimes:
     def parts(self, kept: ir.Table) -> dict[str, ir.BooleanColumn]:
         first = kept.position == 0
         untested = kept.position >= kept[VALIDATION_END] + self.horizon
-        return dict(zip(PARTS, (first & _validated(kept), first & _tested(kept), untested), strict=True))
+        return dict(
+            zip(PARTS, (first & _validated(kept), first & _tested(kept), untested), strict=True)
+        )
 
 
 def _validated(histories: ir.Table) -> ir.BooleanColumn:
@@ -180,7 +192,9 @@ def read_moment(option: str, text: str | None) -> int | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError as error:
-        raise UserError(f"{option}: '{text}' is no date or time such as 2023-05-15 or 2023-05-15T18:00") from error
+        raise UserError(
+            f"{option}: '{text}' is no date or time such as 2023-05-15 or 2023-05-15T18:00"
+        ) from error
     return round((found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -199,7 +213,10 @@ class SplitBy:
     test_from: str | None = None
 
     def __post_init__(self) -> None:
-        for option, text in (("--validation-from", self.validation_from), ("--test-from", self.test_from)):
+        for option, text in (
+            ("--validation-from", self.validation_from),
+            ("--test-from", self.test_from),
+        ):
             read_moment(option, text)
             if text is not None and self.by == "user":
                 raise UserError(f"{option} goes with --split time")
@@ -213,7 +230,9 @@ class SplitBy:
         if self.by == "user":
             return LastOfUser(horizon, corpus.min_history)
         if not corpus.has_times:
-            raise UserError(f"--split time: corpus '{corpus.name}' has no times, only an order: use --split user")
+            raise UserError(
+                f"--split time: corpus '{corpus.name}' has no times, only an order: use --split user"
+            )
         first = read_moment("--validation-from", self.validation_from)
         test = read_moment("--test-from", self.test_from)
         return replace(_at_times(engine, log, horizon, first, test), least=corpus.min_history)
@@ -226,8 +245,11 @@ def _at_times(
     hours = engine.materialise("hours", log.group_by(hour=hour).aggregate(n=log.count()))
     found = engine.to_arrow(hours.order_by("hour"))
     if not len(found):
-        return AtTimes(horizon, validation_from or 0, test_from or 0)  # an empty log is refused elsewhere
-    start, interactions = found["hour"].to_numpy() * _HOUR, found["n"].to_numpy()
+        return AtTimes(
+            horizon, validation_from or 0, test_from or 0
+        )  # an empty log is refused elsewhere
+    start = found["hour"].to_numpy() * _HOUR
+    interactions = found["n"].to_numpy()
     before = (np.cumsum(interactions) - interactions) / interactions.sum()
     if validation_from is None:
         validation_from = int(start[min(np.searchsorted(before, _TRAINED), len(start) - 1)])
@@ -235,7 +257,8 @@ def _at_times(
         later = start[start > validation_from]
         wanted = int(start[min(np.searchsorted(before, _BEFORE_TEST), len(start) - 1)])
         test_from = max(wanted, int(later[0])) if len(later) else wanted
-    first, last = int(start[0]), int(start[-1]) + _HOUR - 1
+    first = int(start[0])
+    last = int(start[-1]) + _HOUR - 1
     if not first < validation_from < test_from <= last:
         raise UserError(
             f"--split time: validation from {moment(validation_from)} and test from {moment(test_from)} leave a part"

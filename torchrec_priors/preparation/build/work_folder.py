@@ -42,7 +42,9 @@ def recover(out: Path) -> None:
 
 
 @contextmanager
-def work_folder(out: Path, made_for: Mapping[str, Any], report: Callable[[str], None]) -> Iterator[Path]:
+def work_folder(
+    out: Path, made_for: Mapping[str, Any], report: Callable[[str], None]
+) -> Iterator[Path]:
     """The folder, emptied where it was made for anything else; nobody else works there meanwhile.
 
     It is gone afterwards, but for lack of memory and errors that are not the user's: then the same command finds it.
@@ -89,7 +91,9 @@ def _locked(folder: Path, out: Path) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(lock)
-            raise UserError(f"--out: another process is preparing '{out}': wait until it is done") from error
+            raise UserError(
+                f"--out: another process is preparing '{out}': wait until it is done"
+            ) from error
         try:
             if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
                 return lock

@@ -32,7 +32,9 @@ class EngineChoice:
         if self.name == "spark" and find_spec("pyspark") is None:
             raise UserError("--engine spark needs pyspark: pip install 'torchrec-priors[spark]'")
         if self.master is not None and self.name != "spark":
-            raise UserError(f"--spark-master goes with --engine spark, not with {self.name}: leave it out")
+            raise UserError(
+                f"--spark-master goes with --engine spark, not with {self.name}: leave it out"
+            )
 
     @contextmanager
     def start(self, folder: Path) -> Iterator[Engine]:

@@ -23,19 +23,27 @@ _ROWS = 1 << 18
 
 def copy_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, copy: Path) -> None:
     """Raises UserError as `read_csv`."""
-    blocks = (table.rename_columns({LINE: ROW}) for table in read_csv_blocks(file, columns, bad_rows))
+    blocks = (
+        table.rename_columns({LINE: ROW}) for table in read_csv_blocks(file, columns, bad_rows)
+    )
     _write(copy, columns, blocks)
 
 
-def copy_text(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, copy: Path) -> None:
+def copy_text(
+    file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, copy: Path
+) -> None:
     """Leaves out the rows of a Parquet file with text that is no UTF-8; raises UserError where `bad_rows` refuses."""
     _write(copy, columns, _valid_text(file, columns, bad_rows))
 
 
-def _valid_text(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) -> Iterable[pa.Table]:
+def _valid_text(
+    file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows
+) -> Iterable[pa.Table]:
     row = 1
     for batch in _batches(file, columns):
-        table = pa.table({**dict(zip(batch.schema.names, batch.columns, strict=True))}).select(list(columns))
+        table = pa.table({**dict(zip(batch.schema.names, batch.columns, strict=True))}).select(
+            list(columns)
+        )
         table = table.append_column(ROW, pa.array(np.arange(row, row + len(table))))
         row += len(batch)
         for name in columns:
@@ -51,7 +59,9 @@ def _valid_text(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRow
                 at = table[ROW].filter(pa.array(~valid))
                 first = f"{file}, row {at[0].as_py()}"
                 account = f"{file.name}: {name} is no UTF-8 text"
-                bad_rows.handle_many(first, f"{name} is no UTF-8 text: {shown(value)}", account, len(at))
+                bad_rows.handle_many(
+                    first, f"{name} is no UTF-8 text: {shown(value)}", account, len(at)
+                )
                 table = table.filter(pa.array(valid))
         yield table
 

@@ -51,7 +51,10 @@ class Engine(ABC):
         self._sources: dict[str, Source] = {}
 
     def read_parquet(
-        self, files: Sequence[Path | str], columns: Mapping[str, pa.DataType], bad_rows: BadRows | None = None
+        self,
+        files: Sequence[Path | str],
+        columns: Mapping[str, pa.DataType],
+        bad_rows: BadRows | None = None,
     ) -> ir.Table:
         """The columns of Parquet files, unread, and three that name each row.
 
@@ -71,7 +74,10 @@ class Engine(ABC):
         return self._read(Source(paths, types, bad_rows or BadRows(), ROW))
 
     def read_csv(
-        self, files: Sequence[Path | str], columns: Mapping[str, pa.DataType], bad_rows: BadRows | None = None
+        self,
+        files: Sequence[Path | str],
+        columns: Mapping[str, pa.DataType],
+        bad_rows: BadRows | None = None,
     ) -> ir.Table:
         """The columns of comma-separated files with a header, typed, and the three of `read_parquet`.
 
@@ -87,7 +93,12 @@ class Engine(ABC):
         return self._read(source)
 
     def keep_valid(
-        self, table: ir.Table, valid: ir.BooleanValue | ir.Table, bad_rows: BadRows, column: str, must: str
+        self,
+        table: ir.Table,
+        valid: ir.BooleanValue | ir.Table,
+        bad_rows: BadRows,
+        column: str,
+        must: str,
     ) -> ir.Table:
         """The rows of a raw table where `valid`; the others are refused, or counted as "<column> <must>".
 
@@ -138,7 +149,10 @@ class Engine(ABC):
             place.parent.mkdir(exist_ok=True)
             self.journal.finish(stage, files=self.write(table, place, column))
         folders = [place / f"{column}={part}" for part in range(parts)]
-        return [self.table(f"table_{name}_{n}", sorted(own.glob("*.parquet"))) for n, own in enumerate(folders)]
+        return [
+            self.table(f"table_{name}_{n}", sorted(own.glob("*.parquet")))
+            for n, own in enumerate(folders)
+        ]
 
     def value(self, scalar: ir.Scalar) -> Any:
         """The value of an expression that is one."""
@@ -184,12 +198,18 @@ class Engine(ABC):
         return table.mutate(**{ORDER: order})
 
     def _copy(
-        self, source: Source, index: int, make: Callable[[Path, Mapping[str, pa.DataType], BadRows, Path], None]
+        self,
+        source: Source,
+        index: int,
+        make: Callable[[Path, Mapping[str, pa.DataType], BadRows, Path], None],
     ) -> None:
         """Reads a file of a source from a copy from now on, and counts what the copy left out."""
-        file, policy = source.files[index], source.bad_rows.policy
+        file = source.files[index]
+        policy = source.bad_rows.policy
         size = file.stat()
-        key = key_of(file, size.st_size, size.st_mtime_ns, make.__name__, policy, *source.columns.items())
+        key = key_of(
+            file, size.st_size, size.st_mtime_ns, make.__name__, policy, *source.columns.items()
+        )
         copy = self.folder / "copies" / f"{key}.parquet"
         noted = self.journal.finished(f"copy {file}", key)
         if noted is None:
@@ -201,22 +221,30 @@ class Engine(ABC):
             source.bad_rows.count(account, rows)
         source.copies[index] = copy
 
-    def _handle(self, table: ir.Table, rules: Sequence[Rule], found: list[dict[str, Any]], bad_rows: BadRows) -> None:
+    def _handle(
+        self, table: ir.Table, rules: Sequence[Rule], found: list[dict[str, Any]], bad_rows: BadRows
+    ) -> None:
         """Refuses by the first bad row of all, or counts the rows of each rule."""
         source = self._source(table)
         for entry in sorted(found, key=lambda entry: entry["first"]):
             rule = rules[entry["rule"]]
             example = rule.reason
             if bad_rows.policy == "refuse":
-                value = self.to_arrow(first_broken(table, rules, entry["rule"], entry["first"]))["value"][0].as_py()
-                example = f"{rule.reason}: {shown(value) if isinstance(value, str) else repr(value)}"
+                value = self.to_arrow(first_broken(table, rules, entry["rule"], entry["first"]))[
+                    "value"
+                ][0].as_py()
+                example = (
+                    f"{rule.reason}: {shown(value) if isinstance(value, str) else repr(value)}"
+                )
             where = self._where(table, entry["first"])
             bad_rows.handle_many(where, example, f"{source.label}: {rule.reason}", entry["rows"])
 
     def _source(self, table: ir.Table) -> Source:
         name = origin(table)
         if name not in self._sources:
-            raise UserError("keep_valid needs a table with the columns file, row and order of the raw files it is of")
+            raise UserError(
+                "keep_valid needs a table with the columns file, row and order of the raw files it is of"
+            )
         return self._sources[name]
 
     def _where(self, table: ir.Table, order: int) -> str:

@@ -20,7 +20,8 @@ class Journal:
     """
 
     def __init__(self, file: Path) -> None:
-        self.file, self.folder = file, file.parent
+        self.file = file
+        self.folder = file.parent
         self._lines: dict[str, dict[str, Any]] = {}
         self._known = set[str]()  # files that this process wrote or compared
         self._writing = threading.Lock()
@@ -42,10 +43,17 @@ class Journal:
         return noted
 
     def finish(
-        self, stage: str, key: str = "", noted: Mapping[str, Any] | None = None, files: Iterable[Path] = ()
+        self,
+        stage: str,
+        key: str = "",
+        noted: Mapping[str, Any] | None = None,
+        files: Iterable[Path] = (),
     ) -> None:
         """Writes down that a stage is finished, after `files` (of the journal's folder) are whole."""
-        recorded = {str(file.relative_to(self.folder)): [file.stat().st_size, sha256(file)] for file in files}
+        recorded = {
+            str(file.relative_to(self.folder)): [file.stat().st_size, sha256(file)]
+            for file in files
+        }
         entry = {"stage": stage, "key": key, "noted": dict(noted or {}), "files": recorded}
         self._known |= recorded.keys()
         with self._writing, append_to(self.file) as lines:

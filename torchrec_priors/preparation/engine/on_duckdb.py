@@ -69,9 +69,11 @@ class DuckDB(Engine):
 
     def write(self, table: ir.Table, folder: Path, by: str | None = None) -> list[Path]:
         partial = folder.with_name(f".{folder.name}.partial")
-        to, how = partial / "part-00000.parquet", "FORMAT parquet, COMPRESSION zstd"
+        to = partial / "part-00000.parquet"
+        how = "FORMAT parquet, COMPRESSION zstd"
         if by is not None:
-            to, how = partial, f"{how}, PARTITION_BY ({_quoted(by)})"
+            to = partial
+            how = f"{how}, PARTITION_BY ({_quoted(by)})"
 
         def write() -> None:
             remove_leftover(partial)
@@ -106,9 +108,15 @@ class DuckDB(Engine):
             )
         self._view(name, " UNION ALL ".join(selects))
         texts = [column for column, kind in source.columns.items() if pa.types.is_string(kind)]
-        if plain and texts and source.bad_rows.policy == "drop":  # before any query has counted what is left out later
+        if (
+            plain and texts and source.bad_rows.policy == "drop"
+        ):  # before any query has counted what is left out later
             lengths = ", ".join(f"sum(strlen({_quoted(text)}))" for text in texts)
-            self._run(lambda: self.connection.con.execute(f"SELECT {lengths} FROM {_quoted(name)}").fetchall())
+            self._run(
+                lambda: self.connection.con.execute(
+                    f"SELECT {lengths} FROM {_quoted(name)}"
+                ).fetchall()
+            )
         return self.connection.table(name)
 
     def _typed(self, table: ir.Table) -> str:
@@ -125,7 +133,11 @@ class DuckDB(Engine):
         return str(self.connection.compile(table))
 
     def _view(self, name: str, query: str) -> None:
-        self._run(lambda: self.connection.raw_sql(f"CREATE OR REPLACE TEMP VIEW {_quoted(name)} AS {query}"))
+        self._run(
+            lambda: self.connection.raw_sql(
+                f"CREATE OR REPLACE TEMP VIEW {_quoted(name)} AS {query}"
+            )
+        )
 
     def _run(self, query: Callable[[], T]) -> T:
         """Runs a query, with what the raw files, the disk or the memory are at fault for as the user's mistake."""

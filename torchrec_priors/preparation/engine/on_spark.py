@@ -54,7 +54,11 @@ class Spark(Engine):
             "spark.sql.session.timeZone": "UTC",
             "spark.ui.enabled": "false",
             "spark.ui.showConsoleProgress": "false",
-            **({"spark.driver.host": "127.0.0.1", "spark.sql.shuffle.partitions": "16"} if local else {}),
+            **(
+                {"spark.driver.host": "127.0.0.1", "spark.sql.shuffle.partitions": "16"}
+                if local
+                else {}
+            ),
         }
         builder = SparkSession.builder.master(master).appName("torchrec_priors")
         for option, value in options.items():
@@ -62,7 +66,9 @@ class Spark(Engine):
         try:
             self.session: Any = builder.getOrCreate()
         except (PySparkException, RuntimeError) as error:
-            raise UserError(f"--spark-master: '{master}' cannot be used ({_short(error)})") from error
+            raise UserError(
+                f"--spark-master: '{master}' cannot be used ({_short(error)})"
+            ) from error
         self.session.sparkContext.setLogLevel("ERROR")
         self.connection = ibis.pyspark.connect(self.session)
         self._in_memory: set[str] = set()
@@ -113,7 +119,9 @@ class Spark(Engine):
         while True:
             plain = [file for index, file in enumerate(source.files) if index not in source.copies]
             frames = [
-                self._parquet([copy]).select(*columns, f.lit(index).cast("int").alias(FILE), f.col(ROW))
+                self._parquet([copy]).select(
+                    *columns, f.lit(index).cast("int").alias(FILE), f.col(ROW)
+                )
                 for index, copy in source.copies.items()
             ]
             if plain:
@@ -124,7 +132,9 @@ class Spark(Engine):
             valid = f.lit(True)
             for text in texts:
                 valid &= f.is_valid_utf8(f.col(_quoted(text))) | f.col(_quoted(text)).isNull()
-            garbled = [row[FILE] for row in frames[-1].where(~valid).select(FILE).distinct().collect()]
+            garbled = [
+                row[FILE] for row in frames[-1].where(~valid).select(FILE).distinct().collect()
+            ]
             if not garbled:
                 break
             for index in garbled:  # Spark itself takes such text as it is
@@ -139,11 +149,15 @@ class Spark(Engine):
         from pyspark.sql import functions as f
 
         frame = self._parquet(plain).select(
-            *columns, f.col("_metadata.file_path").alias("_path"), (f.col("_metadata.row_index") + 1).alias(ROW)
+            *columns,
+            f.col("_metadata.file_path").alias("_path"),
+            (f.col("_metadata.row_index") + 1).alias(ROW),
         )
         number = {str(file): index for index, file in enumerate(source.files)}
         paths = [row["_path"] for row in frame.select("_path").distinct().collect()]
-        pairs = [f.lit(value) for path in paths for value in (path, number[unquote(urlparse(path).path)])]
+        pairs = [
+            f.lit(value) for path in paths for value in (path, number[unquote(urlparse(path).path)])
+        ]
         file = f.create_map(*pairs)[f.col("_path")] if pairs else f.lit(0)
         return frame.withColumn(FILE, file.cast("int")).drop("_path")
 
@@ -151,7 +165,9 @@ class Spark(Engine):
         return str(self.connection.compile(table))
 
     def _parquet(self, files: Sequence[Path]) -> Any:
-        return self.session.read.option("recursiveFileLookup", "true").parquet(*(_pattern(file) for file in files))
+        return self.session.read.option("recursiveFileLookup", "true").parquet(
+            *(_pattern(file) for file in files)
+        )
 
     def _frame(self, table: ir.Table) -> Any:
         """The columns in the types of the Ibis schema; Spark's row numbers are of narrower ones."""
@@ -162,7 +178,9 @@ class Spark(Engine):
             f"CAST({_quoted(name)} AS {kinds.to_string(kind)}) AS {_quoted(name)}"
             for name, kind in table.schema().items()
         )
-        return self.session.sql(f"SELECT {', '.join(columns)} FROM ({self.connection.compile(table)})")
+        return self.session.sql(
+            f"SELECT {', '.join(columns)} FROM ({self.connection.compile(table)})"
+        )
 
     def _hold(self, held: ops.InMemoryTable) -> None:
         """Gives Spark a table that is in memory, as a file, so that its types stay as they are."""

@@ -37,7 +37,9 @@ def broken(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
     A row counts for the first rule that it breaks.
     """
     reasons = _by_rule(table, rules)
-    return reasons.group_by(rule=reasons[_RULE]).aggregate(rows=reasons.count(), first=reasons[ORDER].min())
+    return reasons.group_by(rule=reasons[_RULE]).aggregate(
+        rows=reasons.count(), first=reasons[ORDER].min()
+    )
 
 
 def first_broken(table: ir.Table, rules: Sequence[Rule], number: int, order: int) -> ir.Table:
@@ -56,15 +58,23 @@ def first_broken(table: ir.Table, rules: Sequence[Rule], number: int, order: int
 
 def _by_rule(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
     """The rows that break rules, each with the number of the first one that it breaks."""
-    flags = {f"_valid{i}": rule.valid.fill_null(False) for i, rule in enumerate(rules) if not _lists(rule)}
+    flags = {
+        f"_valid{i}": rule.valid.fill_null(False)
+        for i, rule in enumerate(rules)
+        if not _lists(rule)
+    }
     flagged = table.mutate(**flags)
     for i, rule in enumerate(rules):
         if isinstance(rule.valid, ir.Table):
             listed = rule.valid.select(**{f"_listed{i}": rule.valid[rule.column]}).distinct()
             joined = flagged.left_join(listed, flagged[rule.column] == listed[f"_listed{i}"])
-            flagged = joined.mutate(**{f"_valid{i}": joined[f"_listed{i}"].notnull()}).drop(f"_listed{i}")
+            flagged = joined.mutate(**{f"_valid{i}": joined[f"_listed{i}"].notnull()}).drop(
+                f"_listed{i}"
+            )
     breaks = [(~flagged[f"_valid{i}"], i) for i in range(len(rules))]
-    numbered = flagged.select(*table.columns, **{_RULE: ibis.cases(*breaks, else_=None).cast("int32")})
+    numbered = flagged.select(
+        *table.columns, **{_RULE: ibis.cases(*breaks, else_=None).cast("int32")}
+    )
     return numbered.filter(numbered[_RULE].notnull())
 
 

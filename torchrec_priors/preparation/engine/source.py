@@ -13,7 +13,9 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.raw.bad_rows import BadRows
 
-FILE, ROW, ORDER = "file", "row", "order"
+FILE = "file"
+ROW = "row"
+ORDER = "order"
 PLACE = (FILE, ROW, ORDER)
 ROW_BITS = 40  # of `order`: 10^12 rows a file
 
@@ -57,7 +59,9 @@ def checked(files: Sequence[Path | str], columns: Mapping[str, pa.DataType]) -> 
         raise UserError("--raw: no file to read: look at the folder's structure")
     for name in PLACE:
         if name in columns:
-            raise UserError(f"{paths[0]}: column '{name}' cannot be read, as rows are named by {', '.join(PLACE)}")
+            raise UserError(
+                f"{paths[0]}: column '{name}' cannot be read, as rows are named by {', '.join(PLACE)}"
+            )
     return paths
 
 
@@ -85,7 +89,9 @@ def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
 def plain(kind: pa.DataType) -> pa.DataType:
     """A type without how Arrow lays values out, which Parquet does not know, and without what an extension adds."""
     types = pa.types
-    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):  # engines have the latter
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(
+        kind, pa.UuidType
+    ):  # engines have the latter
         return plain(kind.storage_type)
     if types.is_dictionary(kind):
         return plain(kind.value_type)
@@ -93,17 +99,24 @@ def plain(kind: pa.DataType) -> pa.DataType:
         return pa.string()
     if types.is_large_binary(kind) or types.is_binary_view(kind):
         return pa.binary()
-    if types.is_large_list(kind) or types.is_list(kind) or types.is_list_view(kind) or types.is_large_list_view(kind):
+    if (
+        types.is_large_list(kind)
+        or types.is_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    ):
         return pa.list_(plain(kind.value_type))
     return kind
 
 
 def origin(table: ir.Table) -> str | None:
     """Name of the source that column `file` of a derived table comes from; None where it comes from none."""
-    relation, column = table.op(), FILE
+    relation = table.op()
+    column = FILE
     while not isinstance(relation, ops.PhysicalTable):
         value = relation.values.get(column) if hasattr(relation, "values") else None
         if not isinstance(value, ops.Field):
             return None
-        relation, column = value.rel, value.name
+        relation = value.rel
+        column = value.name
     return relation.name if column == FILE else None

@@ -14,7 +14,15 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import write_table
 from torchrec_priors.preparation.build.check import check_name
 from torchrec_priors.preparation.priors.grouping import Grouping
-from torchrec_priors.prepared.manifest import FILE, FileInfo, Manifest, PriorInfo, describe_file, hash_of, read_manifest
+from torchrec_priors.prepared.manifest import (
+    FILE,
+    FileInfo,
+    Manifest,
+    PriorInfo,
+    describe_file,
+    hash_of,
+    read_manifest,
+)
 from torchrec_priors.prepared.opening import manifest_in
 from torchrec_priors.remote.cache import default_cache
 from torchrec_priors.remote.store import Store
@@ -26,14 +34,22 @@ def check_free(manifest: Manifest, name: str, overwrite: bool) -> None:
     check_name(name, "--name")
     present = next((prior for prior in manifest.priors if prior.name == name), None)
     if present is None and f"priors/{name}.parquet" in {info.path for info in manifest.files}:
-        raise UserError(f"--name: 'priors/{name}.parquet' is a file of another prior: choose another name")
+        raise UserError(
+            f"--name: 'priors/{name}.parquet' is a file of another prior: choose another name"
+        )
     if present is not None and not present.made_by:
-        raise UserError(f"--name: prior '{name}' came with the data, which stays as it is: choose another name")
+        raise UserError(
+            f"--name: prior '{name}' came with the data, which stays as it is: choose another name"
+        )
     if present is not None and not overwrite:
-        raise UserError(f"--name: there is a prior '{name}' already: choose another name, or --overwrite")
+        raise UserError(
+            f"--name: there is a prior '{name}' already: choose another name, or --overwrite"
+        )
 
 
-def add_prior(folder: Path, name: str, grouping: Grouping, read: Manifest, *, overwrite: bool = False) -> Manifest:
+def add_prior(
+    folder: Path, name: str, grouping: Grouping, read: Manifest, *, overwrite: bool = False
+) -> Manifest:
     """Writes `priors/<name>.parquet`, then the manifest that lists it.
 
     A prior that is overwritten is taken out of the manifest first, as its file and the manifest cannot change in one
@@ -68,7 +84,9 @@ def add_prior(folder: Path, name: str, grouping: Grouping, read: Manifest, *, ov
     return made
 
 
-def add_prior_there(uri: Uri, name: str, grouping: Grouping, read: Manifest, *, overwrite: bool = False) -> Manifest:
+def add_prior_there(
+    uri: Uri, name: str, grouping: Grouping, read: Manifest, *, overwrite: bool = False
+) -> Manifest:
     """The same in a store, in the same order. Stores have no locks: one process at a time may do so.
 
     Raises:
@@ -76,11 +94,13 @@ def add_prior_there(uri: Uri, name: str, grouping: Grouping, read: Manifest, *, 
         OutsideError: a store that does not answer.
     """
     check_name(name, "--name")
-    store, cache = Store(uri, "--data"), default_cache()
+    store = Store(uri, "--data")
+    cache = default_cache()
     store.require_writable()
     info = PriorInfo(name, grouping.kind, grouping.groups, grouping.sizes, made_by=grouping.made_by)
     with cache.writable(), scratch_folder(cache.subfolder("scratch"), "prior") as scratch:
-        file, text = scratch / "prior.parquet", scratch / FILE
+        file = scratch / "prior.parquet"
+        text = scratch / FILE
         write_table(grouping.table, file)
         manifest = manifest_in(store)
         _check_same(manifest, read, uri)
@@ -97,10 +117,14 @@ def add_prior_there(uri: Uri, name: str, grouping: Grouping, read: Manifest, *, 
 
 def _check_same(now: Manifest, read: Manifest, folder: Place) -> None:
     if now.prepared_sha256 != read.prepared_sha256:
-        raise UserError(f"--data: '{folder}' was prepared anew while the prior was made: run this again")
+        raise UserError(
+            f"--data: '{folder}' was prepared anew while the prior was made: run this again"
+        )
 
 
-def _changed(manifest: Manifest, info: PriorInfo, written: FileInfo) -> tuple[Manifest | None, Manifest]:
+def _changed(
+    manifest: Manifest, info: PriorInfo, written: FileInfo
+) -> tuple[Manifest | None, Manifest]:
     """The manifest without a prior of this name, where it has one, and with the new one."""
     others = [prior for prior in manifest.priors if prior.name != info.name]
     files = [other for other in manifest.files if other.path != info.path]

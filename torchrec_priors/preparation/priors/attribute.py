@@ -23,9 +23,13 @@ def from_attribute(by: str, data: PreparedData, *, groups: int | None, min_size:
             raise UserError(f"{option} must be at least {least}, not {value}")
     attributes = [prior.name for prior in data.manifest.priors if prior.kind == "user"]
     if by not in attributes:
-        raise UserError(f"--by: the data set has no attribute '{by}' of users: {nearest(by, attributes)}")
+        raise UserError(
+            f"--by: the data set has no attribute '{by}' of users: {nearest(by, attributes)}"
+        )
     old = data.manifest.prior(by)
-    stay = [number for number, size in enumerate(old.sizes) if size >= min_size]  # the largest come first
+    stay = [
+        number for number, size in enumerate(old.sizes) if size >= min_size
+    ]  # the largest come first
     small = sum(size > 0 for size in old.sizes) - len(stay)
     if groups is not None and len(stay) + bool(small) > groups:
         stay = stay[: groups - 1]
@@ -38,8 +42,12 @@ def from_attribute(by: str, data: PreparedData, *, groups: int | None, min_size:
     code[stay] = np.arange(len(stay))
     users = pa.array(user, data.user_ids(data.row_groups[0]).type)
     merged = pa.table({"user_id": users, "group": pa.array(code[number], pa.int32())})
-    merged = merged.group_by(["user_id", "group"]).aggregate([])  # a user of two merged groups stands once
-    return _numbered(merged, names, {"kind": "attribute", "by": by, "groups": groups, "min_size": min_size})
+    merged = merged.group_by(["user_id", "group"]).aggregate(
+        []
+    )  # a user of two merged groups stands once
+    return _numbered(
+        merged, names, {"kind": "attribute", "by": by, "groups": groups, "min_size": min_size}
+    )
 
 
 def _numbered(table: pa.Table, names: list[str], made_by: dict) -> Grouping:
@@ -53,6 +61,8 @@ def _numbered(table: pa.Table, names: list[str], made_by: dict) -> Grouping:
         kind="user",
         groups=[names[code] for code in found["group"].to_pylist()],
         sizes=found["user_id_count"].to_pylist(),
-        table=table.set_column(1, "group", group).sort_by([("user_id", "ascending"), ("group", "ascending")]),
+        table=table.set_column(1, "group", group).sort_by(
+            [("user_id", "ascending"), ("group", "ascending")]
+        ),
         made_by=made_by,
     )

@@ -12,7 +12,9 @@ MOST_GROUPS = 20
 _NEAR_UNIVERSAL = 0.5
 
 
-def coarsen(labels: Mapping[int, Sequence[int]], most_groups: int = MOST_GROUPS) -> dict[int, list[int]]:
+def coarsen(
+    labels: Mapping[int, Sequence[int]], most_groups: int = MOST_GROUPS
+) -> dict[int, list[int]]:
     """The kept labels of every item; items of the last group have none.
 
     Args:

@@ -45,7 +45,9 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
     there = place >= 0
     if not there.any():
         example = rows[entity][0].as_py()
-        raise UserError(f"{_OPTION}: '{file}' names none of the data set's {what} (its first is {shown(example)})")
+        raise UserError(
+            f"{_OPTION}: '{file}' names none of the data set's {what} (its first is {shown(example)})"
+        )
     labels = rows["label"].combine_chunks().filter(pa.array(there))
     table = pa.table({entity: known.take(pa.array(place[there])), "label": labels})
     mapped = Labels(name, ibis.memtable(table), remainder=f"no {name}")
@@ -63,7 +65,12 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
         groups=names,
         sizes=sizes,
         table=members,
-        made_by={"kind": "mapping", "file": file.name, "sha256": sha256(file), "unknown_ids": unknown},
+        made_by={
+            "kind": "mapping",
+            "file": file.name,
+            "sha256": sha256(file),
+            "unknown_ids": unknown,
+        },
         said=said,
     )
 
@@ -71,7 +78,9 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
 def _entities(data: PreparedData, entity: str) -> pa.Table:
     if entity == "item_id":
         return data.catalogue(["item_id", "item"])
-    return pa.concat_tables([pa.table({"user_id": data.user_ids(group)}) for group in data.row_groups])
+    return pa.concat_tables(
+        [pa.table({"user_id": data.user_ids(group)}) for group in data.row_groups]
+    )
 
 
 def _read(file: Path, entity: str) -> pa.Table:
@@ -84,7 +93,9 @@ def _read(file: Path, entity: str) -> pa.Table:
         rows = _from_parquet(file, entity) if is_parquet else read_csv(file, columns, _BAD_ROWS)
     except (pa.ArrowException, OSError) as error:
         blame_the_system(error, f"{_OPTION}: '{file}'")
-        raise UserError(f"{_OPTION}: '{file}' cannot be read ({str(error).splitlines()[0]})") from error
+        raise UserError(
+            f"{_OPTION}: '{file}' cannot be read ({str(error).splitlines()[0]})"
+        ) from error
     for column in columns:
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(rows[column]), ""), True)
         if pc.any(empty).as_py():
@@ -100,10 +111,16 @@ _BAD_ROWS = BadRows("refuse", remedy="correct it or leave it out")
 
 
 def _from_parquet(file: Path, entity: str) -> pa.Table:
-    columns, names = [entity, "label"], read_schema(file).names
+    columns = [entity, "label"]
+    names = read_schema(file).names
     for column in columns:
         if column not in names:
             raise UserError(f"{file} has no column {column} (it has {', '.join(names)})")
     table = read_table(file, columns)
     where = f"{_OPTION}: '{file}', column '{entity}'"
-    return pa.table({entity: id_texts(table[entity], where), "label": plain_array(table["label"]).cast(pa.string())})
+    return pa.table(
+        {
+            entity: id_texts(table[entity], where),
+            "label": plain_array(table["label"]).cast(pa.string()),
+        }
+    )

@@ -42,7 +42,9 @@ class PriorRequest:
         """
         memory_of_process(self.memory)
         if self.kind == "item" and self.from_file is None:
-            raise UserError("prior item needs --from FILE, a mapping of item_id to label; for communities: prior graph")
+            raise UserError(
+                "prior item needs --from FILE, a mapping of item_id to label; for communities: prior graph"
+            )
         if self.from_file is not None:
             if self.kind == "graph":
                 raise UserError("--from is for prior item and prior user, not for prior graph")
@@ -68,7 +70,11 @@ class PriorRequest:
     def _refuse_others(self, what: str, takes: tuple[str, ...]) -> None:
         """Raises UserError where an option was given that would be without effect."""
         for option in ("by", *_GRAPH_OPTIONS, "users_per_item", "unweighted", "seed"):
-            if option not in takes and getattr(self, option) not in (None, False, 0) and f"--{option}" != what:
+            if (
+                option not in takes
+                and getattr(self, option) not in (None, False, 0)
+                and f"--{option}" != what
+            ):
                 raise UserError(f"{what} goes without --{option.replace('_', '-')}: leave it out")
 
 

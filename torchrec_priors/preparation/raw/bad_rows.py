@@ -27,7 +27,9 @@ class BadRows:
         """Refuses, or counts, the rows on `lines` (1-based); `example` describes the first of them."""
         if len(lines) == 0:
             return
-        self.handle_many(f"{file}, line {lines[0].as_py()}", example, f"{file.name}: {reason}", len(lines))
+        self.handle_many(
+            f"{file}, line {lines[0].as_py()}", example, f"{file.name}: {reason}", len(lines)
+        )
 
     def handle_many(self, first: str, example: str, account: str, rows: int) -> None:
         """Refuses, or counts, `rows` rows.

@@ -13,7 +13,13 @@ from pyarrow import csv as arrow_csv
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.preparation.raw.bad_rows import BadRows
 from torchrec_priors.preparation.raw.csv_rows import Rows, is_strict, line_ends, rows_of
-from torchrec_priors.preparation.raw.typed import BYTE_ORDER_MARK, LINE, is_text, require_readable, typed
+from torchrec_priors.preparation.raw.typed import (
+    BYTE_ORDER_MARK,
+    LINE,
+    is_text,
+    require_readable,
+    typed,
+)
 
 _BLOCK = 1 << 26  # bytes
 _ARROW_BLOCK = 1 << 20
@@ -42,11 +48,14 @@ def read_csv_blocks(
     """As `read_csv`, in tables of about `block` bytes of the file, so that memory does not grow with it."""
     require_readable(columns, "read_csv")
     with file.open("rb") as stream:
-        first = stream.readline().removeprefix(BYTE_ORDER_MARK)  # all lines, where "\r" alone ends them
+        first = stream.readline().removeprefix(
+            BYTE_ORDER_MARK
+        )  # all lines, where "\r" alone ends them
         while b'"' in first and rows_of(first).open and (more := stream.readline()):
             first += more
         header = _header(_first_row(first), columns, file)
-        lines, rest = 0, first[len(header) :]
+        lines = 0
+        rest = first[len(header) :]
         while data := stream.read(block):
             data = rest + data
             whole = _whole_rows(data)
@@ -81,7 +90,9 @@ def _header(line: bytes, columns: Mapping[str, pa.DataType], file: Path) -> byte
     """`line`, which names the columns."""
     if not line:
         raise UserError(f"{file} is empty")
-    names = next(csv.reader(line.decode(errors="replace").rstrip("\r\n").splitlines(keepends=True)), [])
+    names = next(
+        csv.reader(line.decode(errors="replace").rstrip("\r\n").splitlines(keepends=True)), []
+    )
     for name in columns:
         if name not in names:
             raise UserError(f"{file} has no column {name} (it has {', '.join(names)})")
@@ -91,7 +102,12 @@ def _header(line: bytes, columns: Mapping[str, pa.DataType], file: Path) -> byte
 
 
 def _parsed(
-    data: bytes, header: int, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows, lines: int
+    data: bytes,
+    header: int,
+    columns: Mapping[str, pa.DataType],
+    file: Path,
+    bad_rows: BadRows,
+    lines: int,
 ) -> pa.Table:
     """The rows of a header and the lines below it.
 
@@ -105,7 +121,8 @@ def _parsed(
     _require_closed(data, rows, file, lines)
     longest = int(np.diff(rows.ends, prepend=0).max())
     try:
-        table, wrong = _as_text(data, list(columns), longest), list[_WrongRow]()
+        table = _as_text(data, list(columns), longest)
+        wrong = list[_WrongRow]()
         places = np.arange(1, len(table) + 1)
     except pa.ArrowInvalid:  # a row of another number of fields, or a value that is no text
         table, places, wrong = _row_by_row(data, columns, file, longest)
@@ -118,14 +135,23 @@ def _parsed(
         bad_rows.handle(file, at, "wrong number of fields", wrong[0].example)
     if blank:
         filled = np.isin(places, list(blank), invert=True)
-        table, places = table.filter(pa.array(filled)), places[filled]
+        table = table.filter(pa.array(filled))
+        places = places[filled]
     table = table.append_column(LINE, pa.array(rows.lines[places] + lines))
     table = _utf8(table, columns, file, bad_rows)
-    return typed(_on_a_line(table, columns, file, bad_rows) if len(rows.several) else table, columns, file, bad_rows)
+    return typed(
+        _on_a_line(table, columns, file, bad_rows) if len(rows.several) else table,
+        columns,
+        file,
+        bad_rows,
+    )
 
 
 def _as_text(
-    data: bytes, names: list[str], longest: int, skip: Callable[[arrow_csv.InvalidRow], str] | None = None
+    data: bytes,
+    names: list[str],
+    longest: int,
+    skip: Callable[[arrow_csv.InvalidRow], str] | None = None,
 ) -> pa.Table:
     """The columns of a comma-separated file untyped; where rows may be skipped, one thread keeps their numbers.
 
@@ -134,7 +160,9 @@ def _as_text(
     """
     return arrow_csv.read_csv(
         pa.BufferReader(data),
-        read_options=arrow_csv.ReadOptions(use_threads=skip is None, block_size=max(_ARROW_BLOCK, 2 * longest)),
+        read_options=arrow_csv.ReadOptions(
+            use_threads=skip is None, block_size=max(_ARROW_BLOCK, 2 * longest)
+        ),
         parse_options=arrow_csv.ParseOptions(
             ignore_empty_lines=False,  # they count as lines
             newlines_in_values=True,  # otherwise they are seen or not by where a block ends
@@ -171,17 +199,23 @@ def _row_by_row(
         return "skip"
 
     try:
-        table = _as_text(data.decode("latin-1").encode() if latin else data, names, 2 * longest, skip)
+        table = _as_text(
+            data.decode("latin-1").encode() if latin else data, names, 2 * longest, skip
+        )
     except pa.ArrowInvalid as error:
         raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]})") from error
     if latin:
-        values = [[text.encode("latin-1") for text in column.to_pylist()] for column in table.columns]
+        values = [
+            [text.encode("latin-1") for text in column.to_pylist()] for column in table.columns
+        ]
         table = pa.table([pa.array(column, pa.binary()) for column in values], names=list(columns))
     places = np.arange(1, len(table) + len(wrong) + 1)
     return table, np.setdiff1d(places, [row.place for row in wrong]), wrong
 
 
-def _utf8(table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows) -> pa.Table:
+def _utf8(
+    table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
+) -> pa.Table:
     """Columns of bytes as text; rows that are not text are refused or counted."""
     if all(table[name].type == pa.string() for name in columns):
         return table
@@ -189,12 +223,16 @@ def _utf8(table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_r
     valid = [all(is_text(value, "utf8") for value in row.values()) for row in rows]
     if not all(valid):
         bad = table[LINE].filter(pa.array([not right for right in valid]))
-        bad_rows.handle(file, bad, "not utf8 text", f"not utf8 text: {shown(str(rows[valid.index(False)]))}")
+        bad_rows.handle(
+            file, bad, "not utf8 text", f"not utf8 text: {shown(str(rows[valid.index(False)]))}"
+        )
         table = table.filter(pa.array(valid))
     return table.cast(pa.schema({**dict.fromkeys(columns, pa.string()), LINE: pa.int64()}))
 
 
-def _on_a_line(table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows) -> pa.Table:
+def _on_a_line(
+    table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
+) -> pa.Table:
     """Rows without line breaks in the columns that are read; the others are refused or counted."""
     for name in columns:
         broken = pc.match_substring_regex(table[name], r"[\r\n]")
@@ -232,4 +270,6 @@ def _require_closed(data: bytes, rows: Rows, file: Path, lines: int) -> None:
 
 def _wrong_quote(file: Path, line: int | None) -> UserError:
     where = file if line is None else f"{file}, line {line}"
-    return UserError(f"{where}: a quote that is not closed, or not doubled inside of a value: correct it")
+    return UserError(
+        f"{where}: a quote that is not closed, or not doubled inside of a value: correct it"
+    )

@@ -54,13 +54,16 @@ def rows_of(data: bytes) -> Rows:
 
 def _inside_values(data: bytes, ends: np.ndarray) -> tuple[np.ndarray, int | None]:
     """(bool, which line ends are inside of a value; the line, 0-based, with a quote that is never closed)."""
-    inner, opened = np.zeros(len(ends), bool), None
+    inner = np.zeros(len(ends), bool)
+    opened = None
     if b'"' not in data:
         return inner, None
     quotes = np.flatnonzero(np.frombuffer(data, np.uint8) == _QUOTE)
     count = np.diff(np.searchsorted(quotes, ends), prepend=0)
     starts = np.concatenate([[0], ends[:-1]])
-    for line in np.flatnonzero(count % 2).tolist():  # others leave a value open, or closed, as it was
+    for line in np.flatnonzero(
+        count % 2
+    ).tolist():  # others leave a value open, or closed, as it was
         if opened is not None:
             inner[opened:line] = True
             opened = None
@@ -80,5 +83,7 @@ def line_ends(data: bytes) -> np.ndarray:
     ends = np.flatnonzero(codes == ord("\n")) + 1
     if b"\r" in data:
         returns = np.flatnonzero(codes == ord("\r")) + 1
-        ends = np.union1d(ends, returns[(returns == len(codes)) | (codes[returns % len(codes)] != ord("\n"))])
+        ends = np.union1d(
+            ends, returns[(returns == len(codes)) | (codes[returns % len(codes)] != ord("\n"))]
+        )
     return ends if len(ends) and ends[-1] == len(codes) else np.append(ends, len(codes))

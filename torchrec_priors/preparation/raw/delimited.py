@@ -55,7 +55,9 @@ def folder_with(raw: Path, *forms: Sequence[str]) -> Path:
     inner = [folder for folder in sorted(raw.iterdir()) if folder.is_dir() and has(folder)]
     if len(inner) > 1:
         names = ", ".join(folder.name for folder in inner)
-        raise UserError(f"--raw: '{raw}' holds several data sets ({names}): give one of these folders")
+        raise UserError(
+            f"--raw: '{raw}' holds several data sets ({names}): give one of these folders"
+        )
     return inner[0] if inner else raw
 
 
@@ -69,7 +71,9 @@ def found_in(folder: Path) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else "")
+    return ", ".join(names[:_SHOWN]) + (
+        f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    )
 
 
 def encoding_of(file: Path) -> str:
@@ -95,17 +99,20 @@ def read_table(
     require_readable(columns, "read_table")
     text, numbers = _lines(file, encoding, bad_rows)
     filled = pc.not_equal(pc.utf8_trim(text, characters=" "), "")
-    text, numbers = text.filter(filled), numbers.filter(filled)
+    text = text.filter(filled)
+    numbers = numbers.filter(filled)
 
     fields = pc.split_pattern(text, separator)
     right = pc.equal(pc.list_value_length(fields), len(columns))
     wrong = pc.invert(right)
     if pc.any(wrong).as_py():
-        bad, lines = text.filter(wrong), numbers.filter(wrong)
+        bad = text.filter(wrong)
+        lines = numbers.filter(wrong)
         found = len(bad[0].as_py().split(separator))
         example = f"{found} fields where {len(columns)} are expected: {shown(bad[0].as_py())}"
         bad_rows.handle(file, lines, "wrong number of fields", example)
-        fields, numbers = fields.filter(right), numbers.filter(right)
+        fields = fields.filter(right)
+        numbers = numbers.filter(right)
 
     texts = {name: pc.list_element(fields, position) for position, name in enumerate(columns)}
     return typed(pa.table({**texts, LINE: numbers}), columns, file, bad_rows)
@@ -120,26 +127,32 @@ def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
     text, numbers = _lines(file, "utf8", bad_rows)
     text = pc.utf8_trim_whitespace(text)
     filled = pc.not_equal(text, "")
-    text, numbers = text.filter(filled), numbers.filter(filled)
+    text = text.filter(filled)
+    numbers = numbers.filter(filled)
     right = pc.match_substring_regex(text, _INTEGERS)
     wrong = pc.invert(right)
     if pc.any(wrong).as_py():
         example = f"not two or more integers: {shown(text.filter(wrong)[0].as_py())}"
         bad_rows.handle(file, numbers.filter(wrong), "not two or more integers", example)
-        text, numbers = text.filter(right), numbers.filter(right)
+        text = text.filter(right)
+        numbers = numbers.filter(right)
     lists = pc.split_pattern_regex(text, r"\s+")
     fits = in_range(lists.flatten(), pa.int64())
     if not pc.all(fits, min_count=0).as_py():
         place = pc.list_parent_indices(lists).filter(pc.invert(fits)).unique()
         example = f"beyond the integers of 64 bits: {shown(lists.flatten().filter(pc.invert(fits))[0].as_py())}"
         bad_rows.handle(file, numbers.take(place), "integers beyond 64 bits", example)
-        lists = lists.filter(pc.invert(pc.is_in(pa.array(np.arange(len(lists))), place.cast(pa.int64()))))
+        lists = lists.filter(
+            pc.invert(pc.is_in(pa.array(np.arange(len(lists))), place.cast(pa.int64())))
+        )
     values = without_zeros(lists.flatten()).cast(pa.int64())
     offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
 
 
-def keep_valid(table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str) -> pa.Table:
+def keep_valid(
+    table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str
+) -> pa.Table:
     """The rows of `table` where `valid`; the others are refused or counted as "<column> <must>"."""
     wrong = pc.invert(valid)
     if not pc.any(wrong).as_py():
@@ -157,7 +170,9 @@ def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.A
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
     offsets = np.unique(np.concatenate([[0], ends, [len(data)]])).astype(np.int64)
     count = len(offsets) - 1
-    lines = pa.Array.from_buffers(pa.large_binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+    lines = pa.Array.from_buffers(
+        pa.large_binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+    )
     numbers = pa.array(np.arange(1, count + 1))
     try:
         text = _decoded(lines, data, encoding)

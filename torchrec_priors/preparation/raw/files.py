@@ -18,7 +18,8 @@ Seen = dict[str, list[int]]  # path in the raw folder -> bytes, time of change (
 
 def seen(raw: Path, ours: Iterable[Path]) -> Seen:
     """All files of the raw folder, but for those in the folders of `ours`: the output may lie among the raw files."""
-    raw, ours = raw.absolute(), set(ours)
+    raw = raw.absolute()
+    ours = set(ours)
     found: Seen = {}
     for folder, folders, files in os.walk(raw):
         folders[:] = sorted(name for name in folders if Path(folder, name) not in ours)
@@ -28,21 +29,30 @@ def seen(raw: Path, ours: Iterable[Path]) -> Seen:
     return dict(sorted(found.items(), key=lambda entry: Path(entry[0])))
 
 
-def checksums(raw: Path, now: Seen, known: Mapping[str, str], then: Mapping[str, list[int]]) -> dict[str, str]:
+def checksums(
+    raw: Path, now: Seen, known: Mapping[str, str], then: Mapping[str, list[int]]
+) -> dict[str, str]:
     """sha256 of every file; those that are as they were `then` have the one that is `known`."""
     with ThreadPoolExecutor() as pool:
         found = {
-            path: known[path] if path in known and then.get(path) == status else pool.submit(sha256, raw / path)
+            path: known[path]
+            if path in known and then.get(path) == status
+            else pool.submit(sha256, raw / path)
             for path, status in now.items()
         }
-        return {path: value.result() if isinstance(value, Future) else value for path, value in found.items()}
+        return {
+            path: value.result() if isinstance(value, Future) else value
+            for path, value in found.items()
+        }
 
 
 class Checksums:
     """Computes the checksums of raw files in the background; a file that is finished stands in the journal."""
 
     def __init__(self, raw: Path, files: Seen, journal: Journal) -> None:
-        self.raw, self.files, self.journal = raw, files, journal
+        self.raw = raw
+        self.files = files
+        self.journal = journal
         self._pool = ThreadPoolExecutor(1)
         self._found = {path: self._pool.submit(self._checksum, path) for path in files}
 
@@ -56,14 +66,17 @@ class Checksums:
         for path, (size, time) in self.files.items():
             status = (self.raw / path).stat()
             if (status.st_size, status.st_mtime_ns) != (size, time):
-                raise UserError(f"--raw: '{self.raw / path}' was changed while it was read: run this again")
+                raise UserError(
+                    f"--raw: '{self.raw / path}' was changed while it was read: run this again"
+                )
         return found
 
     def stop(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _checksum(self, path: str) -> str:
-        stage, key = f"sha256 {path}", str(self.files[path])
+        stage = f"sha256 {path}"
+        key = str(self.files[path])
         noted = self.journal.finished(stage, key)
         if noted is None:
             noted = {"sha256": sha256(self.raw / path)}

@@ -35,7 +35,9 @@ TRUTH: Kind = (pa.types.is_boolean, "true or false")
 def lists_of(kind: Kind) -> Kind:
     right, name = kind
     is_list = pa.types.is_list, pa.types.is_large_list
-    return lambda found: any(check(found) for check in is_list) and right(found.value_type), f"a list of {name}"
+    return lambda found: any(check(found) for check in is_list) and right(
+        found.value_type
+    ), f"a list of {name}"
 
 
 def either(first: Kind, second: Kind) -> Kind:
@@ -85,4 +87,6 @@ def since_1970(time: ir.TimestampValue) -> ir.BooleanValue:
 def milliseconds(time: ir.TimestampValue) -> ir.IntegerValue:
     """Since 1970, in UTC; what is finer is cut off."""
     plain = time.cast("timestamp")
-    return plain.truncate("s").epoch_seconds().cast("int64") * 1000 + plain.millisecond().cast("int64")
+    return plain.truncate("s").epoch_seconds().cast("int64") * 1000 + plain.millisecond().cast(
+        "int64"
+    )

@@ -9,14 +9,17 @@ import ibis.expr.types as ir
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.split import moment
 
-_FIRST, _LAST = -62_135_596_800_000, 253_402_300_799_999  # ms, of the years 1 to 9999
+# ms, of the years 1 to 9999
+_FIRST = -62_135_596_800_000
+_LAST = 253_402_300_799_999
 _SECONDS = (600_000_000, 4_000_000_000)  # of 1989 to 2096; as ms, some weeks of 1970
 _MODERN = 100_000_000_000  # ms, in 1973: a log that reaches further does not begin in those weeks
 
 
 def unit_numbers(time: ir.IntegerColumn) -> dict[str, ir.Scalar]:
     """What `check_unit` asks of a log."""
-    seconds, outside = time.between(_SECONDS[0], _SECONDS[1] - 1), ~time.between(_FIRST, _LAST)
+    seconds = time.between(_SECONDS[0], _SECONDS[1] - 1)
+    outside = ~time.between(_FIRST, _LAST)
     return {
         "times": time.count(),
         "seconds": seconds.sum(),
@@ -43,7 +46,8 @@ def check_unit(name: str, found: Mapping[str, Any]) -> None:
         )
     seconds = found["seconds"] or 0
     if seconds and (2 * seconds > found["times"] or found["last_time"] >= _MODERN):
-        first, last = moment(found["first_second"]), moment(found["last_second"])
+        first = moment(found["first_second"])
+        last = moment(found["last_second"])
         raise UserError(
             f"corpus '{name}': {seconds:,} of {found['times']:,} interactions have times from {first} to {last}, as"
             f" which seconds read that are taken for milliseconds (such as {found['first_second']}): multiply them by"

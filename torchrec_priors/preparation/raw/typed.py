@@ -26,14 +26,20 @@ def require_readable(columns: Mapping[str, pa.DataType], reader: str) -> None:
             )
 
 
-def typed(texts: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows) -> pa.Table:
+def typed(
+    texts: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
+) -> pa.Table:
     """Columns of text as their types, and `line` as it is; rows that are not of them are refused or counted."""
     for name, kind in columns.items():
-        texts = _right(texts, _readable(texts[name], kind), name, f"is no {_kind_name(kind)}", file, bad_rows)
+        texts = _right(
+            texts, _readable(texts[name], kind), name, f"is no {_kind_name(kind)}", file, bad_rows
+        )
         if pa.types.is_integer(kind):
             reason = f"is beyond the integers of {kind.bit_width} bits"
             texts = _right(texts, in_range(texts[name], kind), name, reason, file, bad_rows)
-            texts = texts.set_column(texts.schema.get_field_index(name), name, without_zeros(texts[name]))
+            texts = texts.set_column(
+                texts.schema.get_field_index(name), name, without_zeros(texts[name])
+            )
     return texts.cast(pa.schema({**columns, LINE: pa.int64()}))
 
 
@@ -45,7 +51,9 @@ def is_text(line: bytes, encoding: str) -> bool:
     return True
 
 
-def _right(texts: pa.Table, right: pa.Array, name: str, reason: str, file: Path, bad_rows: BadRows) -> pa.Table:
+def _right(
+    texts: pa.Table, right: pa.Array, name: str, reason: str, file: Path, bad_rows: BadRows
+) -> pa.Table:
     """The rows where a column is right; the others are refused or counted."""
     wrong = pc.invert(right)
     if not pc.any(wrong, min_count=0).as_py():
@@ -58,7 +66,11 @@ def _right(texts: pa.Table, right: pa.Array, name: str, reason: str, file: Path,
 def in_range(texts: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
     """Whether texts that are integers fit in this type."""
     signed = pa.types.is_signed_integer(kind)
-    low, high = (2 ** (kind.bit_width - 1), 2 ** (kind.bit_width - 1) - 1) if signed else (0, 2**kind.bit_width - 1)
+    low, high = (
+        (2 ** (kind.bit_width - 1), 2 ** (kind.bit_width - 1) - 1)
+        if signed
+        else (0, 2**kind.bit_width - 1)
+    )
     below = pc.starts_with(texts, "-")
     digits = pc.utf8_ltrim(texts, characters="-0")
     return pc.if_else(below, _at_most(digits, str(low)), _at_most(digits, str(high)))
@@ -90,4 +102,10 @@ def _readable(texts: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def _kind_name(kind: pa.DataType) -> str:
-    return "integer" if pa.types.is_integer(kind) else "number" if pa.types.is_floating(kind) else "text"
+    return (
+        "integer"
+        if pa.types.is_integer(kind)
+        else "number"
+        if pa.types.is_floating(kind)
+        else "text"
+    )

@@ -8,7 +8,13 @@ from pathlib import Path
 import torch.distributed as dist
 
 from torchrec_priors.ranks.process import Ranks
-from torchrec_priors.training.checkpoint.files import DATA_FILES, DCP_METADATA, MANIFEST, Checksum, read_manifest
+from torchrec_priors.training.checkpoint.files import (
+    DATA_FILES,
+    DCP_METADATA,
+    MANIFEST,
+    Checksum,
+    read_manifest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +33,8 @@ def flaw(place: Path, ranks: Ranks) -> str | None:
         return files
     found: list[str | None] = [_first_flaw(place, _share(files, ranks))]
     if ranks.world > 1:
-        (own,), found = found, [None] * ranks.world
+        (own,) = found
+        found = [None] * ranks.world
         dist.all_gather_object(found, own, group=ranks.side)
     return next((each for each in found if each is not None), None)
 
@@ -38,7 +45,9 @@ def _listed(place: Path) -> dict[str, Checksum] | str:
     if not (place / MANIFEST).is_file() and not there:
         if not (place / DCP_METADATA).is_file():
             return f"{DCP_METADATA} is missing"
-        log.warning("checkpoint '%s' has no checksums, as an earlier version made it: taken as it is", place)
+        log.warning(
+            "checkpoint '%s' has no checksums, as an earlier version made it: taken as it is", place
+        )
         return {}
     try:
         files = read_manifest(place)
@@ -52,7 +61,8 @@ def _listed(place: Path) -> dict[str, Checksum] | str:
 
 def _share(files: dict[str, Checksum], ranks: Ranks) -> dict[str, Checksum]:
     """This rank's part, about as many bytes as any other's."""
-    loads, own = [0] * ranks.world, {}
+    loads = [0] * ranks.world
+    own = {}
     for name, checksum in sorted(files.items(), key=lambda item: (-item[1].bytes, item[0])):
         rank = loads.index(min(loads))
         loads[rank] += checksum.bytes

@@ -55,7 +55,9 @@ class Progress:
     without_gain: int = 0
 
     def to_tensor(self) -> torch.Tensor:
-        return torch.tensor([self.step, self.best, self.best_step, self.without_gain], dtype=torch.float64)
+        return torch.tensor(
+            [self.step, self.best, self.best_step, self.without_gain], dtype=torch.float64
+        )
 
     @classmethod
     def from_tensor(cls, values: torch.Tensor) -> "Progress":
@@ -80,7 +82,8 @@ class Checkpoints:
     """The checkpoints of a run's folder. Every rank must make one and call it alike."""
 
     def __init__(self, folder: Path, ranks: Ranks, settings: TrainingConfig | None = None) -> None:
-        self.folder, self.ranks = CheckpointFolder(folder), ranks
+        self.folder = CheckpointFolder(folder)
+        self.ranks = ranks
         self.settings = settings or TrainingConfig()
         self._saved_step = 0  # the newest, be it on its way
         self._writing: _Writing | None = None
@@ -107,11 +110,16 @@ class Checkpoints:
         if self.ranks.leads:
             with suppress(OSError):  # then it cannot be written either, which all ranks will know
                 remove_leftover(writer.partial)
-        state, failed = _state(built, optimizers, progress), Future[str | None]()
+        state = _state(built, optimizers, progress)
+        failed = Future[str | None]()
         if self.settings.checkpoint_async:
-            written = dcp.async_save(state, storage_writer=writer, async_stager=Staging(), process_group=self._own())
+            written = dcp.async_save(
+                state, storage_writer=writer, async_stager=Staging(), process_group=self._own()
+            )
             assert isinstance(written, Future), "staging is over when it returns"
-            written.add_done_callback(lambda _: self._over(written, writer, failed))  # in the thread that wrote
+            written.add_done_callback(
+                lambda _: self._over(written, writer, failed)
+            )  # in the thread that wrote
             self._writing = _Writing(step, best, failed)
             return
         done = Future[Any]()
@@ -211,7 +219,9 @@ class Checkpoints:
         run = self.folder.path.parent
         step = self.best_step()
         if step is None:
-            raise UserError(f"{option}: '{run}' has no best checkpoint yet: train until its first evaluation")
+            raise UserError(
+                f"{option}: '{run}' has no best checkpoint yet: train until its first evaluation"
+            )
         place = self.folder.place(step)
         wrong = flaw(place, self.ranks)
         if wrong:
@@ -257,7 +267,9 @@ class Checkpoints:
         elif isinstance(error, CheckpointException):  # the same on every rank
             if self.ranks.leads:
                 shutil.rmtree(writer.partial, ignore_errors=True)
-                log.warning("checkpoint %s could not be written: %s", writer.place.name, _reason(error))
+                log.warning(
+                    "checkpoint %s could not be written: %s", writer.place.name, _reason(error)
+                )
             failed.set_result(_reason(error))
         else:
             failed.set_exception(error)
@@ -266,8 +278,10 @@ class Checkpoints:
         """Waits for the checkpoint that is being written."""
         if self._writing is None:
             return
-        writing, self._writing = self._writing, None
-        reason, self._lost = writing.failed.result(), None
+        writing = self._writing
+        self._writing = None
+        reason = writing.failed.result()
+        self._lost = None
         if reason is None:
             return
         self._saved_step = 0
@@ -290,7 +304,9 @@ def load(state: dict[str, Any], place: Path, ranks: Ranks) -> None:
         dcp.load(state, storage_reader=reader, process_group=ranks.side)
     except (CheckpointException, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"checkpoint '{place}' cannot be loaded ({reason}): remove it to use an older one") from error
+        raise UserError(
+            f"checkpoint '{place}' cannot be loaded ({reason}): remove it to use an older one"
+        ) from error
 
 
 def _state(built: Built, optimizers: Optimizers, progress: Progress) -> dict[str, Any]:

@@ -27,7 +27,9 @@ from torchrec_priors.common.files import remove_leftover
 
 MANIFEST = "checksums.json"
 DCP_METADATA = ".metadata"
-DATA_FILES = "rank-*.distcp"  # checkpoints of earlier versions, which have no checksums, have other names
+DATA_FILES = (
+    "rank-*.distcp"  # checkpoints of earlier versions, which have no checksums, have other names
+)
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,17 @@ class Writer(FileSystemWriter):
             place: the checkpoint's folder, which is not there yet.
             when_whole: called on rank 0 once it is.
         """
-        self.place, self.partial = place, partial_of(place)
+        self.place = place
+        self.partial = partial_of(place)
         super().__init__(self.partial)
         self._when_whole = when_whole
         self.fs = self._files = _Hashing()
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        return [dataclasses.replace(plan, storage_data=_Prefix(f"rank-{rank}-")) for rank, plan in enumerate(plans)]
+        return [
+            dataclasses.replace(plan, storage_data=_Prefix(f"rank-{rank}-"))
+            for rank, plan in enumerate(plans)
+        ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         try:
@@ -61,12 +67,16 @@ class Writer(FileSystemWriter):
         except RuntimeError as error:  # what torch.save makes of a file's own error
             raise self._files.failure or error from error
         told: Future[list[WriteResult]] = Future()
-        told.set_result([*written, _Checksums(MetadataIndex(""), 0, None, dict(self._files.written))])
+        told.set_result(
+            [*written, _Checksums(MetadataIndex(""), 0, None, dict(self._files.written))]
+        )
         return told
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         written = [result for of_rank in results for result in of_rank]
-        super().finish(metadata, [[result for result in written if not isinstance(result, _Checksums)]])
+        super().finish(
+            metadata, [[result for result in written if not isinstance(result, _Checksums)]]
+        )
         files = {DCP_METADATA: self._files.written[DCP_METADATA]}
         for result in written:
             if isinstance(result, _Checksums):
@@ -150,7 +160,9 @@ class _Hashing(FileSystem):
 
 class _HashedFile(io.IOBase):
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.digest, self.length = file, hashlib.sha256(), 0
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.length = 0
         self.failure: OSError | None = None
 
     def write(self, block: Any) -> int:

@@ -41,7 +41,9 @@ class CheckpointFolder:
     def steps(self) -> list[int]:
         """Steps of the checkpoints that are in their place, ascending."""
         folders = self.path.glob("step-*")
-        return sorted(int(path.name[5:]) for path in folders if path.name[5:].isdigit() and path.is_dir())
+        return sorted(
+            int(path.name[5:]) for path in folders if path.name[5:].isdigit() and path.is_dir()
+        )
 
     def best_step(self) -> int | None:
         """Of the best checkpoint; None where there is none.
@@ -54,7 +56,9 @@ class CheckpointFolder:
             return None
         step: int = bests[0]["step"]
         if not self.place(step).is_dir():
-            raise UserError(f"the best checkpoint '{self.place(step)}' is missing: put it back, or train again")
+            raise UserError(
+                f"the best checkpoint '{self.place(step)}' is missing: put it back, or train again"
+            )
         there = self._checksum(step)
         if there is not None and bests[0].get(_CHECKSUM, there) != there:
             raise UserError(
@@ -64,7 +68,9 @@ class CheckpointFolder:
 
     def note_best(self, step: int, metric: float) -> None:
         """From now on the checkpoint of `step` is the best."""
-        self._write_bests([self._best(step, metric), *(best for best in self._bests() if best["step"] < step)])
+        self._write_bests(
+            [self._best(step, metric), *(best for best in self._bests() if best["step"] < step)]
+        )
 
     def go_back(self, step: int, best_step: int, metric: float) -> None:
         """Training goes on from `step`, when the best was that of `best_step`: what came after does not count, nor what
@@ -77,15 +83,21 @@ class CheckpointFolder:
             log.warning("%s: it is written anew", str(error).split(": ")[0])
             bests = []
         if best_step and best_step not in (best["step"] for best in bests):
-            bests = [self._best(best_step, metric), *(best for best in bests if best["step"] < best_step)]
+            bests = [
+                self._best(best_step, metric),
+                *(best for best in bests if best["step"] < best_step),
+            ]
         self._write_bests([best for best in bests if self.place(best["step"]).is_dir()])
 
     def remove_old(self, keep_last: int, keep_best: int) -> None:
         """All but the newest and the best."""
-        steps, bests = self.steps(), self._bests()[:keep_best]
+        steps = self.steps()
+        bests = self._bests()[:keep_best]
         kept = {*steps[-keep_last:], *(best["step"] for best in bests)}
         for step in set(steps) - kept:
-            gone = self.place(step).with_name(f"{checkpoint_name(step)}.partial")  # never seen as a part of one
+            gone = self.place(step).with_name(
+                f"{checkpoint_name(step)}.partial"
+            )  # never seen as a part of one
             remove_leftover(gone)
             self.place(step).rename(gone)
             remove_leftover(gone)
@@ -93,7 +105,9 @@ class CheckpointFolder:
     def put_aside(self, step: int) -> Path:
         """Renames a damaged checkpoint; returns where it is now."""
         place = self.place(step)
-        names = (f"{place.name}.damaged{number}" for number in ("", *(f"-{n}" for n in range(2, 1000))))
+        names = (
+            f"{place.name}.damaged{number}" for number in ("", *(f"-{n}" for n in range(2, 1000)))
+        )
         aside = next(place.with_name(name) for name in names if not place.with_name(name).exists())
         place.rename(aside)
         return aside

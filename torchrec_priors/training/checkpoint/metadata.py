@@ -55,7 +55,9 @@ def read_metadata(place: Path) -> Metadata:
         except OSError:
             raise
         except Exception as error:  # a damaged pickle may raise any
-            raise ValueError(f"{type(error).__name__}: {' '.join(str(error).split())[:100]}") from error
+            raise ValueError(
+                f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+            ) from error
     return _metadata(said)
 
 
@@ -74,7 +76,9 @@ class _StandIn:
         self.state = state
 
 
-class _Inert(pickle._Unpickler):  # the one in Python: that in C takes any memory that a file asks for
+class _Inert(
+    pickle._Unpickler
+):  # the one in Python: that in C takes any memory that a file asks for
     """Args: file: opened."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -82,7 +86,9 @@ class _Inert(pickle._Unpickler):  # the one in Python: that in C takes any memor
             return _DTYPES[name]
         if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint holds")
-        return type(name, (_StandIn,), {})  # one for each place, so that none can be changed by another
+        return type(
+            name, (_StandIn,), {}
+        )  # one for each place, so that none can be changed by another
 
 
 def _metadata(said: Any) -> Metadata:
@@ -112,7 +118,8 @@ def _tensor(said: Any) -> STORAGE_TYPES:
 
 def _chunk(said: Any, dimensions: int) -> ChunkStorageMetadata:
     state = _state(said, "ChunkStorageMetadata")
-    offsets, sizes = _size(state.get("offsets")), _size(state.get("sizes"))
+    offsets = _size(state.get("offsets"))
+    sizes = _size(state.get("sizes"))
     if not len(offsets) == len(sizes) == dimensions:
         raise ValueError("a part of a tensor has other dimensions than the tensor")
     return ChunkStorageMetadata(offsets, sizes)
@@ -128,7 +135,9 @@ def _properties(said: Any) -> TensorProperties:
 
 def _index(said: Any, tensors: Mapping[str, Any]) -> MetadataIndex:
     state = _state(said, "MetadataIndex")
-    name, offset, number = state.get("fqn"), state.get("offset"), state.get("index")
+    name = state.get("fqn")
+    offset = state.get("offset")
+    number = state.get("index")
     if name not in tensors:
         raise ValueError(f"there is no tensor '{name}', which it says is stored")
     return MetadataIndex(

@@ -14,7 +14,9 @@ class Pieces(LocalShardsWrapper):
     whole, which would move them to the device of its mesh.
     """
 
-    def __new__(cls, pieces: Sequence[Tensor], offsets: Sequence[Sequence[int]], size: Sequence[int]) -> "Pieces":
+    def __new__(
+        cls, pieces: Sequence[Tensor], offsets: Sequence[Sequence[int]], size: Sequence[int]
+    ) -> "Pieces":
         """
         Args:
             pieces: plain tensors.

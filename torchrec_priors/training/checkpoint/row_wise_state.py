@@ -36,11 +36,22 @@ def in_saved_form(state: State, metadata: Metadata) -> Iterator[None]:
     for parameter, states in state["optimizers"]["state"].items():
         for name, mine in states.items():
             saved = metadata.state_dict_metadata.get(f"optimizers.state.{parameter}.{name}")
-            if not isinstance(mine, DTensor) or not isinstance(saved, TensorStorageMetadata) or mine.dim() != 1:
+            if (
+                not isinstance(mine, DTensor)
+                or not isinstance(saved, TensorStorageMetadata)
+                or mine.dim() != 1
+            ):
                 continue
-            rows = state["model"][parameter.partition(".")[2]].shape[0]  # after the name of the optimizer
+            rows = state["model"][parameter.partition(".")[2]].shape[
+                0
+            ]  # after the name of the optimizer
             if mine.shape != saved.size:
-                log.info("%s: of %d parts there, of %d here", name, saved.size[0] // rows, len(mine) // rows)
+                log.info(
+                    "%s: of %d parts there, of %d here",
+                    name,
+                    saved.size[0] // rows,
+                    len(mine) // rows,
+                )
                 borrowed.append((states, name, mine, _asked_for(mine, rows, saved.size[0])))
     for states, name, _, asked in borrowed:
         states.pop(name)

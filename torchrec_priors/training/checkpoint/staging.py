@@ -29,7 +29,9 @@ def staged_copy(value: Any) -> Any:
         return type(value)(staged_copy(inner) for inner in value)
     if isinstance(value, DTensor):
         local: Any = value.to_local()
-        return Pieces([_copy(shard) for shard in local.local_shards()], local.local_offsets(), value.shape)
+        return Pieces(
+            [_copy(shard) for shard in local.local_shards()], local.local_offsets(), value.shape
+        )
     if isinstance(value, ShardedTensor):  # buffers of managed tables
         shards = value.local_shards()
         offsets = [shard.metadata.shard_offsets for shard in shards]
@@ -38,4 +40,6 @@ def staged_copy(value: Any) -> Any:
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format).copy_(tensor)
+    return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format).copy_(
+        tensor
+    )

@@ -68,7 +68,9 @@ class Ancestry:
         return f"'{named.run}'{' (--fit-all)' if named.fit_all else ''}"
 
 
-def new_ancestry(config: RunConfig, data: PreparedData, ranks: Ranks, source: RunFolder | None) -> Ancestry:
+def new_ancestry(
+    config: RunConfig, data: PreparedData, ranks: Ranks, source: RunFolder | None
+) -> Ancestry:
     """Of a run that begins, from `source` if any. Every rank must call it.
 
     Raises:
@@ -104,7 +106,8 @@ def write_ancestry(ancestry: Ancestry, folder: RunFolder) -> None:
 
 def as_ancestors(folder: RunFolder, checkpoint: str, ancestry: Ancestry) -> list[Ancestor]:
     """What a run is to those that start from it: itself and its own ancestors."""
-    config, origin = folder.config("--init-from"), folder.origin()
+    config = folder.config("--init-from")
+    origin = folder.origin()
     own = Ancestor(
         run=str(folder.path.absolute()),
         checkpoint=checkpoint,
@@ -128,7 +131,9 @@ def _of_run(source: RunFolder, ranks: Ranks) -> Ancestry:
     if ancestors[0].known or len(ancestors) > 1:
         return Ancestry(ancestors, ancestry.part)
 
-    config, data = source.open(option="--init-from")  # of an earlier version, which its data may still tell
+    config, data = source.open(
+        option="--init-from"
+    )  # of an earlier version, which its data may still tell
     if data.manifest.prepared_sha256 != source.origin().content_sha256:
         return Ancestry(ancestors, ancestry.part)
     part = _with_own(TrainedPart.none(), data, training_ends(data, config.training), ranks)
@@ -156,7 +161,9 @@ def _of_vectors(file: Path) -> Ancestry:
 
 def _of_export(manifest: Path, about: dict[str, Any], files: dict[str, str]) -> Ancestry:
     if "ancestors" not in about:  # of an earlier version
-        return Ancestry([Ancestor(run=str(about.get("run", manifest.parent)), known=False)], TrainedPart.none())
+        return Ancestry(
+            [Ancestor(run=str(about.get("run", manifest.parent)), known=False)], TrainedPart.none()
+        )
     ancestors = _parsed(json.dumps(about["ancestors"]), manifest)
     trained = manifest.with_name(TRAINED)
     if TRAINED not in files:
@@ -170,11 +177,15 @@ def _parsed(text: str, file: Path) -> list[Ancestor]:
     try:
         ancestors: list[Ancestor] = TypeAdapter(list[Ancestor]).validate_json(text, strict=True)
     except ValidationError as error:
-        raise UserError(f"'{file}': what it says of its run cannot be read: export the run again") from error
+        raise UserError(
+            f"'{file}': what it says of its run cannot be read: export the run again"
+        ) from error
     return ancestors
 
 
-def _with_own(before: TrainedPart, data: PreparedData, end_U: np.ndarray, ranks: Ranks) -> TrainedPart:
+def _with_own(
+    before: TrainedPart, data: PreparedData, end_U: np.ndarray, ranks: Ranks
+) -> TrainedPart:
     """`before`, but for what lies within this run's own part of the same histories, and that part."""
     user_U, history_U = np.zeros((2, data.users), np.uint64)
     within_N = np.zeros(len(before), np.int32)
@@ -186,17 +197,23 @@ def _with_own(before: TrainedPart, data: PreparedData, end_U: np.ndarray, ranks:
         place, of_before = pasts.met(before)
         items = before.items_N[of_before].astype(np.int64)
         mine = items <= end_U[here][place]
-        same = mine & (pasts.of_first(place, np.where(mine, items, 0)) == before.history_N[of_before])
+        same = mine & (
+            pasts.of_first(place, np.where(mine, items, 0)) == before.history_N[of_before]
+        )
         within_N[of_before[same]] = 1
 
     user_U, history_U = (_summed(values, ranks) for values in (user_U, history_U))
     within_N = ranks.total(torch.from_numpy(within_N)).numpy()
     trained_U = end_U > 0
-    own = TrainedPart(user_U, end_U.astype(np.int32), history_U, np.zeros(data.users, bool)).only(trained_U)
+    own = TrainedPart(user_U, end_U.astype(np.int32), history_U, np.zeros(data.users, bool)).only(
+        trained_U
+    )
     return TrainedPart.together([before.only(within_N == 0), own])
 
 
 def _summed(values: np.ndarray, ranks: Ranks) -> np.ndarray:
     """uint64 of all ranks, of which one at most has something at each place."""
-    summed: np.ndarray = ranks.total(torch.from_numpy(values.view(np.int64))).numpy().view(np.uint64)
+    summed: np.ndarray = (
+        ranks.total(torch.from_numpy(values.view(np.int64))).numpy().view(np.uint64)
+    )
     return summed

@@ -15,7 +15,12 @@ from torchrec_priors.training.run.folder import LOCK
 
 log = logging.getLogger(__name__)
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of file systems that have none
+_NO_LOCKS = (
+    errno.ENOSYS,
+    errno.ENOLCK,
+    errno.ENOTSUP,
+    errno.EOPNOTSUPP,
+)  # of file systems that have none
 
 
 @contextmanager
@@ -55,5 +60,8 @@ def _acquire(lock: FileLock, folder: Path) -> str | None:
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
-        log.warning("'%s' is on a file system without locks: see to it that one training works there", folder)
+        log.warning(
+            "'%s' is on a file system without locks: see to it that one training works there",
+            folder,
+        )
     return None

@@ -24,10 +24,24 @@ from torchrec_priors.training.run.seen import read_seen
 
 log = logging.getLogger(__name__)
 
-CONFIG, DATA, METRICS, SUMMARY, PATHS = "config.toml", "data.json", "metrics.jsonl", "summary.json", "paths.json"
+CONFIG = "config.toml"
+DATA = "data.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+PATHS = "paths.json"
 SHARDING = "sharding.json"
-SEEN, TRAINED, CHECKPOINTS, LOCK = "seen.parquet", "trained.parquet", "checkpoints", ".lock"
-_BEFORE_CONFIG = (PATHS, SEEN, TRAINED, DATA, CHECKPOINTS, LOCK)  # what there may be before a run has its configuration
+SEEN = "seen.parquet"
+TRAINED = "trained.parquet"
+CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+_BEFORE_CONFIG = (
+    PATHS,
+    SEEN,
+    TRAINED,
+    DATA,
+    CHECKPOINTS,
+    LOCK,
+)  # what there may be before a run has its configuration
 _NOT_THE_RUN = ("sharding",)  # sections that a run may be gone on with under others of
 
 _MAY_CHANGE = {f"training.{name}" for name in MAY_CHANGE}
@@ -105,7 +119,9 @@ class RunFolder:
         if not file.is_file():
             raise UserError(f"'{file}' is missing: put it back, or train again")
         if sha256(file) != recorded:
-            raise UserError(f"'{file}' is damaged (it does not match its checksum): put it back, or train again")
+            raise UserError(
+                f"'{file}' is damaged (it does not match its checksum): put it back, or train again"
+            )
 
     @property
     def sharding(self) -> Path:
@@ -152,7 +168,9 @@ class RunFolder:
         there = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
         recorded = tomllib.loads(there.to_toml())  # with what later versions have added
         given = tomllib.loads(config.to_toml())
-        recorded, given = ({k: v for k, v in each.items() if k not in _NOT_THE_RUN} for each in (recorded, given))
+        recorded, given = (
+            {k: v for k, v in each.items() if k not in _NOT_THE_RUN} for each in (recorded, given)
+        )
         difference = _first_difference(recorded, given)
         if difference:
             raise UserError(
@@ -180,7 +198,9 @@ class RunFolder:
         """
         before = self.origin() if self.was_started else None
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        first = f"{config.to_toml()}\n{data.manifest.prepared_sha256}\n{data.manifest.added_priors()}"
+        first = (
+            f"{config.to_toml()}\n{data.manifest.prepared_sha256}\n{data.manifest.added_priors()}"
+        )
         origin = Origin(
             path=str(data.folder.absolute()),
             content_sha256=data.manifest.prepared_sha256,
@@ -191,7 +211,11 @@ class RunFolder:
             init_from_id=None if init_from is None else init_from.identity(),
             ancestors=ancestors,
             own_files={str(file): sha256(file) for file in config.own_files()},
-            files={file.name: sha256(file) for file in (self.seen, self.trained, self.paths) if file.is_file()},
+            files={
+                file.name: sha256(file)
+                for file in (self.seen, self.trained, self.paths)
+                if file.is_file()
+            },
             run_id=hashlib.sha256(first.encode()).hexdigest()[:32],
             format=FORMAT,
         )
@@ -207,7 +231,9 @@ class RunFolder:
         write_origin(self.path / DATA, origin)
         write_config(self.path / CONFIG, config, origin.run_id)
 
-    def open(self, data_path: Place | str | None = None, option: str = "--run") -> tuple[RunConfig, PreparedData]:
+    def open(
+        self, data_path: Place | str | None = None, option: str = "--run"
+    ) -> tuple[RunConfig, PreparedData]:
         """The configuration and data of a run that was started; `option` is what named it.
 
         Raises:
@@ -255,8 +281,15 @@ class RunFolder:
         config, origin = self._recorded("--init-from")
         settings = tomllib.loads(config.to_toml())
         decides = {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
-        decides["training"] = {name: value for name, value in settings["training"].items() if name not in MAY_CHANGE}
-        of_data = [origin.content_sha256, origin.priors, sorted(origin.own_files.values()), origin.init_from_id]
+        decides["training"] = {
+            name: value for name, value in settings["training"].items() if name not in MAY_CHANGE
+        }
+        of_data = [
+            origin.content_sha256,
+            origin.priors,
+            sorted(origin.own_files.values()),
+            origin.init_from_id,
+        ]
         return hashlib.sha256(json.dumps([decides, of_data], sort_keys=True).encode()).hexdigest()
 
     def _recorded(self, option: str) -> tuple[RunConfig, Origin]:
@@ -269,11 +302,23 @@ class RunFolder:
         """Raises UserError where the folder holds anything but what a kill leaves of a run that was about to start."""
         if not self.path.exists():
             return
-        left = [path for path in self.path.iterdir() if path.name not in _BEFORE_CONFIG and not _is_hidden_part(path)]
-        if (self.path / DATA).is_file() and self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
-            raise UserError(f"--run: '{self.path / CONFIG}' is missing: put it back, or choose another folder")
+        left = [
+            path
+            for path in self.path.iterdir()
+            if path.name not in _BEFORE_CONFIG and not _is_hidden_part(path)
+        ]
+        if (
+            (self.path / DATA).is_file()
+            and self.checkpoints.is_dir()
+            and any(self.checkpoints.iterdir())
+        ):
+            raise UserError(
+                f"--run: '{self.path / CONFIG}' is missing: put it back, or choose another folder"
+            )
         if left:
-            raise UserError(f"--run: '{self.path}' is not empty and holds no run: choose another folder")
+            raise UserError(
+                f"--run: '{self.path}' is not empty and holds no run: choose another folder"
+            )
 
     def say_grown(self, config: RunConfig, data: PreparedData) -> None:
         """What becomes of items that came after the run was trained, where there are any."""
@@ -289,7 +334,13 @@ class RunFolder:
             "hashed": "they have hashed rows",
             "managed": "they have no rows of their own and are not recommended until training meets them",
         }[config.embedding.unseen]
-        log.info("'%s' has %s items more than when '%s' was trained: %s", data.folder, f"{new:,}", self.path, becomes)
+        log.info(
+            "'%s' has %s items more than when '%s' was trained: %s",
+            data.folder,
+            f"{new:,}",
+            self.path,
+            becomes,
+        )
 
     def _check_own_files(self, config: RunConfig, origin: Origin, *, trust: bool) -> None:
         check_trusted(config.own_files(), origin.own_files, self.path, trust=trust)
@@ -312,14 +363,18 @@ def _added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
     """Checksums of the priors added to the data that a run uses; a file of the user's own may read any of them."""
     named = {part for level in config.priors.tree for part in (level, *level.split(":"))}
     added = data.manifest.added_priors()
-    return {name: checksum for name, checksum in added.items() if config.own_files() or name in named}
+    return {
+        name: checksum for name, checksum in added.items() if config.own_files() or name in named
+    }
 
 
 def _earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
     """The state that a data set has grown from since a run was trained on it; None where it is as it was."""
     if data.manifest.prepared_sha256 == origin.content_sha256:
         return None
-    states = [state for state in data.manifest.grown if state["prepared_sha256"] == origin.content_sha256]
+    states = [
+        state for state in data.manifest.grown if state["prepared_sha256"] == origin.content_sha256
+    ]
     return states[-1] if states else None
 
 
@@ -330,7 +385,8 @@ def _is_hidden_part(path: Path) -> bool:
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
     for key in sorted({*old, *new}):
-        before, after = old.get(key), new.get(key)
+        before = old.get(key)
+        after = new.get(key)
         if isinstance(before, dict) and isinstance(after, dict):
             inner = _first_difference(before, after, f"{prefix}{key}.")
             if inner:

@@ -42,7 +42,9 @@ def check_beginning(file: Path, noted: Mapping[str, Any]) -> None:
     """
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content[: noted["bytes"]]).hexdigest() != noted["sha256"]:
-        raise UserError(f"'{file}' is missing or not as it was when the training ended: put it back, or train again")
+        raise UserError(
+            f"'{file}' is missing or not as it was when the training ended: put it back, or train again"
+        )
 
 
 def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -92,9 +92,13 @@ def read_origin(file: Path) -> Origin:
     except ValidationError as error:
         problem = error.errors()[0]
         what = ".".join(map(str, problem["loc"]))
-        raise UserError(f"'{file}' cannot be read ('{what}': {problem['msg']}): put it back, or train again") from error
+        raise UserError(
+            f"'{file}' cannot be read ('{what}': {problem['msg']}): put it back, or train again"
+        ) from error
     if origin.format > FORMAT:
-        raise UserError(f"'{file}' is of format {origin.format}, and this release reads up to {FORMAT}: update it")
+        raise UserError(
+            f"'{file}' is of format {origin.format}, and this release reads up to {FORMAT}: update it"
+        )
     return origin
 
 

@@ -49,7 +49,7 @@ def count_positives(
     share: Share,
     training_end_U: np.ndarray,
     *,
-    known_I: np.ndarray | None = None,
+    has_row_I: np.ndarray | None = None,
 ) -> Tensor:
     """int64 [K + 1, T]: positives of each path at each offset, and targets, over this rank's share of an epoch. Items
     that are not known are as if they had not been.
@@ -66,8 +66,8 @@ def count_positives(
         index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
         ends = training_end_U[group.first_user : group.first_user + group.users]
         trained = index < np.repeat(ends, users.lengths)
-        if known_I is not None:
-            trained &= known_I[users.items]
+        if has_row_I is not None:
+            trained &= has_row_I[users.items]
             before = np.concatenate([[0], np.cumsum(trained)])
             index = before[:-1] - np.repeat(before[users.starts[:-1]], users.lengths)
         for offset in range(1, horizon + 1):
@@ -76,8 +76,12 @@ def count_positives(
                 torch.from_numpy(values[chosen]).to(tree.device)
                 for values in (users.items, owner, *users.columns.values())
             )
-            targets = Targets(items, torch.full_like(items, offset), event[0] if event else None, user_M)
-            on_cpu[:paths, offset - 1] += torch.bincount(tree.assign(targets)[1].cpu(), minlength=paths)
+            targets = Targets(
+                items, torch.full_like(items, offset), event[0] if event else None, user_M
+            )
+            on_cpu[:paths, offset - 1] += torch.bincount(
+                tree.assign(targets)[1].cpu(), minlength=paths
+            )
             on_cpu[paths, offset - 1] += len(items)
     return on_cpu
 
@@ -95,7 +99,12 @@ def write_paths(file: Path, tree: PriorTree, counted: Counted, depths: list[Dept
     positives_KT, targets_T = counted.by_offset
     to_K = [None] * len(tree.paths) if depths is None else backed_off(tree, depths)
     paths = [
-        {"name": path.name, "positives": sum(of_T), "positives_by_offset": of_T, "backed_off_to": to}
+        {
+            "name": path.name,
+            "positives": sum(of_T),
+            "positives_by_offset": of_T,
+            "backed_off_to": to,
+        }
         for path, of_T, to in zip(tree.paths, positives_KT.tolist(), to_K, strict=True)
     ]
     values = {"targets": counted.targets, "targets_by_offset": targets_T.tolist(), "paths": paths}
@@ -119,7 +128,9 @@ def read_paths(file: Path, tree: PriorTree) -> Counted:
     """
     recorded = _read(file)
     if [path["name"] for path in recorded["paths"]] != [path.name for path in tree.paths]:
-        raise UserError(f"{file} is of other prior paths than the run's data and configuration have: train again")
+        raise UserError(
+            f"{file} is of other prior paths than the run's data and configuration have: train again"
+        )
     try:
         positives_K = torch.tensor([int(path["positives"]) for path in recorded["paths"]])
         by_offset = None
@@ -141,4 +152,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:
-    return UserError(f"'{file}' is not what train writes ({type(error).__name__}: {error}): train again")
+    return UserError(
+        f"'{file}' is not what train writes ({type(error).__name__}: {error}): train again"
+    )

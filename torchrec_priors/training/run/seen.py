@@ -33,11 +33,15 @@ def training_frequency(data: PreparedData, settings: TrainingConfig, ranks: Rank
         return data.catalogue(["frequency"])["frequency"].to_numpy().astype(np.int64)
     count = torch.zeros(data.items, dtype=torch.int64)
     for group in data.row_groups[ranks.rank :: ranks.world]:
-        count += torch.bincount(torch.from_numpy(data.read_users(group).items), minlength=data.items)
+        count += torch.bincount(
+            torch.from_numpy(data.read_users(group).items), minlength=data.items
+        )
     return ranks.total(count).numpy()
 
 
-def say_unseen(config: UnseenConfig, rows: ItemRows | ManagedRows, frequency: np.ndarray | None) -> None:
+def say_unseen(
+    config: UnseenConfig, rows: ItemRows | ManagedRows, frequency: np.ndarray | None
+) -> None:
     """Lines of the log: how many items are unseen, what becomes of them, and settings that nobody reads."""
     for key in config.without_effect():
         log.warning("%s has no effect with embedding.unseen = '%s'", key, config.unseen)
@@ -46,9 +50,9 @@ def say_unseen(config: UnseenConfig, rows: ItemRows | ManagedRows, frequency: np
                  f"{rows.rows - config.blocks:,}", f"{rows.items:,}", config.eviction,
                  f"{config.eviction_interval:,}")  # fmt: skip
         return
-    if rows.alone_I is None or frequency is None:
+    if rows.own_row_I is None or frequency is None:
         return
-    unseen = ~rows.alone_I
+    unseen = ~rows.own_row_I
     becomes = _BECOMES[config.unseen].format(rows=config.hashed_rows)
     share = frequency[unseen].sum() / max(frequency.sum(), 1)
     log.info("%s of %s items have fewer than %s training interactions, %.2f %% of all: %s",
@@ -74,9 +78,13 @@ def read_seen(file: Path, items: int) -> np.ndarray:
     except (pa.ArrowException, OSError) as error:
         blame_the_system(error, f"'{file}'")
         reason = str(error).splitlines()[0]
-        raise UserError(f"{file}, which says what items have rows, cannot be read ({reason}): train again") from error
+        raise UserError(
+            f"{file}, which says what items have rows, cannot be read ({reason}): train again"
+        ) from error
     if len(item) and not 0 <= item.min() <= item.max() < items:
-        raise UserError(f"{file} names an item outside the catalogue of {items:,} that it was written for: train again")
+        raise UserError(
+            f"{file} names an item outside the catalogue of {items:,} that it was written for: train again"
+        )
     seen_I = np.zeros(items, bool)
     seen_I[item] = True
     return seen_I

@@ -18,7 +18,9 @@ _PRIME = 2**31 - 1
 
 def nodes(entities: ir.Table, column: str) -> ir.Table:
     """`entities` with `node`, 0-based, in the order of the original ids in `column`."""
-    numbered: ir.Table = entities.mutate(node=ibis.row_number().over(ibis.window(order_by=entities[column])))
+    numbered: ir.Table = entities.mutate(
+        node=ibis.row_number().over(ibis.window(order_by=entities[column]))
+    )
     return numbered
 
 
@@ -44,7 +46,9 @@ def at_most(members: ir.Table, entity: str, by: str, limit: int, seed: int) -> i
         members: `entity` and `by`, both numbers of nodes.
     """
     drawn = _random(members[entity], members[by], seed)
-    place = ibis.row_number().over(ibis.window(group_by=members[by], order_by=[drawn, members[entity]]))
+    place = ibis.row_number().over(
+        ibis.window(group_by=members[by], order_by=[drawn, members[entity]])
+    )
     ranked = members.mutate(_place=place)
     return ranked.filter(ranked._place < limit).select(*members.columns)
 
@@ -69,7 +73,9 @@ def ranges(members: ir.Table, shared: str, at_once: int) -> ir.Table:
     return bounds(met.rename(user_id="node"), at_once)
 
 
-def near(members: ir.Table, shared: str, first: int, last: int | None, neighbours: int | None) -> ir.Table:
+def near(
+    members: ir.Table, shared: str, first: int, last: int | None, neighbours: int | None
+) -> ir.Table:
     """(first, second, weight): the edges of the nodes from `first` to before `last`, first < second.
 
     With `neighbours`, those to the strongest of each node; otherwise those to larger nodes.
@@ -87,7 +93,9 @@ def near(members: ir.Table, shared: str, first: int, last: int | None, neighbour
         ranked = edges.mutate(place=ibis.row_number().over(order))
         edges = ranked.filter(ranked.place < neighbours)
     return edges.select(
-        first=ibis.least(edges.node, edges.other), second=ibis.greatest(edges.node, edges.other), weight=edges.weight
+        first=ibis.least(edges.node, edges.other),
+        second=ibis.greatest(edges.node, edges.other),
+        weight=edges.weight,
     )
 
 
@@ -102,14 +110,18 @@ def strongest(edges: ir.Table, neighbours: int) -> ir.Table:
     ranked = both.mutate(place=ibis.row_number().over(order))
     kept = ranked.filter(ranked.place < neighbours)
     undirected = kept.select(
-        first=ibis.least(kept.node, kept.other), second=ibis.greatest(kept.node, kept.other), weight=kept.weight
+        first=ibis.least(kept.node, kept.other),
+        second=ibis.greatest(kept.node, kept.other),
+        weight=kept.weight,
     )
     return undirected.distinct()
 
 
 def _random(one: ir.IntegerValue, two: ir.IntegerValue, seed: int) -> ir.IntegerValue:
     """A number of [0, 2^31 - 1) for two small numbers, the same on every engine: multiply, add, fifth power, twice."""
-    mixed = _fifth_power(one.cast("int64") * 48271 + two.cast("int64") * 1_103_515 + (seed % _PRIME) + 12_345)
+    mixed = _fifth_power(
+        one.cast("int64") * 48271 + two.cast("int64") * 1_103_515 + (seed % _PRIME) + 12_345
+    )
     return _fifth_power(mixed * 69_621 + two.cast("int64"))
 
 

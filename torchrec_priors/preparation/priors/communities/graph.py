@@ -29,7 +29,9 @@ class Graph:
     def strength(self) -> np.ndarray:
         """float64 [N], the weight of each node's edges."""
         both = np.concatenate([self.weight, self.weight])
-        return np.bincount(np.concatenate([self.first, self.second]), weights=both, minlength=self.nodes)
+        return np.bincount(
+            np.concatenate([self.first, self.second]), weights=both, minlength=self.nodes
+        )
 
     @cached_property
     def connected(self) -> np.ndarray:

@@ -8,7 +8,9 @@ _AT_MOST = 2
 _NEARLY = 0.5  # a second category is named if it tells at least so much as the first
 
 
-def named_by_category(community_P: np.ndarray, category_P: np.ndarray, categories: list[str]) -> dict[int, str]:
+def named_by_category(
+    community_P: np.ndarray, category_P: np.ndarray, categories: list[str]
+) -> dict[int, str]:
     """Community -> the one or two categories that tell most about it, such as "Drama, War"; "" where none does.
 
     A category tells p log(p / q), with p its share of the community's labels and q its share of all labels: it has to
@@ -27,5 +29,7 @@ def named_by_category(community_P: np.ndarray, category_P: np.ndarray, categorie
         there = np.flatnonzero(p > q)
         tells = p[there] * np.log(p[there] / q[there])
         best = np.argsort(-tells, kind="stable")[:_AT_MOST]
-        names[community] = ", ".join(categories[there[i]] for i in best if tells[i] >= _NEARLY * tells[best[0]])
+        names[community] = ", ".join(
+            categories[there[i]] for i in best if tells[i] >= _NEARLY * tells[best[0]]
+        )
     return names

@@ -15,7 +15,12 @@ from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB
 from torchrec_priors.preparation.priors.communities import edges as expressions
 from torchrec_priors.preparation.priors.communities.graph import Graph
 from torchrec_priors.preparation.priors.communities.names import named_by_category
-from torchrec_priors.preparation.priors.communities.search import OTHERS, Partition, at_resolution, with_groups
+from torchrec_priors.preparation.priors.communities.search import (
+    OTHERS,
+    Partition,
+    at_resolution,
+    with_groups,
+)
 from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.priors.grouping import Grouping
 from torchrec_priors.prepared.data_set import PreparedData
@@ -27,7 +32,10 @@ _PAIRS_A_ROW = 8  # pairs that are counted in the memory that a row of a log tak
 
 
 def communities(
-    settings: GraphPrior | UserPrior, data: PreparedData, report: Report = lambda _: None, memory: str = MEMORY
+    settings: GraphPrior | UserPrior,
+    data: PreparedData,
+    report: Report = lambda _: None,
+    memory: str = MEMORY,
 ) -> Grouping:
     """Groups of items or users of a data set, from its training interactions alone.
 
@@ -45,14 +53,18 @@ def communities(
             engine.close()
     except (duckdb.IOException, duckdb.InvalidInputException) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--data: '{data.folder}' cannot be read ({reason}): prepare the data set again") from error
+        raise UserError(
+            f"--data: '{data.folder}' cannot be read ({reason}): prepare the data set again"
+        ) from error
     if not len(graph.weight):
         raise UserError(
             f"prior '{settings.name}': no two {_plural(settings)} share anything in training: no communities"
         )
     report(f"communities of {len(graph.weight):,} edges")
     if settings.groups is None:
-        partition = at_resolution(graph, settings.resolution or 1.0, settings.min_size, settings.seed)
+        partition = at_resolution(
+            graph, settings.resolution or 1.0, settings.min_size, settings.seed
+        )
     else:
         partition = with_groups(graph, settings.groups, settings.min_size, settings.seed, report)
     return _grouping(settings, data, entities, graph, partition)
@@ -65,7 +77,9 @@ def _graph(
     entities, members = _members(settings, engine, data)
     first = [0]
     if engine.value(members.count()) > _FEW:
-        found = engine.to_arrow(expressions.ranges(members, "shared", engine.rows_a_bucket * _PAIRS_A_ROW))
+        found = engine.to_arrow(
+            expressions.ranges(members, "shared", engine.rows_a_bucket * _PAIRS_A_ROW)
+        )
         first = found["first"].to_pylist()
     parts = []
     for number, (low, high) in enumerate(zip(first, [*first[1:], None], strict=True)):
@@ -81,14 +95,19 @@ def _graph(
     return ordered, Graph(ordered.num_rows, ends_1, ends_2, weight)
 
 
-def _members(settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData) -> tuple[ir.Table, ir.Table]:
+def _members(
+    settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData
+) -> tuple[ir.Table, ir.Table]:
     """The entities with their `node`; and (node, shared): what each of them engaged with, or who with it."""
     files = dict.fromkeys(group.file for group in data.row_groups)
     sequences = [engine.table(f"sequences_{number}", [file]) for number, file in enumerate(files)]
     items = engine.table("catalogue", [data.file("items.parquet")]).select("item", "item_id")
     training = union(
         [
-            engine.materialise(f"training_{number}", expressions.training(part, data.manifest.horizon, settings.last))
+            engine.materialise(
+                f"training_{number}",
+                expressions.training(part, data.manifest.horizon, settings.last),
+            )
             for number, part in enumerate(sequences)
         ]
     )
@@ -99,15 +118,22 @@ def _members(settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedDat
         users = union([part.select("user_id") for part in sequences])
         entities = engine.materialise("entities", expressions.nodes(users, "user_id"))
         shared = expressions.nodes(items, "item_id").select("item", shared="node")
-        members = training.inner_join(entities, "user_id").inner_join(shared, "item").select("node", "shared")
-        members = expressions.at_most(members, "node", "shared", settings.users_per_item, settings.seed)
+        members = (
+            training.inner_join(entities, "user_id")
+            .inner_join(shared, "item")
+            .select("node", "shared")
+        )
+        members = expressions.at_most(
+            members, "node", "shared", settings.users_per_item, settings.seed
+        )
     return entities, engine.materialise("members", members)
 
 
 def _columns(engine: DuckDB, table: ir.Table) -> list[np.ndarray]:
     """The columns of a table, read in batches, as int64."""
     batches = [
-        [batch[name].to_numpy().astype(np.int64) for name in table.columns] for batch in engine.batches(table, 1 << 20)
+        [batch[name].to_numpy().astype(np.int64) for name in table.columns]
+        for batch in engine.batches(table, 1 << 20)
     ]
     return [
         np.concatenate([np.zeros(0, np.int64), *(batch[place] for batch in batches)])
@@ -130,7 +156,10 @@ def _grouping(
     group = pa.array(np.array([place[number] for number in partition.group.tolist()]), pa.int32())
     column = "item" if isinstance(settings, GraphPrior) else "user_id"
     table = pa.table({column: entities[column], "group": group}).sort_by(column)
-    reached = {"reached_resolution": partition.resolution, "modularity": round(partition.modularity, 6)}
+    reached = {
+        "reached_resolution": partition.resolution,
+        "modularity": round(partition.modularity, 6),
+    }
     return Grouping(
         kind=settings.kind,  # type: ignore[arg-type]
         groups=names,
@@ -150,7 +179,10 @@ def _names(
 ) -> list[str]:
     """By group number; every name but that of the others begins with the group's place from 1."""
     if isinstance(settings, UserPrior):
-        return [f"users {number + 1}" if group != OTHERS else "other users" for group, number in place.items()]
+        return [
+            f"users {number + 1}" if group != OTHERS else "other users"
+            for group, number in place.items()
+        ]
     category = data.category_prior()
     item, number_of = data.prior_pairs(category.name, "item")
     community = np.empty(entities.num_rows, np.int64)
@@ -168,7 +200,8 @@ def _names(
 
 def _said(settings: GraphPrior | UserPrior, graph: Graph, partition: Partition) -> list[str]:
     things = _plural(settings)
-    edges, joined = len(graph.weight), len(graph.connected)
+    edges = len(graph.weight)
+    joined = len(graph.connected)
     counted = "all" if settings.last is None else f"the last {settings.last:,}"
     others = int((partition.group == OTHERS).sum())
     lines = [

@@ -10,7 +10,8 @@ from torchrec_priors.preparation.priors.communities.graph import Graph
 from torchrec_priors.preparation.priors.communities.leiden import leiden
 
 OTHERS = -1
-_LOWEST, _HIGHEST = 2.0**-20, 2.0**16
+_LOWEST = 2.0**-20
+_HIGHEST = 2.0**16
 _HALVINGS = 20
 
 
@@ -42,7 +43,9 @@ def at_resolution(graph: Graph, resolution: float, min_size: int, seed: int) -> 
     community = leiden(graph, resolution, seed)
     size = np.bincount(community)
     large = np.flatnonzero(size >= min_size)
-    order = np.argsort(-size[large], kind="stable")  # leiden numbers as they appear: by smallest node
+    order = np.argsort(
+        -size[large], kind="stable"
+    )  # leiden numbers as they appear: by smallest node
     number = np.full(len(size), OTHERS)
     number[large[order]] = np.arange(len(large))
     group = np.full(graph.nodes, OTHERS)
@@ -51,7 +54,11 @@ def at_resolution(graph: Graph, resolution: float, min_size: int, seed: int) -> 
 
 
 def with_groups(
-    graph: Graph, groups: int, min_size: int, seed: int, report: Callable[[str], None] = lambda _: None
+    graph: Graph,
+    groups: int,
+    min_size: int,
+    seed: int,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Partition:
     """The partition of so many groups, OTHERS included, or of the nearest number that a resolution gives.
 
@@ -71,7 +78,8 @@ def with_groups(
     before = after = 1.0
     passed = False
     while not exact() and not passed and _LOWEST < after < _HIGHEST and tried[after].communities:
-        before, after = after, after * step
+        before = after
+        after = after * step
         passed = (at(after) < groups) != (tried[before].groups < groups)
     low, high = sorted((before, after))
     for _ in range(_HALVINGS if passed else 0):

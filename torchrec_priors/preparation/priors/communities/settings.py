@@ -42,7 +42,9 @@ class _Communities:
         if self.groups is not None and self.groups < 2:
             raise UserError(f"--groups must be at least 2, not {self.groups}")
         if self.groups is not None and self.resolution is not None:
-            raise UserError("--groups and --resolution: give one of them, as --groups looks for the resolution")
+            raise UserError(
+                "--groups and --resolution: give one of them, as --groups looks for the resolution"
+            )
         if self.resolution is not None and not 0 < self.resolution < float("inf"):
             raise UserError(f"--resolution must be a positive number, not {self.resolution}")
         if not 0 <= self.seed < 2**31:

@@ -68,7 +68,9 @@ def over_seeds(values: Sequence[float], digits: int = 4) -> str:
     if not values:
         return "–"
     mean, deviation = mean_and_deviation(values)
-    return plain(mean, digits) if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    return (
+        plain(mean, digits) if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    )
 
 
 def signed(interval: Interval, digits: int = 4) -> str:
@@ -79,7 +81,9 @@ def signed(interval: Interval, digits: int = 4) -> str:
     '0.0000 [−0.0100, +0.0120]'
     """
     mean = f"{interval.mean:+.{digits}f}"
-    mean = mean if float(mean) else mean[1:]  # bounds that round to 0 keep their sign, on which verdicts rest
+    mean = (
+        mean if float(mean) else mean[1:]
+    )  # bounds that round to 0 keep their sign, on which verdicts rest
     return f"{mean} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]".replace("-", "−")
 
 
@@ -90,4 +94,10 @@ def seconds(value: float | None) -> str:
     """
     if value is None:
         return "–"
-    return f"{value:.1f} s" if value >= 10 else f"{value:.2f} s" if value >= 1 else f"{value * 1000:.1f} ms"
+    return (
+        f"{value:.1f} s"
+        if value >= 10
+        else f"{value:.2f} s"
+        if value >= 1
+        else f"{value * 1000:.1f} ms"
+    )

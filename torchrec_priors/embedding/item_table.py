@@ -26,7 +26,13 @@ _NUMBERS_AT_A_TIME = 1 << 20
 
 def item_table(items: int, dim: int) -> EmbeddingCollection:
     """The table of `items` rows on the meta device; `initialise_rows` or a checkpoint gives them their values."""
-    return table_of([EmbeddingConfig(name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE])])
+    return table_of(
+        [
+            EmbeddingConfig(
+                name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE]
+            )
+        ]
+    )
 
 
 def table_of(configs: list[EmbeddingConfig]) -> EmbeddingCollection:
@@ -63,14 +69,19 @@ def first_values(item_N: np.ndarray, dim: int, seed: int, std: float) -> Tensor:
     """[N, d] normal numbers that depend on (seed, row id of the item, column) alone: of rows that items are given late,
     in any order (splitmix64, Box-Muller)."""
     start = mix(np.array([seed ^ 0x6C617465], np.uint64) + GOLDEN)
-    cell_Nd = mix(item_N.astype(np.uint64)[:, None] * GOLDEN + start) + np.arange(dim, dtype=np.uint64) * GOLDEN
+    cell_Nd = (
+        mix(item_N.astype(np.uint64)[:, None] * GOLDEN + start)
+        + np.arange(dim, dtype=np.uint64) * GOLDEN
+    )
     bits = mix(cell_Nd + GOLDEN)
     radius = np.sqrt(-2.0 * np.log(((bits >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
     angle = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)
     return torch.from_numpy(std * radius * np.cos(angle)).float()
 
 
-def initialise_rows(shard: Shard, seed: int, std: float, table: int = 0, dim: int | None = None) -> None:
+def initialise_rows(
+    shard: Shard, seed: int, std: float, table: int = 0, dim: int | None = None
+) -> None:
     """Fills the shard with normal numbers that depend on (seed, number of the table, row id, column) alone.
 
     Counter-based random bits (Philox, advanced to the row) become normal by Box-Muller.
@@ -84,7 +95,9 @@ def initialise_rows(shard: Shard, seed: int, std: float, table: int = 0, dim: in
     rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // (4 * blocks))
     for start in range(0, len(shard.rows), rows_at_a_time):
         chunk = shard.rows[start : start + rows_at_a_time]
-        bits = np.random.Philox(key=[seed, 0x7461626C65 + table]).advance((shard.first + start) * blocks)
+        bits = np.random.Philox(key=[seed, 0x7461626C65 + table]).advance(
+            (shard.first + start) * blocks
+        )
         raw = bits.random_raw(len(chunk) * blocks * 4).reshape(len(chunk), -1)[:, here]
         radius = np.sqrt(-2.0 * np.log(((raw >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
         angle = (raw & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from torchrec_priors.baselines.baseline import labelled
 from torchrec_priors.experiment.per_user import COMPARED
 from torchrec_priors.experiment.results import Results, Row
-from torchrec_priors.experiment.statistics import LEVEL, RESAMPLES, SEED, Interval, mean_and_deviation
+from torchrec_priors.experiment.statistics import (
+    LEVEL,
+    RESAMPLES,
+    SEED,
+    Interval,
+    mean_and_deviation,
+)
 from torchrec_priors.training.loop import SELECTED_BY
 
 
@@ -51,7 +57,9 @@ def _means(results: Results, about: About) -> list[str]:
     lines = _head(titles)
     for cell in about.cells:
         rows = results.of(cell)
-        some = "" if len(rows) == len(about.seeds) else f" ({len(rows)} of {len(about.seeds)} seeds)"
+        some = (
+            "" if len(rows) == len(about.seeds) else f" ({len(rows)} of {len(about.seeds)} seeds)"
+        )
         sizes = [f"{rows[0][name]:,}" if rows else "" for name in ("heads", "parameters/heads")]
         label = f"{_label(results, cell)}{some}{_taint(rows)}"
         lines.append(_line([label, *sizes, *(_over_seeds(rows, name) for name in shown)]))
@@ -62,25 +70,40 @@ def _taint(rows: list[Row]) -> str:
     """What a cell says where its pretrained vectors know targets."""
     if any(row.get("leaked/users") or row.get("validation/leaked/users") for row in rows):
         return " (trained on targets)"
-    untold = any(row.get("leaked/untold_users") or row.get("validation/leaked/untold_users") for row in rows)
+    untold = any(
+        row.get("leaked/untold_users") or row.get("validation/leaked/untold_users") for row in rows
+    )
     return " (perhaps trained on targets)" if untold else ""
 
 
 def _differences(results: Results, about: About) -> list[str]:
-    lines = [f"Difference to {about.baseline}, mean over users and seeds, and {LEVEL:.0%} interval:", ""]
+    lines = [
+        f"Difference to {about.baseline}, mean over users and seeds, and {LEVEL:.0%} interval:",
+        "",
+    ]
     lines += _head(["cell", *COMPARED])
     found = results.differences(about.baseline)
     for cell in about.cells:
         if cell != about.baseline:
-            values = [_signed(interval) for interval in found[cell]] if cell in found else [""] * len(COMPARED)
-            lines.append(_line([f"{_label(results, cell)}{_of_one_seed(results, cell, about)}", *values]))
+            values = (
+                [_signed(interval) for interval in found[cell]]
+                if cell in found
+                else [""] * len(COMPARED)
+            )
+            lines.append(
+                _line([f"{_label(results, cell)}{_of_one_seed(results, cell, about)}", *values])
+            )
     return lines
 
 
 def _of_one_seed(results: Results, cell: str, about: About) -> str:
     """Said of single rows where others have several seeds, and once of the table where none has."""
     difference = results.difference(cell, about.baseline)
-    return " (one seed)" if difference is not None and difference.of_one_seed and len(about.seeds) > 1 else ""
+    return (
+        " (one seed)"
+        if difference is not None and difference.of_one_seed and len(about.seeds) > 1
+        else ""
+    )
 
 
 def _label(results: Results, cell: str) -> str:
@@ -90,13 +113,17 @@ def _label(results: Results, cell: str) -> str:
 
 def _footer(results: Results, about: About) -> list[str]:
     seeds = ", ".join(map(str, about.seeds))
-    spread = f"Mean ± standard deviation over seeds {seeds}" if len(about.seeds) > 1 else f"Seed {seeds}"
+    spread = (
+        f"Mean ± standard deviation over seeds {seeds}" if len(about.seeds) > 1 else f"Seed {seeds}"
+    )
     intervals = f"Intervals: paired bootstrap over users ({RESAMPLES:,} resamples, seed {SEED})"
     if len(about.seeds) > 1:
         intervals += " and seeds, whose part is Student's t of as many degrees of freedom as there are seeds, less one."
     else:
         intervals += "; one seed is one seed: what another training would give is not in them."
-    hashes = "".join(f"{row['cell']} {row['seed']} {row['config_sha256']}\n" for row in results.rows)
+    hashes = "".join(
+        f"{row['cell']} {row['seed']} {row['config_sha256']}\n" for row in results.rows
+    )
     name, content = about.data
     return [
         f"{spread}. {intervals}" if about.baseline else f"{spread}.",

@@ -9,10 +9,12 @@ from torchrec_priors.common.system_errors import one_line
 _as_python_does = threading.excepthook
 
 
-def hush() -> None:
+def silence_library_warnings() -> None:
     """Leaves them out; warnings of other packages are not touched."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec\..*")
-    warnings.filterwarnings("ignore", category=FutureWarning, message=".*deprecating ShardedTensor.*")
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, message=".*deprecating ShardedTensor.*"
+    )
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     threading.excepthook = _thread_failed
 

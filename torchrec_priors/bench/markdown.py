@@ -4,7 +4,17 @@ from collections.abc import Sequence
 
 from torchrec_priors.bench.rows import Row
 
-_HEAD = ("variant", "median", "spread", "tokens/s", "peak memory", "speedup", "memory ratio", "limit share", "result")
+_HEAD = (
+    "variant",
+    "median",
+    "spread",
+    "tokens/s",
+    "peak memory",
+    "speedup",
+    "memory ratio",
+    "limit share",
+    "result",
+)
 _PARTS = ("forward", "backward", "sent by a rank", "memory of the table")
 
 
@@ -26,7 +36,8 @@ def table(rows: Sequence[Row]) -> str:
             f"{row.result:.6f}",
         ]
         if row.forward_s is not None:
-            sent, extra = (row.sent_bytes or 0) / 1e6, row.extra_bytes / 1e9
+            sent = (row.sent_bytes or 0) / 1e6
+            extra = row.extra_bytes / 1e9
             cells += [f"{row.forward_s:.3f} s", f"{row.median_s - row.forward_s:.3f} s"]
             cells += [f"{sent:.1f} MB", f"{extra:.2f} GB"]
         lines.append(_line(cells))

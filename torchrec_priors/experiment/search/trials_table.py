@@ -52,7 +52,11 @@ def markdown(search: Search, name: str, command: str, data: tuple[str, str]) -> 
         "\n".join(_chosen(search)),
         "\n".join(_trials(search)),
     ]
-    failed = [f"- {one.trial.cell.name}, trial {one.trial.number}: {one.error}" for one in search.outcomes if one.error]
+    failed = [
+        f"- {one.trial.cell.name}, trial {one.trial.number}: {one.error}"
+        for one in search.outcomes
+        if one.error
+    ]
     if failed:
         parts.append("\n".join(["Without a score:", "", *failed]))
     content = f"- data set: {data[0]}, content sha256 `{data[1]}`"
@@ -62,9 +66,13 @@ def markdown(search: Search, name: str, command: str, data: tuple[str, str]) -> 
 
 
 def _chosen(search: Search) -> list[str]:
-    lines = ["| cell | trials | as it stands | chosen | values | seconds |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| cell | trials | as it stands | chosen | values | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
     for cell in search.cells:
-        outcomes, best = _of(search, cell.name), search.best(cell.name)
+        outcomes = _of(search, cell.name)
+        best = search.best(cell.name)
         scored = sum(one.score is not None for one in outcomes)
         trials = f"{scored}" if scored == len(outcomes) else f"{scored} of {len(outcomes)}"
         its = search.settings.cells.get(cell.name)
@@ -73,13 +81,23 @@ def _chosen(search: Search) -> list[str]:
         own = next((one.score for one in outcomes if one.trial.number == 0), None)
         said = "none" if best is None else _values(best) or "as it stands"
         seconds = sum(one.seconds for one in outcomes)
-        values = [cell.name, trials, _score(own), _score(None if best is None else best.score), said, f"{seconds:.0f}"]
+        values = [
+            cell.name,
+            trials,
+            _score(own),
+            _score(None if best is None else best.score),
+            said,
+            f"{seconds:.0f}",
+        ]
         lines.append(f"| {' | '.join(values)} |")
     return lines
 
 
 def _trials(search: Search) -> list[str]:
-    lines = [f"| cell | trial | {search.settings.metric} | seconds | values |", "|---|---|---|---|---|"]
+    lines = [
+        f"| cell | trial | {search.settings.metric} | seconds | values |",
+        "|---|---|---|---|---|",
+    ]
     for cell in search.cells:
         for one in _of(search, cell.name):
             line = f"| {cell.name} | {one.trial.number} | {_score(one.score)} | {one.seconds:.0f} | {_values(one)} |"
