@@ -4,8 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
-from datetime import timedelta
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -22,14 +21,11 @@ from torchrec_priors.data.leaks import Leaks
 from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
 from torchrec_priors.metrics.reach import Reach
-from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.retrieval.read_predictions import noted_of
 from torchrec_priors.retrieval.search import Found
-from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.open_run import open_run
 from torchrec_priors.training.run.ancestry import Ancestry, read_ancestry
-from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
@@ -83,28 +79,27 @@ def evaluate(
 
     Where the model has heads for events, predictions_event_given.parquet, too.
     """
-    folder = RunFolder(run, trust)
-    config, prepared = folder.open(data)
-    config = _changed(config, overrides or [])
+    opened = open_run(run, data, trust=trust)
+    opened = replace(opened, config=_changed(opened.config, overrides or []))
+    folder = opened.folder
+    config = opened.config
+    prepared = opened.data
     _check_name(name)
     if config.training.fit_all:
         raise UserError(
             f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on"
         )
     folder.check_writable()
-    folder.say_grown(config, prepared)
-    with join(timedelta(seconds=config.training.timeout_seconds)) as ranks:
+    with opened.join_ranks() as ranks:
         ranks.where.doing = "evaluation"
         started = time.monotonic()
         ancestry = read_ancestry(folder)
         leaks = ancestry.leaks(prepared, split.value, ranks)
         _check_leaks(leaks, ancestry, split, leaked)
         leave_out = leaks is not None and leaked is Leaked.leave_out
-        built = build_model(
-            config, prepared, ranks, trained=folder.trained_on(config, prepared), for_training=False
-        )
+        built = opened.build(ranks)
         built.model.tree.say_what_is_left_out()
-        checkpoint = Checkpoints(folder.checkpoints, ranks).load_best(built)
+        checkpoint = opened.load_best(built)
         item_ids = prepared.catalogue(["item_id"])["item_id"]
         names = [path.name for path in built.model.tree.paths]
         place = folder.evaluation(split.value, name)

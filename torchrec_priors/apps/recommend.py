@@ -23,7 +23,7 @@ from torchrec_priors.serving.bulk import lines_of_users, recommend_in_bulk
 from torchrec_priors.serving.catalogue import Catalogue, listed
 from torchrec_priors.serving.levers import MOST_SHARES, Levers
 from torchrec_priors.serving.run import LoadedRun, Recommendation, check_k
-from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.open_run import open_run
 
 _WHY = 3  # runners-up named beside the head that won
 _EVERYONE = "all"
@@ -105,8 +105,8 @@ def recommend(
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
             raise UserError(f"--out: '{out}' is the file of {name}: name another")
     levers = Levers.of(only, mute, _numbers(boost, "--boost"), _numbers(at_least, "--at-least"))
-    folder = RunFolder(run, trust)
-    config, prepared = folder.open(data)
+    opened = open_run(run, data, trust=trust)
+    prepared = opened.data
     check_k(k, prepared)
     catalogue = Catalogue.of(prepared)
     allowed = catalogue.allowed(_listed(allow, "--allow"), _listed(deny, "--deny"))
@@ -114,7 +114,7 @@ def recommend(
         lines = np.arange(prepared.users)
         if users != _EVERYONE:
             lines = lines_of_users(prepared, read_ids(Path(users), "user_id", option="--users"))
-        with LoadedRun(folder, config, prepared, catalogue) as loaded:
+        with LoadedRun(opened, catalogue) as loaded:
             _bulk(loaded, lines, out, k, allowed, levers)
         return
     rows = (
@@ -122,7 +122,7 @@ def recommend(
         if user is not None
         else catalogue.history(listed(history or ""))
     )
-    with LoadedRun(folder, config, prepared, catalogue) as loaded:
+    with LoadedRun(opened, catalogue) as loaded:
         known = History(rows) if user is None else loaded.find_user(user)
         (best,) = loaded.answer([known], k, allowed, levers)
         if loaded.ranks.leads and as_json:

@@ -1,0 +1,65 @@
+"""Opening a trained run to read it, as `evaluate`, `recommend` and `export` do."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import Ranks, join
+from torchrec_priors.remote.uri import Place
+from torchrec_priors.training.build import Built, build_model
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class OpenRun:
+    """A trained run that was checked against its records; its model is not loaded yet.
+
+    Attributes:
+        folder: of the run.
+        config: what the run was trained with; `evaluate` may change its `evaluation` settings.
+        data: the data set it was trained on, perhaps grown since.
+    """
+
+    folder: RunFolder
+    config: RunConfig
+    data: PreparedData
+
+    def join_ranks(self) -> AbstractContextManager[Ranks]:
+        """Says what becomes of items that are newer than the run, then joins the launcher's ranks."""
+        self.folder.say_grown(self.config, self.data)
+        return join(timedelta(seconds=self.config.training.timeout_seconds))
+
+    def build(self, ranks: Ranks) -> Built:
+        """The model on all ranks, without its weights (see `load_best`). Every rank must call it."""
+        trained = self.folder.trained_on(self.config, self.data)
+        return build_model(self.config, self.data, ranks, trained=trained, for_training=False)
+
+    def load_best(self, built: Built) -> str:
+        """Loads the weights of the best checkpoint; returns its name. Every rank must call it.
+
+        Raises:
+            UserError: the run has no best checkpoint yet, or its files are damaged.
+        """
+        return Checkpoints(self.folder.checkpoints, built.ranks).load_best(built)
+
+
+def open_run(path: Path, data: Place | str | None = None, *, trust: bool = False) -> OpenRun:
+    """Opens a run's folder, reads its configuration and data set, and checks both.
+
+    Args:
+        path: folder of the run.
+        data: prepared data set or its URI, if it has moved since training.
+        trust: run the custom code that the run was trained with, even if this user has not
+            trained with it here.
+
+    Raises:
+        UserError: no run there, other data than it was trained on, or custom code that is not
+            trusted.
+    """
+    folder = RunFolder(path, trust)
+    config, prepared = folder.open(data)
+    return OpenRun(folder, config, prepared)
