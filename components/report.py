@@ -1,6 +1,6 @@
 """TorchX component: a page of what runs came to.
 
-torchx run -s local_cwd components/report.py:report --runs RUNS --out FOLDER [--baseline LABEL] [DIR ...]
+torchx run -s local_cwd components/report.py:report --runs RUNS --out FOLDER [--reference LABEL] [DIR ...]
 """
 
 from typing import Dict, List, Optional
@@ -15,7 +15,7 @@ def report(
     *more: str,
     runs: List[str],
     out: str,
-    baseline: Optional[str] = None,
+    reference: Optional[str] = None,
     image: str = torchx.IMAGE,
     h: Optional[str] = None,
     cpu: int = 2,
@@ -30,7 +30,7 @@ def report(
         more: more folders
         runs: folders of runs, of experiments, or that hold such, with commas
         out: folder of the page
-        baseline: row that the others are compared with
+        reference: row that the others are compared with
         image: image to run in, where the scheduler uses one
         h: a registered named resource
         cpu: cores
@@ -39,7 +39,7 @@ def report(
         env: environment variables, as A=1,B=2
         mounts: of the container, as type=volume,src=CLAIM,dst=/shared
     """
-    options = dict(runs=runs, out=out, baseline=baseline)
+    options = dict(runs=runs, out=out, reference=reference)
     return application(
         "report",
         options,

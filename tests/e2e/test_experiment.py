@@ -19,7 +19,7 @@ training.checkpoint_seconds = 0
 """
 SMALL = """
 seeds = [0]
-baseline = "LT/ST_1"
+reference = "LT/ST_1"
 [cells."LT/ST_1"]
 priors.tree = []
 negatives.met = true
@@ -32,7 +32,7 @@ evaluation.filter_seen = false
 """
 LARGE = """
 seeds = [0, 1]
-baseline = "LT/ST_1"
+reference = "LT/ST_1"
 at_once = 2
 [cells."LT/ST_1"]
 priors.tree = []
@@ -45,7 +45,7 @@ priors.tree = ["genrr"]
 
 SEARCHED = """
 seeds = [0]
-baseline = "LT/ST_1"
+reference = "LT/ST_1"
 at_once = 2
 [cells."LT/ST_1"]
 priors.tree = []

@@ -339,7 +339,8 @@ def test_a_report_of_nothing(small_data, run, tmp_path):
     )
     assert not (tmp_path / "page").exists()
     app("evaluate", "--run", run, "--split", "test")
-    _refused("report", "--runs", run, *out, "--baseline", "rum", says=["--baseline", "'rum'"])
+    _refused("report", "--runs", run, *out, "--reference", "rum", says=["--reference", "'rum'"])
+    _refused("report", "--runs", run, *out, "--baseline=rum", says=["--baseline", "--reference"])
     _refused("report", "--runs", run, "--out", run / "config.toml", says=["--out", "is a file"])
     done = app("report", "--runs", run, run, *out)
     assert f"written to {tmp_path / 'page' / 'index.html'}" in done.stdout

@@ -20,7 +20,7 @@ TEXT = """
 config = "base.toml"
 seeds = [0, 1]
 split = "test"
-baseline = "one"
+reference = "one"
 at_once = 2
 [budget]
 training.steps = 7
@@ -117,7 +117,7 @@ def test_the_best_is_an_experiment_whose_runs_are_trained_already(small, tmp_pat
     text, _, _ = small()
     best = read_experiment(tmp_path / "out/search/best.toml")
     assert Path(best.config).resolve() == (tmp_path / "base.toml").resolve()
-    assert (best.seeds, best.split, best.baseline, best.at_once, best.data) == (
+    assert (best.seeds, best.split, best.reference, best.at_once, best.data) == (
         [0, 1],
         "test",
         "one",

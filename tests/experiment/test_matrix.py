@@ -104,7 +104,8 @@ def test_what_must_be_there(read, head, words):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('baseline = "LT/ST_3"\n' + TWO_AXES, ["baseline", "'LT/ST_3'"]),
+        ('reference = "LT/ST_3"\n' + TWO_AXES, ["reference", "'LT/ST_3'"]),
+        ('baseline = "LT/ST_1"\n' + TWO_AXES, ["'baseline' is now called 'reference'"]),
         ('exclude = [{ modle = "x" }]\n' + TWO_AXES, ["no axis 'modle'", "did you mean 'model'?"]),
         ('exclude = [{ loss = "nera" }]\n' + TWO_AXES, ["no value 'nera'", "did you mean 'near'?"]),
         ("exclude = [{}]\n" + TWO_AXES, ["empty"]),

@@ -99,9 +99,9 @@ def test_errors_stand_where_results_are_missing(small, tmp_path):
     assert pq.read_table(tmp_path / "results.parquet")["error"].to_pylist() == errors
 
 
-def _about(baseline="a"):
+def _about(reference="a"):
     command, data = "torchrec-priors experiment small.toml", ("shop", "f00")
-    return About("small", "test", ["a", "b"], [0, 1], ["recall@10"], baseline, command, data)
+    return About("small", "test", ["a", "b"], [0, 1], ["recall@10"], reference, command, data)
 
 
 def _row(cell, seed, recall):
@@ -136,4 +136,4 @@ def test_the_table_shows_mean_and_deviation_and_differences():
         "with one interest, a weighted sum"
     )
     assert any(line.startswith("| b, K = 1 (one seed) | +0.1000 [") for line in lines)
-    assert "Difference" not in markdown(results, _about(baseline=""))
+    assert "Difference" not in markdown(results, _about(reference=""))

@@ -17,6 +17,6 @@ def test_its_cells_are_configurations(file):
     experiment = read_experiment(file)
     base = load_config(FOLDER / experiment.config)
     cells = cells_of(experiment)
-    assert experiment.baseline in [cell.name for cell in cells]
+    assert experiment.reference in [cell.name for cell in cells]
     for cell in cells:
         with_changes(asdict(base), list(cell.changes.items()))

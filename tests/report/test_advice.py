@@ -23,7 +23,7 @@ def test_the_best_prior_is_named_with_its_gain_and_its_cost(section):
     found = _advice(section)
     assert "Turn on “genre-lt-st-2” for everyone" in found.summary[0]
     best = section.rows[[row.label for row in section.rows].index("genre-lt-st-2")]
-    gain = best.mean("ndcg@10") - section.baseline.mean("ndcg@10")
+    gain = best.mean("ndcg@10") - section.reference.mean("ndcg@10")
     assert f"{gain:+.4f}" in found.summary[0]
     assert found.priors[0].label == "genre-lt-st-2"
     assert found.priors[0].verdict == "better"
@@ -32,7 +32,7 @@ def test_the_best_prior_is_named_with_its_gain_and_its_cost(section):
     differ = [
         key
         for key, value in best.config.items()
-        if value != section.baseline.config.get(key) and key != "seed"
+        if value != section.reference.config.get(key) and key != "seed"
     ]
     written = " ".join(write_override(key, best.config[key]) for key in differ)
     assert "priors.tree" in differ
@@ -56,14 +56,14 @@ def test_where_nothing_can_be_told_apart_the_page_says_so(small_data, tmp_path):
 
 
 def test_what_loses_is_to_be_left_off(section):
-    section.baseline, before = (
+    section.reference, before = (
         next(row for row in section.rows if row.label == "genre-lt-st-2"),
-        section.baseline,
+        section.reference,
     )
     try:
         found = _advice(section)
     finally:
-        section.baseline = before
+        section.reference = before
     assert any(said.startswith("Leave off ") and "“lt-st-1”" in said for said in found.summary)
     assert {prior.verdict for prior in found.priors} <= {"worse", "open", "some"}
 
@@ -97,8 +97,8 @@ def test_a_gain_of_the_horizon_is_not_said_to_be_one_of_the_heads(small_data, tm
     assert "longer horizon's doing: over “lt-st-1”" in summary[1]
 
 
-def _with_rivals(data, folder, skills, baseline="one-head"):
-    """A prior, its control and a re-ranking of it, one head and rivals, as good as they are said to be."""
+def _with_baseline_models(data, folder, skills, reference="one-head"):
+    """A prior, its control and a re-ranking of it, one head and baseline models, as good as they are said to be."""
     models = {
         "one-head": [*ONE_HEAD],
         "longer": ["priors.tree=[]"],
@@ -114,14 +114,14 @@ def _with_rivals(data, folder, skills, baseline="one-head"):
             evaluate(
                 run, skill=0.3, name="re-ranked", overrides=["evaluation.diversify=0.1"], seed=7
             )
-    [section] = sections(find([folder]).results, baseline)
+    [section] = sections(find([folder]).results, reference)
     return section
 
 
 def test_a_prior_is_compared_with_all_that_has_none_and_a_re_ranked_one_with_itself(
     small_data, tmp_path
 ):
-    section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
+    section = _with_baseline_models(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     gains = gains_of(section, PerUser.of(section))
     rows = {row.label: row for row in section.rows}
     assert set(gains["genre"].over) == {"one-head", "longer", "random", "sasrec", "remi, K = 4"}
@@ -139,7 +139,7 @@ def test_a_prior_is_compared_with_all_that_has_none_and_a_re_ranked_one_with_its
 def test_the_best_prior_is_placed_among_all_rows_without_priors_and_its_control(
     small_data, tmp_path
 ):
-    section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
+    section = _with_baseline_models(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     summary = _advice(section).summary
     assert summary[0].startswith("Turn on “genre” for everyone: ")
     assert (
@@ -153,7 +153,9 @@ def test_the_best_prior_is_placed_among_all_rows_without_priors_and_its_control(
 
 
 def test_what_is_better_than_the_best_prior_is_said_first(small_data, tmp_path):
-    found = _advice(_with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.9, "remi": 0.5}))
+    found = _advice(
+        _with_baseline_models(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.9, "remi": 0.5})
+    )
     assert found.summary[0].startswith("Turn on “genre” if it is to be one of the priors: ")
     assert found.summary[1].startswith("“genre” is below “sasrec” (ndcg@10 −")
     assert "cannot be told from “remi, K = 4”" in found.summary[1]
@@ -163,7 +165,7 @@ def test_what_is_better_than_the_best_prior_is_said_first(small_data, tmp_path):
 def test_a_control_is_not_recommended_and_a_prior_that_is_no_better_than_it_is_doubted(
     small_data, tmp_path
 ):
-    found = _advice(_with_rivals(small_data, tmp_path, {"genre": 0.5, "random": 0.5}))
+    found = _advice(_with_baseline_models(small_data, tmp_path, {"genre": 0.5, "random": 0.5}))
     assert found.summary[0].startswith("Turn on “genre” ")
     assert any(
         "what is together may not count, only that there are more heads" in said
@@ -173,13 +175,13 @@ def test_a_control_is_not_recommended_and_a_prior_that_is_no_better_than_it_is_d
 
 
 def test_where_no_prior_gains_what_does_without_is_named(small_data, tmp_path):
-    summary = _advice(_with_rivals(small_data, tmp_path, {"sasrec": 0.5})).summary
+    summary = _advice(_with_baseline_models(small_data, tmp_path, {"sasrec": 0.5})).summary
     assert summary[0].startswith("No prior among these runs gains ndcg@10")
     assert summary[1] == "More accurate than “one-head”, without priors: “sasrec”."
 
 
 def test_a_gain_in_recall_alone_is_said(small_data, tmp_path):
-    section = _with_rivals(small_data, tmp_path, {})
+    section = _with_baseline_models(small_data, tmp_path, {})
     gains = gains_of(section, PerUser.of(section))
     gains["genre"].overall |= {
         "ndcg@10": Interval(0.001, -0.001, 0.002),
@@ -192,7 +194,7 @@ def test_a_gain_in_recall_alone_is_said(small_data, tmp_path):
 
 
 def test_rows_without_intervals_and_other_seeds_are_said(small_data, tmp_path):
-    section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
+    section = _with_baseline_models(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     per_user = PerUser.of(section)
     del per_user.values["remi, K = 4"]
     per_user.values["sasrec"] = {5: per_user.values["sasrec"][0]}
@@ -203,7 +205,7 @@ def test_rows_without_intervals_and_other_seeds_are_said(small_data, tmp_path):
 
 
 def test_more_diverse_lists_of_the_same_model_are_named_with_what_they_cost(small_data, tmp_path):
-    section = _with_rivals(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
+    section = _with_baseline_models(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.2})
     gains = gains_of(section, PerUser.of(section))
     over = gains["genre re-ranked"].over["genre"]
     for more, is_said in ((0.5, True), (-0.5, False)):

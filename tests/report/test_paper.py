@@ -52,7 +52,7 @@ def test_what_these_runs_fill_and_what_they_lack(section):
 
 def test_numbers_are_those_of_the_evaluations(section):
     row = next(row for row in section.rows if row.label == "genre-lt-st-2")
-    base = section.baseline
+    base = section.reference
     [cells] = [cells for cells in _rows(_table(section, "table-2")) if cells[1] == row.label]
     assert cells[0] == "+Both"
     assert cells[2:] == [

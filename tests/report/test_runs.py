@@ -19,7 +19,7 @@ from torchrec_priors.training.run.folder import RunFolder
 def test_every_evaluation_is_a_row_and_seeds_are_one(section):
     assert {row.label for row in section.rows} == {*MODELS, "genre averaged"}
     assert all(row.seeds == [0, 1] for row in section.rows)
-    assert section.baseline.label == "one-head"
+    assert section.reference.label == "one-head"
     [averaged] = [row for row in section.rows if row.label == "genre averaged"]
     assert averaged.variant.fusion == "mean"
     assert averaged.heads == 19
@@ -189,8 +189,8 @@ def test_the_same_name_in_two_folders_is_two_rows_where_the_models_differ(small_
     assert [row.label for row in section.rows] == ["model (one)", "model (two)"]
 
 
-def test_a_baseline_that_there_is_not(made_up_runs):
+def test_a_reference_row_that_does_not_exist(made_up_runs):
     results = find([made_up_runs]).results
-    assert sections(results, "genre")[0].baseline.label == "genre"
-    with pytest.raises(UserError, match=r"--baseline: no row is called 'gener'.*genre"):
+    assert sections(results, "genre")[0].reference.label == "genre"
+    with pytest.raises(UserError, match=r"--reference: no row is called 'gener'.*genre"):
         sections(results, "gener")

@@ -46,7 +46,7 @@ def test_means_over_all_over_newcomers_and_over_groups_are_those_of_the_evaluati
 
 def test_a_gain_is_the_difference_of_means_with_the_right_sign(section, per_user):
     gains = gains_of(section, per_user)
-    base = section.baseline
+    base = section.reference
     assert base.label not in gains
     assert set(gains) == {row.label for row in section.rows} - {base.label}
     for row in section.rows:
@@ -81,8 +81,8 @@ def test_seeds_that_differences_rest_on_are_told_where_they_are_not_the_same(sec
     told = {line.cells[0]: line.cells[-1] for line in table.lines}
     assert told["lt-st-1"] == "0, 1"
     assert told["genre"] == "1"
-    assert told["age"] == "5; of the baseline 0, 1: none shared"
-    base = values[section.baseline.label]
+    assert told["age"] == "5; of the reference row 0, 1: none shared"
+    base = values[section.reference.label]
     expected = (values["age"][5] - (base[0] + base[1]) / 2)[:, 0].mean()
     assert gains["age"].overall["ndcg@10"].mean == pytest.approx(expected)
 

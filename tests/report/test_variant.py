@@ -42,14 +42,14 @@ def test_trees_of_priors(tree, horizon, name, role):
     assert variant.plain == (not tree)
 
 
-def test_rivals_are_none_of_ours_whatever_says_so():
+def test_baseline_models_are_none_of_ours_whatever_says_so():
     for changes in (
         {"baseline__name": "comirec"},
         {"encoder__backbone": "sasrec"},
         {"encoder__backbone": "/a/gru.py"},
     ):
         variant = _of(**changes)
-        assert variant.rival
+        assert variant.baseline_model
         assert not variant.ours
         assert not variant.plain
     assert _of(baseline__name="comirec").name == "ComiRec"

@@ -9,6 +9,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.remote.uri import refuse_uri
 
 _MOST = 2**63 - 1  # what files and columns hold
+_RENAMED = {("report", "--baseline"): "--reference"}  # app and its old option -> the new option
 
 
 def check_texts(arguments: Sequence[str]) -> None:
@@ -21,6 +22,14 @@ def check_texts(arguments: Sequence[str]) -> None:
             raise UserError(
                 f"the argument '{shown}' is not valid UTF-8: rename the file, or give another"
             ) from error
+
+
+def check_renamed(app: str, arguments: Sequence[str]) -> None:
+    """Raises UserError that names the new option if an argument is an option that was renamed."""
+    for argument in arguments:
+        option = argument.partition("=")[0]
+        if (app, option) in _RENAMED:
+            raise UserError(f"{option} is now called {_RENAMED[app, option]}: use that name")
 
 
 def check_values(options: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from torchrec_priors.apps.arguments import check_texts, check_values
+from torchrec_priors.apps.arguments import check_renamed, check_texts, check_values
 from torchrec_priors.apps.streams import one_line, open_streams
 from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.common.limits import whole_number
@@ -71,6 +71,7 @@ def run(
     app.command()(_ready(function, launch))
     try:
         check_texts(arguments)
+        check_renamed(function.__name__, arguments)
         code = app(arguments, standalone_mode=False)
         _flush()
     except StoppedError as error:

@@ -134,7 +134,7 @@ def experiment(
         cells=names,
         seeds=described.seeds,
         metrics=described.metrics,
-        baseline=described.baseline,
+        reference=described.reference,
         command=shlex.join(["torchrec-priors", "experiment", str(file), *options]),
         data=(prepared.manifest.name, prepared.manifest.content_sha256),
     )

@@ -20,7 +20,7 @@ def report(
         Option(metavar="DIR", help="Folder of a run, of an experiment, or one that holds such."),
     ],
     out: Annotated[Path, Option(help="Folder of the page, index.html.")],
-    baseline: Annotated[
+    reference: Annotated[
         str | None,
         Option(
             metavar="LABEL", help="Row that the others are compared with. [one head, next item]"
@@ -43,8 +43,8 @@ def report(
     places = [*runs, *(more or [])]
     found = find(places)
     given = [word for each in places for word in ("--runs", str(each))] + ["--out", str(out)]
-    given += [] if baseline is None else ["--baseline", baseline]
-    shown = sections(found.results, baseline)
+    given += [] if reference is None else ["--reference", reference]
+    shown = sections(found.results, reference)
     file = write_page(shown, found.left_out, out, shlex.join(["torchrec-priors", "report", *given]))
     for reason in found.left_out:
         print(f"not shown: {reason}")

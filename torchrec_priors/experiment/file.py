@@ -15,6 +15,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.search.settings import SearchSettings
 
 MOST_AT_ONCE = 1_000  # processes of one machine
+_RENAMED = {"baseline": "reference"}  # old key -> the new key
 
 Changes = dict[str, Any]  # of the configuration: dotted or nested keys
 
@@ -29,7 +30,7 @@ class ExperimentFile:
         name: of the experiment; the file's own by default.
         data: prepared data set, seen from the working folder; `--data` wins.
         split: what the cells are evaluated on; `--split` wins.
-        baseline: the cell that the others are compared with; none by default.
+        reference: name of the cell that the others are compared with; none by default.
         at_once: runs at a time; `--at-once` wins.
         metrics: of the evaluation, shown in the table.
         budget: changes of the configuration that hold for all cells; no cell may touch them.
@@ -44,7 +45,7 @@ class ExperimentFile:
     name: str = ""
     data: str = ""
     split: Literal["validation", "test"] = "validation"
-    baseline: str = ""
+    reference: str = ""
     at_once: int = 1
     metrics: list[str] = field(
         default_factory=lambda: ["recall@10", "ndcg@10", "entropy@10", "coverage@10"]
@@ -84,6 +85,10 @@ def read_experiment(file: Path) -> ExperimentFile:
         UserError: no such file, no TOML, an unknown key (with the nearest valid one), a value that cannot be.
     """
     values = read_toml(file, "FILE")
+    for old, new in _RENAMED.items():
+        if old in values:
+            raise UserError(f"{file}: experiment key '{old}' is now called '{new}': use that name")
+
     try:
         experiment = _reader().validate_json(json.dumps(values, default=str))
     except ValidationError as error:

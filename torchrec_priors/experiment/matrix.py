@@ -55,9 +55,9 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
                 f"cell '{cell.name}' sets 'seed': `seeds` gives them to all cells alike"
             )
     _check_distinct([cell.name for cell in cells])
-    if file.baseline and file.baseline not in (names := [cell.name for cell in cells]):
+    if file.reference and file.reference not in (names := [cell.name for cell in cells]):
         raise UserError(
-            f"baseline: there is no cell '{file.baseline}': {nearest(file.baseline, names)}"
+            f"reference: there is no cell '{file.reference}': {nearest(file.reference, names)}"
         )
     return cells
 

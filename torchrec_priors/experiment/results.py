@@ -1,4 +1,4 @@
-"""What came out: one row a cell and seed, and every cell's difference to the baseline."""
+"""What came out: one row a cell and seed, and every cell's difference to the reference row."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -41,20 +41,20 @@ class Results:
         """The rows of a cell that have a result."""
         return [row for row in self.rows if row["cell"] == cell and row["error"] is None]
 
-    def differences(self, baseline: str) -> dict[str, list[Interval]]:
-        """`COMPARED` of each other cell minus the baseline's, over the users and the seeds that both have."""
+    def differences(self, reference: str) -> dict[str, list[Interval]]:
+        """`COMPARED` of each other cell minus the reference row's, over the users and the seeds that both have."""
         found = {
-            cell: self.difference(cell, baseline) for cell in self.per_user if cell != baseline
+            cell: self.difference(cell, reference) for cell in self.per_user if cell != reference
         }
         known = {cell: difference for cell, difference in found.items() if difference is not None}
         if not known:
             return {}
         return dict(zip(known, intervals_of(list(known.values())), strict=True))
 
-    def difference(self, cell: str, baseline: str) -> Difference | None:
+    def difference(self, cell: str, reference: str) -> Difference | None:
         """None where they have no seed in common."""
         ours = self.per_user.get(cell, {})
-        theirs = self.per_user.get(baseline, {})
+        theirs = self.per_user.get(reference, {})
         return Difference.between(ours, theirs) if ours.keys() & theirs.keys() else None
 
     def write(self, file: Path) -> None:

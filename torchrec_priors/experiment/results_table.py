@@ -33,7 +33,7 @@ class About:
     cells: list[str]
     seeds: list[int]
     metrics: list[str]
-    baseline: str
+    reference: str
     command: str
     data: tuple[str, str]
 
@@ -41,7 +41,7 @@ class About:
 def markdown(results: Results, about: About) -> str:
     """The whole file."""
     parts = [f"# {about.name}, {about.split} split", "\n".join(_means(results, about))]
-    if about.baseline:
+    if about.reference:
         parts.append("\n".join(_differences(results, about)))
     failed = [row for row in results.rows if row["error"] is not None]
     if failed:
@@ -78,13 +78,13 @@ def _taint(rows: list[Row]) -> str:
 
 def _differences(results: Results, about: About) -> list[str]:
     lines = [
-        f"Difference to {about.baseline}, mean over users and seeds, and {LEVEL:.0%} interval:",
+        f"Difference to {about.reference}, mean over users and seeds, and {LEVEL:.0%} interval:",
         "",
     ]
     lines += _head(["cell", *COMPARED])
-    found = results.differences(about.baseline)
+    found = results.differences(about.reference)
     for cell in about.cells:
-        if cell != about.baseline:
+        if cell != about.reference:
             values = (
                 [_signed(interval) for interval in found[cell]]
                 if cell in found
@@ -98,7 +98,7 @@ def _differences(results: Results, about: About) -> list[str]:
 
 def _of_one_seed(results: Results, cell: str, about: About) -> str:
     """Said of single rows where others have several seeds, and once of the table where none has."""
-    difference = results.difference(cell, about.baseline)
+    difference = results.difference(cell, about.reference)
     return (
         " (one seed)"
         if difference is not None and difference.of_one_seed and len(about.seeds) > 1
@@ -126,7 +126,7 @@ def _footer(results: Results, about: About) -> list[str]:
     )
     name, content = about.data
     return [
-        f"{spread}. {intervals}" if about.baseline else f"{spread}.",
+        f"{spread}. {intervals}" if about.reference else f"{spread}.",
         "",
         f"- command: `{about.command}`",
         f"- configurations: sha256 `{hashlib.sha256(hashes.encode()).hexdigest()}` over all cells and seeds",

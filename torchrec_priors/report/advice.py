@@ -41,7 +41,7 @@ class Advice:
 
 def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
     """For a section; without intervals it says why there is none."""
-    base = section.baseline
+    base = section.reference
     rows = [row for row in section.rows if row.variant.ours and row is not base]
     if not rows:
         return Advice(["No run with priors is here, so there is nothing to turn on."], [])
@@ -59,7 +59,7 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
 def _summary(
     section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]
 ) -> list[str]:
-    base = section.baseline
+    base = section.reference
     verdicts = {prior.label: prior.verdict for prior in priors}
     eligible = [row for row in rows if not row.variant.control]
     better = [row for row in eligible if verdicts[row.label] == "better"]
@@ -96,7 +96,7 @@ def _recommended(
     section: Section, better: list[Row], among_priors: int, gains: Mapping[str, Gains]
 ) -> list[str]:
     """The best row and what to know before it is turned on; `better` has it first."""
-    base = section.baseline
+    base = section.reference
     best = better[0]
     own = gains[best.label]
     gain = own.overall["ndcg@10"]
@@ -126,7 +126,7 @@ def _recommended(
 
 
 def _nothing(section: Section, eligible: list[Row], gains: Mapping[str, Gains]) -> list[str]:
-    base = section.baseline
+    base = section.reference
     said = [
         f"No prior among these runs gains ndcg@10 over “{base.label}” for all users at the {LEVEL:.0%} level: on this "
         "evidence there is no reason to turn one on for everyone. More users, seeds or steps could show one."
@@ -145,7 +145,7 @@ def _nothing(section: Section, eligible: list[Row], gains: Mapping[str, Gains]) 
 
 
 def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
-    base = section.baseline
+    base = section.reference
     gains = by_label[row.label]
     ndcg = gains.overall["ndcg@10"]
     entropy = gains.overall["entropy@10"]
@@ -162,7 +162,7 @@ def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
         "better": "gains for all users together",
         "worse": "loses for all users together",
         "some": "gains for some users or items, in more groups than by chance, not for all together",
-        "open": "not distinguishable from the baseline",
+        "open": "not distinguishable from the reference row",
     }[verdict]
     recall = gains.overall["recall@10"]
     everyone = (
@@ -199,13 +199,14 @@ def _groups(gains: list[Gain]) -> str:
             named = "; ".join(f"{gain.of} {signed(gain.interval)}" for gain in some[:NAMED])
             more = f" and {len(some) - NAMED} more" if len(some) > NAMED else ""
             parts.append(f"{len(some)} of {len(gains)} {verb}: {named}{more}")
-    return ". ".join(parts) or f"none of {len(gains)} groups can be told from the baseline"
+    return ". ".join(parts) or f"none of {len(gains)} groups can be told from the reference row"
 
 
 def _costs(row: Row, base: Row) -> str:
     return (
         f"{_sizes(row, base)}; a training step {seconds(row.step_seconds)} ({seconds(base.step_seconds)}); "
-        f"to evaluate a user {seconds(row.user_seconds)} ({seconds(base.user_seconds)}; in brackets the baseline's)"
+        f"to evaluate a user {seconds(row.user_seconds)} ({seconds(base.user_seconds)}; "
+        "in brackets the reference row's)"
     )
 
 
@@ -213,8 +214,8 @@ def _settings(row: Row, base: Row) -> str:
     """What to give to `train` to have the one and not the other."""
     keys = [key for key in differing([row, base]) if key in row.config]
     if not keys:
-        return "those of the baseline"
-    return f"where they are not the baseline's: {' '.join(write_override(key, row.config[key]) for key in keys)}"
+        return "those of the reference row"
+    return f"where they are not the reference row's: {' '.join(write_override(key, row.config[key]) for key in keys)}"
 
 
 def _sizes(row: Row, base: Row) -> str:

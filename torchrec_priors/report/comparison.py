@@ -1,4 +1,4 @@
-"""The main table: every model with its mean over seeds, what it gains over the baseline, and what it costs."""
+"""The main table: every model with its mean over seeds, what it gains over the reference row, and what it costs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -35,7 +35,7 @@ def means(section: Section) -> Table:
 
 
 def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Table | None:
-    """Differences to the baseline with their intervals; None where there are none."""
+    """Differences to the reference row with their intervals; None where there are none."""
     if not gains:
         return None
     rest_on = {each.seeds for each in gains.values()}
@@ -51,7 +51,7 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
                 Line([row.label, *(signed(found[name]) for name in COMPARED), verdict, *seeds])
             )
     notes = [
-        f"Mean over {users:,} users and the seeds shared with the baseline, with {LEVEL:.0%} intervals: paired "
+        f"Mean over {users:,} users and the seeds shared with the reference row, with {LEVEL:.0%} intervals: paired "
         f"bootstrap over users ({resamples(users):,} resamples, seed {SEED}) and seeds, whose part is Student's t of "
         "as many degrees of freedom as there are seeds, less one. “Better” and “worse”: the interval leaves out 0."
     ]
@@ -63,7 +63,7 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
             f"One seed, so what another training would give is not in the interval: {', '.join(single)}."
         )
     return Table(
-        "differences", f"Difference to “{section.baseline.label}”", head, lines, notes=notes
+        "differences", f"Difference to “{section.reference.label}”", head, lines, notes=notes
     )
 
 
@@ -125,7 +125,7 @@ def groups(section: Section, gains: Mapping[str, Gains]) -> list[Table]:
 def _of_groups(
     section: Section, key: str, title: str, some: list[Gain], columns: Mapping[str, list[Gain]]
 ) -> Table:
-    head = ["Group", "users", section.baseline.label, *columns]
+    head = ["Group", "users", section.reference.label, *columns]
     order = sorted(range(len(some)), key=lambda number: -some[number].users)
     lines = [
         Line(
@@ -140,8 +140,8 @@ def _of_groups(
     ]
     wanted = len(some) * len(columns)
     notes = [
-        f"ndcg@10 of the baseline, and each model's difference to it with {LEVEL:.0%} intervals over the users of a "
-        f"group. Of {wanted} intervals about {wanted * (1 - LEVEL):.2g} would leave out 0 by chance alone."
+        f"ndcg@10 of the reference row, and each model's difference to it with {LEVEL:.0%} intervals over the users "
+        f"of a group. Of {wanted} intervals about {wanted * (1 - LEVEL):.2g} would leave out 0 by chance alone."
     ]
     return Table(key, title, head, lines, notes=notes)
 
@@ -155,5 +155,5 @@ def _rests_on(ours: Sequence[int], theirs: Sequence[int]) -> str:
     return (
         said
         if ours == theirs
-        else f"{said}; of the baseline {', '.join(map(str, theirs))}: none shared"
+        else f"{said}; of the reference row {', '.join(map(str, theirs))}: none shared"
     )

@@ -1,7 +1,7 @@
 """Example users as in the paper's Figure 5: what they had, what came next, and what each model and head recommended.
 
 Users are taken by a rule and a seed: `SOUGHT` of those to whom heads bring a hit of a category that they never had,
-which the baseline misses, and `AT_RANDOM` of the others.
+which the reference row misses, and `AT_RANDOM` of the others.
 """
 
 import logging
@@ -87,8 +87,8 @@ def _examples(section: Section) -> Examples | None:
     row = _most_accurate(section)
     if section.data is None or row is None:
         return None
-    base = section.baseline.results[0]
-    ours = _same_seed(row, section.baseline.results[0].seed)
+    base = section.reference.results[0]
+    ours = _same_seed(row, section.reference.results[0].seed)
     with open_predictions(ours.predictions, ours.metrics) as opened:
         names = opened.schema.names
     if "heads" not in names or not base.predictions.is_file():
@@ -102,7 +102,7 @@ def _examples(section: Section) -> Examples | None:
     rule = (
         f"Heads are those of “{row.label}”, the most accurate model with several heads, seed {ours.seed}. Users: "
         f"{SOUGHT} drawn (seed {SEED}) from those to whom its first {TOP} bring a target in a category that they "
-        f"never had, which “{section.baseline.label}” misses, and {AT_RANDOM} drawn from all others. A head's "
+        f"never had, which “{section.reference.label}” misses, and {AT_RANDOM} drawn from all others. A head's "
         "items are those of the model's list that the head ranks it by, with their places in that list."
     )
     return Examples(rule, found)
@@ -152,7 +152,7 @@ def _most_accurate(section: Section) -> Row | None:
     rows = [
         row
         for row in section.rows
-        if row.variant.ours and (row.heads or 0) > 1 and row is not section.baseline
+        if row.variant.ours and (row.heads or 0) > 1 and row is not section.reference
     ]
     rows = [row for row in rows if all(result.predictions.is_file() for result in row.results)]
     return max(rows, key=lambda row: row.mean("ndcg@10") or 0.0, default=None)
@@ -237,7 +237,7 @@ def _example(
     }
     lists = [_predicted(shop, result, place) for result in (base, ours)]
     columns = []
-    for title, (rows, _) in zip((section.baseline.label, row.label), lists, strict=True):
+    for title, (rows, _) in zip((section.reference.label, row.label), lists, strict=True):
         items = [shop.item(item, mark.get(int(item), "")) for item in rows[:TOP]]
         columns.append(Column(f"{title}: the first {TOP}", items))
     rows, heads = lists[1]

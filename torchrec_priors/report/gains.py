@@ -1,4 +1,4 @@
-"""What a row gains over the baseline, and for whom: paired bootstraps over users and seeds.
+"""What a row gains over the reference row, and for whom: paired bootstraps over users and seeds.
 
 Shapes: U users, M metrics (`COMPARED`), G groups.
 """
@@ -26,7 +26,7 @@ class Gain:
 
     Attributes:
         of: who they are, or which items.
-        before: the baseline's value.
+        before: the reference row's value.
     """
 
     of: str
@@ -57,16 +57,16 @@ class Over:
 
 @dataclass
 class Gains:
-    """Of one row over the baseline.
+    """Of one row over the reference row.
 
     Attributes:
         overall: by metric.
-        seeds: the row's and the baseline's on which all differences to it rest: those that both have, or each one's
-            own where they share none.
+        seeds: the row's and the reference row's on which all differences to it rest: those that both have, or
+            each one's own where they share none.
         newcomers: users with a target of a category that is new to them; None where there are too few.
         user_groups: by user prior, largest group first.
         item_groups: of the category prior.
-        over: of a model with priors over each row without and over each control, the baseline among them; of one
+        over: of a model with priors over each row without and over each control, the reference row among them; of one
             that was re-ranked over itself before; by label.
     """
 
@@ -94,8 +94,8 @@ def resamples(users: int, draws: int = _DRAWS) -> int:
 
 
 def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
-    """By label, of the rows that have values of single users, as the baseline has."""
-    base = section.baseline
+    """By label, of the rows that have values of single users, as the reference row has."""
+    base = section.reference
     if base.label not in per_user.values:
         return {}
     rows = [row for row in section.rows if row is not base and row.label in per_user.values]

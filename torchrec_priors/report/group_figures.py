@@ -32,7 +32,7 @@ def group_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | None:
     if not panels:
         return None
     caption = (
-        f"Difference in ndcg@10 to “{section.baseline.label}” with 95% intervals over users and seeds, of the "
+        f"Difference in ndcg@10 to “{section.reference.label}” with 95% intervals over users and seeds, of the "
         f"{len(labels)} priors that gain most overall; the {_GROUPS} largest groups, the largest first."
     )
     return Figure("who", "Who gains, and for which items", caption, panels)

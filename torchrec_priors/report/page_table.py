@@ -12,7 +12,7 @@ class Line:
 
     Attributes:
         cells: the first is the row's header.
-        kind: "", "paper" for figures of the paper, or "baseline".
+        kind: "", "paper" for figures of the paper, or "reference".
     """
 
     cells: Sequence[str]

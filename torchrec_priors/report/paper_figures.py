@@ -87,7 +87,7 @@ def _figure_3(section: Section) -> Figure | Lacking:
         names = [prior.name for prior in section.data.manifest.priors if prior.kind == "user"]
         tree = row.config.get("priors.tree", [])
         prior = next((name for name in names if name in tree or f"user:{name}" in tree), None)
-        before = section.plain_of(row.variant.horizon) or section.baseline
+        before = section.plain_of(row.variant.horizon) or section.reference
         if prior is not None and before is not row:
             found.append((prior, before, row))
     if not found:
@@ -129,7 +129,7 @@ def _figure_4(section: Section) -> Figure | Lacking:
     title = "Figure 4: context length and model size"
     by_model: dict[str, list[Row]] = {}
     for row in section.rows:
-        if not row.variant.rival and not row.variant.adjusted:
+        if not row.variant.baseline_model and not row.variant.adjusted:
             by_model.setdefault(_model(row), []).append(row)
     panels = []
     shown = []

@@ -32,10 +32,14 @@ def _table_2(section: Section) -> Table | Lacking:
     rows = [row for row in section.rows if not row.variant.control]
     base = any(row.variant.plain for row in rows)
     if len(rows) < 2 or not base:
-        return Lacking(title, "a run of one head (priors.tree=[]) and one of priors or of a rival")
+        return Lacking(
+            title, "a run of one head (priors.tree=[]) and one of priors or of a baseline model"
+        )
     metrics = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
     order = {"HSTU": 1, "+Item": 2, "+Event": 2, "+Graph": 2, "+User": 2, "+LT/ST": 3, "+Both": 5}
-    rows = sorted(rows, key=lambda row: 0 if row.variant.rival else order.get(row.variant.role, 4))
+    rows = sorted(
+        rows, key=lambda row: 0 if row.variant.baseline_model else order.get(row.variant.role, 4)
+    )
     lines = []
     theirs = paper.figures(2, section)
     for role in dict.fromkeys(row.variant.role for row in rows):
@@ -48,7 +52,7 @@ def _table_2(section: Section) -> Table | Lacking:
 
 def _table_3(section: Section) -> Table | Lacking:
     title = "Table 3: gain over one head, all users against those with a new interest"
-    base = section.baseline
+    base = section.reference
     rows = [row for row in section.rows if row.variant.ours and row is not base]
     if not rows or not base.variant.plain or base.mean("new_interest/ndcg@10") is None:
         return Lacking(

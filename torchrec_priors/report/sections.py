@@ -92,10 +92,10 @@ class Section:
     rows: list[Row]
     missing: str = ""
     first: bool = True
-    baseline: Row = field(init=False)
+    reference: Row = field(init=False)
 
     def __post_init__(self) -> None:
-        self.baseline = _plainest(self.rows)
+        self.reference = _plainest(self.rows)
 
     @property
     def horizon(self) -> int | None:
@@ -110,7 +110,7 @@ class Section:
 
     def kind(self, row: Row) -> str:
         """Of the row's line in a table."""
-        return "baseline" if row is self.baseline else ""
+        return "reference" if row is self.reference else ""
 
     def plain_of(self, horizon: int) -> Row | None:
         """The model of one head that was trained for a horizon."""
@@ -129,11 +129,11 @@ def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list
     ]
 
 
-def sections(results: Iterable[Result], baseline: str | None) -> list[Section]:
+def sections(results: Iterable[Result], reference: str | None) -> list[Section]:
     """Sections of data sets in the order of the results, the test split before the validation split.
 
     Raises:
-        UserError: no row is called `baseline`.
+        UserError: no row is called `reference`.
     """
     grouped: dict[str, dict[str, list[Result]]] = {}
     for result in results:
@@ -150,18 +150,20 @@ def sections(results: Iterable[Result], baseline: str | None) -> list[Section]:
             ]
             name = data.manifest.name if data else f"data {some[0].data_sha256[:8]}"
             found.append(Section(name, split, data, rows, missing, first=number == 0))
-    if baseline is not None:
-        _choose(found, baseline)
+    if reference is not None:
+        _choose(found, reference)
     return found
 
 
-def _choose(found: Sequence[Section], baseline: str) -> None:
+def _choose(found: Sequence[Section], reference: str) -> None:
     labels = [row.label for section in found for row in section.rows]
-    if baseline not in labels:
-        raise UserError(f"--baseline: no row is called '{baseline}': {nearest(baseline, labels)}")
+    if reference not in labels:
+        raise UserError(
+            f"--reference: no row is called '{reference}': {nearest(reference, labels)}"
+        )
     for section in found:
-        section.baseline = next(
-            (row for row in section.rows if row.label == baseline), section.baseline
+        section.reference = next(
+            (row for row in section.rows if row.label == reference), section.reference
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a model with priors stands among the other rows, in sentences: rivals, one head, controls, itself re-ranked."""
+"""Compares a model with priors with the other rows, in sentences: baseline models, one head, controls, its re-rankings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,8 +13,8 @@ _NO_NUMBERS = ("sharding.", *(f"training.{name}" for name in MAY_CHANGE))
 
 
 def over_one_head(section: Section, row: Row, gains: Gains) -> Over | None:
-    """Over one head of the same horizon, where that is not the baseline."""
-    base = section.baseline.variant
+    """Over one head of the same horizon, where that is not the reference row."""
+    base = section.reference.variant
     plain = section.plain_of(row.variant.horizon)
     if (
         not row.variant.kinds
@@ -43,14 +43,14 @@ def what_heads_add(section: Section, row: Row, gains: Gains) -> list[str]:
     if sign(over.ndcg) < 0:
         return [f"Over {one_head} lose {signed(over.ndcg)}{others}."]
     longer = (
-        section.baseline.variant.plain and section.baseline.variant.horizon < row.variant.horizon
+        section.reference.variant.plain and section.reference.variant.horizon < row.variant.horizon
     )
     start = "That is the longer horizon's doing: over" if longer else "Over"
     return [f"{start} {one_head} add {signed(over.ndcg)}{others}, which cannot be told from none."]
 
 
 def without_priors(gains: Gains) -> list[Over]:
-    """Over rivals, one head, and one head re-ranked; the nearest first."""
+    """Over baseline models, one head, and one head re-ranked; the nearest first."""
     return sorted(
         (over for over in gains.over.values() if not over.row.variant.kinds),
         key=lambda over: over.ndcg.mean,
@@ -58,9 +58,9 @@ def without_priors(gains: Gains) -> list[Over]:
 
 
 def among(section: Section, row: Row, gains: Gains) -> str:
-    """Where it stands among all rows without priors; empty where there is the baseline alone."""
+    """Where it stands among all rows without priors; empty where there is the reference row alone."""
     overs = without_priors(gains)
-    if [over.row for over in overs] in ([], [section.baseline]):
+    if [over.row for over in overs] in ([], [section.reference]):
         return ""
     below, level, above = (
         [over for over in overs if sign(over.ndcg) == wanted] for wanted in (-1, 0, 1)

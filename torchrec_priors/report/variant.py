@@ -17,7 +17,7 @@ _TITLES = {
     "all": "All",
 }
 _COMPOSITIONS = {"hierarchical": "Hier", "multiplicative": "Mult", "additive": "Add"}
-_RIVALS = {
+_BASELINE_MODELS = {
     "comirec": "ComiRec",
     "remi": "REMI",
     "mind": "MIND",
@@ -35,7 +35,7 @@ class Variant:
     Attributes:
         kinds: of the tree's levels, upper first.
         segments: of the horizon: 0 for a model of the next item alone, 1 for the discounted loss (LT/ST_1).
-        rival: name of a baseline, or of a backbone other than HSTU; "" for neither.
+        baseline_model: name of a baseline model, or of a backbone other than HSTU; "" for neither.
         adjusted: whether recommendations are changed after the model has ranked them.
     """
 
@@ -50,7 +50,7 @@ class Variant:
     context: int
     dim: int
     layers: int
-    rival: str
+    baseline_model: str
     adjusted: bool
 
     @classmethod
@@ -64,7 +64,7 @@ class Variant:
         horizon = config.get("model.horizon", 1)
         temporal = [segments for kind, segments in levels if kind == "temporal"]
         backbone = str(config.get("encoder.backbone", "hstu"))
-        rival = str(config.get("baseline.name", "") or ("" if backbone == "hstu" else backbone))
+        other = str(config.get("baseline.name", "") or ("" if backbone == "hstu" else backbone))
         own = {
             key.partition(".")[2]: value
             for key, value in config.items()
@@ -82,7 +82,7 @@ class Variant:
             context=config.get("model.context", 0),
             dim=config.get("model.dim", 0),
             layers=config.get("encoder.layers", 0),
-            rival=_RIVALS.get(rival, Path(rival).stem),
+            baseline_model=_BASELINE_MODELS.get(other, Path(other).stem),
             adjusted=any(
                 value for key, value in own.items() if key.partition(".")[0] not in _PLAIN
             ),
@@ -91,12 +91,16 @@ class Variant:
     @property
     def plain(self) -> bool:
         """One head of HSTU."""
-        return not self.kinds and not self.rival and not self.adjusted
+        return not self.kinds and not self.baseline_model and not self.adjusted
 
     @property
     def ours(self) -> bool:
         """Human priors, or their controls, on HSTU."""
-        return not self.rival and not self.adjusted and (bool(self.kinds) or self.segments == 1)
+        return (
+            not self.baseline_model
+            and not self.adjusted
+            and (bool(self.kinds) or self.segments == 1)
+        )
 
     @property
     def control(self) -> bool:
@@ -111,8 +115,8 @@ class Variant:
     @property
     def name(self) -> str:
         """As the paper has it, such as "LT/ST_2 + Item (Add)"."""
-        if self.rival:
-            return self.rival
+        if self.baseline_model:
+            return self.baseline_model
         parts = ["LT/ST_" + str(self.segments)] if self.segments else []
         parts += [_TITLES.get(kind, "own prior") for kind in self.others]
         name = " + ".join(parts) or "No prior"
@@ -124,9 +128,9 @@ class Variant:
 
     @property
     def role(self) -> str:
-        """Of Table 2: HSTU, +Item, +LT/ST, +Both, a rival's name."""
-        if self.rival:
-            return self.rival
+        """Of Table 2: HSTU, +Item, +LT/ST, +Both, the name of a baseline model."""
+        if self.baseline_model:
+            return self.baseline_model
         if not self.others:
             return "HSTU" if self.segments == 0 else "+LT/ST"
         if self.segments > 1 and len(set(self.others)) == 1:

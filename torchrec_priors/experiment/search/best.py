@@ -13,7 +13,7 @@ from torchrec_priors.experiment.matrix import Cell
 from torchrec_priors.experiment.plan import PlannedRun, run_folder
 from torchrec_priors.training.run.folder import RunFolder
 
-_AS_THEY_ARE = ("seeds", "split", "baseline", "at_once", "metrics", "budget")
+_AS_THEY_ARE = ("seeds", "split", "reference", "at_once", "metrics", "budget")
 
 
 def best_cells(cells: list[Cell], chosen: dict[str, dict[str, Any]]) -> list[Cell]:
@@ -26,7 +26,7 @@ def best_cells(cells: list[Cell], chosen: dict[str, dict[str, Any]]) -> list[Cel
 def best_toml(
     file: ExperimentFile, cells: list[Cell], folder: Path, data: str, command: str
 ) -> str:
-    """An experiment of the same budget, seeds, split and baseline whose cells are listed.
+    """An experiment of the same budget, seeds, split and reference whose cells are listed.
 
     Args:
         cells: with the values chosen.
