@@ -1,1 +1,1 @@
-"""Prepared data set -> jagged batches."""
+"""From a prepared data set to jagged batches."""

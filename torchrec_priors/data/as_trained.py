@@ -1,6 +1,7 @@
-"""A data set that has grown, as a run sees it that was trained on an earlier state: with the groups that it had then.
+"""A data set that has grown, with only the groups that it had when a run was trained on it.
 
-Row ids and group numbers stay when a data set grows, new ones come after. A model has no heads for new groups.
+Row ids and group numbers stay when a data set grows; new ones come after them. A model has no heads
+for new groups.
 """
 
 from dataclasses import replace
@@ -11,15 +12,19 @@ from torchrec_priors.prepared.data_set import PreparedData
 
 
 class AsTrained(PreparedData):
-    """The same data set without the groups that are new, and the pairs that name them."""
+    """The same data set without the new groups, and without the pairs that name them."""
 
     def __init__(self, data: PreparedData, groups: dict[str, int]) -> None:
         """
         Args:
-            groups: how many each prior had; those that are not named are new, and left as they are.
+            groups: number of groups that each prior had; priors that are not named are new, and are
+                left unchanged.
         """
+        # The opened files are shared: nothing is read again.
         self.__dict__.update(data.__dict__)
         self._known = groups
+
+        # `get` gives None for a new prior, and a slice to None keeps all of its groups.
         priors = [
             replace(
                 prior,
@@ -31,19 +36,25 @@ class AsTrained(PreparedData):
         self.manifest = replace(data.manifest, priors=priors)
 
     def prior_pairs(self, name: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
-        of, group = super().prior_pairs(name, entity)
+        """The pairs of `PreparedData.prior_pairs` without those of new groups."""
+        entities, group = super().prior_pairs(name, entity)
         known = group < self._known.get(name.removesuffix(".eligible"), np.iinfo(group.dtype).max)
-        return of[known], group[known]
+        return entities[known], group[known]
 
     def user_pairs(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Users of new groups alone may use the heads of all, as users who are not known may."""
+        """The pairs of `PreparedData.user_pairs` without those of new groups.
+
+        Users that are only in new groups may use the heads of all groups, as unknown users may.
+        """
         user, group = super().user_pairs(name)
         groups = self._known.get(name)
         if groups is None:
             return user, group
+
+        # `others` have no group left: they get one pair with each of the known groups.
         known = group < groups
         others = np.setdiff1d(user[~known], user[known])
-        everywhere = np.tile(np.arange(groups, dtype=group.dtype), len(others))
-        return np.append(user[known], np.repeat(others, groups)), np.append(
-            group[known], everywhere
-        )
+        all_groups = np.tile(np.arange(groups, dtype=group.dtype), len(others))
+
+        users = np.append(user[known], np.repeat(others, groups))
+        return users, np.append(group[known], all_groups)

@@ -1,6 +1,7 @@
-"""A training batch: one lookup's worth of ids, and what tells the roles apart.
+"""A training batch: the ids of one lookup, and what distinguishes their roles.
 
-Shapes: B windows, X items of their extended sequences, N tokens of their contexts, n negatives of this rank.
+Shapes: B windows, X items of their extended sequences, N tokens of their contexts, n negatives of
+this rank.
 """
 
 import itertools
@@ -25,12 +26,12 @@ class Contexts:
     """Some of a batch's windows, as the encoder takes them.
 
     Attributes:
-        first: tokens of the batch before these.
-        context_N: where each token stands in the extended sequences.
-        end_N: end of its extended sequence there.
+        first: number of the batch's tokens before these.
+        context_N: index of each token in the extended sequences.
+        end_N: index there at which each token's extended sequence ends.
         offsets_B1: bounds of the contexts among the N tokens.
         user_N: number of each token's user, in file order of the data set.
-        time_N, event_N: milliseconds and event codes, where they were read.
+        time_N, event_N: milliseconds and event codes, if they were read.
         dropout: keys of the windows.
     """
 
@@ -50,12 +51,12 @@ class Batch:
 
     Attributes:
         step: number of the global batch.
-        ids: one feature, what the table is asked for; B rows of extended sequences, then one row with the negatives
-            that this rank serves.
+        ids: one feature, the ids looked up in the table; B rows of extended sequences, then one row
+            with the negatives that this rank serves.
         item_X: row ids of the extended sequences' items in the data set.
-        parts: the windows, in as many parts as gradients are accumulated over.
-        draw: who serves which negatives.
-        event_X: event codes of the extended sequences, where they were read.
+        parts: the windows, in the number of parts over which gradients are accumulated.
+        draw: which rank serves which negatives.
+        event_X: event codes of the extended sequences, if they were read.
     """
 
     step: int
@@ -66,24 +67,28 @@ class Batch:
     event_X: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """On the device; from pinned memory, without waiting for the copies."""
+        """The batch on the device; from pinned memory, without waiting for the copies."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
-        """In memory from which a GPU copies by itself."""
+        """The batch in pinned memory, from which a GPU copies by itself."""
         return self._with(lambda tensor: tensor.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Tells a GPU's allocator that a stream uses the tensors, so that their memory is not given away before."""
+        """Tells a GPU's allocator that a stream uses the tensors.
+
+        Their memory is then not reused before the stream has finished with it.
+        """
 
         def record(tensor: Any) -> Any:
             tensor.record_stream(stream)
             return tensor
 
+        # The new batch is dropped: all that counts is that each tensor was visited.
         self._with(record)
 
     def _with(self, move: Callable[[Any], Any]) -> "Batch":
-        """With every tensor moved, that of the ids jagged."""
+        """The batch with `move` applied to every tensor, the jagged one of the ids included."""
         return replace(
             self,
             ids=move(self.ids),
@@ -91,14 +96,6 @@ class Batch:
             parts=[_moved(part, move) for part in self.parts],
             event_X=None if self.event_X is None else move(self.event_X),
         )
-
-
-def _moved(part: Contexts, move: Callable[[Any], Any]) -> Contexts:
-    values: dict[str, Any] = {item.name: getattr(part, item.name) for item in fields(part)}
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            values[name] = move(value)
-    return Contexts(**values)
 
 
 def make_batch(
@@ -114,11 +111,16 @@ def make_batch(
     """Windows and negatives as tensors, the windows in `parts` of about the same number.
 
     Args:
-        to_ids: items -> what the table is asked for.
-        own_ids: what it is asked for for this rank's negatives, where that is not their rows.
+        to_ids: maps items to the ids that are looked up in the table.
+        own_ids: the ids that are looked up for this rank's negatives, if they are not their rows.
     """
-    values = np.concatenate([to_ids(windows.items), draw.own_ids if own_ids is None else own_ids])
+    if own_ids is None:
+        own_ids = draw.own_ids
+
+    # The negatives are one more row of the jagged tensor, after the windows.
+    values = np.concatenate([to_ids(windows.items), own_ids])
     lengths = np.append(windows.lengths, len(draw.own_ids))
+
     bounds = [len(windows.lengths) * part // parts for part in range(parts + 1)]
     return Batch(
         step=windows.step,
@@ -132,13 +134,36 @@ def make_batch(
     )
 
 
+def times_and_events(columns: Columns) -> tuple[Tensor | None, Tensor | None]:
+    """Milliseconds and event codes, None for those that were not read."""
+
+    def tensor(values: np.ndarray | None) -> Tensor | None:
+        return None if values is None else torch.from_numpy(values)
+
+    return tensor(columns.get("timestamps")), tensor(columns.get("events"))
+
+
+def _moved(part: Contexts, move: Callable[[Any], Any]) -> Contexts:
+    """A part with `move` applied to each of its tensors."""
+    values: dict[str, Any] = {item.name: getattr(part, item.name) for item in fields(part)}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            values[name] = move(value)
+    return Contexts(**values)
+
+
 def _contexts(windows: Windows, chosen: slice, seed: int) -> Contexts:
-    """In NumPy, which starts no threads: batches are made beside the training step."""
+    """The contexts of the chosen windows."""
+    # In NumPy, which starts no threads: batches are built at the same time as the training step.
     contexts = windows.contexts[chosen]
     ends = np.cumsum(windows.lengths)[chosen]
     offsets_B1 = np.concatenate([[0], np.cumsum(contexts)])
     context_N = ranges(ends - windows.lengths[chosen], contexts)
-    columns = times_and_events(
+
+    # Keys are of the windows' numbers in the global batch, so dropout is the same on any ranks.
+    keys = mix_each(seed, windows.step, last=windows.numbers[chosen])
+
+    time_N, event_N = times_and_events(
         {name: values[context_N] for name, values in windows.columns.items()}
     )
     return Contexts(
@@ -147,18 +172,7 @@ def _contexts(windows: Windows, chosen: slice, seed: int) -> Contexts:
         end_N=torch.from_numpy(np.repeat(ends, contexts)),
         offsets_B1=torch.from_numpy(offsets_B1),
         user_N=torch.from_numpy(np.repeat(windows.users[chosen], contexts)),
-        dropout=DropoutKeys(
-            mix_each(seed, windows.step, last=windows.numbers[chosen]).tolist(), contexts.tolist()
-        ),
-        time_N=columns[0],
-        event_N=columns[1],
+        dropout=DropoutKeys(keys.tolist(), contexts.tolist()),
+        time_N=time_N,
+        event_N=event_N,
     )
-
-
-def times_and_events(columns: Columns) -> tuple[Tensor | None, Tensor | None]:
-    """Milliseconds and event codes, None for those that were not read."""
-
-    def tensor(values: np.ndarray | None) -> Tensor | None:
-        return None if values is None else torch.from_numpy(values)
-
-    return tensor(columns.get("timestamps")), tensor(columns.get("events"))

@@ -1,4 +1,4 @@
-"""Whether the targets of a split are among what weights were trained on."""
+"""Whether the targets of a split are among the interactions that weights were trained on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from torchrec_priors.ranks.share import Share
 
 @dataclass(frozen=True)
 class Leaks:
-    """What of a split was trained on.
+    """Which targets of a split were trained on.
 
     Attributes:
-        trained_U: int32, how many targets of each user of the data set were trained on.
-        untold_U: bool, users with targets whose histories are others than those that were trained on, so that nobody
-            can tell.
+        trained_U: int32, number of targets of each user of the data set that were trained on.
+        untold_U: bool, users with targets whose histories differ from those that were trained on,
+            so it is unknown whether their targets were.
         has_U: bool, users with targets.
-        targets: of them all.
+        targets: number of targets of all users.
     """
 
     trained_U: np.ndarray
@@ -31,25 +31,27 @@ class Leaks:
 
     @property
     def users(self) -> int:
-        """With targets."""
+        """The number of users with targets."""
         return int(self.has_U.sum())
 
     @property
     def leaked_users(self) -> int:
+        """The number of users of whom a target was trained on."""
         return int((self.trained_U > 0).sum())
 
     @property
     def untold_users(self) -> int:
+        """The number of users of whom it is unknown."""
         return int(self.untold_U.sum())
 
     @property
     def clean_U(self) -> np.ndarray:
-        """bool: users of whom no target was trained on."""
+        """bool: users of whom certainly no target was trained on, and users without targets."""
         clean: np.ndarray = (self.trained_U == 0) & ~self.untold_U
         return clean
 
     def to_metrics(self) -> dict[str, float]:
-        """By the names of docs/metrics.md."""
+        """The metrics `leaked/...`, described in docs/metrics.md."""
         targets = int(self.trained_U.sum())
         return {
             "leaked/users": self.leaked_users,
@@ -59,18 +61,18 @@ class Leaks:
         }
 
     def in_words(self) -> str | None:
-        """What is wrong with figures of the split; None where nothing is."""
-        said = []
+        """What is wrong with figures of the split; None if nothing is."""
+        messages = []
         if self.leaked_users:
             share = self.trained_U.sum() / max(self.targets, 1)
-            of = f"{self.leaked_users:,} of {self.users:,} users"
-            said.append(f"it was trained on targets of {of} ({share:.1%} of all targets)")
+            users = f"{self.leaked_users:,} of {self.users:,} users"
+            messages.append(f"it was trained on targets of {users} ({share:.1%} of all targets)")
         if self.untold_users:
-            of = f"{self.untold_users:,} of {self.users:,} users"
-            said.append(
-                f"it cannot be told for {of}, whose histories are not those that it was trained on"
+            users = f"{self.untold_users:,} of {self.users:,} users"
+            messages.append(
+                f"for {users} it is unknown, as their histories differ from those it was trained on"
             )
-        return "; ".join(said) or None
+        return "; ".join(messages) or None
 
 
 def leaks(
@@ -81,25 +83,32 @@ def leaks(
     share: Share,
     total: Callable[[torch.Tensor], torch.Tensor],
 ) -> Leaks:
-    """Compares what was trained on with a split, the same on every rank. Every rank must call it.
+    """Compares what was trained on with a split. The result is the same on every rank.
+
+    Every rank must call it.
 
     Args:
-        part: None where nobody knows.
-        total: a tensor's sum over ranks.
+        part: what was trained on; None if it is unknown.
+        total: returns a tensor's sum over ranks.
     """
     start_U, end_U = target_bounds(data, split)
     has_U = users_of(data, split)
     targets = int((end_U - start_U)[has_U].sum())
-    found_U2 = np.zeros((data.users, 2), np.int32)
-    if part is None:
-        found_U2[:, 1] = has_U
-        return Leaks(found_U2[:, 0], found_U2[:, 1] > 0, has_U, targets)
 
+    # Of each user: how many targets were trained on, and whether a history differs.
+    gathered_U2 = np.zeros((data.users, 2), np.int32)
+    if part is None:
+        gathered_U2[:, 1] = has_U
+        return Leaks(gathered_U2[:, 0], gathered_U2[:, 1] > 0, has_U, targets)
+
+    # Each rank fills in the users of its row groups; the sum over ranks has all of them.
     for pasts in pasts_of(data, share):
-        _compare(pasts, part, start_U, end_U, has_U, found_U2)
-    found_U2 = total(torch.from_numpy(found_U2)).numpy()
-    untold_U = (found_U2[:, 1] > 0) & (found_U2[:, 0] == 0)
-    return Leaks(found_U2[:, 0], untold_U, has_U, targets)
+        _compare(pasts, part, start_U, end_U, has_U, gathered_U2)
+    gathered_U2 = total(torch.from_numpy(gathered_U2)).numpy()
+
+    # A user with several recorded parts is known to have leaked as soon as one of them matches.
+    untold_U = (gathered_U2[:, 1] > 0) & (gathered_U2[:, 0] == 0)
+    return Leaks(gathered_U2[:, 0], untold_U, has_U, targets)
 
 
 def _compare(
@@ -108,15 +117,19 @@ def _compare(
     start_U: np.ndarray,
     end_U: np.ndarray,
     has_U: np.ndarray,
-    found_U2: np.ndarray,
+    gathered_U2: np.ndarray,
 ) -> None:
-    """Notes of each user of a row group how many targets were trained on, and whether that cannot be told."""
-    place, of_part = pasts.met(part)
-    user = place + pasts.first_user
-    items = part.items_N[of_part].astype(np.int64)
-    there = items <= pasts.lengths_U[place]
-    same = there & (pasts.of_first(place, np.where(there, items, 0)) == part.history_N[of_part])
+    """Fills in the targets trained on, and whether a history differs, for the users of `pasts`."""
+    index, index_in_part = pasts.matches(part)
+    user = index + pasts.first_user
+    items = part.items_N[index_in_part].astype(np.int64)
 
+    # A history that is shorter than the recorded part cannot be the same.
+    long_enough = items <= pasts.lengths_U[index]
+    hashed = pasts.of_first(index, np.where(long_enough, items, 0))
+    same = long_enough & (hashed == part.history_N[index_in_part])
+
+    # `maximum.at`, as a user may be recorded several times.
     trained = np.where(same & has_U[user], np.minimum(items, end_U[user]) - start_U[user], 0)
-    np.maximum.at(found_U2[:, 0], user, np.maximum(trained, 0).astype(np.int32))
-    np.maximum.at(found_U2[:, 1], user, (~same & has_U[user]).astype(np.int32))
+    np.maximum.at(gathered_U2[:, 0], user, np.maximum(trained, 0).astype(np.int32))
+    np.maximum.at(gathered_U2[:, 1], user, (~same & has_U[user]).astype(np.int32))

@@ -1,4 +1,4 @@
-"""Items that a model has no row for are left out of windows and histories, as if nobody had met them."""
+"""Removes items for which a model has no row from windows and histories."""
 
 from collections.abc import Mapping
 
@@ -10,24 +10,32 @@ from torchrec_priors.prepared.data_set import Columns
 
 
 def leave_out(windows: Windows, has_row_I: np.ndarray) -> Windows:
-    """Windows without items that are not known; one whose context would be empty goes as a whole."""
+    """Windows without unknown items, as if nobody had seen these.
+
+    A window whose context would be empty is removed as a whole.
+    """
     kept_X = has_row_I[windows.items]
     if kept_X.all():
         return windows
+
+    # Which window each item is in, and whether in its context.
     window_X = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
     first_X = np.repeat(np.cumsum(windows.lengths) - windows.lengths, windows.lengths)
     in_context_X = np.arange(len(window_X)) - first_X < windows.contexts[window_X]
+
+    # Lengths are counted after the targets of windows without a context are removed.
     contexts = np.bincount(window_X[kept_X & in_context_X], minlength=len(windows.lengths))
-    kept_X &= (contexts > 0)[window_X]
+    kept = contexts > 0
+    kept_X &= kept[window_X]
     lengths = np.bincount(window_X[kept_X], minlength=len(windows.lengths))
-    there = contexts > 0
+
     return Windows(
         step=windows.step,
         items=windows.items[kept_X],
-        lengths=lengths[there],
-        contexts=contexts[there],
-        numbers=windows.numbers[there],
-        users=windows.users[there],
+        lengths=lengths[kept],
+        contexts=contexts[kept],
+        numbers=windows.numbers[kept],
+        users=windows.users[kept],
         columns={name: values[kept_X] for name, values in windows.columns.items()},
     )
 
@@ -35,14 +43,21 @@ def leave_out(windows: Windows, has_row_I: np.ndarray) -> Windows:
 def recent(
     users: Histories, has_row_I: np.ndarray, context: int
 ) -> tuple[np.ndarray, np.ndarray, Columns]:
-    """The last `context` known items of whole histories: items and lengths, of which some may be 0, and columns."""
+    """The last `context` known items of whole histories.
+
+    Returns:
+        Items; lengths, of which some may be 0; the columns in the order of the items.
+    """
+    # `count` is the number of known items of each user.
     user_X = np.repeat(np.arange(len(users)), users.lengths)
     kept_X = has_row_I[users.items]
     count = np.bincount(user_X[kept_X], minlength=len(users))
-    after = (
-        np.cumsum(count)[user_X] - np.cumsum(kept_X) if len(user_X) else kept_X
-    )  # known items that come later
-    kept_X &= after < context
+
+    # The last `context` are those with fewer than `context` known items after them.
+    if len(user_X):
+        known_after_X = np.cumsum(count)[user_X] - np.cumsum(kept_X)
+        kept_X &= known_after_X < context
+
     columns: Mapping[str, np.ndarray] = {
         name: values[kept_X] for name, values in users.columns.items()
     }

@@ -1,4 +1,4 @@
-"""An iterator that is run ahead in a thread, so that whoever takes its values need not wait for them."""
+"""Runs an iterator ahead in a thread, so its consumer need not wait for the values."""
 
 import queue
 import threading
@@ -9,26 +9,20 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class _Failed:
-    error: BaseException
-
-
-_END = object()
-
-
 def ahead(values: Generator[T, None, None], most: int) -> Generator[T, None, None]:
-    """The same values, up to `most` of them waiting before they are asked for; with 0 each is made when it is.
+    """Yields the same values, with up to `most` of them computed before they are requested.
 
-    An error is raised where its value would be. Close the iterator to end the thread, which closes `values`.
+    With 0, each is computed when it is requested. An error is raised at the place of its value.
+    Close the iterator to end the thread, which closes `values`.
     """
     if not most:
         yield from values
         return
+
     ready: queue.Queue[object] = queue.Queue(most)
     closed = threading.Event()
 
-    def make() -> None:
+    def produce() -> None:
         try:
             for value in values:
                 ready.put(value)
@@ -40,17 +34,30 @@ def ahead(values: Generator[T, None, None], most: int) -> Generator[T, None, Non
         finally:
             values.close()
 
-    thread = threading.Thread(target=make, name="batches", daemon=True)
+    thread = threading.Thread(target=produce, name="batches", daemon=True)
     thread.start()
     try:
         while (value := ready.get()) is not _END:
             if isinstance(value, _Failed):
                 raise value.error
             yield value  # type: ignore[misc]
+            # A batch must not stay in memory while the next one is awaited.
             del value
     finally:
         closed.set()
+        # The thread may be waiting to put a value into a full queue: empty it until the thread
+        # ends.
         while thread.is_alive():
             while not ready.empty():
                 ready.get()
             thread.join(0.02)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """What the thread leaves in the queue if it ends by an error."""
+
+    error: BaseException
+
+
+_END = object()  # what it leaves there if the values have ended

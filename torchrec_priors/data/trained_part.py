@@ -1,8 +1,9 @@
-"""Which interactions weights were trained on, so that any data set can be asked whether its targets are among them.
+"""Which interactions weights were trained on, to compare them with the targets of a data set.
 
-Of every user, the first interactions of the history: how many, and one hash over which items they were. So it is told
-whether a user of another data set, which has grown, has another horizon or was prepared anew, has the same past. Users
-and items are known by hashes of their original ids: row ids differ between data sets.
+It records the first interactions of every user's history: how many, and one hash of their items.
+This identifies whether a user of another data set, which has grown, has another horizon or was
+prepared again, has the same past. Users and items are identified by hashes of their original ids,
+because row ids differ between data sets.
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ _SCHEMA = pa.schema(
 
 
 def training_ends(data: PreparedData, config: TrainingConfig) -> np.ndarray:
-    """int32 [users]: how many items of each history are trained on, in file order."""
+    """The number of items of each history that are trained on, int32 [users], in file order."""
     return data.lengths if config.fit_all else data.training_ends
 
 
@@ -36,9 +37,9 @@ class TrainedPart:
 
     Attributes:
         user_N: uint64 hashes of the users' original ids.
-        items_N: int32, how many interactions from the first on.
+        items_N: int32, number of interactions from the first on.
         history_N: uint64 hashes of their items.
-        before_N: bool, whether a run was trained on it that this one started from.
+        before_N: bool, whether it was trained on by a run that this one started from.
     """
 
     user_N: np.ndarray
@@ -50,7 +51,7 @@ class TrainedPart:
         return len(self.user_N)
 
     def only(self, chosen_N: np.ndarray) -> "TrainedPart":
-        """Some of them, by bool or place."""
+        """The chosen parts, by bool or index."""
         return TrainedPart(
             self.user_N[chosen_N],
             self.items_N[chosen_N],
@@ -59,23 +60,27 @@ class TrainedPart:
         )
 
     def as_before(self) -> "TrainedPart":
-        """The same, as a run that starts from this one has them."""
+        """The same parts as they count for a run that starts from this one."""
         return TrainedPart(self.user_N, self.items_N, self.history_N, np.ones(len(self), bool))
 
     @classmethod
     def none(cls) -> "TrainedPart":
+        """No parts."""
         return cls(
             np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, bool)
         )
 
     @classmethod
     def together(cls, parts: list["TrainedPart"]) -> "TrainedPart":
-        """All of them, each once."""
+        """The parts of all, each once."""
         columns = (
             np.concatenate([getattr(part, name) for part in (cls.none(), *parts)])
             for name in ("user_N", "items_N", "history_N", "before_N")
         )
         whole = cls(*columns)
+
+        # In this order, equal parts with the same `before` are neighbours; the first of them is
+        # kept.
         order = np.lexsort((whole.history_N, whole.items_N, whole.before_N, whole.user_N))
         whole = whole.only(order)
         same = np.zeros(len(whole), bool)
@@ -94,7 +99,7 @@ class Pasts:
     Attributes:
         first_user: number of the first, in file order.
         user_U: uint64 hashes of their original ids.
-        lengths_U: of their histories.
+        lengths_U: lengths of their histories.
     """
 
     first_user: int
@@ -104,41 +109,39 @@ class Pasts:
     _sums: np.ndarray
 
     def of_first(self, user: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """uint64 hashes of the first `items` of the histories of some users, by their places in the row group."""
+        """uint64 hashes of the first `items` items of the users' histories.
+
+        Args:
+            user: index of each user in the row group.
+            items: number of items for each of them.
+        """
+        # Sums wrap around, so a difference of two is exact.
         start = self._start_U[user]
         hashed: np.ndarray = self._sums[start + items] - self._sums[start]
         return hashed
 
-    def met(self, part: TrainedPart) -> tuple[np.ndarray, np.ndarray]:
-        """(place in the row group, place in `part`) of every user of both."""
+    def matches(self, part: TrainedPart) -> tuple[np.ndarray, np.ndarray]:
+        """(index in the row group, index in `part`) of every user that is in both."""
         order = np.argsort(self.user_U, kind="stable")
-        place = np.searchsorted(self.user_U[order], part.user_N)
-        place[place == len(order)] = 0
-        user = order[place]
+        index = np.searchsorted(self.user_U[order], part.user_N)
+        # Beyond the last: any index will do, since the hashes are compared below.
+        index[index == len(order)] = 0
+
+        user = order[index]
         known = self.user_U[user] == part.user_N
         return user[known], np.flatnonzero(known)
 
 
 def pasts_of(data: PreparedData, share: Share) -> Iterator[Pasts]:
-    """Of the row groups that are this rank's."""
+    """Yields the users of each row group that is this rank's."""
     item_I = hashes(data.catalogue(["item_id"])["item_id"])
     for group in data.row_groups[share.rank :: share.world]:
         yield _pasts(data, group, item_I)
 
 
-def _pasts(data: PreparedData, group: RowGroup, item_I: np.ndarray) -> Pasts:
-    users = data.read_users(group)
-    place = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
-    term = mix(item_I[users.items] + (place + 1).astype(np.uint64) * GOLDEN)
-    sums = np.zeros(len(term) + 1, np.uint64)
-    np.cumsum(term, out=sums[1:])
-    return Pasts(
-        group.first_user, hashes(data.user_ids(group)), users.lengths, users.starts[:-1], sums
-    )
-
-
 def hashes(ids: pa.ChunkedArray) -> np.ndarray:
     """uint64 hashes of original ids of any type."""
+    # As texts, since the type of an id may differ between data sets.
     texts = ids.cast(pa.string())
     digests = (
         blake2b(text.encode(), digest_size=8).digest()
@@ -149,14 +152,14 @@ def hashes(ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def write_trained_part(file: Path, part: TrainedPart) -> None:
-    """Whole or not at all."""
+    """Writes the file completely or not at all."""
     columns = [part.user_N, part.items_N.astype(np.int32), part.history_N, part.before_N]
     with new_file(file) as partial:
         write_table(pa.table(columns, schema=_SCHEMA), partial)
 
 
 def read_trained_part(file: Path) -> TrainedPart:
-    """What `write_trained_part` wrote.
+    """Reads what `write_trained_part` wrote.
 
     Raises:
         UserError: it cannot be read.
@@ -164,3 +167,19 @@ def read_trained_part(file: Path) -> TrainedPart:
     with readable(file, "put it back, or train again"):
         table = read_table(file, _SCHEMA.names).cast(_SCHEMA)
         return TrainedPart(*(table[name].to_numpy() for name in _SCHEMA.names))
+
+
+def _pasts(data: PreparedData, group: RowGroup, item_I: np.ndarray) -> Pasts:
+    """The users of a row group."""
+    users = data.read_users(group)
+
+    # The hash of a history is the sum of one term an interaction, which depends on item and
+    # position: prefix sums give the hash of any part that begins at the first.
+    position = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
+    term = mix(item_I[users.items] + (position + 1).astype(np.uint64) * GOLDEN)
+    sums = np.zeros(len(term) + 1, np.uint64)
+    np.cumsum(term, out=sums[1:])
+
+    return Pasts(
+        group.first_user, hashes(data.user_ids(group)), users.lengths, users.starts[:-1], sums
+    )

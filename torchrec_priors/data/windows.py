@@ -1,12 +1,13 @@
 """Training windows of a prepared data set, in one global order that every rank knows.
 
-A window is a context of up to L items and up to tau items after it, in one extended sequence; contexts do not overlap
-and are cut backwards from the end of a user's training part, so that each training item but the last stands in
-exactly one context and every position has a next item. Where cuts move, or ties change places, they do from epoch to
-epoch, and this holds in each.
+A window is a context of up to L items and up to tau items after it, in one extended sequence.
+Contexts do not overlap and are cut backwards from the end of a user's training part, so each
+training item but the last is in exactly one context and every position has a next item. This holds
+in each epoch, also when the cuts move or ties change places from epoch to epoch.
 
-The order of an epoch and its global batches are those of `order`, whatever the number of ranks; a rank takes its share
-of every batch. A window keeps its number in the global batch, so that nothing depends on who has it.
+`order` defines the order of an epoch and its global batches, whatever the number of ranks; a rank
+takes its share of every batch. A window keeps its number in the global batch, so nothing depends on
+the rank that has it.
 """
 
 import itertools
@@ -32,11 +33,11 @@ class Windows:
     Attributes:
         step: number of the global batch, counted from the start of training.
         items: int64 row ids of the extended sequences, one after another.
-        lengths: items of each extended sequence.
-        contexts: items of each context; the rest are targets only.
+        lengths: number of items of each extended sequence.
+        contexts: number of items of each context; the rest are targets only.
         numbers: index of each window within the global batch.
         users: number of each window's user, in file order of the data set.
-        columns: what else was asked for, beside `items`.
+        columns: the other requested columns, in the order of `items`.
     """
 
     step: int
@@ -49,7 +50,10 @@ class Windows:
 
 
 class WindowStream:
-    """Windows of this rank for global batches `first_step`, `first_step + 1`, ... without end, epoch after epoch."""
+    """This rank's windows of global batches `first_step`, `first_step + 1`, ... without end.
+
+    One epoch follows another.
+    """
 
     def __init__(
         self,
@@ -74,16 +78,21 @@ class WindowStream:
         Args:
             context: L.
             horizon: training's tau, which may differ from the data set's E.
-            batch: windows of a global batch, over all ranks; 0 where `batch_tokens` is given.
-            batch_tokens: the most context items of a global batch, in place of a number of windows.
-            balanced_for: the model's width, for which batches are dealt so that attention costs every rank about the
-                same; None deals plain slices.
-            shuffled_row_groups: row groups whose windows are shuffled together, and held in memory.
-            columns: of the sequences, besides `items`.
-            training_end_U: how many items of each user are trained on; by default `data.training_ends`.
-            moving: whether contexts are cut elsewhere in every epoch (see `TrainingConfig.moving_windows`).
-            shuffle_ties: whether interactions of a user at one time are in a new order in every epoch (see `Ties`).
-            workers: threads that decode row groups ahead (see `read_chunks`).
+            batch: number of windows of a global batch, over all ranks; 0 if `batch_tokens` is
+                given.
+            batch_tokens: the most context items of a global batch, instead of a number of windows.
+            balanced_for: the model's width, for which batches are dealt to ranks so that attention
+                costs every rank about the same; None deals plain slices.
+            shuffled_row_groups: number of row groups whose windows are shuffled together, and held
+                in memory.
+            columns: columns of the sequences to read in addition to `items`.
+            training_end_U: number of items of each user that are trained on; by default
+                `data.training_ends`.
+            moving: whether the cuts between contexts move in every epoch (see
+                `TrainingConfig.moving_windows`).
+            shuffle_ties: whether interactions of a user at one time are in a new order in every
+                epoch (see `Ties`).
+            workers: number of threads that decode row groups ahead (see `read_chunks`).
 
         Raises:
             UserError: no user has two training items; too small a budget of tokens.
@@ -94,8 +103,11 @@ class WindowStream:
         self.first_step = first_step
         self.columns = tuple(columns)
         self.workers = workers
-        training_end_U = data.training_ends if training_end_U is None else training_end_U
+
+        if training_end_U is None:
+            training_end_U = data.training_ends
         self._ties = Ties(data, training_end_U, seed) if shuffle_ties else None
+
         self.order = WindowOrder(
             data.lengths,
             [group.users for group in data.row_groups],
@@ -115,47 +127,61 @@ class WindowStream:
 
     @property
     def windows(self) -> int:
-        """Of an epoch."""
+        """The number of windows of an epoch."""
         return self.order.windows
 
     @property
     def steps_an_epoch(self) -> int:
+        """The number of global batches of an epoch."""
         return self.order.steps_an_epoch
 
     def __iter__(self) -> Generator[Windows, None, None]:
-        """Close it to end its threads."""
-        waiting_for = self.first_step
-        waiting = list[Part]()
+        """Yields one batch after another. Close the iterator to end its threads."""
+        # The parts of a batch that is not known to be complete: it may continue in the next chunk.
+        pending = list[Part]()
+        pending_step = self.first_step
         chunks = read_chunks(
             self.data, self.order.chunks(self.first_step), self.columns, self.workers, self._ties
         )
+
         with closing(chunks):
             for chunk, columns in chunks:
-                for step, (start, end) in zip(
-                    chunk.steps, itertools.pairwise([0, *chunk.ends]), strict=True
-                ):
-                    if waiting and step > waiting_for:
-                        yield self._windows(waiting_for, waiting)
-                        waiting = []
-                    waiting.append(Part(chunk.windows[start:end], columns))
-                    waiting_for = step
-                    if step < chunk.steps[-1] or not chunk.may_go_on:
-                        yield self._windows(step, waiting)
-                        waiting = []
-                waiting = [part.alone() for part in waiting]
+                bounds = itertools.pairwise([0, *chunk.ends])
+                for step, (start, end) in zip(chunk.steps, bounds, strict=True):
+                    # The batch could have continued in this chunk, but the chunk has none of it.
+                    if pending and step > pending_step:
+                        yield self._windows(pending_step, pending)
+                        pending = []
+
+                    pending.append(Part(chunk.windows[start:end], columns))
+                    pending_step = step
+
+                    is_complete = step < chunk.steps[-1] or not chunk.may_continue
+                    if is_complete:
+                        yield self._windows(step, pending)
+                        pending = []
+
+                # What is pending must not keep the whole chunk in memory while the next one is
+                # read.
+                pending = [part.detached() for part in pending]
                 del chunk, columns
 
     def _windows(self, step: int, parts: list[Part]) -> Windows:
-        """This rank's windows of a batch that lies in one chunk or a few."""
-        numbers = self._own(np.concatenate([part.windows.context for part in parts]))
+        """This rank's windows of a batch that is in one chunk or in several."""
+        # Ranks are chosen by the contexts of the whole batch, which all ranks know.
+        numbers = self._own_numbers(np.concatenate([part.windows.context for part in parts]))
+
+        # `numbers` count through all parts; each part is read by its own indices.
         read = []
-        of_parts = []
+        cuts = []
         first = 0
         for part in parts:
-            own = numbers[(numbers >= first) & (numbers < first + len(part.windows))] - first
-            read.append(part.read(own))
-            of_parts.append(part.windows[own])
+            in_part = (numbers >= first) & (numbers < first + len(part.windows))
+            index = numbers[in_part] - first
+            read.append(part.read(index))
+            cuts.append(part.windows[index])
             first += len(part.windows)
+
         columns = {
             name: np.concatenate([values[name] for values in read])
             for name in ("items", *self.columns)
@@ -163,21 +189,16 @@ class WindowStream:
         return Windows(
             step=step,
             items=columns.pop("items"),
-            lengths=np.concatenate([windows.length for windows in of_parts]),
-            contexts=np.concatenate([windows.context for windows in of_parts]),
+            lengths=np.concatenate([windows.length for windows in cuts]),
+            contexts=np.concatenate([windows.context for windows in cuts]),
             numbers=numbers,
-            users=np.concatenate([windows.user for windows in of_parts]),
+            users=np.concatenate([windows.user for windows in cuts]),
             columns=columns,
         )
 
-    def _own(self, context_B: np.ndarray) -> np.ndarray:
-        """Which windows of a global batch are this rank's, ascending."""
+    def _own_numbers(self, context_B: np.ndarray) -> np.ndarray:
+        """The numbers of a global batch's windows that are this rank's, ascending."""
         if self.balanced_for is None:
             return np.arange(len(context_B))[self.share.of(len(context_B))]
         rank_B = deal(attention_cost(context_B, self.balanced_for), self.share.world)
         return np.flatnonzero(rank_B == self.share.rank)
-
-
-def flat(parts: list[np.ndarray]) -> np.ndarray:
-    """Integers of several users, one after another."""
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)

@@ -194,7 +194,7 @@ def _with_own(
         everyone = np.arange(len(pasts.user_U))
         user_U[here], history_U[here] = pasts.user_U, pasts.of_first(everyone, end_U[here])
 
-        place, of_before = pasts.met(before)
+        place, of_before = pasts.matches(before)
         items = before.items_N[of_before].astype(np.int64)
         mine = items <= end_U[here][place]
         same = mine & (
