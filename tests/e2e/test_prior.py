@@ -61,7 +61,7 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
         (["graph", "--name", "x", "--by", "age"], ["--by is for prior user, not for prior graph"]),
         (
             ["graph", "--name", "x", "--users-per-item", "5"],
-            ["prior graph goes without --users-per-item"],
+            ["prior graph does not take --users-per-item"],
         ),
         (
             ["graph", "--name", "x", "--groups", "3", "--resolution", "2"],
@@ -70,12 +70,15 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
         (["graph", "--name", "x", "--last", "0"], ["--last must be at least 1"]),
         (["item", "--name", "x"], ["prior item needs --from FILE"]),
         (["item", "--name", "x", "--from", "none.csv"], ["--from: there is no file 'none.csv'"]),
-        (["item", "--name", "x", "--from", "y", "--groups", "3"], ["--from goes without --groups"]),
+        (
+            ["item", "--name", "x", "--from", "y", "--groups", "3"],
+            ["--from does not take --groups"],
+        ),
         (
             ["user", "--name", "x", "--by", "agee"],
             ["no attribute 'agee' of users: did you mean 'age'?"],
         ),
-        (["user", "--name", "x", "--by", "age", "--last", "9"], ["--by goes without --last"]),
+        (["user", "--name", "x", "--by", "age", "--last", "9"], ["--by does not take --last"]),
         (
             ["user", "--name", "x", "--by", "age", "--min-size", "0"],
             ["--min-size must be at least 1"],

@@ -87,7 +87,7 @@ def test_a_manifest_from_before_priors_could_be_added_is_read(prepared):
 def test_a_name_that_is_taken_is_refused_unless_it_may_be_overwritten(prepared):
     _add(prepared, _halves(150))
     with pytest.raises(
-        UserError, match="there is a prior 'half' already: choose another name, or --overwrite"
+        UserError, match="prior 'half' already exists: choose another name, or --overwrite"
     ):
         _add(prepared, _thirds(150))
     assert read_manifest(prepared).prior("half").groups == ["even", "odd"]
@@ -169,7 +169,7 @@ def test_a_data_set_that_was_prepared_anew_meanwhile_is_left_alone(prepared, sma
     before = read_manifest(prepared)
     prepare(Settings("movielens", small_raw, HORIZON, seed=1), prepared, overwrite=True)
     with pytest.raises(
-        UserError, match="was prepared anew while the prior was made: run this again"
+        UserError, match="was prepared again while the prior was computed: run this again"
     ):
         add_prior(prepared, "half", _halves(150), before)
     verify(prepared)

@@ -168,11 +168,11 @@ def test_one_seed_gives_one_result_and_settings_matter(small_data):
 
 
 def test_what_was_done_is_said(small_data):
-    said = _make(GraphPrior("community", groups=70), small_data).said
+    said = _make(GraphPrior("community", groups=70), small_data).messages
     assert said[0].startswith("graph: ")
     assert "of 150 items, from the last 50 training interactions of each user" in said[0]
     assert "modularity" in said[1]
-    assert said[2].startswith("--groups 70: no resolution tried gives so many; ")
+    assert said[2].startswith("--groups 70: no resolution tried gives this number; ")
 
 
 def test_a_log_in_which_nothing_is_shared_is_refused(small_raw, tmp_path):

@@ -141,7 +141,7 @@ def test_a_prior_is_added_there(store, small_data, moods):
     assert there.manifest == made
     assert there.manifest.prepared_sha256 == data.manifest.prepared_sha256
     assert len(there.prior_pairs("mood", "item")[0]) == there.items
-    with pytest.raises(UserError, match="there is a prior 'mood' already"):
+    with pytest.raises(UserError, match="prior 'mood' already exists"):
         add_prior_there(OUT, "mood", grouping, data.manifest)
 
 

@@ -52,8 +52,8 @@ def test_items_have_their_labels_and_the_others_are_a_group(form, small_data, tm
     expected += [(row[1], 1), (row[2], 1), (row[2], 2), (row[3], 3)]
     assert list(zip(*made.table.to_pydict().values(), strict=True)) == sorted(expected)
     assert made.table.schema.field("group").type == pa.int32()
-    assert made.said[0].endswith("7 rows, 3 of 150 items in a group")
-    assert made.said[1].endswith("2 ids are no items of the data set and were left out")
+    assert made.messages[0].endswith("7 rows, 3 of 150 items in a group")
+    assert made.messages[1].endswith("2 ids are no items of the data set and were left out")
     assert (made.made_by["kind"], made.made_by["file"], made.made_by["unknown_ids"]) == (
         "mapping",
         f"moods.{form}",
@@ -73,7 +73,7 @@ def test_users_and_an_empty_remainder(small_data, tmp_path):
         for user, group in zip(*made.table.to_pydict().values(), strict=True)
     }
     assert names == dict(rows)
-    assert len(made.said) == 1
+    assert len(made.messages) == 1
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def prior(
                 prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
             )
     info = made.prior(name)
-    print("\n".join([*grouping.said, prior_line(info)]))
+    print("\n".join([*grouping.messages, prior_line(info)]))
     print(f"written to {prepared.folder / info.path}")
 
 

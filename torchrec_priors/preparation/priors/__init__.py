@@ -1,1 +1,1 @@
-"""Priors that are added to a prepared data set: from a file, from attributes, from communities."""
+"""Adds priors to a prepared data set: from a file, from attributes, or from communities."""

@@ -1,4 +1,4 @@
-"""Adds a prior to a prepared data set, so that a kill at any moment leaves a whole one."""
+"""Adds a prior to a prepared data set, which a kill at any moment leaves complete."""
 
 import fcntl
 import os
@@ -30,20 +30,25 @@ from torchrec_priors.remote.uri import Place, Uri
 
 
 def check_free(manifest: Manifest, name: str, overwrite: bool) -> None:
-    """Raises UserError where a prior of this name cannot be added."""
+    """Raises UserError if a prior of this name cannot be added."""
     check_name(name, "--name")
     present = next((prior for prior in manifest.priors if prior.name == name), None)
-    if present is None and f"priors/{name}.parquet" in {info.path for info in manifest.files}:
-        raise UserError(
-            f"--name: 'priors/{name}.parquet' is a file of another prior: choose another name"
-        )
-    if present is not None and not present.made_by:
+
+    if present is None:
+        # A prior may have more files than the one that is named after it.
+        if f"priors/{name}.parquet" in {info.path for info in manifest.files}:
+            raise UserError(
+                f"--name: 'priors/{name}.parquet' is a file of another prior: choose another name"
+            )
+        return
+
+    if not present.made_by:
         raise UserError(
             f"--name: prior '{name}' came with the data, which stays as it is: choose another name"
         )
-    if present is not None and not overwrite:
+    if not overwrite:
         raise UserError(
-            f"--name: there is a prior '{name}' already: choose another name, or --overwrite"
+            f"--name: prior '{name}' already exists: choose another name, or --overwrite"
         )
 
 
@@ -52,97 +57,125 @@ def add_prior(
 ) -> Manifest:
     """Writes `priors/<name>.parquet`, then the manifest that lists it.
 
-    A prior that is overwritten is taken out of the manifest first, as its file and the manifest cannot change in one
-    move: a kill leaves the data set as it was, without this prior, or with the new one.
+    The file of a prior and the manifest cannot change in one move. So a prior that is overwritten
+    is removed from the manifest first: a kill leaves the data set as it was, without this prior, or
+    with the new one.
 
     Args:
-        read: the manifest of the data that the groups were made of.
+        folder: The prepared data set.
+        name: Name of the prior.
+        grouping: The groups and their members.
+        read: Manifest of the data that the groups were computed from.
+        overwrite: Whether the prior may replace one of the same name.
+
+    Returns:
+        The new manifest.
 
     Raises:
-        UserError: the name is taken, the data changed meanwhile, or the folder cannot be written.
+        UserError: The name is taken, the data changed in the meantime, or the folder cannot be
+            written.
     """
     check_name(name, "--name")
     info = PriorInfo(name, grouping.kind, grouping.groups, grouping.sizes, made_by=grouping.made_by)
     check_no_link((folder / info.path).parent, folder)
     ready = folder / f".{FILE}.ready"
+
     with explaining(f"--data: '{folder}'"), locked(folder):
         manifest = read_manifest(folder)
         _check_same(manifest, read, folder)
         check_free(manifest, name, overwrite)
+
         try:
             with new_file(folder / info.path) as partial:
                 write_table(grouping.table, partial)
                 without, made = _changed(manifest, info, describe_file(partial, info.path))
 
-                # There is room for all of it before anything changes, so that a full disk costs nothing that is there.
+                # All of it is written before anything changes: a full disk loses no data.
                 write_whole(ready, made.text())
                 if without is not None:
                     without.write(folder)
+
             ready.replace(folder / FILE)
         finally:
             ready.unlink(missing_ok=True)
+
     return made
 
 
 def add_prior_there(
     uri: Uri, name: str, grouping: Grouping, read: Manifest, *, overwrite: bool = False
 ) -> Manifest:
-    """The same in a store, in the same order. Stores have no locks: one process at a time may do so.
+    """Does the same as `add_prior` in a store, in the same order.
+
+    Stores have no locks: only one process at a time may add a prior to a data set.
 
     Raises:
-        UserError: as `add_prior`, or a store that cannot be written.
-        OutsideError: a store that does not answer.
+        UserError: As `add_prior`, or the store cannot be written.
+        OutsideError: The store does not answer.
     """
     check_name(name, "--name")
     store = Store(uri, "--data")
     cache = default_cache()
     store.require_writable()
     info = PriorInfo(name, grouping.kind, grouping.groups, grouping.sizes, made_by=grouping.made_by)
+
     with cache.writable(), scratch_folder(cache.subfolder("scratch"), "prior") as scratch:
         file = scratch / "prior.parquet"
         text = scratch / FILE
         write_table(grouping.table, file)
+
+        # Read late: the time in which another process could change the manifest is short.
         manifest = manifest_in(store)
         _check_same(manifest, read, uri)
         check_free(manifest, name, overwrite)
+
         without, made = _changed(manifest, info, describe_file(file, info.path))
         if without is not None:
             without.write(text.parent)
             store.put(text, FILE)
+
         store.put(file, info.path)
         made.write(text.parent)
         store.put(text, FILE)
+
     return made
-
-
-def _check_same(now: Manifest, read: Manifest, folder: Place) -> None:
-    if now.prepared_sha256 != read.prepared_sha256:
-        raise UserError(
-            f"--data: '{folder}' was prepared anew while the prior was made: run this again"
-        )
-
-
-def _changed(
-    manifest: Manifest, info: PriorInfo, written: FileInfo
-) -> tuple[Manifest | None, Manifest]:
-    """The manifest without a prior of this name, where it has one, and with the new one."""
-    others = [prior for prior in manifest.priors if prior.name != info.name]
-    files = [other for other in manifest.files if other.path != info.path]
-    without = _with(manifest, others, files) if len(others) < len(manifest.priors) else None
-    return without, _with(manifest, [*others, info], [*files, written])
-
-
-def _with(manifest: Manifest, priors: list[PriorInfo], files: list[FileInfo]) -> Manifest:
-    ordered = sorted(files, key=lambda info: Path(info.path))
-    return replace(manifest, priors=priors, files=ordered, content_sha256=hash_of(ordered))
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """One process at a time, so that none writes a manifest without what another added."""
+    """Holds a lock on the folder: no process writes a manifest without what another one added."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
         os.close(handle)
+
+
+def _check_same(now: Manifest, read: Manifest, folder: Place) -> None:
+    if now.prepared_sha256 != read.prepared_sha256:
+        raise UserError(
+            f"--data: '{folder}' was prepared again while the prior was computed: run this again"
+        )
+
+
+def _changed(
+    manifest: Manifest, info: PriorInfo, written: FileInfo
+) -> tuple[Manifest | None, Manifest]:
+    """Returns the manifest without a prior of this name, and the one with the new prior.
+
+    The former is None if the manifest has no such prior.
+    """
+    others = [prior for prior in manifest.priors if prior.name != info.name]
+    files = [file for file in manifest.files if file.path != info.path]
+
+    without = None
+    if len(others) < len(manifest.priors):
+        without = _with(manifest, others, files)
+    return without, _with(manifest, [*others, info], [*files, written])
+
+
+def _with(manifest: Manifest, priors: list[PriorInfo], files: list[FileInfo]) -> Manifest:
+    """Returns the manifest with these priors and files instead of its own."""
+    ordered = sorted(files, key=lambda info: Path(info.path))
+    return replace(manifest, priors=priors, files=ordered, content_sha256=hash_of(ordered))

@@ -1,4 +1,4 @@
-"""A prior that is to be added to a prepared data set: the groups, and who is in which."""
+"""A prior before it is added to a prepared data set: its groups and their members."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,11 +12,11 @@ class Grouping:
 
     Attributes:
         kind: `graph` (communities of items), `user` or `item`.
-        groups: names, by group number: by size, then by smallest original id.
-        sizes: members of each group.
-        table: `item` or `user_id`, and `group` (int32), sorted.
-        made_by: the settings, as the manifest keeps them.
-        said: lines for people about how the groups came about.
+        groups: Names by group number. Groups are numbered by size, then by smallest original id.
+        sizes: Number of members of each group.
+        table: Columns `item` or `user_id`, and `group` (int32), sorted.
+        made_by: Settings, as the manifest keeps them.
+        messages: Lines for the user that describe how the groups were computed.
     """
 
     kind: Literal["graph", "user", "item"]
@@ -24,4 +24,4 @@ class Grouping:
     sizes: list[int]
     table: pa.Table
     made_by: dict[str, Any]
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)

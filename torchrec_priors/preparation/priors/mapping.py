@@ -1,4 +1,4 @@
-"""A prior from a file that says who is in which group."""
+"""A prior from a file that says which item or user is in which group."""
 
 from pathlib import Path
 
@@ -24,42 +24,55 @@ from torchrec_priors.prepared.id_texts import id_texts, plain_array
 
 _OPTION = "--from"
 _PARQUET = b"PAR1"
+_BAD_ROWS = BadRows("refuse", remedy="correct it or leave it out")
 
 
 def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grouping:
-    """Groups of a mapping file with columns `entity` and `label`, CSV with a header or Parquet.
+    """Reads groups from a file with the columns `entity` and `label`: CSV with a header or Parquet.
 
-    An entity may stand in several rows; those that stand in none are the group "no <name>".
+    An entity may be in several rows. Those that are in none are the group "no <name>".
 
     Args:
+        name: Name of the prior.
         entity: `item_id` or `user_id`.
+        file: The mapping file.
+        data: The data set whose entities are grouped.
 
     Raises:
-        UserError: no such file, columns that are missing, a row without an id or a label, no id of the data set.
+        UserError: The file does not exist, lacks a column, has a row without an id or a label, or
+            has no id of the data set.
     """
     rows = _read(file, entity)
     entities = _entities(data, entity)
     known = entities[entity].combine_chunks()
-    what = f"{entity.removesuffix('_id')}s"
-    place = places(rows[entity].combine_chunks(), id_texts(known, f"{what} of the data set"))
-    there = place >= 0
-    if not there.any():
+    things = f"{entity.removesuffix('_id')}s"
+
+    # Index of each row's entity in `known`; -1 for ids that the data set does not have.
+    index = places(rows[entity].combine_chunks(), id_texts(known, f"{things} of the data set"))
+    is_known = index >= 0
+    if not is_known.any():
         example = rows[entity][0].as_py()
         raise UserError(
-            f"{_OPTION}: '{file}' names none of the data set's {what} (its first is {shown(example)})"
+            f"{_OPTION}: '{file}' names none of the data set's {things} "
+            f"(its first is {shown(example)})"
         )
-    labels = rows["label"].combine_chunks().filter(pa.array(there))
-    table = pa.table({entity: known.take(pa.array(place[there])), "label": labels})
+
+    labels = rows["label"].combine_chunks().filter(pa.array(is_known))
+    table = pa.table({entity: known.take(pa.array(index[is_known])), "label": labels})
     mapped = Labels(name, ibis.memtable(table), remainder=f"no {name}")
     everyone = ibis.memtable(entities)
     with temporary() as engine:
         names, sizes, grouped = labelled.groups(engine, mapped, everyone, entity)
         members = engine.to_arrow(labelled.pairs(grouped, everyone, entity))
-    unknown = len(pc.unique(rows[entity].filter(pa.array(~there))))
-    covered = len(np.unique(place[there]))
-    said = [f"{file}: {len(rows):,} rows, {covered:,} of {len(known):,} {what} in a group"]
+
+    unknown = len(pc.unique(rows[entity].filter(pa.array(~is_known))))
+    covered = len(np.unique(index[is_known]))
+    messages = [f"{file}: {len(rows):,} rows, {covered:,} of {len(known):,} {things} in a group"]
     if unknown:
-        said.append(f"{file}: {unknown:,} ids are no {what} of the data set and were left out")
+        messages.append(
+            f"{file}: {unknown:,} ids are no {things} of the data set and were left out"
+        )
+
     return Grouping(
         kind="item" if entity == "item_id" else "user",
         groups=names,
@@ -71,11 +84,12 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
             "sha256": sha256(file),
             "unknown_ids": unknown,
         },
-        said=said,
+        messages=messages,
     )
 
 
 def _entities(data: PreparedData, entity: str) -> pa.Table:
+    """Returns all items or users of the data set."""
     if entity == "item_id":
         return data.catalogue(["item_id", "item"])
     return pa.concat_tables(
@@ -84,30 +98,45 @@ def _entities(data: PreparedData, entity: str) -> pa.Table:
 
 
 def _read(file: Path, entity: str) -> pa.Table:
-    """`entity` and `label` as texts."""
+    """Reads the columns `entity` and `label` as texts, none of them empty."""
+    columns = [entity, "label"]
     try:
         check_file(file, _OPTION)
-        with file.open("rb") as opened:
-            is_parquet = opened.read(len(_PARQUET)) == _PARQUET
-        columns = {entity: pa.string(), "label": pa.string()}
-        rows = _from_parquet(file, entity) if is_parquet else read_csv(file, columns, _BAD_ROWS)
+        rows = _from_any(file, entity)
     except (pa.ArrowException, OSError) as error:
         blame_the_system(error, f"{_OPTION}: '{file}'")
         raise UserError(
             f"{_OPTION}: '{file}' cannot be read ({str(error).splitlines()[0]})"
         ) from error
+
     for column in columns:
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(rows[column]), ""), True)
         if pc.any(empty).as_py():
-            row = pc.index(empty, True).as_py()
-            where = f"line {rows['line'][row]}" if "line" in rows.column_names else f"row {row + 1}"
+            where = _name_of_row(rows, pc.index(empty, True).as_py())
             raise UserError(f"{file}, {where}: no {column}: leave such rows out")
     if not len(rows):
         raise UserError(f"{_OPTION}: '{file}' holds no rows")
-    return rows.select(list(columns))
+
+    return rows.select(columns)
 
 
-_BAD_ROWS = BadRows("refuse", remedy="correct it or leave it out")
+def _from_any(file: Path, entity: str) -> pa.Table:
+    if _is_parquet(file):
+        return _from_parquet(file, entity)
+    return read_csv(file, {entity: pa.string(), "label": pa.string()}, _BAD_ROWS)
+
+
+def _is_parquet(file: Path) -> bool:
+    """Returns whether the file begins like Parquet; its name says nothing."""
+    with file.open("rb") as stream:
+        return stream.read(len(_PARQUET)) == _PARQUET
+
+
+def _name_of_row(rows: pa.Table, index: int) -> str:
+    """Names a row for a message: by its line in a CSV file, by its number in a Parquet file."""
+    if "line" in rows.column_names:
+        return f"line {rows['line'][index]}"
+    return f"row {index + 1}"
 
 
 def _from_parquet(file: Path, entity: str) -> pa.Table:
@@ -116,6 +145,7 @@ def _from_parquet(file: Path, entity: str) -> pa.Table:
     for column in columns:
         if column not in names:
             raise UserError(f"{file} has no column {column} (it has {', '.join(names)})")
+
     table = read_table(file, columns)
     where = f"{_OPTION}: '{file}', column '{entity}'"
     return pa.table(

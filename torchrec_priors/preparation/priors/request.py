@@ -1,4 +1,4 @@
-"""What a person asks of `torchrec-priors prior`: which options fit together, and who answers."""
+"""The options of `torchrec-priors prior`: which of them fit together, and what they compute."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +15,12 @@ from torchrec_priors.preparation.priors.grouping import Grouping
 from torchrec_priors.preparation.priors.mapping import from_mapping
 from torchrec_priors.prepared.data_set import PreparedData
 
+_GRAPH_OPTIONS = ("last", "neighbours", "resolution", "groups", "min_size")
+
 
 @dataclass(frozen=True)
 class PriorRequest:
-    """Options of the app; None stands for what was not given."""
+    """The options of the app; None means that an option was not given."""
 
     kind: str
     name: str
@@ -35,47 +37,47 @@ class PriorRequest:
     memory: str = MEMORY
 
     def make(self, data: PreparedData, report: Callable[[str], None] = lambda _: None) -> Grouping:
-        """The groups that are asked for, of a data set.
+        """Computes the requested groups of a data set.
 
         Raises:
-            UserError: options that do not go together, or what the ways to make a prior refuse.
+            UserError: Options contradict each other, or the prior cannot be computed.
         """
         memory_of_process(self.memory)
         if self.kind == "item" and self.from_file is None:
             raise UserError(
-                "prior item needs --from FILE, a mapping of item_id to label; for communities: prior graph"
+                "prior item needs --from FILE, a mapping of item_id to label; "
+                "for communities: prior graph"
             )
+
         if self.from_file is not None:
             if self.kind == "graph":
                 raise UserError("--from is for prior item and prior user, not for prior graph")
-            self._refuse_others("--from", takes=())
+            self._reject_others("--from", takes=())
             return from_mapping(self.name, f"{self.kind}_id", self.from_file, data)
+
         if self.by is not None:
             if self.kind != "user":
                 raise UserError(f"--by is for prior user, not for prior {self.kind}")
-            self._refuse_others("--by", takes=("groups", "min_size"))
+            self._reject_others("--by", takes=("groups", "min_size"))
+            # Without --min-size, a group of a single user stays.
             min_size = 1 if self.min_size is None else self.min_size
             return from_attribute(self.by, data, groups=self.groups, min_size=min_size)
+
         if self.kind == "graph":
-            self._refuse_others("prior graph", takes=(*_GRAPH_OPTIONS, "unweighted", "seed"))
+            self._reject_others("prior graph", takes=(*_GRAPH_OPTIONS, "unweighted", "seed"))
             return communities(GraphPrior(**self._given()), data, report, self.memory)
         return communities(UserPrior(**self._given()), data, report, self.memory)
 
     def _given(self) -> dict[str, Any]:
-        """Settings of communities, without those that keep their defaults."""
-        given = {option: getattr(self, option) for option in (*_GRAPH_OPTIONS, "users_per_item")}
-        chosen = {option: value for option, value in given.items() if value is not None}
+        """Returns settings of communities, without those that keep their defaults."""
+        values = {option: getattr(self, option) for option in (*_GRAPH_OPTIONS, "users_per_item")}
+        chosen = {option: value for option, value in values.items() if value is not None}
         return {"name": self.name, "weighted": not self.unweighted, "seed": self.seed, **chosen}
 
-    def _refuse_others(self, what: str, takes: tuple[str, ...]) -> None:
-        """Raises UserError where an option was given that would be without effect."""
+    def _reject_others(self, taker: str, takes: tuple[str, ...]) -> None:
+        """Raises UserError if an option was given that would have no effect."""
         for option in ("by", *_GRAPH_OPTIONS, "users_per_item", "unweighted", "seed"):
-            if (
-                option not in takes
-                and getattr(self, option) not in (None, False, 0)
-                and f"--{option}" != what
-            ):
-                raise UserError(f"{what} goes without --{option.replace('_', '-')}: leave it out")
-
-
-_GRAPH_OPTIONS = ("last", "neighbours", "resolution", "groups", "min_size")
+            if option in takes or f"--{option}" == taker:
+                continue
+            if getattr(self, option) not in (None, False, 0):
+                raise UserError(f"{taker} does not take --{option.replace('_', '-')}: leave it out")

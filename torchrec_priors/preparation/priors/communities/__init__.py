@@ -1,1 +1,4 @@
-"""Communities of items or users in the graph of who engaged with what in training. Imports no torch."""
+"""Communities of items or users in the graph of who engaged with what in training.
+
+Imports no torch.
+"""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Graph:
-    """N nodes, E edges without direction, each given once and between two different nodes.
+    """N nodes and E undirected edges, each given once and between two different nodes.
 
     Attributes:
         nodes: N.
@@ -27,7 +27,7 @@ class Graph:
 
     @cached_property
     def strength(self) -> np.ndarray:
-        """float64 [N], the weight of each node's edges."""
+        """float64 [N], the sum of the weights of each node's edges."""
         both = np.concatenate([self.weight, self.weight])
         return np.bincount(
             np.concatenate([self.first, self.second]), weights=both, minlength=self.nodes
@@ -35,12 +35,16 @@ class Graph:
 
     @cached_property
     def connected(self) -> np.ndarray:
-        """int64 [C], the nodes that have an edge, ascending; most of a large catalogue may lie apart."""
+        """int64 [C], the nodes that have an edge, ascending.
+
+        In a large catalogue most nodes may have none.
+        """
         return np.flatnonzero(self.strength)
 
     @cached_property
     def igraph(self) -> "igraph.Graph":
-        """The C nodes of `connected` for igraph, imported here, as preparing without communities goes without it."""
+        """The C nodes of `connected` as a graph of igraph."""
+        # Imported here: preparation without communities does not need it.
         import igraph
 
         ends = np.stack([self.first, self.second], axis=1)
@@ -49,7 +53,13 @@ class Graph:
         return graph
 
     def modularity(self, group: np.ndarray) -> float:
-        """Q = sum over groups of (weight inside / m - (strength / 2m)^2), m the weight of all edges; 0 without edges.
+        """Returns the modularity Q of a grouping; 0 without edges.
+
+        Q is the sum over groups of (weight inside / m - (strength / 2m)^2), with m the weight of
+        all edges.
+
+        Args:
+            group: int64 [N], the group of each node.
 
         Example:
             >>> two = Graph(4, np.array([0, 2]), np.array([1, 3]), np.ones(2))

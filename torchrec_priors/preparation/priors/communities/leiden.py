@@ -1,4 +1,7 @@
-"""The Leiden algorithm for modularity (Traag, Waltman and van Eck, Scientific Reports 9, 2019), of `leidenalg`."""
+"""The Leiden algorithm for modularity (Traag, Waltman and van Eck, Scientific Reports 9, 2019).
+
+The implementation is that of `leidenalg`.
+"""
 
 import numpy as np
 
@@ -6,20 +9,24 @@ from torchrec_priors.preparation.priors.communities.graph import Graph
 
 
 def leiden(graph: Graph, resolution: float, seed: int) -> np.ndarray:
-    """Communities that maximise sum_ij (A_ij - resolution k_i k_j / 2m) over pairs of one community.
+    """Returns communities that maximise modularity at a resolution.
 
-    Leiden is repeated from its own result until that no longer rises.
+    That is sum_ij (A_ij - resolution k_i k_j / 2m) over pairs within a community. Leiden is
+    repeated from its own result until the value no longer rises.
 
     Args:
-        resolution: the larger, the more and the smaller the communities; 1 is plain modularity.
-        seed: of the order in which nodes are visited; the same seed gives the same communities.
+        graph: The graph.
+        resolution: The larger, the more and the smaller the communities. 1 is plain modularity.
+        seed: Seed of the order in which nodes are visited. The same seed gives the same
+            communities.
 
     Returns:
-        int64 [C]: community of each of `graph.connected`, numbered from 0 as they appear.
+        int64 [C]: Community of each of `graph.connected`, numbered from 0 in order of appearance.
     """
-    import leidenalg  # here, as preparing without communities goes without it
+    # Imported here: preparation without communities does not need it.
+    import leidenalg
 
-    found = leidenalg.find_partition(
+    partition = leidenalg.find_partition(
         graph.igraph,
         leidenalg.RBConfigurationVertexPartition,
         weights="weight",
@@ -27,11 +34,11 @@ def leiden(graph: Graph, resolution: float, seed: int) -> np.ndarray:
         seed=seed,
         n_iterations=-1,
     )
-    return _numbered(np.array(found.membership, np.int64))
+    return _numbered(np.array(partition.membership, np.int64))
 
 
 def _numbered(group: np.ndarray) -> np.ndarray:
-    """The same groups, numbered from 0 as they appear."""
-    _, first, place = np.unique(group, return_index=True, return_inverse=True)
-    number: np.ndarray = np.argsort(np.argsort(first))[place]
+    """Returns the same groups, numbered from 0 in order of appearance."""
+    _, first, index = np.unique(group, return_index=True, return_inverse=True)
+    number: np.ndarray = np.argsort(np.argsort(first))[index]
     return number

@@ -1,35 +1,40 @@
-"""Names of communities that say what is in them."""
+"""Names communities by the categories of their items."""
 
 import numpy as np
 
 from torchrec_priors.preparation.priors.communities.search import OTHERS
 
 _AT_MOST = 2
-_NEARLY = 0.5  # a second category is named if it tells at least so much as the first
+# A second category is named if its information is at least this share of the first one's.
+_NEARLY = 0.5
 
 
 def named_by_category(
     community_P: np.ndarray, category_P: np.ndarray, categories: list[str]
 ) -> dict[int, str]:
-    """Community -> the one or two categories that tell most about it, such as "Drama, War"; "" where none does.
+    """Returns for each community the one or two categories that characterise it.
 
-    A category tells p log(p / q), with p its share of the community's labels and q its share of all labels: it has to
-    be frequent there, and more so than elsewhere.
+    Such a name is "Drama, War", or "" if no category does. The information of a category is
+    p log(p / q), with p its share of the community's labels and q its share of all labels: a
+    category has to be frequent in the community, and more so than elsewhere.
 
     Args:
-        community_P: community of each (item, category) pair; OTHERS count among all labels.
-        category_P: number of its category.
+        community_P: Community of each (item, category) pair. OTHERS count among all labels.
+        category_P: Number of its category.
+        categories: Names of the categories.
     """
     all_labels = np.bincount(category_P, minlength=len(categories))
     q = all_labels / max(1, all_labels.sum())
+
     names = {}
     for community in np.unique(community_P[community_P != OTHERS]).tolist():
         counts = np.bincount(category_P[community_P == community], minlength=len(categories))
         p = counts / counts.sum()
-        there = np.flatnonzero(p > q)
-        tells = p[there] * np.log(p[there] / q[there])
-        best = np.argsort(-tells, kind="stable")[:_AT_MOST]
-        names[community] = ", ".join(
-            categories[there[i]] for i in best if tells[i] >= _NEARLY * tells[best[0]]
-        )
+
+        frequent = np.flatnonzero(p > q)
+        information = p[frequent] * np.log(p[frequent] / q[frequent])
+        best = np.argsort(-information, kind="stable")[:_AT_MOST]
+        named = [i for i in best if information[i] >= _NEARLY * information[best[0]]]
+        names[community] = ", ".join(categories[frequent[i]] for i in named)
+
     return names

@@ -1,4 +1,4 @@
-"""The prior that communities of a prepared data set's training log make."""
+"""Computes a prior from communities of a prepared data set's training log."""
 
 from collections.abc import Callable
 
@@ -27,8 +27,11 @@ from torchrec_priors.prepared.data_set import PreparedData
 
 Report = Callable[[str], None]
 
-_FEW = 1 << 16  # members: their pairs are counted all at once
-_PAIRS_A_ROW = 8  # pairs that are counted in the memory that a row of a log takes to be sorted
+# With at most this number of members, their pairs are counted all at once.
+_FEW = 1 << 16
+# Pairs that are counted in the memory in which one row of a log is sorted.
+_PAIRS_A_ROW = 8
+_ROWS_A_BATCH = 1 << 20
 
 
 def communities(
@@ -37,13 +40,17 @@ def communities(
     report: Report = lambda _: None,
     memory: str = MEMORY,
 ) -> Grouping:
-    """Groups of items or users of a data set, from its training interactions alone.
+    """Returns groups of items or users of a data set, from its training interactions only.
 
     Args:
-        memory: for counting who shares what; beyond it, that spills to disk beside the data.
+        settings: Settings of the prior.
+        data: The data set.
+        report: Is called with messages about the progress.
+        memory: Memory for counting who shares what. Beyond it, counting spills to disk next to the
+            data.
 
     Raises:
-        UserError: no two of them share anything in training, or a file that cannot be read.
+        UserError: No two of them share anything in training, or a file cannot be read.
     """
     report("counting who shares what")
     try:
@@ -56,10 +63,13 @@ def communities(
         raise UserError(
             f"--data: '{data.folder}' cannot be read ({reason}): prepare the data set again"
         ) from error
+
     if not len(graph.weight):
         raise UserError(
-            f"prior '{settings.name}': no two {_plural(settings)} share anything in training: no communities"
+            f"prior '{settings.name}': no two {_plural(settings)} share anything in training: "
+            "no communities"
         )
+
     report(f"communities of {len(graph.weight):,} edges")
     if settings.groups is None:
         partition = at_resolution(
@@ -67,56 +77,72 @@ def communities(
         )
     else:
         partition = with_groups(graph, settings.groups, settings.min_size, settings.seed, report)
+
     return _grouping(settings, data, entities, graph, partition)
 
 
 def _graph(
     settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData, report: Report
 ) -> tuple[pa.Table, Graph]:
-    """The entities in the order of their original ids, which is that of the graph's nodes; and the graph."""
+    """Returns the entities and the graph.
+
+    The entities are in the order of their original ids, which is that of the graph's nodes.
+    """
     entities, members = _members(settings, engine, data)
+
+    # First node of each range whose pairs fit into memory.
     first = [0]
     if engine.value(members.count()) > _FEW:
-        found = engine.to_arrow(
+        bounds = engine.to_arrow(
             expressions.ranges(members, "shared", engine.rows_a_bucket * _PAIRS_A_ROW)
         )
-        first = found["first"].to_pylist()
+        first = bounds["first"].to_pylist()
+
     parts = []
     for number, (low, high) in enumerate(zip(first, [*first[1:], None], strict=True)):
         report(f"counting who shares what, {number + 1} of {len(first)}")
         near = expressions.near(members, "shared", low, high, settings.neighbours)
         parts.append(engine.materialise(f"near_{number}", near))
+
     edges = union(parts)
     if settings.neighbours is not None:
-        edges = edges.distinct()  # both ends may keep one
+        # Both ends of an edge may have kept it.
+        edges = edges.distinct()
     ends_1, ends_2, weight = _columns(engine, edges.order_by(["first", "second"]))
     ordered = engine.to_arrow(entities.order_by("node"))
-    weight = weight.astype(np.float64) if settings.weighted else np.ones(len(weight))
+
+    weight = weight.astype(np.float64)
+    if not settings.weighted:
+        weight = np.ones(len(weight))
     return ordered, Graph(ordered.num_rows, ends_1, ends_2, weight)
 
 
 def _members(
     settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData
 ) -> tuple[ir.Table, ir.Table]:
-    """The entities with their `node`; and (node, shared): what each of them engaged with, or who with it."""
+    """Returns the entities with their `node`, and a table of (node, shared).
+
+    `shared` is what an entity engaged with or, for items, who engaged with it.
+    """
+    # Row groups of one file follow each other; every file is read once.
     files = dict.fromkeys(group.file for group in data.row_groups)
     sequences = [engine.table(f"sequences_{number}", [file]) for number, file in enumerate(files)]
     items = engine.table("catalogue", [data.file("items.parquet")]).select("item", "item_id")
-    training = union(
-        [
-            engine.materialise(
-                f"training_{number}",
-                expressions.training(part, data.manifest.horizon, settings.last),
-            )
-            for number, part in enumerate(sequences)
-        ]
-    )
+
+    parts = []
+    for number, sequence in enumerate(sequences):
+        part = expressions.training(sequence, data.manifest.horizon, settings.last)
+        parts.append(engine.materialise(f"training_{number}", part))
+    training = union(parts)
+
     if isinstance(settings, GraphPrior):
         entities = engine.materialise("entities", expressions.nodes(items, "item_id"))
         members = training.inner_join(entities, "item").select("node", shared="user_id")
     else:
-        users = union([part.select("user_id") for part in sequences])
+        users = union([sequence.select("user_id") for sequence in sequences])
         entities = engine.materialise("entities", expressions.nodes(users, "user_id"))
+
+        # Items are numbered by original ids, too, as the draw depends on the numbers.
         shared = expressions.nodes(items, "item_id").select("item", shared="node")
         members = (
             training.inner_join(entities, "user_id")
@@ -126,18 +152,19 @@ def _members(
         members = expressions.at_most(
             members, "node", "shared", settings.users_per_item, settings.seed
         )
+
     return entities, engine.materialise("members", members)
 
 
 def _columns(engine: DuckDB, table: ir.Table) -> list[np.ndarray]:
-    """The columns of a table, read in batches, as int64."""
+    """Returns the columns of a table as int64, read in batches."""
     batches = [
         [batch[name].to_numpy().astype(np.int64) for name in table.columns]
-        for batch in engine.batches(table, 1 << 20)
+        for batch in engine.batches(table, _ROWS_A_BATCH)
     ]
     return [
-        np.concatenate([np.zeros(0, np.int64), *(batch[place] for batch in batches)])
-        for place in range(len(table.columns))
+        np.concatenate([np.zeros(0, np.int64), *(batch[column] for batch in batches)])
+        for column in range(len(table.columns))
     ]
 
 
@@ -148,14 +175,18 @@ def _grouping(
     graph: Graph,
     partition: Partition,
 ) -> Grouping:
-    """Groups numbered by size, then by smallest original id; that of the others stands among them."""
+    """Numbers the groups by size, then by smallest original id; OTHERS is one of them."""
     numbers, first, sizes = np.unique(partition.group, return_index=True, return_counts=True)
     order = np.lexsort((first, -sizes))
-    place = {int(numbers[group]): number for number, group in enumerate(order)}
-    names = _names(settings, data, entities, partition, place)
-    group = pa.array(np.array([place[number] for number in partition.group.tolist()]), pa.int32())
+    number_of = {int(numbers[group]): number for number, group in enumerate(order)}
+
+    names = _names(settings, data, entities, partition, number_of)
+    group = pa.array(
+        np.array([number_of[number] for number in partition.group.tolist()]), pa.int32()
+    )
     column = "item" if isinstance(settings, GraphPrior) else "user_id"
     table = pa.table({column: entities[column], "group": group}).sort_by(column)
+
     reached = {
         "reached_resolution": partition.resolution,
         "modularity": round(partition.modularity, 6),
@@ -166,7 +197,7 @@ def _grouping(
         sizes=sizes[order].tolist(),
         table=table,
         made_by={**settings.recorded(), **reached},
-        said=_said(settings, graph, partition),
+        messages=_messages(settings, graph, partition),
     )
 
 
@@ -175,45 +206,58 @@ def _names(
     data: PreparedData,
     entities: pa.Table,
     partition: Partition,
-    place: dict[int, int],
+    number_of: dict[int, int],
 ) -> list[str]:
-    """By group number; every name but that of the others begins with the group's place from 1."""
+    """Returns the names by group number.
+
+    Every name but that of OTHERS has the group's number, from 1.
+
+    Args:
+        number_of: Community or OTHERS -> group number, in the order of group numbers.
+    """
     if isinstance(settings, UserPrior):
         return [
-            f"users {number + 1}" if group != OTHERS else "other users"
-            for group, number in place.items()
+            "other users" if group == OTHERS else f"users {number + 1}"
+            for group, number in number_of.items()
         ]
+
     category = data.category_prior()
-    item, number_of = data.prior_pairs(category.name, "item")
+    item, category_of = data.prior_pairs(category.name, "item")
     community = np.empty(entities.num_rows, np.int64)
     community[entities["item"].to_numpy()] = partition.group
-    about = named_by_category(community[item], number_of, category.groups)
-    return [
-        "others"
-        if group == OTHERS
-        else f"{number + 1}: {about[group]}"
-        if about.get(group)
-        else f"community {number + 1}"
-        for group, number in place.items()
-    ]
+    about = named_by_category(community[item], category_of, category.groups)
+
+    names = []
+    for group, number in number_of.items():
+        if group == OTHERS:
+            names.append("others")
+        elif about.get(group):
+            names.append(f"{number + 1}: {about[group]}")
+        else:
+            names.append(f"community {number + 1}")
+    return names
 
 
-def _said(settings: GraphPrior | UserPrior, graph: Graph, partition: Partition) -> list[str]:
+def _messages(settings: GraphPrior | UserPrior, graph: Graph, partition: Partition) -> list[str]:
+    """Returns lines for the user about the graph and its communities."""
     things = _plural(settings)
     edges = len(graph.weight)
     joined = len(graph.connected)
     counted = "all" if settings.last is None else f"the last {settings.last:,}"
     others = int((partition.group == OTHERS).sum())
+
     lines = [
         f"graph: {edges:,} edges between {joined:,} of {graph.nodes:,} {things},"
         f" from {counted} training interactions of each user",
         f"communities: {partition.found:,} at resolution {partition.resolution:.4g};"
-        f" {partition.communities:,} of at least {settings.min_size:,} {things}, {others:,} {things} in none of these;"
+        f" {partition.communities:,} of at least {settings.min_size:,} {things},"
+        f" {others:,} {things} in none of these;"
         f" modularity {partition.modularity:.4f}",
     ]
     if settings.groups is not None and partition.groups != settings.groups:
         lines.append(
-            f"--groups {settings.groups}: no resolution tried gives so many; {partition.groups} is the nearest"
+            f"--groups {settings.groups}: no resolution tried gives this number; "
+            f"{partition.groups} is the nearest"
         )
     return lines
 

@@ -1,4 +1,7 @@
-"""Communities of a graph, small ones merged, at a given resolution or at the one that gives so many groups."""
+"""Communities of a graph, with small ones merged.
+
+They are found at a given resolution, or at the resolution that gives a wanted number of groups.
+"""
 
 import math
 from collections.abc import Callable
@@ -10,6 +13,7 @@ from torchrec_priors.preparation.priors.communities.graph import Graph
 from torchrec_priors.preparation.priors.communities.leiden import leiden
 
 OTHERS = -1
+# Bounds of the resolutions that are tried.
 _LOWEST = 2.0**-20
 _HIGHEST = 2.0**16
 _HALVINGS = 20
@@ -20,11 +24,11 @@ class Partition:
     """Groups of the N nodes of a graph.
 
     Attributes:
-        group: int64 [N]: community by number, or OTHERS; numbered by size, then by smallest node.
-        communities: how many are left after merging, OTHERS aside.
-        found: how many there were before, single nodes without edges aside.
-        resolution: at which they were found.
-        modularity: of the groups, at resolution 1.
+        group: int64 [N]: Number of the community, by size, then by smallest node; or OTHERS.
+        communities: Number of communities after merging, without OTHERS.
+        found: Number of communities before merging, without single nodes that have no edge.
+        resolution: The resolution at which they were found.
+        modularity: Modularity of the groups, at resolution 1.
     """
 
     group: np.ndarray
@@ -35,19 +39,26 @@ class Partition:
 
     @property
     def groups(self) -> int:
-        return self.communities + bool((self.group == OTHERS).any())
+        """Number of groups, including OTHERS if any node is in it."""
+        if (self.group == OTHERS).any():
+            return self.communities + 1
+        return self.communities
 
 
 def at_resolution(graph: Graph, resolution: float, min_size: int, seed: int) -> Partition:
-    """Leiden's communities; those of fewer than `min_size` nodes, and nodes without an edge, are OTHERS."""
+    """Returns Leiden's communities at a resolution.
+
+    Nodes of communities of fewer than `min_size` nodes, and nodes without an edge, are OTHERS.
+    """
     community = leiden(graph, resolution, seed)
     size = np.bincount(community)
     large = np.flatnonzero(size >= min_size)
-    order = np.argsort(
-        -size[large], kind="stable"
-    )  # leiden numbers as they appear: by smallest node
+
+    # Leiden's communities are numbered by smallest node: a stable sort by size keeps that order.
+    order = np.argsort(-size[large], kind="stable")
     number = np.full(len(size), OTHERS)
     number[large[order]] = np.arange(len(large))
+
     group = np.full(graph.nodes, OTHERS)
     group[graph.connected] = number[community]
     return Partition(group, len(large), len(size), resolution, graph.modularity(group - OTHERS))
@@ -60,31 +71,44 @@ def with_groups(
     seed: int,
     report: Callable[[str], None] = lambda _: None,
 ) -> Partition:
-    """The partition of so many groups, OTHERS included, or of the nearest number that a resolution gives.
+    """Returns the partition of a number of groups, including OTHERS, or of the nearest number.
 
-    The resolution is doubled or halved from 1 until the number is passed, then searched by bisection.
+    The resolution is doubled or halved from 1 until the number is passed, then searched by
+    bisection.
     """
     tried: dict[float, Partition] = {}
 
-    def at(resolution: float) -> int:
-        found = tried[resolution] = at_resolution(graph, resolution, min_size, seed)
-        report(f"resolution {resolution:.4g}: {found.groups} groups")
-        return found.groups
+    def groups_at(resolution: float) -> int:
+        partition = at_resolution(graph, resolution, min_size, seed)
+        tried[resolution] = partition
+        report(f"resolution {resolution:.4g}: {partition.groups} groups")
+        return partition.groups
 
-    def exact() -> bool:
-        return any(found.groups == groups for found in tried.values())
+    def is_exact() -> bool:
+        return any(partition.groups == groups for partition in tried.values())
 
-    step = 2.0 if at(1.0) < groups else 0.5
-    before = after = 1.0
+    step = 2.0 if groups_at(1.0) < groups else 0.5
+    before = 1.0
+    after = 1.0
     passed = False
-    while not exact() and not passed and _LOWEST < after < _HIGHEST and tried[after].communities:
+    # Without any community, a change of the resolution in the same direction helps no more.
+    while not is_exact() and not passed and _LOWEST < after < _HIGHEST and tried[after].communities:
         before = after
         after = after * step
-        passed = (at(after) < groups) != (tried[before].groups < groups)
-    low, high = sorted((before, after))
-    for _ in range(_HALVINGS if passed else 0):
-        if exact():
-            break
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if at(middle) < groups else (low, middle)
-    return min(tried.values(), key=lambda found: (abs(found.groups - groups), found.resolution))
+        passed = (groups_at(after) < groups) != (tried[before].groups < groups)
+
+    if passed:
+        low, high = sorted((before, after))
+        for _ in range(_HALVINGS):
+            if is_exact():
+                break
+            middle = math.sqrt(low * high)  # the scale of resolutions is logarithmic
+            if groups_at(middle) < groups:
+                low = middle
+            else:
+                high = middle
+
+    return min(
+        tried.values(),
+        key=lambda partition: (abs(partition.groups - groups), partition.resolution),
+    )

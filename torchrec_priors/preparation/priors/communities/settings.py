@@ -1,4 +1,7 @@
-"""Settings of priors that are communities of the training log; a corpus may ask for some (`Corpus.computed_priors`)."""
+"""Settings of priors that are communities of the training log.
+
+A corpus may request some of them (`Corpus.computed_priors`).
+"""
 
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -8,17 +11,20 @@ from torchrec_priors.errors import UserError
 
 @dataclass(frozen=True)
 class _Communities:
-    """What both kinds share.
+    """Settings that both kinds share.
 
     Attributes:
-        name: the prior's.
-        last: training interactions of a user that count, the latest; None for all.
-        weighted: whether an edge weighs as many as its ends share; otherwise every edge weighs 1.
-        neighbours: strongest neighbours that each end keeps; an edge stays if either end keeps it. None keeps all.
-        resolution: of modularity: the larger, the more communities. 1 where neither this nor `groups` is given.
-        groups: how many groups there are to be in the end; the resolution is searched for.
-        min_size: communities of fewer members are merged into one group.
-        seed: of the order in which Leiden visits nodes, and of what is drawn at random.
+        name: Name of the prior.
+        last: Number of training interactions of a user that count, the latest. None counts all.
+        weighted: Whether the weight of an edge is how much its ends share. Otherwise every edge
+            has weight 1.
+        neighbours: Number of strongest neighbours that each end keeps. An edge stays if either end
+            keeps it. None keeps all.
+        resolution: Resolution of modularity: the larger, the more communities. It is 1 if neither
+            this nor `groups` is given.
+        groups: Number of groups in the end. The resolution is searched for.
+        min_size: Communities of fewer members are merged into one group.
+        seed: Seed of the order in which Leiden visits nodes, and of what is drawn at random.
     """
 
     name: str
@@ -34,11 +40,12 @@ class _Communities:
     entity: ClassVar[str]  # the column of original ids
 
     def __post_init__(self) -> None:
-        """Raises UserError where a number is out of its range or two contradict each other."""
+        """Raises UserError if a number is out of range or two settings contradict each other."""
         for option in ("last", "neighbours", "min_size"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise UserError(f"--{option.replace('_', '-')} must be at least 1, not {value}")
+
         if self.groups is not None and self.groups < 2:
             raise UserError(f"--groups must be at least 2, not {self.groups}")
         if self.groups is not None and self.resolution is not None:
@@ -51,7 +58,7 @@ class _Communities:
             raise UserError(f"--seed must be in [0, 2^31), not {self.seed}")
 
     def recorded(self) -> dict[str, Any]:
-        """The settings as the manifest keeps them."""
+        """Returns the settings as the manifest keeps them."""
         values = asdict(self)
         del values["name"]
         return {"kind": self.kind, **values}
@@ -70,10 +77,11 @@ class GraphPrior(_Communities):
 class UserPrior(_Communities):
     """Communities of users: an edge joins two users who engaged with one item.
 
-    Nearly all users share something: without `neighbours` such a graph is too dense to fall into communities.
+    Nearly all users share something. Without `neighbours` such a graph is too dense to fall into
+    communities.
 
     Attributes:
-        users_per_item: at most so many users of an item, drawn at random, are joined by it.
+        users_per_item: Most users of an item that are joined by it, drawn at random.
     """
 
     neighbours: int | None = 20
@@ -82,6 +90,7 @@ class UserPrior(_Communities):
     entity: ClassVar[str] = "user_id"
 
     def __post_init__(self) -> None:
+        """Raises UserError like the base class, and if `users_per_item` is out of range."""
         super().__post_init__()
         if self.users_per_item < 2:
             raise UserError(f"--users-per-item must be at least 2, not {self.users_per_item}")
