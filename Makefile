@@ -3,12 +3,13 @@
 #                recommend, and writes a page of it; everything is kept in demo/ (under 10 minutes on 2 cores)
 # make test      sets up where needed, then runs the tests (under 10 minutes on 2 cores)
 # make check     formatter, linter, layers of imports and type checker; make format puts right what they can
+# make docs-keys writes docs/keys.md from the settings
 # make test-slow the longer checks
 
 RUN = .venv/bin/
 SOURCES = torchrec_priors datasets components tests tools
 
-.PHONY: install demo test test-slow check format clean
+.PHONY: install demo test test-slow check format docs-keys clean
 
 install: .venv/installed
 
@@ -33,6 +34,9 @@ check: install
 format: install
 	$(RUN)ruff format $(SOURCES)
 	$(RUN)ruff check --fix $(SOURCES)
+
+docs-keys: install
+	$(RUN)python tools/write_keys.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -293,10 +293,10 @@ def test_a_value_out_of_its_range_names_the_key(override, write):
 
 
 def test_what_was_met_is_not_left_untold_where_it_may_be_recommended(write):
-    both = ["negatives.met=false", "evaluation.filter_seen=false"]
+    both = ["negatives.seen=false", "evaluation.filter_seen=false"]
     message = _refused(load_config, write(""), both)
-    assert message.startswith("negatives.met = false")
-    assert "set evaluation.filter_seen = true, or negatives.met = true" in message
+    assert message.startswith("negatives.seen = false")
+    assert "set evaluation.filter_seen = true, or negatives.seen = true" in message
     for one in both:
         load_config(write(""), [one])
 
@@ -338,7 +338,7 @@ def test_what_is_written_as_toml_is_read_as_the_same(tmp_path_factory, changed):
         changed.add("baseline.name")
     if "baseline.name" in changed:
         changed.discard("priors.tree")
-    if "negatives.met" in changed:
+    if "negatives.seen" in changed:
         changed.discard("evaluation.filter_seen")
     config = parse(_nested({key: _other(key, _value(RunConfig(), key)) for key in changed}))
     assert {key for key in keys() if _value(config, key) != _value(RunConfig(), key)} == changed

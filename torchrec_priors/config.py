@@ -1,21 +1,24 @@
-"""One typed run configuration: a TOML file plus `key=value` overrides. Unknown keys and wrong types are errors."""
+"""One typed run configuration: a TOML file plus `key=value` overrides.
+
+Unknown keys, wrong types and values out of their range are errors of one line.
+"""
 
 import copy
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tomli_w
-from pydantic import TypeAdapter, ValidationError
+from annotated_types import Ge, Lt
+from pydantic import ValidationError
 
 from torchrec_priors.common.files import check_file
-from torchrec_priors.common.limits import MOST, check_most, shortened
+from torchrec_priors.common.limits import shortened
 from torchrec_priors.common.own_code import check_given
 from torchrec_priors.common.plugin import absolute, own_file
 from torchrec_priors.common.toml_text import NoTomlError, TomlError, parse_toml
@@ -25,25 +28,33 @@ from torchrec_priors.settings.baseline import BaselineConfig
 from torchrec_priors.settings.embedding import UnseenConfig
 from torchrec_priors.settings.encoder import EncoderConfig
 from torchrec_priors.settings.evaluation import RetrievalConfig
+from torchrec_priors.settings.former_keys import present_key, with_former_keys, with_present_keys
 from torchrec_priors.settings.loss import LossConfig
 from torchrec_priors.settings.model import ModelConfig
 from torchrec_priors.settings.negatives import NegativesConfig
 from torchrec_priors.settings.priors import PriorsConfig
-from torchrec_priors.settings.sharding import ShardingConfig, TableSharding
+from torchrec_priors.settings.ranges import (
+    Section,
+    adapter,
+    check_ranges,
+    explain_range,
+    is_of_range,
+)
+from torchrec_priors.settings.sharding import ShardingConfig
 from torchrec_priors.settings.sizes import with_size
 from torchrec_priors.settings.table import TABLE, TableConfig, table_of_feature
 from torchrec_priors.settings.training import TrainingConfig
 
 
 @dataclass
-class RunConfig:
+class RunConfig(Section):
     """Everything that decides a run's result, besides the data.
 
     Attributes:
-        seed: of initial values, shuffling, dropout and negatives.
+        seed: seed of initial values, shuffling, dropout and negatives: one seed, one result.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Lt(1 << 31)] = 0
     model: ModelConfig = field(default_factory=ModelConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     priors: PriorsConfig = field(default_factory=PriorsConfig)
@@ -57,15 +68,8 @@ class RunConfig:
     evaluation: RetrievalConfig = field(default_factory=RetrievalConfig)
 
     def check(self) -> None:
-        """Raises UserError where a value is out of its range or two do not fit."""
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"seed = {self.seed} must be in [0, 2^31)")
-        for name in _SECTIONS:
-            for key, value in vars(getattr(self, name)).items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    raise UserError(f"{name}.{key} = {value} must be a finite number")
-                if isinstance(value, int | float) and not isinstance(value, bool):
-                    check_most(f"{name}.{key}", value, _MOST.get(f"{name}.{key}", MOST))
+        """Raises UserError if a value is out of its range or two do not fit."""
+        check_ranges(self)
         for section in ("encoder", "baseline"):
             for key, value in getattr(self, section).options.items():
                 if isinstance(value, float) and not math.isfinite(value):
@@ -90,10 +94,11 @@ class RunConfig:
             raise UserError(
                 f"baseline.name = {self.baseline.name!r} has no prior heads: give priors.tree=[]"
             )
-        if not self.negatives.met and not self.evaluation.filter_seen:
+        if not self.negatives.seen and not self.evaluation.filter_seen:
             raise UserError(
-                "negatives.met = false leaves met items untold from what comes next, so they must not be recommended:"
-                " set evaluation.filter_seen = true, or negatives.met = true"
+                "negatives.seen = false does not train to distinguish seen items from what comes "
+                "next, so they must not be recommended: set evaluation.filter_seen = true, or "
+                "negatives.seen = true"
             )
 
         tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
@@ -101,7 +106,7 @@ class RunConfig:
         self.sharding.check_tables(tables, self.model.dim, managed)
 
     def own_files(self) -> list[Path]:
-        """Priors, a backbone and a baseline that are files of the user's own."""
+        """Priors, a backbone and a baseline that are custom files."""
         named = [
             own_file(name)
             for name in (*self.priors.tree, self.encoder.backbone, self.baseline.name)
@@ -109,55 +114,51 @@ class RunConfig:
         return [file for file in named if file is not None]
 
     def to_toml(self) -> str:
+        """All settings as TOML, which reads as the same configuration."""
         return tomli_w.dumps(asdict(self))
 
+    def to_toml_for_checksums(self) -> str:
+        """The same with the former names of keys, so that checksums stay those of earlier
+        releases."""
+        return tomli_w.dumps(with_former_keys(asdict(self)))
+
     def sha256(self) -> str:
-        return hashlib.sha256(self.to_toml().encode()).hexdigest()
+        """Checksum of the values, however they were written."""
+        return hashlib.sha256(self.to_toml_for_checksums().encode()).hexdigest()
 
 
-# What is larger is a slip of the keyboard: nothing of this kind is trained, and making it would take all memory.
-_MOST = {
-    "model.dim": 1 << 16,
-    "model.context": 1 << 20,
-    "model.horizon": 1 << 12,
-    "encoder.layers": 1 << 8,
-    "negatives.popularity": 16,
-    "priors.max_parameters": 1 << 62,
-    "training.accumulate": 1 << 12,
-    "training.workers": 1 << 8,
-    "training.prefetch": 1 << 10,
-    "training.timeout_seconds": 10**8,
-}
 _DEEPEST_KEY = 8  # sections of a dotted key; no setting has more than four
 
 _SECTIONS = {
     name.name: name.default_factory for name in dataclasses.fields(RunConfig) if name.name != "seed"
 }
-for _part in (RunConfig, TableSharding, *_SECTIONS.values()):
-    _part.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[union-attr]
 
 
 def load_config(
     file: Path | str, overrides: Iterable[str] = (), *, trust: bool = False
 ) -> RunConfig:
-    """The configuration of a TOML file, changed by overrides such as `model.dim=64` or `priors.tree=["genre"]`.
+    """The configuration of a TOML file, changed by overrides such as `model.dim=64` or
+    `priors.tree=["genre"]`.
 
     Args:
-        trust: files of own code may run, though the file came with a run of somebody else's.
+        trust: whether custom files may run even if the file came with somebody else's run.
 
     Raises:
-        UserError: no such file, no TOML, an unknown key (with the nearest valid one), a value of the wrong type, own
-            code that is not trusted.
+        UserError: the file does not exist or is not TOML, a key is unknown (with the nearest valid
+            one), a value has the wrong type or is out of its range, or a custom file is not
+            trusted.
     """
     values = read_toml(Path(file), "--config")
     config = with_changes(values, map(read_override, overrides))
+
+    # Only files that the TOML file names need trust: those of overrides the user typed.
     in_file = with_changes(values, ()).own_files() if config.own_files() else []
     check_given(Path(file), [own for own in in_file if own in config.own_files()], trust=trust)
     return config
 
 
 def read_toml(path: Path, option: str) -> dict[str, Any]:
-    """The values of a TOML file; `option` is what named it."""
+    """The values of a TOML file; `option` is the option that named it."""
     check_file(path, option)
     try:
         return parse_toml(path.read_text(encoding="utf8"))
@@ -168,12 +169,20 @@ def read_toml(path: Path, option: str) -> dict[str, Any]:
 
 
 def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> RunConfig:
-    """The configuration of nested `values`, as TOML gives them, with pairs of a dotted key and a value put in their
-    places; own files are named by their whole paths."""
-    changed = copy.deepcopy(dict(values))
+    """The configuration of nested values, as TOML gives them, with some of them changed.
+
+    Args:
+        changes: pairs of a dotted key and its value; the last of a key wins.
+
+    Returns:
+        the configuration, in which custom files have absolute paths.
+    """
+    changed = with_present_keys(copy.deepcopy(dict(values)))
     for key, value in changes:
-        _put(changed, key, value)
+        _put(changed, present_key(key), value)
+        changed = with_present_keys(changed)  # a value may be a section with a former key
     config = parse(changed)
+
     config.priors.tree = [absolute(level) for level in config.priors.tree]
     config.encoder.backbone = absolute(config.encoder.backbone)
     config.baseline.name = absolute(config.baseline.name)
@@ -187,18 +196,15 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
 
 def parse(values: dict[str, Any]) -> RunConfig:
     """A configuration from nested dictionaries, as TOML gives them."""
+    present = with_size(with_present_keys(values))
     try:
-        config = _reader().validate_json(json.dumps(with_size(values), default=str))
+        # By way of JSON, as strict dataclasses are not read from dictionaries. Dates become text.
+        config: RunConfig = adapter(RunConfig).validate_json(json.dumps(present, default=str))
     except ValidationError as error:
         raise UserError(_explain(error)) from error
+
     config.check()
     return config
-
-
-@functools.cache
-def _reader() -> TypeAdapter[RunConfig]:
-    """Made once: it takes as long as a thousand configurations take to read."""
-    return TypeAdapter(RunConfig)
 
 
 def keys() -> list[str]:
@@ -214,15 +220,19 @@ def read_override(override: str) -> tuple[str, Any]:
         raise UserError(
             f"'{shortened(override)}' is no override: write key=value, as in model.dim=64"
         )
+
     try:
         parsed = parse_toml(f"value = {text}")
     except NoTomlError:
         return key.strip(), text  # a bare word is a string
     except TomlError as error:
         raise UserError(f"'{shortened(override)}': {error}") from error
+
+    # A line break in the text makes more keys of it.
     if list(parsed) != ["value"]:
         raise UserError(
-            f"'{shortened(' '.join(override.split()))}' is no override: give one key=value an argument"
+            f"'{shortened(' '.join(override.split()))}' is no override: give one key=value an "
+            "argument"
         )
     return key.strip(), parsed["value"]
 
@@ -236,36 +246,12 @@ def write_override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(value, ensure_ascii=False)}"
 
 
-def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    *sections, last = key.split(".")
-    if len(sections) > _DEEPEST_KEY:
-        raise UserError(
-            f"unknown configuration key '{shortened(key)}': {nearest(key[:100], keys())}"
-        )
-    place = values
-    for section in sections:
-        place = place.setdefault(section, {})
-        if isinstance(place, dict):
-            continue
-        if section in _SECTIONS and key in keys():
-            raise UserError(
-                f"configuration key '{section}' = {shortened(repr(place))}: it must be a section, [{section}]"
-            )
-        raise UserError(f"unknown configuration key '{key}': {nearest(key, keys())}")
-    place[last] = value
-
-
-def _explain(error: ValidationError) -> str:
-    valid = keys() if "." in first_mistake(error)[0] else ["seed", *_SECTIONS, *keys()]
-    return explain(error, "configuration key", valid)
-
-
 def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
     """One line about the first mistake in a TOML file.
 
     Args:
         what: what a key of the file is called.
-        valid: its keys.
+        valid: valid keys.
     """
     key, problem = first_mistake(error)
     key = shortened(key, 200)
@@ -273,6 +259,7 @@ def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
         return f"unknown {what} '{key}': {nearest(key, valid)}"
     if problem["type"] == "missing":
         return f"{what} '{key}' is missing"
+
     hint = {
         "list_type": f""": write '{key}=["name"]', quoted for the shell""",
         "bool_type": ": write true or false",
@@ -281,8 +268,44 @@ def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
 
 
 def first_mistake(error: ValidationError) -> tuple[str, Any]:
-    """(dotted key, what pydantic says); unknown keys first, as they explain the others."""
-    problem = min(
-        error.errors(), key=lambda problem: problem["type"] != "unexpected_keyword_argument"
-    )
+    """(dotted key, pydantic's error) of the mistake to report: unknown keys first, as they explain
+    the others, then wrong types, then values out of their range."""
+
+    def order(problem: Any) -> int:
+        if problem["type"] == "unexpected_keyword_argument":
+            return 0
+        return 2 if is_of_range(problem) else 1
+
+    problem = min(error.errors(), key=order)
     return ".".join(str(part) for part in problem["loc"]), problem
+
+
+def _explain(error: ValidationError) -> str:
+    key, problem = first_mistake(error)
+    if is_of_range(problem):
+        return explain_range(RunConfig, problem)
+
+    valid = keys() if "." in key else ["seed", *_SECTIONS, *keys()]
+    return explain(error, "configuration key", valid)
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Sets the value of a dotted key in nested values."""
+    *sections, last = key.split(".")
+    if len(sections) > _DEEPEST_KEY:
+        raise UserError(
+            f"unknown configuration key '{shortened(key)}': {nearest(key[:100], keys())}"
+        )
+
+    inner = values
+    for section in sections:
+        inner = inner.setdefault(section, {})
+        if isinstance(inner, dict):
+            continue
+        if section in _SECTIONS and key in keys():
+            raise UserError(
+                f"configuration key '{section}' = {shortened(repr(inner))}: it must be a section, "
+                f"[{section}]"
+            )
+        raise UserError(f"unknown configuration key '{key}': {nearest(key, keys())}")
+    inner[last] = value

@@ -7,11 +7,11 @@ from ranks import run_on_ranks
 from test_ranks_agree import train
 
 CASES = {
-    "comirec": {"negatives.met": False},
+    "comirec": {"negatives.seen": False},
     "comirec, dynamic": {"baseline.options": {"routing": "dynamic"}},
     "mind": {},
-    "mind, soft": {"baseline.options": {"power": 2}, "negatives.met": False},
-    "remi": {"negatives.logq": True, "negatives.met": False},
+    "mind, soft": {"baseline.options": {"power": 2}, "negatives.seen": False},
+    "remi": {"negatives.logq": True, "negatives.seen": False},
 }
 
 

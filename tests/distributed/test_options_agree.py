@@ -14,7 +14,7 @@ EVERYTHING = {
     "negatives.popularity": 0.75,
     "negatives.catalogue_share": 0.3,
     "negatives.logq": True,
-    "negatives.met": False,
+    "negatives.seen": False,
 }
 TREE = ["temporal:2", "genre"]
 

@@ -53,7 +53,7 @@ TREES = {
         {
             "training.steps": 3,
             "loss.gate": 1.0,
-            "negatives.met": False,
+            "negatives.seen": False,
             "evaluation.calibrated": True,
             "evaluation.fusion": "hierarchical",
         },

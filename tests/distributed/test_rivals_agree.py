@@ -12,7 +12,7 @@ DUALVAE = {
 }
 RIVALS = {
     "sasrec": {"encoder.backbone": "sasrec"},
-    "dualvae on hstu": DUALVAE | {"training.accumulate": 3, "negatives.met": False},
+    "dualvae on hstu": DUALVAE | {"training.accumulate": 3, "negatives.seen": False},
     "dualvae": DUALVAE | {"encoder.backbone": "shallow"},
 }
 

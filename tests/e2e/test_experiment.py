@@ -22,12 +22,12 @@ seeds = [0]
 reference = "LT/ST_1"
 [cells."LT/ST_1"]
 priors.tree = []
-negatives.met = true
+negatives.seen = true
 [cells.broken]
 priors.tree = ["genrr"]
 [cells."seen items too"]
 priors.tree = []
-negatives.met = true
+negatives.seen = true
 evaluation.filter_seen = false
 """
 LARGE = """

@@ -39,14 +39,14 @@ TABLES = [ModelTable("item", "table", 10, 16), ModelTable("feature_brand", "feat
         ),
         (
             {"type": "table_row_wise"},
-            "'table_row_wise': TorchRec offers it for pooled tables alone: use row_wise",
+            "'table_row_wise': TorchRec offers it only for pooled tables: use row_wise",
         ),
-        ({"type": "table_column_wise"}, "pooled tables alone: use column_wise"),
-        ({"type": "grid_shard"}, "pooled tables alone: use row_wise or column_wise"),
+        ({"type": "table_column_wise"}, "only for pooled tables: use column_wise"),
+        ({"type": "grid_shard"}, "only for pooled tables: use row_wise or column_wise"),
         ({"kernel": "dense"}, "sharding.kernel = 'dense': did you mean 'fused'|valid: auto, fused"),
         ({"columns": 6}, "sharding.columns = 6 must be a multiple of 4"),
         ({"columns": 24}, "sharding.columns = 24 must divide model.dim = 64"),
-        ({"cache_load_factor": 0.0}, "sharding.cache_load_factor = 0.0 must be above 0"),
+        ({"cache_load_factor": 0.0}, "sharding.cache_load_factor = 0.0 must be in (0, 1]"),
         ({"communication": "int8"}, "sharding.communication = 'int8': valid: bf16, fp16, fp32"),
         (
             {"tables": {"itme": {"type": "row_wise"}}},

@@ -191,7 +191,7 @@ def test_a_value_of_the_wrong_type_comes_with_a_hint(override, hint, shop):
 
 
 def test_layers_and_heads_are_told_apart():
-    with pytest.raises(UserError, match=r"encoder\.layers = 0 must be at least 1"):
+    with pytest.raises(UserError, match=r"encoder\.layers = 0 must be in \[1, 256\]"):
         parse({"encoder": {"layers": 0}})
     with pytest.raises(UserError, match=r"encoder\.heads = 3 must divide model\.dim = 64"):
         parse({"encoder": {"heads": 3}})

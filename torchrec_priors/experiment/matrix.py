@@ -9,6 +9,7 @@ from typing import Any
 
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.file import Changes, ExperimentFile
+from torchrec_priors.settings.former_keys import present_key
 
 JOIN = " + "
 EVALUATION = "evaluation."
@@ -73,7 +74,7 @@ def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict) and value:
             found.update(flat(value, f"{prefix}{key}."))
         else:
-            found[prefix + key] = value
+            found[present_key(prefix + key)] = value
     return found
 
 

@@ -1,31 +1,39 @@
-"""The section `[encoder]`."""
+"""The section `[encoder]`: the network that reads a history."""
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.settings.ranges import Count, Probability, Section, check_ranges
 
 
 @dataclass
-class EncoderConfig:
+class EncoderConfig(Section):
     """The encoder.
 
     Attributes:
-        backbone: `hstu`, `sasrec`, `shallow` (no layers), or the path of a file of your own.
+        backbone: `hstu`, `sasrec` (which has neither `time_bias` nor `events`), `shallow`
+            (DualVAE's, which has no layers), or the path of a custom file.
         layers: number of layers.
-        heads: attention heads; must divide model.dim.
+        heads: attention heads; must divide `model.dim`.
         dropout: probability, on the input and inside every layer.
-        time_bias: whether attention also has a bias of how long before the query's interaction the key's happened.
+        time_bias: whether attention also has a bias of how long before the query's interaction the
+            key's happened.
         events: whether the event type of an interaction is added to its item's vector.
-        item_features: columns of `items.parquet` whose values have vectors of their own, added to the item's;
-            `price:32` cuts a number into 32 groups of equal size first.
-        recompute: whether layers are computed again in backward instead of kept (activation checkpointing).
-        options: settings of a backbone of your own.
+        item_features: columns of `items.parquet` whose values have their own vectors, added to the
+            item's. An item has one value; a missing one is a class of its own. `price:32` first
+            cuts a number into 32 classes of equal size.
+        recompute: whether layers are computed again in backward instead of kept (activation
+            checkpointing).
+        options: settings of a custom backbone.
     """
 
     backbone: str = "hstu"
-    layers: int = 2
-    heads: int = 2
-    dropout: float = 0.2
+    layers: Annotated[int, Ge(1), Le(1 << 8)] = 2
+    heads: Count = 2
+    dropout: Probability = 0.2
     time_bias: bool = False
     events: bool = False
     item_features: list[str] = field(default_factory=list)
@@ -33,9 +41,7 @@ class EncoderConfig:
     options: dict[str, str | int | float | bool] = field(default_factory=dict)
 
     def check(self, dim: int) -> None:
-        if self.layers < 1:
-            raise UserError(f"encoder.layers = {self.layers} must be at least 1")
-        if self.heads < 1 or dim % self.heads:
+        """Raises UserError if a value is out of its range or does not fit the model's width."""
+        check_ranges(self, "encoder")
+        if dim % self.heads:
             raise UserError(f"encoder.heads = {self.heads} must divide model.dim = {dim}")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"encoder.dropout = {self.dropout} must be in [0, 1)")

@@ -1,4 +1,4 @@
-"""The paper's sizes of HSTU (its Table 5): what `model.size` stands for where a key is not given itself."""
+"""The paper's sizes of HSTU (its Table 5): what `model.size` means for keys that are not given."""
 
 from typing import Any
 
@@ -14,17 +14,18 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def with_size(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration's values with those of its `model.size` filled in.
+    """A configuration's values, filled in with those of its `model.size`.
 
     Raises:
-        UserError: there is no such size.
+        UserError: the size does not exist.
     """
     model = values.get("model")
     size = model.get("size", "") if isinstance(model, dict) else ""
     if size == "" or not isinstance(size, str):
-        return values
+        return values  # what is no text is rejected with all other types
     if size not in SIZES:
         raise UserError(f"model.size = '{size}': {nearest(size, SIZES)}")
+
     filled = dict(values)
     for section, defaults in SIZES[size].items():
         given = values.get(section, {})

@@ -2,30 +2,30 @@
 
 from dataclasses import dataclass
 
-from torchrec_priors.errors import UserError
+from torchrec_priors.settings.ranges import Amount, Section, check_ranges
 
 TABLE = "item"
 PREFIX = "feature_"
 
 
 @dataclass
-class TableConfig:
+class TableConfig(Section):
     """The item table.
 
     Attributes:
-        learning_rate: of the fused row-wise Adagrad, at its peak.
+        learning_rate: peak learning rate of the fused row-wise Adagrad.
         init_std: standard deviation of the first values.
-        pretrained: Parquet file of item vectors (`item_id`, `vector`) that are the first values of their rows; "" for
-            none.
+        pretrained: Parquet file of item vectors (`item_id`, `vector`) that are the first values of
+            their rows; empty for none.
     """
 
-    learning_rate: float = 0.05
-    init_std: float = 0.02
+    learning_rate: Amount = 0.05
+    init_std: Amount = 0.02
     pretrained: str = ""
 
     def check(self) -> None:
-        if self.learning_rate < 0 or self.init_std < 0:
-            raise UserError("table.learning_rate and table.init_std must not be negative")
+        """Raises UserError if a value is out of its range."""
+        check_ranges(self, "table")
 
 
 def table_of_feature(name: str) -> str:

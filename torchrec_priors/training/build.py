@@ -188,7 +188,7 @@ def build_model(
     if model.features is not None:
         model.features.asks_once = config.sharding.dedup
     model.sees_events = config.encoder.events
-    model.hides_seen = not config.negatives.met
+    model.hides_seen = not config.negatives.seen
     model.precision = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.training.precision]
     if for_training:
         keep_freed_memory()

@@ -12,6 +12,7 @@ from torchrec_priors.config import with_changes
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.matrix import Cell, flat, in_both
 from torchrec_priors.experiment.search.settings import SearchSettings
+from torchrec_priors.settings.former_keys import present_key
 
 _DIGITS = 3  # significant ones of a value from a range
 _ENDS = ("low", "high")
@@ -135,7 +136,7 @@ def _read(
     space: Mapping[str, Any], place: str, prefix: str = ""
 ) -> Iterator[tuple[str, OneOf | Between]]:
     for name, value in space.items():
-        key = prefix + name
+        key = present_key(prefix + name)
         what = f"{place}: '{prefix + name}'"
         if isinstance(value, dict) and value and not any(end in value for end in _ENDS):
             yield from _read(value, place, f"{key}.")

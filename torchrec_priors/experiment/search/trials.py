@@ -19,6 +19,7 @@ from torchrec_priors.experiment.results import NOT_RUN
 from torchrec_priors.experiment.runner import Runner
 from torchrec_priors.experiment.search.proposals import Proposals
 from torchrec_priors.experiment.search.space import own_values, spaces_of
+from torchrec_priors.settings.former_keys import former_key
 from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ class Trial:
         space, use again what is trained."""
         if not values:
             return cls(cell, number, values, cell)
-        name = f"{cell.name} {hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]}"
+        text = json.dumps({former_key(key): values[key] for key in values}, sort_keys=True)
+        name = f"{cell.name} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return cls(cell, number, values, Cell(name, {**cell.changes, **values}, name))
 
 

@@ -12,6 +12,7 @@ from torchrec_priors.common.files import write_whole
 from torchrec_priors.common.toml_text import TomlError, parse_toml
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.errors import UserError
+from torchrec_priors.settings.former_keys import with_present_keys
 
 _LINE = "# Not to be edited: sha256 of the lines above is "
 _RUN = "# Of run "
@@ -39,7 +40,7 @@ def read_config(file: Path, *, signed: bool, run_id: str = "") -> RunConfig:
 
 
 def read_values(file: Path, *, signed: bool, run_id: str = "") -> dict[str, Any]:
-    """The nested values of the file, as TOML gives them.
+    """The nested values of the file, as TOML gives them, by the present names of their keys.
 
     Args:
         signed: whether the file must have a checksum; those of earlier versions have none.
@@ -66,7 +67,7 @@ def read_values(file: Path, *, signed: bool, run_id: str = "") -> dict[str, Any]
         raise UserError(f"'{file}' is not as it was written (it is of another run): put it back")
 
     try:
-        return parse_toml(text)
+        return with_present_keys(parse_toml(text))
     except TomlError as error:
         raise UserError(f"'{file}' cannot be read ({error}): put it back") from error
 

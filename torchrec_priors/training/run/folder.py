@@ -199,7 +199,7 @@ class RunFolder:
         before = self.origin() if self.was_started else None
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         first = (
-            f"{config.to_toml()}\n{data.manifest.prepared_sha256}\n{data.manifest.added_priors()}"
+            f"{config.to_toml_for_checksums()}\n{data.manifest.prepared_sha256}\n{data.manifest.added_priors()}"
         )
         origin = Origin(
             path=str(data.folder.absolute()),
@@ -279,7 +279,7 @@ class RunFolder:
             UserError: there is no run, or its files are damaged.
         """
         config, origin = self._recorded("--init-from")
-        settings = tomllib.loads(config.to_toml())
+        settings = tomllib.loads(config.to_toml_for_checksums())
         decides = {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
         decides["training"] = {
             name: value for name, value in settings["training"].items() if name not in MAY_CHANGE

@@ -1,0 +1,12 @@
+"""Writes docs/keys.md, the reference of all configuration keys: `make docs-keys`."""
+
+from pathlib import Path
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.settings.reference import key_reference
+
+FILE = Path(__file__).resolve().parents[1] / "docs" / "keys.md"
+
+
+if __name__ == "__main__":
+    FILE.write_text(key_reference(RunConfig), encoding="utf8")

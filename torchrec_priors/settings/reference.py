@@ -1,0 +1,105 @@
+"""The reference of all configuration keys, written from the dataclasses and their docstrings."""
+
+import inspect
+import re
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from torchrec_priors.settings.ranges import Range, types_of
+
+_INTRODUCTION = """\
+# Configuration keys
+
+Written by `make docs-keys` from the types and docstrings in `torchrec_priors/settings/`: change
+those, not this file. How sections are used: [Configuration](configuration.md).
+
+Numbers are finite. `[0, 1)` includes 0 and excludes 1; a number without an upper limit may be at most
+10^12: what is larger is a slip of the keyboard. Numbers need not have a fraction, text is quoted.
+"""
+_HEAD = """\
+| key | value | default | meaning |
+|---|---|---|---|
+"""
+
+
+def key_reference(configuration: type) -> str:
+    """A Markdown document with a table for each section of a configuration.
+
+    Args:
+        configuration: dataclass of which the fields are keys, or sections that are dataclasses.
+    """
+    rows = []
+    sections = []
+    meanings = attributes(configuration)
+    for name, kind in types_of(configuration):
+        if is_dataclass(kind):
+            sections.append(f"## `{name}`\n\n{introduction(kind)}\n\n{_HEAD}{_table(kind, name)}")
+        else:
+            rows.append(_row(_field(configuration, name), kind, name, meanings[name]))
+
+    return "\n".join([_INTRODUCTION, _HEAD + "".join(rows), *sections])
+
+
+def attributes(section: type) -> dict[str, str]:
+    """What the docstring of a dataclass says of each field, by name."""
+    _, _, text = (inspect.getdoc(section) or "").partition("Attributes:\n")
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
+    return {name: " ".join(meaning.split()) for name, meaning in entries}
+
+
+def introduction(section: type) -> str:
+    """What the docstring of a dataclass says before its fields."""
+    return (inspect.getdoc(section) or "").partition("Attributes:\n")[0].strip()
+
+
+def value_in_words(kind: Any) -> str:
+    """The type and range of a field as the table shows them.
+
+    >>> value_in_words(Literal["dot", "cosine"]), value_in_words(list[str])
+    ('`dot`, `cosine`', 'list of texts')
+    """
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return f"{value_in_words(get_args(kind)[0])} {Range.of(kind)}"
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in get_args(kind))
+    if origin is list:
+        return f"list of {value_in_words(get_args(kind)[0])}s"
+    if origin is dict:
+        return "section"
+    return {bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
+
+
+def _table(section: type, prefix: str) -> str:
+    return "".join(_rows(section, prefix))
+
+
+def _rows(section: type, prefix: str) -> Iterator[str]:
+    meanings = attributes(section)
+    for name, kind in types_of(section):
+        key = f"{prefix}.{name}"
+        yield _row(_field(section, name), kind, key, meanings[name])
+
+        # A table of tables, as `sharding.tables`: its keys follow it.
+        if get_origin(kind) is dict and is_dataclass(get_args(kind)[1]):
+            yield from _rows(get_args(kind)[1], f"{key}.NAME")
+
+
+def _row(field: "Field[Any]", kind: Any, key: str, meaning: str) -> str:
+    cells = (f"`{key}`", value_in_words(kind), _default(field), meaning)
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
+
+
+def _field(section: type, name: str) -> "Field[Any]":
+    return next(field for field in fields(section) if field.name == name)
+
+
+def _default(field: "Field[Any]") -> str:
+    """The default as TOML writes it."""
+    if field.default is MISSING:
+        assert field.default_factory is not MISSING
+        return f"`{field.default_factory()}`"
+    if isinstance(field.default, bool):
+        return f"`{str(field.default).lower()}`"
+    return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default}`"
