@@ -46,7 +46,7 @@ TABLES = [ModelTable("item", "table", 10, 16), ModelTable("feature_brand", "feat
         ({"kernel": "dense"}, "sharding.kernel = 'dense': did you mean 'fused'|valid: auto, fused"),
         ({"columns": 6}, "sharding.columns = 6 must be a multiple of 4"),
         ({"columns": 24}, "sharding.columns = 24 must divide model.dim = 64"),
-        ({"cache_load_factor": 0.0}, "sharding.cache_load_factor = 0.0 must be in (0, 1]"),
+        ({"cache_load_factor": 0.0}, "sharding.cache_load_factor = 0.0 must be in .0, 1.$"),
         ({"communication": "int8"}, "sharding.communication = 'int8': valid: bf16, fp16, fp32"),
         (
             {"tables": {"itme": {"type": "row_wise"}}},

@@ -2,19 +2,19 @@
 
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from typing import get_args
 
 import pytest
 
 from torchrec_priors.config import RunConfig, parse
 from torchrec_priors.errors import UserError
-from torchrec_priors.settings.ranges import Range, types_of
+from torchrec_priors.settings.ranges import Range, is_section, types_of
 
 NUMBERS = [
     (section, name, kind)
     for section, part in types_of(RunConfig)
-    if is_dataclass(part)
+    if is_section(part)
     for name, kind in types_of(part)
     if Range.of(kind) is not None
 ]
@@ -24,7 +24,7 @@ def test_every_number_has_a_range():
     without = [
         f"{section}.{name}"
         for section, part in types_of(RunConfig)
-        if is_dataclass(part)
+        if is_section(part)
         for name, kind in types_of(part)
         if kind in (int, float)
     ]

@@ -7,8 +7,8 @@ configuration is read; `check_ranges` checks it where one was built in Python. H
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, ClassVar, TypeGuard, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, MultipleOf
 from pydantic import AllowInfNan, ConfigDict, TypeAdapter, ValidationError
@@ -142,7 +142,7 @@ def check_ranges(settings: Section, name: str = "") -> None:
 
 
 @functools.cache
-def adapter(section: type) -> TypeAdapter[Any]:
+def adapter(section: type[Any]) -> TypeAdapter[Any]:
     """Reads and checks a dataclass of settings. Built once: that takes as long as reading it a
     thousand times."""
     return TypeAdapter(section)
@@ -153,7 +153,7 @@ def is_of_range(problem: Any) -> bool:
     return problem["type"] in _ERRORS
 
 
-def explain_range(section: type, problem: Any) -> str:
+def explain_range(section: type[Any], problem: Any) -> str:
     """One line about pydantic's error: the key, the value, and what the value must be.
 
     Args:
@@ -167,19 +167,24 @@ def explain_range(section: type, problem: Any) -> str:
     return f"{key} = {value} {allowed.requirement(problem['input'])}"
 
 
-def types_of(section: type) -> Iterator[tuple[str, Any]]:
+def is_section(kind: Any) -> TypeGuard[type[Section]]:
+    """Whether the type of a field is a section with fields of its own."""
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def types_of(section: type[Any]) -> Iterator[tuple[str, Any]]:
     """Names and annotated types of a section's fields, in order."""
     hints = get_type_hints(section, include_extras=True)
     for field in fields(section):
         yield field.name, hints[field.name]
 
 
-def _type_at(section: type, location: Sequence[str | int]) -> Any:
+def _type_at(section: type[Any], location: Sequence[str | int]) -> Any:
     """The annotated type of a value, which pydantic finds by field names and keys of dictionaries."""
     kind: Any = section
     for part in location:
-        if is_dataclass(kind):
-            kind = dict(types_of(kind))[str(part)]  # type: ignore[arg-type]
+        if is_section(kind):
+            kind = dict(types_of(kind))[str(part)]
         elif get_origin(kind) is dict:
             kind = get_args(kind)[1]
     return kind

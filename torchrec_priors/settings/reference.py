@@ -3,10 +3,10 @@
 import inspect
 import re
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from torchrec_priors.settings.ranges import Range, types_of
+from torchrec_priors.settings.ranges import Range, is_section, types_of
 
 _INTRODUCTION = """\
 # Configuration keys
@@ -23,7 +23,7 @@ _HEAD = """\
 """
 
 
-def key_reference(configuration: type) -> str:
+def key_reference(configuration: type[Any]) -> str:
     """A Markdown document with a table for each section of a configuration.
 
     Args:
@@ -33,7 +33,7 @@ def key_reference(configuration: type) -> str:
     sections = []
     meanings = attributes(configuration)
     for name, kind in types_of(configuration):
-        if is_dataclass(kind):
+        if is_section(kind):
             sections.append(f"## `{name}`\n\n{introduction(kind)}\n\n{_HEAD}{_table(kind, name)}")
         else:
             rows.append(_row(_field(configuration, name), kind, name, meanings[name]))
@@ -41,14 +41,14 @@ def key_reference(configuration: type) -> str:
     return "\n".join([_INTRODUCTION, _HEAD + "".join(rows), *sections])
 
 
-def attributes(section: type) -> dict[str, str]:
+def attributes(section: type[Any]) -> dict[str, str]:
     """What the docstring of a dataclass says of each field, by name."""
     _, _, text = (inspect.getdoc(section) or "").partition("Attributes:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 
 
-def introduction(section: type) -> str:
+def introduction(section: type[Any]) -> str:
     """What the docstring of a dataclass says before its fields."""
     return (inspect.getdoc(section) or "").partition("Attributes:\n")[0].strip()
 
@@ -71,18 +71,18 @@ def value_in_words(kind: Any) -> str:
     return {bool: "true or false", int: "whole number", float: "number", str: "text"}[kind]
 
 
-def _table(section: type, prefix: str) -> str:
+def _table(section: type[Any], prefix: str) -> str:
     return "".join(_rows(section, prefix))
 
 
-def _rows(section: type, prefix: str) -> Iterator[str]:
+def _rows(section: type[Any], prefix: str) -> Iterator[str]:
     meanings = attributes(section)
     for name, kind in types_of(section):
         key = f"{prefix}.{name}"
         yield _row(_field(section, name), kind, key, meanings[name])
 
         # A table of tables, as `sharding.tables`: its keys follow it.
-        if get_origin(kind) is dict and is_dataclass(get_args(kind)[1]):
+        if get_origin(kind) is dict and is_section(get_args(kind)[1]):
             yield from _rows(get_args(kind)[1], f"{key}.NAME")
 
 
@@ -91,7 +91,7 @@ def _row(field: "Field[Any]", kind: Any, key: str, meaning: str) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
 
 
-def _field(section: type, name: str) -> "Field[Any]":
+def _field(section: type[Any], name: str) -> "Field[Any]":
     return next(field for field in fields(section) if field.name == name)
 
 
