@@ -109,7 +109,7 @@ def _none(file):
         (lambda file: file.write_text('7\n"8" 9\n'), "line 2: a quote that is not closed"),
         (
             lambda file: file.write_bytes(b"7\n\xff\xfe\n"),
-            "line 2 cannot be read, as it is no UTF-8 text",
+            "line 2 cannot be read, as it is not UTF-8 text",
         ),
         (lambda file: file.write_bytes(gzip.compress(b"7")), "is compressed: unpack it"),
         (
@@ -122,7 +122,7 @@ def _none(file):
         ),
         (
             lambda file: pq.write_table(pa.table({"user_id": [b"\xff"]}), file),
-            "bytes that are no UTF-8",
+            "bytes that are not UTF-8",
         ),
         (
             lambda file: pq.write_table(pa.table({"user_id": pa.nulls(2)}), file),

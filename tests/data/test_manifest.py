@@ -78,7 +78,7 @@ def test_a_missing_folder_or_manifest_is_named(prepared, tmp_path):
     (prepared / manifests.FILE).unlink()
     with pytest.raises(
         UserError,
-        match=r"--data: '.*prepared' is no prepared data set \(it has no manifest\.json\)",
+        match=r"--data: '.*prepared' is not a prepared data set \(it has no manifest\.json\)",
     ):
         read_manifest(prepared)
 
@@ -96,7 +96,7 @@ def test_a_truncated_file_is_named(path, prepared):
     (prepared / path).write_bytes(content[:-1])
     with pytest.raises(
         UserError,
-        match=_named(prepared / path) + f" has {len(content) - 1} bytes of {len(content)}",
+        match=_named(prepared / path) + f" has {len(content) - 1} of {len(content)} bytes",
     ):
         read_manifest(prepared)
 
@@ -115,7 +115,7 @@ def test_a_file_of_the_same_size_with_one_other_bit_does_not_verify(path, prepar
 def test_another_schema_version_is_refused(version, prepared):
     edit(prepared, schema_version=version)
     with pytest.raises(
-        UserError, match=_named(prepared / manifests.FILE) + f" is of version {version}"
+        UserError, match=_named(prepared / manifests.FILE) + f" has version {version}"
     ):
         read_manifest(prepared)
 
@@ -174,12 +174,13 @@ def test_counts_that_do_not_fit_the_files_are_refused(prepared):
     counts = read_manifest(prepared).counts
     edit(prepared, counts=counts | {"users": counts["users"] + 1})
     with pytest.raises(
-        UserError, match=f"sequences.* {counts['users']} users of {counts['users'] + 1}"
+        UserError, match=f"sequences.* {counts['users']} users instead of {counts['users'] + 1}"
     ):
         PreparedData(prepared)
     edit(prepared, counts=counts | {"items": counts["items"] + 1})
     with pytest.raises(
-        UserError, match=rf"items\.parquet.* {counts['items']} rows of {counts['items'] + 1}"
+        UserError,
+        match=rf"items\.parquet.* {counts['items']} rows instead of {counts['items'] + 1}",
     ):
         PreparedData(prepared).catalogue()
     edit(prepared, counts=counts | {"items": 1})

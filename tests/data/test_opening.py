@@ -82,7 +82,7 @@ def test_by_http(small_data, monkeypatch, tmp_path):
     with served(small_data) as (address, _):
         _same(PreparedData(address), PreparedData(small_data))
         with pytest.raises(
-            UserError, match=r"/priors' is no prepared data set \(no manifest\.json: "
+            UserError, match=r"/priors' is not a prepared data set \(no manifest\.json: "
         ):
             PreparedData(f"{address}/priors")
 
@@ -98,7 +98,8 @@ def test_a_damaged_file_is_refused_and_not_kept(store, monkeypatch, damage):
     there = PreparedData(URI)
     monkeypatch.setattr(Pretended, "trouble", lambda call, path, content: damage(content))
     with pytest.raises(
-        UserError, match=rf"^--data: '{URI}/items.parquet': what came does not match its checksum"
+        UserError,
+        match=rf"^--data: '{URI}/items.parquet': the downloaded copy does not match its checksum",
     ):
         there.catalogue()
     assert _files() == []
@@ -131,7 +132,7 @@ def test_a_connection_that_is_lost(store, monkeypatch):
 
 def test_what_is_missing_is_named(store):
     with pytest.raises(
-        UserError, match=r"--data: 'pretended://bucket/nowhere' is no prepared data set"
+        UserError, match=r"--data: 'pretended://bucket/nowhere' is not a prepared data set"
     ):
         PreparedData("pretended://bucket/nowhere")
     there = PreparedData(URI)
@@ -153,7 +154,7 @@ def test_a_manifest_names_no_file_of_this_machine(store, small_data):
     values = read_json(small_data / FILE, remedy="")
     values["files"][0]["sha256"] = "../../elsewhere"
     store.pipe_file(f"{URI}/{FILE}", json_text(values).encode())
-    with pytest.raises(UserError, match=r"'\.\./\.\./elsewhere' is no checksum"):
+    with pytest.raises(UserError, match=r"'\.\./\.\./elsewhere' is not a checksum"):
         PreparedData(URI)
 
 

@@ -225,7 +225,7 @@ def test_prepared_folder_without_manifest_and_truncated_parquet(small_data, tmp_
         "--data",
         tmp_path / "data",
         *arguments,
-        says=["no prepared data set", "manifest.json"],
+        says=["not a prepared data set", "manifest.json"],
     )
 
 

@@ -99,4 +99,4 @@ def test_mistakes(options, words, small_data):
 def test_data_that_is_none(tmp_path):
     done = app("prior", "graph", "--data", tmp_path, "--name", "x", check=False)
     assert done.returncode == 2
-    assert "is no prepared data set" in done.stderr
+    assert "is not a prepared data set" in done.stderr

@@ -1,1 +1,4 @@
-"""The prepared data set on disk: its manifest, its files, and how they are opened and read. Imports no torch."""
+"""The prepared data set on disk: its manifest, its files, and how they are opened and read.
+
+Nothing here imports torch.
+"""

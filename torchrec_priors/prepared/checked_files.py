@@ -1,11 +1,12 @@
-"""Reading the files of a prepared data set as they were written, or not at all.
+"""Reads the files of a prepared data set only if they are as they were written.
 
-A small file is compared with the manifest as a whole, once. Of a large one, which is read in parts, the footer is, and
-the parts are compared with what the footer says whenever they are read. Copies of files in stores that turn out to be
-damaged are fetched again.
+A small file is compared with the manifest as a whole, once. Of a large one, which is read in parts,
+the footer is compared with the manifest, and each part with what the footer says, whenever it is
+read. Copies of files in stores that turn out to be damaged are fetched again.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,14 +30,14 @@ T = TypeVar("T")
 
 
 class CheckedFiles:
-    """Of one data set. Threads may read at the same time.
+    """The files of one data set. Threads may read at the same time.
 
     Attributes:
-        manifest: as it was when the data set was opened.
+        manifest: the manifest as it was when the data set was opened.
         scratch: a local folder on whose disk there may be temporary files.
 
     Raises:
-        UserError: from every call, a file that is missing, damaged, or no Parquet file.
+        UserError: from every call, a file that is missing, damaged, or not a Parquet file.
     """
 
     def __init__(self, folder: Place) -> None:
@@ -45,10 +46,11 @@ class CheckedFiles:
         self.manifest = self._files.manifest
         self.scratch = self._files.scratch
         self._infos = {info.path: info for info in self.manifest.files}
+        # Names of files that were compared as a whole.
         self._compared: set[str] = set()
 
     def path(self, name: str) -> Path:
-        """Where a file is on this machine, after all of it was compared with the manifest."""
+        """The local path of a file, after all of it was compared with the manifest."""
         return self._compared_with_manifest(name, lambda file: file)
 
     def schema(self, name: str) -> pa.Schema:
@@ -56,15 +58,16 @@ class CheckedFiles:
         return self._compared_with_manifest(name, read_schema)
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A small file."""
+        """The content of a small file."""
         return self._compared_with_manifest(name, lambda file: read_table(file, columns))
 
     def footers(self, names: Sequence[str]) -> list[tuple[Path, Footer]]:
-        """Where large files are on this machine, and their footers."""
-        return [
-            (file, self._read(name, file, lambda name=name, file=file: self._footer(name, file)))  # type: ignore[misc]
-            for name, file in zip(names, self._files.paths(names), strict=True)
-        ]
+        """The local paths of large files, and their footers."""
+        footers = []
+        for name, file in zip(names, self._files.paths(names), strict=True):
+            read = partial(read_footer, file, self._infos[name].footer_sha256)
+            footers.append((file, self._read(name, file, read)))
+        return footers
 
     def row_group(
         self, name: str, file: Path, footer: Footer, number: int, columns: Sequence[str]
@@ -72,15 +75,16 @@ class CheckedFiles:
         """A row group of a large file."""
 
         def read() -> pa.Table:
+            # Threads of the caller decode row groups at the same time, so Arrow starts none of its
+            # own.
             with ParquetReader(file, footer) as opened:
                 return opened.read_row_group(number, columns, use_threads=False)
 
         return self._read(name, file, read)
 
-    def _footer(self, name: str, file: Path) -> Footer:
-        return read_footer(file, self._infos[name].footer_sha256)
-
     def _compared_with_manifest(self, name: str, read: Callable[[Path], T]) -> T:
+        """`read` applied to a file that is as the manifest says."""
+
         def compare_and_read() -> T:
             (file,) = self._files.paths([name])
             if name not in self._compared:
@@ -94,17 +98,21 @@ class CheckedFiles:
         return self._read(name, self._folder / name, compare_and_read)
 
     def _read(self, name: str, file: Place, read: Callable[[], T]) -> T:
-        """`read()`, tried again where the file may have been a damaged copy."""
+        """Calls `read`, a second time if the file may have been a damaged copy."""
         try:
             return read()
         except (pa.ArrowException, OSError) as error:
             blame_the_system(error, f"'{file}'")
             failure = error
+
+        # The error may have come from the copy on this machine: a new one is tried once.
         if self._files.renew(name):
             try:
                 return read()
             except (pa.ArrowException, OSError) as error:
                 failure = error
+
+        # Arrow's errors may go on with a stack of C++ functions.
         reason = str(failure).splitlines()[0]
         raise UserError(
             f"{file} cannot be read ({reason}): prepare the data set again"

@@ -1,4 +1,4 @@
-"""Reading a prepared data set: manifest, items, priors, and row groups of user sequences."""
+"""Reads a prepared data set: manifest, items, priors, and row groups of user sequences."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,17 +21,28 @@ from torchrec_priors.remote.uri import Place, place_of
 
 log = logging.getLogger(__name__)
 
-Columns = Mapping[str, np.ndarray]  # of the sequences, by name
-COLUMN_TYPES = {"items": np.int32, "timestamps": np.int64, "events": np.int8}  # as stored
-# columns where the log is split in time
+# Columns of the sequences, by name.
+Columns = Mapping[str, np.ndarray]
+# The types in which they are stored.
+COLUMN_TYPES = {"items": np.int32, "timestamps": np.int64, "events": np.int8}
+
+# Columns of users in a log that is split in time: how many items come before the end of each part.
 TRAINING_END = "training_end"
 VALIDATION_END = "validation_end"
-_LENGTH = "length"  # of each user's history; a file may have it as a column
+
+# The length of each user's history; a file may lack this column.
+_LENGTH = "length"
 
 
 @dataclass(frozen=True)
 class RowGroup:
-    """Where a row group of users lies: file, index within it, users in it, and the number of its first user."""
+    """A row group of users.
+
+    Attributes:
+        index: number of the row group in the file.
+        users: number of users in it.
+        first_user: number of its first user, in file order of the data set.
+    """
 
     file: Path
     index: int
@@ -46,7 +57,8 @@ class Users:
     Attributes:
         starts: int64 [U + 1], bounds of each user's items.
         items: int64 row ids of all users, one after another.
-        columns: what else was asked for, `timestamps` (ms) or `events` (codes), as int64 beside `items`.
+        columns: the other requested columns, `timestamps` (ms) or `events` (codes), as int64 in the
+            order of `items`.
     """
 
     starts: np.ndarray
@@ -54,10 +66,11 @@ class Users:
     columns: Columns = field(default_factory=dict)
 
     def history(self, user: int) -> np.ndarray:
+        """The items of one user, by index in the row group."""
         return self.items[self.starts[user] : self.starts[user + 1]]
 
     def columns_of(self, user: int) -> dict[str, np.ndarray]:
-        """The columns beside `history`."""
+        """The other columns of one user, in the order of `history`."""
         return {
             name: values[self.starts[user] : self.starts[user + 1]]
             for name, values in self.columns.items()
@@ -65,14 +78,18 @@ class Users:
 
     @property
     def lengths(self) -> np.ndarray:
+        """The number of items of each user, int64."""
         return np.diff(self.starts)
 
 
 @dataclass(frozen=True)
 class History:
-    """One user's whole history: int64 row ids, the columns that were asked for, and the user's number in file order.
+    """One user's whole history.
 
-    The number is -1 where the user is not known, as for a history of one's own.
+    Attributes:
+        items: int64 row ids.
+        columns: the other requested columns, in the order of `items`.
+        user: the user's number in file order; -1 for an unknown user, as of a custom history.
     """
 
     items: np.ndarray
@@ -81,10 +98,12 @@ class History:
 
 
 class PreparedData:
-    """A prepared data set, opened. Of one in a store (`folder` is a URI), files are fetched when they are needed.
+    """An opened prepared data set.
+
+    If it is in a store (`folder` is a URI), files are fetched when they are needed.
 
     Raises:
-        UserError: no manifest, a file that is missing, truncated, or no Parquet.
+        UserError: no manifest, a file that is missing, truncated, or not Parquet.
     """
 
     def __init__(self, folder: Place | str) -> None:
@@ -93,13 +112,19 @@ class PreparedData:
         self.manifest: Manifest = self._files.manifest
         self.items: int = self.manifest.counts["items"]
         self.users: int = self.manifest.counts["users"]
-        self._footers: dict[Path, Footer] = {}  # of the sequences
-        self._names: dict[Path, str] = {}  # likewise
+
+        # Footers and names of the files of sequences; `row_groups` fills them in.
+        self._footers: dict[Path, Footer] = {}
+        self._names: dict[Path, str] = {}
+
+        # A damaged file is found at once; of a store, nothing is fetched before it is needed.
         if isinstance(self.folder, Path):
-            _ = self.row_groups  # so that a damaged file is found at once
+            _ = self.row_groups
 
     def file(self, name: str) -> Path:
-        """A local path of a file of the data set, which is as it was written: all of it is read when first asked for.
+        """The local path of a file of the data set.
+
+        All of it is read when it is first requested, to check that it is as it was written.
 
         Raises:
             UserError: it is missing or damaged.
@@ -108,51 +133,61 @@ class PreparedData:
 
     @property
     def scratch(self) -> Path:
-        """A local folder on whose disk there may be temporary files: the data set's own, or the cache's."""
+        """A local folder for temporary files, on the disk of the data set or of the cache."""
         return self._files.scratch
 
     def catalogue(self, columns: list[str] | None = None) -> pa.Table:
-        """`items.parquet`, row i for item i.
+        """The table of `items.parquet`; row i is item i.
 
         Raises:
             UserError: it has no such column.
         """
+        # Columns are checked first, since a message can then suggest the right name.
         file = self.folder / "items.parquet"
-        there = self._files.schema("items.parquet").names
+        names = self._files.schema("items.parquet").names
         for column in columns or []:
-            if column not in there:
+            if column not in names:
                 raise UserError(
-                    f"the catalogue {file} has no column '{column}': {nearest(column, there)}"
+                    f"the catalogue {file} has no column '{column}': {nearest(column, names)}"
                 )
-        table = self._read("items.parquet", columns)
+
+        table = self._files.table("items.parquet", columns)
         if table.num_rows != self.items:
             raise UserError(
-                f"{self.folder / 'items.parquet'} has {table.num_rows} rows of {self.items}: prepare again"
+                f"{file} has {table.num_rows} rows instead of {self.items}: prepare again"
             )
         return table
 
     def prior_pairs(self, name: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
-        """(entity, group) of `priors/<name>.parquet`; `entity` is `item`, `event` or `user_id`."""
-        table = self._read(f"priors/{name}.parquet", [entity, "group"])
+        """The columns (entity, group) of `priors/<name>.parquet`.
+
+        Args:
+            entity: `item`, `event` or `user_id`.
+        """
+        table = self._files.table(f"priors/{name}.parquet", [entity, "group"])
         return table[entity].to_numpy(), table["group"].to_numpy()
 
     def user_pairs(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(user's number in file order, group) of a user prior; users of its file that the data set lacks are left out.
+        """(user's number in file order, group) of a user prior.
 
-        Takes memory for the ids of all users, once.
+        Users of its file that the data set lacks are left out. Takes memory for the ids of all
+        users, once.
 
         Raises:
             UserError: its ids are of another type.
         """
-        table = self._read(f"priors/{name}.parquet", ["user_id", "group"])
+        table = self._files.table(f"priors/{name}.parquet", ["user_id", "group"])
         users = pa.chunked_array(
             [chunk for group in self.row_groups for chunk in self.user_ids(group).chunks]
         )
         if users.type != table["user_id"].type:
-            types = f"{table['user_id'].type} there, {users.type} in the sequences"
+            types = f"{table['user_id'].type}, but {users.type} in the sequences"
             raise UserError(
-                f"prior '{name}': its user ids are of another type ({types}): prepare the data set again"
+                f"prior '{name}': its user ids are of another type ({types}): "
+                "prepare the data set again"
             )
+
+        # -1 for users of the prior's file that are not in the sequences.
         number = as_numbers(pc.index_in(table["user_id"], value_set=users))
         known = number >= 0
         if not known.all():
@@ -164,76 +199,65 @@ class PreparedData:
         return number[known], table["group"].to_numpy()[known]
 
     def category_prior(self) -> PriorInfo:
+        """The prior on which entropy and new interest are measured."""
         return self.manifest.prior(self.manifest.category_prior)
 
     def read_users(self, group: RowGroup, columns: Sequence[str] = ()) -> Users:
-        """The users of a row group with the `columns` asked for."""
+        """Reads the users of a row group with the requested columns."""
         starts, values = self._lists(group, ["items", *columns])
         whole = {name: column.astype(np.int64) for name, column in values.items()}
         return Users(starts, whole.pop("items"), whole)
 
-    def read_into(self, group: RowGroup, places: Columns) -> None:
-        """Fills arrays with the columns of a row group that they are named after. Threads may read at the same time.
+    def read_into(self, group: RowGroup, arrays: Columns) -> None:
+        """Fills arrays with the columns of a row group. Threads may read at the same time.
+
+        Args:
+            arrays: the arrays, by name of the column.
 
         Raises:
             UserError: it cannot be read, or its users' histories are not those of `lengths`.
         """
-        starts, values = self._lists(group, list(places))
+        starts, values = self._lists(group, list(arrays))
+
+        # The arrays were allocated by `lengths`; a file that was replaced since may have others.
         expected = self.lengths[group.first_user : group.first_user + group.users]
         if not np.array_equal(np.diff(starts), expected):
             raise UserError(
                 f"{group.file} is not as it was when training began: prepare the data set again"
             )
-        for name, place in places.items():
-            place[:] = values[name]
+        for name, array in arrays.items():
+            array[:] = values[name]
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """int32 [users]: items of each user's history, in file order; read once.
+        """The number of items of each user's history, int32 [users], in file order; read once.
 
-        Takes the column `length` where a file has one, else the bounds of its smallest lists.
+        They are the column `length` if a file has it, otherwise the lengths of its smallest lists.
         """
-        found = np.empty(self.users, np.int32)
-        counted = {
+        lengths = np.empty(self.users, np.int32)
+        with_column = {
             file
             for file, footer in self._footers.items()
             if _LENGTH in footer.metadata.schema.names
         }
         for group in self.row_groups:
-            place = found[group.first_user : group.first_user + group.users]
-            if group.file in counted:
-                place[:] = self._row_group(group, [_LENGTH])[_LENGTH].to_numpy()
+            of_group = lengths[group.first_user : group.first_user + group.users]
+            if group.file in with_column:
+                of_group[:] = self._row_group(group, [_LENGTH])[_LENGTH].to_numpy()
             else:
                 smallest = _smallest_list(self._footers[group.file].metadata.row_group(group.index))
-                place[:] = np.diff(self._lists(group, [smallest])[0])
-        return found
+                of_group[:] = np.diff(self._lists(group, [smallest])[0])
+        return lengths
 
     @cached_property
     def training_ends(self) -> np.ndarray:
-        """int32 [users]: how many items of each history are for training, in file order."""
+        """The number of training items of each history, int32 [users], in file order."""
         return self._ends(TRAINING_END, 2)
 
     @cached_property
     def validation_ends(self) -> np.ndarray:
-        """int32 [users]: how many items of each history come before the test part, in file order."""
+        """The number of items before each history's test part, int32 [users], in file order."""
         return self._ends(VALIDATION_END, 1)
-
-    def _ends(self, column: str, horizons: int) -> np.ndarray:
-        if not self._in_time:
-            return self.lengths - np.int32(horizons * self.manifest.horizon)
-        parts = [self._row_group(group, [column])[column].to_numpy() for group in self.row_groups]
-        found = np.concatenate(parts).astype(np.int32)
-        if (found < 0).any() or (found > self.lengths).any():
-            raise UserError(
-                f"{self.folder / 'sequences'}: '{column}' is outside a user's history: prepare again"
-            )
-        return found
-
-    @property
-    def _in_time(self) -> bool:
-        return any(
-            TRAINING_END in footer.metadata.schema.names for footer in self._footers.values()
-        )
 
     def user_ids(self, group: RowGroup) -> pa.ChunkedArray:
         """Original ids of the users of a row group."""
@@ -246,64 +270,105 @@ class PreparedData:
         )
 
     def find_user(self, user_id: str, columns: Sequence[str] = ()) -> History:
-        """The whole history of the user whose original id reads as `user_id`.
+        """The whole history of the user whose original id has the text `user_id`.
 
         Raises:
-            UserError: there is no such user.
+            UserError: the data set has no such user.
         """
+        # One row group at a time: the ids of all users may be large.
         for group in self.row_groups:
-            place = pc.index(id_texts(self.user_ids(group), str(group.file)), user_id).as_py()
-            if place >= 0:
+            index = pc.index(id_texts(self.user_ids(group), str(group.file)), user_id).as_py()
+            if index >= 0:
                 users = self.read_users(group, columns)
                 return History(
-                    users.history(place), users.columns_of(place), group.first_user + place
+                    users.history(index), users.columns_of(index), group.first_user + index
                 )
-        least = (
-            "with nothing to train on"
-            if self._in_time
-            else f"of at most {2 * self.manifest.horizon} interactions"
-        )
-        left_out = f"users {least} were left out: give --history"
+
+        if self._in_time:
+            short = "with nothing to train on"
+        else:
+            short = f"of at most {2 * self.manifest.horizon} interactions"
         raise UserError(
-            f"--user: data set '{self.manifest.name}' has no user {shown(user_id)} ({left_out})"
+            f"--user: data set '{self.manifest.name}' has no user {shown(user_id)} "
+            f"(users {short} were left out: give --history)"
         )
 
     @cached_property
     def row_groups(self) -> list[RowGroup]:
-        """Of all users' sequences."""
+        """The row groups of all users' sequences."""
+        # Users are numbered through all files, in the order of the manifest.
         groups = []
         first = 0
         names = [info.path for info in self.manifest.files if info.path.startswith("sequences/")]
         for name, (file, footer) in zip(names, self._files.footers(names), strict=True):
-            self._names[file], self._footers[file] = name, footer
+            self._names[file] = name
+            self._footers[file] = footer
             metadata = footer.metadata
             for index in range(metadata.num_row_groups):
                 users = metadata.row_group(index).num_rows
                 groups.append(RowGroup(file, index, users, first))
                 first += users
+
         if first != self.users:
             raise UserError(
-                f"{self.folder / 'sequences'} holds {first} users of {self.users}: prepare again"
+                f"{self.folder / 'sequences'} has {first} users instead of {self.users}: "
+                "prepare again"
             )
         return groups
+
+    def _ends(self, column: str, horizons: int) -> np.ndarray:
+        """The number of items before the end of a part, int32 [users].
+
+        Args:
+            column: the column that has it if the log is split in time.
+            horizons: how many times E items the part ends before the history if it is not.
+        """
+        # Each history by itself: the last E items are the test part, the E before them validation.
+        if not self._in_time:
+            return self.lengths - np.int32(horizons * self.manifest.horizon)
+
+        parts = [self._row_group(group, [column])[column].to_numpy() for group in self.row_groups]
+        ends = np.concatenate(parts).astype(np.int32)
+        if (ends < 0).any() or (ends > self.lengths).any():
+            raise UserError(
+                f"{self.folder / 'sequences'}: '{column}' is outside a user's history: "
+                "prepare again"
+            )
+        return ends
+
+    @property
+    def _in_time(self) -> bool:
+        """Whether the log is split at points in time, not each history by itself."""
+        return any(
+            TRAINING_END in footer.metadata.schema.names for footer in self._footers.values()
+        )
 
     def _lists(
         self, group: RowGroup, columns: list[str]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Bounds of the users' lists, int64 [U + 1], and the values of each column, one user after another.
+        """Reads lists of a row group.
+
+        Returns:
+            Bounds of the users' lists, int64 [U + 1], and the values of each column, one user after
+            another.
 
         Raises:
-            UserError: columns do not go with one another, or name items that the catalogue lacks.
+            UserError: the columns differ in length, or name items that the catalogue lacks.
         """
         table = self._row_group(group, columns)
         lists = {name: table[name].combine_chunks() for name in columns}
+
+        # One set of bounds is right for all columns only if their lists have the same lengths.
         starts = np.zeros(group.users + 1, np.int64)
         np.cumsum(_list_lengths(lists[columns[0]]), out=starts[1:])
         for name in columns[1:]:
             if not np.array_equal(_list_lengths(lists[name]), np.diff(starts)):
                 raise UserError(
-                    f"{group.file}: '{columns[0]}' and '{name}' of a user differ in length: prepare again"
+                    f"{group.file}: '{columns[0]}' and '{name}' of a user differ in length: "
+                    "prepare again"
                 )
+
+        # Embedding lookups trust row ids, so those of a damaged file must not get there.
         values = {name: column.flatten().to_numpy() for name, column in lists.items()}
         items = values.get("items", starts[:0])
         if len(items) and (items.min() < 0 or items.max() >= self.items):
@@ -313,13 +378,11 @@ class PreparedData:
         return starts, values
 
     def _row_group(self, group: RowGroup, columns: list[str]) -> pa.Table:
+        """The table of a row group."""
         footer = self._footers[group.file]
         return self._files.row_group(
             self._names[group.file], group.file, footer, group.index, columns
         )
-
-    def _read(self, name: str, columns: Sequence[str] | None) -> pa.Table:
-        return self._files.table(name, columns)
 
 
 def _list_lengths(lists: pa.ListArray) -> np.ndarray:
@@ -328,7 +391,7 @@ def _list_lengths(lists: pa.ListArray) -> np.ndarray:
 
 
 def _smallest_list(group: Any) -> str:
-    """The lists of a user that take least to read, for their lengths alone."""
+    """The name of the list column with the fewest bytes, if only lengths are needed."""
     columns = [group.column(number) for number in range(group.num_columns)]
     lists = [column for column in columns if column.path_in_schema.split(".")[0] in COLUMN_TYPES]
     name: str = min(lists, key=lambda column: column.total_compressed_size).path_in_schema

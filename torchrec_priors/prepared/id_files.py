@@ -1,4 +1,7 @@
-"""Lists of original ids in files that other systems write: users to be served, items that may or must not be shown."""
+"""Reads lists of original ids from files that other systems write.
+
+They list users to be served, or items that may or must not be shown.
+"""
 
 import re
 from pathlib import Path
@@ -13,29 +16,26 @@ from torchrec_priors.errors import UserError, shown
 from torchrec_priors.parquet import read_schema, read_table
 from torchrec_priors.prepared.id_texts import id_texts
 
+# The first bytes of a file: Parquet; gzip, zip, bzip2, xz, zstd.
 _PARQUET = b"PAR1"
-_PACKED = (
-    b"\x1f\x8b",
-    b"PK\x03\x04",
-    b"BZh",
-    b"\xfd7zX",
-    b"(\xb5/\xfd",
-)  # gzip, zip, bzip2, xz, zstd
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"(\xb5/\xfd")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_END = re.compile(r"\r\n|\r|\n")
+# A line of one id, with its end: (what is in quotes, what is without).
 _LINE = re.compile(
     r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^"\r\n][^\r\n]*)?)(?:\r\n|\r|\n|$(?![\s\S]))'
 )
 
 
 def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
-    """The ids of a file as texts, in its order: Parquet with `column`, or text with one id a line.
+    """Reads the ids of a file as texts, in its order.
 
-    A text file is read as CSV of one column, so ids may be quoted, and must be where they hold a comma, a quote, a line
-    break, or a blank at an end; a first line that is the column's name is its title, empty lines hold nothing.
+    The file is Parquet with `column`, or text with one id a line. A text file is read as CSV of one
+    column: ids may be quoted, and must be if they have a comma, a quote, a line break, or a blank
+    at an end. A first line that is the column's name is its title; empty lines are ignored.
 
     Args:
-        option: where the user named the file, for messages.
+        option: the option that names the file, for messages.
 
     Raises:
         UserError: no file, neither form, an id that is missing, no ids at all.
@@ -44,25 +44,63 @@ def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
     remedy = f"give one id a line, or Parquet with a column '{column}'"
     try:
         check_file(file, option)
+        # The form is decided by content, not by name.
         with file.open("rb") as opened:
             magic = opened.read(len(_PARQUET))
         if magic.startswith(_PACKED):
             raise UserError(f"{where} is compressed: unpack it")
-        ids = (
-            _from_parquet(file, column, where)
-            if magic == _PARQUET
-            else _from_text(file, column, where, remedy)
-        )
+        if magic == _PARQUET:
+            ids = _from_parquet(file, column, where)
+        else:
+            ids = _from_text(file, column, where, remedy)
     except (pa.ArrowException, OSError) as error:
         blame_the_system(error, where)
         reason = str(error).splitlines()[0]
         raise UserError(f"{where} cannot be read ({reason}): {remedy}") from error
+
     if not len(ids):
         raise UserError(f"{where} holds no ids")
     return ids
 
 
+def first_repeated(ids: pa.Array) -> int | None:
+    """The index of the first id that repeats an earlier one; None if all differ.
+
+    >>> first_repeated(pa.array(["7", "8", "7", "8"]))
+    2
+    """
+    # Codes are numbered in the order of their first appearance, so without repeats the i-th is i.
+    codes = ids.dictionary_encode().indices.to_numpy()
+    repeated = codes != np.arange(len(codes))
+    return int(np.argmax(repeated)) if repeated.any() else None
+
+
+def places(ids: pa.Array, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """The index of each id among distinct ones, int64; -1 if it is not among them.
+
+    The hash table is built of `ids`, so finding a short list in a large catalogue costs one pass
+    over the catalogue.
+
+    >>> places(pa.array(["b", "x", "b"]), pa.array(["a", "b"])).tolist()
+    [1, -1, 1]
+    """
+    distinct = ids.dictionary_encode()
+    code = as_numbers(pc.index_in(among, value_set=distinct.dictionary))
+    index_of_code = np.full(len(distinct.dictionary), -1, np.int64)
+    index_of_code[code[code >= 0]] = np.flatnonzero(code >= 0)
+    indices: np.ndarray = index_of_code[distinct.indices.to_numpy()]
+    return indices
+
+
+def as_numbers(indices: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """The result of `index_in` as int64, -1 for null."""
+    whole = indices.combine_chunks() if isinstance(indices, pa.ChunkedArray) else indices
+    numbers: np.ndarray = whole.fill_null(-1).to_numpy().astype(np.int64)
+    return numbers
+
+
 def _from_parquet(file: Path, column: str, where: str) -> pa.Array:
+    """The texts of a Parquet file's column."""
     names = read_schema(file).names
     if column not in names:
         raise UserError(f"{where} has no column '{column}' (it has {', '.join(names)})")
@@ -74,85 +112,58 @@ def _from_parquet(file: Path, column: str, where: str) -> pa.Array:
 
 
 def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
+    """The texts of a text file's lines, without the title and empty lines."""
     data = file.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{where}, line {line} cannot be read, as it is no UTF-8 text: {remedy}"
+            f"{where}, line {line} cannot be read, as it is not UTF-8 text: {remedy}"
         ) from error
+
     if '"' in text:
         ids = pa.array(_quoted(text, where, remedy), pa.string())
     else:
-        lines = pc.split_pattern(
-            pa.array([text.replace("\r\n", "\n").replace("\r", "\n")], pa.large_string()), "\n"
-        )
+        # Without quotes, all lines are split at once, which is much faster than one after another.
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+        lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n")
         ids = pc.utf8_trim_whitespace(lines.flatten()).cast(pa.string())
+        # A file of several columns is rejected: its first column need not be the ids.
         several = pc.match_substring(ids, ",")
         if pc.any(several, min_count=0).as_py():
             row = pc.index(several, True).as_py()
             raise _several(where, row + 1, ids[row].as_py(), remedy)
+
     ids = ids.filter(pc.not_equal(ids, ""))
     return ids.slice(1) if len(ids) and ids[0].as_py() == column else ids
 
 
 def _quoted(text: str, where: str, remedy: str) -> list[str]:
-    """Ids of lines of which some are in quotes."""
+    """The ids of a text in which some are in quotes."""
     ids = list[str]()
     start = 0
     line = 1
     while start < len(text):
-        found = _LINE.match(text, start)
-        if found is None:
+        match = _LINE.match(text, start)
+        if match is None:
             raise UserError(f"{where}, line {line}: a quote that is not closed: {remedy}")
-        quoted = found[1]
-        plain = found[2] or ""
+
+        quoted = match[1]
+        plain = match[2] or ""
         if quoted is None and "," in plain:
             raise _several(where, line, plain.strip(), remedy)
         ids.append(plain.strip() if quoted is None else quoted.replace('""', '"'))
-        start = found.end()
-        line = line + len(_LINE_END.findall(found[0]))
+
+        # An id in quotes may have line breaks, so a match may end several lines.
+        start = match.end()
+        line = line + len(_LINE_END.findall(match[0]))
     return ids
 
 
 def _several(where: str, line: int, text: str, remedy: str) -> UserError:
+    """The error for a line of several values."""
     return UserError(
-        f"{where}, line {line}: {shown(text)} has a comma: {remedy}, with an id that has one in quotes"
+        f"{where}, line {line}: {shown(text)} has a comma: {remedy}, "
+        "with an id that has one in quotes"
     )
-
-
-def first_repeated(ids: pa.Array) -> int | None:
-    """Where the first id stands that stood before; None where all differ.
-
-    >>> first_repeated(pa.array(["7", "8", "7", "8"]))
-    2
-    """
-    codes = (
-        ids.dictionary_encode().indices.to_numpy()
-    )  # numbered as they appear: the i-th new one is i
-    repeated = codes != np.arange(len(codes))
-    return int(np.argmax(repeated)) if repeated.any() else None
-
-
-def places(ids: pa.Array, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """Where each id stands among distinct ones: int64, -1 where it does not.
-
-    The hash table is made of `ids`, so that a short list in a large catalogue is found at the cost of one pass over it.
-
-    >>> places(pa.array(["b", "x", "b"]), pa.array(["a", "b"])).tolist()
-    [1, -1, 1]
-    """
-    distinct = ids.dictionary_encode()
-    code = as_numbers(pc.index_in(among, value_set=distinct.dictionary))
-    place_of_code = np.full(len(distinct.dictionary), -1, np.int64)
-    place_of_code[code[code >= 0]] = np.flatnonzero(code >= 0)
-    found: np.ndarray = place_of_code[distinct.indices.to_numpy()]
-    return found
-
-
-def as_numbers(found: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """int64 from what `index_in` gives, -1 for null."""
-    whole = found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
-    numbers: np.ndarray = whole.fill_null(-1).to_numpy().astype(np.int64)
-    return numbers

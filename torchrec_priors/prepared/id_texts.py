@@ -1,50 +1,64 @@
-"""Original ids of any Arrow type -> the texts that they are compared as: 7, "7" and a decimal 7 are the same id."""
+"""Converts original ids of any Arrow type to the texts by which they are compared.
+
+7, "7" and a decimal 7 are the same id.
+"""
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError
 
-_EXACT = 2**53  # whole numbers below it are exact as floating-point numbers
+# Whole numbers below it are exact as floating-point numbers.
+_EXACT = 2**53
 
 
 def id_texts(ids: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
-    """The ids as one array of texts, nulls as they are.
+    """The ids as one array of texts; nulls stay nulls.
 
     Args:
-        where: they stand, for messages.
+        where: the place of the ids, for messages.
 
     Raises:
-        UserError: ids of a type that is none of text, integers, whole numbers, dates and times; bytes that are no
-            UTF-8; numbers that are not whole.
+        UserError: ids of a type other than text, integers, whole numbers, dates and times; bytes
+            that are not UTF-8; numbers that are not whole.
     """
     plain = plain_array(ids)
     kind = plain.type
     types = pa.types
+
+    # Numbers that are whole get the text of the integer.
     if types.is_floating(kind):
         return _whole(plain, where).cast(pa.string())
     if types.is_decimal(kind):
         texts = plain.cast(pa.string())
         return pc.replace_substring_regex(texts, r"\.0+$", "") if kind.scale > 0 else texts
+
     if types.is_nested(kind) or types.is_boolean(kind) or types.is_duration(kind):
         raise UserError(f"{where}: ids are {kind}: give integers or text")
     try:
         return plain.cast(pa.string())
     except pa.ArrowInvalid as error:
-        if not (
+        is_bytes = (
             types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-        ):
+        )
+        if not is_bytes:
             raise
         raise UserError(
-            f"{where}: ids are bytes that are no UTF-8: give integers or text"
+            f"{where}: ids are bytes that are not UTF-8: give integers or text"
         ) from error
 
 
 def plain_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The same values in one array, without a dictionary, and of an extension type as what it is stored as."""
+    """The same values in one array, without a dictionary.
+
+    An array of an extension type becomes the array in which it is stored.
+    """
     whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    if isinstance(whole, pa.ChunkedArray):  # more than one array holds
+    # `combine_chunks` leaves several chunks if one array cannot hold the values.
+    if isinstance(whole, pa.ChunkedArray):
         raise UserError("more ids than one array holds: give fewer at a time")
+
+    # A UUID is stored as bytes; its text is not the one of these.
     if isinstance(whole.type, pa.UuidType):
         return pa.array(
             [None if value is None else str(value) for value in whole.to_pylist()], pa.string()
@@ -57,7 +71,10 @@ def plain_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def _whole(numbers: pa.Array, where: str) -> pa.Array:
-    """Whole numbers as integers, as which a column of integers is read where some are missing."""
+    """Floating-point numbers as integers.
+
+    A column of integers is read as floating-point numbers if some are missing.
+    """
     wide = numbers.cast(pa.float64())
     right = pc.and_(pc.equal(wide, pc.trunc(wide)), pc.less(pc.abs(wide), _EXACT))
     right = pc.fill_null(right, True)

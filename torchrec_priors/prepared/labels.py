@@ -1,10 +1,15 @@
-"""Several groups an item, as one compressed list: the groups of item i are `groups[starts[i] : starts[i + 1]]`."""
+"""Several groups an item, as one compressed list.
+
+The groups of item i are `groups[starts[i] : starts[i + 1]]`.
+"""
 
 import numpy as np
 
 
 def compress(item: np.ndarray, group: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:
-    """(starts, groups) from (item, group) pairs in any order; the groups of an item ascend, each once.
+    """Returns (starts, groups) of (item, group) pairs in any order.
+
+    The groups of an item ascend; each is there once.
 
     Example:
         >>> starts, groups = compress(np.array([2, 0, 0]), np.array([1, 1, 0]), items=3)
@@ -14,10 +19,13 @@ def compress(item: np.ndarray, group: np.ndarray, items: int) -> tuple[np.ndarra
     order = np.lexsort((group, item))
     item = item[order]
     group = group[order]
+
+    # Sorted, so equal pairs are neighbours.
     repeated = np.zeros(len(item), bool)
     repeated[1:] = (item[1:] == item[:-1]) & (group[1:] == group[:-1])
     item = item[~repeated]
     group = group[~repeated]
+
     starts = np.zeros(items + 1, np.int64)
     np.cumsum(np.bincount(item, minlength=items), out=starts[1:])
     return starts, group.astype(np.int64)

@@ -1,6 +1,6 @@
-"""`manifest.json` of a prepared data set: what it holds, how it was made, and the checksums of its files.
+"""`manifest.json` of a prepared data set: its content, its settings, checksums of its files.
 
-Written last, so that a folder with a manifest is a complete data set. Imports no torch.
+It is written last, so a folder with a manifest is a complete data set. Nothing here imports torch.
 """
 
 import hashlib
@@ -26,16 +26,16 @@ log = logging.getLogger(__name__)
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
-HELD = "held/"  # the folder of what a later append may need
-GROWN_FROM = "grown_from"  # in `made_by`
+# The folder of files that a later append may need.
+HELD = "held/"
+# A key of `PriorInfo.made_by`.
+GROWN_FROM = "grown_from"
+# A prior may have the name of a kind, since `event:event` names both.
+PRIOR_KINDS = ("event", "graph", "item", "user")
+
 _REMEDY = "prepare again"
-_SAID: set[str] = set()  # manifests without a checksum, each of which is told once
-PRIOR_KINDS = (
-    "event",
-    "graph",
-    "item",
-    "user",
-)  # a prior may have the name of one, as `event:event` names both
+# Manifests without a checksum, each of which is logged once.
+_LOGGED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,12 @@ class PriorInfo:
     """One prior of a data set.
 
     Attributes:
-        kind: one of PRIOR_KINDS: `graph` is communities of items.
-        groups: names, by group number.
-        sizes: entities in each group (for events: training interactions).
-        eligible: whether `priors/<name>.eligible.parquet` holds Omega where it differs from membership.
-        made_by: settings of a prior that was added to the data set; empty for those that came with the raw files.
+        kind: one of PRIOR_KINDS; `graph` is communities of items.
+        groups: names of the groups, by group number.
+        sizes: number of entities in each group (for events: of training interactions).
+        eligible: whether `priors/<name>.eligible.parquet` has Omega, as it differs from membership.
+        made_by: settings of a prior that was added to the data set; empty for a prior that came
+            with the raw files.
     """
 
     name: str
@@ -59,12 +60,12 @@ class PriorInfo:
 
     @property
     def grown_from(self) -> list[str]:
-        """Checksums of the file of a prior that was added, before interactions were appended to the data set."""
+        """Checksums of an added prior's file before interactions were appended to the data set."""
         return list(self.made_by.get(GROWN_FROM, ()))
 
     @property
     def path(self) -> str:
-        """Of its file in the data set's folder."""
+        """The path of its file in the data set's folder."""
         return f"priors/{self.name}.parquet"
 
 
@@ -73,8 +74,10 @@ class FileInfo:
     """One file.
 
     Attributes:
-        footer_sha256: of its Parquet footer, which has checksums of all else, so that a large file can be checked while
-            it is read; empty where an earlier version wrote the manifest.
+        path: path in the data set's folder.
+        footer_sha256: checksum of its Parquet footer. The footer has checksums of everything else,
+            so a large file can be checked while it is read. Empty if an earlier version wrote the
+            manifest.
     """
 
     path: str
@@ -85,12 +88,13 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole manifest; see the fields of the JSON file in docs/data.md, "Prepared data".
+    """The whole manifest; docs/data.md, "Prepared data", describes the fields of the JSON file.
 
     Attributes:
-        has_times: whether timestamps are times, or only say the order.
-        grown: earlier states of a data set that was appended to, oldest first: `prepared_sha256`, `items`, `users` of
-            each. Row ids below `items` are the same ever since. Not written where it is empty.
+        has_times: whether timestamps are times, or only give the order.
+        grown: earlier states of a data set that was appended to, oldest first: `prepared_sha256`,
+            `items`, `users` of each. Row ids below `items` have not changed since. Not written if
+            empty.
     """
 
     name: str
@@ -109,7 +113,7 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def prior(self, name: str) -> PriorInfo:
-        """Raises UserError where the data set has no such prior."""
+        """The prior of this name. Raises UserError if the data set has no such prior."""
         for prior in self.priors:
             if prior.name == name:
                 return prior
@@ -118,18 +122,20 @@ class Manifest:
 
     @property
     def prepared_sha256(self) -> str:
-        """The hash of what `prepare` made of the raw files: priors that were added do not count."""
+        """The hash of what `prepare` made of the raw files, i.e. without priors that were added."""
         added = {prior.path for prior in self.priors if prior.made_by}
         return hash_of(info for info in self.files if info.path not in added)
 
     def added_priors(self) -> dict[str, str]:
-        """Name -> checksum of the file of each prior that was added."""
+        """Maps the name of each prior that was added to the checksum of its file."""
         checksums = {info.path: info.sha256 for info in self.files}
         return {prior.name: checksums[prior.path] for prior in self.priors if prior.made_by}
 
     def text(self) -> str:
-        """Of the file."""
+        """The text of the file."""
         values = asdict(self)
+
+        # Empty fields are left out, so that what earlier versions wrote stays the same text.
         if not self.grown:
             del values["grown"]
         for info in values["files"]:
@@ -138,11 +144,12 @@ class Manifest:
         return json_text(values)
 
     def write(self, folder: Path) -> None:
+        """Writes the file, completely or not at all."""
         write_whole(folder / FILE, self.text())
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared data set, after a check that every file is there in its full length.
+    """Reads the manifest of a prepared data set, and checks that every file has its full length.
 
     Raises:
         UserError: no manifest, a manifest of another version, a missing or truncated file.
@@ -152,8 +159,10 @@ def read_manifest(folder: Path) -> Manifest:
         raise UserError(f"--data: there is no folder '{folder}'")
     if not file.is_file():
         raise UserError(
-            f"--data: '{folder}' is no prepared data set (it has no {FILE}): run prepare first"
+            f"--data: '{folder}' is not a prepared data set (it has no {FILE}): run prepare first"
         )
+
+    # Lengths only: reading all bytes is `verify`'s task, or the reader's.
     manifest = parse_manifest(file.read_bytes(), str(file))
     for info in manifest.files:
         part = folder / info.path
@@ -161,30 +170,36 @@ def read_manifest(folder: Path) -> Manifest:
             raise UserError(f"{part} is missing: prepare the data set again")
         if part.stat().st_size != info.bytes:
             raise UserError(
-                f"{part} has {part.stat().st_size} bytes of {info.bytes}: prepare the data set again"
+                f"{part} has {part.stat().st_size} of {info.bytes} bytes: "
+                "prepare the data set again"
             )
     return manifest
 
 
 def parse_manifest(content: bytes, file: str) -> Manifest:
-    """The manifest in `file`, which holds `content`.
+    """Parses the manifest in `file`, which holds `content`.
 
     Raises:
-        UserError: it is no manifest, it is damaged, or one of another version.
+        UserError: it is not a manifest, it is damaged, or it has another version.
     """
     values = parse_json(content, file, remedy=_REMEDY)
-    if not take_checksum(values, file, remedy=_REMEDY) and file not in _SAID:
+    has_checksum = take_checksum(values, file, remedy=_REMEDY)
+    if not has_checksum and file not in _LOGGED:
         log.info(
-            "%s was written by an earlier version, without checksums of itself and of what is read in parts",
+            "%s was written by an earlier version, without checksums of itself and of what is read "
+            "in parts",
             file,
         )
-        _SAID.add(file)
+        _LOGGED.add(file)
+
     try:
         version = values["schema_version"]
         if version != SCHEMA_VERSION:
             raise UserError(
-                f"{file} is of version {version}; this release reads {SCHEMA_VERSION}: prepare again"
+                f"{file} has version {version}; this release reads version {SCHEMA_VERSION}: "
+                "prepare again"
             )
+        # A missing or unknown field is a TypeError of the dataclass, which becomes one line below.
         values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
         values["files"] = [FileInfo(**info) for info in values["files"]]
         _check_names(values["priors"], values["files"], file)
@@ -197,16 +212,9 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
         ) from error
 
 
-def _check_names(priors: list[PriorInfo], files: list[FileInfo], file: str) -> None:
-    """Raises UserError where a name would lead out of the data set's folder."""
-    for prior in priors:
-        check_name(prior.name, f"{file}: prior")
-    for info in files:
-        check_path(info.path, f"{file}: the file")
-
-
 def is_data_set(folder: Path) -> bool:
-    """Whether the folder was made by `prepare`, whole or damaged since; other programs write a `manifest.json`, too."""
+    """Whether `prepare` wrote the folder, which may have been damaged since."""
+    # Other programs write a `manifest.json`, too, so its keys decide.
     try:
         values = parse_json((folder / FILE).read_bytes(), FILE, remedy=_REMEDY)
     except (OSError, UserError):
@@ -215,7 +223,7 @@ def is_data_set(folder: Path) -> bool:
 
 
 def verify(folder: Path) -> None:
-    """Raises UserError where a file's checksum is not the manifest's. Reads every byte."""
+    """Raises UserError if a file's checksum is not the manifest's. Reads every byte."""
     for info in read_manifest(folder).files:
         if sha256(folder / info.path) != info.sha256:
             raise UserError(
@@ -225,18 +233,28 @@ def verify(folder: Path) -> None:
 
 def describe(folder: Path, paths: list[Path]) -> tuple[list[FileInfo], str]:
     """Sizes and checksums of `paths`, and one hash over all of them."""
+    # Sorted, as the hash depends on the order.
     infos = [describe_file(path, str(path.relative_to(folder))) for path in sorted(paths)]
     return infos, hash_of(infos)
 
 
 def describe_file(file: Path, path: str) -> FileInfo:
-    """Size and checksum of `file`, whose place in the data set's folder is, or is to be, `path`."""
+    """Size and checksums of `file`, which is or will be at `path` in the data set's folder."""
     with readable(file, _REMEDY):
         footer = read_footer(file)
     return FileInfo(path, file.stat().st_size, sha256(file), footer.sha256)
 
 
 def hash_of(files: Iterable[FileInfo]) -> str:
-    """One hash over all of them, but for what is only held for a later append, as it came."""
+    """One hash over all files except those in HELD, which keep raw rows as they came."""
     lines = [f"{info.path} {info.sha256}\n" for info in files if not info.path.startswith(HELD)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _check_names(priors: list[PriorInfo], files: list[FileInfo], file: str) -> None:
+    """Raises UserError if a name would lead out of the data set's folder."""
+    # The data set may have come from somebody else.
+    for prior in priors:
+        check_name(prior.name, f"{file}: prior")
+    for info in files:
+        check_path(info.path, f"{file}: the file")

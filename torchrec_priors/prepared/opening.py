@@ -1,4 +1,4 @@
-"""Where the files of a prepared data set are read: in its folder, or out of the cache of what a store holds."""
+"""Finds the files of a prepared data set: in its folder, or in the cache of files from stores."""
 
 import logging
 import re
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class Files(Protocol):
-    """Of one data set.
+    """The files of one data set.
 
     Attributes:
-        manifest: as it was when the data set was opened.
+        manifest: the manifest as it was when the data set was opened.
         scratch: a local folder on whose disk there may be temporary files.
     """
 
@@ -41,15 +41,51 @@ class Files(Protocol):
         """Local paths of files of the data set."""
 
     def renew(self, name: str) -> bool:
-        """Fetches a file again if its copy on this machine is damaged; whether there is anything to read again."""
+        """Fetches a file again if its local copy is damaged.
+
+        Returns:
+            Whether the file may be read again.
+        """
 
 
 def open_files(folder: Place) -> Files:
-    """Raises UserError where there is no data set."""
+    """Opens a data set. Raises UserError if there is none."""
     return _RemoteFiles(folder) if isinstance(folder, Uri) else _LocalFiles(folder)
 
 
+def manifest_in(store: Store) -> Manifest:
+    """The manifest of a data set in a store.
+
+    Raises:
+        UserError: the folder has no manifest, or a damaged one.
+    """
+    try:
+        content = store.read(FILE)
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            reason = " ".join(str(error.__cause__).split())
+            raise UserError(
+                f"{store.option}: '{store.uri}' is not a prepared data set (no {FILE}: {reason}): "
+                "run prepare first"
+            ) from error
+        raise
+
+    # A checksum becomes a file name in the cache, so it must not lead elsewhere.
+    manifest = parse_manifest(content, str(store.uri / FILE))
+    for info in manifest.files:
+        if re.fullmatch("[0-9a-f]{64}", info.sha256) is None:
+            raise UserError(f"{store.uri / FILE}: '{info.sha256}' is not a checksum: prepare again")
+    return manifest
+
+
+def key_of(info: FileInfo) -> str:
+    """The key of a file's entry in the cache."""
+    return f"{info.sha256}.parquet"
+
+
 class _LocalFiles:
+    """The files of a data set in a local folder."""
+
     def __init__(self, folder: Path) -> None:
         self.scratch = folder
         self.manifest = read_manifest(folder)
@@ -62,34 +98,37 @@ class _LocalFiles:
 
 
 class _RemoteFiles:
-    """In a store. A file comes whole when it is first asked for; entries of the cache are named by its checksum.
+    """The files of a data set in a store.
 
-    Not in parts, as a training reads all files from its first steps on: row groups are shuffled over all of them.
+    A file is fetched as a whole when it is first requested, not in parts: row groups are shuffled
+    over all files, so a training reads all of them from its first steps on. Entries of the cache
+    are named by the checksum of the file.
     """
 
     def __init__(self, uri: Uri) -> None:
         self._store = Store(uri, "--data")
         self.manifest = manifest_in(self._store)
         self._infos = {info.path: info for info in self.manifest.files}
-        self._found: dict[str, Path] = {}
+        self._paths: dict[str, Path] = {}
         self.scratch = default_cache().subfolder("scratch")
 
     def paths(self, names: Sequence[str]) -> list[Path]:
-        new = [name for name in names if name not in self._found]
+        new = [name for name in names if name not in self._paths]
         if new:
-            self._found.update(
-                zip(new, self._fetched([self._info(name) for name in new]), strict=True)
-            )
-        return [self._found[name] for name in names]
+            # All at once, since the cache fetches several files at the same time.
+            files = self._fetched([self._info(name) for name in new])
+            self._paths.update(zip(new, files, strict=True))
+        return [self._paths[name] for name in names]
 
     def renew(self, name: str) -> bool:
+        # An undamaged copy stays; another process may have replaced the damaged one already.
         info = self._info(name)
         cache = default_cache()
         if cache.drop(key_of(info), lambda copy: sha256(copy) != info.sha256):
             log.warning(
                 "%s: the copy in the cache was damaged: it is fetched again", self._store.uri / name
             )
-        (self._found[name],) = self._fetched([info])
+        (self._paths[name],) = self._fetched([info])
         return True
 
     def _info(self, name: str) -> FileInfo:
@@ -98,10 +137,13 @@ class _RemoteFiles:
         return self._infos[name]
 
     def _fetched(self, infos: list[FileInfo]) -> list[Path]:
+        """Local paths of files, fetched if they are not in the cache."""
+        # `missing` is only for the progress: the cache decides again what it fetches.
         cache = default_cache()
         missing = [info for info in infos if not cache.has(key_of(info))]
         total = sum(info.bytes for info in missing)
         progress = Progress(f"fetching {self._store.uri}", len(missing), total, log.info)
+
         return cache.fetch(
             [
                 Wanted(key_of(info), info.bytes, partial(self._fetch, info, progress.file()))
@@ -113,30 +155,8 @@ class _RemoteFiles:
         def check(copy: Path) -> None:
             if copy.stat().st_size != info.bytes or sha256(copy) != info.sha256:
                 raise DamagedError(
-                    "what came does not match its checksum: it is damaged there, or being replaced"
+                    "the downloaded copy does not match its checksum: "
+                    "the file is damaged in the store, or is being replaced"
                 )
 
         self._store.get(info.path, file, check, moved)
-
-
-def manifest_in(store: Store) -> Manifest:
-    """Raises UserError where the store's folder has none, or a damaged one."""
-    try:
-        content = store.read(FILE)
-    except UserError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
-            said = " ".join(str(error.__cause__).split())
-            raise UserError(
-                f"{store.option}: '{store.uri}' is no prepared data set (no {FILE}: {said}): run prepare first"
-            ) from error
-        raise
-    manifest = parse_manifest(content, str(store.uri / FILE))
-    for info in manifest.files:
-        if re.fullmatch("[0-9a-f]{64}", info.sha256) is None:
-            raise UserError(f"{store.uri / FILE}: '{info.sha256}' is no checksum: prepare again")
-    return manifest
-
-
-def key_of(info: FileInfo) -> str:
-    """Of its entry in the cache."""
-    return f"{info.sha256}.parquet"
