@@ -16,7 +16,7 @@ from torchrec_priors.preparation.build.plain_types import is_text, is_time, is_t
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.prepared.manifest import PRIOR_KINDS
 
-_PRIORS = Path(__file__).resolve().parent.parent / "priors"
+_PRIORS = Path(__file__).resolve().parents[2] / "priors"
 _DIGITS = 38  # of the largest decimals
 _NOT_IN_FILE_NAMES = set('/\\:*?"<>|')
 
