@@ -33,6 +33,6 @@ def test_a_corpus_that_cannot_generate_names_those_that_can(tmp_path):
     done = app("prepare", *arguments, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith(
-        "error: --generate: corpus 'movielens' cannot make up raw files; these can: "
+        "error: --generate: corpus 'movielens' cannot generate raw files; these can: "
     )
     assert "marketplace" in done.stderr

@@ -56,7 +56,7 @@ def test_priors_of_every_kind_and_a_run_with_one(data, tmp_path):
         (["graf", "--name", "x"], ["graf"]),
         (["graph"], ["--name"]),
         (["graph", "--name", "genre"], ["prior 'genre' came with the data"]),
-        (["graph", "--name", "a/b"], ["--name: prior 'a/b' is to name a file"]),
+        (["graph", "--name", "a/b"], ["--name: prior 'a/b' cannot be the name of a file"]),
         (["graph", "--name", "x", "--from", "y"], ["--from is for prior item and prior user"]),
         (["graph", "--name", "x", "--by", "age"], ["--by is for prior user, not for prior graph"]),
         (

@@ -102,9 +102,9 @@ def test_a_name_that_is_taken_is_refused_unless_it_may_be_overwritten(prepared):
     [
         ("genre", "prior 'genre' came with the data"),
         ("rating.eligible", r"'priors/rating\.eligible\.parquet' is a file of another prior"),
-        ("a/b", "--name: prior 'a/b' is to name a file"),
-        ("", "is to name a file"),
-        (".half", "is to name a file"),
+        ("a/b", "--name: prior 'a/b' cannot be the name of a file"),
+        ("", "cannot be the name of a file"),
+        (".half", "cannot be the name of a file"),
         ("temporal", "named like a kind of prior"),
     ],
 )

@@ -55,11 +55,11 @@ SOUND = Corpus(
 _WRONG = {
     "an Arrow table": (
         {"interactions": LOG},
-        "interactions is a pyarrow Table, no Ibis table: wrap it in ibis.memtab",
+        "interactions is a pyarrow Table, not an Ibis table: wrap it in ibis.memtab",
     ),
     "a data frame": (
         {"items": pd.DataFrame({"a": [1]})},
-        "items is a pandas DataFrame, no Ibis table: wrap it in",
+        "items is a pandas DataFrame, not an Ibis table: wrap it in",
     ),
     "Arrow labels": (
         {"item_priors": _labels("kind", KINDS)},
@@ -131,7 +131,7 @@ _WRONG = {
     ),
     "a folder's name": (
         {"item_priors": _labels("a/b", ibis.memtable(KINDS)), "category_prior": "a/b"},
-        "prior 'a/b' is to name a file, which it cannot (it has '/'): rename it",
+        "prior 'a/b' cannot be the name of a file (it has '/'): rename it",
     ),
 }
 

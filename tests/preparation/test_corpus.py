@@ -152,7 +152,7 @@ def test_a_file_here_that_is_named_without_its_ending_is_suggested(shop, tmp_pat
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         UserError,
-        match=r"unknown data set 'my_shop': for the file 'my_shop\.py' .*--dataset my_shop",
+        match=r"unknown data set 'my_shop': to use the file 'my_shop\.py', .*--dataset my_shop",
     ):
         find_corpus("my_shop")
 
@@ -257,18 +257,21 @@ def _labels(items: list[int], labels: list[str | None], name: str = "kind") -> L
 @pytest.mark.parametrize(
     ("changes", "mistake"),
     [
-        ({"category_prior": "genre"}, "category_prior 'genre' is no item prior: valid: kind"),
-        ({"category_prior": "kin"}, "category_prior 'kin' is no item prior: did you mean 'kind'?"),
-        ({"category_prior": "team"}, "category_prior 'team' is no item prior"),
+        ({"category_prior": "genre"}, "category_prior 'genre' is not an item prior: valid: kind"),
+        (
+            {"category_prior": "kin"},
+            "category_prior 'kin' is not an item prior: did you mean 'kind'?",
+        ),
+        ({"category_prior": "team"}, "category_prior 'team' is not an item prior"),
         ({"item_priors": [_labels([10], ["x"])] * 2}, "defines a prior twice"),
         (
             {"item_priors": [_labels([10], ["x"]), _labels([10], ["x"], "team")]},
             "defines a prior twice",
         ),
         ({"events": ("view",), "event_prior": "kind"}, "defines a prior twice"),
-        ({"events": ("view", "buy")}, "events and event_prior come together"),
-        ({"event_prior": "action"}, "events and event_prior come together"),
-        ({"user_group": "kind"}, "user_group 'kind' is no user prior: valid: team"),
+        ({"events": ("view", "buy")}, "give both events and event_prior, or neither"),
+        ({"event_prior": "action"}, "give both events and event_prior, or neither"),
+        ({"user_group": "kind"}, "user_group 'kind' is not a user prior: valid: team"),
         ({"item_priors": _labels([10], ["x"])}, "item_priors must be a list of Labels"),
         (
             {"user_priors": [ibis.memtable(pa.table({"user_id": [1]}))]},
@@ -348,7 +351,7 @@ def test_a_catalogue_that_repeats_items_is_refused_by_their_number_and_the_first
     ids = [10, 12, 11, 12, 11, 12]
     items = ibis.memtable(pa.table({"item_id": ids, "title": ["a"] * 6}))
     with pytest.raises(
-        UserError, match=r"^corpus 'mine': .* item 11 twice or more \(2 such items\): keep one row"
+        UserError, match=r"^corpus 'mine': .* item 11 more than once \(2 such items\): keep one row"
     ):
         _prepare(_corpus(items=items), tmp_path, monkeypatch)
 

@@ -78,7 +78,7 @@ def test_other_settings_need_overwrite(store, settings, small_raw):
 def test_something_else_is_left_alone(store, settings):
     store.pipe_file(f"{OUT}/notes.txt", b"mine")
     for overwrite in (False, True):
-        with pytest.raises(UserError, match="holds something that is no prepared data set"):
+        with pytest.raises(UserError, match="holds something that is not a prepared data set"):
             prepare_there(settings, OUT, overwrite=overwrite)
     assert store.cat_file(f"{OUT}/notes.txt") == b"mine"
 

@@ -85,10 +85,10 @@ def test_other_options_or_another_file_are_another_data_set(corpus, tmp_path):
     ("given", "says"),
     [
         (["user=1"], "--option: this corpus has no option 'user': did you mean 'users'?"),
-        (["users"], "--option: 'users' is no option: write key=value"),
+        (["users"], "--option: 'users' is not an option: write key=value"),
         (["users=many"], "--option: users = 'many': input should be a valid integer"),
         (["colour=green"], "--option: colour = 'green': input should be 'red' or 'blue'"),
-        (["words=nowhere.txt"], "--option: words = 'nowhere.txt': there is no such file"),
+        (["words=nowhere.txt"], "--option: words = 'nowhere.txt': the file does not exist"),
         (["users=1", "users=2"], "--option: 'users' is given twice"),
     ],
 )

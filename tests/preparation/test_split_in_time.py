@@ -188,7 +188,7 @@ def test_the_same_settings_are_known_again_and_others_are_not(raw, tmp_path):
         ),
         (("time", "1998-02-01", "1998-01-01"), "leave a part empty"),
         (("time", "1998-02-01", "2001-01-01"), "leave a part empty"),
-        (("time", "yesterday", None), "--validation-from: 'yesterday' is no date or time"),
+        (("time", "yesterday", None), "--validation-from: 'yesterday' is not a date or time"),
         (("user", None, "1998-01-01"), "--test-from goes with --split time"),
     ],
 )

@@ -45,4 +45,4 @@ def test_times_in_a_wrong_unit_are_rejected(factor, says, small_raw, tmp_path):
 
 def test_an_order_is_not_shown_as_times(small_data):
     manifest = replace(read_manifest(small_data), has_times=False)
-    assert "times: unknown, order alone" in summary(manifest, small_data).splitlines()
+    assert "times: unknown, order only" in summary(manifest, small_data).splitlines()

@@ -1,9 +1,9 @@
-"""What a corpus file hands to preparation, and how a corpus is found by name or path.
+"""What a corpus file returns to preparation, and how a corpus is found by name or path.
 
-A corpus is one Python file. It defines `load(raw, bad_rows)`, which reads the raw files and returns a `Corpus`; or
-`load(raw, bad_rows, engine)`, which leaves reading to an `Engine`, so that files of any size will do. The files that
-ship with the project lie in `datasets/` (in an installed wheel: `torchrec_priors/corpora/`); any other file of the same
-form works by its path.
+A corpus is one Python file. It defines `load(raw, bad_rows)`, which reads the raw files and
+returns a `Corpus`; or `load(raw, bad_rows, engine)`, which leaves reading to an `Engine` and so
+can read files of any size. The files that ship with the project are in `datasets/` (in an
+installed wheel: `torchrec_priors/corpora/`). Any other file of the same form works by its path.
 """
 
 import inspect
@@ -21,19 +21,22 @@ from torchrec_priors.preparation.options import declares_options, read_options
 from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.raw.delimited import BadRows
 
+# The folder of the corpora that ship with the project, in a wheel and in the repository.
 _PACKAGE = Path(__file__).resolve().parent.parent
 _FOLDERS = (_PACKAGE / "corpora", _PACKAGE.parent / "datasets")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Groups of entities known before any interaction is seen: a taxonomy, tags, user attributes.
+    """Groups of items or users that are known in advance: a taxonomy, tags, user attributes.
 
     Attributes:
         name: the prior's name, as used in `priors/<name>.parquet`.
-        table: columns `item_id` or `user_id`, and `label` (string). Several rows an entity are allowed.
-        remainder: name of the group for entities without a label; every prior has it, so that nothing is beyond
-            every head's reach. It is group-numbered last where it is empty.
+        table: columns `item_id` or `user_id`, and `label` (string). An item or user may have
+            several rows.
+        remainder: name of the group for items or users without a label. Every prior has it, so
+            every item can be retrieved by some head. If it is empty, it has the last group
+            number.
     """
 
     name: str
@@ -47,21 +50,24 @@ class Corpus:
 
     Attributes:
         name: written to the manifest.
-        interactions: `user_id`, `item_id`, `timestamp` (int64, ms since 1970), `order` (int64, position in the raw
-            file, breaks ties of time) and, where the corpus has event types, `event` (int8 index into `events`).
+        interactions: `user_id`, `item_id`, `timestamp` (int64, ms since 1970), `order` (int64,
+            position in the raw file, breaks ties of time) and, if the corpus has event types,
+            `event` (int8 index into `events`).
         items: the catalogue: `item_id`, `title` (string), any other attributes.
         category_prior: name of the item prior that entropy and new interest are measured on.
-        default_horizon: `E` where `prepare --horizon` is not given.
-        has_times: whether `timestamp` is a time; where the corpus knows the order alone, it is an interaction's place
-            among its user's.
-        events: event names by code; empty where the corpus has none.
-        event_prior: name of the prior over event types; needed where `events` is not empty.
-        item_priors: labels on items; one of them is `category_prior`.
-        user_priors: labels on users.
+        default_horizon: `E` if `prepare --horizon` is not given.
+        has_times: whether `timestamp` is a time. If the corpus knows only the order, `timestamp`
+            is an interaction's index among those of its user.
+        events: event names by code; empty if the corpus has none.
+        event_prior: name of the prior over event types; needed if `events` is not empty.
+        item_priors: labels of items; one of them is `category_prior`.
+        user_priors: labels of users.
         user_group: name of the user prior that fills `user_group` in the sequences.
-        computed_priors: communities that `prepare` finds in the training log; `torchrec-priors prior` adds others.
-        min_history: users of fewer interactions are left out, each event counted once.
-        items_met: whether the catalogue of the data set is only what users who are kept have met.
+        computed_priors: communities that `prepare` finds in the training log; `torchrec-priors
+            prior` adds others.
+        min_history: users with fewer interactions are left out, each event counted once.
+        items_met: whether the catalogue of the data set is limited to items that kept users have
+            seen.
     """
 
     name: str
@@ -80,28 +86,17 @@ class Corpus:
     items_met: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError where the priors are none, or their names contradict each other."""
-        for attribute in ("item_priors", "user_priors"):
-            priors = getattr(self, attribute)
-            if not isinstance(priors, Sequence) or not all(
-                isinstance(labels, Labels) for labels in priors
-            ):
-                raise UserError(f"corpus '{self.name}': {attribute} must be a list of Labels")
-        computed = self.computed_priors
-        if not isinstance(computed, Sequence) or not all(
-            isinstance(one, GraphPrior | UserPrior) for one in computed
-        ):
-            raise UserError(
-                f"corpus '{self.name}': computed_priors must be a list of GraphPrior or UserPrior"
-            )
+        """Raises UserError if a prior has a wrong type, or names contradict each other."""
+        self._check_types()
+
+        # Every prior is a file of the same folder and a level of the same trees, so names are
+        # unique.
         items = [labels.name for labels in self.item_priors]
         users = [labels.name for labels in self.user_priors]
-        names = [
-            *items,
-            *users,
-            *(prior.name for prior in computed),
-            *([self.event_prior] if self.event_prior else []),
-        ]
+        names = [*items, *users, *(prior.name for prior in self.computed_priors)]
+        if self.event_prior:
+            names.append(self.event_prior)
+
         if len(set(names)) != len(names):
             raise UserError(
                 f"corpus '{self.name}' defines a prior twice: {', '.join(sorted(names))}"
@@ -109,23 +104,40 @@ class Corpus:
         if self.category_prior not in items:
             hint = nearest(self.category_prior, items)
             raise UserError(
-                f"corpus '{self.name}': category_prior '{self.category_prior}' is no item prior: {hint}"
+                f"corpus '{self.name}': category_prior '{self.category_prior}'"
+                f" is not an item prior: {hint}"
             )
         if bool(self.events) != bool(self.event_prior):
-            raise UserError(f"corpus '{self.name}': events and event_prior come together")
+            raise UserError(f"corpus '{self.name}': give both events and event_prior, or neither")
         if self.user_group and self.user_group not in users:
             hint = nearest(self.user_group, users)
             raise UserError(
-                f"corpus '{self.name}': user_group '{self.user_group}' is no user prior: {hint}"
+                f"corpus '{self.name}': user_group '{self.user_group}' is not a user prior: {hint}"
+            )
+
+    def _check_types(self) -> None:
+        """Corpus files are not type-checked, so wrong types are reported here by name."""
+        for attribute in ("item_priors", "user_priors"):
+            if not _is_sequence_of(getattr(self, attribute), Labels):
+                raise UserError(f"corpus '{self.name}': {attribute} must be a list of Labels")
+        if not _is_sequence_of(self.computed_priors, GraphPrior | UserPrior):
+            raise UserError(
+                f"corpus '{self.name}': computed_priors must be a list of GraphPrior or UserPrior"
             )
 
 
 class CorpusFile(Protocol):
-    """The form of a corpus file. One that can make up raw files in its own schema also defines a `Generate`."""
+    """The form of a corpus file.
+
+    A file that can generate raw files in its own schema also defines a `Generate`.
+    """
 
     def load(self, raw: Path, bad_rows: BadRows) -> Corpus:
-        """Or with a third argument, the `Engine`, and where the file declares `Options`, a fourth, one of these;
-        `load_corpus` knows."""
+        """Reads the raw files.
+
+        It may take a third argument, the `Engine`; and a fourth, an `Options`, if the file
+        declares that class. `load_corpus` passes what the file takes.
+        """
 
 
 class Generate(Protocol):
@@ -138,28 +150,34 @@ class Generate(Protocol):
 
 def known_corpora() -> dict[str, Path]:
     """Name -> file of every corpus that ships with the project."""
-    folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
-    return {} if folder is None else {file.stem: file for file in sorted(folder.glob("*.py"))}
+    for folder in _FOLDERS:
+        if folder.is_dir():
+            return {file.stem: file for file in sorted(folder.glob("*.py"))}
+    return {}
 
 
 def find_corpus(name_or_file: str) -> CorpusFile:
     """The corpus of this name, or the user's own file.
 
     Raises:
-        UserError: no such corpus or file, or a file without a `load(raw, bad_rows)` or `load(raw, bad_rows, engine)`.
+        UserError: no such corpus or file, or a file without a `load(raw, bad_rows)` or
+            `load(raw, bad_rows, engine)`.
     """
     file = corpus_path(name_or_file)
-    found: CorpusFile = load_file(file, option="--dataset", function="load")
-    if declares_options(found):
+    corpus_file: CorpusFile = load_file(file, option="--dataset", function="load")
+
+    # Loaded again only to check the signature: the error then names the arguments that `load`
+    # must take.
+    if declares_options(corpus_file):
         load_file(
             file,
             option="--dataset",
             function="load",
             arguments=("raw", "bad_rows", "engine", "options"),
         )
-    elif not _takes_engine(found):
+    elif not _takes_engine(corpus_file):
         load_file(file, option="--dataset", function="load", arguments=("raw", "bad_rows"))
-    return found
+    return corpus_file
 
 
 def load_corpus(
@@ -169,11 +187,12 @@ def load_corpus(
     engine: Engine,
     options: Sequence[str] = (),
 ) -> object:
-    """What `load` of a corpus file returns, whichever of its forms the file has.
+    """Returns what `load` of a corpus file returns, with the arguments that this `load` takes.
 
     Args:
-        options: of the corpus, as `--option` gives them.
+        options: options of the corpus, as `--option` gives them.
     """
+    # `Options` is passed even if no option is given.
     chosen = read_options(corpus_file, options)
     arguments: list[Any] = [raw, bad_rows]
     if chosen is not None:
@@ -183,39 +202,51 @@ def load_corpus(
     return corpus_file.load(*arguments)
 
 
-def _takes_engine(corpus_file: CorpusFile) -> bool:
-    try:
-        inspect.signature(corpus_file.load).bind("raw", "bad_rows", "engine")
-    except TypeError:
-        return False
-    return True
-
-
 def find_generator(name_or_file: str) -> Generate:
-    """What makes up raw files of this corpus.
+    """The function that generates raw files of this corpus.
 
     Raises:
         UserError: no such corpus, or one that defines no `generate(raw, rows, seed, report)`.
     """
     generate: Generate | None = getattr(find_corpus(name_or_file), "generate", None)
     if generate is None:
+        # Every corpus is loaded to see what it defines, so only for the message.
         able = [name for name in known_corpora() if hasattr(find_corpus(name), "generate")]
         raise UserError(
-            f"--generate: corpus '{name_or_file}' cannot make up raw files; these can: {', '.join(able)}"
+            f"--generate: corpus '{name_or_file}' cannot generate raw files;"
+            f" these can: {', '.join(able)}"
         )
     return generate
 
 
 def corpus_path(name_or_file: str) -> Path:
-    """Where a corpus's file lies, or should."""
+    """The path of a corpus's file. A path that is given is returned whether or not the file exists.
+
+    Raises:
+        UserError: an unknown name.
+    """
     known = known_corpora()
     if name_or_file.endswith(".py"):
         return Path(name_or_file)
+
     if name_or_file not in known:
-        own = f"{name_or_file}.py"
-        if Path(own).is_file():
+        file = f"{name_or_file}.py"
+        if Path(file).is_file():
             raise UserError(
-                f"unknown data set '{name_or_file}': for the file '{own}' here, --dataset {own}"
+                f"unknown data set '{name_or_file}': to use the file '{file}',"
+                f" give --dataset {file}"
             )
         raise UserError(f"unknown data set '{name_or_file}': {nearest(name_or_file, known)}")
     return known[name_or_file]
+
+
+def _is_sequence_of(values: object, kind: Any) -> bool:
+    return isinstance(values, Sequence) and all(isinstance(value, kind) for value in values)
+
+
+def _takes_engine(corpus_file: CorpusFile) -> bool:
+    try:
+        inspect.signature(corpus_file.load).bind("raw", "bad_rows", "engine")
+    except TypeError:
+        return False
+    return True

@@ -1,4 +1,8 @@
-"""Raw files -> prepared data set (design: "Prepared data set"), written beside its place and then moved there."""
+"""Prepares a data set from raw files.
+
+The data set is built in a work folder next to the output folder, and moved there when it is
+complete.
+"""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -29,21 +33,24 @@ from torchrec_priors.prepared.manifest import Manifest
 
 Report = Callable[[str], None]
 
+_MADE = "made"  # where the data set is built, in the work folder
+
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the content of a prepared data set.
+    """The settings that decide the content of a prepared data set.
 
     Attributes:
         dataset: name of a corpus, or the path of a corpus file.
         raw: folder of the raw files.
         horizon: E; None takes the corpus's default.
-        seed: of the row permutation.
+        seed: seed of the row permutation.
         on_bad_row: `refuse` or `drop`.
-        options: of the corpus, each as `key=value`.
+        options: options of the corpus, each as `key=value`.
         split: by user or by time.
-        keep_short: whether what users of short histories did is kept, for a later append; None keeps it unless the
-            corpus leaves out short histories by its `min_history`.
+        keep_short: whether the interactions of users with short histories are kept for a later
+            append. None keeps them unless the corpus leaves out short histories by its
+            `min_history`.
     """
 
     dataset: str
@@ -68,9 +75,10 @@ def prepare(
     report: Report = lambda _: None,
     on: EngineChoice = EngineChoice(),
 ) -> Manifest:
-    """Makes the data set in `out`; does nothing where `out` already holds the one these settings make.
+    """Writes the data set to `out`; does nothing if `out` already holds this data set.
 
-    A preparation that was killed leaves a hidden folder beside `out`; the same call goes on from there.
+    A preparation that was killed leaves a hidden folder next to `out`; the same call resumes from
+    it.
 
     Args:
         on: the engine that computes; the content does not depend on it.
@@ -79,13 +87,16 @@ def prepare(
         UserError: bad raw files, an output folder that holds something else, no user left.
     """
     out = out.absolute()
+    # Mistakes in the command are reported before anything is touched.
     find_corpus(settings.dataset)
     recover(out)
     seen = raw_files.seen(settings.raw, ours(out))
-    present = _already_there(settings, seen, out, overwrite)
+    present = _already_prepared(settings, seen, out, overwrite)
     if present is not None:
         report(f"{out} already holds this data set")
         return present
+
+    # Everything that decides what stages leave: with other values the work folder starts empty.
     made_for = {
         **_recorded(settings, settings.horizon),
         "raw": str(settings.raw.absolute()),
@@ -96,32 +107,102 @@ def prepare(
         work_folder(out, {**made_for, "engine": on.name}, report) as work,
         on.start(work) as engine,
     ):
+        # Raw files are hashed in the background while the engine works.
         hashing = raw_files.Checksums(settings.raw.absolute(), seen, engine.journal)
         try:
-            made = _make(settings, engine, hashing, on.memory, report)
+            manifest = _build(settings, engine, hashing, on.memory, report)
         finally:
             hashing.stop()
         move(work / _MADE, out)
-    return made
+
+    return manifest
 
 
-_MADE = "made"  # in the work folder, the data set
+def move(made: Path, out: Path) -> None:
+    """Moves a new data set to its place.
+
+    A kill between the two moves leaves nothing at `out`; `recover` then puts the old data set back.
+    """
+    old = set_aside(out)
+    if out.exists():
+        remove_leftover(old)
+        out.replace(old)
+    made.replace(out)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _make(
+def ours(out: Path) -> list[Path]:
+    """The folders that hold no raw files; the output folder may be inside the raw folder."""
+    return [out, place_of(out), set_aside(out)]
+
+
+def load(
+    dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str]
+) -> object:
+    """Returns what the corpus's `load` returns for the raw files.
+
+    Raises:
+        UserError: raw files that are missing or cannot be read, or an error in the code of the
+            corpus file.
+    """
+    try:
+        return load_corpus(find_corpus(dataset), raw, bad_rows, engine, options)
+    except OSError as error:
+        # A failure of the work folder is one of the output, and reported as such by the caller.
+        if Path(error.filename or raw).is_relative_to(engine.folder):
+            raise
+        if isinstance(error, FileNotFoundError) and error.filename is not None:
+            raise UserError(f"--raw: there is no file '{error.filename}': put it there") from error
+        raise cannot(f"--raw: cannot read '{error.filename or raw}'", error) from error
+    except (UserError, OutsideError, MemoryError):
+        raise
+    # The corpus file may be the user's own code, which may raise anything.
+    except Exception as error:
+        # The system failed (a full disk, for example), not the code.
+        if number_of(error) is not None:
+            raise
+        raise UserError(
+            f"--dataset: load of {where_it_failed(error, corpus_path(dataset))}"
+        ) from error
+
+
+def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
+    """Whether a data set is the one of these settings and raw files.
+
+    Reads only raw files that have changed since, by their size and time.
+    """
+    recorded = dict(present.settings)
+    known = recorded.pop("raw_sha256", {})
+    seen_then = recorded.pop("raw_seen", {})
+    # The times of a split are a result of the preparation, not a setting.
+    recorded.pop(TIMES, None)
+
+    wanted = _recorded(settings, settings.horizon or present.horizon)
+    if recorded != wanted or known.keys() != seen.keys():
+        return False
+    return raw_files.checksums(settings.raw.absolute(), seen, known, seen_then) == known
+
+
+def _build(
     settings: Settings,
     engine: Engine,
     hashing: raw_files.Checksums,
     memory: str,
     report: Report,
 ) -> Manifest:
-    """Makes the data set in the engine's folder."""
+    """Builds the data set in the engine's folder."""
     bad_rows = BadRows(settings.on_bad_row)
     report("reading raw files")
+    # Set before `load`, as corpora may leave short histories out while they read.
     engine.keeps_short = bool(settings.keep_short)
     loaded = load(settings.dataset, settings.raw, bad_rows, engine, settings.options)
     corpus = plain(check(loaded, corpus_path(settings.dataset)), engine)
+
     horizon = settings.horizon or corpus.default_horizon
+    # A corpus with a minimum leaves out nearly all users: by default it keeps nothing of them.
+    keep_short = settings.keep_short
+    if keep_short is None:
+        keep_short = corpus.min_history <= 1
     folder = engine.folder / _MADE
     folder.mkdir(exist_ok=True)
 
@@ -132,70 +213,42 @@ def _make(
             "raw_seen": hashing.files,
         }
 
-    keep_short = corpus.min_history <= 1 if settings.keep_short is None else settings.keep_short
     build = Build(
         engine, corpus, bad_rows, horizon, settings.split, settings.seed, keep_short, folder, report
     )
-    made = build.run(recorded)
+    manifest = build.run(recorded)
+
+    # Communities are found in the sequences, so these must have been written.
     for prior in corpus.computed_priors:
         report(f"computing prior {prior.name}")
-        found = communities(prior, PreparedData(folder), report, memory)
-        made = add_prior(folder, prior.name, found, made)
-    return made
+        groups = communities(prior, PreparedData(folder), report, memory)
+        manifest = add_prior(folder, prior.name, groups, manifest)
+    return manifest
 
 
-def move(made: Path, out: Path) -> None:
-    """Puts the data set that was made into its place; between the two moves `recover` knows of the old one."""
-    old = set_aside(out)
-    if out.exists():
-        remove_leftover(old)
-        out.replace(old)
-    made.replace(out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def ours(out: Path) -> list[Path]:
-    """Folders that are no raw files, as a raw folder may hold the output folder."""
-    return [out, place_of(out), set_aside(out)]
-
-
-def load(
-    dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str]
-) -> object:
-    """What the corpus says of the raw files."""
-    try:
-        return load_corpus(find_corpus(dataset), raw, bad_rows, engine, options)
-    except OSError as error:
-        if Path(error.filename or raw).is_relative_to(engine.folder):
-            raise
-        if isinstance(error, FileNotFoundError) and error.filename is not None:
-            raise UserError(f"--raw: there is no file '{error.filename}': put it there") from error
-        raise cannot(f"--raw: cannot read '{error.filename or raw}'", error) from error
-    except (UserError, OutsideError, MemoryError):
-        raise
-    except Exception as error:  # of a file that may be the user's own
-        if number_of(error) is not None:  # a full disk, say, which is nobody's fault
-            raise
-        raise UserError(
-            f"--dataset: load of {where_it_failed(error, corpus_path(dataset))}"
-        ) from error
-
-
-def _already_there(
+def _already_prepared(
     settings: Settings, seen: raw_files.Seen, out: Path, overwrite: bool
 ) -> Manifest | None:
+    """Returns the manifest of `out` if it holds this data set; None if `out` may be written.
+
+    Raises:
+        UserError: `out` holds something that must not be replaced.
+    """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
+
     if not manifests.is_data_set(out):
         if overwrite:
             raise UserError(
-                f"--out: '{out}' is not a prepared data set, so --overwrite leaves it alone: move it away"
+                f"--out: '{out}' is not a prepared data set, so --overwrite does not replace it:"
+                " move it away"
             )
         raise UserError(
             f"--out: '{out}' exists and is not a prepared data set: choose another folder"
         )
     if overwrite:
         return None
+
     present = manifests.read_manifest(out)
     if present.grown:
         raise UserError(
@@ -203,35 +256,30 @@ def _already_there(
         )
     if not holds(settings, seen, present):
         raise UserError(
-            f"--out: '{out}' holds a data set of other settings: choose another folder or --overwrite"
+            f"--out: '{out}' holds a data set of other settings:"
+            " choose another folder or --overwrite"
         )
     manifests.verify(out)
     return present
 
 
-def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
-    """Whether a data set is what these settings make of the raw files; reads those that changed since."""
-    then = dict(present.settings)
-    known = then.pop("raw_sha256", {})
-    looked = then.pop("raw_seen", {})
-    then.pop(TIMES, None)
-    same = (
-        then == _recorded(settings, settings.horizon or present.horizon)
-        and known.keys() == seen.keys()
-    )
-    return same and raw_files.checksums(settings.raw.absolute(), seen, known, looked) == known
-
-
 def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:
-    """The settings as the manifest keeps them, but for the raw files."""
-    options = recorded_options(read_options(find_corpus(settings.dataset), settings.options))
-    return {
+    """The settings as the manifest keeps them, without the raw files."""
+    # First, as it raises UserError for a corpus file that does not exist.
+    corpus_file = find_corpus(settings.dataset)
+    options = recorded_options(read_options(corpus_file, settings.options))
+    recorded: dict[str, Any] = {
         "dataset": Path(settings.dataset).name,
         "corpus_sha256": manifests.sha256(corpus_path(settings.dataset)),
         "horizon": horizon,
         "seed": settings.seed,
         "on_bad_row": settings.on_bad_row,
-        **({"options": options} if options else {}),
-        **settings.split.recorded(),
-        **({} if settings.keep_short is None else {"keep_short": settings.keep_short}),
     }
+
+    # Defaults are not written, so manifests stay the same when the program gets a new setting.
+    if options:
+        recorded["options"] = options
+    recorded |= settings.split.recorded()
+    if settings.keep_short is not None:
+        recorded["keep_short"] = settings.keep_short
+    return recorded

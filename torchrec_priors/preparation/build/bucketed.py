@@ -1,7 +1,8 @@
-"""The log in ranges of users, each small enough to be sorted in memory: repaired, placed in time, and counted.
+"""The log in ranges of users (buckets), each small enough to be sorted in memory.
 
-What is kept is a table a bucket, in the engine's folder, so that memory does not grow with the log and a kill costs one
-bucket.
+Interactions are put in order of time, repeated ones are removed, and the rest is counted. The
+result is a table per bucket in the engine's folder, so memory does not grow with the log, and a
+kill costs one bucket.
 """
 
 from collections.abc import Callable
@@ -20,12 +21,14 @@ class Bucketed:
     """The log of a corpus.
 
     Attributes:
-        logs: the interactions of each range of users, as they came.
-        buckets: `expressions.histories` of each range of users, in order of user id.
-        counts: `expressions.counts` of all, several rows an item.
-        read: users and interactions in the raw files, `duplicates` among them, and those that came too `late`; the
-            `short_users` of fewer interactions than the corpus asks for, and `short_interactions`; the `kept_users`,
-            `kept_interactions` and `training_interactions`; and the `parts` of the split.
+        logs: the interactions of each bucket, as in the raw files.
+        buckets: `expressions.histories` of each bucket, in order of user id.
+        counts: `expressions.counts` of all buckets together; an item may have several rows.
+        read: how many there are of: `users` and `interactions` in the raw files, `duplicates`
+            among them, and interactions that are `late` in the raw files; `short_users`, with
+            fewer interactions than the corpus asks for, and their `short_interactions`;
+            `kept_users`, `kept_interactions` and `training_interactions`; and the `parts` of the
+            split.
     """
 
     logs: list[ir.Table]
@@ -37,16 +40,18 @@ class Bucketed:
 def bucketed(
     engine: Engine, corpus: Corpus, split: Split, report: Callable[[str], None], prefix: str = ""
 ) -> Bucketed:
-    """Computes what is not there yet.
+    """Divides the log; tables that an earlier run finished are not computed again.
 
     Args:
-        prefix: of the names of its tables, where an engine has several logs.
+        prefix: prefix of the names of the tables, needed if an engine has several logs.
     """
     log = expressions.log(corpus)
     report("counting the interactions of users")
     per_user = log.group_by("user_id").aggregate(n=log.count())
     users = engine.materialise(f"{prefix}raw_users", per_user)
     interactions = int(engine.value(users.n.sum()) or 0)
+
+    # A log that fits is one bucket, and is not copied.
     parts = [log]
     rows = _rows_a_bucket(engine)
     if interactions > rows:
@@ -55,12 +60,17 @@ def bucketed(
         report(f"dividing {interactions:,} interactions into {len(bounds)} ranges of users")
         marked = log.mutate(bucket=expressions.bucket_of(log.user_id, bounds[1:]))
         parts = engine.divide(f"{prefix}log", marked, "bucket", len(bounds))
+
     buckets = []
     counts = []
     totals = []
     for number, part in enumerate(parts):
         report(f"histories of users, {number + 1} of {len(parts)}")
-        once = expressions.without_repeats(part) if corpus.has_times else part
+        # Without times `timestamp` differs for every interaction of a user: none is repeated.
+        once = part
+        if corpus.has_times:
+            once = expressions.without_repeats(part)
+
         table = engine.materialise(
             f"{prefix}histories_{number}", expressions.histories(once, split)
         )
@@ -70,6 +80,8 @@ def bucketed(
         )
         totals.append(engine.materialise(f"{prefix}totals_{number}", _totals(table, split)))
         buckets.append(table)
+
+    # Users are in one bucket each, so the totals of buckets add up.
     whole = engine.to_arrow(expressions.union(totals))
     read = {name: sum(whole[name].to_pylist()) for name in whole.column_names}
     read["duplicates"] = interactions - read["interactions"]
@@ -77,7 +89,11 @@ def bucketed(
 
 
 def _rows_a_bucket(engine: Engine) -> int:
-    """As in the first run, which may have had another limit of memory."""
+    """Interactions per bucket.
+
+    A run that resumes takes the number of the first run, which may have had another memory limit:
+    tables that are finished keep their bounds.
+    """
     noted = engine.journal.finished("rows a bucket")
     if noted is None:
         noted = {"rows": engine.rows_a_bucket}
@@ -86,8 +102,10 @@ def _rows_a_bucket(engine: Engine) -> int:
 
 
 def _totals(table: ir.Table, split: Split) -> ir.Table:
-    """One row: users and interactions before and after those with too few are left out."""
+    """One row: users and interactions, before and after short histories are left out."""
     kept = split.keeps(table)
+    # A table of histories has exactly one row at position 0 per user: counting these rows counts
+    # users.
     first = table.position == 0
     numbers = {
         "users": first,
@@ -98,7 +116,9 @@ def _totals(table: ir.Table, split: Split) -> ir.Table:
         "kept_interactions": kept,
         "training_interactions": kept & (table.position < split.training_end(table)),
     }
+    # What the split counts is counted of kept users.
     numbers |= {name: kept & flag for name, flag in split.parts(table).items()}
+
     sums = {
         name: flag.cast("int64").sum().fill_null(0).cast("int64") for name, flag in numbers.items()
     }

@@ -1,4 +1,7 @@
-"""Corpus -> files of a prepared data set and their manifest, stage by stage; a stage that is finished is not redone."""
+"""Writes the files of a prepared data set and their manifest from a corpus, stage by stage.
+
+A stage that is finished is not repeated when the same command resumes.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -27,11 +30,12 @@ Report = Callable[[str], None]
 
 
 class Build:
-    """Runs the expressions on an engine and writes what they give.
+    """Runs the expressions on an engine and writes the results.
 
     Args:
-        keep_short: whether the data set keeps what users of short histories did, for a later append.
-        folder: of the data set that is made, in the engine's folder.
+        keep_short: whether the data set keeps the interactions of users with short histories, for
+            a later append.
+        folder: where the data set is built, in the engine's folder.
     """
 
     def __init__(
@@ -58,46 +62,61 @@ class Build:
         self.output = OutputFiles(engine, folder)
 
     def run(self, settings: Callable[[], dict[str, Any]]) -> Manifest:
-        """Makes all files.
+        """Writes all files and returns their manifest.
 
         Args:
-            settings: gives what the manifest is to keep; called last.
+            settings: returns the settings that the manifest keeps. It is called last, because the
+                checksums of the raw files are computed in the background meanwhile.
         """
         self.report("checking the catalogue and the log")
         if self.engine.journal.finished("contents") is None:
             contents.check_catalogue(self.engine, self.corpus)
             contents.check_log(self.engine, self.corpus)
             self.engine.journal.finish("contents")
+
+        # Only checked event codes are known to fit in int8.
         self.corpus = narrow_events(self.corpus)
-        self.split = self.split_by.of(
+        self.split = self.split_by.resolve(
             self.engine, self.corpus, expressions.log(self.corpus), self.horizon
         )
+
+        # The expensive part: everything below reads these tables instead of the log.
         log = bucketed(self.engine, self.corpus, self.split, self.report)
         if not log.read["kept_users"]:
             raise contents.no_user(
                 self.engine, self.corpus, self.split, log, sum(self.bad_rows.dropped.values())
             )
+
+        # The catalogue is compared with the interactions of kept users only: the others may be
+        # with any item.
         seen = self.engine.materialise("counts", expressions.summed(log.counts))
         contents.check_items(self.engine, self.corpus, seen)
+
         self.report("numbering items")
         catalogue = self.corpus.items
         if self.corpus.items_met:
             catalogue = catalogue.semi_join(seen, "item_id")
         ids = self.engine.materialise("items", expressions.permutation(catalogue, seen, self.seed))
+
         self.report("writing items")
         self.output.write("items.parquet", expressions.items(catalogue, ids))
         priors, groups = self._priors(log, seen, ids)
+
         histories = WrittenHistories(self.engine, log.buckets, self.split, ids, groups)
         users = log.read["kept_users"]
         write_sequences(self.output, histories, users, self.report)
+
         if self.keep_short and log.read["users"] > users:
             self.report("keeping short histories")
             short = interactions_of(self.engine, log.logs, log.buckets, self.split)
             write_held(self.output, self.corpus, ids, short)
+
+        # The raw files must not have changed while they were read: `settings` checks this, so it
+        # comes last.
         counts = self._counts(log, self.engine.value(ids.count()))
         self.report("checksums")
-        made_by = {**settings(), **self.split.recorded()}
-        files, whole = manifests.describe(self.folder, self.output.paths)
+        recorded = {**settings(), **self.split.recorded()}
+        files, content_sha256 = manifests.describe(self.folder, self.output.paths)
         manifest = Manifest(
             name=self.corpus.name,
             horizon=self.horizon,
@@ -108,14 +127,15 @@ class Build:
             category_prior=self.corpus.category_prior,
             user_group=self.corpus.user_group,
             priors=priors,
-            settings=made_by,
+            settings=recorded,
             files=files,
-            content_sha256=whole,
+            content_sha256=content_sha256,
         )
         manifest.write(self.folder)
         return manifest
 
     def _counts(self, log: Bucketed, items: int) -> dict[str, Any]:
+        """Returns the counts of the manifest."""
         read = log.read
         parts = {name: read[name] for name in PARTS if name in read}
         return {
@@ -131,10 +151,17 @@ class Build:
     def _priors(
         self, log: Bucketed, seen: ir.Table, ids: ir.Table
     ) -> tuple[list[PriorInfo], ir.Table | None]:
-        """What the manifest says of all priors, and (user_id, group) of the one that fills `user_group`."""
+        """Writes all priors.
+
+        Returns:
+            Their descriptions for the manifest, and the table (user_id, group) of the prior that
+            fills `user_group`.
+        """
         priors = [self._prior(labels, ids, "item_id")[0] for labels in self.corpus.item_priors]
         if self.corpus.event_prior:
             priors.append(self._event_prior(self.corpus.event_prior, seen, ids))
+
+        # Users are computed only for their priors: sequences are read from the buckets.
         groups: ir.Table | None = None
         if self.corpus.user_priors:
             parts = [
@@ -143,13 +170,19 @@ class Build:
             ]
             users = self.engine.materialise("users", expressions.union(parts))
             for labels in self.corpus.user_priors:
-                info, table = self._prior(labels, users, "user_id")
-                groups = table if labels.name == self.corpus.user_group else groups
+                info, grouped = self._prior(labels, users, "user_id")
+                if labels.name == self.corpus.user_group:
+                    groups = grouped
                 priors.append(info)
+
         return priors, groups
 
     def _prior(self, labels: Labels, entities: ir.Table, entity: str) -> tuple[PriorInfo, ir.Table]:
-        """Writes `priors/<name>.parquet` and returns its description and (entity, group) in the engine."""
+        """Writes `priors/<name>.parquet`.
+
+        Returns:
+            Its description for the manifest, and the table (entity, group) in the engine.
+        """
         self.report(f"writing prior {labels.name}")
         names, counts, grouped = labelled.groups(self.engine, labels, entities, entity)
         self.output.write(
@@ -158,17 +191,26 @@ class Build:
         return PriorInfo(labels.name, entity.removesuffix("_id"), names, counts), grouped
 
     def _event_prior(self, name: str, seen: ir.Table, ids: ir.Table) -> PriorInfo:
-        """Groups are event types; Omega of one is the items that saw it in training."""
+        """Writes the prior over event types.
+
+        Its groups are the event types, and a group may retrieve the items that had this event in
+        training (Omega).
+        """
         self.report(f"writing prior {name}")
         per_event = seen.group_by("event").aggregate(size=seen.training.sum().cast("int64"))
-        found = self.engine.to_arrow(per_event)
-        size = dict(zip(found["event"].to_pylist(), found["size"].to_pylist(), strict=True))
+        rows = self.engine.to_arrow(per_event)
+        size_of = dict(zip(rows["event"].to_pylist(), rows["size"].to_pylist(), strict=True))
+
+        # Groups are numbered from the largest to the smallest, as those of every prior.
         order = sorted(
-            range(len(self.corpus.events)), key=lambda event: (-size.get(event, 0), event)
+            range(len(self.corpus.events)), key=lambda event: (-size_of.get(event, 0), event)
         )
+        names = [self.corpus.events[event] for event in order]
+        sizes = [size_of.get(event, 0) for event in order]
         groups = pa.table(
             {"event": pa.array(order, pa.int8()), "group": pa.array(range(len(order)), pa.int32())}
         )
+
         self.output.make(
             f"priors/{name}.parquet", lambda file: write_arrow(file, groups.sort_by("event"))
         )
@@ -176,7 +218,4 @@ class Build:
             f"priors/{name}.eligible.parquet",
             expressions.eligible(seen, ids, ibis.memtable(groups)),
         )
-        names = [self.corpus.events[event] for event in order]
-        return PriorInfo(
-            name, "event", names, [size.get(event, 0) for event in order], eligible=True
-        )
+        return PriorInfo(name, "event", names, sizes, eligible=True)

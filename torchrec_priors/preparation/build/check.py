@@ -1,6 +1,8 @@
-"""Whether what a corpus file's `load` returned has the form of a corpus: tables, columns, types and names.
+"""Checks that what a corpus file's `load` returned has the form of a corpus.
 
-Nothing of the data is read. What only the data tell is checked in `torchrec_priors/preparation/build/contents.py`.
+That is its tables, their columns and types, and the names of its priors.
+
+No data is read. Checks that need the data are in `torchrec_priors/preparation/build/contents.py`.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,86 +18,142 @@ from torchrec_priors.preparation.build.plain_types import is_text, is_time, is_t
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.prepared.manifest import PRIOR_KINDS
 
+# The kinds of priors, which `torchrec_priors/priors/` defines.
 _PRIORS = Path(__file__).resolve().parents[2] / "priors"
-_DIGITS = 38  # of the largest decimals
+_DIGITS = 38  # of the largest decimals that every engine and Parquet have
 _NOT_IN_FILE_NAMES = set('/\\:*?"<>|')
 
 
 def check(loaded: object, file: Path) -> Corpus:
-    """`loaded`, which is a corpus.
+    """Returns `loaded`, which is then known to be a valid corpus.
 
     Args:
-        file: of the corpus, for messages.
+        file: file of the corpus, for messages.
 
     Raises:
-        UserError: it is none, or a table, a column, a type or a prior's name is wrong.
+        UserError: it is not a corpus, or a table, a column, a type or a prior's name is wrong.
     """
     if not isinstance(loaded, Corpus):
-        what = "nothing" if loaded is None else f"a {type(loaded).__name__}"
-        raise UserError(f"{file.name}: load returned {what} where a Corpus is expected")
+        kind = "nothing" if loaded is None else f"a {type(loaded).__name__}"
+        raise UserError(f"{file.name}: load returned {kind} where a Corpus is expected")
+
+    # Arrow tables and data frames are the usual mistake: the message names the type.
     for table, where in _tables(loaded):
         if not isinstance(table, ir.Table):
             kind = f"{type(table).__module__.split('.')[0]} {type(table).__name__}"
             raise UserError(
-                f"{file.name}: {where} is a {kind}, no Ibis table: wrap it in ibis.memtable(...)"
+                f"{file.name}: {where} is a {kind}, not an Ibis table:"
+                " wrap it in ibis.memtable(...)"
             )
     _check_columns(loaded, file.name)
     _check_ids(loaded, file.name)
+
     names = [
         prior.name for prior in (*loaded.item_priors, *loaded.user_priors, *loaded.computed_priors)
     ]
-    for name in [*names, *([loaded.event_prior] if loaded.event_prior else [])]:
+    if loaded.event_prior:
+        names.append(loaded.event_prior)
+    for name in names:
         check_name(name, file.name)
     return loaded
+
+
+def kind_of(column_type: dt.DataType) -> str:
+    """The kind of ids that a column type is read as."""
+    if is_whole(column_type):
+        return "integer"
+    if is_text(column_type):
+        return "text"
+    return str(column_type)
+
+
+def check_name(prior: str, name: str) -> None:
+    """Checks a prior's name.
+
+    Args:
+        name: who gave it, for messages: a corpus file or an option.
+
+    Raises:
+        UserError: the prior cannot be the name of a file, or is a kind of prior that has no labels.
+    """
+    wrong = sorted(
+        {
+            character
+            for character in prior
+            if character in _NOT_IN_FILE_NAMES or not character.isprintable()
+        }
+    )
+    if not prior or wrong or prior.startswith("."):
+        why = f" (it has {' '.join(map(repr, wrong))})" if wrong else ""
+        raise UserError(f"{name}: prior '{prior}' cannot be the name of a file{why}: rename it")
+    check_file_name(prior, f"{name}: prior")
+
+    # A level of `priors.tree` is a prior of the data, a file of code or a kind, all by their names.
+    if own_file(prior) is not None:
+        raise UserError(
+            f"{name}: prior '{prior}' is named like a file of code, which a tree would load:"
+            " rename it"
+        )
+    kinds = [kind for kind in known_files(_PRIORS) if kind not in PRIOR_KINDS]
+    if prior in kinds:
+        raise UserError(
+            f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(kinds)}): rename it"
+        )
 
 
 def _tables(corpus: Corpus) -> Iterator[tuple[ir.Table, str]]:
     yield corpus.interactions, "interactions"
     yield corpus.items, "items"
     for labels in (*corpus.item_priors, *corpus.user_priors):
-        yield labels.table, _of(labels)
+        yield labels.table, _name_of_table(labels)
 
 
-def _of(labels: Labels) -> str:
+def _name_of_table(labels: Labels) -> str:
     return f"the table of prior '{labels.name}'"
 
 
 def _check_columns(corpus: Corpus, name: str) -> None:
+    """Checks that all columns exist and have their types."""
     log = corpus.interactions
-    interactions = "interactions"
-    for column in (
-        "user_id",
-        "item_id",
-        "timestamp",
-        "order",
-        *(["event"] if corpus.events else []),
-    ):
-        _require(log, column, interactions, name)
-    milliseconds = (
-        "milliseconds since 1970 as integers, or a timestamp," if corpus.has_times else "integers"
-    )
-    is_right = _is_moment if corpus.has_times else dt.DataType.is_integer
-    _require_type(log, "timestamp", is_right, milliseconds, interactions, name)
-    _require_type(log, "order", dt.DataType.is_integer, "integers", interactions, name)
+    columns = ["user_id", "item_id", "timestamp", "order"]
+    if corpus.events:
+        columns.append("event")
+
+    # All columns first: the types below are looked up by name.
+    for column in columns:
+        _require(log, column, "interactions", name)
+
+    is_right: Callable[[dt.DataType], bool]
+    if corpus.has_times:
+        is_right = _is_moment
+        wanted = "milliseconds since 1970 as integers, or a timestamp,"
+    else:
+        is_right = dt.DataType.is_integer
+        wanted = "integers"
+    _require_type(log, "timestamp", is_right, wanted, "interactions", name)
+    _require_type(log, "order", dt.DataType.is_integer, "integers", "interactions", name)
     if corpus.events:
         _require_type(
             log,
             "event",
             dt.DataType.is_integer,
             "integers (places in `events`)",
-            interactions,
+            "interactions",
             name,
         )
+
     for column in ("item_id", "title"):
         _require(corpus.items, column, "items", name)
     _require_type(corpus.items, "title", is_title, "text", "items", name)
     for column in set(corpus.items.columns) - {"item_id", "title"}:
         _require_type(corpus.items, column, _is_kept, "a type that Parquet keeps", "items", name)
+
     for priors, entity in ((corpus.item_priors, "item_id"), (corpus.user_priors, "user_id")):
         for labels in priors:
-            _require(labels.table, entity, _of(labels), name)
-            _require(labels.table, "label", _of(labels), name)
-            _require_type(labels.table, "label", dt.DataType.is_string, "text", _of(labels), name)
+            where = _name_of_table(labels)
+            _require(labels.table, entity, where, name)
+            _require(labels.table, "label", where, name)
+            _require_type(labels.table, "label", dt.DataType.is_string, "text", where, name)
 
 
 def _require(table: ir.Table, column: str, where: str, name: str) -> None:
@@ -112,25 +170,26 @@ def _require_type(
     where: str,
     name: str,
 ) -> None:
-    found = table.schema()[column]
-    if not right(found):
+    column_type = table.schema()[column]
+    if not right(column_type):
         raise UserError(
-            f"{name}: column '{column}' of {where} is {found} where {wanted} is expected: cast it"
+            f"{name}: column '{column}' of {where} is {column_type} where {wanted} is expected:"
+            " cast it"
         )
 
 
 def _check_ids(corpus: Corpus, name: str) -> None:
-    """Ids are integers or text, the same everywhere: text in one table and integers in another never meet."""
-    for column, others in (
-        (
-            "item_id",
-            [
-                (corpus.items, "items"),
-                *((labels.table, _of(labels)) for labels in corpus.item_priors),
-            ],
-        ),
-        ("user_id", [(labels.table, _of(labels)) for labels in corpus.user_priors]),
-    ):
+    """Checks that ids are integers or text, the same in all tables.
+
+    An integer never equals a text in a join, so a mixture would lose rows without an error.
+    """
+    with_items = [
+        (corpus.items, "items"),
+        *((labels.table, _name_of_table(labels)) for labels in corpus.item_priors),
+    ]
+    with_users = [(labels.table, _name_of_table(labels)) for labels in corpus.user_priors]
+
+    for column, others in (("item_id", with_items), ("user_id", with_users)):
         _require_type(corpus.interactions, column, _is_id, "integers or text", "interactions", name)
         kind = kind_of(corpus.interactions.schema()[column])
         for table, where in others:
@@ -142,46 +201,15 @@ def _check_ids(corpus: Corpus, name: str) -> None:
                 )
 
 
-def kind_of(found: dt.DataType) -> str:
-    """What ids of a type are taken as."""
-    return "integer" if is_whole(found) else "text" if is_text(found) else str(found)
+def _is_id(column_type: dt.DataType) -> bool:
+    return is_whole(column_type) or is_text(column_type)
 
 
-def _is_id(found: dt.DataType) -> bool:
-    return is_whole(found) or is_text(found)
+def _is_moment(column_type: dt.DataType) -> bool:
+    return column_type.is_integer() or is_time(column_type)
 
 
-def _is_moment(found: dt.DataType) -> bool:
-    return found.is_integer() or is_time(found)
-
-
-def _is_kept(found: dt.DataType) -> bool:
+def _is_kept(column_type: dt.DataType) -> bool:
     """Whether every engine and Parquet have such a column."""
-    wide = found.is_decimal() and (found.precision or 0) > _DIGITS
-    return not (wide or found.is_interval() or found.is_float16())
-
-
-def check_name(prior: str, name: str) -> None:
-    """Raises UserError where a prior's name cannot name a file or is a kind without labels; `name` is who gave it."""
-    wrong = sorted(
-        {
-            character
-            for character in prior
-            if character in _NOT_IN_FILE_NAMES or not character.isprintable()
-        }
-    )
-    if not prior or wrong or prior.startswith("."):
-        why = f" (it has {' '.join(map(repr, wrong))})" if wrong else ""
-        raise UserError(
-            f"{name}: prior '{prior}' is to name a file, which it cannot{why}: rename it"
-        )
-    check_file_name(prior, f"{name}: prior")
-    if own_file(prior) is not None:
-        raise UserError(
-            f"{name}: prior '{prior}' is named like a file of code, which a tree would load: rename it"
-        )
-    kinds = [kind for kind in known_files(_PRIORS) if kind not in PRIOR_KINDS]
-    if prior in kinds:
-        raise UserError(
-            f"{name}: prior '{prior}' is named like a kind of prior ({', '.join(kinds)}): rename it"
-        )
+    wide = column_type.is_decimal() and (column_type.precision or 0) > _DIGITS
+    return not (wide or column_type.is_interval() or column_type.is_float16())

@@ -1,4 +1,8 @@
-"""Whether the rows of a corpus fit together: no item twice in the catalogue, none outside it, event codes in range."""
+"""Checks that the rows of a corpus fit together.
+
+An item is in the catalogue once, interactions are with items of the catalogue, event codes are in
+range.
+"""
 
 import ibis.expr.types as ir
 
@@ -13,97 +17,118 @@ from torchrec_priors.preparation.raw.time_unit import check_unit, unit_numbers
 
 
 def check_catalogue(engine: Engine, corpus: Corpus) -> None:
-    """Raises UserError where an item is in the catalogue more than once, or has no id."""
-    unnamed = _first(engine, corpus.items.aggregate(rows=_is_missing(corpus.items.item_id).sum()))[
-        "rows"
-    ]
+    """Raises UserError if an item is in the catalogue more than once, or has no id."""
+    missing = corpus.items.aggregate(rows=_is_missing(corpus.items.item_id).sum())
+    unnamed = _first_row(engine, missing)["rows"]
     if unnamed:
         raise UserError(
-            f"corpus '{corpus.name}': {unnamed:,} rows of its catalogue have no item_id: leave them out"
+            f"corpus '{corpus.name}': {unnamed:,} rows of its catalogue have no item_id:"
+            " leave them out"
         )
+
     counts = corpus.items.group_by("item_id").aggregate(rows=corpus.items.count())
-    again = counts.filter(counts.rows > 1)
-    found = _first(engine, again.aggregate(items=again.count(), first=again.item_id.min()))
-    if found["items"]:
+    repeated = counts.filter(counts.rows > 1)
+    totals = _first_row(
+        engine, repeated.aggregate(items=repeated.count(), first=repeated.item_id.min())
+    )
+    if totals["items"]:
         raise UserError(
-            f"corpus '{corpus.name}': its catalogue has item {found['first']!r} twice or more"
-            f" ({found['items']:,} such items): keep one row an item"
+            f"corpus '{corpus.name}': its catalogue has item {totals['first']!r} more than once"
+            f" ({totals['items']:,} such items): keep one row per item"
         )
 
 
 def check_log(engine: Engine, corpus: Corpus) -> None:
-    """Raises UserError where an interaction lacks a value, its event is no place in `events`, or its time is none."""
+    """Checks the values of interactions.
+
+    Raises:
+        UserError: an interaction lacks a value, its event code is outside `events`, or its time
+            is invalid.
+    """
     log = expressions.log(corpus)
-    wanted = [name for name in log.columns if name != "event"]
-    numbers = {f"no_{name}": _is_missing(log[name]).sum() for name in wanted}
-    numbers |= unit_numbers(log.timestamp) if corpus.has_times else {}
+    required = [name for name in log.columns if name != "event"]
+    numbers = {f"no_{name}": _is_missing(log[name]).sum() for name in required}
+    if corpus.has_times:
+        numbers |= unit_numbers(log.timestamp)
+    # Event codes may be missing, too: `wrong` counts these.
     if corpus.events:
         event = log.event
         wrong = event.isnull() | (event < 0) | (event >= len(corpus.events))
         numbers |= {"wrong": wrong.sum(), "example": event.min(where=wrong)}
-    found = _first(engine, log.aggregate(**numbers))
-    for name in wanted:
-        if found[f"no_{name}"]:
+
+    # One query for all checks, as each query reads the whole log.
+    totals = _first_row(engine, log.aggregate(**numbers))
+    for name in required:
+        missing = totals[f"no_{name}"]
+        if missing:
             raise UserError(
-                f"corpus '{corpus.name}': {found[f'no_{name}']:,} interactions have no {name}: leave such rows out in"
-                " the corpus file (keep_valid)"
+                f"corpus '{corpus.name}': {missing:,} interactions have no {name}:"
+                " leave such rows out in the corpus file (keep_valid)"
             )
-    if found.get("wrong"):
-        example = "none" if found["example"] is None else found["example"]
+    if totals.get("wrong"):
+        example = "none" if totals["example"] is None else totals["example"]
         raise UserError(
-            f"corpus '{corpus.name}': {found['wrong']:,} interactions have an event code outside 0 to"
-            f" {len(corpus.events) - 1}, such as {example}: codes are places in `events` ({', '.join(corpus.events)})"
+            f"corpus '{corpus.name}': {totals['wrong']:,} interactions have an event code"
+            f" outside 0 to {len(corpus.events) - 1}, such as {example}:"
+            f" codes are indices into `events` ({', '.join(corpus.events)})"
         )
     if corpus.has_times:
-        check_unit(corpus.name, found)
+        check_unit(corpus.name, totals)
 
 
 def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
-    """Raises UserError where an interaction of kept users is with an item that the catalogue has not.
+    """Raises UserError if an interaction of kept users is with an item outside the catalogue.
 
     Args:
-        counts: `item_id` and `rows`, its interactions of kept users.
+        counts: `item_id` and `rows`, the number of its interactions of kept users.
     """
     outside = counts.anti_join(corpus.items, "item_id")
-    found = _first(
+    totals = _first_row(
         engine, outside.aggregate(rows=outside.rows.sum(), items=outside.item_id.nunique())
     )
-    if found["items"]:
-        log = corpus.interactions.semi_join(outside, "item_id")
-        first = engine.to_arrow(log.order_by("order").select("item_id").limit(1))["item_id"][
-            0
-        ].as_py()
-        raise UserError(
-            f"corpus '{corpus.name}': {found['rows']:,} interactions with items outside its catalogue"
-            f" ({found['items']:,} items, first {first!r}):"
-            " leave such rows out in the corpus file (keep_valid), or add the items to the catalogue"
-        )
+    if not totals["items"]:
+        return
+
+    # Only for the message: the first such item in the order of the raw files.
+    log = corpus.interactions.semi_join(outside, "item_id")
+    example = engine.to_arrow(log.order_by("order").select("item_id").limit(1))
+    first = example["item_id"][0].as_py()
+    raise UserError(
+        f"corpus '{corpus.name}': {totals['rows']:,} interactions with items outside its catalogue"
+        f" ({totals['items']:,} items, first {first!r}):"
+        " leave such rows out in the corpus file (keep_valid), or add the items to the catalogue"
+    )
 
 
 def no_user(engine: Engine, corpus: Corpus, split: Split, log: Bucketed, dropped: int) -> UserError:
-    """What to say where no user is left.
+    """The error for a log of which no user is left.
 
     Args:
-        dropped: rows that could not be read.
+        dropped: number of rows that could not be read.
     """
     read = log.read
     if read["interactions"] == 0:
         after = f" after {dropped:,} dropped rows" if dropped else ""
         return UserError(
-            f"corpus '{corpus.name}': its log holds no interaction{after}: look at the files in --raw"
+            f"corpus '{corpus.name}': its log holds no interaction{after}:"
+            " look at the files in --raw"
         )
+
+    # Everyone is below the corpus's own minimum: then the remedy is its option, not the horizon.
     if read["short_users"] == read["users"]:
         longest = max(engine.value(bucket.n.max()) or 0 for bucket in log.buckets)
         return none_is_long(read["users"], split.least, int(longest))
-    return UserError(f"no user of {read['users']} has {split.asked}")
+    return UserError(f"no user of {read['users']} has {split.requirement}")
 
 
 def _is_missing(column: ir.Column) -> ir.BooleanColumn:
-    """Whether there is no value; an id that is an empty text is none, as nothing could name it."""
+    """Whether there is no value; an empty text is none, as nothing could refer to such an id."""
     missing: ir.BooleanColumn = column.isnull()
-    return missing | (column == "") if column.type().is_string() else missing
+    if column.type().is_string():
+        return missing | (column == "")
+    return missing
 
 
-def _first(engine: Engine, table: ir.Table) -> dict:
+def _first_row(engine: Engine, table: ir.Table) -> dict:
     row: dict = engine.to_arrow(table).to_pylist()[0]
     return row

@@ -1,4 +1,4 @@
-"""What a preparation dropped and repaired, as the manifest and people read it."""
+"""Counts of what a preparation dropped and repaired, as the manifest and its readers see them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,48 +11,53 @@ Counts = dict[str, int]
 
 
 def left_out(split: Split, read: Mapping[str, int]) -> Counts:
-    """Users left out, their interactions, and duplicates.
+    """Users left out, their interactions, and duplicates, by reason.
 
     Args:
-        read: as `Bucketed`.
+        read: as in `Bucketed`.
     """
-    short = read["short_users"]
-    theirs = read["short_interactions"]
-    found = {
-        split.left_out: read["users"] - read["kept_users"] - short,
-        "their interactions": read["interactions"] - read["kept_interactions"] - theirs,
+    # Short histories are left out for the corpus's minimum, so they do not count for the split's
+    # rule.
+    short_users = read["short_users"]
+    short_interactions = read["short_interactions"]
+    counts = {
+        split.left_out: read["users"] - read["kept_users"] - short_users,
+        "their interactions": read["interactions"] - read["kept_interactions"] - short_interactions,
     }
     if read["duplicates"]:
-        found["duplicate interactions"] = read["duplicates"]
-    return (
-        {**found, **dict(zip(accounts(split.least), (short, theirs), strict=True))}
-        if short
-        else found
-    )
+        counts["duplicate interactions"] = read["duplicates"]
+    if short_users:
+        users_account, interactions_account = accounts(split.least)
+        counts[users_account] = short_users
+        counts[interactions_account] = short_interactions
+    return counts
 
 
 def repaired(corpus: Corpus, read: Mapping[str, int]) -> Counts:
+    """Interactions that were put in order of time; 0 for a corpus without times."""
     return {"interactions out of order in time": read["late"] if corpus.has_times else 0}
 
 
 def added(
     counts: Mapping[str, int], more: Mapping[str, int], less: Mapping[str, int] | None = None
 ) -> Counts:
-    """`counts` with `more` and without `less`; what comes to nothing by that, and is not in `more`, is left out.
+    """`counts` plus `more` minus `less`; a count that becomes 0 through `less` only is left out.
 
     >>> added({"a": 1, "b": 3}, {"a": 2}, {"b": 3})
     {'a': 3}
     """
     less = less or {}
-    names = {**counts, **more, **less}
-    found = {name: counts.get(name, 0) + more.get(name, 0) - less.get(name, 0) for name in names}
-    return {
-        name: number for name, number in found.items() if number or name in more or name not in less
-    }
+    sums: Counts = {}
+    for name in {**counts, **more, **less}:
+        number = counts.get(name, 0) + more.get(name, 0) - less.get(name, 0)
+        if number or name in more or name not in less:
+            sums[name] = number
+    return sums
 
 
 def users_left_out(counts: Mapping[str, Any]) -> int:
-    """How many users of the raw files a data set lacks, by the counts of its manifest."""
+    """The number of users that a data set left out, from the counts of its manifest."""
+    # Every account of users begins with this word: see `Split.left_out` and `accounts`.
     return sum(
         number for reason, number in counts["dropped"].items() if reason.startswith("users ")
     )

@@ -1,8 +1,9 @@
-"""What is kept of users who are left out for short histories, as a later append may make them long enough.
+"""The data that is kept of users with short histories, which a later append may make long enough.
 
-`held/interactions.parquet` has all their interactions, repeated ones too, with `place`, which orders those of a user as
-they came. `held/items.parquet` and `held/labels/<prior>.parquet` tell what only the raw files say of them: items
-that are not in the catalogue because nobody else met them, and labels.
+`held/interactions.parquet` has all their interactions, including repeated ones, with `place`,
+which orders the interactions of a user as in the raw files. `held/items.parquet` and
+`held/labels/<prior>.parquet` keep what only the raw files know about them: items that are not in
+the catalogue because no kept user has seen them, and labels.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ from torchrec_priors.prepared.manifest import HELD
 
 INTERACTIONS = f"{HELD}interactions.parquet"
 ITEMS = f"{HELD}items.parquet"
-_ROWS = 1 << 17
+_ROWS = 1 << 17  # of a batch
 _PLACE = "place"
 
 
@@ -33,14 +34,16 @@ def labels_path(prior: str) -> str:
 def interactions_of(
     engine: Engine, logs: Sequence[ir.Table], buckets: Sequence[ir.Table], split: Split
 ) -> Iterator[pa.RecordBatch]:
-    """The interactions of users whom the split does not keep, in order of user id, as they came.
+    """The interactions of users that the split does not keep, in order of user, then of raw files.
 
     Args:
-        logs, buckets: as `Bucketed`.
+        logs: as in `Bucketed`.
+        buckets: as in `Bucketed`.
     """
     for log, bucket in zip(logs, buckets, strict=True):
         users = expressions.kept(bucket, split).filter(lambda t: t.position == 0).select("user_id")
         left_out = log.anti_join(users, "user_id")
+        # All columns take part, so every engine gives the same order even if `order` has ties.
         by = ["user_id", "order", *(name for name in _columns(log) if name != "user_id")]
         yield from engine.batches(left_out.order_by(by).select(_columns(log)), _ROWS)
 
@@ -51,35 +54,40 @@ def write_held(
     """Writes all files.
 
     Args:
-        corpus: what it says of items and users is looked up.
+        corpus: source of the items and labels.
         ids: `item_id` of the catalogue of the data set.
-        batches: the interactions that are kept.
+        batches: the interactions to keep.
     """
     log = expressions.log(corpus)
     schema = log.select(_columns(log)).schema().to_pyarrow().append(pa.field(_PLACE, pa.int64()))
     output.write_batches(INTERACTIONS, schema, _numbered(batches))
+
+    # Read from the file that was just written: the batches are consumed.
     held = output.engine.table("held_now", [output.folder / INTERACTIONS])
     priors = [
         (labels, "user_id", held.select("user_id").distinct()) for labels in corpus.user_priors
     ]
+    # Otherwise all items are in the catalogue of the data set, with their labels.
     if corpus.items_met:
         items = corpus.items.anti_join(ids, "item_id").semi_join(held, "item_id")
         items = output.engine.materialise("held_items", items)
         output.write(ITEMS, items.order_by("item_id"))
         priors += [(labels, "item_id", items) for labels in corpus.item_priors]
+
     for labels, entity, entities in priors:
         pairs = expressions.labelled(labels, entity).semi_join(entities, entity)
         output.write(labels_path(labels.name), pairs.order_by([entity, "label"]))
 
 
 def read_held(held: ir.Table, first: int) -> ir.Table:
-    """Interactions that were kept as those of a log, `order` counted from `first`."""
+    """The kept interactions as those of a log, with `order` counted from `first`."""
     names = [name for name in held.columns if name != _PLACE]
     return held.select(*names, order=held[_PLACE] + ibis.literal(first, "int64"))
 
 
 def with_held(labels: Labels, entity: str, held: ir.Table) -> Labels:
-    """Labels of which those that were kept count where there are any."""
+    """Labels in which those of `held` replace the new ones of the same entities."""
+    # What was said first counts, as for users and items that are in the data set.
     new = expressions.labelled(labels, entity).anti_join(held, entity)
     return Labels(labels.name, new.union(held.select(entity, "label")), labels.remainder)
 
@@ -89,6 +97,7 @@ def _columns(log: ir.Table) -> list[str]:
 
 
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches with the column `place`, which replaces one that they have already."""
     first = 0
     for batch in batches:
         columns: dict[str, Any] = {

@@ -1,9 +1,10 @@
-"""A prepared data set in a store: made in the cache's folder, then uploaded, its manifest last."""
+"""A prepared data set in a store: built in the cache's folder, then uploaded, its manifest last."""
 
 import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 from torchrec_priors.common.files import write_whole
 from torchrec_priors.errors import UserError
@@ -28,11 +29,11 @@ def prepare_there(
     report: Report = lambda _: None,
     on: EngineChoice = EngineChoice(),
 ) -> str:
-    """As `prepare`, in a store; what it says of the data set.
+    """Does what `prepare` does, in a store; returns a summary of the data set.
 
-    What a kill leaves, in the cache and in the store, the same call goes on with. Readers never meet a part: a manifest
-    that is replaced is gone before the files that it lists. The files stay in the cache, so that they need not
-    come back.
+    After a kill the same call resumes from what is in the cache and in the store. Readers never
+    see a part of a data set: when one is replaced, its manifest is removed before its files. The
+    files stay in the cache, so they need not be downloaded again.
 
     Raises:
         UserError: as `prepare`, or a store that cannot be written.
@@ -41,16 +42,20 @@ def prepare_there(
     store = Store(out, "--out")
     store.require_writable()
     name = hashlib.sha256(str(out).encode()).hexdigest()[:32]
+    # One process at a time prepares an output; its folder in the cache survives a kill.
     with default_cache().alone(f"out-{name}"):
         folder = default_cache().subfolder("out", name)
         present = manifest_in(store) if store.exists(manifests.FILE) else None
         seen = raw_files.seen(settings.raw, ())
+
         if present is not None and not overwrite:
             if not holds(settings, seen, present):
-                other = f"'{out}' holds a data set of other settings"
-                raise UserError(f"--out: {other}: choose another folder or --overwrite")
+                raise UserError(
+                    f"--out: '{out}' holds a data set of other settings:"
+                    " choose another folder or --overwrite"
+                )
             report(f"{out} already holds this data set")
-            said = summary(present)
+            text = summary(present)
         else:
             upload = _Upload(store, folder, present)
             made = prepare(
@@ -60,67 +65,81 @@ def prepare_there(
                 report=report,
                 on=on,
             )
-            said = summary(made, upload.made)
+            # Before the upload, which moves the files into the cache.
+            text = summary(made, upload.made)
             upload.run(made, report)
+
         shutil.rmtree(folder)
-        return said
+        return text
 
 
 def _is_other(settings: Settings, seen: raw_files.Seen, folder: Path) -> bool:
-    """Whether an earlier call has made a data set of other settings there."""
+    """Whether the folder holds a data set that an earlier call made with other settings."""
     return manifests.is_data_set(folder) and not holds(
         settings, seen, manifests.read_manifest(folder)
     )
 
 
 class _Upload:
-    """What is in the store already stands in a file beside the data set, so that a killed upload is gone on with.
+    """Uploads a data set; a file next to it lists what is in the store, so a killed upload resumes.
 
     Attributes:
-        made: where the data set is to be made.
+        made: where the data set is to be built.
     """
 
     def __init__(self, store: Store, folder: Path, replaced: Manifest | None) -> None:
         self.made = folder / "made"
         self._store = store
         self._notes = folder / "uploaded.json"
+        notes: dict[str, Any] = {"there": {}, "old": []}
         began = self._notes.exists()
-        notes = (
-            json.loads(self._notes.read_text(encoding="utf8"))
-            if began
-            else {"there": {}, "old": []}
-        )
-        there = store.files()
-        if there and replaced is None and not began:
+        if began:
+            notes = json.loads(self._notes.read_text(encoding="utf8"))
+
+        # Files without a manifest are those of a killed upload only if that upload left its notes.
+        stored = store.files()
+        if stored and replaced is None and not began:
             raise UserError(
-                f"--out: '{store.uri}' holds something that is no prepared data set: choose another folder"
+                f"--out: '{store.uri}' holds something that is not a prepared data set:"
+                " choose another folder"
             )
-        self._there: dict[str, str] = {
-            path: sha for path, sha in notes["there"].items() if path in there
+
+        # Files that were removed from the store meanwhile are uploaded again.
+        self._uploaded: dict[str, str] = {
+            path: sha for path, sha in notes["there"].items() if path in stored
         }
-        self._old: list[str] = sorted(
-            {*notes["old"], *(info.path for info in (replaced.files if replaced else []))}
-        )
+        # A killed upload may have removed the manifest that lists the old files: the notes list
+        # them, too.
+        old = set(notes["old"])
+        if replaced is not None:
+            old |= {info.path for info in replaced.files}
+        self._old: list[str] = sorted(old)
 
     def run(self, made: Manifest, report: Report) -> None:
         cache = default_cache()
+        # The old manifest goes first and the new one comes last, so no reader sees a mixture of
+        # both.
         with cache.writable():
             self._note()
         self._store.remove(manifests.FILE)
         for path in set(self._old) - {info.path for info in made.files}:
             self._store.remove(path)
+
         for number, info in enumerate(made.files, 1):
-            if self._there.get(info.path) != info.sha256:
+            if self._uploaded.get(info.path) != info.sha256:
                 report(
-                    f"uploading {info.path} ({amount(info.bytes)}), file {number} of {len(made.files)}"
+                    f"uploading {info.path} ({amount(info.bytes)}),"
+                    f" file {number} of {len(made.files)}"
                 )
                 self._store.put(self.made / info.path, info.path)
-                self._there[info.path] = info.sha256
+                self._uploaded[info.path] = info.sha256
                 with cache.writable():
                     self._note()
         self._store.put(self.made / manifests.FILE, manifests.FILE)
+
+        # The upload is complete: readers on this machine find the files in the cache.
         for info in made.files:
             cache.adopt(self.made / info.path, key_of(info))
 
     def _note(self) -> None:
-        write_whole(self._notes, json.dumps({"there": self._there, "old": self._old}))
+        write_whole(self._notes, json.dumps({"there": self._uploaded, "old": self._old}))

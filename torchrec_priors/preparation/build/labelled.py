@@ -1,4 +1,4 @@
-"""Labels of items or users -> numbered groups, the remainder among them."""
+"""Labels of items or users -> numbered groups, including the remainder."""
 
 import ibis
 import ibis.expr.types as ir
@@ -12,10 +12,10 @@ from torchrec_priors.preparation.engine.engine import Engine
 def groups(
     engine: Engine, labels: Labels, entities: ir.Table, entity: str
 ) -> tuple[list[str], list[int], ir.Table]:
-    """(names, sizes, table of `entity` and `group`); the remainder is last where it is empty.
+    """(names, sizes, table of `entity` and `group`); the remainder comes last if it is empty.
 
     Args:
-        entities: every entity that exists, a column named `entity` among others.
+        entities: every entity that exists; a column is named `entity`.
         entity: `item_id` or `user_id`.
     """
     member = engine.materialise(
@@ -24,9 +24,12 @@ def groups(
     sizes = engine.to_arrow(expressions.group_sizes(member, entity))
     names = sizes["label"].to_pylist()
     counts = sizes["size"].to_pylist()
+
+    # Every prior has its remainder group, even if nothing is in it.
     if labels.remainder not in names:
         names = [*names, labels.remainder]
         counts = [*counts, 0]
+
     numbers = ibis.memtable(
         pa.table({"label": names, "group": pa.array(range(len(names)), pa.int32())})
     )

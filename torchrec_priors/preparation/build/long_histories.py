@@ -1,4 +1,4 @@
-"""The filter that published experiments begin with: users of at least so many interactions."""
+"""The filter that published experiments begin with: users with a minimum number of interactions."""
 
 import ibis.expr.types as ir
 
@@ -10,24 +10,25 @@ OPTION = "min_history"
 
 
 def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir.Table:
-    """The interactions of users with `least` or more; the others are counted as dropped.
+    """The interactions of users with at least `least`; the others are counted as dropped.
 
-    Early, so that nothing is computed for them; what a corpus says as its `min_history` is what decides. Where the
-    engine is to keep short histories, all users stay.
+    A corpus calls this early, so nothing is computed for the other users; its `min_history` is
+    what decides in the end. If the engine is to keep short histories, all users stay.
 
     Args:
-        log: has a row an interaction, and a column `user_id`.
+        log: one row per interaction, with a column `user_id`.
 
     Raises:
-        UserError: a number below 1, or no user who has so many.
+        UserError: a number below 1, or no user with this number of interactions.
     """
     if least < 1:
         raise UserError(f"--option: {OPTION} must be at least 1, not {least}")
     if engine.keeps_short:
         return log
+
     users = engine.materialise("users_with_rows", log.group_by("user_id").aggregate(n=log.count()))
     short = users.n < least
-    found = engine.to_arrow(
+    totals = engine.to_arrow(
         users.aggregate(
             users=users.count(),
             longest=users.n.max().fill_null(0),
@@ -35,18 +36,21 @@ def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir
             interactions=users.n.sum(where=short).fill_null(0),
         )
     ).to_pylist()[0]
-    if found["users"] and found["short"] == found["users"]:
-        raise none_is_long(found["users"], least, found["longest"])
-    if found["short"]:
-        for account, number in zip(
-            accounts(least), (found["short"], found["interactions"]), strict=True
-        ):
-            bad_rows.count(account, int(number))
-    return log.semi_join(users.filter(~short), "user_id") if found["short"] else log
+
+    # An empty log is reported later, with the number of dropped rows.
+    if totals["users"] and totals["short"] == totals["users"]:
+        raise none_is_long(totals["users"], least, totals["longest"])
+    if not totals["short"]:
+        return log
+
+    users_account, interactions_account = accounts(least)
+    bad_rows.count(users_account, int(totals["short"]))
+    bad_rows.count(interactions_account, int(totals["interactions"]))
+    return log.semi_join(users.filter(~short), "user_id")
 
 
 def accounts(least: int) -> tuple[str, str]:
-    """Under which words users of fewer than `least` interactions are counted, and what they did."""
+    """The names of the counts of short histories: users, and their interactions."""
     return (
         f"users of fewer than {least:,} interactions",
         f"interactions of users of fewer than {least:,}",

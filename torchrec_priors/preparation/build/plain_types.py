@@ -1,7 +1,10 @@
-"""A corpus in the few types that everything after it knows: ids are integers or text, times and order int64.
+"""Converts a corpus to the few types that all later code knows.
 
-What tells nothing wrong is taken as it is meant: unsigned and decimal whole numbers as int64, dates as ids as their
-texts, timestamps and dates as times as milliseconds. What is beyond int64 is refused, as it would be another number.
+Ids are integers or text, times and order int64.
+
+Types that can be read in only one way are accepted: unsigned and decimal whole numbers become
+int64, dates as ids become text, timestamps and dates as times become milliseconds. A number
+beyond int64 is rejected, because it would become another number.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,65 +28,83 @@ def is_whole(kind: dt.DataType) -> bool:
 
 
 def is_text(kind: dt.DataType) -> bool:
-    """Whether ids of this type are taken as texts."""
+    """Whether ids of this type are read as text."""
     return kind.is_string() or kind.is_date() or kind.is_uuid()
 
 
 def is_time(kind: dt.DataType) -> bool:
-    """Whether times of this type are known without a unit."""
+    """Whether times of this type need no unit."""
     return kind.is_timestamp() or kind.is_date()
 
 
 def is_title(kind: dt.DataType) -> bool:
+    """Whether titles of this type can be written as text."""
     return (
         is_text(kind) or is_whole(kind) or kind.is_numeric() or kind.is_boolean() or kind.is_null()
     )
 
 
 def plain(corpus: Corpus, engine: Engine) -> Corpus:
-    """The same corpus, of which `check` has seen the types.
+    """The same corpus in plain types; `check` has accepted its own types before.
 
     Raises:
-        UserError: a number that int64 does not hold.
+        UserError: a number beyond int64.
     """
-    for table, where, columns in _numbers(corpus):
+    # Before the casts, which would change such a number or fail without naming the column.
+    for table, where, columns in _wide_numbers(corpus):
         _check_range(table, where, columns, corpus.name, engine)
+
     log = corpus.interactions
     changed: dict[str, ir.Value] = {
         **_ids(log, ["user_id", "item_id"]),
         **_integers(log, ["order"]),
     }
-    time = log.timestamp
-    changed |= (
-        {"timestamp": milliseconds(time)} if is_time(time.type()) else _integers(log, ["timestamp"])
-    )
+    if is_time(log.timestamp.type()):
+        changed["timestamp"] = milliseconds(log.timestamp)
+    else:
+        changed |= _integers(log, ["timestamp"])
+    # Codes become int8 later, when `check_log` has seen that they are in range: see
+    # `narrow_events`.
     if corpus.events and not log.event.type().is_int8():
         changed["event"] = log.event.cast("int64")
+
+    # A column without any value has the type null: it is written as text, as titles are.
     kinds = corpus.items.schema()
     texts = [
         name
         for name in kinds
         if kinds[name].is_null() or (name == "title" and not kinds[name].is_string())
     ]
+    changed_items = {**_ids(corpus.items, ["item_id"]), **_texts(corpus.items, texts)}
     return replace(
         corpus,
         interactions=_with(log, changed),
-        items=_with(
-            corpus.items, {**_ids(corpus.items, ["item_id"]), **_texts(corpus.items, texts)}
-        ),
+        items=_with(corpus.items, changed_items),
         item_priors=[_labels(labels, "item_id") for labels in corpus.item_priors],
         user_priors=[_labels(labels, "user_id") for labels in corpus.user_priors],
     )
 
 
-def _numbers(corpus: Corpus) -> Iterator[tuple[ir.Table, str, list[str]]]:
-    """Tables with those of their columns whose numbers int64 may not hold."""
-    whole = ["user_id", "item_id", "timestamp", "order", *(["event"] if corpus.events else [])]
-    tables = [(corpus.interactions, "interactions", whole), (corpus.items, "items", ["item_id"])]
-    for several, entity in ((corpus.item_priors, "item_id"), (corpus.user_priors, "user_id")):
+def narrow_events(corpus: Corpus) -> Corpus:
+    """The corpus with event codes as int8, after a check that they are indices into `events`."""
+    log = corpus.interactions
+    if not corpus.events or log.event.type().is_int8():
+        return corpus
+    return replace(corpus, interactions=log.mutate(event=log.event.cast("int8")))
+
+
+def _wide_numbers(corpus: Corpus) -> Iterator[tuple[ir.Table, str, list[str]]]:
+    """Tables with the columns whose type may hold numbers beyond int64."""
+    of_log = ["user_id", "item_id", "timestamp", "order"]
+    if corpus.events:
+        of_log.append("event")
+
+    tables = [(corpus.interactions, "interactions", of_log), (corpus.items, "items", ["item_id"])]
+    for priors, entity in ((corpus.item_priors, "item_id"), (corpus.user_priors, "user_id")):
         tables += [
-            (labels.table, f"the table of prior '{labels.name}'", [entity]) for labels in several
+            (labels.table, f"the table of prior '{labels.name}'", [entity]) for labels in priors
         ]
+
     for table, where, names in tables:
         wide = [name for name in names if _is_wide(table[name].type())]
         if wide:
@@ -91,6 +112,7 @@ def _numbers(corpus: Corpus) -> Iterator[tuple[ir.Table, str, list[str]]]:
 
 
 def _is_wide(kind: dt.DataType) -> bool:
+    # Any decimal of 18 digits is below 2^63, which has 19.
     return kind.is_uint64() or (
         kind.is_decimal() and (kind.precision is None or kind.precision > 18)
     )
@@ -99,6 +121,12 @@ def _is_wide(kind: dt.DataType) -> bool:
 def _check_range(
     table: ir.Table, where: str, columns: Sequence[str], name: str, engine: Engine
 ) -> None:
+    """Raises UserError for a number beyond int64.
+
+    Args:
+        where: what the table is, for messages.
+        name: name of the corpus, for messages.
+    """
     numbers: dict[str, ir.Scalar] = {}
     for column in columns:
         wrong = (table[column] > _LARGEST) | (table[column] < _LEAST)
@@ -106,17 +134,21 @@ def _check_range(
             f"{column}_rows": wrong.sum(),
             f"{column}_example": table[column].max(where=wrong),
         }
-    found = engine.to_arrow(table.aggregate(**numbers)).to_pylist()[0]
+
+    totals = engine.to_arrow(table.aggregate(**numbers)).to_pylist()[0]
     for column in columns:
-        if found[f"{column}_rows"]:
+        rows = totals[f"{column}_rows"]
+        if rows:
             raise UserError(
-                f"corpus '{name}': {column} {found[f'{column}_example']} of {where} is beyond 64-bit integers"
-                f" ({found[f'{column}_rows']:,} such rows): cast the column to text, or leave such rows out"
+                f"corpus '{name}': {column} {totals[f'{column}_example']} of {where}"
+                f" is beyond 64-bit integers ({rows:,} such rows):"
+                " cast the column to text, or leave such rows out"
             )
 
 
 def _with(table: ir.Table, changed: Mapping[str, ir.Value]) -> ir.Table:
-    """The table itself where nothing changes, so that what an engine knows of it stays valid."""
+    """The table with the changed columns."""
+    # The table itself if nothing changes: an engine may know facts about this very table.
     return table.mutate(**changed) if changed else table
 
 
@@ -141,11 +173,3 @@ def _integers(table: ir.Table, names: Sequence[str]) -> dict[str, ir.Value]:
 
 def _labels(labels: Labels, entity: str) -> Labels:
     return replace(labels, table=_with(labels.table, _ids(labels.table, [entity])))
-
-
-def narrow_events(corpus: Corpus) -> Corpus:
-    """Event codes as int8, once they are known to be places in `events`."""
-    log = corpus.interactions
-    if not corpus.events or log.event.type().is_int8():
-        return corpus
-    return replace(corpus, interactions=log.mutate(event=log.event.cast("int8")))

@@ -1,4 +1,7 @@
-"""WrittenHistories as files: many small row groups, so that ranks and workers can share a file; a file is a stage."""
+"""Writes histories as files of sequences.
+
+Row groups are small and many, so ranks and workers can share a file. Each file is a stage.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -14,7 +17,9 @@ from torchrec_priors.preparation.build.parquet_files import even, lists
 from torchrec_priors.preparation.build.split import Split
 from torchrec_priors.preparation.engine.engine import Engine
 
+# A kill costs at most one file.
 USERS_A_FILE = 1 << 18
+# About 2 MB with times and events.
 _STEPS_A_BATCH = 1 << 17
 
 
@@ -23,7 +28,8 @@ def path_of(part: int) -> str:
 
 
 def users_a_row_group(users: int) -> int:
-    """Of a data set of so many users."""
+    """Users per row group, for a data set of this number of users."""
+    # From 1,024 users on there are 64 row groups or more, for ranks and workers to share.
     return max(16, min(4096, users // 64))
 
 
@@ -51,19 +57,23 @@ class WrittenHistories:
         self.groups = groups
 
     def tables(self, at_once: int, skip: int = 0) -> Iterator[pa.Table]:
-        """Tables of `at_once` users, but for the first `skip` of those whom the split keeps."""
+        """Tables of `at_once` users each, without the first `skip` of the kept users."""
         tables = self._of_buckets(at_once, skip)
         first = next(tables, None)
         if first is not None:
+            # The last table of a bucket may be short: `even` fills it up with users of the next
+            # one.
             yield from even(first.schema, _chain(first, tables), at_once)
 
     def _of_buckets(self, at_once: int, skip: int) -> Iterator[pa.Table]:
         for part in self.buckets:
             kept = expressions.kept(part, self.split)
             users = self.engine.to_arrow(expressions.users(kept, self.groups, self.split))
+            # A bucket that is skipped whole is not sorted.
             if skip >= len(users):
                 skip -= len(users)
                 continue
+
             users = users.slice(skip)
             skip = 0
             kept = kept.filter(kept.user_id >= users["user_id"][0].as_py())
@@ -80,16 +90,19 @@ def write_sequences(
     after_users: int = 0,
     first_part: int = 0,
 ) -> None:
-    """Writes files of `USERS_A_FILE` users each, and fewer in the last one.
+    """Writes files of `USERS_A_FILE` users each; the last one has the rest.
 
     Args:
-        users: how many there are.
-        after_users: how many the data set has in other files.
+        users: number of users in `histories`.
+        after_users: number of users that the data set has in other files.
         first_part: number of the first file.
     """
     files = -(-users // USERS_A_FILE)
     at_once = users_a_row_group(after_users + users)
     names = [path_of(first_part + part) for part in range(files)]
+
+    # Files are finished in order, so a run that resumes skips the users of those before the first
+    # unfinished.
     done = next((part for part, name in enumerate(names) if not output.is_finished(name)), files)
     tables = histories.tables(at_once, done * USERS_A_FILE)
 
@@ -97,6 +110,7 @@ def write_sequences(
         first = next(tables)
         with ParquetWriter(file, first.schema) as writer:
             writer.write_table(first, row_group_size=at_once)
+            # Exactly one file of users: the iterator goes on in the next call.
             for table in islice(tables, -(-USERS_A_FILE // at_once) - 1):
                 writer.write_table(table, row_group_size=at_once)
 

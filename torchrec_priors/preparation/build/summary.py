@@ -1,58 +1,75 @@
 """What `prepare` prints about a data set."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from torchrec_priors.parquet import read_footer
 from torchrec_priors.prepared.manifest import Manifest, PriorInfo
 
+# Groups of a prior that are printed.
+_GROUPS = 5
+
 
 def summary(manifest: Manifest, folder: Path | None = None) -> str:
-    """A few lines for people: counts, times (where the data set is in a `folder`), drops, priors."""
+    """A few lines for users: counts, first and last day, dropped and repaired rows, priors.
+
+    Args:
+        folder: folder of the data set; without it the days are left out.
+    """
     counts = manifest.counts
-    lines = [
-        f"{manifest.name}: "
-        + ", ".join(f"{counts[name]:,} {name}" for name in ("users", "items", "interactions")),
-        *([] if folder is None else [f"times: {_times(manifest, folder)}"]),
-        f"horizon {manifest.horizon}: {manifest.split}",
-    ]
+    totals = ", ".join(f"{counts[name]:,} {name}" for name in ("users", "items", "interactions"))
+    lines = [f"{manifest.name}: {totals}"]
+    if folder is not None:
+        lines.append(f"times: {_times(manifest, folder)}")
+    lines.append(f"horizon {manifest.horizon}: {manifest.split}")
+
     dropped = {reason: number for reason, number in counts["dropped"].items() if number}
-    lines += [f"dropped: {number:,} ({reason})" for reason, number in dropped.items()] or [
-        "dropped: nothing"
-    ]
-    repaired = {what: number for what, number in counts.get("repaired", {}).items() if number}
-    lines += [f"repaired: {number:,} ({what})" for what, number in repaired.items()]
-    return "\n".join([*lines, *(prior_line(prior) for prior in manifest.priors)])
+    lines += [f"dropped: {number:,} ({reason})" for reason, number in dropped.items()]
+    if not dropped:
+        lines.append("dropped: nothing")
+
+    # Manifests of earlier versions have no such counts.
+    repaired = {problem: number for problem, number in counts.get("repaired", {}).items() if number}
+    lines += [f"repaired: {number:,} ({problem})" for problem, number in repaired.items()]
+    lines += [prior_line(prior) for prior in manifest.priors]
+    return "\n".join(lines)
 
 
 def prior_line(prior: PriorInfo) -> str:
-    """Name, kind and largest groups of a prior."""
-    shown = ", ".join(
-        f"{name} {size:,}" for name, size in list(zip(prior.groups, prior.sizes, strict=True))[:5]
-    )
-    more = f", ... ({len(prior.groups)} groups)" if len(prior.groups) > 5 else ""
-    return f"prior {prior.name} ({prior.kind}): {shown}{more}"
+    """Name, kind and first groups of a prior: the largest, unless the data set has grown."""
+    groups = list(zip(prior.groups, prior.sizes, strict=True))
+    first = ", ".join(f"{name} {size:,}" for name, size in groups[:_GROUPS])
+    more = f", ... ({len(groups)} groups)" if len(groups) > _GROUPS else ""
+    return f"prior {prior.name} ({prior.kind}): {first}{more}"
 
 
 def _times(manifest: Manifest, folder: Path) -> str:
-    """First and last day (UTC); from the statistics that Parquet keeps of every row group."""
+    """First and last day (UTC)."""
     if not manifest.has_times:
-        return "unknown, order alone"
+        return "unknown, order only"
+
     values: list[int] = []
     for info in manifest.files:
         if info.path.startswith("sequences/"):
-            metadata = read_footer(folder / info.path).metadata
-            for group in range(metadata.num_row_groups):
-                columns = (
-                    metadata.row_group(group).column(column)
-                    for column in range(metadata.num_columns)
-                )
-                times = next(
-                    column for column in columns if column.path_in_schema.startswith("timestamps")
-                )
-                values += [times.statistics.min, times.statistics.max]
-    first, last = (
-        np.datetime64(value, "ms").astype("datetime64[D]") for value in (min(values), max(values))
-    )
+            for statistics in _statistics_of_times(folder / info.path):
+                values += [statistics.min, statistics.max]
+
+    first = np.datetime64(min(values), "ms").astype("datetime64[D]")
+    last = np.datetime64(max(values), "ms").astype("datetime64[D]")
     return f"{first} to {last}"
+
+
+def _statistics_of_times(file: Path) -> Iterator[Any]:
+    """The statistics that Parquet keeps of the times of every row group; no row is read."""
+    metadata = read_footer(file).metadata
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        # The path of a list's column has the names of its levels after that of the column.
+        for index in range(group.num_columns):
+            column = group.column(index)
+            if column.path_in_schema.startswith("timestamps"):
+                yield column.statistics
+                break
