@@ -1,1 +1,4 @@
-"""What computes Ibis expressions over raw files and work tables: DuckDB out of core on one machine, or Spark."""
+"""Engines compute Ibis expressions over raw files and work tables.
+
+DuckDB works out of core on one machine; Spark works on one machine or a cluster.
+"""

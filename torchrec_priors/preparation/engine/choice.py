@@ -1,4 +1,4 @@
-"""Which engine prepares."""
+"""The choice of the engine that prepares a data set."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,12 @@ from torchrec_priors.preparation.engine.on_duckdb import MEMORY, DuckDB
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """What computes a data set, which its content does not depend on.
+    """The engine that computes a data set. The content of the data set does not depend on it.
 
     Attributes:
-        memory: what it may use, such as "2GB".
-        master: URL of a Spark cluster; by default all cores of this machine.
+        name: The engine.
+        memory: Memory that it may use, such as "2GB".
+        master: URL of a Spark cluster. By default Spark uses all cores of this machine.
     """
 
     name: Literal["duckdb", "spark"] = "duckdb"
@@ -27,7 +28,7 @@ class EngineChoice:
     master: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for what can be told before anything is touched."""
+        """Raises UserError for what can be checked before any file is touched."""
         memory_of_process(self.memory)
         if self.name == "spark" and find_spec("pyspark") is None:
             raise UserError("--engine spark needs pyspark: pip install 'torchrec-priors[spark]'")
@@ -38,7 +39,7 @@ class EngineChoice:
 
     @contextmanager
     def start(self, folder: Path) -> Iterator[Engine]:
-        """The engine, with this folder for its work."""
+        """Starts the engine, with this folder for its work, and closes it at the end."""
         engine = self._engine(folder)
         try:
             yield engine
@@ -48,6 +49,8 @@ class EngineChoice:
     def _engine(self, folder: Path) -> Engine:
         if self.name == "duckdb":
             return DuckDB(folder, self.memory)
-        from torchrec_priors.preparation.engine.on_spark import LOCAL, Spark  # an extra
+
+        # Imported here: pyspark is an extra.
+        from torchrec_priors.preparation.engine.on_spark import LOCAL, Spark
 
         return Spark(folder, self.memory, self.master or LOCAL)

@@ -1,7 +1,7 @@
-"""What corpus files and preparation ask of an engine.
+"""The interface of engines for corpus files and preparation.
 
-A corpus file whose `load` takes a third argument gets one: `load(raw, bad_rows, engine)`. Nothing of a raw file is held
-in memory; what is read are Ibis tables, to be combined by Ibis expressions.
+A corpus file whose `load` takes a third argument gets an engine: `load(raw, bad_rows, engine)`. No
+raw file is held in memory: an engine returns Ibis tables, which Ibis expressions combine.
 """
 
 from abc import ABC, abstractmethod
@@ -30,15 +30,16 @@ from torchrec_priors.preparation.raw.bad_rows import BadRows
 
 
 class Engine(ABC):
-    """Reads raw files and computes Ibis tables, in bounded memory, with a folder for what it has to keep.
+    """Reads raw files and computes Ibis tables in bounded memory.
 
     Args:
-        folder: exists; work tables and what spills go there.
+        folder: An existing folder for work tables and for data that does not fit into memory.
 
     Attributes:
-        name: as in `--engine`.
-        rows_a_bucket: how many interactions it sorts at a time.
-        keeps_short: whether users of short histories are wanted, too, for a later append; then corpora leave them in.
+        name: Name of the engine, as in `--engine`.
+        rows_a_bucket: Number of interactions that it sorts at a time.
+        keeps_short: Whether users of short histories are wanted, too, for a later append. Then
+            corpora do not filter them out.
     """
 
     name: str
@@ -56,16 +57,19 @@ class Engine(ABC):
         columns: Mapping[str, pa.DataType],
         bad_rows: BadRows | None = None,
     ) -> ir.Table:
-        """The columns of Parquet files, unread, and three that name each row.
+        """Returns columns of Parquet files, not yet read, and three columns that identify each row.
 
-        `file` is the place of its file among the sorted `files`, `row` its 1-based place in the file, and `order` both
-        in one number, which sorts in raw order.
+        `file` is the index of a row's file in the sorted `files`, `row` its 1-based position in the
+        file, and `order` both in one number, which sorts in raw order.
 
         Args:
-            bad_rows: what becomes of rows with text that is no UTF-8; by default they are refused.
+            files: The files.
+            columns: Name -> type of the columns to read.
+            bad_rows: Handles rows with text that is not UTF-8. By default they are rejected.
 
         Raises:
-            UserError: no Parquet, or a column that is missing or of another type (dictionaries count as their values).
+            UserError: A file is not Parquet, or lacks a column or has it with another type
+                (dictionaries count as their values).
         """
         paths = checked(files, columns)
         for path in paths:
@@ -79,13 +83,14 @@ class Engine(ABC):
         columns: Mapping[str, pa.DataType],
         bad_rows: BadRows | None = None,
     ) -> ir.Table:
-        """The columns of comma-separated files with a header, typed, and the three of `read_parquet`.
+        """Returns typed columns of comma-separated files with a header.
 
-        `row` is the line. Files are read once, block by block, and kept as Parquet in the engine's folder.
+        The three columns of `read_parquet` are added; `row` is the line. Files are read once, block
+        by block, and kept as Parquet in the engine's folder.
 
         Raises:
-            UserError: a missing column; a row that is malformed, of another number of fields, of other types or no
-                UTF-8, where `bad_rows` refuses; a value with a line break.
+            UserError: A column is missing; `bad_rows` rejects a row that is malformed, has another
+                number of fields or other types, or is not UTF-8; or a value has a line break.
         """
         source = Source(checked(files, columns), columns, bad_rows or BadRows(), "line")
         for index in range(len(source.files)):
@@ -100,95 +105,130 @@ class Engine(ABC):
         column: str,
         must: str,
     ) -> ir.Table:
-        """The rows of a raw table where `valid`; the others are refused, or counted as "<column> <must>".
+        """Returns the valid rows of a raw table.
+
+        The others are rejected, or counted as "<column> <must>".
 
         Args:
-            table: of `read_parquet` or `read_csv`, or what was made of one and still has `file`, `row` and `order`.
-            valid: an expression of the table; or a table whose column of the same name lists the allowed values.
+            table: A table of `read_parquet` or `read_csv`, or one that was derived from it and
+                still has `file`, `row` and `order`.
+            valid: An expression of the table; or a table whose column of the same name lists the
+                allowed values.
+            bad_rows: Handles the other rows.
+            column: Column that messages name.
+            must: Text such as "must not be negative".
         """
         return self.keep_all_valid(table, [Rule(column, must, valid)], bad_rows)
 
     def keep_all_valid(self, table: ir.Table, rules: Sequence[Rule], bad_rows: BadRows) -> ir.Table:
-        """The rows that fulfil all rules, by one query over the table; a row counts for the first that it breaks."""
+        """Returns the rows that fulfil all rules, by one query over the table.
+
+        A row counts for the first rule that it breaks.
+        """
         query = broken(table, rules)
         key = key_of(bad_rows.policy, self._fingerprint(query), *(rule.reason for rule in rules))
         noted = self.journal.finished(f"check {key}", key)
-        found = noted["found"] if noted else self.to_arrow(query).to_pylist()
-        if found:
-            self._handle(table, rules, found, bad_rows)
+        if noted:
+            violations = noted["found"]
+        else:
+            violations = self.to_arrow(query).to_pylist()
+
+        # Handled before it is noted: rows that are rejected now are rejected the next time, too.
+        if violations:
+            self._handle(table, rules, violations, bad_rows)
         if not noted:
-            self.journal.finish(f"check {key}", key, {"found": found})
-        return kept(table, rules) if found else table
+            self.journal.finish(f"check {key}", key, {"found": violations})
+
+        return kept(table, rules) if violations else table
 
     def require_unique(self, table: ir.Table, column: str) -> None:
-        """Raises UserError where two rows of a raw table have the same value of `column`."""
+        """Raises UserError if two rows of a raw table have the same value of `column`."""
         counts = table.group_by(column).aggregate(rows=table.count(), first=table[ORDER].max())
-        again = self.to_arrow(counts.filter(counts.rows > 1).order_by("first").limit(1)).to_pylist()
-        if again:
-            where = self._where(table, again[0]["first"])
-            raise UserError(f"{where}: the same {column} twice: {shown(str(again[0][column]))}")
+        repeated = counts.filter(counts.rows > 1).order_by("first").limit(1)
+        rows = self.to_arrow(repeated).to_pylist()
+        if rows:
+            where = self._where(table, rows[0]["first"])
+            raise UserError(f"{where}: the same {column} twice: {shown(str(rows[0][column]))}")
 
     def materialise(self, name: str, table: ir.Table, key: str = "") -> ir.Table:
-        """Computes a table once, into the engine's folder; what is there already for this key is taken.
+        """Computes a table once, into the engine's folder; an existing one for this key is used.
 
         Args:
-            key: of what decides the content, beside the settings that the whole folder is for.
+            name: Name of the table.
+            table: The table to compute.
+            key: Hash of what decides the content, in addition to the settings that the whole folder
+                is for.
         """
-        place = self.folder / "tables" / name
+        folder = self.folder / "tables" / name
         stage = f"table {name}"
         if self.journal.finished(stage, key) is None:
-            place.parent.mkdir(exist_ok=True)
-            self.journal.finish(stage, key, files=self.write(table, place))
-        return self.table(f"table_{name}", sorted(place.glob("*.parquet")))
+            folder.parent.mkdir(exist_ok=True)
+            self.journal.finish(stage, key, files=self.write(table, folder))
+        return self.table(f"table_{name}", sorted(folder.glob("*.parquet")))
 
     def divide(self, name: str, table: ir.Table, column: str, parts: int) -> list[ir.Table]:
-        """The rows of a table by the value of `column`, 0 to `parts` - 1, each as a table in the engine's folder."""
-        place = self.folder / "tables" / name
+        """Divides the rows of a table by the value of `column`, which is 0 to `parts` - 1.
+
+        Returns:
+            A table in the engine's folder for each value.
+        """
+        folder = self.folder / "tables" / name
         stage = f"table {name}"
         if self.journal.finished(stage) is None:
-            place.parent.mkdir(exist_ok=True)
-            self.journal.finish(stage, files=self.write(table, place, column))
-        folders = [place / f"{column}={part}" for part in range(parts)]
-        return [
-            self.table(f"table_{name}_{n}", sorted(own.glob("*.parquet")))
-            for n, own in enumerate(folders)
-        ]
+            folder.parent.mkdir(exist_ok=True)
+            self.journal.finish(stage, files=self.write(table, folder, column))
+
+        # A value without rows has no folder, and hence a table of no files.
+        tables = []
+        for part in range(parts):
+            files = sorted((folder / f"{column}={part}").glob("*.parquet"))
+            tables.append(self.table(f"table_{name}_{part}", files))
+        return tables
 
     def value(self, scalar: ir.Scalar) -> Any:
-        """The value of an expression that is one."""
+        """Returns the value of a scalar expression."""
         table = scalar.name("value").as_table()
         return self.to_arrow(table)["value"][0].as_py()
 
     @abstractmethod
     def to_arrow(self, table: ir.Table) -> pa.Table:
-        """A small table, in the types of its Ibis schema."""
+        """Computes a small table, in the types of its Ibis schema."""
 
     @abstractmethod
     def batches(self, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-        """A table of any size in its own order, at most about `rows` rows at a time."""
+        """Computes a table of any size in its own order, at most about `rows` rows at a time."""
 
     @abstractmethod
     def write(self, table: ir.Table, folder: Path, by: str | None = None) -> list[Path]:
-        """Writes Parquet files into a new `folder`, which replaces one that is there, and names them in order.
+        """Writes Parquet files into a new `folder`, which replaces an existing one.
 
         Args:
-            by: a column of integers: rows with value v go into the folder "<by>=v", without this column.
+            table: The table to compute.
+            folder: The folder.
+            by: A column of integers. Rows with value v go into the folder "<by>=v", without this
+                column.
+
+        Returns:
+            The files, in order.
         """
 
     @abstractmethod
     def table(self, name: str, files: Sequence[Path]) -> ir.Table:
-        """Parquet files of the engine's own, as a table of this name."""
+        """Returns Parquet files that the engine wrote, as a table of this name."""
 
     @abstractmethod
     def close(self) -> None: ...
 
     @abstractmethod
     def _define(self, name: str, source: Source) -> ir.Table:
-        """(Re)defines the table `name` as the columns of the source, with `file` (int32) and `row` (int64)."""
+        """(Re)defines the table `name` as the columns of a source.
+
+        It has `file` (int32) and `row` (int64), too.
+        """
 
     @abstractmethod
     def _fingerprint(self, table: ir.Table) -> str:
-        """The same for the same expression over the same tables."""
+        """Returns a text that is the same for the same expression over the same tables."""
 
     def _read(self, source: Source) -> ir.Table:
         name = f"raw_{len(self._sources)}"
@@ -203,7 +243,10 @@ class Engine(ABC):
         index: int,
         make: Callable[[Path, Mapping[str, pa.DataType], BadRows, Path], None],
     ) -> None:
-        """Reads a file of a source from a copy from now on, and counts what the copy left out."""
+        """Makes a source read one of its files from a copy, and counts what the copy left out.
+
+        A copy of the same file, size and time of change is used again.
+        """
         file = source.files[index]
         policy = source.bad_rows.policy
         size = file.stat()
@@ -211,31 +254,42 @@ class Engine(ABC):
             file, size.st_size, size.st_mtime_ns, make.__name__, policy, *source.columns.items()
         )
         copy = self.folder / "copies" / f"{key}.parquet"
+
         noted = self.journal.finished(f"copy {file}", key)
         if noted is None:
             left_out = BadRows(policy, remedy=source.bad_rows.remedy)
             make(file, source.columns, left_out, copy)
             noted = left_out.dropped
             self.journal.finish(f"copy {file}", key, noted, [copy])
+
         for account, rows in noted.items():
             source.bad_rows.count(account, rows)
         source.copies[index] = copy
 
     def _handle(
-        self, table: ir.Table, rules: Sequence[Rule], found: list[dict[str, Any]], bad_rows: BadRows
+        self,
+        table: ir.Table,
+        rules: Sequence[Rule],
+        violations: list[dict[str, Any]],
+        bad_rows: BadRows,
     ) -> None:
-        """Refuses by the first bad row of all, or counts the rows of each rule."""
+        """Rejects the first bad row of all, or counts the rows of each rule.
+
+        Args:
+            violations: Rows of `broken`: `rule`, `rows` and `first` each.
+        """
         source = self._source(table)
-        for entry in sorted(found, key=lambda entry: entry["first"]):
+        for entry in sorted(violations, key=lambda entry: entry["first"]):
             rule = rules[entry["rule"]]
             example = rule.reason
+
+            # The value takes another query, which only a message needs.
             if bad_rows.policy == "refuse":
-                value = self.to_arrow(first_broken(table, rules, entry["rule"], entry["first"]))[
-                    "value"
-                ][0].as_py()
-                example = (
-                    f"{rule.reason}: {shown(value) if isinstance(value, str) else repr(value)}"
-                )
+                query = first_broken(table, rules, entry["rule"], entry["first"])
+                value = self.to_arrow(query)["value"][0].as_py()
+                text = shown(value) if isinstance(value, str) else repr(value)
+                example = f"{rule.reason}: {text}"
+
             where = self._where(table, entry["first"])
             bad_rows.handle_many(where, example, f"{source.label}: {rule.reason}", entry["rows"])
 
@@ -243,17 +297,19 @@ class Engine(ABC):
         name = origin(table)
         if name not in self._sources:
             raise UserError(
-                "keep_valid needs a table with the columns file, row and order of the raw files it is of"
+                "keep_valid needs a table with the columns file, row and order of its raw files"
             )
         return self._sources[name]
 
     def _where(self, table: ir.Table, order: int) -> str:
-        """The file and the row or line of a row, for messages."""
+        """Names the file and the row or line of a row, for messages."""
         source = self._source(table)
-        return f"{source.files[order >> ROW_BITS]}, {source.unit} {order & ((1 << ROW_BITS) - 1)}"
+        file = source.files[order >> ROW_BITS]
+        row = order & ((1 << ROW_BITS) - 1)
+        return f"{file}, {source.unit} {row}"
 
     def _file_named_in(self, message: str) -> tuple[Source, int] | None:
-        """The raw file that an engine's message tells about."""
+        """Returns the raw file that an engine's message names: its source and its index there."""
         for source in self._sources.values():
             for index, file in enumerate(source.files):
                 if index not in source.copies and str(file) in message:

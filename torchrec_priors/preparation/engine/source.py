@@ -1,4 +1,4 @@
-"""Raw files that an engine reads: their schemas, and which of them a row of a derived table came from."""
+"""Raw files that an engine reads: their schemas, and the file that a row of a table came from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,8 @@ FILE = "file"
 ROW = "row"
 ORDER = "order"
 PLACE = (FILE, ROW, ORDER)
-ROW_BITS = 40  # of `order`: 10^12 rows a file
+# Bits of `order` for the row; the file is in the bits above. They suffice for 10^12 rows a file.
+ROW_BITS = 40
 
 
 @dataclass
@@ -25,11 +26,11 @@ class Source:
     """Raw files of one schema.
 
     Attributes:
-        files: sorted; `file` of a row is its place here.
-        columns: what is read of them.
-        bad_rows: what becomes of text that is no UTF-8.
-        unit: what a row is called in messages: `row` of Parquet, `line` of CSV.
-        copies: files that are read from a Parquet copy with a column `row`, because not all of their rows are.
+        files: Sorted files. `file` of a row is an index into them.
+        columns: The columns to read.
+        bad_rows: Handles text that is not UTF-8.
+        unit: What messages call a row: `row` for Parquet, `line` for CSV.
+        copies: Index of a file -> Parquet copy with a column `row` that is read instead of it.
     """
 
     files: list[Path]
@@ -40,19 +41,24 @@ class Source:
 
     @property
     def label(self) -> str:
-        """What the account of dropped rows calls them."""
+        """Name of the files in the account of dropped rows."""
         if len(self.files) == 1:
             return self.files[0].name
+
         folders = {file.parent.name for file in self.files}
-        folder = folders.pop() if len(folders) == 1 else self.files[0].parent.parent.name
+        if len(folders) == 1:
+            folder = folders.pop()
+        else:
+            # Files of several folders, such as one a month: the folder of the folders.
+            folder = self.files[0].parent.parent.name
         return f"{folder}/ ({len(self.files):,} files)"
 
 
 def checked(files: Sequence[Path | str], columns: Mapping[str, pa.DataType]) -> list[Path]:
-    """`files` as sorted paths.
+    """Returns `files` as sorted paths.
 
     Raises:
-        UserError: no file, or a column named like one of those that name a row.
+        UserError: There is no file, or a column has the name of one that identifies rows.
     """
     paths = sorted({Path(file).absolute() for file in files})
     if not paths:
@@ -60,16 +66,18 @@ def checked(files: Sequence[Path | str], columns: Mapping[str, pa.DataType]) -> 
     for name in PLACE:
         if name in columns:
             raise UserError(
-                f"{paths[0]}: column '{name}' cannot be read, as rows are named by {', '.join(PLACE)}"
+                f"{paths[0]}: column '{name}' cannot be read, "
+                f"as rows are identified by {', '.join(PLACE)}"
             )
     return paths
 
 
 def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
-    """Reads nothing but the schema.
+    """Checks the columns of a file; reads only its schema.
 
     Raises:
-        UserError: no Parquet, or a column that is missing or of another type (dictionaries count as their values).
+        UserError: The file is not Parquet, or lacks a column or has it with another type
+            (dictionaries count as their values).
     """
     try:
         schema = read_schema(file)
@@ -78,45 +86,66 @@ def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
     except (pa.ArrowInvalid, OSError) as error:
         blame_the_system(error, f"'{file}'")
         raise UserError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
-    for name, kind in columns.items():
+
+    for name, expected in columns.items():
         if name not in schema.names:
             raise UserError(f"{file} has no column '{name}' (it has {', '.join(schema.names)})")
-        found = schema.field(name).type
-        if plain(found) != plain(kind):
-            raise UserError(f"{file}: column '{name}' is of type {found} where {kind} is expected")
+        actual = schema.field(name).type
+        if plain(actual) != plain(expected):
+            raise UserError(
+                f"{file}: column '{name}' is of type {actual} where {expected} is expected"
+            )
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """A type without how Arrow lays values out, which Parquet does not know, and without what an extension adds."""
+    """Returns a type without the layout of its values, which Parquet does not know.
+
+    What an extension adds is removed, too.
+    """
     types = pa.types
-    if isinstance(kind, pa.BaseExtensionType) and not isinstance(
-        kind, pa.UuidType
-    ):  # engines have the latter
+    # Engines have UUIDs.
+    if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
         return plain(kind.storage_type)
+
     if types.is_dictionary(kind):
         return plain(kind.value_type)
     if types.is_large_string(kind) or types.is_string_view(kind):
         return pa.string()
     if types.is_large_binary(kind) or types.is_binary_view(kind):
         return pa.binary()
-    if (
-        types.is_large_list(kind)
-        or types.is_list(kind)
-        or types.is_list_view(kind)
-        or types.is_large_list_view(kind)
-    ):
+    if _is_list(kind):
         return pa.list_(plain(kind.value_type))
     return kind
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    """Returns whether values are lists, of any layout but that of a fixed length."""
+    types = pa.types
+    is_list: bool = (
+        types.is_large_list(kind)
+        or types.is_list(kind)
+        or types.is_list_view(kind)
+        or types.is_large_list_view(kind)
+    )
+    return is_list
+
+
 def origin(table: ir.Table) -> str | None:
-    """Name of the source that column `file` of a derived table comes from; None where it comes from none."""
+    """Returns the name of the source that column `file` of a derived table comes from.
+
+    Returns None if it comes from none.
+    """
     relation = table.op()
     column = FILE
+
+    # Follow the column through the relations, under its name in each, down to a table.
     while not isinstance(relation, ops.PhysicalTable):
         value = relation.values.get(column) if hasattr(relation, "values") else None
         if not isinstance(value, ops.Field):
             return None
         relation = value.rel
         column = value.name
-    return relation.name if column == FILE else None
+
+    if column != FILE:
+        return None
+    return relation.name
