@@ -23,7 +23,8 @@ from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.retrieval.search import Queries, log_normalisers, search, search_reference
+from torchrec_priors.retrieval.search import log_normalisers, search, search_reference
+from torchrec_priors.retrieval.search_types import Queries
 from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
 from torchrec_priors.training.loop import make_sampler
 from torchrec_priors.training.step import step

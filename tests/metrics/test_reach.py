@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from random_trees import EVENTS, HORIZON, USERS, Target, cases
 
 from torchrec_priors.data.histories import Histories
+from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.per_user import DEPTH, Ranked
 from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.priors.event import EventPrior
@@ -38,6 +39,13 @@ def _batch(seen, targets, events, items):
     )
 
 
+def _update(reach, users, ranked):
+    """Adds a batch; returns which of its distinct targets can be found."""
+    reachable = reach.reachable(users, ranked)
+    reach.update(RankedBatch(users, ranked, reachable=reachable))
+    return reachable.found_M
+
+
 def _heads(case, target):
     """Numbers of the heads that a target is a positive of."""
     return {
@@ -61,7 +69,7 @@ def test_what_can_be_found_is_what_the_definition_says(case, data, filter_seen):
     may, known = (np.array([data.draw(st.booleans()) for _ in range(case.items)]) for _ in range(2))
     reach = Reach(case.tree, _rows(may, known), HORIZON, filter_seen=filter_seen)
     users, ranked = _batch(seen, targets, events, case.items)
-    found_M = reach.update(users, ranked)
+    found_M = _update(reach, users, ranked)
 
     in_a_head = set(np.concatenate(case.tree.eligible(0, case.items)).tolist())
     expected = {
@@ -116,16 +124,16 @@ def test_a_head_whose_targets_were_all_met_is_named(filter_seen):
     """What is bought was viewed before: where that is filtered, the head of purchases can never score."""
     users, ranked = _batch([[0, 1], [2]], [[3, 1], [2]], [[0, 1], [1]], 5)
     reach = Reach(_events_over(5), _rows(), 2, filter_seen=filter_seen)
-    reach.update(users, ranked)
+    _update(reach, users, ranked)
     if not filter_seen:
         assert reach.in_words() is None
         assert reach.warnings() == []
         return
     assert reach.in_words() == (
-        "1 of 3 targets can be found (33.3%): 2 were met before, and evaluation.filter_seen leaves out what was met"
+        "1 of 3 targets can be found (33.3%): 2 were seen before, and evaluation.filter_seen leaves out seen items"
     )
     assert reach.warnings() == [
-        "only 33.3% of the targets can be found: evaluation.filter_seen=false finds what was met, too",
+        "only 33.3% of the targets can be found: evaluation.filter_seen=false also finds seen items",
         "1 of 2 heads can find none of their targets (buy)",
     ]
 
@@ -133,16 +141,16 @@ def test_a_head_whose_targets_were_all_met_is_named(filter_seen):
 def test_nothing_to_be_found_is_said():
     users, ranked = _batch([[0, 1]], [[1, 0]], [[0, 0]], 3)
     reach = Reach(_events_over(3), _rows(), 2, filter_seen=True)
-    reach.update(users, ranked)
+    _update(reach, users, ranked)
     reach.sum_over(lambda tensor: tensor * 2)  # two ranks with the same
     assert reach.results()["reachable/met"] == 4
     assert reach.warnings() == [
-        "none of the targets can be found: evaluation.filter_seen=false finds what was met, too"
+        "none of the targets can be found: evaluation.filter_seen=false also finds seen items"
     ]
 
 
 def test_targets_beyond_the_models_horizon_are_of_no_head():
     users, ranked = _batch([[0]], [[1, 2]], [[0, 1]], 3)
     reach = Reach(_events_over(3), _rows(np.array([True, True, False])), 1, filter_seen=True)
-    assert reach.update(users, ranked).tolist() == [True, False]
+    assert _update(reach, users, ranked).tolist() == [True, False]
     assert reach.results()["reachable/heads_in_vain"] == 0, "the purchase is the second target"

@@ -10,7 +10,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import Ranked
 from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier, diversify_reference
-from torchrec_priors.retrieval.search import Found
+from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.settings.evaluation import RetrievalConfig
 
 CPU = torch.device("cpu")

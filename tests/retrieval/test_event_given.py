@@ -19,7 +19,8 @@ from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events, 
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.retrieval.search import Queries, search_reference
+from torchrec_priors.retrieval.search import search_reference
+from torchrec_priors.retrieval.search_types import Queries
 from torchrec_priors.settings.evaluation import RetrievalConfig
 
 KINDS = ("event", "event", "item", "temporal", "user")

@@ -17,7 +17,7 @@ from torchrec_priors.retrieval import max_search, search
 from torchrec_priors.retrieval.best_items import BestItems
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
-from torchrec_priors.retrieval.search import Exclusions, Queries
+from torchrec_priors.retrieval.search_types import Exclusions, Queries
 
 ITEMS, DIM = 3_000, 16
 

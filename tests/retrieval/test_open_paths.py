@@ -17,7 +17,8 @@ from torchrec_priors.retrieval import search
 from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.open_paths import most_open, open_paths
-from torchrec_priors.retrieval.search import Queries, search_reference
+from torchrec_priors.retrieval.search import search_reference
+from torchrec_priors.retrieval.search_types import Queries
 
 USERS, ITEMS = 9, 12
 

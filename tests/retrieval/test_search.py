@@ -17,7 +17,8 @@ from torchrec_priors.retrieval.fused_search import log_sums
 from torchrec_priors.retrieval.fusion import Fusion
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.keys import encode
-from torchrec_priors.retrieval.search import Exclusions, Queries, search_reference
+from torchrec_priors.retrieval.search import search_reference
+from torchrec_priors.retrieval.search_types import Exclusions, Queries
 
 
 @pytest.fixture(scope="module", autouse=True)

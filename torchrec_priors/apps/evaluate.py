@@ -23,7 +23,7 @@ from torchrec_priors.metrics.evaluation import evaluate as run_evaluation
 from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.retrieval.predictions import PredictionWriter
 from torchrec_priors.retrieval.read_predictions import noted_of
-from torchrec_priors.retrieval.search import Found
+from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.training.open_run import open_run
 from torchrec_priors.training.run.ancestry import Ancestry, read_ancestry
 

@@ -19,7 +19,8 @@ from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import join
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
-from torchrec_priors.retrieval.search import Exclusions, Queries, search
+from torchrec_priors.retrieval.search import search
+from torchrec_priors.retrieval.search_types import Exclusions, Queries
 
 _CHUNK_BYTES = 4 << 30
 _STEPS = 256.0

@@ -1,1 +1,1 @@
-"""Recall, NDCG, entropy and the rest (design: "Metrics"), streaming and summed over ranks."""
+"""Recall, NDCG, entropy and other metrics, accumulated over batches and summed over ranks."""

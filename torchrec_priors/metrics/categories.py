@@ -22,7 +22,8 @@ class Categories:
         name: the prior's name.
         groups: names by group number.
         starts, labels: the groups of all entities (see `compress`).
-        entity: what is labelled: items by row id, events by code, or users by their number in file order.
+        entity: what is labelled: items by row id, events by code, or users by their number in file
+            order.
     """
 
     name: str
@@ -41,15 +42,15 @@ class Categories:
         count: int,
         entity: Entity = "item",
     ) -> "Categories":
-        """From pairs of one of `count` entities and a group, in any order."""
+        """Built from pairs of one of `count` entities and a group, in any order."""
         return cls(name, groups, *compress(of, group, count), entity)
 
     @classmethod
     def of_prior(cls, data: PreparedData, name: str) -> "Categories":
-        """Those of a prior of the data set.
+        """The labels of a prior of the data set.
 
         Raises:
-            UserError: there is no such prior, or it is of an unknown kind.
+            UserError: no such prior exists, or it is of an unknown kind.
         """
         info = data.manifest.prior(name)
         entity = _ENTITIES.get(info.kind)
@@ -58,6 +59,7 @@ class Categories:
             raise UserError(
                 f"prior '{name}' is of an unknown kind, '{info.kind}' (known: {known}): prepare again"
             )
+
         pairs = data.user_pairs(name) if entity == "user" else data.prior_pairs(name, entity)
         count = {"item": data.items, "event": len(data.manifest.events), "user": data.users}[entity]
         return cls.from_pairs(name, info.groups, *pairs, count, entity)
@@ -70,15 +72,20 @@ class Categories:
         return index, self.labels[np.repeat(self.starts[of], counts) + within]
 
     def count(self, row: np.ndarray, of: np.ndarray, rows: int) -> np.ndarray:
-        """[rows, groups]: how many of the entities that belong to a row are in each group."""
+        """[rows, groups]: the number of entities of a row that are in each group.
+
+        Args:
+            row: the row that each entity of `of` belongs to.
+        """
         index, group = self.expand(of)
         cell = row[index] * len(self.groups) + group
         return np.bincount(cell, minlength=rows * len(self.groups)).reshape(rows, len(self.groups))
 
     def new_to(self, users: Histories) -> np.ndarray:
         """bool [B]: users with a target one of whose categories never occurs in their history."""
-        lengths = (users.seen_lengths, users.target_lengths)
-        seen, target = (np.repeat(np.arange(len(users)), of_users) for of_users in lengths)
+        seen = np.repeat(np.arange(len(users)), users.seen_lengths)
+        target = np.repeat(np.arange(len(users)), users.target_lengths)
+
         known_BJ = self.count(seen, users.seen, len(users)) > 0
         wanted_BJ = self.count(target, users.targets, len(users)) > 0
         return np.asarray((wanted_BJ & ~known_BJ).any(1))

@@ -12,7 +12,6 @@ from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import DEPTH
 from torchrec_priors.metrics.ranking import RankingMetrics
 from torchrec_priors.metrics.reach import Reach
-from torchrec_priors.metrics.unseen import UnseenCounts
 from torchrec_priors.model import Recommender
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.share import Share
@@ -20,8 +19,11 @@ from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.retrieval.search import Found
+from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.settings.evaluation import RetrievalConfig
+
+OnBatch = Callable[[Histories, Found, Found | None], None]
+Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
 
 
 def evaluate(
@@ -38,44 +40,54 @@ def evaluate(
     by_group: Sequence[str] | None = None,
     reach: Reach | None = None,
     total: Callable[[torch.Tensor], torch.Tensor],
-    on_batch: Callable[[Histories, Found, Found | None], None] = lambda _users,
-    _found,
-    _given: None,
-    progress: Callable[[Iterable[Histories], int], Iterable[Histories]] = lambda batches,
-    _count: batches,
+    on_batch: OnBatch = lambda _users, _found, _given: None,
+    progress: Progress = lambda batches, _count: batches,
 ) -> dict[str, Any]:
-    """Metrics of a split, the same on every rank: how many targets could be found at all (`Reach`), too, and where
-    items have no row of their own, how many (`UnseenCounts`).
+    """All metrics of a split (see `RankingMetrics`), the same on every rank.
 
     Args:
-        columns: what the encoder asks for of the sequences, besides items.
+        columns: what the encoder reads of the sequences, besides items.
         chosen: bool by user, in file order, who is evaluated; None for everyone.
-        by_group: names of the priors to report single groups of, besides the category prior; None for all.
-        reach: counts which targets could be found, of this model and these settings; made where it is None.
+        by_group: names of the priors whose single groups are reported, besides the category prior;
+            None for all.
+        reach: counts which targets could be found, for this model and these settings; built here if
+            None.
         total: a tensor's sum over ranks.
-        on_batch: called on every rank with its users, what was found for them and, where the tree has a level of
-            events, what was found by the heads of their targets' events; the same number of times on all.
-        progress: wraps the batches to show progress; it is told how many there are.
+        on_batch: called on every rank with its users, what was found for them and, if the tree has
+            a level of events, what was found by the heads of their targets' events; the same number
+            of times on all ranks.
+        progress: wraps the batches to show progress; it gets their number.
 
     Raises:
         UserError: no user has targets in the split.
     """
-    evaluated = int((users_of(data, split) & (True if chosen is None else chosen)).sum())
+    evaluated_U = users_of(data, split)
+    if chosen is not None:
+        evaluated_U = evaluated_U & chosen
+    evaluated = int(evaluated_U.sum())
     if not evaluated:
         raise UserError(
             f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})"
         )
 
     event_given = bool(levels_of_events(model.tree))
-    reach = reach or Reach.of(model, config)
+    category = Categories.of_prior(data, data.manifest.category_prior)
     metrics = RankingMetrics(
-        data.items, *_catalogue(data, by_group), event_given=event_given, reach=reach
+        data.items,
+        data.catalogue(["frequency"])["frequency"].to_numpy(),
+        category,
+        _other_priors(data, by_group),
+        event_given=event_given,
+        reach=reach or Reach.of(model, config),
+        own_row_I=model.item_rows.own_row_I,
     )
 
     was_training = model.training
     model.eval()
     diversifier = Diversifier.of(data, config.diversify, device) if config.diversify else None
     finder = Finder(model, index, config, device, diversifier)
+    finder_given = EventGiven(finder, len(data.manifest.events)) if event_given else None
+
     batches = history_batches(
         data,
         split,
@@ -83,40 +95,28 @@ def evaluate(
         batch=config.batch,
         share=share,
         columns=columns,
-        target_columns=("events",) if event_given else metrics.needs,
+        target_columns=metrics.needs,
         chosen=chosen,
     )
-
-    told = EventGiven(finder, len(data.manifest.events)) if event_given else None
-    own_row_I = model.item_rows.own_row_I
-    unseen = None if own_row_I is None else UnseenCounts(own_row_I)
-
     rounds = -(-evaluated // (config.batch * share.world))
     for users in progress(batches, rounds):
         queries = finder.queries(users, finder.ask(users))
         found = finder.find(users, queries, DEPTH)
-        given = None if told is None else told.find(users, queries, DEPTH)
-        metrics.update(
-            users, found.row_Bk.cpu().numpy(), None if given is None else given.row_Bk.cpu().numpy()
-        )
-        if unseen is not None:
-            unseen.update(users)
+        given = None if finder_given is None else finder_given.find(users, queries, DEPTH)
+
+        row_given_BR = None if given is None else given.row_Bk.cpu().numpy()
+        metrics.update(users, found.row_Bk.cpu().numpy(), row_given_BR)
         on_batch(users, found, given)
 
     model.train(was_training)
     metrics.sum_over(total)
-    if unseen is None:
-        return metrics.results()
-    unseen.sum_over(total)
-    return metrics.results() | unseen.results()
+    return metrics.results()
 
 
-def _catalogue(
-    data: PreparedData, by_group: Sequence[str] | None
-) -> tuple[np.ndarray, Categories, list[Categories]]:
-    frequency = data.catalogue(["frequency"])["frequency"].to_numpy()
-    names = [prior.name for prior in data.manifest.priors] if by_group is None else by_group
-    others = [
-        Categories.of_prior(data, name) for name in names if name != data.manifest.category_prior
+def _other_priors(data: PreparedData, by_group: Sequence[str] | None) -> list[Categories]:
+    """The priors whose groups are reported besides the category prior's."""
+    if by_group is None:
+        by_group = [prior.name for prior in data.manifest.priors]
+    return [
+        Categories.of_prior(data, name) for name in by_group if name != data.manifest.category_prior
     ]
-    return frequency, Categories.of_prior(data, data.manifest.category_prior), others

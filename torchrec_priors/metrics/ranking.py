@@ -1,7 +1,4 @@
-"""Metrics of ranked lists (design: "Metrics"; the paper's 4.2 and 4.4.1).
-
-What a single user's list is worth: `per_user.py`; by group of a prior: `groups.py`. Everything is a sum over users, so
-that batches and ranks add up.
+"""All metrics of ranked lists (the paper's 4.2 and 4.4.1), each in a file of its own.
 
 Shapes: B users, R length of the lists.
 """
@@ -10,21 +7,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
+from torchrec_priors.metrics.accuracy import Accuracy
+from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.categories import Categories
+from torchrec_priors.metrics.event_given import EventGivenAccuracy
+from torchrec_priors.metrics.exposure import Exposure
 from torchrec_priors.metrics.groups import GroupMetrics
-from torchrec_priors.metrics.per_user import CUTOFFS, Ranked
+from torchrec_priors.metrics.metric import Metric
+from torchrec_priors.metrics.per_user import Ranked
 from torchrec_priors.metrics.reach import Reach
-
-_VALUES = tuple(f"{name}@{cutoff}" for name in ("recall", "ndcg", "entropy") for cutoff in CUTOFFS)
-EVENT_GIVEN = "event_given/"
+from torchrec_priors.metrics.unseen import UnseenCounts
 
 
 class RankingMetrics:
-    """Accumulates batches; `sum_over` and then `results`."""
+    """Accumulates batches for every metric; then `sum_over`, and at last `results`."""
 
     def __init__(
         self,
@@ -35,109 +34,74 @@ class RankingMetrics:
         *,
         event_given: bool = False,
         reach: Reach | None = None,
+        own_row_I: np.ndarray | None = None,
     ) -> None:
         """
         Args:
             items: size of the catalogue.
-            frequency: training interactions of each item; novelty's popularity is (frequency + 1) / (sum + items).
+            frequency: training interactions of each item, for novelty.
             category: the category prior, for entropy and new interest.
-            others: further priors to report by group of.
-            event_given: whether users have a second list, of what was found by the heads of their targets' events.
-            reach: counts which targets could be found at all; None where that is not asked.
+            others: further priors whose groups are reported.
+            event_given: whether users have a second list, found by the heads of their targets'
+                events.
+            reach: counts which targets could be found at all; None if that is not wanted.
+            own_row_I: bool, items that have a row of their own; None if all have.
         """
         self.items = items
-        self.category = category
         self.event_given = event_given
         self.reach = reach
-        self.surprise = -np.log2((frequency + 1.0) / (frequency.sum() + items))
-        self.groups = [
-            GroupMetrics(prior, counts_found=reach is not None) for prior in (category, *others)
-        ]
-        self._sums = {"users": np.zeros(2)} | {
-            name: np.zeros(2) for name in _VALUES
-        }  # of all users, of newcomers
-        for cutoff in CUTOFFS:
-            self._sums |= {f"shown@{cutoff}": np.zeros(items), f"surprise@{cutoff}": np.zeros(1)}
+
+        # The one list of all metrics. Their keys are in metrics.json in this order.
+        self.metrics: list[Metric] = [Accuracy(category)]
         if event_given:
-            self._sums |= {EVENT_GIVEN + name: np.zeros(1) for name in _VALUES}
+            self.metrics.append(EventGivenAccuracy(category))
+        self.metrics.append(Exposure(items, frequency))
+        if reach is not None:
+            self.metrics.append(reach)
+        for prior in (category, *others):
+            self.metrics.append(GroupMetrics(prior, counts_found=reach is not None))
+        if own_row_I is not None:
+            self.metrics.append(UnseenCounts(own_row_I))
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns of the sequences that `update` reads beside the targets."""
-        if any(group.prior.entity == "event" for group in self.groups):
-            return ("events",)
-        return self.reach.needs if self.reach is not None else ()
+        """Columns of the sequences that `update` reads with the targets."""
+        return tuple(dict.fromkeys(need for metric in self.metrics for need in metric.needs))
 
     def update(
         self, users: Histories, row_BR: np.ndarray, row_given_BR: np.ndarray | None = None
     ) -> None:
-        """A batch of users, with what `needs` names beside their targets.
+        """Adds a batch of users, with the target columns that `needs` names.
 
         Args:
-            row_BR: recommended row ids, best first, at least `DEPTH` columns; -1 where the list is shorter.
-            row_given_BR: what was found by the heads of their targets' events.
+            row_BR: recommended row ids, best first, at least `DEPTH` columns; -1 after the end of a
+                shorter list.
+            row_given_BR: the same, found by the heads of their targets' events.
         """
         assert self.event_given == (row_given_BR is not None)
         if not len(users):
             return
-        ranked = Ranked.of(row_BR, users.targets, users.target_lengths, self.items)
-        newcomer_B = self.category.new_to(users)
-        self._sums["users"] += [len(users), newcomer_B.sum()]
-        for cutoff in CUTOFFS:
-            for name, value_B in ranked.values(cutoff, self.category).items():
-                self._sums[f"{name}@{cutoff}"] += [value_B.sum(), value_B[newcomer_B].sum()]
-            shown = ranked.row_BR[:, :cutoff][ranked.row_BR[:, :cutoff] >= 0]
-            self._sums[f"shown@{cutoff}"] += np.bincount(shown, minlength=self.items)
-            self._sums[f"surprise@{cutoff}"] += self.surprise[shown].sum()
-        found_M = None if self.reach is None else self.reach.update(users, ranked)
-        for group in self.groups:
-            group.update(ranked, users, found_M)
-        if row_given_BR is not None:
-            given = Ranked.of(row_given_BR, users.targets, users.target_lengths, self.items)
-            for cutoff in CUTOFFS:
-                for name, value_B in given.values(cutoff, self.category).items():
-                    self._sums[f"{EVENT_GIVEN}{name}@{cutoff}"] += value_B.sum()
+
+        ranked = self._ranked(users, row_BR)
+        given = None if row_given_BR is None else self._ranked(users, row_given_BR)
+        # Looked up once, for `Reach` itself and for the groups.
+        reachable = None if self.reach is None else self.reach.reachable(users, ranked)
+        batch = RankedBatch(users, ranked, given, reachable)
+
+        for metric in self.metrics:
+            metric.update(batch)
 
     def sum_over(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Adds up all ranks; `total` gives a tensor's sum over them. Every rank must have the same priors."""
-        for sums in (self._sums, *(group.sums for group in self.groups)):
-            for name in sorted(sums):
-                sums[name] = total(torch.from_numpy(sums[name])).numpy()
-        if self.reach is not None:
-            self.reach.sum_over(total)
+        """Adds up all ranks, which must have the same metrics; `total` sums a tensor over ranks."""
+        for metric in self.metrics:
+            metric.sum_over(total)
 
     def results(self) -> dict[str, Any]:
         """Flat names -> numbers, and `users`."""
-        users, newcomers = self._sums["users"]
         out: dict[str, Any] = {}
-        for prefix, column, count in (("", 0, users), ("new_interest/", 1, newcomers)):
-            for name in _VALUES:
-                out[prefix + name] = float(self._sums[name][column] / count) if count else None
-            out[f"{prefix}users"] = int(count)
-        if self.event_given:
-            for name in _VALUES:
-                out[EVENT_GIVEN + name] = (
-                    float(self._sums[EVENT_GIVEN + name][0] / users) if users else None
-                )
-        for cutoff in CUTOFFS:
-            shown = self._sums[f"shown@{cutoff}"]
-            out[f"coverage@{cutoff}"] = float((shown > 0).mean())
-            out[f"gini@{cutoff}"] = _gini(shown)
-            out[f"novelty@{cutoff}"] = float(
-                self._sums[f"surprise@{cutoff}"][0] / max(shown.sum(), 1)
-            )
-        if self.reach is not None:
-            out |= self.reach.results()
-        for group in self.groups:
-            out |= group.results()
+        for metric in self.metrics:
+            out |= metric.results()
         return out
 
-
-def _gini(shown: np.ndarray) -> float:
-    """Gini coefficient of how often items are shown: 0 all alike, 1 one item alone."""
-    ordered = np.sort(shown)
-    total = ordered.sum()
-    if total == 0:
-        return 0.0
-    ranks = np.arange(1, len(ordered) + 1)
-    return float((2 * ranks - len(ordered) - 1) @ ordered / (len(ordered) * total))
+    def _ranked(self, users: Histories, row_BR: np.ndarray) -> Ranked:
+        return Ranked.of(row_BR, users.targets, users.target_lengths, self.items)

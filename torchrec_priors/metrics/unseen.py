@@ -1,41 +1,35 @@
-"""How much of what a model is evaluated on are items without a row of their own: counted, never taken out."""
+"""How many of the evaluated items have no row of their own: they are counted, never left out."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from torchrec_priors.data.histories import Histories
+from torchrec_priors.metrics.batch import RankedBatch
+from torchrec_priors.metrics.metric import Metric
 
 
-class UnseenCounts:
-    """Accumulates batches; `sum_over` and then `results`."""
+class UnseenCounts(Metric):
+    """`sums` holds two numbers of each: interactions with unseen items, and all interactions."""
 
     def __init__(self, own_row_I: np.ndarray) -> None:
         """
         Args:
-            own_row_I: bool, items that have a row to themselves.
+            own_row_I: bool, items that have a row of their own.
         """
         self.unseen_I = ~own_row_I
-        self._sums = np.zeros(4, np.int64)
+        self.sums = {name: np.zeros(2, np.int64) for name in ("interactions", "targets")}
 
-    def update(self, users: Histories) -> None:
-        for place, items in enumerate((users.seen, users.targets)):
-            self._sums[2 * place : 2 * place + 2] += [self.unseen_I[items].sum(), len(items)]
-
-    def sum_over(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Adds up all ranks."""
-        self._sums = total(torch.from_numpy(self._sums)).numpy()
+    def update(self, batch: RankedBatch) -> None:
+        users = batch.users
+        for name, items in (("interactions", users.seen), ("targets", users.targets)):
+            self.sums[name] += [self.unseen_I[items].sum(), len(items)]
 
     def results(self) -> dict[str, Any]:
-        """Items, and of the interactions in histories and of the targets how many are with them, and the shares."""
-        seen, all_seen, targets, all_targets = self._sums.tolist()
-        return {
-            "unseen/items": int(self.unseen_I.sum()),
-            "unseen/interactions": seen,
-            "unseen/interactions_share": seen / max(all_seen, 1),
-            "unseen/targets": targets,
-            "unseen/targets_share": targets / max(all_targets, 1),
-        }
+        """The number of unseen items, and of the interactions with them in histories and targets,
+        with their shares."""
+        out: dict[str, Any] = {"unseen/items": int(self.unseen_I.sum())}
+        for name, counts in self.sums.items():
+            unseen, everything = counts.tolist()
+            out[f"unseen/{name}"] = unseen
+            out[f"unseen/{name}_share"] = unseen / max(everything, 1)
+        return out

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.labels import compress
-from torchrec_priors.retrieval.search import Found
+from torchrec_priors.retrieval.search_types import Found
 
 CANDIDATES = 200
 _GRID = (

@@ -14,7 +14,7 @@ from torch import Tensor
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.priors.tree import PriorTree, paths_of_groups
 from torchrec_priors.retrieval.find import Finder
-from torchrec_priors.retrieval.search import Found, Queries
+from torchrec_priors.retrieval.search_types import Found, Queries
 
 
 class EventGiven:

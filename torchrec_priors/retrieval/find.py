@@ -18,7 +18,8 @@ from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.int8_search import Quantised
-from torchrec_priors.retrieval.search import Exclusions, Found, Queries, log_normalisers, search
+from torchrec_priors.retrieval.search import log_normalisers, search
+from torchrec_priors.retrieval.search_types import Exclusions, Found, Queries
 from torchrec_priors.settings.evaluation import RetrievalConfig
 
 

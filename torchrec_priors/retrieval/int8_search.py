@@ -70,7 +70,7 @@ class Quantised:
 def search_int8(
     index: GroupIndex, score: Score, quantised: Quantised, open_S: list[OpenPaths], best: BestItems
 ) -> None:
-    """As `search_max`, for item sets whose paths are open to all users and have no bias; see `takes`."""
+    """As `search_max`, for item sets whose paths are open to all users and have no bias; see `has_plain_scores`."""
     for number, paths in enumerate(open_S):
         users, ways, _ = paths.vector_Bpd.shape
         at_once = max(1, _MOST_ROWS // ways)
@@ -96,7 +96,7 @@ def search_int8(
                     best.offer(user, item_n[column], exact[reach], paths.path_Bp[user, way])
 
 
-def takes(open_S: list[OpenPaths]) -> bool:
+def has_plain_scores(open_S: list[OpenPaths]) -> bool:
     """Whether scores are plain products: no path is closed to anyone, none has a bias."""
     return not any(bool((paths.bias_Bp != 0).any()) for paths in open_S)
 

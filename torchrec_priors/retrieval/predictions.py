@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torchrec_priors.common.files import new_file
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.parquet import ParquetWriter
-from torchrec_priors.retrieval.search import Found
+from torchrec_priors.retrieval.search_types import Found
 
 
 class PredictionWriter:

@@ -13,7 +13,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.retrieval.search import Found, Queries
+from torchrec_priors.retrieval.search_types import Found, Queries
 from torchrec_priors.serving.head_names import HeadNames
 from torchrec_priors.serving.levers import Levers
 from torchrec_priors.serving.queries import ask_each

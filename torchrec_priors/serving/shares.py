@@ -14,7 +14,7 @@ from torch import Tensor
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.retrieval.group_index import GroupIndex
-from torchrec_priors.retrieval.search import Found
+from torchrec_priors.retrieval.search_types import Found
 from torchrec_priors.serving.choice import Candidate, choose, fewest
 
 

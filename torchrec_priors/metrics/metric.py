@@ -1,0 +1,40 @@
+"""The interface of a metric. To add one: a file with a class of it, and a line in `ranking.py`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from torchrec_priors.metrics.batch import RankedBatch
+
+
+class Metric(ABC):
+    """Accumulates batches; then `sum_over`, and at last `results`.
+
+    Attributes:
+        sums: everything that is accumulated, by name. Only sums over users (and items) are kept, so
+            that batches and ranks add up.
+        needs: columns of the sequences that `update` reads with the targets.
+    """
+
+    sums: dict[str, np.ndarray]
+    needs: tuple[str, ...] = ()
+
+    @abstractmethod
+    def update(self, batch: RankedBatch) -> None:
+        """Adds a batch to `sums`."""
+
+    @abstractmethod
+    def results(self) -> dict[str, Any]:
+        """Flat names -> numbers, as in `metrics.json`; None for a mean over nobody."""
+
+    def sum_over(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Adds up all ranks; `total` gives a tensor's sum over them.
+
+        Each name is one collective, so every rank must have the same names.
+        """
+        for name in sorted(self.sums):
+            self.sums[name] = total(torch.from_numpy(self.sums[name])).numpy()
