@@ -5,11 +5,12 @@
 # make check     formatter, linter, layers of imports and type checker; make format puts right what they can
 # make docs-keys writes docs/keys.md from the settings
 # make test-slow the longer checks
+# make components writes components/ from the options of the apps
 
 RUN = .venv/bin/
 SOURCES = torchrec_priors datasets components tests tools
 
-.PHONY: install demo test test-slow check format docs-keys clean
+.PHONY: install demo test test-slow check format docs-keys components clean
 
 install: .venv/installed
 
@@ -37,6 +38,9 @@ format: install
 
 docs-keys: install
 	$(RUN)python tools/write_keys.py
+
+components: install
+	$(RUN)python tools/components.py
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

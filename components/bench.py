@@ -1,4 +1,4 @@
-"""TorchX component: speed and memory of one shape.
+"""TorchX component of the app `bench`, written by `make components`: do not edit.
 
 torchx run -s local_cwd components/bench.py:bench --shape merrec
 """
@@ -28,24 +28,29 @@ def bench(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Measures our path, the dense reference and the machine's limit.
+    """Measures a shape: our path, the dense reference and the machine's limit.
+
+    Every variant runs in a process of its own, one after another.
+
+    The scheduler starts it as one process.
 
     Args:
-        shape: what to measure
-        repeats: of each variant
-        threads: of each process
-        ablations: also leave out each optimisation in turn
-        only: only these variants, beside ours
-        json: print one JSON object
-        profile: also write a trace there
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores
-        gpu: GPUs
-        memMB: memory in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        shape: What to measure: merrec, pixel8m, ebnerd, retrieval, attention, prepare, reader,
+            scaling, sharding.
+        repeats: Repeats of each variant; the median counts.
+        threads: Threads of each process. [cores of this machine]
+        ablations: Also leave out each optimisation in turn (training shapes).
+        only: Measure only this variant, in addition to ours. Separate several with commas.
+        json: Print one JSON object with `rows` instead of the table.
+        profile: Also write a trace of our path to this file (chrome://tracing or Perfetto).
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores.
+        gpu: GPUs.
+        memMB: Memory, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
     options = dict(
         shape=shape,

@@ -1,6 +1,6 @@
-"""TorchX component: full-catalogue evaluation.
+"""TorchX component of the app `evaluate`, written by `make components`: do not edit.
 
-torchx run -s local_cwd components/evaluate.py:evaluate --run RUN --split test [--name NAME evaluation.key=value ...]
+torchx run -s local_cwd components/evaluate.py:evaluate --run RUN --split test [key=value ...]
 """
 
 from typing import Dict, List, Optional
@@ -29,27 +29,40 @@ def evaluate(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Evaluates the best checkpoint of a run.
+    """Scores every user against the whole catalogue.
+
+    Writes eval/<split>/metrics.json and predictions.parquet, and if the model has heads for events,
+    predictions_event_given.parquet, too.
 
     Args:
-        overrides: changes to the run's evaluation settings
-        run: folder of the run
-        split: validation or test
-        data: prepared data set, where it has moved since training
-        name: write to eval/SPLIT-NAME/ instead
-        trust: run files of own code that the run was trained with, though you have not trained with them here
-        leaked: refuse, leave-out or keep users with targets that a run this one started from was trained on
-        j: [min nodes:]nodes x processes a node
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores a node
-        gpu: GPUs a node
-        memMB: memory a node, in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        overrides: Changes to the run's `evaluation` settings, and only to these.
+        run: Folder of a trained run.
+        split: Which interactions are the targets. One of: validation, test.
+        data: Prepared data set, if it has moved since training.
+        name: Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart.
+        trust: Run the files of custom code that the run was trained with, even if you have not
+            trained with them here.
+        leaked: What to do if a run that this one started from was trained on targets of some users:
+            refuse to evaluate, leave these users out, or keep them. The metrics say which. One of:
+            refuse, leave-out, keep.
+        j: [min nodes:]nodes x processes per node.
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores per node.
+        gpu: GPUs per node.
+        memMB: Memory per node, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
-    options = dict(run=run, split=split, data=data, name=name, trust=trust, leaked=leaked)
+    options = dict(
+        run=run,
+        split=split,
+        data=data,
+        name=name,
+        trust=trust,
+        leaked=leaked,
+    )
     return application(
         "evaluate",
         options,

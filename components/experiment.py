@@ -1,4 +1,4 @@
-"""TorchX component: a matrix of runs from one file.
+"""TorchX component of the app `experiment`, written by `make components`: do not edit.
 
 torchx run -s local_cwd components/experiment.py:experiment --data DATA FILE
 """
@@ -32,28 +32,34 @@ def experiment(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Runs what is missing of an experiment, in one process that starts the others.
+    """Runs what is missing of an experiment, and writes a table of all results.
+
+    The scheduler starts it as one process.
 
     Args:
-        file: TOML file of the experiment
-        data: prepared data set; the file's by default
-        out: folder of the runs and results
-        split: validation or test; the file's by default
-        at_once: runs at a time
-        only: run these cells alone, separated by commas
-        scheduler: TorchX scheduler that the runs are started on
-        ranks: with scheduler, nodes x processes a node, a run
-        no_keep: remove a run's checkpoints once it is evaluated
-        trust: run files of own code that the run was trained with, though you have not trained with them here
-        search: try the values of the file's section search first, on validation
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores
-        gpu: GPUs
-        memMB: memory in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        file: TOML file of the experiment.
+        data: Prepared data set. [the file's]
+        out: Folder of the runs, and of <split>/results.parquet and .md. [experiments/<name>]
+        split: What to evaluate on. One of: validation, test. [the file's; validation]
+        at_once: Runs at a time. [the file's; 1]
+        only: Run only this cell. Separate several with commas.
+        scheduler: TorchX scheduler to run on, such as local_cwd. [a process for each run, on this
+            machine, on one thread]
+        ranks: With --scheduler: nodes x processes per node, of each run.
+        no_keep: Remove a run's checkpoints once it is evaluated.
+        trust: Run the files of custom code that the run was trained with, even if you have not
+            trained with them here.
+        search: Try the values of the file's [search], on validation only. Writes search/best.toml,
+            an experiment with the chosen values, and search/results.parquet and .md. --no_keep
+            keeps the checkpoints of the best trials.
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores.
+        gpu: GPUs.
+        memMB: Memory, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
     options = dict(
         data=data,

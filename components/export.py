@@ -1,4 +1,4 @@
-"""TorchX component: a trained run as plain files.
+"""TorchX component of the app `export`, written by `make components`: do not edit.
 
 torchx run -s local_cwd components/export.py:export --run RUN --out FOLDER
 """
@@ -26,24 +26,32 @@ def export(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Writes item vectors as Parquet, with original ids, and weights as safetensors.
+    """Writes the best checkpoint as plain files.
+
+    Item vectors are written as Parquet, with original ids, other weights as safetensors.
 
     Args:
-        run: folder of the run
-        out: folder to write
-        data: prepared data set, where it has moved since training
-        trust: run files of own code that the run was trained with, though you have not trained with them here
-        j: [min nodes:]nodes x processes a node
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores a node
-        gpu: GPUs a node
-        memMB: memory a node, in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        run: Folder of a trained run.
+        out: Folder to write, which must not exist or be empty.
+        data: Prepared data set, if it has moved since training.
+        trust: Run the files of custom code that the run was trained with, even if you have not
+            trained with them here.
+        j: [min nodes:]nodes x processes per node.
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores per node.
+        gpu: GPUs per node.
+        memMB: Memory per node, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
-    options = dict(run=run, out=out, data=data, trust=trust)
+    options = dict(
+        run=run,
+        out=out,
+        data=data,
+        trust=trust,
+    )
     return application(
         "export",
         options,

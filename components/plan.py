@@ -1,4 +1,4 @@
-"""TorchX component: memory, time and cost of sharded tables on machines that one does not have.
+"""TorchX component of the app `plan`, written by `make components`: do not edit.
 
 torchx run -s local_cwd components/plan.py:plan --items 1B --dim 256 --ranks 64
 """
@@ -55,51 +55,60 @@ def plan(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Asks TorchRec's planner what a rank holds and how long a step takes.
+    """Asks TorchRec's planner about a table, without creating the table.
+
+    Prints how it is sharded, what a rank holds and how long a step takes.
+
+    The scheduler starts it as one process.
 
     Args:
-        overrides: with config: changes to it, as in model.dim=64
-        items: rows of the item table; several, with commas, for a sweep
-        dim: width of the rows
-        ranks: devices; several, with commas, for a sweep
-        device: h200, h100, a100, cuda or cpu
-        memory: of a device
-        host_memory: of the host, a rank's share
-        memory_bandwidth: of a device's memory, a second
-        host_bandwidth: of the host's memory, a second
-        host_link_bandwidth: between a device and its host, a second
-        node_bandwidth: between ranks of a node, a second
-        network_bandwidth: between nodes, a second
-        ranks_per_node: ranks of a node
-        batch: windows of a rank and step
-        context: items of a window
-        negatives: of a step
-        dense: parameters of the dense model
-        layers: of an HSTU encoder, to count activations
-        accumulate: with layers: parts of a rank's windows
-        recompute: with layers: layers are computed again in backward
-        precision: with layers: of the encoder, fp32 or bf16
-        queries: with layers: paths of a prior tree that a position has positives of
-        optimizer: of the tables
-        rows: fp32 or fp16
-        sharding: row_wise, table_wise, column_wise or auto
-        kernel: fused, fused_uvm, fused_uvm_caching or auto
-        reserve: share of a device's memory for what is not estimated
-        config: TOML file of a run's configuration
-        data: with config: the prepared data set
-        trust: run files of own code that the run was trained with, though you have not trained with them here
-        plot: also draw the sweep there
-        measure: also do it here, on CPUs
-        repeats: steps that are measured
-        json: print one JSON object
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores
-        gpu: GPUs
-        memMB: memory in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        overrides: With --config: changes to it, such as model.dim=64.
+        items: Rows of the item table, such as 1255665, 1.26M or 10B; several, with commas: a sweep.
+        dim: Width of the rows.
+        ranks: Devices, over all nodes; several, with commas: a sweep.
+        device: h200 (141 GB at 4.8 TB/s), h100 (80 GB at 3.35 TB/s), a100 (80 GB at 2.04 TB/s),
+            each with its DGX: 8 per node, NVLink of 450, 450 and 300 GB/s, network of 50, 50 and 25
+            GB/s per GPU, 256 GB of host memory per GPU; cuda (TorchRec's defaults: 32 GiB); cpu
+            (assumed: 128 GB at 51 GB/s per rank, 2 per node).
+        memory: Memory of a device, such as 141GB or 80GiB. [as published]
+        host_memory: Memory of the host, a GPU's share of it. [as published]
+        memory_bandwidth: Bytes per second of a device's memory, such as 4.8TB.
+        host_bandwidth: Bytes per second of the host's memory, a GPU's share.
+        host_link_bandwidth: Bytes per second between a GPU and its host, one way.
+        node_bandwidth: Bytes per second of a rank to others of its node, one way.
+        network_bandwidth: Bytes per second of a rank to other nodes, one way.
+        ranks_per_node: Ranks of each node. [8 GPUs, 2 CPUs]
+        batch: Windows of a rank in a step. [128]
+        context: Items of a window, including those it is trained to predict. [200]
+        negatives: Negatives of a step, over all item sets and ranks. [8192]
+        dense: Parameters of the dense model, such as 7.5M. [none]
+        layers: Layers of an HSTU encoder, to count its activations. [not counted]
+        accumulate: With --layers: parts into which a rank's windows are divided. [1]
+        recompute: With --layers: layers are computed again in backward.
+        precision: With --layers: precision of the encoder, fp32 or bf16. [fp32]
+        queries: With --layers: paths of a prior tree in which a position has positives. [1]
+        optimizer: Optimizer of the tables: rowwise-adagrad, sgd, adagrad or adam.
+        rows: Precision of the rows: fp32 or fp16.
+        sharding: row_wise, table_wise, column_wise, or auto: the planner's choice. [row_wise]
+        kernel: fused, fused_uvm, fused_uvm_caching (rows in the host's memory), or auto. [fused]
+        reserve: Share of a device's memory for what is not counted: CUDA, the allocator, copies.
+        config: TOML file of a run's configuration, instead of --dim, --batch, --context, ...
+        data: With --config: the prepared data set.
+        trust: Run the files of custom code that the run was trained with, even if you have not
+            trained with them here.
+        plot: Also draw the sweep into this file: .png, .svg or .pdf.
+        measure: With --device cpu: also run it on this machine, and print predicted and measured
+            values.
+        repeats: With --measure: steps; the fastest counts.
+        json: Print one JSON object instead of the table.
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores.
+        gpu: GPUs.
+        memMB: Memory, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
     options = dict(
         items=items,

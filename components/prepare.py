@@ -1,4 +1,4 @@
-"""TorchX component: raw files -> prepared data set.
+"""TorchX component of the app `prepare`, written by `make components`: do not edit.
 
 torchx run -s local_cwd components/prepare.py:prepare --dataset movielens --raw RAW --out DATA
 """
@@ -37,33 +37,42 @@ def prepare(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Turns raw files into a prepared data set, in one process.
+    """Turns raw files into a prepared data set: sequences, items, priors and a manifest.
+
+    The scheduler starts it as one process.
 
     Args:
-        raw: folder of the raw files
-        out: folder of the prepared data set
-        dataset: name of a corpus, or path of a corpus file
-        horizon: E; the corpus's own by default
-        seed: of the permutation that numbers the rows, and of generate
-        on_bad_row: refuse or drop
-        option: key=value: options of the corpus, separated by commas
-        split: user or time; user by default
-        validation_from: time (UTC), with split time
-        test_from: time (UTC), with split time
-        append: add the raw files to the data set in out
-        keep_short: yes or no: whether what users of short histories did is kept, for a later append
-        overwrite: replace a data set of other settings in --out
-        generate: first make up a log of so many rows in --raw, with a corpus that can
-        engine: duckdb or spark
-        memory: what the engine may use
-        spark_master: URL of a Spark cluster's master
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores
-        memMB: memory in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        raw: Folder of the raw files.
+        out: Folder of the prepared data set; written as a whole or not at all.
+        dataset: Name of a corpus (see datasets/), or path of your own corpus file. [--append: the
+            data set's]
+        horizon: E: a user's last E interactions are test, the E before validation. [the corpus's]
+        seed: Seed of the permutation that numbers the rows, and of --generate. [0]
+        on_bad_row: Invalid rows: refuse the file, or drop and count them. One of: refuse, drop.
+        option: KEY=VALUE: An option of the corpus, as its file explains it. Separate several with
+            commas.
+        split: By user: the last E of each are test. By time: for all users, what is after
+            --test_from is test. One of: user, time. [user]
+        validation_from: With --split time (UTC). [80 %% of the log are before it]
+        test_from: With --split time (UTC). [90 %% of the log are before it]
+        append: Add the raw files to the data set in --out; other settings stay as they were.
+        keep_short: Keep the interactions of users with short histories for a later --append, which
+            may make them long enough. One of: yes, no. [yes, unless the corpus leaves them out by
+            its min_history]
+        overwrite: Replace a data set of other settings in --out.
+        generate: First make up a log of this number of rows in --raw, if the corpus can.
+        engine: What computes: DuckDB in this process, or Spark (an extra); the content is the same.
+            One of: duckdb, spark.
+        memory: Memory that the engine may use; beyond it, it spills to disk. For Spark: that of the
+            driver.
+        spark_master: Master of a Spark cluster. [all cores of this machine]
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores.
+        memMB: Memory, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
     options = dict(
         raw=raw,

@@ -1,4 +1,4 @@
-"""TorchX component: adds a prior to a prepared data set.
+"""TorchX component of the app `prior`, written by `make components`: do not edit.
 
 torchx run -s local_cwd components/prior.py:prior --data DATA --name NAME graph
 torchx run -s local_cwd components/prior.py:prior --data DATA --name NAME --from_file FILE item
@@ -36,31 +36,38 @@ def prior(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Adds a prior to a prepared data set, in one process.
+    """Adds a prior to a prepared data set.
+
+    It holds communities of the training log, an attribute, or a mapping of your own.
+
+    The scheduler starts it as one process.
 
     Args:
-        kind: graph, user or item
-        data: folder of the prepared data set
-        name: name of the prior, as in priors.tree
-        from_file: mapping of item_id or user_id to label (the app's --from)
-        by: user prior whose groups are taken, small ones merged
-        last: training interactions of a user that make edges, the latest
-        unweighted: every edge weighs 1
-        neighbours: strongest neighbours that each item or user keeps
-        resolution: of Leiden
-        groups: how many groups there are to be in the end
-        min_size: groups of fewer members are merged into one
-        users_per_item: at most so many users of an item are joined by it
-        seed: of Leiden and of what is drawn
-        memory: for counting who shares what
-        overwrite: replace a prior of this name that was added
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores
-        memMB: memory in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        kind: graph: communities of items; user: communities of users, or --by, or --from; item:
+            --from. One of: graph, user, item.
+        data: Folder of the prepared data set.
+        name: Name of the prior, as in priors.tree.
+        from_file: CSV with a header or Parquet: item_id or user_id, and label.
+        by: user: the user prior whose groups are taken, small ones merged.
+        last: Number of a user's latest training interactions that make edges. [graph: 50, user:
+            all]
+        unweighted: Every edge weighs 1, instead of the number that its ends share.
+        neighbours: Strongest neighbours that each item or user keeps; an edge needs one end.
+            [graph: all, user: 20]
+        resolution: Resolution of Leiden: the larger, the more communities. [1]
+        groups: Final number of groups; the resolution that gives it is searched for.
+        min_size: Groups with fewer members are merged into one. [communities: 10, --by: 1]
+        users_per_item: user: number of users, drawn at random, that an item joins at most. [2000]
+        seed: Seed of Leiden and of what is drawn.
+        memory: Memory for counting who shares what; beyond it, that spills to disk.
+        overwrite: Replace a prior of this name that was added before.
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores.
+        memMB: Memory, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
     options = dict(
         data=data,

@@ -1,7 +1,7 @@
-"""TorchX component: recommendations for one user, or for many into a file.
+"""TorchX component of the app `recommend`, written by `make components`: do not edit.
 
 torchx run -s local_cwd components/recommend.py:recommend --run RUN --user ID
-torchx run -s local_cwd components/recommend.py:recommend -j 1x4 --run RUN --users all --out recommendations.parquet
+torchx run -s local_cwd components/recommend.py:recommend -j 1x4 --run RUN --users all --out PARQUET
 """
 
 from typing import Dict, List, Optional
@@ -38,33 +38,42 @@ def recommend(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Recommends items with titles, scores and reasons.
+    """Recommends items from the whole history of a user, of many users, or from a given history.
 
     Args:
-        run: folder of the run
-        user: original id of a user of the data set
-        history: original item ids, oldest first, separated by commas, instead of a user
-        users: file with a user id a line, or Parquet with user_id, or `all`: many users at once, into a file
-        out: Parquet file to write, with users
-        k: how many items
-        allow: file with an item id a line, or Parquet with item_id: recommend only these
-        deny: such a file of items never to recommend
-        only: let these heads alone answer, separated by commas: paths, or groups of any level
-        mute: let these heads not answer
-        boost: name=x: multiply the probability that these heads give by x
-        at_least: name=share: let at least this share of the items be of a group of items
-        json: print JSON
-        data: prepared data set, where it has moved since training
-        trust: run files of own code that the run was trained with, though you have not trained with them here
-        j: [min nodes:]nodes x processes a node
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores a node
-        gpu: GPUs a node
-        memMB: memory a node, in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        run: Folder of a trained run.
+        user: Original id of a user of the data set.
+        history: Instead of --user: original item ids, oldest first, separated by commas; an id that
+            contains a comma in quotes.
+        users: Many users at once, into --out: a file with an original user id per line, or Parquet
+            with a column user_id; `all` for every user of the data set.
+        out: With --users: the file to write, in the order of --users.
+        k: Number of items.
+        allow: Recommend only these: a file with an original item id per line, or Parquet with a
+            column item_id.
+        deny: Never recommend these: a file as for --allow.
+        only: Let only these heads answer: a path ('long-term / Comedy'), the beginning of one, a
+            group of any level ('Comedy'), or a prior and its group ('genre: Comedy'). Separate
+            several with commas.
+        mute: Do not let these heads answer. Separate several with commas.
+        boost: HEAD=X: Multiply the probability that these heads give by X, above 0: log(X) is added
+            to their scores, which is exactly that if scores are calibrated (evaluation.calibrated).
+            Factors of the same head multiply. Separate several with commas.
+        at_least: GROUP=SHARE: Take at least this share of the -k items from a group of items, its
+            best ones: 'Documentary=0.3', for up to 5 groups. Separate several with commas.
+        json: Print JSON.
+        data: Prepared data set, if it has moved since training.
+        trust: Run the files of custom code that the run was trained with, even if you have not
+            trained with them here.
+        j: [min nodes:]nodes x processes per node.
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores per node.
+        gpu: GPUs per node.
+        memMB: Memory per node, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
     options = dict(
         run=run,

@@ -1,6 +1,6 @@
-"""TorchX component: a page of what runs came to.
+"""TorchX component of the app `report`, written by `make components`: do not edit.
 
-torchx run -s local_cwd components/report.py:report --runs RUNS --out FOLDER [--reference LABEL] [DIR ...]
+torchx run -s local_cwd components/report.py:report --runs RUNS --out FOLDER [DIR ...]
 """
 
 from typing import Dict, List, Optional
@@ -26,20 +26,30 @@ def report(
 ) -> specs.AppDef:
     """Writes a page of all evaluations of some runs.
 
+    It shows what to turn on for whom, tables, figures and example users. The page needs no network:
+    send it, or open it from the disk.
+
+    The scheduler starts it as one process.
+
     Args:
-        more: more folders
-        runs: folders of runs, of experiments, or that hold such, with commas
-        out: folder of the page
-        reference: row that the others are compared with
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores
-        memMB: memory, in MB
-        max_retries: how often the scheduler may start it again
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        more: More folders, so --runs DIR DIR ... can be written.
+        runs: Folder of a run, of an experiment, or one that holds such. Separate several with
+            commas.
+        out: Folder of the page, index.html.
+        reference: Reference row, with which the others are compared. [one head, next item]
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores.
+        memMB: Memory, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
-    options = dict(runs=runs, out=out, reference=reference)
+    options = dict(
+        runs=runs,
+        out=out,
+        reference=reference,
+    )
     return application(
         "report",
         options,

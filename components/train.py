@@ -1,6 +1,6 @@
-"""TorchX component: distributed training.
+"""TorchX component of the app `train`, written by `make components`: do not edit.
 
-torchx run -s local_cwd components/train.py:train --config FILE --data DATA --run RUN [key=value ...]
+torchx run -s local_cwd components/train.py:train --config FILE --data DATA --run RUN [KEY=X ...]
 """
 
 from typing import Dict, List, Optional
@@ -30,29 +30,39 @@ def train(
     env: Optional[Dict[str, str]] = None,
     mounts: Optional[List[str]] = None,
 ) -> specs.AppDef:
-    """Trains a run, or goes on with it.
+    """Trains a run, or resumes it.
+
+    It trains on all ranks of the launcher (torchrun, TorchX), or without one in this process.
 
     Args:
-        overrides: changes to the configuration, as in model.dim=64
-        config: TOML file of the run's configuration
-        data: folder of the prepared data set
-        run: folder of the run
-        init_from: folder of a run whose best weights this one starts from
-        fit_all: train on validation and test interactions, too
-        trust: run files of own code that the run was trained with, though you have not trained with them here
-        j: [min nodes:]nodes x processes a node
-        image: image to run in, where the scheduler uses one
-        h: a registered named resource
-        cpu: cores a node
-        gpu: GPUs a node
-        memMB: memory a node, in MB
-        max_retries: how often the scheduler may start it again
-        max_restarts: how often torchrun may start all processes again, on the same machines; each goes on with the run
-        env: environment variables, as A=1,B=2
-        mounts: of the container, as type=volume,src=CLAIM,dst=/shared
+        overrides: Changes to the configuration, such as model.dim=64.
+        config: TOML file of the run's configuration.
+        data: Folder of the prepared data set.
+        run: Folder of the run; a run of the same configuration in it is resumed.
+        init_from: Folder of a run whose best weights this one starts from; items and heads are
+            matched by name.
+        fit_all: Train on validation and test interactions, too: a model to serve, not to evaluate.
+        trust: Run the files of custom code that the run was trained with, even if you have not
+            trained with them here.
+        j: [min nodes:]nodes x processes per node.
+        image: Image to run in, if the scheduler uses one.
+        h: A registered named resource.
+        cpu: Cores per node.
+        gpu: GPUs per node.
+        memMB: Memory per node, in MB.
+        max_retries: Number of times that the scheduler may start it again.
+        max_restarts: Number of times that torchrun may start all processes again, on the same
+            machines; each time they resume the run.
+        env: Environment variables, as A=1,B=2.
+        mounts: Mounts of the container, as type=volume,src=CLAIM,dst=/shared.
     """
     options = dict(
-        config=config, data=data, run=run, init_from=init_from, fit_all=fit_all, trust=trust
+        config=config,
+        data=data,
+        run=run,
+        init_from=init_from,
+        fit_all=fit_all,
+        trust=trust,
     )
     return application(
         "train",

@@ -2,13 +2,16 @@
 
 import enum
 import importlib
+import importlib.util
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
 from schedulers import QUEUE, lacks, nodes_asked_for, retries
 from torchx.runner import get_runner
 from torchx.specs.builders import materialize_appdef
+from torchx.specs.file_linter import get_fn_docstring
 from torchx.specs.finder import get_component
 
 from torchrec_priors.apps.__main__ import apps
@@ -44,6 +47,39 @@ def _parameters(app):
         names.get(name, name): parameter
         for name, parameter in inspect.signature(function).parameters.items()
     }
+
+
+def test_components_are_what_the_apps_signatures_say():
+    path = REPOSITORY / "tools/components.py"
+    spec = importlib.util.spec_from_file_location("components_tool", path)
+    tool = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = tool  # in which dataclasses look up their annotations
+    try:
+        spec.loader.exec_module(tool)
+        texts = {app: tool.text_of(app) for app in apps()}
+    finally:
+        del sys.modules[spec.name]
+    stale = [
+        app
+        for app, text in texts.items()
+        if (REPOSITORY / f"components/{app}.py").read_text(encoding="utf8") != text
+    ]
+    assert not stale, "run `make components`"
+    written = {file.stem for file in (REPOSITORY / "components").glob("*.py")}
+    assert written == set(texts), "a component has no app"
+
+
+@pytest.mark.parametrize("app", apps())
+def test_the_help_of_a_component_describes_every_argument(app, monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    component = get_component(f"components/{app}.py:{app}").fn
+    with pytest.raises(SystemExit):
+        materialize_appdef(component, ["--help"])
+    printed = " ".join(capsys.readouterr().out.split())
+    _, descriptions = get_fn_docstring(component)
+    for name, description in descriptions.items():
+        assert description.strip(), name
+        assert " ".join(description.replace("%%", "%").split()) in printed
 
 
 @pytest.mark.parametrize("app", apps())

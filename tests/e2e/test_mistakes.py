@@ -156,7 +156,7 @@ def test_unknown_user_item_and_run(run, tmp_path):
 
 def test_evaluation_of_other_settings(run):
     evaluate = ["evaluate", "--run", run, "--split", "test"]
-    _refused(*evaluate, "model.dim=16", says=["'model.dim'", "evaluation.* alone"])
+    _refused(*evaluate, "model.dim=16", says=["'model.dim'", "only evaluation.*"])
     _refused(*evaluate, "--name", "a/b", says=["--name", "'a/b'"])
 
 
@@ -180,7 +180,7 @@ SEARCH = "[search]\ntrials = 2\nspace.encoder.dropout = "
         (
             "{head}[cells.a]\n{search}[0.1]",
             ["--search", "--split", "test"],
-            ["--search", "validation alone"],
+            ["--search", "only on validation"],
         ),
         ("{head}[cells.a]\n{search}[]", ["--search"], ["'encoder.dropout'", "empty list"]),
         (

@@ -1,1 +1,4 @@
-"""Command-line apps, one file each: `python -m torchrec_priors.apps.<app>`, or `torchrec-priors <app>`."""
+"""Command-line apps, one file each.
+
+Run one with `python -m torchrec_priors.apps.<app>` or `torchrec-priors <app>`.
+"""

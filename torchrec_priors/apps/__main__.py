@@ -8,28 +8,32 @@ from torchrec_priors.apps.streams import one_line, open_streams
 from torchrec_priors.errors import nearest
 
 
-def apps() -> list[str]:
-    """Names of all apps: the files of this folder that define `main`."""
-    files = Path(__file__).parent.glob("[a-z]*.py")
-    return sorted(file.stem for file in files if "\ndef main(" in file.read_text(encoding="utf8"))
-
-
 def main() -> None:
     """Entry point of the `torchrec-priors` command."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
         sys.stdout.write(
-            f"usage: torchrec-priors APP [options]\napps: {', '.join(apps())}\nAPP --help explains its options\n"
+            f"usage: torchrec-priors APP [options]\n"
+            f"apps: {', '.join(apps())}\n"
+            f"APP --help explains its options\n"
         )
         sys.exit(0)
+
     if name not in apps():
         open_streams()
-        sys.stderr.write(
-            one_line(f"error: there is no app '{name}': {nearest(name, apps())}") + "\n"
-        )
+        message = f"error: there is no app '{name}': {nearest(name, apps())}"
+        sys.stderr.write(one_line(message) + "\n")
         sys.exit(2)
+
     sys.argv = [f"torchrec-priors {name}", *sys.argv[2:]]
     importlib.import_module(f"torchrec_priors.apps.{name}").main()
+
+
+def apps() -> list[str]:
+    """Returns the names of all apps: the files of this folder that define `main`."""
+    # Read as text, since importing all apps would take seconds.
+    files = Path(__file__).parent.glob("[a-z]*.py")
+    return sorted(file.stem for file in files if "\ndef main(" in file.read_text(encoding="utf8"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What no option of any app takes, refused where arguments come in."""
+"""Checks of arguments that hold for every option of every app."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,19 @@ from typing import Any
 from torchrec_priors.errors import UserError
 from torchrec_priors.remote.uri import refuse_uri
 
-_MOST = 2**63 - 1  # what files and columns hold
+_LARGEST = 2**63 - 1  # what files and columns can hold
 _RENAMED = {("report", "--baseline"): "--reference"}  # app and its old option -> the new option
 
 
 def check_texts(arguments: Sequence[str]) -> None:
-    """Raises UserError where an argument is no UTF-8, in which everything is kept."""
+    """Raises UserError if an argument is not UTF-8, the encoding of every file we write."""
     for argument in arguments:
         try:
             argument.encode("utf8")
         except UnicodeEncodeError as error:
-            shown = argument.encode("utf8", "backslashreplace").decode("utf8")
+            escaped = argument.encode("utf8", "backslashreplace").decode("utf8")
             raise UserError(
-                f"the argument '{shown}' is not valid UTF-8: rename the file, or give another"
+                f"the argument '{escaped}' is not valid UTF-8: rename the file, or give another"
             ) from error
 
 
@@ -33,16 +33,18 @@ def check_renamed(app: str, arguments: Sequence[str]) -> None:
 
 
 def check_values(options: Mapping[str, Any]) -> None:
-    """Raises UserError where an option has a URI in place of a path, or a number that is none or of more than 64 bits.
+    """Raises UserError if an option has an invalid value.
+
+    Invalid are a URI instead of a path, a number of more than 64 bits, and one that is not finite.
 
     Args:
-        options: by name of the app's parameter. Those that take URIs, too, come as texts.
+        options: values by the name of the app's parameter. Options that also take URIs are texts.
     """
     for name, value in options.items():
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, Path):
             refuse_uri(value, option)
-        if isinstance(value, int) and abs(value) > _MOST:
+        if isinstance(value, int) and abs(value) > _LARGEST:
             raise UserError(f"{option} = {value} is beyond 64 bits: give a smaller number")
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{option} must be a finite number, not {value}")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
-from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.progress import stage_bar
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import NAMES, PARTS, SHAPES, check_shape
 from torchrec_priors.common.limits import check_most
@@ -30,16 +30,22 @@ def bench(
         bool,
         Option("--ablations", help="Also leave out each optimisation in turn (training shapes)."),
     ] = False,
-    only: Annotated[list[str] | None, Option(help="Only these variants, beside ours.")] = None,
+    only: Annotated[
+        list[str] | None,
+        Option(help="Measure only this variant, in addition to ours. Can be repeated."),
+    ] = None,
     as_json: Annotated[
-        bool, Option("--json", help="Print one JSON object with `rows` in place of the table.")
+        bool, Option("--json", help="Print one JSON object with `rows` instead of the table.")
     ] = False,
     profile: Annotated[
         Path | None,
-        Option(help="Also write a trace of our path there, for chrome://tracing or Perfetto."),
+        Option(help="Also write a trace of our path to this file (chrome://tracing or Perfetto)."),
     ] = None,
 ) -> None:
-    """Measures a shape; every variant runs in a process of its own, one after another."""
+    """Measures a shape: our path, the dense reference and the machine's limit.
+
+    Every variant runs in a process of its own, one after another.
+    """
     from torchrec_priors.bench import ablations as optimisations
     from torchrec_priors.bench import markdown, rows
 
@@ -49,15 +55,24 @@ def bench(
     check_most("--repeats", repeats, _MOST_REPEATS)
     if threads is not None and not 1 <= threads <= _MOST_THREADS:
         raise UserError(f"--threads must be in [1, {_MOST_THREADS}], not {threads}")
+
     cores = threads or len(os.sched_getaffinity(0))
     machine = {"threads": cores, "machine": platform.machine(), "processor": platform.processor()}
+
+    def print_rows(measured: list[Row]) -> None:
+        if as_json:
+            print(rows.as_json(measured, machine))
+        else:
+            print(markdown.table(measured))
+
     if shape in PARTS:
         if only or ablations or profile is not None:
             raise UserError(f"--shape {shape} goes without --only, --ablations and --profile")
-        with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
-            measured = _part(shape, repeats, cores, bar.set_description_str)
-        print(rows.as_json(measured, machine) if as_json else markdown.table(measured))
+        with stage_bar() as bar:
+            measured = _measure_part(shape, repeats, cores, bar.set_description_str)
+        print_rows(measured)
         return
+
     described = SHAPES[shape]
     variants = rows.variants_of(described, optimisations.NAMES if ablations or only else ())
     if only:
@@ -66,23 +81,29 @@ def bench(
             if name not in names:
                 raise UserError(f"--only: there is no variant '{name}': {', '.join(names)}")
         variants = [variant for variant in variants if variant.name in ("ours", *only)]
-    with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
-        found = rows.measure(described, variants, repeats, cores, bar.set_description_str)
+
+    with stage_bar() as bar:
+        measured = rows.measure(described, variants, repeats, cores, bar.set_description_str)
         if profile is not None:
             bar.set_description_str(f"{shape}: trace")
             rows.trace(described, profile, cores)
-    print(rows.as_json(found, machine) if as_json else markdown.table(found))
+
+    print_rows(measured)
     if profile is not None:
         print(f"trace written to {profile}")
 
 
-def _part(shape: str, repeats: int, threads: int, report: Callable[[str], None]) -> list[Row]:
+def _measure_part(
+    shape: str, repeats: int, threads: int, report: Callable[[str], None]
+) -> list[Row]:
+    """Measures one of `PARTS`, which have rows of their own instead of variants."""
     from torchrec_priors.bench import attention, data_path, scaling, sharding
 
     if shape == "attention":
         return attention.attention_rows(repeats, threads, report)
     if shape == "sharding":
         return sharding.sharding_rows(repeats, threads, report)
+
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         if shape == "prepare":
             return data_path.prepare_rows(Path(folder), report)

@@ -1,4 +1,4 @@
-"""How an app runs: its function becomes a command, a person's mistake one line on standard error and exit code 2."""
+"""Runs an app: its function becomes a command, a user's mistake one line on standard error."""
 
 import logging
 import os
@@ -29,46 +29,44 @@ from torchrec_priors.errors import (
 )
 from torchrec_priors.ranks.variables import Launch, for_one_process, read_launch
 
-TRUST = "Run files of own code that the run was trained with, though you have not trained with them here."
+TRUST = (
+    "Run the files of custom code that the run was trained with, even if you have not trained "
+    "with them here."
+)
 
 _RANK_0_SPEAKS_WITHIN = 20.0  # seconds
-_READER_HAS_GONE = (
-    128 + signal.SIGPIPE
-)  # exit code where who read our output has seen enough, as `head` has
-_APART = (
-    0.5  # seconds between ranks of a machine that say the same, of which the first ends the others
-)
+# Seconds between ranks of a machine that report the same error; the first to exit ends the others.
+_APART = 0.5
+# Exit code when the reader of our output has closed it, as `head` does.
+_READER_HAS_GONE = 128 + signal.SIGPIPE
 
 
 def run(
     function: Callable[..., Any], arguments: list[str] | None = None, *, alone: bool = False
 ) -> None:
-    """Runs an app on command-line arguments and exits: 0 done, 2 the user's input is wrong, 128 + a signal's number
-    where one ended it, 1 anything else.
+    """Runs an app on command-line arguments and exits.
 
-    Under torchrun, what would fail again in the same way is not tried again.
+    The exit code is 0 if it is done, 2 if the user's input is wrong, 128 plus the number of the
+    signal that ended it, and 1 for anything else. Under torchrun, what would fail again in the
+    same way is not tried again.
 
     Args:
-        alone: whether the app is one process, which several of a launcher's would disturb.
+        function: the app.
+        arguments: of its command line; None for those of this process.
+        alone: whether the app is a single process, so several of a launcher would disturb it.
     """
     open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == [
-        "--"
-    ]:  # what keeps torchrun from reading our options (launch/builtins/dist.py)
+    # The `--` keeps torchrun from reading our options (launch/builtins/dist.py).
+    if arguments[:1] == ["--"]:
         arguments = arguments[1:]
 
-    launch = _launch(function.__name__, alone=alone)
+    launch = _read_launch(function.__name__, alone=alone)
     leads = not isinstance(launch, Launch) or launch.rank == 0
-    logging.basicConfig(level=logging.WARNING)
-    for handler in logging.getLogger().handlers:  # a library's, where one came first
-        if type(handler) is logging.StreamHandler:
-            handler.setFormatter(logging.Formatter("%(message)s"))
-    logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
-    silence_library_warnings()
+    _set_up_logging(leads)
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-    app.command()(_ready(function, launch))
+    app.command()(_with_checks(function, launch))
     try:
         check_texts(arguments)
         check_renamed(function.__name__, arguments)
@@ -82,29 +80,48 @@ def run(
         if error.speaks:
             _write(f"error: {error}")
         sys.stdout.flush()
-        os._exit(1)  # threads may wait for the lost ranks
+        # Threads may wait for the lost ranks, and a normal exit would wait for the threads.
+        os._exit(1)
     except (UserError, DivergedError) as error:
-        _say(launch, str(error))
+        _report(launch, str(error))
         _end_restarts()
         code = 2 if isinstance(error, UserError) else 1
     except OutsideError as error:
-        _say(launch, str(error))
+        _report(launch, str(error))
         code = 1
     except BrokenPipeError:
         code = _READER_HAS_GONE
     except Exception as error:
         code = _explain(launch, error)
 
-    _let_go_of_output()
+    _discard_unwritten_output()
     if code == 1 and isinstance(launch, Launch) and launch.rank == 0 and launch.world > 1:
-        os._exit(
-            code
-        )  # at once, so that the launcher ends the others before they tell of a lost rank
+        # At once, so that the launcher ends the others before they report a lost rank.
+        os._exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _set_up_logging(leads: bool) -> None:
+    """Logs bare messages; ranks other than the first log errors only."""
+    logging.basicConfig(level=logging.WARNING)
+    # A library may have installed its handler first; then basicConfig did nothing.
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setFormatter(logging.Formatter("%(message)s"))
+
+    logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
+    silence_library_warnings()
+
+
 def _explain(launch: Launch | UserError | None, error: Exception) -> int:
-    """Says what the system refused, or what is wrong with the command line; the exit code. Raises everything else."""
+    """Reports what the system refused, or what is wrong with the command line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        Exception: the error itself, if it is neither.
+    """
     explained = explain(error) or out_of_memory(error)
     if explained is not None:
         message = str(explained)
@@ -112,48 +129,58 @@ def _explain(launch: Launch | UserError | None, error: Exception) -> int:
         message = f"{error.format_message()} (--help explains every option)"
     else:
         raise error
-    _say(launch, message)
+
+    _report(launch, message)
     _end_restarts()
     return 1 if isinstance(explained, OutsideError) else 2
 
 
 def _flush() -> None:
-    """Writes out what was printed, while an error can still be told."""
+    """Writes out what was printed, while an error can still be reported."""
     with naming(Path("standard output")):
         if sys.stdout is not None:
             sys.stdout.flush()
 
 
-def _let_go_of_output() -> None:
-    """What nobody takes is not tried again when the interpreter ends, which would complain in its own words."""
+def _discard_unwritten_output() -> None:
+    """Keeps the interpreter from writing again, at its end, what could not be written.
+
+    It would complain about it in its own words.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
                 stream.flush()
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)
 
 
-def _launch(app: str, *, alone: bool) -> Launch | UserError | None:
-    """What a launcher says, or why it cannot be."""
+def _read_launch(app: str, *, alone: bool) -> Launch | UserError | None:
+    """Returns the launcher's variables, or the error that makes them invalid.
+
+    The error is returned, since it can be raised only where it becomes one line.
+    """
     try:
         launch = read_launch()
         if alone and launch is not None and launch.world > 1:
             return UserError(
-                f"{app} is one process, and a launcher started {launch.world}: start one (torchrun --nproc-per-node 1, "
-                f"TorchX -j 1x1), or for one process without a launcher, {for_one_process()}"
+                f"{app} is one process, and a launcher started {launch.world}: start one "
+                f"(torchrun --nproc-per-node 1, TorchX -j 1x1), or for one process without a "
+                f"launcher, {for_one_process()}"
             )
     except UserError as error:
         return error
     return launch
 
 
-def _ready(function: Callable[..., Any], launch: Launch | UserError | None) -> Callable[..., Any]:
-    """The same, but refusing what a launcher cannot have meant, and what no option takes.
+def _with_checks(
+    function: Callable[..., Any], launch: Launch | UserError | None
+) -> Callable[..., Any]:
+    """Wraps an app so that invalid variables of a launcher and invalid options are rejected.
 
-    Output that nobody reads any more ends it here, as Typer would make a plain failure of it.
+    A closed output is handled here, too, as Typer would turn it into a plain failure.
     """
 
     @wraps(function)
@@ -169,11 +196,12 @@ def _ready(function: Callable[..., Any], launch: Launch | UserError | None) -> C
     return checked
 
 
-def _say(launch: Launch | UserError | None, message: str) -> None:
-    """Writes the one line, from rank 0 where it meets the mistake, too.
+def _report(launch: Launch | UserError | None, message: str) -> None:
+    """Writes the error's line, from rank 0 if it has the same error.
 
-    A launcher ends all ranks as soon as one exits. So the others give rank 0 the time to speak, which ends them; one
-    that lives on has met what rank 0 has not (a file that it alone reads) and says it itself.
+    A launcher ends all ranks as soon as one exits. So the others give rank 0 the time to write,
+    which ends them. One that is still alive then has an error that rank 0 has not (e.g. in a file
+    that only it reads) and writes its own line.
     """
     if isinstance(launch, Launch) and launch.rank:
         time.sleep(_RANK_0_SPEAKS_WITHIN + _APART * (launch.local_rank or 0))
@@ -182,26 +210,26 @@ def _say(launch: Launch | UserError | None, message: str) -> None:
 
 
 def _write(message: str) -> None:
-    with suppress(OSError):  # nobody reads it, or there is no room for it: the exit code says it
+    # Nobody may read it, or the disk may be full: then the exit code has to do.
+    with suppress(OSError):
         sys.stderr.write(one_line(message) + "\n")
         sys.stderr.flush()
 
 
 def _end_restarts() -> None:
-    """Ends torchrun where it would start the ranks again: it knows no exit code that says not to."""
-    if _in_environment("TORCHELASTIC_RESTART_COUNT") >= _in_environment(
-        "TORCHELASTIC_MAX_RESTARTS"
-    ):
+    """Ends torchrun if it would start the ranks again: no exit code tells it not to."""
+    restarts = _number_in_environment("TORCHELASTIC_RESTART_COUNT")
+    if restarts >= _number_in_environment("TORCHELASTIC_MAX_RESTARTS"):
         return
+
     with suppress(OSError):
         parent = os.getppid()
         command = Path(f"/proc/{parent}/cmdline").read_bytes()
-        if (
-            b"torchrun" in command or b"torch.distributed" in command
-        ):  # not a shell with variables that are left over
+        # The parent may also be a shell in which the variables are left over.
+        if b"torchrun" in command or b"torch.distributed" in command:
             os.kill(parent, signal.SIGTERM)
 
 
-def _in_environment(name: str) -> int:
-    """A launcher's number; 0 where there is none."""
+def _number_in_environment(name: str) -> int:
+    """Returns a launcher's number; 0 if it is not set."""
     return whole_number(os.environ.get(name, "")) or 0

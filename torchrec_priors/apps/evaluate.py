@@ -3,17 +3,17 @@
 import logging
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from tqdm import tqdm
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.progress import with_progress
 from torchrec_priors.common.files import write_json
 from torchrec_priors.config import RunConfig, read_override, with_changes
 from torchrec_priors.data.histories import Histories
@@ -29,12 +29,12 @@ from torchrec_priors.training.run.ancestry import Ancestry, read_ancestry
 
 log = logging.getLogger(__name__)
 
-_SHOWN = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverage@10", "novelty@10",
-          "event_given/recall@10", "event_given/ndcg@10")  # fmt: skip
+_PRINTED = ("recall@5", "recall@10", "ndcg@5", "ndcg@10", "entropy@10", "coverage@10", "novelty@10",
+            "event_given/recall@10", "event_given/ndcg@10")  # fmt: skip
 
 
 class Leaked(StrEnum):
-    """What becomes of users with targets that an ancestor of the run was trained on."""
+    """What to do with users that have targets which an ancestor of the run was trained on."""
 
     refuse = "refuse"
     leave_out = "leave-out"
@@ -51,77 +51,89 @@ def evaluate(
     split: Annotated[Split, Option(help="Which interactions are the targets.")],
     data: Annotated[
         str | None,
-        Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training."),
+        Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
     ] = None,
     name: Annotated[
         str | None,
         Option(
-            help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings apart."
+            help="Write to eval/<split>-<NAME>/ instead, to keep evaluations of other settings "
+            "apart."
         ),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     leaked: Annotated[
         Leaked,
         Option(
-            help="Where a run that this one started from was trained on targets of some users: refuse to evaluate, "
-            "leave these users out, or keep them. The metrics say which."
+            help="What to do if a run that this one started from was trained on targets of some "
+            "users: refuse to evaluate, leave these users out, or keep them. The metrics say which."
         ),
     ] = Leaked.refuse,
     overrides: Annotated[
         list[str] | None,
         Argument(
             metavar="[KEY=VALUE]...",
-            help="Changes to the run's `evaluation` settings, and to these alone.",
+            help="Changes to the run's `evaluation` settings, and only to these.",
         ),
     ] = None,
 ) -> None:
-    """Scores every user against the whole catalogue; writes eval/<split>/metrics.json and predictions.parquet.
+    """Scores every user against the whole catalogue.
 
-    Where the model has heads for events, predictions_event_given.parquet, too.
+    Writes eval/<split>/metrics.json and predictions.parquet, and if the model has heads for
+    events, predictions_event_given.parquet, too.
     """
     opened = open_run(run, data, trust=trust)
-    opened = replace(opened, config=_changed(opened.config, overrides or []))
+    opened = replace(opened, config=_with_overrides(opened.config, overrides or []))
     folder = opened.folder
     config = opened.config
     prepared = opened.data
     _check_name(name)
     if config.training.fit_all:
         raise UserError(
-            f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to evaluate on"
+            f"--run: '{run}' was trained on all interactions (--fit-all): nothing is left to "
+            "evaluate on"
         )
     folder.check_writable()
+
     with opened.join_ranks() as ranks:
         ranks.where.doing = "evaluation"
         started = time.monotonic()
+
         ancestry = read_ancestry(folder)
         leaks = ancestry.leaks(prepared, split.value, ranks)
         _check_leaks(leaks, ancestry, split, leaked)
         leave_out = leaks is not None and leaked is Leaked.leave_out
+        clean_U = None
+        if leaks is not None and leave_out:
+            clean_U = leaks.clean_U
+
         built = opened.build(ranks)
         built.model.tree.say_what_is_left_out()
         checkpoint = opened.load_best(built)
+
         item_ids = prepared.catalogue(["item_id"])["item_id"]
-        names = [path.name for path in built.model.tree.paths]
-        place = folder.evaluation(split.value, name)
-        index = built.index  # before what reads the rows that will be searched
+        path_names = [path.name for path in built.model.tree.paths]
+        out = folder.evaluation(split.value, name)
+        # The index comes first: where rows are managed, making it refreshes which items have one,
+        # and what follows reads that.
+        index = built.index
         reach = Reach.of(built.model, config.evaluation)
 
-        def shown(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
-            return tqdm(batches, total=rounds, unit="batch", disable=None if ranks.leads else True)
+        def progress(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:
+            return with_progress(batches, rounds, "batch", leads=ranks.leads)
 
         with (
             PredictionWriter(
-                place / "predictions.parquet", item_ids, names, ranks.side
+                out / "predictions.parquet", item_ids, path_names, ranks.side
             ) as predictions,
             PredictionWriter(
-                place / "predictions_event_given.parquet", item_ids, names, ranks.side
-            ) as told,
+                out / "predictions_event_given.parquet", item_ids, path_names, ranks.side
+            ) as predictions_event_given,
         ):
 
             def write(users: Histories, found: Found, given: Found | None) -> None:
                 predictions.add(users, found)
                 if given is not None:
-                    told.add(users, given)
+                    predictions_event_given.add(users, given)
 
             result = run_evaluation(
                 built.model,
@@ -132,95 +144,117 @@ def evaluate(
                 share=ranks.share,
                 device=ranks.device,
                 columns=built.columns,
-                chosen=leaks.clean_U if leaks is not None and leave_out else None,
+                chosen=clean_U,
                 reach=reach,
                 total=ranks.total,
                 on_batch=write,
-                progress=shown,
+                progress=progress,
             )
-        if ranks.leads:
-            about = {
-                "split": split.value,
-                "users": result["users"],
-                "items": prepared.items,
-                "horizon": prepared.manifest.horizon,
-                "filter_seen": config.evaluation.filter_seen,
-                "fusion": config.evaluation.fusion,
-                "calibrated": config.evaluation.calibrated,
-                "diversify": config.evaluation.diversify,
-                "seconds": round(time.monotonic() - started, 3),
-                "ranks": ranks.world,
-                "checkpoint": checkpoint,
-                "config_sha256": config.sha256(),
-                "run_id": folder.origin().run_id,
-                **noted_of(place / "predictions.parquet"),
-            }
-            with_targets = result["users"] if leaks is None else leaks.users
-            if with_targets < prepared.users:
-                about["users_without_targets"] = prepared.users - with_targets
-            if leaks is not None:
-                about |= leaks.to_metrics() | {
-                    "leaked/left_out_users": leaks.users - result["users"]
-                }
-            if overrides:
-                about["overrides"] = overrides
-            write_json(place / "metrics.json", {**about, **result})
-            of = "" if result["users"] == prepared.users else f" of {prepared.users:,}"
-            print(
-                f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of} users, {prepared.items:,} items:"
-            )
-            print("  ".join(f"{name} {result[name]:.4f}" for name in _SHOWN if name in result))
-            if leaks is not None and leaks.in_words() is not None:
-                what = "left out" if leave_out else "kept, so the figures are too good"
-                print(f"this run comes from {ancestry.in_words()}: {leaks.in_words()}: {what}")
-            if (reached := reach.in_words()) is not None:
-                print(reached)
-            if "unseen/items" in result:
-                print(
-                    f"unseen by the run: {result['unseen/items']:,} items, "
-                    f"{result['unseen/targets']:,} targets ({result['unseen/targets_share']:.1%}, misses unless "
-                    f"recommended), {result['unseen/interactions']:,} interactions of the histories "
-                    f"({result['unseen/interactions_share']:.1%})"
-                )
-            for warning in reach.warnings():
-                log.warning("warning: %s", warning)
-            print(f"written to {place}")
+
+        if not ranks.leads:
+            return
+
+        about = {
+            "split": split.value,
+            "users": result["users"],
+            "items": prepared.items,
+            "horizon": prepared.manifest.horizon,
+            "filter_seen": config.evaluation.filter_seen,
+            "fusion": config.evaluation.fusion,
+            "calibrated": config.evaluation.calibrated,
+            "diversify": config.evaluation.diversify,
+            "seconds": round(time.monotonic() - started, 3),
+            "ranks": ranks.world,
+            "checkpoint": checkpoint,
+            "config_sha256": config.sha256(),
+            "run_id": folder.origin().run_id,
+            **noted_of(out / "predictions.parquet"),
+        }
+        with_targets = result["users"] if leaks is None else leaks.users
+        if with_targets < prepared.users:
+            about["users_without_targets"] = prepared.users - with_targets
+        if leaks is not None:
+            about |= leaks.to_metrics() | {"leaked/left_out_users": leaks.users - result["users"]}
+        if overrides:
+            about["overrides"] = overrides
+        write_json(out / "metrics.json", {**about, **result})
+
+        of_all = "" if result["users"] == prepared.users else f" of {prepared.users:,}"
+        print(
+            f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of_all} users, "
+            f"{prepared.items:,} items:"
+        )
+        print("  ".join(f"{name} {result[name]:.4f}" for name in _PRINTED if name in result))
+        _print_leaks(leaks, ancestry, leave_out=leave_out)
+        _print_reach(reach, result)
+        print(f"written to {out}")
 
 
-def _changed(config: RunConfig, overrides: list[str]) -> RunConfig:
+def _print_leaks(leaks: Leaks | None, ancestry: Ancestry, *, leave_out: bool) -> None:
+    if leaks is None or leaks.in_words() is None:
+        return
+    treatment = "left out" if leave_out else "kept, so the figures are too good"
+    print(f"this run comes from {ancestry.in_words()}: {leaks.in_words()}: {treatment}")
+
+
+def _print_reach(reach: Reach, result: Mapping[str, Any]) -> None:
+    """Prints which targets could be found at all, and warns about those that could not."""
+    reached = reach.in_words()
+    if reached is not None:
+        print(reached)
+    if "unseen/items" in result:
+        print(
+            f"unseen by the run: {result['unseen/items']:,} items, "
+            f"{result['unseen/targets']:,} targets ({result['unseen/targets_share']:.1%}, misses "
+            f"unless recommended), {result['unseen/interactions']:,} interactions of the histories "
+            f"({result['unseen/interactions_share']:.1%})"
+        )
+    for warning in reach.warnings():
+        log.warning("warning: %s", warning)
+
+
+def _with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:
     changes = [read_override(override) for override in overrides]
     for key, _ in changes:
         if not key.startswith("evaluation."):
             raise UserError(
-                f"'{key}' was decided when the run was trained: evaluate changes evaluation.* alone"
+                f"'{key}' was decided when the run was trained: evaluate changes only evaluation.*"
             )
     return with_changes(asdict(config), changes)
 
 
 def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: Split, leaked: Leaked) -> None:
-    """Raises UserError where targets were trained on and nobody said what becomes of their users; warns where that
-    cannot be told."""
-    said = None if leaks is None else leaks.in_words()
-    if leaks is None or said is None:
+    """Rejects a split that the run was trained on, unless --leaked says what to do with it.
+
+    Warns if it cannot be known whether the run was.
+
+    Raises:
+        UserError: targets were trained on and --leaked does not say what to do with their users,
+            or leaves out all of them.
+    """
+    leak = None if leaks is None else leaks.in_words()
+    if leaks is None or leak is None:
         return
-    what = f"this run comes from {ancestry.in_words()}: {said}"
+
+    origin = f"this run comes from {ancestry.in_words()}: {leak}"
     if leaked is Leaked.leave_out and not (leaks.clean_U & leaks.has_U).any():
         raise UserError(
-            f"--leaked leave-out: {what}: nobody is left to evaluate on the {split.value} split"
+            f"--leaked leave-out: {origin}: nobody is left to evaluate on the {split.value} split"
         )
     if leaked is Leaked.refuse and leaks.leaked_users:
         raise UserError(
-            f"--run: the {split.value} split is not held out, as {what}: --leaked leave-out evaluates the others, "
-            "--leaked keep all, marked in the metrics"
+            f"--run: the {split.value} split is not held out, as {origin}: --leaked leave-out "
+            "evaluates the others, --leaked keep all, marked in the metrics"
         )
     if leaked is Leaked.refuse:
-        log.warning("warning: %s: the figures are marked", what)
+        log.warning("warning: %s: the figures are marked", origin)
 
 
 def _check_name(name: str | None) -> None:
     if name is not None and not re.fullmatch(r"[\w.+=-]+", name):
         raise UserError(
-            f"--name: '{name}' becomes part of a folder's name: letters, digits and . _ + = - alone"
+            f"--name: '{name}' becomes part of a folder's name: use only letters, digits and "
+            ". _ + = -"
         )
 
 

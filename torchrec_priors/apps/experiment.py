@@ -47,16 +47,18 @@ def experiment(
     ] = None,
     only: Annotated[
         list[str] | None,
-        Option(metavar="CELL", help="Run this cell alone, and others that are named likewise."),
+        Option(metavar="CELL", help="Run only this cell. Can be repeated."),
     ] = None,
     scheduler: Annotated[
         str | None,
         Option(
-            help="TorchX scheduler to run on, as local_cwd. [a process a run, here, on one thread]"
+            help="TorchX scheduler to run on, such as local_cwd. [a process for each run, on this "
+            "machine, on one thread]"
         ),
     ] = None,
     ranks: Annotated[
-        str, Option("-j", "--ranks", help="With --scheduler: nodes x processes a node, a run.")
+        str,
+        Option("-j", "--ranks", help="With --scheduler: nodes x processes per node, of each run."),
     ] = "1x1",
     no_keep: Annotated[
         bool, Option("--no-keep", help="Remove a run's checkpoints once it is evaluated.")
@@ -66,25 +68,28 @@ def experiment(
         bool,
         Option(
             "--search",
-            help="Try the values of the file's [search], on validation alone; writes search/best.toml, an experiment"
-            " with those chosen, and search/results.parquet and .md. --no-keep keeps the best trials' checkpoints.",
+            help="Try the values of the file's [search], on validation only. Writes "
+            "search/best.toml, an experiment with the chosen values, and search/results.parquet "
+            "and .md. --no-keep keeps the checkpoints of the best trials.",
         ),
     ] = False,
 ) -> int:
-    """Runs what is missing of an experiment, and writes the table of everything that is there."""
+    """Runs what is missing of an experiment, and writes a table of all results."""
     described = read_experiment(file)
     if search and described.search is None:
         raise UserError(f"--search: {file} has no section [search]")
     if search and split is Split.test:
         raise UserError(
-            "--search: values are chosen on validation alone: leave out --split test, and give it to best.toml"
+            "--search: values are chosen only on validation: leave out --split test, and give it "
+            "to best.toml"
         )
     if ranks != "1x1" and scheduler is None:
         raise UserError("-j: goes with --scheduler: without one, every run is a process of its own")
     if data is None and not described.data:
         raise UserError(f"{file} names no data set: give --data, or `data` in the file")
+
     prepared = PreparedData(data or described.data)
-    chosen = split.value if split else described.split
+    evaluated_on = split.value if split else described.split
     out = out or Path("experiments") / described.name
     try:
         cells = cells_of(described)
@@ -93,6 +98,8 @@ def experiment(
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
     names = [cell.name for cell in cells]
+
+    # Runs in child processes keep the lock, too, so it outlives this process if they do.
     held = lock(out)
     launcher: Launcher = (
         InPlace([held]) if scheduler is None else OnScheduler(scheduler, ranks, out / "logs")
@@ -104,33 +111,41 @@ def experiment(
             searching = Runner(
                 out, Path(described.config), prepared, "validation", launcher, trust=trust
             )
-            return _search(described, file, base, searching,
-                           only=only or [], at_once=at_once, keep_weights=not no_keep, data=data)  # fmt: skip
+            return _search(
+                described,
+                file,
+                base,
+                searching,
+                only=only or [],
+                at_once=at_once,
+                keep_weights=not no_keep,
+                data=data,
+            )
+
         runner = Runner(
             out,
             Path(described.config),
             prepared,
-            chosen,
+            evaluated_on,
             launcher,
             keep_weights=not no_keep,
             trust=trust,
         )
         runner.check(runs)
-        failures = runner.run_all(_chosen(runs, names, only), at_once)
+        failures = runner.run_all(_runs_of_cells(runs, names, only), at_once)
     except KeyboardInterrupt:
-        log.warning("interrupted: the same command goes on from here")
+        log.warning("interrupted: the same command resumes from here")
         return 1
-    results = collect(out, runs, names, prepared, chosen, failures)
-    given = {"--data": data, "--split": split.value if split else None}
-    options = [
-        word
-        for option, value in given.items()
-        if value is not None
-        for word in (option, str(value))
-    ]
+
+    results = collect(out, runs, names, prepared, evaluated_on, failures)
+    options: list[str] = []
+    if data is not None:
+        options += ["--data", data]
+    if split:
+        options += ["--split", split.value]
     about = About(
         name=described.name,
-        split=chosen,
+        split=evaluated_on,
         cells=names,
         seeds=described.seeds,
         metrics=described.metrics,
@@ -138,18 +153,26 @@ def experiment(
         command=shlex.join(["torchrec-priors", "experiment", str(file), *options]),
         data=(prepared.manifest.name, prepared.manifest.content_sha256),
     )
-    place = out / chosen
-    place.mkdir(exist_ok=True)
-    results.write(place / "results.parquet")
+
+    folder = out / evaluated_on
+    folder.mkdir(exist_ok=True)
+    results.write(folder / "results.parquet")
     text = markdown(results, about)
-    write_whole(place / "results.md", text)
-    print(f"{text}\nwritten to {place}")
-    return _failed(results)
+    write_whole(folder / "results.md", text)
+    print(f"{text}\nwritten to {folder}")
+    return _exit_code(results)
 
 
-def _search(described: ExperimentFile, file: Path, base: Mapping[str, Any], runner: Runner, *, data: str | None,
-            **options: Any) -> int:  # fmt: skip
-    """Searches, and prints the table and the command that runs the best; the exit code."""
+def _search(
+    described: ExperimentFile,
+    file: Path,
+    base: Mapping[str, Any],
+    runner: Runner,
+    *,
+    data: str | None,
+    **options: Any,
+) -> int:
+    """Searches, prints the table and the command that runs the best, and returns the exit code."""
     from torchrec_priors.experiment.search.search import search  # Optuna takes half a second
 
     given = ["--data", data] if data is not None else []
@@ -161,18 +184,22 @@ def _search(described: ExperimentFile, file: Path, base: Mapping[str, Any], runn
     return code
 
 
-def _chosen(runs: list[PlannedRun], cells: list[str], only: list[str] | None) -> list[PlannedRun]:
-    """The runs of the cells asked for, with their evaluations alone."""
+def _runs_of_cells(
+    runs: list[PlannedRun], cells: list[str], only: list[str] | None
+) -> list[PlannedRun]:
+    """Returns the runs of the requested cells, with only the evaluations of these."""
     for name in only or []:
         if name not in cells:
             raise UserError(f"--only: there is no cell '{name}': {nearest(name, cells)}")
     if not only:
         return runs
-    return [some for run in runs if (some := run.only(only)).evaluations]
+
+    restricted = [run.only(only) for run in runs]
+    return [run for run in restricted if run.evaluations]
 
 
-def _failed(results: Results) -> int:
-    """The exit code, after a line on standard error that names the cells that failed."""
+def _exit_code(results: Results) -> int:
+    """Returns the exit code, after a line on standard error that names the failed cells."""
     failed = [
         f"{row['cell']} (seed {row['seed']})"
         for row in results.rows

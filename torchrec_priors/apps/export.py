@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
-from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.progress import with_progress
 from torchrec_priors.serving.export import check_out
 from torchrec_priors.serving.export import export as write_export
 from torchrec_priors.serving.run import load_run
@@ -16,29 +16,30 @@ from torchrec_priors.serving.run import load_run
 
 def export(
     run: Annotated[Path, Option(help="Folder of a trained run.")],
-    out: Annotated[Path, Option(help="Folder to write, which must not be there or be empty.")],
+    out: Annotated[Path, Option(help="Folder to write, which must not exist or be empty.")],
     data: Annotated[
         str | None,
-        Option(metavar="PATH|URI", help="Prepared data set, where it has moved since training."),
+        Option(metavar="PATH|URI", help="Prepared data set, if it has moved since training."),
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
 ) -> None:
-    """Writes the best checkpoint's item vectors as Parquet, with original ids, and its other weights as safetensors."""
+    """Writes the best checkpoint as plain files.
+
+    Item vectors are written as Parquet, with original ids, other weights as safetensors.
+    """
     check_out(out)
     with load_run(run, data, trust=trust) as loaded:
 
-        def shown(blocks: Iterable[int], number: int) -> Iterable[int]:
-            return tqdm(
-                blocks, total=number, unit="block", disable=None if loaded.ranks.leads else True
-            )
+        def progress(blocks: Iterable[int], number: int) -> Iterable[int]:
+            return with_progress(blocks, number, "block", leads=loaded.ranks.leads)
 
-        about = write_export(loaded, out, shown)
+        about = write_export(loaded, out, progress)
         if loaded.ranks.leads:
             without = about["items_without_vectors"]
+            more = f" ({without:,} more have none)" if without else ""
             print(
-                f"{run}, {loaded.checkpoint}: vectors of {about['items'] - without:,} items"
-                + (f" ({without:,} more have none)" if without else "")
-                + f", {len(about['heads']):,} heads, written to {out}"
+                f"{run}, {loaded.checkpoint}: vectors of {about['items'] - without:,} items{more}, "
+                f"{len(about['heads']):,} heads, written to {out}"
             )
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from tqdm import tqdm
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
 from torchrec_priors.apps.command import TRUST
+from torchrec_priors.apps.progress import stage_bar
 from torchrec_priors.config import load_config
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning import measure as measuring
@@ -26,7 +26,8 @@ def plan(
     items: Annotated[
         str | None,
         Option(
-            help="Rows of the item table, as 1255665, 1.26M or 10B; several, with commas: a sweep."
+            help="Rows of the item table, such as 1255665, 1.26M or 10B; several, with commas: a "
+            "sweep."
         ),
     ] = None,
     dim: Annotated[int | None, Option(help="Width of the rows.")] = None,
@@ -36,40 +37,44 @@ def plan(
     device: Annotated[
         str,
         Option(
-            help="h200 (141 GB at 4.8 TB/s), h100 (80 GB at 3.35 TB/s), a100 (80 GB at 2.04 TB/s), each with its DGX: "
-            "8 a node, NVLink of 450, 450 and 300 GB/s, network of 50, 50 and 25 GB/s a GPU, 256 GB of host memory a "
-            "GPU; cuda (TorchRec's defaults: 32 GiB); cpu (assumed: 128 GB at 51 GB/s a rank, 2 a node)."
+            help="h200 (141 GB at 4.8 TB/s), h100 (80 GB at 3.35 TB/s), a100 (80 GB at 2.04 TB/s), "
+            "each with its DGX: 8 per node, NVLink of 450, 450 and 300 GB/s, network of 50, 50 and "
+            "25 GB/s per GPU, 256 GB of host memory per GPU; cuda (TorchRec's defaults: 32 GiB); "
+            "cpu (assumed: 128 GB at 51 GB/s per rank, 2 per node)."
         ),
     ] = "h200",
     memory: Annotated[
-        str | None, Option(help="Of a device, as 141GB or 80GiB. [as published]")
+        str | None, Option(help="Memory of a device, such as 141GB or 80GiB. [as published]")
     ] = None,
     host_memory: Annotated[
-        str | None, Option(help="Of the host, a GPU's share of it. [as published]")
+        str | None, Option(help="Memory of the host, a GPU's share of it. [as published]")
     ] = None,
     memory_bandwidth: Annotated[
-        str | None, Option(help="Of a device's memory, a second, as 4.8TB.")
+        str | None, Option(help="Bytes per second of a device's memory, such as 4.8TB.")
     ] = None,
     host_bandwidth: Annotated[
-        str | None, Option(help="Of the host's memory, a GPU's share, a second.")
+        str | None, Option(help="Bytes per second of the host's memory, a GPU's share.")
     ] = None,
     host_link_bandwidth: Annotated[
-        str | None, Option(help="Between a GPU and its host, one way, a second.")
+        str | None, Option(help="Bytes per second between a GPU and its host, one way.")
     ] = None,
     node_bandwidth: Annotated[
-        str | None, Option(help="Of a rank to others of its node, one way, a second.")
+        str | None, Option(help="Bytes per second of a rank to others of its node, one way.")
     ] = None,
     network_bandwidth: Annotated[
-        str | None, Option(help="Of a rank to other nodes, one way, a second.")
+        str | None, Option(help="Bytes per second of a rank to other nodes, one way.")
     ] = None,
-    ranks_per_node: Annotated[int | None, Option(help="Ranks of a node. [8 GPUs, 2 CPUs]")] = None,
+    ranks_per_node: Annotated[
+        int | None, Option(help="Ranks of each node. [8 GPUs, 2 CPUs]")
+    ] = None,
     batch: Annotated[
-        int | None, Option(help=f"Windows of a rank and step. [{DEFAULTS.batch}]")
+        int | None, Option(help=f"Windows of a rank in a step. [{DEFAULTS.batch}]")
     ] = None,
     context: Annotated[
         int | None,
         Option(
-            help=f"Items of a window, those it is trained to predict included. [{DEFAULTS.context}]"
+            help=f"Items of a window, including those it is trained to predict. "
+            f"[{DEFAULTS.context}]"
         ),
     ] = None,
     negatives: Annotated[
@@ -77,28 +82,30 @@ def plan(
         Option(help=f"Negatives of a step, over all item sets and ranks. [{DEFAULTS.negatives}]"),
     ] = None,
     dense: Annotated[
-        str | None, Option(help="Parameters of the dense model, as 7.5M. [none]")
+        str | None, Option(help="Parameters of the dense model, such as 7.5M. [none]")
     ] = None,
     layers: Annotated[
-        int | None, Option(help="Of an HSTU encoder, to count activations. [not counted]")
+        int | None,
+        Option(help="Layers of an HSTU encoder, to count its activations. [not counted]"),
     ] = None,
     accumulate: Annotated[
-        int | None, Option(help="With --layers: parts of a rank's windows. [1]")
+        int | None,
+        Option(help="With --layers: parts into which a rank's windows are divided. [1]"),
     ] = None,
     recompute: Annotated[
         bool, Option("--recompute", help="With --layers: layers are computed again in backward.")
     ] = False,
     precision: Annotated[
-        str | None, Option(help="With --layers: of the encoder, fp32 or bf16. [fp32]")
+        str | None, Option(help="With --layers: precision of the encoder, fp32 or bf16. [fp32]")
     ] = None,
     queries: Annotated[
         int | None,
-        Option(help="With --layers: paths of a prior tree that a position has positives of. [1]"),
+        Option(help="With --layers: paths of a prior tree in which a position has positives. [1]"),
     ] = None,
     optimizer: Annotated[
-        str, Option(help="Of the tables: rowwise-adagrad, sgd, adagrad, adam.")
+        str, Option(help="Optimizer of the tables: rowwise-adagrad, sgd, adagrad or adam.")
     ] = "rowwise-adagrad",
-    rows: Annotated[str, Option(help="Numbers of a row: fp32 or fp16.")] = "fp32",
+    rows: Annotated[str, Option(help="Precision of the rows: fp32 or fp16.")] = "fp32",
     sharding: Annotated[
         str | None,
         Option(help="row_wise, table_wise, column_wise, or auto: the planner's choice. [row_wise]"),
@@ -118,7 +125,7 @@ def plan(
     config: Annotated[
         Path | None,
         Option(
-            help="TOML file of a run's configuration, in place of --dim, --batch, --context, ..."
+            help="TOML file of a run's configuration, instead of --dim, --batch, --context, ..."
         ),
     ] = None,
     data: Annotated[
@@ -126,27 +133,31 @@ def plan(
     ] = None,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     plot: Annotated[
-        Path | None, Option(help="Also draw the sweep there: .png, .svg or .pdf.")
+        Path | None, Option(help="Also draw the sweep into this file: .png, .svg or .pdf.")
     ] = None,
     measure: Annotated[
         bool,
         Option(
             "--measure",
-            help="With --device cpu: also do it here, and print predicted against measured.",
+            help="With --device cpu: also run it on this machine, and print predicted and measured "
+            "values.",
         ),
     ] = False,
     repeats: Annotated[int, Option(help="With --measure: steps; the fastest counts.")] = 10,
     as_json: Annotated[
-        bool, Option("--json", help="Print one JSON object in place of the table.")
+        bool, Option("--json", help="Print one JSON object instead of the table.")
     ] = False,
     overrides: Annotated[
         list[str] | None,
         Argument(
-            metavar="[KEY=VALUE]...", help="With --config: changes to it, as in model.dim=64."
+            metavar="[KEY=VALUE]...", help="With --config: changes to it, such as model.dim=64."
         ),
     ] = None,
 ) -> None:
-    """Asks TorchRec's planner how a table is sharded, what a rank holds and how long a step takes. Makes no table."""
+    """Asks TorchRec's planner about a table, without creating the table.
+
+    Prints how it is sharded, what a rank holds and how long a step takes.
+    """
     numbers = Numbers(
         dim=dim,
         batch=batch,
@@ -162,7 +173,9 @@ def plan(
         kernel=kernel,
     )
     rank_counts = read_counts(ranks, "--ranks")
-    item_counts = None if items is None else read_counts(items, "--items")
+    item_counts: list[int] = []
+    if items is not None:
+        item_counts = read_counts(items, "--items")
     figures: dict[str, str | int | None] = {
         "memory": memory,
         "host_memory": host_memory,
@@ -173,9 +186,10 @@ def plan(
         "network_bandwidth": network_bandwidth,
         "ranks_per_node": ranks_per_node,
     }
+
     request = _request(
         numbers,
-        None if item_counts is None else item_counts[0],
+        item_counts[0] if item_counts else None,
         config,
         data,
         overrides,
@@ -195,7 +209,8 @@ def plan(
                 "--plot draws a sweep: give several --ranks or --items, without --measure"
             )
         plots.check_plot(plot)
-    with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
+
+    with stage_bar() as bar:
         if measure:
             cases = measuring.measure(
                 request, item_counts, rank_counts, repeats, bar.set_description_str
@@ -204,16 +219,21 @@ def plan(
             points = sweep(request, item_counts, rank_counts, bar.set_description_str)
         else:
             bar.set_description_str(request.describe())
-            found = plan_or_explain(request)
+            planned = plan_or_explain(request)
+
     if measure:
-        print(measuring.cases_as_json(cases) if as_json else measuring.show_cases(cases))
+        show_measured = measuring.cases_as_json if as_json else measuring.show_cases
+        print(show_measured(cases))
     elif several:
-        print(show.sweep_as_json(points) if as_json else show.show_sweep(points))
+        show_points = show.sweep_as_json if as_json else show.show_sweep
+        print(show_points(points))
+        # A sweep of which nothing fits is printed, too, before it is rejected.
         check_any_fits(points)
         if plot is not None:
             plots.plot(points, plot)
     else:
-        print(show.plan_as_json(found) if as_json else show.show_plan(found))
+        show_planned = show.plan_as_json if as_json else show.show_plan
+        print(show_planned(planned))
 
 
 def _request(
@@ -225,9 +245,10 @@ def _request(
     trust: bool,
     **rest: Any,
 ) -> Request:
+    """Returns the request of the numbers, or of the configuration if one is given."""
     if config is None:
         if data is not None:
-            raise UserError("--data goes with --config alone: give that, or leave it out")
+            raise UserError("--data goes only with --config: give that, or leave it out")
         if overrides:
             raise UserError(
                 f"'{overrides[0]}' changes a configuration: give --config, or leave it out"
@@ -235,12 +256,14 @@ def _request(
         if items is None:
             raise UserError("give --items and --dim, or --config")
         return from_numbers(numbers, items, **rest)
+
     if numbers.given():
         raise UserError(
             f"{numbers.given()[0]} goes without --config: change that, as in model.dim=64"
         )
     settings = load_config(config, overrides or [], trust=trust)
-    return from_config(settings, None if data is None else PreparedData(data), items, **rest)
+    prepared = None if data is None else PreparedData(data)
+    return from_config(settings, prepared, items, **rest)
 
 
 def main() -> None:

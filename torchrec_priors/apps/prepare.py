@@ -6,12 +6,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-from tqdm import tqdm
 from typer import Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.progress import stage_bar
 from torchrec_priors.errors import UserError
-from torchrec_priors.preparation.append.append import append as add
+from torchrec_priors.preparation.append.append import append as append_to
 from torchrec_priors.preparation.append.settings import Given
 from torchrec_priors.preparation.build.into_a_store import prepare_there
 from torchrec_priors.preparation.build.split import SplitBy
@@ -21,7 +21,7 @@ from torchrec_priors.preparation.engine.choice import EngineChoice
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.options import read_options
 from torchrec_priors.preparation.prepare import Settings
-from torchrec_priors.preparation.prepare import prepare as make
+from torchrec_priors.preparation.prepare import prepare as prepare_locally
 from torchrec_priors.remote.mirror import mirror
 from torchrec_priors.remote.uri import Uri, place_of
 
@@ -51,19 +51,21 @@ def prepare(
     out: Annotated[
         str,
         Option(
-            metavar="PATH|URI", help="Folder of the prepared data set; made whole or not at all."
+            metavar="PATH|URI",
+            help="Folder of the prepared data set; written as a whole or not at all.",
         ),
     ],
     dataset: Annotated[
         str | None,
         Option(
-            help="Name of a corpus (see datasets/), or the path of your own corpus file. [--append: the data set's]"
+            help="Name of a corpus (see datasets/), or path of your own corpus file. "
+            "[--append: the data set's]"
         ),
     ] = None,
     horizon: Annotated[
         int | None,
         Option(
-            help="E: a user's last E interactions are test, the E before validation. [corpus's own]"
+            help="E: a user's last E interactions are test, the E before validation. [the corpus's]"
         ),
     ] = None,
     seed: Annotated[
@@ -71,41 +73,42 @@ def prepare(
         Option(help="Seed of the permutation that numbers the rows, and of --generate. [0]"),
     ] = None,
     on_bad_row: Annotated[
-        OnBadRow, Option(help="Rows that cannot be read: refuse the file, or drop and count.")
+        OnBadRow, Option(help="Invalid rows: refuse the file, or drop and count them.")
     ] = (OnBadRow.refuse),
     option: Annotated[
         list[str] | None,
         Option(
             metavar="KEY=VALUE",
-            help="An option of the corpus, as its file explains it; may be given again.",
+            help="An option of the corpus, as its file explains it. Can be repeated.",
         ),
     ] = None,
     split: Annotated[
         SplitName | None,
         Option(
-            help="By user: each one's last E are test. By time: what lies after --test-from is, for all. [user]"
+            help="By user: the last E of each are test. By time: for all users, what is after "
+            "--test-from is test. [user]"
         ),
     ] = None,
     validation_from: Annotated[
         str | None,
-        Option(metavar="TIME", help="With --split time (UTC). [80 % of the log lie before it]"),
+        Option(metavar="TIME", help="With --split time (UTC). [80 % of the log are before it]"),
     ] = None,
     test_from: Annotated[
         str | None,
-        Option(metavar="TIME", help="With --split time (UTC). [90 % of the log lie before it]"),
+        Option(metavar="TIME", help="With --split time (UTC). [90 % of the log are before it]"),
     ] = None,
     append: Annotated[
         bool,
         Option(
             "--append",
-            help="Add the raw files to the data set in --out; all else is as it was made.",
+            help="Add the raw files to the data set in --out; other settings stay as they were.",
         ),
     ] = False,
     keep_short: Annotated[
         YesNo | None,
         Option(
-            help="Keep what users of short histories did, for a later --append, which may make them long enough."
-            " [yes, but where a corpus leaves them out by its min_history]"
+            help="Keep the interactions of users with short histories for a later --append, which "
+            "may make them long enough. [yes, unless the corpus leaves them out by its min_history]"
         ),
     ] = None,
     overwrite: Annotated[
@@ -115,24 +118,26 @@ def prepare(
         int | None,
         Option(
             metavar="ROWS",
-            help="First make up a log of so many rows in --raw, with a corpus that can.",
+            help="First make up a log of this number of rows in --raw, if the corpus can.",
         ),
     ] = None,
     engine: Annotated[
         EngineName,
         Option(
-            help="What computes: DuckDB in this process, or Spark (an extra); the content is the same."
+            help="What computes: DuckDB in this process, or Spark (an extra); the content is the "
+            "same."
         ),
     ] = EngineName.duckdb,
     memory: Annotated[
         str,
         Option(
-            help="What the engine may use; beyond it, it spills to disk. For Spark: that of the driver."
+            help="Memory that the engine may use; beyond it, it spills to disk. For Spark: that of "
+            "the driver."
         ),
     ] = MEMORY,
     spark_master: Annotated[
         str | None,
-        Option(metavar="URL", help="A Spark cluster's master. [all cores of this machine]"),
+        Option(metavar="URL", help="Master of a Spark cluster. [all cores of this machine]"),
     ] = None,
 ) -> None:
     """Turns raw files into a prepared data set: sequences, items, priors and a manifest."""
@@ -142,12 +147,18 @@ def prepare(
         raise UserError(
             f"--generate writes into a local folder, not to '{source}': give another --raw"
         )
-    on = EngineChoice(engine.value, memory, spark_master)
+
+    engine_choice = EngineChoice(engine.value, memory, spark_master)
     options = tuple(option or ())
+    keep = None
+    if keep_short is not None:
+        keep = keep_short is YesNo.yes
     split_by = None
     if split is not None or validation_from is not None or test_from is not None:
         split_by = SplitBy("user" if split is None else split.value, validation_from, test_from)
-    with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
+
+    already = False
+    with stage_bar() as bar:
         report = bar.set_description_str
         if append:
             _refuse_with_append(
@@ -158,34 +169,46 @@ def prepare(
                     f"--append needs a local folder, not '{target}': append to a copy of it"
                 )
             given = Given(dataset, horizon, seed, options, split_by)
-            local = mirror(source, "--raw", report) if isinstance(source, Uri) else source
-            grown = add(local, target, given, on_bad_row=on_bad_row.value, report=report, on=on)
-            said = "\n".join([summary(grown.manifest, target), *grown.said])
+            if isinstance(source, Uri):
+                source = mirror(source, "--raw", report)
+            grown = append_to(
+                source, target, given, on_bad_row=on_bad_row.value, report=report, on=engine_choice
+            )
+            already = grown.already
+            text = "\n".join([summary(grown.manifest, target), *grown.said])
         else:
             if dataset is None:
                 raise UserError("--dataset: name a corpus, or the file of your own")
-            local = source if isinstance(source, Path) else Path()
-            keep = None if keep_short is None else keep_short is YesNo.yes
-            by = split_by or SplitBy()
             settings = Settings(
-                dataset, local, horizon, seed or 0, on_bad_row.value, options, by, keep
+                dataset,
+                source if isinstance(source, Path) else Path(),
+                horizon,
+                seed or 0,
+                on_bad_row.value,
+                options,
+                split_by or SplitBy(),
+                keep,
             )
+
+            # Options are read first, so a mistake in them ends before anything is generated or
+            # downloaded.
             read_options(find_corpus(dataset), options)
             if generate is not None:
-                find_generator(dataset)(local, generate, settings.seed, report)
+                find_generator(dataset)(settings.raw, generate, settings.seed, report)
             if isinstance(source, Uri):
                 settings = replace(settings, raw=mirror(source, "--raw", report))
-            how: dict[str, Any] = {"overwrite": overwrite, "report": report, "on": on}
+
+            how: dict[str, Any] = {"overwrite": overwrite, "report": report, "on": engine_choice}
             if isinstance(target, Uri):
-                said = prepare_there(settings, target, **how)
+                text = prepare_there(settings, target, **how)
             else:
-                said = summary(make(settings, target, **how), target)
-    print(said)
-    print(
-        f"{target} already holds these raw files"
-        if append and grown.already
-        else f"written to {target}"
-    )
+                text = summary(prepare_locally(settings, target, **how), target)
+
+    print(text)
+    if already:
+        print(f"{target} already holds these raw files")
+    else:
+        print(f"written to {target}")
 
 
 def _refuse_with_append(options: Mapping[str, object]) -> None:

@@ -4,10 +4,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from tqdm import tqdm
 from typer import Argument, Option
 
 from torchrec_priors.apps import command
+from torchrec_priors.apps.progress import stage_bar
 from torchrec_priors.preparation.build.summary import prior_line
 from torchrec_priors.preparation.engine.on_duckdb import MEMORY
 from torchrec_priors.preparation.priors.add_prior import add_prior, add_prior_there, check_free
@@ -27,7 +27,8 @@ def prior(
     kind: Annotated[
         Kind,
         Argument(
-            help="graph: communities of items; user: communities of users, or --by, or --from; item: --from."
+            help="graph: communities of items; user: communities of users, or --by, or --from; "
+            "item: --from."
         ),
     ],
     data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
@@ -46,47 +47,51 @@ def prior(
     last: Annotated[
         int | None,
         Option(
-            help="Training interactions of a user that make edges, the latest. [graph: 50, user: all]"
+            help="Number of a user's latest training interactions that make edges. [graph: 50, "
+            "user: all]"
         ),
     ] = None,
     unweighted: Annotated[
         bool,
         Option(
-            "--unweighted/--weighted", help="Every edge weighs 1, or as many as its ends share."
+            "--unweighted/--weighted",
+            help="Every edge weighs 1, instead of the number that its ends share.",
         ),
     ] = False,
     neighbours: Annotated[
         int | None,
         Option(
-            help="Strongest neighbours that each item or user keeps; an edge needs one end. [graph: all, user: 20]"
+            help="Strongest neighbours that each item or user keeps; an edge needs one end. "
+            "[graph: all, user: 20]"
         ),
     ] = None,
     resolution: Annotated[
-        float | None, Option(help="Of Leiden: the larger, the more communities. [1]")
+        float | None, Option(help="Resolution of Leiden: the larger, the more communities. [1]")
     ] = None,
     groups: Annotated[
         int | None,
-        Option(help="How many groups there are to be in the end; the resolution is searched for."),
+        Option(help="Final number of groups; the resolution that gives it is searched for."),
     ] = None,
     min_size: Annotated[
         int | None,
-        Option(help="Groups of fewer members are merged into one. [communities: 10, --by: 1]"),
+        Option(help="Groups with fewer members are merged into one. [communities: 10, --by: 1]"),
     ] = None,
     users_per_item: Annotated[
         int | None,
-        Option(
-            help="user: at most so many users of an item, drawn at random, are joined by it. [2000]"
-        ),
+        Option(help="user: number of users, drawn at random, that an item joins at most. [2000]"),
     ] = None,
     seed: Annotated[int, Option(help="Seed of Leiden and of what is drawn.")] = 0,
     memory: Annotated[
-        str, Option(help="For counting who shares what; beyond it, that spills to disk.")
+        str, Option(help="Memory for counting who shares what; beyond it, that spills to disk.")
     ] = MEMORY,
     overwrite: Annotated[
-        bool, Option("--overwrite", help="Replace a prior of this name that was added.")
+        bool, Option("--overwrite", help="Replace a prior of this name that was added before.")
     ] = False,
 ) -> None:
-    """Adds a prior to a prepared data set: communities of its training log, an attribute, or a mapping of your own."""
+    """Adds a prior to a prepared data set.
+
+    It holds communities of the training log, an attribute, or a mapping of your own.
+    """
     request = PriorRequest(
         kind=kind.value,
         name=name,
@@ -103,20 +108,23 @@ def prior(
         memory=memory,
     )
     prepared = PreparedData(data)
+    # What would fail at the end is checked before the computation.
     if isinstance(prepared.folder, Uri):
         Store(prepared.folder, "--data").require_writable()
     check_free(prepared.manifest, name, overwrite)
-    with tqdm(bar_format="{desc} [{elapsed}]", leave=False, disable=None) as bar:
+
+    with stage_bar() as bar:
         grouping = request.make(prepared, bar.set_description_str)
         if isinstance(prepared.folder, Uri):
-            made = add_prior_there(
+            manifest = add_prior_there(
                 prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
             )
         else:
-            made = add_prior(
+            manifest = add_prior(
                 prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
             )
-    info = made.prior(name)
+
+    info = manifest.prior(name)
     print("\n".join([*grouping.messages, prior_line(info)]))
     print(f"written to {prepared.folder / info.path}")
 

@@ -1,4 +1,4 @@
-"""One static page of what runs came to."""
+"""One static page with the results of runs."""
 
 import shlex
 import time
@@ -17,40 +17,50 @@ from torchrec_priors.report.sections import sections
 def report(
     runs: Annotated[
         list[Path],
-        Option(metavar="DIR", help="Folder of a run, of an experiment, or one that holds such."),
+        Option(
+            metavar="DIR",
+            help="Folder of a run, of an experiment, or one that holds such. Can be repeated.",
+        ),
     ],
     out: Annotated[Path, Option(help="Folder of the page, index.html.")],
     reference: Annotated[
         str | None,
         Option(
-            metavar="LABEL", help="Row that the others are compared with. [one head, next item]"
+            metavar="LABEL",
+            help="Reference row, with which the others are compared. [one head, next item]",
         ),
     ] = None,
     more: Annotated[
         list[Path] | None,
-        Argument(
-            metavar="[DIR]...", help="More folders, so that --runs DIR DIR ... may be written."
-        ),
+        Argument(metavar="[DIR]...", help="More folders, so --runs DIR DIR ... can be written."),
     ] = None,
 ) -> None:
-    """Writes a page of all evaluations of some runs: what to turn on for whom, tables, figures, example users.
+    """Writes a page of all evaluations of some runs.
 
-    The page needs no network: send it, or open it from the disk.
+    It shows what to turn on for whom, tables, figures and example users. The page needs no network:
+    send it, or open it from the disk.
     """
     started = time.monotonic()
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: '{out}' is a file: name a folder")
-    places = [*runs, *(more or [])]
-    found = find(places)
-    given = [word for each in places for word in ("--runs", str(each))] + ["--out", str(out)]
-    given += [] if reference is None else ["--reference", reference]
-    shown = sections(found.results, reference)
-    file = write_page(shown, found.left_out, out, shlex.join(["torchrec-priors", "report", *given]))
+
+    folders = [*runs, *(more or [])]
+    found = find(folders)
+
+    # The page shows the command that writes it again.
+    arguments: list[str] = []
+    for folder in folders:
+        arguments += ["--runs", str(folder)]
+    arguments += ["--out", str(out)]
+    if reference is not None:
+        arguments += ["--reference", reference]
+    command_line = shlex.join(["torchrec-priors", "report", *arguments])
+
+    file = write_page(sections(found.results, reference), found.left_out, out, command_line)
     for reason in found.left_out:
         print(f"not shown: {reason}")
-    print(
-        f"written to {file} ({file.stat().st_size / 1e6:.1f} MB, {time.monotonic() - started:.0f} s)"
-    )
+    size = file.stat().st_size / 1e6
+    print(f"written to {file} ({size:.1f} MB, {time.monotonic() - started:.0f} s)")
 
 
 def main() -> None:

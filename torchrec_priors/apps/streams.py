@@ -1,29 +1,31 @@
-"""What apps write to: terminals, pipes and files of any encoding."""
+"""Output of the apps, which may go to terminals, pipes and files of any encoding."""
 
 import io
 import sys
 
 from torchrec_priors.common.limits import shortened
 
-_LONGEST_WORD = 400  # a path may be longer than a screen is wide, but not than this
+_LONGEST_WORD = 400  # characters; paths may be longer than a screen is wide, but not endless
 
 
 def open_streams() -> None:
-    """Lets characters that an encoding does not have be written as escapes: no output may end a command."""
+    """Writes characters that an encoding lacks as escapes, so no output can end a command."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def one_line(message: str) -> str:
-    """A message as one line that every terminal shows: no line breaks, no control characters, no endless words.
+    """Returns a message as one line without control characters or endless words.
 
     >>> one_line("no  user\\n'a\\x1b[31m'")
     "no user 'a\\\\x1b[31m'"
     """
     words = (shortened(word, _LONGEST_WORD) for word in message.split())
-    return "".join(mark if mark.isprintable() else _escaped(mark) for mark in " ".join(words))
+    return "".join(_printable(character) for character in " ".join(words))
 
 
-def _escaped(mark: str) -> str:
-    return mark.encode("unicode_escape", "surrogatepass").decode("ascii")
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -1,4 +1,4 @@
-"""Trains a run, or goes on with it."""
+"""Trains a run, or resumes it."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -23,49 +23,60 @@ def train(
     data: Annotated[str, Option(metavar="PATH|URI", help="Folder of the prepared data set.")],
     run: Annotated[
         Path,
-        Option(help="Folder of the run; a run of the same configuration there is gone on with."),
+        Option(help="Folder of the run; a run of the same configuration in it is resumed."),
     ],
     init_from: Annotated[
         Path | None,
         Option(
-            help="Folder of a run whose best weights this one starts from; items and heads are matched by name."
+            help="Folder of a run whose best weights this one starts from; items and heads are "
+            "matched by name."
         ),
     ] = None,
     fit_all: Annotated[
         bool,
         Option(
             "--fit-all",
-            help="Train on validation and test interactions, too: a model to serve, not to evaluate.",
+            help="Train on validation and test interactions, too: a model to serve, not to "
+            "evaluate.",
         ),
     ] = False,
     trust: Annotated[bool, Option("--trust", help=TRUST)] = False,
     overrides: Annotated[
         list[str] | None,
         Argument(
-            metavar="[KEY=VALUE]...", help="Changes to the configuration, as in model.dim=64."
+            metavar="[KEY=VALUE]...", help="Changes to the configuration, such as model.dim=64."
         ),
     ] = None,
 ) -> None:
-    """Trains on all ranks of the launcher (torchrun, TorchX), or in this process alone."""
-    changes = [*(overrides or []), *(["training.fit_all=true"] if fit_all else [])]
+    """Trains a run, or resumes it.
+
+    It trains on all ranks of the launcher (torchrun, TorchX), or without one in this process.
+    """
+    changes = list(overrides or [])
+    if fit_all:
+        changes.append("training.fit_all=true")
     settings = load_config(config, changes, trust=trust)
     prepared = PreparedData(data)
     folder = RunFolder(run, trust)
-    given = None if init_from is None else RunFolder(init_from, trust)
+    init_folder = None if init_from is None else RunFolder(init_from, trust)
+
+    # Checked before the ranks meet, so a mistake ends at once; and again in the claimed folder,
+    # which no other training can change any more.
     folder.check_same_run(settings, prepared)
-    source_of(folder, given)
+    source_of(folder, init_folder)
     with join(timedelta(seconds=settings.training.timeout_seconds)) as ranks, claimed(run, ranks):
-        folder.check_same_run(settings, prepared)  # again, now that no other training changes it
-        source = source_of(folder, given)
+        folder.check_same_run(settings, prepared)
+        source = source_of(folder, init_folder)
         summary = run_training(settings, prepared, folder, ranks, source)
-        if ranks.leads:
-            best = summary[f"validation/{SELECTED_BY}"]
-            how = (
-                "fitted on all interactions, nothing left to validate on"
-                if best is None
-                else f"best validation {SELECTED_BY} {best:.4f} at step {summary['best_step']}"
-            )
-            print(f"{run}: {summary['steps']} steps ({summary['stopped']}), {how}")
+        if not ranks.leads:
+            return
+
+        best = summary[f"validation/{SELECTED_BY}"]
+        if best is None:
+            outcome = "fitted on all interactions, nothing left to validate on"
+        else:
+            outcome = f"best validation {SELECTED_BY} {best:.4f} at step {summary['best_step']}"
+        print(f"{run}: {summary['steps']} steps ({summary['stopped']}), {outcome}")
 
 
 def main() -> None:
