@@ -1,9 +1,17 @@
 """The whole model: one lookup, the encoder, the prior heads, and the loss of a batch.
 
-Nothing here knows about ranks: the table is sharded from outside, and `gather` is how negatives reach all ranks.
+Nothing here knows about ranks: the table is sharded from outside, and `exchange` is how negatives
+reach all ranks.
+
+A training step is `begin`, which looks everything up once, then `forward` for each part of the
+batch. Serving is `tokens`, then `queries`.
+
+Shapes: N tokens, B histories, X items of extended sequences, n negatives, K paths, S item sets,
+T offsets, P (token, path) pairs, M positives, d width.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +26,11 @@ from torchrec_priors.embedding.dedup import AskedIds, StepIds, once
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.looked_up import LookedUp
-from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.encoder.encoder import Encoder, Jagged
 from torchrec_priors.heads.certainty import Certainty
-from torchrec_priors.heads.composition import Heads
 from torchrec_priors.heads.gate import Gate
+from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.loss import Counts, LossWeights, Positives, count, find_positives, gate_loss
 from torchrec_priors.ops.hidden_negatives import SeenItems
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives
@@ -34,11 +42,12 @@ from torchrec_priors.settings.model import ModelConfig
 
 @dataclass(frozen=True)
 class PathQueries:
-    """What the paths ask for, for a batch of users.
+    """The queries of all paths, for a batch of users.
 
     Attributes:
-        query_BKd: their queries, scaled and normalised for scoring.
-        log_group_BK: log of the probability that a target belongs to the path's item set; 0 without a gate.
+        query_BKd: queries, scaled and normalised for scoring.
+        log_group_BK: log of the probability that a target belongs to the path's item set; 0
+            without a gate.
     """
 
     query_BKd: Tensor
@@ -48,26 +57,71 @@ class PathQueries:
         return len(self.query_BKd)
 
     def first(self, users: int) -> "PathQueries":
+        """Those of the first users."""
         return PathQueries(self.query_BKd[:users], self.log_group_BK[:users])
+
+
+@dataclass(frozen=True)
+class StartedStep:
+    """A batch whose vectors are looked up, and whose targets are counted over all ranks.
+
+    Attributes:
+        looked_up: vectors of the batch's items and negatives.
+        parts: windows of each part.
+        positives: positives of each part.
+        counts: targets of the global batch.
+    """
+
+    looked_up: LookedUp
+    parts: list[Contexts]
+    positives: list[Positives]
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a model is trained and looked up, besides its sizes.
+
+    Attributes:
+        exchange: how ranks exchange negatives and sums; by default a single process.
+        precision: of the encoder's matrix products in training.
+        asks_once: whether ids that repeat are looked up once.
+        sees_events: whether the encoder reads events; the prior tree may need them, too.
+        hides_seen: whether seen items are left out of the negatives (`NegativesConfig`).
+    """
+
+    exchange: Exchange = field(default_factory=Exchange)
+    precision: torch.dtype = torch.float32
+    asks_once: bool = False
+    sees_events: bool = False
+    hides_seen: bool = False
 
 
 class Recommender(nn.Module):
     """Item table, encoder, heads and score."""
+
+    item_set_K: Tensor
 
     def __init__(
         self,
         config: ModelConfig,
         encoder: Encoder,
         tree: PriorTree,
-        heads: Heads,
+        heads: PriorHeads,
         table: EmbeddingCollection | ManagedCollisionEmbeddingCollection,
         features: FeatureTables | None,
         gate_weight: float = 0.0,
         baseline: nn.Module | None = None,
+        *,
+        item_rows: Rows | None = None,
+        behaviour: Behaviour = Behaviour(),
     ) -> None:
         """
         Args:
-            baseline: makes the queries in place of `heads`, see `baselines`.
+            features: tables of side features; None without any.
+            gate_weight: weight of the gate's loss; 0 for a model without a gate.
+            baseline: a baseline model, which makes the queries instead of `heads`.
+            item_rows: the row of each item; by default its row id.
         """
         super().__init__()
         self.config = config
@@ -77,99 +131,136 @@ class Recommender(nn.Module):
         self.tree = tree
         self.heads = heads
         self.baseline = baseline
-        self.learnt_tree = (
-            tree if baseline is None else PriorTree([], tree.items)
-        )  # a baseline has targets once
+
+        # A baseline model learns every target once, whichever of its queries the target goes to.
+        self.learnt_tree = tree
+        if baseline is not None:
+            self.learnt_tree = PriorTree([], tree.items)
+
         self.score = score_of(baseline, config.score)
         self.certainty = Certainty(len(tree.item_set_K))
-        self.gate = Gate(config.dim, torch.from_numpy(tree.decided())) if gate_weight else None
+        self.gate = None
+        if gate_weight:
+            self.gate = Gate(config.dim, torch.from_numpy(tree.decided()))
         self.gate_weight = gate_weight
-        self.exchange = Exchange()
-        self.item_rows: ItemRows | ManagedRows = ItemRows(tree.items, tree.items)
+
         self.paths = len(tree.item_set_K)
         self.weights = LossWeights(len(self.learnt_tree.item_set_K), config.horizon)
         item_set_K = torch.tensor(tree.item_set_K)
         self.register_buffer("item_set_K", item_set_K, persistent=False)
-        self.precision = torch.float32  # of the encoder's matrix products in training
-        self.asks_once = False  # whether ids that repeat are looked up once
-        self.hides_seen = False  # whether seen items are no negatives (`NegativesConfig.seen`)
-        self.sees_events = False  # whether the encoder asks for events; the tree may need them, too
 
-    item_set_K: Tensor
+        self.item_rows: Rows = item_rows or ItemRows(tree.items, tree.items)
+        self.behaviour = behaviour
+
+    @property
+    def exchange(self) -> Exchange:
+        """How ranks exchange negatives and sums."""
+        return self.behaviour.exchange
+
+    # Lookups
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
-        """Vectors of all ids, in their order: [values, d]; and the rows of the table that they stand in."""
-        return self._found(self._asked(ids))
+        """Vectors of all ids, in their order, [values, d], and the rows of the table they are in."""
+        return self._answer(self._request(ids))
 
-    def _asked(self, ids: KeyedJaggedTensor) -> AskedIds:
-        return once(ids) if self.asks_once else (ids, {})
+    def _request(self, ids: KeyedJaggedTensor) -> AskedIds:
+        if self.behaviour.asks_once:
+            return once(ids)
+        return ids, {}
 
-    def _found(self, asked_ids: AskedIds) -> tuple[Tensor, Tensor]:
-        asked, place = asked_ids
-        (key,) = asked.keys()
-        found = self.table(asked)
-        if isinstance(found, tuple):  # a managed table, which says which rows it took
-            vectors, rows = (part[key].values() for part in found)
+    def _answer(self, request: AskedIds) -> tuple[Tensor, Tensor]:
+        ids, places = request
+        (key,) = ids.keys()
+        answer = self.table(ids)
+
+        if isinstance(answer, tuple):  # a managed table, which also returns the rows it read
+            vectors, rows = (part[key].values() for part in answer)
         else:
-            vectors = found[key].values()
-            rows = asked.values()
-        return (vectors, rows) if not place else (vectors[place[key]], rows[place[key]])
+            vectors = answer[key].values()
+            rows = ids.values()
+
+        if places:
+            return vectors[places[key]], rows[places[key]]
+        return vectors, rows
 
     def step_ids(self, batch: Batch) -> StepIds:
-        """What `look_up` asks the tables for."""
+        """The ids that `look_up` looks up."""
         features = None
         if self.features is not None:
             context_N = torch.cat([part.context_N for part in batch.parts])
             features = self.features.asked(batch.item_X[context_N])
-        return StepIds(self._asked(batch.ids), features)
+        return StepIds(self._request(batch.ids), features)
 
     def look_up(self, batch: Batch, ids: StepIds | None = None) -> LookedUp:
-        """The one lookup of a step (and that of side features).
+        """The one lookup of a step, and that of side features.
 
         Args:
-            ids: what `step_ids` gives, where it is known.
+            ids: as `step_ids` returns them, if they are known.
         """
-        ids = self.step_ids(batch) if ids is None else ids
-        vectors, rows = self._found(ids.items)
-        future = len(vectors) - len(batch.draw.own_ids)
+        if ids is None:
+            ids = self.step_ids(batch)
+        vectors, rows = self._answer(ids.items)
+
+        # This rank's negatives follow the items of the extended sequences.
+        items = len(vectors) - len(batch.draw.own_ids)
         slots_W = [torch.from_numpy(slots).to(vectors.device) for slots in batch.draw.slots_W]
-        ids_n = self.exchange.gather(rows[future:], slots_W)
+        gather = self.exchange.gather
+        ids_n = gather(rows[items:], slots_W)
         shifts_n = None
         if batch.draw.own_shifts is not None:
-            shifts_n = self.exchange.gather(
-                torch.from_numpy(batch.draw.own_shifts).to(vectors.device), slots_W
-            )
-        item_X = batch.item_X
-        row_X = rows[:future]
-        roots = [vectors[:future], self.exchange.gather(vectors[future:], slots_W)]
+            own_shifts = torch.from_numpy(batch.draw.own_shifts).to(vectors.device)
+            shifts_n = gather(own_shifts, slots_W)
+
+        # Parts of the batch gather their gradients in leaves cut off from the tables;
+        # `LookedUp.backward` then hands each table its whole gradient once.
+        roots = [vectors[:items], gather(vectors[items:], slots_W)]
         if self.features is not None:
             assert ids.features is not None
             roots.append(self.features.found(ids.features))
+        leaves = [root.detach().requires_grad_() for root in roots]
+
         negatives = NegativeSets(
-            vectors_nd=roots[1].detach().requires_grad_(),
+            vectors_nd=leaves[1],
             ids_n=ids_n,
             counts_S=batch.draw.counts_S,
             shared=batch.draw.shared,
             shifts_n=shifts_n,
         )
-        leaf, *beside = (root.detach().requires_grad_() for root in (roots[0], *roots[2:]))
         return LookedUp(
-            item_X,
-            row_X,
-            batch.event_X,
-            leaf,
-            beside[0] if beside else None,
-            negatives,
-            roots,
-            batch.step,
+            item_X=batch.item_X,
+            row_X=rows[:items],
+            event_X=batch.event_X,
+            vector_Xd=leaves[0],
+            beside_Nd=leaves[2] if self.features is not None else None,
+            negatives=negatives,
+            roots=roots,
+            step=batch.step,
         )
 
+    # Training
+
+    def begin(
+        self,
+        batch: Batch,
+        *,
+        look_up: Callable[[Batch], LookedUp] | None = None,
+        doing: Callable[[str], None] = lambda _: None,
+    ) -> StartedStep:
+        """Looks a batch up and counts its targets over all ranks. Every rank must call it.
+
+        Args:
+            look_up: used instead of the model's.
+            doing: called with what is done next, before its collective.
+        """
+        doing("lookup (all-to-all)")
+        looked_up = (look_up or self.look_up)(batch)
+
+        doing("numbers of targets (all-reduce)")
+        positives = [self.positives(looked_up, part) for part in batch.parts]
+        return StartedStep(looked_up, batch.parts, positives, self._counts(positives))
+
     def positives(self, looked_up: LookedUp, part: Contexts) -> Positives:
-        trained_X = (
-            self.item_rows.trained(looked_up.row_X)
-            if isinstance(self.item_rows, ManagedRows)
-            else None
-        )
+        """Positives of a part's targets."""
         return find_positives(
             self.learnt_tree,
             looked_up.item_X,
@@ -178,114 +269,145 @@ class Recommender(nn.Module):
             self.config.horizon,
             event_X=looked_up.event_X,
             user_N=part.user_N,
-            trained_X=trained_X,
+            trained_X=self.item_rows.trained(looked_up.row_X),
         )
 
-    def counts(self, positives: list[Positives]) -> Counts:
-        """Of the global batch; every rank must call it."""
-        own = [count(part, self.config.horizon) for part in positives]
-        start = torch.zeros(
-            2, self.config.horizon, dtype=torch.int64, device=self.item_set_K.device
-        )
-        trained_T, target_T = self.exchange.total(sum(own, start=start))
+    def _counts(self, positives: list[Positives]) -> Counts:
+        """Targets of the global batch. Every rank must call it."""
+        horizon = self.config.horizon
+        own = [count(part, horizon) for part in positives]
+        zeros = torch.zeros(2, horizon, dtype=torch.int64, device=self.item_set_K.device)
+        trained_T, target_T = self.exchange.total(sum(own, start=zeros))
         return Counts(trained_T, target_T)
 
-    def forward(
-        self, looked_up: LookedUp, part: Contexts, positives: Positives, counts: Counts
-    ) -> tuple[Tensor, Tensor]:
-        """A part's share of the loss (Eq. 8, and the gate's), times the number of ranks, so that averaging gradients
-        over ranks gives the gradient of the whole loss; and its sums for `Certainty`."""
-        vector_Xd = looked_up.vector_Xd
-        token_Nd = vector_Xd.index_select(0, part.context_N)
-        if looked_up.beside_Nd is not None:
-            token_Nd = token_Nd + looked_up.beside_Nd[part.first : part.first + len(token_Nd)]
-        event_N = part.event_N if self.sees_events else None
-        histories = Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout)
+    def forward(self, step: StartedStep, number: int) -> tuple[Tensor, Tensor]:
+        """A part's share of the loss (Eq. 8, and that of the gate), and its sums for `Certainty`.
+
+        The loss is multiplied by the number of ranks: gradients are averaged over ranks, and the
+        average is then the gradient of the whole loss.
+
+        Args:
+            number: of the part.
+        """
+        looked_up = step.looked_up
+        part = step.parts[number]
+        positives = step.positives[number]
+
+        histories = self._histories(looked_up, part)
         states = replace(histories, vector_Nd=self._encode(histories))
-        chosen = positives.trained()
-        seen = None
-        if self.hides_seen:
-            seen = SeenItems(looked_up.row_X[part.context_N], part.offsets_B1, looked_up.negatives)
-        if self.baseline is None:
-            learnt = self._learn_heads(looked_up, states.vector_Nd, chosen, counts, seen)
-        else:
-            learnt = self.baseline.learn(states, self._learning(looked_up, chosen, counts, seen))  # type: ignore[operator]
+
+        learnt = self._learn(looked_up, part, states, positives.trained(), step.counts)
         loss = learnt.loss
         if self.gate is not None:
-            decisions = (self.gate(states.vector_Nd), self.gate.gated_S, positives, self.item_set_K)
             loss = loss + self.gate_weight * gate_loss(
-                *decisions, counts.target_T, self.weights.decision_T
+                self.gate(states.vector_Nd),
+                self.gate.gated_S,
+                positives,
+                self.item_set_K,
+                step.counts.target_T,
+                self.weights.decision_T,
             )
-        return loss * self.exchange.ranks, self.certainty.sums(
-            learnt.nll_M, learnt.path_M, self.paths
-        )
 
-    def _learn_heads(
+        sums = self.certainty.sums(learnt.nll_M, learnt.path_M, self.paths)
+        return loss * self.exchange.ranks, sums
+
+    def _histories(self, looked_up: LookedUp, part: Contexts) -> Jagged:
+        """A part's contexts as the encoder takes them."""
+        token_Nd = looked_up.vector_Xd.index_select(0, part.context_N)
+        if looked_up.beside_Nd is not None:
+            last = part.first + len(token_Nd)
+            token_Nd = token_Nd + looked_up.beside_Nd[part.first : last]
+
+        event_N = part.event_N if self.behaviour.sees_events else None
+        return Jagged(token_Nd, part.offsets_B1, part.time_N, event_N, part.dropout)
+
+    def _learn(
         self,
         looked_up: LookedUp,
-        state_Nd: Tensor,
-        chosen: Positives,
+        part: Contexts,
+        states: Jagged,
+        positives: Positives,
         counts: Counts,
-        seen: SeenItems | None,
     ) -> Learnt:
-        """Eq. 8 of the prior heads."""
-        query_Pd = self.score.queries(self.heads(state_Nd, chosen.token_P, chosen.path_P))
-        counts_S = torch.bincount(
-            self.item_set_K[chosen.path_P], minlength=self.tree.item_sets
-        ).tolist()
-        weighed = self._weighed(looked_up, chosen, counts)
-        hidden = None if seen is None else seen.hidden(chosen.token_P, counts_S, weighed)
-        loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up), hidden)
-        return Learnt(loss, nll_M, chosen.path_M)
+        """Eq. 8, of the prior heads or of a baseline model."""
+        weighed = WeighedPositives(
+            item_Xd=self.score.items(looked_up.vector_Xd),
+            source_M=positives.source_M,
+            id_M=looked_up.row_X[positives.source_M],
+            query_M=positives.query_M,
+            weight_M=self.weights.of(positives, counts),
+        )
+        seen = None
+        if self.behaviour.hides_seen:
+            row_N = looked_up.row_X[part.context_N]
+            seen = SeenItems(row_N, part.offsets_B1, looked_up.negatives)
 
-    def _learning(
-        self, looked_up: LookedUp, chosen: Positives, counts: Counts, seen: SeenItems | None
-    ) -> Learning:
-        """What a baseline learns from; every target counts once."""
-        return Learning(
-            token_Q=chosen.token_P,
+        if self.baseline is None:
+            return self._learn_heads(looked_up, states.vector_Nd, positives, weighed, seen)
+
+        learning = Learning(
+            token_Q=positives.token_P,
             vector_Xd=looked_up.vector_Xd,
-            positives=self._weighed(looked_up, chosen, counts),
-            offset_M=chosen.offset_M,
+            positives=weighed,
+            offset_M=positives.offset_M,
             negatives=self._negatives(looked_up),
             score=self.score,
             positions=counts.target_T[0],
             step=looked_up.step,
             seen=seen,
         )
+        learnt: Learnt = self.baseline.learn(states, learning)  # type: ignore[operator]
+        return learnt
+
+    def _learn_heads(
+        self,
+        looked_up: LookedUp,
+        state_Nd: Tensor,
+        positives: Positives,
+        weighed: WeighedPositives,
+        seen: SeenItems | None,
+    ) -> Learnt:
+        """Eq. 8 of the prior heads."""
+        query_Pd = self.heads(state_Nd, positives.token_P, positives.path_P)
+        query_Pd = self.score.queries(query_Pd)
+
+        set_P = self.item_set_K[positives.path_P]
+        counts_S = torch.bincount(set_P, minlength=self.tree.item_sets).tolist()
+        hidden = None
+        if seen is not None:
+            hidden = seen.hidden(positives.token_P, counts_S, weighed)
+
+        loss, nll_M = in_group_loss(query_Pd, counts_S, weighed, self._negatives(looked_up), hidden)
+        return Learnt(loss, nll_M, positives.path_M)
 
     def _negatives(self, looked_up: LookedUp) -> NegativeSets:
-        """Ready for scoring."""
-        return replace(
-            looked_up.negatives, vectors_nd=self.score.items(looked_up.negatives.vectors_nd)
-        )
+        """The step's negatives, ready for scoring."""
+        vectors_nd = self.score.items(looked_up.negatives.vectors_nd)
+        return replace(looked_up.negatives, vectors_nd=vectors_nd)
 
-    def _weighed(self, looked_up: LookedUp, chosen: Positives, counts: Counts) -> WeighedPositives:
-        return WeighedPositives(
-            item_Xd=self.score.items(looked_up.vector_Xd),
-            source_M=chosen.source_M,
-            id_M=looked_up.row_X[chosen.source_M],
-            query_M=chosen.query_M,
-            weight_M=self.weights.of(chosen, counts),
-        )
+    # Serving
 
     def tokens(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
-        """[N, d]: what the encoder takes of histories, one row of `ids` each: item vectors, side features added.
+        """What the encoder takes of histories, [N, d]: item vectors with side features added.
 
         Args:
-            item_N: row ids of the items that `ids` stand for.
+            ids: one row for each history.
+            item_N: row ids of the items that `ids` are of.
         """
         token_Nd, _ = self.lookup(ids)
-        return token_Nd if self.features is None else token_Nd + self.features(item_N)
+        if self.features is None:
+            return token_Nd
+        return token_Nd + self.features(item_N)
 
     def queries(self, histories: Jagged) -> PathQueries:
-        """What every path asks for after the last position of each history.
+        """The query of every path after the last position of each history.
 
         Args:
-            histories: none empty; their vectors as `tokens` gives them.
+            histories: none empty; their vectors as `tokens` returns them.
         """
         states = replace(histories, vector_Nd=self._encode(histories))
         query_BKd = self.score.queries(ask_last(self.heads, self.baseline, states, self.paths))
+
         log_group_BK = query_BKd.new_zeros(query_BKd.shape[:2])
         if self.gate is not None:
             last_Bd = states.vector_Nd[states.offsets_B1[1:] - 1]
@@ -293,7 +415,9 @@ class Recommender(nn.Module):
         return PathQueries(query_BKd, log_group_BK)
 
     def _encode(self, histories: Jagged) -> Tensor:
-        reduced = self.training and self.precision != torch.float32
-        with torch.autocast(histories.vector_Nd.device.type, self.precision, enabled=reduced):
+        """States of all positions, float32: [N, d]."""
+        precision = self.behaviour.precision
+        reduced = self.training and precision != torch.float32
+        with torch.autocast(histories.vector_Nd.device.type, precision, enabled=reduced):
             state_Nd: Tensor = self.encoder(histories)
         return state_Nd.float()

@@ -16,7 +16,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
-from torchrec_priors.training import loop
+from torchrec_priors.training import loop, trainer
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.run.folder import RunFolder
 
@@ -68,18 +68,18 @@ def test_the_run_counts_the_parameters_and_every_target_once_for_each_interest(r
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, small_data, tmp_path, monkeypatch):
-    step = loop.step
+    step = trainer.step
 
     def until_four(built, optimizers, batch, **named):
         if batch.step == 4:
             raise KeyboardInterrupt
         return step(built, optimizers, batch, **named)
 
-    monkeypatch.setattr(loop, "step", until_four)
+    monkeypatch.setattr(trainer, "step", until_four)
     monkeypatch.setattr(loop, "_ASK_EVERY", 2)
     with pytest.raises(KeyboardInterrupt):
         _train(small_data, tmp_path / "run")
-    monkeypatch.setattr(loop, "step", step)
+    monkeypatch.setattr(trainer, "step", step)
     _train(small_data, tmp_path / "run")
     assert _losses(tmp_path / "run") == _losses(run)
     assert len(_losses(run)) == 8

@@ -77,7 +77,7 @@ def _train(case, data, run, ranks, stop_before=None, **more):
 
     config, folder = _config(case, more), RunFolder(run)
     folder.check_same_run(config, data)
-    with patch("torchrec_priors.training.loop.step", side_effect=step):
+    with patch("torchrec_priors.training.trainer.step", side_effect=step):
         train(config, data, folder, ranks)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
@@ -91,7 +91,7 @@ def _read(data, run, ranks):
     )
     Checkpoints(folder.checkpoints, ranks).load_best(built)
     metrics = evaluate(
-        built.model, built.index, data, "test", config.evaluation,
+        built.model, built.fetch_index(), data, "test", config.evaluation,
         share=ranks.share, device=ranks.device, columns=built.columns, by_group=(), total=ranks.total,
     )  # fmt: skip
     rows = torch.zeros(built.model.item_rows.rows, config.model.dim)

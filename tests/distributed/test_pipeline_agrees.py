@@ -52,7 +52,7 @@ def _run(way, more, data, run, ranks, stop_after=None):
         return whole_step(*arguments, **named)
 
     folder.check_same_run(config, data)
-    with patch("torchrec_priors.training.loop.step", side_effect=step):
+    with patch("torchrec_priors.training.trainer.step", side_effect=step):
         train(config, data, folder, ranks)
     lines = logged(run)
     return [

@@ -17,8 +17,9 @@ from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.gather_slots import gather_slots
 from torchrec_priors.ranks.process import join
-from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
-from torchrec_priors.training.loop import make_sampler
+from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.optimizers import Optimizers
+from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import step
 
 SETTINGS = {
@@ -58,7 +59,7 @@ def train(folder, tree, score, more=None):
             )
             losses.append(step(built, optimizers, batch).loss)
         metrics = evaluate(
-            built.model, built.index, data, "test", config.evaluation,
+            built.model, built.fetch_index(), data, "test", config.evaluation,
             share=ranks.share, device=ranks.device, columns=built.columns, total=ranks.total,
         )  # fmt: skip
         rows = torch.zeros(data.items, config.model.dim)

@@ -118,7 +118,7 @@ def _go_on(folder, runs):
     data = PreparedData(folder)
     with join() as ranks, patch("torchrec_priors.embedding.own_rows._ROWS_AT_A_TIME", 30):
         with (
-            patch("torchrec_priors.training.loop.step", side_effect=_power_cut(after=4)),
+            patch("torchrec_priors.training.trainer.step", side_effect=_power_cut(after=4)),
             pytest.raises(RuntimeError),
         ):
             _train_run({}, data, runs / "moved", ranks)
@@ -161,7 +161,7 @@ def _recall(run, ranks):
     Checkpoints(RunFolder(run).checkpoints, ranks).load_best(built)
     assert {table.type for table in built.plan.tables} == {"row_wise"}
     metrics = evaluate(
-        built.model, built.index, data, "validation", config.evaluation,
+        built.model, built.fetch_index(), data, "validation", config.evaluation,
         share=ranks.share, device=ranks.device, columns=built.columns, total=ranks.total,
     )  # fmt: skip
     return metrics["recall@50"]

@@ -81,7 +81,7 @@ def load(data, run, ranks):
     )
     Checkpoints(run.checkpoints, ranks).load_best(built)
     metrics = evaluate(
-        built.model, built.index, data, "test", config.evaluation,
+        built.model, built.fetch_index(), data, "test", config.evaluation,
         share=ranks.share, device=ranks.device, columns=built.columns, by_group=(), total=ranks.total,
     )  # fmt: skip
     rows = torch.zeros(built.model.item_rows.rows, config.model.dim)

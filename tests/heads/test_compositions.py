@@ -9,9 +9,8 @@ from random_trees import cases
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.composition import check_budget, count_parameters, make_heads
-from torchrec_priors.heads.flat import FlatHeads, flat_reference
-from torchrec_priors.heads.hierarchical import hierarchical_reference
 from torchrec_priors.heads.nodes import backed_off, nodes, say_backed_off
+from torchrec_priors.heads.prior_heads import heads_reference
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.priors import PriorsConfig
@@ -92,11 +91,10 @@ def test_queries_and_gradients_are_those_of_the_definition(model, tokens, data):
     state = torch.randn(
         tokens, D, generator=torch.Generator().manual_seed(tokens), dtype=torch.float64
     )
-    reference = hierarchical_reference if tree.composition == "hierarchical" else flat_reference
     ways = [
         lambda states: heads(states, token, path),
         lambda states: _definition(tree, config, positives, heads, states)[token, path],
-        lambda states: reference(heads, tree, states)[token, path],
+        lambda states: heads_reference(heads, tree, states)[token, path],
     ]
     results = []
     for way in ways:
@@ -198,4 +196,4 @@ def test_a_tree_above_the_budget_is_refused_with_its_size():
     ):
         check_budget(tree, 5, PriorsConfig(max_parameters=99))
     assert "paths" not in vars(tree), "the paths were made"
-    assert isinstance(make_heads(tree, 5, PriorsConfig(), nodes(tree)), FlatHeads)
+    assert len(make_heads(tree, 5, PriorsConfig(), nodes(tree)).adapters[0]) == 4

@@ -84,13 +84,12 @@ def _peaks(config, data):
                 parameter.grad = torch.zeros_like(parameter)
         looked_up = model.look_up(batch)
         with LiveBytes() as bytes_:
-            positives = [model.positives(looked_up, part) for part in batch.parts]
-            counts = model.counts(positives)
-            for part, found in zip(batch.parts, positives, strict=True):
-                model(looked_up, part, found, counts)[0].backward()
+            started = model.begin(batch, look_up=lambda _: looked_up)
+            for number in range(parts):
+                model(started, number)[0].backward()
             looked_up.backward()
         request = from_config(config, data, None, ranks=1, machine=MACHINES["cpu"])
-        of_parts = [vars(Queries.of(found, model.tree)) for found in positives]
+        of_parts = [vars(Queries.of(found, model.tree)) for found in started.positives]
     means = {name: np.mean([of_part[name] for of_part in of_parts]) for name in of_parts[0]}
     return bytes_.peak, request.with_activations(**means).activation_bytes
 

@@ -20,7 +20,7 @@ from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training import loop
+from torchrec_priors.training import loop, trainer
 from torchrec_priors.training.checkpoint import files as checkpoint_files
 from torchrec_priors.training.checkpoint import staging as checkpoint_staging
 from torchrec_priors.training.checkpoint.check import flaw
@@ -327,7 +327,7 @@ def test_nothing_in_training_draws_from_a_global_random_state(
     whole, small_data, tmp_path, monkeypatch
 ):
     """Whatever it is before each step, the run is the same: a checkpoint need not keep it."""
-    step, count = loop.step, iter(range(1000, 2000))
+    step, count = trainer.step, iter(range(1000, 2000))
 
     def with_another_state(*arguments, **named):
         seed = next(count)
@@ -336,7 +336,7 @@ def test_nothing_in_training_draws_from_a_global_random_state(
         random.seed(seed)
         return step(*arguments, **named)
 
-    monkeypatch.setattr(loop, "step", with_another_state)
+    monkeypatch.setattr(trainer, "step", with_another_state)
     _train(small_data, tmp_path / "run")
     for name in ("step-00000015", "step-00000020"):
         _same(whole / "checkpoints" / name, tmp_path / "run" / "checkpoints" / name, tmp_path)

@@ -8,7 +8,7 @@ from torchrec_priors.config import parse
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.loop import make_sampler
+from torchrec_priors.training.sampler import make_sampler
 
 E = 8
 

@@ -17,9 +17,11 @@ from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.synthetic.files import generate
-from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
-from torchrec_priors.training.loop import make_sampler, train
+from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.loop import train
+from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.run.folder import RunFolder
+from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import step
 
 STEPS = 8

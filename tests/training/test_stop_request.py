@@ -12,7 +12,7 @@ from torchrec_priors.config import parse
 from torchrec_priors.errors import StoppedError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
-from torchrec_priors.training import loop
+from torchrec_priors.training import loop, trainer
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.stop_request import StopRequest
 
@@ -52,7 +52,7 @@ def whole(data, tmp_path_factory):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_within_a_step_is_heeded_at_its_end(data, whole, tmp_path, monkeypatch, number):
-    step = loop.step
+    step = trainer.step
 
     def interrupted(built, optimizers, batch, **more):
         if batch.step == 4:
@@ -66,7 +66,7 @@ def test_a_signal_within_a_step_is_heeded_at_its_end(data, whole, tmp_path, monk
     def run_flags():
         return requests[0].flags()
 
-    monkeypatch.setattr(loop, "step", interrupted)
+    monkeypatch.setattr(trainer, "step", interrupted)
     with pytest.raises(
         StoppedError, match=f"stopped by {number.name} at step 5 of 9: the same command"
     ) as stopped:

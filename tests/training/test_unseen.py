@@ -16,7 +16,7 @@ from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training import loop
+from torchrec_priors.training import loop, trainer
 from torchrec_priors.training.build import build_model
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
 from torchrec_priors.training.run.folder import RunFolder
@@ -79,7 +79,7 @@ def test_a_run_is_evaluated_and_serves_on_data_that_has_grown(runs, states, poli
     then, now = states
     with join() as ranks:
         config, data, built = _built(runs[policy], ranks, now)
-        index, found_items, targets = built.index, [], []
+        index, found_items, targets = built.fetch_index(), [], []
 
         def note(users, found, _):
             found_items.append(found.row_Bk.numpy())
@@ -132,7 +132,7 @@ def test_a_run_on_grown_data_starts_from_what_each_item_had(
     runs, states, tmp_path, policy, monkeypatch
 ):
     started = []
-    start_from = loop.start_from
+    start_from = trainer.start_from
 
     def note(*arguments):
         start_from(*arguments)
@@ -141,7 +141,7 @@ def test_a_run_on_grown_data_starts_from_what_each_item_had(
         if policy == "managed":
             started.append(blocks_of(built.model.table).held())
 
-    monkeypatch.setattr(loop, "start_from", note)
+    monkeypatch.setattr(trainer, "start_from", note)
     _train(states[1], tmp_path / "run", policy, init_from=runs[policy], steps=1)
     rows, item_rows = started[0]
     with join() as ranks:
@@ -170,13 +170,13 @@ def test_a_managed_table_starts_with_what_another_run_had_rows_for(
     runs, states, tmp_path, source, monkeypatch
 ):
     seen = []
-    start_from = loop.start_from
+    start_from = trainer.start_from
 
     def note(*arguments):
         start_from(*arguments)
         seen.append((arguments[1].shard.rows.clone(), blocks_of(arguments[1].model.table).held()))
 
-    monkeypatch.setattr(loop, "start_from", note)
+    monkeypatch.setattr(trainer, "start_from", note)
     _train(states[0], tmp_path / "run", "managed", init_from=runs[source], steps=1)
     rows, held = seen[0]
     with join() as ranks:
@@ -225,7 +225,7 @@ def test_a_managed_run_that_was_interrupted_ends_with_the_same_bits(small_data, 
 def test_negatives_are_admitted_and_rows_come_and_go(small_data, tmp_path, monkeypatch):
     """A table of fewer rows than items: what is drawn has a row of its own, and who is evicted loses it."""
     drawn, held = [], []
-    draw = loop.Admission.draw
+    draw = trainer.Admission.draw
 
     def note(admission, windows):
         batch = draw(admission, windows)
@@ -240,7 +240,7 @@ def test_negatives_are_admitted_and_rows_come_and_go(small_data, tmp_path, monke
         )
         return batch
 
-    monkeypatch.setattr(loop.Admission, "draw", note)
+    monkeypatch.setattr(trainer.Admission, "draw", note)
     monkeypatch.setitem(POLICIES, "tiny", {
         "unseen": "managed", "rows": 40, "blocks": 4, "eviction": "lru", "eviction_interval": 1,
     })  # fmt: skip

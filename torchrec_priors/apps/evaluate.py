@@ -115,7 +115,7 @@ def evaluate(
         out = folder.evaluation(split.value, name)
         # The index comes first: where rows are managed, making it refreshes which items have one,
         # and what follows reads that.
-        index = built.index
+        index = built.fetch_index()
         reach = Reach.of(built.model, config.evaluation)
 
         def progress(batches: Iterable[Histories], rounds: int) -> Iterable[Histories]:

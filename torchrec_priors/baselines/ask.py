@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from torchrec_priors.encoder.encoder import Jagged
-from torchrec_priors.heads.composition import Heads
+from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.heads.score import Score
 from torchrec_priors.settings.model import ScoreKind
 
@@ -19,7 +19,7 @@ def score_of(baseline: nn.Module | None, kind: ScoreKind) -> Score:
     return score
 
 
-def ask_last(heads: Heads, baseline: nn.Module | None, states: Jagged, paths: int) -> Tensor:
+def ask_last(heads: PriorHeads, baseline: nn.Module | None, states: Jagged, paths: int) -> Tensor:
     """[B, K, d], not yet ready for scoring.
 
     Args:

@@ -11,7 +11,6 @@ import torch
 
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.encoder.hstu import HSTU
-from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.model import Recommender
 
 
@@ -44,7 +43,6 @@ def training_flops(model: Recommender, batch: Batch) -> float:
 
 def _adapter_rows(heads: torch.nn.Module, token_P: torch.Tensor, path_P: torch.Tensor) -> int:
     """Distinct (token, node) pairs over all depths."""
-    assert isinstance(heads, HierarchicalHeads)
     rows = 0
     for depth in range(1, heads.depth + 1):
         node_P = getattr(heads, f"node_{depth}")[path_P]

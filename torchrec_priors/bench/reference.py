@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from torchrec_priors.encoder.hstu import HSTU, HSTULayer
-from torchrec_priors.heads.hierarchical import HierarchicalHeads
+from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
 
@@ -24,7 +24,7 @@ class DenseReference(nn.Module):
         tree: PriorTree,
         table: nn.Embedding,
         encoder: HSTU,
-        heads: HierarchicalHeads,
+        heads: PriorHeads,
         horizon: int,
     ):
         super().__init__()

@@ -20,7 +20,6 @@ from torchrec_priors.embedding.item_table import FEATURE, Shard, initialise_rows
 from torchrec_priors.encoder.encoder import load_encoder
 from torchrec_priors.encoder.hstu import HSTU
 from torchrec_priors.heads.composition import make_heads
-from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.heads.nodes import nodes
 from torchrec_priors.loss import discount, path_weights, positive_weights
 from torchrec_priors.prepared.data_set import PreparedData
@@ -29,9 +28,10 @@ from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import join
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
-from torchrec_priors.training.build import Optimizers, build_model, set_loss_weights
-from torchrec_priors.training.loop import make_sampler
+from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.run.paths import count_positives, over_item_sets
+from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import step
 
 _ALWAYS = {
@@ -125,7 +125,6 @@ def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseR
     table.weight = nn.Parameter(torch.empty(data.items, config.model.dim))
     initialise_rows(Shard(table.weight.data, 0), config.seed, config.table.init_std)
     assert isinstance(encoder, HSTU)
-    assert isinstance(heads, HierarchicalHeads)
     return DenseReference(tree, table, encoder, heads, config.model.horizon)
 
 

@@ -108,7 +108,7 @@ def _quantile(values: pa.Array, groups: int, items: int) -> pa.Array:
 class FeatureTables(nn.Module):
     """Vectors of all features of an item, added up."""
 
-    def __init__(self, features: list[ItemFeature], dim: int) -> None:
+    def __init__(self, features: list[ItemFeature], dim: int, *, asks_once: bool = False) -> None:
         super().__init__()
         self.keys = [table_of_feature(feature.name) for feature in features]
         self.table = table_of(
@@ -121,7 +121,7 @@ class FeatureTables(nn.Module):
         )
         codes = torch.from_numpy(np.stack([feature.code_I for feature in features]))
         self.register_buffer("code_FI", codes, persistent=False)
-        self.asks_once = False  # whether values that repeat are looked up once
+        self.asks_once = asks_once  # whether values that repeat are looked up once
 
     code_FI: Tensor
 

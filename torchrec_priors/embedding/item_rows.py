@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from torchrec_priors.common.splitmix import GOLDEN, mix
 from torchrec_priors.errors import UserError
@@ -113,6 +114,10 @@ class ItemRows:
     def to_ids(self, item_N: np.ndarray) -> np.ndarray:
         """What the table is asked for, for items that have a row."""
         return item_N if self.row_I is None else self.row_I[item_N]
+
+    def trained(self, row_X: Tensor) -> Tensor | None:
+        """None: targets of all rows are learned, also of rows that several items share."""
+        return None
 
     def held(self, first: int, last: int) -> Held:
         """Items with one of the rows [first, last)."""

@@ -1,23 +1,19 @@
 """The heads of a configuration: which adapters there are, how they are composed, and how large they may be."""
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.heads.flat import FlatHeads
-from torchrec_priors.heads.hierarchical import HierarchicalHeads
 from torchrec_priors.heads.nodes import Depth
+from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.priors import PriorsConfig
 
-Heads = HierarchicalHeads | FlatHeads
 
-
-def make_heads(tree: PriorTree, dim: int, config: PriorsConfig, depths: list[Depth]) -> Heads:
+def make_heads(tree: PriorTree, dim: int, config: PriorsConfig, depths: list[Depth]) -> PriorHeads:
     """The heads of a tree, with first values from torch's own generator.
 
     Args:
         depths: the nodes with adapters, as `nodes` gives them.
     """
-    heads: type[Heads] = HierarchicalHeads if tree.composition == "hierarchical" else FlatHeads
-    return heads(tree, dim, depths, kind=config.adapters, init_std=config.init_std)
+    return PriorHeads(tree, dim, depths, kind=config.adapters, init_std=config.init_std)
 
 
 def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:

@@ -130,7 +130,7 @@ class Finder:
             queries = queries.within(~without_B[:, None].expand_as(queries.bias_BK))
         if not self.config.calibrated:
             return queries
-        met = self._seen(users) if self.model.hides_seen else None
+        met = self._seen(users) if self.model.behaviour.hides_seen else None
         calibration_BK = asked.log_group_BK - log_normalisers(
             self._sample, self.model.score, queries, met
         )

@@ -102,7 +102,7 @@ class LoadedRun:
             diversifier = None
             if settings.diversify:
                 diversifier = Diversifier.of(self.data, settings.diversify, device)
-            self.finder = Finder(self.model, built.index, settings, device, diversifier)
+            self.finder = Finder(self.model, built.fetch_index(), settings, device, diversifier)
 
             # Only a run that is loaded whole stays open after this block.
             self.ranks.where.doing = "recommendations"

@@ -10,17 +10,19 @@ from torch import Tensor
 
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.embedding.looked_up import LookedUp
-from torchrec_priors.training.build import Built, Optimizers
+from torchrec_priors.model import StartedStep
+from torchrec_priors.training.build import Built
+from torchrec_priors.training.optimizers import Optimizers
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step came to, the same on every rank.
+    """The result of a step, the same on every rank.
 
     Attributes:
         loss: of the global batch.
-        gradient_norm: of the dense parameters, before it was clipped.
-        counts: for each of the flags that ranks gave, how many said yes.
+        gradient_norm: of the dense parameters, before clipping.
+        counts: for each flag, the number of ranks that raised it.
     """
 
     loss: float
@@ -29,12 +31,12 @@ class StepResult:
 
 
 class AbortedStepError(ArithmeticError):
-    """A step that would have spoilt the model, given up on every rank before anything was changed.
+    """A step that would have damaged the model; every rank gave it up before anything changed.
 
     Attributes:
-        loss, gradient_norm: as of `StepResult`.
-        finite: whether they are numbers, and so is every gradient.
-        batch, looked_up: this rank's part of it, with the gradients of its vectors.
+        loss, gradient_norm: see `StepResult`.
+        finite: whether both are finite, and every gradient is.
+        batch, looked_up: this rank's part of the batch, with the gradients of its vectors.
     """
 
     def __init__(
@@ -57,69 +59,86 @@ def step(
     max_loss: float = math.inf,
     look_up: Callable[[Batch], LookedUp] | None = None,
 ) -> StepResult:
-    """Changes the model by one global batch, with the same result whatever the parts.
+    """Changes the model by one global batch; the number of parts does not change the result.
 
     Every rank must call it, with the same number of parts and of flags.
 
     Args:
-        flags: what this rank has to tell the others.
-        look_up: in place of the model's.
+        flags: raised by this rank, for all ranks to count.
+        max_loss: a larger loss aborts the step.
+        look_up: used instead of the model's.
 
     Raises:
-        AbortedStepError: the loss or a gradient is not finite, or the loss is above `max_loss`; nothing was changed.
+        AbortedStepError: the loss or a gradient is not finite, or the loss is above `max_loss`;
+            nothing was changed.
     """
     model = built.model
     where = built.ranks.where
+
+    def doing(what: str) -> None:
+        where.doing = what
+
     optimizers.prepare(batch.step)
     where.step = batch.step + 1
-    where.doing = "lookup (all-to-all)"
-    looked_up = (look_up or model.look_up)(batch)
-    where.doing = "numbers of targets (all-reduce)"
-    positives = [model.positives(looked_up, part) for part in batch.parts]
-    counts = model.counts(positives)
-    dense = (
-        built.parallel._dmp_wrapped_module
-    )  # DDP, which averages the gradients of the last part's backward
-    device = model.item_set_K.device
-    whole = torch.zeros(1, device=device)
-    sums_3K = torch.zeros(3, model.paths, device=device)
-    where.doing = "dense gradients (all-reduce)"
-    for number, (part, found) in enumerate(zip(batch.parts, positives, strict=True), 1):
-        waits = number < len(batch.parts)
-        with dense.no_sync() if waits else nullcontext():
-            loss, sums = built.parallel(looked_up, part, found, counts)
-            loss.backward()
-        whole += loss.detach() / model.exchange.ranks
-        sums_3K += sums
-    where.doing = "loss (all-reduce)"
+    started = model.begin(batch, look_up=look_up, doing=doing)
+
+    doing("dense gradients (all-reduce)")
+    loss, sums_3K = _backward(built, started)
+
+    # One all-reduce for all that ranks need of one another: whether to abort, and what to log.
+    doing("loss (all-reduce)")
+    row_gradients = started.looked_up.gradients()
     norms = torch.stack(
-        [_dense_norm(optimizers) / model.exchange.ranks, _norm(looked_up.gradients())]
+        [_dense_norm(optimizers) / model.exchange.ranks, _sum_of_norms(row_gradients)]
     )
-    own = torch.cat(
-        [whole, norms, torch.tensor(flags, dtype=torch.float32, device=device), sums_3K.flatten()]
-    )
-    told = model.exchange.total(own)
-    of_step = told[: 3 + len(flags)].tolist()
-    sums_3K = told[3 + len(flags) :].view(3, -1)
-    stepped = StepResult(of_step[0], of_step[1], of_step[3:])
-    finite = all(map(math.isfinite, of_step[:3]))
-    if not finite or stepped.loss > max_loss:
-        raise AbortedStepError(stepped.loss, stepped.gradient_norm, finite, batch, looked_up)
-    model.certainty.update(sums_3K)
-    where.doing = "gradients of rows (all-to-all)"
-    looked_up.backward()
+    raised = torch.tensor(flags, dtype=torch.float32, device=loss.device)
+    totals = model.exchange.total(torch.cat([loss, norms, raised, sums_3K.flatten()]))
+
+    numbers = totals[: 3 + len(flags)].tolist()
+    result = StepResult(numbers[0], numbers[1], numbers[3:])
+    finite = all(map(math.isfinite, numbers[:3]))
+    if not finite or result.loss > max_loss:
+        raise AbortedStepError(result.loss, result.gradient_norm, finite, batch, started.looked_up)
+
+    # From here on the model changes.
+    model.certainty.update(totals[3 + len(flags) :].view(3, -1))
+    doing("gradients of rows (all-to-all)")
+    started.looked_up.backward()
     optimizers.step()
-    return stepped
+    return result
+
+
+def _backward(built: Built, started: StartedStep) -> tuple[Tensor, Tensor]:
+    """Loss and backward of every part.
+
+    Returns:
+        This rank's share of the loss, [1], and its sums for `Certainty`, [3, K].
+    """
+    model = built.model
+    device = model.item_set_K.device
+    loss = torch.zeros(1, device=device)
+    sums_3K = torch.zeros(3, model.paths, device=device)
+
+    # DDP averages the gradients of all parts over ranks in the backward of the last part.
+    ddp = built.parallel._dmp_wrapped_module
+    last = len(started.parts) - 1
+    for number in range(len(started.parts)):
+        with nullcontext() if number == last else ddp.no_sync():
+            part_loss, part_sums = built.parallel(started, number)
+            part_loss.backward()
+        loss += part_loss.detach() / model.exchange.ranks
+        sums_3K += part_sums
+    return loss, sums_3K
 
 
 def _dense_norm(optimizers: Optimizers) -> Tensor:
-    parameters = (
-        parameter for group in optimizers.dense.param_groups for parameter in group["params"]
-    )
-    norm: Tensor = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    groups = optimizers.dense.param_groups
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm: Tensor = torch.nn.utils.get_total_norm(gradients)
     return norm
 
 
-def _norm(tensors: list[Tensor]) -> Tensor:
-    """No finite number where one of theirs is not."""
+def _sum_of_norms(tensors: list[Tensor]) -> Tensor:
+    """Not finite if any value of any tensor is not."""
     return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]).sum()

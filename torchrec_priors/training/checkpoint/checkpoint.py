@@ -25,13 +25,14 @@ from torchrec_priors.common.files import remove_leftover
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.settings.training import TrainingConfig
-from torchrec_priors.training.build import Built, Optimizers
+from torchrec_priors.training.build import Built
 from torchrec_priors.training.checkpoint.check import flaw
 from torchrec_priors.training.checkpoint.files import Writer
 from torchrec_priors.training.checkpoint.folder import CheckpointFolder, checkpoint_name
 from torchrec_priors.training.checkpoint.reader import Reader
 from torchrec_priors.training.checkpoint.row_wise_state import in_saved_form
 from torchrec_priors.training.checkpoint.staging import Staging
+from torchrec_priors.training.optimizers import Optimizers
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from torchrec_priors.heads.hierarchical import HierarchicalHeads, hierarchical_reference
+from torchrec_priors.heads.prior_heads import PriorHeads, heads_reference
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.temporal import TemporalPrior
 from torchrec_priors.priors.tree import PriorTree
@@ -33,7 +33,7 @@ TREES = {
 
 
 def _heads(tree, dim, seed):
-    heads = HierarchicalHeads(tree, dim).double()
+    heads = PriorHeads(tree, dim).double()
     generator = torch.Generator().manual_seed(seed)
     for parameter in heads.parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -63,7 +63,7 @@ def test_equals_the_definition_forward_and_gradient(name, tokens, dim, seed, dat
         out = (
             heads(states, token, path)
             if fast
-            else hierarchical_reference(heads, tree, states)[token, path]
+            else heads_reference(heads, tree, states)[token, path]
         )
         weight = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
         ((out * weight).sum() + 0 * states.sum()).backward()
@@ -76,7 +76,7 @@ def test_equals_the_definition_forward_and_gradient(name, tokens, dim, seed, dat
 @pytest.mark.parametrize("name", sorted(TREES))
 def test_every_head_begins_as_the_user_state_and_learns_from_there(name):
     tree = PriorTree(TREES[name], ITEMS)
-    heads, state = HierarchicalHeads(tree, 4), torch.randn(3, 4)
+    heads, state = PriorHeads(tree, 4), torch.randn(3, 4)
     path = torch.arange(len(tree.paths)).repeat_interleave(3)
     token = torch.arange(3).repeat(len(tree.paths))
     out = heads(state, token, path)
@@ -87,7 +87,7 @@ def test_every_head_begins_as_the_user_state_and_learns_from_there(name):
 
 def test_an_upper_embedding_is_shared_by_all_branches_below_its_group():
     tree = PriorTree(TREES["temporal first"], ITEMS)
-    heads = HierarchicalHeads(tree, 4)
+    heads = PriorHeads(tree, 4)
     heads.embeddings[0].data[1] = 5.0  # long-term
     state = torch.zeros(1, 4)
     path = torch.arange(len(tree.paths))

@@ -1,0 +1,208 @@
+"""Prior heads (Eq. 2 and 4-5), computed for the (token, path) pairs that are needed, not for all.
+
+    z_0 = h,    z_d = z_{d-1} + SiLU(W_path z_{d-1}) + e_{g_{d-1}},    q = z_D
+
+A path goes through the nodes of the tree, one at each depth. Composed hierarchically, depth d is level d of the tree;
+composed multiplicatively or additively, there is one depth, with a node for each path, and the equation is Eq. 2:
+q = h + SiLU(W_path h).
+
+The embedding term is zero at depth 1. e starts at zero, and so does W by default, so every head begins as the user
+state. Where adapters are vectors, the vector of the node replaces both terms. A node without an adapter has
+z_d = z_{d-1}.
+
+Shapes: N tokens, d width, P pairs, K paths, R rows of one depth: its distinct (node, token) pairs.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from torchrec_priors.heads.adapter import AdapterKind, adapt, new_adapters
+from torchrec_priors.heads.nodes import Depth, nodes
+from torchrec_priors.ops.residual_adapters import Runs
+from torchrec_priors.priors.tree import PriorTree
+
+
+@dataclass(frozen=True)
+class _DepthRows:
+    """What is computed at one depth.
+
+    Attributes:
+        runs: (adapter, number of rows), one run of rows after another.
+        end_P: rows at which pairs end, in the order of the pairs that end here.
+        above_R: for each row, its row at the depth above; at the top, its token.
+    """
+
+    runs: Runs
+    end_P: Tensor
+    above_R: Tensor
+
+
+class PriorHeads(nn.Module):
+    """Adapters at the nodes of a prior tree; a prefix that several paths share is computed once for a token."""
+
+    last_K: Tensor
+
+    def __init__(
+        self,
+        tree: PriorTree,
+        dim: int,
+        depths: list[Depth] | None = None,
+        *,
+        kind: AdapterKind = "matrix",
+        init_std: float = 0.0,
+    ) -> None:
+        """
+        Args:
+            depths: the nodes with adapters, as `nodes` returns them; by default all.
+        """
+        super().__init__()
+        depths = nodes(tree) if depths is None else depths
+        self.depth = len(depths)
+        self.adapters = nn.ParameterList(
+            new_adapters(len(depth.names), dim, kind, init_std) for depth in depths
+        )
+        self.embeddings = nn.ParameterList()
+
+        last_K = torch.zeros(len(tree.paths), dtype=torch.int64)  # depth at which a path ends
+        for number, depth in enumerate(depths, 1):
+            self.register_buffer(f"node_{number}", depth.node_K, persistent=False)
+            self.register_buffer(f"parent_{number}", depth.parent_n, persistent=False)
+            last_K += depth.node_K >= 0
+
+            if number > 1 and kind == "matrix":
+                group_n = depth.parent_group_n
+                self.register_buffer(f"parent_group_{number}", group_n, persistent=False)
+                groups = len(tree.group_names[number - 2])
+                self.embeddings.append(nn.Parameter(torch.zeros(groups, dim)))
+
+        self.register_buffer("last_K", last_K, persistent=False)
+        self.ends = sorted(set(last_K.tolist()))
+        self.leaves: list[int] = depths[-1].node_K.tolist() if depths else []
+        reached = [node for node in self.leaves if node >= 0]
+        self.leaves_differ = bool(depths) and len(set(reached)) == len(reached)
+
+    def forward(self, state_Nd: Tensor, token_P: Tensor, path_P: Tensor) -> Tensor:
+        """Queries of (token, path) pairs.
+
+        Args:
+            state_Nd: user states h.
+            token_P: the state each query starts from.
+            path_P: the path each query takes, ascending; pairs are distinct.
+
+        Returns:
+            [P, d] queries.
+        """
+        end_P = self.last_K[path_P]
+        rows_of_depths = self._rows(len(state_Nd), token_P, path_P, end_P)
+
+        states = [state_Nd]
+        for depth, rows in enumerate(rows_of_depths, 1):
+            adapters = self.adapters[depth - 1]
+            embeddings = self._embeddings_at(depth)
+            states.append(adapt(states[-1], adapters, rows.above_R, rows.runs, embeddings))
+
+        # The usual case: all pairs end at the last depth, and its rows are the pairs, in their order.
+        if self.ends == [self.depth] and self.leaves_differ:
+            return states[-1]
+
+        rows_where_pairs_end = [token_P[end_P == 0], *(rows.end_P for rows in rows_of_depths)]
+        return self._where_pairs_end(states, rows_where_pairs_end, end_P)
+
+    def _rows(
+        self, tokens: int, token_P: Tensor, path_P: Tensor, end_P: Tensor
+    ) -> list[_DepthRows]:
+        """The rows of each depth, from the first to the last: those that pairs end at or go through."""
+        tokens = max(tokens, 1)
+
+        # From the last depth up: a depth has the rows that the depth below needs, and those at
+        # which pairs end. The key of a row is node * tokens + token.
+        key_below_R = token_P[:0]
+        runs_and_ends: list[tuple[Runs, Tensor]] = []
+        rows_above: list[Tensor] = []
+        for depth in range(self.depth, 0, -1):
+            ends_here = end_P == depth
+            node_P = getattr(self, f"node_{depth}")[path_P[ends_here]]
+            ending_key = node_P * tokens + token_P[ends_here]
+
+            if depth == self.depth and self.leaves_differ:
+                # Leaves are in the order of paths, and each pair has its own row: nothing to sort.
+                key_R = ending_key
+                row_of_key = torch.arange(len(node_P), device=node_P.device)
+                path_counts = torch.bincount(path_P[ends_here], minlength=len(self.last_K))
+                runs = _runs(self.leaves, path_counts)
+            else:
+                keys = torch.cat([key_below_R, ending_key])
+                key_R, row_of_key = torch.unique(keys, return_inverse=True)
+                adapters = len(self.adapters[depth - 1])
+                node_counts = torch.bincount(key_R // tokens, minlength=adapters)
+                runs = _runs(range(adapters), node_counts)
+
+            rows_above.append(row_of_key[: len(key_below_R)])
+            runs_and_ends.append((runs, row_of_key[len(key_below_R) :]))
+            parent_n = getattr(self, f"parent_{depth}")
+            key_below_R = parent_n[key_R // tokens] * tokens + key_R % tokens
+
+        # Above the first depth are the user states, whose number is the token. The first entry
+        # belongs to no depth: nothing is below the last one.
+        rows_above.append(key_below_R)
+        first_to_last = zip(reversed(runs_and_ends), reversed(rows_above[1:]), strict=True)
+        return [_DepthRows(runs, end_P, above_R) for (runs, end_P), above_R in first_to_last]
+
+    def _embeddings_at(self, depth: int) -> Tensor | None:
+        """e of the group above each node of a depth: [nodes, d]; None without that term."""
+        if depth == 1 or not len(self.embeddings):
+            return None
+        group_n = getattr(self, f"parent_group_{depth}")
+        return self.embeddings[depth - 2].index_select(0, group_n)
+
+    def _where_pairs_end(
+        self, states: list[Tensor], row_at_end: list[Tensor], end_P: Tensor
+    ) -> Tensor:
+        """The state of each pair at the last depth of its path.
+
+        Args:
+            states: rows of each depth; the first are the user states.
+            row_at_end: for each depth, the rows at which pairs end.
+            end_P: the last depth of each pair.
+
+        Returns:
+            [P, d].
+        """
+        row_P = torch.zeros_like(end_P)
+        first = 0
+        for depth in self.ends:
+            row_P[end_P == depth] = first + row_at_end[depth]
+            first += len(states[depth])
+
+        last = [states[depth] for depth in self.ends]
+        rows = last[0] if len(last) == 1 else torch.cat(last)
+        return rows.index_select(0, row_P)
+
+
+def _runs(adapters: list[int] | range, counts: Tensor) -> Runs:
+    """(adapter, rows) of the adapters that have rows."""
+    return [run for run in zip(adapters, counts.tolist(), strict=True) if run[1]]
+
+
+def heads_reference(heads: PriorHeads, tree: PriorTree, state_Nd: Tensor) -> Tensor:
+    """Eq. 2 and 4-5 written out for every token and path: [N, K, d]."""
+    queries = []
+    for number, path in enumerate(tree.paths):
+        z = state_Nd
+        for depth, adapters in enumerate(heads.adapters, 1):
+            node = int(getattr(heads, f"node_{depth}")[number])
+            if node < 0:
+                break
+
+            if adapters.dim() == 2:
+                step = adapters[node]
+            else:
+                step = F.silu(z @ adapters[node].T)
+                if depth > 1:
+                    step = step + heads.embeddings[depth - 2][path.groups[depth - 2]]
+            z = z + step
+        queries.append(z)
+    return torch.stack(queries, 1)

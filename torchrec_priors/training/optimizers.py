@@ -1,0 +1,56 @@
+"""The optimizers of a run: fused row-wise Adagrad on the tables, AdamW on everything else."""
+
+import torch
+from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.optimizers import in_backward_optimizer_filter
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.training.build import Built
+
+
+class Optimizers:
+    """Both optimizers; their learning rates follow from the step.
+
+    Attributes:
+        dense: AdamW with clipped gradients.
+        fused: row-wise Adagrad, which changes rows during backward.
+        all: both, as a checkpoint holds them.
+    """
+
+    def __init__(self, built: Built, config: RunConfig) -> None:
+        settings = config.training
+        dense = dict(in_backward_optimizer_filter(built.parallel.named_parameters()))
+        adamw = KeyedOptimizerWrapper(
+            dense,
+            lambda parameters: torch.optim.AdamW(
+                parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+            ),
+        )
+        self.dense = GradientClippingOptimizer(
+            adamw, clipping=GradientClipping.NORM, max_gradient=settings.clip_norm
+        )
+        self.fused = built.parallel.fused_optimizer
+        self.all = CombinedOptimizer([("table", self.fused), ("dense", self.dense)])
+        self._config = config
+
+    def prepare(self, step: int) -> None:
+        """Sets both rates for a step and clears gradients.
+
+        It comes before the step's backward, in which the fused optimizer already uses its rate.
+        """
+        rate = self._config.training.rate(step)
+        for group in self.fused.param_groups:
+            group["lr"] = rate * self._config.table.learning_rate
+        for group in self.dense.param_groups:
+            group["lr"] = rate * self._config.training.learning_rate
+
+        self.all.zero_grad()
+
+    def step(self) -> None:
+        """Updates the dense parameters."""
+        self.all.step()
+
+    def make_state(self) -> None:
+        """Creates AdamW's state, so that a checkpoint can be loaded into it."""
+        self.dense.init_state()

@@ -1,0 +1,127 @@
+"""A model in training: `batches` gives this rank's part of every global batch, `step` trains on it.
+
+    with join() as ranks:
+        trainer = Trainer(config, data, ranks)
+        with closing(trainer.batches(0)) as batches:
+            for batch in trainer.ready(batches, steps=100):
+                result = trainer.step(batch)
+
+The loop around it (`loop.py`) evaluates, writes checkpoints, logs and resumes.
+"""
+
+import math
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+
+from torchrec_priors.config import RunConfig
+from torchrec_priors.data.batch import Batch
+from torchrec_priors.embedding.pretrained import take_pretrained
+from torchrec_priors.prepared.data_set import PreparedData
+from torchrec_priors.ranks.process import Ranks
+from torchrec_priors.sampling.group_sampler import GroupSampler
+from torchrec_priors.training.admission import Admission
+from torchrec_priors.training.batches import Batches
+from torchrec_priors.training.build import build_model, set_loss_weights
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, Progress
+from torchrec_priors.training.optimizers import Optimizers
+from torchrec_priors.training.pipeline import pipeline_of
+from torchrec_priors.training.run.folder import RunFolder, TrainedOn
+from torchrec_priors.training.sampler import make_sampler
+from torchrec_priors.training.step import StepResult, step
+from torchrec_priors.training.warm_start import start_from
+
+
+class Trainer:
+    """A model, its optimizers and its batches. Every rank makes one and calls it alike.
+
+    Attributes:
+        built: the distributed model.
+        optimizers: of its tables and dense parameters.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        ranks: Ranks,
+        *,
+        trained: TrainedOn | None = None,
+    ) -> None:
+        """
+        Args:
+            trained: what a started run recorded; None for a new one.
+
+        Raises:
+            UserError: the configuration does not fit the data set or this machine.
+        """
+        self.config = config
+        self.data = data
+        self.ranks = ranks
+
+        self.built = build_model(config, data, ranks, trained=trained)
+        set_loss_weights(self.built, config)
+        self._pipeline = pipeline_of(self.built, config.training.pipeline)
+        self.optimizers = Optimizers(self.built, config)
+        self._batches: Batches | None = None
+
+    def resume(
+        self, checkpoints: Checkpoints, init_from: RunFolder | None = None
+    ) -> Progress | None:
+        """Takes the newest checkpoint, or first values that come from elsewhere.
+
+        Args:
+            init_from: a run whose weights a new run starts from.
+
+        Returns:
+            How far the checkpoint's run was; None without a checkpoint.
+        """
+        progress = checkpoints.resume(self.built, self.optimizers)
+        if progress is not None:
+            return progress
+
+        if self.config.table.pretrained:
+            vectors = Path(self.config.table.pretrained)
+            take_pretrained(vectors, self.built.own, self.built.model.item_rows, self.data)
+        if init_from is not None:
+            start_from(init_from, self.built, self.config, self.data, self.ranks)
+        return None
+
+    def prepare_batches(self) -> None:
+        """Makes what draws the negatives, over the rows as they are now."""
+        parts = (self.built, self.config, self.data, self.ranks)
+        negatives: Admission | GroupSampler
+        if self.config.embedding.unseen == "managed":
+            negatives = Admission(*parts)
+        else:
+            negatives = make_sampler(*parts)
+        self._batches = Batches(self.built, self.config, self.data, negatives)
+
+    def batches(self, first_step: int) -> Generator[Batch, None, None]:
+        """This rank's batches of `first_step` and all later steps, in the host's memory.
+
+        Close the generator to end its threads.
+        """
+        if self._batches is None:
+            self.prepare_batches()
+        assert self._batches is not None
+        return self._batches.after(first_step)
+
+    def ready(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
+        """The next `steps` batches on the device; their ids may be sent ahead, see `pipeline.py`.
+
+        Do a step with each before the next, and close the generator.
+        """
+        return self._pipeline.run(batches, steps)
+
+    def step(
+        self, batch: Batch, *, flags: Sequence[bool] = (), max_loss: float = math.inf
+    ) -> StepResult:
+        """Trains on a batch of `ready`; see `step.step`."""
+        return step(
+            self.built,
+            self.optimizers,
+            batch,
+            flags=flags,
+            max_loss=max_loss,
+            look_up=self._pipeline.look_up,
+        )
