@@ -11,6 +11,7 @@ import torch
 
 from torchrec_priors.data.batch import Batch
 from torchrec_priors.encoder.hstu import HSTU
+from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.model import Recommender
 
 
@@ -41,7 +42,7 @@ def training_flops(model: Recommender, batch: Batch) -> float:
     return 6.0 * passed * tokens + attention + 6.0 * dim * products + 6.0 * dim**2 * rows
 
 
-def _adapter_rows(heads: torch.nn.Module, token_P: torch.Tensor, path_P: torch.Tensor) -> int:
+def _adapter_rows(heads: PriorHeads, token_P: torch.Tensor, path_P: torch.Tensor) -> int:
     """Distinct (token, node) pairs over all depths."""
     rows = 0
     for depth in range(1, heads.depth + 1):

@@ -9,9 +9,9 @@ import pyarrow as pa
 import torch
 
 from torchrec_priors.common.system_errors import blame_the_system
-from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows
 from torchrec_priors.embedding.own_rows import OwnRows
+from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.parquet import ParquetReader
 from torchrec_priors.prepared.data_set import PreparedData
@@ -25,9 +25,7 @@ _COLUMNS = ["item_id", "vector"]
 _ENTRIES = 1 << 24  # numbers that are read at once
 
 
-def take_pretrained(
-    file: Path, own: OwnRows, rows: ItemRows | ManagedRows, data: PreparedData
-) -> None:
+def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) -> None:
     """Fills the rows of items that the file has vectors of; the others keep their first values. All of it is counted.
 
     Args:

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from torchrec_priors.data.histories import Histories
-from torchrec_priors.embedding.item_rows import ItemRows
-from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.metrics.batch import RankedBatch, Reachable
 from torchrec_priors.metrics.metric import Metric
 from torchrec_priors.metrics.per_user import Ranked
@@ -38,7 +37,7 @@ class Reach(Metric):
     """Counts targets, and for each head those that it could find."""
 
     def __init__(
-        self, tree: PriorTree, rows: ItemRows | ManagedRows, horizon: int, *, filter_seen: bool
+        self, tree: PriorTree, rows: Rows, horizon: int, *, filter_seen: bool
     ) -> None:
         """
         Args:

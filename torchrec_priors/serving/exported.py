@@ -30,9 +30,10 @@ from torchrec_priors.common.plugin import own_file
 from torchrec_priors.config import RunConfig
 from torchrec_priors.encoder.encoder import Encoder, Jagged, load_encoder
 from torchrec_priors.errors import UserError, shown
-from torchrec_priors.heads.composition import Heads, make_heads
+from torchrec_priors.heads.composition import make_heads
 from torchrec_priors.heads.gate import Gate
 from torchrec_priors.heads.nodes import Depth
+from torchrec_priors.heads.prior_heads import PriorHeads
 from torchrec_priors.heads.score import Score
 from torchrec_priors.parquet import read_table
 from torchrec_priors.prepared.id_files import places
@@ -113,7 +114,7 @@ class Exported:
     eligible_KI: Tensor
     _texts: pa.Array
     _encoder: Encoder
-    _heads: Heads
+    _heads: PriorHeads
     _baseline: nn.Module | None
     _score: Score
 

@@ -95,6 +95,7 @@ def carried_rows(built: Built, config: RunConfig, data: PreparedData, old: OldRo
         held = blocks.held()
         found[held.row_C - own.first] = old.of(place_I[held.item_C], held.item_C)
         return found
+    assert isinstance(rows, ItemRows)
     held = rows.held(own.first, own.last)
     alone = held.row_C if rows.own_row_I is None else held.row_C[rows.own_row_I[held.item_C]]
     item = held.item_C if rows.own_row_I is None else held.item_C[rows.own_row_I[held.item_C]]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from torchrec_priors.common.files import write_json
 from torchrec_priors.common.own_code import remember
@@ -356,7 +357,7 @@ class _Run:
         model = self.built.model
         fit_all = self.config.training.fit_all
 
-        modules = [model.heads]
+        modules: list[nn.Module] = [model.heads]
         if model.baseline is not None:
             modules.append(model.baseline)
         heads = sum(parameter.numel() for module in modules for parameter in module.parameters())

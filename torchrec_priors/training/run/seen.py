@@ -9,8 +9,8 @@ import torch
 
 from torchrec_priors.common.files import new_file
 from torchrec_priors.common.system_errors import blame_the_system
-from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.managed import ManagedRows
+from torchrec_priors.embedding.rows import Rows
 from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_table, write_table
 from torchrec_priors.prepared.data_set import PreparedData
@@ -39,9 +39,7 @@ def training_frequency(data: PreparedData, settings: TrainingConfig, ranks: Rank
     return ranks.total(count).numpy()
 
 
-def say_unseen(
-    config: UnseenConfig, rows: ItemRows | ManagedRows, frequency: np.ndarray | None
-) -> None:
+def say_unseen(config: UnseenConfig, rows: Rows, frequency: np.ndarray | None) -> None:
     """Lines of the log: how many items are unseen, what becomes of them, and settings that nobody reads."""
     for key in config.without_effect():
         log.warning("%s has no effect with embedding.unseen = '%s'", key, config.unseen)
