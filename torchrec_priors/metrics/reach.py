@@ -36,9 +36,7 @@ _COUNTS = ("targets", "found", "met", "without_row", "without_head")
 class Reach(Metric):
     """Counts targets, and for each head those that it could find."""
 
-    def __init__(
-        self, tree: PriorTree, rows: Rows, horizon: int, *, filter_seen: bool
-    ) -> None:
+    def __init__(self, tree: PriorTree, rows: Rows, horizon: int, *, filter_seen: bool) -> None:
         """
         Args:
             horizon: of the model: heads learn no targets beyond it.

@@ -198,9 +198,7 @@ class RunFolder:
         """
         before = self.origin() if self.was_started else None
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        first = (
-            f"{config.to_toml_for_checksums()}\n{data.manifest.prepared_sha256}\n{data.manifest.added_priors()}"
-        )
+        first = f"{config.to_toml_for_checksums()}\n{data.manifest.prepared_sha256}\n{data.manifest.added_priors()}"
         origin = Origin(
             path=str(data.folder.absolute()),
             content_sha256=data.manifest.prepared_sha256,
