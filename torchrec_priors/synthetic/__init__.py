@@ -1,1 +1,1 @@
-"""A made-up marketplace log of any size, with planted interests. Imports no torch."""
+"""A synthetic marketplace log of any size, with planted interests. Imports no torch."""

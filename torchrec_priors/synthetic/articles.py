@@ -1,4 +1,7 @@
-"""The made-up catalogue as EB-NeRD's `articles.parquet`: each level-1 category is a section of the newspaper."""
+"""The synthetic catalogue as EB-NeRD's `articles.parquet`.
+
+Each level-1 category is a section of the newspaper.
+"""
 
 from datetime import UTC, datetime
 
@@ -35,7 +38,8 @@ SCHEMA = pa.schema(
 )
 
 _SECTIONS = (
-    "nyheder", "sport", "krimi", "underholdning", "forbrug", "nationen", "auto", "musik", "ferie", "sex_og_samliv",
+    "nyheder", "sport", "krimi", "underholdning", "forbrug", "nationen", "auto", "musik", "ferie",
+    "sex_og_samliv",
 )  # fmt: skip
 _FIRST_ID = 9_000_000
 _LAST_DAY = datetime(2023, 6, 1, tzinfo=UTC)
@@ -43,29 +47,31 @@ _SENTIMENTS = ("Negative", "Neutral", "Positive")
 
 
 def article_ids(catalogue: Catalogue) -> np.ndarray:
-    """By position in the catalogue."""
+    """Returns the article id of each item, by position in the catalogue."""
     ids: np.ndarray = _FIRST_ID + catalogue.item_id
     return ids
 
 
 def articles(catalogue: Catalogue, seed: int) -> pa.Table:
-    """One row an article, by id."""
+    """Returns one row for each article, by id."""
     order = np.argsort(catalogue.item_id)
     titles = np.array(catalogue.titles(), object)[order]
     leaf = catalogue.leaf[order]
     ids = article_ids(catalogue)[order]
     section = catalogue.top_of_leaf[leaf]
+
+    # Attributes are drawn from a key of the article. Each of them uses another mix of the key.
     key = mix(ids.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
-    published = (
-        int(_LAST_DAY.timestamp()) - (unit(key) ** 4 * 5 * 365 * 86_400).astype(np.int64)
-    ) * 1_000_000
+    published = _published(key)
     views = (
         (1e3 * unit(mix(key)) + 1e8 * catalogue.weight[order]).astype(np.int64).clip(max=2**31 - 1)
     )
     unseen = unit(mix(key + np.uint64(1))) < 0.3
-    topics = [[node.level1, node.level2.split(" > ")[1]] for node in catalogue.tree]
     feeling = key % np.uint64(3)
-    names = [_SECTIONS[one % len(_SECTIONS)] for one in section.tolist()]
+
+    numbers = ids.tolist()
+    leaves = leaf.tolist()
+    sections = [_SECTIONS[number % len(_SECTIONS)] for number in section.tolist()]
     columns = {
         "article_id": pa.array(ids, pa.int32()),
         "title": titles.tolist(),
@@ -74,21 +80,18 @@ def articles(catalogue: Catalogue, seed: int) -> pa.Table:
         "premium": pa.array(unit(mix(key + np.uint64(2))) < 0.1),
         "body": [f"{title}. Made up." for title in titles],
         "published_time": pa.array(published, pa.timestamp("us")),
-        "image_ids": [None if one % 5 == 0 else [one, one + 1] for one in ids.tolist()],
+        "image_ids": [None if number % 5 == 0 else [number, number + 1] for number in numbers],
         "article_type": pa.array(["article_default"] * len(ids)),
         "url": [
-            f"https://example.org/{name}/{one}"
-            for name, one in zip(names, ids.tolist(), strict=True)
+            f"https://example.org/{name}/{number}"
+            for name, number in zip(sections, numbers, strict=True)
         ],
-        "ner_clusters": [[] if one % 3 == 0 else ["Danmark"] for one in ids.tolist()],
-        "entity_groups": [[] if one % 3 == 0 else ["LOC"] for one in ids.tolist()],
-        "topics": [
-            [] if one % 20 == 0 else topics[place]
-            for one, place in zip(ids.tolist(), leaf.tolist(), strict=True)
-        ],
+        "ner_clusters": _unless_every_third(numbers, "Danmark"),
+        "entity_groups": _unless_every_third(numbers, "LOC"),
+        "topics": _topics(catalogue, numbers, leaves),
         "category": pa.array(100 + section, pa.int16()),
-        "subcategory": [[200 + place] for place in leaf.tolist()],
-        "category_str": names,
+        "subcategory": [[200 + number] for number in leaves],
+        "category_str": sections,
         "total_inviews": pa.array(views * 10 % 2**31, pa.int32(), mask=unseen),
         "total_pageviews": pa.array(views, pa.int32(), mask=unseen),
         "total_read_time": pa.array(views * 30.0, pa.float32(), mask=unseen),
@@ -96,3 +99,24 @@ def articles(catalogue: Catalogue, seed: int) -> pa.Table:
         "sentiment_label": pa.array(_SENTIMENTS).take(pa.array(feeling, pa.int64())),
     }
     return pa.table([pa.array(columns[field.name], field.type) for field in SCHEMA], SCHEMA)
+
+
+def _published(key: np.ndarray) -> np.ndarray:
+    """Returns times within five years before the last day, most of them late, in microseconds."""
+    age = (unit(key) ** 4 * 5 * 365 * 86_400).astype(np.int64)
+    published: np.ndarray = (int(_LAST_DAY.timestamp()) - age) * 1_000_000
+    return published
+
+
+def _unless_every_third(numbers: list[int], name: str) -> list[list[str]]:
+    """Returns the name in a list for each article; for a third of them the list is empty."""
+    return [[] if number % 3 == 0 else [name] for number in numbers]
+
+
+def _topics(catalogue: Catalogue, numbers: list[int], leaves: list[int]) -> list[list[str]]:
+    """Returns the names of the upper two levels for each article; one in twenty has no topic."""
+    topics = [[node.level1, node.level2.split(" > ")[1]] for node in catalogue.tree]
+    return [
+        [] if number % 20 == 0 else topics[leaf]
+        for number, leaf in zip(numbers, leaves, strict=True)
+    ]

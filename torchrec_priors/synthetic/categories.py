@@ -1,4 +1,4 @@
-"""The marketplace's category tree: level 1, level 2, and leaves, by name."""
+"""The category tree of the marketplace: names of level 1, level 2 and the leaves."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -79,7 +79,12 @@ Handmade
 
 @dataclass(frozen=True)
 class Leaf:
-    """Names of a leaf's three levels, each unique in its level, and the bare noun for titles."""
+    """A leaf of the tree.
+
+    Attributes:
+        level1, level2, level3: Names of its three levels, each unique in its level.
+        noun: The leaf's own name, for titles.
+    """
 
     level1: str
     level2: str
@@ -89,18 +94,22 @@ class Leaf:
 
 @cache
 def leaves() -> tuple[Leaf, ...]:
-    """All leaves; those of one level-2 category, and these of one level-1 category, stand together.
+    """Returns all leaves.
+
+    The leaves of a level-2 category follow each other, and so do those of a level-1 category.
 
     >>> leaves()[0].level3, len(leaves())
     ('Women > Dresses > casual dresses', 240)
     """
-    found = []
+    every = []
     top = ""
     for line in _TREE.strip().splitlines():
         name, colon, nouns = line.strip().partition(": ")
         if not colon:
             top = name
             continue
+
         middle = f"{top} > {name}"
-        found += [Leaf(top, middle, f"{middle} > {noun}", noun) for noun in nouns.split(", ")]
-    return tuple(found)
+        for noun in nouns.split(", "):
+            every.append(Leaf(top, middle, f"{middle} > {noun}", noun))
+    return tuple(every)

@@ -1,8 +1,10 @@
-"""The made-up marketplace in the files of EB-NeRD: articles, and behaviours and histories of two splits.
+"""The synthetic marketplace in the files of EB-NeRD.
 
-Behaviour is the marketplace's (`histories`), in the five weeks of EB-NeRD's two splits, with histories as long as
-EB-NeRD's: 150 clicks on average, 5 % of users with 512 or more. A user's clicks are in both histories' windows and in
-both weeks of impressions, as in the published files: what `datasets/ebnerd.py` counts once is ROWS interactions.
+They are articles, and behaviours and histories of two splits. Behaviour is that of the marketplace
+(`histories`), in the five weeks of EB-NeRD's two splits. Histories are as long as EB-NeRD's: 150
+clicks on average, 5 % of users with 512 or more. A user's clicks are in the windows of both
+histories and in both weeks of impressions, as in the published files. What `datasets/ebnerd.py`
+counts once is ROWS interactions.
 """
 
 from contextlib import ExitStack
@@ -58,16 +60,17 @@ BEHAVIOURS_SCHEMA = pa.schema(
     }
 )
 
-_VERSION = 1  # of what a seed makes
+_VERSION = 1  # of the files that a seed gives
 _LENGTHS = Lengths(median=80.0, spread=1.1, shortest=5, longest=1_800)
 _USERS_AT_ONCE = 2_048
 _START = datetime(2023, 4, 27, 7, tzinfo=UTC)
-_TRAIN, _VALIDATION, _END = (
-    int((_START + timedelta(weeks=n)).timestamp()) for n in (3, 4, 5)
-)  # weeks of impressions
+# Beginnings of the weeks of impressions, in seconds since 1970.
+_TRAIN = int((_START + timedelta(weeks=3)).timestamp())
+_VALIDATION = int((_START + timedelta(weeks=4)).timestamp())
 _WEEK = 7 * 86_400
+_HISTORY_SPAN = 3 * _WEEK
 _MINUTE_MS = 60_000
-_TWO_CLICKS = 0.02  # of clicks come in one impression with the one before
+_TWO_CLICKS = 0.02  # share of clicks that are in one impression with the click before
 _MOST_INVIEW = 15
 
 
@@ -79,47 +82,70 @@ def generate(
     *,
     users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
-    """Makes `raw` with exactly `rows` clicks, however often they are told; does nothing where it already holds that.
+    """Writes `raw` with exactly `rows` clicks, which the files may list more than once.
+
+    Does nothing if `raw` already holds just that.
 
     Args:
-        users_at_once: users in memory at a time; the clicks do not depend on it.
+        raw: The folder.
+        rows: Number of distinct clicks, over all users.
+        seed: Seed of all draws.
+        report: Is called with messages about the progress.
+        users_at_once: Users in memory at a time. The clicks do not depend on it.
 
     Raises:
-        UserError: too few rows, a seed out of range, or a folder that holds something else.
+        UserError: There are too few rows, the seed is out of range, or the folder holds something
+            else.
     """
 
     def write(folder: Path) -> None:
-        catalogue = Catalogue.make(items_for(rows), seed)
-        write_table(articles(catalogue, seed), folder / ARTICLES)
-        done = impressions = 0
-        with ExitStack() as stack:
-            files = []
-            for split in SPLITS:
-                (folder / split).mkdir()
-                for name, schema in ((HISTORY, HISTORY_SCHEMA), (BEHAVIOURS, BEHAVIOURS_SCHEMA)):
-                    writer = ParquetWriter(folder / split / name, schema)
-                    files.append(stack.enter_context(writer))
-            for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
-                clicks = _Clicks.of(catalogue, seed, users, lengths)
-                for number, begin in enumerate((_TRAIN, _VALIDATION)):
-                    files[2 * number].write_table(_history(clicks, begin - 3 * _WEEK, begin))
-                    shown = _behaviours(clicks, catalogue, begin, begin + _WEEK, impressions)
-                    files[2 * number + 1].write_table(shown)
-                    impressions += len(shown)
-                done += int(lengths.sum())
-                report(f"generating {done:,} of {rows:,} rows")
+        _write(folder, rows, seed, users_at_once, report)
 
     make_folder(raw, "ebnerd", _VERSION, rows, seed, report, write)
 
 
+def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Report) -> None:
+    catalogue = Catalogue.make(items_for(rows), seed)
+    write_table(articles(catalogue, seed), folder / ARTICLES)
+
+    done = 0
+    impressions = 0
+    with ExitStack() as stack:
+        histories = []
+        behaviours = []
+        for split in SPLITS:
+            (folder / split).mkdir()
+            history = ParquetWriter(folder / split / HISTORY, HISTORY_SCHEMA)
+            histories.append(stack.enter_context(history))
+            behaviour = ParquetWriter(folder / split / BEHAVIOURS, BEHAVIOURS_SCHEMA)
+            behaviours.append(stack.enter_context(behaviour))
+
+        for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
+            clicks = _Clicks.of(catalogue, seed, users, lengths)
+
+            # The history of a split is the three weeks before its week of impressions.
+            for number, begin in enumerate((_TRAIN, _VALIDATION)):
+                histories[number].write_table(_history(clicks, begin - _HISTORY_SPAN, begin))
+                shown = _behaviours(clicks, catalogue, begin, begin + _WEEK, impressions)
+                behaviours[number].write_table(shown)
+                impressions += len(shown)
+
+            done += int(lengths.sum())
+            report(f"generating {done:,} of {rows:,} rows")
+
+
 @dataclass(frozen=True)
 class _Clicks:
-    """Clicks of some users, in order of users and times; one array element a click.
+    """Clicks of some users, in order of users and times; one array element for each click.
 
     Attributes:
-        time: seconds since 1970, rising strictly within a user, the last in the week of validation.
-        key: random bits of each click.
-        user_key: random bits of each click's user.
+        user: Number of the user.
+        user_key: Random bits of each click's user.
+        key: Random bits of each click.
+        time: Seconds since 1970, strictly rising within a user. The last one is in the week of
+            validation.
+        session: Number of the session, from 0 for each user.
+        article: Id of the article.
     """
 
     user: np.ndarray
@@ -133,10 +159,14 @@ class _Clicks:
     def of(
         cls, catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray
     ) -> "_Clicks":
+        """Returns the clicks of these users."""
         made = make_histories(catalogue, seed, users, lengths)
         keys = user_keys(seed, users)
         start = np.cumsum(lengths) - lengths
         step = np.arange(len(made.time)) - np.repeat(start, lengths)
+
+        # A user's times are stretched: from a time in the first week to one in the last. A second
+        # for each click is left at the end, as `step` is added below.
         first = int(_START.timestamp()) + unit(mix(keys)) * _WEEK
         last = _VALIDATION + unit(mix(mix(keys))) * (_WEEK - _LENGTHS.longest - 1)
         origin = made.time[start]
@@ -144,6 +174,7 @@ class _Clicks:
         part = np.where(np.repeat(whole, lengths) > 0, made.time - np.repeat(origin, lengths), 1)
         part = part / np.maximum(np.repeat(whole, lengths), 1)
         time = np.repeat(first, lengths) + part * np.repeat(last - first, lengths)
+
         user_key = np.repeat(keys, lengths)
         return cls(
             user=np.repeat(users, lengths),
@@ -155,16 +186,22 @@ class _Clicks:
         )
 
     def between(self, begin: int, end: int) -> "_Clicks":
-        inside = (begin <= self.time) & (self.time < end)
-        return _Clicks(**{name: values[inside] for name, values in vars(self).items()})
+        """Returns the clicks from time `begin` to before `end`."""
+        return self.only((begin <= self.time) & (self.time < end))
+
+    def only(self, selection: np.ndarray) -> "_Clicks":
+        """Returns the clicks of a mask or of indices."""
+        return _Clicks(**{name: values[selection] for name, values in vars(self).items()})
 
 
 def _history(clicks: _Clicks, begin: int, end: int) -> pa.Table:
-    told = clicks.between(begin, end)
-    users, first = np.unique(told.user, return_index=True)
-    offsets = pa.array(np.append(first, len(told.user)), pa.int64())
-    scrolled, read = _reading(told.key)
-    lists = (_times(told.time), scrolled, pa.array(told.article, pa.int32()), read)
+    """Returns one row for each user with a click in the window, with lists of the clicks."""
+    listed = clicks.between(begin, end)
+    users, first = np.unique(listed.user, return_index=True)
+    offsets = pa.array(np.append(first, len(listed.user)), pa.int64())
+    scrolled, read = _reading(listed.key)
+
+    lists = (_times(listed.time), scrolled, pa.array(listed.article, pa.int32()), read)
     columns = [
         pa.array(users, pa.uint32()),
         *(pa.LargeListArray.from_arrays(offsets, values) for values in lists),
@@ -175,21 +212,28 @@ def _history(clicks: _Clicks, begin: int, end: int) -> pa.Table:
 def _behaviours(
     clicks: _Clicks, catalogue: Catalogue, begin: int, end: int, numbered: int
 ) -> pa.Table:
-    """Impressions with their clicks, of which some have two.
+    """Returns impressions with their clicks; some impressions have two.
 
     Args:
-        numbered: impressions that have a number already.
+        clicks: Clicks of some users.
+        catalogue: The catalogue.
+        begin: Beginning of the week.
+        end: End of the week.
+        numbered: Number of the impressions that already have an id.
     """
     made = clicks.between(begin, end)
+
+    # The first click of each impression. Three clicks are never in one.
     opens = np.ones(len(made.user), bool)
     together = (made.user[1:] == made.user[:-1]) & (made.article[1:] != made.article[:-1])
     opens[1:] = ~(together & (unit(made.key[1:]) < _TWO_CLICKS))
-    opens[1:] |= ~opens[:-1]  # three never come together
+    opens[1:] |= ~opens[:-1]
     first = np.flatnonzero(opens)
     clicked = pa.LargeListArray.from_arrays(
         pa.array(np.append(first, len(opens)), pa.int64()), pa.array(made.article, pa.int32())
     )
-    shown = _Clicks(**{name: values[first] for name, values in vars(made).items()})
+
+    shown = made.only(first)
     scrolled, read = _reading(shown.key)
     on_front_page = pa.array(unit(mix(shown.key + np.uint64(1))) < 0.7)
     described = _users(shown)
@@ -213,15 +257,17 @@ def _behaviours(
 
 
 def _inview(catalogue: Catalogue, shown: _Clicks, clicked: pa.LargeListArray) -> pa.LargeListArray:
-    """5 to 15 articles an impression, drawn by popularity, those that are clicked first."""
+    """Returns 5 to 15 articles for each impression, drawn by popularity; clicked ones are first."""
     others = 4 + (unit(mix(shown.key + np.uint64(2))) * (_MOST_INVIEW - 5)).astype(np.int64)
     draw = mix(np.repeat(shown.key, others) ^ mix(np.arange(others.sum()).astype(np.uint64)))
     drawn = article_ids(catalogue)[catalogue.pick(0, len(catalogue.leaf), unit(draw))]
+
+    # A stable sort by impression keeps the clicked articles before the drawn ones.
     counts = clicked.value_lengths().to_numpy()
-    of = np.concatenate(
+    impression = np.concatenate(
         [np.repeat(np.arange(len(counts)), counts), np.repeat(np.arange(len(counts)), others)]
     )
-    order = np.argsort(of, kind="stable")
+    order = np.argsort(impression, kind="stable")
     articles_shown = np.concatenate([clicked.flatten().to_numpy(), drawn])[order]
     offsets = np.concatenate([[0], np.cumsum(counts + others)])
     return pa.LargeListArray.from_arrays(
@@ -230,13 +276,15 @@ def _inview(catalogue: Catalogue, shown: _Clicks, clicked: pa.LargeListArray) ->
 
 
 def _users(shown: _Clicks) -> dict[str, pa.Array]:
-    """What is known of each impression's user; most of it of few."""
+    """Returns attributes of each impression's user; most attributes are known of few users."""
 
     def drawn(stream: int, values: range, known: float) -> pa.Array:
+        """Returns a value for each user, and null for all but a share of `known`."""
         bits = mix(shown.user_key + np.uint64(stream))
         chosen = np.array(values)[(unit(mix(bits)) * len(values)).astype(np.int64)]
         return pa.array(chosen, pa.int8(), mask=unit(bits) >= known)
 
+    # A user has a usual device, and another one in some impressions.
     usual = 1 + (unit(mix(shown.user_key + np.uint64(11))) ** 0.7 * 3).astype(np.int8)
     other = unit(mix(shown.key + np.uint64(12))) < 0.1
     return {
@@ -250,7 +298,7 @@ def _users(shown: _Clicks) -> dict[str, pa.Array]:
 
 
 def _reading(key: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """(how far a page was scrolled in percent, seconds it was read); the former is often unknown."""
+    """Returns how far pages were scrolled in percent, often unknown, and seconds of reading."""
     part = unit(mix(key + np.uint64(3)))
     scrolled = pa.array(
         np.round(100 * part), pa.float32(), mask=unit(mix(key + np.uint64(4))) < 0.4

@@ -1,4 +1,7 @@
-"""Writes a made-up marketplace as raw files, in chunks of users, so that memory does not grow with the log."""
+"""Writes a synthetic marketplace as raw files.
+
+They are written in chunks of users: memory does not grow with the log.
+"""
 
 from pathlib import Path
 
@@ -20,8 +23,8 @@ from torchrec_priors.synthetic.users import chunks
 LOG = "log.parquet"
 ITEMS = "items.parquet"
 USERS = "users.parquet"
-TRUTH = "truth/interests.parquet"  # for checks alone: no corpus reads it
-_VERSION = 1  # of what a seed makes
+TRUTH = "truth/interests.parquet"  # only for checks: no corpus reads it
+_VERSION = 1  # of the files that a seed gives
 _USERS_AT_ONCE = 4096
 
 
@@ -33,29 +36,33 @@ def generate(
     *,
     users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
-    """Makes `raw` with a log of exactly `rows` interactions; does nothing where it already holds just that.
+    """Writes `raw` with a log of exactly `rows` interactions.
+
+    Does nothing if `raw` already holds just that.
 
     Args:
-        users_at_once: users in memory at a time; the content does not depend on it.
+        raw: The folder.
+        rows: Interactions, over all users.
+        seed: Seed of all draws.
+        report: Is called with messages about the progress.
+        users_at_once: Users in memory at a time. The content does not depend on it.
 
     Raises:
-        UserError: too few rows, a seed out of range, or a folder that holds something else.
+        UserError: There are too few rows, the seed is out of range, or the folder holds something
+            else.
     """
-    make_folder(
-        raw,
-        "marketplace",
-        _VERSION,
-        rows,
-        seed,
-        report,
-        lambda folder: _write(folder, rows, seed, users_at_once, report),
-    )
+
+    def write(folder: Path) -> None:
+        _write(folder, rows, seed, users_at_once, report)
+
+    make_folder(raw, "marketplace", _VERSION, rows, seed, report, write)
 
 
 def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Report) -> None:
     catalogue = Catalogue.make(items_for(rows), seed)
     write_table(catalogue.table(), folder / ITEMS)
     (folder / TRUTH).parent.mkdir()
+
     done = 0
     with (
         ParquetWriter(folder / LOG, _LOG_SCHEMA) as log,
@@ -67,6 +74,7 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Repor
             log.write_table(_log_table(made, catalogue, done))
             users.write_table(_users_table(made))
             truth.write_table(_truth_table(made, catalogue))
+
             done += int(lengths.sum())
             report(f"generating {done:,} of {rows:,} rows")
 
@@ -115,6 +123,7 @@ def _truth_table(made: MadeUpHistories, catalogue: Catalogue) -> pa.Table:
 
 
 def _named(codes: np.ndarray, names: tuple[str, ...] | list[str]) -> pa.DictionaryArray:
+    """Returns the names of codes."""
     return pa.DictionaryArray.from_arrays(
         pa.array(codes.astype(np.int32)), pa.array(names, pa.string())
     )

@@ -1,4 +1,7 @@
-"""A folder of made-up raw files: made whole or not at all, and found again by what it says it is."""
+"""A folder of synthetic raw files.
+
+It is written completely or not at all. A file in it says what it holds, which a later call checks.
+"""
 
 import json
 import shutil
@@ -13,7 +16,7 @@ from torchrec_priors.errors import UserError
 
 MARKER = "generated.json"
 LEAST_ROWS = 1_000
-_BYTES_A_ROW = 8  # at the least, of any corpus, compressed
+_BYTES_A_ROW = 8  # at least, compressed, in any corpus
 
 Report = Callable[[str], None]
 
@@ -27,28 +30,37 @@ def make_folder(
     report: Report,
     write: Callable[[Path], None],
 ) -> None:
-    """Makes `raw` with what `write` writes; does nothing where it already holds just that.
+    """Creates the folder `raw` with what `write` writes.
+
+    Does nothing if `raw` already holds just that.
 
     Args:
-        corpus: whose schema the files have.
-        version: of what a seed makes.
-        rows: interactions.
-        write: fills a folder that is there and empty.
+        raw: The folder.
+        corpus: The corpus whose schema the files have.
+        version: Version of the files that a seed gives.
+        rows: Interactions.
+        seed: Seed of all draws.
+        report: Is called with messages about the progress.
+        write: Fills an empty folder.
 
     Raises:
-        UserError: too few rows, a seed out of range, or a folder that holds something else.
+        UserError: There are too few rows, the seed is out of range, or the folder holds something
+            else.
     """
     if rows < LEAST_ROWS:
         raise UserError(f"--generate {rows}: a log needs at least {LEAST_ROWS} rows")
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must be in [0, 2^63), not {seed}")
+
     raw = raw.absolute()
     _check_room(raw, rows)
     about = {"corpus": corpus, "version": version, "rows": rows, "seed": seed}
     try:
-        if _already_there(raw, about):
+        if _is_made(raw, about):
             report(f"{raw} already holds this log")
             return
+
+        # A killed run leaves only the partial folder.
         partial = raw.with_name(f".{raw.name}.partial")
         remove_leftover(partial)
         try:
@@ -57,7 +69,9 @@ def make_folder(
             files = sorted(file for file in partial.rglob("*") if file.is_file())
             sizes = {str(file.relative_to(partial)): file.stat().st_size for file in files}
             write_whole(partial / MARKER, json.dumps({**about, "bytes": sizes}, indent=1) + "\n")
-            partial.replace(raw)  # `raw` does not exist, or is an empty folder
+
+            # `raw` does not exist, or is an empty folder.
+            partial.replace(raw)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
@@ -65,34 +79,45 @@ def make_folder(
 
 
 def _check_room(raw: Path, rows: int) -> None:
-    """Raises UserError where the disk cannot hold so many rows, however short they are."""
-    there = next(folder for folder in (raw, *raw.parents) if folder.is_dir())
-    free = shutil.disk_usage(there).free
-    if rows * _BYTES_A_ROW > free:
+    """Raises UserError if the disk cannot hold this number of rows, however short they are."""
+    existing = next(folder for folder in (raw, *raw.parents) if folder.is_dir())
+    free = shutil.disk_usage(existing).free
+    needed = rows * _BYTES_A_ROW
+    if needed > free:
         raise UserError(
-            f"--generate {rows}: such a log takes {as_text(rows * _BYTES_A_ROW)} or more, and '{there}' has "
-            f"{as_text(free)} left: give at most {free // _BYTES_A_ROW}, or another --raw"
+            f"--generate {rows}: such a log takes {as_text(needed)} or more, "
+            f"and '{existing}' has {as_text(free)} left: "
+            f"give at most {free // _BYTES_A_ROW}, or another --raw"
         )
 
 
-def _already_there(raw: Path, about: dict[str, Any]) -> bool:
+def _is_made(raw: Path, about: dict[str, Any]) -> bool:
+    """Returns whether the folder holds these files; False if it is empty or does not exist.
+
+    Raises:
+        UserError: The folder holds something else, or a file has changed.
+    """
     if not raw.exists() or (raw.is_dir() and not any(raw.iterdir())):
         return False
+
     try:
-        found = json.loads((raw / MARKER).read_text(encoding="utf8"))
-        files = found.pop("bytes")
+        marker = json.loads((raw / MARKER).read_text(encoding="utf8"))
+        files = marker.pop("bytes")
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"--raw: '{raw}' exists and holds no generated log: choose another folder, or leave out --generate"
+            f"--raw: '{raw}' exists and holds no generated log: "
+            "choose another folder, or leave out --generate"
         ) from error
-    if found != about:
-        made = ", ".join(f"{name} {found.get(name)}" for name in about)
+    if marker != about:
+        made = ", ".join(f"{name} {marker.get(name)}" for name in about)
         raise UserError(
             f"--raw: '{raw}' holds another generated log ({made}): choose another folder"
         )
+
     for name, size in files.items():
         if not (raw / name).is_file() or (raw / name).stat().st_size != size:
             raise UserError(
-                f"--raw: '{raw / name}' is not as it was generated: remove the folder, or choose another"
+                f"--raw: '{raw / name}' is not as it was generated: "
+                "remove the folder, or choose another"
             )
     return True

@@ -1,13 +1,14 @@
-"""Made-up histories: drifting interests, sessions, and events that follow views, for many users at once.
+"""Synthetic histories: drifting interests, sessions, and events that follow views.
 
-A user has a few long-term interests at a time; each is a leaf category, a price band and a cell (see `catalogue`), and
-is replaced by another after about a hundred interactions, mostly within the level-1 categories of the user's taste. A
-session keeps to one of them, or now and then to a leaf found by chance, and stays close to one cell.
+They are drawn for many users at once. A user has a few long-term interests at a time. Each is a
+leaf category, a price band and a cell (see `catalogue`), and is replaced by another after about a
+hundred interactions, mostly within the level-1 categories of the user's taste. A session keeps to
+one of them, or now and then to a leaf found by chance, and stays close to one cell.
 
-Everything is drawn by counters (see `randomness`), so that a user's interactions depend on the catalogue, the seed and
-the user alone; a history that is cut is the beginning of the whole one.
+Everything is drawn by counters (see `randomness`). So a user's interactions depend only on the
+catalogue, the seed and the user. A history that is cut is the beginning of the whole one.
 
-Shapes: U users, R rows of all users, one after another.
+Shapes: U users, S sessions and R rows of all users, one user after another.
 """
 
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from torchrec_priors.synthetic.randomness import Stream, uniform, user_keys
 from torchrec_priors.synthetic.users import Lengths
 
 EVENTS = ("item_view", "item_like", "item_add_to_cart", "offer_make", "buy_start", "buy_complete")
-SHARES = (0.820, 0.163, 0.0123, 0.0035, 0.00065, 0.00034)  # of MerRec's log
+# Shares of the events in MerRec's log.
+SHARES = (0.820, 0.163, 0.0123, 0.0035, 0.00065, 0.00034)
+# Indices of events.
 _VIEW = 0
 _START = 4
 _COMPLETE = 5
@@ -31,22 +34,24 @@ LENGTHS = Lengths(median=60.0, spread=0.75, shortest=5, longest=500)  # about 80
 _LIVES = (60.0, 200.0)  # interactions that an interest lasts
 _SESSION_LENGTH = 2.5  # interactions, on average
 _CHANCE_SESSIONS = 0.1
-_TASTE = (
-    0.35,
-    0.6,
-)  # an interest is in the first, the first or second category of the user's taste
-_OWN_BAND = 0.85  # an interest is in the user's price band
-_HOME_CELL = 0.8  # a session is in its interest's cell, else elsewhere in the same leaf and band
-_IN_CELL = 0.85  # a view is in its session's cell, else anywhere in the leaf
-_REDRAWS = 4  # of a view whose item the user has seen
-_STEP_BACK = 0.6  # a like, offer, ... is of the last item viewed, or with the rest of the probability an earlier one
+# Probabilities that an interest is in the first, or in the first or second category of the user's
+# taste.
+_TASTE = (0.35, 0.6)
+_OWN_BAND = 0.85  # probability that an interest is in the user's price band
+# Probability that a session is in its interest's cell. Otherwise it is elsewhere in the same leaf
+# and band.
+_HOME_CELL = 0.8
+_IN_CELL = 0.85  # probability that a view is in its session's cell, not anywhere in the leaf
+_REDRAWS = 4  # draws again of a view whose item the user has seen
+# Probability that a like, offer, ... is of the last item viewed, not of an earlier one.
+_STEP_BACK = 0.6
 _BUYS_COMPLETED = SHARES[_COMPLETE] / SHARES[_START]
+# Times in ms.
 _DAY = 86_400_000
 _EPOCH = 1_683_000_000_000  # 2 May 2023
 _SPAN = 60  # days over which users first come
-# mean gaps within a session and between sessions, ms
-_WITHIN = 40_000.0
-_BETWEEN = 1.5 * _DAY
+_WITHIN = 40_000.0  # mean gap within a session
+_BETWEEN = 1.5 * _DAY  # mean gap between sessions
 
 
 @dataclass(frozen=True)
@@ -54,14 +59,15 @@ class MadeUpHistories:
     """Interactions and planted interests of a range of users.
 
     Attributes:
-        users: numbers of the users, from 1.
-        spending: index into SPENDING of each user.
-        lengths: interactions of each user.
-        position: of each row's item in the catalogue, [R].
-        event: index into EVENTS, [R].
-        time: ms since 1970, rising strictly within a user, [R].
-        interest_user, interest_leaf: planted interests, in the order of users.
-        interest_from, interest_until: times of the first and last interaction at which an interest is held.
+        users: Numbers of the users, from 1.
+        spending: Index into SPENDING of each user.
+        lengths: Number of interactions of each user.
+        position: Position of each row's item in the catalogue, [R].
+        event: Index into EVENTS, [R].
+        time: ms since 1970, strictly rising within a user, [R].
+        interest_user, interest_leaf: User and leaf of the planted interests, in the order of users.
+        interest_from, interest_until: Times of the first and last interaction at which an interest
+            is held.
     """
 
     users: np.ndarray
@@ -79,13 +85,14 @@ class MadeUpHistories:
 def make_histories(
     catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray
 ) -> MadeUpHistories:
-    """The first `lengths` interactions of these users."""
+    """Returns the first `lengths` interactions of these users."""
     rows = _Rows(user_keys(seed, users), lengths)
     interests = _Interests(catalogue, rows)
     event = _events(rows)
     position = _views(catalogue, rows, interests, event == _VIEW)
     position = _follow_ups(rows, event, position)
     time = _times(rows)
+
     user, leaf, first, last = interests.periods()
     return MadeUpHistories(
         users=users,
@@ -102,7 +109,19 @@ def make_histories(
 
 
 class _Rows:
-    """The rows of some users: which user, the how-manieth of it, and its session."""
+    """The rows of some users: which user each is of, its number for the user, and its session.
+
+    Attributes:
+        keys: Random key of each user, [U].
+        lengths: Number of rows of each user, [U].
+        start: First row of each user, [U].
+        user: Index of the row's user, [R].
+        key: Random key of the row's user, [R].
+        step: Number of the row for its user, from 0, [R].
+        opens: Whether the row begins a session, [R].
+        session: Number of the row's session, counted over all users, [R].
+        opening: Row at which each session begins, [S].
+    """
 
     def __init__(self, keys: np.ndarray, lengths: np.ndarray) -> None:
         self.keys = keys
@@ -111,24 +130,37 @@ class _Rows:
         self.user = np.repeat(np.arange(len(keys)), lengths)
         self.key = keys[self.user]
         self.step = np.arange(len(self.user)) - self.start[self.user]
+
         self.opens = (self.uniform(Stream.session_start) < 1 / _SESSION_LENGTH) | (self.step == 0)
-        self.session = np.cumsum(self.opens) - 1  # over all users
-        self.opening = np.flatnonzero(self.opens)  # row at which each session begins
+        self.session = np.cumsum(self.opens) - 1
+        self.opening = np.flatnonzero(self.opens)
 
     def uniform(self, stream: Stream) -> np.ndarray:
+        """Returns a number in [0, 1) for each row."""
         return uniform(self.key, stream, self.step)
 
 
 class _Interests:
-    """Every user's interests: slot i of a user holds its g-th interest while floor(step / life + phase) is g."""
+    """The interests of every user.
+
+    A user has a few slots. A slot holds its g-th interest as long as floor(step / life + phase)
+    is g.
+
+    Attributes:
+        slots_U: Number of slots, 3 to 5.
+        band_U: Price band of the user.
+        taste_2U: The two level-1 categories of the user's taste.
+    """
 
     def __init__(self, catalogue: Catalogue, rows: _Rows) -> None:
         self.catalogue = catalogue
         self.rows = rows
         self.keys = rows.keys
-        self.slots_U = 3 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)  # 3 to 5
+        self.slots_U = 3 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)
+
         bounds = np.cumsum(_SPENDING_SHARES)[:-1]
         self.band_U = np.searchsorted(bounds, uniform(self.keys, Stream.spending), side="right")
+
         items = len(catalogue.leaf)
         taste = [
             catalogue.pick(0, items, uniform(self.keys, Stream.taste, number))
@@ -136,25 +168,22 @@ class _Interests:
         ]
         self.taste_2U = catalogue.top_of_leaf[catalogue.leaf[np.stack(taste)]]
 
-    def _life(self, user: np.ndarray, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(interactions that an interest in this slot lasts, how far into its first one the user begins)."""
-        low, high = _LIVES
-        life = low + (high - low) * uniform(self.keys[user], Stream.life, slot)
-        return life, uniform(self.keys[user], Stream.phase, slot)
-
     def at(self, user: np.ndarray, slot: np.ndarray, step: np.ndarray) -> np.ndarray:
-        """How-manieth interest of its slot is held at a step."""
+        """Returns the number of the slot's interest that is held at a step."""
         life, phase = self._life(user, slot)
         return (step / life + phase).astype(np.int64)
 
     def leaf(self, user: np.ndarray, slot: np.ndarray, number: np.ndarray) -> np.ndarray:
-        """Leaf category of an interest."""
+        """Returns the leaf category of an interest."""
         keys = self.keys[user]
         counter = _counter(slot, number)
         catalogue = self.catalogue
+
+        # An interest is in one of the two categories of the taste, or anywhere.
         scope = uniform(keys, Stream.interest_scope, counter)
         top = np.where(scope < _TASTE[0], self.taste_2U[0, user], self.taste_2U[1, user])
         anywhere = scope >= _TASTE[1]
+
         first = np.where(anywhere, 0, catalogue.top_bounds[top])
         last = np.where(anywhere, len(catalogue.leaf), catalogue.top_bounds[top + 1])
         return catalogue.leaf[
@@ -162,27 +191,42 @@ class _Interests:
         ]
 
     def periods(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(user, leaf, first step, last step) of every interest that a history meets."""
+        """Returns (user, leaf, first step, last step) of every interest in a history."""
         user = np.repeat(np.arange(len(self.keys)), self.slots_U)
         slot = _within(self.slots_U)
         lengths = self.rows.lengths[user]
+
+        # Interests of each slot until the last step.
         held = self.at(user, slot, lengths - 1) + 1
-        user, slot, lengths, number = (
-            *(np.repeat(x, held) for x in (user, slot, lengths)),
-            _within(held),
-        )
+        user = np.repeat(user, held)
+        slot = np.repeat(slot, held)
+        lengths = np.repeat(lengths, held)
+        number = _within(held)
+
+        # The steps at which step / life + phase is in [number, number + 1).
         life, phase = self._life(user, slot)
         first = np.maximum(np.ceil((number - phase) * life), 0).astype(np.int64)
         last = np.minimum(np.ceil((number + 1 - phase) * life).astype(np.int64), lengths) - 1
-        met = first <= last
+        has_steps = first <= last
+
         leaf = self.leaf(user, slot, number)
-        return user[met], leaf[met], first[met], last[met]
+        return user[has_steps], leaf[has_steps], first[has_steps], last[has_steps]
+
+    def _life(self, user: np.ndarray, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (life, phase) of a slot.
+
+        The life is the number of interactions that an interest lasts. The phase is the part of the
+        first one's life that is over when the user begins.
+        """
+        low, high = _LIVES
+        life = low + (high - low) * uniform(self.keys[user], Stream.life, slot)
+        return life, uniform(self.keys[user], Stream.phase, slot)
 
 
 def _views(
     catalogue: Catalogue, rows: _Rows, interests: _Interests, is_view: np.ndarray
 ) -> np.ndarray:
-    """Position of the item of each view; 0 for other rows."""
+    """Returns the position of the item of each view; 0 for other rows."""
     leaf_S, cell_S = _sessions(catalogue, rows, interests)
     view = np.flatnonzero(is_view)
     session = rows.session[view]
@@ -191,23 +235,31 @@ def _views(
     step = rows.step[view]
     leaf = leaf_S[session]
     cell = cell_S[session]
+
+    # A view is in the session's cell, or anywhere in its leaf.
     close = uniform(key, Stream.scope, step) < _IN_CELL
     first = np.where(close, catalogue.cell_bounds[cell], catalogue.leaf_bounds[leaf])
     last = np.where(close, catalogue.cell_bounds[cell + 1], catalogue.leaf_bounds[leaf + 1])
     item = catalogue.pick(first, last, uniform(key, Stream.item, _counter(step, 0)))
+
+    # Items that the user has seen are drawn again, from a range that widens.
     for turn in range(1, _REDRAWS + 1):
         again = _repeats(user * len(catalogue.leaf) + item)
         at = uniform(key[again], Stream.item, _counter(step[again], turn))
-        if turn == 2:  # the cell was no help: what else is popular in the leaf
-            first[again], last[again] = (
-                catalogue.leaf_bounds[leaf[again] + side] for side in (0, 1)
-            )
+        low = catalogue.leaf_bounds[leaf[again]]
+        high = catalogue.leaf_bounds[leaf[again] + 1]
+
+        # The cell did not help: from the second turn on, what is popular in the leaf.
+        if turn == 2:
+            first[again] = low
+            last[again] = high
+
+        # In the last turn popularity does not matter: a popular item was probably seen.
         if turn < _REDRAWS:
             item[again] = catalogue.pick(first[again], last[again], at)
         else:
-            low = catalogue.leaf_bounds[leaf[again]]
-            high = catalogue.leaf_bounds[leaf[again] + 1]
             item[again] = low + (at * (high - low)).astype(np.int64)
+
     position = np.zeros(len(rows.user), np.int64)
     position[view] = item
     return position
@@ -216,32 +268,37 @@ def _views(
 def _sessions(
     catalogue: Catalogue, rows: _Rows, interests: _Interests
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Leaf and cell of each session."""
+    """Returns the leaf and the cell of each session."""
     opening = rows.opening
     user = rows.user[opening]
     step = rows.step[opening]
     keys = rows.key[opening]
+
+    # The power makes the first slots more frequent.
     slots = interests.slots_U[user]
-    slot = (uniform(keys, Stream.session_interest, step) ** 1.2 * slots).astype(
-        np.int64
-    )  # the first most often
+    slot = (uniform(keys, Stream.session_interest, step) ** 1.2 * slots).astype(np.int64)
     number = interests.at(user, slot, step)
     counter = _counter(slot, number)
     leaf = interests.leaf(user, slot, number)
+
+    # Some sessions are in a leaf found by chance.
     chance = uniform(keys, Stream.session_kind, step) < _CHANCE_SESSIONS
-    found = catalogue.leaf[
+    chance_leaf = catalogue.leaf[
         catalogue.pick(0, len(catalogue.leaf), uniform(keys, Stream.session_leaf, step))
     ]
-    leaf = np.where(chance, found, leaf)
+    leaf = np.where(chance, chance_leaf, leaf)
 
+    # Mostly, only the user's price band of the leaf counts, if it has any items.
     first = catalogue.leaf_bounds[leaf]
     last = catalogue.leaf_bounds[leaf + 1]
     band = leaf * len(BANDS) + interests.band_U[user]
-    own = (uniform(keys, Stream.interest_band, counter) < _OWN_BAND) & (
+    in_band = (uniform(keys, Stream.interest_band, counter) < _OWN_BAND) & (
         catalogue.band_bounds[band] < catalogue.band_bounds[band + 1]
     )
-    first = np.where(own, catalogue.band_bounds[band], first)
-    last = np.where(own, catalogue.band_bounds[band + 1], last)
+    first = np.where(in_band, catalogue.band_bounds[band], first)
+    last = np.where(in_band, catalogue.band_bounds[band + 1], last)
+
+    # The cell follows from the interest, so that its sessions agree, or is the session's own.
     home = (uniform(keys, Stream.session_drift, step) < _HOME_CELL) & ~chance
     at = uniform(keys, Stream.interest_cell, counter)
     at = np.where(home, at, uniform(keys, Stream.session_cell, step))
@@ -249,14 +306,21 @@ def _sessions(
 
 
 def _events(rows: _Rows) -> np.ndarray:
-    """Event of each row; a user begins with a view, and a purchase is completed right after it was begun."""
+    """Returns the event of each row.
+
+    A user begins with a view, and a purchase is completed right after it was begun.
+    """
+    # Completions are not drawn here: they follow beginnings.
     bounds = np.cumsum(SHARES[:_COMPLETE]) / (sum(SHARES) - SHARES[_COMPLETE])
     event = np.searchsorted(bounds[:-1], rows.uniform(Stream.event), side="right").astype(np.int8)
     event[rows.step == 0] = _VIEW
+
     completes = (event == _START) & (rows.uniform(Stream.complete) < _BUYS_COMPLETED)
     follows = np.zeros(len(event), bool)
     follows[1:] = completes[:-1] & (rows.step[1:] > 0)
-    event[follows & (event == _START)] = _VIEW  # the next purchase waits until this one is complete
+
+    # The next purchase waits until this one is complete.
+    event[follows & (event == _START)] = _VIEW
     begun = completes & (event == _START)
     follows[1:] &= begun[:-1]
     event[follows] = _COMPLETE
@@ -264,12 +328,17 @@ def _events(rows: _Rows) -> np.ndarray:
 
 
 def _follow_ups(rows: _Rows, event: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Positions of all rows: what is no view is of an item viewed before, mostly the last; a completion of the item
-    whose purchase was begun."""
+    """Returns the positions of all rows.
+
+    The item of a row that is not a view was viewed before, mostly last. The item of a completion
+    is the one whose purchase was begun.
+    """
     is_view = event == _VIEW
     views = np.flatnonzero(is_view)
     before = np.cumsum(is_view)  # views up to and with each row, over all users
     other = np.flatnonzero(~is_view)
+
+    # Number of views to step back: geometric, and not beyond the user's first view.
     back = np.log1p(-uniform(rows.key[other], Stream.back, rows.step[other])) / np.log(
         1 - _STEP_BACK
     )
@@ -277,35 +346,39 @@ def _follow_ups(rows: _Rows, event: np.ndarray, position: np.ndarray) -> np.ndar
     chosen = np.maximum(before[other] - 1 - back.astype(np.int64), first_view)
     position = position.copy()
     position[other] = position[views[chosen]]
+
     complete = np.flatnonzero(event == _COMPLETE)
     position[complete] = position[complete - 1]
     return position
 
 
 def _times(rows: _Rows) -> np.ndarray:
+    """Returns the time of each row in ms, with exponential gaps."""
     mean = np.where(rows.opens, _BETWEEN, _WITHIN)
     gap = 1 + (-np.log1p(-rows.uniform(Stream.gap)) * mean).astype(np.int64)
     gap[rows.start] = 0
     since = np.cumsum(gap)
+
+    # The sum runs over all users: what it was at a user's first row is subtracted.
     first = _EPOCH + (uniform(rows.keys, Stream.first_time) * _SPAN * _DAY).astype(np.int64)
     time: np.ndarray = since + (first - since[rows.start])[rows.user]
     return time
 
 
 def _counter(major: np.ndarray, minor: np.ndarray | int) -> np.ndarray:
-    """One counter from two small numbers; `minor` is below 1024."""
+    """Returns one counter for two small numbers; `minor` is below 1024."""
     counter: np.ndarray = major * 1024 + minor
     return counter
 
 
 def _within(counts: np.ndarray) -> np.ndarray:
-    """0, 1, ... of each run of so many."""
+    """Returns 0, 1, ... for each of the counts, as far as it goes."""
     within: np.ndarray = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     return within
 
 
 def _repeats(key: np.ndarray) -> np.ndarray:
-    """Indices at which a key stands for the second time or later."""
+    """Returns the indices at which a key occurs for the second time or later."""
     order = np.argsort(key, kind="stable")
     again: np.ndarray = np.sort(order[1:][key[order[1:]] == key[order[:-1]]])
     return again

@@ -1,8 +1,9 @@
-"""The made-up marketplace in the files of MerRec: a folder a month, Parquet shards, one row an event.
+"""The synthetic marketplace in the files of MerRec.
 
-Behaviour is the marketplace's (`histories`), with histories as long as MerRec's: 230 events on average, 1.7 % of users
-above 2,000. A product is an item of the marketplace's catalogue; MerRec's `item_id` is one listing of it, the same for
-a user's events on a product.
+They are a folder for each month, with Parquet shards of one row for each event. Behaviour is that
+of the marketplace (`histories`). Histories are as long as MerRec's: 230 events on average, 1.7 % of
+users above 2,000. A product is an item of the marketplace's catalogue. MerRec's `item_id` is one
+listing of it, the same for all events of a user on a product.
 """
 
 from contextlib import ExitStack
@@ -53,7 +54,7 @@ SCHEMA = pa.schema(
     }
 )
 
-_VERSION = 1  # of what a seed makes
+_VERSION = 1  # of the files that a seed gives
 _LENGTHS = Lengths(median=60.0, spread=1.65, shortest=1, longest=20_000)
 _USERS_AT_ONCE = 512
 _ROWS_A_SHARD = 1_000_000
@@ -64,7 +65,7 @@ _CONDITIONS = ("New", "Like new", "Good", "Fair", "Poor")
 _SIZES = ("XS", "S", "M", "L", "XL", "One size")
 _COLOURS = ("Black", "White", "Blue", "Red", "Pink", "Green", "Brown", "Gray")
 _SHIPPERS = ("Buyer", "Seller")
-# ms
+# Times in ms.
 _MINUTE = 60_000
 _DAY = 86_400_000
 
@@ -78,14 +79,21 @@ def generate(
     users_at_once: int = _USERS_AT_ONCE,
     rows_a_shard: int = _ROWS_A_SHARD,
 ) -> None:
-    """Makes `raw` with exactly `rows` events; does nothing where it already holds just that.
+    """Writes `raw` with exactly `rows` events.
+
+    Does nothing if `raw` already holds just that.
 
     Args:
-        users_at_once: users in memory at a time; the events do not depend on it.
-        rows_a_shard: about how many rows a file has.
+        raw: The folder.
+        rows: Number of events, over all users.
+        seed: Seed of all draws.
+        report: Is called with messages about the progress.
+        users_at_once: Users in memory at a time. The events do not depend on it.
+        rows_a_shard: About the number of rows in a file.
 
     Raises:
-        UserError: too few rows, a seed out of range, or a folder that holds something else.
+        UserError: There are too few rows, the seed is out of range, or the folder holds something
+            else.
     """
 
     def write(folder: Path) -> None:
@@ -100,6 +108,7 @@ def _write(
     catalogue = Catalogue.make(items_for(rows), seed)
     products = _Products.of(catalogue, rows, seed)
     starts = np.array([_milliseconds(month) for month in MONTHS])
+
     done = 0
     with ExitStack() as stack:
         shards = [
@@ -109,6 +118,7 @@ def _write(
             events, month = _events(catalogue, products, seed, users, lengths, starts)
             for number, files in enumerate(shards):
                 files.write(events.filter(pa.array(month == number)))
+
             done += len(month)
             report(f"generating {done:,} of {rows:,} rows")
 
@@ -121,46 +131,60 @@ def _events(
     lengths: np.ndarray,
     starts: np.ndarray,
 ) -> tuple[pa.Table, np.ndarray]:
-    """Events of some users, in order of users and times, and the month of each."""
+    """Returns the events of some users, in order of users and times, and the month of each.
+
+    Args:
+        catalogue: The catalogue.
+        products: Its products.
+        seed: Seed of all draws.
+        users: Numbers of the users.
+        lengths: Number of events of each user.
+        starts: Beginnings of the months, in ms since 1970.
+    """
     made = make_histories(catalogue, seed, users, lengths)
     user = np.repeat(users, lengths)
     session = pauses(made.time, lengths, 30 * _MINUTE)
     sequence = pauses(made.time, lengths, 3 * _DAY)
     time = within(made.time, lengths, _milliseconds("20231101"))
+
+    # One key for a user and a product: all events of the user on it are on the same listing.
     key = mix(np.repeat(user_keys(seed, users), lengths) ^ mix(made.position.astype(np.uint64)))
     listing = (unit(key) * products.listings[made.position]).astype(np.int64)
-    whole = np.cumsum(np.concatenate([[True], (np.diff(sequence) != 0) | (np.diff(user) != 0)])) - 1
+    condition = (unit(mix(key)) ** 1.5 * len(_CONDITIONS)).astype(np.int64)
+    shipper = (unit(mix(mix(key))) * len(_SHIPPERS)).astype(np.int64)
+
+    # Number of each row's sequence, counted over all users.
+    begins = np.concatenate([[True], (np.diff(sequence) != 0) | (np.diff(user) != 0)])
+    whole = np.cumsum(begins) - 1
+    session_id = mix(user.astype(np.uint64) << np.uint64(20) ^ session.astype(np.uint64))
+
+    described = products.table.take(pa.array(made.position))
     columns = {
         "user_id": user,
         "sequence_id": pa.array(sequence + 1).cast(pa.string()),
-        "session_id": pa.array(
-            mix(user.astype(np.uint64) << np.uint64(20) ^ session.astype(np.uint64))
-        ).cast("string"),
+        "session_id": pa.array(session_id).cast("string"),
         "stime": pa.array(time * 1000, pa.timestamp("us")),
         "sequence_length": np.bincount(whole)[whole],
         "event_id": pa.array(EVENTS).take(pa.array(made.event)),
         "item_id": catalogue.item_id[made.position] * _MOST_LISTINGS + listing,
-    }
-    described = products.table.take(pa.array(made.position))
-    condition = (unit(mix(key)) ** 1.5 * len(_CONDITIONS)).astype(np.int64)
-    shipper = (unit(mix(mix(key))) * len(_SHIPPERS)).astype(np.int64)
-    columns |= {name: described[name] for name in described.column_names}
-    columns |= {
+        **{name: described[name] for name in described.column_names},
         "item_condition_id": condition + 1,
         "item_condition_name": pa.array(_CONDITIONS).take(condition),
+        "shipper_id": shipper + 1,
+        "shipper_name": pa.array(_SHIPPERS).take(shipper),
     }
-    columns |= {"shipper_id": shipper + 1, "shipper_name": pa.array(_SHIPPERS).take(shipper)}
+
     month = np.searchsorted(starts, time, side="right") - 1
     return pa.table({name: columns[name] for name in SCHEMA.names}, SCHEMA), month
 
 
 @dataclass(frozen=True)
 class _Products:
-    """What is the same for all listings of a product, by its position in the catalogue.
+    """What all listings of a product share, by its position in the catalogue.
 
     Attributes:
-        listings: how many there are of each.
-        table: the columns of SCHEMA that describe a product.
+        listings: Number of listings of each product.
+        table: The columns of SCHEMA that describe a product.
     """
 
     listings: np.ndarray
@@ -168,53 +192,47 @@ class _Products:
 
     @classmethod
     def of(cls, catalogue: Catalogue, rows: int, seed: int) -> "_Products":
+        """Returns the products of a catalogue for a log of a number of rows."""
         number = catalogue.item_id
         leaf = catalogue.leaf
         key = mix(number.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
         brand = (unit(key) ** 2 * _BRANDS).astype(np.int64)
         unbranded = pa.array(unit(mix(key)) < 0.3)
         size = key.astype(np.int64) % len(_SIZES)
-        clothes = np.array([node.level1 in ("Women", "Men", "Kids") for node in catalogue.tree])[
-            leaf
-        ]
-        nowhere = pa.scalar(None, pa.int64())
+        colour = (unit(mix(mix(key))) * len(_COLOURS)).astype(np.int64)
+
+        # Only clothes have sizes.
+        has_sizes = [node.level1 in ("Women", "Men", "Kids") for node in catalogue.tree]
+        clothes = np.array(has_sizes)[leaf]
+        no_number = pa.scalar(None, pa.int64())
         columns = {
-            "product_id": [f"p{one:09d}" for one in number.tolist()],
+            "product_id": [f"p{product:09d}" for product in number.tolist()],
             "name": catalogue.titles(),
             "price": catalogue.price / 100,
-            "brand_id": pa.compute.if_else(unbranded, nowhere, pa.array(brand + 1)),
+            "brand_id": pa.compute.if_else(unbranded, no_number, pa.array(brand + 1)),
             "brand_name": pa.compute.if_else(unbranded, None, pa.array(_brands()).take(brand)),
-            "size_id": pa.compute.if_else(pa.array(clothes), pa.array(size + 1), nowhere),
+            "size_id": pa.compute.if_else(pa.array(clothes), pa.array(size + 1), no_number),
             "size_name": pa.compute.if_else(pa.array(clothes), pa.array(_SIZES).take(size), None),
-            "color": pa.array(_COLOURS).take(
-                (unit(mix(mix(key))) * len(_COLOURS)).astype(np.int64)
-            ),
+            "color": pa.array(_COLOURS).take(colour),
         }
+
         for level in range(3):
             names = [getattr(node, f"level{level + 1}") for node in catalogue.tree]
-            ids = {name: place + 1 for place, name in enumerate(dict.fromkeys(names))}
+            ids = {name: index + 1 for index, name in enumerate(dict.fromkeys(names))}
+            short_names = pa.array([name.split(" > ")[-1] for name in names])
             columns[f"c{level}_id"] = np.array([ids[name] for name in names])[leaf]
-            columns[f"c{level}_name"] = pa.array([name.split(" > ")[-1] for name in names]).take(
-                pa.array(leaf)
-            )
+            columns[f"c{level}_name"] = short_names.take(pa.array(leaf))
+
+        # Popular products have more listings.
         listings = np.clip(catalogue.weight * rows / _EVENTS_A_LISTING, 1, _MOST_LISTINGS)
         return cls(listings.astype(np.int64), pa.table(columns))
 
 
 def _brands() -> list[str]:
-    """Made-up names, each another one."""
+    """Returns _BRANDS made-up names, all different."""
     first = (
-        "Alder",
-        "Birch",
-        "Cedar",
-        "Dune",
-        "Ember",
-        "Fjord",
-        "Grove",
-        "Heron",
-        "Iris",
-        "Juniper",
-    )
+        "Alder", "Birch", "Cedar", "Dune", "Ember", "Fjord", "Grove", "Heron", "Iris", "Juniper",
+    )  # fmt: skip
     second = ("line", "wood", "mark", "field", "lane", "works", "stone", "bay", "house", "ford")
     third = ("", " & Co.", " Studio", " Original")
     return [f"{a}{b}{c}" for c in third for b in second for a in first]

@@ -1,7 +1,9 @@
-"""The made-up marketplace in the files of PixelRec: one CSV of interactions, one of item information.
+"""The synthetic marketplace in the files of PixelRec.
 
-Behaviour is the marketplace's (`histories`), with histories about as long as Pixel8M's (18 interactions on average, 6 %
-of users with 50 or more), each (user, item) once, and no event types. Every leaf of the category tree is one tag.
+They are one CSV of interactions and one of item information. Behaviour is that of the marketplace
+(`histories`), without event types and with each (user, item) once. Histories are about as long as
+Pixel8M's (18 interactions on average, 6 % of users with 50 or more). Every leaf of the category
+tree is one tag.
 """
 
 import csv
@@ -22,19 +24,19 @@ INTERACTIONS = "pixelrec_interaction/Pixel8M.csv"
 ITEMS = "pixelrec_iteminfo/Pixel8M.csv"
 INTERACTION_COLUMNS = ("item_id", "user_id", "timestamp")
 COUNTS = (
-    "view_number", "comment_number", "thumbup_number", "share_number", "coin_number", "favorite_number",
-    "barrage_number",
+    "view_number", "comment_number", "thumbup_number", "share_number", "coin_number",
+    "favorite_number", "barrage_number",
 )  # fmt: skip
 ITEM_COLUMNS = ("item_id", *COUNTS, "title", "tag", "description")
 UNLABELLED = "Miscellaneous"
 
-_VERSION = 1  # of what a seed makes
-_LENGTHS = Lengths(
-    median=15.0, spread=1.0, shortest=5, longest=2_000
-)  # a third of which meets an item again
+_VERSION = 1  # of the files that a seed gives
+# A third of the interactions is with an item that the user has seen, and is left out.
+_LENGTHS = Lengths(median=15.0, spread=1.0, shortest=5, longest=2_000)
 _USERS_AT_ONCE = 4_096
-_UNLABELLED = 0.055
-_EARLIER = 66_000_000_000  # ms before the marketplace's times
+_UNLABELLED = 0.055  # share of items
+# Times in ms.
+_EARLIER = 66_000_000_000  # before the marketplace's times
 _UNTIL = 1_656_100_000_000  # 24 June 2022
 
 
@@ -47,14 +49,21 @@ def generate(
     tags: Sequence[str],
     users_at_once: int = _USERS_AT_ONCE,
 ) -> None:
-    """Makes `raw` with exactly `rows` interactions; does nothing where it already holds just that.
+    """Writes `raw` with exactly `rows` interactions.
+
+    Does nothing if `raw` already holds just that.
 
     Args:
-        tags: that items may have, `UNLABELLED` apart.
-        users_at_once: users in memory at a time; the content does not depend on it.
+        raw: The folder.
+        rows: Interactions, over all users.
+        seed: Seed of all draws.
+        report: Is called with messages about the progress.
+        tags: Tags that items may have, in addition to `UNLABELLED`.
+        users_at_once: Users in memory at a time. The content does not depend on it.
 
     Raises:
-        UserError: too few rows, a seed out of range, or a folder that holds something else.
+        UserError: There are too few rows, the seed is out of range, or the folder holds something
+            else.
     """
 
     def write(folder: Path) -> None:
@@ -62,26 +71,36 @@ def generate(
         for file in (INTERACTIONS, ITEMS):
             (folder / file).parent.mkdir()
         _write_items(folder / ITEMS, catalogue, tags, seed)
-        schema = pa.schema(
-            dict(zip(INTERACTION_COLUMNS, (pa.string(), pa.string(), pa.int64()), strict=True))
-        )
-        plain = arrow_csv.WriteOptions(include_header=False, quoting_style="none")
-        with (folder / INTERACTIONS).open("wb") as stream:
-            stream.write((",".join(INTERACTION_COLUMNS) + "\n").encode())
-            done = 0
-            with arrow_csv.CSVWriter(stream, schema, write_options=plain) as log:
-                for piece in _interactions(catalogue, rows, seed, users_at_once):
-                    log.write_table(piece.cast(schema))
-                    done += len(piece)
-                    report(f"generating {done:,} of {rows:,} rows")
+        _write_log(folder / INTERACTIONS, catalogue, rows, seed, users_at_once, report)
 
     make_folder(raw, "pixel8m", _VERSION, rows, seed, report, write)
+
+
+def _write_log(
+    file: Path, catalogue: Catalogue, rows: int, seed: int, users_at_once: int, report: Report
+) -> None:
+    types = (pa.string(), pa.string(), pa.int64())
+    schema = pa.schema(dict(zip(INTERACTION_COLUMNS, types, strict=True)))
+
+    # The header is written here, without quotes.
+    plain = arrow_csv.WriteOptions(include_header=False, quoting_style="none")
+    done = 0
+    with file.open("wb") as stream:
+        stream.write((",".join(INTERACTION_COLUMNS) + "\n").encode())
+        with arrow_csv.CSVWriter(stream, schema, write_options=plain) as log:
+            for piece in _interactions(catalogue, rows, seed, users_at_once):
+                log.write_table(piece.cast(schema))
+                done += len(piece)
+                report(f"generating {done:,} of {rows:,} rows")
 
 
 def _interactions(
     catalogue: Catalogue, rows: int, seed: int, users_at_once: int
 ) -> Iterator[pa.Table]:
-    """Tables of INTERACTION_COLUMNS with `rows` rows in all, in order of users and times."""
+    """Yields tables of INTERACTION_COLUMNS, in order of users and times.
+
+    They have `rows` rows in all.
+    """
     first = 1
     left = rows
     items = pa.array([f"i{number}" for number in catalogue.item_id.tolist()])
@@ -89,13 +108,17 @@ def _interactions(
         users = np.arange(first, first + users_at_once)
         lengths = _LENGTHS.of(seed, users)
         made = make_histories(catalogue, seed, users, lengths)
+
+        # Only the first interaction of a user with an item counts.
         user = np.repeat(users, lengths)
         _, new = np.unique(user * len(items) + made.position, return_index=True)
         new = np.sort(new)[:left]
+
         seconds = within(made.time - _EARLIER, lengths, _UNTIL) // 1000
         names = pa.compute.binary_join_element_wise("u", pa.array(user[new]).cast(pa.string()), "")
         columns = (items.take(pa.array(made.position[new])), names, seconds[new])
         yield pa.table(columns, INTERACTION_COLUMNS)
+
         first = first + users_at_once
         left = left - len(new)
 
@@ -106,12 +129,15 @@ def _write_items(file: Path, catalogue: Catalogue, tags: Sequence[str], seed: in
     tag[unit(key) < _UNLABELLED] = UNLABELLED
     views = (1e6 * unit(mix(key)) + 1e9 * catalogue.weight).astype(np.int64)
     titles = catalogue.titles()
+
     with file.open("w", encoding="utf8", newline="") as stream:
         lines = csv.writer(stream, lineterminator="\n")
         lines.writerow(ITEM_COLUMNS)
-        for place in np.argsort(catalogue.item_id).tolist():
-            counts = [f"{views[place] // 4**level}.0" for level in range(len(COUNTS))]
-            number = catalogue.item_id[place]
-            title = f'{titles[place]}: "{tag[place]}"'
-            about = "" if number % 4 == 0 else f"{title}, watched {views[place]:,} times"
-            lines.writerow([f"i{number}", *counts, title, tag[place], about])
+        for position in np.argsort(catalogue.item_id).tolist():
+            counts = [f"{views[position] // 4**level}.0" for level in range(len(COUNTS))]
+            number = catalogue.item_id[position]
+
+            # A reader of CSV must cope with commas and quotes in titles, and with empty fields.
+            title = f'{titles[position]}: "{tag[position]}"'
+            about = "" if number % 4 == 0 else f"{title}, watched {views[position]:,} times"
+            lines.writerow([f"i{number}", *counts, title, tag[position], about])

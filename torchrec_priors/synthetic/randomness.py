@@ -1,7 +1,8 @@
-"""Counter-based random numbers: a draw is a function of (seed, user, stream, counter), not of what was drawn before.
+"""Counter-based random numbers.
 
-So a user's rows are the same whoever else is generated with them, and in whatever order. The mixing function is
-SplitMix64's (Steele, Lea and Flood, OOPSLA 2014).
+A draw is a function of (seed, user, stream, counter), not of earlier draws. So a user's rows do not
+depend on the other users that are generated with them, nor on their order. The mixing function is
+that of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
 from enum import IntEnum
@@ -14,7 +15,10 @@ _STREAM_BITS = np.uint64(40)  # counters of a stream are below 2^40
 
 
 class Stream(IntEnum):
-    """What a draw decides; every use has its own stream."""
+    """What a draw decides. Every use has its own stream.
+
+    The numbers are part of the result: another number is another log.
+    """
 
     length = 0
     length_angle = 1
@@ -43,18 +47,19 @@ class Stream(IntEnum):
 
 
 def user_keys(seed: int, users: np.ndarray) -> np.ndarray:
-    """uint64 key of each user."""
+    """Returns the uint64 key of each user."""
     root = mix(np.array([seed], np.uint64) * GOLDEN + GOLDEN)
     return mix(root ^ mix(users.astype(np.uint64) + GOLDEN))
 
 
 def uniform(keys: np.ndarray, stream: Stream, counter: np.ndarray | int = 0) -> np.ndarray:
-    """Numbers in [0, 1) of these keys at these counters.
+    """Returns numbers in [0, 1) for these keys at these counters.
 
     Example:
         >>> keys = user_keys(0, np.arange(100_000))
         >>> round(float(uniform(keys, Stream.item, 7).mean()), 2)
         0.5
     """
-    place = (np.uint64(int(stream) + 1) << _STREAM_BITS) + np.atleast_1d(counter).astype(np.uint64)
-    return unit(mix(keys + place * GOLDEN))
+    numbers = np.atleast_1d(counter).astype(np.uint64)
+    index = (np.uint64(int(stream) + 1) << _STREAM_BITS) + numbers
+    return unit(mix(keys + index * GOLDEN))

@@ -1,4 +1,7 @@
-"""Tables, piece by piece -> numbered Parquet files of one schema in one folder, as big logs are published."""
+"""Writes tables, piece by piece, to numbered Parquet files of one schema in one folder.
+
+Large logs are published in this form.
+"""
 
 from pathlib import Path
 from types import TracebackType
@@ -10,9 +13,15 @@ from torchrec_priors.parquet import ParquetWriter
 
 
 class Shards:
-    """`000000000000.parquet`, `000000000001.parquet`, ... in a folder, which is made for the first of them.
+    """The files `000000000000.parquet`, `000000000001.parquet`, ... of a folder.
 
-    A file is closed by the piece with which it has `rows` rows or more; an empty piece makes none.
+    The folder is created for the first of them. A file is closed when a piece fills it to `rows`
+    rows or more. An empty piece creates no file.
+
+    Args:
+        folder: The folder.
+        schema: Schema of all files.
+        rows: Rows of a full file.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows: int) -> None:
@@ -24,20 +33,24 @@ class Shards:
         self.writer: ParquetWriter | None = None
 
     def write(self, piece: pa.Table) -> None:
+        """Appends a piece to the current file, or to a new one."""
         if not piece.num_rows:
             return
+
         if self.writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             file = self.folder / f"{self.files:012d}.parquet"
             self.writer = ParquetWriter(file, self.schema)
             self.files = self.files + 1
             self.filled = 0
+
         self.writer.write_table(piece)
         self.filled += piece.num_rows
         if self.filled >= self.rows:
             self.close()
 
     def close(self) -> None:
+        """Closes the current file, if there is one."""
         if self.writer is not None:
             self.writer.close()
         self.writer = None

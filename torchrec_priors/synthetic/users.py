@@ -1,4 +1,7 @@
-"""How long made-up histories are, and users in chunks, so that memory does not grow with the log."""
+"""Lengths of synthetic histories, and users in chunks.
+
+With chunks of users, memory does not grow with the log.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,12 +13,12 @@ from torchrec_priors.synthetic.randomness import Stream, uniform, user_keys
 
 @dataclass(frozen=True)
 class Lengths:
-    """Interactions of a user: log-normal, cut off at both ends.
+    """The distribution of the number of interactions of a user: log-normal, clipped at both ends.
 
     Attributes:
-        median: of the log-normal.
-        spread: standard deviation of its logarithm.
-        shortest, longest: bounds.
+        median: Median of the log-normal distribution.
+        spread: Standard deviation of its logarithm.
+        shortest, longest: Bounds.
     """
 
     median: float
@@ -24,8 +27,10 @@ class Lengths:
     longest: int
 
     def of(self, seed: int, users: np.ndarray) -> np.ndarray:
-        """Interactions of each user."""
+        """Returns the number of interactions of each user."""
         keys = user_keys(seed, users)
+
+        # Box and Muller's transform of two uniform numbers.
         radius = np.sqrt(-2 * np.log1p(-uniform(keys, Stream.length)))
         normal = radius * np.cos(2 * np.pi * uniform(keys, Stream.length_angle))
         drawn = np.exp(np.log(self.median) + self.spread * normal)
@@ -35,23 +40,31 @@ class Lengths:
 def chunks(
     rows: int, seed: int, lengths_of: Lengths, users_at_once: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(numbers, lengths) of users whose lengths sum up to `rows`; the last one's history is cut to fit."""
+    """Yields (numbers, lengths) of users whose lengths sum up to `rows`.
+
+    The history of the last user is cut to fit.
+    """
     first = 1
     left = rows
     while left > 0:
         numbers = np.arange(first, first + users_at_once)
         lengths = lengths_of.of(seed, numbers)
+
         before = np.cumsum(lengths) - lengths
         taken = before < left
         numbers = numbers[taken]
         lengths = np.minimum(lengths, left - before)[taken]
         yield numbers, lengths
+
         first = first + users_at_once
         left = left - int(lengths.sum())
 
 
 def within(time: np.ndarray, lengths: np.ndarray, until: int) -> np.ndarray:
-    """Times of users' histories, one after another, sped up from their first times on where they pass `until`."""
+    """Returns the times of users' histories, one after another, all before `until`.
+
+    A history that would pass `until` is sped up from its first time on.
+    """
     start = np.cumsum(lengths) - lengths
     first = time[start]
     last = time[start + lengths - 1]
@@ -62,9 +75,14 @@ def within(time: np.ndarray, lengths: np.ndarray, until: int) -> np.ndarray:
 
 
 def pauses(time: np.ndarray, lengths: np.ndarray, longer_than: int) -> np.ndarray:
-    """Number, from 0 for each user, of the run of interactions without a longer pause that each belongs to."""
+    """Returns for each interaction the number of its run, from 0 for each user.
+
+    A run has no pause that is longer than `longer_than`.
+    """
     begins = np.ones(len(time), bool)
     begins[1:] = np.diff(time) > longer_than
+
+    # Every user's history begins a run, whatever the last time of the user before.
     start = np.cumsum(lengths) - lengths
     begins[start] = True
     run = np.cumsum(begins)
