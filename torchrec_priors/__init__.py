@@ -14,7 +14,7 @@ versions.check()
 
 
 def __getattr__(name: str) -> Any:
-    """What needs torch is imported when it is asked for."""
+    """Imports what needs torch when it is first used."""
     if name in __all__:
         return getattr(importlib.import_module("torchrec_priors.serving.run"), name)
     raise AttributeError(f"module 'torchrec_priors' has no attribute '{name}'")

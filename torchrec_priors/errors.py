@@ -1,23 +1,35 @@
-"""The exceptions that are one line to people: a mistake of theirs, what failed outside, what ended a run."""
+"""The exceptions that users see as one line: their mistakes, outside failures, ends of runs."""
 
 import difflib
 import signal
 from collections.abc import Iterable
 
-_LONGEST = 60  # characters of a value that a message shows
-_MANY = 40  # names of a hint
+# Characters of a value that a message shows.
+_LONGEST = 60
+# Names that a hint lists.
+_MANY = 40
 
 
 class UserError(ValueError):
-    """What the user gave is wrong. The message is one line: the thing, and the remedy. Apps exit with code 2."""
+    """The user gave something wrong.
+
+    The message is one line that names the thing and the remedy. Apps exit with code 2.
+    """
 
 
 class OutsideError(Exception):
-    """Something outside failed: neither the user's input nor this program. One line; apps exit with code 1."""
+    """Something outside failed: neither the user's input nor this program.
+
+    The message is one line. Apps exit with code 1.
+    """
 
 
 class LostRanksError(OutsideError):
-    """Other ranks did not answer. The same on all ranks that still do, of which one `speaks`."""
+    """Other ranks did not answer. It is the same on all ranks that still do.
+
+    Attributes:
+        speaks: whether this rank is the one that prints the message.
+    """
 
     def __init__(self, message: str, *, speaks: bool) -> None:
         super().__init__(message)
@@ -25,11 +37,17 @@ class LostRanksError(OutsideError):
 
 
 class DivergedError(ArithmeticError):
-    """Training has left what numbers can say, and would again. One line; apps exit with code 1."""
+    """Training has left the range of numbers, and would again.
+
+    The message is one line. Apps exit with code 1.
+    """
 
 
 class StoppedError(Exception):
-    """Ended by a signal, all that was done saved. One line; apps exit with 128 + the signal's number, as shells do."""
+    """A signal ended the run, and everything that was done is saved.
+
+    The message is one line. Apps exit with 128 + the signal's number, as shells do.
+    """
 
     def __init__(self, message: str, by: signal.Signals) -> None:
         super().__init__(message)
@@ -37,41 +55,22 @@ class StoppedError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint for an unknown name: "did you mean 'x'?", which is never the name itself, or the list of valid names.
-    Of many dotted names, those of its section alone, or the sections.
+    """A hint for an unknown name: "did you mean 'x'?", or the list of valid names.
+
+    The suggestion is never the name itself. If there are many dotted names, the list has only those
+    of the name's section, or the sections.
 
     >>> nearest("movilens", ["movielens", "amazon"])
     "did you mean 'movielens'?"
     >>> nearest("x.y", [f"{section}.{number}" for section in "abc" for number in range(20)])
     'valid: a.*, b.*, c.*'
     """
-    names = sorted(set(valid) - {name})  # what was given is no help
+    # A valid name may be unknown in another place: suggesting it would not help.
+    names = sorted(set(valid) - {name})
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return (
-        f"did you mean '{close[0]}'?"
-        if close
-        else f"valid: {', '.join(_listed(name, names)) or 'none'}"
-    )
-
-
-def _listed(name: str, names: list[str]) -> list[str]:
-    if len(names) <= _MANY:
-        return names
-
-    section = name.partition(".")[0]
-    inside = [one for one in names if one.startswith(f"{section}.")]
-    if inside:
-        return inside
-
-    dotted = {one.partition(".")[0] for one in names if "." in one}
-    sections = sorted(
-        {f"{section}.*" for section in dotted} | {one for one in names if "." not in one} - dotted
-    )
-    return (
-        sections
-        if len(sections) <= _MANY
-        else [*sections[:_MANY], f"and {len(sections) - _MANY} more"]
-    )
+    if close:
+        return f"did you mean '{close[0]}'?"
+    return f"valid: {', '.join(_listed(name, names)) or 'none'}"
 
 
 def shown(value: object) -> str:
@@ -81,4 +80,25 @@ def shown(value: object) -> str:
     "'two\\\\nlines'"
     """
     text = value if isinstance(value, str) else str(value)
-    return repr(text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "...")
+    if len(text) > _LONGEST:
+        text = text[: _LONGEST - 3] + "..."
+    return repr(text)
+
+
+def _listed(name: str, names: list[str]) -> list[str]:
+    """The names that a hint lists: all, those of the name's section, or the sections."""
+    if len(names) <= _MANY:
+        return names
+
+    section = name.partition(".")[0]
+    in_section = [valid for valid in names if valid.startswith(f"{section}.")]
+    if in_section:
+        return in_section
+
+    # A name without a dot that is also a section is listed as the section.
+    dotted = {valid.partition(".")[0] for valid in names if "." in valid}
+    undotted = {valid for valid in names if "." not in valid}
+    sections = sorted({f"{section}.*" for section in dotted} | (undotted - dotted))
+    if len(sections) <= _MANY:
+        return sections
+    return [*sections[:_MANY], f"and {len(sections) - _MANY} more"]

@@ -235,5 +235,5 @@ def test_batches_are_small_and_in_order(engine):
 
 
 def test_memory_must_be_an_amount(tmp_path):
-    with pytest.raises(UserError, match="--memory: 'much' is no amount"):
+    with pytest.raises(UserError, match="--memory: 'much' is not an amount"):
         DuckDB(tmp_path, "much")

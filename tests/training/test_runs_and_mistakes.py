@@ -149,7 +149,7 @@ def test_a_prior_of_ones_own_is_found_from_any_folder_and_must_stay_as_it_was(
     ):
         folder.open()
     (tmp_path / "mine.py").unlink()
-    with pytest.raises(UserError, match=r"was trained with .*mine\.py', which is not there"):
+    with pytest.raises(UserError, match=r"was trained with .*mine\.py', which is missing"):
         folder.open()
 
 

@@ -1,1 +1,1 @@
-"""What every other package stands on: files, limits, the machine, errors of the operating system."""
+"""The base of every other package: files, limits, the machine, errors of the operating system."""

@@ -1,4 +1,4 @@
-"""Amounts of memory or disk as people write them."""
+"""Amounts of memory or disk as users write them."""
 
 import re
 
@@ -17,19 +17,24 @@ _UNITS = {
     "tib": 2**40,
 }
 _MOST = 10**18
-_LEAST = 10**7  # of a process
+# The least memory with which a process can work.
+_LEAST = 10**7
 
 
 def in_bytes(amount: str, option: str = "--memory") -> int:
-    """Raises UserError where this is no amount; `option` is where it was given.
+    """The number of bytes that a text means. Raises UserError if it is not an amount.
+
+    Args:
+        option: the option that gives the amount, for messages.
 
     >>> in_bytes("1.5GB"), in_bytes("512 MiB")
     (1500000000, 536870912)
     """
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kmgt]i?b)", amount.strip().lower())
-    if found is None or float(found[1]) == 0:
-        raise UserError(f"{option}: '{shortened(amount)}' is no amount: write 2GB or 512MB")
-    number = float(found[1]) * _UNITS[found[2]]
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) *([kmgt]i?b)", amount.strip().lower())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"{option}: '{shortened(amount)}' is not an amount: write 2GB or 512MB")
+
+    number = float(match[1]) * _UNITS[match[2]]
     if not 1 <= number <= _MOST:
         raise UserError(
             f"{option}: '{shortened(amount)}' must be between 1 byte and {_MOST // 10**12:,}TB"
@@ -38,28 +43,30 @@ def in_bytes(amount: str, option: str = "--memory") -> int:
 
 
 def as_text(number: float) -> str:
-    """Bytes as people write them.
+    """The number of bytes as users write it.
 
     >>> as_text(1_500_000_000), as_text(25_200_000_000_000)
     ('1.5GB', '25,200GB')
     """
-    return f"{number / 10**9:,.{0 if number >= 10**11 else 1}f}GB"
+    digits = 0 if number >= 10**11 else 1
+    return f"{number / 10**9:,.{digits}f}GB"
 
 
 def memory_of_process(amount: str, option: str = "--memory") -> int:
-    """`in_bytes` of what a process of this machine may use.
+    """The number of bytes that a process of this machine may use.
 
     Raises:
-        UserError: this is no amount, too little to work with, or more than the machine has.
+        UserError: it is not an amount, too little to work with, or more than the machine has.
     """
     wanted = in_bytes(amount, option)
-    there = total_memory()
-    if wanted > there:
+    total = total_memory()
+    if wanted > total:
         raise UserError(
-            f"{option}: '{shortened(amount)}' is more than the {as_text(there)} here: give less"
+            f"{option}: '{shortened(amount)}' is more than the {as_text(total)} here: give less"
         )
     if wanted < _LEAST:
         raise UserError(
-            f"{option}: '{shortened(amount)}' is too little to work with: give {_LEAST // 10**6}MB or more"
+            f"{option}: '{shortened(amount)}' is too little to work with: "
+            f"give {_LEAST // 10**6}MB or more"
         )
     return wanted

@@ -1,8 +1,9 @@
-"""The one door for our own files: written whole or not at all, read only as they were written.
+"""The only way to our own files: written completely or not at all, read only as they were written.
 
-A file is made beside its place, as `.NAME.partial`, and moved there at the end. A partial file is always made anew and
-exclusively: what a kill left is removed, and a link that somebody planted under its name is removed, never followed.
-JSON files of ours carry a checksum of their content, so that a damaged one is named in place of being believed.
+A file is created next to its final path, as `.NAME.partial`, and moved there at the end. A partial
+file is always created again and exclusively: what a kill left is removed, and a link that somebody
+planted under its name is removed, never followed. Our JSON files have a checksum of their content,
+so a damaged one is reported instead of trusted.
 """
 
 import hashlib
@@ -20,23 +21,29 @@ from typing import Any, TextIO
 from torchrec_priors.common.system_errors import naming
 from torchrec_priors.errors import UserError
 
-CHECKSUM = "sha256"  # key of the checksum in a JSON file of ours
+# The key of the checksum in our JSON files.
+CHECKSUM = "sha256"
 
 _DRIVE = re.compile(r"[A-Za-z]:")
-_LONGEST_NAME = 200  # bytes; file systems take 255, and we add to names
+# Bytes. File systems take 255, and we add to names.
+_LONGEST_NAME = 200
+# Characters of a name that a message shows.
+_SHOWN = 60
 
 
 @contextmanager
 def new_file(file: Path) -> Iterator[Path]:
-    """The path of an empty file beside `file`, which takes the place of `file` at the end; it is removed on an error.
+    """Yields the path of an empty file next to `file`, which replaces `file` at the end.
 
-    One process at a time may write a file.
+    It is removed if there is an error. One process at a time may write a file.
 
     Raises:
-        UserError: `file` is there and is no regular file.
+        UserError: `file` exists and is not a regular file.
         OSError: the folder is missing, full or not writable.
     """
     check_replaceable(file)
+
+    # O_EXCL and O_NOFOLLOW: a link that appears here meanwhile is an error and is not written to.
     partial = partial_of(file)
     partial.unlink(missing_ok=True)
     os.close(
@@ -53,12 +60,12 @@ def new_file(file: Path) -> Iterator[Path]:
 
 
 def partial_of(file: Path) -> Path:
-    """Where `file` is while it is being written."""
+    """The path of `file` while it is being written."""
     return file.with_name(f".{file.name}.partial")
 
 
 def remove_leftover(path: Path) -> None:
-    """Removes what lies there, if anything: a file, or a folder with all that is in it; of a link, the link alone."""
+    """Removes a file, or a folder with everything in it, if it exists; of a link, only the link."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -66,8 +73,10 @@ def remove_leftover(path: Path) -> None:
 
 
 def check_replaceable(file: Path) -> None:
-    """Raises UserError where `file` is there and is no regular file, as a folder, a device or a pipe; a link counts as
-    what it names."""
+    """Raises UserError if `file` exists and is not a regular file but a folder, a device or a pipe.
+
+    A link counts as what it points to.
+    """
     try:
         mode = file.stat().st_mode
     except FileNotFoundError:
@@ -79,70 +88,79 @@ def check_replaceable(file: Path) -> None:
 
 
 def append_to(file: Path) -> TextIO:
-    """Opens a text to add to; it is made where it is not there, and a link is not followed.
+    """Opens a text file to append to. It is created if it does not exist; a link is not followed.
 
     Raises:
         OSError: it is a link, or cannot be written.
     """
-    return open(file, "a", encoding="utf8", opener=_not_through_a_link)
+    return open(file, "a", encoding="utf8", opener=_open_no_link)
 
 
 def check_no_link(folder: Path, root: Path) -> None:
-    """Raises UserError where `folder`, or one between it and `root`, is a link: what is written there would leave
-    `root`, which may have come from somebody else."""
-    for place in (folder, *folder.parents):
-        if place == root:
+    """Raises UserError if `folder`, or one between it and `root`, is a link.
+
+    What is written there would leave `root`, which may have come from somebody else.
+    """
+    for path in (folder, *folder.parents):
+        if path == root:
             return
-        if place.is_symlink():
+        if path.is_symlink():
             raise UserError(
-                f"'{place}' is a link, through which nothing is written: make it a folder, or link '{root}' as a whole"
+                f"'{path}' is a link, through which nothing is written: "
+                f"make it a folder, or link '{root}' as a whole"
             )
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Replaces `file` by `text` in one move, so that a reader or a kill never meets a part of it."""
+    """Replaces `file` by `text` in one move, so neither a reader nor a kill leaves a part of it."""
     with new_file(file) as partial, partial.open("w", encoding="utf8") as stream:
         stream.write(text)
         stream.flush()
+        # On the disk before the move, so that a power failure cannot leave an empty file.
         os.fsync(stream.fileno())
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """An object as JSON with a checksum of its content; folders above it are made.
+    """Writes an object as JSON with a checksum of its content; folders above it are created.
 
     Args:
-        values: no key is "sha256".
+        values: the object; no key is "sha256".
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json_text(values))
 
 
 def json_text(values: Mapping[str, Any]) -> str:
-    """What `write_json` writes."""
+    """The text that `write_json` writes."""
     assert CHECKSUM not in values
-    content = json.loads(
-        json.dumps(values)
-    )  # as a reader will see it: keys are texts, tuples are lists
+    # As a reader will see it: keys are texts, tuples are lists.
+    content = json.loads(json.dumps(values))
     signed = {**content, CHECKSUM: _checksum(content)}
     return json.dumps(signed, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
-    """What `write_json` wrote, without its checksum. A file of an earlier version, which has none, is read as it is.
+    """Reads what `write_json` wrote, without its checksum.
+
+    A file of an earlier version, which has none, is read as it is.
 
     Args:
-        remedy: what a person can do about a damaged file; it ends the message.
+        remedy: what a user can do about a damaged file; it ends the message.
 
     Raises:
-        UserError: the file is missing, cannot be read, is no JSON object, or is not what was written.
+        UserError: the file is missing, cannot be read, is not a JSON object, or is not what was
+            written.
     """
-    values = parse_json(_bytes(file, remedy), str(file), remedy=remedy)
+    values = parse_json(_content(file, remedy), str(file), remedy=remedy)
     take_checksum(values, str(file), remedy=remedy)
     return values
 
 
 def take_checksum(values: dict[str, Any], name: str, *, remedy: str) -> bool:
-    """Takes the checksum out of what `parse_json` found; whether there was one.
+    """Removes the checksum from the result of `parse_json`, and compares it.
+
+    Returns:
+        Whether there was one.
 
     Raises:
         UserError: the values are not what was written.
@@ -154,34 +172,35 @@ def take_checksum(values: dict[str, Any], name: str, *, remedy: str) -> bool:
 
 
 def parse_json(content: bytes, name: str, *, remedy: str) -> dict[str, Any]:
-    """The object that `content` holds.
+    """Parses the JSON object in `content`.
 
     Args:
-        name: of the file it comes from, for messages.
+        name: name of the file that has it, for messages.
 
     Raises:
-        UserError: it is no JSON object.
+        UserError: it is not a JSON object.
     """
     try:
         values = json.loads(content.decode("utf8"))
     except RecursionError as error:
-        raise UserError(f"'{name}' is nested too deep: {remedy}") from error
-    except ValueError as error:  # no JSON, no UTF-8, or a number of too many digits
+        raise UserError(f"'{name}' is nested too deeply: {remedy}") from error
+    except ValueError as error:
+        # Not JSON, not UTF-8, or a number of too many digits.
         reason = " ".join(str(error).split())
         raise UserError(f"'{name}' cannot be read ({reason}): {remedy}") from error
     if not isinstance(values, dict):
-        raise UserError(f"'{name}' cannot be read (it holds no JSON object): {remedy}")
+        raise UserError(f"'{name}' cannot be read (it is not a JSON object): {remedy}")
     return values
 
 
 def check_name(name: str, what: str) -> str:
-    """`name`, which is to become the name of a file; it comes from a person, a data set or a store.
+    """Returns `name` if a file can have it. It comes from a user, a data set or a store.
 
     Args:
         what: what has the name, for messages: "--name", "prior".
 
     Raises:
-        UserError: it could lead out of the folder, hide, or not be written on every file system.
+        UserError: it could lead out of the folder, be hidden, or not be valid on every file system.
     """
     problem = None
     if not name or name != name.strip():
@@ -192,17 +211,17 @@ def check_name(name: str, what: str) -> str:
         problem = "has a separator or a control character"
     elif len(name.encode("utf8", "surrogatepass")) > _LONGEST_NAME:
         problem = f"is longer than {_LONGEST_NAME} bytes"
+
     if problem:
-        shown = name if len(name) <= 60 else f"{name[:60]}..."
-        raise UserError(f"{what}: {shown!r} {problem}: choose another name")
+        raise UserError(f"{what}: {_shortened(name)!r} {problem}: choose another name")
     return name
 
 
 def check_file(file: Path, option: str) -> None:
-    """A file that the user named can be read, as often as need be, and ends.
+    """Checks that a file of the user's can be read several times and has an end.
 
     Raises:
-        UserError: it is not there, or is a folder, a pipe or a device.
+        UserError: it does not exist, or is a folder, a pipe or a device.
     """
     if file.is_file():
         return
@@ -214,14 +233,16 @@ def check_file(file: Path, option: str) -> None:
 
 
 def check_path(path: str, what: str) -> str:
-    """`path` of a file in a folder, with slashes; it comes from a data set or a store.
+    """Returns `path` if a file in a folder can have it. It comes from a data set or a store.
 
     Args:
+        path: relative path with slashes.
         what: what has the path, for messages.
 
     Raises:
-        UserError: it could lead out of the folder, or no file can be called so.
+        UserError: it could lead out of the folder, or no file can have that name.
     """
+    # Backslashes and drives are rejected, too: on other systems they lead out of the folder.
     parts = path.split("/")
     problem = None
     if any(part in ("", ".", "..") for part in parts) or "\\" in path or _DRIVE.match(path):
@@ -230,17 +251,26 @@ def check_path(path: str, what: str) -> str:
         problem = "has a control character"
     elif max(len(part.encode()) for part in parts) > _LONGEST_NAME:
         problem = f"has a part longer than {_LONGEST_NAME} bytes"
+
     if problem:
-        shown = path if len(path) <= 60 else f"{path[:60]}..."
-        raise UserError(f"{what} {shown!r} {problem}: rename it there")
+        raise UserError(f"{what} {_shortened(path)!r} {problem}: rename it there")
     return path
 
 
-def _not_through_a_link(path: str, flags: int) -> int:
+def _shortened(name: str) -> str:
+    """The beginning of a name that is too long for a message."""
+    if len(name) <= _SHOWN:
+        return name
+    return f"{name[:_SHOWN]}..."
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """An opener for `open` that fails for a link."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
-def _bytes(file: Path, remedy: str) -> bytes:
+def _content(file: Path, remedy: str) -> bytes:
+    """The content of a file; raises UserError if it is missing or a folder."""
     try:
         return file.read_bytes()
     except FileNotFoundError as error:
@@ -250,6 +280,6 @@ def _bytes(file: Path, remedy: str) -> bytes:
 
 
 def _checksum(values: Mapping[str, Any]) -> str:
-    """Of the content, whatever its layout in a file."""
+    """The checksum of the content, whatever its layout in a file."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()

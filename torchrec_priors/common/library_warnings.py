@@ -1,4 +1,4 @@
-"""Notes that libraries write to one another, which nobody who runs this package can act on."""
+"""Silences warnings of libraries on which no user of this package can act."""
 
 import logging
 import threading
@@ -6,11 +6,11 @@ import warnings
 
 from torchrec_priors.common.system_errors import one_line
 
-_as_python_does = threading.excepthook
+_default_excepthook = threading.excepthook
 
 
 def silence_library_warnings() -> None:
-    """Leaves them out; warnings of other packages are not touched."""
+    """Silences them; warnings of other packages stay."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec\..*")
     warnings.filterwarnings(
         "ignore", category=FutureWarning, message=".*deprecating ShardedTensor.*"
@@ -20,6 +20,8 @@ def silence_library_warnings() -> None:
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    """A thread that met a full disk, as TensorBoard's, hands the error to who writes next, which ends in one line."""
+    """Prints the error of a thread, unless it is one that ends a command in one line."""
+    # A thread that ran into a full disk, such as TensorBoard's, gives its error to the next writer,
+    # and that one ends in one line.
     if failed.exc_value is None or one_line(failed.exc_value) is None:
-        _as_python_does(failed)
+        _default_excepthook(failed)

@@ -1,29 +1,39 @@
-"""Numbers as people give them: read without surprises, refused in one line where they are too large."""
+"""Numbers that users give: read strictly, and rejected in one line if they are too large."""
 
 import re
 
 from torchrec_priors.errors import UserError
 
-MOST = 10**12  # of a number for which nothing smaller is natural
-MOST_GROUPS = 1 << 16  # of a prior that is made up
+# The most of a number for which no smaller limit is natural.
+MOST = 10**12
+# The most groups of a made-up prior.
+MOST_GROUPS = 1 << 16
 
-_DIGITS = 18  # of a 64-bit integer
+# Numbers of that many digits fit into 64 bits.
+_DIGITS = 18
 
 
 def whole_number(text: str) -> int | None:
-    """The number that ASCII digits write, None for any other text. One that is beyond 64 bits is given as 10^18.
+    """The number that ASCII digits write, None for any other text.
 
-    >>> whole_number("007"), whole_number("-1"), whole_number("²"), whole_number("9" * 5000) == 10**18
-    (7, None, None, True)
+    A number beyond 64 bits becomes 10^18.
+
+    >>> whole_number("007"), whole_number("-1"), whole_number("²")
+    (7, None, None)
+    >>> whole_number("9" * 5000) == 10**18
+    True
     """
     if not re.fullmatch(r"[0-9]+", text):
         return None
+    # Python raises an error for texts of more than 4,300 digits, so `int` must not get them.
     digits = text.lstrip("0") or "0"
-    return 10**_DIGITS if len(digits) > _DIGITS else int(digits)
+    if len(digits) > _DIGITS:
+        return 10**_DIGITS
+    return int(digits)
 
 
 def check_most(name: str, value: float, most: int = MOST) -> None:
-    """Raises UserError where a setting or an option is larger than it can sensibly be.
+    """Raises UserError if a setting or an option is larger than is sensible.
 
     Args:
         name: as the user writes it: "model.context", "--seed".
@@ -33,9 +43,11 @@ def check_most(name: str, value: float, most: int = MOST) -> None:
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """A text without its middle where it is longer than a message can show.
+    """A text without its middle if it is longer than a message can show.
 
     >>> shortened("a" * 100, 20)
     'aaaaaaaaaa...aaaaa'
     """
-    return text if len(text) <= most else f"{text[: most // 2]}...{text[len(text) - most // 4 :]}"
+    if len(text) <= most:
+        return text
+    return f"{text[: most // 2]}...{text[len(text) - most // 4 :]}"

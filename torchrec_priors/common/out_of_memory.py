@@ -1,4 +1,7 @@
-"""Memory that has run out, as one line. What a setting needs is estimated before it is made; this is for the rest."""
+"""An error for memory that has run out, in one line.
+
+What a setting needs is estimated before it is allocated; this is for everything else.
+"""
 
 import re
 
@@ -9,18 +12,21 @@ _WORDS = ("DefaultCPUAllocator: can't allocate memory", "out of memory")
 
 
 def out_of_memory(error: Exception) -> OutsideError | None:
-    """The error that says it; None where `error` is something else.
+    """The error that says it in one line; None if `error` is something else.
 
     >>> out_of_memory(MemoryError("Unable to allocate 7.45 TiB for an array")).args[0][:45]
-    'memory has run out (7.45 TiB were asked for):'
+    'memory has run out (7.45 TiB were requested):'
     """
     text = " ".join(str(error).split())
-    of_torch = isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
-    if not isinstance(error, MemoryError) and not of_torch:
+    is_of_torch = isinstance(error, RuntimeError) and any(words in text for words in _WORDS)
+    if not isinstance(error, MemoryError) and not is_of_torch:
         return None
-    wanted = re.search(r"allocate ([0-9.]+ ?(?:[KMGTPE]?i?B|bytes))", text)
-    how_much = f" ({wanted[1]} were asked for)" if wanted else ""
+
+    amount = re.search(r"allocate ([0-9.]+ ?(?:[KMGTPE]?i?B|bytes))", text)
+    requested = ""
+    if amount is not None:
+        requested = f" ({amount[1]} were requested)"
     return OutsideError(
-        f"memory has run out{how_much}: give smaller settings (training.batch, model.context, model.dim, --memory),"
-        " use more ranks, or free some memory"
+        f"memory has run out{requested}: give smaller settings (training.batch, model.context, "
+        "model.dim, --memory), use more ranks, or free some memory"
     )

@@ -1,4 +1,8 @@
-"""Folders for temporary files that a kill leaves behind are removed by the next who needs one, never while in use."""
+"""Folders for temporary files.
+
+A folder that a killed process left behind is removed by the next process that needs one, never
+while it is in use.
+"""
 
 import fcntl
 import os
@@ -9,13 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_LOCK = "lock"  # in the folder, held as long as its process lives
-_UNLOCKED_FOR = 3600.0  # seconds after which a folder without one is nobody's: it is the first thing that is made
+# A file in the folder, locked as long as the folder's process lives.
+_LOCK = "lock"
+# Seconds. The lock is the first file that is created: a folder that lacks it for so long was left
+# behind.
+_UNLOCKED_FOR = 3600.0
 
 
 @contextmanager
 def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
-    """A new folder `.KIND.*` in `parent`, which is gone at the end. Those of processes that were killed go first.
+    """Yields a new folder `.KIND.*` in `parent`, which is removed at the end.
+
+    Those of processes that were killed are removed first.
 
     Raises:
         OSError: `parent` cannot be written.
@@ -26,7 +35,8 @@ def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
     try:
         lock = os.open(folder / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         _hold(lock)
-        (folder / f"{_LOCK}.new").rename(folder / _LOCK)  # there only when held
+        # Renamed only now, so under its final name the lock is always held.
+        (folder / f"{_LOCK}.new").rename(folder / _LOCK)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -35,20 +45,23 @@ def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
 
 
 def _remove_left(parent: Path, kind: str) -> None:
+    """Removes folders that were left behind."""
     for folder in parent.glob(f".{kind}.*"):
         if folder.is_dir() and not folder.is_symlink() and _is_left(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_left(folder: Path) -> bool:
-    """Whether no process uses it any more."""
+    """Whether no process uses the folder any more."""
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
         try:
             return time.time() - folder.stat().st_mtime > _UNLOCKED_FOR
         except OSError:
-            return False  # gone meanwhile
+            # Another process has removed it.
+            return False
+
     try:
         return _hold(lock)
     finally:
@@ -56,9 +69,10 @@ def _is_left(folder: Path) -> bool:
 
 
 def _hold(lock: int) -> bool:
-    """Whether it is ours now; not so on file systems without locks, where nothing is removed then."""
+    """Locks the file; returns whether it is locked by us now."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
+        # It is in use, or the file system has no locks: then nothing is ever removed.
         return False
     return True

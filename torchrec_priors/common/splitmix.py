@@ -1,4 +1,7 @@
-"""The splitmix64 hash of arrays: random bits that follow from numbers alone, whatever the order, rank or machine."""
+"""The splitmix64 hash of arrays.
+
+It gives random bits that depend only on the hashed numbers, not on order, rank or machine.
+"""
 
 import numpy as np
 
@@ -14,11 +17,12 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def of_epoch(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """uint64 hashes of whole numbers, others for every seed and epoch."""
+    """uint64 hashes of whole numbers, different for every seed and epoch."""
     key = mix(np.array([seed, epoch], np.uint64))
     return mix(mix(numbers.astype(np.uint64) * GOLDEN + key[0]) + key[1])
 
 
 def unit(bits: np.ndarray) -> np.ndarray:
-    """Numbers in [0, 1) of hashes."""
+    """Converts hashes to numbers in [0, 1)."""
+    # 53 bits, as many as a double has: the result is exact and never rounds to 1.
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,6 +1,7 @@
-"""What the operating system refuses, as one line with the remedy: the file, what is wrong with it, what to do.
+"""Errors of the operating system as one line: the file, what is wrong with it, the remedy.
 
-Libraries say it in their own ways: Arrow without the file, DuckDB and safetensors in errors of their own.
+Libraries report them in different ways: Arrow without the file, DuckDB and safetensors with their
+own exceptions.
 """
 
 import errno
@@ -12,16 +13,16 @@ from pathlib import Path
 
 from torchrec_priors.errors import OutsideError, UserError
 
-# The user named a file or a folder that cannot be what they want.
+# The user named a file or a folder that cannot be used.
 _MISTAKES = {
-    errno.EACCES: "give yourself the right to it, or name another place",
-    errno.EPERM: "give yourself the right to it, or name another place",
+    errno.EACCES: "get permission for it, or name another place",
+    errno.EPERM: "get permission for it, or name another place",
     errno.EROFS: "name a place that can be written",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.EISDIR: "name a file",
     errno.ENOTDIR: "a part of this path is a file: name a folder",
-    errno.EEXIST: "there is something of this name that cannot be used: name another place",
-    errno.ELOOP: "its links lead to one another: name another place",
+    errno.EEXIST: "something of this name exists and cannot be used: name another place",
+    errno.ELOOP: "its links form a loop: name another place",
 }
 
 _MAKE_ROOM = "make room and give the same command again"
@@ -41,34 +42,30 @@ _OUTSIDE = {
 
 _REMEDIES = {**_MISTAKES, **_OUTSIDE}
 
-# What a library's error says, where it has no number of the system's. The longest first: some hold others.
+# What a library's error says if it lacks the system's number. The longest first: some contain
+# others.
 _WORDS = sorted(
     [
-        (
-            "max_temp_directory_size",
-            errno.ENOSPC,
-        ),  # DuckDB, which takes what the disk has left for its limit
+        # DuckDB takes the free space of the disk as its limit.
+        ("max_temp_directory_size", errno.ENOSPC),
         *((os.strerror(number).lower(), number) for number in _REMEDIES if number != errno.ENOENT),
     ],
     key=lambda pair: -len(pair[0]),
 )
-_LIBRARIES = (
-    "_duckdb",
-    "duckdb",
-    "pyarrow",
-    "safetensors_rust",
-)  # whose errors are believed whatever they say
-_NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)  # Arrow; Rust
+# In errors of these, the words are believed for every number.
+_LIBRARIES = ("_duckdb", "duckdb", "pyarrow", "safetensors_rust")
+# How Arrow and Rust write the number.
+_NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
 
-# Whatever an error is of, it is about these where they are behind it.
-_BEHIND = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO}
+# Any error is about these if one of them caused it.
+_CAUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO}
 
 
 def one_line(error: BaseException, what: str | None = None) -> UserError | OutsideError | None:
-    """The error that says it in one line; None where `error` is nothing that a person could mend.
+    """The error that says it in one line; None if a user could do nothing about `error`.
 
     Args:
-        what: could not be done, as "--out: cannot write 'x'"; the error's own file, where left out.
+        what: what could not be done, as "--out: cannot write 'x'"; by default the error's own file.
     """
     number = number_of(error)
     if number is None:
@@ -78,7 +75,7 @@ def one_line(error: BaseException, what: str | None = None) -> UserError | Outsi
 
 
 def cannot(what: str, error: BaseException) -> UserError | OutsideError:
-    """As `one_line`, of an error that is of the system for sure.
+    """As `one_line`, for an error that is certainly of the system.
 
     >>> cannot("--out: cannot write 'x'", OSError("the network said no"))
     OutsideError("--out: cannot write 'x': the network said no")
@@ -87,20 +84,24 @@ def cannot(what: str, error: BaseException) -> UserError | OutsideError:
 
 
 def blame_the_system(error: BaseException, what: str) -> None:
-    """Raises the one line where the rights, the limits or the disk are to blame, and not what a file holds."""
+    """Raises the one line if permissions, limits or the disk are to blame, not a file's content."""
+    # A missing file is not the system's fault: the caller says what is missing.
     if number_of(error) not in (None, errno.ENOENT):
         raise cannot(what, error) from error
 
 
 def is_in_vain(error: BaseException) -> bool:
-    """Whether there is no room, or no right to write: what was made so far is of no use, and in the way."""
+    """Whether nothing more can be written, for lack of room or permission.
+
+    What was written so far is then of no use.
+    """
     number = number_of(error)
     return number in _MISTAKES or number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def explaining(what: str) -> Iterator[None]:
-    """Errors of the system in the block, whatever library tells them, say in one line that `what` could not be done."""
+    """Turns errors of the system, from any library, into one line that begins with `what`."""
     try:
         yield
     except Exception as error:
@@ -112,7 +113,7 @@ def explaining(what: str) -> Iterator[None]:
 
 @contextmanager
 def naming(file: Path) -> Iterator[None]:
-    """Errors of the block that name no file, as Arrow's, are of `file`."""
+    """Adds `file` to errors of the block that name no file, as Arrow's do not."""
     try:
         yield
     except OSError as error:
@@ -124,57 +125,76 @@ def naming(file: Path) -> Iterator[None]:
 
 
 def number_of(error: BaseException) -> int | None:
-    """The system's number of what went wrong, of those that have a remedy."""
+    """The system's number of what went wrong; None if it has no remedy."""
     if isinstance(error, UserError | OutsideError):
         return None
+
+    # An error that says nothing itself may have been caused by one that does. Chains may be
+    # circular.
     number = _own_number(error)
     seen = {id(error)}
-    behind = error.__cause__ or error.__context__
-    while number is None and behind is not None and id(behind) not in seen:
-        seen.add(id(behind))
-        found = _own_number(behind)
-        number = found if found in _BEHIND else None
-        behind = behind.__cause__ or behind.__context__
+    cause = error.__cause__ or error.__context__
+    while number is None and cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        number = _own_number(cause)
+        if number not in _CAUSES:
+            number = None
+        cause = cause.__cause__ or cause.__context__
     return number
 
 
 def _own_number(error: BaseException) -> int | None:
+    """The number of an error itself, without its causes."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in _REMEDIES else None
+
+    # Other exceptions may use the same words about something else.
     number = _number_in(str(error))
-    believed = isinstance(error, OSError) or _is_of_a_library(error)
-    return number if believed or number in _BEHIND else None
+    is_believed = isinstance(error, OSError) or _is_of_library(error)
+    if is_believed or number in _CAUSES:
+        return number
+    return None
 
 
-def _is_of_a_library(error: BaseException) -> bool:
+def _is_of_library(error: BaseException) -> bool:
+    """Whether the error is of a library that reports errors of the system."""
     return type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def _number_in(text: str) -> int | None:
-    for found in _NUMBERED.finditer(text):
-        number = int(found[1] or found[2])
+    """The number that a text names, by digits or by words."""
+    for match in _NUMBERED.finditer(text):
+        number = int(match[1] or match[2])
         if number in _REMEDIES:
             return number
+
+    # The beginning is enough, and a message may quote a whole file.
     lower = text[:4000].lower()
     return next((number for words, number in _WORDS if words in lower), None)
 
 
 def _message(error: BaseException, number: int, what: str | None) -> str:
+    """The line: what could not be done, the file, what is wrong, the remedy."""
     file = getattr(error, "filename", None)
-    if file is None and _is_of_a_library(error):
-        quoted = re.search(
-            r"[\"']([^\"']*/[^\"']*)[\"']", str(error)
-        )  # its own words about the file
-        file = quoted[1] if quoted else None
-    where = "" if file is None else _text(file)
-    ours = what is not None and any(
-        part.startswith(".") for part in Path(where).parts
-    )  # a place for a while
-    named = f"'{where}'" if where and not ours and where not in (what or "") else None
-    return ": ".join(part for part in (what, named, os.strerror(number), _REMEDIES[number]) if part)
+    if file is None and _is_of_library(error):
+        # The library's own words may quote a path.
+        quoted = re.search(r"[\"']([^\"']*/[^\"']*)[\"']", str(error))
+        if quoted is not None:
+            file = quoted[1]
+    path = "" if file is None else _path_text(file)
+
+    # A hidden path is one of our temporary files, which means nothing to the user.
+    is_temporary = what is not None and any(part.startswith(".") for part in Path(path).parts)
+    parts = [what or ""]
+    if path and not is_temporary and path not in (what or ""):
+        parts.append(f"'{path}'")
+    parts += [os.strerror(number), _REMEDIES[number]]
+    return ": ".join(part for part in parts if part)
 
 
-def _text(name: object) -> str:
-    """Of a file's name, which may be bytes; a very long one is cut."""
-    text = os.fsdecode(name) if isinstance(name, bytes | str | os.PathLike) else str(name)
-    return text if len(text) <= 200 else f"{text[:100]}...{text[-60:]}"
+def _path_text(path: object) -> str:
+    """The text of a path, which may be bytes; a very long one is cut."""
+    text = os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)
+    if len(text) <= 200:
+        return text
+    return f"{text[:100]}...{text[-60:]}"

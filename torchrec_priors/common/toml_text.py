@@ -1,26 +1,28 @@
-"""TOML as people write it: read, or refused with a reason that fits into one line."""
+"""Reads TOML that users write, or rejects it with a reason that fits into one line."""
 
 import tomllib
 from typing import Any
 
-_DEEPEST = 20  # no file of ours has more than four
-_TOO_DEEP = f"it is nested more than {_DEEPEST} deep"
+# Levels; no file of ours has more than four.
+_DEEPEST = 20
+_TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep"
 
 
 class TomlError(ValueError):
-    """TOML that means nothing here; the message says why."""
+    """TOML that is invalid here; the message says why."""
 
 
 class NoTomlError(TomlError):
-    """No TOML at all."""
+    """Text that is not TOML."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
     """The values of a TOML text.
 
     Raises:
-        NoTomlError: it is none.
-        TomlError: it is nested deeper than anything here can be, or has a number of thousands of digits.
+        NoTomlError: it is not TOML.
+        TomlError: it is nested deeper than anything here can be, or has a number of thousands of
+            digits.
     """
     try:
         values = tomllib.loads(text)
@@ -28,17 +30,17 @@ def parse_toml(text: str) -> dict[str, Any]:
         raise NoTomlError(str(error)) from error
     except RecursionError as error:
         raise TomlError(_TOO_DEEP) from error
-    except (
-        ValueError,
-        OverflowError,
-    ) as error:  # Python reads no integer of more than 4,300 digits
-        raise TomlError("a number has too many digits, or a date cannot be") from error
+    except (ValueError, OverflowError) as error:
+        # Python reads no integer of more than 4,300 digits.
+        raise TomlError("a number has too many digits, or a date does not exist") from error
+
     check_depth(values)
     return values
 
 
 def check_depth(values: Any) -> None:
-    """Raises TomlError where values are nested too deep to be walked through."""
+    """Raises TomlError if values are nested too deep for recursive functions."""
+    # Level by level, since recursion is what deep values would break.
     level = [values]
     for _ in range(_DEEPEST):
         level = [inner for value in level for inner in _inside(value)]
@@ -48,6 +50,9 @@ def check_depth(values: Any) -> None:
 
 
 def _inside(value: Any) -> list[Any]:
+    """The values directly inside a table or an array."""
     if isinstance(value, dict):
         return list(value.values())
-    return value if isinstance(value, list) else []
+    if isinstance(value, list):
+        return value
+    return []

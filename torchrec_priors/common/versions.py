@@ -1,4 +1,4 @@
-"""The pinned torch / torchrec / fbgemm triple, checked without importing any of the three.
+"""Checks the pinned torch / torchrec / fbgemm triple without importing any of the three.
 
 Another combination fails much later, as undefined symbols inside a shared library.
 """
@@ -15,25 +15,31 @@ class VersionMismatchError(ImportError):
 
 
 def mismatch() -> str | None:
-    """One line that says what does not fit and how to mend it; None where the triple is the pinned one."""
-    found = {}
+    """One line that says what does not fit and the remedy; None if the triple is the pinned one."""
+    installed = {}
     for package in TRIPLE:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    if all(found[package].startswith(prefix) for package, prefix in TRIPLE.items()):
+            installed[package] = "absent"
+    if all(installed[package].startswith(prefix) for package, prefix in TRIPLE.items()):
         return None
+
     wanted = ", ".join(f"{package} {prefix}*" for package, prefix in TRIPLE.items())
-    have = ", ".join(f"{package} {number}" for package, number in found.items())
-    return f"torchrec_priors needs {wanted}; found {have}. Run `make install`, or install the pinned versions."
+    found = ", ".join(f"{package} {number}" for package, number in installed.items())
+    return (
+        f"torchrec_priors needs {wanted}; found {found}. "
+        "Run `make install`, or install the pinned versions."
+    )
 
 
 def check() -> None:
-    """Raises VersionMismatchError where the triple does not fit; uncaught, it prints as one line."""
+    """Raises VersionMismatchError if the triple does not fit; uncaught, it prints as one line."""
     problem = mismatch()
     if problem is None:
         return
+
+    # The check runs at import, where no app can turn the error into one line.
     show = sys.excepthook
 
     def in_one_line(
