@@ -1,4 +1,4 @@
-"""What lies behind the figures: the data set, where runs differ in their configuration, and where tables were."""
+"""What is behind the figures: the data set, the settings in which runs differ, and where their tables were."""
 
 import json
 from typing import Any
@@ -9,56 +9,52 @@ from torchrec_priors.report.page_table import Line, Table, count
 from torchrec_priors.report.sections import Section, differing
 
 _GROUPS = 8  # of a prior, by name
+_VALUE_BYTES = 4
 
 
 def data_card(section: Section) -> Table | None:
-    """Counts, what was dropped and why, the split, the priors; None where the data set is not there."""
+    """Counts, what was dropped and why, the split, the priors; None if the data set does not exist any more."""
     if section.data is None:
         return None
     manifest = section.data.manifest
-    lines = [
-        Line([name.replace("_", " "), _written(value)]) for name, value in _flat(manifest.counts)
-    ]
-    lines += [
-        Line(["split", manifest.split]),
-        Line(["horizon E", str(manifest.horizon)]),
-        Line(["events", ", ".join(manifest.events) or "none"]),
-        Line(["categories of entropy and new interest", manifest.category_prior]),
+
+    rows = [(name.replace("_", " "), _written(value)) for name, value in _flat(manifest.counts)]
+    rows += [
+        ("split", manifest.split),
+        ("horizon E", str(manifest.horizon)),
+        ("events", ", ".join(manifest.events) or "none"),
+        ("categories of entropy and new interest", manifest.category_prior),
     ]
     for prior in manifest.priors:
-        named = [f"{group} {size:,}" for group, size in zip(prior.groups, prior.sizes, strict=True)]
-        more = f", and {len(named) - _GROUPS} more" if len(named) > _GROUPS else ""
-        lines.append(
-            Line(
-                [
-                    f"prior {prior.name} ({prior.kind})",
-                    f"{len(named)} groups: {', '.join(named[:_GROUPS])}{more}",
-                ]
-            )
-        )
-    lines += [
-        Line([f"setting: {name}", _written(value)]) for name, value in _flat(manifest.settings)
-    ]
-    lines.append(Line(["content sha256", manifest.content_sha256]))
+        groups = [
+            f"{group} {size:,}" for group, size in zip(prior.groups, prior.sizes, strict=True)
+        ]
+        text = f"{len(groups)} groups: {', '.join(groups[:_GROUPS])}"
+        if len(groups) > _GROUPS:
+            text += f", and {len(groups) - _GROUPS} more"
+        rows.append((f"prior {prior.name} ({prior.kind})", text))
+    rows += [(f"setting: {name}", _written(value)) for name, value in _flat(manifest.settings)]
+    rows.append(("content sha256", manifest.content_sha256))
+
+    lines = [Line([name, text]) for name, text in rows]
     return Table("data", f"Data set {manifest.name}", ["", ""], lines)
 
 
 def configuration(section: Section) -> tuple[Table | None, str]:
-    """Keys that differ among the rows, and what all share, as `key=value`."""
+    """The settings that differ among the rows, and those that all share, as lines of `key=value`."""
     keys = sorted({key for row in section.rows for key in row.config} - {"seed"})
     differ = sorted(differing(section.rows))
-    lines = [
-        Line([row.label, *(_written(row.config.get(key)) for key in differ)])
-        for row in section.rows
-    ]
-    shared = [
-        write_override(key, section.rows[0].config.get(key)) for key in keys if key not in differ
-    ]
-    table = (
-        Table("differences-of-settings", "Where the models differ", ["Model", *differ], lines)
-        if differ
-        else None
-    )
+
+    first = section.rows[0].config
+    shared = [write_override(key, first.get(key)) for key in keys if key not in differ]
+    table = None
+    if differ:
+        lines = [
+            Line([row.label, *(_written(row.config.get(key)) for key in differ)])
+            for row in section.rows
+        ]
+        head = ["Model", *differ]
+        table = Table("differences-of-settings", "Where the models differ", head, lines)
     return table, "\n".join(shared)
 
 
@@ -70,33 +66,33 @@ def sharding(section: Section) -> list[Table]:
         if file.is_file():
             text = json.dumps(read_json(file, remedy="train again"))
             plans.setdefault(text, []).append(row.label)
-    found = []
+
+    head = ["Table", "sharding", "kernel", "where", "rows", "columns", "memory"]
+    tables = []
     for number, (text, labels) in enumerate(plans.items()):
         plan = json.loads(text)
-        lines = []
-        for each in plan["tables"]:
-            table = each["table"]
-            for piece in each["pieces"]:
-                size = (
-                    4 * piece["rows"] * (piece["columns"] + 1)
-                )  # values, and a number of the optimizer a row
-                lines.append(
-                    Line(
-                        [
-                            table["name"],
-                            each["type"].replace("_", "-"),
-                            each["kernel"],
-                            f"rank {piece['rank']}",
-                            _range(piece["first_row"], piece["rows"]),
-                            _range(piece["first_column"], piece["columns"]),
-                            f"{size / 1e6:,.2f} MB",
-                        ]
-                    )
-                )
-        head = ["Table", "sharding", "kernel", "where", "rows", "columns", "memory"]
-        title = f"{plan['ranks']} rank{'s' * (plan['ranks'] != 1)}: {', '.join(labels)}"
-        found.append(Table(f"sharding-{number}", title, head, lines))
-    return found
+        lines = [
+            Line(_piece(table, piece)) for table in plan["tables"] for piece in table["pieces"]
+        ]
+        plural = "s" if plan["ranks"] != 1 else ""
+        title = f"{plan['ranks']} rank{plural}: {', '.join(labels)}"
+        tables.append(Table(f"sharding-{number}", title, head, lines))
+    return tables
+
+
+def _piece(table: dict[str, Any], piece: dict[str, Any]) -> list[str]:
+    """One piece of a table of the plan."""
+    # Next to its values, a row has one number of the optimizer.
+    size = _VALUE_BYTES * piece["rows"] * (piece["columns"] + 1)
+    return [
+        table["table"]["name"],
+        table["type"].replace("_", "-"),
+        table["kernel"],
+        f"rank {piece['rank']}",
+        _range(piece["first_row"], piece["rows"]),
+        _range(piece["first_column"], piece["columns"]),
+        f"{size / 1e6:,.2f} MB",
+    ]
 
 
 def _range(first: int, size: int) -> str:
@@ -104,18 +100,21 @@ def _range(first: int, size: int) -> str:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
+    """Nested values as a list; names of sections come before those of their values."""
+    flat: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}: ")
+            flat += _flat(value, f"{prefix}{name}: ")
         else:
-            found.append((prefix + name, value))
-    return found
+            flat.append((prefix + name, value))
+    return flat
 
 
 def _written(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, int):
         return count(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The main table: every model with its mean over seeds, what it gains over the reference row, and what it costs."""
+"""The main tables: means over seeds, gains over the reference row, and costs of every model."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,99 +8,129 @@ from torchrec_priors.report.gains import Gain, Gains, resamples, sign
 from torchrec_priors.report.page_table import Line, Table, count, over_seeds, seconds, signed
 from torchrec_priors.report.sections import Row, Section
 
-_SHOWN = ("ndcg@10", "recall@10", "entropy@10", "coverage@10", "novelty@10", "new_interest/ndcg@10",
-          "event_given/ndcg@10")  # fmt: skip
+_SHOWN = (
+    "ndcg@10",
+    "recall@10",
+    "entropy@10",
+    "coverage@10",
+    "novelty@10",
+    "new_interest/ndcg@10",
+    "event_given/ndcg@10",
+)
 _TITLES = {
     "new_interest/ndcg@10": "ndcg@10, new interest",
     "event_given/ndcg@10": "ndcg@10, event given",
 }
+_VERDICTS = {1: "better", -1: "worse", 0: "not distinguishable"}
 
 
 def means(section: Section) -> Table:
     """Means over seeds with standard deviations."""
     shown = [name for name in _SHOWN if any(row.values(name) for row in section.rows)]
     head = ["Model", "Seeds", *(_TITLES.get(name, name) for name in shown)]
-    lines = [
-        Line(
-            [row.label, _seeds(row), *(over_seeds(row.values(name)) for name in shown)],
-            section.kind(row),
-        )
-        for row in section.rows
-    ]
+
+    lines = []
+    for row in section.rows:
+        values = [over_seeds(row.values(name)) for name in shown]
+        lines.append(Line([row.label, _numbers(row.seeds), *values], section.kind(row)))
+
     notes = [
-        "Mean ± standard deviation over seeds (one value where there is one seed). Entropy and novelty in bits; "
-        "“new interest”: users with a target in a category that they never had."
+        "Mean ± standard deviation over seeds (one value where there is one seed). Entropy and "
+        "novelty in bits; “new interest”: users with a target in a category that they never had."
     ]
     return Table("means", "Means over seeds", head, lines, notes=notes)
 
 
 def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Table | None:
-    """Differences to the reference row with their intervals; None where there are none."""
+    """Differences to the reference row with their intervals; None if there are none."""
     if not gains:
         return None
-    rest_on = {each.seeds for each in gains.values()}
-    told = len(rest_on) > 1 or any(ours != theirs for ours, theirs in rest_on)
-    head = ["Model", *COMPARED, "verdict on ndcg@10", *(["seeds"] if told else [])]
+
+    # Seeds have a column only if the rows do not all rest on the same ones.
+    seeds = {gain.seeds for gain in gains.values()}
+    shows_seeds = len(seeds) > 1 or any(ours != theirs for ours, theirs in seeds)
+    head = ["Model", *COMPARED, "verdict on ndcg@10"]
+    if shows_seeds:
+        head.append("seeds")
+
     lines = []
     for row in section.rows:
-        if row.label in gains:
-            found = gains[row.label].overall
-            verdict = {1: "better", -1: "worse", 0: "not distinguishable"}[sign(found["ndcg@10"])]
-            seeds = [_rests_on(*gains[row.label].seeds)] if told else []
-            lines.append(
-                Line([row.label, *(signed(found[name]) for name in COMPARED), verdict, *seeds])
-            )
+        if row.label not in gains:
+            continue
+        overall = gains[row.label].overall
+        cells = [row.label, *(signed(overall[name]) for name in COMPARED)]
+        cells.append(_VERDICTS[sign(overall["ndcg@10"])])
+        if shows_seeds:
+            cells.append(_rests_on(*gains[row.label].seeds))
+        lines.append(Line(cells))
+
     notes = [
-        f"Mean over {users:,} users and the seeds shared with the reference row, with {LEVEL:.0%} intervals: paired "
-        f"bootstrap over users ({resamples(users):,} resamples, seed {SEED}) and seeds, whose part is Student's t of "
-        "as many degrees of freedom as there are seeds, less one. “Better” and “worse”: the interval leaves out 0."
+        f"Mean over {users:,} users and the seeds shared with the reference row, with {LEVEL:.0%} "
+        f"intervals: paired bootstrap over users ({resamples(users):,} resamples, seed {SEED}) and "
+        "seeds, whose part is Student's t of as many degrees of freedom as there are seeds, less "
+        "one. “Better” and “worse”: the interval leaves out 0."
     ]
-    single = [
+    one_seed = [
         row.label for row in section.rows if row.label in gains and gains[row.label].of_one_seed
     ]
-    if single:
+    if one_seed:
         notes.append(
-            f"One seed, so what another training would give is not in the interval: {', '.join(single)}."
+            "One seed, so what another training would give is not in the interval: "
+            f"{', '.join(one_seed)}."
         )
-    return Table(
-        "differences", f"Difference to “{section.reference.label}”", head, lines, notes=notes
-    )
+    title = f"Difference to “{section.reference.label}”"
+    return Table("differences", title, head, lines, notes=notes)
 
 
 def costs(section: Section) -> Table:
-    """Parameters and seconds."""
-    head = ["Model", "heads", "parameters of heads", "per head", "share of all", "encoder and score", "item table",
-            "training step", "training", "evaluation of a user"]  # fmt: skip
-    lines = []
-    for row in section.rows:
-        sizes = row.parameters
-        heads = sizes.get("heads")
-        whole = sum(sizes.values())
-        trained = [one for result in row.results if (one := result.training_seconds) is not None]
-        lines.append(
-            Line(
-                [
-                    row.label,
-                    count(row.heads),
-                    count(heads),
-                    count(round(heads / row.heads)) if heads is not None and row.heads else "–",
-                    f"{heads / whole:.2%}" if heads is not None and whole else "–",
-                    count(sizes.get("encoder and score")),
-                    count(sizes.get("table")),
-                    seconds(row.step_seconds),
-                    seconds(max(trained, default=None)),
-                    seconds(row.user_seconds),
-                ],
-                section.kind(row),
-            )
-        )
+    """Parameters and seconds of every model."""
+    head = [
+        "Model",
+        "heads",
+        "parameters of heads",
+        "per head",
+        "share of all",
+        "encoder and score",
+        "item table",
+        "training step",
+        "training",
+        "evaluation of a user",
+    ]
+    lines = [Line(_cost_cells(row), section.kind(row)) for row in section.rows]
     notes = [
-        "Training step: median over the log. Training: to the last line of the log, all starts of a run together, "
-        "evaluations included, the longest of the seeds. "
-        "Evaluation: against the whole catalogue, with loading. Times depend on what else ran there: "
-        "compare those of models that ran on the same machine under the same load."
+        "Training step: median over the log. Training: to the last line of the log, all starts of "
+        "a run together, evaluations included, the longest of the seeds. Evaluation: against the "
+        "whole catalogue, with loading. Times depend on what else ran there: compare those of "
+        "models that ran on the same machine under the same load."
     ]
     return Table("costs", "What each model costs", head, lines, notes=notes)
+
+
+def _cost_cells(row: Row) -> list[str]:
+    sizes = row.parameters
+    heads = sizes.get("heads")
+    whole = sum(sizes.values())
+    per_head = None
+    if heads is not None and row.heads:
+        per_head = round(heads / row.heads)
+    share = "–"
+    if heads is not None and whole:
+        share = f"{heads / whole:.2%}"
+
+    trained = [result.training_seconds for result in row.results]
+    longest = max((time for time in trained if time is not None), default=None)
+    return [
+        row.label,
+        count(row.heads),
+        count(heads),
+        count(per_head),
+        share,
+        count(sizes.get("encoder and score")),
+        count(sizes.get("table")),
+        seconds(row.step_seconds),
+        seconds(longest),
+        seconds(row.user_seconds),
+    ]
 
 
 def groups(section: Section, gains: Mapping[str, Gains]) -> list[Table]:
@@ -108,52 +138,54 @@ def groups(section: Section, gains: Mapping[str, Gains]) -> list[Table]:
     if not gains:
         return []
     first = next(iter(gains.values()))
-    found = []
-    for prior, some in first.user_groups.items():
-        columns = {label: each.user_groups.get(prior, []) for label, each in gains.items()}
-        found.append(
-            _of_groups(section, f"users-{prior}", f"Groups of users: {prior}", some, columns)
-        )
+
+    tables = []
+    for prior, of_first in first.user_groups.items():
+        columns = {label: gain.user_groups.get(prior, []) for label, gain in gains.items()}
+        title = f"Groups of users: {prior}"
+        tables.append(_by_group(section, f"users-{prior}", title, of_first, columns))
     if first.item_groups:
-        columns = {label: each.item_groups for label, each in gains.items()}
-        found.append(
-            _of_groups(section, "items", "Targets by group of items", first.item_groups, columns)
-        )
-    return found
+        columns = {label: gain.item_groups for label, gain in gains.items()}
+        title = "Targets by group of items"
+        tables.append(_by_group(section, "items", title, first.item_groups, columns))
+    return tables
 
 
-def _of_groups(
-    section: Section, key: str, title: str, some: list[Gain], columns: Mapping[str, list[Gain]]
+def _by_group(
+    section: Section,
+    key: str,
+    title: str,
+    groups: list[Gain],
+    columns: Mapping[str, list[Gain]],
 ) -> Table:
+    """One table of gains by group, the largest group first.
+
+    Args:
+        groups: gains of any model, for names, sizes and the reference row's values.
+        columns: gains of each model in the same groups, by label.
+    """
     head = ["Group", "users", section.reference.label, *columns]
-    order = sorted(range(len(some)), key=lambda number: -some[number].users)
-    lines = [
-        Line(
-            [
-                some[n].of,
-                f"{some[n].users:,}",
-                f"{some[n].before:.4f}",
-                *(signed(c[n].interval) for c in columns.values()),
-            ]
-        )
-        for n in order
-    ]
-    wanted = len(some) * len(columns)
+    lines = []
+    for number in sorted(range(len(groups)), key=lambda number: -groups[number].users):
+        group = groups[number]
+        intervals = [signed(column[number].interval) for column in columns.values()]
+        lines.append(Line([group.of, f"{group.users:,}", f"{group.before:.4f}", *intervals]))
+
+    number_of_intervals = len(groups) * len(columns)
+    by_chance = number_of_intervals * (1 - LEVEL)
     notes = [
-        f"ndcg@10 of the reference row, and each model's difference to it with {LEVEL:.0%} intervals over the users "
-        f"of a group. Of {wanted} intervals about {wanted * (1 - LEVEL):.2g} would leave out 0 by chance alone."
+        f"ndcg@10 of the reference row, and each model's difference to it with {LEVEL:.0%} "
+        f"intervals over the users of a group. Of {number_of_intervals} intervals about "
+        f"{by_chance:.2g} would leave out 0 by chance alone."
     ]
     return Table(key, title, head, lines, notes=notes)
 
 
-def _seeds(row: Row) -> str:
-    return ", ".join(map(str, row.seeds))
-
-
 def _rests_on(ours: Sequence[int], theirs: Sequence[int]) -> str:
-    said = ", ".join(map(str, ours))
-    return (
-        said
-        if ours == theirs
-        else f"{said}; of the reference row {', '.join(map(str, theirs))}: none shared"
-    )
+    if ours == theirs:
+        return _numbers(ours)
+    return f"{_numbers(ours)}; of the reference row {_numbers(theirs)}: none shared"
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))

@@ -1,7 +1,9 @@
-"""Example users as in the paper's Figure 5: what they had, what came next, and what each model and head recommended.
+"""Example users as in the paper's Figure 5: their history, what came next, and what each model and head recommended.
 
-Users are taken by a rule and a seed: `SOUGHT` of those to whom heads bring a hit of a category that they never had,
+Users are chosen by a rule and a seed: `SOUGHT` of those to whom heads bring a hit of a category that they never had,
 which the reference row misses, and `AT_RANDOM` of the others.
+
+Shapes: U users that have targets, B users of a part of a file, R places of a list, T targets, J categories.
 """
 
 import logging
@@ -16,7 +18,7 @@ from torchrec_priors.data.histories import Histories, history_batches, users_of
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_texts import id_texts, plain_array
-from torchrec_priors.report.runs import Result
+from torchrec_priors.report.result import Result
 from torchrec_priors.report.sections import Row, Section
 from torchrec_priors.retrieval.read_predictions import open_predictions
 
@@ -26,15 +28,18 @@ SOUGHT = 2
 AT_RANDOM = 2
 SEED = 0
 TOP = 10
-_HISTORY = 8
-_EACH_HEAD = 3
-_HEADS = 8
+_HISTORY = 8  # items shown
+_EACH_HEAD = 3  # items shown
+_HEADS = 8  # shown
+_LONGEST_TITLE = 90  # letters
+_CATEGORIES = 3  # of an item, shown
 _USERS = 4096  # read at a time
 
 
 @dataclass(frozen=True)
 class Item:
-    """
+    """An item of a list.
+
     Attributes:
         about: its categories.
         mark: "hit", "new" (a hit of a category that the user never had), or "".
@@ -55,7 +60,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Example:
-    """One user."""
+    """One user.
+
+    Attributes:
+        why: the user is shown.
+        earlier: the number of items before the history that is shown.
+        more_heads: the number of heads that are not shown.
+    """
 
     user: str
     why: str
@@ -68,12 +79,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
+    """Users, and the rule by which they were chosen."""
+
     rule: str
     users: list[Example]
 
 
 def examples(section: Section) -> Examples | None:
-    """None where there is no data set, or no predictions with heads that can be read, which the page says elsewhere."""
+    """Example users of a section.
+
+    None without a data set, or without predictions with heads that can be read, which the page says elsewhere.
+    """
     try:
         return _examples(section)
     except (pa.ArrowException, OSError) as error:
@@ -87,34 +103,43 @@ def _examples(section: Section) -> Examples | None:
     row = _most_accurate(section)
     if section.data is None or row is None:
         return None
+
     base = section.reference.results[0]
-    ours = _same_seed(row, section.reference.results[0].seed)
+    ours = _same_seed(row, base.seed)
     with open_predictions(ours.predictions, ours.metrics) as opened:
         names = opened.schema.names
     if "heads" not in names or not base.predictions.is_file():
         return None
-    shop = _Shop.of(section.data)
-    lists = [_top_rows(shop, result) for result in (base, ours)]
-    if any(len(rows) != int(users_of(section.data, section.split).sum()) for rows in lists):  # type: ignore[arg-type]
+
+    catalogue = _Catalogue.of(section.data)
+    base_UR = _top_rows(catalogue, base)
+    ours_UR = _top_rows(catalogue, ours)
+    users = int(users_of(section.data, section.split).sum())  # type: ignore[arg-type]
+    if len(base_UR) != users or len(ours_UR) != users:
         return None
-    chosen = _choose(section, shop, *lists)
-    found = [_example(section, shop, place, why, base, ours, row) for place, why in chosen]
+
+    chosen = _choose(section, catalogue, base_UR, ours_UR)
+    shown = [
+        _example(section, catalogue, position, why, base, ours, row) for position, why in chosen
+    ]
     rule = (
-        f"Heads are those of “{row.label}”, the most accurate model with several heads, seed {ours.seed}. Users: "
-        f"{SOUGHT} drawn (seed {SEED}) from those to whom its first {TOP} bring a target in a category that they "
-        f"never had, which “{section.reference.label}” misses, and {AT_RANDOM} drawn from all others. A head's "
-        "items are those of the model's list that the head ranks it by, with their places in that list."
+        f"Heads are those of “{row.label}”, the most accurate model with several heads, seed "
+        f"{ours.seed}. Users: {SOUGHT} drawn (seed {SEED}) from those to whom its first {TOP} "
+        "bring a target in a category that they never had, which "
+        f"“{section.reference.label}” misses, and {AT_RANDOM} drawn from all others. A head's "
+        "items are those of the model's list that the head ranks it by, with their places in that "
+        "list."
     )
-    return Examples(rule, found)
+    return Examples(rule, shown)
 
 
 @dataclass(frozen=True)
-class _Shop:
-    """The catalogue, for reading.
+class _Catalogue:
+    """The items of a data set, for readers.
 
     Attributes:
         ids: original ids by row.
-        titles: what people read.
+        titles: by row; the id if an item has no title.
     """
 
     data: PreparedData
@@ -123,7 +148,7 @@ class _Shop:
     category: Categories
 
     @classmethod
-    def of(cls, data: PreparedData) -> "_Shop":
+    def of(cls, data: PreparedData) -> "_Catalogue":
         table = data.catalogue()
         ids = table["item_id"].combine_chunks()
         titles = id_texts(ids, f"items of '{data.folder}'")
@@ -134,21 +159,24 @@ class _Shop:
                 break
         return cls(data, ids, titles, Categories.of_prior(data, data.manifest.category_prior))
 
-    def item(self, row: int, mark: str = "", place: int | None = None) -> Item:
-        _, groups = self.category.expand(np.array([row]))
+    def item(self, row: int, mark: str = "", rank: int | None = None) -> Item:
+        """An item as it is shown, with its place in a list if it has one."""
         title = self.titles[int(row)].as_py()
-        shown = title if len(title) <= 90 else title[:88] + "…"
-        return Item(
-            shown if place is None else f"{place}. {shown}",
-            ", ".join(self.category.groups[group] for group in groups[:3]),
-            mark,
-        )
+        if len(title) > _LONGEST_TITLE:
+            title = title[: _LONGEST_TITLE - 2] + "…"
+        if rank is not None:
+            title = f"{rank}. {title}"
+
+        _, groups = self.category.expand(np.array([row]))
+        names = [self.category.groups[group] for group in groups[:_CATEGORIES]]
+        return Item(title, ", ".join(names), mark)
 
     def rows(self, ids: pa.Array) -> np.ndarray:
         return np.asarray(pc.index_in(ids, self.ids).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _most_accurate(section: Section) -> Row | None:
+    """The most accurate model with several heads, all of whose predictions exist."""
     rows = [
         row
         for row in section.rows
@@ -159,69 +187,132 @@ def _most_accurate(section: Section) -> Row | None:
 
 
 def _same_seed(row: Row, seed: int) -> Result:
-    return next((result for result in row.results if result.seed == seed), row.results[0])
+    """The result of a seed, or the first one."""
+    for result in row.results:
+        if result.seed == seed:
+            return result
+    return row.results[0]
 
 
-def _top_rows(shop: _Shop, result: Result) -> np.ndarray:
-    """int64 [U, TOP]; -1 where a list is shorter."""
+def _top_rows(catalogue: _Catalogue, result: Result) -> np.ndarray:
+    """int64 [U, TOP]: the first items of every user; -1 after the end of a shorter list."""
     parts = []
     with open_predictions(result.predictions, result.metrics) as opened:
         for part in opened.iter_batches(_USERS, ["items"]):
             first = pc.list_slice(part["items"], 0, TOP)
             lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
             row_BR = np.full((len(part), TOP), -1)
-            row_BR[np.arange(TOP) < lengths[:, None]] = shop.rows(pc.list_flatten(first))
+            row_BR[np.arange(TOP) < lengths[:, None]] = catalogue.rows(pc.list_flatten(first))
             parts.append(row_BR)
     return np.concatenate(parts)
 
 
 def _choose(
-    section: Section, shop: _Shop, base_UR: np.ndarray, ours_UR: np.ndarray
+    section: Section, catalogue: _Catalogue, base_UR: np.ndarray, ours_UR: np.ndarray
 ) -> list[tuple[int, str]]:
-    """Places among the users of the split, and why they are shown."""
+    """Positions among the users of the split, and why they are shown."""
     assert section.data is not None
+
+    # Users with a hit of ours in a category new to them, which the reference row does not have.
     sought: list[int] = []
     first = 0
     for users in history_batches(section.data, section.split, context=1, batch=_USERS):  # type: ignore[arg-type]
-        user = np.repeat(np.arange(len(users)), users.target_lengths)
-        new = _is_new(shop.category, users, user)
-        here = slice(first, first + len(users))
-        in_ours = (ours_UR[here][user] == users.targets[:, None]).any(1)
-        in_base = (base_UR[here][user] == users.targets[:, None]).any(1)
-        sought += (first + np.unique(user[new & in_ours & ~in_base])).tolist()
+        user_T = np.repeat(np.arange(len(users)), users.target_lengths)
+        new_T = _is_new(catalogue.category, users, user_T)
+        part = slice(first, first + len(users))
+        in_ours_T = (ours_UR[part][user_T] == users.targets[:, None]).any(1)
+        in_base_T = (base_UR[part][user_T] == users.targets[:, None]).any(1)
+        sought += (first + np.unique(user_T[new_T & in_ours_T & ~in_base_T])).tolist()
         first += len(users)
+
+    # The order of the two draws is part of the rule.
     random = np.random.default_rng(SEED)
-    drawn = (
-        sorted(random.choice(sought, min(SOUGHT, len(sought)), replace=False).tolist())
-        if sought
-        else []
-    )
-    rest = np.setdiff1d(np.arange(first), sought)
-    others = (
-        sorted(random.choice(rest, min(AT_RANDOM, len(rest)), replace=False).tolist())
-        if len(rest)
-        else []
-    )
-    return [(place, "a new interest met") for place in drawn] + [
-        (place, "drawn at random") for place in others
+    drawn = _draw(random, sought, SOUGHT)
+    others = _draw(random, np.setdiff1d(np.arange(first), sought), AT_RANDOM)
+    return [
+        *((position, "a new interest met") for position in drawn),
+        *((position, "drawn at random") for position in others),
     ]
 
 
-def _is_new(category: Categories, users: Histories, user: np.ndarray) -> np.ndarray:
-    """bool: targets of a category that never occurs in their user's history."""
+def _draw(
+    random: np.random.Generator, positions: Sequence[int] | np.ndarray, number: int
+) -> list[int]:
+    """Some positions in rising order; all if there are no more. Nothing is drawn from none."""
+    if not len(positions):
+        return []
+    drawn: list[int] = random.choice(positions, min(number, len(positions)), replace=False).tolist()
+    return sorted(drawn)
+
+
+def _is_new(category: Categories, users: Histories, user_T: np.ndarray) -> np.ndarray:
+    """bool [T]: targets of a category that never occurs in their user's history."""
     seen_user = np.repeat(np.arange(len(users)), users.seen_lengths)
     known_BJ = category.count(seen_user, users.seen, len(users)) > 0
-    target_TJ = category.count(np.arange(len(users.targets)), users.targets, len(users.targets)) > 0
-    return np.asarray((target_TJ & ~known_BJ[user]).any(1))
+    targets = len(users.targets)
+    target_TJ = category.count(np.arange(targets), users.targets, targets) > 0
+    return np.asarray((target_TJ & ~known_BJ[user_T]).any(1))
 
 
 def _example(
-    section: Section, shop: _Shop, place: int, why: str, base: Result, ours: Result, row: Row
+    section: Section,
+    catalogue: _Catalogue,
+    position: int,
+    why: str,
+    base: Result,
+    ours: Result,
+    row: Row,
 ) -> Example:
+    """One user as the page shows them.
+
+    Args:
+        position: of the user among those of the split.
+        base: the reference row's result.
+        ours: the result of `row` whose heads are shown.
+    """
+    users = _history_of(section, position)
+    new_T = _is_new(catalogue.category, users, np.zeros(len(users.targets), np.int64))
+    marks = {
+        int(target): "new" if is_new else "hit"
+        for target, is_new in zip(users.targets, new_T, strict=True)
+    }
+
+    base_rows, _ = _predicted(catalogue, base, position)
+    our_rows, heads = _predicted(catalogue, ours, position)
+    columns = []
+    for label, rows in ((section.reference.label, base_rows), (row.label, our_rows)):
+        items = [catalogue.item(item, marks.get(int(item), "")) for item in rows[:TOP]]
+        columns.append(Column(f"{label}: the first {TOP}", items))
+
+    by_head: dict[str, list[Item]] = {}
+    for rank, (item, head) in enumerate(zip(our_rows, heads, strict=True), 1):
+        of_head = by_head.setdefault(head, [])
+        if len(of_head) < _EACH_HEAD:
+            of_head.append(catalogue.item(item, marks.get(int(item), ""), rank))
+    for head, items in list(by_head.items())[:_HEADS]:
+        columns.append(Column(f"head: {head}", items))
+
+    targets = []
+    for target in users.targets:
+        hit = target in base_rows[:TOP] or target in our_rows[:TOP]
+        targets.append(catalogue.item(target, marks[int(target)] if hit else ""))
+    return Example(
+        user=str(users.user_ids[0]),
+        why=why,
+        history=[catalogue.item(item) for item in users.seen[-_HISTORY:]],
+        earlier=max(0, len(users.seen) - _HISTORY),
+        targets=targets,
+        columns=columns,
+        more_heads=max(0, len(by_head) - _HEADS),
+    )
+
+
+def _history_of(section: Section, position: int) -> Histories:
+    """The history and targets of one user of the split."""
     assert section.data is not None
-    number = np.flatnonzero(users_of(section.data, section.split))[place]  # type: ignore[arg-type]
+    numbers = np.flatnonzero(users_of(section.data, section.split))  # type: ignore[arg-type]
     chosen = np.zeros(section.data.users, bool)
-    chosen[number] = True
+    chosen[numbers[position]] = True
     batches = history_batches(
         section.data,
         section.split,  # type: ignore[arg-type]
@@ -229,54 +320,23 @@ def _example(
         batch=1,
         chosen=chosen,
     )
-    users = next(iter(batches))
-    new = _is_new(shop.category, users, np.zeros(len(users.targets), np.int64))
-    mark = {
-        int(item): "new" if its_new else "hit"
-        for item, its_new in zip(users.targets, new, strict=True)
-    }
-    lists = [_predicted(shop, result, place) for result in (base, ours)]
-    columns = []
-    for title, (rows, _) in zip((section.reference.label, row.label), lists, strict=True):
-        items = [shop.item(item, mark.get(int(item), "")) for item in rows[:TOP]]
-        columns.append(Column(f"{title}: the first {TOP}", items))
-    rows, heads = lists[1]
-    by_head: dict[str, list[Item]] = {}
-    for rank, (item, head) in enumerate(zip(rows, heads, strict=True), 1):
-        its = by_head.setdefault(head, [])
-        if len(its) < _EACH_HEAD:
-            its.append(shop.item(item, mark.get(int(item), ""), rank))
-    columns += [Column(f"head: {head}", items) for head, items in list(by_head.items())[:_HEADS]]
-    targets = [
-        shop.item(item, mark[int(item)] if _shown(item, lists) else "") for item in users.targets
-    ]
-    history = [shop.item(item) for item in users.seen[-_HISTORY:]]
-    earlier = max(0, len(users.seen) - _HISTORY)
-    return Example(
-        str(users.user_ids[0]),
-        why,
-        history,
-        earlier,
-        targets,
-        columns,
-        max(0, len(by_head) - _HEADS),
-    )
+    return next(iter(batches))
 
 
-def _shown(item: int, lists: Sequence[tuple[np.ndarray, list[str]]]) -> bool:
-    return any(item in rows[:TOP] for rows, _ in lists)
-
-
-def _predicted(shop: _Shop, result: Result, place: int) -> tuple[np.ndarray, list[str]]:
-    """Rows and heads of one user's list."""
+def _predicted(
+    catalogue: _Catalogue, result: Result, position: int
+) -> tuple[np.ndarray, list[str]]:
+    """Rows and heads of one user's list; no heads if the file has none."""
     first = 0
     with open_predictions(result.predictions, result.metrics) as opened:
         columns = [name for name in ("items", "heads") if name in opened.schema.names]
         for group in range(opened.row_groups):
-            here = opened.metadata.row_group(group).num_rows
-            if place < first + here:
-                one = opened.read_row_group(group, columns).slice(place - first, 1)
-                heads = pc.list_flatten(one["heads"]).to_pylist() if "heads" in columns else []
-                return shop.rows(pc.list_flatten(one["items"]).combine_chunks()), heads
-            first += here
-    raise AssertionError(f"{result.predictions} has no user {place}")
+            users = opened.metadata.row_group(group).num_rows
+            if position < first + users:
+                part = opened.read_row_group(group, columns).slice(position - first, 1)
+                heads = []
+                if "heads" in columns:
+                    heads = pc.list_flatten(part["heads"]).to_pylist()
+                return catalogue.rows(pc.list_flatten(part["items"]).combine_chunks()), heads
+            first += users
+    raise AssertionError(f"{result.predictions} has no user {position}")

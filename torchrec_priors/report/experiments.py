@@ -1,4 +1,4 @@
-"""What an experiment's folder says of its runs: whose cells they are, and which of them a search tried."""
+"""What an experiment's folder says about its runs: whose cells they are, and which of them a search tried."""
 
 import re
 from dataclasses import dataclass
@@ -13,10 +13,11 @@ _HASH = re.compile(r"[0-9a-f]{8}")
 
 @dataclass(frozen=True)
 class ExperimentFolder:
-    """
+    """A folder in which an experiment may have run.
+
     Attributes:
-        cells: cell and its place by run, split and configuration.
-        searched: cells whose values were searched, as names of files; none where no search was made.
+        cells: (cell, its place in the table) by run, split and hash of the configuration.
+        searched: cells whose values were searched, as names of files; empty without a search.
     """
 
     path: Path
@@ -25,6 +26,7 @@ class ExperimentFolder:
 
     @classmethod
     def of(cls, path: Path) -> "ExperimentFolder":
+        """Reads the tables in a folder; a folder without tables has no cells."""
         table = path / "search" / "results.parquet"
         searched = frozenset(file_name(row["cell"]) for row in _rows(table, ["cell"]))
         return cls(path, _cells(path), searched)
@@ -35,36 +37,42 @@ class ExperimentFolder:
         return self.path / "search" / "results.md"
 
     def name(self, run: str) -> str:
-        """The cell whose run has this folder, as it is written there; without one the folder, both without the seed."""
+        """The name of the cell whose run has this folder; without one the folder's, in both cases without the seed."""
         folder = SEED.sub("", run)
-        return next((cell for cell, _ in self.cells.values() if file_name(cell) == folder), folder)
+        for cell, _ in self.cells.values():
+            if file_name(cell) == folder:
+                return cell
+        return folder
 
     def trial(self, name: str) -> str | None:
-        """The trial that a run or an evaluation is named after: a searched cell, then the hash of the values; None for
-        others, such as a cell as it stands."""
+        """The trial that a run or an evaluation is named after: a searched cell, then the hash of the values.
+
+        None for others, such as a cell without changes.
+        """
         cell, _, values = SEED.sub("", name).rpartition("-")
-        return f"{cell}-{values}" if cell in self.searched and _HASH.fullmatch(values) else None
+        if cell in self.searched and _HASH.fullmatch(values):
+            return f"{cell}-{values}"
+        return None
 
 
 def _cells(experiment: Path) -> dict[tuple[str, str, str], tuple[str, int]]:
-    found: dict[tuple[str, str, str], tuple[str, int]] = {}
+    cells: dict[tuple[str, str, str], tuple[str, int]] = {}
     for file in sorted(experiment.glob("*/results.parquet")):
         for number, row in enumerate(_rows(file, ["run", "split", "config_sha256", "cell"])):
-            found.setdefault(
-                (row["run"], row["split"], row["config_sha256"]), (row["cell"], number)
-            )
-    return found
+            key = (row["run"], row["split"], row["config_sha256"])
+            cells.setdefault(key, (row["cell"], number))
+    return cells
 
 
 def _rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
-    """None where there is no such file, or where it is a table of another kind.
+    """Some columns of a table; empty if the file does not exist or is a table of another kind.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     if not file.exists():
         return []
-    with readable(file, "the experiment's command writes it anew"):
+    with readable(file, "the experiment's command writes it again"):
         if not set(columns) <= set(read_schema(file).names):
             return []
         rows: list[dict[str, str]] = read_table(file, columns).to_pylist()

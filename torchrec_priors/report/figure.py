@@ -11,10 +11,10 @@ _POINTS = 12  # of a curve, in the table of its numbers
 
 @dataclass(frozen=True)
 class Series:
-    """A line, or a set of bars, of one colour.
+    """A line, or a set of points, of one colour.
 
     Attributes:
-        low, high: bounds of an interval around each y; empty where there are none.
+        low, high: bounds of an interval around each y; empty if there are none.
     """
 
     label: str
@@ -29,8 +29,8 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        ticks: names of the places on the x axis, where these are 0, 1, 2, ...
-        style: `dots` are points beside one another at each place, with their intervals.
+        ticks: names of the places on the x axis, if these are 0, 1, 2, ...
+        style: `dots` are points next to one another at each place, with their intervals.
         log_x: whether x is on a logarithmic axis, with a tick at each value.
         zero: whether a line at y = 0 is drawn.
     """
@@ -45,51 +45,52 @@ class Panel:
     zero: bool = False
 
     def text(self) -> str:
-        """For those who do not see it."""
-        said = f"{self.y_label} against {self.x_label}. "
-        parts = []
-        for one in self.series:
-            if not len(one.y):
-                continue
-            if self.ticks:
-                parts.append(
-                    f"{one.label}: "
-                    + ", ".join(f"{self.ticks[int(x)]} {y:.4g}" for x, y in _both(one))
-                )
-            elif len(one.y) <= _POINTS:
-                parts.append(
-                    f"{one.label}: " + ", ".join(f"{y:.4g} at {x:g}" for x, y in _both(one))
-                )
-            else:
-                parts.append(
-                    f"{one.label}: from {one.y[0]:.4g} to {one.y[-1]:.4g}, "
-                    f"between {min(one.y):.4g} and {max(one.y):.4g}"
-                )
-        return said + "; ".join(parts) + "."
+        """The panel in words, for readers who do not see it."""
+        lines = [self._in_words(series) for series in self.series if len(series.y)]
+        return f"{self.y_label} against {self.x_label}. {'; '.join(lines)}."
 
     def table(self, key: str) -> Table:
-        """Its numbers; of a curve some of them."""
+        """The numbers of the panel; of a long curve only some."""
+        intervals = any(len(series.low) for series in self.series)
+        head = ["", self.x_label, self.y_label]
+        if intervals:
+            head.append("interval")
+
         lines = []
-        for one in self.series:
-            points = list(zip(one.x, one.y, one.low or one.y, one.high or one.y, strict=True))
+        for series in self.series:
+            low_values = series.low or series.y
+            high_values = series.high or series.y
+            points = list(zip(series.x, series.y, low_values, high_values, strict=True))
             for x, y, low, high in points[:: max(1, len(points) // _POINTS)]:
-                cells = [one.label, self.ticks[int(x)] if self.ticks else f"{x:g}", f"{y:.4g}"]
-                lines.append(
-                    Line([*cells, f"{low:.4g} to {high:.4g}"] if self._intervals else cells)
-                )
-        head = ["", self.x_label, self.y_label, *(["interval"] if self._intervals else [])]
+                cells = [series.label, self._place(x), f"{y:.4g}"]
+                if intervals:
+                    cells.append(f"{low:.4g} to {high:.4g}")
+                lines.append(Line(cells))
         return Table(key, self.title, head, lines)
 
-    @property
-    def _intervals(self) -> bool:
-        return any(len(one.low) for one in self.series)
+    def _in_words(self, series: Series) -> str:
+        points = list(zip(series.x, series.y, strict=True))
+        if self.ticks:
+            values = ", ".join(f"{self._place(x)} {y:.4g}" for x, y in points)
+        elif len(points) <= _POINTS:
+            values = ", ".join(f"{y:.4g} at {x:g}" for x, y in points)
+        else:
+            values = (
+                f"from {series.y[0]:.4g} to {series.y[-1]:.4g}, "
+                f"between {min(series.y):.4g} and {max(series.y):.4g}"
+            )
+        return f"{series.label}: {values}"
+
+    def _place(self, x: float) -> str:
+        return self.ticks[int(x)] if self.ticks else f"{x:g}"
 
 
 @dataclass
 class Figure:
-    """
+    """Panels under one title.
+
     Attributes:
-        costs: of each point.
+        costs: what each point costs.
     """
 
     key: str
@@ -97,7 +98,3 @@ class Figure:
     caption: str
     panels: list[Panel]
     costs: Table | None = None
-
-
-def _both(one: Series) -> list[tuple[float, float]]:
-    return list(zip(one.x, one.y, strict=True))

@@ -11,50 +11,54 @@ _GROUPS = 12  # in a panel: the largest
 
 
 def group_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | None:
-    """Difference in ndcg@10 with its interval, a panel for the categories and for each prior of users."""
+    """Differences in ndcg@10 with their intervals, a panel for the categories and for each prior of users."""
     ours = [row.label for row in section.rows if row.label in gains and row.variant.ours]
     labels = sorted(ours, key=lambda label: -gains[label].overall["ndcg@10"].mean)[:_MODELS]
     if not labels:
         return None
+
     panels = []
     for prior in gains[labels[0]].user_groups:
         columns = {label: gains[label].user_groups[prior] for label in labels}
         panels.append(_panel(f"Groups of users: {prior}", prior, columns))
     if section.data is not None and gains[labels[0]].item_groups:
         category = section.data.manifest.category_prior
-        panels.append(
-            _panel(
-                f"Targets by {category}",
-                category,
-                {label: gains[label].item_groups for label in labels},
-            )
-        )
+        columns = {label: gains[label].item_groups for label in labels}
+        panels.append(_panel(f"Targets by {category}", category, columns))
     if not panels:
         return None
+
     caption = (
-        f"Difference in ndcg@10 to “{section.reference.label}” with 95% intervals over users and seeds, of the "
-        f"{len(labels)} priors that gain most overall; the {_GROUPS} largest groups, the largest first."
+        f"Difference in ndcg@10 to “{section.reference.label}” with 95% intervals over users and "
+        f"seeds, of the {len(labels)} priors that gain most overall; the {_GROUPS} largest "
+        "groups, the largest first."
     )
     return Figure("who", "Who gains, and for which items", caption, panels)
 
 
 def _panel(title: str, x_label: str, columns: Mapping[str, list[Gain]]) -> Panel:
-    first = next(iter(columns.values()))
-    order = sorted(range(len(first)), key=lambda number: -first[number].users)[:_GROUPS]
+    """One group a place, one model a colour.
+
+    Args:
+        columns: gains by label of the model, all of the same groups.
+    """
+    groups = next(iter(columns.values()))
+    order = sorted(range(len(groups)), key=lambda number: -groups[number].users)[:_GROUPS]
+
     series = []
     for label, gains in columns.items():
-        some = [gains[number].interval for number in order]
-        means, lows, highs = (
-            [getattr(one, name) for one in some] for name in ("mean", "low", "high")
-        )
+        intervals = [gains[number].interval for number in order]
+        means = [interval.mean for interval in intervals]
+        lows = [interval.low for interval in intervals]
+        highs = [interval.high for interval in intervals]
         series.append(Series(label, range(len(order)), means, lows, highs))
-    ticks = [first[number].of for number in order]
+
     return Panel(
         title,
         f"{x_label}, largest first",
         "difference in ndcg@10",
         series,
-        ticks,
+        [groups[number].of for number in order],
         "dots",
         zero=True,
     )

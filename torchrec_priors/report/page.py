@@ -17,15 +17,19 @@ from torchrec_priors.report.figure import Figure
 from torchrec_priors.report.gains import gains_of
 from torchrec_priors.report.group_figures import group_figure
 from torchrec_priors.report.page_table import Lacking, Table
-from torchrec_priors.report.paper_figures import curves, paper_figures
+from torchrec_priors.report.paper_figures import paper_figures
 from torchrec_priors.report.paper_tables import paper_tables
 from torchrec_priors.report.sections import Section
+from torchrec_priors.report.training_curves import curves
 from torchrec_priors.report.users import PerUser
 
 log = logging.getLogger(__name__)
 
 FILE = "index.html"
 _TEMPLATES = Path(__file__).parent
+_NO_EXAMPLES = Lacking(
+    "Example users", "the data set, and a model with several heads evaluated on this split"
+)
 
 
 @dataclass
@@ -41,8 +45,8 @@ class Shown:
     """A section as the template reads it.
 
     Attributes:
-        key: of its place in the page.
-        notes: what is missing, and how it is made.
+        key: its id in the page.
+        notes: what is missing, and how to make it.
     """
 
     key: str
@@ -71,12 +75,16 @@ def write_page(
 
     Args:
         left_out: runs that are not shown, and why.
-        command: that made the page.
+        command: the command that made the page.
+
+    Returns:
+        the file.
     """
     shown = []
     for number, section in enumerate(sections):
         log.info("%s: %d models", section.title, len(section.rows))
         shown.append(_show(f"s{number}", section, sections))
+
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -88,60 +96,73 @@ def write_page(
     text = environment.get_template("page.html").render(
         sections=shown, left_out=left_out, command=command, style=style, runs=_count(sections)
     )
+
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(
-        out / FILE, text.encode("utf8", "replace").decode("utf8")
-    )  # names of folders may be no text
+    # Names of folders may not be valid text.
+    write_whole(out / FILE, text.encode("utf8", "replace").decode("utf8"))
     return out / FILE
 
 
 def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
     per_user = PerUser.of(section)
     gains = gains_of(section, per_user) if per_user else {}
+
+    models = [comparison.means(section)]
+    if per_user:
+        table = comparison.differences(section, gains, len(per_user.people))
+        models += [table] if table else []
+    models.append(comparison.costs(section))
+
     tables, lacking_tables = paper_tables(section, sections)
     figures, lacking_figures = paper_figures(section)
     by_group = group_figure(section, gains)
-    table = comparison.differences(section, gains, len(per_user.people)) if per_user else None
-    differing, shared = background.configuration(section)
+    example_users = examples(section)
+    lacking = [*lacking_tables, *lacking_figures]
+    if not example_users:
+        lacking.append(_NO_EXAMPLES)
+
+    # What all splits of a data set share is shown with its first section.
     trained = curves(section) if section.first else None
-    notes = (
-        [f"The data set is not there ({section.missing}): no intervals, examples or card."]
-        if section.missing
-        else []
-    )
-    for label, reasons in per_user.missing.items() if per_user else ():
-        lacks = (
-            "no intervals"
-            if per_user and label not in per_user.values
-            else "intervals of its other seeds alone"
-        )
-        reason = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items())
-        notes.append(f"“{label}” has {lacks}: {reason}; evaluate it again.")
-    found = examples(section)
+    card = background.data_card(section) if section.first else None
+    differing, shared = background.configuration(section)
     return Shown(
         key=key,
         section=section,
         advice=advice(section, gains),
-        models=[comparison.means(section), *([table] if table else []), comparison.costs(section)],
+        models=models,
         groups=comparison.groups(section, gains),
         tables=tables,
         figures=[_draw(f"{key}-{figure.key}", figure) for figure in figures],
         by_group=_draw(f"{key}-by-group", by_group) if by_group else None,
         on_paper=paper.reports_on(section),
         curves=_draw(f"{key}-curves", trained) if trained else None,
-        examples=found,
-        lacking=[*lacking_tables, *lacking_figures, *([] if found else [_NO_EXAMPLES])],
-        card=background.data_card(section) if section.first else None,
+        examples=example_users,
+        lacking=lacking,
+        card=card,
         differing=differing,
         shared=shared,
         sharding=background.sharding(section),
-        notes=notes,
+        notes=_notes(section, per_user),
     )
 
 
-_NO_EXAMPLES = Lacking(
-    "Example users", "the data set, and a model with several heads evaluated on this split"
-)
+def _notes(section: Section, per_user: PerUser | None) -> list[str]:
+    """What is missing in a section, and how to make it."""
+    notes = []
+    if section.missing:
+        notes.append(
+            f"The data set is not there ({section.missing}): no intervals, examples or card."
+        )
+    if per_user is None:
+        return notes
+
+    for label, reasons in per_user.missing.items():
+        lacks = "no intervals"
+        if label in per_user.values:
+            lacks = "intervals of its other seeds alone"
+        reason = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items())
+        notes.append(f"“{label}” has {lacks}: {reason}; evaluate it again.")
+    return notes
 
 
 def _draw(key: str, figure: Figure) -> Drawn:
@@ -153,6 +174,6 @@ def _draw(key: str, figure: Figure) -> Drawn:
 
 
 def _count(sections: Sequence[Section]) -> int:
-    return len(
-        {result.run.path for section in sections for row in section.rows for result in row.results}
-    )
+    """The number of runs on the page."""
+    rows = [row for section in sections for row in section.rows]
+    return len({result.run.path for row in rows for result in row.results})

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from torchrec_priors.experiment.statistics import Interval, mean_and_deviation
 
+_MISSING = "–"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -12,7 +14,7 @@ class Line:
 
     Attributes:
         cells: the first is the row's header.
-        kind: "", "paper" for figures of the paper, or "reference".
+        kind: "", "paper" for the paper's numbers, or "reference" for the reference row.
     """
 
     cells: Sequence[str]
@@ -21,11 +23,12 @@ class Line:
 
 @dataclass
 class Table:
-    """
+    """A table with its title.
+
     Attributes:
-        key: of its place in the page.
-        head: of the columns.
-        notes: under the table.
+        key: its id in the page.
+        head: titles of the columns.
+        notes: lines under the table.
     """
 
     key: str
@@ -44,60 +47,69 @@ class Lacking:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """As the paper writes recall and ndcg.
+    """A share in percent, as the paper writes recall and ndcg.
 
     >>> percent(0.01906)
     '1.91'
     """
-    return "–" if value is None else f"{100 * value:.{digits}f}"
+    return _MISSING if value is None else f"{100 * value:.{digits}f}"
 
 
 def relative(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:+.2f} %".replace("-", "−")
+    """A relative difference in percent, with its sign.
+
+    >>> relative(-0.0123)
+    '−1.23 %'
+    """
+    return _MISSING if value is None else f"{100 * value:+.2f} %".replace("-", "−")
 
 
 def plain(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+    """A number with a fixed number of decimals."""
+    return _MISSING if value is None else f"{value:.{digits}f}"
 
 
 def count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
+    """A whole number with commas between thousands."""
+    return _MISSING if value is None else f"{value:,}"
 
 
 def over_seeds(values: Sequence[float], digits: int = 4) -> str:
+    """The mean of values of seeds, with their standard deviation if there are several."""
     if not values:
-        return "–"
+        return _MISSING
     mean, deviation = mean_and_deviation(values)
-    return (
-        plain(mean, digits) if deviation is None else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
-    )
+    if deviation is None:
+        return plain(mean, digits)
+    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def signed(interval: Interval, digits: int = 4) -> str:
-    """
+    """A difference with its interval.
+
     >>> signed(Interval(0.00712, -0.00001, 0.012))
     '+0.0071 [−0.0000, +0.0120]'
     >>> signed(Interval(-0.00001, -0.01, 0.012))
     '0.0000 [−0.0100, +0.0120]'
     """
+    # Bounds that round to 0 keep their sign, on which verdicts rest; the mean does not.
     mean = f"{interval.mean:+.{digits}f}"
-    mean = (
-        mean if float(mean) else mean[1:]
-    )  # bounds that round to 0 keep their sign, on which verdicts rest
-    return f"{mean} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]".replace("-", "−")
+    if not float(mean):
+        mean = mean[1:]
+    text = f"{mean} [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+    return text.replace("-", "−")
 
 
 def seconds(value: float | None) -> str:
-    """
+    """A time in seconds or milliseconds.
+
     >>> seconds(0.0123)
     '12.3 ms'
     """
     if value is None:
-        return "–"
-    return (
-        f"{value:.1f} s"
-        if value >= 10
-        else f"{value:.2f} s"
-        if value >= 1
-        else f"{value * 1000:.1f} ms"
-    )
+        return _MISSING
+    if value >= 10:
+        return f"{value:.1f} s"
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1000:.1f} ms"

@@ -1,266 +1,209 @@
-"""Tables 2, 3, 6, 7 and 8 of the paper in their own form, filled with what is among the runs."""
+"""Tables 2, 3, 6, 7, 8 and 9 of the paper in their own form, filled with the runs of a section.
 
+Tables 2, 6, 8 and 9 show values: a line for each row, and the paper's below it. Tables 3 and 7 show relative gains
+(`paper_gains`). What a table is called, needs and has as columns is in `paper.toml`.
+"""
+
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torchrec_priors.report import paper
-from torchrec_priors.report.ablations import table_9
-from torchrec_priors.report.page_table import Lacking, Line, Table, percent, plain, relative
+from torchrec_priors.report.page_table import Lacking, Line, Table, percent, plain
+from torchrec_priors.report.paper_gains import table_3, table_7
 from torchrec_priors.report.sections import Row, Section
 
-_EIGHT = tuple(f"{name}@{cutoff}" for name in ("recall", "ndcg") for cutoff in (5, 10, 50, 200))
+_ROLES = {"HSTU": 1, "+Item": 2, "+Event": 2, "+Graph": 2, "+User": 2, "+LT/ST": 3, "+Both": 5}
+_OTHER_ROLE = 4
+
+# Kinds of priors in Table 6, in its order.
+_ASSIGNED = ("random", "all", "temporal", "item", "graph")
+_ASSIGNED_NAMES = {"random": "Random", "all": "All", "item": "Item", "graph": "Graph"}
+
+# Settings in which the rows of Table 9 may differ.
+_ABLATED = ("seed", "loss.gamma", "loss.balance", "negatives.catalogue_share")
 
 
 def paper_tables(
     section: Section, sections: Sequence[Section]
 ) -> tuple[list[Table], list[Lacking]]:
-    """Those that can be filled, and those that cannot.
+    """The tables that the section's runs fill, and those that they do not fill.
 
     Args:
-        sections: all of the page: Table 7 takes other horizons of the same data.
+        sections: all sections of the page. Table 7 also takes other horizons of the same data.
     """
     made: list[Table | Lacking] = [
-        _table_2(section), _table_3(section), _table_6(section), _table_7(section, sections), _table_8(section),
-        table_9(section),
-    ]  # fmt: skip
-    return [one for one in made if isinstance(one, Table)], [
-        one for one in made if isinstance(one, Lacking)
+        _table_2(section),
+        table_3(section),
+        _table_6(section),
+        table_7(section, sections),
+        _table_8(section),
+        _table_9(section),
     ]
+    tables = [table for table in made if isinstance(table, Table)]
+    lacking = [table for table in made if isinstance(table, Lacking)]
+    return tables, lacking
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One row of ours in a table of values.
+
+    Attributes:
+        cells: what is written before its values.
+        in_paper: name of the row in the paper that is shown below it; "" for none.
+        kind: of the line, see `Line`.
+    """
+
+    row: Row
+    cells: Sequence[str]
+    in_paper: str
+    kind: str = ""
+
+
+def _table_of_values(number: int, section: Section, entries: Iterable[_Entry]) -> Table:
+    form = paper.form(f"table-{number}")
+    theirs = paper.figures(number, section)
+
+    lines = []
+    for entry in entries:
+        values = [
+            _written(entry.row.mean(metric), metric, form.entropy_digits) for metric in form.metrics
+        ]
+        lines.append(Line([*entry.cells, *values], entry.kind))
+
+        if entry.in_paper in theirs:
+            blanks = [""] * (len(entry.cells) - 1)
+            numbers = [f"{value:g}" for value in theirs[entry.in_paper]]
+            lines.append(Line([f"paper, {entry.in_paper}", *blanks, *numbers], "paper"))
+
+    notes = [*form.notes, *paper.about(number, section)]
+    return Table(form.key, form.title, list(form.head), lines, notes=notes)
+
+
+def _written(value: float | None, metric: str, entropy_digits: int) -> str:
+    """Recall and ndcg in %, entropy in bits."""
+    if metric.startswith("entropy"):
+        return plain(value, entropy_digits)
+    return percent(value)
+
+
+def _lacking(number: int) -> Lacking:
+    form = paper.form(f"table-{number}")
+    return Lacking(form.title, form.needs)
 
 
 def _table_2(section: Section) -> Table | Lacking:
-    title = "Table 2: overall performance"
     rows = [row for row in section.rows if not row.variant.control]
-    base = any(row.variant.plain for row in rows)
-    if len(rows) < 2 or not base:
-        return Lacking(
-            title, "a run of one head (priors.tree=[]) and one of priors or of a baseline model"
-        )
-    metrics = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
-    order = {"HSTU": 1, "+Item": 2, "+Event": 2, "+Graph": 2, "+User": 2, "+LT/ST": 3, "+Both": 5}
-    rows = sorted(
-        rows, key=lambda row: 0 if row.variant.baseline_model else order.get(row.variant.role, 4)
-    )
-    lines = []
-    theirs = paper.figures(2, section)
-    for role in dict.fromkeys(row.variant.role for row in rows):
-        for row in (row for row in rows if row.variant.role == role):
-            lines.append(Line([role, row.label, *_percents(row, metrics)], section.kind(row)))
-        lines += _paper(theirs.get(role), role)
-    head = ["Model", "Run", "Recall@5 (%)", "Recall@10 (%)", "NDCG@5 (%)", "NDCG@10 (%)"]
-    return Table("table-2", title, head, lines, notes=paper.about(2, section))
+    if len(rows) < 2 or not any(row.variant.plain for row in rows):
+        return _lacking(2)
+
+    by_role: dict[str, list[Row]] = {}
+    for row in sorted(rows, key=_place_in_table_2):
+        by_role.setdefault(row.variant.role, []).append(row)
+
+    entries = []
+    for role, of_role in by_role.items():
+        for row in of_role:
+            # The paper's row comes once, below all of ours.
+            in_paper = role if row is of_role[-1] else ""
+            entries.append(_Entry(row, [role, row.label], in_paper, section.kind(row)))
+    return _table_of_values(2, section, entries)
 
 
-def _table_3(section: Section) -> Table | Lacking:
-    title = "Table 3: gain over one head, all users against those with a new interest"
-    base = section.reference
-    rows = [row for row in section.rows if row.variant.ours and row is not base]
-    if not rows or not base.variant.plain or base.mean("new_interest/ndcg@10") is None:
-        return Lacking(
-            title, "a run of one head, one of temporal or item heads, and users with a new interest"
-        )
-    metrics = ("ndcg@10", "recall@10", "ndcg@200", "recall@200")
-    theirs = paper.figures(3, section)
-    lines = []
-    for row in rows:
-        gains = [
-            [_gain(row, base, prefix + metric) for metric in metrics]
-            for prefix in ("", "new_interest/")
-        ]
-        lines.append(Line([row.label, "All", *map(relative, gains[0])]))
-        lines.append(Line(["", "New", *map(relative, gains[1])]))
-        lines.append(Line(["", "Rel. boost", *map(relative, map(_boost, *gains))]))
-        given = theirs.get(row.variant.name)
-        if given:
-            for split, some in (("All", given[:4]), ("New", given[4:])):
-                lines.append(
-                    Line(
-                        [
-                            f"paper, {row.variant.name}",
-                            split,
-                            *(relative(one / 100) for one in some),
-                        ],
-                        "paper",
-                    )
-                )
-    notes = [
-        f"Relative to '{base.label}'. The relative boost says how much larger the gain is for users with a target in a "
-        "category that they never had; none is given where all users lose.",
-        *paper.about(3, section, "HLLM"),
-    ]
-    head = ["Variant", "Split", "NDCG@10", "Recall@10", "NDCG@200", "Recall@200"]
-    return Table("table-3", title, head, lines, notes=notes)
+def _place_in_table_2(row: Row) -> int:
+    """Baseline models come first."""
+    if row.variant.baseline_model:
+        return 0
+    return _ROLES.get(row.variant.role, _OTHER_ROLE)
 
 
 def _table_6(section: Section) -> Table | Lacking:
-    title = "Table 6: how items are assigned to heads, and how scores are fused"
-    rows = [row for row in section.rows if row.variant.ours and len(row.variant.kinds) == 1]
     rows = [
         row
-        for row in rows
-        if row.variant.kinds[0] in ("random", "all", "temporal", "item", "graph")
+        for row in section.rows
+        if row.variant.ours and len(row.variant.kinds) == 1 and row.variant.kinds[0] in _ASSIGNED
     ]
-    several = any(
-        len({other.variant.fusion for other in rows if other.variant.kinds == row.variant.kinds})
-        > 1
-        for row in rows
-    )
-    if not several and not any(row.variant.control for row in rows):
-        return Lacking(
-            title, "one prior with both max and mean fusion, or controls (random:like, all:like)"
-        )
-    base = [row for row in section.rows if row.variant.plain and row.variant.segments == 1]
-    metrics = ("recall@10", "recall@50", "ndcg@10", "ndcg@50", "entropy@10", "entropy@50")
-    names = {"random": "Random", "all": "All", "item": "Item", "graph": "Graph"}
-    order = {
-        name: place for place, name in enumerate(("random", "all", "temporal", "item", "graph"))
-    }
-    theirs = paper.figures(6, section)
-    lines = []
-    for row in [
-        *base,
-        *sorted(rows, key=lambda row: (order[row.variant.kinds[0]], row.variant.fusion)),
-    ]:
+    fusions: dict[tuple[str, ...], set[str]] = {}
+    for row in rows:
+        fusions.setdefault(row.variant.kinds, set()).add(row.variant.fusion)
+    several_fusions = any(len(of_kind) > 1 for of_kind in fusions.values())
+    if not several_fusions and not any(row.variant.control for row in rows):
+        return _lacking(6)
+
+    rows.sort(key=lambda row: (_ASSIGNED.index(row.variant.kinds[0]), row.variant.fusion))
+    one_head = [row for row in section.rows if row.variant.plain and row.variant.segments == 1]
+
+    entries = []
+    for row in [*one_head, *rows]:
         kind = row.variant.kinds[0] if row.variant.kinds else ""
-        name = names.get(kind, f"LT/ST_{row.variant.segments}")
         fusion = row.variant.fusion if kind else "–"
-        lines.append(Line([name, row.label, fusion, *_mixed(row, metrics)], section.kind(row)))
-        lines += _paper(
-            theirs.get(f"{name}, {fusion}" if kind else name), f"{name}, {fusion}", before=2
-        )
-    head = ["Prior", "Run", "Fusion", "Recall@10 (%)", "Recall@50 (%)", "NDCG@10 (%)", "NDCG@50 (%)",
-            "Entropy@10", "Entropy@50"]  # fmt: skip
-    return Table(
-        "table-6", title, head, lines, notes=["Entropy in bits.", *paper.about(6, section)]
-    )
-
-
-def _table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
-    title = "Table 7: average gain over one head across eight metrics, by evaluation horizon"
-    of_data = {
-        each.horizon: each
-        for each in sections
-        if each.name == section.name and each.split == section.split and each.horizon
-    }
-    horizons = sorted(
-        horizon for horizon, each in of_data.items() if each.plain_of(1) and _temporal(each)
-    )
-    if not horizons:
-        return Lacking(
-            title, "a run of the next item (model.horizon=1, priors.tree=[]) and temporal heads"
-        )
-    if section.horizon != horizons[0]:
-        return Lacking(title, "nothing more: it stands with the first of the horizons")
-    theirs = paper.figures(7, section)
-    lines = []
-    names = dict.fromkeys(
-        row.variant.name for horizon in horizons for row in _temporal(of_data[horizon])
-    )
-    for name in names:
-        by_fusion: dict[str, list[list[Row]]] = {}
-        for place, horizon in enumerate(horizons):
-            for row in (row for row in _temporal(of_data[horizon]) if row.variant.name == name):
-                by_fusion.setdefault(row.variant.fusion, [[] for _ in horizons])[place].append(row)
-        for fusion, at in by_fusion.items():
-            said = name if fusion == "max" else f"{name}, {fusion} fusion"
-            rows_of = {said: at}
-            if any(len(rows) > 1 for rows in at):  # each stands for itself, under its label
-                labels = dict.fromkeys(row.label for rows in at for row in rows)
-                rows_of = {
-                    f"{said}: {one}": [[r for r in rows if r.label == one] for rows in at]
-                    for one in labels
-                }
-            for of, its in rows_of.items():
-                bases = (of_data[horizon].plain_of(1) for horizon in horizons)
-                gains = [
-                    _mean_gain(rows[0], base) if rows else None
-                    for rows, base in zip(its, bases, strict=True)
-                ]
-                lines.append(Line([of, *map(relative, gains)]))
-        if name in theirs:
-            given = dict(zip((1, 4, 8), theirs[name], strict=True))
-            lines.append(
-                Line([f"paper, {name}", *(_relative(given.get(h or 0)) for h in horizons)], "paper")
-            )
-    notes = [
-        "Mean of the relative gains in recall and ndcg at 5, 10, 50 and 200 over the model of the next item alone. "
-        "The horizon of an evaluation belongs to the prepared data (prepare --horizon): a column for each among these "
-        "runs.",
-        *paper.about(7, section, "HLLM"),
-    ]
-    return Table(
-        "table-7",
-        title,
-        ["Variant", *(f"E = {horizon}" for horizon in horizons)],
-        lines,
-        notes=notes,
-    )
+        name = _ASSIGNED_NAMES.get(kind, f"LT/ST_{row.variant.segments}")
+        cells = [name, row.label, fusion]
+        entries.append(_Entry(row, cells, f"{name}, {fusion}", section.kind(row)))
+    return _table_of_values(6, section, entries)
 
 
 def _table_8(section: Section) -> Table | Lacking:
-    title = "Table 8: how priors are composed"
-    rows = [row for row in section.rows if row.variant.ours and not row.variant.control]
-    composed = [row for row in rows if len(row.variant.kinds) > 1]
+    ours = [row for row in section.rows if row.variant.ours and not row.variant.control]
+    composed = [row for row in ours if len(row.variant.kinds) > 1]
     if not composed:
-        return Lacking(title, "a tree of two priors, such as priors.tree=['temporal:2', 'genre']")
-    wanted = {kind for row in composed for kind in row.variant.kinds}
-    rows = [row for row in section.rows if row.variant.plain] + [
-        row for row in rows if not row.variant.plain and set(row.variant.kinds) <= wanted
-    ]
+        return _lacking(8)
+
+    # One head, the composed trees, and trees of one of the priors that they compose.
+    kinds = {kind for row in composed for kind in row.variant.kinds}
+    rows = [row for row in section.rows if row.variant.plain]
+    rows += [row for row in ours if not row.variant.plain and set(row.variant.kinds) <= kinds]
     rows.sort(key=lambda row: (len(row.variant.kinds), row.variant.segments))
-    theirs = paper.figures(8, section)
-    lines = []
+
+    entries = []
     for row in rows:
-        cells = _mixed(row, ("recall@10", "ndcg@10", "entropy@10"))
-        lines.append(Line([row.variant.name, row.label, *cells], section.kind(row)))
-        lines += _paper(theirs.get(row.variant.name), row.variant.name)
-    head = ["Variant", "Run", "Recall@10 (%)", "NDCG@10 (%)", "Entropy@10"]
-    notes = ["Entropy in bits.", *paper.about(8, section, "HLLM")]
-    return Table("table-8", title, head, lines, notes=notes)
+        name = row.variant.name
+        entries.append(_Entry(row, [name, row.label], name, section.kind(row)))
+    return _table_of_values(8, section, entries)
 
 
-def _relative(percentage: float | None) -> str:
-    return relative(None if percentage is None else percentage / 100)
+def _table_9(section: Section) -> Table | Lacking:
+    families: dict[str, list[Row]] = {}
+    for row in section.rows:
+        if row.variant.ours:
+            families.setdefault(_without_ablated(row.config), []).append(row)
+    family = max(families.values(), key=len, default=[])
+    if len(family) < 2:
+        return _lacking(9)
 
-
-def _temporal(section: Section) -> list[Row]:
-    """Rows of Table 7: temporal heads, with item heads or without."""
-    rows = [row for row in section.rows if row.variant.ours and row.variant.segments]
-    return [row for row in rows if set(row.variant.kinds) <= {"temporal", "item"}]
-
-
-def _gain(row: Row, base: Row | None, metric: str) -> float | None:
-    """Relative."""
-    value = row.mean(metric)
-    before = base.mean(metric) if base else None
-    return None if value is None or not before else value / before - 1
-
-
-def _mean_gain(row: Row, base: Row | None) -> float | None:
-    """Over the metrics of Table 7 that both have."""
-    known = [gain for metric in _EIGHT if (gain := _gain(row, base, metric)) is not None]
-    return sum(known) / len(known) if known else None
-
-
-def _boost(everyone: float | None, newcomers: float | None) -> float | None:
-    return (
-        None if everyone is None or newcomers is None or everyone <= 0 else newcomers / everyone - 1
+    # The full model samples negatives in groups, balances fully, and has the highest gamma.
+    full = min(
+        family,
+        key=lambda row: (not row.variant.in_group, row.variant.balance != 1, -row.variant.gamma),
     )
+    others = [row for row in family if row is not full]
+    others.sort(key=lambda row: (row.variant.in_group, row.variant.balance, -row.variant.gamma))
+
+    entries = []
+    for row in [full, *others]:
+        name = _ablation(row, full)
+        shown = f"Full model ({name})" if row is full else name
+        entries.append(_Entry(row, [shown, row.label], name))
+    return _table_of_values(9, section, entries)
 
 
-def _percents(row: Row, metrics: Iterable[str]) -> list[str]:
-    return [percent(row.mean(metric)) for metric in metrics]
+def _without_ablated(config: dict[str, Any]) -> str:
+    shared = {key: value for key, value in config.items() if key not in _ABLATED}
+    return json.dumps(shared, sort_keys=True)
 
 
-def _mixed(row: Row, metrics: Iterable[str]) -> list[str]:
-    """Recall and ndcg in %, entropy in bits."""
-    return [
-        plain(row.mean(metric), 3) if metric.startswith("entropy") else percent(row.mean(metric))
-        for metric in metrics
-    ]
-
-
-def _paper(figures: Sequence[float] | None, name: str, before: int = 1) -> list[Line]:
-    """The paper's row, with as many empty cells after its name as columns stand there."""
-    if figures is None:
-        return []
-    return [Line([f"paper, {name}", *[""] * before, *(f"{one:g}" for one in figures)], "paper")]
+def _ablation(row: Row, full: Row) -> str:
+    """What a row has otherwise than the full model, as the paper names it."""
+    variant = row.variant
+    parts = []
+    if not variant.in_group:
+        parts.append("w/o in-group negative sampling")
+    if variant.balance == 0:
+        parts.append("w/o frequency balancing")
+    elif variant.balance != 1:
+        parts.append(f"balance = {variant.balance:g}")
+    if not parts or variant.gamma != full.variant.gamma:
+        parts.append(f"γ = {variant.gamma:g}")
+    return ", ".join(parts)

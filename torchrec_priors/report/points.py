@@ -1,4 +1,4 @@
-"""Points of a line: one model at each place of an axis, never the best of several, and what else tells them apart."""
+"""Points of a line: one model at each place of an axis, never the best of several, and how else the models differ."""
 
 import json
 from collections.abc import Sequence
@@ -13,10 +13,12 @@ _AXES = {"context": ("model.context",), "size": _SIZE, "segments": ("priors.tree
 
 @dataclass
 class Points:
-    """Attributes:
-    lines: what is drawn.
-    left: which rows are left out for others that stand at their places.
-    mixed: settings besides the axis in which the points of a line differ.
+    """The points of some lines, and what a reader should know about them.
+
+    Attributes:
+        lines: what is drawn.
+        left: which rows are left out because several are at one place.
+        mixed: settings other than the axis in which the points of a line differ.
     """
 
     lines: list[Series] = field(default_factory=list)
@@ -24,52 +26,55 @@ class Points:
     mixed: list[str] = field(default_factory=list)
 
     def add(self, more: "Points", of: str = "") -> None:
-        """Takes the points of another line, or of another panel, `of` a name."""
+        """Adds the points of another line, or of another panel that is called `of`."""
         before = f"{of}, " if of else ""
         self.lines += more.lines
-        self.left += [before + each for each in more.left]
-        self.mixed += [before + each for each in more.mixed]
+        self.left += [before + text for text in more.left]
+        self.mixed += [before + text for text in more.mixed]
 
     def remarks(self) -> str:
-        """What a caption says of rows that are left out, and of lines whose points differ in more than the axis."""
-        said = (
-            f" Not drawn, as several rows stand at one place: {'; '.join(self.left)}."
-            if self.left
-            else ""
-        )
+        """Sentences for a caption: rows left out, and lines whose points differ in more than the axis."""
+        text = ""
+        if self.left:
+            text += f" Not drawn, as several rows stand at one place: {'; '.join(self.left)}."
         if self.mixed:
-            said += f" Points that differ in more than the axis: {'; '.join(self.mixed)}."
-        return said
+            text += f" Points that differ in more than the axis: {'; '.join(self.mixed)}."
+        return text
 
 
 def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
-    """ndcg@10 of rows over a place on an axis.
+    """ndcg@10 of rows over their places on an axis.
 
-    Where several stand at one place, rows that differ along the axis alone are a line each; of a line that still has
-    several at a place, or one place only, nothing is drawn: a choice among them would be made on the split shown.
+    If several rows are at one place, rows that differ along the axis only are a line each. A line that still has
+    several rows at a place, or one place only, is not drawn: choosing among them would use the split that is shown.
 
     Args:
         axis: a key of `_AXES`: which settings make the place.
+        rows: (place on the axis, row).
     """
     known = [(x, row) for x, row in rows if row.mean("ndcg@10") is not None]
     if not known:
         return Points()
-    if _alone(known):
-        differ = differing([row for _, row in known], _along(axis))
-        return Points(
-            [_series(label, known)], mixed=[f"{label} ({', '.join(differ)})"] if differ else []
-        )
+
+    if _one_at_each_place(known):
+        keys = differing([row for _, row in known], _along(axis))
+        mixed = [f"{label} ({', '.join(keys)})"] if keys else []
+        return Points([_series(label, known)], mixed=mixed)
+
     alike: dict[str, list[tuple[float, Row]]] = {}
     for x, row in known:
         same = {key: value for key, value in row.config.items() if key not in _along(axis)}
         alike.setdefault(json.dumps(same, sort_keys=True), []).append((x, row))
-    whole = [some for some in alike.values() if _alone(some) and len(some) > 1]
-    lines = [
-        _series(f"{label}, as {min(some, key=lambda each: each[0])[1].label}", some)
-        for some in whole
-    ]
-    left = [row.label for some in alike.values() if some not in whole for _, row in some]
-    return Points(lines, [f"{label}: " + ", ".join(f"“{name}”" for name in left)] if left else [])
+
+    lines = []
+    left = []
+    for of_line in alike.values():
+        if _one_at_each_place(of_line) and len(of_line) > 1:
+            _, first = min(of_line, key=lambda pair: pair[0])
+            lines.append(_series(f"{label}, as {first.label}", of_line))
+        else:
+            left += [f"“{row.label}”" for _, row in of_line]
+    return Points(lines, [f"{label}: {', '.join(left)}"] if left else [])
 
 
 def _along(axis: str) -> tuple[str, ...]:
@@ -77,12 +82,11 @@ def _along(axis: str) -> tuple[str, ...]:
     return ("seed", *_AXES[axis])
 
 
-def _alone(rows: Sequence[tuple[float, Row]]) -> bool:
+def _one_at_each_place(rows: Sequence[tuple[float, Row]]) -> bool:
     return len({x for x, _ in rows}) == len(rows)
 
 
 def _series(label: str, rows: Sequence[tuple[float, Row]]) -> Series:
-    ordered = sorted(rows, key=lambda each: each[0])
-    return Series(
-        label, [x for x, _ in ordered], [row.mean("ndcg@10") or 0.0 for _, row in ordered]
-    )
+    ordered = sorted(rows, key=lambda pair: pair[0])
+    values = [row.mean("ndcg@10") or 0.0 for _, row in ordered]
+    return Series(label, [x for x, _ in ordered], values)

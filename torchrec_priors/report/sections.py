@@ -13,7 +13,7 @@ from torchrec_priors.baselines.baseline import interests_of, labelled
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.statistics import mean_and_deviation
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.report.runs import Result
+from torchrec_priors.report.result import Result
 from torchrec_priors.report.variant import Variant
 from torchrec_priors.settings.baseline import BaselineConfig
 
@@ -36,14 +36,16 @@ class Row:
 
     @property
     def config(self) -> dict[str, Any]:
+        """The configuration of the first seed."""
         return self.results[0].config
 
     def values(self, metric: str) -> list[float]:
-        """Of all seeds that have the metric."""
-        found = [result.metrics.get(metric) for result in self.results]
-        return [value for value in found if value is not None]
+        """A metric of all seeds that have it."""
+        values = [result.metrics.get(metric) for result in self.results]
+        return [value for value in values if value is not None]
 
     def mean(self, metric: str) -> float | None:
+        """The mean of a metric over the seeds that have it."""
         values = self.values(metric)
         return mean_and_deviation(values)[0] if values else None
 
@@ -53,27 +55,25 @@ class Row:
 
     @cached_property
     def parameters(self) -> dict[str, int]:
-        """Of the table, the heads, and the encoder with the score."""
+        """The number of parameters of the table, the heads, and the encoder with the score."""
         return self.results[0].summary.get("parameters", {})
 
     @cached_property
     def step_seconds(self) -> float | None:
-        """Median time of a training step, over seeds."""
-        found = [
-            seconds for result in self.results if (seconds := _step_seconds(result.log)) is not None
-        ]
-        return median(found) if found else None
+        """The median time of a training step, over seeds."""
+        times = [_step_seconds(result.log) for result in self.results]
+        known = [time for time in times if time is not None]
+        return median(known) if known else None
 
     @property
     def user_seconds(self) -> float | None:
-        """Of the evaluation, for each user, loading included."""
-        found = [result.metrics for result in self.results]
-        each = [
-            one["seconds"] / one["users"]
-            for one in found
-            if one.get("seconds") and one.get("users")
+        """The evaluation's time for each user, with loading."""
+        times = [
+            result.metrics["seconds"] / result.metrics["users"]
+            for result in self.results
+            if result.metrics.get("seconds") and result.metrics.get("users")
         ]
-        return mean_and_deviation(each)[0] if each else None
+        return mean_and_deviation(times)[0] if times else None
 
 
 @dataclass
@@ -81,9 +81,10 @@ class Section:
     """Rows that may be compared: one split of one data set.
 
     Attributes:
-        data: None where it is no longer where the runs read it.
+        data: None if it is no longer where the runs read it.
         missing: why it is not there.
-        first: whether no other section is of this data set.
+        first: whether no earlier section is of this data set.
+        reference: the row that the others are compared with.
     """
 
     name: str
@@ -100,8 +101,8 @@ class Section:
     @property
     def horizon(self) -> int | None:
         """E, of the evaluation."""
-        found: int | None = self.rows[0].results[0].metrics.get("horizon")
-        return self.data.manifest.horizon if self.data else found
+        noted: int | None = self.rows[0].results[0].metrics.get("horizon")
+        return self.data.manifest.horizon if self.data else noted
 
     @property
     def title(self) -> str:
@@ -109,18 +110,19 @@ class Section:
         return f"{self.name}, {self.split} split{horizon}"
 
     def kind(self, row: Row) -> str:
-        """Of the row's line in a table."""
+        """The kind of the row's line in a table."""
         return "reference" if row is self.reference else ""
 
     def plain_of(self, horizon: int) -> Row | None:
         """The model of one head that was trained for a horizon."""
-        return next(
-            (row for row in self.rows if row.variant.plain and row.variant.horizon == horizon), None
-        )
+        for row in self.rows:
+            if row.variant.plain and row.variant.horizon == horizon:
+                return row
+        return None
 
 
 def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list[str]:
-    """Settings, besides some, that are not the same in all rows."""
+    """Settings that are not the same in all rows, except some."""
     keys = dict.fromkeys(key for row in rows for key in row.config if key not in besides)
     return [
         key
@@ -132,61 +134,68 @@ def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list
 def sections(results: Iterable[Result], reference: str | None) -> list[Section]:
     """Sections of data sets in the order of the results, the test split before the validation split.
 
+    Args:
+        reference: label of the row that the others are compared with; by default the plainest model.
+
     Raises:
         UserError: no row is called `reference`.
     """
     grouped: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         grouped.setdefault(result.data_sha256, {}).setdefault(result.split, []).append(result)
-    found = []
+
+    made = []
     for by_split in grouped.values():
         data, missing = _open(next(iter(by_split.values())))
-        kinds = {prior.name: prior.kind for prior in data.manifest.priors} if data else {}
+        prior_kinds = {prior.name: prior.kind for prior in data.manifest.priors} if data else {}
         for number, split in enumerate(sorted(by_split, key=_TEST_FIRST.index)):
-            some = by_split[split]
+            of_split = by_split[split]
             rows = [
-                Row(label, Variant.of(each[0].config, kinds), each)
-                for label, each in _rows(some).items()
+                Row(label, Variant.of(seeds[0].config, prior_kinds), seeds)
+                for label, seeds in _rows(of_split).items()
             ]
-            name = data.manifest.name if data else f"data {some[0].data_sha256[:8]}"
-            found.append(Section(name, split, data, rows, missing, first=number == 0))
+            name = data.manifest.name if data else f"data {of_split[0].data_sha256[:8]}"
+            made.append(Section(name, split, data, rows, missing, first=number == 0))
+
     if reference is not None:
-        _choose(found, reference)
-    return found
+        _choose(made, reference)
+    return made
 
 
-def _choose(found: Sequence[Section], reference: str) -> None:
-    labels = [row.label for section in found for row in section.rows]
+def _choose(sections: Sequence[Section], reference: str) -> None:
+    """Sets the reference row of every section that has a row of this label."""
+    labels = [row.label for section in sections for row in section.rows]
     if reference not in labels:
         raise UserError(
             f"--reference: no row is called '{reference}': {nearest(reference, labels)}"
         )
-    for section in found:
-        section.reference = next(
-            (row for row in section.rows if row.label == reference), section.reference
-        )
+    for section in sections:
+        matches = (row for row in section.rows if row.label == reference)
+        section.reference = next(matches, section.reference)
 
 
 def _rows(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Seeds by label; what differs in more than the seed is told apart by its folder."""
+    """Seeds by label; results that differ in more than the seed are distinguished by their folder."""
     by_label: dict[str, dict[str, list[Result]]] = {}
     for result in results:
-        same = {key: value for key, value in result.config.items() if key != "seed"}
-        by_label.setdefault(result.label, {}).setdefault(
-            json.dumps(same, sort_keys=True), []
-        ).append(result)
-    found: dict[str, list[Result]] = {}
-    for label, alike in by_label.items():
-        for some in alike.values():
-            by_seed = {
-                result.seed: result for result in some
-            }  # a seed that stands twice counts once
-            name = plain = labelled(label, _interests(some[0].config))
-            if len(alike) > 1:
-                name = f"{plain} ({some[0].source.name or some[0].source})"
-                name = f"{plain} ({some[0].run.path})" if name in found else name
-            found[name] = [by_seed[seed] for seed in sorted(by_seed)]
-    return found
+        without_seed = {key: value for key, value in result.config.items() if key != "seed"}
+        config = json.dumps(without_seed, sort_keys=True)
+        by_label.setdefault(result.label, {}).setdefault(config, []).append(result)
+
+    rows: dict[str, list[Result]] = {}
+    for label, by_config in by_label.items():
+        for of_row in by_config.values():
+            first = of_row[0]
+            name = plain = labelled(label, _interests(first.config))
+            if len(by_config) > 1:
+                name = f"{plain} ({first.source.name or first.source})"
+                if name in rows:
+                    name = f"{plain} ({first.run.path})"
+
+            # A seed that is there twice counts once.
+            by_seed = {result.seed: result for result in of_row}
+            rows[name] = [by_seed[seed] for seed in sorted(by_seed)]
+    return rows
 
 
 def _interests(config: Mapping[str, Any]) -> int | None:
@@ -195,29 +204,28 @@ def _interests(config: Mapping[str, Any]) -> int | None:
     Args:
         config: by dotted key.
     """
-    given = (("name", "baseline.name"), ("interests", "baseline.interests"))
-    return interests_of(
-        BaselineConfig(**{name: config[key] for name, key in given if key in config})
-    )
+    keys = (("name", "baseline.name"), ("interests", "baseline.interests"))
+    settings = {name: config[key] for name, key in keys if key in config}
+    return interests_of(BaselineConfig(**settings))
 
 
 def _plainest(rows: Sequence[Row]) -> Row:
-    """One head, of the nearest horizon; the first row where there is none."""
+    """One head, of the nearest horizon; the first row if there is no model of one head."""
     plain = [row for row in rows if row.variant.plain]
     return min(plain, key=lambda row: row.variant.horizon) if plain else rows[0]
 
 
 def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
-    """The data set, or None and why."""
+    """The data set, or None and why it cannot be used."""
     origin = results[0].run.origin()
     try:
         data = PreparedData(origin.path)
     except UserError as error:
         return None, str(error)
-    states = [
-        data.manifest.prepared_sha256,
-        *(state["prepared_sha256"] for state in data.manifest.grown),
-    ]
+
+    # The runs may be of an earlier state of a data set that was appended to since.
+    grown = [state["prepared_sha256"] for state in data.manifest.grown]
+    states = [data.manifest.prepared_sha256, *grown]
     if origin.content_sha256 not in states:
         return None, f"'{origin.path}' holds other data than these runs were trained on"
     if origin.content_sha256 != states[0]:
@@ -226,13 +234,13 @@ def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
 
 
 def _step_seconds(lines: Sequence[dict[str, Any]]) -> float | None:
-    """Median over the spans between lines of the log: those that hold an evaluation are the rare ones."""
+    """Median over the spans between lines of the log, few of which contain an evaluation."""
     logged = [
         (line["step"], line["seconds"]) for line in lines if "loss" in line and "seconds" in line
     ]
-    spans = [
-        (after[1] - before[1]) / (after[0] - before[0])
-        for before, after in pairwise(logged)
-        if after[0] > before[0] and after[1] > before[1]
-    ]
+    spans = []
+    for (step, time), (next_step, next_time) in pairwise(logged):
+        # Every start of a run counts its seconds from 0.
+        if next_step > step and next_time > time:
+            spans.append((next_time - time) / (next_step - step))
     return median(spans) if spans else None

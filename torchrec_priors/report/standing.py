@@ -1,4 +1,4 @@
-"""Compares a model with priors with the other rows, in sentences: baseline models, one head, controls, its re-rankings."""
+"""Compares a model with priors with other rows, in sentences: baseline models, one head, controls, its re-rankings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,114 +8,113 @@ from torchrec_priors.report.sections import Row, Section, differing
 from torchrec_priors.settings.training import MAY_CHANGE
 
 NAMED = 4  # groups or rows by name, in a sentence
+
+# Beginnings of the keys that belong to heads, and of those that change no number.
 _OF_HEADS = ("priors.", "loss.gate", "loss.balance", "negatives.catalogue_share", "evaluation.")
 _NO_NUMBERS = ("sharding.", *(f"training.{name}" for name in MAY_CHANGE))
 
+# What a difference to a control means, by its sign.
+_CONTROL_MEANS = {
+    1: "what is together counts, not that there are more heads",
+    0: "what is together may not count, only that there are more heads",
+    -1: "what is together does not help",
+}
+
 
 def over_one_head(section: Section, row: Row, gains: Gains) -> Over | None:
-    """Over one head of the same horizon, where that is not the reference row."""
-    base = section.reference.variant
-    plain = section.plain_of(row.variant.horizon)
-    if (
-        not row.variant.kinds
-        or plain is None
-        or (base.plain and base.horizon == row.variant.horizon)
-    ):
+    """The difference to one head of the same horizon, if that is not the reference row."""
+    reference = section.reference.variant
+    one_head = section.plain_of(row.variant.horizon)
+    if not row.variant.kinds or one_head is None:
         return None
-    return gains.over.get(plain.label)
+    if reference.plain and reference.horizon == row.variant.horizon:
+        return None
+    return gains.over.get(one_head.label)
 
 
 def besides_heads(row: Row, other: Row) -> list[str]:
-    """Settings that are not the same in both, other than those of heads and those that change no number."""
-    return [
-        key for key in differing([row, other]) if not key.startswith((*_OF_HEADS, *_NO_NUMBERS))
-    ]
+    """Settings that differ between two rows, without those of heads and those that change no number."""
+    keys = differing([row, other])
+    return [key for key in keys if not key.startswith((*_OF_HEADS, *_NO_NUMBERS))]
 
 
 def what_heads_add(section: Section, row: Row, gains: Gains) -> list[str]:
-    """A caution where the heads are not what gains."""
+    """A caution if the heads are not what gains."""
     over = over_one_head(section, row, gains)
     if over is None or sign(over.ndcg) > 0:
         return []
+
     keys = besides_heads(row, over.row)
     others = f" (together with other {', '.join(keys)})" if keys else ""
     one_head = f"“{over.row.label}”, one head with the same horizon, its heads"
     if sign(over.ndcg) < 0:
         return [f"Over {one_head} lose {signed(over.ndcg)}{others}."]
-    longer = (
-        section.reference.variant.plain and section.reference.variant.horizon < row.variant.horizon
-    )
+
+    reference = section.reference.variant
+    longer = reference.plain and reference.horizon < row.variant.horizon
     start = "That is the longer horizon's doing: over" if longer else "Over"
     return [f"{start} {one_head} add {signed(over.ndcg)}{others}, which cannot be told from none."]
 
 
 def without_priors(gains: Gains) -> list[Over]:
-    """Over baseline models, one head, and one head re-ranked; the nearest first."""
-    return sorted(
-        (over for over in gains.over.values() if not over.row.variant.kinds),
-        key=lambda over: over.ndcg.mean,
-    )
+    """Differences to baseline models, one head, and one head re-ranked; the nearest first."""
+    overs = [over for over in gains.over.values() if not over.row.variant.kinds]
+    return sorted(overs, key=lambda over: over.ndcg.mean)
 
 
 def among(section: Section, row: Row, gains: Gains) -> str:
-    """Where it stands among all rows without priors; empty where there is the reference row alone."""
+    """The row's place among all rows without priors; empty if the reference row is the only one."""
     overs = without_priors(gains)
     if [over.row for over in overs] in ([], [section.reference]):
         return ""
-    below, level, above = (
-        [over for over in overs if sign(over.ndcg) == wanted] for wanted in (-1, 0, 1)
-    )
-    parts = [f"is below {_listed(below, row)}"] if below else []
-    parts += [f"cannot be told from {_listed(level, row)}"] if level else []
+    below = [over for over in overs if sign(over.ndcg) < 0]
+    level = [over for over in overs if sign(over.ndcg) == 0]
+    above = [over for over in overs if sign(over.ndcg) > 0]
+
+    parts = []
+    if below:
+        parts.append(f"is below {_listed(below, row)}")
+    if level:
+        parts.append(f"cannot be told from {_listed(level, row)}")
     if len(above) == 1:
         parts.append(f"is above {_listed(above, row)}")
     elif above:
-        some = (
-            f"all {len(above)}" if len(above) == len(overs) else f"{len(above)} of the {len(overs)}"
-        )
-        parts.append(
-            f"is above {some} rows without priors, the nearest of them {_listed(above[:1], row)}"
-        )
-    unknown = sum(not other.variant.kinds and other is not row for other in section.rows) - len(
-        overs
-    )
-    return "; ".join(parts) + (f" ({unknown} more have no intervals)" if unknown else "")
+        number = f"{len(above)} of the {len(overs)}"
+        if len(above) == len(overs):
+            number = f"all {len(above)}"
+        nearest = _listed(above[:1], row)
+        parts.append(f"is above {number} rows without priors, the nearest of them {nearest}")
+    text = "; ".join(parts)
+
+    others = [other for other in section.rows if not other.variant.kinds and other is not row]
+    unknown = len(others) - len(overs)
+    return f"{text} ({unknown} more have no intervals)" if unknown else text
 
 
 def over_controls(row: Row, gains: Gains) -> list[str]:
-    """Whether what is together counts, or that there are heads at all."""
+    """Whether it matters which items are in a group, or only that there are heads."""
     if row.variant.control or not row.variant.kinds:
         return []
-    said = []
-    for over in gains.over.values():
-        if over.row.variant.control:
-            means = {
-                1: "what is together counts, not that there are more heads",
-                0: "what is together may not count, only that there are more heads",
-                -1: "what is together does not help",
-            }[sign(over.ndcg)]
-            said.append(
-                f"Over its control “{over.row.label}” it has {signed(over.ndcg)}{_seeds(over, row)}: {means}."
-            )
-    return said
+    return [
+        f"Over its control “{over.row.label}” it has {signed(over.ndcg)}{_seeds(over, row)}: "
+        f"{_CONTROL_MEANS[sign(over.ndcg)]}."
+        for over in gains.over.values()
+        if over.row.variant.control
+    ]
 
 
 def re_ranked(section: Section, row: Row, gains: Mapping[str, Gains]) -> list[str]:
     """The same model with its lists made more diverse afterwards, and what that costs."""
-    found = [
-        (other, gains[other.label].over.get(row.label))
-        for other in section.rows
-        if other.label in gains
-    ]
-    overs = [
-        (other, over)
-        for other, over in found
-        if over and other.variant.adjusted and over.entropy.low > 0
-    ]
+    overs = []
+    for other in section.rows:
+        over = gains[other.label].over.get(row.label) if other.label in gains else None
+        if over and other.variant.adjusted and over.entropy.low > 0:
+            overs.append((other, over))
+    overs.sort(key=lambda pair: pair[1].entropy.mean)
     return [
-        f"More diverse lists: “{other.label}” is the same model re-ranked: over it, {signed(over.entropy, 3)} bits of "
-        f"entropy@10 and {signed(over.ndcg)} of ndcg@10."
-        for other, over in sorted(overs, key=lambda pair: pair[1].entropy.mean)[:NAMED]
+        f"More diverse lists: “{other.label}” is the same model re-ranked: over it, "
+        f"{signed(over.entropy, 3)} bits of entropy@10 and {signed(over.ndcg)} of ndcg@10."
+        for other, over in overs[:NAMED]
     ]
 
 
@@ -124,13 +123,15 @@ def _listed(overs: Sequence[Over], row: Row) -> str:
         f"“{over.row.label}” (ndcg@10 {signed(over.ndcg)}{_seeds(over, row)})"
         for over in overs[:NAMED]
     )
-    return named + (f" and {len(overs) - NAMED} more" if len(overs) > NAMED else "")
+    return f"{named} and {len(overs) - NAMED} more" if len(overs) > NAMED else named
 
 
 def _seeds(over: Over, row: Row) -> str:
-    """Said where the difference does not rest on all seeds of both."""
+    """The seeds of a difference, if it does not use all seeds of both rows."""
     ours, theirs = over.seeds
     if ours != theirs:
         return ", no seed shared"
-    whole = list(ours) == row.seeds == over.row.seeds
-    return "" if whole else f", on seed{'s' * (len(ours) > 1)} {', '.join(map(str, ours))} alone"
+    if list(ours) == row.seeds == over.row.seeds:
+        return ""
+    plural = "s" if len(ours) > 1 else ""
+    return f", on seed{plural} {', '.join(map(str, ours))} alone"

@@ -1,6 +1,6 @@
 """Values of single users: who they are, what each row is worth to them, and for which items.
 
-Shapes: U users that have targets, M metrics (`COMPARED`), G groups of the category prior, J categories.
+Shapes: U users that have targets, B users of a part of a file, M metrics (`COMPARED`), G groups of the category prior.
 """
 
 import logging
@@ -13,7 +13,7 @@ from torchrec_priors.experiment.per_user import CUTOFF, PerUserReader
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import GAIN, IDEAL, Ranked
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.report.runs import Result
+from torchrec_priors.report.result import Result
 from torchrec_priors.report.sections import Row, Section
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class People:
 
     Attributes:
         newcomer_U: bool, who has a target one of whose categories never occurs in the whole history.
-        groups: by user prior and group, largest first: who is in it, bool [U].
+        groups: by user prior and group, the largest first: who is in it, bool [U].
     """
 
     newcomer_U: np.ndarray
@@ -38,7 +38,8 @@ class People:
 
     @classmethod
     def of(cls, data: PreparedData, split: str, category: Categories) -> "People":
-        parts = [
+        """Reads the users who have targets in a split."""
+        newcomers = [
             category.new_to(users)
             for users in history_batches(data, split, context=1, batch=_USERS)  # type: ignore[arg-type]
         ]
@@ -48,7 +49,7 @@ class People:
             for prior in data.manifest.priors
             if prior.kind == "user"
         }
-        return cls(np.concatenate(parts), groups)
+        return cls(np.concatenate(newcomers), groups)
 
 
 @dataclass
@@ -57,7 +58,8 @@ class PerUser:
 
     Attributes:
         values: float64 [U, M] of each label and seed.
-        groups: float64 [U, G] likewise: ndcg of the targets in each group of the category prior; NaN without any.
+        groups: float64 [U, G] of each label and seed: ndcg of the targets in each group of the category prior; NaN
+            without any.
         missing: why there are no values of single users, by label and seed.
     """
 
@@ -69,23 +71,25 @@ class PerUser:
 
     @classmethod
     def of(cls, section: Section) -> "PerUser | None":
-        """None where the data set is not there."""
+        """Reads the predictions of a section; None if its data set does not exist any more."""
         if section.data is None:
             return None
         reader = PerUserReader.of(section.data)
-        found = cls(People.of(section.data, section.split, reader.category), reader.category)
+        people = People.of(section.data, section.split, reader.category)
+        per_user = cls(people, reader.category)
         for row in section.rows:
             for result in row.results:
-                found._read(reader, row, result)
-        return found
+                per_user._read(reader, row, result)
+        return per_user
 
     def _read(self, reader: PerUserReader, row: Row, result: Result) -> None:
-        of_groups: list[np.ndarray] = []
+        """Reads one evaluation, or notes why it cannot be read."""
+        by_group: list[np.ndarray] = []
         try:
             values_UM = reader.read(
                 result.predictions,
                 result.metrics,
-                lambda ranked: of_groups.append(_by_group(ranked, self.category)),
+                lambda ranked: by_group.append(_by_group(ranked, self.category)),
             )
             if len(values_UM) != len(self.people):
                 raise ValueError(
@@ -100,32 +104,37 @@ class PerUser:
             )
             self.missing.setdefault(row.label, {})[result.seed] = reason
             return
+
         self.values.setdefault(row.label, {})[result.seed] = values_UM
-        self.groups.setdefault(row.label, {})[result.seed] = np.concatenate(of_groups)
+        self.groups.setdefault(row.label, {})[result.seed] = np.concatenate(by_group)
 
 
 def _members(prior: Categories, number_U: np.ndarray) -> dict[str, np.ndarray]:
-    """Groups, largest first, with who is in them."""
+    """Who is in each group, bool [U], the largest group first."""
     user, group = prior.expand(number_U)
     order = np.argsort(-np.bincount(group, minlength=len(prior.groups)), kind="stable")
-    found = {}
+
+    members = {}
     for number in order:
-        inside = np.zeros(len(number_U), bool)
-        inside[user[group == number]] = True
-        if inside.any():
-            found[prior.groups[number]] = inside
-    return found
+        in_group_U = np.zeros(len(number_U), bool)
+        in_group_U[user[group == number]] = True
+        if in_group_U.any():
+            members[prior.groups[number]] = in_group_U
+    return members
 
 
 def _by_group(ranked: Ranked, category: Categories) -> np.ndarray:
     """float64 [B, G]: ndcg of the targets in each group, scored as if there were no others; NaN without any."""
     shape = (len(ranked.m_B), len(category.groups))
+    cells = shape[0] * shape[1]
+
+    # A pair is a target and a group that it is in; pairs are summed by cell of [B, G].
     pair, group = category.expand(ranked.target_M)
     cell = ranked.user_M[pair] * shape[1] + group
     rank = ranked.rank_M[pair]
-    m_BG = np.bincount(cell, minlength=shape[0] * shape[1]).reshape(shape)
-    inside = rank < CUTOFF
-    gain_BG = np.bincount(cell[inside], GAIN[rank[inside]], m_BG.size).reshape(shape)
-    return np.divide(
-        gain_BG, IDEAL[np.minimum(CUTOFF, m_BG)], out=np.full(shape, np.nan), where=m_BG > 0
-    )
+    m_BG = np.bincount(cell, minlength=cells).reshape(shape)
+    in_list = rank < CUTOFF
+    gain_BG = np.bincount(cell[in_list], GAIN[rank[in_list]], cells).reshape(shape)
+
+    ndcg_BG = np.full(shape, np.nan)
+    return np.divide(gain_BG, IDEAL[np.minimum(CUTOFF, m_BG)], out=ndcg_BG, where=m_BG > 0)

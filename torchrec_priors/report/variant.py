@@ -8,6 +8,7 @@ from typing import Any
 from torchrec_priors.common.limits import whole_number
 
 _DATA_KINDS = ("item", "graph", "event", "user")
+_CONTROLS = ("random", "all")
 _TITLES = {
     "item": "Item",
     "graph": "Graph",
@@ -16,6 +17,7 @@ _TITLES = {
     "random": "Random",
     "all": "All",
 }
+_OTHER_TITLE = "own prior"
 _COMPOSITIONS = {"hierarchical": "Hier", "multiplicative": "Mult", "additive": "Add"}
 _BASELINE_MODELS = {
     "comirec": "ComiRec",
@@ -24,17 +26,18 @@ _BASELINE_MODELS = {
     "dualvae": "DualVAE",
     "sasrec": "SASRec",
 }
-# Settings of an evaluation that leave the ranking to the heads; whatever else is set adjusts it afterwards.
+
+# Settings of an evaluation that leave the ranking to the heads; all others adjust it afterwards.
 _PLAIN = ("filter_seen", "fusion", "calibrated", "normaliser_rows", "batch", "tiles")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model as the paper's tables tell them apart.
+    """A model as the paper's tables distinguish them.
 
     Attributes:
         kinds: of the tree's levels, upper first.
-        segments: of the horizon: 0 for a model of the next item alone, 1 for the discounted loss (LT/ST_1).
+        segments: of the horizon: 0 for a model of the next item only, 1 for the discounted loss (LT/ST_1).
         baseline_model: name of a baseline model, or of a backbone other than HSTU; "" for neither.
         adjusted: whether recommendations are changed after the model has ranked them.
     """
@@ -55,24 +58,17 @@ class Variant:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], prior_kinds: Mapping[str, str]) -> "Variant":
-        """
+        """The variant of a configuration.
+
         Args:
             config: by dotted key.
             prior_kinds: of the data set's priors, by name.
         """
         levels = [_level(level, prior_kinds) for level in config.get("priors.tree", [])]
         horizon = config.get("model.horizon", 1)
-        temporal = [segments for kind, segments in levels if kind == "temporal"]
-        backbone = str(config.get("encoder.backbone", "hstu"))
-        other = str(config.get("baseline.name", "") or ("" if backbone == "hstu" else backbone))
-        own = {
-            key.partition(".")[2]: value
-            for key, value in config.items()
-            if key.startswith("evaluation.")
-        }
         return cls(
             kinds=tuple(kind for kind, _ in levels),
-            segments=temporal[0] if temporal else 1 if horizon > 1 else 0,
+            segments=_segments(levels, horizon),
             composition=config.get("priors.composition", "hierarchical"),
             fusion=config.get("evaluation.fusion", "max"),
             gamma=config.get("loss.gamma", 1.0),
@@ -82,69 +78,88 @@ class Variant:
             context=config.get("model.context", 0),
             dim=config.get("model.dim", 0),
             layers=config.get("encoder.layers", 0),
-            baseline_model=_BASELINE_MODELS.get(other, Path(other).stem),
-            adjusted=any(
-                value for key, value in own.items() if key.partition(".")[0] not in _PLAIN
-            ),
+            baseline_model=_baseline_model(config),
+            adjusted=_is_adjusted(config),
         )
 
     @property
     def plain(self) -> bool:
-        """One head of HSTU."""
+        """Whether it is one head of HSTU."""
         return not self.kinds and not self.baseline_model and not self.adjusted
 
     @property
     def ours(self) -> bool:
-        """Human priors, or their controls, on HSTU."""
-        return (
-            not self.baseline_model
-            and not self.adjusted
-            and (bool(self.kinds) or self.segments == 1)
-        )
+        """Whether it has human priors, or their controls, on HSTU."""
+        if self.baseline_model or self.adjusted:
+            return False
+        return bool(self.kinds) or self.segments == 1
 
     @property
     def control(self) -> bool:
-        """Heads for groups that nobody knows anything of."""
-        return bool({"random", "all"} & {*self.kinds})
+        """Whether it has heads for groups that nobody knows anything about."""
+        return any(kind in _CONTROLS for kind in self.kinds)
 
     @property
     def others(self) -> tuple[str, ...]:
-        """Kinds of levels besides the temporal one."""
+        """Kinds of levels other than the temporal one."""
         return tuple(kind for kind in self.kinds if kind != "temporal")
 
     @property
     def name(self) -> str:
-        """As the paper has it, such as "LT/ST_2 + Item (Add)"."""
+        """The name in the paper's tables, such as "LT/ST_2 + Item (Add)"."""
         if self.baseline_model:
             return self.baseline_model
+
         parts = ["LT/ST_" + str(self.segments)] if self.segments else []
-        parts += [_TITLES.get(kind, "own prior") for kind in self.others]
+        parts += [_TITLES.get(kind, _OTHER_TITLE) for kind in self.others]
         name = " + ".join(parts) or "No prior"
-        return (
-            f"{name} ({_COMPOSITIONS.get(self.composition, self.composition)})"
-            if len(self.kinds) > 1
-            else name
-        )
+        if len(self.kinds) > 1:
+            name += f" ({_COMPOSITIONS.get(self.composition, self.composition)})"
+        return name
 
     @property
     def role(self) -> str:
-        """Of Table 2: HSTU, +Item, +LT/ST, +Both, the name of a baseline model."""
+        """The row of Table 2: HSTU, +Item, +LT/ST, +Both, the name of a baseline model."""
         if self.baseline_model:
             return self.baseline_model
         if not self.others:
             return "HSTU" if self.segments == 0 else "+LT/ST"
         if self.segments > 1 and len(set(self.others)) == 1:
             return "+Both"
-        return "+" + " and ".join(
-            dict.fromkeys(_TITLES.get(kind, "own prior") for kind in self.others)
-        )
+
+        titles = dict.fromkeys(_TITLES.get(kind, _OTHER_TITLE) for kind in self.others)
+        return "+" + " and ".join(titles)
 
 
 def _level(level: str, prior_kinds: Mapping[str, str]) -> tuple[str, int]:
-    """Kind of a level of the tree, and its segments where it is temporal."""
+    """The kind of a level of the tree, and its segments if it is temporal."""
     kind, _, argument = level.partition(":")
     if kind == "temporal":
         return kind, whole_number(argument) or 1
     if level in prior_kinds:
         return prior_kinds[level], 0
-    return kind if kind in (*_DATA_KINDS, "random", "all") else "own", 0
+    if kind in (*_DATA_KINDS, *_CONTROLS):
+        return kind, 0
+    return "own", 0
+
+
+def _segments(levels: list[tuple[str, int]], horizon: int) -> int:
+    for kind, segments in levels:
+        if kind == "temporal":
+            return segments
+    return 1 if horizon > 1 else 0
+
+
+def _baseline_model(config: Mapping[str, Any]) -> str:
+    name = str(config.get("baseline.name") or "")
+    if not name:
+        backbone = str(config.get("encoder.backbone", "hstu"))
+        name = "" if backbone == "hstu" else backbone
+    return _BASELINE_MODELS.get(name, Path(name).stem)
+
+
+def _is_adjusted(config: Mapping[str, Any]) -> bool:
+    for key, value in config.items():
+        if key.startswith("evaluation.") and value and key.split(".")[1] not in _PLAIN:
+            return True
+    return False

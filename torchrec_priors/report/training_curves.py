@@ -1,0 +1,105 @@
+"""Curves over training: loss and ndcg of every model, and the paper's Figure 2."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torchrec_priors.report import paper
+from torchrec_priors.report.chart import chart
+from torchrec_priors.report.figure import Figure, Panel, Series
+from torchrec_priors.report.page_table import Lacking
+from torchrec_priors.report.sections import Row, Section
+
+_ENTROPY = "validation/entropy@10"
+_NDCG = "validation/ndcg@10"
+_MOST_STEPS = 150  # of a curve; of a longer one every n-th
+_MOST_MARKERS = 25  # of a curve that is drawn as points
+
+
+def curves(section: Section) -> Figure | None:
+    """Loss and ndcg of every model over its training; None if no run has a log."""
+    rows = _trainings(section.rows)
+    losses = [_over_training(row, "loss", name) for name, row in rows]
+    ndcgs = [_over_training(row, _NDCG, name) for name, row in rows]
+    losses = [series for series in losses if series.x]
+    ndcgs = [series for series in ndcgs if series.x]
+
+    panels = []
+    if losses:
+        panels.append(
+            Panel("Loss over training", "training step", "loss (nats)", losses, style="lines")
+        )
+    if ndcgs:
+        title = "ndcg@10 over training, validation"
+        panels.append(Panel(title, "training step", "ndcg@10", ndcgs, style=_style(ndcgs)))
+    if not panels:
+        return None
+
+    caption = (
+        "Means over seeds. Losses of models with other heads or horizons are not of one scale:"
+        " compare ndcg, not loss."
+    )
+    return Figure("curves", "Curves of the runs", caption, panels)
+
+
+def figure_2(section: Section) -> Figure | Lacking:
+    """Entropy over training, and against accuracy."""
+    rows = []
+    entropies = []
+    ndcgs = []
+    for name, row in _trainings(section.rows):
+        entropy = _over_training(row, _ENTROPY, name)
+        if len(entropy.x) > 1:
+            rows.append(row)
+            entropies.append(entropy)
+            ndcgs.append(_over_training(row, _NDCG, name))
+
+    panels = []
+    if rows:
+        against = [
+            Series(entropy.label, ndcg.y, entropy.y)
+            for entropy, ndcg in zip(entropies, ndcgs, strict=True)
+        ]
+        bits = "entropy@10 (bits)"
+        panels = [
+            Panel(
+                "Entropy over training", "training step", bits, entropies, style=_style(entropies)
+            ),
+            Panel("Entropy against accuracy", "ndcg@10, validation", bits, against),
+        ]
+    return chart(paper.form("figure-2"), section, panels, rows)
+
+
+def _trainings(rows: Sequence[Row]) -> list[tuple[str, Row]]:
+    """One row for each training, with a name; evaluations of one training have the same curve."""
+    same: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        runs = tuple(str(result.run.path) for result in row.results)
+        same.setdefault(runs, []).append(row)
+
+    named = []
+    for of_training in same.values():
+        name = of_training[0].label
+        if len(of_training) > 1:
+            name += f" and {len(of_training) - 1} more of this training"
+        named.append((name, of_training[0]))
+    return named
+
+
+def _over_training(row: Row, metric: str, label: str) -> Series:
+    """Means over seeds, at the steps that the most seeds have."""
+    by_step: dict[int, list[float]] = {}
+    for result in row.results:
+        for line in result.log:
+            if line.get(metric) is not None:
+                by_step.setdefault(line["step"], []).append(line[metric])
+
+    # A seed that stopped early must not move the end of the mean.
+    most = max(map(len, by_step.values()), default=0)
+    steps = sorted(step for step, values in by_step.items() if len(values) == most)
+    steps = steps[:: max(1, len(steps) // _MOST_STEPS)]
+    return Series(label, steps, [sum(by_step[step]) / len(by_step[step]) for step in steps])
+
+
+def _style(series: Sequence[Series]) -> Literal["points", "lines"]:
+    longest = max((len(line.x) for line in series), default=0)
+    return "points" if longest <= _MOST_MARKERS else "lines"
