@@ -1,4 +1,7 @@
-"""Raw files -> Arrow tables, with the line of every row. Corpus files import their readers from here."""
+"""Raw files -> Arrow tables with the line of every row.
+
+Corpus files import their readers from here.
+"""
 
 from torchrec_priors.preparation.raw.bad_rows import BadRows
 from torchrec_priors.preparation.raw.csv_file import read_csv

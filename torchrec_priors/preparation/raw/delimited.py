@@ -1,7 +1,8 @@
 """Delimited raw files -> Arrow tables, with the line of every row that cannot be read.
 
-Lines are read as text and split by vectorised Arrow functions, so that separators of any length ("::") work, every
-engine later sees the same rows, and a bad row is named by file and line.
+Lines are read as text and split by vectorised Arrow functions. So separators of any length ("::")
+work, every engine later sees the same rows, and an invalid row is reported with its file and
+line.
 """
 
 import codecs
@@ -25,12 +26,13 @@ from torchrec_priors.preparation.raw.typed import (
 )
 
 _PACKED = (".gz", ".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
-_SHOWN = 5  # names of files, in messages
+# Names of files in a message.
+_LISTED = 5
 _INTEGERS = r"^-?[0-9]+(\s+-?[0-9]+)+$"
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:
-    """Raises UserError where the folder or any of the files is missing, which says what there is."""
+    """Raises UserError if the folder or any of the files is missing, and says what there is."""
     if not folder.is_dir():
         raise UserError(f"--raw: there is no folder '{folder}'")
     missing = [name for name in names if not (folder / name).is_file()]
@@ -39,45 +41,46 @@ def require_files(folder: Path, names: Sequence[str]) -> None:
 
 
 def folder_with(raw: Path, *forms: Sequence[str]) -> Path:
-    """The raw folder, or the one folder in it that has the files of one of these forms, as archives unpack to one.
+    """The raw folder, or the only folder in it that has the files of one of these forms.
 
-    Where there is none, the raw folder, of which `require_files` says what it lacks.
+    Archives often unpack to such a folder. If no folder has the files, the raw folder is
+    returned; `require_files` then says what it lacks.
 
     Raises:
-        UserError: several folders in it have them.
+        UserError: several folders in it have the files.
     """
 
-    def has(folder: Path) -> bool:
+    def has_files(folder: Path) -> bool:
         return any(all((folder / name).is_file() for name in names) for names in forms)
 
-    if not raw.is_dir() or has(raw):
+    if not raw.is_dir() or has_files(raw):
         return raw
-    inner = [folder for folder in sorted(raw.iterdir()) if folder.is_dir() and has(folder)]
+
+    inner = [folder for folder in sorted(raw.iterdir()) if folder.is_dir() and has_files(folder)]
     if len(inner) > 1:
         names = ", ".join(folder.name for folder in inner)
         raise UserError(
             f"--raw: '{raw}' holds several data sets ({names}): give one of these folders"
         )
-    return inner[0] if inner else raw
+    if not inner:
+        return raw
+    return inner[0]
 
 
 def found_in(folder: Path) -> str:
-    """What a folder holds, in words, and what to do about files that are packed."""
+    """What a folder has, in words, and what to do about packed files."""
     names = sorted(f"{file.name}/" if file.is_dir() else file.name for file in folder.iterdir())
     packed = [name for name in names if name.endswith(_PACKED)]
     if packed:
-        return f"it has {_some(packed)}: unpack {'it' if len(packed) == 1 else 'them'}"
-    return f"it has {_some(names)}" if names else "it is empty"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (
-        f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    )
+        pronoun = "it" if len(packed) == 1 else "them"
+        return f"it has {_listed(packed)}: unpack {pronoun}"
+    if names:
+        return f"it has {_listed(names)}"
+    return "it is empty"
 
 
 def encoding_of(file: Path) -> str:
-    """`utf8` where a file is that, else `latin-1`, which any bytes are."""
+    """`utf8` if the file is valid UTF-8, otherwise `latin-1`, in which any bytes are valid."""
     return "utf8" if is_text(file.read_bytes(), "utf8") else "latin-1"
 
 
@@ -89,15 +92,18 @@ def read_table(
     *,
     encoding: str = "utf8",
 ) -> pa.Table:
-    """A delimited file without a header as typed columns plus `line` (int64, 1-based); blank lines are skipped.
+    """A delimited file without a header as typed columns plus `line` (int64, 1-based).
+
+    Blank lines are skipped.
 
     Raises:
-        UserError: a row of another number of fields, or a field that is not of its column's type, where `bad_rows`
-            refuses; a line that is no text of the encoding, likewise; an empty file; a column type that is none of
-            text, integer and float.
+        UserError: an empty file; a column type other than text, integer and float; and if
+            `bad_rows` rejects: a row with another number of fields, a field that is not of its
+            column's type, a line that is not valid in the encoding.
     """
     require_readable(columns, "read_table")
     text, numbers = _lines(file, encoding, bad_rows)
+    # Only spaces are blanks here: tabs may be separators.
     filled = pc.not_equal(pc.utf8_trim(text, characters=" "), "")
     text = text.filter(filled)
     numbers = numbers.filter(filled)
@@ -106,10 +112,10 @@ def read_table(
     right = pc.equal(pc.list_value_length(fields), len(columns))
     wrong = pc.invert(right)
     if pc.any(wrong).as_py():
-        bad = text.filter(wrong)
         lines = numbers.filter(wrong)
-        found = len(bad[0].as_py().split(separator))
-        example = f"{found} fields where {len(columns)} are expected: {shown(bad[0].as_py())}"
+        first = text.filter(wrong)[0].as_py()
+        count = len(first.split(separator))
+        example = f"{count} fields where {len(columns)} are expected: {shown(first)}"
         bad_rows.handle(file, lines, "wrong number of fields", example)
         fields = fields.filter(right)
         numbers = numbers.filter(right)
@@ -119,16 +125,19 @@ def read_table(
 
 
 def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
-    """A file with two or more integers a line, separated by blanks, as list<int64>; blank lines are skipped.
+    """A file of two or more integers per line, separated by blanks, as list<int64>.
+
+    Blank lines are skipped.
 
     Raises:
-        UserError: a line with anything else, where `bad_rows` refuses; an empty file.
+        UserError: an empty file; and if `bad_rows` rejects: a line with anything else.
     """
     text, numbers = _lines(file, "utf8", bad_rows)
     text = pc.utf8_trim_whitespace(text)
     filled = pc.not_equal(text, "")
     text = text.filter(filled)
     numbers = numbers.filter(filled)
+
     right = pc.match_substring_regex(text, _INTEGERS)
     wrong = pc.invert(right)
     if pc.any(wrong).as_py():
@@ -136,15 +145,21 @@ def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
         bad_rows.handle(file, numbers.filter(wrong), "not two or more integers", example)
         text = text.filter(right)
         numbers = numbers.filter(right)
+
     lists = pc.split_pattern_regex(text, r"\s+")
     fits = in_range(lists.flatten(), pa.int64())
     if not pc.all(fits, min_count=0).as_py():
-        place = pc.list_parent_indices(lists).filter(pc.invert(fits)).unique()
-        example = f"beyond the integers of 64 bits: {shown(lists.flatten().filter(pc.invert(fits))[0].as_py())}"
-        bad_rows.handle(file, numbers.take(place), "integers beyond 64 bits", example)
-        lists = lists.filter(
-            pc.invert(pc.is_in(pa.array(np.arange(len(lists))), place.cast(pa.int64())))
+        beyond = pc.invert(fits)
+        example = (
+            f"beyond the integers of 64 bits: {shown(lists.flatten().filter(beyond)[0].as_py())}"
         )
+        # A row may hold several such integers, but counts once.
+        rows = pc.list_parent_indices(lists).filter(beyond).unique()
+        bad_rows.handle(file, numbers.take(rows), "integers beyond 64 bits", example)
+        lists = lists.filter(
+            pc.invert(pc.is_in(pa.array(np.arange(len(lists))), rows.cast(pa.int64())))
+        )
+
     values = without_zeros(lists.flatten()).cast(pa.int64())
     offsets = np.concatenate([[0], np.cumsum(pc.list_value_length(lists).to_numpy())])
     return pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), values)
@@ -153,7 +168,7 @@ def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
 def keep_valid(
     table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str
 ) -> pa.Table:
-    """The rows of `table` where `valid`; the others are refused or counted as "<column> <must>"."""
+    """The `valid` rows of `table`; the others are rejected or counted as "<column> <must>"."""
     wrong = pc.invert(valid)
     if not pc.any(wrong).as_py():
         return table
@@ -162,11 +177,19 @@ def keep_valid(
     return table.filter(valid)
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _LISTED:,} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
 def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.Array]:
-    """(text, line number) of every line that is text of this encoding."""
+    """(text, line number) of every line that is valid in this encoding."""
     data = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
     if not data:
         raise UserError(f"{file} is empty")
+
+    # The lines are slices of the file's bytes: no line is copied. Each keeps its line end until
+    # the last step.
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
     offsets = np.unique(np.concatenate([[0], ends, [len(data)]])).astype(np.int64)
     count = len(offsets) - 1
@@ -174,21 +197,28 @@ def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.A
         pa.large_binary(), count, [None, pa.py_buffer(offsets), pa.py_buffer(data)]
     )
     numbers = pa.array(np.arange(1, count + 1))
+
     try:
         text = _decoded(lines, data, encoding)
     except (pa.ArrowInvalid, UnicodeDecodeError):
+        # Slow, line by line, but only for a file with an invalid line.
         valid = pa.array([is_text(line, encoding) for line in lines.to_pylist()])
         wrong = pc.invert(valid)
-        example = f"not {encoding} text: {shown(str(lines.filter(wrong)[0].as_py())[2:-1])}"
+        # Without the b'' around the bytes.
+        first = str(lines.filter(wrong)[0].as_py())[2:-1]
+        example = f"not {encoding} text: {shown(first)}"
         bad_rows.handle(file, numbers.filter(wrong), f"not {encoding} text", example)
+
         good = lines.filter(valid).to_pylist()
         text = pa.array([line.decode(encoding) for line in good], pa.large_string())
         numbers = numbers.filter(valid)
+
     return pc.utf8_rtrim(text, characters="\r\n"), numbers
 
 
 def _decoded(lines: pa.Array, data: bytes, encoding: str) -> pa.Array:
-    """All lines as text; raises where one of them is none."""
+    """All lines as text; raises if one of them is not valid in the encoding."""
+    # Arrow knows UTF-8 only; other encodings are decoded as a whole and split again.
     if codecs.lookup(encoding).name == "utf-8":
         return lines.cast(pa.large_string())
     text = data.decode(encoding).removesuffix("\n")

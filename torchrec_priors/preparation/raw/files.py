@@ -1,7 +1,7 @@
-"""What identifies the raw files: their content's checksums, read once, beside the engine's work.
+"""The identity of the raw files: checksums of their content, computed once, while the engine works.
 
-A file of the size and the time of change that a manifest or a journal has seen is taken for the same without reading
-it again, as `rsync` and `make` do.
+A file whose size and modification time a manifest or a journal has recorded is taken for the same
+without reading it again, as `rsync` and `make` do.
 """
 
 import os
@@ -13,63 +13,78 @@ from torchrec_priors.common.checksums import sha256
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.journal import Journal
 
-Seen = dict[str, list[int]]  # path in the raw folder -> bytes, time of change (ns)
+# Path in the raw folder -> size in bytes, modification time in ns.
+Seen = dict[str, list[int]]
 
 
 def seen(raw: Path, ours: Iterable[Path]) -> Seen:
-    """All files of the raw folder, but for those in the folders of `ours`: the output may lie among the raw files."""
+    """All files of the raw folder, except those in the folders `ours`.
+
+    The output may be inside the raw folder.
+    """
     raw = raw.absolute()
     ours = set(ours)
-    found: Seen = {}
+    files_seen: Seen = {}
     for folder, folders, files in os.walk(raw):
+        # Changed in place, which is how `os.walk` learns which folders to enter.
         folders[:] = sorted(name for name in folders if Path(folder, name) not in ours)
         for name in files:
             status = Path(folder, name).stat()
-            found[str(Path(folder, name).relative_to(raw))] = [status.st_size, status.st_mtime_ns]
-    return dict(sorted(found.items(), key=lambda entry: Path(entry[0])))
+            path = str(Path(folder, name).relative_to(raw))
+            files_seen[path] = [status.st_size, status.st_mtime_ns]
+    # In an order that does not depend on the file system.
+    return dict(sorted(files_seen.items(), key=lambda entry: Path(entry[0])))
 
 
 def checksums(
     raw: Path, now: Seen, known: Mapping[str, str], then: Mapping[str, list[int]]
 ) -> dict[str, str]:
-    """sha256 of every file; those that are as they were `then` have the one that is `known`."""
+    """sha256 of every file.
+
+    Args:
+        now: the files as they are.
+        known: checksums of files as they were `then`; they are taken for files that have not
+            changed since.
+    """
     with ThreadPoolExecutor() as pool:
-        found = {
-            path: known[path]
-            if path in known and then.get(path) == status
-            else pool.submit(sha256, raw / path)
-            for path, status in now.items()
-        }
+        checksum_of: dict[str, str | Future[str]] = {}
+        for path, status in now.items():
+            if path in known and then.get(path) == status:
+                checksum_of[path] = known[path]
+            else:
+                checksum_of[path] = pool.submit(sha256, raw / path)
+
         return {
             path: value.result() if isinstance(value, Future) else value
-            for path, value in found.items()
+            for path, value in checksum_of.items()
         }
 
 
 class Checksums:
-    """Computes the checksums of raw files in the background; a file that is finished stands in the journal."""
+    """Computes the checksums of raw files in the background; finished ones are in the journal."""
 
     def __init__(self, raw: Path, files: Seen, journal: Journal) -> None:
         self.raw = raw
         self.files = files
         self.journal = journal
+        # One thread: the engine needs the other cores.
         self._pool = ThreadPoolExecutor(1)
-        self._found = {path: self._pool.submit(self._checksum, path) for path in files}
+        self._futures = {path: self._pool.submit(self._checksum, path) for path in files}
 
     def result(self) -> dict[str, str]:
-        """Waits for all.
+        """Waits for all checksums.
 
         Raises:
             UserError: a file was changed since preparing began.
         """
-        found = {path: future.result() for path, future in self._found.items()}
+        checksum_of = {path: future.result() for path, future in self._futures.items()}
         for path, (size, time) in self.files.items():
             status = (self.raw / path).stat()
             if (status.st_size, status.st_mtime_ns) != (size, time):
                 raise UserError(
                     f"--raw: '{self.raw / path}' was changed while it was read: run this again"
                 )
-        return found
+        return checksum_of
 
     def stop(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What corpora of published Parquet files share: columns in whatever width they come, and times in milliseconds."""
+"""Helpers for corpora of published Parquet files: columns of any width, times in any unit."""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.engine.rule import Rule
 
+# Whether a type is of this kind, and the name of the kind in messages.
 Kind = tuple[Callable[[pa.DataType], bool], str]
 _LARGEST = 2**63 - 1
 
@@ -33,34 +34,45 @@ TRUTH: Kind = (pa.types.is_boolean, "true or false")
 
 
 def lists_of(kind: Kind) -> Kind:
+    """Lists of this kind."""
     right, name = kind
-    is_list = pa.types.is_list, pa.types.is_large_list
-    return lambda found: any(check(found) for check in is_list) and right(
-        found.value_type
-    ), f"a list of {name}"
+
+    def is_right(found: pa.DataType) -> bool:
+        is_list = pa.types.is_list(found) or pa.types.is_large_list(found)
+        return is_list and right(found.value_type)
+
+    return is_right, f"a list of {name}"
 
 
 def either(first: Kind, second: Kind) -> Kind:
-    return lambda found: first[0](found) or second[0](found), f"{first[1]} or {second[1]}"
+    """One kind or the other."""
+
+    def is_right(found: pa.DataType) -> bool:
+        return first[0](found) or second[0](found)
+
+    return is_right, f"{first[1]} or {second[1]}"
 
 
 def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataType]:
-    """The types that columns of a Parquet file have, which are of these kinds.
+    """The types that columns of a Parquet file have, after a check of their kinds.
 
     Raises:
-        UserError: no Parquet, or a column that is missing or of another kind.
+        UserError: not a Parquet file, or a column that is missing or of another kind.
     """
     try:
         schema = read_schema(file)
     except (pa.ArrowInvalid, OSError) as error:
         blame_the_system(error, f"'{file}'")
         raise UserError(f"{file} is no Parquet file ({str(error).splitlines()[0]})") from error
+
     types = {}
     for name, (right, kind) in columns.items():
         if name not in schema.names:
             raise UserError(f"{file} has no column '{name}' (it has {', '.join(schema.names)})")
         found = schema.field(name).type
-        found = found.value_type if pa.types.is_dictionary(found) else found
+        # Dictionaries are only a way to store a column.
+        if pa.types.is_dictionary(found):
+            found = found.value_type
         if not right(found):
             raise UserError(f"{file}: column '{name}' is of type {found} where {kind} is expected")
         types[name] = found
@@ -68,15 +80,18 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
 
 
 def there(table: ir.Table, names: Iterable[str]) -> list[Rule]:
-    """Rules of columns that must have a value, and of those that may hold them, none beyond int64."""
+    """Rules: these columns have values, and none beyond int64."""
     rules = [Rule(name, "must have a value", table[name].notnull()) for name in names]
-    beyond = [name for name in names if table[name].type().is_uint64()]
-    return rules + [Rule(name, "must be below 2^63", table[name] <= _LARGEST) for name in beyond]
+    # Only an unsigned column can hold such values.
+    unsigned = [name for name in names if table[name].type().is_uint64()]
+    return rules + [Rule(name, "must be below 2^63", table[name] <= _LARGEST) for name in unsigned]
 
 
 def signed(column: ir.Column) -> ir.Column:
     """Numbers that `there` has checked, in a type that every engine has."""
-    return column.cast("int64") if column.type().is_uint64() else column
+    if column.type().is_uint64():
+        return column.cast("int64")
+    return column
 
 
 def since_1970(time: ir.TimestampValue) -> ir.BooleanValue:
@@ -85,8 +100,8 @@ def since_1970(time: ir.TimestampValue) -> ir.BooleanValue:
 
 
 def milliseconds(time: ir.TimestampValue) -> ir.IntegerValue:
-    """Since 1970, in UTC; what is finer is cut off."""
+    """Milliseconds since 1970, in UTC; finer units are cut off."""
     plain = time.cast("timestamp")
-    return plain.truncate("s").epoch_seconds().cast("int64") * 1000 + plain.millisecond().cast(
-        "int64"
-    )
+    # From two parts that every engine has.
+    seconds = plain.truncate("s").epoch_seconds().cast("int64")
+    return seconds * 1000 + plain.millisecond().cast("int64")

@@ -1,5 +1,8 @@
-"""Whether the times of a log are milliseconds since 1970, as they tell by where they lie: seconds read so are of 1970,
-and microseconds of the year 50,000."""
+"""Whether the times of a log are milliseconds since 1970.
+
+Their range shows it: seconds taken for milliseconds are times of 1970, and microseconds are of
+the year 50,000.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +12,17 @@ import ibis.expr.types as ir
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.build.split import moment
 
-# ms, of the years 1 to 9999
+# The years 1 to 9999, in ms.
 _FIRST = -62_135_596_800_000
 _LAST = 253_402_300_799_999
-_SECONDS = (600_000_000, 4_000_000_000)  # of 1989 to 2096; as ms, some weeks of 1970
-_MODERN = 100_000_000_000  # ms, in 1973: a log that reaches further does not begin in those weeks
+# As seconds these are the years 1989 to 2096, as ms some weeks of 1970.
+_SECONDS = (600_000_000, 4_000_000_000)
+# In 1973, in ms: a log that goes on after it does not begin in those weeks.
+_MODERN = 100_000_000_000
 
 
 def unit_numbers(time: ir.IntegerColumn) -> dict[str, ir.Scalar]:
-    """What `check_unit` asks of a log."""
+    """The aggregates of a log that `check_unit` needs."""
     seconds = time.between(_SECONDS[0], _SECONDS[1] - 1)
     outside = ~time.between(_FIRST, _LAST)
     return {
@@ -32,24 +37,27 @@ def unit_numbers(time: ir.IntegerColumn) -> dict[str, ir.Scalar]:
 
 
 def check_unit(name: str, found: Mapping[str, Any]) -> None:
-    """Raises UserError where times are of no year, or of seconds.
+    """Raises UserError if times are in no year, or are seconds.
 
     Args:
-        name: of the corpus.
+        name: name of the corpus.
         found: values of `unit_numbers`.
     """
     if found["outside"]:
         raise UserError(
-            f"corpus '{name}': {found['outside']:,} interactions have times outside the years 1 to 9999, such as"
-            f" {found['example_outside']} ms since 1970: where they are micro- or nanoseconds, or milliseconds that are"
-            " read as seconds, divide them, else leave such rows out"
+            f"corpus '{name}': {found['outside']:,} interactions have times outside the years"
+            f" 1 to 9999, such as {found['example_outside']} ms since 1970: divide them if they are"
+            " micro- or nanoseconds, or milliseconds that are read as seconds; otherwise leave such"
+            " rows out"
         )
+
+    # A log of 1970 is possible, but not one that begins there and goes on after 1973.
     seconds = found["seconds"] or 0
     if seconds and (2 * seconds > found["times"] or found["last_time"] >= _MODERN):
         first = moment(found["first_second"])
         last = moment(found["last_second"])
         raise UserError(
-            f"corpus '{name}': {seconds:,} of {found['times']:,} interactions have times from {first} to {last}, as"
-            f" which seconds read that are taken for milliseconds (such as {found['first_second']}): multiply them by"
-            " 1000 in the corpus file"
+            f"corpus '{name}': {seconds:,} of {found['times']:,} interactions have times from"
+            f" {first} to {last}, as seconds have if they are taken for milliseconds (such as"
+            f" {found['first_second']}): multiply them by 1000 in the corpus file"
         )

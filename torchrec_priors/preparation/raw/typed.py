@@ -1,4 +1,4 @@
-"""Columns of text -> columns of their types, the same way whatever file they came from."""
+"""Columns of text -> typed columns, in the same way for every form of file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.preparation.raw.bad_rows import BadRows
 
+# Name of the column with the number of each row's line.
 LINE = "line"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -17,33 +18,41 @@ _NUMBER = r"^-?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?$"
 
 
 def require_readable(columns: Mapping[str, pa.DataType], reader: str) -> None:
-    """Raises UserError where `typed` has no reading of a column's type."""
+    """Raises UserError if `typed` cannot read a column's type.
+
+    Args:
+        reader: name of the function that reads the file, for messages.
+    """
     types = pa.types
     for name, kind in columns.items():
         if not (types.is_integer(kind) or types.is_floating(kind) or types.is_string(kind)):
             raise UserError(
-                f"column '{name}' as {kind}: {reader} reads text, integers and floats: read times as text and cast them"
+                f"column '{name}' as {kind}: {reader} reads text, integers and floats:"
+                " read times as text and cast them"
             )
 
 
 def typed(
     texts: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
 ) -> pa.Table:
-    """Columns of text as their types, and `line` as it is; rows that are not of them are refused or counted."""
+    """Columns of text as their types, and `line` unchanged; other rows are rejected or counted."""
     for name, kind in columns.items():
-        texts = _right(
-            texts, _readable(texts[name], kind), name, f"is no {_kind_name(kind)}", file, bad_rows
-        )
+        readable = _readable(texts[name], kind)
+        texts = _rows_where(texts, readable, name, f"is no {_kind_name(kind)}", file, bad_rows)
+
+        # The cast below raises an error without a line, so range and zeros are handled before.
         if pa.types.is_integer(kind):
             reason = f"is beyond the integers of {kind.bit_width} bits"
-            texts = _right(texts, in_range(texts[name], kind), name, reason, file, bad_rows)
-            texts = texts.set_column(
-                texts.schema.get_field_index(name), name, without_zeros(texts[name])
-            )
+            fits = in_range(texts[name], kind)
+            texts = _rows_where(texts, fits, name, reason, file, bad_rows)
+            index = texts.schema.get_field_index(name)
+            texts = texts.set_column(index, name, without_zeros(texts[name]))
+
     return texts.cast(pa.schema({**columns, LINE: pa.int64()}))
 
 
 def is_text(line: bytes, encoding: str) -> bool:
+    """Whether bytes are valid in an encoding."""
     try:
         line.decode(encoding)
     except UnicodeDecodeError:
@@ -51,10 +60,34 @@ def is_text(line: bytes, encoding: str) -> bool:
     return True
 
 
-def _right(
+def in_range(texts: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    """Whether texts that are integers fit in this type."""
+    # Absolute values of the smallest and the largest integer.
+    if pa.types.is_signed_integer(kind):
+        low = 2 ** (kind.bit_width - 1)
+        high = 2 ** (kind.bit_width - 1) - 1
+    else:
+        low = 0
+        high = 2**kind.bit_width - 1
+
+    below = pc.starts_with(texts, "-")
+    digits = pc.utf8_ltrim(texts, characters="-0")
+    return pc.if_else(below, _at_most(digits, str(low)), _at_most(digits, str(high)))
+
+
+def without_zeros(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """Texts that are integers, without leading zeros, of which Arrow accepts only a few."""
+    # The column stays as it is if no text has a leading zero, which is usual.
+    if not pc.any(pc.match_substring_regex(texts, "^-?0."), min_count=0).as_py():
+        return texts
+    digits = pc.replace_substring_regex(texts, "^(-?)0+([1-9])", r"\1\2")
+    return pc.replace_substring_regex(digits, "^-?0+$", "0")
+
+
+def _rows_where(
     texts: pa.Table, right: pa.Array, name: str, reason: str, file: Path, bad_rows: BadRows
 ) -> pa.Table:
-    """The rows where a column is right; the others are refused or counted."""
+    """The rows in which the column `name` is right; the others are rejected or counted."""
     wrong = pc.invert(right)
     if not pc.any(wrong, min_count=0).as_py():
         return texts
@@ -63,29 +96,9 @@ def _right(
     return texts.filter(right)
 
 
-def in_range(texts: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """Whether texts that are integers fit in this type."""
-    signed = pa.types.is_signed_integer(kind)
-    low, high = (
-        (2 ** (kind.bit_width - 1), 2 ** (kind.bit_width - 1) - 1)
-        if signed
-        else (0, 2**kind.bit_width - 1)
-    )
-    below = pc.starts_with(texts, "-")
-    digits = pc.utf8_ltrim(texts, characters="-0")
-    return pc.if_else(below, _at_most(digits, str(low)), _at_most(digits, str(high)))
-
-
-def without_zeros(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Texts that are integers without the zeros before them, of which Arrow reads few."""
-    if not pc.any(pc.match_substring_regex(texts, "^-?0."), min_count=0).as_py():
-        return texts
-    digits = pc.replace_substring_regex(texts, "^(-?)0+([1-9])", r"\1\2")
-    return pc.replace_substring_regex(digits, "^-?0+$", "0")
-
-
 def _at_most(digits: pa.Array | pa.ChunkedArray, largest: str) -> pa.Array | pa.ChunkedArray:
-    """Whether numbers without zeros before them are at most this one; nothing stands for zero."""
+    """Whether numbers without leading zeros are at most `largest`; an empty text means zero."""
+    # Texts of equal length compare as their numbers do.
     length = pc.utf8_length(digits)
     as_long = pc.and_(pc.equal(length, len(largest)), pc.less_equal(digits, largest))
     return pc.or_(pc.less(length, len(largest)), as_long)
@@ -95,17 +108,18 @@ def _readable(texts: pa.Array, kind: pa.DataType) -> pa.Array:
     """Whether texts have the form of a type."""
     if pa.types.is_integer(kind):
         return pc.match_substring_regex(texts, _INTEGER)
+
     if pa.types.is_floating(kind):
         right = pc.match_substring_regex(texts, _NUMBER)
+        # A number of the right form may be too large: it would become infinity.
         return pc.and_(right, pc.is_finite(pc.if_else(right, texts, "0").cast(pa.float64())))
+
     return pc.is_valid(texts)
 
 
 def _kind_name(kind: pa.DataType) -> str:
-    return (
-        "integer"
-        if pa.types.is_integer(kind)
-        else "number"
-        if pa.types.is_floating(kind)
-        else "text"
-    )
+    if pa.types.is_integer(kind):
+        return "integer"
+    if pa.types.is_floating(kind):
+        return "number"
+    return "text"
