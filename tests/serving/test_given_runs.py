@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from payloads import a_module, a_pickle
 
+from torchrec_priors.common.files import read_json, write_json
 from torchrec_priors.errors import UserError
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
@@ -26,13 +27,12 @@ def test_its_metadata_is_not_run(sent, tmp_path):
     (place,) = (sent / "checkpoints").glob("step-*")
     payload = a_pickle(tmp_path / "ran")
     (place / ".metadata").write_bytes(payload)
-    sums = json.loads((place / "checksums.json").read_text())
-    sums.pop("sha256", None)
+    sums = read_json(place / "checksums.json", remedy="")
     sums["files"][".metadata"] = {
         "bytes": len(payload),
         "sha256": hashlib.sha256(payload).hexdigest(),
     }
-    (place / "checksums.json").write_text(json.dumps(sums))
+    write_json(place / "checksums.json", sums)
     (sent / "checkpoints" / "best.json").write_text(
         json.dumps({"step": 2, "ndcg@10": 0.0})
     )  # as an earlier version

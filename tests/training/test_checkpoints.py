@@ -24,7 +24,8 @@ from torchrec_priors.training import loop, trainer
 from torchrec_priors.training.checkpoint import files as checkpoint_files
 from torchrec_priors.training.checkpoint import staging as checkpoint_staging
 from torchrec_priors.training.checkpoint.check import flaw
-from torchrec_priors.training.checkpoint.files import MANIFEST, read_manifest
+from torchrec_priors.training.checkpoint.keys import MANIFEST
+from torchrec_priors.training.checkpoint.manifest import read_manifest
 from torchrec_priors.training.run.folder import RunFolder
 
 SETTINGS = {
@@ -166,6 +167,18 @@ def _flip(file):
             "checksums.json does not name .metadata",
         ),
         (lambda file: file.write_text("[]"), MANIFEST, "checksums.json cannot be read"),
+        (
+            lambda file: file.write_text(file.read_text().replace('"format": 2', '"format": 1')),
+            MANIFEST,
+            "checksums.json cannot be read .it does not match its checksum",
+        ),
+        (
+            lambda file: file.write_text(
+                file.read_text().replace('\n "sha256": ', '\n "sha257": ')
+            ),
+            MANIFEST,
+            "checksums.json cannot be read .it has no checksum",
+        ),
         (lambda file: None, MANIFEST, None),
     ],
 )
@@ -186,7 +199,7 @@ def test_a_damaged_newest_checkpoint_is_put_aside_and_the_one_before_used(
         load_run(run)
     _train(small_data, run)
     (line,) = _said(caplog, "damaged")
-    assert f"step-00000020 is damaged ({says}): going on from step-00000015" in line
+    assert f"step-00000020 is damaged ({says}): resuming from step-00000015" in line
     assert _names(run) == ["best.json", "step-00000015", "step-00000020", "step-00000020.damaged"]
     _same(whole / "checkpoints" / "step-00000020", run / "checkpoints" / "step-00000020", tmp_path)
     assert json.loads((run / "checkpoints" / "best.json").read_text())["step"] == 20

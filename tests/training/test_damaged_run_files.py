@@ -132,17 +132,17 @@ def test_a_configuration_that_was_edited_or_cut_is_not_the_runs(run):
         RunFolder(run).open()
 
 
-def test_a_note_of_the_best_that_is_damaged_is_written_anew_by_training(run, small_data, caplog):
+def test_a_note_of_the_best_that_is_damaged_is_written_again_by_training(run, small_data, caplog):
     file = run / "checkpoints" / "best.json"
     before = read_json(file, remedy="")
     file.write_text(file.read_text().replace(str(before["step"]), "3"))
     with pytest.raises(
-        UserError, match=r"best.json' is damaged .*: the train command of this run writes it anew"
+        UserError, match=r"best.json' is damaged .*: the train command of this run writes it again"
     ):
         CheckpointFolder(run / "checkpoints").best_step()
     _train(small_data, run)
     assert (
-        "best.json' is damaged (it does not match its checksum): it is written anew" in caplog.text
+        "best.json' is damaged (it does not match its checksum): it is written again" in caplog.text
     )
     assert read_json(file, remedy="")["step"] == before["step"]
 

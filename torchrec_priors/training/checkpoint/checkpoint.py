@@ -1,9 +1,10 @@
-"""Checkpoints by `torch.distributed.checkpoint`: written beside training, checked before they are read.
+"""Checkpoints by `torch.distributed.checkpoint`: written during training, checked before loading.
 
-A checkpoint holds the model, the states of the fused and the dense optimizer and the progress, best score included.
-Everything else follows from the configuration, which lies in the run's folder, and the step: learning rates, the
-position in the data, negatives and dropout come from (seed, step). Nothing in training draws from a global random
-state, so there is none to be kept. A checkpoint loads on any number of ranks.
+A checkpoint holds the model, the states of the fused and the dense optimizer, and the progress with
+the best score (`checkpoint.keys`). Everything else follows from the configuration, which is in the
+run's folder, and from the step: learning rates, the position in the data, negatives and dropout
+depend on (seed, step). Training draws nothing from a global random state, so none is saved. A
+checkpoint loads on any number of ranks.
 """
 
 import dataclasses
@@ -16,7 +17,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
@@ -29,6 +29,16 @@ from torchrec_priors.training.build import Built
 from torchrec_priors.training.checkpoint.check import flaw
 from torchrec_priors.training.checkpoint.files import Writer
 from torchrec_priors.training.checkpoint.folder import CheckpointFolder, checkpoint_name
+from torchrec_priors.training.checkpoint.keys import (
+    MODEL,
+    Progress,
+    State,
+    fit_progress,
+    parts_in_format,
+    parts_of,
+    state_of,
+)
+from torchrec_priors.training.checkpoint.manifest import format_of
 from torchrec_priors.training.checkpoint.reader import Reader
 from torchrec_priors.training.checkpoint.row_wise_state import in_saved_form
 from torchrec_priors.training.checkpoint.staging import Staging
@@ -36,42 +46,17 @@ from torchrec_priors.training.optimizers import Optimizers
 
 log = logging.getLogger(__name__)
 
-_LONGEST_WRITE = timedelta(hours=1)  # for which ranks wait for one another
-
-
-@dataclass
-class Progress:
-    """Where training stands.
-
-    Attributes:
-        step: steps done.
-        best: best validation ndcg@10 so far; -1 before the first evaluation.
-        best_step: steps done then.
-        without_gain: evaluations since.
-    """
-
-    step: int = 0
-    best: float = -1.0
-    best_step: int = 0
-    without_gain: int = 0
-
-    def to_tensor(self) -> torch.Tensor:
-        return torch.tensor(
-            [self.step, self.best, self.best_step, self.without_gain], dtype=torch.float64
-        )
-
-    @classmethod
-    def from_tensor(cls, values: torch.Tensor) -> "Progress":
-        step, best, best_step, without_gain = values.tolist()
-        return cls(int(step), best, int(best_step), int(without_gain))
+_LONGEST_WRITE = timedelta(hours=1)  # that ranks wait for each other
 
 
 @dataclass(frozen=True)
 class _Writing:
-    """A checkpoint on its way.
+    """A checkpoint that is being written.
 
     Attributes:
-        failed: once it is over, why it is not in its place; None where it is.
+        step: its step.
+        best: whether it is the best so far.
+        failed: when it is over: why the checkpoint is not in its place; None if it is.
     """
 
     step: int
@@ -80,61 +65,59 @@ class _Writing:
 
 
 class Checkpoints:
-    """The checkpoints of a run's folder. Every rank must make one and call it alike."""
+    """The checkpoints of a run's folder.
+
+    Every rank must create one and make the same calls.
+    """
 
     def __init__(self, folder: Path, ranks: Ranks, settings: TrainingConfig | None = None) -> None:
         self.folder = CheckpointFolder(folder)
         self.ranks = ranks
         self.settings = settings or TrainingConfig()
-        self._saved_step = 0  # the newest, be it on its way
+        self._saved_step = 0  # step of the newest checkpoint, which may still be being written
         self._writing: _Writing | None = None
-        self._lost: OutsideError | None = None  # the newest could not be written
+        self._lost: OutsideError | None = None  # set if the newest could not be written
         self._group: dist.ProcessGroup | None = None
 
     def save(self, built: Built, optimizers: Optimizers, progress: Progress, *, best: bool) -> None:
-        """Writes what the model is now, or begins to: see `finish`. Waits for the checkpoint before.
+        """Writes the model as it is now, or begins to (see `finish`).
 
-        A checkpoint that cannot be written is logged, and the next one makes up for it; but not where it is the best.
+        Waits for the previous checkpoint first. A checkpoint that cannot be written is logged, and
+        training continues to the next one, unless it is the best so far.
 
         Raises:
-            OutsideError: the checkpoint before, or this one where it is not written beside training, was the best so
-                far and could not be written.
+            OutsideError: the previous checkpoint, or this one if it is not written in the
+                background, is the best so far and could not be written.
         """
         self._settle()
+
+        # The model has not changed since the last checkpoint, but it may have become the best.
         if progress.step == self._saved_step:
             self._note(progress, best)
             dist.barrier(self.ranks.side)
             return
-        self._saved_step = step = progress.step
-        noted = dataclasses.replace(progress)
+
+        step = progress.step
+        self._saved_step = step
+        noted = dataclasses.replace(progress)  # training changes `progress` while this is written
         writer = Writer(self.folder.place(step), lambda: self._note(noted, best))
         if self.ranks.leads:
-            with suppress(OSError):  # then it cannot be written either, which all ranks will know
+            # If this fails, writing fails too, and then all ranks know.
+            with suppress(OSError):
                 remove_leftover(writer.partial)
-        state = _state(built, optimizers, progress)
+
+        state = state_of(parts_of(built, optimizers, progress))
         failed = Future[str | None]()
         if self.settings.checkpoint_async:
-            written = dcp.async_save(
-                state, storage_writer=writer, async_stager=Staging(), process_group=self._own()
-            )
-            assert isinstance(written, Future), "staging is over when it returns"
-            written.add_done_callback(
-                lambda _: self._over(written, writer, failed)
-            )  # in the thread that wrote
+            self._write_in_background(state, writer, failed)
             self._writing = _Writing(step, best, failed)
-            return
-        done = Future[Any]()
-        try:
-            dcp.save(state, storage_writer=writer, process_group=self.ranks.side)
-            done.set_result(None)
-        except CheckpointException as error:
-            done.set_exception(error)
-        self._over(done, writer, failed)
-        self._writing = _Writing(step, best, failed)
-        self._settle()
+        else:
+            self._write(state, writer, failed)
+            self._writing = _Writing(step, best, failed)
+            self._settle()
 
     def finish(self) -> None:
-        """Until the newest checkpoint is in its place.
+        """Waits until the newest checkpoint is in its place.
 
         Raises:
             OutsideError: it could not be written.
@@ -144,33 +127,37 @@ class Checkpoints:
             raise self._lost
 
     def close(self) -> None:
-        """Until nothing is being written any more, however that ended."""
+        """Waits until nothing is being written any more, successfully or not."""
         if self._writing is not None:
             wait([self._writing.failed])
 
     @property
     def newest(self) -> str | None:
-        """Name of the newest checkpoint in its place."""
+        """The name of the newest checkpoint in its place."""
         steps = self.folder.steps()
         return checkpoint_name(steps[-1]) if steps else None
 
     def resume(self, built: Built, optimizers: Optimizers) -> Progress | None:
-        """Loads the newest checkpoint whose files are whole; None where there are no checkpoints. Newer ones, which are
-        damaged, are put aside, which is logged.
+        """Loads the newest checkpoint that is not damaged; None if there are no checkpoints.
+
+        Newer ones, which are damaged, are put aside, which is logged.
 
         Raises:
-            UserError: none is whole.
+            UserError: all are damaged, or a later release has written the newest.
         """
         damaged: list[tuple[int, str]] = []
         steps = self._agreed_steps()
-        while steps and (wrong := flaw(self.folder.place(steps[-1]), self.ranks)):
-            damaged.append((steps.pop(), wrong))
+        while steps:
+            problem = flaw(self.folder.place(steps[-1]), self.ranks)
+            if not problem:
+                break
+            damaged.append((steps.pop(), problem))
 
         if not steps and damaged:
-            what = "; ".join(f"{checkpoint_name(step)}: {wrong}" for step, wrong in damaged)
+            problems = "; ".join(f"{checkpoint_name(step)}: {problem}" for step, problem in damaged)
             raise UserError(
-                f"'{self.folder.path}' has no checkpoint that is whole ({what}): put the files back, or remove the "
-                "folder to train from the beginning"
+                f"'{self.folder.path}' has no checkpoint that is whole ({problems}): put the files "
+                "back, or remove the folder to train from the beginning"
             )
         if not steps:
             if self.ranks.leads:
@@ -178,24 +165,22 @@ class Checkpoints:
             dist.barrier(self.ranks.side)
             return None
 
-        optimizers.make_state()
-        state = _state(built, optimizers, Progress())
-        place = self.folder.place(steps[-1])
-        with in_saved_form(state, Reader(place).metadata):
-            load(state, place, self.ranks)
-        built.parallel.load_state_dict(state["model"])
-        optimizers.all.load_state_dict(state["optimizers"])
-        progress = Progress.from_tensor(state["progress"])
+        progress = self._load_all(built, optimizers, self.folder.place(steps[-1]))
 
+        # Only after loading has worked is anything in the folder changed.
         if self.ranks.leads:
-            for step, wrong in damaged:
+            for step, problem in damaged:
                 aside = self.folder.put_aside(step)
                 log.warning(
-                    "checkpoint %s is damaged (%s): going on from %s; kept as '%s'",
-                    checkpoint_name(step), wrong, checkpoint_name(steps[-1]), aside,
-                )  # fmt: skip
+                    "checkpoint %s is damaged (%s): resuming from %s; kept as '%s'",
+                    checkpoint_name(step),
+                    problem,
+                    checkpoint_name(steps[-1]),
+                    aside,
+                )
             self.folder.go_back(progress.step, progress.best_step, progress.best)
         dist.barrier(self.ranks.side)
+
         self._saved_step = progress.step
         return progress
 
@@ -203,19 +188,22 @@ class Checkpoints:
         """Loads the weights of the best checkpoint; returns its name.
 
         Raises:
-            UserError: the run has none, or its files are not what was written.
+            UserError: the run has none, or its files are damaged.
         """
         place = self.best_place("--run")
-        state = {"model": built.parallel.state_dict()}
+        state = {MODEL: built.parallel.state_dict()}
         load(state, place, self.ranks)
-        built.parallel.load_state_dict(state["model"])
+        built.parallel.load_state_dict(state[MODEL])
         return place.name
 
     def best_place(self, option: str) -> Path:
-        """The best checkpoint's folder, whose files are whole.
+        """Returns the folder of the best checkpoint, whose files are not damaged.
+
+        Args:
+            option: the option that named the run, for messages.
 
         Raises:
-            UserError: the run has none, or its files are not what was written; `option` is what named the run.
+            UserError: the run has none, or its files are damaged.
         """
         run = self.folder.path.parent
         step = self.best_step()
@@ -223,37 +211,81 @@ class Checkpoints:
             raise UserError(
                 f"{option}: '{run}' has no best checkpoint yet: train until its first evaluation"
             )
+
         place = self.folder.place(step)
-        wrong = flaw(place, self.ranks)
-        if wrong:
+        problem = flaw(place, self.ranks)
+        if problem:
             raise UserError(
-                f"{option}: the best checkpoint '{place}' is damaged ({wrong}): put the file back, or train again"
+                f"{option}: the best checkpoint '{place}' is damaged ({problem}): "
+                "put the file back, or train again"
             )
         return place
 
     def best_step(self) -> int | None:
-        """Of the best checkpoint; None where there is none."""
-        told = [self.folder.best_step()]
-        self._from_rank_0(told)
-        return told[0]
+        """Returns the step of the best checkpoint; None if there is none."""
+        step: int | None = self._from_rank_0(self.folder.best_step())
+        return step
 
     def _agreed_steps(self) -> list[int]:
-        told = [self.folder.steps()]
-        self._from_rank_0(told)
-        return told[0]
+        steps: list[int] = self._from_rank_0(self.folder.steps())
+        return steps
 
-    def _from_rank_0(self, told: list[Any]) -> None:
+    def _from_rank_0(self, value: Any) -> Any:
+        """Returns rank 0's value on all ranks: they may see a shared folder in different states."""
+        values = [value]
         if self.ranks.world > 1:
-            dist.broadcast_object_list(told, group_src=0, group=self.ranks.side)
+            dist.broadcast_object_list(values, group_src=0, group=self.ranks.side)
+        return values[0]
 
-    def _own(self) -> dist.ProcessGroup:
-        """A group for the writing thread alone: on one that training uses, their collectives would be mixed up."""
+    def _load_all(self, built: Built, optimizers: Optimizers, place: Path) -> Progress:
+        """Fills the model and the optimizers from a checkpoint; returns its progress."""
+        optimizers.make_state()
+        progress = Progress()
+        parts = parts_in_format(parts_of(built, optimizers, progress), format_of(place))
+        state = state_of(parts)
+
+        metadata = Reader(place).metadata
+        fit_progress(state, metadata)
+        with in_saved_form(state, metadata):
+            load(state, place, self.ranks)
+
+        for key, part in parts.items():
+            part.load_state_dict(state[key])
+        return progress
+
+    def _write(self, state: State, writer: Writer, failed: "Future[str | None]") -> None:
+        written = Future[Any]()
+        try:
+            dcp.save(state, storage_writer=writer, process_group=self.ranks.side)
+            written.set_result(None)
+        except CheckpointException as error:
+            written.set_exception(error)
+        self._over(written, writer, failed)
+
+    def _write_in_background(
+        self, state: State, writer: Writer, failed: "Future[str | None]"
+    ) -> None:
+        written = dcp.async_save(
+            state,
+            storage_writer=writer,
+            async_stager=Staging(),
+            process_group=self._writing_group(),
+        )
+        assert isinstance(written, Future), "staging is over when it returns"
+        # The callback runs in the thread that writes.
+        written.add_done_callback(lambda _: self._over(written, writer, failed))
+
+    def _writing_group(self) -> dist.ProcessGroup:
+        """Returns a group for the writing thread only.
+
+        On a group that training uses, the collectives of both would be mixed up.
+        """
         if self._group is None:
             self._group = dist.new_group(backend="gloo", timeout=_LONGEST_WRITE)
         return self._group
 
     def _note(self, progress: Progress, best: bool) -> None:
-        """On rank 0, when the checkpoint is in its place."""
+        """Updates the folder on rank 0, once the checkpoint is in its place."""
         if not self.ranks.leads:
             return
         if best:
@@ -261,11 +293,12 @@ class Checkpoints:
         self.folder.remove_old(self.settings.keep_last, self.settings.keep_best)
 
     def _over(self, written: "Future[Any]", writer: Writer, failed: "Future[str | None]") -> None:
-        """When a checkpoint was written, or could not be: then nothing of it stays."""
+        """Says how writing has ended. Nothing stays of a checkpoint that could not be written."""
         error = written.exception()
         if error is None:
             failed.set_result(None)
-        elif isinstance(error, CheckpointException):  # the same on every rank
+        elif isinstance(error, CheckpointException):
+            # The same error comes on every rank.
             if self.ranks.leads:
                 shutil.rmtree(writer.partial, ignore_errors=True)
                 log.warning(
@@ -281,24 +314,29 @@ class Checkpoints:
             return
         writing = self._writing
         self._writing = None
+
         reason = writing.failed.result()
         self._lost = None
         if reason is None:
             return
+
+        # The next `save` must write, even of the same step.
         self._saved_step = 0
         self._lost = OutsideError(
-            f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): "
-            "make room, or see to what it says, and the same command goes on from the one before"
+            f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): free "
+            "some space or remove the cause, and the same command resumes from the one before"
         )
         if writing.best:
             raise self._lost
 
 
-def load(state: dict[str, Any], place: Path, ranks: Ranks) -> None:
-    """Fills `state` from a checkpoint's folder, whose files were found whole; every rank must call it.
+def load(state: State, place: Path, ranks: Ranks) -> None:
+    """Fills `state` from a checkpoint's folder, whose files are not damaged.
+
+    Every rank must call it.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the checkpoint cannot be read.
     """
     reader = Reader(place)
     try:
@@ -310,17 +348,11 @@ def load(state: dict[str, Any], place: Path, ranks: Ranks) -> None:
         ) from error
 
 
-def _state(built: Built, optimizers: Optimizers, progress: Progress) -> dict[str, Any]:
-    return {
-        "model": built.parallel.state_dict(),
-        "optimizers": optimizers.all.state_dict(),
-        "progress": progress.to_tensor(),
-    }
-
-
 def _reason(error: CheckpointException) -> str:
-    """What the first of the ranks that failed met."""
+    """Says what happened on the first of the ranks that failed."""
     failure, _ = next(iter(error.failures.values()))
     if isinstance(failure, OSError) and failure.strerror:
-        return f"{failure.strerror}: '{failure.filename}'" if failure.filename else failure.strerror
+        if failure.filename:
+            return f"{failure.strerror}: '{failure.filename}'"
+        return failure.strerror
     return " ".join(str(failure).split())[:200]

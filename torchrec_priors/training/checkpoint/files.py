@@ -1,15 +1,14 @@
-"""The files of a checkpoint: hashed as they are written, and moved to their place when all are whole and on the disk.
+"""The files of a checkpoint: hashed while written, and moved into place once all are on the disk.
 
 step-N/.metadata, rank-*.distcp   as `torch.distributed.checkpoint` writes them
-step-N/checksums.json             sha256 and length of each of them
+step-N/checksums.json             the format's number; SHA-256 and length of each of these files
 
-Until then the folder is `step-N.partial`, which nobody reads.
+Until then the folder is called `step-N.partial`, which nobody reads.
 """
 
 import dataclasses
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,118 +22,111 @@ from torch.distributed.checkpoint.metadata import MetadataIndex
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from torchrec_priors.common.files import remove_leftover
-
-MANIFEST = "checksums.json"
-DCP_METADATA = ".metadata"
-DATA_FILES = (
-    "rank-*.distcp"  # checkpoints of earlier versions, which have no checksums, have other names
+from torchrec_priors.common.files import json_text, remove_leftover
+from torchrec_priors.training.checkpoint.keys import (
+    DCP_METADATA,
+    FILES,
+    FORMAT,
+    FORMAT_NUMBER,
+    MANIFEST,
 )
-
-
-@dataclass(frozen=True)
-class Checksum:
-    """Of a whole file."""
-
-    bytes: int
-    sha256: str
+from torchrec_priors.training.checkpoint.manifest import Checksum
 
 
 class Writer(FileSystemWriter):
-    """Writes one checkpoint. Every rank must have one; rank 0 moves the folder when all have written."""
+    """Writes one checkpoint.
+
+    Every rank must have one. Rank 0 moves the folder into place when all ranks have written.
+    """
 
     def __init__(self, place: Path, when_whole: Callable[[], None]) -> None:
         """
         Args:
-            place: the checkpoint's folder, which is not there yet.
-            when_whole: called on rank 0 once it is.
+            place: the checkpoint's folder, which does not exist yet.
+            when_whole: is called on rank 0 once the folder is complete and in its place.
         """
         self.place = place
         self.partial = partial_of(place)
         super().__init__(self.partial)
+
         self._when_whole = when_whole
-        self.fs = self._files = _Hashing()
+        self._files = _Hashing()
+        self.fs = self._files  # the base class opens and renames files through `fs`
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Gives the files of each rank names of their own."""
         return [
             dataclasses.replace(plan, storage_data=_Prefix(f"rank-{rank}-"))
             for rank, plan in enumerate(plans)
         ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
+        """Writes this rank's files; their checksums travel to rank 0 as one more result."""
         try:
-            written = super().write_data(plan, planner).value()
-        except RuntimeError as error:  # what torch.save makes of a file's own error
+            results = super().write_data(plan, planner).value()
+        except RuntimeError as error:
+            # torch.save hides the file's own error, which says what is wrong with the disk.
             raise self._files.failure or error from error
-        told: Future[list[WriteResult]] = Future()
-        told.set_result(
-            [*written, _Checksums(MetadataIndex(""), 0, None, dict(self._files.written))]
-        )
-        return told
+
+        checksums = _Checksums(MetadataIndex(""), 0, None, dict(self._files.written))
+        future: Future[list[WriteResult]] = Future()
+        future.set_result([*results, checksums])
+        return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        written = [result for of_rank in results for result in of_rank]
-        super().finish(
-            metadata, [[result for result in written if not isinstance(result, _Checksums)]]
-        )
+        """Writes metadata and manifest, and moves the folder into place; only rank 0 calls it."""
+        gathered = [result for results_of_rank in results for result in results_of_rank]
+        tensors = [result for result in gathered if not isinstance(result, _Checksums)]
+        super().finish(metadata, [tensors])
+
         files = {DCP_METADATA: self._files.written[DCP_METADATA]}
-        for result in written:
+        for result in gathered:
             if isinstance(result, _Checksums):
                 files |= result.files
-        manifest = {name: dataclasses.asdict(checksum) for name, checksum in sorted(files.items())}
-        with (self.partial / MANIFEST).open("x", encoding="utf8") as file:
-            file.write(json.dumps({"files": manifest}, indent=1) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._write_manifest(files)
+
+        # The order matters: the files and their names are on the disk before the folder gets the
+        # name that makes it a checkpoint. A folder of the same step is there if what follows the
+        # move has failed before.
         _sync_folder(self.partial)
-        remove_leftover(self.place)  # of the same step, where what comes after the move failed
+        remove_leftover(self.place)
         self.partial.replace(self.place)
         _sync_folder(self.place.parent)
         self._when_whole()
 
+    def _write_manifest(self, files: dict[str, Checksum]) -> None:
+        entries = {name: dataclasses.asdict(checksum) for name, checksum in sorted(files.items())}
+        with (self.partial / MANIFEST).open("x", encoding="utf8") as file:
+            file.write(json_text({FORMAT_NUMBER: FORMAT, FILES: entries}))
+            file.flush()
+            os.fsync(file.fileno())
+
 
 def partial_of(place: Path) -> Path:
-    """The folder that a checkpoint is written in."""
+    """Returns the folder that a checkpoint is written in."""
     return place.with_name(f"{place.name}.partial")
-
-
-def read_manifest(place: Path) -> dict[str, Checksum]:
-    """Checksums of a checkpoint's files by name.
-
-    Raises:
-        ValueError: what is there is no manifest.
-        OSError: it cannot be read.
-    """
-    try:
-        files = json.loads((place / MANIFEST).read_text(encoding="utf8"))["files"]
-        for name in files:
-            if name in ("", ".", "..") or "/" in name or "\0" in name:
-                raise ValueError(f"{name!r} is no file of the checkpoint")
-        return {name: Checksum(**values) for name, values in files.items()}
-    except (TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"no manifest: {error}") from error
 
 
 @dataclass(frozen=True)
 class _Prefix:
-    """Of the names of a rank's files."""
+    """How the names of a rank's files begin."""
 
     prefix: str
 
 
 @dataclass(frozen=True)
 class _Checksums(WriteResult):
-    """What a rank tells rank 0 beside what it has written."""
+    """What a rank sends to rank 0 in addition to the list of tensors that it has written."""
 
     files: dict[str, Checksum]
 
 
 class _Hashing(FileSystem):
-    """Files that are hashed as they are written.
+    """A file system that hashes files while they are written.
 
     Attributes:
-        written: by name.
-        failure: of a file that could not be written.
+        written: the checksums of the complete files, by name.
+        failure: the error of a file that could not be written.
     """
 
     def __init__(self) -> None:
@@ -144,13 +136,16 @@ class _Hashing(FileSystem):
     @contextmanager
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         assert mode == "wb", "a checkpoint's files are written once"
-        with Path(path).open("xb") as file:  # never through a link that lies there
+
+        # Mode "x" never writes through a link that somebody has put in the file's place.
+        with Path(path).open("xb") as file:
             stream = _HashedFile(file)
             try:
                 yield stream
             except BaseException:
                 self.failure = stream.failure
                 raise
+
         self.written[Path(path).name] = Checksum(stream.length, stream.digest.hexdigest())
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
@@ -159,6 +154,8 @@ class _Hashing(FileSystem):
 
 
 class _HashedFile(io.IOBase):
+    """A file that is only written to, from its beginning to its end."""
+
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.digest = hashlib.sha256()
@@ -172,6 +169,7 @@ class _HashedFile(io.IOBase):
             error.filename = self.file.name
             self.failure = error
             raise
+
         self.digest.update(block)
         self.length += written
         return written
@@ -191,9 +189,9 @@ class _HashedFile(io.IOBase):
 
 
 def _sync_folder(folder: Path) -> None:
-    """Names in a folder are on the disk only then."""
-    number = os.open(folder, os.O_RDONLY)
+    """Makes sure that the names in a folder are on the disk; fsync of a file does not do that."""
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(number)
+        os.fsync(descriptor)
     finally:
-        os.close(number)
+        os.close(descriptor)

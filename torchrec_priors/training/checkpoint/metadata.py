@@ -1,12 +1,12 @@
-"""`.metadata` of a checkpoint, read without running anything that it says.
+"""Reads `.metadata` of a checkpoint without running anything that it names.
 
-`torch.distributed.checkpoint` writes it as a pickle, which may call whatever it names. Here every name in it stands for
-an inert object, and names that no checkpoint of ours has are refused. Metadata is then made of values that were looked
-at one by one: names, numbers, sizes.
+`torch.distributed.checkpoint` writes it as a pickle, which may call whatever it names. Here every
+name in it is replaced by an inert object, and names that no checkpoint of ours has are rejected.
+The metadata is then built from values that were checked one by one: names, numbers, sizes.
 """
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from torchrec_priors.training.checkpoint.files import DCP_METADATA
+from torchrec_priors.training.checkpoint.keys import DCP_METADATA
 
 _OF_DCP = "torch.distributed.checkpoint.metadata"
 _KNOWN = {
@@ -43,81 +43,87 @@ _DTYPES = {name: value for name, value in vars(torch).items() if isinstance(valu
 
 
 def read_metadata(place: Path) -> Metadata:
-    """What the checkpoint in the folder `place` holds: tensors alone.
+    """Reads which tensors the checkpoint in the folder `place` holds.
 
     Raises:
-        ValueError: the file says anything else.
-        OSError: it cannot be read.
+        ValueError: the file holds anything else.
+        OSError: the file cannot be read.
     """
     with (place / DCP_METADATA).open("rb") as file:
         try:
-            said = _Inert(file).load()
+            root = _InertUnpickler(file).load()
         except OSError:
             raise
-        except Exception as error:  # a damaged pickle may raise any
-            raise ValueError(
-                f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
-            ) from error
-    return _metadata(said)
+        except Exception as error:
+            # Unpickling damaged bytes may raise any exception.
+            reason = " ".join(str(error).split())[:100]
+            raise ValueError(f"{type(error).__name__}: {reason}") from error
+    return _metadata(root)
 
 
 class _StandIn:
-    """Of an object of the pickle: what it was called with and what it was filled with. It does nothing."""
+    """Takes the place of an object of the pickle, and does nothing.
+
+    Attributes:
+        arguments: what the object would have been created with.
+        state: what it would have been filled with.
+    """
 
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
     def __new__(cls, *arguments: Any) -> "_StandIn":
-        made = object.__new__(cls)
-        made.arguments = arguments
-        return made
+        stand_in = object.__new__(cls)
+        stand_in.arguments = arguments
+        return stand_in
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
-class _Inert(
-    pickle._Unpickler
-):  # the one in Python: that in C takes any memory that a file asks for
-    """Args: file: opened."""
+# The unpickler in Python: the one in C allocates any memory that a file asks for.
+class _InertUnpickler(pickle._Unpickler):
+    """Unpickles stand-ins and types of tensors only."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint holds")
-        return type(
-            name, (_StandIn,), {}
-        )  # one for each place, so that none can be changed by another
+
+        # A new class each time: a pickle can set attributes of a class, and so change later ones.
+        return type(name, (_StandIn,), {})
 
 
-def _metadata(said: Any) -> Metadata:
-    state = _state(said, "Metadata")
-    tensors = _each(state.get("state_dict_metadata"), str, _tensor)
-    paths = _each(state.get("planner_data"), str, _path)
-    stored = {
-        _index(index, tensors): _place(info)
-        for index, info in _require(state.get("storage_data"), dict, "storage_data").items()
-    }
+def _metadata(value: Any) -> Metadata:
+    state = _state(value, "Metadata")
+    tensors = _dictionary(state.get("state_dict_metadata"), _tensor)
+    paths = _dictionary(state.get("planner_data"), _path)
+
+    storage = _require(state.get("storage_data"), dict, "storage_data")
+    stored = {_index(index, tensors): _storage_info(info) for index, info in storage.items()}
+
     version = state.get("version")
+    if version is not None:
+        version = _require(version, str, "version")
     return Metadata(
         state_dict_metadata=tensors,
         planner_data=paths,
         storage_data=stored,
         storage_meta=StorageMeta(),
-        version=None if version is None else _require(version, str, "version"),
+        version=version,
     )
 
 
-def _tensor(said: Any) -> STORAGE_TYPES:
-    state = _state(said, "TensorStorageMetadata")
+def _tensor(value: Any) -> STORAGE_TYPES:
+    state = _state(value, "TensorStorageMetadata")
     size = _size(state.get("size"))
     chunks = [_chunk(chunk, len(size)) for chunk in _require(state.get("chunks"), list, "chunks")]
     return TensorStorageMetadata(_properties(state.get("properties")), size, chunks)
 
 
-def _chunk(said: Any, dimensions: int) -> ChunkStorageMetadata:
-    state = _state(said, "ChunkStorageMetadata")
+def _chunk(value: Any, dimensions: int) -> ChunkStorageMetadata:
+    state = _state(value, "ChunkStorageMetadata")
     offsets = _size(state.get("offsets"))
     sizes = _size(state.get("sizes"))
     if not len(offsets) == len(sizes) == dimensions:
@@ -125,30 +131,33 @@ def _chunk(said: Any, dimensions: int) -> ChunkStorageMetadata:
     return ChunkStorageMetadata(offsets, sizes)
 
 
-def _properties(said: Any) -> TensorProperties:
-    """The type alone: layout and memory are as everywhere."""
-    values = _require(_stand_in(said, "TensorProperties").state, tuple, "properties")
+def _properties(value: Any) -> TensorProperties:
+    """Takes only the type; layout and memory are the same for all tensors of ours."""
+    values = _require(_stand_in(value, "TensorProperties").state, tuple, "properties")
     if not values or not isinstance(values[0], torch.dtype):
         raise ValueError("a tensor has no type")
     return TensorProperties(dtype=values[0])
 
 
-def _index(said: Any, tensors: Mapping[str, Any]) -> MetadataIndex:
-    state = _state(said, "MetadataIndex")
+def _index(value: Any, tensors: Mapping[str, Any]) -> MetadataIndex:
+    """The key of a stored piece: a tensor's name, and which piece of it."""
+    state = _state(value, "MetadataIndex")
     name = state.get("fqn")
-    offset = state.get("offset")
-    number = state.get("index")
     if name not in tensors:
-        raise ValueError(f"there is no tensor '{name}', which it says is stored")
-    return MetadataIndex(
-        str(name),
-        None if offset is None else _size(offset),
-        None if number is None else _natural(number),
-    )
+        raise ValueError(f"it says that a tensor '{name}' is stored, which does not exist")
+
+    offset = state.get("offset")
+    if offset is not None:
+        offset = _size(offset)
+    number = state.get("index")
+    if number is not None:
+        number = _natural(number)
+    return MetadataIndex(str(name), offset, number)
 
 
-def _place(said: Any) -> _StorageInfo:
-    state = _state(said, "_StorageInfo")
+def _storage_info(value: Any) -> _StorageInfo:
+    """Where a piece is: a file of the checkpoint's own folder, an offset and a length."""
+    state = _state(value, "_StorageInfo")
     file = _require(state.get("relative_path"), str, "a file's name")
     if not file or file in (".", "..") or "/" in file or "\0" in file:
         raise ValueError(f"{file!r} is no file of the checkpoint")
@@ -157,42 +166,44 @@ def _place(said: Any) -> _StorageInfo:
     return _StorageInfo(file, _natural(state.get("offset")), _natural(state.get("length")))
 
 
-def _path(said: Any) -> tuple[Any, ...]:
-    """Of a tensor in the nested state."""
-    parts = _require(said, tuple, "planner_data")
+def _path(value: Any) -> tuple[Any, ...]:
+    """The keys that lead to a tensor in the nested state."""
+    parts = _require(value, tuple, "planner_data")
     if not all(isinstance(part, str | int) for part in parts):
-        raise ValueError("planner_data is no path of names")
+        raise ValueError("planner_data is not a path of names")
     return parts
 
 
-def _size(said: Any) -> torch.Size:
-    (numbers,) = _stand_in(said, "Size").arguments or ((),)
+def _size(value: Any) -> torch.Size:
+    (numbers,) = _stand_in(value, "Size").arguments or ((),)
     return torch.Size([_natural(number) for number in _require(numbers, tuple, "a size")])
 
 
-def _natural(said: Any) -> int:
-    if type(said) is not int or said < 0:
-        raise ValueError(f"{said!r} is no size")
-    return said
+def _natural(value: Any) -> int:
+    # Not `isinstance`: True is an integer, too.
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{value!r} is no size")
+    return value
 
 
-def _each(said: Any, kind: type, make: Any) -> dict[Any, Any]:
-    found = _require(said, dict, "names")
-    return {_require(key, kind, "a name"): make(value) for key, value in found.items()}
+def _dictionary(value: Any, convert: Callable[[Any], Any]) -> dict[str, Any]:
+    """A dictionary from names to values that `convert` checks and converts."""
+    entries = _require(value, dict, "names")
+    return {_require(key, str, "a name"): convert(inner) for key, inner in entries.items()}
 
 
-def _state(said: Any, name: str) -> dict[str, Any]:
-    state: dict[str, Any] = _require(_stand_in(said, name).state, dict, name)
+def _state(value: Any, name: str) -> dict[str, Any]:
+    state: dict[str, Any] = _require(_stand_in(value, name).state, dict, name)
     return state
 
 
-def _stand_in(said: Any, name: str) -> _StandIn:
-    if not isinstance(said, _StandIn) or type(said).__name__ != name:
+def _stand_in(value: Any, name: str) -> _StandIn:
+    if not isinstance(value, _StandIn) or type(value).__name__ != name:
         raise ValueError(f"there is no {name} where one is expected")
-    return said
+    return value
 
 
-def _require(said: Any, kind: type, what: str) -> Any:
-    if not isinstance(said, kind):
+def _require(value: Any, kind: type, what: str) -> Any:
+    if not isinstance(value, kind):
         raise ValueError(f"{what} is no {kind.__name__}")
-    return said
+    return value

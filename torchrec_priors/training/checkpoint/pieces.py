@@ -1,4 +1,4 @@
-"""Some pieces of a large tensor, in the CPU's memory, as `torch.distributed.checkpoint` saves and loads them."""
+"""Pieces of a large tensor, in the CPU's memory, for `torch.distributed.checkpoint`."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,16 @@ from torchrec.distributed.shards_wrapper import LocalShardsWrapper
 
 
 class Pieces(LocalShardsWrapper):
-    """What a rank holds of a tensor; at least one piece where it is to be loaded.
+    """What a rank holds of a tensor; at least one piece if it is to be loaded.
 
-    TorchRec's own wrapper knows the places of the pieces, and relies on a `DTensor` around it for the size of the
-    whole, which would move them to the device of its mesh.
+    TorchRec's own wrapper knows the offsets of the pieces, but takes the size of the whole tensor
+    from a `DTensor` around it. That would move the pieces to the device of its mesh.
+
+    Attributes:
+        whole: the size of the whole tensor.
     """
+
+    whole: torch.Size
 
     def __new__(
         cls, pieces: Sequence[Tensor], offsets: Sequence[Sequence[int]], size: Sequence[int]
@@ -20,15 +25,13 @@ class Pieces(LocalShardsWrapper):
         """
         Args:
             pieces: plain tensors.
-            offsets: where in the whole each begins, in every dimension.
-            size: of the whole.
+            offsets: where each piece begins in the whole tensor, in every dimension.
+            size: the size of the whole tensor.
         """
-        made: Pieces = super().__new__(cls, list(pieces), [tuple(offset) for offset in offsets])
-        made.whole = torch.Size(size)
-        return made
-
-    whole: torch.Size
+        wrapper: Pieces = super().__new__(cls, list(pieces), [tuple(offset) for offset in offsets])
+        wrapper.whole = torch.Size(size)
+        return wrapper
 
     def size(self, *dimension: int) -> torch.Size | int:
-        """Of the whole."""
+        """Returns the size of the whole tensor, or of one of its dimensions."""
         return self.whole[dimension[0]] if dimension else self.whole

@@ -1,6 +1,6 @@
-"""Reads tensors out of a checkpoint: nothing that its files say is run.
+"""Reads tensors from a checkpoint without running anything that its files name.
 
-What the files hold is read by `checkpoint_metadata`, tensors themselves by PyTorch's reader of weights alone.
+`checkpoint.metadata` reads what the files hold; PyTorch's reader of weights only reads the tensors.
 """
 
 from pathlib import Path
@@ -9,15 +9,15 @@ from typing import Any
 from torch.distributed.checkpoint import FileSystemReader, Metadata
 
 from torchrec_priors.errors import UserError
-from torchrec_priors.training.checkpoint.files import DCP_METADATA
+from torchrec_priors.training.checkpoint.keys import DCP_METADATA
 from torchrec_priors.training.checkpoint.metadata import read_metadata
 
 
 class Reader(FileSystemReader):
-    """Of one checkpoint.
+    """Reads one checkpoint.
 
     Attributes:
-        metadata: what it holds.
+        metadata: the names, types and sizes of its tensors, and where they are in its files.
 
     Raises:
         UserError: `.metadata` is not what a checkpoint has.
@@ -29,8 +29,10 @@ class Reader(FileSystemReader):
             self.metadata = read_metadata(place)
         except (ValueError, OSError) as error:
             raise UserError(
-                f"checkpoint '{place}' cannot be loaded ({DCP_METADATA}: {error}): remove it to use an older one"
+                f"checkpoint '{place}' cannot be loaded ({DCP_METADATA}: {error}): "
+                "remove it to use an older one"
             ) from error
 
     def read_metadata(self, *arguments: Any, **options: Any) -> Metadata:
+        """Returns what was read when the reader was created; the base class would unpickle it."""
         return self.metadata

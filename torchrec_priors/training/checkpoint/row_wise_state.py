@@ -1,8 +1,8 @@
-"""Row-wise Adagrad's state, loaded from a checkpoint whose table was cut into other columns.
+"""Loads row-wise Adagrad's state from a checkpoint whose table was cut into other columns.
 
-The state is one number a row, the sum over steps of the mean of the squared gradient over the columns. Of a table that
-is cut into columns, every part has a copy of it (`embedding/whole_rows.py`): [parts * R], part after part. So what any
-part is to have, the first part of the checkpoint has.
+The state is one number a row: the sum over the steps of the mean of the squared gradient over the
+columns. If a table is cut into columns, every part has a copy of it (`embedding/whole_rows.py`):
+[parts * R], part after part. So every part can take its state from the checkpoint's first part.
 
 Shapes: R rows of the table.
 """
@@ -10,71 +10,105 @@ Shapes: R rows of the table.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 
+from torchrec_priors.training.checkpoint.keys import MODEL, OPTIMIZERS, State, key_in_optimizers
 from torchrec_priors.training.checkpoint.pieces import Pieces
 
 log = logging.getLogger(__name__)
 
-State = dict[str, Any]
+
+@dataclass(frozen=True)
+class _Borrowed:
+    """A value of the state that is loaded in the checkpoint's form.
+
+    Attributes:
+        states: the dictionary that holds the value.
+        name: its key there.
+        value: the value in this run's form.
+        saved: the value in the checkpoint's form; None if this rank has no rows.
+    """
+
+    states: State
+    name: str
+    value: DTensor
+    saved: Pieces | None
 
 
 @contextmanager
 def in_saved_form(state: State, metadata: Metadata) -> Iterator[None]:
-    """Within the block, states that the checkpoint has in another form stand in `state` in that form, to be loaded;
-    after it they are as they were, filled by what was loaded.
+    """Replaces values that the checkpoint has in another form by that form, to be loaded.
+
+    Within the block these values are in `state` in the checkpoint's form. After it they are back
+    in their own form, filled with what was loaded.
 
     Args:
-        state: `model` and `optimizers`, as `Checkpoints` loads them.
-        metadata: of the checkpoint.
+        state: model and optimizers, as `Checkpoints` loads them.
+        metadata: that of the checkpoint.
     """
-    borrowed: list[tuple[State, str, DTensor, Pieces | None]] = []
-    for parameter, states in state["optimizers"]["state"].items():
-        for name, mine in states.items():
-            saved = metadata.state_dict_metadata.get(f"optimizers.state.{parameter}.{name}")
-            if (
-                not isinstance(mine, DTensor)
-                or not isinstance(saved, TensorStorageMetadata)
-                or mine.dim() != 1
-            ):
-                continue
-            rows = state["model"][parameter.partition(".")[2]].shape[
-                0
-            ]  # after the name of the optimizer
-            if mine.shape != saved.size:
-                log.info(
-                    "%s: of %d parts there, of %d here",
-                    name,
-                    saved.size[0] // rows,
-                    len(mine) // rows,
-                )
-                borrowed.append((states, name, mine, _asked_for(mine, rows, saved.size[0])))
-    for states, name, _, asked in borrowed:
-        states.pop(name)
-        if asked is not None:
-            states[name] = asked
+    borrowed = _other_forms(state, metadata)
+    for entry in borrowed:
+        # A rank without rows has nothing to load; the key must not be in its state then.
+        entry.states.pop(entry.name)
+        if entry.saved is not None:
+            entry.states[entry.name] = entry.saved
+
     yield
-    for states, name, mine, asked in borrowed:
-        states[name] = mine
-        if asked is not None:
-            for (shard, _), loaded in zip(_shards(mine), asked.local_shards(), strict=True):
+
+    for entry in borrowed:
+        entry.states[entry.name] = entry.value
+        if entry.saved is not None:
+            loaded_shards = entry.saved.local_shards()
+            for (shard, _), loaded in zip(_shards(entry.value), loaded_shards, strict=True):
                 shard.copy_(loaded)
 
 
-def _asked_for(mine: DTensor, rows: int, size: int) -> Pieces | None:
-    """For each of this rank's shards, its rows in the first part of the checkpoint's, which has so many numbers; None
-    where this rank has no rows."""
-    here = _shards(mine)
-    pieces = [shard.new_empty(shard.shape, device="cpu") for shard, _ in here]
-    return Pieces(pieces, [(first % rows,) for _, first in here], (size,)) if pieces else None
+def _other_forms(state: State, metadata: Metadata) -> list[_Borrowed]:
+    """Finds the values that the checkpoint has in another form."""
+    borrowed = []
+    for parameter, states in state[OPTIMIZERS]["state"].items():
+        for name, value in states.items():
+            saved = metadata.state_dict_metadata.get(key_in_optimizers(parameter, name))
+            if not isinstance(value, DTensor) or not isinstance(saved, TensorStorageMetadata):
+                continue
+            if value.dim() != 1 or value.shape == saved.size:
+                continue
+
+            # The parameter's name follows the name of the optimizer.
+            rows = state[MODEL][parameter.partition(".")[2]].shape[0]
+            log.info(
+                "%s: of %d parts in the checkpoint, of %d in this run",
+                name,
+                saved.size[0] // rows,
+                len(value) // rows,
+            )
+            pieces = _pieces_to_load(value, rows, saved.size[0])
+            borrowed.append(_Borrowed(states, name, value, pieces))
+    return borrowed
+
+
+def _pieces_to_load(value: DTensor, rows: int, size: int) -> Pieces | None:
+    """Returns empty pieces for the rows of this rank's shards; None if this rank has no rows.
+
+    Args:
+        rows: the number of rows of the table.
+        size: the length of the checkpoint's state, of which only the first part is read.
+    """
+    shards = _shards(value)
+    if not shards:
+        return None
+
+    pieces = [shard.new_empty(shard.shape, device="cpu") for shard, _ in shards]
+    return Pieces(pieces, [(first % rows,) for _, first in shards], (size,))
 
 
 def _shards(tensor: DTensor) -> list[tuple[Tensor, int]]:
-    """This rank's shards that are not empty, and where they begin."""
+    """Returns this rank's shards that are not empty, and where they begin."""
     local: Any = tensor.to_local()
     return [
         (shard, int(offset[0]))

@@ -1,4 +1,4 @@
-"""A copy of what a checkpoint holds, so that training may go on while it is written."""
+"""Copies what a checkpoint holds, so training may continue while the copy is written."""
 
 import copy
 from typing import Any
@@ -13,7 +13,10 @@ from torchrec_priors.training.checkpoint.pieces import Pieces
 
 
 class Staging(BlockingAsyncStager):
-    """Copies this rank's shards and dense parameters into the CPU's memory; the copy is gone when it is written."""
+    """Copies this rank's shards and dense parameters into the CPU's memory.
+
+    The copy is freed once it is written.
+    """
 
     @torch.no_grad()
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
@@ -22,24 +25,29 @@ class Staging(BlockingAsyncStager):
 
 
 def staged_copy(value: Any) -> Any:
-    """The same nested dictionaries and lists, with tensors of their own; of a sharded one, this rank's `Pieces`."""
+    """Returns the same nested dictionaries and lists with copies of the tensors.
+
+    In the place of a sharded tensor are `Pieces`: the shards of this rank.
+    """
     if isinstance(value, dict):
         return {key: staged_copy(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(staged_copy(inner) for inner in value)
+
     if isinstance(value, DTensor):
         local: Any = value.to_local()
-        return Pieces(
-            [_copy(shard) for shard in local.local_shards()], local.local_offsets(), value.shape
-        )
-    if isinstance(value, ShardedTensor):  # buffers of managed tables
+        shards = [_copy(shard) for shard in local.local_shards()]
+        return Pieces(shards, local.local_offsets(), value.shape)
+
+    # TorchRec keeps the buffers of managed tables in the older kind of sharded tensor.
+    if isinstance(value, ShardedTensor):
         shards = value.local_shards()
         offsets = [shard.metadata.shard_offsets for shard in shards]
         return Pieces([_copy(shard.tensor) for shard in shards], offsets, value.size())
+
     return _copy(value) if isinstance(value, Tensor) else copy.deepcopy(value)
 
 
 def _copy(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format).copy_(
-        tensor
-    )
+    copied = torch.empty_like(tensor, device="cpu", memory_format=torch.contiguous_format)
+    return copied.copy_(tensor)
