@@ -1,8 +1,11 @@
-"""A managed table in training: which items it admits, when, and the negatives that are drawn from those it holds.
+"""A managed table in training: which items it admits and when, and negatives from those it holds.
 
-What batches meet is noted on each rank, and told to the owners of the ids every `embedding.eviction_interval` steps,
-before the step's negatives are drawn. A checkpoint holds what the table holds; what was noted since the last time is
-met again in the log when a run goes on.
+Each rank notes the items of its batches. Every `embedding.eviction_interval` steps, before the
+step's negatives are drawn, the notes go to the ranks that own the ids. A checkpoint holds what the
+table holds; what was noted since the last admission is read from the log again when a run resumes.
+
+Shapes: C items of this rank's blocks, or those of them that are held; S item sets; I items of the
+data set; W ranks.
 """
 
 from collections.abc import Iterator
@@ -22,7 +25,7 @@ from torchrec_priors.training.build import Built
 
 
 class Admission:
-    """Every rank must make one and call it alike."""
+    """Admits items and draws negatives. Every rank must create one and make the same calls."""
 
     def __init__(self, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> None:
         self.config = config
@@ -33,23 +36,27 @@ class Admission:
         self.shard = built.shard
         self.tree = built.model.tree
         assert isinstance(built.model.item_rows, ManagedRows)
+
         self._own_C = self._items_of_own_blocks(data.items)
-        self._places_S = self.tree.eligible_among(self._own_C)
+        self._indices_S = self.tree.eligible_among(self._own_C)
         frequency = data.catalogue(["frequency"])["frequency"].to_numpy()
         self._weight_I = draw_weights(frequency, config.negatives.popularity)
         self._positives_S = built.positives_S.numpy()
+
         self._noted: list[np.ndarray] = []
         self._sampler = self._make_sampler()
 
     def last_admission(self, step: int) -> int:
-        """The last step before `step` that admitted; -1 for none."""
-        return (step - 1) // self.interval * self.interval if step else -1
+        """Returns the last step before `step` that admitted items; -1 if there is none."""
+        if step == 0:
+            return -1
+        return (step - 1) // self.interval * self.interval
 
     def catch_up(self, stream: Iterator[Windows], step: int) -> None:
-        """Notes again what was met since the last admission before `step`.
+        """Notes the items of the steps since the last admission before `step` again.
 
         Args:
-            stream: of this rank, from the step after that admission.
+            stream: this rank's windows, from the step after that admission.
         """
         for windows in stream:
             if windows.step >= step:
@@ -57,16 +64,21 @@ class Admission:
             self._note(windows)
 
     def draw(self, windows: Windows) -> tuple[Draw, np.ndarray]:
-        """Negatives of a step, after its admissions where any are due; and what the table is asked for for this rank's
-        part of them."""
+        """Draws the negatives of a step, after its admissions if any are due.
+
+        Returns the draw, and the ids to look up in the table for this rank's part of it.
+        """
         self._note(windows)
         if windows.step % self.interval == 0:
             self._admit()
             self._sampler = self._make_sampler()
         draw = self._sampler.draw(windows.step)
+
+        # The sampler draws rows; the table is asked for items.
         held = self.blocks.held()
         order = np.argsort(held.row_C)
-        return draw, spread(held.item_C[order][np.searchsorted(held.row_C[order], draw.own_ids)])
+        index = np.searchsorted(held.row_C[order], draw.own_ids)
+        return draw, spread(held.item_C[order][index])
 
     def _note(self, windows: Windows) -> None:
         self._noted.append(spread(windows.items))
@@ -75,6 +87,8 @@ class Admission:
         noted = torch.from_numpy(np.concatenate(self._noted)).to(self.ranks.device)
         self._noted = []
         rows, items = self.blocks.admit(to_owners(self.table, noted))
+
+        # First values depend on the item only, so they are the same on any number of ranks.
         values = first_values(
             items, self.config.model.dim, self.config.seed, self.config.table.init_std
         )
@@ -82,26 +96,33 @@ class Admission:
         reset_rows(self.table, local, values.to(self.ranks.device))
 
     def _make_sampler(self) -> GroupSampler:
-        """Over the items that are admitted now."""
+        """Creates a sampler over the items that are admitted now."""
         held = self.blocks.held()
-        there = held.item_C < len(self._weight_I)
-        item_C = held.item_C[there]
-        row_C = held.row_C[there]
+        is_listed_C = held.item_C < len(self._weight_I)
+        item_C = held.item_C[is_listed_C]
+        row_C = held.row_C[is_listed_C]
+
+        # The rows of each item set, in ascending order: draws must not depend on the order in
+        # which items were admitted.
         row_of_own = np.full(len(self._own_C), -1, np.int64)
         row_of_own[np.searchsorted(self._own_C, item_C)] = row_C
-        rows_S = (row_of_own[places] for places in self._places_S)
-        sets = [np.sort(rows[rows >= 0]) for rows in rows_S]
+        sets = []
+        for indices in self._indices_S:
+            rows = row_of_own[indices]
+            sets.append(np.sort(rows[rows >= 0]))
         if self.config.negatives.shared:
             sets.append(np.sort(row_C))
+
         weights = np.ones(len(self.shard.rows), np.int64)
         weights[row_C - self.shard.first] = self._weight_I[item_C]
         own = OwnItems.weighted(sets, self.shard.first, weights)
+
+        # Each rank fills in its own sizes, and the sum has those of all.
         sizes_WS2 = torch.zeros(self.ranks.world, len(sets), 2, dtype=torch.int64)
         sizes_WS2[self.ranks.rank] = torch.from_numpy(own.sizes())
-        sizes = self.ranks.total(sizes_WS2).numpy()
         return GroupSampler(
             own,
-            sizes,
+            self.ranks.total(sizes_WS2).numpy(),
             self.config.negatives,
             rank=self.ranks.rank,
             seed=self.config.seed,
@@ -109,7 +130,7 @@ class Admission:
         )
 
     def _items_of_own_blocks(self, items: int) -> np.ndarray:
-        """Row ids, ascending."""
+        """Returns the row ids of the items that this rank may hold, ascending."""
         item = np.arange(items)
         first, last = self.blocks.range_of_ids
         raw = spread(item)

@@ -1,4 +1,4 @@
-"""Where in the data a step went wrong, for the message that ends a run whose loss or gradient no longer makes sense."""
+"""Where in the data a step went wrong, for the message of a run that has diverged."""
 
 from dataclasses import dataclass
 
@@ -20,10 +20,11 @@ class _Share:
     """What a rank knows of its part of the batch.
 
     Attributes:
-        windows: in it.
-        wrong: how many of them have a gradient that is not finite.
-        users: original ids of the first of these; without any, of those with the largest gradients.
-        items: original ids of the first items of it whose vectors are not finite.
+        windows: the number of windows in it.
+        wrong: the number of windows with a gradient that is not finite.
+        users: original ids of the first users of these windows; if there are none, of those with
+            the largest gradients.
+        items: original ids of the first items whose vectors are not finite.
     """
 
     windows: int
@@ -39,31 +40,42 @@ def diverged(
     max_loss: float,
     checkpoint: str | None,
 ) -> DivergedError:
-    """The error to end with, the same on every rank; every rank must call it.
+    """Returns the error to end with, the same on every rank; every rank must call it.
 
     Args:
+        undone: the step that went wrong, on this rank.
         max_loss: the largest loss that was allowed.
-        checkpoint: the newest.
+        checkpoint: the newest checkpoint, if any.
     """
     shares: list[_Share] = [_share(undone, data)]
     if ranks.world > 1:
-        told: list[_Share | None] = [None] * ranks.world
-        dist.all_gather_object(told, shares[0], group=ranks.side)
-        shares = [share for share in told if share is not None]
+        gathered: list[_Share | None] = [None] * ranks.world
+        dist.all_gather_object(gathered, shares[0], group=ranks.side)
+        shares = [share for share in gathered if share is not None]
     return DivergedError(_message(undone, shares, max_loss, checkpoint))
 
 
 def _share(undone: AbortedStepError, data: PreparedData) -> _Share:
+    """Finds the users and items of this rank's part.
+
+    Shapes: B windows, X ids that were looked up for them, d width.
+    """
     batch = undone.batch
     looked_up = undone.looked_up
     users_B = torch.cat([part.user_N[part.offsets_B1[:-1]] for part in batch.parts]).cpu()
     windows = len(users_B)
+
+    # The squared norm of the gradients of each window's vectors. The last row of `ids` has the
+    # negatives, which belong to no window.
     window_X = torch.repeat_interleave(torch.arange(windows), batch.ids.lengths()[:-1].cpu())
-    norm_B = torch.zeros(windows).index_add_(
-        0, window_X, looked_up.gradients()[0].square().sum(1).cpu()
-    )
+    squared_X = looked_up.gradients()[0].square().sum(1).cpu()
+    norm_B = torch.zeros(windows).index_add_(0, window_X, squared_X)
+
     wrong_B = ~norm_B.isfinite()
-    chosen_B = wrong_B.nonzero().flatten() if wrong_B.any() else norm_B.argsort(descending=True)
+    chosen_B = wrong_B.nonzero().flatten()
+    if len(chosen_B) == 0:
+        chosen_B = norm_B.argsort(descending=True)
+
     item_X = batch.item_X[~looked_up.vector_Xd.detach().isfinite().all(1)]
     return _Share(
         windows=windows,
@@ -78,63 +90,69 @@ def _first_different(numbers: Tensor) -> list[int]:
 
 
 def _user(data: PreparedData, number: int) -> str:
-    group = next(
-        group
-        for group in data.row_groups
-        if group.first_user <= number < group.first_user + group.users
-    )
-    return str(data.user_ids(group)[number - group.first_user].as_py())
+    """Returns the original id of a user."""
+    for group in data.row_groups:
+        index = number - group.first_user
+        if 0 <= index < group.users:
+            return str(data.user_ids(group)[index].as_py())
+    raise AssertionError(f"user {number} is in no row group")
 
 
 def _items(data: PreparedData, rows: list[int]) -> list[str]:
-    return [
-        str(one)
-        for one in data.catalogue(["item_id"])["item_id"].take(np.array(rows, np.int64)).to_pylist()
-    ]
+    """Returns the original ids of items."""
+    ids = data.catalogue(["item_id"])["item_id"].take(np.array(rows, np.int64))
+    return [str(item) for item in ids.to_pylist()]
 
 
 def _message(
     undone: AbortedStepError, shares: list[_Share], max_loss: float, checkpoint: str | None
 ) -> str:
-    loss = f"{undone.loss:.4g}"
-    norm = f"{undone.gradient_norm:.4g}"
+    loss = f"the loss is {undone.loss:.4g}"
     if undone.finite:
-        what = f"the loss is {loss} (more than {max_loss:.4g}: training.max_loss), the gradient norm {norm}"
-    else:
-        what = f"the loss is {loss}, the gradient norm {norm}"
+        loss += f" (more than {max_loss:.4g}: training.max_loss)"
     kept = "no checkpoint yet" if checkpoint is None else f"last checkpoint {checkpoint}"
     return (
-        f"training diverged in step {undone.batch.step + 1}: {what}; {_where(undone.finite, shares)}; nothing was "
-        f"changed, {kept}: lower the learning rates, in a new --run"
+        f"training diverged in step {undone.batch.step + 1}: {loss}, "
+        f"the gradient norm {undone.gradient_norm:.4g}; {_where(undone.finite, shares)}; "
+        f"nothing was changed, {kept}: lower the learning rates, in a new --run"
     )
 
 
 def _where(finite: bool, shares: list[_Share]) -> str:
-    """
-    >>> shares = [_Share(8, 0, ["17", "4"], []), _Share(8, 2, ["5", "60"], ["311"]), _Share(8, 5, ["9", "7", "8"], [])]
-    >>> _where(False, shares)
-    'gradients are not finite for users 5, 60 (rank 1), 9, 7, 8, ... (rank 2); item vectors that are not finite: 311'
-    >>> _where(True, shares[:1])
+    """Names users and items of all ranks.
+
+    >>> first = _Share(8, 0, ["17", "4"], [])
+    >>> second = _Share(8, 2, ["5", "60"], ["311"])
+    >>> third = _Share(8, 5, ["9", "7", "8"], [])
+    >>> print(_where(False, [first, second, third]).replace("; ", ";\\n"))
+    gradients are not finite for users 5, 60 (rank 1), 9, 7, 8, ... (rank 2);
+    item vectors that are not finite: 311
+    >>> _where(True, [first])
     'gradients are largest for users 17, 4 (rank 0)'
     >>> _where(False, [_Share(8, 8, ["5"], []), _Share(8, 8, ["6"], [])])
     'gradients are not finite for all 16 windows of the batch'
     """
     windows = sum(share.windows for share in shares)
     wrong = sum(share.wrong for share in shares)
-    named = [
-        f"{', '.join(share.users)}{', ...' if share.wrong > len(share.users) else ''} (rank {rank})"
-        for rank, share in enumerate(shares)
-        if share.users and (share.wrong or not wrong)
-    ]
+
+    # If gradients of some windows are not finite, only those windows matter.
+    named = []
+    for rank, share in enumerate(shares):
+        if share.users and (share.wrong or not wrong):
+            more = ", ..." if share.wrong > len(share.users) else ""
+            named.append(f"{', '.join(share.users)}{more} (rank {rank})")
+    users = ", ".join(named)
+
     if wrong and wrong == windows:
-        said = f"gradients are not finite for all {windows} windows of the batch"
+        message = f"gradients are not finite for all {windows} windows of the batch"
     elif wrong:
-        said = f"gradients are not finite for users {', '.join(named)}"
+        message = f"gradients are not finite for users {users}"
+    elif finite:
+        message = f"gradients are largest for users {users}"
     else:
-        said = (
-            f"gradients are {'' if finite else 'finite and '}largest for users {', '.join(named)}"
-        )
+        message = f"gradients are finite and largest for users {users}"
+
     items = [item for share in shares for item in share.items]
-    return said + (
-        f"; item vectors that are not finite: {', '.join(items[:_NAMED])}" if items else ""
-    )
+    if items:
+        message += f"; item vectors that are not finite: {', '.join(items[:_NAMED])}"
+    return message

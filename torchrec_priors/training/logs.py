@@ -1,4 +1,4 @@
-"""What a run says: `metrics.jsonl`, TensorBoard events, a progress bar. Rank 0 alone writes."""
+"""The logs of a run: `metrics.jsonl`, TensorBoard events, a progress bar. Only rank 0 writes."""
 
 import os
 import sys
@@ -15,7 +15,10 @@ from torchrec_priors.training.run.log_lines import read_lines, to_line
 
 
 class Logs:
-    """Lines of numbers by step. After a resume, lines past the checkpoint are dropped, so that no step stands twice."""
+    """Numbers by step, in lines and curves.
+
+    When a run is resumed, lines past the checkpoint are dropped, so no step is logged twice.
+    """
 
     def __init__(
         self,
@@ -29,46 +32,65 @@ class Logs:
     ) -> None:
         """
         Args:
-            first_step: steps done; what was logged after them is done again.
-            evaluated: whether the evaluation at that step, if any, is not.
+            metrics: the file of lines.
+            events: TensorBoard's folder.
+            steps: the number of steps of the whole run.
+            first_step: the number of completed steps; what was logged after them is done again.
+            evaluated: False if the evaluation at that step will be done again.
         """
         self.leads = ranks.leads
         self.bar: Any = tqdm(
             total=steps,
             initial=first_step,
             unit="step",
+            # None: no bar if the output is not a terminal.
             disable=None if self.leads else True,
             mininterval=1.0,
         )
+
         if self.leads:
             _keep_until(metrics, first_step, evaluated)
             self._lines = Lines(metrics)
             self._folder = events
+            # TensorBoard hides events from `purge_step` on, which this run writes again.
             self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
     def add(self, step: int, values: dict[str, Any], prefix: str = "") -> None:
-        """One line, and one point of every curve; `step` counts steps done."""
+        """Adds one line, and one point to every curve.
+
+        Args:
+            step: the number of completed steps.
+            prefix: what the names of the values begin with in the logs.
+        """
         if not self.leads:
             return
+
         numbers = {f"{prefix}{name}": value for name, value in values.items()}
         self._lines.add(to_line({"step": step, **numbers}) + "\n")
+
         with naming(self._folder):
             for name, value in numbers.items():
                 if isinstance(value, int | float):
                     self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Call it before a checkpoint: nothing up to its step is then lost with the process."""
+        """Writes everything; before a checkpoint, so nothing up to its step can be lost."""
         if self.leads:
             with naming(self._folder):
                 self._events.flush()
 
     def advance(self, **shown: str) -> None:
+        """Moves the progress bar by a step.
+
+        Args:
+            shown: what the bar shows, by name.
+        """
         self.bar.update(1)
         if shown:
             self.bar.set_postfix(shown, refresh=False)
 
     def say(self, text: str) -> None:
+        """Prints a line above the progress bar."""
         if self.leads:
             tqdm.write(text, file=sys.stderr)
 
@@ -80,26 +102,28 @@ class Logs:
 
 
 class Lines:
-    """A file that grows by whole lines: where there is no room for one, none of it stays."""
+    """A file that grows by whole lines: if the disk has no room for one, none of it stays."""
 
     def __init__(self, file: Path) -> None:
         self._path = file
         self._file = append_to(file)
 
     def add(self, line: str) -> None:
-        """
+        """Appends a line.
+
         Args:
-            line: with its end.
+            line: with its line break.
         """
-        number = self._file.fileno()
+        descriptor = self._file.fileno()
         rest = line.encode("utf8")
-        length = os.fstat(number).st_size
+        length = os.fstat(descriptor).st_size
         try:
             with naming(self._path):
+                # A write may take only a part.
                 while rest:
-                    rest = rest[os.write(number, rest) :]
+                    rest = rest[os.write(descriptor, rest) :]
         except OSError:
-            os.ftruncate(number, length)
+            os.ftruncate(descriptor, length)
             raise
 
     def close(self) -> None:
@@ -107,12 +131,21 @@ class Lines:
 
 
 def _keep_until(metrics: Path, step: int, evaluated: bool) -> None:
-    """Drops lines past a step, its evaluation where that was not `evaluated`, and a last line that was cut."""
+    """Drops lines past a step, and a last line that was cut.
+
+    Args:
+        step: the number of completed steps.
+        evaluated: False drops the evaluation at that step, too.
+    """
     if not metrics.exists():
         return
+
     kept = []
     for line, values in read_lines(metrics):
-        again = not evaluated and any(name.startswith("validation/") for name in values)
-        if values["step"] < step + (not again):
+        is_evaluation = any(name.startswith("validation/") for name in values)
+        first_dropped = step + 1
+        if is_evaluation and not evaluated:
+            first_dropped = step
+        if values["step"] < first_dropped:
             kept.append(line + "\n")
     write_whole(metrics, "".join(kept))

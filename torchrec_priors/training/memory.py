@@ -1,8 +1,9 @@
-"""What becomes of freed memory: that of steps stays with the process, that of reading the data goes back.
+"""What becomes of freed memory: that of steps is kept, that of reading data goes back.
 
-glibc gives large blocks back as soon as they are free; a step that makes tensors of a few megabytes by the hundred then
-pays for every page once more, each step, which takes as long as computing what is written to it. Columns of a large
-catalogue, on the other hand, are read once: what they took would stand beside the table for the whole run.
+glibc returns large blocks to the system as soon as they are free. A step that creates tensors of a
+few megabytes by the hundred then pays for every page again, in each step, which takes as long as
+computing what is written to it. Columns of a large catalogue, on the other hand, are read once: the
+memory that they took would stay taken, in addition to the table, for the whole run.
 """
 
 import ctypes
@@ -10,33 +11,32 @@ import sys
 
 import pyarrow as pa
 
-# of malloc.h
+# Parameters of glibc's mallopt, from malloc.h.
 _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
-# bytes kept at the end of the heap; larger blocks still go back, glibc's own limit
+
+# Bytes kept at the end of the heap. Larger blocks still go back: that is glibc's own limit.
 _KEPT = 1 << 30
 _LARGE = 1 << 25
 
 
 def keep_freed_memory() -> bool:
-    """Whether the C library has such a setting and took it; another's is left as it is."""
+    """Makes the C library keep freed memory; returns whether it has such a setting and took it."""
     if not sys.platform.startswith("linux"):
         return False
+
+    # C libraries other than glibc may lack the function.
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return (
-        mallopt is not None
-        and bool(mallopt(_MMAP_THRESHOLD, _LARGE))
-        and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
-    )
+    if mallopt is None:
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
 
 
 def give_back_freed_memory() -> None:
-    """To the system, as far as the C library and Arrow can."""
+    """Returns freed memory to the system, as far as the C library and Arrow can."""
     pa.default_memory_pool().release_unused()
-    trim = (
-        getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if sys.platform.startswith("linux")
-        else None
-    )
-    if trim is not None:
-        trim(0)
+
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

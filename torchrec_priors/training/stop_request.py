@@ -1,4 +1,7 @@
-"""Signals that ask a run to end: SIGTERM of a scheduler that needs the machine, Ctrl-C. A step's end heeds them."""
+"""Signals that request the end of a run: SIGTERM of a scheduler that needs the machine, Ctrl-C.
+
+They take effect at the end of a step.
+"""
 
 import os
 import signal
@@ -11,39 +14,48 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """The signals that this process has got while it listened."""
+    """The signals that this process has received while it listened."""
 
     def __init__(self) -> None:
-        self._got: set[int] = set()
+        self._received: set[int] = set()
 
     def flags(self) -> list[bool]:
-        """For each of `SIGNALS`, whether this rank has got it."""
-        return [number in self._got for number in SIGNALS]
+        """Returns for each of `SIGNALS` whether this rank has received it."""
+        return [number in self._received for number in SIGNALS]
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Notes the signals in this block instead of ending the process.
 
-        A second Ctrl-C ends it at once; but not under a launcher, which passes on the one that the terminal sent, too.
+        A second Ctrl-C ends it at once, but not under a launcher: the launcher passes on the signal
+        that the terminal has already sent.
         """
-        if (
-            threading.current_thread() is not threading.main_thread()
-        ):  # Python lets no other handle signals
+        # Python lets only the main thread handle signals.
+        if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._note) for number in SIGNALS}
+
+        previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if number == signal.SIGINT and number in self._got and "RANK" not in os.environ:
+        has_launcher = "RANK" in os.environ
+        if number == signal.SIGINT and number in self._received and not has_launcher:
             raise KeyboardInterrupt
-        self._got.add(number)
+        self._received.add(number)
 
 
 def asked_for(counts: list[float]) -> signal.Signals | None:
-    """The signal that ranks got, by how many got each of `SIGNALS`; None where nobody got any."""
-    return next((number for number, count in zip(SIGNALS, counts, strict=True) if count), None)
+    """Returns the signal that ranks have received; None if no rank has received any.
+
+    Args:
+        counts: for each of `SIGNALS`, the number of ranks that have received it.
+    """
+    for number, count in zip(SIGNALS, counts, strict=True):
+        if count:
+            return number
+    return None

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
-from torchrec_priors.training.build import Built, Optimizers
+from torchrec_priors.training.build import Built
+from torchrec_priors.training.optimizers import Optimizers
 
 FORMAT = 2  # of new checkpoints, and the newest that can be read
 NUMBERED_SINCE = 2  # the first format with a number

@@ -1,1 +1,1 @@
-"""The folder of a run: its configuration, its data, its log and what its weights were trained on."""
+"""The folder of a run: its configuration, its data, its log and the origin of its weights."""

@@ -1,8 +1,9 @@
 """Which runs a run's weights come from, and what all of these were trained on.
 
-A run that starts from another, or from another's exported vectors, knows what that one was trained on: targets that are
-among it are not held out, whatever the data set's split says. So a run keeps the list of its ancestors in `data.json`,
-and in `trained.parquet` the part of every user's history that it, or any of them, was trained on.
+A run that starts from another, or from another's exported vectors, knows what that one was trained
+on. Targets among these interactions are not held out, whatever the data set's split says. So a run
+keeps the list of its ancestors in `data.json`, and in `trained.parquet` the part of every user's
+history that it, or any of them, was trained on.
 """
 
 import json
@@ -44,71 +45,89 @@ IN_PARQUET = b"torchrec_priors.ancestors"  # key in the metadata of a file of ve
 
 @dataclass(frozen=True)
 class Ancestry:
-    """
+    """The ancestors of a run, and what it and they were trained on.
+
     Attributes:
         ancestors: the nearest first.
-        part: what the run and they were trained on.
+        part: what the run and its ancestors were trained on.
     """
 
     ancestors: list[Ancestor]
     part: TrainedPart
 
     def leaks(self, data: PreparedData, split: Split, ranks: Ranks) -> Leaks | None:
-        """What of a split ancestors were trained on; None where there are none. Every rank must call it."""
+        """Returns what of a split the ancestors were trained on; None if there are no ancestors.
+
+        Every rank must call it.
+        """
         if not self.ancestors:
             return None
-        known = all(ancestor.known for ancestor in self.ancestors)
-        before = self.part.only(self.part.before_N) if known else None
+
+        # If one of them is unknown, anything may have been trained on.
+        before = None
+        if all(ancestor.known for ancestor in self.ancestors):
+            before = self.part.only(self.part.before_N)
         return leaks(before, data, split, share=ranks.share, total=ranks.total)
 
     def in_words(self) -> str:
-        """Who they are, for messages."""
-        fitted = [one for one in self.ancestors if one.fit_all]
-        named = (fitted or self.ancestors)[0]
-        return f"'{named.run}'{' (--fit-all)' if named.fit_all else ''}"
+        """Names the ancestor that matters most, for messages."""
+        fitted = [ancestor for ancestor in self.ancestors if ancestor.fit_all]
+        if fitted:
+            return f"'{fitted[0].run}' (--fit-all)"
+        return f"'{self.ancestors[0].run}'"
 
 
 def new_ancestry(
     config: RunConfig, data: PreparedData, ranks: Ranks, source: RunFolder | None
 ) -> Ancestry:
-    """Of a run that begins, from `source` if any. Every rank must call it.
+    """Returns the ancestry of a run that begins. Every rank must call it.
+
+    Args:
+        source: the run that it starts from, if any.
 
     Raises:
         UserError: files of the run or export that it starts from are damaged.
     """
-    found = [] if source is None else [_of_run(source, ranks)]
+    sources = []
+    if source is not None:
+        sources.append(_of_run(source, ranks))
     if config.table.pretrained:
-        found.append(_of_vectors(Path(config.table.pretrained)))
-    before = TrainedPart.together([one.part.as_before() for one in found])
+        sources.append(_of_vectors(Path(config.table.pretrained)))
+
+    before = TrainedPart.together([ancestry.part.as_before() for ancestry in sources])
     part = _with_own(before, data, training_ends(data, config.training), ranks)
-    return Ancestry([ancestor for one in found for ancestor in one.ancestors], part)
+    ancestors = [ancestor for ancestry in sources for ancestor in ancestry.ancestors]
+    return Ancestry(ancestors, part)
 
 
 def read_ancestry(folder: RunFolder) -> Ancestry:
-    """What a run recorded.
+    """Reads what a run recorded.
 
     Raises:
         UserError: its files are damaged.
     """
     origin = folder.origin()
-    if origin.ancestors is None:  # of an earlier version
+
+    # An earlier version recorded the run: only the paths of its sources are known.
+    if origin.ancestors is None:
         config = folder.config()
-        came = [where for where in (origin.init_from, config.table.pretrained) if where]
-        return Ancestry([Ancestor(run=where, known=False) for where in came], TrainedPart.none())
+        paths = [path for path in (origin.init_from, config.table.pretrained) if path]
+        return Ancestry([Ancestor(run=path, known=False) for path in paths], TrainedPart.none())
+
     folder.check_whole(folder.trained, origin)
     return Ancestry(origin.ancestors, read_trained_part(folder.trained))
 
 
 def write_ancestry(ancestry: Ancestry, folder: RunFolder) -> None:
-    """The part; `RunFolder.record` writes the list."""
+    """Writes what was trained on; `RunFolder.record` writes the list of ancestors."""
     write_trained_part(folder.trained, ancestry.part)
 
 
 def as_ancestors(folder: RunFolder, checkpoint: str, ancestry: Ancestry) -> list[Ancestor]:
-    """What a run is to those that start from it: itself and its own ancestors."""
+    """Returns the ancestors of a run that starts from this one: this run, then its own."""
     config = folder.config("--init-from")
     origin = folder.origin()
-    own = Ancestor(
+    this_run = Ancestor(
         run=str(folder.path.absolute()),
         checkpoint=checkpoint,
         identity=folder.identity(),
@@ -116,24 +135,25 @@ def as_ancestors(folder: RunFolder, checkpoint: str, ancestry: Ancestry) -> list
         fit_all=config.training.fit_all,
         known=origin.ancestors is not None,
     )
-    return [own, *ancestry.ancestors]
+    return [this_run, *ancestry.ancestors]
 
 
 def as_text(ancestors: list[Ancestor]) -> str:
-    """JSON, for the metadata of a file of vectors."""
+    """Returns the ancestors as JSON, for the metadata of a file of vectors."""
     return json.dumps([asdict(ancestor) for ancestor in ancestors])
 
 
 def _of_run(source: RunFolder, ranks: Ranks) -> Ancestry:
     ancestry = read_ancestry(source)
     step = CheckpointFolder(source.checkpoints).best_step()
-    ancestors = as_ancestors(source, "" if step is None else checkpoint_name(step), ancestry)
+    checkpoint = "" if step is None else checkpoint_name(step)
+    ancestors = as_ancestors(source, checkpoint, ancestry)
     if ancestors[0].known or len(ancestors) > 1:
         return Ancestry(ancestors, ancestry.part)
 
-    config, data = source.open(
-        option="--init-from"
-    )  # of an earlier version, which its data may still tell
+    # An earlier version did not record what the run was trained on. If it started from no other
+    # run and its data is unchanged, the data still says it.
+    config, data = source.open(option="--init-from")
     if data.manifest.prepared_sha256 != source.origin().content_sha256:
         return Ancestry(ancestors, ancestry.part)
     part = _with_own(TrainedPart.none(), data, training_ends(data, config.training), ranks)
@@ -141,33 +161,40 @@ def _of_run(source: RunFolder, ranks: Ranks) -> Ancestry:
 
 
 def _of_vectors(file: Path) -> Ancestry:
-    """Of a file of vectors: those of an export are a run's, of others nothing is known or asked."""
+    """Returns the ancestry of a file of vectors.
+
+    The vectors of an export come from a run. Of others nothing is known, and none is needed.
+    """
     manifest = file.with_name(EXPORT)
     if manifest.is_file() and file.is_file():
         remedy = "export the run again, or name a copy of the vectors elsewhere"
-        about = read_json(manifest, remedy=remedy)
-        files = about.get("files", {})
+        record = read_json(manifest, remedy=remedy)
+        files = record.get("files", {})
         if isinstance(files, dict) and files.get(file.name) == sha256(file):
-            return _of_export(manifest, about, files)
+            return _of_export(manifest, record, files)
+
+    # A copy of the vectors without the rest of the export: the file itself names the runs.
     try:
         metadata = read_schema(file).metadata or {}
     except (pa.ArrowException, OSError):
-        return Ancestry([], TrainedPart.none())  # whoever reads the vectors says so
+        return Ancestry([], TrainedPart.none())  # the message comes when the vectors are read
     if IN_PARQUET not in metadata:
         return Ancestry([], TrainedPart.none())
-    ancestors = [replace(one, known=False) for one in _parsed(metadata[IN_PARQUET].decode(), file)]
-    return Ancestry(ancestors, TrainedPart.none())
+    ancestors = _parsed(metadata[IN_PARQUET].decode(), file)
+    return Ancestry([replace(ancestor, known=False) for ancestor in ancestors], TrainedPart.none())
 
 
-def _of_export(manifest: Path, about: dict[str, Any], files: dict[str, str]) -> Ancestry:
-    if "ancestors" not in about:  # of an earlier version
-        return Ancestry(
-            [Ancestor(run=str(about.get("run", manifest.parent)), known=False)], TrainedPart.none()
-        )
-    ancestors = _parsed(json.dumps(about["ancestors"]), manifest)
+def _of_export(manifest: Path, record: dict[str, Any], files: dict[str, str]) -> Ancestry:
+    # An export of an earlier version names only its run.
+    if "ancestors" not in record:
+        run = str(record.get("run", manifest.parent))
+        return Ancestry([Ancestor(run=run, known=False)], TrainedPart.none())
+
+    ancestors = _parsed(json.dumps(record["ancestors"]), manifest)
     trained = manifest.with_name(TRAINED)
     if TRAINED not in files:
-        return Ancestry([replace(one, known=False) for one in ancestors], TrainedPart.none())
+        unknown = [replace(ancestor, known=False) for ancestor in ancestors]
+        return Ancestry(unknown, TrainedPart.none())
     if not trained.is_file() or sha256(trained) != files[TRAINED]:
         raise UserError(f"'{trained}' is missing or not as it was written: export the run again")
     return Ancestry(ancestors, read_trained_part(trained))
@@ -186,34 +213,45 @@ def _parsed(text: str, file: Path) -> list[Ancestor]:
 def _with_own(
     before: TrainedPart, data: PreparedData, end_U: np.ndarray, ranks: Ranks
 ) -> TrainedPart:
-    """`before`, but for what lies within this run's own part of the same histories, and that part."""
-    user_U, history_U = np.zeros((2, data.users), np.uint64)
+    """Adds what this run is trained on to what its ancestors were trained on.
+
+    Parts of `before` that are within this run's own part of the same histories are left out.
+
+    Args:
+        before: the same on every rank.
+        end_U: how many items of each history this run is trained on.
+    """
+    user_U = np.zeros(data.users, np.uint64)
+    history_U = np.zeros(data.users, np.uint64)
     within_N = np.zeros(len(before), np.int32)
+
     for pasts in pasts_of(data, ranks.share):
-        here = slice(pasts.first_user, pasts.first_user + len(pasts.user_U))
-        everyone = np.arange(len(pasts.user_U))
-        user_U[here], history_U[here] = pasts.user_U, pasts.of_first(everyone, end_U[here])
+        users = slice(pasts.first_user, pasts.first_user + len(pasts.user_U))
+        own_end = end_U[users]
+        user_U[users] = pasts.user_U
+        history_U[users] = pasts.of_first(np.arange(len(pasts.user_U)), own_end)
 
-        place, of_before = pasts.matches(before)
-        items = before.items_N[of_before].astype(np.int64)
-        mine = items <= end_U[here][place]
-        same = mine & (
-            pasts.of_first(place, np.where(mine, items, 0)) == before.history_N[of_before]
-        )
-        within_N[of_before[same]] = 1
+        # A part is within this run's own if it is not longer and its items hash to the same.
+        # Longer ones are hashed over no items, as the history may end before them.
+        user, index = pasts.matches(before)
+        items = before.items_N[index].astype(np.int64)
+        is_short = items <= own_end[user]
+        hashed = pasts.of_first(user, np.where(is_short, items, 0))
+        same = is_short & (hashed == before.history_N[index])
+        within_N[index[same]] = 1
 
-    user_U, history_U = (_summed(values, ranks) for values in (user_U, history_U))
+    # Each rank has read some of the users and has zeros for the others.
+    user_U = _summed(user_U, ranks)
+    history_U = _summed(history_U, ranks)
     within_N = ranks.total(torch.from_numpy(within_N)).numpy()
-    trained_U = end_U > 0
-    own = TrainedPart(user_U, end_U.astype(np.int32), history_U, np.zeros(data.users, bool)).only(
-        trained_U
-    )
-    return TrainedPart.together([before.only(within_N == 0), own])
+
+    own = TrainedPart(user_U, end_U.astype(np.int32), history_U, np.zeros(data.users, bool))
+    return TrainedPart.together([before.only(within_N == 0), own.only(end_U > 0)])
 
 
 def _summed(values: np.ndarray, ranks: Ranks) -> np.ndarray:
-    """uint64 of all ranks, of which one at most has something at each place."""
-    summed: np.ndarray = (
-        ranks.total(torch.from_numpy(values.view(np.int64))).numpy().view(np.uint64)
-    )
+    """Sums uint64 over the ranks; at each place at most one rank has something."""
+    # Torch adds no uint64; with one summand at most, int64 keeps all bits.
+    total = ranks.total(torch.from_numpy(values.view(np.int64)))
+    summed: np.ndarray = total.numpy().view(np.uint64)
     return summed

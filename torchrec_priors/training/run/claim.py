@@ -15,34 +15,32 @@ from torchrec_priors.training.run.folder import LOCK
 
 log = logging.getLogger(__name__)
 
-_NO_LOCKS = (
-    errno.ENOSYS,
-    errno.ENOLCK,
-    errno.ENOTSUP,
-    errno.EOPNOTSUPP,
-)  # of file systems that have none
+# What file systems without locks answer.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Holds a run's folder for the ranks of one training. Every rank must call it; rank 0 holds the lock.
+    """Holds a run's folder for the ranks of one training. Every rank must call it.
 
-    Who only reads the folder asks for no lock. The lock's file stays.
+    Rank 0 holds the lock. Commands that only read the folder need no lock. The lock's file stays.
 
     Raises:
-        UserError: another training has the folder; the same on every rank.
-        OSError: the folder cannot be written, on rank 0.
+        UserError: another training holds the folder; raised on every rank.
+        OSError: the folder cannot be written; raised on rank 0.
     """
     lock: FileLock | None = None
-    refused: list[str | None] = [None]
+    refusals: list[str | None] = [None]
     if ranks.leads:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / LOCK)
-        refused = [_acquire(lock, folder)]
+        refusals = [_acquire(lock, folder)]
+
+    # All ranks end with the same message, instead of waiting for a rank 0 that has ended.
     if ranks.world > 1:
-        dist.broadcast_object_list(refused, group_src=0, group=ranks.side)
-    if refused[0] is not None:
-        raise UserError(refused[0])
+        dist.broadcast_object_list(refusals, group_src=0, group=ranks.side)
+    if refusals[0] is not None:
+        raise UserError(refusals[0])
 
     try:
         yield
@@ -52,16 +50,22 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, folder: Path) -> str | None:
-    """Why it cannot be had; None where it is held, or where there are no locks, which is logged."""
+    """Takes the lock, or says why it cannot be taken.
+
+    A file system without locks is logged, and training goes ahead without one.
+    """
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        return f"--run: another training is at work in '{folder}': wait until it ends, or choose another folder"
+        return (
+            f"--run: another training is at work in '{folder}': wait until it ends, or choose "
+            "another folder"
+        )
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
         log.warning(
-            "'%s' is on a file system without locks: see to it that one training works there",
+            "'%s' is on a file system without locks: make sure that only one training works there",
             folder,
         )
     return None

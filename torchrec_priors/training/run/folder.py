@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, which data it was trained on, its logs and its checkpoints."""
+"""The folder of a run: its configuration, its data, its logs and its checkpoints."""
 
 import hashlib
 import json
@@ -34,17 +34,22 @@ SEEN = "seen.parquet"
 TRAINED = "trained.parquet"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
-_BEFORE_CONFIG = (
-    PATHS,
-    SEEN,
-    TRAINED,
-    DATA,
-    CHECKPOINTS,
-    LOCK,
-)  # what there may be before a run has its configuration
-_NOT_THE_RUN = ("sharding",)  # sections that a run may be gone on with under others of
+# What may exist before a run has its configuration.
+_BEFORE_CONFIG = (PATHS, SEEN, TRAINED, DATA, CHECKPOINTS, LOCK)
 
+# Sections and settings under which a run may be resumed with other values.
+_NOT_THE_RUN = ("sharding",)
 _MAY_CHANGE = {f"training.{name}" for name in MAY_CHANGE}
+
+# What becomes of new items, by `embedding.unseen`.
+_NEW_ITEMS = {
+    "own": "they have no rows: left out, never recommended (embedding.unseen may be dropped, "
+    "shared, hashed or managed)",
+    "dropped": "left out and never recommended",
+    "shared": "they have the shared row and are never recommended",
+    "hashed": "they have hashed rows",
+    "managed": "they have no rows of their own and are not recommended until training meets them",
+}
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,11 @@ class TrainedOn:
     """What a run that was started recorded of its data.
 
     Attributes:
-        paths: file of the training positives of its paths.
-        items: how many items the data set had.
-        seen_I: bool, those that were seen often enough; None where all that there are have rows of their own.
-        groups: how many groups each prior had, where the data set has grown since; else None.
+        paths: the file of the training positives of its paths.
+        items: the number of items that the data set had.
+        seen_I: bool, items that were seen often enough; None if all items have their own rows.
+        groups: the number of groups that each prior had, if the data set has grown since; else
+            None.
     """
 
     paths: Path
@@ -69,7 +75,9 @@ class RunFolder:
     """Paths inside a run's folder, and what is recorded there.
 
     Attributes:
-        trust: whether the user said that files of own code may run that the run names (see `own_code`).
+        path: the folder.
+        trust: whether the user has said that files of custom code that the run names may be run
+            (see `own_code`).
     """
 
     path: Path
@@ -89,30 +97,242 @@ class RunFolder:
         """See `training/run/seen.py`."""
         return self.path / SEEN
 
-    def trained_on(self, config: RunConfig, data: PreparedData) -> TrainedOn:
-        """What a run that was started knows of `data`.
-
-        Raises:
-            UserError: a file of it cannot be read.
-        """
-        origin = self.origin()
-        self.check_whole(self.paths, origin)
-        state = _earlier_state(data, origin)
-        items = data.items if state is None else int(state["items"])
-        if config.embedding.unseen in ("own", "managed"):
-            seen_I = None if state is None else np.ones(items, bool)
-        else:
-            self.check_whole(self.seen, origin)
-            seen_I = read_seen(self.seen, items)
-        return TrainedOn(self.paths, items, seen_I, None if state is None else origin.groups)
-
     @property
     def trained(self) -> Path:
         """See `training/run/ancestry.py`."""
         return self.path / TRAINED
 
+    @property
+    def sharding(self) -> Path:
+        """See `embedding/plan.py`."""
+        return self.path / SHARDING
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / METRICS
+
+    @property
+    def events(self) -> Path:
+        """TensorBoard's folder."""
+        return self.path / "events"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / SUMMARY
+
+    def evaluation(self, split: str, name: str | None = None) -> Path:
+        """Returns the folder of an evaluation of a split.
+
+        Args:
+            name: distinguishes several evaluations of the same split.
+        """
+        return self.path / "eval" / (split if name is None else f"{split}-{name}")
+
+    @property
+    def was_started(self) -> bool:
+        """Whether the folder holds a run: the configuration is the last of its files to appear."""
+        return (self.path / CONFIG).is_file()
+
+    def origin(self) -> Origin:
+        """Reads what the run recorded of its data.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        return read_origin(self.path / DATA)
+
+    def config(self, option: str = "--run") -> RunConfig:
+        """Reads the run's configuration.
+
+        Args:
+            option: the option that named the run, for messages.
+
+        Raises:
+            UserError: there is no run, or its files are damaged.
+        """
+        return self._recorded(option)[0]
+
+    def identity(self) -> str:
+        """Returns a checksum of what decides the run, wherever its folder and its data are.
+
+        Raises:
+            UserError: there is no run, or its files are damaged.
+        """
+        config, origin = self._recorded("--init-from")
+        settings = tomllib.loads(config.to_toml_for_checksums())
+        decisive = {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
+        decisive["training"] = {
+            name: value for name, value in settings["training"].items() if name not in MAY_CHANGE
+        }
+        data = [
+            origin.content_sha256,
+            origin.priors,
+            sorted(origin.own_files.values()),
+            origin.init_from_id,
+        ]
+        return hashlib.sha256(json.dumps([decisive, data], sort_keys=True).encode()).hexdigest()
+
+    def open(
+        self, data_path: Place | str | None = None, option: str = "--run"
+    ) -> tuple[RunConfig, PreparedData]:
+        """Opens the configuration and the data of a run that was started.
+
+        Args:
+            data_path: where the data is now; by default where the run recorded it.
+            option: the option that named the run, for messages.
+
+        Raises:
+            UserError: there is no run, or its files are damaged; `data_path` holds other data than
+                it was trained on; a prior that was added to the data, or a file of custom code, has
+                changed; or a file of custom code is not known to this user.
+        """
+        config, origin = self._recorded(option)
+        self._check_own_files(config, origin, trust=self.trust)
+
+        data = PreparedData(data_path or origin.path)
+        if _earlier_state(data, origin) is not None:
+            if origin.events is not None and data.manifest.events != origin.events:
+                raise UserError(
+                    f"'{data.folder}' has other event types than when '{self.path}' was trained: "
+                    "train again"
+                )
+        elif data.manifest.prepared_sha256 != origin.content_sha256:
+            raise UserError(
+                f"--data: '{data.folder}' is not the data that '{self.path}' was trained on, nor "
+                "has grown from it"
+            )
+
+        self._check_priors(origin, data)
+        return config, data
+
+    def trained_on(self, config: RunConfig, data: PreparedData) -> TrainedOn:
+        """Returns what a run that was started knows of `data`.
+
+        Raises:
+            UserError: a file of the run cannot be read.
+        """
+        origin = self.origin()
+        self.check_whole(self.paths, origin)
+
+        state = _earlier_state(data, origin)
+        items = data.items
+        groups = None
+        if state is not None:
+            items = int(state["items"])
+            groups = origin.groups
+
+        seen_I = None
+        if config.embedding.unseen not in ("own", "managed"):
+            self.check_whole(self.seen, origin)
+            seen_I = read_seen(self.seen, items)
+        elif state is not None:
+            # All items of that time have rows; those that the data has gained since do not.
+            seen_I = np.ones(items, bool)
+        return TrainedOn(self.paths, items, seen_I, groups)
+
+    def say_grown(self, config: RunConfig, data: PreparedData) -> None:
+        """Logs what becomes of items that came after the run was trained, if there are any."""
+        state = _earlier_state(data, self.origin())
+        if state is None or data.items == int(state["items"]):
+            return
+        log.info(
+            "'%s' has %s items more than when '%s' was trained: %s",
+            data.folder,
+            f"{data.items - int(state['items']):,}",
+            self.path,
+            _NEW_ITEMS[config.embedding.unseen],
+        )
+
+    def record(
+        self,
+        config: RunConfig,
+        data: PreparedData,
+        init_from: "RunFolder | None" = None,
+        ancestors: list[Ancestor] | None = None,
+    ) -> None:
+        """Writes what decides the run, before its first step.
+
+        Of a run that is resumed, what was recorded stays.
+
+        Args:
+            init_from: the run that a run that begins starts from.
+            ancestors: the ancestors of a run that begins.
+        """
+        before = self.origin() if self.was_started else None
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+
+        manifest = data.manifest
+        settings = config.to_toml_for_checksums()
+        identifies = f"{settings}\n{manifest.prepared_sha256}\n{manifest.added_priors()}"
+        files = [file for file in (self.seen, self.trained, self.paths) if file.is_file()]
+        origin = Origin(
+            path=str(data.folder.absolute()),
+            content_sha256=manifest.prepared_sha256,
+            priors=_added_priors(config, data),
+            groups={prior.name: len(prior.groups) for prior in manifest.priors},
+            events=manifest.events,
+            init_from=None if init_from is None else str(init_from.path.absolute()),
+            init_from_id=None if init_from is None else init_from.identity(),
+            ancestors=ancestors,
+            own_files={str(file): sha256(file) for file in config.own_files()},
+            files={file.name: sha256(file) for file in files},
+            run_id=hashlib.sha256(identifies.encode()).hexdigest()[:32],
+            format=FORMAT,
+        )
+        if before is not None:
+            # Other settings that may change, or a source that has moved, make no other run. If an
+            # earlier version recorded no checksums, those of the files as they are now are taken.
+            origin = replace(
+                origin,
+                init_from=before.init_from,
+                init_from_id=before.init_from_id or origin.init_from_id,
+                ancestors=before.ancestors,
+                files=before.files if before.signed else origin.files,
+                run_id=before.run_id,
+            )
+
+        # The configuration comes last: with it the folder holds a run.
+        write_origin(self.path / DATA, origin)
+        write_config(self.path / CONFIG, config, origin.run_id)
+
+    def check_same_run(self, config: RunConfig, data: PreparedData) -> None:
+        """Checks that the folder holds no other run than that of `config` and `data`.
+
+        Raises:
+            UserError: it holds something else, or damaged files of this run.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--run: '{self.path}' is a file: name a folder")
+        if not self.was_started:
+            self._check_unused()
+            return
+
+        self.check_writable()
+        origin = self.origin()
+        recorded = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
+        # `recorded` also has the defaults of settings that this release has and that one lacked.
+        difference = _first_difference(_decisive(recorded), _decisive(config))
+        if difference:
+            raise UserError(
+                f"--run: '{self.path}' holds a run of another configuration ({difference}): choose "
+                "another folder"
+            )
+
+        if origin.content_sha256 != data.manifest.prepared_sha256:
+            raise UserError(
+                f"--run: '{self.path}' was trained on other data than '{data.folder}': choose "
+                "another folder"
+            )
+        # The configuration comes from the user, not from the folder, so its files are trusted.
+        self._check_own_files(config, origin, trust=True)
+        self._check_priors(origin, data)
+
     def check_whole(self, file: Path, origin: Origin) -> None:
-        """Raises UserError where a file whose checksum was recorded is missing, or not as it was written."""
+        """Checks a file whose checksum was recorded; others are not checked.
+
+        Raises:
+            UserError: the file is missing, or not as written.
+        """
         recorded = origin.files.get(file.name)
         if recorded is None:
             return
@@ -123,251 +343,86 @@ class RunFolder:
                 f"'{file}' is damaged (it does not match its checksum): put it back, or train again"
             )
 
-    @property
-    def sharding(self) -> Path:
-        """See `embedding/plan.py`."""
-        return self.path / SHARDING
-
-    @property
-    def was_started(self) -> bool:
-        return (self.path / CONFIG).is_file()
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / METRICS
-
-    @property
-    def events(self) -> Path:
-        """TensorBoard's."""
-        return self.path / "events"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / SUMMARY
-
-    def evaluation(self, split: str, name: str | None = None) -> Path:
-        """Where an evaluation of a split is kept, beside others of other names."""
-        return self.path / "eval" / (split if name is None else f"{split}-{name}")
-
     def check_writable(self) -> None:
-        """Raises UserError where what is written to the run would leave its folder, through a link in it."""
+        """Raises UserError if writing to the run would leave its folder, through a link in it."""
         evaluations = self.path / "eval"
         for folder in (self.checkpoints, self.events, evaluations, *evaluations.glob("*")):
             check_no_link(folder, self.path)
-
-    def check_same_run(self, config: RunConfig, data: PreparedData) -> None:
-        """Raises UserError where the folder holds something other than a run of these, or damaged files of one."""
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--run: '{self.path}' is a file: name a folder")
-        if not self.was_started:
-            self._check_unused()
-            return
-
-        self.check_writable()
-        origin = self.origin()
-        there = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
-        recorded = tomllib.loads(there.to_toml())  # with what later versions have added
-        given = tomllib.loads(config.to_toml())
-        recorded, given = (
-            {k: v for k, v in each.items() if k not in _NOT_THE_RUN} for each in (recorded, given)
-        )
-        difference = _first_difference(recorded, given)
-        if difference:
-            raise UserError(
-                f"--run: '{self.path}' holds a run of another configuration ({difference}): choose another folder"
-            )
-
-        if origin.content_sha256 != data.manifest.prepared_sha256:
-            raise UserError(
-                f"--run: '{self.path}' was trained on other data than '{data.folder}': choose another folder"
-            )
-        self._check_own_files(config, origin, trust=True)  # `config` is what the user gives
-        self._check_priors(origin, data)
-
-    def record(
-        self,
-        config: RunConfig,
-        data: PreparedData,
-        init_from: "RunFolder | None" = None,
-        ancestors: list[Ancestor] | None = None,
-    ) -> None:
-        """Writes what decides the run, before its first step; of one that goes on, what was recorded stays.
-
-        Args:
-            ancestors: of a run that begins.
-        """
-        before = self.origin() if self.was_started else None
-        self.checkpoints.mkdir(parents=True, exist_ok=True)
-        first = f"{config.to_toml_for_checksums()}\n{data.manifest.prepared_sha256}\n{data.manifest.added_priors()}"
-        origin = Origin(
-            path=str(data.folder.absolute()),
-            content_sha256=data.manifest.prepared_sha256,
-            priors=_added_priors(config, data),
-            groups={prior.name: len(prior.groups) for prior in data.manifest.priors},
-            events=data.manifest.events,
-            init_from=None if init_from is None else str(init_from.path.absolute()),
-            init_from_id=None if init_from is None else init_from.identity(),
-            ancestors=ancestors,
-            own_files={str(file): sha256(file) for file in config.own_files()},
-            files={
-                file.name: sha256(file)
-                for file in (self.seen, self.trained, self.paths)
-                if file.is_file()
-            },
-            run_id=hashlib.sha256(first.encode()).hexdigest()[:32],
-            format=FORMAT,
-        )
-        if before is not None:
-            origin = replace(
-                origin,
-                init_from=before.init_from,
-                init_from_id=before.init_from_id or origin.init_from_id,
-                ancestors=before.ancestors,
-                files=before.files if before.signed else origin.files,
-                run_id=before.run_id,
-            )
-        write_origin(self.path / DATA, origin)
-        write_config(self.path / CONFIG, config, origin.run_id)
-
-    def open(
-        self, data_path: Place | str | None = None, option: str = "--run"
-    ) -> tuple[RunConfig, PreparedData]:
-        """The configuration and data of a run that was started; `option` is what named it.
-
-        Raises:
-            UserError: no run there, one whose files are damaged, `data_path` holds other data than it was trained on,
-                or a prior that was added to the data, or a file of own code, is no longer what it was trained with, or
-                a file of own code is not known to this user.
-        """
-        config, origin = self._recorded(option)
-        self._check_own_files(config, origin, trust=self.trust)
-        data = PreparedData(data_path or origin.path)
-        if _earlier_state(data, origin) is not None:
-            if origin.events is not None and data.manifest.events != origin.events:
-                raise UserError(
-                    f"'{data.folder}' has other event types than when '{self.path}' was trained: train again"
-                )
-        elif data.manifest.prepared_sha256 != origin.content_sha256:
-            raise UserError(
-                f"--data: '{data.folder}' is not the data that '{self.path}' was trained on, nor has grown from it"
-            )
-        self._check_priors(origin, data)
-        return config, data
-
-    def origin(self) -> Origin:
-        """What the run recorded of its data.
-
-        Raises:
-            UserError: it is missing, or damaged.
-        """
-        return read_origin(self.path / DATA)
-
-    def config(self, option: str = "--run") -> RunConfig:
-        """The run's configuration.
-
-        Raises:
-            UserError: there is no run, or its files are damaged; `option` is what named it.
-        """
-        return self._recorded(option)[0]
-
-    def identity(self) -> str:
-        """Of the run by what decides it, wherever its folder and its data are.
-
-        Raises:
-            UserError: there is no run, or its files are damaged.
-        """
-        config, origin = self._recorded("--init-from")
-        settings = tomllib.loads(config.to_toml_for_checksums())
-        decides = {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
-        decides["training"] = {
-            name: value for name, value in settings["training"].items() if name not in MAY_CHANGE
-        }
-        of_data = [
-            origin.content_sha256,
-            origin.priors,
-            sorted(origin.own_files.values()),
-            origin.init_from_id,
-        ]
-        return hashlib.sha256(json.dumps([decides, of_data], sort_keys=True).encode()).hexdigest()
 
     def _recorded(self, option: str) -> tuple[RunConfig, Origin]:
         if not (self.path / CONFIG).is_file() and not (self.path / DATA).is_file():
             raise UserError(f"{option}: '{self.path}' holds no run (no {CONFIG}): train first")
         origin = self.origin()
-        return read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id), origin
+        config = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
+        return config, origin
 
     def _check_unused(self) -> None:
-        """Raises UserError where the folder holds anything but what a kill leaves of a run that was about to start."""
+        """Checks that the folder holds only what a kill leaves of a run that was about to start.
+
+        Raises:
+            UserError: it holds something else.
+        """
         if not self.path.exists():
             return
-        left = [
-            path
-            for path in self.path.iterdir()
-            if path.name not in _BEFORE_CONFIG and not _is_hidden_part(path)
-        ]
-        if (
-            (self.path / DATA).is_file()
-            and self.checkpoints.is_dir()
-            and any(self.checkpoints.iterdir())
-        ):
+
+        # A run has checkpoints only after its configuration was written.
+        has_checkpoints = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        if (self.path / DATA).is_file() and has_checkpoints:
             raise UserError(
                 f"--run: '{self.path / CONFIG}' is missing: put it back, or choose another folder"
             )
-        if left:
-            raise UserError(
-                f"--run: '{self.path}' is not empty and holds no run: choose another folder"
-            )
 
-    def say_grown(self, config: RunConfig, data: PreparedData) -> None:
-        """What becomes of items that came after the run was trained, where there are any."""
-        state = _earlier_state(data, self.origin())
-        new = 0 if state is None else data.items - int(state["items"])
-        if not new:
-            return
-        becomes = {
-            "own": "they have no rows: left out, never recommended (embedding.unseen may be dropped, shared, hashed "
-            "or managed)",
-            "dropped": "left out and never recommended",
-            "shared": "they have the shared row and are never recommended",
-            "hashed": "they have hashed rows",
-            "managed": "they have no rows of their own and are not recommended until training meets them",
-        }[config.embedding.unseen]
-        log.info(
-            "'%s' has %s items more than when '%s' was trained: %s",
-            data.folder,
-            f"{new:,}",
-            self.path,
-            becomes,
-        )
+        for path in self.path.iterdir():
+            if path.name not in _BEFORE_CONFIG and not _is_hidden_part(path):
+                raise UserError(
+                    f"--run: '{self.path}' is not empty and holds no run: choose another folder"
+                )
 
     def _check_own_files(self, config: RunConfig, origin: Origin, *, trust: bool) -> None:
         check_trusted(config.own_files(), origin.own_files, self.path, trust=trust)
 
     def _check_priors(self, origin: Origin, data: PreparedData) -> None:
-        there = data.manifest.added_priors()
+        """Checks that the added priors that the run uses are the same, or have grown from those.
+
+        Raises:
+            UserError: one is missing or has changed.
+        """
+        added = data.manifest.added_priors()
         for name, checksum in origin.priors.items():
-            if name not in there:
+            if name not in added:
                 raise UserError(
-                    f"'{self.path}' was trained with prior '{name}', which '{data.folder}' lacks: add it again"
+                    f"'{self.path}' was trained with prior '{name}', which '{data.folder}' lacks: "
+                    "add it again"
                 )
-            if checksum not in (there[name], *data.manifest.prior(name).grown_from):
+            if checksum not in (added[name], *data.manifest.prior(name).grown_from):
                 raise UserError(
-                    f"prior '{name}' of '{data.folder}' has changed since '{self.path}' was trained:"
-                    " make it as it was, or train again"
+                    f"prior '{name}' of '{data.folder}' has changed since '{self.path}' was "
+                    "trained: make it as it was, or train again"
                 )
+
+
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """Returns the nested settings of a run, without sections that do not decide it."""
+    settings = tomllib.loads(config.to_toml())
+    return {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
 
 
 def _added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
-    """Checksums of the priors added to the data that a run uses; a file of the user's own may read any of them."""
-    named = {part for level in config.priors.tree for part in (level, *level.split(":"))}
+    """Returns checksums of the priors added to the data that a run uses, by name."""
+    names = {part for level in config.priors.tree for part in (level, *level.split(":"))}
     added = data.manifest.added_priors()
-    return {
-        name: checksum for name, checksum in added.items() if config.own_files() or name in named
-    }
+
+    # The user's own files may read any of them.
+    if config.own_files():
+        return added
+    return {name: checksum for name, checksum in added.items() if name in names}
 
 
 def _earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
-    """The state that a data set has grown from since a run was trained on it; None where it is as it was."""
+    """Returns the state of a data set when a run was trained on it.
+
+    None if the data set has not grown since, or is another one.
+    """
     if data.manifest.prepared_sha256 == origin.content_sha256:
         return None
     states = [
@@ -377,11 +432,12 @@ def _earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
 
 
 def _is_hidden_part(path: Path) -> bool:
-    """Whether it is a file of which a kill left a part."""
+    """Whether the file is a part of one, left by a kill."""
     return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
+    """Describes the first setting that differs, apart from those that may change."""
     for key in sorted({*old, *new}):
         before = old.get(key)
         after = new.get(key)

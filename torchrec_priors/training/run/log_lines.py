@@ -1,7 +1,7 @@
-"""Lines of `metrics.jsonl`: an object each, whose last value, `crc32`, is a checksum of the line before it.
+"""Lines of `metrics.jsonl`: an object each; its last value, `crc32`, is a checksum of the rest.
 
-A kill may cut the last line, which is then as if it had not been written. Anything else that is not as it was written
-is damage, and is named. Lines of earlier versions have no checksum.
+A kill may cut the last line; it then counts as not written. Any other line that is not as written
+is damaged, and the message names it. Lines of earlier versions have no checksum.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _SIGNED = re.compile(rf'(.*), "{CHECKSUM}": "([0-9a-f]{{8}})"\}}')
 
 
 def to_line(values: Mapping[str, Any]) -> str:
-    """The line without its end.
+    """Returns the line without its line break.
 
     >>> to_line({"step": 1})
     '{"step": 1, "crc32": "3daa833a"}'
@@ -30,50 +30,60 @@ def to_line(values: Mapping[str, Any]) -> str:
 
 
 def length_and_checksum(file: Path) -> dict[str, Any]:
-    """Of the file as it is when a training ends."""
+    """Returns the state of the file when a training ends, for `check_beginning`."""
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def check_beginning(file: Path, noted: Mapping[str, Any]) -> None:
-    """A training that was gone on with adds to what was there when it ended.
+    """Checks that a file still begins as it was when a training ended.
+
+    A training that was resumed adds to the file after that, so only its beginning is compared.
+
+    Args:
+        noted: what `length_and_checksum` returned.
 
     Raises:
-        UserError: the file does not begin with what `length_and_checksum` noted.
+        UserError: the file begins with something else.
     """
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content[: noted["bytes"]]).hexdigest() != noted["sha256"]:
         raise UserError(
-            f"'{file}' is missing or not as it was when the training ended: put it back, or train again"
+            f"'{file}' is missing or not as it was when the training ended: "
+            "put it back, or train again"
         )
 
 
 def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
-    """The lines of a file and what they hold, without checksums; none where there is no file.
+    """Reads the lines of a file and what they hold, without checksums; none if there is no file.
 
     Raises:
-        UserError: a line, other than a last one that was cut, is not as it was written.
+        UserError: a line, other than a last one that was cut, is not as written.
     """
     try:
-        *whole, _ = file.read_bytes().split(b"\n")  # what follows the last line's end was cut
+        # What follows the last line break was cut, or is empty.
+        *whole, _ = file.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    found = []
+
+    lines = []
     for number, line in enumerate(whole, 1):
         try:
             text = line.decode("ascii")
-            found.append((text, _values(text)))
+            lines.append((text, _values(text)))
         except (ValueError, RecursionError) as error:
             raise UserError(
-                f"'{file}' is damaged in line {number:,}: put it back, or remove that line, whose figures are then lost"
+                f"'{file}' is damaged in line {number:,}: put it back, or remove that line, "
+                "whose figures are then lost"
             ) from error
-    return found
+    return lines
 
 
 def _values(line: str) -> dict[str, Any]:
-    """Raises ValueError where it is not as it was written."""
-    signed = _SIGNED.fullmatch(line)
-    if signed is not None and _checksum(signed[1]) != signed[2]:
+    """Reads a line; raises ValueError if it is not as written."""
+    match = _SIGNED.fullmatch(line)
+    if match is not None and _checksum(match[1]) != match[2]:
         raise ValueError("it does not match its checksum")
+
     values = json.loads(line)
     if not isinstance(values, dict) or not isinstance(values.get("step"), int):
         raise ValueError("it holds no step")

@@ -1,4 +1,7 @@
-"""`data.json` of a run: what decides it besides its configuration, recorded before its first step."""
+"""`data.json` of a run: what decides it in addition to its configuration.
+
+It is written before the run's first step.
+"""
 
 import functools
 import json
@@ -12,7 +15,7 @@ from torchrec_priors.common.files import read_json, write_json
 from torchrec_priors.errors import UserError
 
 FORMAT = 2
-_SIGNED_SINCE = 2  # format from which on the run's files have checksums
+_SIGNED_SINCE = 2  # the first format in which all of the run's files have checksums
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,12 @@ class Ancestor:
     """A run whose weights, or exported vectors, a run's weights come from.
 
     Attributes:
-        run: where it was.
-        checkpoint: name of the one that was taken.
-        identity: `RunFolder.identity`.
-        data_sha256: `Manifest.prepared_sha256` of what it was trained on.
+        run: where its folder was.
+        checkpoint: the name of the checkpoint that was taken.
+        identity: its `RunFolder.identity`.
+        data_sha256: `Manifest.prepared_sha256` of the data that it was trained on.
         fit_all: whether it was trained on validation and test interactions, too.
-        known: whether `trained.parquet` tells what it was trained on.
+        known: whether `trained.parquet` says what it was trained on.
     """
 
     run: str
@@ -38,22 +41,23 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Origin:
-    """
+    """What a run was trained on and what its weights come from.
+
     Attributes:
-        path: of the prepared data set, or its URI.
-        content_sha256: `Manifest.prepared_sha256` of its state then.
+        path: the path of the prepared data set, or its URI.
+        content_sha256: `Manifest.prepared_sha256` of the data set when the run began.
         priors: checksums of the added priors that the run uses, by name.
-        groups: how many groups each prior had.
+        groups: the number of groups of each prior then.
         events: the event types.
-        init_from: where the run was that this one started from.
-        init_from_id: its `identity`; None where an earlier version recorded it.
-        ancestors: the runs that this one's weights come from, the nearest first; None where an earlier version
-            recorded none.
+        init_from: where the folder of the run was that this one started from.
+        init_from_id: its `identity`; None if an earlier version recorded the run.
+        ancestors: the runs that this one's weights come from, the nearest first; None if an earlier
+            version recorded the run.
         own_files: checksums of the user's own Python files, by path.
         files: checksums of files of the run that hold none themselves, by name.
-        run_id: also in the files that are written later, so that those of another run are known; empty where an earlier
-            version recorded none.
-        format: of the run's files.
+        run_id: is also in the files that are written later, so those of another run are noticed;
+            empty if an earlier version recorded the run.
+        format: the format of the run's files.
     """
 
     path: str
@@ -76,33 +80,36 @@ class Origin:
 
 
 def write_origin(file: Path, origin: Origin) -> None:
-    """Whole or not at all."""
+    """Writes the whole file or nothing."""
     write_json(file, asdict(origin))
 
 
 def read_origin(file: Path) -> Origin:
-    """What `write_origin` wrote.
+    """Reads what `write_origin` wrote.
 
     Raises:
-        UserError: the file is missing, or not what was written; or a later version wrote it.
+        UserError: the file is missing, is not what was written, or a later version wrote it.
     """
     values: dict[str, Any] = read_json(file, remedy="put it back, or train again")
     try:
+        # Through JSON text: in strict mode, Python values would have to be dataclasses already.
         origin = _reader().validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         problem = error.errors()[0]
-        what = ".".join(map(str, problem["loc"]))
+        key = ".".join(map(str, problem["loc"]))
         raise UserError(
-            f"'{file}' cannot be read ('{what}': {problem['msg']}): put it back, or train again"
+            f"'{file}' cannot be read ('{key}': {problem['msg']}): put it back, or train again"
         ) from error
+
     if origin.format > FORMAT:
         raise UserError(
-            f"'{file}' is of format {origin.format}, and this release reads up to {FORMAT}: update it"
+            f"'{file}' is of format {origin.format}, and this release reads up to {FORMAT}: "
+            "update it"
         )
     return origin
 
 
 @functools.cache
 def _reader() -> TypeAdapter[Origin]:
-    """Made once: it takes much longer than it takes to read."""
+    """Creates the reader once, since creating it takes much longer than reading."""
     return TypeAdapter(Origin)

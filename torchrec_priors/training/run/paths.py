@@ -1,6 +1,9 @@
-"""`paths.json` of a run: training positives of every prior path, which decide what heads there are and their weights.
+"""`paths.json` of a run: training positives of every prior path.
 
-Counted once, before the heads are built; whoever loads the run reads them instead of the log.
+They decide which heads exist and their weights. They are counted once, before the heads are built;
+whoever loads the run reads them instead of the log.
+
+Shapes: K prior paths, T offsets of the horizon, S item sets, M targets, U users.
 """
 
 from dataclasses import dataclass
@@ -22,12 +25,13 @@ from torchrec_priors.ranks.share import Share
 
 @dataclass(frozen=True)
 class Counted:
-    """Of an epoch of training.
+    """What was counted over an epoch of training.
 
     Attributes:
         positives_K: int64, positives of every path.
         targets: targets, at all offsets.
-        by_offset: int64 [K, T] and [T], the same for every offset; None where an earlier version recorded the run.
+        by_offset: int64 [K, T] and [T], the same for every offset; None if an earlier version
+            recorded the run.
     """
 
     positives_K: Tensor
@@ -36,7 +40,7 @@ class Counted:
 
     @classmethod
     def of(cls, counts: Tensor) -> "Counted":
-        """From what `count_positives` gives."""
+        """Takes apart what `count_positives` returns."""
         positives_KT = counts[:-1]
         targets_T = counts[-1]
         return cls(positives_KT.sum(1), int(targets_T.sum()), (positives_KT, targets_T))
@@ -51,86 +55,99 @@ def count_positives(
     *,
     has_row_I: np.ndarray | None = None,
 ) -> Tensor:
-    """int64 [K + 1, T]: positives of each path at each offset, and targets, over this rank's share of an epoch. Items
-    that are not known are as if they had not been.
+    """Counts positives of each path, and targets, over this rank's share of an epoch.
 
-    A training item, one before the end of its user's training part, is a target at every offset t <= i, its index,
-    whatever the windows.
+    Returns int64 [K + 1, T]: at each offset the positives of each path, and the targets in the last
+    row. A training item, i.e. one before the end of its user's training part, is a target at every
+    offset t <= i, its index, whatever the windows. Items without a row count as if they were not in
+    the history.
     """
     paths = len(tree.item_set_K)
-    on_cpu = torch.zeros(paths + 1, horizon, dtype=torch.int64)
-    columns = [need for need in tree.needs if need == "events"]
+    counts = torch.zeros(paths + 1, horizon, dtype=torch.int64)
+    columns = [column for column in tree.needs if column == "events"]
+
     for group in data.row_groups[share.rank :: share.world]:
         users = data.read_users(group, columns)
         owner = group.first_user + np.repeat(np.arange(len(users.lengths)), users.lengths)
         index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
         ends = training_end_U[group.first_user : group.first_user + group.users]
         trained = index < np.repeat(ends, users.lengths)
+
+        # The index of an item is then the number of items with a row before it.
         if has_row_I is not None:
             trained &= has_row_I[users.items]
             before = np.concatenate([[0], np.cumsum(trained)])
             index = before[:-1] - np.repeat(before[users.starts[:-1]], users.lengths)
+
         for offset in range(1, horizon + 1):
             chosen = trained & (index >= offset)
             items, user_M, *event = (
                 torch.from_numpy(values[chosen]).to(tree.device)
                 for values in (users.items, owner, *users.columns.values())
             )
-            targets = Targets(
-                items, torch.full_like(items, offset), event[0] if event else None, user_M
-            )
-            on_cpu[:paths, offset - 1] += torch.bincount(
-                tree.assign(targets)[1].cpu(), minlength=paths
-            )
-            on_cpu[paths, offset - 1] += len(items)
-    return on_cpu
+            event_M = event[0] if event else None
+            targets = Targets(items, torch.full_like(items, offset), event_M, user_M)
+
+            path = tree.assign(targets)[1].cpu()
+            counts[:paths, offset - 1] += torch.bincount(path, minlength=paths)
+            counts[paths, offset - 1] += len(items)
+    return counts
 
 
 def over_item_sets(tree: PriorTree, positives_K: Tensor) -> Tensor:
-    """int64 [S]: positives of every item set, over its paths."""
+    """Sums positives over the paths of every item set, int64 [S]."""
     positives_S = torch.zeros(tree.item_sets, dtype=torch.int64)
     return positives_S.index_add_(0, torch.tensor(tree.item_set_K), positives_K)
 
 
 def write_paths(file: Path, tree: PriorTree, counted: Counted, depths: list[Depth] | None) -> None:
-    """Records how many training targets there are, and of each path the name, training positives and, where it has no
-    adapter of its own, the node whose query it has; the queries of a baseline have no nodes (`depths` None)."""
+    """Records the number of training targets, and the name and training positives of each path.
+
+    A path without an adapter of its own also has the node whose query it uses.
+
+    Args:
+        depths: the nodes with adapters; None for a baseline, whose queries have no nodes.
+    """
     assert counted.by_offset is not None
     positives_KT, targets_T = counted.by_offset
-    to_K = [None] * len(tree.paths) if depths is None else backed_off(tree, depths)
-    paths = [
-        {
-            "name": path.name,
-            "positives": sum(of_T),
-            "positives_by_offset": of_T,
-            "backed_off_to": to,
-        }
-        for path, of_T, to in zip(tree.paths, positives_KT.tolist(), to_K, strict=True)
-    ]
+    nodes_K = [None] * len(tree.paths) if depths is None else backed_off(tree, depths)
+
+    paths = []
+    for path, positives_T, node in zip(tree.paths, positives_KT.tolist(), nodes_K, strict=True):
+        paths.append(
+            {
+                "name": path.name,
+                "positives": sum(positives_T),
+                "positives_by_offset": positives_T,
+                "backed_off_to": node,
+            }
+        )
     values = {"targets": counted.targets, "targets_by_offset": targets_T.tolist(), "paths": paths}
     write_json(file, values)
 
 
 def path_names(file: Path) -> list[str]:
-    """Names of the recorded paths, in their order.
+    """Reads the names of the recorded paths, in their order.
 
     Raises:
-        UserError: no such file.
+        UserError: the file does not exist.
     """
     return [path["name"] for path in _read(file)["paths"]]
 
 
 def read_paths(file: Path, tree: PriorTree) -> Counted:
-    """Recorded training positives and targets.
+    """Reads the recorded training positives and targets.
 
     Raises:
-        UserError: no such file, or one of other paths than the tree's.
+        UserError: the file does not exist, or has other paths than the tree.
     """
     recorded = _read(file)
     if [path["name"] for path in recorded["paths"]] != [path.name for path in tree.paths]:
         raise UserError(
-            f"{file} is of other prior paths than the run's data and configuration have: train again"
+            f"{file} is of other prior paths than the run's data and configuration have: "
+            "train again"
         )
+
     try:
         positives_K = torch.tensor([int(path["positives"]) for path in recorded["paths"]])
         by_offset = None
@@ -143,12 +160,14 @@ def read_paths(file: Path, tree: PriorTree) -> Counted:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """Reads the file; each of its paths has a name."""
     recorded = read_json(file, remedy="put it back, or train again")
     try:
-        [path["name"] for path in recorded["paths"]]
-        return recorded
+        for path in recorded["paths"]:
+            path["name"]
     except (ValueError, KeyError, TypeError) as error:
         raise _unreadable(file, error) from error
+    return recorded
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:

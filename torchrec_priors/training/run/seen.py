@@ -1,4 +1,9 @@
-"""Which items a run has seen in training often enough: counted when it starts, kept in its folder, `seen.parquet`."""
+"""Which items a run has seen often enough in training: counted when it starts, kept in its folder.
+
+The file is `seen.parquet`.
+
+Shapes: I items.
+"""
 
 import logging
 from pathlib import Path
@@ -28,48 +33,73 @@ _BECOMES = {
 
 
 def training_frequency(data: PreparedData, settings: TrainingConfig, ranks: Ranks) -> np.ndarray:
-    """int64 [I]: interactions of each item that are trained on. Every rank must call it."""
+    """Counts the interactions of each item that are trained on, int64 [I]. Every rank must call it.
+
+    Args:
+        settings: with `fit_all`, all interactions are trained on.
+    """
+    # The catalogue has the frequencies of the training part.
     if not settings.fit_all:
         return data.catalogue(["frequency"])["frequency"].to_numpy().astype(np.int64)
+
     count = torch.zeros(data.items, dtype=torch.int64)
     for group in data.row_groups[ranks.rank :: ranks.world]:
-        count += torch.bincount(
-            torch.from_numpy(data.read_users(group).items), minlength=data.items
-        )
+        items = torch.from_numpy(data.read_users(group).items)
+        count += torch.bincount(items, minlength=data.items)
     return ranks.total(count).numpy()
 
 
 def say_unseen(config: UnseenConfig, rows: Rows, frequency: np.ndarray | None) -> None:
-    """Lines of the log: how many items are unseen, what becomes of them, and settings that nobody reads."""
+    """Logs how many items are unseen, what becomes of them, and settings without effect."""
     for key in config.without_effect():
         log.warning("%s has no effect with embedding.unseen = '%s'", key, config.unseen)
+
     if isinstance(rows, ManagedRows):
-        log.info("%s rows for the %s items: admitted as training meets them, evicted by %s every %s steps",
-                 f"{rows.rows - config.blocks:,}", f"{rows.items:,}", config.eviction,
-                 f"{config.eviction_interval:,}")  # fmt: skip
+        log.info(
+            "%s rows for the %s items: admitted as training meets them, evicted by %s every %s "
+            "steps",
+            f"{rows.rows - config.blocks:,}",
+            f"{rows.items:,}",
+            config.eviction,
+            f"{config.eviction_interval:,}",
+        )
         return
+
     if rows.own_row_I is None or frequency is None:
         return
     unseen = ~rows.own_row_I
-    becomes = _BECOMES[config.unseen].format(rows=config.hashed_rows)
     share = frequency[unseen].sum() / max(frequency.sum(), 1)
-    log.info("%s of %s items have fewer than %s training interactions, %.2f %% of all: %s",
-             f"{unseen.sum():,}", f"{len(unseen):,}", config.min_frequency, 100 * share, becomes)  # fmt: skip
+    log.info(
+        "%s of %s items have fewer than %s training interactions, %.2f %% of all: %s",
+        f"{unseen.sum():,}",
+        f"{len(unseen):,}",
+        config.min_frequency,
+        100 * share,
+        _BECOMES[config.unseen].format(rows=config.hashed_rows),
+    )
 
 
 def write_seen(file: Path, seen_I: np.ndarray | None) -> None:
-    """Row ids of the items that were seen, whole or not at all; nothing where all have their rows."""
+    """Writes the row ids of the seen items: the whole file or nothing.
+
+    Args:
+        seen_I: bool; None, if all items have their rows, writes no file.
+    """
     if seen_I is None:
         return
+    items = np.flatnonzero(seen_I).astype(np.int32)
     with new_file(file) as partial:
-        write_table(pa.table({"item": pa.array(np.flatnonzero(seen_I).astype(np.int32))}), partial)
+        write_table(pa.table({"item": pa.array(items)}), partial)
 
 
 def read_seen(file: Path, items: int) -> np.ndarray:
-    """bool [items].
+    """Reads which items were seen, bool [I].
+
+    Args:
+        items: how many items the data set had.
 
     Raises:
-        UserError: no such file, or one of other items.
+        UserError: the file does not exist, or is of other items.
     """
     try:
         item = read_table(file, ["item"])["item"].to_numpy()
@@ -79,9 +109,11 @@ def read_seen(file: Path, items: int) -> np.ndarray:
         raise UserError(
             f"{file}, which says what items have rows, cannot be read ({reason}): train again"
         ) from error
+
     if len(item) and not 0 <= item.min() <= item.max() < items:
         raise UserError(
-            f"{file} names an item outside the catalogue of {items:,} that it was written for: train again"
+            f"{file} names an item outside the catalogue of {items:,} that it was written for: "
+            "train again"
         )
     seen_I = np.zeros(items, bool)
     seen_I[item] = True

@@ -1,4 +1,7 @@
-"""Which run a run starts from. It is the same one wherever its folder is, and is needed for first values alone."""
+"""Which run a run starts from.
+
+It is the same one wherever its folder is now, and is only needed for the first values.
+"""
 
 from pathlib import Path
 
@@ -9,14 +12,16 @@ from torchrec_priors.training.run.origin import Origin
 
 
 def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
-    """The run whose weights are the first values of that in `folder`; None where there is none, or where the run has a
-    checkpoint of its own.
+    """Returns the run whose weights are the first values of the run in `folder`.
+
+    None if there is no such run, or if the run in `folder` already has a checkpoint.
 
     Args:
-        given: what `--init-from` names.
+        given: the run that `--init-from` names.
 
     Raises:
-        UserError: `given` is no run, or not the one that the run was started from; or that one is needed and gone.
+        UserError: `given` is no run, or not the one that the run was started from; or that one is
+            needed and does not exist any more.
     """
     if not folder.was_started:
         if given is not None:
@@ -27,33 +32,40 @@ def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
     if origin.init_from is None:
         if given is not None:
             raise UserError(
-                f"--init-from: '{folder.path}' was not started from another run: choose another folder for --run"
+                f"--init-from: '{folder.path}' was not started from another run: choose another "
+                "folder for --run"
             )
         return None
 
-    goes_on = bool(CheckpointFolder(folder.checkpoints).steps())
+    has_checkpoint = bool(CheckpointFolder(folder.checkpoints).steps())
     named = None if given is None else str(given.path.absolute())
-    if goes_on and named in (None, origin.init_from):
-        return None  # whatever has become of the other run
+    # A run with a checkpoint does not need the other run, which may be gone.
+    if has_checkpoint and named in (None, origin.init_from):
+        return None
 
     source = given or RunFolder(Path(origin.init_from), folder.trust)
     if not source.was_started and named in (None, origin.init_from):
         raise UserError(
-            f"--init-from: '{folder.path}' has no checkpoint yet, and the run that it starts from is not in "
-            f"'{origin.init_from}' any more: say where it is now, or choose another folder for --run"
+            f"--init-from: '{folder.path}' has no checkpoint yet, and the run that it starts from "
+            f"is not in '{origin.init_from}' any more: say where it is now, or choose another "
+            "folder for --run"
         )
+
     source.open(option="--init-from")
     if not _is_the_same(source, origin):
         raise UserError(
-            f"--init-from: '{folder.path}' was started from another run, which was in '{origin.init_from}': "
-            "choose another folder for --run"
+            f"--init-from: '{folder.path}' was started from another run, which was in "
+            f"'{origin.init_from}': choose another folder for --run"
         )
-    return None if goes_on else source
+    return None if has_checkpoint else source
 
 
 def _is_the_same(source: RunFolder, origin: Origin) -> bool:
     if origin.init_from_id is not None:
         return source.identity() == origin.init_from_id
+
+    # An earlier version recorded only the path. If nothing is there any more, the run may have
+    # moved, and the one that the user names is accepted.
     assert origin.init_from is not None
-    recorded = Path(origin.init_from)  # by an earlier version, the path alone
+    recorded = Path(origin.init_from)
     return source.path.absolute() == recorded or not recorded.exists()
