@@ -129,8 +129,9 @@ class RunConfig(Section):
 
 _DEEPEST_KEY = 8  # sections of a dotted key; no setting has more than four
 
-_SECTIONS = {
-    name.name: name.default_factory for name in dataclasses.fields(RunConfig) if name.name != "seed"
+# A section is a field whose default its class makes.
+_SECTIONS: dict[str, Any] = {
+    item.name: item.default_factory for item in dataclasses.fields(RunConfig) if item.name != "seed"
 }
 
 
@@ -209,8 +210,10 @@ def parse(values: dict[str, Any]) -> RunConfig:
 
 def keys() -> list[str]:
     """Every valid key, with dots."""
-    sections = {name: dataclasses.fields(part) for name, part in _SECTIONS.items()}  # type: ignore[arg-type]
-    return ["seed", *(f"{name}.{item.name}" for name, items in sections.items() for item in items)]
+    names = ["seed"]
+    for name, section in _SECTIONS.items():
+        names += [f"{name}.{item.name}" for item in dataclasses.fields(section)]
+    return names
 
 
 def read_override(override: str) -> tuple[str, Any]:

@@ -1,7 +1,7 @@
-"""Each id once: what a lookup is asked for, and where in the answer the vectors of all ids stand.
+"""Looks up each id once: the distinct ids, and where each id's vector is in the answer.
 
-TorchRec's own (`use_index_dedup`) is not there on a CPU. The gradient of a vector that is copied is the sum of its
-copies' gradients, so training is the same to what float32 rounds.
+TorchRec's own way (`use_index_dedup`) does not exist on a CPU. The gradient of a vector that is
+copied is the sum of its copies' gradients, so training is the same up to what float32 rounds.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-AskedIds = tuple[
-    KeyedJaggedTensor, dict[str, Tensor]
-]  # ids as a table is asked for them, and places as of `once`
+# The ids that a table is asked for, and places as `once` returns them.
+AskedIds = tuple[KeyedJaggedTensor, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class StepIds:
-    """What a step asks the tables for. It does not depend on what they hold: it may be known, and sent, before.
+    """The ids that a step looks up. They do not depend on the tables' values, so they may be known,
+    and sent, before the step.
 
     Attributes:
-        items: of the item table.
-        features: of those of side features; None without any.
+        items: ids for the item table.
+        features: ids for the tables of side features; None without any.
     """
 
     items: AskedIds
@@ -29,19 +29,23 @@ class StepIds:
 
 
 def once(ids: KeyedJaggedTensor) -> AskedIds:
-    """Every feature's ids in one row each, ascending, and for each feature the places of its ids, in their order.
+    """The distinct ids of each feature in one row, ascending, and for each feature the places of
+    its ids among them, in the ids' order.
 
     Example:
         >>> values, lengths = torch.tensor([7, 3, 7, 3]), torch.tensor([2, 1, 0, 1])
         >>> ids = KeyedJaggedTensor(keys=["a", "b"], values=values, lengths=lengths)
-        >>> asked, place = once(ids)
-        >>> asked.values().tolist(), asked.lengths().tolist(), place["a"].tolist(), place["b"].tolist()
-        ([3, 7, 3], [2, 1], [1, 0, 1], [0])
+        >>> distinct, place = once(ids)
+        >>> distinct.values().tolist(), distinct.lengths().tolist()
+        ([3, 7, 3], [2, 1])
+        >>> place["a"].tolist(), place["b"].tolist()
+        ([1, 0, 1], [0])
     """
     values = []
     places = {}
-    for key, of_key in ids.to_dict().items():
-        distinct, places[key] = of_key.values().unique(return_inverse=True)
+    for key, ids_of_key in ids.to_dict().items():
+        distinct, places[key] = ids_of_key.values().unique(return_inverse=True)
         values.append(distinct)
+
     lengths = torch.tensor([len(distinct) for distinct in values], device=ids.device())
     return KeyedJaggedTensor(keys=ids.keys(), values=torch.cat(values), lengths=lengths), places

@@ -1,4 +1,5 @@
-"""Shards a model's tables over all ranks: a plan that TorchRec's planner makes, or one that a run has kept."""
+"""Shards a model's tables over all ranks, by a plan of TorchRec's planner or one that a run has
+kept."""
 
 import os
 from collections.abc import Callable
@@ -32,11 +33,11 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.ranks.variables import read_launch
 from torchrec_priors.settings.sharding import ROW_WISE, ShardingConfig
 
-_LOOKUPS = 512  # ids of a table that a rank asks for in a step, where nothing is known
+_LOOKUPS = 512  # ids of a table that a rank looks up in a step, if nothing is known
 
 
 class _Enumerator(EmbeddingEnumerator):
-    """Cuts managed tables where their blocks end, also where ranks get different numbers of blocks."""
+    """Cuts managed tables where their blocks end, even if ranks get different numbers of blocks."""
 
     def _get_num_buckets(self, parameter: str, module: nn.Module) -> int | None:
         if isinstance(module, ManagedCollisionEmbeddingCollection):
@@ -57,27 +58,32 @@ def distribute(
     """Shards the model's tables over all ranks and replicates the rest (DDP).
 
     Args:
-        lookups: ids of a table that a rank asks for in a step, for the planner.
-        timeout: of the groups of ranks that hold columns of the same table; None for torch's own.
-        prefetch: as of `ModelPlan.to_torchrec`.
+        lookups: ids of a table that a rank looks up in a step, for the planner.
+        timeout: timeout of the groups of ranks that hold columns of the same table; None for
+            torch's default.
+        prefetch: as for `ModelPlan.to_torchrec`.
 
     Raises:
-        UserError: the planner finds no plan, the one to be used again does not fit, or there are more ranks than blocks
-            of a managed table; raised on every rank.
+        UserError: the planner finds no plan, the given plan does not fit, or there are more ranks
+            than blocks of a managed table; raised on every rank.
     """
     sharding = ShardingConfig() if sharding is None else sharding
     sharding.check_device(device.type)
+
     group = dist.group.WORLD
     assert group is not None
     world = dist.get_world_size()
     launch = read_launch()
-    local = world if launch is None or launch.local_world is None else launch.local_world
+    local = world  # ranks of this machine
+    if launch is not None and launch.local_world is not None:
+        local = launch.local_world
+
     sharder = sharder_of(sharding, device)
     sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
     tables = tables_of(model)
     _check_blocks(tables, world)
 
-    def make() -> ModelPlan:
+    def make_plan() -> ModelPlan:
         if sharding.plan:
             file = Path(sharding.plan)
             plan = ModelPlan.read(file)
@@ -86,7 +92,7 @@ def distribute(
         planner = _planner(tables, device, sharding, lookups, local)
         return ModelPlan.of(planner.plan(model, sharders), tables, world)
 
-    plan = together(make)
+    plan = together(make_plan)
     wrapped = DistributedModelParallel(
         model,
         env=ShardingEnv(world, dist.get_rank(), group, output_dtensor=True),
@@ -95,36 +101,40 @@ def distribute(
         sharders=sharders,
         data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=False),
     )
+
+    # Both change the kernels that sharding has made.
     let_empty_shards_answer(wrapped)
     learn_as_whole_rows(wrapped, plan, timeout)
     return wrapped, plan
 
 
 def sharder_of(sharding: ShardingConfig, device: torch.device) -> EmbeddingCollectionSharder:
-    """What cuts plain tables, and says how their vectors are sent."""
+    """TorchRec's sharder of plain tables, which also decides how their vectors are sent."""
     codecs = None
     if sharding.communication != "fp32":
         precision = CommType(sharding.communication)
         codecs = get_qcomm_codecs_registry(QCommsConfig(precision, precision), device=device)
+
+    # FATAL: an id without a row is an error, not row 0.
     return EmbeddingCollectionSharder(
         fused_params={"bounds_check_mode": BoundsCheckMode.FATAL}, qcomm_codecs_registry=codecs
     )
 
 
 def together(make: Callable[[], ModelPlan]) -> ModelPlan:
-    """Rank 0's plan on every rank; its failure on every rank too, instead of a hang."""
+    """Rank 0's plan, on every rank; if it fails, all ranks raise, instead of a hang."""
     answer: list[ModelPlan | str | None] = [None]
     if dist.get_rank() == 0:
         try:
             answer[0] = make()
         except UserError as error:
             answer[0] = str(error)
-        except (
-            Exception
-        ) as error:  # the planner raises its own kinds, all of which must reach every rank
+        except Exception as error:
+            # The planner raises its own kinds, all of which must reach every rank.
             answer[0] = f"no sharding plan was found: {' '.join(str(error).split())[:300]}"
     if dist.get_world_size() > 1:
         dist.broadcast_object_list(answer, src=0)
+
     plan = answer[0]
     if isinstance(plan, str):
         raise UserError(plan)
@@ -139,16 +149,19 @@ def _planner(
     lookups: int,
     local: int,
 ) -> EmbeddingShardingPlanner:
+    """TorchRec's planner for these tables on the ranks of this process group."""
     world = dist.get_world_size()
+    gpu_bytes = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
     topology = TopologyFactory.create_topology(
         trainer_config=TrainerConfig(
             world_size=world,
             local_world_size=local,
-            hbm_cap_bytes=torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None,
+            hbm_cap_bytes=gpu_bytes,
             ddr_cap_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // local,
         ),
         kernel_config=KernelConfig(compute_device=device.type),
     )
+
     constraints = {
         table.name: constraints_of(table, device.type, world, sharding, lookups) for table in tables
     }
@@ -164,7 +177,11 @@ def _planner(
 def constraints_of(
     table: ModelTable, device: str, ranks: int, sharding: ShardingConfig, lookups: int
 ) -> ParameterConstraints:
-    """What the planner may choose from for a table, of which a rank asks for so many ids in a step."""
+    """What the planner may choose from for a table.
+
+    Args:
+        lookups: ids of the table that a rank looks up in a step.
+    """
     options: dict[str, Any] = {
         "sharding_types": sharding.types_of(table.name),
         "compute_kernels": sharding.kernels_of(table.name),
@@ -173,6 +190,8 @@ def constraints_of(
         options = {"sharding_types": [ROW_WISE], "compute_kernels": ["fused"]}
     elif device != "cpu" and options["compute_kernels"] in (None, ["fused_uvm_caching"]):
         options["cache_params"] = CacheParams(load_factor=sharding.load_factor_of(table.name))
+
+    # Columns are cut as wide as said, or else so that a rank has at most one shard of a table.
     return ParameterConstraints(
         **options,
         min_partition=sharding.columns or -(-table.columns // ranks),
@@ -181,9 +200,10 @@ def constraints_of(
 
 
 def _check_blocks(tables: list[ModelTable], world: int) -> None:
+    """Raises UserError if a managed table has fewer blocks than there are ranks."""
     for table in tables:
         if table.block and table.rows // table.block < world:
             raise UserError(
-                f"embedding.blocks = {table.rows // table.block}: a managed table goes on at most so many ranks, not "
-                f"on {world}: use fewer, or train with more blocks"
+                f"embedding.blocks = {table.rows // table.block}: a managed table goes on at most "
+                f"so many ranks, not on {world}: use fewer, or train with more blocks"
             )

@@ -1,10 +1,10 @@
-"""Ranks that hold no row of any table of a lookup.
+"""Makes lookups work on ranks that hold no row of any table.
 
-Rows are cut into blocks of ceil(rows / ranks), so the last ranks may have none: of 5 rows on 4 ranks, the
-last has none. Such a rank takes part in every lookup: nobody asks it for anything, and it answers with
-nothing. But FBGEMM takes the kernels of GPUs where it finds no number in the host's memory, and these refuse
-tensors of a CPU. So there is one number that belongs to no row: no view of the table or of its optimizer's
-state shows it, and nothing reads or writes it.
+Rows are cut into blocks of ceil(rows / ranks), so the last ranks may have none: of 5 rows on 4
+ranks, the last has none. Such a rank takes part in every lookup: nobody asks it for anything, and
+it answers with nothing. But FBGEMM takes the kernels of GPUs if it finds no number in the host's
+memory, and these reject tensors of a CPU. So there is one number that belongs to no row: no view of
+the table or of its optimizer's state shows it, and nothing reads or writes it.
 """
 
 import torch
@@ -16,7 +16,7 @@ from torchrec.distributed.embedding import ShardedEmbeddingCollection
 
 
 def let_empty_shards_answer(model: nn.Module) -> None:
-    """Makes every lookup of a sharded model work where this rank holds no rows."""
+    """Makes every lookup of a sharded model work if this rank holds no rows."""
     for module in model.modules():
         if not isinstance(module, ShardedEmbeddingCollection):
             continue
@@ -27,7 +27,7 @@ def let_empty_shards_answer(model: nn.Module) -> None:
 
 
 def _fill(kernel: SplitTableBatchedEmbeddingBagsCodegen) -> None:
-    """Gives a kernel of no rows a number, and one of the optimizer's state, if it has any."""
+    """Gives a kernel without rows one number, and one of the optimizer's state, if it has any."""
     for name in ("weights_host", "momentum1_host"):
         values = getattr(kernel, name, None)
         if values is None or values.numel():

@@ -1,7 +1,9 @@
-"""Side features of items, each with a sharded table of its own whose vectors are added to the items' in the encoder.
+"""Side features of items: each has its own sharded table, whose vectors the encoder adds to the
+items'.
 
-A feature is a column of `items.parquet`: texts and integers are categories; `price:32` cuts the numbers of `price` into
-32 groups that hold about as many items each. An item without a value has the feature's last vector.
+A feature is a column of `items.parquet`: texts and integers are categories; `price:32` cuts the
+numbers of `price` into 32 groups of about the same number of items. An item without a value has the
+feature's last vector.
 """
 
 from dataclasses import dataclass
@@ -27,8 +29,9 @@ class ItemFeature:
     """One feature.
 
     Attributes:
+        name: column of the catalogue.
         code_I: int64, a code in [0, size) for every item.
-        values: what each code stands for, as text; the last is null.
+        values: the value that each code means, as text; the last is null.
     """
 
     name: str
@@ -37,33 +40,38 @@ class ItemFeature:
 
     @property
     def size(self) -> int:
+        """Number of codes."""
         return len(self.values)
 
 
 def load_features(
     names: list[str], data: PreparedData, items: int | None = None
 ) -> list[ItemFeature]:
-    """The features named, from the data set's catalogue.
+    """Features by name, from the data set's catalogue.
 
     Args:
-        items: how many items there were when the model was trained, whose values alone it knows; None for all.
+        items: number of items when the model was trained: it knows only their values; None for all.
 
     Raises:
-        UserError: no such column, or one that cannot be cut into groups.
+        UserError: a column does not exist, or cannot be cut into groups.
     """
     if not names:
         return []
+
     columns = [name.partition(":")[0] for name in names]
     for column in columns:
         if columns.count(column) > 1:
             raise UserError(
                 f"encoder.item_features: '{column}' stands twice: give each column once"
             )
+
     catalogue = data.catalogue()
-    return [_feature(name, catalogue, len(catalogue) if items is None else items) for name in names]
+    known_items = len(catalogue) if items is None else items
+    return [_feature(name, catalogue, known_items) for name in names]
 
 
 def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
+    """One feature; only values of the first `items` items have codes of their own."""
     column, _, groups = name.partition(":")
     usable = [
         field.name
@@ -72,8 +80,10 @@ def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
     ]
     if column not in usable:
         raise UserError(
-            f"encoder.item_features: the catalogue has no column '{column}': {nearest(column, usable)}"
+            f"encoder.item_features: the catalogue has no column '{column}': "
+            f"{nearest(column, usable)}"
         )
+
     values = catalogue[column].combine_chunks()
     if groups:
         numeric = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
@@ -88,6 +98,8 @@ def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
         raise UserError(
             f"encoder.item_features: column '{column}' holds lists: give one of single values"
         )
+
+    # Codes follow the values' order; what is missing or unknown has the code after the last.
     known = pc.unique(values.slice(0, items).drop_null())
     known = known.take(pc.sort_indices(known))
     code = pc.fill_null(pc.index_in(values, known), len(known)).to_numpy(zero_copy_only=False)
@@ -96,29 +108,31 @@ def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
 
 
 def _quantile(values: pa.Array, groups: int, items: int) -> pa.Array:
-    """The group of every number, null where there is none; groups of the first `items`."""
+    """The group of every number, null if it is missing; bounds of groups are those of the first
+    `items` numbers."""
     numbers = values.to_numpy(zero_copy_only=False)
-    there = np.isfinite(numbers)
-    if not there[:items].any():
+    is_number = np.isfinite(numbers)
+    if not is_number[:items].any():
         return pa.nulls(len(values), pa.int64())
-    bounds = np.quantile(numbers[:items][there[:items]], np.arange(1, groups) / groups)
-    return pa.array(np.searchsorted(bounds, numbers, side="right"), mask=~there)
+
+    bounds = np.quantile(numbers[:items][is_number[:items]], np.arange(1, groups) / groups)
+    return pa.array(np.searchsorted(bounds, numbers, side="right"), mask=~is_number)
 
 
 class FeatureTables(nn.Module):
-    """Vectors of all features of an item, added up."""
+    """The sum of an item's vectors over all features."""
 
     def __init__(self, features: list[ItemFeature], dim: int, *, asks_once: bool = False) -> None:
         super().__init__()
         self.keys = [table_of_feature(feature.name) for feature in features]
-        self.table = table_of(
-            [
-                EmbeddingConfig(
-                    name=key, num_embeddings=feature.size, embedding_dim=dim, feature_names=[key]
-                )
-                for key, feature in zip(self.keys, features, strict=True)
-            ]
-        )
+        configs = [
+            EmbeddingConfig(
+                name=key, num_embeddings=feature.size, embedding_dim=dim, feature_names=[key]
+            )
+            for key, feature in zip(self.keys, features, strict=True)
+        ]
+        self.table = table_of(configs)
+
         codes = torch.from_numpy(np.stack([feature.code_I for feature in features]))
         self.register_buffer("code_FI", codes, persistent=False)
         self.asks_once = asks_once  # whether values that repeat are looked up once
@@ -130,7 +144,7 @@ class FeatureTables(nn.Module):
         return self.found(self.asked(item_N))
 
     def asked(self, item_N: Tensor) -> AskedIds:
-        """What the tables are asked for: one row of codes for each feature, whatever histories the items are of.
+        """The codes to look up: one row for each feature, whichever histories the items are from.
 
         TorchRec takes no batch without rows, and a rank may have no histories.
         """
@@ -142,9 +156,9 @@ class FeatureTables(nn.Module):
 
     def found(self, asked: AskedIds) -> Tensor:
         """[N, d] from what the tables answer."""
-        ids, place = asked
-        found = self.table(ids)
-        vectors = [found[key].values() for key in self.keys]
-        if place:
-            vectors = [of_key[place[key]] for key, of_key in zip(self.keys, vectors, strict=True)]
+        ids, places = asked
+        answer = self.table(ids)
+        vectors = [answer[key].values() for key in self.keys]
+        if places:
+            vectors = [values[places[key]] for key, values in zip(self.keys, vectors, strict=True)]
         return torch.stack(vectors).sum(0)

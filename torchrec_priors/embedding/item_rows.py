@@ -1,7 +1,7 @@
-"""Which row of the table each item has: one of its own, one that it shares, or none.
+"""Which row of the table each item has: its own, one that it shares, or none.
 
-Rows of items of their own keep the items' order; rows that are shared stand at equal distances among them. Items are in
-an order that spreads every level of popularity, so every row-wise shard gets the same traffic.
+Items with their own rows keep their order; shared rows are at equal distances among them. Items are
+in an order that spreads every level of popularity, so every row-wise shard gets the same traffic.
 
 Shapes: I items, R rows of the table.
 """
@@ -21,7 +21,7 @@ NO_ROW = -1
 
 @dataclass(frozen=True)
 class Held:
-    """Items whose rows a rank holds.
+    """Items of which a rank holds the rows.
 
     Attributes:
         item_C: row ids of the items in the data set, int64, ascending.
@@ -34,19 +34,20 @@ class Held:
     @classmethod
     def each_its_own(cls, first: int, last: int) -> "Held":
         """Items [first, last), in rows of the same numbers."""
-        here = np.arange(first, last)
-        return cls(here, here)
+        numbers = np.arange(first, last)
+        return cls(numbers, numbers)
 
 
 class ItemRows:
-    """A map that stays as it is.
+    """A map from items to rows that does not change.
 
     Attributes:
         items: I.
         rows: R.
-        row_I: int64, the row of every item of the data set, `NO_ROW` where it has none; None where it is its number.
-        own_row_I: bool, items that have a row to themselves; None where all have.
-        recommendable_I: bool, items that may be recommended; None where all may.
+        row_I: int64, the row of every item of the data set, `NO_ROW` if it has none; None if every
+            item's row is its number.
+        own_row_I: bool, items that have a row to themselves; None if all have.
+        recommendable_I: bool, items that may be recommended; None if all may.
         shared_H: rows that several items may share, ascending.
     """
 
@@ -71,9 +72,9 @@ class ItemRows:
         """The map of a policy.
 
         Args:
-            seen_I: bool, items that were seen often enough, of the data set as it was when the map was made; None for
-                all.
-            items: how many it has now; the later ones were not seen.
+            seen_I: bool, items that training saw often enough, of the data set as it was when the
+                map was built; None for all.
+            items: number of items now; the later ones were not seen.
 
         Raises:
             UserError: no item was seen often enough.
@@ -81,26 +82,32 @@ class ItemRows:
         shared = {"shared": 1, "hashed": config.hashed_rows}.get(config.unseen, 0)
         if not shared and (seen_I is None or (len(seen_I) == items and seen_I.all())):
             return cls(items, items)
+
         assert seen_I is not None
         seen_I = np.concatenate([seen_I, np.zeros(items - len(seen_I), bool)])
         own = int(seen_I.sum())
         if not own:
             raise UserError(
-                f"embedding.min_frequency = {config.min_frequency}: no item has so many training interactions: lower it"
+                f"embedding.min_frequency = {config.min_frequency}: no item has so many training "
+                "interactions: lower it"
             )
+
+        # Shared rows at equal distances, so that every row-wise shard has about as many of them.
         rows = own + shared
         shared_H = (2 * np.arange(shared) + 1) * rows // (2 * max(shared, 1))
+
         row_I = np.full(items, NO_ROW, np.int64)
         row_I[seen_I] = np.delete(np.arange(rows), shared_H)
         if shared:
             unseen = np.flatnonzero(~seen_I)
             row_I[unseen] = shared_H[hashes(unseen, shared)]
+
         recommendable_I = row_I >= 0 if config.unseen == "hashed" else seen_I
         return cls(items, rows, row_I, seen_I, recommendable_I, shared_H)
 
     @cached_property
     def has_row_I(self) -> np.ndarray | None:
-        """bool, items that have a row, be it a shared one; None where all have."""
+        """bool, items that have a row of their own or a shared one; None if all have."""
         if self.row_I is None or (self.row_I >= 0).all():
             return None
         has_row_I: np.ndarray = self.row_I >= 0
@@ -108,11 +115,11 @@ class ItemRows:
 
     @cached_property
     def an_item(self) -> int:
-        """Some item that has a row, where one is needed for nobody's sake."""
+        """Some item that has a row, for lookups of which the answer is not used."""
         return 0 if self.has_row_I is None else int(np.argmax(self.has_row_I))
 
     def to_ids(self, item_N: np.ndarray) -> np.ndarray:
-        """What the table is asked for, for items that have a row."""
+        """Ids to look up in the table, for items that have a row."""
         return item_N if self.row_I is None else self.row_I[item_N]
 
     def trained(self, row_X: Tensor) -> Tensor | None:
@@ -127,21 +134,21 @@ class ItemRows:
         return Held(item_C, self.row_I[item_C])
 
     def retrieved(self, first: int, last: int) -> Held:
-        """Those of them that may be recommended."""
+        """Items with one of the rows [first, last) that may be recommended."""
         held = self.held(first, last)
         if self.recommendable_I is None:
             return held
-        found_C = self.recommendable_I[held.item_C]
-        return Held(held.item_C[found_C], held.row_C[found_C])
+        recommendable_C = self.recommendable_I[held.item_C]
+        return Held(held.item_C[recommendable_C], held.row_C[recommendable_C])
 
     def per_row(self, value_I: np.ndarray) -> np.ndarray:
-        """Integers of items as sums of each row's, int64 [R]."""
+        """Integers of items, summed for each row, int64 [R]."""
         if self.row_I is None:
             return value_I
-        has_row = self.row_I >= 0
-        sums = np.zeros(self.rows, np.int64)
-        np.add.at(sums, self.row_I[has_row], value_I[has_row])
-        return sums
+        has_row_I = self.row_I >= 0
+        sum_R = np.zeros(self.rows, np.int64)
+        np.add.at(sum_R, self.row_I[has_row_I], value_I[has_row_I])
+        return sum_R
 
 
 def hashes(item: np.ndarray, rows: int) -> np.ndarray:
@@ -150,7 +157,6 @@ def hashes(item: np.ndarray, rows: int) -> np.ndarray:
     >>> hashes(np.array([3, 4, 5]), 2).tolist()
     [0, 1, 0]
     """
-    hashed: np.ndarray = (mix(item.astype(np.uint64) * GOLDEN + GOLDEN) % np.uint64(rows)).astype(
-        np.int64
-    )
+    mixed = mix(item.astype(np.uint64) * GOLDEN + GOLDEN)
+    hashed: np.ndarray = (mixed % np.uint64(rows)).astype(np.int64)
     return hashed

@@ -1,6 +1,7 @@
 """The item table as a TorchRec `EmbeddingCollection` with a fused row-wise optimizer.
 
-Rows are initialised from their ids, so that the table is the same on any number of ranks, however it is cut.
+First values follow from row ids, so the table is the same on any number of ranks, however it is
+cut.
 """
 
 import dataclasses
@@ -24,36 +25,15 @@ FEATURE = "item"
 _NUMBERS_AT_A_TIME = 1 << 20
 
 
-def item_table(items: int, dim: int) -> EmbeddingCollection:
-    """The table of `items` rows on the meta device; `initialise_rows` or a checkpoint gives them their values."""
-    return table_of(
-        [
-            EmbeddingConfig(
-                name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE]
-            )
-        ]
-    )
-
-
-def table_of(configs: list[EmbeddingConfig]) -> EmbeddingCollection:
-    """Tables on the meta device that TorchRec does not fill with first values of its own."""
-    configs = [dataclasses.replace(config, init_fn=_leave_as_it_is) for config in configs]
-    return EmbeddingCollection(device=torch.device("meta"), tables=configs)
-
-
-def fuse_optimizer(table: EmbeddingCollection, learning_rate: float) -> None:
-    """Row-wise Adagrad inside backward."""
-    apply_optimizer_in_backward(RowWiseAdagrad, table.parameters(), {"lr": learning_rate})
-
-
-def _leave_as_it_is(rows: Tensor) -> Tensor:
-    """Instead of TorchRec's own random first values, which would be overwritten."""
-    return rows
-
-
 @dataclass(frozen=True)
 class Shard:
-    """Rows of a table, [rows, d] or some columns of them; the numbers of the first row and the first column."""
+    """A part of a table on this rank.
+
+    Attributes:
+        rows: the values, [rows, d] or some columns of them.
+        first: number of the first row in the table.
+        first_column: number of the first column in the table.
+    """
 
     rows: Tensor
     first: int
@@ -65,41 +45,73 @@ class Shard:
         return self.first + len(self.rows)
 
 
+def item_table(items: int, dim: int) -> EmbeddingCollection:
+    """The table of `items` rows on the meta device. `initialise_rows` or a checkpoint fills it."""
+    config = EmbeddingConfig(
+        name=TABLE, num_embeddings=items, embedding_dim=dim, feature_names=[FEATURE]
+    )
+    return table_of([config])
+
+
+def table_of(configs: list[EmbeddingConfig]) -> EmbeddingCollection:
+    """Tables on the meta device, which TorchRec does not fill with random values."""
+    configs = [dataclasses.replace(config, init_fn=_keep_values) for config in configs]
+    return EmbeddingCollection(device=torch.device("meta"), tables=configs)
+
+
+def fuse_optimizer(table: EmbeddingCollection, learning_rate: float) -> None:
+    """Makes row-wise Adagrad update the table inside backward."""
+    apply_optimizer_in_backward(RowWiseAdagrad, table.parameters(), {"lr": learning_rate})
+
+
 def first_values(item_N: np.ndarray, dim: int, seed: int, std: float) -> Tensor:
-    """[N, d] normal numbers that depend on (seed, row id of the item, column) alone: of rows that items are given late,
-    in any order (splitmix64, Box-Muller)."""
+    """[N, d] normal numbers that depend only on (seed, row id of the item, column): for rows that
+    items get during training, in any order (splitmix64, Box-Muller)."""
     start = mix(np.array([seed ^ 0x6C617465], np.uint64) + GOLDEN)
     cell_Nd = (
         mix(item_N.astype(np.uint64)[:, None] * GOLDEN + start)
         + np.arange(dim, dtype=np.uint64) * GOLDEN
     )
-    bits = mix(cell_Nd + GOLDEN)
-    radius = np.sqrt(-2.0 * np.log(((bits >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
-    angle = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)
-    return torch.from_numpy(std * radius * np.cos(angle)).float()
+    return torch.from_numpy(_normal(mix(cell_Nd + GOLDEN), std)).float()
 
 
 def initialise_rows(
     shard: Shard, seed: int, std: float, table: int = 0, dim: int | None = None
 ) -> None:
-    """Fills the shard with normal numbers that depend on (seed, number of the table, row id, column) alone.
+    """Fills the shard with normal numbers that depend only on (seed, number of the table, row id,
+    column).
 
     Counter-based random bits (Philox, advanced to the row) become normal by Box-Muller.
 
     Args:
-        dim: columns of the table; None where the shard has them all.
+        dim: columns of the table; None if the shard has them all.
     """
     columns = shard.rows.shape[1]
     blocks = -(-(dim or columns) // 4)  # a Philox counter gives four 64-bit numbers
-    here = slice(shard.first_column, shard.first_column + columns)
+    own_columns = slice(shard.first_column, shard.first_column + columns)
+
+    # Bits are drawn for all columns of a row, so a shard of columns gets those of the whole table.
     rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // (4 * blocks))
     for start in range(0, len(shard.rows), rows_at_a_time):
         chunk = shard.rows[start : start + rows_at_a_time]
         bits = np.random.Philox(key=[seed, 0x7461626C65 + table]).advance(
             (shard.first + start) * blocks
         )
-        raw = bits.random_raw(len(chunk) * blocks * 4).reshape(len(chunk), -1)[:, here]
-        radius = np.sqrt(-2.0 * np.log(((raw >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
-        angle = (raw & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)
+        raw = bits.random_raw(len(chunk) * blocks * 4).reshape(len(chunk), -1)[:, own_columns]
         with torch.no_grad():
-            chunk.copy_(torch.from_numpy(std * radius * np.cos(angle)))
+            chunk.copy_(torch.from_numpy(_normal(raw, std)))
+
+
+def _keep_values(rows: Tensor) -> Tensor:
+    """An `init_fn` that does nothing: TorchRec's random first values would be overwritten."""
+    return rows
+
+
+def _normal(bits: np.ndarray, std: float) -> np.ndarray:
+    """Normal float64 numbers from 64-bit ones (Box-Muller): the upper half is the radius, the lower
+    the angle."""
+    # Half a step is added, as the logarithm of 0 is infinite.
+    radius = np.sqrt(-2.0 * np.log(((bits >> np.uint64(32)).astype(np.float64) + 0.5) / 2**32))
+    angle = (bits & np.uint64(0xFFFFFFFF)).astype(np.float64) * (2 * np.pi / 2**32)
+    numbers: np.ndarray = std * radius * np.cos(angle)
+    return numbers

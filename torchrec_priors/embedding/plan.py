@@ -1,4 +1,5 @@
-"""Which rank holds what of every table: TorchRec's plan in a form that is printed, kept with a run and used again."""
+"""Which rank holds what of every table: TorchRec's plan in a form that is printed, kept with a run
+and used again."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -27,7 +28,8 @@ _FLOAT = 4  # bytes
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a table: rows [first_row, first_row + rows) of columns [first_column, first_column + columns)."""
+    """A part of a table: rows [first_row, first_row + rows) of columns [first_column, first_column
+    + columns)."""
 
     rank: int
     first_row: int
@@ -41,10 +43,11 @@ class ModelTable:
     """A table of a model.
 
     Attributes:
-        name: of the table.
+        name: name of the table.
         module: path of the module that holds it.
-        rows, columns: of the table.
-        block: rows that stay together, where they are managed; 0 where they are not.
+        rows: number of rows.
+        columns: number of columns.
+        block: rows that stay together, if the table is managed; otherwise 0.
     """
 
     name: str
@@ -59,8 +62,12 @@ class TablePlan:
     """One table, and where its pieces are.
 
     Attributes:
-        type, kernel: TorchRec's names.
-        cache_load_factor: of a cached kernel; None for TorchRec's own.
+        table: the table.
+        type: TorchRec's name of the sharding type.
+        kernel: TorchRec's name of the kernel.
+        pieces: parts of the table, each on a rank.
+        cache_load_factor: share of the rows in a cached kernel's cache; None for TorchRec's
+            default.
     """
 
     table: ModelTable
@@ -80,7 +87,7 @@ class TablePlan:
         return self.kernel == "fused_uvm_caching"
 
     def bytes_of(self, rank: int) -> int:
-        """Values, and a number of row-wise Adagrad for each row of each piece."""
+        """Bytes on a rank: values, and a number of row-wise Adagrad for each row of each piece."""
         return sum(
             _FLOAT * piece.rows * (piece.columns + 1) for piece in self.pieces if piece.rank == rank
         )
@@ -98,7 +105,7 @@ class ModelPlan:
 
     @property
     def cached(self) -> bool:
-        """Whether any table is."""
+        """Whether any table is cached."""
         return any(table.cached for table in self.tables)
 
     @classmethod
@@ -108,17 +115,18 @@ class ModelPlan:
         Raises:
             UserError: it leaves something out.
         """
-        found = []
+        table_plans = []
         for table in tables:
             sharding = (plan.plan.get(table.module) or {}).get(table.name)
             if sharding is None:
                 raise UserError(f"the sharding plan does not cover table '{table.name}'")
+
             pieces = [
                 Piece(shard.placement.rank(), *_interleaved(shard.shard_offsets, shard.shard_sizes))
                 for shard in sharding.sharding_spec.shards
             ]
             cache = sharding.cache_params
-            found.append(
+            table_plans.append(
                 TablePlan(
                     table,
                     sharding.sharding_type,
@@ -127,18 +135,21 @@ class ModelPlan:
                     None if cache is None else cache.load_factor,
                 )
             )
-        made = cls(ranks, found)
-        made.check(tables, "the sharding plan")
-        return made
+
+        model_plan = cls(ranks, table_plans)
+        model_plan.check(tables, "the sharding plan")
+        return model_plan
 
     @classmethod
     def read(cls, file: Path) -> "ModelPlan":
-        """One that `to_json` wrote.
+        """Reads a plan that `to_json` wrote.
 
         Raises:
-            UserError: there is none in the file.
+            UserError: the file holds no plan.
         """
-        remedy = "give a run's sharding.json as it was written, or without its sha256 where you changed it"
+        remedy = (
+            "give a run's sharding.json as it was written, or without its sha256 if you changed it"
+        )
         try:
             values = read_json(file, remedy=remedy)
             return cls(int(values["ranks"]), [_table_plan(each) for each in values["tables"]])
@@ -151,47 +162,56 @@ class ModelPlan:
             ) from error
 
     def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values."""
         return asdict(self)
 
     def check(self, tables: Iterable[ModelTable], where: str) -> None:
-        """Raises UserError where the plan does not hold every value of every table exactly once, in pieces that
-        TorchRec can look up; `where` is what is to blame."""
+        """Raises UserError unless the plan holds every value of every table exactly once, in pieces
+        that TorchRec can look up; the message begins with `where`."""
         planned = {plan.table.name: plan for plan in self.tables}
         for table in tables:
             plan = planned.pop(table.name, None)
             if plan is None:
                 raise UserError(f"{where} does not cover table '{table.name}': make another")
-            there, here = (f"{each.rows:,} x {each.columns}" for each in (plan.table, table))
-            if there != here:
+
+            planned_size = _rows_and_columns(plan.table)
+            size = _rows_and_columns(table)
+            if planned_size != size:
                 raise UserError(
-                    f"{where} is for a table '{table.name}' of {there}, not of {here}: make another"
+                    f"{where} is for a table '{table.name}' of {planned_size}, not of {size}: "
+                    "make another"
                 )
             _check_pieces(plan, table, self.ranks, f"{where}, table '{table.name}'")
+
         if planned:
             raise UserError(
                 f"{where} has a table '{min(planned)}' that the model lacks: make another"
             )
 
     def check_fits(self, tables: list[ModelTable], ranks: int, device: str, where: str) -> None:
-        """Raises UserError where a plan that was read is not for these tables, ranks and device."""
+        """Raises UserError if a plan that was read is not for these tables, ranks and device."""
         if self.ranks != ranks:
             raise UserError(
-                f"{where} is for {self.ranks} ranks, not for {ranks}: run on {self.ranks}, or make another"
+                f"{where} is for {self.ranks} ranks, not for {ranks}: run on {self.ranks}, or make "
+                "another"
             )
+
         self.check(tables, where)
         for plan in self.tables:
             if device == "cpu" and plan.kernel in UVM:
                 raise UserError(
-                    f"{where}, table '{plan.table.name}': kernel {plan.kernel} is for GPUs: make another"
+                    f"{where}, table '{plan.table.name}': kernel {plan.kernel} is for GPUs: make "
+                    "another"
                 )
 
     def to_torchrec(
         self, tables: Iterable[ModelTable], device: str, local_ranks: int, *, prefetch: bool = False
     ) -> ShardingPlan:
-        """What TorchRec carries out, for a model of these tables.
+        """The plan as TorchRec takes it, for a model of these tables.
 
         Args:
-            prefetch: whether rows come into GPUs' caches ahead of their steps, which must then not be driven out.
+            prefetch: whether rows come into GPUs' caches ahead of their steps: the caches must then
+                not evict them before.
         """
         modules: dict[str, EmbeddingModuleShardingPlan] = {}
         for table in tables:
@@ -204,48 +224,54 @@ class ModelPlan:
                 )
                 for piece in plan.pieces
             ]
+
             factor = plan.cache_load_factor
             ahead = prefetch and plan.cached
-            modules.setdefault(table.module, EmbeddingModuleShardingPlan())[table.name] = (
-                ParameterSharding(
-                    sharding_type=plan.type,
-                    compute_kernel=plan.kernel,
-                    ranks=[piece.rank for piece in plan.pieces],
-                    sharding_spec=EnumerableShardingSpec(shards),
-                    cache_params=CacheParams(load_factor=factor, prefetch_pipeline=ahead or None)
-                    if ahead or factor is not None
-                    else None,
-                )
+            cache_params = None
+            if ahead or factor is not None:
+                cache_params = CacheParams(load_factor=factor, prefetch_pipeline=ahead or None)
+
+            module_plan = modules.setdefault(table.module, EmbeddingModuleShardingPlan())
+            module_plan[table.name] = ParameterSharding(
+                sharding_type=plan.type,
+                compute_kernel=plan.kernel,
+                ranks=[piece.rank for piece in plan.pieces],
+                sharding_spec=EnumerableShardingSpec(shards),
+                cache_params=cache_params,
             )
         return ShardingPlan(plan=dict(modules))
 
     def in_words(self) -> str:
-        """A few lines for a person: a table each, with the bytes of a rank (values and optimizer state)."""
-        lines = [f"tables over {self.ranks} rank{'s' * (self.ranks > 1)}:"]
-        columns = [
+        """A few lines for users: one for each table, with the bytes of a rank (values and optimizer
+        state)."""
+        rows = [
             (
                 plan.table.name,
                 plan.type,
                 plan.kernel,
-                f"{plan.table.rows:,} x {plan.table.columns}",
-                self._held(plan),
+                _rows_and_columns(plan.table),
+                self._bytes_in_words(plan),
             )
             for plan in self.tables
         ]
-        widths = [max(map(len, column)) for column in zip(*columns, strict=True)]
-        lines += ["  ".join(["", *map(str.ljust, line, widths)]).rstrip() for line in columns]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+        plural = "s" if self.ranks > 1 else ""
+        lines = [f"tables over {self.ranks} rank{plural}:"]
+        lines += ["  ".join(["", *map(str.ljust, row, widths)]).rstrip() for row in rows]
         return "\n".join(lines)
 
-    def _held(self, plan: TablePlan) -> str:
-        of_ranks = [plan.bytes_of(rank) for rank in range(self.ranks)]
-        least = _size(min(of_ranks))
-        most = _size(max(of_ranks))
+    def _bytes_in_words(self, plan: TablePlan) -> str:
+        """The bytes of a table on a rank; the range if ranks differ."""
+        bytes_of_ranks = [plan.bytes_of(rank) for rank in range(self.ranks)]
+        least = _size(min(bytes_of_ranks))
+        most = _size(max(bytes_of_ranks))
         return f"{most} a rank" if least == most else f"{least} to {most} a rank"
 
 
 def tables_of(model: nn.Module) -> list[ModelTable]:
     """The tables of a model that is not sharded yet."""
-    found: dict[str, ModelTable] = {}
+    tables: dict[str, ModelTable] = {}
     for path, module in model.named_modules():
         if isinstance(module, EmbeddingCollection):
             configs = module.embedding_configs()
@@ -255,18 +281,19 @@ def tables_of(model: nn.Module) -> list[ModelTable]:
             blocks = module._managed_collision_collection.table_to_number_buckets()
         else:
             continue
+
         for config in configs:
             rows = config.num_embeddings
             columns = config.embedding_dim
             block = rows // blocks[config.name] if config.name in blocks else 0
-            found.setdefault(
-                config.name, ModelTable(config.name, path, rows, columns, block)
-            )  # the outer module comes first
-    return list(found.values())
+            # A managed module holds a plain one of the same table: the outer, which comes first,
+            # stays.
+            tables.setdefault(config.name, ModelTable(config.name, path, rows, columns, block))
+    return list(tables.values())
 
 
 def even_blocks(rows: int, ranks: int) -> list[tuple[int, int]]:
-    """[first, last) of each rank, as TorchRec cuts rows.
+    """[first, last) of each rank's rows, as TorchRec cuts them.
 
     >>> even_blocks(10, 4)
     [(0, 3), (3, 6), (6, 9), (9, 10)]
@@ -276,44 +303,55 @@ def even_blocks(rows: int, ranks: int) -> list[tuple[int, int]]:
 
 
 def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) -> None:
+    """Raises UserError unless the pieces of a table hold each value once and TorchRec can use
+    them."""
     held = [piece for piece in plan.pieces if piece.rows]
     if plan.type not in TYPES:
-        raise UserError(f"{where} is cut {plan.type}: {', '.join(TYPES)} alone can be carried out")
+        raise UserError(f"{where} is cut {plan.type}: only {', '.join(TYPES)} can be carried out")
     if table.block and plan.type != ROW_WISE:
         raise UserError(f"{where} is managed, so it must be cut row_wise, not {plan.type}")
     if any(not 0 <= piece.rank < ranks for piece in held):
         raise UserError(f"{where} names a rank that is none of {ranks}: make another")
-    across = (0, table.columns)
-    along = (0, table.rows)
+
+    # Pieces are whole in one direction and lie one after another in the other.
     if plan.type == ROW_WISE:
-        whole = all((piece.first_column, piece.columns) == across for piece in held)
-        if table.block:
-            in_place = all(piece.first_row % table.block == 0 for piece in held)
-        else:
-            cut = dict(enumerate(even_blocks(table.rows, ranks)))
-            in_place = all(
-                (piece.first_row, piece.first_row + piece.rows) == cut[piece.rank] for piece in held
-            )
+        whole = all((piece.first_column, piece.columns) == (0, table.columns) for piece in held)
+        spans = sorted((piece.first_row, piece.rows) for piece in held)
+        size = table.rows
+        in_place = _rows_are_in_place(held, table, ranks)
     else:
-        whole = all((piece.first_row, piece.rows) == along for piece in held)
+        whole = all((piece.first_row, piece.rows) == (0, table.rows) for piece in held)
+        spans = sorted((piece.first_column, piece.columns) for piece in held)
+        size = table.columns
         in_place = len({piece.columns for piece in held}) == 1
-    spans = sorted(
-        (piece.first_row, piece.rows)
-        if plan.type == ROW_WISE
-        else (piece.first_column, piece.columns)
-        for piece in held
-    )
+
     end = 0
-    for first, size in spans:
+    for first, length in spans:
         in_place &= first == end
-        end = first + size
-    if not (whole and in_place and end == (table.rows if plan.type == ROW_WISE else table.columns)):
+        end = first + length
+    if not (whole and in_place and end == size):
         raise UserError(
             f"{where} is not cut into {plan.type} pieces that hold each value once: make another"
         )
 
 
+def _rows_are_in_place(pieces: list[Piece], table: ModelTable, ranks: int) -> bool:
+    """Whether row-wise pieces begin and end where TorchRec looks for them."""
+    if table.block:
+        return all(piece.first_row % table.block == 0 for piece in pieces)
+
+    blocks = even_blocks(table.rows, ranks)
+    return all(
+        (piece.first_row, piece.first_row + piece.rows) == blocks[piece.rank] for piece in pieces
+    )
+
+
+def _rows_and_columns(table: ModelTable) -> str:
+    return f"{table.rows:,} x {table.columns}"
+
+
 def _interleaved(offsets: list[int], sizes: list[int]) -> tuple[int, int, int, int]:
+    """(first row, rows, first column, columns) of a shard."""
     return offsets[0], sizes[0], offsets[1], sizes[1]
 
 
@@ -328,7 +366,8 @@ def _table_plan(values: Mapping[str, Any]) -> TablePlan:
 
 
 def _size(number: int) -> str:
-    """
+    """A number of bytes for users.
+
     >>> _size(0), _size(215_296), _size(5_000_000), _size(64_290_000_000)
     ('0 kB', '215.3 kB', '5.0 MB', '64.3 GB')
     """

@@ -1,20 +1,22 @@
-"""Row-wise Adagrad of a table that is cut into columns, as it is of whole rows.
+"""Row-wise Adagrad of a table that is cut into columns, with the result of whole rows.
 
-Of row r with gradient g_r, summed over its occurrences, the optimizer keeps one number, and divides by its root:
+For row r with gradient g_r, summed over its occurrences, the optimizer keeps one number m_r, and
+divides by its root:
 
     m_r += mean over c of g_rc^2        w_r -= rate * g_r / (sqrt(m_r) + eps)
 
-FBGEMM does this inside backward for each shard of a table by itself: with the mean over the shard's own columns, which
-is another optimizer. So just before it does, every shard's number of every row that was looked up is moved by what the
-other columns make of it,
+FBGEMM does this inside backward for each shard of a table separately: with the mean over the
+shard's columns, which is another optimizer. So just before it does, the number of every row that
+was looked up is corrected in every shard by what the other columns contribute,
 
     m_r += mean over all columns - mean over the shard's
 
-and what FBGEMM then adds makes it the whole row's number, the same in all shards but for rounding. Column-wise shards
-of a table are asked for the same ids, so one all-reduce of sums of squares, a number for each row that was looked up,
-tells the ranks that hold them what they need.
+and what FBGEMM then adds makes it the whole row's number, the same in all shards but for rounding.
+Column-wise shards of a table look up the same ids, so one all-reduce of sums of squares, a number
+for each row that was looked up, gives the ranks that hold them all they need.
 
-Shapes: U rows that were looked up, R rows of the table, F features that a lookup is asked for, d columns of a shard.
+Shapes: U rows that were looked up, R rows of the table, F features of a lookup, d columns of a
+shard, P parts of a table on this rank.
 """
 
 from dataclasses import dataclass
@@ -36,7 +38,9 @@ from torchrec_priors.embedding.plan import ModelPlan
 from torchrec_priors.ops.row_squares import Occurrences, row_squares
 from torchrec_priors.settings.sharding import COLUMN_WISE
 
-_LEAST = 1e-30  # means whose root is nothing beside eps (1e-8): below, rounding could make a difference negative
+# Below this mean, rounding could make a difference negative; its root is negligible next to eps
+# (1e-8).
+_LEAST = 1e-30
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,10 @@ class _Part:
     """A shard of columns on this rank.
 
     Attributes:
-        features: which of the lookup's features it answers.
-        columns: how many it has.
-        kernel: FBGEMM's tables of which it is one; `number`, which.
+        features: numbers of the lookup's features that it answers.
+        columns: number of its columns.
+        kernel: FBGEMM's tables, one of which it is.
+        number: number of the shard among the kernel's tables.
     """
 
     features: range
@@ -56,7 +61,8 @@ class _Part:
 
     @property
     def sum_R(self) -> Tensor:
-        """The optimizer's numbers, a live view; autograd, which keeps them for FBGEMM, does not mind its changes."""
+        """A live view of the optimizer's numbers. It is `data`, as autograd keeps the tensor for
+        FBGEMM and would reject changes in place."""
         states: Tensor = self.kernel.split_optimizer_states()[self.number][0]
         return states.data
 
@@ -66,9 +72,9 @@ class _Cut:
     """This rank's parts of a table that is cut into columns.
 
     Attributes:
-        columns: of the whole table.
-        parts: of one lookup.
-        group: the ranks that hold parts; None where this one holds all.
+        columns: number of columns of the whole table.
+        parts: this rank's parts, all of one lookup.
+        group: process group of the ranks that hold parts; None if this one holds all.
     """
 
     columns: int
@@ -79,11 +85,12 @@ class _Cut:
 def learn_as_whole_rows(
     model: nn.Module, plan: ModelPlan, timeout: timedelta | None = None
 ) -> None:
-    """Lets shards of columns learn as whole rows do, in every backward from now on. Every rank must call it.
+    """Lets shards of columns learn as whole rows do, in every backward from now on. Every rank must
+    call it.
 
     Args:
-        model: sharded.
-        timeout: of the groups of ranks that share a table.
+        model: sharded model.
+        timeout: timeout of the groups of ranks that share a table.
     """
     group_of = _groups(plan, timeout)
     for module in model.modules():
@@ -91,9 +98,10 @@ def learn_as_whole_rows(
             continue
         for lookup in module._lookups:
             parts = _parts(lookup)
+            # In the plan's order, which is the same on every rank, as each cut has an all-reduce.
             cuts = [
                 _Cut(plan[name].table.columns, parts[name], group)
-                for name, group in group_of.items()  # in one order on every rank, as each has an all-reduce
+                for name, group in group_of.items()
                 if name in parts
             ]
             if cuts:
@@ -101,28 +109,33 @@ def learn_as_whole_rows(
 
 
 def _groups(plan: ModelPlan, timeout: timedelta | None) -> dict[str, dist.ProcessGroup | None]:
-    """Of each table whose columns are cut apart, the ranks that hold some of them."""
-    made: dict[frozenset[int], dist.ProcessGroup | None] = {}
-    group_of = {}
+    """For each table that is cut into columns, the process group of the ranks that hold some."""
+    group_of_ranks: dict[frozenset[int], dist.ProcessGroup | None] = {}
+    group_of_table = {}
     for table in plan.tables:
-        if table.type == COLUMN_WISE and len(table.pieces) > 1:
-            ranks = frozenset(piece.rank for piece in table.pieces)
-            if ranks not in made:
-                made[ranks] = (
-                    dist.new_group(sorted(ranks), timeout=timeout) if len(ranks) > 1 else None
-                )
-            group_of[table.table.name] = made[ranks]
-    return group_of
+        if table.type != COLUMN_WISE or len(table.pieces) < 2:
+            continue
+
+        # Every rank must create every group, in the same order, also those that it is not in.
+        ranks = frozenset(piece.rank for piece in table.pieces)
+        if ranks not in group_of_ranks:
+            group = None
+            if len(ranks) > 1:
+                group = dist.new_group(sorted(ranks), timeout=timeout)
+            group_of_ranks[ranks] = group
+        group_of_table[table.table.name] = group_of_ranks[ranks]
+    return group_of_table
 
 
 def _parts(lookup: Any) -> dict[str, list[_Part]]:
-    """What row-wise Adagrad trains of each table in a lookup."""
+    """The parts of each table in a lookup that row-wise Adagrad trains, by the table's name."""
     parts: dict[str, list[_Part]] = {}
     first = 0
     for embedding in lookup._emb_modules:
         for number, table in enumerate(embedding.config.embedding_tables):
             features = range(first, first + table.num_features())
             first = features.stop
+
             if embedding.emb_module.optimizer == EmbOptimType.EXACT_ROWWISE_ADAGRAD:
                 part = _Part(features, table.local_cols, embedding.emb_module, number)
                 parts.setdefault(table.name, []).append(part)
@@ -130,7 +143,7 @@ def _parts(lookup: Any) -> dict[str, list[_Part]]:
 
 
 def _columns(lookup: Any) -> list[int]:
-    """[F]: of the shard that answers each feature."""
+    """[F]: the number of columns of the shard that answers each feature."""
     tables = [
         table for embedding in lookup._emb_modules for table in embedding.config.embedding_tables
     ]
@@ -144,39 +157,44 @@ def _at_backward(
     asked: tuple[KeyedJaggedTensor],
     vectors: Tensor,
 ) -> None:
-    """When a lookup has found its vectors: has the numbers moved once their gradient is there, before FBGEMM has it."""
+    """A forward hook of a lookup: corrects the numbers once the vectors have a gradient, before
+    FBGEMM gets it."""
     if vectors.requires_grad:
-        vectors.register_hook(partial(_move, cuts, columns_F, asked[0]))
+        vectors.register_hook(partial(_correct, cuts, columns_F, asked[0]))
 
 
-def _move(
-    cuts: list[_Cut], columns_F: list[int], asked: KeyedJaggedTensor, gradient: Tensor
+def _correct(
+    cuts: list[_Cut], columns_F: list[int], ids: KeyedJaggedTensor, gradient: Tensor
 ) -> None:
-    """Makes the numbers of the rows that were asked for those of whole rows, but for what FBGEMM then adds.
+    """Corrects the numbers of the rows that were looked up: with what FBGEMM then adds, they are
+    those of whole rows.
 
     Args:
-        gradient: of all vectors, feature after feature, flat.
+        gradient: gradient of all vectors, feature after feature, flat.
     """
-    ids_F = asked.values().split(asked.length_per_key())
+    ids_F = ids.values().split(ids.length_per_key())
     gradient_F = gradient.flatten().split(
-        [len(ids) * d for ids, d in zip(ids_F, columns_F, strict=True)]
+        [len(feature_ids) * columns for feature_ids, columns in zip(ids_F, columns_F, strict=True)]
     )
+
     for cut in cuts:
-        found = Occurrences.of(torch.cat([ids_F[feature] for feature in cut.parts[0].features]))
-        if not len(found.row_U):  # nor have other ranks any, whose shards are asked for the same
+        occurrences = Occurrences.of(torch.cat([ids_F[f] for f in cut.parts[0].features]))
+        # Then other ranks have none either, as their shards look up the same ids: no collective.
+        if not len(occurrences.row_U):
             continue
-        square_PU = torch.stack(
-            [
-                row_squares(
-                    found, torch.cat([gradient_F[f] for f in part.features]).view(-1, part.columns)
-                )
-                for part in cut.parts
-            ]
-        )
-        whole_U = square_PU.sum(0)
+
+        squares = []
+        for part in cut.parts:
+            gradient_Nd = torch.cat([gradient_F[f] for f in part.features]).view(-1, part.columns)
+            squares.append(row_squares(occurrences, gradient_Nd))
+        square_PU = torch.stack(squares)
+
+        sum_U = square_PU.sum(0)
         if cut.group is not None:
-            dist.all_reduce(whole_U, group=cut.group)
-        mean_U = whole_U / cut.columns
+            dist.all_reduce(sum_U, group=cut.group)
+
+        mean_U = sum_U / cut.columns
         for part, square_U in zip(cut.parts, square_PU, strict=True):
-            move_U = mean_U - square_U / part.columns
-            part.sum_R.index_add_(0, found.row_U, move_U.masked_fill_(mean_U < _LEAST, 0.0))
+            change_U = mean_U - square_U / part.columns
+            change_U = change_U.masked_fill_(mean_U < _LEAST, 0.0)
+            part.sum_R.index_add_(0, occurrences.row_U, change_U)

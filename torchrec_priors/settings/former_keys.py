@@ -1,6 +1,8 @@
-"""Keys that had another name in earlier releases. Both names are read; only the present one is written.
+"""Keys that had another name in earlier releases. Both names are read; only the present one is
+written.
 
-Checksums are of the former names: so what earlier releases trained, evaluated and searched is recognised as the same.
+Checksums are of the former names: so what earlier releases trained, evaluated and searched is
+recognised as the same.
 """
 
 from collections.abc import Mapping

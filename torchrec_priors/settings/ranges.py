@@ -1,8 +1,8 @@
 """Ranges of settings: said in the types of the fields, checked in one place.
 
-A field says its range as `Annotated[int, Ge(1), Le(256)]`, or by one of the names below. Pydantic checks it where a
-configuration is read; `check_ranges` checks it where one was built in Python. How values fit together is code, in the
-`check` methods of the sections.
+A field says its range as `Annotated[int, Ge(1), Le(256)]`, or by one of the names below. Pydantic
+checks it where a configuration is read; `check_ranges` checks it where one was built in Python. How
+values fit together is code, in the `check` methods of the sections.
 """
 
 import functools
@@ -16,7 +16,8 @@ from pydantic import AllowInfNan, ConfigDict, TypeAdapter, ValidationError
 from torchrec_priors.common.limits import MOST, shortened
 from torchrec_priors.errors import UserError
 
-# Every number has an upper limit: what is larger is a slip of the keyboard, and would take all memory.
+# Every number has an upper limit: what is larger is a slip of the keyboard, and would take all
+# memory.
 Count = Annotated[int, Ge(1), Le(MOST)]
 CountOrZero = Annotated[int, Ge(0), Le(MOST)]
 Amount = Annotated[float, Ge(0), Le(MOST), AllowInfNan(False)]
@@ -37,7 +38,8 @@ _POWERS = {1 << power: f"2^{power}" for power in range(31, 64)}
 
 
 class Section:
-    """Base of the dataclasses of settings: no other keys, no conversions, and instances are checked like files."""
+    """Base of the dataclasses of settings: no other keys, no conversions, and instances are checked
+    like files."""
 
     __pydantic_config__: ClassVar[ConfigDict] = {
         "extra": "forbid",
@@ -52,7 +54,8 @@ class Range:
 
     Attributes:
         low: smallest value; itself not allowed if `above`.
-        high: largest value; itself not allowed if `below`. `MOST` counts as no limit worth mentioning.
+        high: largest value; itself not allowed if `below`. `MOST` counts as no limit worth
+            mentioning.
         multiple: number of which it must be a multiple; 1 for any.
     """
 
@@ -180,7 +183,8 @@ def types_of(section: type[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _type_at(section: type[Any], location: Sequence[str | int]) -> Any:
-    """The annotated type of a value, which pydantic finds by field names and keys of dictionaries."""
+    """The annotated type of a value, which pydantic finds by field names and keys of
+    dictionaries."""
     kind: Any = section
     for part in location:
         if is_section(kind):

@@ -1,7 +1,7 @@
 """The section `[sharding]`: how tables are cut over the ranks.
 
-These are settings only: `embedding/plan.py` builds a plan from them, `embedding/distribute.py` carries
-it out.
+These are settings only: `embedding/plan.py` builds a plan from them, `embedding/distribute.py`
+carries it out.
 """
 
 from collections.abc import Iterable
@@ -23,8 +23,8 @@ _KERNELS = ("fused", *UVM)
 _COMMUNICATION = ("fp32", "fp16", "bf16")
 _AUTO = "auto"
 _REJECTED = {
-    "data_parallel": "TorchRec's copies of a table on every rank have no fused optimizer, and fail at "
-    "their first lookup on a CPU: use table_wise for small tables",
+    "data_parallel": "TorchRec's copies of a table on every rank have no fused optimizer, and fail "
+    "at their first lookup on a CPU: use table_wise for small tables",
     "table_row_wise": "TorchRec offers it only for pooled tables: use row_wise",
     "table_column_wise": "TorchRec offers it only for pooled tables: use column_wise",
     "grid_shard": "TorchRec offers it only for pooled tables: use row_wise or column_wise",
@@ -169,8 +169,8 @@ class ShardingConfig(Section):
         return self._settings_of(table).cache_load_factor or self.cache_load_factor
 
     def for_reading(self, device: str) -> "ShardingConfig":
-        """The settings for reading a checkpoint: each rank holds a block of rows, on GPUs in the same
-        memory as in training."""
+        """The settings for reading a checkpoint: each rank holds a block of rows, on GPUs in the
+        same memory as in training."""
         if device == "cpu":
             return ShardingConfig()
 

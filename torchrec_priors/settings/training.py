@@ -126,8 +126,10 @@ class TrainingConfig(Section):
     def largest_loss(self, items: int) -> float:
         """The largest loss of a step that does not count as diverged.
 
-        >>> round(TrainingConfig().largest_loss(1000), 1), TrainingConfig(max_loss=0).largest_loss(1000)
-        (69.1, inf)
+        >>> round(TrainingConfig().largest_loss(1000), 1)
+        69.1
+        >>> TrainingConfig(max_loss=0).largest_loss(1000)
+        inf
         """
         if not self.max_loss:
             return math.inf
