@@ -137,7 +137,7 @@ def test_what_is_missing_is_named(store):
         PreparedData("pretended://bucket/nowhere")
     there = PreparedData(URI)
     store.rm_file("/bucket/shop/items.parquet")
-    with pytest.raises(UserError, match=rf"--data: '{URI}/items.parquet' is not there"):
+    with pytest.raises(UserError, match=rf"--data: '{URI}/items.parquet' does not exist"):
         there.catalogue()
 
 

@@ -90,7 +90,7 @@ def test_files_without_versions_are_fetched_every_time(store, monkeypatch):
 
 def test_a_file_that_comes_in_part_is_refused(store, monkeypatch):
     monkeypatch.setattr(Pretended, "trouble", lambda call, path, content: content[:-1])
-    with pytest.raises(UserError, match=r"--raw: '.*parquet': \d bytes came of \d"):
+    with pytest.raises(UserError, match=r"--raw: '.*parquet': \d of \d bytes arrived"):
         mirror(URI, "--raw")
     kept = [file.read_bytes() for file in (default_cache().folder / "files").iterdir()]
     assert kept in ([], [b""]), "names.csv alone is whole, if it came before another failed"
@@ -125,7 +125,7 @@ def _entry_of(content):
 
 def test_nothing_there_and_no_folder(store):
     with pytest.raises(
-        UserError, match=r"--raw: 'pretended://bucket/nowhere' holds no files: look at the name"
+        UserError, match=r"--raw: 'pretended://bucket/nowhere' has no files: check the name"
     ):
         mirror(Uri("pretended://bucket/nowhere"), "--raw")
     with pytest.raises(UserError, match=r"names\.csv' is a file: name the folder"):
@@ -144,7 +144,7 @@ def test_progress_is_said(store):
 def test_an_object_whose_name_leads_out_of_the_folder_is_refused(store, tmp_path, key):
     store.store[f"/bucket/raw{key}"] = store.store["/bucket/raw/names.csv"]
     with pytest.raises(
-        UserError, match=r"--raw: 'pretended://bucket/raw' holds a file that .* rename it there"
+        UserError, match=r"--raw: 'pretended://bucket/raw' has a file that .* rename it there"
     ):
         mirror(URI, "--raw")
     assert not [link for link in tmp_path.rglob("*") if link.is_symlink()]

@@ -63,7 +63,7 @@ def test_a_full_cache_is_said_at_once(store, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (FileNotFoundError("x"), "is not there: look at the name"),
+        (FileNotFoundError("x"), "does not exist: check the name"),
         (PermissionError("Access Denied"), "no permission .*Access Denied.*credentials"),
         (
             OSError(errno.ENAMETOOLONG, "said"),
@@ -117,7 +117,7 @@ def test_putting_and_removing(store, tmp_path):
 def test_an_upload_that_arrives_in_part_is_made_again_once(store, tmp_path, monkeypatch):
     (tmp_path / "file").write_bytes(b"whole")
     monkeypatch.setattr(Pretended, "trouble", lambda call, path, content: content[:-1])
-    with pytest.raises(UserError, match="4 bytes of 5 arrived"):
+    with pytest.raises(UserError, match="4 of 5 bytes arrived"):
         store.put(tmp_path / "file", "d.bin")
     assert Pretended.calls["put", "d.bin"] == 2
 
@@ -145,12 +145,12 @@ def test_http(tmp_path, monkeypatch):
     with served(tmp_path) as (address, asked):
         store = Store(Uri(address), "--data")
         assert store.read("there.bin") == b"content"
-        with pytest.raises(UserError, match="is not there"):
+        with pytest.raises(UserError, match="does not exist"):
             store.read("nowhere.bin")
         assert len([line for line in asked if "nowhere" in line]) == 1
         with pytest.raises(UserError, match="cannot list a folder: download"):
             store.files()
         with pytest.raises(UserError, match="can only be read"):
             store.require_writable()
-    with pytest.raises(OutsideError, match="look at the connection"):
+    with pytest.raises(OutsideError, match="check the connection"):
         store.read("there.bin")

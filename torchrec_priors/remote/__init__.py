@@ -1,1 +1,1 @@
-"""Data that lies elsewhere: URIs, the stores behind them, and the local cache of their files."""
+"""Remote data: URIs, the stores behind them, and the local cache of their files."""

@@ -1,13 +1,14 @@
-"""The folder in which files of stores are kept on this machine, shared by all its processes.
+"""The folder for files of stores on this machine, shared by all its processes.
 
-    files/<key>     whole files; a key says what is in it, so that an entry is never stale
+    files/<key>     whole files; a key identifies the content, so an entry is never stale
     leases/         one file a process, locked as long as it lives: the keys that it uses
-    locks/<key>     held by who fetches the entry
-    sums/<key>      checksums of raw files, as they came
+    locks/<key>     held by the process that fetches the entry
+    sums/<key>      checksums of raw files when they were fetched
     raw/, out/      folders of links to raw files, and data sets on their way to a store
 
-TORCHREC_PRIORS_CACHE names the folder, TORCHREC_PRIORS_CACHE_SIZE bounds `files`: what was not used for longest is
-removed first, and never what a living process uses, even beyond the bound.
+TORCHREC_PRIORS_CACHE names the folder, TORCHREC_PRIORS_CACHE_SIZE limits `files`: the least
+recently used files are removed first. What a living process uses is never removed, even beyond the
+limit.
 """
 
 import fcntl
@@ -33,7 +34,8 @@ log = logging.getLogger(__name__)
 
 FOLDER = "TORCHREC_PRIORS_CACHE"
 SIZE = "TORCHREC_PRIORS_CACHE_SIZE"
-_AT_ONCE = 8  # files that are fetched at the same time
+# Files that are fetched at the same time.
+_AT_ONCE = 8
 _PARTIAL = ".partial"
 
 
@@ -42,10 +44,11 @@ class Wanted:
     """A file that is to be in the cache.
 
     Attributes:
-        key: of letters and digits, and an ending; the same key, the same bytes.
-        fetch: writes it to a path of the cache's, whole and checked, or raises.
-        is_as_fetched: whether an entry that is there already is undamaged; asked once by a process, and what is
-            damaged is fetched again. None where the reader finds out by itself.
+        key: letters and digits, and an ending; the same key means the same bytes.
+        bytes: size of the file.
+        fetch: writes it to a path of the cache, complete and checked, or raises.
+        is_as_fetched: whether an existing entry is undamaged. A process calls it once for an entry;
+            a damaged one is fetched again. None if the reader checks it.
     """
 
     key: str
@@ -58,7 +61,7 @@ class Cache:
     """One process's view of the folder.
 
     Args:
-        most: bytes of whole files that are kept; None for any number.
+        most: the most bytes of files that are kept; None for no limit.
 
     Raises:
         UserError: from every call, a folder that cannot be written.
@@ -67,136 +70,171 @@ class Cache:
     def __init__(self, folder: Path, most: int | None = None) -> None:
         self.folder = folder.absolute()
         self.most = most
-        self._files, self._leases, self._locks = (
-            self.folder / name for name in ("files", "leases", "locks")
-        )
+        self._files = self.folder / "files"
+        self._leases = self.folder / "leases"
+        self._locks = self.folder / "locks"
+
+        # This process's lease: its file descriptor, -1 before there is one, and the keys in it.
         self._mutex = Lock()
         self._lease = -1
         self._held = set[str]()
-        self._good = set[str]()  # entries that were found undamaged
+
+        # Keys of entries that were checked and found undamaged.
+        self._good = set[str]()
 
     def fetch(self, wanted: Sequence[Wanted]) -> list[Path]:
-        """Where the files are, fetched if they were not there: each by one process of the machine, once.
+        """The paths of files, which are fetched if they are not in the cache.
 
-        They stay there as long as this process lives.
+        Each is fetched by one process of the machine, once. They stay as long as this process
+        lives.
         """
         with self.writable():
+            # Leased first: from here on no process removes them.
             self._lend(file.key for file in wanted)
             self._drop_damaged([file for file in wanted if self._is_whole(file)])
+
             missing = [file for file in wanted if not self._is_whole(file)]
             if missing:
                 self._make_room(sum(file.bytes for file in missing))
-                with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
-                    waiting = [pool.submit(self._fetch, file) for file in missing]
-                    try:
-                        for done in waiting:
-                            done.result()
-                    except BaseException:
-                        pool.shutdown(wait=False, cancel_futures=True)
-                        raise
-            found = [self._path(file) for file in wanted]
-            for path in found:
+                self._fetch_all(missing)
+
+            # The time of access orders entries when room is needed; file systems may not record it.
+            paths = [self._path(file) for file in wanted]
+            for path in paths:
                 os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
-            return found
+            return paths
 
     def has(self, key: str) -> bool:
-        """Whether it is there now; it may be gone when it is wanted."""
+        """Whether the entry exists now; it may be removed before it is used."""
         return (self._files / key).exists()
 
     def adopt(self, file: Path, key: str) -> None:
-        """Makes an entry of a file of this machine."""
+        """Moves a local file into the cache as an entry."""
         with self.writable():
             self._lend([key])
-            place = self._files / key
+            entry = self._files / key
             with locked(self._locks / key):
-                if not place.exists():
+                if not entry.exists():
                     self._make_room(file.stat().st_size)
-                    file.replace(place)
+                    file.replace(entry)
 
     def drop(self, key: str, is_bad: Callable[[Path], bool]) -> bool:
-        """Removes an entry that is damaged, under everyone who reads it; whether it is gone, or was."""
-        place = self._files / key
+        """Removes an entry if it is damaged, even while others read it.
+
+        Returns:
+            Whether the entry does not exist now.
+        """
+        entry = self._files / key
         with self.writable(), locked(self._locks / key):
-            if not place.exists():
+            if not entry.exists():
                 return True
-            if not is_bad(place):
+            if not is_bad(entry):
                 return False
-            place.unlink()
+            entry.unlink()
             return True
 
     def subfolder(self, *parts: str) -> Path:
-        """A folder in the cache for what is no entry."""
+        """A folder in the cache for files other than entries; it is created."""
         folder = self.folder.joinpath(*parts)
         with self.writable():
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _path(self, wanted: Wanted) -> Path:
-        return self._files / wanted.key
-
-    def _drop_damaged(self, files: Sequence[Wanted]) -> None:
-        """Removes those that are not as they were fetched."""
-        asked = [
-            file for file in files if file.is_as_fetched is not None and file.key not in self._good
-        ]
-        if not asked:
-            return
-
-        def look(file: Wanted) -> None:
-            is_as_fetched = file.is_as_fetched
-            assert is_as_fetched is not None
-            if self.drop(file.key, lambda path: not is_as_fetched(path)):
-                log.warning("'%s' in the cache is damaged: it is fetched again", file.key)
-
-        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="check") as pool:
-            list(pool.map(look, asked))
-        self._good.update(file.key for file in asked)
-
-    def _is_whole(self, wanted: Wanted) -> bool:
-        """A machine that lost its power may have left a shorter one."""
-        status = _status(self._path(wanted))
-        return status is not None and status.st_size == wanted.bytes
-
-    def _fetch(self, wanted: Wanted) -> None:
-        place = self._path(wanted)
-        with locked(self._locks / wanted.key):
-            if self._is_whole(wanted):
-                return
-            with new_file(place) as partial:
-                wanted.fetch(partial)
-
-    def _lend(self, keys: Iterator[str] | Sequence[str]) -> None:
-        """From here on nobody removes these entries, whether they are there yet or not."""
-        with self._mutex:
-            new = [key for key in keys if key not in self._held]
-            if self._lease < 0:
-                self._open_lease()
-            with self._shared(fcntl.LOCK_SH):
-                os.write(self._lease, "".join(f"{key}\n" for key in new).encode())
-            self._held.update(new)
-
-    def _open_lease(self) -> None:
-        for folder in (self._files, self._leases, self._locks):
-            folder.mkdir(parents=True, exist_ok=True)
-        with self._shared(fcntl.LOCK_EX):
-            lent = self._lent()  # removes those of processes that have ended
-            for partial in self._files.glob(f".*{_PARTIAL}"):
-                if _key_of(partial) not in lent:  # left by a kill
-                    partial.unlink(missing_ok=True)
-            self._lease, _ = tempfile.mkstemp(dir=self._leases, prefix=f"{os.getpid()}-")
-            fcntl.flock(self._lease, fcntl.LOCK_EX)
-
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
-        """One at a time does what has this name."""
+    def exclusive(self, name: str) -> Iterator[None]:
+        """Lets one process at a time do what has this name."""
         with self.writable():
             self._locks.mkdir(parents=True, exist_ok=True)
         with locked(self._locks / name):
             yield
 
     @contextmanager
+    def writable(self) -> Iterator[None]:
+        """Raises an error of one line if the block cannot write to the cache."""
+        try:
+            yield
+        except OSError as error:
+            unwritable = cannot(f"the cache '{self.folder}' cannot be written", error)
+            raise type(unwritable)(f"{unwritable}, or give {FOLDER} another folder") from error
+
+    def _path(self, wanted: Wanted) -> Path:
+        """The path of an entry."""
+        return self._files / wanted.key
+
+    def _drop_damaged(self, files: Sequence[Wanted]) -> None:
+        """Removes entries that are not as they were fetched."""
+        unchecked = [
+            file for file in files if file.is_as_fetched is not None and file.key not in self._good
+        ]
+        if not unchecked:
+            return
+
+        def check(file: Wanted) -> None:
+            is_as_fetched = file.is_as_fetched
+            assert is_as_fetched is not None
+            if self.drop(file.key, lambda path: not is_as_fetched(path)):
+                log.warning("'%s' in the cache is damaged: it is fetched again", file.key)
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="check") as pool:
+            # `list` waits for all of them, and raises their errors.
+            list(pool.map(check, unchecked))
+        self._good.update(file.key for file in unchecked)
+
+    def _is_whole(self, wanted: Wanted) -> bool:
+        """Whether the entry exists in its full length."""
+        # A power failure may have left a shorter one.
+        status = _status(self._path(wanted))
+        return status is not None and status.st_size == wanted.bytes
+
+    def _fetch_all(self, missing: Sequence[Wanted]) -> None:
+        """Fetches entries, several at the same time."""
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="fetch") as pool:
+            futures = [pool.submit(self._fetch, file) for file in missing]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                # Files that were not begun need not be fetched after an error.
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _fetch(self, wanted: Wanted) -> None:
+        """Fetches an entry, unless another process has fetched it meanwhile."""
+        with locked(self._locks / wanted.key):
+            if self._is_whole(wanted):
+                return
+            with new_file(self._path(wanted)) as partial:
+                wanted.fetch(partial)
+
+    def _lend(self, keys: Iterator[str] | Sequence[str]) -> None:
+        """Leases entries, existing or not: from here on no process removes them."""
+        with self._mutex:
+            new = [key for key in keys if key not in self._held]
+            if self._lease < 0:
+                self._open_lease()
+            # Not while another process decides what it removes.
+            with self._shared(fcntl.LOCK_SH):
+                os.write(self._lease, "".join(f"{key}\n" for key in new).encode())
+            self._held.update(new)
+
+    def _open_lease(self) -> None:
+        """Creates this process's lease, and removes what killed processes left."""
+        for folder in (self._files, self._leases, self._locks):
+            folder.mkdir(parents=True, exist_ok=True)
+
+        with self._shared(fcntl.LOCK_EX):
+            lent = self._lent()
+            for partial in self._files.glob(f".*{_PARTIAL}"):
+                # No living process fetches it: a kill left it.
+                if _key_of(partial) not in lent:
+                    partial.unlink(missing_ok=True)
+
+            self._lease, _ = tempfile.mkstemp(dir=self._leases, prefix=f"{os.getpid()}-")
+            fcntl.flock(self._lease, fcntl.LOCK_EX)
+
+    @contextmanager
     def _shared(self, how: int) -> Iterator[None]:
-        """The lock between those who begin to use entries (LOCK_SH) and who removes some (LOCK_EX)."""
+        """The lock between processes that lease entries, LOCK_SH, and one that removes, LOCK_EX."""
         handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, how)
@@ -205,10 +243,11 @@ class Cache:
             os.close(handle)
 
     def _lent(self) -> set[str]:
-        """Keys that living processes use."""
+        """The keys that living processes use. Leases of processes that have ended are removed."""
         keys = set()
         for lease in self._leases.iterdir():
             with lease.open("rb+") as opened:
+                # A process holds the lock on its lease as long as it lives.
                 try:
                     fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     lease.unlink()
@@ -217,16 +256,18 @@ class Cache:
         return keys
 
     def _make_room(self, coming: int) -> None:
-        """Removes what was not used for longest, until so many bytes fit within the bound."""
+        """Removes the least recently used entries, so that `coming` more bytes fit."""
         if self.most is None:
             return
+
         with self._shared(fcntl.LOCK_EX):
             lent = self._lent()
-            entries = [
-                (file, status)
-                for file in self._files.iterdir()
-                if (status := _status(file)) is not None
-            ]
+            entries = []
+            for file in self._files.iterdir():
+                status = _status(file)
+                if status is not None:
+                    entries.append((file, status))
+
             total = coming + sum(status.st_size for _, status in entries)
             for file, status in sorted(entries, key=lambda entry: entry[1].st_atime_ns):
                 if total <= self.most:
@@ -234,47 +275,35 @@ class Cache:
                 if _key_of(file) not in lent:
                     file.unlink(missing_ok=True)
                     total -= status.st_size
-            if total > self.most:
-                over = f"{amount(total)} where {amount(self.most)} are allowed"
-                log.info("the cache '%s' holds %s (%s), all of it in use", self.folder, over, SIZE)
 
-    @contextmanager
-    def writable(self) -> Iterator[None]:
-        """Raises the one line where the block cannot write to the cache."""
-        try:
-            yield
-        except OSError as error:
-            refused = cannot(f"the cache '{self.folder}' cannot be written", error)
-            raise type(refused)(f"{refused}, or give {FOLDER} another folder") from error
+            if total > self.most:
+                log.info(
+                    "the cache '%s' has %s, more than %s (%s): all of it is in use",
+                    self.folder,
+                    amount(total),
+                    amount(self.most),
+                    SIZE,
+                )
 
 
 @cache
 def default_cache() -> Cache:
-    """The user's.
+    """The user's cache.
 
     Raises:
-        UserError: a size that is none.
+        UserError: the size is not an amount.
     """
-    most = os.environ.get(SIZE)
     folder = Path(os.environ.get(FOLDER) or cache_folder())
-    return Cache(folder, None if most is None else in_bytes(most, SIZE))
-
-
-def _key_of(file: Path) -> str:
-    """Of an entry, be it still on its way."""
-    return file.name.removeprefix(".").removesuffix(_PARTIAL)
-
-
-def _status(file: Path) -> os.stat_result | None:
-    try:
-        return file.stat()
-    except FileNotFoundError:
-        return None
+    size = os.environ.get(SIZE)
+    most = None if size is None else in_bytes(size, SIZE)
+    return Cache(folder, most)
 
 
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
-    """One at a time, of all processes and threads of the machine; the lock's file is gone afterwards."""
+    """Lets one thread of all processes of the machine in; the lock's file is removed afterwards."""
+    # The lock counts only if the file at the path is still the locked one: the process that held it
+    # before has removed its file, and another may have created a new one.
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -282,10 +311,23 @@ def locked(file: Path) -> Iterator[None]:
             if os.path.samestat(os.fstat(handle), os.stat(file)):
                 break
         except FileNotFoundError:
-            pass  # who held it removed it
+            pass
         os.close(handle)
     try:
         yield
     finally:
         file.unlink()
         os.close(handle)
+
+
+def _key_of(file: Path) -> str:
+    """The key of an entry, or of a partial file of one."""
+    return file.name.removeprefix(".").removesuffix(_PARTIAL)
+
+
+def _status(file: Path) -> os.stat_result | None:
+    """The status of a file; None if it does not exist."""
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None

@@ -1,4 +1,4 @@
-"""How far copying has come, for people."""
+"""Reports the progress of copying."""
 
 import time
 from collections.abc import Callable
@@ -8,37 +8,59 @@ from fsspec.callbacks import Callback
 
 Report = Callable[[str], None]
 
-_EVERY = 2.0  # seconds
+# Seconds between two reports.
+_EVERY = 2.0
 
 
 class Progress:
-    """Counts the bytes of several files that threads copy, and says so now and then."""
+    """Counts the bytes of several files that threads copy, and reports them every few seconds.
+
+    Args:
+        what: what is done, for messages.
+        files: number of files.
+        total: number of bytes of all of them.
+        report: takes each message.
+    """
 
     def __init__(self, what: str, files: int, total: int, report: Report) -> None:
-        self._what = f"{what} ({files:,} file{'s' if files != 1 else ''})"
+        plural = "" if files == 1 else "s"
+        self._what = f"{what} ({files:,} file{plural})"
         self._total = total
         self._report = report
         self._moved = 0
         self._lock = Lock()
-        self._said = time.monotonic()
+        self._reported_at = time.monotonic()
         if files:
             report(f"{self._what}: {amount(total)}")
 
     def file(self) -> Callback:
-        """For the copy of one file."""
+        """A callback for the copy of one file."""
         return _Moved(self)
 
     def add(self, moved: int) -> None:
+        """Counts bytes that were copied. Threads may call it at the same time."""
         with self._lock:
-            self._moved = min(
-                self._moved + moved, self._total
-            )  # a copy that is made again counts again
-            if time.monotonic() - self._said > _EVERY:
-                self._said = time.monotonic()
+            # A file that is copied again counts again, so the sum may exceed the total.
+            self._moved = min(self._moved + moved, self._total)
+            if time.monotonic() - self._reported_at > _EVERY:
+                self._reported_at = time.monotonic()
                 self._report(f"{self._what}: {amount(self._moved)} of {amount(self._total)}")
 
 
+def amount(count: int) -> str:
+    """A number of bytes in a message.
+
+    >>> amount(1_234_567_890), amount(12_000)
+    ('1.23 GB', '0.01 MB')
+    """
+    if count >= 1e9:
+        return f"{count / 1e9:.2f} GB"
+    return f"{count / 1e6:.2f} MB"
+
+
 class _Moved(Callback):
+    """The callback that fsspec calls with the bytes of each block."""
+
     def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
@@ -46,11 +68,3 @@ class _Moved(Callback):
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
         self._progress.add(inc)
-
-
-def amount(count: int) -> str:
-    """
-    >>> amount(1_234_567_890), amount(12_000)
-    ('1.23 GB', '0.01 MB')
-    """
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -1,4 +1,7 @@
-"""A folder in a store (S3, HDFS, Hugging Face, HTTP), by fsspec: steps that are tried again, errors of one line."""
+"""A folder in a store (S3, HDFS, Hugging Face, HTTP), by fsspec.
+
+Steps are tried several times, and errors are one line.
+"""
 
 import errno
 import logging
@@ -17,12 +20,14 @@ from torchrec_priors.remote.uri import Uri
 
 log = logging.getLogger(__name__)
 
-# seconds, doubled after each try
 TRIES = 4
+# Seconds before the second try, doubled after each.
 FIRST_WAIT = 1.0
+# Protocols that can neither write nor list a folder.
 READ_ONLY = ("http", "https")
 
 _EXTRAS = {"s3": "s3", "s3a": "s3", "hf": "hf", "http": "http", "https": "http"}
+# Errors of these may be of the connection.
 _LIBRARIES = (
     "aiobotocore",
     "aiohttp",
@@ -39,11 +44,24 @@ _NO_ACCESS = (
     "GatedRepoError",
     "RepositoryNotFoundError",
 )
-# What stores call that which changes with a file.
-_VERSIONS = ("ETag", "etag", "blob_id", "checksum", "md5", "Content-MD5", "Digest", "mtime", "LastModified",
-             "last_modified", "Last-Modified", "modified", "created")  # fmt: skip
+# What stores call a value that changes with a file's content.
+_VERSIONS = (
+    "ETag",
+    "etag",
+    "blob_id",
+    "checksum",
+    "md5",
+    "Content-MD5",
+    "Digest",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",
+    "modified",
+    "created",
+)
 
-# Errors of a connection have other numbers.
+# Numbers of errors of the local disk; errors of a connection have others.
 _OF_THE_CACHE = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -58,7 +76,7 @@ T = TypeVar("T")
 
 
 class DamagedError(OSError):
-    """A copy is not what it must be."""
+    """A copy differs from the original."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,7 @@ class Listed:
     """A file of a store.
 
     Attributes:
-        version: changes with its content; None where the store does not say.
+        version: changes with its content; None if the store gives none.
     """
 
     bytes: int
@@ -76,14 +94,14 @@ class Listed:
 class Store:
     """The folder of a URI. Threads may use it at the same time.
 
-    Every call tries again, a few times, where the connection is to blame.
+    Every call is tried several times if the connection is to blame.
 
     Args:
-        option: where the user named the URI, for messages.
+        option: the option that gives the URI, for messages.
 
     Raises:
-        UserError: a protocol that is not known or whose library is not installed; from every call, what is not there or
-            not allowed.
+        UserError: a protocol that is unknown or whose library is not installed; from every call, a
+            path that does not exist or is not permitted.
         OutsideError: from every call, a store that does not answer.
     """
 
@@ -93,11 +111,13 @@ class Store:
         self._files, self._root = self._tried(uri, lambda: fsspec.core.url_to_fs(uri.text))
 
     def read(self, path: str) -> bytes:
-        """A small file."""
+        """The content of a small file."""
         content: bytes = self._tried(self.uri / path, lambda: self._files.cat_file(self._at(path)))
         return content
 
     def exists(self, path: str) -> bool:
+        """Whether there is a file or a folder now."""
+        # fsspec remembers listings, and other processes may have changed the folder since.
         self._files.invalidate_cache()
         return bool(self._tried(self.uri / path, lambda: self._files.exists(self._at(path))))
 
@@ -108,97 +128,112 @@ class Store:
         check: Callable[[Path], None],
         moved: Callback = DEFAULT_CALLBACK,
     ) -> None:
-        """Copies to `file`; `check` raises DamagedError for a copy that is to be made again, once."""
+        """Copies to `file`.
+
+        Args:
+            check: raises DamagedError for a copy that is to be tried once more.
+            moved: counts the copied bytes.
+        """
 
         def copy() -> None:
             self._files.get_file(self._at(path), str(file), callback=moved)
             check(file)
 
+        # A damaged copy is an error of `copy`, so that it is tried again, too.
         self._tried(self.uri / path, copy)
 
     def put(self, file: Path, path: str) -> None:
-        """Copies from `file`, and looks whether all of it arrived."""
+        """Copies from `file`, and checks that all of it arrived."""
 
         def copy() -> None:
             self._files.put_file(str(file), self._at(path))
             self._files.invalidate_cache()
-            there = self._files.info(self._at(path))["size"]
-            if there != file.stat().st_size:
-                raise DamagedError(f"{there} bytes of {file.stat().st_size} arrived")
+            arrived = self._files.info(self._at(path))["size"]
+            if arrived != file.stat().st_size:
+                raise DamagedError(f"{arrived} of {file.stat().st_size} bytes arrived")
 
         self._tried(self.uri / path, copy)
 
     def remove(self, path: str) -> None:
-        """Removes a file, if it is there."""
+        """Removes a file, if it exists."""
         if self.exists(path):
             self._tried(self.uri / path, lambda: self._files.rm_file(self._at(path)))
             self._files.invalidate_cache()
 
     def files(self) -> dict[str, Listed]:
-        """All files of the folder, at any depth, by their paths in it.
+        """All files of the folder, at any depth, by path in the folder.
 
         Raises:
-            UserError: it is a file, or the store has no folders.
+            UserError: it is a file, or the store cannot list folders.
         """
         if self.uri.protocol in READ_ONLY:
             raise UserError(
-                f"{self.option}: '{self.uri}': {self.uri.protocol} cannot list a folder: download its files into a"
-                " local folder, or copy them to a bucket"
+                f"{self.option}: '{self.uri}': {self.uri.protocol} cannot list a folder: "
+                "download its files into a local folder, or copy them to a bucket"
             )
+
         self._files.invalidate_cache()
-        found: dict[str, dict[str, Any]] = self._tried(
+        details: dict[str, dict[str, Any]] = self._tried(
             self.uri, lambda: self._files.find(self._root, detail=True)
         )
-        whole = {
-            str(self._files._strip_protocol(name)).strip("/"): info for name, info in found.items()
+
+        # Stores differ in slashes and in whether names begin with the protocol.
+        by_name = {
+            str(self._files._strip_protocol(name)).strip("/"): info
+            for name, info in details.items()
         }
         root = self._root.strip("/")
-        if root in whole:
+        if root in by_name:
             raise UserError(f"{self.option}: '{self.uri}' is a file: name the folder that it is in")
         return {
-            name.removeprefix(f"{root}/"): _listed(info) for name, info in sorted(whole.items())
+            name.removeprefix(f"{root}/"): _listed(info) for name, info in sorted(by_name.items())
         }
 
     def require_writable(self) -> None:
+        """Raises UserError if the store can only be read."""
         if self.uri.protocol in READ_ONLY:
             raise UserError(
-                f"{self.option}: '{self.uri}': {self.uri.protocol} can only be read: write to a bucket"
+                f"{self.option}: '{self.uri}': {self.uri.protocol} can only be read: "
+                "write to a bucket"
             )
 
     def _at(self, path: str) -> str:
+        """The path in the store."""
         return f"{self._root.rstrip('/')}/{path}"
 
-    def _tried(self, what: Uri, act: Callable[[], T]) -> T:
+    def _tried(self, uri: Uri, act: Callable[[], T]) -> T:
+        """Calls `act`, several times if the connection is to blame."""
         for attempt in range(TRIES):
             try:
                 return act()
             except (UserError, OutsideError):
                 raise
             except Exception as error:
-                mistake = self._mistake(what, error)
+                mistake = self._mistake(uri, error)
                 if mistake is not None:
                     raise mistake from error
+                # A second damaged copy: the original is damaged, or is being changed.
                 if isinstance(error, DamagedError) and attempt:
-                    raise UserError(f"{self.option}: '{what}': {error}") from error
-                if (
-                    not isinstance(error, OSError)
-                    and type(error).__module__.partition(".")[0] not in _LIBRARIES
-                ):
+                    raise UserError(f"{self.option}: '{uri}': {error}") from error
+                # Anything else is a bug, here or in a library.
+                if not isinstance(error, OSError) and not _is_of_library(error):
                     raise
                 if attempt == TRIES - 1:
                     raise OutsideError(
-                        f"{self.option}: '{what}' failed {TRIES} times ({_short(error)}): look at the connection and"
-                        " run this again"
+                        f"{self.option}: '{uri}' failed {TRIES} times ({_short(error)}): "
+                        "check the connection and run this again"
                     ) from error
+
                 wait = FIRST_WAIT * 2**attempt
-                log.info("'%s' failed (%s): trying again in %.0f s", what, _short(error), wait)
+                log.info("'%s' failed (%s): trying again in %.0f s", uri, _short(error), wait)
                 time.sleep(wait)
         raise AssertionError("a try returns or raises")
 
-    def _mistake(self, what: Uri, error: Exception) -> UserError | OutsideError | None:
-        """What another try will not mend; None for what may pass by itself."""
-        status = _status(error)
-        where = f"{self.option}: '{what}'"
+    def _mistake(self, uri: Uri, error: Exception) -> UserError | OutsideError | None:
+        """The error in one line if another try cannot help; None if it may pass by itself."""
+        where = f"{self.option}: '{uri}'"
+
+        # The local machine: a library is missing, or the disk is full.
         if isinstance(error, ImportError):
             return UserError(f"{where}: {self._missing_library(error)}")
         if "libhdfs" in str(error) or "libjvm" in str(error):
@@ -208,40 +243,54 @@ class Store:
         if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
             full = cannot(f"{where} cannot be kept in the cache", error)
             return type(full)(f"{full}, or give TORCHREC_PRIORS_CACHE another folder")
-        if (
-            isinstance(error, PermissionError)
-            or status in (401, 403)
-            or type(error).__name__ in _NO_ACCESS
-        ):
+
+        # The store: it rejects the request. 408 and 429 mean that it is busy.
+        status = _status(error)
+        no_access = status in (401, 403) or type(error).__name__ in _NO_ACCESS
+        if isinstance(error, PermissionError) or no_access:
             return UserError(
-                f"{where}: no permission ({_short(error)}): look at the credentials in the environment"
+                f"{where}: no permission ({_short(error)}): "
+                "check the credentials in the environment"
             )
         if isinstance(error, FileNotFoundError):
-            return UserError(f"{where} is not there: look at the name")
-        refused = status is not None and 400 <= status < 500 and status not in (408, 429)
-        if refused or isinstance(error, ValueError | NotImplementedError):
+            return UserError(f"{where} does not exist: check the name")
+        is_rejected = status is not None and 400 <= status < 500 and status not in (408, 429)
+        if is_rejected or isinstance(error, ValueError | NotImplementedError):
             return UserError(f"{where}: {_short(error)}")
         return None
 
     def _missing_library(self, error: ImportError) -> str:
+        """How to install the library that a protocol needs."""
         extra = _EXTRAS.get(self.uri.protocol)
         if extra is None:
-            return f"{_short(error)}"
+            return _short(error)
         return f"{self.uri.protocol}:// needs an extra: pip install 'torchrec-priors[{extra}]'"
 
 
 def _listed(info: dict[str, Any]) -> Listed:
-    known = [f"{name}={info[name]}" for name in _VERSIONS if info.get(name) is not None]
-    return Listed(int(info["size"]), " ".join(known) or None)
+    """A file of a store from what fsspec says about it."""
+    versions = [f"{name}={info[name]}" for name in _VERSIONS if info.get(name) is not None]
+    return Listed(int(info["size"]), " ".join(versions) or None)
+
+
+def _is_of_library(error: Exception) -> bool:
+    """Whether the error is of a library that talks to stores."""
+    return type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def _status(error: Exception) -> int | None:
-    """Of an HTTP answer."""
+    """The status of the HTTP answer; None if there is none."""
+    # Libraries keep it in different attributes.
     answer = getattr(error, "response", None)
     status = getattr(error, "status", None) or getattr(answer, "status_code", None)
-    return status if isinstance(status, int) else None
+    if isinstance(status, int):
+        return status
+    return None
 
 
 def _short(error: Exception) -> str:
+    """The type and the beginning of the message, on one line."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+    if not text:
+        return type(error).__name__
+    return f"{type(error).__name__}: {text[:200]}"

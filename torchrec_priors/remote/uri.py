@@ -1,4 +1,4 @@
-"""Where data lies: a local path, or a URI such as s3://bucket/folder."""
+"""The place of data: a local path, or a URI such as s3://bucket/folder."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from pathlib import Path
 from torchrec_priors.errors import UserError
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-_COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # what a Path leaves of it
+# What remains of a URI that became a Path, which collapses slashes.
+_COLLAPSED = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")
 _PASSWORD = re.compile(r"[^/@]*:[^/@]*@")
 
 
@@ -19,15 +20,16 @@ class Uri:
 
     @property
     def protocol(self) -> str:
+        """The part before "://"."""
         return self.text.partition("://")[0]
 
     @property
     def name(self) -> str:
-        """Its last part, for people."""
+        """The last part, for messages."""
         return self.text.rpartition("/")[2]
 
     def absolute(self) -> "Uri":
-        """As a Path has it; every URI is."""
+        """The URI itself, as every URI is absolute; a Path has this method, too."""
         return self
 
     def __truediv__(self, path: str) -> "Uri":
@@ -41,7 +43,10 @@ Place = Path | Uri
 
 
 def place_of(given: str | Place, option: str = "--data") -> Place:
-    """What a person's text means; `file://` is a local path.
+    """The place that a user's text means; `file://` is a local path.
+
+    Args:
+        option: the option that gives it, for messages.
 
     Raises:
         UserError: a URI that cannot name a folder, or that holds a password.
@@ -53,35 +58,43 @@ def place_of(given: str | Place, option: str = "--data") -> Place:
     """
     if isinstance(given, Path | Uri):
         return given
-    found = _URI.fullmatch(given)
-    if found is None:
+    match = _URI.fullmatch(given)
+    if match is None:
         return Path(given)
-    protocol = found[1].lower()
-    rest = found[2].rstrip("/")
+
+    protocol = match[1].lower()
+    rest = match[2].rstrip("/")
     if protocol == "file":
-        if not found[2].startswith("/"):
+        if not match[2].startswith("/"):
             raise UserError(
-                f"{option}: '{given}' names no local path: write file:///folder, or the path alone"
+                f"{option}: '{given}' is not a local path: "
+                "write file:///folder, or the path without file://"
             )
-        return Path(found[2])
+        return Path(match[2])
+
+    # The message must not show the password.
     if _PASSWORD.match(rest):
         named = f"{protocol}://...@{rest.partition('@')[2]}"
         raise UserError(
-            f"{option}: '{named}' holds a password, which would be kept with runs: give it in the environment"
+            f"{option}: '{named}' has a password, which would be stored with runs: "
+            "give it in the environment"
         )
     if not rest:
         raise UserError(f"{option}: '{given}' names nothing: write {protocol}://bucket/folder")
     if protocol in ("http", "https") and ("?" in rest or "#" in rest):
         raise UserError(
-            f"{option}: '{given}' has a query, after which no file can be named: give the folder's address"
+            f"{option}: '{given}' has a query, after which no file can be named: "
+            "give the folder's address"
         )
     return Uri(f"{protocol}://{rest}")
 
 
 def refuse_uri(path: Path, option: str) -> None:
-    """Raises UserError where a URI was given for what must be local, and became a path."""
-    found = _COLLAPSED.match(str(path))
-    if found is not None and not path.exists():
-        uri = f"{found[1]}://{str(path)[found.end() :]}"
-        raise UserError(f"{option}: '{uri}' is a URI, and {option} takes a local path; URIs go with --data, --raw and"
-                        " prepare's --out")  # fmt: skip
+    """Raises UserError if `path` was a URI that was given for something that must be local."""
+    match = _COLLAPSED.match(str(path))
+    if match is not None and not path.exists():
+        uri = f"{match[1]}://{str(path)[match.end() :]}"
+        raise UserError(
+            f"{option}: '{uri}' is a URI, and {option} takes a local path; "
+            "URIs go with --data, --raw and prepare's --out"
+        )

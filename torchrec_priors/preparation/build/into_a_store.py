@@ -43,7 +43,7 @@ def prepare_there(
     store.require_writable()
     name = hashlib.sha256(str(out).encode()).hexdigest()[:32]
     # One process at a time prepares an output; its folder in the cache survives a kill.
-    with default_cache().alone(f"out-{name}"):
+    with default_cache().exclusive(f"out-{name}"):
         folder = default_cache().subfolder("out", name)
         present = manifest_in(store) if store.exists(manifests.FILE) else None
         seen = raw_files.seen(settings.raw, ())
