@@ -1,16 +1,19 @@
-"""Amazon Reviews 2014, 5-core (McAuley et al.; research use), in the text format of S3-Rec's preprocessing.
+"""Amazon Reviews 2014, 5-core (McAuley et al.; research use), in S3-Rec's text format.
 
-The raw folder holds one pair of files. `NAME.txt`: a user a line, the user's id and then item ids in order of time,
-separated by blanks. `NAME_item2attributes.json`: item -> ids of its category labels (several an item; the ids have no
-names). Expected for Beauty: 22,363 users, 12,101 items, 198,502 interactions, 637 labels.
+The raw folder holds one pair of files. `NAME.txt` has a line for each user: the user's id and then
+item ids in order of time, separated by blanks. `NAME_item2attributes.json` maps an item to the ids
+of its category labels (several for an item; the ids have no names). Expected for Beauty: 22,363
+users, 12,101 items, 198,502 interactions, 637 labels.
 
-There are no timestamps: an interaction's place in its line stands for its time, and the manifest says so.
+There are no timestamps. The position of an interaction in its line is used instead, and the
+manifest says so.
 
 Priors: `category` (the category prior: raw labels coarsened to at most 20 groups by
 `torchrec_priors/preparation/priors/coarsen.py`) and `attribute` (every raw label).
 Source: https://github.com/RUCAIBox/CIKM2020-S3Rec and https://jmcauley.ucsd.edu/data/amazon/.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -31,8 +34,13 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
     raw, name = _pair(raw)
     log = _interactions(raw / f"{name}.txt", bad_rows)
     labels = _labels(raw / f"{name}{_ATTRIBUTES}")
+
+    # The catalogue has items of either file. There are no titles.
     item_ids = np.union1d(log["item_id"].to_numpy(), np.fromiter(labels, np.int64, len(labels)))
     titles = pa.array([f"{name} {item}" for item in item_ids.tolist()], pa.string())
+
+    categories = ibis.memtable(_pairs(coarsen(labels), "category"))
+    attributes = ibis.memtable(_pairs(labels, "attribute"))
     return Corpus(
         name=f"amazon-{name.lower()}",
         interactions=ibis.memtable(log),
@@ -41,25 +49,25 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
         category_prior="category",
         default_horizon=1,
         item_priors=[
-            Labels(
-                "category", ibis.memtable(_pairs(coarsen(labels), "category")), remainder="other"
-            ),
-            Labels(
-                "attribute", ibis.memtable(_pairs(labels, "attribute")), remainder="no attribute"
-            ),
+            Labels("category", categories, remainder="other"),
+            Labels("attribute", attributes, remainder="no attribute"),
         ],
     )
 
 
 def _pair(raw: Path) -> tuple[Path, str]:
-    """The one pair of files in the folder, or in a folder in it: where they lie, and their NAME."""
+    """Returns the folder and the NAME of the one pair of files, in `raw` or in a folder in it."""
     if not raw.is_dir():
         raise UserError(f"--raw: there is no folder '{raw}'")
+
     files = sorted(raw.glob(f"*{_ATTRIBUTES}")) or sorted(raw.glob(f"*/*{_ATTRIBUTES}"))
     names = [str(file.relative_to(raw)).removesuffix(_ATTRIBUTES) for file in files]
     if len(names) != 1:
-        found = f"found {len(names)} ({', '.join(names)})" if names else found_in(raw)
-        raise UserError(f"--raw: '{raw}' must hold one NAME{_ATTRIBUTES} and its NAME.txt; {found}")
+        content = f"found {len(names)} ({', '.join(names)})" if names else found_in(raw)
+        raise UserError(
+            f"--raw: '{raw}' must hold one NAME{_ATTRIBUTES} and its NAME.txt; {content}"
+        )
+
     folder = files[0].parent
     name = Path(names[0]).name
     require_files(folder, [f"{name}.txt"])
@@ -67,51 +75,66 @@ def _pair(raw: Path) -> tuple[Path, str]:
 
 
 def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
-    """One row an interaction; a user's first line holds all of them."""
+    """Returns one row for each interaction.
+
+    Raises:
+        UserError: A user has two lines.
+    """
     lists = read_lists(file, bad_rows)
     user = pc.list_element(lists, 0).to_numpy()
     if len(np.unique(user)) != len(user):
         values, counts = np.unique(user, return_counts=True)
         raise UserError(
-            f"{file}: user {values[counts > 1][0]} has two lines, so that their order in time is unknown"
+            f"{file}: user {values[counts > 1][0]} has two lines, so their order in time is unknown"
         )
+
+    # The first number of a line is the user, the others are items.
     length = pc.list_value_length(lists).to_numpy() - 1
     first = np.cumsum(length) - length
-    place = np.arange(length.sum()) - np.repeat(first, length)
+    position = np.arange(length.sum()) - np.repeat(first, length)
     items = np.delete(pc.list_flatten(lists).to_numpy(), first + np.arange(len(first)))
+
     return pa.table(
         {
             "user_id": np.repeat(user, length),
             "item_id": items,
-            "timestamp": place,
+            "timestamp": position,
             "order": np.arange(len(items)),
         }
     )
 
 
 def _labels(file: Path) -> dict[int, list[int]]:
+    """Reads the labels of each item, each once, ascending."""
     try:
         values = json.loads(file.read_text(encoding="utf8"))
-        found = {
-            int(item): sorted({_whole(label) for label in own}) for item, own in values.items()
+        labels = {
+            int(item): sorted({_whole(label) for label in of_item})
+            for item, of_item in values.items()
         }
-        for number in (*found, *(label for own in found.values() for label in own)):
+        for number in itertools.chain(labels, *labels.values()):
             if not -(2**63) <= number < 2**63:
                 raise ValueError(f"{number} is beyond 64 bits")
-        return found
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{file} is not item -> list of label ids in JSON: {str(error).splitlines()[0]}"
         ) from error
+    return labels
 
 
 def _whole(label: object) -> int:
+    """Returns a label as an integer; Python would round others."""
     if isinstance(label, float) and not label.is_integer():
         raise ValueError(f"{label} is no integer")
     return int(label)  # type: ignore[call-overload]
 
 
 def _pairs(labels: dict[int, list[int]], prefix: str) -> pa.Table:
-    pairs = [(item, f"{prefix} {label}") for item, own in labels.items() for label in own]
-    items, names = zip(*pairs, strict=True) if pairs else ((), ())
+    """Returns (item_id, label), with labels named by a prefix and their number."""
+    items = []
+    names = []
+    for item, of_item in labels.items():
+        for label in of_item:
+            items.append(item)
+            names.append(f"{prefix} {label}")
     return pa.table({"item_id": pa.array(items, pa.int64()), "label": pa.array(names, pa.string())})

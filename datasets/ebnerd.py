@@ -1,19 +1,22 @@
 """EB-NeRD (Ekstra Bladet; research use): clicks on news articles, 27 April to 8 June 2023.
 
-Files of one bundle (demo, small or large): `articles.parquet`, and `behaviors.parquet` and `history.parquet` in the
-folders `train` and `validation`. Read are article_id, title, subtitle, category_str, topics, premium; user_id,
-article_id_fixed, impression_time_fixed; user_id, impression_time, article_ids_clicked, device_type, gender, age,
-is_subscriber. The data card, `ebnerd.md`, has all columns, and how to get them. Expected with options as they are, for
-`large`: 44,968 users, 25,216 articles and 30 million interactions (the paper's Table 4).
+Files of one bundle (demo, small or large): `articles.parquet`, and `behaviors.parquet` and
+`history.parquet` in the folders `train` and `validation`. These columns are read: article_id,
+title, subtitle, category_str, topics, premium of articles; user_id, article_id_fixed,
+impression_time_fixed of histories; user_id, impression_time, article_ids_clicked, device_type,
+gender, age, is_subscriber of behaviours. The data card, `ebnerd.md`, lists all columns and says how
+to get the files. Expected for `large` with the default options: 44,968 users, 25,216 articles and
+30 million interactions (the paper's Table 4).
 
-An interaction is a click. The files tell most clicks two or three times: the two histories overlap, and the second one
-has those of the first week of impressions. So a (user, article, time) of the histories counts once, and clicks of the
-impressions count where they are later than all that the histories tell of the user.
+An interaction is a click. The files list most clicks two or three times: the two histories overlap,
+and the second one has those of the first week of impressions. So a (user, article, time) of the
+histories counts once, and a click of the impressions counts if it is later than all clicks of the
+user in the histories.
 
-Priors: `category` (the category prior), `topic` (several an article), `community` (of articles read by the same
-users), and of users `subscriber`, `device`, `age`, `gender` (the most frequent value of a user's impressions) and
-`crowd` (communities of users). Source: https://recsys.eb.dk; Johannes Kruse et al., RecSys Challenge 2024,
-arXiv:2410.03432.
+Priors: `category` (the category prior), `topic` (several for an article), `community` (of articles
+read by the same users), and of users `subscriber`, `device`, `age`, `gender` (the most frequent
+value in a user's impressions) and `crowd` (communities of users).
+Source: https://recsys.eb.dk; Johannes Kruse et al., RecSys Challenge 2024, arXiv:2410.03432.
 """
 
 from collections.abc import Mapping
@@ -71,18 +74,21 @@ _SHOWN: Mapping[str, Kind] = {
 }
 _DEVICES = ((1, "desktop"), (2, "mobile"), (3, "tablet"))
 _GENDERS = ((0, "male"), (1, "female"))
-_PLACES = 1 << 16  # in a list
+_PLACES = 1 << 16  # positions in a list
 
 
 @dataclass(frozen=True)
 class Options:
-    """Attributes:
-    min_history: users of fewer clicks are left out; the paper's filter.
-    catalogue: the articles that the users left have read, as in the paper, or all there are.
-    communities: groups of articles that the prior `community` is to have; 0 to go without.
-    crowds: groups of users that the prior `crowd` is to have; 0 to go without.
-    last: training clicks of a user that join articles, the latest; the paper's is 1000, of which the pairs are many.
-    neighbours: strongest neighbours that each article and each user keeps.
+    """Options of `--option`.
+
+    Attributes:
+        min_history: Users with fewer clicks are left out. The default is the paper's filter.
+        catalogue: `read` for the articles that the kept users have read, as in the paper, or `all`.
+        communities: Groups of articles of the prior `community`; 0 for no such prior.
+        crowds: Groups of users of the prior `crowd`; 0 for no such prior.
+        last: Training clicks of a user that join articles, the latest. The paper's value is 1000,
+            which gives many pairs.
+        neighbours: Number of strongest neighbours that each article and each user keeps.
     """
 
     min_history: int = 512
@@ -98,21 +104,24 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     articles = engine.read_parquet([about], found_types(about, _ARTICLE), bad_rows)
     articles = engine.keep_all_valid(articles, there(articles, ["article_id"]), bad_rows)
     engine.require_unique(articles, "article_id")
-    shown = _checked(
-        engine.read_parquet(behaviours, found_types(behaviours[0], _SHOWN), bad_rows),
-        engine,
-        bad_rows,
-    )
-    read = _checked(
-        engine.read_parquet(histories, found_types(histories[0], _READ), bad_rows), engine, bad_rows
-    )
+
+    shown = engine.read_parquet(behaviours, found_types(behaviours[0], _SHOWN), bad_rows)
+    shown = _checked(shown, engine, bad_rows)
+    read = engine.read_parquet(histories, found_types(histories[0], _READ), bad_rows)
+    read = _checked(read, engine, bad_rows)
+
     known = articles.select("article_id")
-    log = _clicks(_told(read, known, engine, bad_rows), _clicked(shown, known, engine, bad_rows))
+    log = _clicks(
+        _clicks_of_histories(read, known, engine, bad_rows),
+        _clicks_of_impressions(shown, known, engine, bad_rows),
+    )
     log = at_least(engine.materialise("corpus_clicks", log), options.min_history, engine, bad_rows)
+
     items = articles.mutate(item_id=articles.article_id.cast("int64"))
     if options.catalogue == "read":
         items = items.semi_join(log, "item_id")
     topics = items.select("item_id", label=items.topics.unnest())
+
     return Corpus(
         name="ebnerd",
         interactions=log,
@@ -134,16 +143,22 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
 
 
 def _files(raw: Path) -> tuple[Path, list[Path], list[Path]]:
-    """(articles, histories, behaviours) of the splits that are there; that of the test split has no clicks."""
+    """Returns the files (articles, histories, behaviours) of the existing splits.
+
+    The test split has no clicks and is not read.
+    """
     raw = folder_with(raw, [ARTICLES])
     require_files(raw, [ARTICLES])
+
     splits = [raw / split for split in ("train", "validation") if (raw / split).is_dir()]
     if not splits:
         raise UserError(
-            f"--raw: '{raw}' holds no folder train or validation, each with {HISTORY} and {BEHAVIOURS}"
+            f"--raw: '{raw}' holds no folder train or validation, "
+            f"each with {HISTORY} and {BEHAVIOURS}"
         )
     for split in splits:
         require_files(split, [HISTORY, BEHAVIOURS])
+
     return (
         raw / ARTICLES,
         [split / HISTORY for split in splits],
@@ -152,26 +167,26 @@ def _files(raw: Path) -> tuple[Path, list[Path], list[Path]]:
 
 
 def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
-    """Rows of histories or behaviours, with users and lists."""
+    """Returns the valid rows of histories or behaviours: with users, and with lists that agree."""
     lists = [name for name, kind in table.schema().items() if kind.is_array()]
-    names = [
-        "user_id",
-        *(["impression_time"] if "impression_time" in table.columns else []),
-        *lists,
-    ]
+    names = ["user_id", *lists]
+    if "impression_time" in table.columns:
+        names.insert(1, "impression_time")
+
     rules = there(table, names)
-    rules += [
-        Rule(name, f"must have fewer than {_PLACES:,}", table[name].length() < _PLACES)
-        for name in lists
-    ]
+    for name in lists:
+        is_short = table[name].length() < _PLACES
+        rules.append(Rule(name, f"must have fewer than {_PLACES:,}", is_short))
     if len(lists) == 2:
         same = table[lists[0]].length() == table[lists[1]].length()
         rules.append(Rule(lists[0], f"must be as many as {lists[1]}", same))
     return engine.keep_all_valid(table, rules, bad_rows)
 
 
-def _told(read: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
-    """Clicks of the histories, each once."""
+def _clicks_of_histories(
+    read: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
+) -> ir.Table:
+    """Returns the clicks of the histories, each once."""
     place = ibis.range(read.article_id_fixed.length())
     clicks = read.select(
         "file", "row", "order", "user_id",
@@ -182,38 +197,42 @@ def _told(read: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) ->
         article_id=clicks.click["f1"], time=clicks.click["f2"], place=clicks.click["f3"],
     )  # fmt: skip
     clicks = _interactions(clicks, known, engine, bad_rows)
+
+    # The orders of histories are even, those of impressions are odd: no two clicks share one.
     return clicks.group_by(["user_id", "item_id", "timestamp"]).aggregate(
         order=clicks["order"].min() * 2
     )
 
 
-def _clicked(shown: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
-    """Clicks of the impressions."""
+def _clicks_of_impressions(
+    shown: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
+) -> ir.Table:
+    """Returns the clicks of the impressions."""
     place = ibis.range(shown.article_ids_clicked.length())
     clicks = shown.select(
         "file", "row", "order", "user_id",
         time="impression_time", click=shown.article_ids_clicked.zip(place).unnest(),
     )  # fmt: skip
     clicks = clicks.select(
-        "file",
-        "row",
-        "order",
-        "user_id",
-        "time",
-        article_id=clicks.click["f1"],
-        place=clicks.click["f2"],
-    )
+        "file", "row", "order", "user_id", "time",
+        article_id=clicks.click["f1"], place=clicks.click["f2"],
+    )  # fmt: skip
     clicks = _interactions(clicks, known, engine, bad_rows)
     return clicks.mutate(order=clicks["order"] * 2 + 1)
 
 
 def _interactions(clicks: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
+    """Returns the valid clicks in the types of a corpus.
+
+    `order` is that of the row and, within it, that of the list.
+    """
     rules = [
         Rule("time", "must have a value", clicks.time.notnull()),
         Rule("time", "must not be before 1970", since_1970(clicks.time)),
         Rule("article_id", f"must be listed in {ARTICLES}", known),
     ]
     clicks = engine.keep_all_valid(clicks, rules, bad_rows)
+
     return clicks.select(
         user_id=clicks.user_id.cast("int64"),
         item_id=clicks.article_id.cast("int64"),
@@ -222,15 +241,16 @@ def _interactions(clicks: ir.Table, known: ir.Table, engine: Engine, bad_rows: B
     )
 
 
-def _clicks(told: ir.Table, clicked: ir.Table) -> ir.Table:
-    """All of the histories, and what was clicked after them."""
-    last = told.group_by("user_id").aggregate(last=told.timestamp.max())
-    later = clicked.left_join(last, "user_id").drop("user_id_right")
+def _clicks(of_histories: ir.Table, of_impressions: ir.Table) -> ir.Table:
+    """Returns all clicks of the histories, and the later ones of the impressions."""
+    last = of_histories.group_by("user_id").aggregate(last=of_histories.timestamp.max())
+    later = of_impressions.left_join(last, "user_id").drop("user_id_right")
     later = later.filter(later.last.isnull() | (later.timestamp > later.last)).drop("last")
-    return told.union(later.select(told.columns))
+    return of_histories.union(later.select(of_histories.columns))
 
 
 def _user_priors(shown: ir.Table) -> list[Labels]:
+    """Returns the priors of users, from what their impressions say."""
     labels = {
         "subscriber": shown.is_subscriber.ifelse("subscriber", "no subscriber"),
         "device": shown.device_type.cases(*_DEVICES),
@@ -244,9 +264,13 @@ def _user_priors(shown: ir.Table) -> list[Labels]:
 
 
 def _most_frequent(shown: ir.Table, label: ir.StringValue) -> ir.Table:
-    """(user_id, label): what most impressions of a user say, of several the first by name."""
+    """Returns (user_id, label): the label in most impressions of a user.
+
+    Of equally frequent labels, it is the first by name.
+    """
     values = shown.select(user_id=shown.user_id.cast("int64"), label=label)
     values = values.filter(values.label.notnull())
+
     counts = values.group_by(["user_id", "label"]).aggregate(n=values.count())
     by_frequency = ibis.window(
         group_by=counts.user_id, order_by=[ibis.desc(counts.n), counts.label]
@@ -256,16 +280,16 @@ def _most_frequent(shown: ir.Table, label: ir.StringValue) -> ir.Table:
 
 
 def _computed_priors(options: Options) -> list[GraphPrior | UserPrior]:
-    found: list[GraphPrior | UserPrior] = []
+    """Returns the settings of the communities that the options request."""
+    priors: list[GraphPrior | UserPrior] = []
     if options.communities:
-        found.append(
-            GraphPrior(
-                "community",
-                last=options.last,
-                neighbours=options.neighbours,
-                groups=options.communities,
-            )
+        community = GraphPrior(
+            "community",
+            last=options.last,
+            neighbours=options.neighbours,
+            groups=options.communities,
         )
+        priors.append(community)
     if options.crowds:
-        found.append(UserPrior("crowd", neighbours=options.neighbours, groups=options.crowds))
-    return found
+        priors.append(UserPrior("crowd", neighbours=options.neighbours, groups=options.crowds))
+    return priors

@@ -1,16 +1,18 @@
 """MerRec (Mercari, CC BY-NC 4.0): half a year of a C2C marketplace in the US, May to October 2023.
 
-Files: a folder a month, `20230501/000000000000.parquet` and so on, one row an event. Read are user_id, stime, event_id,
-product_id or item_id, name, price, c0_name to c2_name, brand_name, item_condition_id and color; the data card,
-`merrec.md`, has all columns, and how to get them. Expected: 5.56 million users, 83.07 million listings, 1.27 billion
-events; with options as they are 119,754 users and 521 million events (the paper's Table 4).
+Files: a folder for each month, `20230501/000000000000.parquet` and so on, one row for each event.
+The columns user_id, stime, event_id, product_id or item_id, name, price, c0_name to c2_name,
+brand_name, item_condition_id and color are read. The data card, `merrec.md`, lists all columns and
+says how to get the files. Expected: 5.56 million users, 83.07 million listings, 1.27 billion
+events; with the default options 119,754 users and 521 million events (the paper's Table 4).
 
-An item is a product by default. Of an item's rows, which may differ, the first in the files tells its title, price,
-categories, brand, condition and colour.
+An item is a product by default. The rows of an item may differ: its title, price, categories,
+brand, condition and colour are those of its first row in the files.
 
-Priors: `c0` (the category prior), `c1`, `c2` (each within its parent), `brand` (the most frequent ones), `event`, and
-where an item is a listing `condition`. Source: https://huggingface.co/datasets/mercari-us/merrec; Lichi Li et al.,
-KDD 2025, arXiv:2402.14230.
+Priors: `c0` (the category prior), `c1`, `c2` (each within its parent), `brand` (the most frequent
+ones), `event`, and, if an item is a listing, `condition`.
+Source: https://huggingface.co/datasets/mercari-us/merrec; Lichi Li et al., KDD 2025,
+arXiv:2402.14230.
 """
 
 from dataclasses import dataclass
@@ -57,10 +59,12 @@ _ABOUT_ITEMS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Attributes:
-    item_id: the column that says what is recommended: products, or single listings.
-    min_history: users of fewer events are left out; the paper's filter.
-    brands: groups of the prior `brand` beside "other brands" and "no brand".
+    """Options of `--option`.
+
+    Attributes:
+        item_id: Column of what is recommended: products, or single listings.
+        min_history: Users with fewer events are left out. The default is the paper's filter.
+        brands: Groups of the prior `brand`, in addition to "other brands" and "no brand".
     """
 
     item_id: Literal["product_id", "item_id"] = "product_id"
@@ -68,39 +72,32 @@ class Options:
     brands: int = 100
 
     def __post_init__(self) -> None:
+        """Raises UserError if a number is out of range."""
         if self.brands < 1:
             raise UserError(f"--option: brands must be at least 1, not {self.brands}")
 
 
 def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corpus:
     files = _shards(raw)
-    known = {
+    required = {
         "user_id": WHOLE,
         "stime": TIME,
         "event_id": TEXT,
         options.item_id: either(WHOLE, TEXT),
     }
-    log = engine.read_parquet(files, found_types(files[0], {**known, **_ABOUT_ITEMS}), bad_rows)
+    log = engine.read_parquet(files, found_types(files[0], {**required, **_ABOUT_ITEMS}), bad_rows)
+
     rules = [
-        *there(log, known),
+        *there(log, required),
         Rule("event_id", f"must be one of {', '.join(EVENTS)}", log.event_id.isin(EVENTS)),
         Rule("stime", "must not be before 1970", since_1970(log.stime)),
     ]
-    log = at_least(
-        engine.keep_all_valid(log, rules, bad_rows), options.min_history, engine, bad_rows
-    )
+    log = engine.keep_all_valid(log, rules, bad_rows)
+    log = at_least(log, options.min_history, engine, bad_rows)
+
+    # Items are those of the users that are left, computed once for all of the priors.
     items = engine.materialise("corpus_items", _items(engine, log, options.item_id))
     codes = [(name, code) for code, name in enumerate(EVENTS)]
-    priors = [
-        Labels(name, _categories(items, level), f"no {name}")
-        for level, name in enumerate(("c0", "c1", "c2"))
-    ]
-    priors.append(Labels("brand", _brands(items, options.brands), "no brand"))
-    if options.item_id == "item_id":
-        conditions = items.item_condition_id.cases(*_CONDITIONS)
-        priors.append(
-            Labels("condition", items.select("item_id", label=conditions), "no condition")
-        )
     return Corpus(
         name="merrec",
         interactions=log.select(
@@ -115,28 +112,47 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         default_horizon=1,
         events=EVENTS,
         event_prior="event",
-        item_priors=priors,
+        item_priors=_priors(items, options),
         min_history=options.min_history,
         items_met=True,
     )
 
 
 def _shards(raw: Path) -> list[Path]:
-    """Of all months in the folder, or of the one month that it is."""
+    """Returns the files of all months in the folder, or of the one month that it is."""
     if not raw.is_dir():
         raise UserError(f"--raw: there is no folder '{raw}'")
-    forms = ("[0-9]*/*.parquet", "*.parquet", "*/[0-9]*/*.parquet")  # the last: one folder deeper
-    files = next((found for form in forms if (found := sorted(raw.glob(form)))), [])
-    if not files:
-        said = found_in(raw)
-        raise UserError(
-            f"--raw: '{raw}' holds no month of MerRec, such as 20230501/000000000000.parquet ({said})"
-        )
-    return files
+
+    # The months may be one folder deeper.
+    for form in ("[0-9]*/*.parquet", "*.parquet", "*/[0-9]*/*.parquet"):
+        files = sorted(raw.glob(form))
+        if files:
+            return files
+
+    raise UserError(
+        f"--raw: '{raw}' holds no month of MerRec, such as 20230501/000000000000.parquet "
+        f"({found_in(raw)})"
+    )
+
+
+def _priors(items: ir.Table, options: Options) -> list[Labels]:
+    """Returns the priors of items."""
+    priors = [
+        Labels(name, _categories(items, level), f"no {name}")
+        for level, name in enumerate(("c0", "c1", "c2"))
+    ]
+    priors.append(Labels("brand", _brands(items, options.brands), "no brand"))
+
+    # Listings of one product differ in condition.
+    if options.item_id == "item_id":
+        conditions = items.item_condition_id.cases(*_CONDITIONS)
+        labels = items.select("item_id", label=conditions)
+        priors.append(Labels("condition", labels, "no condition"))
+    return priors
 
 
 def _items(engine: Engine, log: ir.Table, item_id: str) -> ir.Table:
-    """What the first row of each item says of it."""
+    """Returns the attributes of each item, from its first row."""
     first = log.group_by(item_id).aggregate(order=log["order"].min()).select("order")
     row = log.semi_join(engine.materialise("first_rows", first), "order")
     return row.select(
@@ -148,7 +164,10 @@ def _items(engine: Engine, log: ir.Table, item_id: str) -> ir.Table:
 
 
 def _categories(items: ir.Table, level: int) -> ir.Table:
-    """Names with those of the levels above, as "Shoes" of one is not that of another."""
+    """Returns the categories of a level, named with the levels above.
+
+    "Shoes" of one parent is another category than "Shoes" of another one.
+    """
     label = items.c0_name
     for above in range(1, level + 1):
         label = label + " > " + items[f"c{above}_name"]
@@ -156,11 +175,11 @@ def _categories(items: ir.Table, level: int) -> ir.Table:
 
 
 def _brands(items: ir.Table, most: int) -> ir.Table:
-    """The brands of most items by name, all others as one."""
+    """Returns the brands of the most items by name, and all others as one."""
     branded = items.filter(items.brand_name.notnull() & (items.brand_name != ""))
     counts = branded.group_by("brand_name").aggregate(n=branded.count())
-    frequent = (
-        counts.order_by([ibis.desc("n"), "brand_name"]).limit(most).select(frequent="brand_name")
-    )
+    by_frequency = counts.order_by([ibis.desc("n"), "brand_name"])
+    frequent = by_frequency.limit(most).select(frequent="brand_name")
+
     joined = branded.left_join(frequent, branded.brand_name == frequent.frequent)
     return joined.select("item_id", label=joined.frequent.fill_null("other brands"))

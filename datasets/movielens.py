@@ -1,18 +1,27 @@
-"""MovieLens (GroupLens; research use, no redistribution) in its official files; the files present tell which release.
-They lie in the raw folder or in the one folder in it. Texts are UTF-8, or Latin-1 where they are not.
+"""MovieLens (GroupLens; research use, no redistribution) in its official files.
 
-100K   `u.data` (user, item, rating, time in seconds; tabs), `u.item` (id, title, dates, URL, 19 genre flags; bars,
-       Latin-1), `u.user` (id, age, gender, occupation, zip code; bars); `u.genre` and `u.occupation` are optional.
-       Expected: 943 users, 1,682 films, 100,000 ratings from September 1997 to April 1998.
-1M     `ratings.dat`, `movies.dat`, `users.dat`, fields separated by `::`, Latin-1; genres separated by bars, ages and
-       occupations as codes. Expected: 6,040 users, 3,883 films, 1,000,209 ratings.
-10M    the same without `users.dat`, ratings in half stars; 1M without its `users.dat` is told by its whole stars.
-20M, 25M, 32M and "latest"   `ratings.csv` and `movies.csv` with headers; ratings in half stars.
-Kaggle's 20M   `rating.csv` and `movie.csv`, the same with times as "2005-04-02 23:53:47".
+The release is recognised by the files that are present, in the raw folder or in the one folder in
+it. Texts are UTF-8, or Latin-1 if they are not UTF-8.
 
-Priors: `genre` (several a film; the category prior), `rating` (the event: the stars), and where users are described
-`age`, `gender`, `occupation`. Source: https://grouplens.org/datasets/movielens/; F. Maxwell Harper and
-Joseph A. Konstan, ACM TiiS 5(4):19, 2015.
+100K: `u.data` (user, item, rating, time in seconds; tabs), `u.item` (id, title, dates, URL, 19
+genre flags; bars, Latin-1), `u.user` (id, age, gender, occupation, zip code; bars). `u.genre` and
+`u.occupation` are optional. Expected: 943 users, 1,682 films, 100,000 ratings from September 1997
+to April 1998.
+
+1M: `ratings.dat`, `movies.dat`, `users.dat`, fields separated by `::`, Latin-1; genres separated by
+bars, ages and occupations as codes. Expected: 6,040 users, 3,883 films, 1,000,209 ratings.
+
+10M: the same without `users.dat`, ratings in half stars. 1M without its `users.dat` is
+distinguished by its whole stars.
+
+20M, 25M, 32M and "latest": `ratings.csv` and `movies.csv` with headers; ratings in half stars.
+
+Kaggle's 20M: `rating.csv` and `movie.csv`, the same with times as "2005-04-02 23:53:47".
+
+Priors: `genre` (several for a film; the category prior), `rating` (the event: the stars), and, if
+users are described, `age`, `gender`, `occupation`.
+Source: https://grouplens.org/datasets/movielens/; F. Maxwell Harper and Joseph A. Konstan, ACM TiiS
+5(4):19, 2015.
 """
 
 from dataclasses import dataclass
@@ -37,8 +46,9 @@ from torchrec_priors.preparation.raw import (
 )
 
 GENRES = (
-    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama", "Fantasy",
-    "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western",
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
+    "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
+    "Thriller", "War", "Western",
 )  # fmt: skip
 STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 HALF_STARS = ("0.5 stars", "1 star", *(f"{half / 2:g} stars" for half in range(3, 11)))
@@ -52,25 +62,32 @@ AGE_BANDS = (
     (50, "50-55"),
     (56, "56+"),
 )
+# By 1M's code of an occupation.
 OCCUPATIONS_1M = (
-    "other", "academic/educator", "artist", "clerical/admin", "college/grad student", "customer service",
-    "doctor/health care", "executive/managerial", "farmer", "homemaker", "K-12 student", "lawyer", "programmer",
-    "retired", "sales/marketing", "scientist", "self-employed", "technician/engineer", "tradesman/craftsman",
-    "unemployed", "writer",
+    "other", "academic/educator", "artist", "clerical/admin", "college/grad student",
+    "customer service", "doctor/health care", "executive/managerial", "farmer", "homemaker",
+    "K-12 student", "lawyer", "programmer", "retired", "sales/marketing", "scientist",
+    "self-employed", "technician/engineer", "tradesman/craftsman", "unemployed", "writer",
 )  # fmt: skip
+
+# The files of each form, by which a release is recognised.
+_100K = ("u.data", "u.item", "u.user")
+_DAT = ("ratings.dat", "movies.dat")
+_CSV = ("ratings.csv", "movies.csv")
+_KAGGLE = ("rating.csv", "movie.csv")
 
 
 @dataclass(frozen=True)
 class _Release:
-    """One release in one form.
+    """The tables of a release, whatever its form.
 
     Attributes:
-        films: `item_id`, `title`, any more.
+        films: `item_id`, `title`, and any other attributes.
         genres: `item_id`, `label`.
         ratings: `user_id`, `item_id`, `rating` (float64), `seconds`, `line`.
-        files: where ratings, films and users stand.
-        stars: names of the ratings, in even steps up to 5.
-        users: `user_id`, `age`, `gender`, `occupation`, or None.
+        files: The files of ratings, films and, if there are any, users.
+        stars: Names of the ratings, in even steps up to 5.
+        users: `user_id`, `age`, `gender`, `occupation`; None if users are not described.
     """
 
     films: pa.Table
@@ -83,7 +100,13 @@ class _Release:
 
 def load(raw: Path, bad_rows: BadRows) -> Corpus:
     release = _release(raw, bad_rows)
-    users = [] if release.users is None else ["age", "gender", "occupation"]
+
+    user_priors = []
+    if release.users is not None:
+        for name in ("age", "gender", "occupation"):
+            labels = ibis.memtable(_labels(release.users, name))
+            user_priors.append(Labels(name, labels, f"no {name}"))
+
     return Corpus(
         name="movielens",
         interactions=ibis.memtable(_interactions(release, bad_rows)),
@@ -93,27 +116,20 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
         events=release.stars,
         event_prior="rating",
         item_priors=[Labels("genre", ibis.memtable(release.genres), remainder="no genre")],
-        user_priors=[
-            Labels(name, ibis.memtable(_labels(release.users, name)), f"no {name}")
-            for name in users
-        ],
-        user_group="age" if users else None,
+        user_priors=user_priors,
+        user_group="age" if user_priors else None,
     )
 
 
-_100K = ("u.data", "u.item", "u.user")
-_DAT = ("ratings.dat", "movies.dat")
-_CSV = ("ratings.csv", "movies.csv")
-_KAGGLE = ("rating.csv", "movie.csv")
-
-
 def _release(raw: Path, bad_rows: BadRows) -> _Release:
+    """Recognises the release by its files and reads it."""
     raw = folder_with(raw, _100K, _DAT, _CSV, _KAGGLE)
     for names in (_CSV, _KAGGLE):
         if (raw / names[0]).is_file():
             return _latest(raw, names, bad_rows)
     if (raw / "ratings.dat").is_file():
         return _1m_or_10m(raw, bad_rows)
+
     if raw.is_dir() and not any((raw / name).is_file() for name in _100K):
         forms = " or ".join(" and ".join(names) for names in (_100K, _DAT, _CSV, _KAGGLE))
         raise UserError(
@@ -145,9 +161,12 @@ def _100k(raw: Path, bad_rows: BadRows) -> _Release:
 def _1m_or_10m(raw: Path, bad_rows: BadRows) -> _Release:
     has_users = (raw / "users.dat").is_file()
     require_files(raw, _DAT)
+
+    file = raw / "movies.dat"
     columns = {"item_id": pa.int64(), "title": pa.string(), "genres": pa.string()}
-    films = _once(read_table(raw / "movies.dat", "::", columns, bad_rows, encoding=encoding_of(raw / "movies.dat")),
-                  raw / "movies.dat", "item_id", bad_rows)  # fmt: skip
+    films = read_table(file, "::", columns, bad_rows, encoding=encoding_of(file))
+    films = _once(films, file, "item_id", bad_rows)
+
     rated = {
         "user_id": pa.int64(),
         "item_id": pa.int64(),
@@ -155,18 +174,21 @@ def _1m_or_10m(raw: Path, bad_rows: BadRows) -> _Release:
         "seconds": pa.int64(),
     }
     ratings = read_table(raw / "ratings.dat", "::", rated, bad_rows)
+
+    # Only 1M describes users. Without them, the half stars of 10M distinguish the releases.
+    is_1m = has_users or _all_whole(ratings["rating"])
     return _Release(
         films=films.select(["item_id", "title"]),
         genres=_listed(films),
         ratings=ratings,
         files=(raw / "ratings.dat", raw / "movies.dat", raw / "users.dat"),
-        stars=STARS if has_users or _all_whole(ratings["rating"]) else HALF_STARS,
+        stars=STARS if is_1m else HALF_STARS,
         users=_users_1m(raw / "users.dat", bad_rows) if has_users else None,
     )
 
 
 def _all_whole(ratings: pa.ChunkedArray) -> bool:
-    """Whether there are no half stars: 10M has them, 1M has not."""
+    """Returns whether there are no half stars."""
     whole: bool = pc.all(pc.equal(ratings, pc.trunc(ratings)), min_count=0).as_py()
     return whole
 
@@ -174,11 +196,13 @@ def _all_whole(ratings: pa.ChunkedArray) -> bool:
 def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
     require_files(raw, names)
     ratings_file, films_file = (raw / name for name in names)
+
     columns = {"movieId": pa.int64(), "title": pa.string(), "genres": pa.string()}
-    films = read_csv(films_file, columns, bad_rows).rename_columns(
-        ["item_id", "title", "genres", LINE]
-    )
+    films = read_csv(films_file, columns, bad_rows)
+    films = films.rename_columns(["item_id", "title", "genres", LINE])
     films = _once(films, films_file, "item_id", bad_rows)
+
+    # Kaggle's file has dates, which are converted below.
     seconds = pa.string() if names == _KAGGLE else pa.int64()
     rated = {
         "userId": pa.int64(),
@@ -189,6 +213,7 @@ def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
     ratings = read_csv(ratings_file, rated, bad_rows)
     if names == _KAGGLE:
         ratings = _in_seconds(ratings, ratings_file, bad_rows)
+
     return _Release(
         films=films.select(["item_id", "title"]),
         genres=_listed(films),
@@ -199,20 +224,22 @@ def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
 
 
 def _in_seconds(ratings: pa.Table, file: Path, bad_rows: BadRows) -> pa.Table:
-    """Ratings with their times, "2005-04-02 23:53:47", as seconds since 1970."""
+    """Returns ratings with times such as "2005-04-02 23:53:47" as seconds since 1970."""
     form = "%Y-%m-%d %H:%M:%S"
     times = pc.strptime(ratings["timestamp"], form, "s", error_is_null=True)
     ratings = keep_valid(
         ratings, pc.is_valid(times), file, bad_rows, "timestamp", f"must be a time as {form}"
     )
-    place = ratings.schema.get_field_index("timestamp")
-    return ratings.set_column(place, "timestamp", times.drop_null().cast(pa.int64()))
+    index = ratings.schema.get_field_index("timestamp")
+    return ratings.set_column(index, "timestamp", times.drop_null().cast(pa.int64()))
 
 
 def _genre_names(raw: Path) -> tuple[str, ...]:
+    """Returns the names of the flags in `u.item`, in order."""
     file = raw / "u.genre"
     if not file.is_file():
         return GENRES
+
     table = read_table(file, "|", {"genre": pa.string(), "number": pa.int64()}, BadRows())
     names = tuple(table.sort_by("number")["genre"].to_pylist())
     if sorted(table["number"].to_pylist()) != list(range(len(GENRES))):
@@ -229,13 +256,16 @@ def _films_100k(raw: Path, genres: tuple[str, ...], bad_rows: BadRows) -> pa.Tab
     films = read_table(
         file, "|", {"item_id": pa.int64(), **texts, **flags}, bad_rows, encoding=encoding_of(file)
     )
+
     for flag in flags:
         valid = pc.is_in(films[flag], pa.array([0, 1], pa.int8()))
         films = keep_valid(films, valid, file, bad_rows, flag, "must be 0 or 1")
+
     return _once(films, file, "item_id", bad_rows)
 
 
 def _flagged(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
+    """Returns genres as (item_id, label), from flags."""
     parts = []
     for genre in genres:
         ids = films.filter(pc.equal(films[f"flag:{genre}"], 1))["item_id"]
@@ -244,12 +274,11 @@ def _flagged(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
 
 
 def _listed(films: pa.Table) -> pa.Table:
-    """Genres from "Comedy|Drama"; "(no genres listed)" is none."""
+    """Returns genres as (item_id, label), from "Comedy|Drama"; "(no genres listed)" is none."""
     lists = pc.split_pattern(films["genres"].combine_chunks(), "|")
-    pairs = pa.table(
-        {"item_id": films["item_id"].combine_chunks().take(pc.list_parent_indices(lists)),
-         "label": pc.list_flatten(lists)}
-    )  # fmt: skip
+    items = films["item_id"].combine_chunks().take(pc.list_parent_indices(lists))
+    pairs = pa.table({"item_id": items, "label": pc.list_flatten(lists)})
+
     nothing = pc.is_in(pairs["label"], pa.array(["", "(no genres listed)"]))
     return pairs.filter(pc.invert(nothing))
 
@@ -262,18 +291,12 @@ def _users_100k(raw: Path, bad_rows: BadRows) -> pa.Table:
         "gender": pa.string(),
         "occupation": pa.string(),
     }
-    users = read_table(
-        file, "|", {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file)
-    )
-    users = _once(users, file, "user_id", bad_rows)
-    users = keep_valid(
-        users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative"
-    )
-    if (raw / "u.occupation").is_file():
-        names = read_table(raw / "u.occupation", "|", {"occupation": pa.string()}, BadRows())[
-            "occupation"
-        ]
-        known = pc.is_in(users["occupation"], names)
+    users = _users(file, "|", columns, bad_rows)
+
+    list_of_occupations = raw / "u.occupation"
+    if list_of_occupations.is_file():
+        names = read_table(list_of_occupations, "|", {"occupation": pa.string()}, BadRows())
+        known = pc.is_in(users["occupation"], names["occupation"])
         users = keep_valid(
             users, known, file, bad_rows, "occupation", "must be listed in u.occupation"
         )
@@ -287,13 +310,8 @@ def _users_1m(file: Path, bad_rows: BadRows) -> pa.Table:
         "years": pa.int64(),
         "code": pa.int64(),
     }
-    users = read_table(
-        file, "::", {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file)
-    )
-    users = _once(users, file, "user_id", bad_rows)
-    users = keep_valid(
-        users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative"
-    )
+    users = _users(file, "::", columns, bad_rows)
+
     known = pc.is_in(users["code"], pa.array(range(len(OCCUPATIONS_1M)), pa.int64()))
     users = keep_valid(
         users, known, file, bad_rows, "code", f"must be 0 to {len(OCCUPATIONS_1M) - 1}"
@@ -302,12 +320,27 @@ def _users_1m(file: Path, bad_rows: BadRows) -> pa.Table:
     return _with_age(users.append_column("occupation", names))
 
 
+def _users(
+    file: Path, delimiter: str, columns: dict[str, pa.DataType], bad_rows: BadRows
+) -> pa.Table:
+    """Returns the users of a file, each once and with a valid age in `years`."""
+    users = read_table(
+        file, delimiter, {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file)
+    )
+    users = _once(users, file, "user_id", bad_rows)
+    return keep_valid(
+        users, pc.greater_equal(users["years"], 0), file, bad_rows, "years", "must not be negative"
+    )
+
+
 def _with_age(users: pa.Table) -> pa.Table:
-    bands = [
-        next(name for low, name in reversed(AGE_BANDS) if years >= low)
-        for years in users["years"].to_pylist()
-    ]
+    """Returns the users with their age bands."""
+    bands = [_age_band(years) for years in users["years"].to_pylist()]
     return users.append_column("age", pa.array(bands, pa.string()))
+
+
+def _age_band(years: int) -> str:
+    return next(name for low, name in reversed(AGE_BANDS) if years >= low)
 
 
 def _labels(users: pa.Table, column: str) -> pa.Table:
@@ -315,42 +348,49 @@ def _labels(users: pa.Table, column: str) -> pa.Table:
 
 
 def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
-    data = release.ratings
+    """Returns the valid ratings as interactions, with the stars as events."""
+    ratings = release.ratings
     file = release.files[0]
+
+    # The code of a rating is its index in `stars`. Ratings between two steps have none.
     step = 5 / len(release.stars)
-    code = pc.subtract(pc.divide(data["rating"], step), 1.0)
-    data = data.append_column("code", code)
-    whole = pc.is_in(code, pa.array(range(len(release.stars)), pa.float64()))
-    data = keep_valid(
-        data, whole, file, bad_rows, "rating", f"must be {step:g} to 5 in steps of {step:g}"
+    code = pc.subtract(pc.divide(ratings["rating"], step), 1.0)
+    ratings = ratings.append_column("code", code)
+    has_code = pc.is_in(code, pa.array(range(len(release.stars)), pa.float64()))
+    ratings = keep_valid(
+        ratings, has_code, file, bad_rows, "rating", f"must be {step:g} to 5 in steps of {step:g}"
     )
-    in_range = pc.less(pc.abs(data["seconds"]), 2**63 // 1000)
-    data = keep_valid(data, in_range, file, bad_rows, "seconds", "must fit in milliseconds")
-    listed = pc.is_in(data["item_id"], release.films["item_id"])
-    data = keep_valid(
-        data, listed, file, bad_rows, "item_id", f"must be listed in {release.files[1].name}"
+
+    in_range = pc.less(pc.abs(ratings["seconds"]), 2**63 // 1000)
+    ratings = keep_valid(ratings, in_range, file, bad_rows, "seconds", "must fit in milliseconds")
+
+    listed = pc.is_in(ratings["item_id"], release.films["item_id"])
+    ratings = keep_valid(
+        ratings, listed, file, bad_rows, "item_id", f"must be listed in {release.files[1].name}"
     )
     if release.users is not None:
-        listed = pc.is_in(data["user_id"], release.users["user_id"])
-        data = keep_valid(
-            data, listed, file, bad_rows, "user_id", f"must be listed in {release.files[2].name}"
+        listed = pc.is_in(ratings["user_id"], release.users["user_id"])
+        ratings = keep_valid(
+            ratings, listed, file, bad_rows, "user_id", f"must be listed in {release.files[2].name}"
         )
+
     return pa.table(
         {
-            "user_id": data["user_id"],
-            "item_id": data["item_id"],
-            "timestamp": pc.multiply(data["seconds"], 1000),
-            "order": data[LINE],
-            "event": data["code"].cast(pa.int8()),
+            "user_id": ratings["user_id"],
+            "item_id": ratings["item_id"],
+            "timestamp": pc.multiply(ratings["seconds"], 1000),
+            "order": ratings[LINE],
+            "event": ratings["code"].cast(pa.int8()),
         }
     )
 
 
 def _once(table: pa.Table, file: Path, column: str, bad_rows: BadRows) -> pa.Table:
-    """The rows in which an id stands for the first time."""
+    """Returns the rows with the first occurrence of each id; the others are bad rows."""
     seen: set[int] = set()
     first = []
     for value in table[column].to_pylist():
         first.append(value not in seen)
         seen.add(value)
+
     return keep_valid(table, pa.array(first, pa.bool_()), file, bad_rows, column, "must not repeat")
