@@ -2,19 +2,18 @@
 
     nll_m = -log( e^{s_m} / (e^{s_m} + sum_{j in negatives of its query, id_j != id_m} e^{s_j + shift_j}) )
 
-A query has the negatives of its item set and those that all queries share, but for those that are hidden from it. The
-sum over them is taken once per query for all its positives; a positive's own id is then taken out of it. Weights are
-known beforehand, so gradients are made together with the losses, block by block while a block's logits are in cache:
+A query has the negatives of its item set and those that all queries share, except those hidden from it. The sum over
+them is taken once per query for all its positives; a positive's own id is then taken out of it. Weights are known
+beforehand, so gradients are computed together with the losses, block by block, while a block's logits are in cache:
 logits are computed once, and nothing of size [queries, negatives] is kept.
 
 Shapes: P queries sorted by item set, M positives sorted by query, X vectors that positives are among, S item sets, n
-negatives in all, one set after another, those that are shared last.
+negatives in all, one set after another, the shared ones last. Within a block: r queries, c negatives, m positives.
 """
 
 import itertools
-import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,13 +23,18 @@ from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, own_copies
 from torchrec_priors.ops.ranges import numbers
 
-BLOCK = {
-    "cpu": 1 << 19,
-    "cuda": 1 << 24,
-}  # logits held at a time: on the CPU what the caches of two cores hold
-POSITIVES = 1 << 11  # whose vectors are at hand at a time
-_HEAVY = 256.0  # copies that weigh more than so many times their positive are left out of the sum, not subtracted
-_SAFE = 60.0  # logits that cannot exceed it, either way, are exponentiated as they are
+# Logits of a block. On the CPU: what the caches of two cores hold.
+BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}
+
+# Positives whose vectors are gathered at a time.
+POSITIVES = 1 << 11
+
+# Copies of a positive that weigh more than this, in multiples of the positive, are left out of its sum. Subtracting
+# them would lose accuracy.
+_HEAVY = 256.0
+
+# Logits that cannot exceed this, either way, are exponentiated without subtracting their maximum.
+_SAFE = 60.0
 
 
 def in_group_loss_reference(
@@ -42,27 +46,27 @@ def in_group_loss_reference(
 ) -> tuple[Tensor, Tensor]:
     """The definition, positive by positive. Same arguments and result as `in_group_loss`."""
     set_P = [number for number, count in enumerate(query_counts_S) for _ in range(count)]
-    starts = [sum(negatives.counts_S[:number]) for number in range(len(negatives.counts_S) + 1)]
+    starts = [0, *itertools.accumulate(negatives.counts_S)]
     shared = list(range(starts[-1], starts[-1] + negatives.shared))
+
     losses = []
-    for source, row, query_row in zip(
-        positives.source_M, positives.id_M, positives.query_M, strict=True
-    ):
-        number = set_P[query_row]
-        of_query = [*range(starts[number], starts[number + 1]), *shared]
+    of_positives = (positives.source_M, positives.id_M, positives.query_M)
+    for source, own_id, query in zip(*of_positives, strict=True):
+        number = set_P[query]
+        columns = [*range(starts[number], starts[number + 1]), *shared]
         if hidden is not None:
-            for first, count in zip(
-                hidden.first_RP[:, query_row], hidden.count_RP[:, query_row], strict=True
-            ):
-                of_query = [
-                    j for j in of_query if j not in hidden.negative_H[first : first + count]
-                ]
-        others = [j for j in of_query if negatives.ids_n[j] != row]
-        score = query_Pd[query_row] @ positives.item_Xd[source]
-        logits = negatives.vectors_nd[others] @ query_Pd[query_row]
+            ranges = zip(hidden.first_RP[:, query], hidden.count_RP[:, query], strict=True)
+            for first, count in ranges:
+                of_query = hidden.negative_H[first : first + count]
+                columns = [column for column in columns if column not in of_query]
+        columns = [column for column in columns if negatives.ids_n[column] != own_id]
+
+        score = query_Pd[query] @ positives.item_Xd[source]
+        logits = negatives.vectors_nd[columns] @ query_Pd[query]
         if negatives.shifts_n is not None:
-            logits = logits + negatives.shifts_n[others]
+            logits = logits + negatives.shifts_n[columns]
         losses.append(torch.logsumexp(torch.cat([score[None], logits]), 0) - score)
+
     nll_M = torch.stack(losses) if losses else query_Pd.new_zeros(0)
     return (positives.weight_M * nll_M).sum(), nll_M.detach()
 
@@ -77,19 +81,25 @@ def in_group_loss(
     """Weighted negative log-likelihood of the positives among the negatives of their queries.
 
     Args:
-        query_Pd: queries, sorted by item set; temperature and normalisation already applied.
-        query_counts_S: queries of each set.
+        query_Pd: queries, sorted by item set; temperature and normalisation are already applied.
+        query_counts_S: number of queries of each set.
         positives: see `WeighedPositives`.
         negatives: see `NegativeSets`.
-        hidden: negatives that queries do not see; None where they see all.
+        hidden: negatives that are hidden from queries; None if none are.
 
     Returns:
-        The weighted sum, through which gradients go to queries, items and negatives, once; and [M], each positive's
-        own, at least 0, through which none go.
+        The weighted sum, whose gradients reach queries, items and negatives, once; and each positive's own loss, [M],
+        at least 0 and without a gradient.
     """
-    leaves = (query_Pd, positives.item_Xd, negatives.vectors_nd)
     loss: tuple[Tensor, Tensor] = _InGroupLoss.apply(
-        *leaves, query_counts_S, positives, negatives, hidden, torch.is_grad_enabled()
+        query_Pd,
+        positives.item_Xd,
+        negatives.vectors_nd,
+        query_counts_S,
+        positives,
+        negatives,
+        hidden,
+        torch.is_grad_enabled(),
     )
     return loss
 
@@ -108,41 +118,70 @@ class _InGroupLoss(torch.autograd.Function):
         with_grads: bool,
     ) -> tuple[Tensor, Tensor]:
         blocks = _Blocks(item_Xd, vectors_nd, negatives, with_grads)
-        set_M = numbers(torch.tensor(query_counts_S, device=query_Pd.device))[positives.query_M]
+        counts_S = torch.tensor(query_counts_S, device=query_Pd.device)
+        set_M = numbers(counts_S)[positives.query_M]
         copies_M = own_copies(positives.id_M, set_M, negatives, query_Pd.dtype)
-        if hidden is not None:  # what a query does not see is not in its sum
+        if hidden is not None:  # a hidden negative is not in its query's sum
             copies_M.masked_fill_(hidden.own_M, 0.0)
+
         heavy_M = copies_M > _HEAVY
         heavy = torch.nonzero(heavy_M)[:, 0]
-        light = torch.nonzero(~heavy_M)[:, 0] if len(heavy) else slice(None)
+        light: Tensor | slice = slice(None)
+        if len(heavy):
+            light = torch.nonzero(~heavy_M)[:, 0]
+
         nll_M = query_Pd.new_empty(len(positives))
         nll_M[light], grad_Pd = blocks.run(
             query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden
         )
-        if len(heavy):  # each has a query of its own, which does not see its copies
-            of = positives.chosen(heavy)
-            alone = replace(of, query_M=torch.arange(len(heavy), device=heavy.device))
-            alone_S = torch.bincount(set_M[heavy], minlength=len(query_counts_S)).tolist()
-            seeing = None if hidden is None else hidden.of(of.query_M)
+
+        # A positive with heavy copies gets a query of its own, from which its id is left out.
+        if len(heavy):
+            chosen = positives.chosen(heavy)
+            one_a_query = replace(chosen, query_M=torch.arange(len(heavy), device=heavy.device))
+            heavy_counts = torch.bincount(set_M[heavy], minlength=len(query_counts_S)).tolist()
+            heavy_hidden = None if hidden is None else hidden.of(chosen.query_M)
             nll_M[heavy], grad_Hd = blocks.run(
-                query_Pd.index_select(0, of.query_M), alone_S, alone, None, seeing
+                query_Pd.index_select(0, chosen.query_M),
+                heavy_counts,
+                one_a_query,
+                None,
+                heavy_hidden,
             )
             if blocks.with_grads:
-                grad_Pd.index_add_(0, of.query_M, grad_Hd)
+                grad_Pd.index_add_(0, chosen.query_M, grad_Hd)
+
         ctx.grads = (grad_Pd, blocks.grad_item_Xd, blocks.grad_vectors_nd)
         ctx.mark_non_differentiable(nll_M)
         return (positives.weight_M * nll_M).sum(), nll_M
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        made = ctx.grads
+        # The gradients are scaled in place: they are used once.
+        computed = ctx.grads
         ctx.grads = None
-        assert made is not None, "gradients are handed out once"
-        return *(grad.mul_(grads[0]) for grad in made), None, None, None, None, None
+        assert computed is not None, "gradients are handed out once"
+        scaled = [grad.mul_(grads[0]) for grad in computed]
+        return *scaled, None, None, None, None, None
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Queries of one item set whose logits are computed together.
+
+    Attributes:
+        rows: the queries.
+        columns: the negatives of their set, and the shared ones.
+        positives: the positives of these queries.
+    """
+
+    rows: slice
+    columns: list[slice]
+    positives: slice
 
 
 class _Blocks:
-    """Losses, and gradients where they are asked for, one block of queries of a set after another."""
+    """Computes losses, and gradients if they are needed, one block of queries after another."""
 
     def __init__(
         self, item_Xd: Tensor, vectors_nd: Tensor, negatives: NegativeSets, with_grads: bool
@@ -153,10 +192,10 @@ class _Blocks:
         self.with_grads = with_grads
         self.grad_item_Xd = torch.zeros_like(item_Xd if with_grads else item_Xd[:0])
         self.grad_vectors_nd = torch.zeros_like(vectors_nd if with_grads else vectors_nd[:0])
+
         self.block = BLOCK[vectors_nd.device.type]
-        self.scratch = vectors_nd.new_empty(
-            max(self.block, max(negatives.counts_S) + negatives.shared)
-        )
+        widest = max(negatives.counts_S) + negatives.shared
+        self.scratch = vectors_nd.new_empty(max(self.block, widest))
 
     def run(
         self,
@@ -166,75 +205,82 @@ class _Blocks:
         copies_M: Tensor | None,
         hidden: Hidden | None,
     ) -> tuple[Tensor, Tensor]:
-        """[M] losses, and [P, d] gradients of the queries.
+        """Losses of positives, and the gradients of their queries.
 
         Args:
-            copies_M: what of its query's sum over negatives are copies of a positive, in multiples of e^{its score}.
-                None where positives and queries are the same in number, and a query does not see what has its id.
+            counts_S: number of queries of each set.
+            copies_M: how much of a query's sum over negatives are copies of a positive, in multiples of e^{its
+                score}. None if every query has one positive, whose id is left out of the query's sum.
+
+        Returns:
+            [M] losses, and [P, d] gradients (empty without gradients).
         """
-        own_P = positives.id_M if copies_M is None else None
+        own_id_P = None
         score_M = self._scores(query_Pd, positives)
-        copies_M = torch.zeros_like(score_M) if copies_M is None else copies_M
+        if copies_M is None:
+            own_id_P = positives.id_M
+            copies_M = torch.zeros_like(score_M)
+
         grad_Pd = torch.empty_like(query_Pd if self.with_grads else query_Pd[:0])
         sum_P, top_P = query_Pd.new_empty(2, len(query_Pd))
-        there_M = torch.empty_like(
-            score_M, dtype=torch.bool
-        )  # whether a query has negatives besides copies
-        blocks = list(self._bounds(counts_S))
-        safe = self._safe(query_Pd)
-        ends = torch.tensor([0, *(rows.stop for rows, _ in blocks)], device=query_Pd.device)
-        chosen = itertools.starmap(
-            slice, itertools.pairwise(torch.searchsorted(positives.query_M, ends).tolist())
-        )
-        for (rows, columns), some in zip(blocks, chosen, strict=True):
-            own_r = None if own_P is None else own_P[rows]
-            cells = None if hidden is None else hidden.cells(rows, columns)
-            exp_rc, top_r = self._exp(query_Pd[rows], columns, own_r, cells, safe)
+        has_others_M = torch.empty_like(score_M, dtype=torch.bool)  # negatives besides its copies
+        safe = self._logits_are_safe(query_Pd)
+
+        for block in self._blocks(counts_S, positives.query_M):
+            rows = block.rows
+            chosen = block.positives
+
+            # The sum over negatives of every query of the block.
+            own_id_r = None if own_id_P is None else own_id_P[rows]
+            cells = None if hidden is None else hidden.cells(rows, block.columns)
+            exp_rc, top_r = self._exp(query_Pd[rows], block.columns, own_id_r, cells, safe)
             sum_r = torch.sum(exp_rc, 1, out=sum_P[rows])
             top_P[rows] = top_r
-            row_m = positives.query_M[some] - rows.start
-            own_m = torch.exp(score_M[some] - (top_r if isinstance(top_r, float) else top_r[row_m]))
-            own_m.clamp_(
-                max=torch.finfo(own_m.dtype).max
-            )  # of no copies nothing is taken out, rather than NaN
-            others_m = sum_r[row_m] - copies_M[some] * own_m
-            there_m = torch.le(
-                others_m, 0.0, out=there_M[some]
-            ).logical_not_()  # a NaN is there, and stays one
+
+            # The sum without the copies of each positive. The largest finite number instead of infinity: of no copies
+            # then nothing is taken out, rather than NaN.
+            row_m = positives.query_M[chosen] - rows.start
+            top_m = top_r if isinstance(top_r, float) else top_r[row_m]
+            own_m = torch.exp(score_M[chosen] - top_m)
+            own_m.clamp_(max=torch.finfo(own_m.dtype).max)
+            others_m = sum_r[row_m] - copies_M[chosen] * own_m
+            has_others_m = torch.le(others_m, 0.0, out=has_others_M[chosen])
+            has_others_m.logical_not_()  # true for a NaN, which is to be seen
+
             if self.with_grads:
-                by_sum_m = torch.where(there_m, positives.weight_M[some] / (others_m + own_m), 0.0)
+                by_sum_m = positives.weight_M[chosen] / (others_m + own_m)
+                by_sum_m = torch.where(has_others_m, by_sum_m, 0.0)
                 by_sum_r1 = torch.zeros_like(sum_r).index_add_(0, row_m, by_sum_m)[:, None]
-                self._through_sum(exp_rc, columns, query_Pd[rows], by_sum_r1, grad_Pd[rows])
-        nll_M, by_score_M = _nll(
-            score_M, (sum_P.log_() + top_P)[positives.query_M], copies_M, there_M
-        )
+                self._through_sum(exp_rc, block.columns, query_Pd[rows], by_sum_r1, grad_Pd[rows])
+
+        log_sum_M = (sum_P.log_() + top_P)[positives.query_M]
+        nll_M, by_score_M = _nll(score_M, log_sum_M, copies_M, has_others_M)
         if self.with_grads:
             self._through_scores(query_Pd, positives, positives.weight_M * by_score_M, grad_Pd)
         return nll_M, grad_Pd
 
     def _scores(self, query_Pd: Tensor, positives: WeighedPositives) -> Tensor:
+        """[M]: the score of every positive."""
         score_M = query_Pd.new_empty(len(positives))
-        for some in _pieces(len(positives)):
-            item_md = self.item_Xd.index_select(0, positives.source_M[some])
-            torch.sum(
-                item_md.mul_(query_Pd.index_select(0, positives.query_M[some])),
-                1,
-                out=score_M[some],
-            )
+        for piece in _pieces(len(positives)):
+            item_md = self.item_Xd.index_select(0, positives.source_M[piece])
+            query_md = query_Pd.index_select(0, positives.query_M[piece])
+            torch.sum(item_md.mul_(query_md), 1, out=score_M[piece])
         return score_M
 
     def _through_scores(
         self, query_Pd: Tensor, positives: WeighedPositives, by_score_M: Tensor, grad_Pd: Tensor
     ) -> None:
-        """Adds to gradients of queries and items what comes through the positives' scores."""
-        for some in _pieces(len(positives)):
-            of_query_m = positives.query_M[some]
-            of_item_m = positives.source_M[some]
-            by_m1 = by_score_M[some, None]
-            item_md = self.item_Xd.index_select(0, of_item_m)
-            query_md = query_Pd.index_select(0, of_query_m)
-            grad_Pd.index_add_(0, of_query_m, item_md.mul_(by_m1))
-            self.grad_item_Xd.index_add_(0, of_item_m, query_md.mul_(by_m1))
+        """Adds the gradients of queries and items through the positives' scores."""
+        for piece in _pieces(len(positives)):
+            query_m = positives.query_M[piece]
+            source_m = positives.source_M[piece]
+            by_score_m1 = by_score_M[piece, None]
+
+            item_md = self.item_Xd.index_select(0, source_m)
+            query_md = query_Pd.index_select(0, query_m)
+            grad_Pd.index_add_(0, query_m, item_md.mul_(by_score_m1))
+            self.grad_item_Xd.index_add_(0, source_m, query_md.mul_(by_score_m1))
 
     def _through_sum(
         self,
@@ -244,96 +290,129 @@ class _Blocks:
         by_sum_r1: Tensor,
         grad_rd: Tensor,
     ) -> None:
-        """Gradients of a block's queries, and what it adds to those of its negatives.
+        """Writes the gradients of a block's queries, and adds those of its negatives.
 
         Args:
-            by_sum_r1: derivatives by the sums of what `_exp` gave.
+            by_sum_r1: derivatives of the loss by the sums of `exp_rc`.
+            grad_rd: written.
         """
         weighed_rd = query_rd * by_sum_r1
         first = 0
-        for some in columns:
-            exp = exp_rc[:, first : first + some.stop - some.start]
-            grad_rd.addmm_(exp, self.vectors_nd[some], beta=float(first > 0))
-            self.grad_vectors_nd[some].addmm_(exp.T, weighed_rd)
-            first += exp.shape[1]
+        for pool in columns:
+            width = pool.stop - pool.start
+            exp = exp_rc[:, first : first + width]
+            # The first product overwrites what was in memory, the second adds to it.
+            grad_rd.addmm_(exp, self.vectors_nd[pool], beta=float(first > 0))
+            self.grad_vectors_nd[pool].addmm_(exp.T, weighed_rd)
+            first += width
         grad_rd.mul_(by_sum_r1)
 
-    def _safe(self, query_Pd: Tensor) -> bool:
-        """Whether no logit can overflow; on a GPU finding out would make it wait."""
+    def _logits_are_safe(self, query_Pd: Tensor) -> bool:
+        """Whether no logit can overflow. On a GPU finding out would make the host wait."""
         if query_Pd.is_cuda or not len(query_Pd) or not len(self.vectors_nd):
             return False
-        longest = [
-            float(torch.linalg.vector_norm(some, dim=1).amax())
-            for some in (query_Pd, self.vectors_nd)
-        ]
+
+        longest_query = float(torch.linalg.vector_norm(query_Pd, dim=1).amax())
+        longest_vector = float(torch.linalg.vector_norm(self.vectors_nd, dim=1).amax())
         shifts_n = self.negatives.shifts_n
-        return (
-            math.prod(longest) + (0.0 if shifts_n is None else float(shifts_n.abs().amax()))
-            <= _SAFE
-        )
+        largest_shift = 0.0 if shifts_n is None else float(shifts_n.abs().amax())
+        return longest_query * longest_vector + largest_shift <= _SAFE
 
     def _exp(
         self,
         query_rd: Tensor,
         columns: list[slice],
-        own_r: Tensor | None,
+        own_id_r: Tensor | None,
         cells: tuple[Tensor, Tensor] | None,
         safe: bool,
     ) -> tuple[Tensor, Tensor | float]:
-        """e^{logit - top} of a block, 0 for what its query does not see: an id of its own, and some cells; and top,
-        [r]."""
-        widths = [some.stop - some.start for some in columns]
-        exp_rc = self.scratch[: len(query_rd) * sum(widths)].view(len(query_rd), sum(widths))
-        for exp, some in zip(exp_rc.split(widths, 1), columns, strict=True):
-            torch.mm(query_rd, self.vectors_nd[some].T, out=exp)
+        """e^{logit - top} of a block.
+
+        Args:
+            own_id_r: an id for each query that is left out; None for none.
+            cells: (row, column) of hidden negatives; None for none.
+            safe: see `_logits_are_safe`.
+
+        Returns:
+            [r, c], 0 for what is left out or hidden; and top: [r], or 0 if logits are safe.
+        """
+        widths = [pool.stop - pool.start for pool in columns]
+        size = len(query_rd) * sum(widths)
+        exp_rc = self.scratch[:size].view(len(query_rd), sum(widths))
+
+        for exp, pool in zip(exp_rc.split(widths, 1), columns, strict=True):
+            torch.mm(query_rd, self.vectors_nd[pool].T, out=exp)
             if self.negatives.shifts_n is not None:
-                exp.add_(self.negatives.shifts_n[some])
-            if own_r is not None:
-                exp.masked_fill_(self.negatives.ids_n[some] == own_r[:, None], -torch.inf)
+                exp.add_(self.negatives.shifts_n[pool])
+            if own_id_r is not None:
+                exp.masked_fill_(self.negatives.ids_n[pool] == own_id_r[:, None], -torch.inf)
         if cells is not None:
             exp_rc.index_put_(cells, exp_rc.new_tensor(-torch.inf))
+
         if safe or not exp_rc.shape[1]:
             return exp_rc.exp_(), 0.0
-        top_r = exp_rc.amax(1).clamp_(
-            min=torch.finfo(exp_rc.dtype).min
-        )  # where nothing is seen, no NaN
+
+        # Not -inf if a query has no negatives: -inf - -inf would be NaN.
+        top_r = exp_rc.amax(1).clamp_(min=torch.finfo(exp_rc.dtype).min)
         return exp_rc.sub_(top_r[:, None]).exp_(), top_r
 
+    def _blocks(self, counts_S: list[int], query_M: Tensor) -> list[_Block]:
+        """The blocks of all queries, in their order.
+
+        Args:
+            counts_S: number of queries of each set.
+            query_M: query of each positive, ascending.
+        """
+        bounds = list(self._bounds(counts_S))
+        ends = torch.tensor([0, *(rows.stop for rows, _ in bounds)], device=query_M.device)
+        first_positives = torch.searchsorted(query_M, ends).tolist()
+
+        blocks = []
+        for (rows, columns), (start, end) in zip(
+            bounds, itertools.pairwise(first_positives), strict=True
+        ):
+            blocks.append(_Block(rows, columns, slice(start, end)))
+        return blocks
+
     def _bounds(self, counts_S: list[int]) -> Iterator[tuple[slice, list[slice]]]:
-        """Queries of a block, and where the negatives of their set are, and those of all."""
-        first = sum(self.negatives.counts_S)
-        shared = slice(first, first + self.negatives.shared)
+        """The queries of each block, and its negatives: those of the set, and the shared ones."""
+        in_sets = sum(self.negatives.counts_S)
+        shared = slice(in_sets, in_sets + self.negatives.shared)
+
         query = 0
         vector = 0
         for queries, vectors in zip(counts_S, self.negatives.counts_S, strict=True):
-            columns = [
-                slice(vector, vector + vectors),
-                *([shared] if self.negatives.shared else []),
-            ]
-            step = max(1, self.block // max(vectors + self.negatives.shared, 1))
+            columns = [slice(vector, vector + vectors)]
+            if self.negatives.shared:
+                columns.append(shared)
+
+            width = max(vectors + self.negatives.shared, 1)
+            step = max(1, self.block // width)
             for start in range(query, query + queries, step):
                 yield slice(start, min(start + step, query + queries)), columns
-            query = query + queries
-            vector = vector + vectors
+
+            query += queries
+            vector += vectors
 
 
 def _pieces(number: int) -> Iterator[slice]:
-    """Positives whose vectors the cache holds."""
+    """Pieces of the positives whose vectors fit into the cache."""
     for start in range(0, number, POSITIVES):
         yield slice(start, start + POSITIVES)
 
 
 def _nll(
-    score_M: Tensor, sum_M: Tensor, copies_M: Tensor, there_M: Tensor
+    score_M: Tensor, sum_M: Tensor, copies_M: Tensor, has_others_M: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """-log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score; 0 where no others are there.
+    """-log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score.
 
-    All is scaled by the larger of the two: what the copies added to the sum is at most _HEAVY times e^score, which
-    stands in the denominator anyway, so the subtraction loses little accuracy.
+    Both are 0 if there are no other negatives. All is scaled by the larger of score and sum. The subtraction loses
+    little accuracy: the copies in the sum are at most _HEAVY times e^score, which is in the denominator anyway.
     """
     top_M = torch.maximum(score_M, sum_M)
     own_M = torch.exp(score_M - top_M)
     others_M = (torch.exp(sum_M - top_M) - copies_M * own_M).clamp_(min=0.0)
+
     nll_M = top_M + (others_M + own_M).log() - score_M
     by_score_M = own_M * (1.0 - copies_M) / (others_M + own_M) - 1.0
-    return torch.where(there_M, nll_M, 0.0), torch.where(there_M, by_score_M, 0.0)
+    return torch.where(has_others_M, nll_M, 0.0), torch.where(has_others_M, by_score_M, 0.0)

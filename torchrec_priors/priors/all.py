@@ -1,4 +1,4 @@
-"""Control (paper A.1.3): every item in every group, as many groups as a prior of people has members for."""
+"""Control (paper A.1.3): every item is in every group; the number of groups is that of another prior."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _MOST_PAIRS = 1 << 27  # of an item and a group, 16 bytes each
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
-    """`argument`: how many groups, or the prior that has as many."""
+    """`argument`: the number of groups, or a prior with that number of groups."""
     groups = how_many("all", argument, data)
     check_most(f"priors.tree: groups of 'all:{argument}'", groups, _MOST_GROUPS)
     if data.items * groups > _MOST_PAIRS:
@@ -21,11 +21,13 @@ def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
             f"priors.tree: 'all:{argument}' puts each of {data.items:,} items into {groups:,} groups, which is "
             f"more than {_MOST_PAIRS:,} pairs: give fewer groups, as 'all:{max(1, _MOST_PAIRS // data.items)}'"
         )
+
+    # A group that has no members in the other prior has none here.
+    with_members = np.arange(groups)
+    if whole_number(argument) is None:
+        with_members = np.unique(labels_like(argument, data)[1])
+
     names = [f"all {number + 1}" for number in range(groups)]
-    held = (
-        np.arange(groups)
-        if whole_number(argument) is not None
-        else np.unique(labels_like(argument, data)[1])
-    )
-    rows = np.repeat(np.arange(data.items), len(held))
-    return ItemPrior(f"all:{argument}", names, rows, np.tile(held, data.items), data.items)
+    rows = np.repeat(np.arange(data.items), len(with_members))
+    group = np.tile(with_members, data.items)
+    return ItemPrior(f"all:{argument}", names, rows, group, data.items)

@@ -1,4 +1,4 @@
-"""Event priors: a target belongs to the groups of its interaction's event. Omega_k = items that saw it in training."""
+"""Event priors: a target belongs to the groups of its event. Omega_k = items with that event in training."""
 
 import numpy as np
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torchrec_priors.priors.prior import Memberships, Targets
 
 
 class EventPrior(nn.Module):
-    """What was done: viewed, bought, rated with four stars."""
+    """Groups of events: viewed, bought, rated with four stars."""
 
     restricts_items = True
     exclusive = True
@@ -22,7 +22,7 @@ class EventPrior(nn.Module):
         """
         Args:
             groups: names, by group number.
-            of_events: groups of each event code; none of the codes is without.
+            of_events: groups of each event code, at least one.
             of_items: groups that may retrieve each row.
         """
         super().__init__()
@@ -52,9 +52,9 @@ def load(argument: str, data: PreparedData, horizon: int) -> EventPrior:
         raise UserError(
             f"priors.tree: data set does not say which items saw '{argument}': prepare it again"
         )
-    return EventPrior(
-        argument,
-        info.groups,
-        Memberships.from_pairs(*data.prior_pairs(argument, "event"), len(data.manifest.events)),
-        Memberships.from_pairs(*data.prior_pairs(f"{argument}.eligible", "item"), data.items),
-    )
+
+    event, group = data.prior_pairs(argument, "event")
+    of_events = Memberships.from_pairs(event, group, len(data.manifest.events))
+    row, group = data.prior_pairs(f"{argument}.eligible", "item")
+    of_items = Memberships.from_pairs(row, group, data.items)
+    return EventPrior(argument, info.groups, of_events, of_items)

@@ -1,4 +1,4 @@
-"""Interests `n`: what the queries of a baseline are to the rest of the product; every target belongs to every one."""
+"""Interests `n`: the queries of a baseline model, as groups that every target belongs to."""
 
 import numpy as np
 import torch
@@ -21,11 +21,9 @@ class Interests(nn.Module):
         self.groups = [f"interest {interest + 1}" for interest in range(number)]
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        every = torch.arange(len(targets.item_M), device=targets.item_M.device)
-        number = len(self.groups)
-        return every.repeat_interleave(number), torch.arange(number, device=every.device).repeat(
-            len(every)
-        )
+        index = torch.arange(len(targets.item_M), device=targets.item_M.device)
+        interest = torch.arange(len(self.groups), device=index.device)
+        return index.repeat_interleave(len(interest)), interest.repeat(len(index))
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
         raise AssertionError("interests restrict no items")

@@ -1,8 +1,8 @@
 """How a specification such as "temporal:4" or "genre" becomes a prior, and a list of them a tree.
 
 A kind of prior is one file that defines `load(argument, data, horizon)`. A specification is "kind:argument", where the
-kind is a file of this folder or the path of a user's own ("my_prior.py:argument"), or the name of a prior of the
-prepared data set, whose kind the manifest tells.
+kind is a file of this folder or the path of a user's own file ("my_prior.py:argument"), or the name of a prior of the
+prepared data set, whose kind is in the manifest.
 """
 
 import importlib
@@ -29,63 +29,70 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     Raises:
         UserError: no such kind, no such prior in the data set, or a wrong argument.
     """
-    own = own_file(specification)
-    if own is not None:
-        module = load_file(
-            own, option="priors.tree", function="load", arguments=("argument", "data", "horizon")
-        )
-        prior: Prior = module.load(specification[len(str(own)) + 1 :], data, horizon)
-        if not hasattr(prior, "groups"):
-            raise UserError(
-                f"priors.tree: `load` of '{own}' must return a prior, not {type(prior).__name__}"
-            )
-        return prior
+    file = own_file(specification)
+    if file is not None:
+        return _prior_of_file(file, specification, data, horizon)
+
     kind, colon, argument = specification.partition(":")
-    known = known_files(Path(__file__).parent)
-    names = {prior.name: prior.kind for prior in data.manifest.priors}
-    if not colon and specification in names:
-        kind = names[specification]
+    kinds_of_data = {prior.name: prior.kind for prior in data.manifest.priors}
+    if not colon and specification in kinds_of_data:
+        kind = kinds_of_data[specification]
         argument = specification
-    if kind not in known:
-        usable = [
-            "temporal:n",
-            "random:n",
-            "all:n",
-            *(name for name, its_kind in names.items() if its_kind in known),
-        ]
-        if specification in names:
-            raise UserError(
-                f"priors.tree: '{specification}' is a prior of an unknown kind, '{kind}': {_list(usable)}"
-            )
-        if kind in names:
-            raise UserError(f"priors.tree: '{kind}' takes no argument: write '{kind}'")
-        if Path(f"{kind}.py").is_file():
-            raise UserError(
-                f"priors.tree: there is no prior '{kind}': for your file write '{kind}.py:{argument}'"
-            )
-        raise UserError(
-            f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}"
-        )
-    prior = importlib.import_module(f"{__package__}.{kind}").load(argument, data, horizon)
+    if kind not in known_files(Path(__file__).parent):
+        raise _unknown_prior(specification, kind, argument, kinds_of_data)
+
+    prior: Prior = importlib.import_module(f"{__package__}.{kind}").load(argument, data, horizon)
     return prior
 
 
+def _prior_of_file(file: Path, specification: str, data: PreparedData, horizon: int) -> Prior:
+    """The prior of a user's own file; the argument follows its path and a colon."""
+    arguments = ("argument", "data", "horizon")
+    module = load_file(file, option="priors.tree", function="load", arguments=arguments)
+    argument = specification[len(str(file)) + 1 :]
+    prior: Prior = module.load(argument, data, horizon)
+    if not hasattr(prior, "groups"):
+        raise UserError(
+            f"priors.tree: `load` of '{file}' must return a prior, not {type(prior).__name__}"
+        )
+    return prior
+
+
+def _unknown_prior(
+    specification: str, kind: str, argument: str, kinds_of_data: dict[str, str]
+) -> UserError:
+    """What is wrong with a specification whose kind is unknown."""
+    known = known_files(Path(__file__).parent)
+    of_data = [name for name, its_kind in kinds_of_data.items() if its_kind in known]
+    usable = ["temporal:n", "random:n", "all:n", *of_data]
+
+    if specification in kinds_of_data:
+        return UserError(
+            f"priors.tree: '{specification}' is a prior of an unknown kind, '{kind}':"
+            f" valid: {', '.join(usable)}"
+        )
+    if kind in kinds_of_data:
+        return UserError(f"priors.tree: '{kind}' takes no argument: write '{kind}'")
+    if Path(f"{kind}.py").is_file():
+        return UserError(
+            f"priors.tree: there is no prior '{kind}': for your file write '{kind}.py:{argument}'"
+        )
+    return UserError(f"priors.tree: there is no prior '{specification}': {nearest(kind, usable)}")
+
+
 def prior_of_data(name: str, data: PreparedData, *kinds: str) -> PriorInfo:
-    """What the manifest says of a prior of the data set.
+    """The manifest's entry of a prior of the data set.
 
     Raises:
-        UserError: it has none of this name and of one of the kinds.
+        UserError: there is no prior of this name and one of the kinds.
     """
-    found = {prior.name: prior for prior in data.manifest.priors if prior.kind in kinds}
-    if name not in found:
+    priors = {prior.name: prior for prior in data.manifest.priors if prior.kind in kinds}
+    if name not in priors:
         raise UserError(
-            f"priors.tree: data set has no {' or '.join(kinds)} prior '{name}': {nearest(name, found)}"
+            f"priors.tree: data set has no {' or '.join(kinds)} prior '{name}':"
+            f" {nearest(name, priors)}"
         )
-    return found[name]
-
-
-def _list(names: list[str]) -> str:
-    return f"valid: {', '.join(names)}"
+    return priors[name]
 
 
 def load_tree(
@@ -96,11 +103,15 @@ def load_tree(
     Args:
         horizon: training's tau.
         only: as for `PriorTree`.
+
+    Raises:
+        UserError: a level cannot be loaded, or two have the same name.
     """
     levels = [load_prior(level, data, horizon) for level in config.tree]
-    for specification, level in zip(config.tree, levels, strict=True):
-        if [other.name for other in levels].count(level.name) > 1:
+    names = [level.name for level in levels]
+    for specification, name in zip(config.tree, names, strict=True):
+        if names.count(name) > 1:
             raise UserError(
-                f"priors.tree: '{specification}' and another level are both '{level.name}': give it once"
+                f"priors.tree: '{specification}' and another level are both '{name}': give it once"
             )
     return PriorTree(levels, data.items, config.composition, only)

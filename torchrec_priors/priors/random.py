@@ -1,9 +1,9 @@
-"""Control (paper A.1.3): the groups of a prior of people, of which everything is kept but who belongs to which.
+"""Control (paper A.1.3): the groups of a human prior with other members.
 
-The labels of a prior of the data set are dealt out anew among its items, or users, by a permutation: groups keep their
-sizes, and as many items have two or three labels as before. Every prior that is dealt with one seed is dealt by the
-same permutation, so groups of several priors keep how they overlap, too. Segments of time are dealt offsets likewise.
-A number in place of a prior gives every item one of so many groups, drawn uniformly.
+The labels of a prior of the data set are permuted among its items, or users: groups keep their
+sizes, and the same number of items have two or three labels. All priors with one seed are permuted
+alike, so groups of several priors also keep their overlaps. Segments of time are permuted among
+offsets. A number instead of a prior puts every item into one of so many groups, drawn uniformly.
 """
 
 import itertools
@@ -27,7 +27,7 @@ _TEMPORAL = "temporal:"
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> Prior:
-    """`argument`: how many groups, or the prior that is dealt anew; then, as an option, ":" and a seed."""
+    """`argument`: a number of groups, or the prior that is permuted; then, optionally, ":" and a seed."""
     temporal = argument.startswith(_TEMPORAL)
     like, colon, seed = argument.removeprefix(_TEMPORAL).partition(":")
     seed_number = whole_number(seed or "0")
@@ -36,30 +36,27 @@ def load(argument: str, data: PreparedData, horizon: int) -> Prior:
             f"priors.tree: 'random:{argument}' has no number as its seed: write 'random:{like}:7'"
         )
     check_most("priors.tree: the seed of 'random'", seed_number, _MOST_SEED)
+    name = f"random:{argument}"
     if temporal:
-        return _dealt_offsets(
-            f"random:{argument}", load_temporal(like, data, horizon), horizon, seed_number
-        )
+        prior = load_temporal(like, data, horizon)
+        return _permuted_offsets(name, prior, horizon, seed_number)
 
     groups = how_many("random", like, data)
     names = [f"random {number + 1}" for number in range(groups)]
     if whole_number(like) is not None:
         rows = np.arange(data.items)
-        return ItemPrior(
-            f"random:{argument}", names, rows, draw(rows, seed_number, groups), data.items
-        )
+        return ItemPrior(name, names, rows, draw(rows, seed_number, groups), data.items)
 
-    of_users = prior_of_data(like, data, *LIKE).kind == "user"
-    number, group = labels_like(like, data)
-    entities = data.users if of_users else data.items
-    states = [int(state["users" if of_users else "items"]) for state in data.manifest.grown]
-    number = deal([*states, entities], seed_number)[number]
-    kind = UserPrior if of_users else ItemPrior
-    return kind(f"random:{argument}", names, number, group, entities)
+    entity, group = labels_like(like, data)
+    if prior_of_data(like, data, *LIKE).kind == "user":
+        states = [*(int(state["users"]) for state in data.manifest.grown), data.users]
+        return UserPrior(name, names, deal(states, seed_number)[entity], group, data.users)
+    states = [*(int(state["items"]) for state in data.manifest.grown), data.items]
+    return ItemPrior(name, names, deal(states, seed_number)[entity], group, data.items)
 
 
 def how_many(control: str, like: str, data: PreparedData) -> int:
-    """Groups of a control that is like a prior of the data set, or has a given number."""
+    """Number of groups of a control: that of a prior of the data set, or a given one."""
     number = whole_number(like)
     if number:
         check_most(f"priors.tree: groups of '{control}'", number, MOST_GROUPS)
@@ -72,7 +69,7 @@ def how_many(control: str, like: str, data: PreparedData) -> int:
 
 
 def labels_like(like: str, data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
-    """(row id, or number of a user; group) of a prior of the data set."""
+    """(row id or number of a user, group) pairs of a prior of the data set."""
     if prior_of_data(like, data, *LIKE).kind == "user":
         return data.user_pairs(like)
     return data.prior_pairs(like, "item")
@@ -82,8 +79,8 @@ def deal(states: list[int], seed: int) -> np.ndarray:
     """A random permutation of row ids (or numbers of users), from (seed, row) alone.
 
     Args:
-        states: how many there were in each state of the data set, the present one last. Those that came with a state
-            are permuted among themselves, so that the others keep what a model has learned of them.
+        states: number of rows in each state of the data set, the present one last. Rows that came with a state
+            are permuted among themselves, so the others keep what a model has learned of them.
 
     >>> deal([6], 0)[:4].tolist() == deal([4, 6], 0)[:4].tolist()
     False
@@ -109,15 +106,15 @@ def draw(rows: np.ndarray, seed: int, groups: int) -> np.ndarray:
 
 
 def _bits(rows: np.ndarray, seed: int) -> np.ndarray:
-    """uint64"""
+    """uint64 random bits of each row."""
     state = np.zeros(len(rows), np.uint64)
     for value in (np.full(len(rows), seed, np.uint64), rows.astype(np.uint64)):
         state = mix((state ^ value) + GOLDEN)
     return state
 
 
-def _dealt_offsets(name: str, prior: TemporalPrior, horizon: int, seed: int) -> TemporalPrior:
-    """Segments of as many offsets, which lie anywhere in the horizon."""
+def _permuted_offsets(name: str, prior: TemporalPrior, horizon: int, seed: int) -> TemporalPrior:
+    """Segments with the same number of offsets, which are anywhere in the horizon."""
     prior.name = name
     prior.groups = [f"random {number + 1}" for number in range(len(prior.groups))]
     prior.segment_t = prior.segment_t[deal([horizon], seed)]

@@ -11,7 +11,12 @@ from torchrec_priors.priors.prior import Targets
 
 
 class TemporalPrior(nn.Module):
-    """Omega_k is all items."""
+    """Segments of the horizon. Omega_k is all items.
+
+    Attributes:
+        length: number of offsets of a segment.
+        segment_t: segment of each offset.
+    """
 
     name = "temporal"
     restricts_items = False
@@ -20,16 +25,17 @@ class TemporalPrior(nn.Module):
     def __init__(self, segments: int, horizon: int) -> None:
         super().__init__()
         self.length = horizon // segments
-        bounds = [(k * self.length + 1, (k + 1) * self.length) for k in range(segments)]
-        if segments == 2:
-            self.groups = ["short-term", "long-term"]
-        else:
-            self.groups = [
-                f"next {low}" if low == high else f"next {low}-{high}" for low, high in bounds
-            ]
-        self.register_buffer(
-            "segment_t", torch.arange(horizon) // self.length, persistent=False
-        )  # of each offset
+        self.groups = ["short-term", "long-term"]
+        if segments != 2:
+            self.groups = [self._name(number) for number in range(segments)]
+
+        segment_t = torch.arange(horizon) // self.length
+        self.register_buffer("segment_t", segment_t, persistent=False)
+
+    def _name(self, number: int) -> str:
+        first = number * self.length + 1
+        last = (number + 1) * self.length
+        return f"next {first}" if first == last else f"next {first}-{last}"
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
         every = torch.arange(len(targets.offset_M), device=targets.offset_M.device)
@@ -48,6 +54,7 @@ def load(argument: str, data: PreparedData, horizon: int) -> TemporalPrior:
         )
     if horizon % segments:
         raise UserError(
-            f"priors.tree: 'temporal:{argument}' does not divide model.horizon = {horizon} into equal segments"
+            f"priors.tree: 'temporal:{argument}' does not divide model.horizon = {horizon}"
+            " into equal segments"
         )
     return TemporalPrior(segments, horizon)

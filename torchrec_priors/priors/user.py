@@ -10,7 +10,13 @@ from torchrec_priors.priors.prior import Memberships, Targets
 
 
 class UserPrior(nn.Module):
-    """Who: an age, a community of users. A user may be in several groups."""
+    """Groups of users: an age, a community. A user may be in several groups.
+
+    Attributes:
+        with_users: bool by group, whether it has users.
+        of_users: groups of each user.
+        most_groups: the most groups that one user is in.
+    """
 
     restricts_items = False
     needs = ("users",)
@@ -22,7 +28,7 @@ class UserPrior(nn.Module):
         Args:
             groups: names, by group number.
             user, group: pairs of a user's number in file order and a group number.
-            users: how many there are.
+            users: number of users.
 
         Raises:
             UserError: a user is in no group.
@@ -33,11 +39,13 @@ class UserPrior(nn.Module):
         self.with_users = np.isin(np.arange(len(groups)), group)
         self.of_users = Memberships.from_pairs(user, group, users)
         counts = self.of_users.starts.diff()
-        self.most_groups = int(counts.max()) if len(counts) else 0  # of a user
+        self.most_groups = int(counts.max()) if len(counts) else 0
+
         without = int((counts == 0).sum())
         if without:
             raise UserError(
-                f"prior '{name}': {without:,} of {users:,} users are in no group: give them one of their own"
+                f"prior '{name}': {without:,} of {users:,} users are in no group:"
+                " give them one of their own"
             )
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
