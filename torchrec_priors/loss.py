@@ -6,15 +6,15 @@
 
 The printed Eq. 8 is not divided by the sum of the gammas, a constant factor, and its L_kt is that of one example.
 
-and of the gate that learns which groups come next, every target being a yes or no for every item set s:
+The gate learns which groups come next; every target is a yes or no for every item set s:
 
     L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t * (mean over the global batch's targets at offset t of
              sum_s -log P(the target is, or is not, in s | h))
     W_t = sum of w_k over the paths that have positives at offset t
 
-With the batch's own count of positives in place of the expected one, a path that has a positive in one batch of ten
-would count for a tenth of its w_k. W_t puts the gate on the scale of the heads: in a tree below temporal:4 a fourth of
-the paths has positives at an offset, and weighs a fourth.
+With the batch's own count of positives instead of the expected one, a path with a positive in one batch of ten would
+count for a tenth of its w_k. W_t puts the gate on the scale of the heads: in a tree below temporal:4 a fourth of the
+paths have positives at an offset, and weigh a fourth.
 
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path) pairs.
 """
@@ -31,11 +31,11 @@ from torchrec_priors.settings.loss import LossConfig
 
 
 class LossWeights(nn.Module):
-    """What positives and decisions count for in the loss, before they are divided by the targets of a batch.
+    """Weights of positives and of the gate's decisions, before they are divided by the targets of a batch.
 
     Attributes:
-        positive_KT: of a positive of each path and offset, see `positive_weights`.
-        decision_T: of the gate's decisions about a target of each offset, see `decision_weights`.
+        positive_KT: weight of a positive of each path and offset, see `positive_weights`.
+        decision_T: weight of the decisions about a target of each offset, see `decision_weights`.
     """
 
     positive_KT: Tensor
@@ -47,7 +47,7 @@ class LossWeights(nn.Module):
         self.register_buffer("decision_T", torch.zeros(horizon), persistent=False)
 
     def of(self, positives: "Positives", counts: "Counts") -> Tensor:
-        """[M]: what -log p of each of this rank's positives counts for in Eq. 8; the loss is the sum over ranks."""
+        """[M]: weight of -log p of each of this rank's positives in Eq. 8; the loss is the sum over ranks."""
         cell_KT = self.positive_KT / counts.trained_T.clamp(min=1)
         return cell_KT[positives.path_M, positives.offset_M - 1]
 
@@ -62,13 +62,13 @@ class Positives:
     Attributes:
         token_P, path_P: distinct (token, path) pairs, ascending by path, then by token.
         query_M: pair of each positive, ascending.
-        source_M: which future item it is, an index into the extended sequences.
-        offset_M: 1-based distance.
-        path_M: its path.
-        reach_N: targets of each token, the next ones, up to T.
-        trained_T: how many targets of each offset the heads learn.
-        trained_M: positives that the heads learn; None for all. The others have no vector of their own, but groups,
-            which a gate learns.
+        source_M: the future item of each positive, an index into the extended sequences.
+        offset_M: 1-based distance of each positive.
+        path_M: path of each positive.
+        reach_N: number of targets of each token, the next ones, up to T.
+        trained_T: number of targets of each offset that the heads learn.
+        trained_M: bool, positives that the heads learn; None for all. The others have no vector of their own, only
+            groups, which a gate learns.
     """
 
     token_P: Tensor
@@ -82,7 +82,7 @@ class Positives:
     trained_M: Tensor | None = None
 
     def trained(self) -> "Positives":
-        """Those that the heads learn, of the same queries."""
+        """The positives that the heads learn, with the same queries."""
         if self.trained_M is None:
             return self
         of_positives = {name: getattr(self, name)[self.trained_M] for name in _OF_POSITIVES}
@@ -91,7 +91,12 @@ class Positives:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of the global batch: targets of every offset that the heads learn, and all of them; int64 [T] each."""
+    """Targets of the global batch.
+
+    Attributes:
+        trained_T: int64, targets of every offset that the heads learn.
+        target_T: int64, all targets of every offset.
+    """
 
     trained_T: Tensor
     target_T: Tensor
@@ -112,25 +117,29 @@ def find_positives(
 
     Args:
         item_X: row ids of the extended sequences.
-        context_N: where each token that predicts stands in item_X.
-        end_N: end of its extended sequence there.
+        context_N: index into item_X of each token that predicts.
+        end_N: end of its extended sequence in item_X.
         horizon: tau.
-        event_X: event codes of the extended sequences, where the tree needs them.
-        user_N: user of each token, where the tree needs them.
+        event_X: event codes of the extended sequences, if the tree needs them.
+        user_N: user of each token, if the tree needs them.
         trained_X: bool, items that the heads learn to predict; None for all.
     """
     source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
     token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
     source = source_NT[token, column]
+
     event_M = None if event_X is None else event_X[source]
     user_M = None if user_N is None else user_N[token]
     index_M, path_M = tree.assign(Targets(item_X[source], column + 1, event_M, user_M))
+
+    # Positives sorted by path, then by token, so that those of one query are next to one another.
     tokens = max(len(context_N), 1)
     key_M, order_M = torch.sort(path_M * tokens + token[index_M])
     key_P, query_M = torch.unique_consecutive(key_M, return_inverse=True)
-    learned = column if trained_X is None else column[trained_X[source]]
     index_M = index_M[order_M]
     source_M = source[index_M]
+
+    learned = column if trained_X is None else column[trained_X[source]]
     return Positives(
         token_P=key_P % tokens,
         path_P=key_P // tokens,
@@ -145,11 +154,11 @@ def find_positives(
 
 
 def count(positives: Positives, horizon: int) -> Tensor:
-    """int64 [2, T] counts of this rank: targets of every offset that the heads learn, and all of them."""
-    reached_T = (
-        torch.bincount(positives.reach_N, minlength=horizon + 1).flip(0).cumsum(0).flip(0)[1:]
-    )
-    return torch.stack([positives.trained_T, reached_T])
+    """int64 [2, T] counts of this rank: targets of every offset that the heads learn, and all targets."""
+    # A token with r targets has one at each of the offsets 1 to r.
+    tokens_by_reach = torch.bincount(positives.reach_N, minlength=horizon + 1)
+    target_T = tokens_by_reach.flip(0).cumsum(0).flip(0)[1:]
+    return torch.stack([positives.trained_T, target_T])
 
 
 def discount(gamma: float, horizon: int) -> Tensor:
@@ -171,11 +180,11 @@ def path_weights(config: LossConfig, positives_K: Tensor) -> Tensor:
 def positive_weights(
     positives_KT: Tensor, targets_T: Tensor, weight_K: Tensor, discount_T: Tensor
 ) -> Tensor:
-    """[K, T]: what -log p of a positive of each path and offset counts for in Eq. 8, times the batch's targets there.
+    """[K, T]: weight of -log p of a positive in Eq. 8, times the batch's targets at its offset.
 
     Args:
-        positives_KT: training positives.
-        targets_T: training targets.
+        positives_KT: training positives of each path and offset.
+        targets_T: training targets of each offset.
         weight_K: w_k.
         discount_T: see `discount`.
     """
@@ -185,8 +194,9 @@ def positive_weights(
 
 
 def decision_weights(positives_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
-    """[T]: what the gate's decisions about a target of each offset count for in L_gate, times the batch's targets
-    there: as much as its positives in Eq. 8.
+    """[T]: weight of the gate's decisions about a target in L_gate, times the batch's targets at its offset.
+
+    The decisions weigh as much as the target's positives in Eq. 8.
 
     Args:
         positives_KT, weight_K, discount_T: as of `positive_weights`.
@@ -206,7 +216,7 @@ def gate_loss(
     """This rank's term of L_gate; the loss is the sum over ranks.
 
     Args:
-        logit_NS: the gate's.
+        logit_NS: logits of the gate.
         gated_S: bool, sets that need a decision.
         item_set_K: item set of each path; a target is in the sets of the paths it is a positive of.
         target_T: targets of the global batch.
@@ -215,15 +225,19 @@ def gate_loss(
     sets = logit_NS.shape[1]
     tokens = max(len(logit_NS), 1)
     weight_T = decision_T / target_T.clamp(min=1)
-    reached = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
-    all_no = (reached[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
+
+    # -log P(no) = softplus(logit) and -log P(yes) = softplus(logit) - logit: every decision as a no,
+    # and then the logit of each yes subtracted.
+    reached_N = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
+    all_no = (reached_N[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
+
+    # A target is one yes for a set, though several of its paths may share the set.
     token_M = positives.token_P[positives.query_M]
     set_M = item_set_K[positives.path_M]
-    key = torch.unique(
-        (positives.offset_M * sets + set_M) * tokens + token_M
-    )  # several paths may share a set
+    key = torch.unique((positives.offset_M * sets + set_M) * tokens + token_M)
     token = key % tokens
     set_ = key // tokens % sets
     offset = key // tokens // sets
+
     yes = torch.where(gated_S[set_], logit_NS[token, set_], 0.0)
     return all_no - (weight_T[offset - 1] * yes).sum()

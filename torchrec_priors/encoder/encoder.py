@@ -1,7 +1,7 @@
-"""What an encoder is: jagged histories in, one state for every position out; and how one is found by its name.
+"""What an encoder is (jagged histories in, one state for every position out), and how it is found by its name.
 
-An encoder is one Python file with `load(config, dim, context, event_types)`. Those of this folder are known by their
-file's name, any other by its path.
+An encoder is one Python file with `load(config, dim, context, event_types)`. A file of this folder is known by its
+name, any other file by its path.
 """
 
 import importlib
@@ -22,11 +22,11 @@ class Jagged:
     """B histories of N interactions in all, one after another.
 
     Attributes:
-        vector_Nd: item vectors, side features added.
-        offsets_B1: int64, where each history begins; the last entry is N.
-        time_N: int64 milliseconds; None where they are unknown.
-        event_N: int64 event codes; None where they are unknown.
-        dropout: dropout keys in training, None otherwise.
+        vector_Nd: item vectors with side features added.
+        offsets_B1: int64, first interaction of each history; the last entry is N.
+        time_N: int64 milliseconds; None if unknown.
+        event_N: int64 event codes; None if unknown.
+        dropout: dropout keys in training, otherwise None.
     """
 
     vector_Nd: Tensor
@@ -37,10 +37,13 @@ class Jagged:
 
 
 class Encoder(Protocol):
-    """A module; every parameter must take part in `forward` even where there are no histories."""
+    """A module; every parameter must take part in `forward`, also if there are no histories.
+
+    Ranks average gradients, so a rank without histories must have one for every parameter.
+    """
 
     def __call__(self, histories: Jagged) -> Tensor:
-        """[N, d] states; that of a position depends on it and on earlier ones of its history alone."""
+        """[N, d] states; a state depends only on its position and earlier ones of its history."""
         ...
 
 
@@ -50,7 +53,7 @@ def load_encoder(config: EncoderConfig, dim: int, context: int, event_types: int
     Args:
         dim: d.
         context: most items of a history.
-        event_types: how many the data set has.
+        event_types: number of event types of the data set.
 
     Raises:
         UserError: no such backbone, or settings it cannot have.
@@ -65,6 +68,7 @@ def _backbone(name: str) -> Any:
         return load_file(
             Path(name), option="encoder.backbone", function="load", arguments=arguments
         )
+
     known = known_files(Path(__file__).parent)
     if name not in known:
         raise UserError(f"encoder.backbone: there is no '{name}': {nearest(name, known)}")

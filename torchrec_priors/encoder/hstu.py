@@ -1,11 +1,11 @@
 """HSTU (Zhai et al., "Actions Speak Louder than Words", ICML 2024) on jagged tensors.
 
     U, V, Q, K = split(SiLU(f1(norm(x))))                    (their Eq. 1)
-    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal         (their Eq. 2; bias of distance and, as an option, of time)
+    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal         (their Eq. 2; bias of distance, and optionally of time)
     y = x + f2(dropout(norm(A V) * U))                       (their Eq. 3)
 
-The printed Eq. 2 has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the length of a history or of
-a batch, so that a state does not depend on what it is computed with.
+The printed Eq. 2 has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the length of a history or a
+batch, so a state does not depend on what else is in its batch.
 
 Shapes: N tokens, d model width, H heads, D = d / H, L configured context.
 """
@@ -41,6 +41,7 @@ class HSTULayer(nn.Module):
         self.project_out = nn.Linear(dim, dim)
         self.bias_HL = nn.Parameter(torch.zeros(heads, context))
         self.bias_HC = nn.Parameter(torch.zeros(heads, TIME_BUCKETS)) if time_bias else None
+
         nn.init.normal_(self.project_in.weight, std=0.02)
         nn.init.xavier_uniform_(self.project_out.weight)
         nn.init.zeros_(self.project_out.bias)
@@ -50,13 +51,18 @@ class HSTULayer(nn.Module):
     ) -> Tensor:
         u, v, q, k = F.silu(self.project_in(self.norm_in(x_Nd))).chunk(4, dim=-1)
         v, q, k = (part.unflatten(-1, (self.heads, -1)) for part in (v, q, k))
+
         alpha = q.shape[-1] ** -0.5
-        times = None if self.bias_HC is None or time_N is None else TimeBias(time_N, self.bias_HC)
-        attended = hstu_attention(
+        times = None
+        if self.bias_HC is not None and time_N is not None:
+            times = TimeBias(time_N, self.bias_HC)
+        attended_NHD = hstu_attention(
             q, k, v, offsets_B1, self.bias_HL, float(self.context), alpha, times
-        ).flatten(1)
-        gated = keyed_dropout(self.norm_out(attended) * u, keys, self.salt, self.dropout)
-        return x_Nd + self.project_out(gated)
+        )
+
+        gated_Nd = self.norm_out(attended_NHD.flatten(1)) * u
+        gated_Nd = keyed_dropout(gated_Nd, keys, self.salt, self.dropout)
+        return x_Nd + self.project_out(gated_Nd)
 
 
 class HSTU(nn.Module):
@@ -68,7 +74,7 @@ class HSTU(nn.Module):
     def __init__(self, config: EncoderConfig, dim: int, context: int, event_types: int = 0) -> None:
         """
         Args:
-            event_types: event types of the data set; needed where `config.events`.
+            event_types: number of event types of the data set; needed if `config.events`.
         """
         super().__init__()
         config.check(dim)
@@ -89,6 +95,7 @@ class HSTU(nn.Module):
             for number in range(config.layers)
         )
         self.norm = nn.LayerNorm(dim)
+
         nn.init.normal_(self.position.weight, std=0.02)
         if self.event is not None:
             nn.init.normal_(self.event.weight, std=0.02)
@@ -96,39 +103,35 @@ class HSTU(nn.Module):
     def forward(self, histories: Jagged) -> Tensor:
         """[N, d] states; position i has seen items 0..i of its history.
 
-        Unknown times and events are as if there were no bias of time and no vectors of events.
+        Without times there is no bias of time, and without events no vectors of events.
 
         Raises:
             ValueError: a history longer than the configured context.
         """
         offsets_B1 = histories.offsets_B1
         keys = histories.dropout
+
         position_N = positions(offsets_B1, len(histories.vector_Nd), self.position.num_embeddings)
         x_Nd = histories.vector_Nd * self.dim**0.5 + self.position(position_N)
         if self.event is not None and histories.event_N is not None:
             x_Nd = x_Nd + self.event(histories.event_N)
         x_Nd = keyed_dropout(x_Nd, keys, 0, self.dropout)
+
+        recompute = self.recompute and torch.is_grad_enabled()
         for layer in self.layers:
-            if (
-                self.recompute and torch.is_grad_enabled()
-            ):  # dropout follows from its keys: no state to keep
-                x_Nd = checkpoint(
-                    layer,
-                    x_Nd,
-                    offsets_B1,
-                    histories.time_N,
-                    keys,
-                    use_reentrant=False,
-                    preserve_rng_state=False,
-                )
+            arguments = (x_Nd, offsets_B1, histories.time_N, keys)
+            if recompute:
+                # Dropout follows from its keys: there is no state of random numbers to keep.
+                x_Nd = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
-                x_Nd = layer(x_Nd, offsets_B1, histories.time_N, keys)
+                x_Nd = layer(*arguments)
+
         state_Nd: Tensor = self.norm(x_Nd)
         return state_Nd
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> HSTU:
-    """HSTU; it has no options of its own."""
+    """HSTU; it has no options."""
     if config.options:
         raise UserError(
             f"encoder.options: hstu has none, so '{next(iter(config.options))}' means nothing"

@@ -1,4 +1,4 @@
-"""Where each interaction stands in its history, for encoders with positions up to a context."""
+"""The position of each interaction in its history, for encoders with positions up to a context."""
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ def positions(offsets_B1: Tensor, tokens: int, context: int) -> Tensor:
         ValueError: a history longer than the context.
     """
     lengths_B = offsets_B1.diff()
-    if lengths_B.is_cuda:  # without waiting for the device, which stops by itself
+    if lengths_B.is_cuda:  # the host does not wait: the device stops by itself
         torch._assert_async((lengths_B <= context).all())
     elif len(lengths_B) and int(lengths_B.max()) > context:
         raise ValueError(f"a history of {int(lengths_B.max())} exceeds the context of {context}")
+
     starts_N = torch.repeat_interleave(offsets_B1[:-1], lengths_B, output_size=tokens)
     return torch.arange(tokens, device=offsets_B1.device) - starts_N

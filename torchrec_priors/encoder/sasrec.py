@@ -8,10 +8,10 @@
     state = norm(x) after the last block
 
 The paper writes x + dropout(g(norm(x))) for both halves of a block. This is the variant of the authors' published
-code: queries are normalised, keys and values are not, what is added to each half is its normalised input, and there is
-no projection after the heads. Two things differ here. Dropout is on what attention gives, as in the paper, in place of
-on its weights, as in the code. And the loss is that of every other model of this package: the in-group softmax over
-many negatives, not binary cross-entropy with one.
+code: queries are normalised, keys and values are not, each half adds its normalised input, and there is no projection
+after the heads. Two things differ here. Dropout is on the output of attention, as in the paper, instead of on its
+weights, as in the code. And the loss is that of every other model of this package: the in-group softmax over many
+negatives, not binary cross-entropy with one.
 
 Shapes: N tokens, d model width, H heads, D = d / H.
 """
@@ -46,27 +46,28 @@ class SASRecBlock(nn.Module):
         self.salt = salt
         self.norm_attention = nn.LayerNorm(dim, eps=_EPSILON)
         self.norm_forward = nn.LayerNorm(dim, eps=_EPSILON)
-        self.query, self.key, self.value, self.inner, self.outer = (
-            nn.Linear(dim, dim) for _ in range(5)
-        )
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim)
+        self.value = nn.Linear(dim, dim)
+        self.inner = nn.Linear(dim, dim)
+        self.outer = nn.Linear(dim, dim)
+
         for layer in (self.query, self.key, self.value, self.inner, self.outer):
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x_Nd: Tensor, offsets_B1: Tensor, keys: DropoutKeys | None) -> Tensor:
+        def dropped(values_Nd: Tensor, number: int) -> Tensor:
+            return keyed_dropout(values_Nd, keys, self.salt + number, self.dropout)
+
         query_Nd = self.norm_attention(x_Nd)
-        q, k, v = (
-            part.unflatten(-1, (self.heads, -1))
-            for part in (self.query(query_Nd), self.key(x_Nd), self.value(x_Nd))
-        )
+        parts = (self.query(query_Nd), self.key(x_Nd), self.value(x_Nd))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in parts)
         attended_Nd = softmax_attention(q, k, v, offsets_B1).flatten(1)
-        h_Nd = self.norm_forward(
-            query_Nd + keyed_dropout(attended_Nd, keys, self.salt, self.dropout)
-        )
-        inner_Nd = keyed_dropout(F.relu(self.inner(h_Nd)), keys, self.salt + 1, self.dropout)
-        out_Nd: Tensor = h_Nd + keyed_dropout(
-            self.outer(inner_Nd), keys, self.salt + 2, self.dropout
-        )
+        h_Nd = self.norm_forward(query_Nd + dropped(attended_Nd, 0))
+
+        inner_Nd = dropped(F.relu(self.inner(h_Nd)), 1)
+        out_Nd: Tensor = h_Nd + dropped(self.outer(inner_Nd), 2)
         return out_Nd
 
 
@@ -98,25 +99,27 @@ class SASRec(nn.Module):
         """
         offsets_B1 = histories.offsets_B1
         keys = histories.dropout
+
         position_N = positions(offsets_B1, len(histories.vector_Nd), self.position.num_embeddings)
-        x_Nd = keyed_dropout(
-            histories.vector_Nd * self.dim**0.5 + self.position(position_N), keys, 0, self.dropout
-        )
+        x_Nd = histories.vector_Nd * self.dim**0.5 + self.position(position_N)
+        x_Nd = keyed_dropout(x_Nd, keys, 0, self.dropout)
+
+        recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
-            if (
-                self.recompute and torch.is_grad_enabled()
-            ):  # dropout follows from its keys: no state to keep
+            if recompute:
+                # Dropout follows from its keys: there is no state of random numbers to keep.
                 x_Nd = checkpoint(
                     block, x_Nd, offsets_B1, keys, use_reentrant=False, preserve_rng_state=False
                 )
             else:
                 x_Nd = block(x_Nd, offsets_B1, keys)
+
         state_Nd: Tensor = self.norm(x_Nd)
         return state_Nd
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> SASRec:
-    """SASRec; it has no options of its own, and reads items alone."""
+    """SASRec; it has no options, and reads only items."""
     if config.options:
         raise UserError(
             f"encoder.options: sasrec has none, so '{next(iter(config.options))}' means nothing"

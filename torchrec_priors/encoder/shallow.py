@@ -1,4 +1,4 @@
-"""No layers: item vectors and positions, normalised. What an encoder of DualVAE's own was, before its pooling.
+"""An encoder without layers: item vectors and positions, normalised. DualVAE's encoder, before its pooling.
 
 state = dropout(norm(item + position))
 """
@@ -27,8 +27,10 @@ class Shallow(nn.Module):
         nn.init.normal_(self.position.weight, std=0.02)
 
     def forward(self, histories: Jagged) -> Tensor:
-        """Raises:
-        ValueError: a history longer than the configured context.
+        """[N, d] states.
+
+        Raises:
+            ValueError: a history longer than the configured context.
         """
         vector_Nd = histories.vector_Nd
         position_N = positions(histories.offsets_B1, len(vector_Nd), self.position.num_embeddings)
@@ -37,7 +39,7 @@ class Shallow(nn.Module):
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> Shallow:
-    """It has no options of its own, and reads items alone."""
+    """The encoder without layers; it has no options, and reads only items."""
     if config.options:
         raise UserError(
             f"encoder.options: shallow has none, so '{next(iter(config.options))}' means nothing"

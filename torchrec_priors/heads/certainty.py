@@ -1,6 +1,6 @@
-"""How certain each head is: the variance of its loss over training positives, for inverse-variance fusion.
+"""The certainty of each head: the variance of its loss over training positives, for inverse-variance fusion.
 
-Running means of -log p and of its square, so that a head's first steps are forgotten.
+It is kept as running means of -log p and of its square, so a head's first steps are forgotten.
 
 Shapes: K paths.
 """
@@ -8,11 +8,16 @@ Shapes: K paths.
 import torch
 from torch import Tensor, nn
 
-_DECAY = 0.99  # a step with positives of the head
+_DECAY = 0.99  # of the means, for each step with positives of the head
 
 
 class Certainty(nn.Module):
-    """Moments of the heads' losses, kept with the model."""
+    """Moments of the heads' losses, saved with the model.
+
+    Attributes:
+        moments_2K: means of -log p and of its square.
+        steps_K: number of steps with positives of each path.
+    """
 
     moments_2K: Tensor
     steps_K: Tensor
@@ -30,16 +35,15 @@ class Certainty(nn.Module):
         return of_M.new_zeros(3, paths).index_add(1, path_M, of_M)
 
     def update(self, sums_3K: Tensor) -> None:
-        """Takes a step's sums over the global batch; a path without positives keeps what it has."""
-        seen = sums_3K[0] > 0
+        """Adds a step's sums over the global batch; a path without positives keeps its moments."""
+        seen_K = sums_3K[0] > 0
         means_2K = sums_3K[1:] / sums_3K[0].clamp(min=1)
-        self.moments_2K.copy_(
-            torch.where(seen, _DECAY * self.moments_2K + (1 - _DECAY) * means_2K, self.moments_2K)
-        )
-        self.steps_K += seen
+        updated_2K = _DECAY * self.moments_2K + (1 - _DECAY) * means_2K
+        self.moments_2K.copy_(torch.where(seen_K, updated_2K, self.moments_2K))
+        self.steps_K += seen_K
 
     def variance(self) -> Tensor:
-        """[K]; that of a head without any positive is the largest of the others."""
+        """[K]: variance of each head's loss; a head without positives has the largest of the others."""
         weight_K = 1 - _DECAY**self.steps_K
         mean, square = self.moments_2K / weight_K.clamp(min=1e-12)
         variance_K = (square - mean * mean).clamp(min=0)

@@ -1,9 +1,10 @@
-"""Which groups come next: for every item set, the probability that a target belongs to it, given the user's state.
+"""The gate: for every item set, the probability that a target belongs to it, given the user's state.
 
     P(target in set s | h) = sigmoid(w_s . h + b_s)
 
-One decision a set, as a target may belong to several; a set that holds every target needs none. It learns beside the
-heads (`gate_loss`) and puts the in-group softmaxes of different groups on one scale (`retrieval.fusion`).
+There is one decision for each set, as a target may belong to several sets; a set that holds every target needs none.
+The gate learns together with the heads (`gate_loss`), and puts the in-group softmaxes of different groups on one scale
+(`retrieval.fusion`).
 
 Shapes: N states, d width, S item sets.
 """
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 
 class Gate(nn.Module):
-    """d + 1 parameters an item set; every probability starts at the set's share of training targets."""
+    """d + 1 parameters for each item set; a probability starts at the set's share of training targets."""
 
     gated_S: Tensor
 
@@ -30,7 +31,7 @@ class Gate(nn.Module):
 
     @torch.no_grad()
     def start_from(self, share_S: Tensor) -> None:
-        """First values from shares of training targets."""
+        """Sets the first values from shares of training targets."""
         self.bias.copy_(torch.logit(share_S.double(), eps=1e-7))
 
     def forward(self, state_Nd: Tensor) -> Tensor:
@@ -38,5 +39,5 @@ class Gate(nn.Module):
         return F.linear(state_Nd, self.weight, self.bias)
 
     def log_probability(self, state_Nd: Tensor) -> Tensor:
-        """[N, S], 0 for sets that need no decision."""
+        """[N, S] log-probabilities, 0 for sets that need no decision."""
         return F.logsigmoid(self(state_Nd)).masked_fill(~self.gated_S, 0.0)

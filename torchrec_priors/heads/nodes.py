@@ -1,13 +1,12 @@
-"""Which adapters the heads of a prior tree have, and the way of each path through them.
+"""The adapters that the heads of a prior tree have, and the way of each path through them.
 
-A node with fewer training positives than a minimum has no adapter: its query is that of the node above it (the user
-state, at the top). What lies below a node has no more positives than the node itself, so a path has the adapters of its
-first nodes and then none.
+A node with fewer training positives than a minimum has no adapter: its query is that of the node
+above it, or the user state at the top. A node below another has no more positives than it, so a
+path has the adapters of its first nodes and then none.
 
 Shapes: K paths, n nodes at a depth.
 """
 
-import itertools
 import logging
 from dataclasses import dataclass
 
@@ -18,6 +17,8 @@ from torchrec_priors.priors.tree import PriorTree
 
 log = logging.getLogger(__name__)
 
+_NAMED = 5  # paths named in a line of the log
+
 
 @dataclass(frozen=True)
 class Depth:
@@ -25,9 +26,9 @@ class Depth:
 
     Attributes:
         names: "short-term / Comedy", in the order of the adapters.
-        node_K: number of each path's node here; -1 where the path has ended above.
-        parent_n: number of the node above each; 0 at the first depth.
-        parent_group_n: its group at its own level; 0 at the first depth.
+        node_K: number of each path's node at this depth; -1 if the path ends above it.
+        parent_n: number of the node above each node; 0 at the first depth.
+        parent_group_n: group of that node at its own level; 0 at the first depth.
     """
 
     names: list[str]
@@ -37,67 +38,100 @@ class Depth:
 
 
 def nodes(tree: PriorTree, positives_K: Tensor | None = None, minimum: int = 0) -> list[Depth]:
-    """The depths of a tree, the topmost first; those without any adapter are left out.
+    """The depths of a tree, the topmost first; depths without any adapter are left out.
 
     Args:
-        positives_K: training positives of each path; needed where there is a minimum.
-        minimum: a node with fewer of them on its paths has no adapter.
+        positives_K: training positives of each path; needed if there is a minimum.
+        minimum: a node with fewer positives on its paths has no adapter.
     """
-    if tree.composition == "hierarchical":
-        keys = [
-            [path.groups[:depth] for path in tree.paths] for depth in range(1, len(tree.levels) + 1)
-        ]
-    else:  # one node a path
-        keys = [[(number,) for number in range(len(tree.paths))]] if len(tree.levels) else []
-    positives = [minimum] * len(tree.paths) if positives_K is None else positives_K.tolist()
     names = tree.group_names
+    positives = [minimum] * len(tree.paths)
+    if positives_K is not None:
+        positives = positives_K.tolist()
+
     depths: list[Depth] = []
-    above: dict[tuple[int, ...], int] = {(): 0}
-    for here in keys:
-        total = dict.fromkeys(sorted(here), 0)
-        for key, count in zip(here, positives, strict=True):
-            total[key] += count
-        kept = [key for key, count in total.items() if count >= minimum]
+    number_above: dict[_Key, int] = {(): 0}
+    for key_K in _keys_at_depths(tree):
+        totals = dict.fromkeys(sorted(key_K), 0)
+        for key, count in zip(key_K, positives, strict=True):
+            totals[key] += count
+        kept = [key for key, total in totals.items() if total >= minimum]
         if not kept:
             break
-        number = {key: place for place, key in enumerate(kept)}
+
+        number = {key: index for index, key in enumerate(kept)}
+        parent_groups = [key[-2] if len(key) > 1 else 0 for key in kept]
         depths.append(
             Depth(
                 names=[_name(tree, names, key) for key in kept],
-                node_K=torch.tensor([number.get(key, -1) for key in here]),
-                parent_n=torch.tensor([above[key[:-1]] for key in kept]),
-                parent_group_n=torch.tensor([key[-2] if len(key) > 1 else 0 for key in kept]),
+                node_K=torch.tensor([number.get(key, -1) for key in key_K]),
+                parent_n=torch.tensor([number_above[key[:-1]] for key in kept]),
+                parent_group_n=torch.tensor(parent_groups),
             )
         )
-        above = number
+        number_above = number
     return depths
 
 
+_Key = tuple[int, ...]  # a node: the groups on the way to it, or the number of its path
+
+
+def _keys_at_depths(tree: PriorTree) -> list[list[_Key]]:
+    """For each depth, the node of every path."""
+    if tree.composition == "hierarchical":
+        depths = range(1, len(tree.levels) + 1)
+        return [[path.groups[:depth] for path in tree.paths] for depth in depths]
+    if not len(tree.levels):
+        return []
+    return [[(number,) for number in range(len(tree.paths))]]  # one node for each path
+
+
 def backed_off(tree: PriorTree, depths: list[Depth]) -> list[str | None]:
-    """For each path, None where all its nodes have an adapter, else the name of the last one that has ("" for none)."""
-    wanted = len(tree.levels) if tree.composition == "hierarchical" else min(1, len(tree.levels))
-    out: list[str | None] = []
+    """The node that each path without an adapter of its own backs off to.
+
+    Returns:
+        For each path: None if all its nodes have an adapter, otherwise the name of the last node
+        that has one, "" if none has.
+    """
+    whole = len(tree.levels)
+    if tree.composition != "hierarchical":
+        whole = min(1, whole)
+
+    last_nodes: list[str | None] = []
     for number in range(len(tree.paths)):
-        names = [depth.names[depth.node_K[number]] for depth in depths if depth.node_K[number] >= 0]
-        out.append(None if len(names) == wanted else (names or [""])[-1])
-    return out
+        on_path = [depth for depth in depths if depth.node_K[number] >= 0]
+        if len(on_path) == whole:
+            last_nodes.append(None)
+        elif on_path:
+            last = on_path[-1]
+            last_nodes.append(last.names[last.node_K[number]])
+        else:
+            last_nodes.append("")
+    return last_nodes
 
 
 def say_backed_off(tree: PriorTree, depths: list[Depth], minimum: int) -> None:
-    """One line of the log about the paths without an adapter of their own."""
-    names = [
-        path.name
-        for path, to in zip(tree.paths, backed_off(tree, depths), strict=True)
-        if to is not None
-    ]
-    if names:
-        first = ", ".join(itertools.islice(names, 5)) + (", ..." if len(names) > 5 else "")
-        log.info("%d of %d prior paths have fewer than %d training positives and no adapter of their own: %s",
-                 len(names), len(tree.paths), minimum, first)  # fmt: skip
+    """Logs one line about the paths without an adapter of their own."""
+    last_nodes = zip(tree.paths, backed_off(tree, depths), strict=True)
+    names = [path.name for path, last_node in last_nodes if last_node is not None]
+    if not names:
+        return
+
+    log.info(
+        "%d of %d prior paths have fewer than %d training positives and no adapter of their own: %s",
+        len(names),
+        len(tree.paths),
+        minimum,
+        ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else ""),
+    )
 
 
-def _name(tree: PriorTree, names: list[list[str]], key: tuple[int, ...]) -> str:
-    """Name of a node: of a path itself, or of its beginning; `names` are those of the groups."""
+def _name(tree: PriorTree, names: list[list[str]], key: _Key) -> str:
+    """Name of a node: of a path itself, or of its beginning.
+
+    Args:
+        names: names of the groups of each level.
+    """
     if tree.composition != "hierarchical":
         return tree.paths[key[0]].name
-    return " / ".join(its_names[group] for its_names, group in zip(names, key, strict=False))
+    return " / ".join(of_level[group] for of_level, group in zip(names, key, strict=False))

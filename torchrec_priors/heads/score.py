@@ -13,7 +13,7 @@ _LARGEST_SCALE = 100.0
 
 
 class Score(nn.Module):
-    """Turns queries and item vectors into factors whose plain dot product is the score."""
+    """Turns queries and item vectors into factors whose dot product is the score."""
 
     def __init__(self, kind: ScoreKind) -> None:
         super().__init__()
@@ -22,13 +22,17 @@ class Score(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
 
     def queries(self, query_Pd: Tensor) -> Tensor:
+        """Factors of queries; those of cosines have the scale."""
         if self.kind == "dot":
             return query_Pd
         return F.normalize(query_Pd, dim=-1) * self.scale()
 
     def scale(self) -> Tensor:
-        """Of cosines."""
+        """The learned scale of cosines."""
         return self.log_scale.exp().clamp(max=_LARGEST_SCALE)
 
     def items(self, item_Md: Tensor) -> Tensor:
-        return item_Md if self.kind == "dot" else F.normalize(item_Md, dim=-1)
+        """Factors of item vectors."""
+        if self.kind == "dot":
+            return item_Md
+        return F.normalize(item_Md, dim=-1)
