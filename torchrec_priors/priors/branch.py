@@ -136,7 +136,7 @@ class Branch:
                 row, _ = level.eligible(first_row, last_row)
                 labels = np.bincount(row - first_row, minlength=len(count))
                 if getattr(level, "exclusive", False):
-                    labels = labels > 0
+                    labels = (labels > 0).astype(np.int64)
                 count *= labels
             elif not is_of_users(level):
                 count *= self.sizes[d]
