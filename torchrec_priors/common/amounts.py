@@ -59,6 +59,7 @@ def memory_of_process(amount: str, option: str = "--memory") -> int:
         UserError: it is not an amount, too little to work with, or more than the machine has.
     """
     wanted = in_bytes(amount, option)
+
     total = total_memory()
     if wanted > total:
         raise UserError(

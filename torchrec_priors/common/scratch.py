@@ -31,12 +31,14 @@ def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
     """
     _remove_left(parent, kind)
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{kind}."))
+
     lock = -1
     try:
         lock = os.open(folder / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         _hold(lock)
         # Renamed only now, so under its final name the lock is always held.
         (folder / f"{_LOCK}.new").rename(folder / _LOCK)
+
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -139,10 +139,10 @@ def history_batches(
 
     # The ids of an empty batch have the type of the data set's ids.
     nobody = data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0)
-    empty = _together(nobody, [], context, columns, target_columns)
+    empty = _to_batch(nobody, [], context, columns, target_columns)
 
     # All ranks read all users and count the batches alike; each builds only its own.
-    own = empty
+    own_batch = empty
     pending: list[_User] = []
     number = 0
     users_left = int(wanted_U.sum())
@@ -155,14 +155,14 @@ def history_batches(
         turn = number % share.world
         if turn == share.rank:
             ids = pa.array([user.user_id for user in pending], user.user_id.type)
-            own = _together(ids, pending, context, columns, target_columns)
+            own_batch = _to_batch(ids, pending, context, columns, target_columns)
         pending = []
         number += 1
 
         # A round is over when each rank had its turn, or when no users are left.
         if turn == share.world - 1 or not users_left:
-            yield own
-            own = empty
+            yield own_batch
+            own_batch = empty
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _wanted_users(
             )
 
 
-def _together(
+def _to_batch(
     user_ids: pa.Array,
     users: list[_User],
     context: int,

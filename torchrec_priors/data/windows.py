@@ -104,6 +104,7 @@ class WindowStream:
         self.columns = tuple(columns)
         self.workers = workers
 
+        # A run with `fit_all` gives other ends, as it trains on whole histories.
         if training_end_U is None:
             training_end_U = data.training_ends
         self._ties = Ties(data, training_end_U, seed) if shuffle_ties else None
@@ -182,6 +183,7 @@ class WindowStream:
             cuts.append(part.windows[index])
             first += len(part.windows)
 
+        # In the order of `numbers`, as the parts are in the order of the batch.
         columns = {
             name: np.concatenate([values[name] for values in read])
             for name in ("items", *self.columns)

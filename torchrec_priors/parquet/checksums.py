@@ -185,8 +185,8 @@ def fill_in(file: Path) -> None:
         # The footer's own checksum comes last, as it is also of the other digits.
         start = position.start
         filled = footer[: start + _OWN] + digits.ljust(room, b"0") + footer[position.stop :]
-        own = own_checksum(filled, position).encode()
-        filled = filled[:start] + own + filled[start + _OWN :]
+        checksum = own_checksum(filled, position).encode()
+        filled = filled[:start] + checksum + filled[start + _OWN :]
 
         opened.seek(-len(footer), os.SEEK_END)
         opened.write(filled)

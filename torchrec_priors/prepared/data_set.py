@@ -204,6 +204,7 @@ class PreparedData:
 
     def read_users(self, group: RowGroup, columns: Sequence[str] = ()) -> Users:
         """Reads the users of a row group with the requested columns."""
+        # Stored types are small; callers compute with int64.
         starts, values = self._lists(group, ["items", *columns])
         whole = {name: column.astype(np.int64) for name, column in values.items()}
         return Users(starts, whole.pop("items"), whole)
@@ -240,13 +241,15 @@ class PreparedData:
             for file, footer in self._footers.items()
             if _LENGTH in footer.metadata.schema.names
         }
+
         for group in self.row_groups:
-            of_group = lengths[group.first_user : group.first_user + group.users]
+            # A view: writing to it fills in `lengths`.
+            group_lengths = lengths[group.first_user : group.first_user + group.users]
             if group.file in with_column:
-                of_group[:] = self._row_group(group, [_LENGTH])[_LENGTH].to_numpy()
+                group_lengths[:] = self._row_group(group, [_LENGTH])[_LENGTH].to_numpy()
             else:
                 smallest = _smallest_list(self._footers[group.file].metadata.row_group(group.index))
-                of_group[:] = np.diff(self._lists(group, [smallest])[0])
+                group_lengths[:] = np.diff(self._lists(group, [smallest])[0])
         return lengths
 
     @cached_property
@@ -386,12 +389,14 @@ class PreparedData:
 
 
 def _list_lengths(lists: pa.ListArray) -> np.ndarray:
+    """The length of each list."""
     lengths: np.ndarray = lists.value_lengths().to_numpy(zero_copy_only=False)
     return lengths
 
 
 def _smallest_list(group: Any) -> str:
     """The name of the list column with the fewest bytes, if only lengths are needed."""
+    # Parquet calls the column of a list "items.list.element".
     columns = [group.column(number) for number in range(group.num_columns)]
     lists = [column for column in columns if column.path_in_schema.split(".")[0] in COLUMN_TYPES]
     name: str = min(lists, key=lambda column: column.total_compressed_size).path_in_schema

@@ -224,6 +224,7 @@ def is_data_set(folder: Path) -> bool:
 
 def verify(folder: Path) -> None:
     """Raises UserError if a file's checksum is not the manifest's. Reads every byte."""
+    # Missing and short files are found by `read_manifest` before any file is read.
     for info in read_manifest(folder).files:
         if sha256(folder / info.path) != info.sha256:
             raise UserError(

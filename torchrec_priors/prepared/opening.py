@@ -132,6 +132,7 @@ class _RemoteFiles:
         return True
 
     def _info(self, name: str) -> FileInfo:
+        """What the manifest says of a file."""
         if name not in self._infos:
             raise UserError(f"--data: '{self._store.uri}' lacks {name}: prepare it again")
         return self._infos[name]
@@ -152,7 +153,10 @@ class _RemoteFiles:
         )
 
     def _fetch(self, info: FileInfo, moved: Callback, file: Path) -> None:
+        """Copies a file from the store to the local path `file`."""
+
         def check(copy: Path) -> None:
+            # The size first, as it costs nothing.
             if copy.stat().st_size != info.bytes or sha256(copy) != info.sha256:
                 raise DamagedError(
                     "the downloaded copy does not match its checksum: "

@@ -313,9 +313,11 @@ def locked(file: Path) -> Iterator[None]:
         except FileNotFoundError:
             pass
         os.close(handle)
+
     try:
         yield
     finally:
+        # Removed while it is locked, so that the next process sees that it has the wrong file.
         file.unlink()
         os.close(handle)
 

@@ -59,12 +59,13 @@ def amount(count: int) -> str:
 
 
 class _Moved(Callback):
-    """The callback that fsspec calls with the bytes of each block."""
+    """Adds the bytes of one file to the progress of all."""
 
     def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
 
+    # fsspec calls it with the size of each block.
     def relative_update(self, inc: int = 1) -> None:
         super().relative_update(inc)
         self._progress.add(inc)
