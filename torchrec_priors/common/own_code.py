@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from torchrec_priors.common.checksums import sha256
 from torchrec_priors.common.files import parse_json
 from torchrec_priors.common.user_folders import config_folder, is_private
 from torchrec_priors.errors import UserError
@@ -43,7 +44,7 @@ def remember(files: Iterable[Path]) -> None:
             continue
 
         try:
-            _keep(hashlib.sha256(file.read_bytes()).hexdigest())
+            _keep(sha256(file))
         except (OSError, RuntimeError) as error:
             # RuntimeError: the user has no home.
             log.info(
@@ -83,7 +84,7 @@ def check_trusted(
 
         if not file.is_file():
             raise UserError(f"'{place}' was {made} with '{file}', which is missing: put it back")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != checksum:
+        if sha256(file) != checksum:
             raise UserError(
                 f"'{file}' has changed since '{place}' was {made}: put it back or train again"
             )
