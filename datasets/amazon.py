@@ -39,6 +39,7 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
     item_ids = np.union1d(log["item_id"].to_numpy(), np.fromiter(labels, np.int64, len(labels)))
     titles = pa.array([f"{name} {item}" for item in item_ids.tolist()], pa.string())
 
+    # An item may have several labels of either prior.
     categories = ibis.memtable(_pairs(coarsen(labels), "category"))
     attributes = ibis.memtable(_pairs(labels, "attribute"))
     return Corpus(
@@ -60,6 +61,7 @@ def _pair(raw: Path) -> tuple[Path, str]:
     if not raw.is_dir():
         raise UserError(f"--raw: there is no folder '{raw}'")
 
+    # An archive may unpack into a folder.
     files = sorted(raw.glob(f"*{_ATTRIBUTES}")) or sorted(raw.glob(f"*/*{_ATTRIBUTES}"))
     names = [str(file.relative_to(raw)).removesuffix(_ATTRIBUTES) for file in files]
     if len(names) != 1:

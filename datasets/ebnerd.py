@@ -115,8 +115,11 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         _clicks_of_histories(read, known, engine, bad_rows),
         _clicks_of_impressions(shown, known, engine, bad_rows),
     )
+
+    # Clicks are computed once: counting long histories reads them, too.
     log = at_least(engine.materialise("corpus_clicks", log), options.min_history, engine, bad_rows)
 
+    # Articles that no kept user has read are in the catalogue only if that is requested.
     items = articles.mutate(item_id=articles.article_id.cast("int64"))
     if options.catalogue == "read":
         items = items.semi_join(log, "item_id")
@@ -150,6 +153,7 @@ def _files(raw: Path) -> tuple[Path, list[Path], list[Path]]:
     raw = folder_with(raw, [ARTICLES])
     require_files(raw, [ARTICLES])
 
+    # One of the splits is enough.
     splits = [raw / split for split in ("train", "validation") if (raw / split).is_dir()]
     if not splits:
         raise UserError(
@@ -177,6 +181,7 @@ def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
     for name in lists:
         is_short = table[name].length() < _PLACES
         rules.append(Rule(name, f"must have fewer than {_PLACES:,}", is_short))
+    # The two lists of a history are zipped below.
     if len(lists) == 2:
         same = table[lists[0]].length() == table[lists[1]].length()
         rules.append(Rule(lists[0], f"must be as many as {lists[1]}", same))
@@ -187,6 +192,7 @@ def _clicks_of_histories(
     read: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
 ) -> ir.Table:
     """Returns the clicks of the histories, each once."""
+    # Positions keep the order of a list, which sorting by time would not for equal times.
     place = ibis.range(read.article_id_fixed.length())
     clicks = read.select(
         "file", "row", "order", "user_id",
@@ -243,6 +249,7 @@ def _interactions(clicks: ir.Table, known: ir.Table, engine: Engine, bad_rows: B
 
 def _clicks(of_histories: ir.Table, of_impressions: ir.Table) -> ir.Table:
     """Returns all clicks of the histories, and the later ones of the impressions."""
+    # Users without a history have no last time: all of their clicks are later.
     last = of_histories.group_by("user_id").aggregate(last=of_histories.timestamp.max())
     later = of_impressions.left_join(last, "user_id").drop("user_id_right")
     later = later.filter(later.last.isnull() | (later.timestamp > later.last)).drop("last")
@@ -251,6 +258,7 @@ def _clicks(of_histories: ir.Table, of_impressions: ir.Table) -> ir.Table:
 
 def _user_priors(shown: ir.Table) -> list[Labels]:
     """Returns the priors of users, from what their impressions say."""
+    # A null is no label; users with none are in the remainder. Ages are the first year of a decade.
     labels = {
         "subscriber": shown.is_subscriber.ifelse("subscriber", "no subscriber"),
         "device": shown.device_type.cases(*_DEVICES),

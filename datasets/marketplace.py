@@ -77,6 +77,7 @@ def _interactions(
         [file], {**dict.fromkeys(numbers, pa.int64()), "event": pa.string()}, bad_rows
     )
 
+    # A row counts for the first rule that it breaks, so missing values come first.
     rules = [
         *(Rule(name, "must have a value", log[name].notnull()) for name in numbers),
         Rule("user_id", f"must be listed in {USERS}", users),
@@ -86,6 +87,7 @@ def _interactions(
     ]
     log = engine.keep_all_valid(log, rules, bad_rows)
 
+    # The codes of events are their positions in EVENTS.
     codes = [(name, code) for code, name in enumerate(EVENTS)]
     return log.select(
         "user_id",

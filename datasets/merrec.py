@@ -85,6 +85,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         "event_id": TEXT,
         options.item_id: either(WHOLE, TEXT),
     }
+    # Types are those of the first file; all others must have them, too.
     log = engine.read_parquet(files, found_types(files[0], {**required, **_ABOUT_ITEMS}), bad_rows)
 
     rules = [
@@ -97,6 +98,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
 
     # Items are those of the users that are left, computed once for all of the priors.
     items = engine.materialise("corpus_items", _items(engine, log, options.item_id))
+    # The codes of events are their positions in EVENTS.
     codes = [(name, code) for code, name in enumerate(EVENTS)]
     return Corpus(
         name="merrec",
@@ -153,6 +155,7 @@ def _priors(items: ir.Table, options: Options) -> list[Labels]:
 
 def _items(engine: Engine, log: ir.Table, item_id: str) -> ir.Table:
     """Returns the attributes of each item, from its first row."""
+    # The smallest `order` of an item identifies its first row.
     first = log.group_by(item_id).aggregate(order=log["order"].min()).select("order")
     row = log.semi_join(engine.materialise("first_rows", first), "order")
     return row.select(
@@ -168,6 +171,7 @@ def _categories(items: ir.Table, level: int) -> ir.Table:
 
     "Shoes" of one parent is another category than "Shoes" of another one.
     """
+    # If a name is null, so is the whole label: such items are in the remainder.
     label = items.c0_name
     for above in range(1, level + 1):
         label = label + " > " + items[f"c{above}_name"]
@@ -177,9 +181,11 @@ def _categories(items: ir.Table, level: int) -> ir.Table:
 def _brands(items: ir.Table, most: int) -> ir.Table:
     """Returns the brands of the most items by name, and all others as one."""
     branded = items.filter(items.brand_name.notnull() & (items.brand_name != ""))
+    # Brands are counted by items, not by events; ties go to the first name.
     counts = branded.group_by("brand_name").aggregate(n=branded.count())
     by_frequency = counts.order_by([ibis.desc("n"), "brand_name"])
     frequent = by_frequency.limit(most).select(frequent="brand_name")
 
+    # Brands without a match are null here.
     joined = branded.left_join(frequent, branded.brand_name == frequent.frequent)
     return joined.select("item_id", label=joined.frequent.fill_null("other brands"))

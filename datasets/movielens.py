@@ -226,6 +226,7 @@ def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
 def _in_seconds(ratings: pa.Table, file: Path, bad_rows: BadRows) -> pa.Table:
     """Returns ratings with times such as "2005-04-02 23:53:47" as seconds since 1970."""
     form = "%Y-%m-%d %H:%M:%S"
+    # Texts that are no times become null here, and are handled as bad rows below.
     times = pc.strptime(ratings["timestamp"], form, "s", error_is_null=True)
     ratings = keep_valid(
         ratings, pc.is_valid(times), file, bad_rows, "timestamp", f"must be a time as {form}"
@@ -240,6 +241,7 @@ def _genre_names(raw: Path) -> tuple[str, ...]:
     if not file.is_file():
         return GENRES
 
+    # The file is small and of the publisher: a bad row is rejected, whatever the policy.
     table = read_table(file, "|", {"genre": pa.string(), "number": pa.int64()}, BadRows())
     names = tuple(table.sort_by("number")["genre"].to_pylist())
     if sorted(table["number"].to_pylist()) != list(range(len(GENRES))):
@@ -275,6 +277,7 @@ def _flagged(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
 
 def _listed(films: pa.Table) -> pa.Table:
     """Returns genres as (item_id, label), from "Comedy|Drama"; "(no genres listed)" is none."""
+    # A list of genres becomes one row for each of them.
     lists = pc.split_pattern(films["genres"].combine_chunks(), "|")
     items = films["item_id"].combine_chunks().take(pc.list_parent_indices(lists))
     pairs = pa.table({"item_id": items, "label": pc.list_flatten(lists)})
@@ -293,6 +296,7 @@ def _users_100k(raw: Path, bad_rows: BadRows) -> pa.Table:
     }
     users = _users(file, "|", columns, bad_rows)
 
+    # The list of occupations is optional.
     list_of_occupations = raw / "u.occupation"
     if list_of_occupations.is_file():
         names = read_table(list_of_occupations, "|", {"occupation": pa.string()}, BadRows())
@@ -361,6 +365,7 @@ def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
         ratings, has_code, file, bad_rows, "rating", f"must be {step:g} to 5 in steps of {step:g}"
     )
 
+    # Times are kept in milliseconds, as int64.
     in_range = pc.less(pc.abs(ratings["seconds"]), 2**63 // 1000)
     ratings = keep_valid(ratings, in_range, file, bad_rows, "seconds", "must fit in milliseconds")
 
@@ -387,6 +392,7 @@ def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
 
 def _once(table: pa.Table, file: Path, column: str, bad_rows: BadRows) -> pa.Table:
     """Returns the rows with the first occurrence of each id; the others are bad rows."""
+    # In the order of the file: the first row of an id stays.
     seen: set[int] = set()
     first = []
     for value in table[column].to_pylist():

@@ -67,6 +67,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     if options.catalogue == "met":
         items = items.semi_join(log, "item_id")
 
+    # A tag may have several categories; items whose tag has none are in the remainder.
     labels = items.inner_join(ibis.memtable(mapping), "tag").select("item_id", label="category")
     tags = items.filter(items.tag != "").select("item_id", label="tag")
     counts = {name: items[name].nullif("").cast("float64") for name in COUNTS}
@@ -101,6 +102,7 @@ def _files(raw: Path) -> tuple[Path, Path]:
     headers = {file: _header(file) for file in sorted(raw.rglob("*.csv"))}
     logs = [file for file, header in headers.items() if set(INTERACTION_COLUMNS) <= header]
     items = [file for file, header in headers.items() if {"item_id", "title", "tag"} <= header]
+    # Each kind of file must be there exactly once.
     for files, columns in (
         (logs, ", ".join(INTERACTION_COLUMNS)),
         (items, "item_id, title, tag and counts"),
@@ -129,6 +131,7 @@ def _mapping(file: Path) -> pa.Table:
     rows = read_csv(
         file, {"tag": pa.string(), "category": pa.string()}, BadRows(remedy="mend the file")
     )
+    # Without any row, the message names the line after the header.
     empty = pc.or_(pc.equal(rows["tag"], ""), pc.equal(rows["category"], ""))
     if not len(rows) or pc.any(empty).as_py():
         line = rows["line"].filter(empty)[0].as_py() if len(rows) else 2
@@ -138,6 +141,7 @@ def _mapping(file: Path) -> pa.Table:
 
 def _items(file: Path, bad_rows: BadRows, engine: Engine) -> ir.Table:
     """Returns the item information without descriptions; counts are texts."""
+    # Counts are read as texts: they may be empty, and are written like "12.0".
     columns = dict.fromkeys(("item_id", *COUNTS, "title", "tag"), pa.string())
     items = engine.read_csv([file], columns, bad_rows)
 

@@ -54,6 +54,7 @@ def article_ids(catalogue: Catalogue) -> np.ndarray:
 
 def articles(catalogue: Catalogue, seed: int) -> pa.Table:
     """Returns one row for each article, by id."""
+    # The catalogue is ordered by category, the file by id.
     order = np.argsort(catalogue.item_id)
     titles = np.array(catalogue.titles(), object)[order]
     leaf = catalogue.leaf[order]
@@ -66,6 +67,7 @@ def articles(catalogue: Catalogue, seed: int) -> pa.Table:
     views = (
         (1e3 * unit(mix(key)) + 1e8 * catalogue.weight[order]).astype(np.int64).clip(max=2**31 - 1)
     )
+    # Three in ten articles have no counts.
     unseen = unit(mix(key + np.uint64(1))) < 0.3
     feeling = key % np.uint64(3)
 

@@ -89,6 +89,7 @@ class Catalogue:
         style = (random.random(items) * styles).astype(np.int64)
         order = np.lexsort((style, band, leaf))
 
+        # Popularity does not depend on the leaf. Prices do, and they rise with the band.
         weight = random.permutation((1.0 + _FLAT + np.arange(items)) ** -_ZIPF)
         level = 500 * 2.0 ** (2 * random.random(len(tree)))[leaf] * 4.0**band
         price = np.round(level * 2.0 ** (random.random(items) - 0.5)).astype(np.int64)
@@ -149,6 +150,7 @@ class Catalogue:
     @cached_property
     def cell_of(self) -> np.ndarray:
         """[items]: number of each item's cell."""
+        # Items are sorted by this code: a cell begins where it changes.
         code = (self.leaf * len(BANDS) + self.band) * _MOST_STYLES + self.style
         return np.cumsum(np.concatenate([[0], np.diff(code) != 0])).astype(np.int64)
 

@@ -120,6 +120,7 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Repor
             behaviour = ParquetWriter(folder / split / BEHAVIOURS, BEHAVIOURS_SCHEMA)
             behaviours.append(stack.enter_context(behaviour))
 
+        # Ids of impressions depend on `users_at_once`: they are numbered in the order of writing.
         for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
             clicks = _Clicks.of(catalogue, seed, users, lengths)
 
@@ -196,6 +197,7 @@ class _Clicks:
 
 def _history(clicks: _Clicks, begin: int, end: int) -> pa.Table:
     """Returns one row for each user with a click in the window, with lists of the clicks."""
+    # Clicks are in order of users, so the first one of a user begins the user's lists.
     listed = clicks.between(begin, end)
     users, first = np.unique(listed.user, return_index=True)
     offsets = pa.array(np.append(first, len(listed.user)), pa.int64())
@@ -235,6 +237,7 @@ def _behaviours(
 
     shown = made.only(first)
     scrolled, read = _reading(shown.key)
+    # On the front page, an impression has no article of its own.
     on_front_page = pa.array(unit(mix(shown.key + np.uint64(1))) < 0.7)
     described = _users(shown)
     columns = {
@@ -258,6 +261,7 @@ def _behaviours(
 
 def _inview(catalogue: Catalogue, shown: _Clicks, clicked: pa.LargeListArray) -> pa.LargeListArray:
     """Returns 5 to 15 articles for each impression, drawn by popularity; clicked ones are first."""
+    # At most two articles are clicked, so impressions have at least 5.
     others = 4 + (unit(mix(shown.key + np.uint64(2))) * (_MOST_INVIEW - 5)).astype(np.int64)
     draw = mix(np.repeat(shown.key, others) ^ mix(np.arange(others.sum()).astype(np.uint64)))
     drawn = article_ids(catalogue)[catalogue.pick(0, len(catalogue.leaf), unit(draw))]

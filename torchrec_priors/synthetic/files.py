@@ -69,6 +69,7 @@ def _write(folder: Path, rows: int, seed: int, users_at_once: int, report: Repor
         ParquetWriter(folder / USERS, _USERS_SCHEMA) as users,
         ParquetWriter(folder / TRUTH, _TRUTH_SCHEMA) as truth,
     ):
+        # A row's number depends on the users before it, not on the size of the chunks.
         for numbers, lengths in chunks(rows, seed, LENGTHS, users_at_once):
             made = make_histories(catalogue, seed, numbers, lengths)
             log.write_table(_log_table(made, catalogue, done))

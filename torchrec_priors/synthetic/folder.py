@@ -114,6 +114,7 @@ def _is_made(raw: Path, about: dict[str, Any]) -> bool:
             f"--raw: '{raw}' holds another generated log ({made}): choose another folder"
         )
 
+    # Sizes are enough to notice a file that was cut or replaced.
     for name, size in files.items():
         if not (raw / name).is_file() or (raw / name).stat().st_size != size:
             raise UserError(

@@ -86,6 +86,7 @@ def make_histories(
     catalogue: Catalogue, seed: int, users: np.ndarray, lengths: np.ndarray
 ) -> MadeUpHistories:
     """Returns the first `lengths` interactions of these users."""
+    # Every part has its own streams, so the order of these calls does not matter to the draws.
     rows = _Rows(user_keys(seed, users), lengths)
     interests = _Interests(catalogue, rows)
     event = _events(rows)
@@ -158,9 +159,11 @@ class _Interests:
         self.keys = rows.keys
         self.slots_U = 3 + (uniform(self.keys, Stream.slots) * 3).astype(np.int64)
 
+        # What a user spends is the user's price band.
         bounds = np.cumsum(_SPENDING_SHARES)[:-1]
         self.band_U = np.searchsorted(bounds, uniform(self.keys, Stream.spending), side="right")
 
+        # Popular categories are in the taste of more users. Both may be the same.
         items = len(catalogue.leaf)
         taste = [
             catalogue.pick(0, items, uniform(self.keys, Stream.taste, number))
@@ -347,6 +350,7 @@ def _follow_ups(rows: _Rows, event: np.ndarray, position: np.ndarray) -> np.ndar
     position = position.copy()
     position[other] = position[views[chosen]]
 
+    # The row before a completion is the beginning of the purchase.
     complete = np.flatnonzero(event == _COMPLETE)
     position[complete] = position[complete - 1]
     return position
@@ -379,6 +383,7 @@ def _within(counts: np.ndarray) -> np.ndarray:
 
 def _repeats(key: np.ndarray) -> np.ndarray:
     """Returns the indices at which a key occurs for the second time or later."""
+    # A stable sort puts equal keys next to each other, the first occurrence first.
     order = np.argsort(key, kind="stable")
     again: np.ndarray = np.sort(order[1:][key[order[1:]] == key[order[:-1]]])
     return again

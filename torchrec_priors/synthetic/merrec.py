@@ -114,6 +114,7 @@ def _write(
         shards = [
             stack.enter_context(Shards(folder / month, SCHEMA, rows_a_shard)) for month in MONTHS
         ]
+        # Every month keeps its own writer, as a user's events are in several months.
         for users, lengths in chunks(rows, seed, _LENGTHS, users_at_once):
             events, month = _events(catalogue, products, seed, users, lengths, starts)
             for number, files in enumerate(shards):
@@ -143,6 +144,7 @@ def _events(
     """
     made = make_histories(catalogue, seed, users, lengths)
     user = np.repeat(users, lengths)
+    # Half an hour without an event ends a session, three days end a sequence.
     session = pauses(made.time, lengths, 30 * _MINUTE)
     sequence = pauses(made.time, lengths, 3 * _DAY)
     time = within(made.time, lengths, _milliseconds("20231101"))

@@ -125,6 +125,8 @@ def _interactions(
 
 def _write_items(file: Path, catalogue: Catalogue, tags: Sequence[str], seed: int) -> None:
     key = mix(catalogue.item_id.astype(np.uint64) ^ mix(np.array([seed], np.uint64)))
+
+    # Neighbouring leaves share a tag if there are fewer tags than leaves.
     tag = np.array(tags, object)[catalogue.leaf * len(tags) // len(catalogue.tree)]
     tag[unit(key) < _UNLABELLED] = UNLABELLED
     views = (1e6 * unit(mix(key)) + 1e9 * catalogue.weight).astype(np.int64)

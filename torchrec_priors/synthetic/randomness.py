@@ -60,6 +60,7 @@ def uniform(keys: np.ndarray, stream: Stream, counter: np.ndarray | int = 0) -> 
         >>> round(float(uniform(keys, Stream.item, 7).mean()), 2)
         0.5
     """
+    # The stream is in the upper bits, from 1: index 0 is never used.
     numbers = np.atleast_1d(counter).astype(np.uint64)
     index = (np.uint64(int(stream) + 1) << _STREAM_BITS) + numbers
     return unit(mix(keys + index * GOLDEN))

@@ -50,6 +50,7 @@ def chunks(
         numbers = np.arange(first, first + users_at_once)
         lengths = lengths_of.of(seed, numbers)
 
+        # Users of the chunk that begin before the log is full.
         before = np.cumsum(lengths) - lengths
         taken = before < left
         numbers = numbers[taken]

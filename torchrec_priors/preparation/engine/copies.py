@@ -64,6 +64,8 @@ def _with_valid(table: pa.Table, name: str, file: Path, bad_rows: BadRows) -> pa
     column = table[name].combine_chunks()
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+
+    # Only texts can be wrong.
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
         return table
 
@@ -71,6 +73,7 @@ def _with_valid(table: pa.Table, name: str, file: Path, bad_rows: BadRows) -> pa
     if valid.all():
         return table
 
+    # The example shows the bytes that are not UTF-8 as escapes.
     value = column[int(np.argmin(valid))].as_buffer().to_pybytes()
     example = shown(value.decode(errors="backslashreplace"))
     rows = table[ROW].filter(pa.array(~valid))

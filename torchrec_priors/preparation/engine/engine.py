@@ -125,6 +125,7 @@ class Engine(ABC):
 
         A row counts for the first rule that it breaks.
         """
+        # A restarted preparation does not check again what it has checked.
         query = broken(table, rules)
         key = key_of(bad_rows.policy, self._fingerprint(query), *(rule.reason for rule in rules))
         noted = self.journal.finished(f"check {key}", key)
@@ -143,6 +144,7 @@ class Engine(ABC):
 
     def require_unique(self, table: ir.Table, column: str) -> None:
         """Raises UserError if two rows of a raw table have the same value of `column`."""
+        # The last of the equal rows is reported.
         counts = table.group_by(column).aggregate(rows=table.count(), first=table[ORDER].max())
         repeated = counts.filter(counts.rows > 1).order_by("first").limit(1)
         rows = self.to_arrow(repeated).to_pylist()
@@ -247,6 +249,7 @@ class Engine(ABC):
 
         A copy of the same file, size and time of change is used again.
         """
+        # The policy is part of the key: a copy that was written under another one may lack rows.
         file = source.files[index]
         policy = source.bad_rows.policy
         size = file.stat()
@@ -262,6 +265,7 @@ class Engine(ABC):
             noted = left_out.dropped
             self.journal.finish(f"copy {file}", key, noted, [copy])
 
+        # What the copy left out is counted whether it was written now or earlier.
         for account, rows in noted.items():
             source.bad_rows.count(account, rows)
         source.copies[index] = copy
@@ -310,6 +314,7 @@ class Engine(ABC):
 
     def _file_named_in(self, message: str) -> tuple[Source, int] | None:
         """Returns the raw file that an engine's message names: its source and its index there."""
+        # A file that has a copy is read no more.
         for source in self._sources.values():
             for index, file in enumerate(source.files):
                 if index not in source.copies and str(file) in message:

@@ -85,6 +85,7 @@ class Journal:
         self._lines[stage] = entry
 
     def _is_whole(self, path: str, size: int, checksum: str) -> bool:
+        # The size is compared first: checksums of large files take time.
         file = self.folder / path
         if not file.is_file() or file.stat().st_size != size:
             return False

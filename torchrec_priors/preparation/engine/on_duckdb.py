@@ -92,6 +92,7 @@ class DuckDB(Engine):
             partial.mkdir(parents=True)
             self.connection.raw_sql(f"COPY ({self._typed(table)}) TO {_text(target)} ({options})")
 
+        # The folder appears with all of its files, or not at all.
         self._run(write)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
@@ -164,10 +165,12 @@ class DuckDB(Engine):
 
     def _remedy(self, error: Exception) -> None:
         """Makes a failed query worth another try, or raises."""
+        # If the reason is a full disk, more memory would not help.
         message = str(error).splitlines()[0]
         if isinstance(error, duckdb.OutOfMemoryException) and not is_in_vain(error):
             raise OutOfMemoryError(f"--memory: not enough ({message}): give more") from error
 
+        # DuckDB names the file in its message.
         match = self._file_named_in(message)
         if match is None and isinstance(error, _TYPE_ERRORS):
             raise UserError(
@@ -208,5 +211,6 @@ def _text(value: object) -> str:
 
 
 def _parquet(files: Sequence[Path]) -> str:
+    # Without this option, a folder named "a=b" would add a column.
     names = ", ".join(map(_text, files))
     return f"read_parquet([{names}], hive_partitioning = false)"

@@ -66,6 +66,7 @@ class Spark(Engine):
         return rows.cast(table.schema().to_pyarrow())
 
     def batches(self, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
+        # Through a folder, as the driver's memory might not hold the whole table.
         folder = self.folder / "tables" / "stream"
         schema = table.schema().to_pyarrow()
         try:
@@ -85,6 +86,7 @@ class Spark(Engine):
                 writer = writer.partitionBy(by)
             writer.parquet(f"file://{partial}")
 
+        # The folder appears with all of its files, or not at all.
         self._run(write)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
@@ -211,6 +213,7 @@ class Spark(Engine):
         from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
+        # Errors of Java code come as another type than those of Spark itself.
         try:
             return query()
         except (PySparkException, Py4JJavaError) as error:

@@ -60,6 +60,7 @@ def checked(files: Sequence[Path | str], columns: Mapping[str, pa.DataType]) -> 
     Raises:
         UserError: There is no file, or a column has the name of one that identifies rows.
     """
+    # A set, as a file that is given twice is read once.
     paths = sorted({Path(file).absolute() for file in files})
     if not paths:
         raise UserError("--raw: no file to read: look at the folder's structure")

@@ -42,6 +42,7 @@ def check_free(manifest: Manifest, name: str, overwrite: bool) -> None:
             )
         return
 
+    # A prior of the corpus has no settings from which it could be computed again.
     if not present.made_by:
         raise UserError(
             f"--name: prior '{name}' came with the data, which stays as it is: choose another name"
@@ -81,6 +82,7 @@ def add_prior(
     ready = folder / f".{FILE}.ready"
 
     with explaining(f"--data: '{folder}'"), locked(folder):
+        # Checked under the lock: another process may have added a prior since `read`.
         manifest = read_manifest(folder)
         _check_same(manifest, read, folder)
         check_free(manifest, name, overwrite)
@@ -95,6 +97,7 @@ def add_prior(
                 if without is not None:
                     without.write(folder)
 
+            # The data set has the prior from here on.
             ready.replace(folder / FILE)
         finally:
             ready.unlink(missing_ok=True)
@@ -134,6 +137,7 @@ def add_prior_there(
             without.write(text.parent)
             store.put(text, FILE)
 
+        # The manifest comes last: it never lists a file that is not in the store.
         store.put(file, info.path)
         made.write(text.parent)
         store.put(text, FILE)
@@ -146,6 +150,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Holds a lock on the folder: no process writes a manifest without what another one added."""
     handle = os.open(folder, os.O_RDONLY)
     try:
+        # The system releases the lock if the process is killed.
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
@@ -177,5 +182,6 @@ def _changed(
 
 def _with(manifest: Manifest, priors: list[PriorInfo], files: list[FileInfo]) -> Manifest:
     """Returns the manifest with these priors and files instead of its own."""
+    # The order is part of the hash, so it must not depend on when a prior was added.
     ordered = sorted(files, key=lambda info: Path(info.path))
     return replace(manifest, priors=priors, files=ordered, content_sha256=hash_of(ordered))

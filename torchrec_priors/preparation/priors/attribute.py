@@ -30,6 +30,7 @@ def from_attribute(by: str, data: PreparedData, *, groups: int | None, min_size:
             f"--by: the data set has no attribute '{by}' of users: {nearest(by, attributes)}"
         )
 
+    # The groups of a prior are ordered by size, the largest first.
     old = data.manifest.prior(by)
     stay = _largest(old.sizes, groups, min_size)
     names = [old.groups[number] for number in stay]
@@ -39,6 +40,7 @@ def from_attribute(by: str, data: PreparedData, *, groups: int | None, min_size:
     new_number = np.full(len(old.groups), len(stay))
     new_number[stay] = np.arange(len(stay))
 
+    # Ids keep the type that they have in the sequences: integers or texts.
     user, number = data.prior_pairs(by, "user_id")
     users = pa.array(user, data.user_ids(data.row_groups[0]).type)
     merged = pa.table({"user_id": users, "group": pa.array(new_number[number], pa.int32())})
@@ -81,6 +83,7 @@ def _numbered(table: pa.Table, names: list[str], made_by: dict) -> Grouping:
     sizes = table.group_by("group").aggregate([("user_id", "count"), ("user_id", "min")])
     sizes = sizes.sort_by([("user_id_count", "descending"), ("user_id_min", "ascending")])
 
+    # Groups without users are not in `sizes`. No row of the table has their number.
     number = np.zeros(len(names), np.int64)
     number[sizes["group"].to_numpy()] = np.arange(len(sizes))
     group = pa.array(number[table["group"].to_numpy()], pa.int32())

@@ -30,6 +30,7 @@ def coarsen(
     most_items = _NEAR_UNIVERSAL * len(labels)
     candidates = [label for label, count in counts.items() if count <= most_items]
 
+    # Ties go to the smaller label: the result does not depend on the order of the items.
     by_frequency = sorted(candidates, key=lambda label: (-counts[label], label))
     kept = set(by_frequency[: most_groups - 1])
     return {item: [label for label in of_item if label in kept] for item, of_item in labels.items()}

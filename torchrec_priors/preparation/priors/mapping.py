@@ -57,14 +57,18 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
             f"(its first is {shown(example)})"
         )
 
+    # Ids of the file are texts; the table has those of the data set, in its type.
     labels = rows["label"].combine_chunks().filter(pa.array(is_known))
     table = pa.table({entity: known.take(pa.array(index[is_known])), "label": labels})
+
+    # Groups are numbered and sized by the same code as those of a corpus.
     mapped = Labels(name, ibis.memtable(table), remainder=f"no {name}")
     everyone = ibis.memtable(entities)
     with temporary() as engine:
         names, sizes, grouped = labelled.groups(engine, mapped, everyone, entity)
         members = engine.to_arrow(labelled.pairs(grouped, everyone, entity))
 
+    # Ids that are not in the data set are no mistake: the file may be of a larger catalogue.
     unknown = len(pc.unique(rows[entity].filter(pa.array(~is_known))))
     covered = len(np.unique(index[is_known]))
     messages = [f"{file}: {len(rows):,} rows, {covered:,} of {len(known):,} {things} in a group"]
@@ -109,6 +113,7 @@ def _read(file: Path, entity: str) -> pa.Table:
             f"{_OPTION}: '{file}' cannot be read ({str(error).splitlines()[0]})"
         ) from error
 
+    # A missing value is empty in CSV, and may be null in Parquet.
     for column in columns:
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(rows[column]), ""), True)
         if pc.any(empty).as_py():

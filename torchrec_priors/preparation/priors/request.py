@@ -42,7 +42,9 @@ class PriorRequest:
         Raises:
             UserError: Options contradict each other, or the prior cannot be computed.
         """
+        # Checked even if the prior is computed without an engine.
         memory_of_process(self.memory)
+
         if self.kind == "item" and self.from_file is None:
             raise UserError(
                 "prior item needs --from FILE, a mapping of item_id to label; "
@@ -76,6 +78,7 @@ class PriorRequest:
 
     def _reject_others(self, taker: str, takes: tuple[str, ...]) -> None:
         """Raises UserError if an option was given that would have no effect."""
+        # None, False and 0 are the defaults of the options.
         for option in ("by", *_GRAPH_OPTIONS, "users_per_item", "unweighted", "seed"):
             if option in takes or f"--{option}" == taker:
                 continue

@@ -13,7 +13,7 @@ import ibis.expr.types as ir
 from torchrec_priors.preparation.build.expressions import bounds
 from torchrec_priors.prepared.data_set import TRAINING_END
 
-_PRIME = 2**31 - 1
+_PRIME = 2**31 - 1  # products of two numbers below it fit into int64
 
 
 def nodes(entities: ir.Table, column: str) -> ir.Table:
@@ -60,6 +60,8 @@ def at_most(members: ir.Table, entity: str, by: str, limit: int, seed: int) -> i
         limit: Most rows for one value of `by`.
         seed: Seed of the draw.
     """
+    # A hash instead of an engine's random numbers: the draw is the same on every engine. Entities
+    # with equal hashes are taken by number.
     drawn = _random(members[entity], members[by], seed)
     place = ibis.row_number().over(
         ibis.window(group_by=members[by], order_by=[drawn, members[entity]])
@@ -89,8 +91,11 @@ def ranges(members: ir.Table, shared: str, at_once: int) -> ir.Table:
         at_once: Pairs in a range.
     """
     sizes = members.group_by(shared).aggregate(size=members.count())
+    # A node has a pair with every member of everything that it has.
     joined = members.inner_join(sizes, shared)
     pairs_of_node = joined.group_by("node").aggregate(n=lambda t: t.size.sum())
+
+    # `bounds` divides users by their interactions: nodes take the place of users.
     return bounds(pairs_of_node.rename(user_id="node"), at_once)
 
 
@@ -121,6 +126,7 @@ def near(
     met = left.inner_join(right, [left.by == right.by, meet])
     edges = met.group_by("node", "other").aggregate(weight=lambda t: t.count())
 
+    # Of equally strong neighbours, the one with the smaller number is kept.
     if neighbours is not None:
         order = ibis.window(group_by=edges.node, order_by=[ibis.desc(edges.weight), edges.other])
         ranked = edges.mutate(place=ibis.row_number().over(order))
@@ -142,6 +148,7 @@ def strongest(edges: ir.Table, neighbours: int) -> ir.Table:
         edges.select(node=edges[node], other=edges[other], weight=edges.weight)
         for node, other in (("first", "second"), ("second", "first"))
     ]
+    # Every edge twice, seen from each of its ends.
     both = ends[0].union(ends[1])
 
     order = ibis.window(group_by=both.node, order_by=[ibis.desc(both.weight), both.other])

@@ -47,6 +47,7 @@ class Graph:
         # Imported here: preparation without communities does not need it.
         import igraph
 
+        # Nodes are numbered by their position in `connected`, which is sorted.
         ends = np.stack([self.first, self.second], axis=1)
         graph = igraph.Graph(n=len(self.connected), edges=np.searchsorted(self.connected, ends))
         graph.es["weight"] = self.weight.tolist()
@@ -68,6 +69,7 @@ class Graph:
         """
         if not len(self.weight):
             return 0.0
+        # The sum of all strengths is 2m, as every edge has two ends.
         inside = self.weight[group[self.first] == group[self.second]].sum()
         share = np.bincount(group, weights=self.strength) / self.strength.sum()
         return float(inside / self.weight.sum() - np.square(share).sum())

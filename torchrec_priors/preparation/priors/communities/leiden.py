@@ -26,6 +26,7 @@ def leiden(graph: Graph, resolution: float, seed: int) -> np.ndarray:
     # Imported here: preparation without communities does not need it.
     import leidenalg
 
+    # A negative number of iterations repeats them until nothing improves.
     partition = leidenalg.find_partition(
         graph.igraph,
         leidenalg.RBConfigurationVertexPartition,

@@ -23,6 +23,7 @@ def named_by_category(
         category_P: Number of its category.
         categories: Names of the categories.
     """
+    # At least 1, as a data set may have no label at all.
     all_labels = np.bincount(category_P, minlength=len(categories))
     q = all_labels / max(1, all_labels.sum())
 
@@ -31,9 +32,11 @@ def named_by_category(
         counts = np.bincount(category_P[community_P == community], minlength=len(categories))
         p = counts / counts.sum()
 
+        # A category that is as frequent elsewhere says nothing about this community.
         frequent = np.flatnonzero(p > q)
         information = p[frequent] * np.log(p[frequent] / q[frequent])
         best = np.argsort(-information, kind="stable")[:_AT_MOST]
+        # `best` is empty if all items are in this community, as then p = q.
         named = [i for i in best if information[i] >= _NEARLY * information[best[0]]]
         names[community] = ", ".join(categories[frequent[i]] for i in named)
 

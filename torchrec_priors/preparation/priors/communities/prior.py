@@ -53,6 +53,7 @@ def communities(
         UserError: No two of them share anything in training, or a file cannot be read.
     """
     report("counting who shares what")
+    # The engine is closed before communities are searched: its memory is free by then.
     try:
         with explaining(f"--data: '{data.folder}'"), scratch_folder(data.scratch, "edges") as spill:
             engine = DuckDB(spill, memory)
@@ -108,6 +109,7 @@ def _graph(
     if settings.neighbours is not None:
         # Both ends of an edge may have kept it.
         edges = edges.distinct()
+    # Sorted, as the engine returns rows in any order and Leiden's result depends on it.
     ends_1, ends_2, weight = _columns(engine, edges.order_by(["first", "second"]))
     ordered = engine.to_arrow(entities.order_by("node"))
 
@@ -177,6 +179,7 @@ def _grouping(
 ) -> Grouping:
     """Numbers the groups by size, then by smallest original id; OTHERS is one of them."""
     numbers, first, sizes = np.unique(partition.group, return_index=True, return_counts=True)
+    # Nodes are in the order of original ids: `first` is the smallest one of a group.
     order = np.lexsort((first, -sizes))
     number_of = {int(numbers[group]): number for number, group in enumerate(order)}
 
@@ -221,6 +224,7 @@ def _names(
             for group, number in number_of.items()
         ]
 
+    # Communities of items are named by categories. An item may have several.
     category = data.category_prior()
     item, category_of = data.prior_pairs(category.name, "item")
     community = np.empty(entities.num_rows, np.int64)

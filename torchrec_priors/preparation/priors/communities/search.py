@@ -61,6 +61,8 @@ def at_resolution(graph: Graph, resolution: float, min_size: int, seed: int) -> 
 
     group = np.full(graph.nodes, OTHERS)
     group[graph.connected] = number[community]
+
+    # Modularity counts by group number, which must not be negative: OTHERS become 0.
     return Partition(group, len(large), len(size), resolution, graph.modularity(group - OTHERS))
 
 
@@ -108,6 +110,7 @@ def with_groups(
             else:
                 high = middle
 
+    # Of equally near numbers, that of the smaller resolution.
     return min(
         tried.values(),
         key=lambda partition: (abs(partition.groups - groups), partition.resolution),
