@@ -1,4 +1,4 @@
-"""What the TorchX components in `components/` share: an app of this package as a TorchX application."""
+"""An app of this package as a TorchX application, for the TorchX components in `components/`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ from torchrec_priors.launch.command_line import arguments
 def application(
     app: str, options: Mapping[str, object], *positional: str, j: str, **resources: Any
 ) -> specs.AppDef:
-    """`python -m torchrec_priors.apps.<app>` on the ranks that `j` asks for.
+    """`python -m torchrec_priors.apps.<app>` on the ranks that `j` says.
 
     Args:
         app: name of the app.
-        options: its options, as `arguments` takes them.
-        positional: its positional arguments.
+        options: options of the app, as `arguments` takes them.
+        positional: positional arguments of the app.
         j: [min nodes:]nodes x processes a node, as `dist.ddp` takes it.
         resources: further arguments of `dist.ddp`.
     """

@@ -1,1 +1,1 @@
-"""The ranks of a command: how they find one another, and what is said when one is missing."""
+"""The ranks of a command: how they meet, exchange tensors, and report a rank that is missing."""

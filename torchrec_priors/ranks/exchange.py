@@ -1,4 +1,4 @@
-"""What ranks tell one another in a step."""
+"""What ranks exchange in a step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Exchange:
-    """What ranks tell one another in a step; single-process by default.
+    """Functions by which ranks exchange tensors in a step; of a single process by default.
 
     Attributes:
-        gather: this rank's pieces, and who serves which slots -> all slots.
-        total: a tensor -> its sum over ranks.
-        ranks: number of ranks, whose gradients are averaged.
+        gather: function of this rank's pieces and the slots that each rank serves; returns all
+            slots.
+        total: function that sums a tensor over ranks.
+        ranks: number of ranks, over which gradients are averaged.
     """
 
     gather: Callable[[Tensor, list[Tensor]], Tensor] = lambda piece, _slots: piece

@@ -1,4 +1,4 @@
-"""Joining the ranks of a run: a launcher's, or a single process by itself."""
+"""Joins the ranks of a run: those of a launcher, or a single process by itself."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,13 +25,15 @@ class Ranks:
     """This process among all.
 
     Attributes:
-        rank, world: as torch.distributed counts.
-        device: where the model lives.
-        side: a process group of its own for what this project exchanges, so that it never interleaves with TorchRec's
-            and DDP's collectives.
-        timeout: after which a collective that others do not join is an error.
-        attempt: what tells the processes of this start from those of earlier ones, under a launcher.
-        where: what this rank is doing; whoever does something with the others notes it there.
+        rank: number of this process, as torch.distributed counts.
+        world: number of all processes.
+        device: device of the model.
+        side: separate process group for what this project exchanges, so it never interleaves with
+            TorchRec's and DDP's collectives.
+        timeout: time after which a collective that others do not join is an error.
+        attempt: name that distinguishes the processes of this start from those of earlier ones,
+            under a launcher.
+        where: what this rank is doing; code that runs a collective notes it there.
     """
 
     rank: int
@@ -44,11 +46,12 @@ class Ranks:
 
     @property
     def meeting(self) -> Meeting:
-        """What a roll call needs of it."""
+        """What a roll call needs to know of this rank."""
         return Meeting(self.rank, self.world, self.timeout, self.attempt, self.where)
 
     @property
     def share(self) -> Share:
+        """This rank's part of common work."""
         return Share(self.rank, self.world)
 
     @property
@@ -58,17 +61,18 @@ class Ranks:
 
     def total(self, tensor: Tensor) -> Tensor:
         """The sum of a tensor over ranks; the argument may be changed."""
-        if self.world > 1:
-            on_device = tensor.to(self.device)
-            dist.all_reduce(on_device, group=self.side)
-            return on_device.to(tensor.device)
-        return tensor
+        if self.world == 1:
+            return tensor
+        on_device = tensor.to(self.device)
+        dist.all_reduce(on_device, group=self.side)
+        return on_device.to(tensor.device)
 
     def agree(self, decision: bool) -> bool:
         """Rank 0's decision, on every rank."""
         return bool(self.total(torch.tensor(int(decision and self.leads))).item())
 
     def exchange(self) -> Exchange:
+        """The functions by which these ranks exchange tensors in a step."""
         return Exchange(
             gather=lambda piece, slots_W: gather_slots(piece, slots_W, self.side),
             total=self.total,
@@ -76,29 +80,34 @@ class Ranks:
         )
 
 
-_inside = 0  # blocks that are in the process group which this module made
-_attempt = ""  # of that group
+_inside = 0  # number of `join` blocks in the process group that this module created
+_attempt = ""  # name of that group's attempt
 
 
 @contextmanager
 def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
-    """Joins the launcher's ranks (torchrun, TorchX), or makes a world of one; leaves when the block ends.
+    """Joins the launcher's ranks (torchrun, TorchX), or makes a world of one; leaves when the block
+    ends.
 
-    Blocks of one process may overlap: they are in one process group, which the last to end leaves. A process group that
-    the caller has made is used, and left to the caller.
+    Blocks of one process may overlap: they share one process group, which the last to end destroys.
+    A process group that the caller has created is used, and left to the caller.
 
     Raises:
-        UserError: what a launcher has set in the environment cannot be, or is not all there.
-        LostRanksError: other ranks did not come; or an error within the block was that they are stuck or gone.
+        UserError: a launcher's variables in the environment are invalid or incomplete.
+        LostRanksError: other ranks did not come, or an error inside the block means that they are
+            stuck or gone.
     """
     global _inside, _attempt
+
     launch = read_launch()
     device = _device(launch)
-    callers = dist.is_initialized() and not _inside
+    is_callers = dist.is_initialized() and not _inside
     if not dist.is_initialized():
         _attempt = _meet(launch, device, timeout)
-    attempt = "" if callers else _attempt
-    _inside += not callers
+    attempt = "" if is_callers else _attempt
+    if not is_callers:
+        _inside += 1
+
     lost = False
     where = Where()
     meeting = Meeting(dist.get_rank(), dist.get_world_size(), timeout, attempt, where)
@@ -106,43 +115,49 @@ def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
         side = dist.new_group(timeout=timeout)
         yield Ranks(meeting.rank, meeting.world, device, side, timeout, attempt, where)
     except LostRanksError:
-        lost = True  # leaving would wait for them
+        lost = True
         raise
     except BaseException as error:
-        found = lost_ranks(error, meeting)
-        if found is None:
+        lost_error = lost_ranks(error, meeting)
+        if lost_error is None:
             raise
         lost = True
-        raise found from error
+        raise lost_error from error
     finally:
-        _inside -= not callers
-        if not callers and not _inside and not lost:
-            dist.destroy_process_group()
+        if not is_callers:
+            _inside -= 1
+            # Without the others, leaving would wait for them.
+            if not _inside and not lost:
+                dist.destroy_process_group()
 
 
 def _device(launch: Launch | None) -> torch.device:
-    """This rank's."""
+    """This rank's device: the GPU of its local rank, or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
+
     number = 0
-    there = torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     if launch is not None and launch.world > 1:
         if launch.local_rank is None:
             raise UserError(
-                "LOCAL_RANK is not set, which says whose GPU is whose: start with torchrun or TorchX"
+                "LOCAL_RANK is not set, which says which GPU a process has: start with torchrun or "
+                "TorchX"
             )
         number = launch.local_rank
-    if number >= there:
+    if number >= gpus:
         raise UserError(
-            f"LOCAL_RANK is {number}, of a machine with {there} GPUs: start at most {there} processes there"
+            f"LOCAL_RANK is {number}, of a machine with {gpus} GPUs: start at most {gpus} "
+            "processes there"
         )
+
     device = torch.device("cuda", number)
     torch.cuda.set_device(device)
     return device
 
 
 def _meet(launch: Launch | None, device: torch.device, timeout: timedelta) -> str:
-    """Makes the process group of all ranks; returns the name of the attempt."""
+    """Creates the process group of all ranks; returns the name of the attempt."""
     rank = 0
     world = 1
     attempt = ""
@@ -151,6 +166,8 @@ def _meet(launch: Launch | None, device: torch.device, timeout: timedelta) -> st
         rank = launch.rank
         world = launch.world
         store, attempt = open_store(launch, timeout)
+
+    # Tensors of the CPU are exchanged on GPU machines, too.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)

@@ -1,1 +1,2 @@
-"""TorchX builtins that this package replaces, found by TorchX through the entry points in pyproject.toml."""
+"""TorchX builtins that this package replaces, found by TorchX through the entry points in
+pyproject.toml."""

@@ -1,7 +1,9 @@
-"""`dist.ddp`, with the arguments of this package's apps kept apart from torchrun's own, and their environment set.
+"""`dist.ddp` for this package's apps: their arguments are separated from torchrun's, and their
+environment is set.
 
-torchrun reads its command line with argparse, which (before Python 3.12.7) takes a script's `--run` for an ambiguous
-abbreviation of its own `--run-path`, even after the script's name. A `--` in between keeps it away.
+torchrun reads its command line with argparse, which (before Python 3.12.7) takes a script's `--run`
+for an ambiguous abbreviation of its own `--run-path`, even after the script's name. A `--` in
+between prevents that.
 """
 
 from typing import Dict, List, Optional
@@ -10,7 +12,8 @@ import torchx
 import torchx.specs as specs
 from torchx.components import dist
 
-_RESTARTED = "torchrec_priors.apps.train"  # unless told otherwise: it goes on where it was
+# Restarted by default, as it resumes from its last checkpoint.
+_RESTARTED = "torchrec_priors.apps.train"
 _RESTARTS = 3
 
 
@@ -34,13 +37,13 @@ def ddp(
     debug: bool = False,
     tee: int = 3,
 ) -> specs.AppDef:
-    """Runs a script or module on several processes under torchrun; TorchX's own, but for this package's apps.
+    """Runs a script or module on several processes under torchrun, as TorchX's own `ddp` does.
 
     Args:
         script_args: arguments of the script or module
         script: script to run
         m: module to run
-        image: image to run in, where the scheduler uses one
+        image: image to run in, if the scheduler uses one
         name: {experiment}/{run}
         h: a registered named resource
         cpu: cores a node
@@ -49,7 +52,7 @@ def ddp(
         j: [min nodes:]nodes x processes a node
         env: environment variables, as A=1,B=2
         max_retries: how often the scheduler may retry
-        max_restarts: how often torchrun may start all processes again; 3 for training, else 0
+        max_restarts: how often torchrun may start all processes again; 3 for training, otherwise 0
         rdzv_port: port of the rendezvous on the first node, with several nodes
         rdzv_backend: rendezvous backend, with several nodes
         mounts: mounts of the container
@@ -59,18 +62,23 @@ def ddp(
     if m is not None and m.startswith("torchrec_priors."):
         if script_args and script_args[0] != "--":
             script_args = ("--", *script_args)
+
         processes = int(j.rsplit("x", 1)[-1])
         cores = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB, h=h).cpu
-        # With a store that agents share with their workers, a node that joins again waits for an address in vain.
+        # With a store that agents share with their workers, a node that joins again waits for an
+        # address in vain.
         ours = {
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             "OMP_NUM_THREADS": str(max(1, cores // processes)),
         }
         env = {**ours, **(env or {})}
+
     if max_restarts is None and m == _RESTARTED:
         max_restarts = _RESTARTS
     if max_restarts is not None:
+        # torchrun reads its options from PET_* variables, too; TorchX's ddp has no argument for it.
         env = {"PET_MAX_RESTARTS": str(max_restarts), **(env or {})}
+
     return dist.ddp(
         *script_args,
         script=script,
