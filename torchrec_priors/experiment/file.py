@@ -25,18 +25,20 @@ class ExperimentFile:
     """What is run, and what it is compared with.
 
     Attributes:
-        config: base configuration of all cells; its path is seen from this file.
+        config: base configuration of all cells; its path is relative to this file.
         seeds: every cell is run with each.
-        name: of the experiment; the file's own by default.
-        data: prepared data set, seen from the working folder; `--data` wins.
-        split: what the cells are evaluated on; `--split` wins.
-        reference: name of the cell that the others are compared with; none by default.
-        at_once: runs at a time; `--at-once` wins.
+        name: of the experiment; by default the file's name.
+        data: prepared data set, relative to the working folder; `--data` has precedence.
+        split: what the cells are evaluated on; `--split` has precedence.
+        reference: name of the cell that the others are compared with; by default none.
+        at_once: runs at a time; `--at-once` has precedence.
         metrics: of the evaluation, shown in the table.
-        budget: changes of the configuration that hold for all cells; no cell may touch them.
+        budget: changes of the configuration that hold for all cells; no cell may change them.
         cells: changes of the configuration by name of a cell.
-        axes: further cells, the product of all axes: axis -> value -> changes. A cell is named after its values.
-        exclude: products left out: those that have all the values of an entry (axis -> value or list of values).
+        axes: further cells, the product of all axes: axis -> value -> changes. A cell is named
+            after its values.
+        exclude: products left out: those that have all the values of an entry (axis -> value or
+            list of values).
         search: what `--search` tries for the cells.
     """
 
@@ -57,14 +59,17 @@ class ExperimentFile:
     search: SearchSettings | None = None
 
     def check(self) -> None:
+        """Raises UserError for values that their types allow and an experiment does not."""
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds = {self.seeds}: give at least one, and none twice")
         if self.at_once < 1:
             raise UserError(f"at_once = {self.at_once} must be at least 1")
         check_most("at_once", self.at_once, MOST_AT_ONCE)
+
+        # Other characters in the name of a folder would need quotes in a shell.
         if not re.fullmatch(r"[\w.+=-]+", self.name):
             raise UserError(
-                f"name = '{self.name}' becomes a folder's name: letters, digits and . _ + = - alone"
+                f"name = '{self.name}' becomes a folder's name: letters, digits and . _ + = - only"
             )
         if not self.cells and not self.axes:
             raise UserError('no cells: give at least one, as in [cells."LT/ST_1"], or [axes...]')
@@ -79,22 +84,25 @@ ExperimentFile.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type
 
 
 def read_experiment(file: Path) -> ExperimentFile:
-    """The experiment of a TOML file, its `config` as a path from the working folder.
+    """Reads the experiment of a TOML file; its `config` becomes a path from the working folder.
 
     Raises:
-        UserError: no such file, no TOML, an unknown key (with the nearest valid one), a value that cannot be.
+        UserError: no such file, no TOML, an unknown key (with the nearest valid one), or an invalid
+            value.
     """
     values = read_toml(file, "FILE")
     for old, new in _RENAMED.items():
         if old in values:
             raise UserError(f"{file}: experiment key '{old}' is now called '{new}': use that name")
 
+    # Through JSON: in strict mode pydantic reads dataclasses from JSON only, not from dicts.
     try:
         experiment = _reader().validate_json(json.dumps(values, default=str))
     except ValidationError as error:
         valid = [item.name for item in fields(ExperimentFile)]
         valid += [f"search.{item.name}" for item in fields(SearchSettings)]
         raise UserError(f"{file}: {explain(error, 'experiment key', valid)}") from error
+
     experiment.name = experiment.name or file.stem
     try:
         experiment.check()
@@ -106,5 +114,5 @@ def read_experiment(file: Path) -> ExperimentFile:
 
 @functools.cache
 def _reader() -> TypeAdapter[ExperimentFile]:
-    """Made once: it takes much longer than it takes to read."""
+    """Built once: building takes much longer than reading."""
     return TypeAdapter(ExperimentFile)

@@ -3,13 +3,12 @@
 import itertools
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.file import Changes, ExperimentFile
-from torchrec_priors.settings.former_keys import present_key
 
 JOIN = " + "
 EVALUATION = "evaluation."
@@ -22,7 +21,8 @@ class Cell:
 
     Attributes:
         changes: of the base configuration, by dotted key; without the budget's and the seed.
-        trained_as: the name without the axes that change the evaluation alone: what its training goes by.
+        trained_as: the name without the axes that change the evaluation only: the name of its
+            training.
     """
 
     name: str
@@ -31,16 +31,19 @@ class Cell:
 
 
 def cells_of(file: ExperimentFile) -> list[Cell]:
-    """All cells, in the file's order: the listed ones, then the product of the axes, whose last runs fastest.
+    """All cells in the file's order: the listed ones, then the product of the axes.
+
+    In the product, the last axis changes fastest.
 
     Raises:
-        UserError: a name that cannot be or stands twice, a key that two axes or a cell and the budget give, or an
-            exclusion that leaves nothing out.
+        UserError: an invalid or repeated name, a key that two axes or a cell and the budget give,
+            or an exclusion that leaves nothing out.
     """
     cells = [Cell(name, flat(changes), name) for name, changes in file.cells.items()]
     cells += _product(file)
     if not cells:
         raise UserError("every product of the axes is excluded: no cells are left")
+
     budget = flat(file.budget)
     if "seed" in budget:
         raise UserError("budget sets 'seed': give `seeds`")
@@ -55,8 +58,10 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
             raise UserError(
                 f"cell '{cell.name}' sets 'seed': `seeds` gives them to all cells alike"
             )
-    _check_distinct([cell.name for cell in cells])
-    if file.reference and file.reference not in (names := [cell.name for cell in cells]):
+
+    names = [cell.name for cell in cells]
+    _check_distinct(names)
+    if file.reference and file.reference not in names:
         raise UserError(
             f"reference: there is no cell '{file.reference}': {nearest(file.reference, names)}"
         )
@@ -69,13 +74,13 @@ def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
     >>> flat({"model": {"dim": 8}, "encoder.options": {"width": 3}})
     {'model.dim': 8, 'encoder.options.width': 3}
     """
-    found: dict[str, Any] = {}
+    by_key: dict[str, Any] = {}
     for key, value in changes.items():
         if isinstance(value, dict) and value:
-            found.update(flat(value, f"{prefix}{key}."))
+            by_key.update(flat(value, f"{prefix}{key}."))
         else:
-            found[present_key(prefix + key)] = value
-    return found
+            by_key[prefix + key] = value
+    return by_key
 
 
 def file_name(name: str) -> str:
@@ -88,29 +93,31 @@ def file_name(name: str) -> str:
 
 
 def _product(file: ExperimentFile) -> Iterator[Cell]:
+    """The cells of all combinations of the axes' values that are not excluded."""
     if not file.axes:
         return
     products = math.prod(len(named) for named in file.axes.values())
     if products > _MOST_CELLS:
         raise UserError(
-            f"axes: their product has {products:,} cells, more than {_MOST_CELLS:,}: give fewer values"
+            f"axes: their product has {products:,} cells, more than {_MOST_CELLS:,}: "
+            "give fewer values"
         )
+
     values = {
         axis: {name: flat(changes) for name, changes in named.items()}
         for axis, named in file.axes.items()
     }
-    trains = {
-        axis: any(not key.startswith(EVALUATION) for changes in named.values() for key in changes)
-        for axis, named in values.items()
-    }
+    trained = [axis for axis, named in values.items() if _changes_training(named)]
     exclude = [_exclusion(entry, values) for entry in file.exclude]
-    met = [False] * len(exclude)
+    used: set[int] = set()  # numbers of entries that have excluded something
+
     for names in itertools.product(*values.values()):
         chosen = dict(zip(values, names, strict=True))
-        hits = [all(chosen[axis] in some for axis, some in entry.items()) for entry in exclude]
-        met = [one or hit for one, hit in zip(met, hits, strict=True)]
-        if any(hits):
+        matching = [number for number, entry in enumerate(exclude) if _matches(entry, chosen)]
+        used.update(matching)
+        if matching:
             continue
+
         changes: dict[str, Any] = {}
         for axis, name in chosen.items():
             shared = in_both(changes, values[axis][name])
@@ -119,53 +126,73 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
                     f"cell '{JOIN.join(names)}': two axes change '{shared}', {axis} among them"
                 )
             changes.update(values[axis][name])
-        trained_as = [name for axis, name in chosen.items() if trains[axis]]
+        trained_as = [chosen[axis] for axis in trained]
         yield Cell(JOIN.join(names), changes, JOIN.join(trained_as or names))
-    for entry, one in zip(file.exclude, met, strict=True):
-        if not one:
+
+    for number, entry in enumerate(file.exclude):
+        if number not in used:
             raise UserError(f"exclude: {entry} is the same as an earlier entry or names no cell")
+
+
+def _changes_training(named: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether an axis changes more than the evaluation.
+
+    Args:
+        named: changes by value of the axis.
+    """
+    keys = [key for changes in named.values() for key in changes]
+    return any(not key.startswith(EVALUATION) for key in keys)
 
 
 def _exclusion(
     entry: Mapping[str, str | list[str]], values: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[str]]:
+    """An entry of `exclude` with a list for every axis, checked."""
     if not entry:
         raise UserError("exclude: an empty entry would leave out everything")
-    found = {}
-    for axis, some in entry.items():
+
+    lists = {}
+    for axis, names in entry.items():
         if axis not in values:
             raise UserError(f"exclude: there is no axis '{axis}': {nearest(axis, values)}")
-        found[axis] = [some] if isinstance(some, str) else some
-        for name in found[axis]:
+        lists[axis] = [names] if isinstance(names, str) else names
+        for name in lists[axis]:
             if name not in values[axis]:
                 raise UserError(
                     f"exclude: axis '{axis}' has no value '{name}': {nearest(name, values[axis])}"
                 )
-    return found
+    return lists
 
 
-def in_both(one: Iterable[str], other: Iterable[str]) -> str | None:
-    """A key of `other` that is, holds, or lies in a key of `one`."""
-    pairs = itertools.product(one, other)
-    return next(
-        (b for a, b in pairs if a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.")), None
-    )
+def _matches(entry: Mapping[str, list[str]], chosen: Mapping[str, str]) -> bool:
+    """Whether an entry of `exclude` leaves out the product with these values."""
+    return all(chosen[axis] in names for axis, names in entry.items())
+
+
+def in_both(keys: Iterable[str], others: Iterable[str]) -> str | None:
+    """The first of `others` that is, contains, or is in a key of `keys`."""
+    for key, other in itertools.product(keys, others):
+        if key == other or key.startswith(f"{other}.") or other.startswith(f"{key}."):
+            return other
+    return None
 
 
 def _check_name(name: str) -> None:
+    # Commas separate cells in options, and bars and line breaks are part of Markdown tables.
     if not file_name(name) or re.search(r"[,|\n]", name):
         raise UserError(
             f"cell '{name}': a name has letters or digits, and no comma, bar or line break"
         )
 
 
-def _check_distinct(names: list[str]) -> None:
-    """Raises UserError where two cells would share a folder, also where the file system ignores case."""
-    known: dict[str, str] = {}
+def _check_distinct(names: Sequence[str]) -> None:
+    """Raises UserError if two cells would share a folder, also if the file system ignores case."""
+    by_folder: dict[str, str] = {}
     for name in names:
-        place = file_name(name).casefold()
-        if place in known:
+        folder = file_name(name).casefold()
+        if folder in by_folder:
             raise UserError(
-                f"cells '{known[place]}' and '{name}' would share the folder '{place}': rename one"
+                f"cells '{by_folder[folder]}' and '{name}' would share the folder '{folder}': "
+                "rename one"
             )
-        known[place] = name
+        by_folder[folder] = name

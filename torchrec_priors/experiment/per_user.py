@@ -1,6 +1,6 @@
-"""What each user was recommended is worth, from `predictions.parquet`: the values whose means `metrics.json` holds.
+"""Values of single users, from `predictions.parquet`; `metrics.json` has their means.
 
-Shapes: U users, B users of a part of the file, M metrics.
+Shapes: U users, B users of a part of the file, R places of a list, M metrics.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ class PerUserReader:
 
     Attributes:
         ids: original item ids by row.
-        category: what entropy is measured on.
+        category: the categories that entropy is measured on.
     """
 
     ids: pa.Array
@@ -37,6 +37,7 @@ class PerUserReader:
 
     @classmethod
     def of(cls, data: PreparedData) -> "PerUserReader":
+        """A reader of predictions over a data set."""
         ids = data.catalogue(["item_id"])["item_id"].combine_chunks()
         return cls(ids, Categories.of_prior(data, data.manifest.category_prior))
 
@@ -49,30 +50,34 @@ class PerUserReader:
         """float64 [U, M]: `COMPARED` of every user, in the file's order, which is the data set's.
 
         Args:
-            on_part: called with the lists of some users after others, as they are read.
+            on_part: called with the lists of each part of the users, as they are read.
 
         Raises:
-            ValueError: the file is none, or its means are not what `metrics` says.
+            ValueError: the file has no predictions, or its means are not what `metrics` says.
         """
         parts = []
         for ranked in self._ranked(predictions, metrics):
             parts.append(self._values(ranked))
             on_part(ranked)
         values_UM = np.concatenate(parts)
+
         for name, mean in zip(COMPARED, values_UM.mean(0), strict=True):
             if abs(mean - metrics[name]) > _TOLERANCE:
                 raise ValueError(
-                    f"{name} is {mean} over {predictions} and {metrics[name]} in metrics.json beside it"
+                    f"{name} is {mean} over {predictions} and {metrics[name]} in metrics.json "
+                    "next to it"
                 )
         return values_UM
 
     def _ranked(self, predictions: Path, metrics: Mapping[str, Any]) -> Iterator[Ranked]:
-        """The users' lists beside their targets, some users after others, `CUTOFF` items of each."""
+        """The first `CUTOFF` items of the users' lists with their targets, part by part."""
         for part in _parts(predictions, metrics):
+            # Lists may be shorter than CUTOFF: rows are filled up with -1.
             first = pc.list_slice(part["items"], 0, CUTOFF)
             lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
             row_BR = np.full((len(part), CUTOFF), -1)
             row_BR[np.arange(CUTOFF) < lengths[:, None]] = self._rows(pc.list_flatten(first))
+
             target_lengths = pc.list_value_length(part["targets"]).to_numpy(zero_copy_only=False)
             targets = self._rows(pc.list_flatten(part["targets"]))
             yield Ranked.of(row_BR, targets, target_lengths, len(self.ids))

@@ -1,4 +1,7 @@
-"""What is trained and evaluated for the cells of an experiment: cells that differ in evaluation alone share a run."""
+"""What is trained and evaluated for the cells of an experiment.
+
+Cells that differ in evaluation only share a run.
+"""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -17,8 +20,8 @@ class Evaluation:
 
     Attributes:
         config: its whole configuration.
-        name: what `evaluate --name` is given; None for the evaluation of the run's own settings.
-        overrides: what `evaluate` is given, as its settings differ from the run's.
+        name: the value of `evaluate --name`; None for the evaluation of the run's own settings.
+        overrides: the arguments of `evaluate`, if its settings differ from the run's.
     """
 
     cell: str
@@ -30,12 +33,12 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training and the evaluations of it.
+    """One training and its evaluations.
 
     Attributes:
         name: of its folder.
         config: of the training: that of the first cell that shares it.
-        overrides: what `train` is given beside the base configuration.
+        overrides: the arguments of `train` in addition to the base configuration.
     """
 
     name: str
@@ -44,50 +47,51 @@ class PlannedRun:
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def only(self, cells: Iterable[str]) -> "PlannedRun":
-        """The same with the evaluations of these cells alone."""
-        return replace(
-            self, evaluations=[each for each in self.evaluations if each.cell in set(cells)]
-        )
+        """The same run with the evaluations of these cells only."""
+        names = set(cells)
+        kept = [evaluation for evaluation in self.evaluations if evaluation.cell in names]
+        return replace(self, evaluations=kept)
 
 
 def plan(
     cells: Iterable[Cell], seeds: Iterable[int], base: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> list[PlannedRun]:
-    """Runs, all cells of a seed before the next seed's.
+    """Plans the runs, all cells of a seed before those of the next seed.
 
     Args:
         base: values of the base configuration, as TOML gives them.
         budget: changes for all cells, by dotted key.
 
     Raises:
-        UserError: a cell's configuration is none, leaves nothing to evaluate on, or two trainings have one name.
+        UserError: a cell's configuration is invalid or leaves nothing to evaluate on, or two
+            trainings have one name.
     """
     cells = list(cells)
-    runs: dict[str, PlannedRun] = {}
-    names: dict[str, str] = {}
+    runs: dict[str, PlannedRun] = {}  # by what decides the training
+    named: dict[str, str] = {}  # cell by name of its run, which file systems may not tell by case
     for seed in seeds:
         for cell in cells:
             changes = {**budget, **cell.changes, "seed": seed}
             config = _config(cell, base, changes)
-            training = json.dumps(
-                {name: part for name, part in asdict(config).items() if name != EVALUATION[:-1]}
-            )
+            training = _training_of(config)
             if training not in runs:
                 name = f"{file_name(cell.trained_as)}-seed{seed}"
-                if name.casefold() in names:
+                if name.casefold() in named:
                     raise UserError(
-                        f"cells '{names[name.casefold()]}' and '{cell.name}' are trained differently "
-                        f"and would share the folder '{name}': rename one"
+                        f"cells '{named[name.casefold()]}' and '{cell.name}' are trained "
+                        f"differently and would share the folder '{name}': rename one"
                     )
-                names[name.casefold()] = cell.name
+                named[name.casefold()] = cell.name
                 overrides = [write_override(key, value) for key, value in changes.items()]
                 runs[training] = PlannedRun(name, config, overrides)
+
             run = runs[training]
             run.evaluations.append(_evaluation(cell, seed, config, run))
     return list(runs.values())
 
 
 def run_folder(out: Path, run: PlannedRun) -> Path:
+    """The folder of a run in an experiment's folder."""
     return out / "runs" / run.name
 
 
@@ -101,11 +105,23 @@ def _config(cell: Cell, base: Mapping[str, Any], changes: Mapping[str, Any]) -> 
     return config
 
 
+def _training_of(config: RunConfig) -> str:
+    """All of a configuration but its evaluation, as text."""
+    sections = asdict(config)
+    del sections[EVALUATION.removesuffix(".")]
+    return json.dumps(sections)
+
+
 def _evaluation(cell: Cell, seed: int, config: RunConfig, run: PlannedRun) -> Evaluation:
-    own, trained = (flat({"evaluation": asdict(each.evaluation)}) for each in (config, run.config))
+    wanted = _evaluation_settings(config)
+    trained = _evaluation_settings(run.config)
     overrides = [
-        write_override(key, value) for key, value in own.items() if trained.get(key) != value
+        write_override(key, value) for key, value in wanted.items() if trained.get(key) != value
     ]
-    return Evaluation(
-        cell.name, seed, config, file_name(cell.name) if overrides else None, overrides
-    )
+    name = file_name(cell.name) if overrides else None
+    return Evaluation(cell.name, seed, config, name, overrides)
+
+
+def _evaluation_settings(config: RunConfig) -> dict[str, Any]:
+    """By dotted key."""
+    return flat({"evaluation": asdict(config.evaluation)})

@@ -1,4 +1,4 @@
-"""How an experiment starts `train` and `evaluate`: as processes beside it, or as applications of a TorchX scheduler."""
+"""How an experiment starts `train` and `evaluate`: as processes, or as TorchX applications."""
 
 import inspect
 import os
@@ -21,12 +21,13 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.launch.builtins import dist
 from torchrec_priors.launch.command_line import arguments
 
+# Variables of a launcher, by which an app would take itself for one of several ranks.
 _OF_A_LAUNCHER = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
 )
 _GRACE = 10.0  # seconds between asking a process to end and ending it
 _POLL = 2.0  # seconds between asking a scheduler
-_MEMORY_MB = "8192"  # of a node, as the components have it
+_MEMORY_MB = "8192"  # of a node, the default of the components
 
 
 class Launcher(Protocol):
@@ -35,7 +36,11 @@ class Launcher(Protocol):
     def run(
         self, app: str, options: Mapping[str, object], overrides: list[str], log: Path
     ) -> str | None:
-        """Runs an app to its end, its output added to `log`; the last line of its error, None where it went well."""
+        """Runs an app to its end and appends its output to `log`.
+
+        Returns:
+            the last line of its error, None if it succeeded.
+        """
 
     def stop(self) -> None:
         """Ends what is running."""
@@ -57,24 +62,22 @@ class InPlace:
     def run(
         self, app: str, options: Mapping[str, object], overrides: list[str], log: Path
     ) -> str | None:
-        command = [
-            sys.executable,
-            "-m",
-            f"torchrec_priors.apps.{app}",
-            *arguments(options),
-            *overrides,
-        ]
-        alone = {
+        module = f"torchrec_priors.apps.{app}"
+        command = [sys.executable, "-m", module, *arguments(options), *overrides]
+        environment = {
             name: value for name, value in os.environ.items() if not _OF_A_LAUNCHER.fullmatch(name)
         }
+        environment["OMP_NUM_THREADS"] = "1"
+
         with append_to(log) as stream:
             before = stream.tell()
+            # Under the guard, so that `stop` sees every process or none is started after it.
             with self._guard:
                 if self._stopped:
                     return "stopped"
                 process = subprocess.Popen(
                     command,
-                    env={**alone, "OMP_NUM_THREADS": "1"},
+                    env=environment,
                     stdin=subprocess.DEVNULL,
                     stdout=stream,
                     stderr=stream,
@@ -84,11 +87,12 @@ class InPlace:
             code = process.wait()
         with self._guard:
             self._running.discard(process)
+
         if code == 0:
             return None
-        how = f"{app} ended by signal {-code}" if code < 0 else f"{app} gave {code}"
-        said = log.read_bytes()[before:].decode("utf8", "replace")
-        return f"{how}: {_last_line(said.splitlines())}"
+        ending = f"{app} ended by signal {-code}" if code < 0 else f"{app} gave {code}"
+        output = log.read_bytes()[before:].decode("utf8", "replace")
+        return f"{ending}: {_last_line(output.splitlines())}"
 
     def stop(self) -> None:
         with self._guard:
@@ -96,6 +100,8 @@ class InPlace:
             running = list(self._running)
         for process in running:
             process.terminate()
+
+        # All share the time that they have for ending.
         deadline = time.monotonic() + _GRACE
         for process in running:
             try:
@@ -105,7 +111,7 @@ class InPlace:
 
 
 class OnScheduler:
-    """One TorchX application a run; `.torchxconfig` in the working folder is heeded."""
+    """One TorchX application a run; `.torchxconfig` in the working folder applies."""
 
     def __init__(self, scheduler: str, ranks: str, logs: Path) -> None:
         """
@@ -124,12 +130,14 @@ class OnScheduler:
         known = self._runner.scheduler_backends()
         if scheduler not in known:
             raise UserError(f"--scheduler: there is no '{scheduler}': {nearest(scheduler, known)}")
+
         self._scheduler = scheduler
         self._ranks = ranks
         self._settings: dict[str, Any] = {}
         if scheduler.startswith("local_cwd"):
             self._settings["log_dir"] = str(logs / "torchx")
-        apply(scheduler, self._settings)
+        apply(scheduler, self._settings)  # adds those of `.torchxconfig`
+
         self._guard = threading.Lock()
         self._running = set[str]()
         self._stopped = False
@@ -138,6 +146,7 @@ class OnScheduler:
         self, app: str, options: Mapping[str, object], overrides: list[str], log: Path
     ) -> str | None:
         definition = self._definition(app, arguments(options) + overrides)
+        # Under the guard, so that `stop` sees every application or none is started after it.
         with self._guard:
             if self._stopped:
                 return "stopped"
@@ -146,13 +155,15 @@ class OnScheduler:
         status = self._runner.wait(handle, wait_interval=_POLL)
         with self._guard:
             self._running.discard(handle)
+
         lines = self._lines(handle, definition.roles[0].name)
         with append_to(log) as stream:
             stream.writelines(f"{line}\n" for line in lines)
+
         if status is not None and status.state == AppState.SUCCEEDED:
             return None
-        how = f"{app} on {self._scheduler} is {status.state.name.lower() if status else 'gone'}"
-        return f"{how}: {_last_line(lines)}"
+        state = status.state.name.lower() if status else "gone"
+        return f"{app} on {self._scheduler} is {state}: {_last_line(lines)}"
 
     def stop(self) -> None:
         with self._guard:
@@ -163,27 +174,29 @@ class OnScheduler:
         self._runner.close()
 
     def _definition(self, app: str, words: list[str]) -> AppDef:
-        """The app on these ranks, on what `.torchxconfig` says of its component, as `torchx run` reads it."""
-        known = inspect.signature(dist.ddp).parameters
-        given = {
-            name: value
-            for name, value in get_configs("component", f"components/{app}.py:{app}").items()
-            if name in known
-        }
-        fixed = ["-m", f"torchrec_priors.apps.{app}", "--name", f"/{app}", "-j", self._ranks]
+        """The app on these ranks, with what `.torchxconfig` says of its component.
+
+        `torchx run` reads the file in the same way.
+        """
+        parameters = inspect.signature(dist.ddp).parameters
+        component = get_configs("component", f"components/{app}.py:{app}")
+        given = {name: value for name, value in component.items() if name in parameters}
+
+        module = f"torchrec_priors.apps.{app}"
+        fixed = ["-m", module, "--name", f"/{app}", "-j", self._ranks]
         return materialize_appdef(dist.ddp, [*fixed, "--", *words], {"memMB": _MEMORY_MB, **given})
 
     def _lines(self, handle: str, role: str) -> list[str]:
         try:
             return [line.rstrip("\r\n") for line in self._runner.log_lines(handle, role)]
-        except Exception as error:  # a scheduler may have no logs, in whatever way
+        except Exception as error:  # schedulers without logs raise whatever they like
             return [f"no log: {type(error).__name__}: {error}"]
 
 
 def _last_line(lines: Iterable[str]) -> str:
-    """Our own line about a person's mistake where there is one, as launchers report after it; else the last line."""
-    said = [line.strip() for line in lines if line.strip()]
-    ours = [
-        line[line.index("error: ") :] for line in said if re.match(r"(\[\S+\]:)?\s*error: ", line)
+    """Our own line about a user's mistake if there is one, as launchers report after it; else the last line."""
+    lines = [line.strip() for line in lines if line.strip()]
+    errors = [
+        line[line.index("error: ") :] for line in lines if re.match(r"(\[\S+\]:)?\s*error: ", line)
     ]
-    return (ours or said or ["it said nothing"])[-1]
+    return (errors or lines or ["it said nothing"])[-1]

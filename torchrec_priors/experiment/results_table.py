@@ -19,12 +19,13 @@ from torchrec_priors.training.loop import SELECTED_BY
 
 @dataclass(frozen=True)
 class About:
-    """What the tables name beside the numbers.
+    """What the tables name in addition to the numbers.
 
     Attributes:
         cells: names in the order of the rows.
         metrics: of the split, that are shown.
-        command: what makes the tables.
+        reference: the cell that the others are compared with; "" for none.
+        command: the command that makes the tables.
         data: name and content hash of the data set.
     """
 
@@ -43,6 +44,7 @@ def markdown(results: Results, about: About) -> str:
     parts = [f"# {about.name}, {about.split} split", "\n".join(_means(results, about))]
     if about.reference:
         parts.append("\n".join(_differences(results, about)))
+
     failed = [row for row in results.rows if row["error"] is not None]
     if failed:
         lines = [f"- {row['cell']}, seed {row['seed']}: {row['error']}" for row in failed]
@@ -57,23 +59,29 @@ def _means(results: Results, about: About) -> list[str]:
     lines = _head(titles)
     for cell in about.cells:
         rows = results.of(cell)
-        some = (
-            "" if len(rows) == len(about.seeds) else f" ({len(rows)} of {len(about.seeds)} seeds)"
-        )
-        sizes = [f"{rows[0][name]:,}" if rows else "" for name in ("heads", "parameters/heads")]
-        label = f"{_label(results, cell)}{some}{_taint(rows)}"
+        label = _label(results, cell)
+        if len(rows) != len(about.seeds):
+            label += f" ({len(rows)} of {len(about.seeds)} seeds)"
+        label += _taint(rows)
+
+        sizes = ["", ""]
+        if rows:
+            sizes = [f"{rows[0][name]:,}" for name in ("heads", "parameters/heads")]
         lines.append(_line([label, *sizes, *(_over_seeds(rows, name) for name in shown)]))
     return lines
 
 
 def _taint(rows: list[Row]) -> str:
-    """What a cell says where its pretrained vectors know targets."""
-    if any(row.get("leaked/users") or row.get("validation/leaked/users") for row in rows):
+    """What a cell's label says if its pretrained vectors were trained on targets."""
+    if _any_has(rows, "leaked/users"):
         return " (trained on targets)"
-    untold = any(
-        row.get("leaked/untold_users") or row.get("validation/leaked/untold_users") for row in rows
-    )
-    return " (perhaps trained on targets)" if untold else ""
+    if _any_has(rows, "leaked/untold_users"):
+        return " (perhaps trained on targets)"
+    return ""
+
+
+def _any_has(rows: list[Row], name: str) -> bool:
+    return any(row.get(name) or row.get(f"validation/{name}") for row in rows)
 
 
 def _differences(results: Results, about: About) -> list[str]:
@@ -82,54 +90,53 @@ def _differences(results: Results, about: About) -> list[str]:
         "",
     ]
     lines += _head(["cell", *COMPARED])
-    found = results.differences(about.reference)
+    differences = results.differences(about.reference)
     for cell in about.cells:
-        if cell != about.reference:
-            values = (
-                [_signed(interval) for interval in found[cell]]
-                if cell in found
-                else [""] * len(COMPARED)
-            )
-            lines.append(
-                _line([f"{_label(results, cell)}{_of_one_seed(results, cell, about)}", *values])
-            )
+        if cell == about.reference:
+            continue
+        values = [""] * len(COMPARED)
+        if cell in differences:
+            values = [_signed(interval) for interval in differences[cell]]
+        label = f"{_label(results, cell)}{_of_one_seed(results, cell, about)}"
+        lines.append(_line([label, *values]))
     return lines
 
 
 def _of_one_seed(results: Results, cell: str, about: About) -> str:
-    """Said of single rows where others have several seeds, and once of the table where none has."""
+    """A remark on a row of one seed if others have several; if none has, the footer says it."""
     difference = results.difference(cell, about.reference)
-    return (
-        " (one seed)"
-        if difference is not None and difference.of_one_seed and len(about.seeds) > 1
-        else ""
-    )
+    if difference is not None and difference.of_one_seed and len(about.seeds) > 1:
+        return " (one seed)"
+    return ""
 
 
 def _label(results: Results, cell: str) -> str:
-    interests = next((row.get("interests") for row in results.rows if row["cell"] == cell), None)
+    rows = [row for row in results.rows if row["cell"] == cell]
+    interests = rows[0].get("interests") if rows else None
     return labelled(cell, interests)
 
 
 def _footer(results: Results, about: About) -> list[str]:
     seeds = ", ".join(map(str, about.seeds))
-    spread = (
-        f"Mean ± standard deviation over seeds {seeds}" if len(about.seeds) > 1 else f"Seed {seeds}"
-    )
     intervals = f"Intervals: paired bootstrap over users ({RESAMPLES:,} resamples, seed {SEED})"
     if len(about.seeds) > 1:
-        intervals += " and seeds, whose part is Student's t of as many degrees of freedom as there are seeds, less one."
+        spread = f"Mean ± standard deviation over seeds {seeds}"
+        intervals += (
+            " and seeds, whose part is Student's t of as many degrees of freedom as there are "
+            "seeds, less one."
+        )
     else:
+        spread = f"Seed {seeds}"
         intervals += "; one seed is one seed: what another training would give is not in them."
-    hashes = "".join(
-        f"{row['cell']} {row['seed']} {row['config_sha256']}\n" for row in results.rows
-    )
+
+    lines = [f"{row['cell']} {row['seed']} {row['config_sha256']}\n" for row in results.rows]
+    configurations = hashlib.sha256("".join(lines).encode()).hexdigest()
     name, content = about.data
     return [
         f"{spread}. {intervals}" if about.reference else f"{spread}.",
         "",
         f"- command: `{about.command}`",
-        f"- configurations: sha256 `{hashlib.sha256(hashes.encode()).hexdigest()}` over all cells and seeds",
+        f"- configurations: sha256 `{configurations}` over all cells and seeds",
         f"- data set: {name}, content sha256 `{content}`",
     ]
 

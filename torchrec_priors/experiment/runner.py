@@ -1,4 +1,4 @@
-"""Runs what is missing of an experiment, some runs at a time; what fails does not stop the rest."""
+"""Runs what is missing of an experiment, some runs at a time; a failure does not stop the rest."""
 
 import fcntl
 import logging
@@ -23,7 +23,7 @@ Failures = Mapping[tuple[str, int], str]  # last line of the error, by cell and 
 
 
 class Runner:
-    """Trains and evaluates planned runs in their folders, or goes on where an earlier experiment stopped."""
+    """Trains and evaluates planned runs in their folders, or resumes where an earlier experiment stopped."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Runner:
         Args:
             base: file of the base configuration.
             keep_weights: False removes a run's checkpoints once it is evaluated.
-            trust: files of own code may run that a run brought along.
+            trust: whether own code that came with a run may be run.
         """
         self.out = out
         self.base = base
@@ -52,30 +52,38 @@ class Runner:
         self._logs = out / "logs"
 
     def check(self, runs: list[PlannedRun]) -> None:
-        """Raises UserError where a folder holds a run of another configuration, or of other data."""
+        """Raises UserError if a folder contains a run of another configuration, or of other data."""
         for run in runs:
             try:
                 self._folder(run).check_same_run(run.config, self.data)
             except UserError as error:
                 raise UserError(
-                    f"{error}, for --out, or remove it to train '{run.name}' anew"
+                    f"{error}, for --out, or remove it to train '{run.name}' again"
                 ) from error
 
     def missing(self, run: PlannedRun) -> list[Evaluation]:
         """The evaluations of a run that are still to be made."""
         folder = self._folder(run)
         return [
-            each for each in run.evaluations if metrics_of(folder, run, each, self.split) is None
+            evaluation
+            for evaluation in run.evaluations
+            if metrics_of(folder, run, evaluation, self.split) is None
         ]
 
     def run_all(self, runs: list[PlannedRun], at_once: int) -> Failures:
-        """Runs what is missing; ends what it started where it is interrupted."""
+        """Runs what is missing; if it is interrupted, it ends what it started."""
         self._logs.mkdir(parents=True, exist_ok=True)
         todo = [run for run in runs if self.missing(run)]
+        finished = len(runs) - len(todo)
         log.info(
             "%d runs: %d done, %d to do, %d at a time; their output: %s",
-            len(runs), len(runs) - len(todo), len(todo), at_once, self._logs,
-        )  # fmt: skip
+            len(runs),
+            finished,
+            len(todo),
+            at_once,
+            self._logs,
+        )
+
         failures: dict[tuple[str, int], str] = {}
         started = time.monotonic()
         with ThreadPoolExecutor(at_once) as pool:
@@ -83,14 +91,11 @@ class Runner:
             try:
                 for done, future in enumerate(as_completed(waiting), 1):
                     failures.update(future.result())
-                    took = time.monotonic() - started
-                    self._say(
-                        waiting[future],
-                        len(runs) - len(todo) + done,
-                        len(runs),
-                        took / done * (len(todo) - done),
-                    )
+                    seconds_a_run = (time.monotonic() - started) / done
+                    left = seconds_a_run * (len(todo) - done)
+                    self._log_progress(waiting[future], finished + done, len(runs), left)
             except BaseException:
+                # Runs that wait are not started; those that run end, on which the pool waits.
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.launcher.stop()
                 raise
@@ -101,61 +106,71 @@ class Runner:
         folder = self._folder(run)
         output = self._logs / f"{run.name}.log"
         missing = self.missing(run)
-        summary = summary_of(folder, run)
-        if summary is None or not has_weights(folder, summary):
-            where = {
-                "config": self.base,
-                "data": self.data.folder,
-                "run": folder.path,
-                **self._trust,
-            }
-            error = self.launcher.run("train", where, run.overrides, output)
-            if error is None and summary_of(folder, run) is None:
-                error = f"train left no summary of this configuration: has '{self.base}' changed?"
-            if error is not None:
-                return {(each.cell, each.seed): error for each in missing}
+        error = self._train(run, folder, output)
+        if error is not None:
+            return {(evaluation.cell, evaluation.seed): error for evaluation in missing}
+
         failures = {}
-        for each in missing:
-            what = {
+        for evaluation in missing:
+            options = {
                 "run": folder.path,
                 "split": self.split,
                 "data": self.data.folder,
-                "name": each.name,
+                "name": evaluation.name,
                 **self._trust,
             }
-            error = self.launcher.run("evaluate", what, each.overrides, output)
+            error = self.launcher.run("evaluate", options, evaluation.overrides, output)
             if error is not None:
-                failures[each.cell, each.seed] = error
+                failures[evaluation.cell, evaluation.seed] = error
+
+        # A failed evaluation is tried again, for which it needs the weights.
         if not failures and not self.keep_weights:
             shutil.rmtree(folder.checkpoints)
         return failures
 
-    def _say(self, run: PlannedRun, done: int, of: int, left: float) -> None:
-        folder = self._folder(run)
+    def _train(self, run: PlannedRun, folder: RunFolder, output: Path) -> str | None:
+        """Trains a run if its best weights do not exist; the last line of the error if it failed."""
         summary = summary_of(folder, run)
-        missing = self.missing(run)
+        if summary is not None and has_weights(folder, summary):
+            return None
+
+        options = {
+            "config": self.base,
+            "data": self.data.folder,
+            "run": folder.path,
+            **self._trust,
+        }
+        error = self.launcher.run("train", options, run.overrides, output)
+        if error is None and summary_of(folder, run) is None:
+            return f"train left no summary of this configuration: has '{self.base}' changed?"
+        return error
+
+    def _log_progress(self, run: PlannedRun, done: int, of: int, left: float) -> None:
+        """
+        Args:
+            left: seconds.
+        """
+        summary = summary_of(self._folder(run), run)
         if summary is None:
-            said = "failed"
+            text = "failed"
         else:
-            said = f"validation {SELECTED_BY} {summary[f'validation/{SELECTED_BY}']:.4f}"
-            said += (
-                f", {len(missing)} of {len(run.evaluations)} evaluations failed" if missing else ""
-            )
-        log.info(
-            "[%d/%d] %s: %s%s",
-            done,
-            of,
-            run.name,
-            said,
-            f"; about {_minutes(left)} left" if done < of else "",
-        )
+            text = f"validation {SELECTED_BY} {summary[f'validation/{SELECTED_BY}']:.4f}"
+            missing = len(self.missing(run))
+            if missing:
+                text += f", {missing} of {len(run.evaluations)} evaluations failed"
+        if done < of:
+            text += f"; about {_minutes(left)} left"
+        log.info("[%d/%d] %s: %s", done, of, run.name, text)
 
     def _folder(self, run: PlannedRun) -> RunFolder:
         return RunFolder(run_folder(self.out, run))
 
 
 def lock(out: Path) -> int:
-    """A descriptor that holds the experiment's folder until this process and those that inherit it have ended.
+    """Locks the experiment's folder until this process and those that inherit the lock have ended.
+
+    Returns:
+        a file descriptor, which holds the lock.
 
     Raises:
         UserError: another experiment holds it.
@@ -167,16 +182,15 @@ def lock(out: Path) -> int:
     except BlockingIOError as error:
         os.close(descriptor)
         raise UserError(
-            f"--out: '{out}' is in use by another experiment, or by a training that a killed one left: wait or end it"
+            f"--out: '{out}' is in use by another experiment, or by a training that a killed one "
+            "left: wait or end it"
         ) from error
     return descriptor
 
 
 def _minutes(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 90
-        else f"{seconds / 60:.0f} min"
-        if seconds < 5400
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

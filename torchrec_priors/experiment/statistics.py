@@ -1,13 +1,15 @@
-"""Means over seeds, and what a difference between two models is worth: intervals for other users and other seeds.
+"""Means over seeds, and intervals of a difference between two models, for other users and other seeds.
 
-A difference d_su of seed s and user u is mu + a_s + b_u + e_su: what all have, what a training gives to all users, what
-models differ in for a user, and the rest. Its mean over S seeds and U users varies by
+A difference d_su of seed s and user u is mu + a_s + b_u + e_su: what all have, what a training gives
+to all users, what models differ in for a user, and the rest. Its mean over S seeds and U users varies
+by
 
     var(a) / S + var(b) / U + var(e) / (S U)
 
-Users are many: they are drawn with replacement, which holds the last two. Seeds are few, and drawing three of three
-again says too little (three equal ones are 1 of 9 draws, and the spread is too small by (S - 1) / S): their part is
-drawn from Student's t of S - 1 degrees of freedom instead, times sqrt(var(a) / S), by an estimate from the same numbers
+Users are many: they are drawn with replacement, which accounts for the last two terms. Seeds are few,
+and drawing three of three again gives too narrow an interval (three equal ones are 1 of 9 draws, and
+the spread is too small by (S - 1) / S): their part is drawn from Student's t of S - 1 degrees of
+freedom instead, times sqrt(var(a) / S), by an estimate from the same numbers
 
     var(a) = max(0, variance of the seeds' means - var(e) / U)
 
@@ -38,7 +40,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class SeedsPart:
-    """What a mean varies by with the seeds, beside what it varies by with the users.
+    """How much a mean varies with the seeds, in addition to how much it varies with the users.
 
     Attributes:
         error_M: standard error, sqrt(var(a) / S).
@@ -54,8 +56,8 @@ class Difference:
     """What users have with one model more than with another, seed by seed.
 
     Attributes:
-        sides: [S, U, M]: the differences of the seeds that both have; where they share none, what the one has and what
-            the other lacks, each of its own seeds.
+        sides: [S, U, M]: the differences of the seeds that both have. If they share none, the values
+            of the one model and the negative values of the other, each of its own seeds.
         seeds: of the one and of the other.
     """
 
@@ -66,60 +68,63 @@ class Difference:
     def between(
         cls, ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]
     ) -> "Difference":
-        """
+        """The difference between two models.
+
         Args:
             ours, theirs: float64 [U, M] of each seed, the same users.
         """
-        own = tuple(sorted(ours))
-        other = tuple(sorted(theirs))
-        shared = tuple(seed for seed in own if seed in theirs)
+        our_seeds = tuple(sorted(ours))
+        their_seeds = tuple(sorted(theirs))
+        shared = tuple(seed for seed in our_seeds if seed in theirs)
         if shared:
-            return cls(
-                (np.stack([ours[seed] - theirs[seed] for seed in shared]),), (shared, shared)
-            )
-        return cls(
-            (np.stack([ours[seed] for seed in own]), -np.stack([theirs[seed] for seed in other])),
-            (own, other),
-        )
+            paired_SUM = np.stack([ours[seed] - theirs[seed] for seed in shared])
+            return cls((paired_SUM,), (shared, shared))
+
+        our_SUM = np.stack([ours[seed] for seed in our_seeds])
+        their_SUM = -np.stack([theirs[seed] for seed in their_seeds])
+        return cls((our_SUM, their_SUM), (our_seeds, their_seeds))
 
     def of(
         self, users: np.ndarray | slice = slice(None), metrics: Sequence[int] | slice = slice(None)
     ) -> "Difference":
-        """Of some users and metrics."""
+        """The difference of some users and metrics."""
         return Difference(tuple(side[:, users][:, :, metrics] for side in self.sides), self.seeds)
 
     @property
     def of_one_seed(self) -> bool:
-        """Whether a side has one seed alone, so that another training's chance is not known."""
+        """Whether a side has one seed only, so that the chance of another training is unknown."""
         return min(map(len, self.seeds)) == 1
 
     @cached_property
     def mean_UM(self) -> np.ndarray:
-        """Over seeds."""
+        """Mean over seeds."""
         return np.sum([side.mean(0) for side in self.sides], 0)
 
     @property
     def parts(self) -> list[SeedsPart]:
-        """Of each side that has several seeds."""
+        """The seeds' part of each side that has several seeds."""
         return [_seeds_part(side) for side in self.sides if len(side) > 1]
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (n - 1); None for the latter where there is one value alone.
+    """Mean and standard deviation (n - 1); None for the latter if there is one value only.
 
     >>> mean_and_deviation([1.0, 3.0])
     (2.0, 1.4142135623730951)
     """
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None
+    return mean, float(np.std(values, ddof=1))
 
 
 def intervals_of(
     differences: Sequence[Difference], resamples: int = RESAMPLES, seed: int = SEED
 ) -> list[list[Interval]]:
-    """For each difference, of each metric, the mean over users and seeds with its interval.
+    """The mean of each difference over users and seeds with its interval, for each metric.
 
-    Users and seeds are drawn the same for all differences. Of one seed alone, the interval is for other users of these
-    very trainings.
+    Users and seeds are drawn the same for all differences. The interval of a difference of one seed
+    is for other users of the same trainings.
 
     Args:
         differences: of the same users.
@@ -127,44 +132,50 @@ def intervals_of(
     """
     mean_UD = np.concatenate([difference.mean_UM for difference in differences], 1)
     mean_RD = _users_drawn(mean_UD, resamples, seed)
+
+    # The seeds' part of each difference is added to its columns.
     first = 0
-    found = []
     for difference in differences:
         last = first + difference.mean_UM.shape[1]
         for number, part in enumerate(difference.parts):
-            mean_RD[:, first:last] += (
-                _t_draws(part.freedom, resamples, seed + number)[:, None] * part.error_M
-            )
+            draws_R = _t_draws(part.freedom, resamples, seed + number)
+            mean_RD[:, first:last] += draws_R[:, None] * part.error_M
         first = last
+
     low_D, high_D = np.quantile(mean_RD, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     bounds = zip(mean_UD.mean(0), low_D, high_D, strict=True)
     intervals = [Interval(float(mean), float(low), float(high)) for mean, low, high in bounds]
+
+    by_difference = []
     for difference in differences:
         metrics = difference.mean_UM.shape[1]
-        found.append(intervals[:metrics])
+        by_difference.append(intervals[:metrics])
         intervals = intervals[metrics:]
-    return found
+    return by_difference
 
 
 def _users_drawn(mean_UD: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """[R, D] means over users who were drawn with replacement, one draw after another from one generator."""
+    """[R, D] means over users drawn with replacement, one draw after another from one generator."""
     users = len(mean_UD)
     random = np.random.default_rng(seed)
     mean_RD = np.empty((resamples, mean_UD.shape[1]))
     step = max(1, _AT_ONCE // users)
     for first in range(0, resamples, step):
-        some = min(step, resamples - first)
-        drawn = random.integers(0, users, (some, users)) + users * np.arange(some)[:, None]
-        times_RU = np.bincount(drawn.ravel(), minlength=some * users).reshape(some, users)
-        mean_RD[first : first + some] = times_RU @ mean_UD / users
+        count = min(step, resamples - first)
+        # Each resample has its own range of numbers, so one bincount serves all of them.
+        drawn_RU = random.integers(0, users, (count, users)) + users * np.arange(count)[:, None]
+        times_RU = np.bincount(drawn_RU.ravel(), minlength=count * users).reshape(count, users)
+        mean_RD[first : first + count] = times_RU @ mean_UD / users
     return mean_RD
 
 
 def _seeds_part(value_SUM: np.ndarray) -> SeedsPart:
+    """Estimates var(a) / S of one side."""
     seeds, users, _ = value_SUM.shape
     mean_SM = value_SUM.mean(1)
     spread_M = mean_SM.var(0, ddof=1)
     if users > 1:
+        # var(e) is what remains of each value without its seed's and its user's mean.
         rest_SUM = value_SUM - mean_SM[:, None] - value_SUM.mean(0) + mean_SM.mean(0)
         spread_M = spread_M - np.square(rest_SUM).sum((0, 1)) / ((seeds - 1) * (users - 1)) / users
     return SeedsPart(np.sqrt(np.clip(spread_M, 0, None) / seeds), seeds - 1)

@@ -1,1 +1,1 @@
-"""Hyper-parameter search over an experiment's cells: by Optuna, on the validation split alone."""
+"""Hyper-parameter search over an experiment's cells: by Optuna, on the validation split only."""

@@ -1,4 +1,4 @@
-"""What a search chose, as an experiment that can be run; what of it is trained already is not trained again."""
+"""What a search chose, as an experiment that can be run; its trained runs are not trained again."""
 
 import os
 from dataclasses import asdict
@@ -13,6 +13,7 @@ from torchrec_priors.experiment.matrix import Cell
 from torchrec_priors.experiment.plan import PlannedRun, run_folder
 from torchrec_priors.training.run.folder import RunFolder
 
+# Keys that the experiment of the best has from that of the search.
 _AS_THEY_ARE = ("seeds", "split", "reference", "at_once", "metrics", "budget")
 
 
@@ -30,38 +31,40 @@ def best_toml(
 
     Args:
         cells: with the values chosen.
-        folder: where the text will stand.
+        folder: where the text will be.
         data: prepared data set.
-        command: what made it.
+        command: the command that made it.
     """
     kept = asdict(file)
     config = os.path.relpath(Path(file.config).absolute(), folder.absolute())
     values: dict[str, Any] = {"name": f"{file.name}-best", "config": config, "data": data}
     values |= {key: kept[key] for key in _AS_THEY_ARE}
     values["cells"] = {cell.name: _nested(cell.changes) for cell in cells}
-    return f"# {file.name}, every cell with the values chosen on validation by:\n#   {command}\n{tomli_w.dumps(values)}"
+
+    head = f"# {file.name}, every cell with the values chosen on validation by:\n#   {command}\n"
+    return head + tomli_w.dumps(values)
 
 
 def final_folder(out: Path) -> Path:
-    """Where the experiment of the best is run, given that of the search: the default of its name."""
+    """The folder of the experiment of the best, given that of the search: the default of its name."""
     return out.with_name(f"{out.name}-best")
 
 
 def hand_over(out: Path, tried: list[PlannedRun], final: list[PlannedRun]) -> int:
-    """Links runs of the search into the folder of the final experiment, where their configurations are the same.
+    """Links runs of the search into the folder of the final experiment if their configurations are the same.
 
     Returns:
-        how many of the final runs are trained already.
+        the number of the final runs that are trained already.
     """
     trained = {run.config.sha256(): run_folder(out, run) for run in tried if _is_trained(out, run)}
     for run in final:
         link = run_folder(final_folder(out), run)
         if link.is_symlink():  # of an earlier search
             link.unlink()
-        there = trained.get(run.config.sha256())
-        if there is not None and not link.exists():
+        target = trained.get(run.config.sha256())
+        if target is not None and not link.exists():
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(os.path.relpath(there, link.parent), target_is_directory=True)
+            link.symlink_to(os.path.relpath(target, link.parent), target_is_directory=True)
     return sum(_is_trained(final_folder(out), run) for run in final)
 
 
@@ -70,15 +73,16 @@ def _is_trained(out: Path, run: PlannedRun) -> bool:
 
 
 def _nested(changes: dict[str, Any]) -> dict[str, Any]:
-    """
+    """Changes by dotted key as nested sections.
+
     >>> _nested({"model.dim": 8, "encoder.options.width": 3})
     {'model': {'dim': 8}, 'encoder': {'options': {'width': 3}}}
     """
-    found: dict[str, Any] = {}
+    nested: dict[str, Any] = {}
     for key, value in changes.items():
         *sections, last = key.split(".")
-        place = found
+        innermost = nested
         for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
-    return found
+            innermost = innermost.setdefault(section, {})
+        innermost[last] = value
+    return nested

@@ -1,4 +1,7 @@
-"""Values to try next for one cell: Optuna's tree-structured Parzen estimator, from the scores of earlier trials."""
+"""Values to try next for one cell, from the scores of earlier trials.
+
+They are proposed by Optuna's tree-structured Parzen estimator.
+"""
 
 import itertools
 import json
@@ -6,7 +9,7 @@ import logging
 import random
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import optuna
@@ -28,13 +31,16 @@ logging.getLogger("optuna").setLevel(logging.WARNING)
 
 
 class Proposals:
-    """Never the same twice, and a function of the space, the seed, and what was told between which proposals: a search
-    that goes on says again what it said."""
+    """Proposes values for one cell, never the same twice.
+
+    Proposals are a function of the space, the seed, and which scores came between which proposals:
+    a search that is resumed proposes the same again.
+    """
 
     def __init__(self, space: Space, own: dict[str, Any] | None, cell: str, seed: int) -> None:
         """
         Args:
-            own: values of the cell as it stands; None where they are not in the space.
+            own: the cell's values without changes; None if they are not in the space.
         """
         self._space = space
         self._own = own
@@ -42,44 +48,60 @@ class Proposals:
         sampler = optuna.samplers.TPESampler(
             seed=zlib.crc32(f"{seed}/{cell}".encode()),
             n_startup_trials=_AT_RANDOM,
-            constant_liar=True,
+            constant_liar=True,  # trials of a batch, which have no score yet, keep others away
         )
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._distributions = {key: _distribution(values) for key, values in space.items()}
-        self._asked: list[optuna.Trial | None] = []
+        self._proposed: list[optuna.Trial | None] = []
         self._seen: set[str] = set()
 
     def ask(self) -> dict[str, Any] | None:
-        """Values by key, none for the first, which is the cell as it stands; None where all were tried."""
-        if not self._asked:
-            self._asked.append(None if self._own is None else self._take(self._own))
+        """The next values by key; None if all were tried.
+
+        The first are empty: the cell without changes.
+        """
+        if not self._proposed:
+            self._proposed.append(None if self._own is None else self._enqueue(self._own))
             return {}
-        left = list(itertools.islice(self._untried(), _DRAWN_FROM))
-        if not left and _is_finite(self._space):
+
+        untried = list(itertools.islice(self._untried(), _DRAWN_FROM))
+        if not untried and _is_finite(self._space):
             return None
-        for _ in range(_TRIES if left else sys.maxsize):
+
+        # In a space without end, only the sampler can propose: it is asked until it has new values.
+        for _ in range(_TRIES if untried else sys.maxsize):
             trial = self._study.ask(self._distributions)
             values = {key: _value(self._space[key], trial.params[key]) for key in self._space}
             if _text(values) not in self._seen:
                 self._seen.add(_text(values))
-                self._asked.append(trial)
+                self._proposed.append(trial)
                 return values
-            self._study.tell(trial, state=TrialState.FAIL)  # of which the sampler takes no notice
-        self._asked.append(self._take(values := self._random.choice(left)))
+            self._study.tell(trial, state=TrialState.FAIL)  # which the sampler ignores
+
+        values = self._random.choice(untried)
+        self._proposed.append(self._enqueue(values))
         return values
 
     def tell(self, number: int, score: float | None) -> None:
-        """The score of a trial, counted from 0; None, where it failed, counts as worse than any."""
-        trial = self._asked[number]
-        if trial is not None and score is None:
+        """Takes the score of a trial.
+
+        Args:
+            number: of the trial, from 0.
+            score: None if it failed, which counts as worse than any score.
+        """
+        trial = self._proposed[number]
+        if trial is None:
+            return
+        if score is None:
             self._study.tell(trial, state=TrialState.PRUNED)
-        elif trial is not None:
+        else:
             self._study.tell(trial, score)
 
     def _untried(self) -> Iterator[dict[str, Any]]:
         return (values for values in _all(self._space) if _text(values) not in self._seen)
 
-    def _take(self, values: dict[str, Any]) -> optuna.Trial:
+    def _enqueue(self, values: dict[str, Any]) -> optuna.Trial:
+        """A trial of values that the sampler has not proposed."""
         self._seen.add(_text(values))
         self._study.enqueue_trial(
             {key: _parameter(self._space[key], value) for key, value in values.items()}
@@ -88,35 +110,42 @@ class Proposals:
 
 
 def _distribution(values: OneOf | Between) -> BaseDistribution:
-    """Lists are told as places: of numbers that rise as whole numbers, of others as categories."""
+    """Optuna's distribution.
+
+    Lists are given as positions: of rising numbers as whole numbers, of others as categories.
+    """
     if isinstance(values, OneOf):
         count = len(values.values)
-        return (
-            IntDistribution(0, count - 1)
-            if values.ordered
-            else CategoricalDistribution(range(count))
-        )
+        if values.ordered:
+            return IntDistribution(0, count - 1)
+        return CategoricalDistribution(range(count))
     kind = IntDistribution if values.whole else FloatDistribution
     return kind(values.low, values.high, log=values.log)
 
 
 def _value(values: OneOf | Between, parameter: Any) -> Any:
-    return values.values[parameter] if isinstance(values, OneOf) else values.rounded(parameter)
+    if isinstance(values, OneOf):
+        return values.values[parameter]
+    return values.rounded(parameter)
 
 
 def _parameter(values: OneOf | Between, value: Any) -> Any:
-    return values.values.index(value) if isinstance(values, OneOf) else value
+    if isinstance(values, OneOf):
+        return values.values.index(value)
+    return value
 
 
 def _all(space: Space) -> Iterator[dict[str, Any]]:
-    """All values of lists and of whole numbers; nothing where there are others, of which there is no end."""
+    """All values of lists and of whole numbers; nothing if the space has others and so no end."""
     if not _is_finite(space):
         return
-    some = (
-        values.values if isinstance(values, OneOf) else range(int(values.low), int(values.high) + 1)
-        for values in space.values()
-    )
-    for chosen in itertools.product(*some):
+    choices: list[Sequence[Any]] = []
+    for values in space.values():
+        if isinstance(values, OneOf):
+            choices.append(values.values)
+        else:
+            choices.append(range(int(values.low), int(values.high) + 1))
+    for chosen in itertools.product(*choices):
         yield dict(zip(space, chosen, strict=True))
 
 

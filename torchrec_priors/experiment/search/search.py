@@ -36,38 +36,48 @@ def search(
         base: values of the base configuration, as TOML gives them.
         runner: of the validation split.
         data: prepared data set, as it was named.
-        command: what the files say they were made by.
+        command: the command that the files name.
 
     Returns:
-        the text of the table with what to do next, and the exit code: 1 where a cell has no trial with a score.
+        the text of the table with what to do next, and the exit code: 1 if a cell has no trial with
+        a score.
 
     Raises:
-        UserError: what is searched cannot be (see `space.spaces_of`), or a folder holds another run.
+        UserError: the space is invalid (see `space.spaces_of`), or a folder contains another run.
     """
-    searched = Search(file, base, only)
-    names = [cell.name for cell in searched.cells]
+    trials = Search(file, base, only)
+    names = [cell.name for cell in trials.cells]
     for name in only:
         if name not in names:
             raise UserError(f"--only: there is no cell '{name}': {nearest(name, names)}")
-    searched.run(runner, at_once, keep_weights=keep_weights)
-    place = runner.out / "search"
-    place.mkdir(exist_ok=True)
-    write_parquet(searched, place / "results.parquet")
-    about = runner.data.manifest
-    text = markdown(searched, file.name, command, (about.name, about.content_sha256))
-    write_whole(place / "results.md", text)
-    chosen = {
-        name: best.trial.values for name in names if (best := searched.best(name)) is not None
-    }
-    cells = best_cells(searched.cells, chosen)
-    write_whole(place / "best.toml", best_toml(file, cells, place, data, command))
+    trials.run(runner, at_once, keep_weights=keep_weights)
+
+    folder = runner.out / "search"
+    folder.mkdir(exist_ok=True)
+    write_parquet(trials, folder / "results.parquet")
+    manifest = runner.data.manifest
+    text = markdown(trials, file.name, command, (manifest.name, manifest.content_sha256))
+    write_whole(folder / "results.md", text)
+
+    chosen = {}
+    for name in names:
+        best = trials.best(name)
+        if best is not None:
+            chosen[name] = best.trial.values
+    cells = best_cells(trials.cells, chosen)
+    write_whole(folder / "best.toml", best_toml(file, cells, folder, data, command))
+
     final = plan(cells, file.seeds, base, flat(file.budget))
-    trained = hand_over(runner.out, searched.runs(), final)
-    words = ["torchrec-priors", "experiment", str(place / "best.toml"), "--split", "test"]
+    trained = hand_over(runner.out, trials.runs(), final)
+    words = ["torchrec-priors", "experiment", str(folder / "best.toml"), "--split", "test"]
     if runner.out != Path("experiments") / file.name:
         words += ["--out", str(final_folder(runner.out))]
+
     lacking = [name for name in names if name not in chosen and (not only or name in only)]
     if lacking:
         log.error("no trial has a score, best.toml has them as they stand: %s", ", ".join(lacking))
-    then = f"written to {place}; {trained} of {len(final)} runs of the best are trained; then:\n  {shlex.join(words)}"
+    then = (
+        f"written to {folder}; {trained} of {len(final)} runs of the best are trained; then:\n"
+        f"  {shlex.join(words)}"
+    )
     return f"{text}\n{then}", 1 if lacking else 0

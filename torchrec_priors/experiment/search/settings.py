@@ -8,20 +8,24 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.metrics.per_user import CUTOFFS
 
 _MOST_TRIALS = 100_000
-_KINDS = ("recall", "ndcg", "entropy", "coverage", "novelty")  # of which more is better
+
+# Metrics of which more is better; those of some users only are of the first three kinds.
+_KINDS = ("recall", "ndcg", "entropy", "coverage", "novelty")
+_SOME_USERS = ("new_interest", "event_given")
 METRICS = [f"{kind}@{cutoff}" for kind in _KINDS for cutoff in CUTOFFS]
-METRICS += [f"{users}/{kind}@{cutoff}" for users in ("new_interest", "event_given") for kind in _KINDS[:3]
-            for cutoff in CUTOFFS]  # fmt: skip
+METRICS += [
+    f"{users}/{kind}@{cutoff}" for users in _SOME_USERS for kind in _KINDS[:3] for cutoff in CUTOFFS
+]
 
 
 @dataclass
 class CellSearch:
-    """What is searched for one cell alone.
+    """What is searched for one cell only.
 
     Attributes:
         space: further keys, or other values of those of all cells.
-        like: another cell, whose chosen values this one takes, with no trials of its own: for cells that differ in
-            `evaluation` alone and share its training.
+        like: another cell, whose chosen values this one takes, without trials of its own: for cells
+            that differ in `evaluation` only and share its training.
     """
 
     space: dict[str, Any] = field(default_factory=dict)
@@ -33,13 +37,14 @@ class SearchSettings:
     """Which values are tried, how often, and by what they are chosen.
 
     Attributes:
-        trials: of every cell; the first is the cell as it stands.
+        trials: of every cell; the first is the cell without changes.
         seeds: trained for every trial, whose score is their mean.
         metric: of the evaluation, more of which is better.
-        split: what is evaluated; there is no choice, so that nothing is chosen on what is reported.
+        split: what is evaluated; there is no choice, so nothing is chosen on what is reported.
         batch: trials of a cell that are proposed together, before the score of any is known.
         seed: of the proposals.
-        space: dotted or nested key of the configuration -> list of values, or `{low, high}` with `log = true` at will.
+        space: dotted or nested key of the configuration -> list of values, or `{low, high}`, with
+            `log = true` if every factor should be equally likely.
         cells: by name.
     """
 
@@ -53,6 +58,7 @@ class SearchSettings:
     cells: dict[str, CellSearch] = field(default_factory=dict)
 
     def check(self) -> None:
+        """Raises UserError for values that their types allow and a search does not."""
         for name in ("trials", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"search.{name} = {getattr(self, name)} must be at least 1")
@@ -61,6 +67,7 @@ class SearchSettings:
             raise UserError(f"search.seed = {self.seed} must be in [0, 2^31)")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"search.seeds = {self.seeds}: give at least one, and none twice")
+
         if self.metric not in METRICS:
             raise UserError(
                 f"search.metric: there is no '{self.metric}': {nearest(self.metric, METRICS)}"

@@ -1,6 +1,7 @@
 """`search/results.parquet` and `.md`: every trial, and what was chosen."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from torchrec_priors.parquet import write_table
 _SCHEMA = pa.schema(
     {
         "cell": pa.string(),
-        "trial": pa.int64(),  # 0 is the cell as it stands
+        "trial": pa.int64(),  # 0 is the cell without changes
         "values": pa.string(),  # JSON, by dotted key
         "score": pa.float64(),
         "seconds": pa.float64(),
@@ -23,95 +24,131 @@ _SCHEMA = pa.schema(
 
 
 def write_parquet(search: Search, file: Path) -> None:
-    """A row a trial, in the order of cells and trials."""
-    rows = [
-        {
-            "cell": cell.name,
-            "trial": one.trial.number,
-            "values": json.dumps(one.trial.values),
-            "score": one.score,
-            "seconds": one.seconds,
-            "chosen": one is search.best(cell.name),
-            "error": one.error,
-        }
-        for cell in search.cells
-        for one in _of(search, cell.name)
-    ]
+    """Writes a row a trial, in the order of cells and trials."""
+    rows = []
+    for cell in search.cells:
+        best = search.best(cell.name)
+        for outcome in _outcomes(search, cell.name):
+            rows.append(
+                {
+                    "cell": cell.name,
+                    "trial": outcome.trial.number,
+                    "values": json.dumps(outcome.trial.values),
+                    "score": outcome.score,
+                    "seconds": outcome.seconds,
+                    "chosen": outcome is best,
+                    "error": outcome.error,
+                }
+            )
     with new_file(file) as partial:
         write_table(pa.Table.from_pylist(rows, _SCHEMA), partial)
 
 
 def markdown(search: Search, name: str, command: str, data: tuple[str, str]) -> str:
-    """What was chosen, then every trial; `data` is name and content hash of the data set."""
+    """What was chosen, then every trial.
+
+    Args:
+        name: of the experiment.
+        command: the command that made the tables.
+        data: name and content hash of the data set.
+    """
     settings = search.settings
     seeds = ", ".join(map(str, settings.seeds))
+    plural = "s" if len(settings.seeds) > 1 else ""
     parts = [
         f"# {name}, search on the validation split",
-        f"Chosen by {settings.metric}, mean over seed{'s' * (len(settings.seeds) > 1)} {seeds}: of each cell the best "
-        f"of up to {settings.trials} trials, the first of which is the cell as it stands.",
+        f"Chosen by {settings.metric}, mean over seed{plural} {seeds}: of each cell the best of up "
+        f"to {settings.trials} trials, the first of which is the cell as it stands.",
         "\n".join(_chosen(search)),
         "\n".join(_trials(search)),
     ]
+
     failed = [
-        f"- {one.trial.cell.name}, trial {one.trial.number}: {one.error}"
-        for one in search.outcomes
-        if one.error
+        f"- {outcome.trial.cell.name}, trial {outcome.trial.number}: {outcome.error}"
+        for outcome in search.outcomes
+        if outcome.error
     ]
     if failed:
         parts.append("\n".join(["Without a score:", "", *failed]))
-    content = f"- data set: {data[0]}, content sha256 `{data[1]}`"
-    proposed = f"- proposals: Optuna's TPE, seed {settings.seed}, {settings.batch} at a time"
-    parts.append("\n".join([f"- command: `{command}`", proposed, content]))
+
+    footer = [
+        f"- command: `{command}`",
+        f"- proposals: Optuna's TPE, seed {settings.seed}, {settings.batch} at a time",
+        f"- data set: {data[0]}, content sha256 `{data[1]}`",
+    ]
+    parts.append("\n".join(footer))
     return "\n\n".join(parts) + "\n"
 
 
 def _chosen(search: Search) -> list[str]:
+    """The table of cells."""
     lines = [
         "| cell | trials | as it stands | chosen | values | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for cell in search.cells:
-        outcomes = _of(search, cell.name)
+        outcomes = _outcomes(search, cell.name)
+        as_it_stands = None
+        for outcome in outcomes:
+            if outcome.trial.number == 0:
+                as_it_stands = outcome.score
+
         best = search.best(cell.name)
-        scored = sum(one.score is not None for one in outcomes)
-        trials = f"{scored}" if scored == len(outcomes) else f"{scored} of {len(outcomes)}"
-        its = search.settings.cells.get(cell.name)
-        if its and its.like:
-            trials = f"those of {its.like}"
-        own = next((one.score for one in outcomes if one.trial.number == 0), None)
-        said = "none" if best is None else _values(best) or "as it stands"
-        seconds = sum(one.seconds for one in outcomes)
-        values = [
+        score = None
+        values = "none"
+        if best is not None:
+            score = best.score
+            values = _values(best) or "as it stands"
+        seconds = sum(outcome.seconds for outcome in outcomes)
+        cells = [
             cell.name,
-            trials,
-            _score(own),
-            _score(None if best is None else best.score),
-            said,
+            _number_of_trials(search, cell.name),
+            _score(as_it_stands),
+            _score(score),
+            values,
             f"{seconds:.0f}",
         ]
-        lines.append(f"| {' | '.join(values)} |")
+        lines.append(_line(cells))
     return lines
 
 
+def _number_of_trials(search: Search, cell: str) -> str:
+    """The number of trials with a score, and of all if others failed."""
+    settings = search.settings.cells.get(cell)
+    if settings and settings.like:
+        return f"those of {settings.like}"
+    outcomes = _outcomes(search, cell)
+    scored = sum(outcome.score is not None for outcome in outcomes)
+    return f"{scored}" if scored == len(outcomes) else f"{scored} of {len(outcomes)}"
+
+
 def _trials(search: Search) -> list[str]:
+    """The table of trials."""
     lines = [
         f"| cell | trial | {search.settings.metric} | seconds | values |",
         "|---|---|---|---|---|",
     ]
     for cell in search.cells:
-        for one in _of(search, cell.name):
-            line = f"| {cell.name} | {one.trial.number} | {_score(one.score)} | {one.seconds:.0f} | {_values(one)} |"
-            lines.append(line)
+        for outcome in _outcomes(search, cell.name):
+            number = str(outcome.trial.number)
+            seconds = f"{outcome.seconds:.0f}"
+            cells = [cell.name, number, _score(outcome.score), seconds, _values(outcome)]
+            lines.append(_line(cells))
     return lines
 
 
-def _of(search: Search, cell: str) -> list[Outcome]:
-    return [one for one in search.outcomes if one.trial.cell.name == cell]
+def _outcomes(search: Search, cell: str) -> list[Outcome]:
+    return [outcome for outcome in search.outcomes if outcome.trial.cell.name == cell]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _score(score: float | None) -> str:
     return "" if score is None else f"{score:.4f}"
 
 
-def _values(one: Outcome) -> str:
-    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in one.trial.values.items())
+def _values(outcome: Outcome) -> str:
+    values = outcome.trial.values
+    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in values.items())
