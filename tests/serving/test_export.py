@@ -178,10 +178,10 @@ def test_mistakes(run, out, tmp_path, capsys, monkeypatch):
 
     code, said = refused("--run", run, "--out", out)
     assert code == 2
-    assert "is there and not empty" in said
+    assert "exists and is not empty" in said
     code, said = refused("--run", run, "--out", out / "export.json")
     assert code == 2
-    assert "is there and not empty" in said
+    assert "exists and is not empty" in said
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit) as ended:
         command.run(app.export, ["--run", str(run), "--out", str(tmp_path / "empty")])

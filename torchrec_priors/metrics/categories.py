@@ -57,7 +57,8 @@ class Categories:
         if entity is None:
             known = ", ".join(_ENTITIES)
             raise UserError(
-                f"prior '{name}' is of an unknown kind, '{info.kind}' (known: {known}): prepare again"
+                f"prior '{name}' is of an unknown kind, '{info.kind}' (known: {known}): "
+                "prepare again"
             )
 
         pairs = data.user_pairs(name) if entity == "user" else data.prior_pairs(name, entity)

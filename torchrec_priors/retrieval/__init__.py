@@ -1,1 +1,1 @@
-"""Full-catalogue top-k per group on a sharded table, fused over heads."""
+"""Top-k of the full catalogue, group by group on a sharded table, fused over heads."""

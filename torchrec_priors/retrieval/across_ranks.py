@@ -1,4 +1,4 @@
-"""A search over the rows of all ranks: every rank answers for everyone's users, and the answers are merged.
+"""A search over the rows of all ranks: every rank answers everyone's users, and answers are merged.
 
     1. Queries and exclusions of all ranks' users are gathered on every rank.
     2. Every rank searches its own rows for the users of each rank in turn.

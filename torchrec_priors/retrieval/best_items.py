@@ -1,7 +1,8 @@
-"""The k best items of each user, kept while scores of all items go by.
+"""The k best items of each user, kept while the scores of all items go by.
 
-Whoever scores offers what reaches the user's threshold, the k-th best score so far. Offers are put aside and merged
-when they are many; an item that is offered by several heads counts once, with its best score.
+A search offers the items that reach the user's threshold, the k-th best score so far. Offers wait
+and are merged when there are many. An item that several heads offer counts once, with its best
+score.
 
 Shapes: B users, k results, c offers, W entries of the longest list.
 """
@@ -13,12 +14,13 @@ from torch import Tensor
 from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
 
 _LOWEST = torch.finfo(torch.float32).min
-_ASIDE = 0.25  # offers that wait, as a share of what is kept
+_WAITING = 0.25  # offers that wait at most, as a share of the kept entries
 
 
 class BestItems:
-    """Attributes:
-    threshold_B: what an item's score must reach to count; -inf never does.
+    """
+    Attributes:
+        threshold_B: the score that an item must reach to count; -inf never does.
     """
 
     def __init__(
@@ -33,7 +35,7 @@ class BestItems:
         """
         Args:
             excluded: items that must not be found, as ascending user * 2^32 + row id.
-            offered_once: no item is offered to a user twice, so that nobody looks for it.
+            offered_once: no item is offered to a user twice, so duplicates need not be removed.
         """
         self.threshold_B = torch.full((users,), _LOWEST, device=device)
         self._keys_Bk = torch.full((users, k), NOTHING, dtype=torch.int64, device=device)
@@ -44,10 +46,11 @@ class BestItems:
         self._waiting = 0
 
     def offer(self, user_c: Tensor, row_c: Tensor, score_c: Tensor, path_c: Tensor) -> None:
-        """Scores are finite; of equal scores of one item, that of the smaller path comes first."""
+        """Offers items. Scores are finite; of equal scores of one item, that of the smaller path
+        must be offered first."""
         self._offers.append((user_c, encode(score_c, row_c), path_c))
         self._waiting += len(user_c)
-        if self._waiting > _ASIDE * self._keys_Bk.numel():
+        if self._waiting > _WAITING * self._keys_Bk.numel():
             self._merge()
 
     def result(self) -> tuple[Tensor, Tensor]:
@@ -56,61 +59,69 @@ class BestItems:
         return self._keys_Bk, self._path_Bk
 
     def _merge(self) -> None:
+        """Puts the waiting offers among the kept items, and raises the thresholds."""
         if not self._offers:
             return
+
         user_c, key_c, path_c = (torch.cat(parts) for parts in zip(*self._offers, strict=True))
         self._offers = []
         self._waiting = 0
-        user_c, key_c, path_c = self._allowed(user_c, key_c, path_c)
+        user_c, key_c, path_c = self._without_excluded(user_c, key_c, path_c)
+
         keys_BW, paths_BW = self._lists(user_c, key_c, path_c)
         if not self._offered_once:
-            keys_BW, paths_BW = _once(keys_BW, paths_BW)
-        self._keys_Bk, kept = keys_BW.topk(self._keys_Bk.shape[1], dim=1)
-        self._path_Bk = paths_BW.gather(1, kept)
+            keys_BW, paths_BW = _without_duplicates(keys_BW, paths_BW)
+        self._keys_Bk, column = keys_BW.topk(self._keys_Bk.shape[1], dim=1)
+        self._path_Bk = paths_BW.gather(1, column)
         self.threshold_B = score_of(self._keys_Bk[:, -1]).clamp(min=_LOWEST)
 
-    def _allowed(
+    def _without_excluded(
         self, user_c: Tensor, key_c: Tensor, path_c: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         if not len(self._excluded):
             return user_c, key_c, path_c
+
         pair_c = (user_c << 32) + row_of(key_c)
-        place_c = torch.searchsorted(self._excluded, pair_c).clamp(max=len(self._excluded) - 1)
-        allowed = torch.nonzero(self._excluded[place_c] != pair_c)[:, 0]
+        index_c = torch.searchsorted(self._excluded, pair_c).clamp(max=len(self._excluded) - 1)
+        allowed = torch.nonzero(self._excluded[index_c] != pair_c)[:, 0]
         return user_c[allowed], key_c[allowed], path_c[allowed]
 
     def _lists(self, user_c: Tensor, key_c: Tensor, path_c: Tensor) -> tuple[Tensor, Tensor]:
-        """What is kept, and after it each user's offers in their order: [B, W]."""
+        """Each user's kept items, and after them its offers in their order: [B, W]."""
         users, k = self._keys_Bk.shape
         if bool((user_c[1:] < user_c[:-1]).any()):
             user_c, order = user_c.sort(stable=True)
             key_c = key_c[order]
             path_c = path_c[order]
-        counts = torch.bincount(user_c, minlength=users)
-        place_c = (
-            torch.arange(len(user_c), device=user_c.device)
-            - (counts.cumsum(0) - counts)[user_c]
-            + k
-        )
-        width = k + (int(counts.max()) if len(user_c) else 0)
-        keys_BW = self._keys_Bk.new_full((users, width), NOTHING)
-        paths_BW = self._path_Bk.new_zeros((users, width))
-        keys_BW[:, :k], paths_BW[:, :k] = self._keys_Bk, self._path_Bk
-        keys_BW[user_c, place_c], paths_BW[user_c, place_c] = key_c, path_c
+
+        # The column of an offer: how many offers of the same user come before it, after the k kept.
+        counts_B = torch.bincount(user_c, minlength=users)
+        first_c = (counts_B.cumsum(0) - counts_B)[user_c]
+        column_c = torch.arange(len(user_c), device=user_c.device) - first_c + k
+        longest = int(counts_B.max()) if len(user_c) else 0
+
+        keys_BW = self._keys_Bk.new_full((users, k + longest), NOTHING)
+        paths_BW = self._path_Bk.new_zeros((users, k + longest))
+        keys_BW[:, :k] = self._keys_Bk
+        paths_BW[:, :k] = self._path_Bk
+        keys_BW[user_c, column_c] = key_c
+        paths_BW[user_c, column_c] = path_c
         return keys_BW, paths_BW
 
 
-def _once(keys_BW: Tensor, paths_BW: Tensor) -> tuple[Tensor, Tensor]:
-    """Best first, and nothing where an item comes again."""
-    order = keys_BW.argsort(
-        dim=1, descending=True, stable=True
-    )  # kept and earlier ones first: smaller paths
+def _without_duplicates(keys_BW: Tensor, paths_BW: Tensor) -> tuple[Tensor, Tensor]:
+    """Best first; all but the best entry of an item become `NOTHING`."""
+    # The sort is stable: of equal keys, kept and earlier ones come first, with smaller paths.
+    order = keys_BW.argsort(dim=1, descending=True, stable=True)
     keys_BW = keys_BW.gather(1, order)
     paths_BW = paths_BW.gather(1, order)
-    by_row, place = row_of(keys_BW).sort(dim=1, stable=True)
-    again = torch.zeros_like(by_row, dtype=torch.bool)
-    again[:, 1:] = (by_row[:, 1:] == by_row[:, :-1]) & (by_row[:, 1:] >= 0)
-    return keys_BW.masked_fill(torch.zeros_like(again).scatter_(1, place, again), NOTHING), paths_BW
+
+    # Sorted by row, the entries of an item are next to one another, the best of them first.
+    row_BW, column_BW = row_of(keys_BW).sort(dim=1, stable=True)
+    again_BW = torch.zeros_like(row_BW, dtype=torch.bool)
+    again_BW[:, 1:] = (row_BW[:, 1:] == row_BW[:, :-1]) & (row_BW[:, 1:] >= 0)
+    duplicate_BW = torch.zeros_like(again_BW).scatter_(1, column_BW, again_BW)
+    return keys_BW.masked_fill(duplicate_BW, NOTHING), paths_BW
 
 
 def pairs(user: np.ndarray, row: np.ndarray, device: torch.device) -> Tensor:

@@ -1,21 +1,25 @@
 """How the scores of an item's eligible heads become one (paper 3.5 and A.1.3), tile by tile.
 
-Scores are Eq. 3's s_k(i), or, calibrated, L_k(i) = log P(group k | user) + log P(i | group k, user): in-group softmaxes
-leave each head's scores free up to a constant of its own, so only the latter are on one scale. With H(i) the heads
-that may retrieve item i (and this user may use):
+Scores are Eq. 3's s_k(i) or, calibrated, L_k(i) = log P(group k | user) + log P(i | group k, user).
+In-group softmaxes leave each head's scores free up to a constant of the head, so only calibrated
+scores are on one scale. With H(i) the heads that may retrieve item i (and that this user may use):
 
     max                S(i) = max over k of s_k(i)
     mean               S(i) = mean over k of s_k(i)
-    hierarchical       S(i) = mean over blocks of the max inside a block: a block is a group of the levels that restrict
-                       no items (a segment of time), or in additive composition a level
-    inverse_variance   S(i) = sum of s_k(i) / v_k over sum of 1 / v_k, v_k the variance of a head's loss in training
+    hierarchical       S(i) = mean over blocks of the max inside a block. A block is a group of the
+                       levels that restrict no items (a segment of time) or, in additive
+                       composition, a level
+    inverse_variance   S(i) = sum of s_k(i) / v_k over sum of 1 / v_k, v_k the variance of a head's
+                       loss in training
 
-Calibrated means are means of probabilities: log of sum over k of exp(L_k(i)) / c(i), where c(i) counts the heads that
-estimate the same probability (`PriorTree.alternatives`): one for each label of the item and each segment of time. Heads
-of different events stand for outcomes that exclude each other, whose probabilities add up in the plain mean; the other
-fusions take them for estimates of one probability, too.
+Calibrated means are means of probabilities: log of sum over k of exp(L_k(i)) / c(i). c(i) counts
+the heads that estimate the same probability (`PriorTree.alternatives`): one for each label of the
+item and each segment of time. Heads of different events are for outcomes that exclude each other,
+whose probabilities add up in the plain mean; the other fusions treat them as estimates of one
+probability, too.
 
-Shapes: B users, K paths, T rows of a tile, R branches of the tree, p paths of one item set, n some of the set's rows.
+Shapes: B users, K paths, T rows of a tile, R branches of the tree, p paths of one item set, n some
+of the set's rows, c paths of one block.
 """
 
 import math
@@ -39,7 +43,7 @@ class Fusion:
         calibrated: whether scores are log-probabilities.
         block_K: block of each path, for `hierarchical`.
         variance_K: v_k, for `inverse_variance`.
-        branch_K: branch of each path, for what is calibrated; None where the tree has one.
+        branch_K: branch of each path, for calibrated scores; None if the tree has one branch.
     """
 
     kind: FusionKind = "max"
@@ -49,22 +53,28 @@ class Fusion:
     branch_K: Tensor | None = None
 
     def accumulator(self, users: int, log_alternatives_RT: Tensor) -> "Accumulator":
-        """For one tile, whose rows have log c(i) in each branch; `max` has a search of its own (`max_search`)."""
+        """For one tile, whose rows have log c(i) in each branch.
+
+        `max` has a search of its own (`max_search`).
+        """
         assert self.kind != "max"
         if self.kind == "hierarchical":
             return _Maxima(self, users, log_alternatives_RT)
-        return _Sums(self, users, log_alternatives_RT)
+        return _Means(self, users, log_alternatives_RT)
 
 
 def blocks(tree: PriorTree) -> Tensor:
     """int64 [K]: block of each path, for `hierarchical`."""
-    outer = [not (level.restricts_items or is_of_users(level)) for level in tree.levels]
-    keys = []
+    is_outer = [not (level.restricts_items or is_of_users(level)) for level in tree.levels]
+
+    keys: list[tuple[int, ...]] = []
     for path in tree.paths:
-        groups = tuple(
-            group for level, group in zip(path.levels, path.groups, strict=True) if outer[level]
-        )
-        keys.append(path.levels if tree.composition == "additive" else groups)
+        if tree.composition == "additive":
+            keys.append(path.levels)
+        else:
+            pairs = zip(path.levels, path.groups, strict=True)
+            keys.append(tuple(group for level, group in pairs if is_outer[level]))
+
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     return torch.tensor([numbers[key] for key in keys])
 
@@ -76,13 +86,14 @@ class Accumulator(Protocol):
         """
         Args:
             columns_n: rows of the tile, ascending.
-            score_Bpn: scores of paths of the set; -inf where a user may not use a path.
+            score_Bpn: scores of paths of the set; -inf if a user may not use a path.
             path_Bp: which paths they are, each user's ascending.
         """
         ...
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Fused scores [B, T], -inf for rows without a head, and the path that contributed most [B, T] (int32)."""
+        """Fused scores [B, T], -inf for rows without a head, and the path that contributed most
+        [B, T] (int32)."""
         ...
 
 
@@ -93,9 +104,10 @@ class _Maxima:
         assert fusion.block_K is not None
         self.calibrated = fusion.calibrated
         self.block_K = fusion.block_K
+
         blocks = int(self.block_K.max()) + 1
-        device = log_alternatives_RT.device
         shape = (blocks, users, log_alternatives_RT.shape[1])
+        device = log_alternatives_RT.device
         self.best = torch.full(shape, -torch.inf, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
@@ -105,30 +117,34 @@ class _Maxima:
             inside_Bp = block_Bp == block
             chosen = torch.nonzero(inside_Bp.any(0))[:, 0]
             score_Bcn = score_Bpn[:, chosen]
+
+            # A column holds paths of several blocks only if users have paths of their own.
             outside_Bc = ~inside_Bp[:, chosen]
-            if (
-                outside_Bc.any()
-            ):  # one column holds paths of several blocks only where users have paths of their own
+            if outside_Bc.any():
                 score_Bcn = score_Bcn.masked_fill(outside_Bc[..., None], -torch.inf)
             self._keep(block, columns_n, score_Bcn, path_Bp[:, chosen])
 
     def _keep(
-        self, block: int, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor
+        self, block: int, columns_n: Tensor | slice, score_Bcn: Tensor, path_Bc: Tensor
     ) -> None:
-        if path_Bp.shape[1] == 1:
-            value = score_Bpn[:, 0]
-            path = path_Bp.int()
+        """Raises a block's maxima; of equal scores the earlier one stays."""
+        if path_Bc.shape[1] == 1:
+            value_Bn = score_Bcn[:, 0]
+            path = path_Bc.int()
         else:
-            value, winner = score_Bpn.max(1)
-            path = path_Bp.gather(1, winner).int()
-        current = self.best[block][:, columns_n]
-        better = value > current
-        self.best[block][:, columns_n] = torch.where(better, value, current)
+            value_Bn, winner_Bn = score_Bcn.max(1)
+            path = path_Bc.gather(1, winner_Bn).int()
+
+        best_Bn = self.best[block][:, columns_n]
+        better = value_Bn > best_Bn
+        self.best[block][:, columns_n] = torch.where(better, value_Bn, best_Bn)
         self.path[block][:, columns_n] = torch.where(better, path, self.path[block][:, columns_n])
 
     def result(self) -> tuple[Tensor, Tensor]:
         if len(self.best) == 1:
             return self.best[0], self.path[0]
+
+        # The mean over the blocks that have a head for the row.
         eligible = ~torch.isneginf(self.best)
         count = eligible.sum(0)
         if self.calibrated:
@@ -136,6 +152,8 @@ class _Maxima:
         else:
             fused = self.best.double().masked_fill(~eligible, 0.0).sum(0) / count
         fused = fused.float().masked_fill(count == 0, -torch.inf)
+
+        # The path of the best block; of equal ones, of the first.
         best = self.best[0]
         path = self.path[0]
         for block in range(1, len(self.best)):
@@ -145,22 +163,24 @@ class _Maxima:
         return fused, path
 
 
-class _Sums:
-    """Weighted means, in double precision, so that they do not depend on the order of what is added."""
+class _Means:
+    """Weighted means, summed in double precision: they do not depend on the order of additions."""
 
     def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
         self.calibrated = fusion.calibrated
         self.branch_K = fusion.branch_K
         self.log_alternatives_RT = log_alternatives_RT.double()
-        shape = (users, log_alternatives_RT.shape[1])
         device = log_alternatives_RT.device
+
         self.weight_K = None
         if fusion.kind == "inverse_variance":
             assert fusion.variance_K is not None
             self.weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().to(device)
-        self.sum = torch.full(
-            shape, -torch.inf if self.calibrated else 0.0, dtype=torch.float64, device=device
-        )
+
+        # Calibrated sums are of probabilities, kept as logarithms: an empty one is -inf.
+        shape = (users, log_alternatives_RT.shape[1])
+        nothing = -torch.inf if self.calibrated else 0.0
+        self.sum = torch.full(shape, nothing, dtype=torch.float64, device=device)
         self.weight = torch.zeros(shape, dtype=torch.float64, device=device)
         self.best = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
@@ -170,12 +190,11 @@ class _Sums:
         weight_Bpn = (~torch.isneginf(score)).double()
         if self.weight_K is not None:
             weight_Bpn = weight_Bpn * self.weight_K[path_Bp][..., None]
+
         if self.calibrated:
-            branch_Bp = (
-                torch.zeros_like(path_Bp)
-                if self.branch_K is None
-                else self.branch_K.to(path_Bp.device)[path_Bp]
-            )
+            branch_Bp = torch.zeros_like(path_Bp)
+            if self.branch_K is not None:
+                branch_Bp = self.branch_K.to(path_Bp.device)[path_Bp]
             weight_Bpn = weight_Bpn * torch.exp(-self.log_alternatives_RT[:, columns_n])[branch_Bp]
             part = score + weight_Bpn.log()
             self.sum[:, columns_n] = torch.logaddexp(
@@ -185,6 +204,8 @@ class _Sums:
             part = score
             self.sum[:, columns_n] += (score.masked_fill(weight_Bpn == 0, 0.0) * weight_Bpn).sum(1)
         self.weight[:, columns_n] += weight_Bpn.sum(1)
+
+        # The path that contributed most; of equal ones, the earlier one stays.
         value, winner = part.max(1)
         better = value > self.best[:, columns_n]
         path = path_Bp.gather(1, winner).int()
@@ -205,16 +226,18 @@ def fuse_reference(score_K: Tensor, alternatives_K: Tensor, fusion: Fusion) -> t
     """The definition for one user and item: the fused score, and the path that contributed most.
 
     Args:
-        score_K: scores of all paths, -inf where a path may not retrieve the item.
+        score_K: scores of all paths, -inf if a path may not retrieve the item.
         alternatives_K: c(i) of the item in each path's item set.
     """
     eligible = torch.nonzero(~torch.isneginf(score_K))[:, 0].tolist()
     if not eligible:
         return -math.inf, 0
+
     score = {path: float(score_K[path]) for path in eligible}
     best = max(eligible, key=lambda path: score[path])
     if fusion.kind == "max":
         return score[best], best
+
     if fusion.kind == "hierarchical":
         assert fusion.block_K is not None
         blocks: dict[int, list[float]] = {}
@@ -224,13 +247,16 @@ def fuse_reference(score_K: Tensor, alternatives_K: Tensor, fusion: Fusion) -> t
         if fusion.calibrated:
             return math.log(sum(math.exp(top) for top in tops) / len(tops)), best
         return sum(tops) / len(tops), best
-    weight = {
-        path: 1.0 if fusion.variance_K is None else 1 / float(fusion.variance_K[path])
-        for path in eligible
-    }
+
+    weight = dict.fromkeys(eligible, 1.0)
+    if fusion.variance_K is not None:
+        weight = {path: 1 / float(fusion.variance_K[path]) for path in eligible}
     if not fusion.calibrated:
         return sum(weight[path] * score[path] for path in eligible) / sum(weight.values()), best
+
     share = {path: weight[path] / float(alternatives_K[path]) for path in eligible}
     best = max(eligible, key=lambda path: score[path] + math.log(share[path]))
     total = sum(share[path] * math.exp(score[path]) for path in eligible)
-    return math.log(total if fusion.variance_K is None else total / sum(share.values())), best
+    if fusion.variance_K is not None:
+        total = total / sum(share.values())
+    return math.log(total), best

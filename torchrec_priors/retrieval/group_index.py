@@ -1,9 +1,11 @@
-"""A rank's candidates, tile by tile and sorted by item set within a tile, ready to be scored by each set's own queries.
+"""A rank's candidates, tile by tile and sorted by item set in a tile, ready for each set's queries.
 
-Candidates are the items that a rank holds the rows of and may recommend. Usually each has the row of its own number;
-where several have one row, or some have none (`embedding/item_rows.py`), the index says which row is whose.
+Candidates are the items that a rank holds the rows of and may recommend. Usually each has the row
+of its own number. If several share a row, or some have none (`embedding/item_rows.py`), the index
+says which row belongs to which candidate.
 
-Shapes: C candidates of this rank, S item sets, R branches of the tree.
+Shapes: C candidates of this rank, S item sets, R branches of the tree, K paths, n candidates of a
+chunk.
 """
 
 import copy
@@ -23,8 +25,8 @@ from torchrec_priors.embedding.item_table import Shard
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.retrieval.open_paths import OpenPaths, most_open, open_paths
 
-TILE = 1 << 13
-FEW = 1 << 9
+TILE = 1 << 13  # candidates
+FEW = 1 << 9  # candidates of the first chunk
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Tile:
     """Candidates [first, first + size) of an index.
 
     Attributes:
-        columns: for each item set that has candidates here, its number and its candidates, counted from `first`.
+        columns: for each item set that has candidates here, its number and its candidates, counted
+            from `first`.
     """
 
     first: int
@@ -41,33 +44,37 @@ class Tile:
 
 
 class GroupIndex:
-    """Group lists of a rank's own items alone, and which paths search which item set.
+    """Lists of a rank's own items in each item set, and which paths search which item set.
 
     Attributes:
         shard: the rows.
         item_C: row ids of the candidates in the data set, ascending.
-        set_sizes: candidates of all ranks in each item set; the items of the set, where not all are candidates to be
-            set from outside.
+        set_sizes: candidates of all ranks in each item set. It counts the items of the set; if not
+            all of them are candidates, the caller sets it.
         paths_of_set: for each item set.
-        most_open_S: how many of its paths a user has open at most (`open_paths`).
-        log_weight_S: log of how many items of the catalogue a candidate of each item set stands for.
+        most_open_S: the largest number of its paths that a user has open (`open_paths`).
+        log_weight_S: log of the number of items of the catalogue that a candidate of each item set
+            counts for.
     """
 
     def __init__(self, tree: PriorTree, shard: Shard, held: Held | None = None) -> None:
         """
         Args:
-            held: the candidates and their rows; without it every row is a candidate of the same number.
+            held: the candidates and their rows; without it every row is a candidate of the same
+                number.
         """
-        self.shard = shard
+        if held is None:
+            held = Held.each_its_own(shard.first, shard.last)
         device = shard.rows.device
-        held = Held.each_its_own(shard.first, shard.last) if held is None else held
+        self.shard = shard
         self.item_C = torch.from_numpy(held.item_C).to(device)
         self._item_C = held.item_C
-        self._row_C = (
-            None
-            if held.row_C is held.item_C
-            else torch.from_numpy(held.row_C - shard.first).to(device)
-        )
+
+        # None says that candidate c has row c of the shard: its vectors are read as a slice.
+        self._row_C: Tensor | None = None
+        if held.row_C is not held.item_C:
+            self._row_C = torch.from_numpy(held.row_C - shard.first).to(device)
+
         self._sets = [
             torch.from_numpy(places).to(device) for places in tree.eligible_among(held.item_C)
         ]
@@ -75,6 +82,8 @@ class GroupIndex:
         self.most_open_S = most_open(tree)
         self.log_weight_S = [0.0] * tree.item_sets
         self._log_alternatives = self._counted_once(tree)
+
+        # Paths are ordered by item set, so each set's are a slice.
         paths = np.array(tree.item_set_K)
         bounds = np.searchsorted(paths, np.arange(tree.item_sets + 1))
         self.paths_of_set = [slice(int(low), int(high)) for low, high in itertools.pairwise(bounds)]
@@ -89,17 +98,17 @@ class GroupIndex:
 
     @property
     def own_sizes(self) -> list[int]:
-        """Candidates of this rank in each item set."""
+        """The number of candidates of this rank in each item set."""
         return [len(places) for places in self._sets]
 
     def over(self, shard: Shard) -> "GroupIndex":
-        """The same candidates, with the rows of `shard`, which are of the same numbers."""
+        """The same candidates, with the rows of `shard`, which have the same numbers."""
         index = copy.copy(self)
         index.shard = shard
         return index
 
     def open_paths(self, vector_BKd: Tensor, bias_BK: Tensor) -> list[OpenPaths]:
-        """For each item set, the paths that are open to users; `bias_BK` is -inf for closed ones."""
+        """For each item set, the paths open to users; `bias_BK` is -inf for closed ones."""
         return [
             open_paths(vector_BKd, bias_BK, paths, most)
             for paths, most in zip(self.paths_of_set, self.most_open_S, strict=True)
@@ -107,19 +116,24 @@ class GroupIndex:
 
     def vectors(self, tile: Tile) -> Tensor:
         """The stored vectors of a tile's candidates."""
-        here = slice(tile.first, tile.first + tile.size)
-        return self.shard.rows[here] if self._row_C is None else self.shard.rows[self._row_C[here]]
+        candidates = slice(tile.first, tile.first + tile.size)
+        if self._row_C is None:
+            return self.shard.rows[candidates]
+        return self.shard.rows[self._row_C[candidates]]
 
     def places(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(which of the items are candidates, as indices; their places)."""
+        """(which of the items are candidates, as indices; their places among the candidates)."""
         place = np.searchsorted(self._item_C, items)
-        here = np.flatnonzero(place < len(self._item_C))
-        here = here[self._item_C[place[here]] == items[here]]
-        return here, place[here]
+        index = np.flatnonzero(place < len(self._item_C))
+        index = index[self._item_C[place[index]] == items[index]]
+        return index, place[index]
 
     def sample(self, items_a_set: int) -> "GroupIndex":
-        """About so many candidates of each item set, a set of fewer whole, chosen by their ids, whatever the ranks;
-        each stands for several (`log_weight_S`)."""
+        """About `items_a_set` candidates of each item set; a set of fewer is taken whole.
+
+        They are chosen by their ids, so the sample does not depend on the ranks. Each counts for
+        several items (`log_weight_S`).
+        """
         index = copy.copy(self)
         index._sets = []
         index.log_weight_S = []
@@ -131,8 +145,9 @@ class GroupIndex:
         return index
 
     def restricted(self, allowed: Tensor) -> "GroupIndex":
-        """The same index without the candidates that are not allowed: they are never scored, so others take their
-        places.
+        """The same index without the candidates that are not allowed.
+
+        They are never scored, so other items take their places in the lists.
 
         Args:
             allowed: bool [C].
@@ -143,7 +158,7 @@ class GroupIndex:
         return index
 
     def reach(self, path_K: Tensor) -> Tensor:
-        """bool [C]: whether one of some paths (bool [K]) may retrieve a candidate."""
+        """bool [C]: whether any of some paths (bool [K]) may retrieve a candidate."""
         reached = torch.zeros(len(self), dtype=torch.bool, device=self.item_C.device)
         for paths, places in zip(self.paths_of_set, self._sets, strict=True):
             if path_K[paths].any():
@@ -151,15 +166,20 @@ class GroupIndex:
         return reached
 
     def among(self, tree: PriorTree, branches: list[int]) -> "GroupIndex":
-        """The same index for searches that use the paths of some branches alone."""
+        """The same index for searches that use only the paths of some branches."""
         index = copy.copy(self)
         index._log_alternatives = self._counted_once(tree, branches)
         return index
 
     def chunks(self, number: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Row ids in the data set of the candidates of an item set, ascending, and where in the shard their vectors
-        are: as many at a time as went before, at least `FEW` and at most `size`, so that what the best must reach is
-        soon known."""
+        """The candidates of an item set in order, some at a time.
+
+        A chunk is as large as all chunks before it, at least `FEW` and at most `size`: after a
+        small first chunk the thresholds that the best must reach are known.
+
+        Returns:
+            Row ids in the data set, ascending, and the rows of their vectors in the shard.
+        """
         places = self._sets[number]
         first = 0
         while first < len(places):
@@ -173,6 +193,7 @@ class GroupIndex:
         for first in range(0, len(self), TILE):
             size = min(TILE, len(self) - first)
             ends = torch.tensor([first, first + size], device=self.item_C.device)
+
             columns = []
             for number, places in enumerate(self._sets):
                 low, high = torch.searchsorted(places, ends).tolist()
@@ -184,7 +205,7 @@ class GroupIndex:
     def _counted_once(
         self, tree: PriorTree, branches: list[int] | None = None
     ) -> Callable[[], Tensor]:
-        """The log of c(i), counted when it is first asked for: max fusion never does."""
+        """The log of c(i), counted at the first use: max fusion never needs it."""
 
         @functools.cache
         def log_alternatives() -> Tensor:
@@ -195,6 +216,6 @@ class GroupIndex:
 
 
 def _uniform(item: np.ndarray, item_set: int) -> np.ndarray:
-    """A number in [0, 1) for each item, which depends on its row id and the item set alone (splitmix64)."""
+    """A number in [0, 1) for each item, from its row id and the item set only (splitmix64)."""
     start = np.uint64(item_set * 0xD1B54A32D192ED03 % 2**64)
     return unit(mix(item.astype(np.uint64) * GOLDEN + start))

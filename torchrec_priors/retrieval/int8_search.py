@@ -1,14 +1,16 @@
-"""Max fusion on 8-bit copies of the item vectors, with exact scores for whatever may be among the best.
+"""Max fusion on 8-bit copies of the item vectors, with exact scores for those that may be best.
 
 With q = s_q q8 + e_q and v = s_v v8 + e_v, rounded to the nearest of 255 steps,
 
     q . v = s_q s_v (q8 . v8) + q . e_v + e_q . (s_v v8)  <=  s_v s_q (q8 . v8 + c),
     c = (|q| max |e_v| / s_v + |e_q| max |v8|) / s_q
 
-so an item can be left out where the right-hand side is below the user's threshold, and nothing is lost: what is found
-is what float32 finds. The survivors, some in ten thousand, are scored again in float32.
+so an item can be left out if the right-hand side is below the user's threshold, and nothing is
+lost: the results are those of float32. The survivors, some in ten thousand, are scored again in
+float32.
 
-Shapes: B users, p paths of an item set, U users of a product, n items of a chunk, R rows of the shard, d width.
+Shapes: B users, p paths of an item set, U users of a product, n items of a chunk, N columns of a
+product, c survivors, R rows of the shard, d width.
 """
 
 from dataclasses import dataclass
@@ -26,14 +28,14 @@ from torchrec_priors.retrieval.reaching import Reaching
 _COLUMNS = 2048  # items of a product
 _MOST_ROWS = 1024  # users x paths of a product
 _AT_ONCE = 1 << 14  # survivors that are scored again at a time
-_ROWS_AT_ONCE = 1 << 16
+_ROWS_AT_ONCE = 1 << 16  # vectors that are quantised at a time
 _STEPS = 127
-_SLACK = 1.001  # for what float32 rounds
+_SLACK = 1.001  # for rounding errors of float32
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """Item vectors of a shard, a byte a number.
+    """Item vectors of a shard, with a byte for each number.
 
     Attributes:
         byte_Rd: v8, int8.
@@ -56,12 +58,15 @@ class Quantised:
         rounding = 0.0
         length = 0.0
         for first in range(0, len(rows_Rd), _ROWS_AT_ONCE):
-            here = slice(first, first + _ROWS_AT_ONCE)
-            vectors = score.items(rows_Rd[here])
+            part = slice(first, first + _ROWS_AT_ONCE)
+            vectors = score.items(rows_Rd[part])
             step = _step(vectors)
             rounded = (vectors / step).round_()
-            byte_Rd[here], step_R[here] = rounded.to(torch.int8), step[:, 0]
-            rounding = max(rounding, float((vectors / step - rounded).norm(dim=1).max()))
+            byte_Rd[part] = rounded.to(torch.int8)
+            step_R[part] = step[:, 0]
+
+            error = (vectors / step - rounded).norm(dim=1)
+            rounding = max(rounding, float(error.max()))
             length = max(length, float(rounded.norm(dim=1).max()))
         return cls(byte_Rd, step_R, rounding, length)
 
@@ -70,7 +75,7 @@ class Quantised:
 def search_int8(
     index: GroupIndex, score: Score, quantised: Quantised, open_S: list[OpenPaths], best: BestItems
 ) -> None:
-    """As `search_max`, for item sets whose paths are open to all users and have no bias; see `has_plain_scores`."""
+    """Like `search_max`, for item sets with plain scores (see `has_plain_scores`)."""
     for number, paths in enumerate(open_S):
         users, ways, _ = paths.vector_Bpd.shape
         at_once = max(1, _MOST_ROWS // ways)
@@ -78,26 +83,30 @@ def search_int8(
             _Users(first, min(at_once, users - first), paths, quantised)
             for first in range(0, users, at_once)
         ]
+
         for item_n, row_n in index.chunks(number, _COLUMNS):
-            more = _COLUMNS - len(row_n)
-            bytes_dN = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, more)).T
-            step_N = F.pad(quantised.step_R[row_n], (0, more))
+            missing = _COLUMNS - len(row_n)
+            bytes_dN = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, missing)).T
+            step_N = F.pad(quantised.step_R[row_n], (0, missing))
+
             for group in groups:
-                found = group.survivors(bytes_dN, step_N, len(row_n), best.threshold_B)
-                for user, column, way in zip(
-                    *(part.split(_AT_ONCE) for part in found), strict=True
-                ):
-                    vectors = score.items(index.shard.rows.index_select(0, row_n[column]))
-                    exact = (paths.vector_Bpd[user, way] * vectors).sum(1)
-                    reach = torch.nonzero(exact >= best.threshold_B[user])[:, 0]
-                    user = user[reach]
-                    column = column[reach]
-                    way = way[reach]
-                    best.offer(user, item_n[column], exact[reach], paths.path_Bp[user, way])
+                survivors = group.survivors(bytes_dN, step_N, len(row_n), best.threshold_B)
+                parts = (values.split(_AT_ONCE) for values in survivors)
+                for user_c, column_c, path_c in zip(*parts, strict=True):
+                    vectors_cd = score.items(index.shard.rows.index_select(0, row_n[column_c]))
+                    exact_c = (paths.vector_Bpd[user_c, path_c] * vectors_cd).sum(1)
+                    reaches = torch.nonzero(exact_c >= best.threshold_B[user_c])[:, 0]
+                    user_c = user_c[reaches]
+                    best.offer(
+                        user_c,
+                        item_n[column_c[reaches]],
+                        exact_c[reaches],
+                        paths.path_Bp[user_c, path_c[reaches]],
+                    )
 
 
 def has_plain_scores(open_S: list[OpenPaths]) -> bool:
-    """Whether scores are plain products: no path is closed to anyone, none has a bias."""
+    """Whether scores are plain products: no path is closed to anyone, and none has a bias."""
     return not any(bool((paths.bias_Bp != 0).any()) for paths in open_S)
 
 
@@ -108,14 +117,17 @@ class _Users:
         vector_Upd = paths.vector_Bpd[first : first + users]
         step_U11 = _step(vector_Upd.flatten(1))[..., None]
         rounded = (vector_Upd / step_U11).round_()
-        longest_U = vector_Upd.norm(dim=2).amax(1)
-        error_U = (vector_Upd - rounded * step_U11).norm(dim=2).amax(1)
         self.first = first
         self.users = users
         self.step_U = step_U11[:, 0, 0]
+
+        # c of the bound above, for the longest query of each user.
+        longest_U = vector_Upd.norm(dim=2).amax(1)
+        error_U = (vector_Upd - rounded * step_U11).norm(dim=2).amax(1)
         self.margin_U = _SLACK * (
             (longest_U * quantised.rounding + error_U * quantised.length) / self.step_U
         )
+
         self._bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
         self._products = torch.empty(
             len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device
@@ -125,20 +137,25 @@ class _Users:
     def survivors(
         self, bytes_dN: Tensor, step_N: Tensor, items: int, threshold_B: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Users, columns and paths (places among the set's) whose exact score may reach the threshold, and be the best
-        of the item's; by path."""
+        """Scores that may reach the threshold and be the best of their item, ordered by path.
+
+        Returns:
+            Users, columns and paths (numbered within the item set).
+        """
         torch._int_mm(self._bytes, bytes_dN, out=self._products)
         product_pUN = self._products.view(-1, self.users, _COLUMNS)
         threshold_U = threshold_B[self.first : self.first + self.users] / self.step_U
         user_c, column_c = self._reaching.bounds(
             product_pUN, self.margin_U, step_N, items, threshold_U
         )
+
+        # A path survives if its upper bound reaches the threshold, and the best lower bound.
         product_pc = product_pUN[:, user_c, column_c].float()
         margin_c = self.margin_U[user_c]
         may_reach = (product_pc + margin_c) * step_N[column_c] >= threshold_U[user_c]
         may_be_best = product_pc + margin_c >= product_pc.amax(0) - margin_c
-        way, place = torch.nonzero(may_reach & may_be_best, as_tuple=True)
-        return user_c[place] + self.first, column_c[place], way
+        path, index = torch.nonzero(may_reach & may_be_best, as_tuple=True)
+        return user_c[index] + self.first, column_c[index], path
 
 
 def _step(vectors_Rd: Tensor) -> Tensor:

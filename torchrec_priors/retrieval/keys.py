@@ -1,4 +1,7 @@
-"""A found item as one 64-bit key: keys ascend with the score and, at equal scores, descend with the row id."""
+"""A found item as one 64-bit key.
+
+Keys ascend with the score and, at equal scores, descend with the row id.
+"""
 
 import torch
 from torch import Tensor
@@ -9,7 +12,8 @@ NOTHING = -(1 << 63)
 
 def encode(score: Tensor, row: Tensor) -> Tensor:
     """Keys of float32 scores and row ids, of shapes that broadcast; `NOTHING` for -inf."""
-    bits = (score + 0.0).view(torch.int32)  # -0.0 becomes 0.0, its equal
+    # -0.0 becomes 0.0, its equal. The bits of negative floats descend: all but the sign is flipped.
+    bits = (score + 0.0).view(torch.int32)
     ordered = torch.where(bits >= 0, bits, bits ^ 0x7FFFFFFF).long()
     return ((ordered << 32) + (LOW - row)).masked_fill(torch.isneginf(score), NOTHING)
 

@@ -1,12 +1,15 @@
-"""Max fusion without scores of all items: each item set's vectors against its own queries, chunk by chunk.
+"""Max fusion without scores of all items: each item set's vectors against its own queries.
 
-Of a chunk's scores [paths, users, items] only those are looked at closer that reach the user's threshold
-(`BestItems`, `Reaching`). Nothing larger than a chunk's scores exists.
+Vectors go by in chunks. Of a chunk's scores [paths, users, items] only those that reach the user's
+threshold are looked at further (`BestItems`, `Reaching`). Nothing larger than a chunk's scores
+exists.
 
-Products have one of a few shapes, filled up with zeros, so that a score does not depend on what stands beside it. That
-products of these shapes agree to the last bit is tried out on each machine; where they do not, there is one shape.
+Products have one of a few shapes, filled up with zeros, so a score does not depend on the other
+rows and columns. Whether products of these shapes agree to the last bit is tried out on each
+machine; if they do not, only one shape is used.
 
-Shapes: B users, p paths of an item set, U users of a product, n items of a chunk, d width.
+Shapes: B users, p paths of an item set, U users of a product, R rows of a path in the product,
+n items of a chunk, N columns of the product, c items that reach a threshold, d width.
 """
 
 from collections.abc import Iterator
@@ -22,17 +25,17 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.open_paths import OpenPaths
 from torchrec_priors.retrieval.reaching import Reaching
 
-# items of a product
+# Items of the smallest and the largest product.
 _COLUMNS = 512
 _MOST_COLUMNS = 2048
-# users of the smallest product; users x paths of the largest
+# Users of the smallest product; users x paths of the largest.
 _USERS = 16
 _MOST_ROWS = 1024
 
 
 @torch.no_grad()
 def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: BestItems) -> None:
-    """Offers `best` what it needs of this rank's items.
+    """Offers `best` every item of this rank that may be among a user's best.
 
     Args:
         open_S: the users' queries for each item set.
@@ -40,16 +43,15 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
     for number, paths in enumerate(open_S):
         groups = list(_groups(paths))
         width = min((group.width for group in groups), default=_COLUMNS)
+
         for item_n, row_n in index.chunks(number, width):
             columns = _COLUMNS
             while columns < len(item_n):
                 columns *= 2
-            vectors = F.pad(
-                score.items(index.shard.rows.index_select(0, row_n)),
-                (0, 0, 0, columns - len(item_n)),
-            ).T
+            vectors_nd = score.items(index.shard.rows.index_select(0, row_n))
+            vectors_dN = F.pad(vectors_nd, (0, 0, 0, columns - len(item_n))).T
             for group in groups:
-                group.offer(item_n, vectors, best)
+                group.offer(item_n, vectors_dN, best)
 
 
 class _Users:
@@ -59,38 +61,45 @@ class _Users:
         """
         Args:
             first, users: which users.
-            rows: users of a product; the others are zeros.
+            rows: users of a product; those after `users` are zeros.
         """
-        here = slice(first, first + users)
+        part = slice(first, first + users)
         self.first = first
         self.users = users
-        self.path_pU = paths.path_Bp[here].T
-        vector_pUd = F.pad(paths.vector_Bpd[here].transpose(0, 1), (0, 0, 0, rows - users))
-        self._vectors = vector_pUd.flatten(0, 1).contiguous()
-        bias_pU = paths.bias_Bp[here].T
-        self._bias_pU = bias_pU.contiguous() if bool((bias_pU != 0).any()) else None
-        self.width = _width(len(self._vectors), len(vector_pUd) * _USERS, vector_pUd.shape[2])
-        self._rows = rows
-        self._scores = vector_pUd.new_empty(len(self._vectors) * self.width)
-        self._reaching = Reaching(users, self.width, vector_pUd.device)
+        self.path_pU = paths.path_Bp[part].T
 
-    def offer(self, item_n: Tensor, vectors: Tensor, best: BestItems) -> None:
-        columns = vectors.shape[1]
+        vector_pRd = F.pad(paths.vector_Bpd[part].transpose(0, 1), (0, 0, 0, rows - users))
+        self._vectors = vector_pRd.flatten(0, 1).contiguous()
+        bias_pU = paths.bias_Bp[part].T
+        self._bias_pU = bias_pU.contiguous() if bool((bias_pU != 0).any()) else None
+
+        # Room for the scores is taken once, for all chunks.
+        self.width = _width(len(self._vectors), len(vector_pRd) * _USERS, vector_pRd.shape[2])
+        self._rows = rows
+        self._scores = vector_pRd.new_empty(len(self._vectors) * self.width)
+        self._reaching = Reaching(users, self.width, vector_pRd.device)
+
+    def offer(self, item_n: Tensor, vectors_dN: Tensor, best: BestItems) -> None:
+        """Offers a chunk's items that reach a user's threshold, each with its best path."""
+        columns = vectors_dN.shape[1]
         scores = self._scores[: len(self._vectors) * columns].view(-1, columns)
-        torch.mm(self._vectors, vectors, out=scores)
+        torch.mm(self._vectors, vectors_dN, out=scores)
+
         score_pRN = scores.view(-1, self._rows, columns)
         threshold_U = best.threshold_B[self.first : self.first + self.users]
         user_c, column_c = self._reaching.scores(score_pRN, self._bias_pU, len(item_n), threshold_U)
         if not len(user_c):
             return
+
         score_pc = score_pRN[:, user_c, column_c]
         if self._bias_pU is not None:
             score_pc += self._bias_pU[:, user_c]
-        score_c, way_c = score_pc.max(0)
-        best.offer(user_c + self.first, item_n[column_c], score_c, self.path_pU[way_c, user_c])
+        score_c, path_c = score_pc.max(0)
+        best.offer(user_c + self.first, item_n[column_c], score_c, self.path_pU[path_c, user_c])
 
 
 def _groups(paths: OpenPaths) -> Iterator[_Users]:
+    """All users, in products as large as agree with the smallest."""
     users, ways, dim = paths.vector_Bpd.shape
     rows = _USERS
     while (
@@ -99,12 +108,13 @@ def _groups(paths: OpenPaths) -> Iterator[_Users]:
         and _agree(2 * rows * ways, _COLUMNS, _USERS * ways, dim)
     ):
         rows *= 2
+
     for first in range(0, users, rows):
         yield _Users(first, min(rows, users - first), paths, rows)
 
 
 def _width(rows: int, fewest: int, dim: int) -> int:
-    """Items of a product of so many rows."""
+    """The number of items of a product with `rows` rows."""
     width = _COLUMNS
     while width < _MOST_COLUMNS and _agree(rows, 2 * width, fewest, dim):
         width *= 2
@@ -113,15 +123,18 @@ def _width(rows: int, fewest: int, dim: int) -> int:
 
 @cache
 def _agree(rows: int, columns: int, fewest: int, dim: int) -> bool:
-    """Whether a product of `rows` and `columns` has the bits of products of `fewest` rows and `_COLUMNS` columns."""
+    """Whether a product of `rows` and `columns` has the bits of smaller ones.
+
+    These have `fewest` rows and `_COLUMNS` columns.
+    """
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(rows, dim, generator=generator)
     right = torch.randn(columns, dim, generator=generator)
     whole = left @ right.T
-    return all(
-        torch.equal(rows_of_whole, part @ some.T)
-        for part, of_part in zip(left.split(fewest), whole.split(fewest), strict=True)
-        for some, rows_of_whole in zip(
-            right.split(_COLUMNS), of_part.split(_COLUMNS, 1), strict=True
-        )
-    )
+
+    for left_part, whole_rows in zip(left.split(fewest), whole.split(fewest), strict=True):
+        pairs = zip(right.split(_COLUMNS), whole_rows.split(_COLUMNS, 1), strict=True)
+        for right_part, whole_part in pairs:
+            if not torch.equal(whole_part, left_part @ right_part.T):
+                return False
+    return True

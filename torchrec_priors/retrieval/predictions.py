@@ -1,4 +1,4 @@
-"""`predictions.parquet`: what every user was recommended, in original ids, with the path that explains each item."""
+"""`predictions.parquet`: every user's recommendations in original ids, with each item's path."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +15,10 @@ from torchrec_priors.retrieval.search_types import Found
 
 
 class PredictionWriter:
-    """Collects every rank's batches on rank 0, which writes them as they come; the file appears when it is whole."""
+    """Collects every rank's batches on rank 0, which writes them as they come.
+
+    The file appears when it is complete.
+    """
 
     def __init__(
         self, file: Path, item_ids: pa.ChunkedArray, path_names: list[str], group: dist.ProcessGroup
@@ -35,15 +38,15 @@ class PredictionWriter:
         self._open = ExitStack()
 
     def add(self, users: Histories, found: Found) -> None:
-        """One round: this rank's users, perhaps none."""
+        """Adds this rank's users of a round, perhaps none."""
         table = self._table(users, found)
         tables = [table]
-        if dist.get_world_size(self.group) > 1:
-            collected: list[pa.Table | None] | None = (
-                [None] * dist.get_world_size(self.group) if self.leads else None
-            )
+        world = dist.get_world_size(self.group)
+        if world > 1:
+            collected: list[pa.Table | None] | None = [None] * world if self.leads else None
             dist.gather_object(table, collected, dst=0, group=self.group)
             tables = [part for part in collected or [] if part is not None]
+
         if self.leads:
             whole = pa.concat_tables(tables)
             if self._writer is None:
@@ -66,31 +69,31 @@ class PredictionWriter:
 
     def _table(self, users: Histories, found: Found) -> pa.Table:
         table = recommendations(users.user_ids, found, self._ids, self._names)
-        return table.add_column(
-            1, "targets", _lists(self._ids.take(pa.array(users.targets)), users.target_lengths)
-        )
+        targets = _lists(self._ids.take(pa.array(users.targets)), users.target_lengths)
+        return table.add_column(1, "targets", targets)
 
 
 def recommendations(
     user_ids: pa.Array, found: Found, item_ids: pa.Array, path_names: pa.Array
 ) -> pa.Table:
-    """What was found, one row a user: `user_id`, and lists `items`, `scores` and `heads`, best first.
+    """What was found, one row a user: `user_id`, and lists `items`, `scores`, `heads`, best first.
 
     Args:
         item_ids: original ids by row.
         path_names: names by path.
     """
-    rows, scores, paths = (
-        part.cpu().numpy() for part in (found.row_Bk, found.score_Bk, found.path_Bk)
-    )
-    shown = rows >= 0
-    lengths = shown.sum(1)
+    row_Bk = found.row_Bk.cpu().numpy()
+    score_Bk = found.score_Bk.cpu().numpy()
+    path_Bk = found.path_Bk.cpu().numpy()
+
+    exists_Bk = row_Bk >= 0
+    lengths = exists_Bk.sum(1)
     return pa.table(
         {
             "user_id": user_ids,
-            "items": _lists(item_ids.take(pa.array(rows[shown])), lengths),
-            "scores": _lists(pa.array(scores[shown]), lengths),
-            "heads": _lists(path_names.take(pa.array(paths[shown])), lengths),
+            "items": _lists(item_ids.take(pa.array(row_Bk[exists_Bk])), lengths),
+            "scores": _lists(pa.array(score_Bk[exists_Bk]), lengths),
+            "heads": _lists(path_names.take(pa.array(path_Bk[exists_Bk])), lengths),
         }
     )
 

@@ -1,6 +1,6 @@
-// Which columns may be among a user's best: the largest of p scores of each column beside the user's threshold.
+// Which columns may be among a user's best: those whose largest of p scores reaches the user's threshold.
 //
-// Scores [p, rows, columns] are read once and nothing but what reaches a threshold is written.
+// Scores [p, rows, columns] are read once, and only columns that reach a threshold are written.
 
 #include <cstdint>
 #include <cstring>
@@ -9,15 +9,15 @@ namespace {
 
 constexpr int BLOCK = 64;  // columns that are looked at together
 
-// Room for users x columns of what is found: places of each user's own, then all side by side.
+// Memory for users x columns results: first the columns of each user, then all of them in a row.
 struct Found {
   int32_t *places, *counts;
   int64_t *user, *column;
   int64_t threads;
 };
 
-// How many columns have a highest score that reaches their user's threshold; which, by user. `columns`, of a row, are a
-// multiple of BLOCK; the first `items` of them count.
+// Returns the number of columns whose highest score reaches their user's threshold, and writes them by user. The number of
+// `columns` of a row is a multiple of BLOCK; only the first `items` of them count.
 template <typename Score, typename Highest>
 int64_t scan(const Score* scores, int64_t columns, int64_t users, int64_t items, const float* threshold,
              const Found& found, Highest highest_of) {
@@ -47,7 +47,7 @@ int64_t scan(const Score* scores, int64_t columns, int64_t users, int64_t items,
 
 extern "C" {
 
-// The largest score + bias[p, user] of each column; without the bias where there is none.
+// The largest score + bias[p, user] of each column; without a bias if it is null.
 int64_t reaching_scores(const float* scores, const float* bias, int64_t paths, int64_t rows, int64_t columns,
                         int64_t users, int64_t items, const float* threshold, const Found* found) {
   return scan(scores, columns, users, items, threshold, *found,

@@ -1,4 +1,4 @@
-"""Opening `predictions.parquet` as the file that the metrics beside it were computed with."""
+"""Opening `predictions.parquet`, and checking that the metrics next to it were computed with it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,9 +6,8 @@ from typing import Any
 
 from torchrec_priors.parquet import ParquetReader, read_footer
 
-NOTED = (
-    "predictions_sha256"  # in metrics.json: of the file's footer, which has checksums of all else
-)
+# In metrics.json: the checksum of the file's footer, which holds the checksums of everything else.
+NOTED = "predictions_sha256"
 
 
 def noted_of(predictions: Path) -> dict[str, str]:
@@ -19,7 +18,7 @@ def noted_of(predictions: Path) -> dict[str, str]:
 def open_predictions(predictions: Path, metrics: Mapping[str, Any]) -> ParquetReader:
     """
     Raises:
-        DamagedParquetError: it is damaged, or of another evaluation.
+        DamagedParquetError: the file is damaged, or belongs to another evaluation.
         OSError: it cannot be read.
     """
     return ParquetReader(predictions, read_footer(predictions, metrics.get(NOTED, "")))

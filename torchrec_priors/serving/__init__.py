@@ -1,1 +1,1 @@
-"""Answers to people: recommendations from a trained run, in original ids, with reasons."""
+"""Recommendations from a trained run, in original ids, with reasons."""

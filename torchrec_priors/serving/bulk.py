@@ -22,18 +22,17 @@ Progress = Callable[[Iterable[Histories], int], Iterable[Histories]]
 
 
 def lines_of_users(data: PreparedData, ids: pa.Array) -> np.ndarray:
-    """int64 by user of the data set: which line of `ids` asks for that user, -1 where none does.
+    """int64 by user of the data set: the line of `ids` that names the user, -1 if none does.
 
-    Takes memory for the ids of all users, once.
+    The ids of all users are in memory once.
 
     Raises:
-        UserError: an id that the data set lacks, or that stands twice.
+        UserError: an id that the data set lacks, or that is there twice.
     """
     again = first_repeated(ids)
     if again is not None:
-        raise UserError(
-            f"--users: user {shown(ids[again])} stands there twice: give each user once"
-        )
+        raise UserError(f"--users: user {shown(ids[again])} is there twice: give each user once")
+
     lines = as_numbers(pc.index_in(data.user_texts(), value_set=ids))
     unknown = np.ones(len(ids), bool)
     unknown[lines[lines >= 0]] = False
@@ -56,20 +55,21 @@ def recommend_in_bulk(
     levers: Levers = Levers(),
     progress: Progress = lambda batches, _count: batches,
 ) -> Tensor:
-    """Top-k for users' whole histories: a file with `user_id`, `items`, `scores` and `heads`, in the order of `lines`.
+    """Writes top-k for users' whole histories: `user_id`, `items`, `scores` and `heads`.
 
-    Users are answered in the order of the data set, so that it is read once, and in batches that do not depend on the
-    ranks: nor does a bit of the file. Every rank must call it.
+    Rows are in the order of `lines`. Users are answered in the order of the data set, so it is read
+    once, and in batches that do not depend on the ranks, so no bit of the file does. Every rank
+    must call it.
 
     Args:
-        lines: by user of the data set, the row of the file; -1 for users who are not asked for.
+        lines: by user of the data set, the row of the file; -1 for users who are left out.
         allowed: bool by row, whether an item may be recommended; None for all.
         levers: how heads count.
-        progress: wraps the batches to show progress; it is told how many there are.
+        progress: wraps the batches to show progress; it gets their number.
 
     Returns:
-        int64 [1 + J], users on this rank with fewer than k items; and for each of `levers.at_least`, users with fewer
-        items of that group than asked for.
+        int64 [1 + J]: users on this rank with fewer than k items; and for each of
+        `levers.at_least`, users with fewer items of that group than its share.
 
     Raises:
         UserError: levers that name no heads, or leave nothing to recommend.
@@ -87,17 +87,19 @@ def recommend_in_bulk(
         columns=run.columns,
         chosen=chosen,
     )
+
     request = run.request(k, allowed, levers)
     names = pa.array(run.heads)
     short = torch.zeros(1 + len(levers.at_least), dtype=torch.int64)
+    rounds = -(-len(rows) // (batch * share.world))
     with OrderedFile(out, len(rows), k, run.ranks) as file:
-        for turn, users in enumerate(progress(batches, -(-len(rows) // (batch * share.world)))):
+        for turn, users in enumerate(progress(batches, rounds)):
             found, short_BJ = request.find(run.finder, users, request.queries(run.finder, users))
+            table = recommendations(users.user_ids, found, run.catalogue.ids, names)
+            # Batch i is of rank i mod world.
             first = (turn * share.world + share.rank) * batch
-            file.add(
-                recommendations(users.user_ids, found, run.catalogue.ids, names),
-                rows[first : first + batch],
-            )
+            file.add(table, rows[first : first + batch])
+
             short[0] += (found.row_Bk[:, -1] < 0).sum().cpu()
             short[1:] += short_BJ.sum(0)
         file.finish()

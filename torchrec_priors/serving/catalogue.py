@@ -1,4 +1,4 @@
-"""Items as people know them: original ids and titles, and lists of them."""
+"""Items as users know them: original ids and titles, and lists of them."""
 
 import logging
 import re
@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 ItemId = int | str
 
+# An id in quotes, in which quotes are doubled, or one without; then a comma or the end.
 _LISTED = re.compile(r'(?:\s*"((?:[^"]|"")*)"\s*|([^,]*))(?:,|\Z)')
 
 
@@ -27,6 +28,8 @@ class Catalogue:
 
     Attributes:
         name: of the data set, for messages.
+        ids: as they were given, integers or texts.
+        titles: null if an item has none.
         texts: the ids as texts, which is how ids are compared: 7 and "7" are the same item.
     """
 
@@ -46,13 +49,13 @@ class Catalogue:
         return len(self.ids)
 
     def item_id(self, row: int) -> ItemId:
-        """An integer where ids are integers, else its text."""
-        whole = pa.types.is_integer(self.ids.type)
-        item: ItemId = (self.ids if whole else self.texts)[row].as_py()
+        """An integer if ids are integers, otherwise its text."""
+        ids = self.ids if pa.types.is_integer(self.ids.type) else self.texts
+        item: ItemId = ids[row].as_py()
         return item
 
     def title(self, row: int) -> str:
-        """Empty where the item has none."""
+        """Empty if the item has none."""
         title = self.titles[row].as_py()
         return "" if title is None else str(title)
 
@@ -60,22 +63,22 @@ class Catalogue:
         """Rows of a history of original ids, oldest first.
 
         Raises:
-            UserError: it is empty, or names an item that there is not.
+            UserError: it is empty, or names an item that does not exist.
         """
         wanted = texts(items)
         if not len(wanted):
             raise UserError("the history is empty: give item ids, oldest first")
+
         rows = places(wanted, self.texts)
         if (rows < 0).any():
-            raise UserError(
-                f"the history: data set '{self.name}' has no item {shown(wanted[int(np.argmin(rows))])}"
-            )
+            unknown = shown(wanted[int(np.argmin(rows))])
+            raise UserError(f"the history: data set '{self.name}' has no item {unknown}")
         return rows
 
     def allowed(
         self, allow: Iterable[ItemId] | None, deny: Iterable[ItemId] | None
     ) -> np.ndarray | None:
-        """bool by row, whether an item may be recommended; None where there are no lists.
+        """bool by row, whether an item may be recommended; None if there are no lists.
 
         Lists may name items that the catalogue lacks, which are counted and logged.
 
@@ -84,6 +87,7 @@ class Catalogue:
         """
         if allow is None and deny is None:
             return None
+
         allowed = np.ones(len(self), bool)
         if allow is not None:
             allowed = self._listed("allow", texts(allow))
@@ -96,29 +100,34 @@ class Catalogue:
         return allowed
 
     def _listed(self, kind: str, ids: pa.Array) -> np.ndarray:
+        """bool by row, whether an item is in a list; says how many of the list are unknown."""
         distinct = ids.unique()
         listed: np.ndarray = pc.is_in(self.texts, value_set=distinct).to_numpy(zero_copy_only=False)
-        known = int(listed.sum())
-        log.info("%s list: %s items, %s of them not in the catalogue", kind, f"{len(distinct):,}",
-                 f"{len(distinct) - known:,}")  # fmt: skip
+        unknown = len(distinct) - int(listed.sum())
+        log.info(
+            "%s list: %s items, %s of them not in the catalogue",
+            kind,
+            f"{len(distinct):,}",
+            f"{unknown:,}",
+        )
         return listed
 
 
 def listed(text: str) -> list[str]:
-    """The ids of a text, with commas between. One with a comma, or a blank at an end, stands in quotes.
+    """The ids of a text, separated by commas. An id with a comma, or a blank at an end, is quoted.
 
     >>> listed('7, u8,"a,b",,"5"" disk",6" disk')
     ['7', 'u8', 'a,b', '5" disk', '6" disk']
     """
-    found = []
+    ids = []
     for match in _LISTED.finditer(text):
         quoted = match[1]
         plain = match[2].strip() if match[2] else ""
         if quoted is not None:
-            found.append(quoted.replace('""', '"'))
+            ids.append(quoted.replace('""', '"'))
         elif plain:
-            found.append(plain)
-    return found
+            ids.append(plain)
+    return ids
 
 
 def texts(ids: Iterable[ItemId]) -> pa.Array:

@@ -1,10 +1,11 @@
 """The best list in which given groups have their least numbers of items.
 
-Of all lists of k items that have them, it is the first in the order of a dictionary: the best item is passed over only
-where no list with it can have them, then the second best, and so on. For one group, and for groups that are disjoint
-or inside one another, this is also the list of the largest sum of scores.
+Of all lists of k items that have them, it is the first in lexicographic order: the best item is
+passed over only if no list with it can have them, then the second best, and so on. For one group,
+and for groups that are disjoint or nested, this is also the list with the largest sum of scores.
 
-Items that are in the same groups form a cell. A set of groups is written as the bits of a number, its mask.
+Items that are in the same groups form a cell. A set of groups is written as the bits of a number,
+its mask.
 """
 
 import math
@@ -30,41 +31,43 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
     """The best list and the needs it meets.
 
     Args:
-        cells: the k best items of each, or all where there are fewer.
-        need: how many items of each group are asked for. Where there are not so many, or not within k beside what the
-            groups before need, as many as can be.
-        k: length of the list; it is shorter where there are fewer items.
+        cells: the k best items of each, or all if there are fewer.
+        need: how many items of each group are wanted. If that many do not exist, or do not fit into
+            k in addition to what the groups before need, as many as possible.
+        k: length of the list; it is shorter if there are fewer items.
     """
     left = {mask: len(items) for mask, items in cells.items() if items}
     met: list[int] = []
     for wanted in need:
         met.append(_most_that_fit(met, wanted, len(need) - len(met) - 1, k, left))
+
+    # `plan` always says how the open needs can be met by the items that are left.
     open_need = tuple(met)
     plan = smallest_plan(open_need, left)
     assert plan is not None
 
     chosen: list[Candidate] = []
-    place = dict.fromkeys(left, 0)
+    taken = dict.fromkeys(left, 0)
     while left and len(chosen) < k:
-        best = min(
-            left, key=lambda mask: (-cells[mask][place[mask]].score, cells[mask][place[mask]].row)
-        )
-        after = {**left, best: left[best] - 1}
-        remaining = _reduced(open_need, best)
-        others = _plan_with(plan, best, remaining, after, k - len(chosen) - 1)
-        if others is None:
-            del left[best]  # nor will any of its items ever fit again
+        mask = _best_cell(cells, left, taken)
+        after = {**left, mask: left[mask] - 1}
+        remaining = _reduced(open_need, mask)
+        next_plan = _plan_with(plan, mask, remaining, after, k - len(chosen) - 1)
+        if next_plan is None:
+            # No other item of this cell will ever fit either.
+            del left[mask]
             continue
-        chosen.append(cells[best][place[best]])
-        place[best] += 1
+
+        chosen.append(cells[mask][taken[mask]])
+        taken[mask] += 1
         open_need = remaining
-        plan = others
+        plan = next_plan
         left = {mask: count for mask, count in after.items() if count}
     return chosen, met
 
 
 def fewest(need: Sequence[int], left: dict[int, int]) -> float:
-    """How many items meet the needs at least; infinity where all together do not.
+    """The smallest number of items that meets the needs; infinity if all together do not.
 
     Args:
         left: how many items each cell has.
@@ -77,11 +80,25 @@ def fewest(need: Sequence[int], left: dict[int, int]) -> float:
     return math.inf if plan is None else sum(plan.values())
 
 
+def _best_cell(cells: Cells, left: dict[int, int], taken: dict[int, int]) -> int:
+    """The cell whose next item is the best; of equal scores, the one with the smaller row."""
+
+    def order(mask: int) -> tuple[float, int]:
+        candidate = cells[mask][taken[mask]]
+        return -candidate.score, candidate.row
+
+    return min(left, key=order)
+
+
 def _most_that_fit(
     met: list[int], wanted: int, others: int, slots: int, left: dict[int, int]
 ) -> int:
-    """How many items of the next group can be had beside what the groups before it need, `wanted` at most."""
-    # `low` fit, `high` do not
+    """How many items of the next group fit with what the groups before it need, `wanted` at most.
+
+    Args:
+        others: the number of groups after it, which need nothing yet.
+    """
+    # Bisection: `low` items fit, `high` do not. `wanted` itself is tried first, as it mostly fits.
     low = 0
     high = wanted + 1
     count = wanted
@@ -97,22 +114,24 @@ def _most_that_fit(
 def _plan_with(
     plan: Plan, mask: int, need: Sequence[int], left: dict[int, int], slots: int
 ) -> Plan | None:
-    """How the needs are met by what is left once an item of a cell is taken; None where they are not, in these slots.
+    """How the needs are met after an item of a cell was taken; None if they do not fit any more.
 
     Args:
         plan: how they were met before.
         need, left, slots: after the item was taken.
     """
+    # The old plan mostly still holds, which saves solving for a new one.
     if plan.get(mask):
         return {**plan, mask: plan[mask] - 1}
     if sum(plan.values()) <= slots:
         return plan
-    found = smallest_plan(need, left)
-    return None if found is None or sum(found.values()) > slots else found
+
+    smallest = smallest_plan(need, left)
+    return None if smallest is None or sum(smallest.values()) > slots else smallest
 
 
 def _reduced(need: tuple[int, ...], mask: int) -> tuple[int, ...]:
-    """What is needed besides one item of a cell."""
+    """What is needed in addition to one item of a cell."""
     return tuple(
         max(0, count - 1) if mask >> group & 1 else count for group, count in enumerate(need)
     )

@@ -1,11 +1,12 @@
-"""The fewest items that meet the needs of overlapping groups: an integer program of few rows, solved exactly.
+"""The fewest items that meet the needs of overlapping groups: a small integer program.
 
     minimise sum_m x_m   with   sum_{m has g} x_m >= need_g for every group g,   0 <= x_m <= count_m
 
-m are the cells: items that are in the same groups. The relaxation is solved as its dual, which has a first solution at
-hand; rounded up it is a plan of at most one item a group more than the best, so few branches are left to try.
+m are the cells: items that are in the same groups. The relaxation is solved as its dual, which has
+an obvious first solution. Rounded up, it is a plan of at most one item a group more than the best,
+so few branches are left to try. The result is exact.
 
-Shapes: J groups (5 at most), M cells (31 at most).
+Shapes: J groups (at most 5), M cells (at most 31).
 """
 
 import math
@@ -14,13 +15,13 @@ from functools import lru_cache
 
 import numpy as np
 
-Plan = dict[int, int]  # items of each cell, by mask; those that are taken
+Plan = dict[int, int]  # the number of items taken from each cell, by mask; zeros are left out
 
 _NEARLY = 1e-6
 
 
 def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
-    """A plan of the fewest items; None where all items together do not meet the needs.
+    """A plan of the fewest items; None if all items together do not meet the needs.
 
     Args:
         need: items of each group.
@@ -32,6 +33,8 @@ def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
     """
     wanted = sum(1 << group for group, count in enumerate(need) if count > 0)
     cells = {mask: count for mask, count in left.items() if mask & wanted and count > 0}
+
+    # Cells of many wanted groups first, then by mask: one order, so the cache knows equal problems.
     ordered = tuple(
         sorted(cells.items(), key=lambda cell: (-(cell[0] & wanted).bit_count(), cell[0]))
     )
@@ -44,30 +47,35 @@ def smallest_plan(need: Sequence[int], left: dict[int, int]) -> Plan | None:
 @lru_cache(maxsize=1 << 12)
 def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[int, ...] | None:
     """Items of each cell: branch and bound on the relaxation."""
-    has_MJ = np.array(
-        [[mask >> group & 1 for group in range(len(need))] for mask, _ in cells], float
-    ).reshape(-1, len(need))
+    has_group = [[mask >> group & 1 for group in range(len(need))] for mask, _ in cells]
+    has_MJ = np.array(has_group, float).reshape(-1, len(need))
     need_J = np.array(need, float).clip(0)
     best: np.ndarray | None = None
+
+    # A node bounds the items of each cell from below and above.
     open_nodes = [(np.zeros(len(cells)), np.array([count for _, count in cells], float))]
     while open_nodes:
         least_M, most_M = open_nodes.pop()
-        here_J = (need_J - least_M @ has_MJ).clip(0)
-        relaxed_M = _relaxed(here_J, has_MJ, most_M - least_M)
+        missing_J = (need_J - least_M @ has_MJ).clip(0)
+        relaxed_M = _relaxed(missing_J, has_MJ, most_M - least_M)
         if relaxed_M is None:
             continue
-        found_M = least_M + relaxed_M
-        if best is not None and math.ceil(found_M.sum() - _NEARLY) >= best.sum():
+        solution_M = least_M + relaxed_M
+        bound = math.ceil(solution_M.sum() - _NEARLY)
+        if best is not None and bound >= best.sum():
             continue
-        rounded_M = _thinned(np.ceil(found_M - _NEARLY), least_M, need_J, has_MJ)
+
+        rounded_M = _thinned(np.ceil(solution_M - _NEARLY), least_M, need_J, has_MJ)
         if best is None or rounded_M.sum() < best.sum():
             best = rounded_M
-        if math.ceil(found_M.sum() - _NEARLY) >= best.sum():
+        if bound >= best.sum():
             continue
-        cell = int(np.abs(found_M - np.round(found_M)).argmax())
+
+        # Branch on the cell that is farthest from a whole number.
+        cell = int(np.abs(solution_M - np.round(solution_M)).argmax())
         below_M = most_M.copy()
         above_M = least_M.copy()
-        below_M[cell] = math.floor(found_M[cell] + _NEARLY)
+        below_M[cell] = math.floor(solution_M[cell] + _NEARLY)
         above_M[cell] = below_M[cell] + 1
         open_nodes += [(least_M, below_M), (above_M, most_M)]
     return None if best is None else tuple(int(items) for items in best)
@@ -76,7 +84,7 @@ def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[i
 def _thinned(
     taken_M: np.ndarray, least_M: np.ndarray, need_J: np.ndarray, has_MJ: np.ndarray
 ) -> np.ndarray:
-    """Without items that no group needs."""
+    """The plan without items that no group needs."""
     spare_J = taken_M @ has_MJ - need_J
     for cell in range(len(taken_M)):
         groups = (has_MJ[cell] > 0) & (need_J > 0)
@@ -88,13 +96,15 @@ def _thinned(
 
 
 def _relaxed(need_J: np.ndarray, has_MJ: np.ndarray, most_M: np.ndarray) -> np.ndarray | None:
-    """The best plan in which items may be parts; None where there is none.
+    """The best plan in which items may be fractions; None if no plan exists.
 
-    The simplex method, with Bland's rule, on the dual: maximise need y - most w with has y - w <= 1 and y, w >= 0. The
-    plan is what its slacks cost in the end.
+    The simplex method with Bland's rule, on the dual: maximise need y - most w with has y - w <= 1
+    and y, w >= 0. The plan is the final cost of its slack variables.
     """
     if (most_M < 0).any() or (most_M @ has_MJ < need_J).any():
         return None
+
+    # Columns: y, w, the slacks, the right-hand side. The slacks are the first basis: y = w = 0.
     cells, groups = has_MJ.shape
     table = np.concatenate([has_MJ, -np.eye(cells), np.eye(cells), np.ones((cells, 1))], 1)
     cost = np.concatenate([-need_J, most_M, np.zeros(cells + 1)])
@@ -104,11 +114,14 @@ def _relaxed(need_J: np.ndarray, has_MJ: np.ndarray, most_M: np.ndarray) -> np.n
         if not len(entering):
             plan_M: np.ndarray = cost[groups + cells : -1].clip(0, most_M)
             return plan_M
+
+        # Bland's rule, which never cycles: the first column; of tied rows, the first in the basis.
         column = entering[0]
         rows = np.flatnonzero(table[:, column] > _NEARLY)
         ratios = table[rows, -1] / table[rows, column]
         ties = rows[ratios <= ratios.min() + 1e-12]
         row = ties[basis[ties].argmin()]
+
         table[row] /= table[row, column]
         others = np.arange(cells) != row
         table[others] -= table[others, column][:, None] * table[row]

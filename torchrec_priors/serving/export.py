@@ -1,14 +1,19 @@
-"""A trained run as plain files: vectors of all items by their own ids, and weights that one process loads.
+"""A trained run as plain files: vectors of all items by original ids, and the other weights.
 
-items.parquet          item_id (yours), title, vector (what scores are computed with; null where the run has none),
-                       item_sets (numbers of the sets that it may be retrieved from); input (vector and side features,
-                       what the encoder reads) where the run has side features
+items.parquet          item_id (original), title, vector (what scores are computed with; null if the
+                       run has none), item_sets (numbers of the sets that it may be retrieved from);
+                       input (vector and side features, what the encoder reads) if the run has side
+                       features
 weights.safetensors    everything else: encoder, heads, gate, score
 config.toml            the run's configuration
-trained.parquet        what part of users' histories the weights were trained on, by hashes of original ids
-export.json            which run and checkpoint, their ancestors, the heads and their sets, checksums of the other files
+trained.parquet        the part of users' histories that the weights were trained on, by hashes of
+                       original ids
+export.json            the run, its checkpoint, its ancestors, the heads and their sets, and
+                       checksums of the other files
 
-Items are in the data set's order. `load_exported` reads it all again.
+Items are in the data set's order. `load_exported` reads it all again, in one process.
+
+Shapes: N items looked up, M candidates of item sets, d width.
 """
 
 import shutil
@@ -27,6 +32,7 @@ from torchrec_priors.common.checksums import sha256
 from torchrec_priors.common.files import remove_leftover, write_json
 from torchrec_priors.common.system_errors import cannot
 from torchrec_priors.errors import UserError
+from torchrec_priors.heads.nodes import Depth
 from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.serving.run import LoadedRun
 from torchrec_priors.training.run.ancestry import IN_PARQUET, as_ancestors, as_text, read_ancestry
@@ -38,29 +44,32 @@ WEIGHTS = "weights.safetensors"
 CONFIG = "config.toml"
 MANIFEST = "export.json"
 _ENTRIES = 1 << 24  # numbers of a block of vectors
-_APART = ("table.", "features.")  # what is sharded, which the items' vectors stand for
+_SHARDED = ("table.", "features.")  # weights that are in the items' vectors
+
+Progress = Callable[[Iterable[int], int], Iterable[int]]
 
 
 def check_out(out: Path) -> None:
-    """Raises UserError where something is there."""
+    """Raises UserError if `out` exists and is not an empty folder."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: '{out}' is there and not empty: name another folder")
+        raise UserError(f"--out: '{out}' exists and is not empty: name another folder")
 
 
 def export(
-    run: LoadedRun,
-    out: Path,
-    progress: Callable[[Iterable[int], int], Iterable[int]] = lambda blocks, _: blocks,
+    run: LoadedRun, out: Path, progress: Progress = lambda blocks, _: blocks
 ) -> dict[str, Any]:
-    """Writes a run's files into a folder, which appears when it is whole; returns what `export.json` says.
+    """Writes a run's files into a folder, which appears when it is complete.
 
-    Every rank must call it. Rank 0 alone writes, some rows at a time.
+    Every rank must call it. Only rank 0 writes, some rows at a time.
 
     Args:
-        progress: wraps the numbers of the blocks of items, told how many there are.
+        progress: wraps the numbers of the blocks of items; it gets the number of blocks.
+
+    Returns:
+        What `export.json` says; empty on other ranks than rank 0.
 
     Raises:
-        UserError: the folder is there and not empty.
+        UserError: the folder exists and is not empty.
         OutsideError: it cannot be written.
     """
     check_out(out)
@@ -71,15 +80,19 @@ def export(
         if run.ranks.leads:
             remove_leftover(partial)
             partial.mkdir(parents=True)
+
+        # All ranks take part in looking up the items' vectors.
         ancestors = as_ancestors(run.folder, run.checkpoint, read_ancestry(run.folder))
         missing = _write_items(run, partial / ITEMS, progress, as_text(ancestors))
+
         if run.ranks.leads:
-            (partial / WEIGHTS).write_bytes(save(_dense(run), {"format": "pt"}))
+            (partial / WEIGHTS).write_bytes(save(_dense_weights(run), {"format": "pt"}))
             (partial / CONFIG).write_text(run.config.to_toml(), encoding="utf8")
             files = [ITEMS, WEIGHTS, CONFIG]
             if ancestors[0].known:
                 shutil.copyfile(run.folder.trained, partial / TRAINED)
                 files.append(TRAINED)
+
             about = _about(run, missing)
             about["ancestors"] = [asdict(ancestor) for ancestor in ancestors]
             about["files"] = {name: sha256(partial / name) for name in files}
@@ -109,40 +122,40 @@ def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
         "item_set_of_head": list(tree.item_set_K),
         "composition": tree.composition,
         "groups_of_levels": [len(level.groups) for level in tree.levels],  # type: ignore[arg-type]
-        "depths": [
-            {
-                name: value.tolist() if isinstance(value, Tensor) else value
-                for name, value in asdict(depth).items()
-            }
-            for depth in run.depths
-        ],
+        "depths": [_as_json(depth) for depth in run.depths],
     }
 
 
-def _dense(run: LoadedRun) -> dict[str, Tensor]:
-    state = run.model.state_dict()
+def _as_json(depth: Depth) -> dict[str, Any]:
+    """The fields of a depth, with its tensors as lists."""
+    fields = {}
+    for name, value in asdict(depth).items():
+        fields[name] = value.tolist() if isinstance(value, Tensor) else value
+    return fields
+
+
+def _dense_weights(run: LoadedRun) -> dict[str, Tensor]:
+    """All weights that are not sharded."""
     return {
         name: value.detach().cpu().clone()
-        for name, value in state.items()
-        if not name.startswith(_APART)
+        for name, value in run.model.state_dict().items()
+        if not name.startswith(_SHARDED)
     }
 
 
-def _write_items(
-    run: LoadedRun,
-    file: Path,
-    progress: Callable[[Iterable[int], int], Iterable[int]],
-    ancestors: str,
-) -> int:
-    """Returns how many items have no vector; `ancestors` go with the file, wherever it is copied to."""
+def _write_items(run: LoadedRun, file: Path, progress: Progress, ancestors: str) -> int:
+    """Writes all items; returns how many have no vector.
+
+    Args:
+        ancestors: written into the file's schema, so they go with the file when it is copied.
+    """
     rows = max(1, _ENTRIES // run.config.model.dim)
-    dim = run.config.model.dim
     starts = range(0, run.data.items, rows)
     writer: ParquetWriter | None = None
     missing = 0
     try:
         for start in progress(starts, len(starts)):
-            table = _block(run, np.arange(start, min(start + rows, run.data.items)), dim)
+            table = _block(run, np.arange(start, min(start + rows, run.data.items)))
             if run.ranks.leads:
                 missing += table["vector"].null_count
                 if writer is None:
@@ -156,51 +169,61 @@ def _write_items(
 
 
 @torch.no_grad()
-def _block(run: LoadedRun, item: np.ndarray, dim: int) -> pa.Table:
-    """Rows of `items.parquet` on rank 0, for which all ranks look them up."""
+def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
+    """Rows of `items.parquet`, of use on rank 0; all ranks look their vectors up for it.
+
+    Args:
+        item: the items' row ids, consecutive.
+    """
     item_rows = run.model.item_rows
-    may_I = [
-        known for known in (item_rows.has_row_I, item_rows.recommendable_I) if known is not None
-    ]
-    known = (
-        item_rows.has_row_I[item] if item_rows.has_row_I is not None else np.ones(len(item), bool)
-    )
-    asked = item[known] if run.ranks.leads and known.any() else np.full(1, item_rows.an_item)
-    ids, asked_N = run.finder.to_ids(asked, np.array([len(asked)]))
+    has_row = np.ones(len(item), bool)
+    if item_rows.has_row_I is not None:
+        has_row = item_rows.has_row_I[item]
+    may_retrieve = has_row.copy()
+    if item_rows.recommendable_I is not None:
+        may_retrieve &= item_rows.recommendable_I[item]
+
+    # Only rank 0 needs vectors. The others look some item up, as the lookup is a collective.
+    looked_up = np.full(1, item_rows.an_item)
+    if run.ranks.leads and has_row.any():
+        looked_up = item[has_row]
+    ids, item_N = run.finder.to_ids(looked_up, np.array([len(looked_up)]))
     vector_Nd, _ = run.model.lookup(ids)
+
+    dim = run.config.model.dim
     columns = {
         "item_id": run.catalogue.ids.take(item),
         "title": run.catalogue.titles.take(item),
-        "vector": _vectors(vector_Nd, known, dim),
-        "item_sets": _sets(
-            run,
-            item,
-            np.logical_and.reduce([np.ones(len(item), bool), *(may[item] for may in may_I)]),
-        ),
+        "vector": _vectors(vector_Nd, has_row, dim),
+        "item_sets": _item_sets(run, item, may_retrieve),
     }
     if run.model.features is not None:
-        beside_Nd = run.model.features(asked_N)
-        columns["input"] = _vectors(vector_Nd + beside_Nd, known, dim)
+        feature_Nd = run.model.features(item_N)
+        columns["input"] = _vectors(vector_Nd + feature_Nd, has_row, dim)
     return pa.table(columns)
 
 
-def _vectors(vector_Nd: Tensor, known: np.ndarray, dim: int) -> pa.Array:
-    """Vectors of those items that have one, in their places."""
-    whole = np.zeros((len(known), dim), np.float32)
-    if known.sum() == len(vector_Nd):
-        whole[known] = vector_Nd.cpu().numpy()
-    return pa.FixedSizeListArray.from_arrays(pa.array(whole.ravel()), dim, mask=pa.array(~known))
+def _vectors(vector_Nd: Tensor, has_row: np.ndarray, dim: int) -> pa.Array:
+    """The vectors in the places of the items that have one; null for the others."""
+    whole = np.zeros((len(has_row), dim), np.float32)
+    # On other ranks than rank 0 the vectors are not those of the items.
+    if has_row.sum() == len(vector_Nd):
+        whole[has_row] = vector_Nd.cpu().numpy()
+    return pa.FixedSizeListArray.from_arrays(pa.array(whole.ravel()), dim, mask=pa.array(~has_row))
 
 
-def _sets(run: LoadedRun, item: np.ndarray, may: np.ndarray) -> pa.Array:
-    """For each item the sets that it may be retrieved from."""
+def _item_sets(run: LoadedRun, item: np.ndarray, may_retrieve: np.ndarray) -> pa.Array:
+    """For each item the numbers of the sets that it may be retrieved from, ascending."""
     first = int(item[0])
     eligible = run.model.tree.eligible(first, first + len(item))
-    place = np.concatenate([rows - first for rows in eligible])
-    number = np.repeat(np.arange(len(eligible)), [len(rows) for rows in eligible])
-    place, number = place[may[place]], number[may[place]]
-    order = np.lexsort((number, place))
-    offsets = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=len(item)))])
+    place_M = np.concatenate([rows - first for rows in eligible])
+    number_M = np.repeat(np.arange(len(eligible)), [len(rows) for rows in eligible])
+    allowed = may_retrieve[place_M]
+    place_M = place_M[allowed]
+    number_M = number_M[allowed]
+
+    order = np.lexsort((number_M, place_M))
+    offsets = np.concatenate([[0], np.cumsum(np.bincount(place_M, minlength=len(item)))])
     return pa.ListArray.from_arrays(
-        pa.array(offsets, pa.int32()), pa.array(number[order], pa.int32())
+        pa.array(offsets, pa.int32()), pa.array(number_M[order], pa.int32())
     )

@@ -5,7 +5,7 @@ from torchrec_priors.serving.exported import load_exported
 exported = load_exported("export")
 scores = exported.scores([50, 172, 181])  # [heads, items]
 
-Shapes: I items, K heads, d width.
+Shapes: I items, K heads, S item sets, N items of a history, d width.
 """
 
 from collections.abc import Sequence
@@ -48,15 +48,40 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
     """Reads what `torchrec-priors export` wrote.
 
     Args:
-        trust: run files of own code that the run was trained with, though this user has not trained with them here.
+        trust: run the custom code that the run was trained with, even if this user has not trained
+            with it here.
 
     Raises:
-        UserError: no export there, one that is not as it was written, or own code that is not trusted.
+        UserError: no export there, one that was changed since it was written, or custom code that
+            is not trusted.
     """
     path = Path(folder)
+    about = _read_manifest(path)
+    config = read_config(path / CONFIG, signed=False)
+
+    recorded = about.get("own_files", {})
+    if not isinstance(recorded, dict):
+        recorded = {}
+    check_trusted(_custom_code(config), recorded, path, trust=trust, made="exported")
+
+    try:
+        weights = load_file(path / WEIGHTS)
+        items = read_table(path / ITEMS)
+    except (SafetensorError, pa.ArrowException) as error:
+        # The checksums are right: whoever wrote the files wrote them like this.
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"'{path}' holds no export that can be read ({reason}): export the run again"
+        ) from error
+    return Exported.of(config, about, weights, items)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """What `export.json` says, after all files were checked against it."""
     if not (path / MANIFEST).exists():
         raise UserError(f"'{path}' holds no export (no {MANIFEST}): export the run first")
-    about = read_json(path / MANIFEST, remedy="export the run again")
+
+    about: dict[str, Any] = read_json(path / MANIFEST, remedy="export the run again")
     if about.get("format") != FORMAT:
         raise UserError(
             f"'{path}' is of format {about.get('format')}, not {FORMAT}: export the run again"
@@ -71,24 +96,7 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
             raise UserError(
                 f"'{path / name}' is missing or not as it was written: export the run again"
             )
-    config = read_config(path / CONFIG, signed=False)
-    recorded = about.get("own_files", {})
-    check_trusted(
-        _run_by(config),
-        recorded if isinstance(recorded, dict) else {},
-        path,
-        trust=trust,
-        made="exported",
-    )
-    try:
-        weights = load_file(path / WEIGHTS)
-        items = read_table(path / ITEMS)
-    except (SafetensorError, pa.ArrowException) as error:  # whoever made it sealed it so
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"'{path}' holds no export that can be read ({reason}): export the run again"
-        ) from error
-    return Exported.of(config, about, weights, items)
+    return about
 
 
 @dataclass(frozen=True)
@@ -99,7 +107,7 @@ class Exported:
         config: of the run.
         heads: names of the K paths.
         item_ids: original ids, in the order of the items.
-        vector_Id: what scores are computed with; zero where an item has none.
+        vector_Id: what scores are computed with; zero if an item has none.
         input_Id: what the encoder reads.
         has_row_I: bool, items that have a vector.
         eligible_KI: bool, what each head may retrieve.
@@ -122,6 +130,11 @@ class Exported:
     def of(
         cls, config: RunConfig, about: dict[str, Any], weights: dict[str, Tensor], items: pa.Table
     ) -> "Exported":
+        """The model of an export's files.
+
+        Args:
+            about: what `export.json` says.
+        """
         dim = config.model.dim
         encoder = load_encoder(config.encoder, dim, config.model.context, about["event_types"])
         heads = make_heads(_tree(about), dim, config.priors, _depths(about))
@@ -133,26 +146,32 @@ class Exported:
         if config.loss.gate:
             model["gate"] = Gate(dim, torch.zeros(len(about["item_sets"]), dtype=torch.bool))
 
-        missing, left = model.load_state_dict(weights, strict=False)
+        # The heads' certainty is left over: it belongs to fusion, which an export does not do.
+        missing, unexpected = model.load_state_dict(weights, strict=False)
         assert not missing, f"an export lacks {missing}"
-        assert all(name.startswith("certainty.") for name in left), (
-            f"an export has no place for {left}"
+        assert all(name.startswith("certainty.") for name in unexpected), (
+            f"an export has no place for {unexpected}"
         )
         model.eval()
 
         vector_Id, has_row_I = _matrix(items["vector"], dim)
-        eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
+        input_Id = vector_Id
+        if "input" in items.column_names:
+            input_Id, _ = _matrix(items["input"], dim)
+
         sets = items["item_sets"].combine_chunks()
-        eligible_SI[torch.tensor(sets.flatten().to_numpy()), torch.from_numpy(_owners(sets))] = True
+        set_of_entry = torch.tensor(sets.flatten().to_numpy())
+        item_of_entry = torch.from_numpy(_owners(sets))
+        eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
+        eligible_SI[set_of_entry, item_of_entry] = True
+
         ids = items["item_id"].combine_chunks()
         return cls(
             config=config,
             heads=about["heads"],
             item_ids=ids,
             vector_Id=vector_Id,
-            input_Id=_matrix(items["input"], dim)[0]
-            if "input" in items.column_names
-            else vector_Id,
+            input_Id=input_Id,
             has_row_I=has_row_I,
             eligible_KI=eligible_SI[torch.tensor(about["item_set_of_head"])],
             _texts=id_texts(ids, "items of the export"),
@@ -164,7 +183,9 @@ class Exported:
 
     @torch.no_grad()
     def queries(self, history: Sequence[ItemId]) -> Tensor:
-        """[K, d]: what every head asks for after a history of original ids, oldest first; times and events are unknown.
+        """[K, d]: every head's query after a history of original ids, oldest first.
+
+        Times and events are unknown.
 
         Raises:
             UserError: an unknown item, or none that has a vector.
@@ -178,38 +199,31 @@ class Exported:
         item_N = item_N[self.has_row_I[item_N]][-self.config.model.context :]
         if not len(item_N):
             raise UserError("the history: none of its items has a vector")
+
         jagged = Jagged(self.input_Id[item_N], torch.tensor([0, len(item_N)]))
         states = replace(jagged, vector_Nd=self._encoder(jagged))
-        return self._score.queries(ask_last(self._heads, self._baseline, states, len(self.heads)))[
-            0
-        ]
+        raw_BKd = ask_last(self._heads, self._baseline, states, len(self.heads))
+        return self._score.queries(raw_BKd)[0]
 
     @torch.no_grad()
     def scores(self, history: Sequence[ItemId]) -> Tensor:
-        """[K, I]: every head's own score of every item (Eq. 1), -inf where it may not retrieve it."""
+        """[K, I]: every head's own score of every item (Eq. 1), -inf if it may not retrieve it."""
         items_Id = self._score.items(self.vector_Id)
-        scores: Tensor = (self.queries(history) @ items_Id.T).masked_fill(
-            ~self.eligible_KI, -torch.inf
-        )
-        return scores
+        score_KI: Tensor = self.queries(history) @ items_Id.T
+        return score_KI.masked_fill(~self.eligible_KI, -torch.inf)
 
 
-def _run_by(config: RunConfig) -> list[Path]:
-    """Own code that an export needs; that of priors is in its heads and sets."""
-    return [
-        file
-        for file in map(own_file, (config.encoder.backbone, config.baseline.name))
-        if file is not None
-    ]
+def _custom_code(config: RunConfig) -> list[Path]:
+    """Files of custom code that an export needs; that of priors is in its heads and sets."""
+    files = map(own_file, (config.encoder.backbone, config.baseline.name))
+    return [file for file in files if file is not None]
 
 
 def _tree(about: dict[str, Any]) -> PriorTree:
     """What heads need to know of the tree."""
     levels = [SimpleNamespace(groups=range(groups)) for groups in about["groups_of_levels"]]
-    return cast(
-        PriorTree,
-        SimpleNamespace(paths=about["heads"], levels=levels, composition=about["composition"]),
-    )
+    tree = SimpleNamespace(paths=about["heads"], levels=levels, composition=about["composition"])
+    return cast(PriorTree, tree)
 
 
 def _depths(about: dict[str, Any]) -> list[Depth]:
@@ -221,7 +235,7 @@ def _depths(about: dict[str, Any]) -> list[Depth]:
 
 
 def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
-    """[I, d], zero where there is nothing; and bool, where there is something."""
+    """[I, d], zero for null vectors; and bool [I], which vectors are not null."""
     array = column.combine_chunks()
     has_row_I = torch.from_numpy(array.is_valid().to_numpy(zero_copy_only=False))
     values_Id = torch.zeros(len(array), dim)
@@ -230,6 +244,6 @@ def _matrix(column: pa.ChunkedArray, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _owners(lists: pa.Array) -> np.ndarray:
-    """For each entry of the lists, whose it is."""
+    """For each entry of the lists, the number of its list."""
     owners: np.ndarray = np.repeat(np.arange(len(lists)), lists.value_lengths().to_numpy())
     return owners

@@ -1,4 +1,4 @@
-"""What a request may ask of the heads, without retraining: some alone, some not, some more, shares of the list."""
+"""How a request may steer the heads without retraining: only some, not some, some more, shares."""
 
 import logging
 import math
@@ -22,13 +22,14 @@ class Levers:
 
     Attributes:
         only: heads that may answer, those of all the names together; None for all.
-        mute: heads that may not, be they in `only` or not.
-        boost: factors above 0 of the heads' probabilities: their logarithms are added to the heads' scores, which is
-            exactly that where scores are calibrated. Factors of several names that a head has multiply.
-        at_least: shares of the k items, in (0, 1], that are to be items which these heads may retrieve.
+        mute: heads that may not answer, even if they are in `only`.
+        boost: factors above 0 of the heads' probabilities: their logarithms are added to the heads'
+            scores, which is exactly that if scores are calibrated. Factors of several names of one
+            head multiply.
+        at_least: shares of the k items, in (0, 1], for items that these heads may retrieve.
 
     Raises:
-        UserError: a value that is none of these.
+        UserError: an invalid value.
     """
 
     only: tuple[str, ...] | None = None
@@ -44,7 +45,7 @@ class Levers:
         boost: Mapping[str, float] | None,
         at_least: Mapping[str, float] | None,
     ) -> "Levers":
-        """As a caller gives them, None where they are not used."""
+        """From a caller's arguments; None for those that are not used."""
         for option, names in (("only", only), ("mute", mute)):
             if isinstance(names, str):
                 raise UserError(f"{option}: '{names}' is one name: give a list of names")
@@ -70,44 +71,49 @@ class Levers:
             raise UserError(f"at-least: {len(self.at_least)} groups: give {MOST_SHARES} at most")
 
     def bias(self, names: HeadNames) -> Tensor | None:
-        """[K], added to the scores of every head: log of its factor, -inf where it may not answer; None without levers.
+        """[K], added to the scores of every head; None without levers.
+
+        It is the log of the head's factor, and -inf if the head may not answer.
 
         Raises:
-            UserError: no head is called so, or none may answer.
+            UserError: a name of no head, or no head is left.
         """
         if self.only is None and not self.mute and not self.boost:
             return None
+
         paths = len(names.tree.item_set_K)
-        may_K = torch.full((paths,), self.only is None)
+        may_answer_K = torch.full((paths,), self.only is None)
         for name in self.only or ():
-            may_K |= names.find(name, "only").path_K
+            may_answer_K |= names.find(name, "only").path_K
         for name in self.mute:
-            may_K &= ~names.find(name, "mute").path_K
-        if not may_K.any():
+            may_answer_K &= ~names.find(name, "mute").path_K
+        if not may_answer_K.any():
             raise UserError(
                 "only, mute: no head is left that may answer: name fewer in mute, or more in only"
             )
+
+        # Several factors of a head are added up before they are rounded to float32.
         bias_K = torch.zeros(paths, dtype=torch.float64)
         for name, factor in self.boost.items():
             path_K = names.find(name, "boost").path_K
-            if not (path_K & may_K).any():
+            if not (path_K & may_answer_K).any():
                 log.warning("boost: '%s' changes nothing, as none of its heads may answer", name)
             bias_K[path_K] += math.log(factor)
-        return bias_K.float().masked_fill(~may_K, -torch.inf)
+        return bias_K.float().masked_fill(~may_answer_K, -torch.inf)
 
     def shares(self, names: HeadNames) -> dict[str, Tensor]:
-        """bool [K] by name of `at_least`: heads whose items are meant.
+        """bool [K] by name of `at_least`: the heads whose items are meant.
 
         Raises:
-            UserError: no head is called so, or the name is of groups that restrict no items.
+            UserError: a name of no head, or of groups that restrict no items.
         """
-        found = {name: names.find(name, "at-least") for name in self.at_least}
-        for name, named in found.items():
-            if not named.restricts_items:
+        matches = {name: names.find(name, "at-least") for name in self.at_least}
+        for name, match in matches.items():
+            if not match.restricts_items:
                 raise UserError(
                     f"at-least: '{name}' has all items: name a group of items, such as a category"
                 )
-        return {name: named.path_K for name, named in found.items()}
+        return {name: match.path_K for name, match in matches.items()}
 
 
 def _is_number(value: object) -> bool:

@@ -1,8 +1,8 @@
-"""A Parquet file whose rows any rank may add in any order; it appears in the order of their numbers, when it is whole.
+"""A Parquet file whose rows any rank may add in any order; it appears sorted, when it is complete.
 
-Rows are first spilled into buckets of consecutive numbers, one file a bucket and rank, in a folder beside the file that
-all ranks see. Then rank 0 sorts one bucket after another. A rank holds about `_ENTRIES` list entries at a time, and
-at most 1 / `_BUCKETS` of all.
+Rows are first written to buckets of consecutive numbers, one file a bucket and rank, in a folder
+next to the file that all ranks see. Then rank 0 sorts one bucket after another. A rank holds about
+`_ENTRIES` list entries at a time, and at most 1 / `_BUCKETS` of all.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.ranks.process import Ranks
 
 _ENTRIES = 1 << 20
-_BUCKETS = 256  # files that a rank has open at most
+_BUCKETS = 256  # the number of files that a rank has open at most
 _NUMBER = "number"
 
 
@@ -30,7 +30,7 @@ class OrderedFile:
     def __init__(self, file: Path, rows: int, entries_a_row: int, ranks: Ranks) -> None:
         """
         Args:
-            rows: how many there will be, numbered from 0.
+            rows: the number of rows, which are numbered from 0.
             entries_a_row: length of a row's longest list.
         """
         self.file = file
@@ -48,21 +48,23 @@ class OrderedFile:
                 check_replaceable(self.file)
                 remove_leftover(self.folder)
                 self.folder.mkdir()
+        # The other ranks write into the folder.
         dist.barrier(self.ranks.side)
         return self
 
     def add(self, table: pa.Table, numbers: np.ndarray) -> None:
-        """Rows of this rank and their numbers."""
+        """Adds rows of this rank, with their numbers."""
         self._waiting.append(table.append_column(_NUMBER, pa.array(numbers, pa.int64())))
         if sum(map(len, self._waiting)) >= self._rows_at_a_time:
             with self._explaining():
                 self._spill()
 
     def finish(self) -> None:
-        """Moves the whole file to its place."""
+        """Moves the complete file to its place."""
         with self._explaining():
             self._spill()
             self._close()
+        # Rank 0 reads what all ranks wrote; nobody goes on before the file is there.
         dist.barrier(self.ranks.side)
         if self.ranks.leads:
             with self._explaining():
@@ -76,14 +78,17 @@ class OrderedFile:
         trace: TracebackType | None,
     ) -> None:
         if kind is not None:
-            with suppress(OSError):  # what cannot be written is told already
+            # The error that ended the block is already on its way: a second one would hide it.
+            with suppress(OSError):
                 self._close()
         if self.ranks.leads:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _spill(self) -> None:
+        """Writes the waiting rows to their buckets."""
         if not self._waiting:
             return
+
         table = pa.concat_tables(self._waiting).sort_by(_NUMBER)
         self._waiting = []
         bucket = table[_NUMBER].to_numpy() // self._bucket
@@ -97,6 +102,7 @@ class OrderedFile:
             self._spills[number].write_table(table.slice(first, last - first))
 
     def _merge(self) -> None:
+        """Sorts one bucket of all ranks after another into the file."""
         whole = self.folder / "whole.parquet"
         written = 0
         writer: ParquetWriter | None = None
@@ -109,17 +115,20 @@ class OrderedFile:
                     if spill.exists()
                 ]
                 rows = pa.concat_tables(tables).sort_by(_NUMBER)
+
                 numbers = rows[_NUMBER].to_numpy()
                 assert np.array_equal(numbers, np.arange(written, written + len(rows))), (
-                    "a row is lost or twice there"
+                    "a row is missing or there twice"
                 )
                 written += len(rows)
+
                 rows = rows.drop_columns([_NUMBER])
                 writer = writer or ParquetWriter(whole, rows.schema)
                 writer.write_table(rows, row_group_size=len(rows))
         finally:
             if writer is not None:
                 writer.close()
+
         assert written == self.rows, f"{written} rows of {self.rows}"
         check_replaceable(self.file)
         whole.replace(self.file)

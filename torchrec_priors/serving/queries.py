@@ -1,9 +1,10 @@
-"""Queries of users one by one, so that a user's answer does not depend on who is answered at the same time.
+"""Queries of users one by one, so an answer does not depend on who is answered at the same time.
 
-The last bits of a matrix product depend on its shape, those of an element-wise function on where threads divide an
-array and where its vectors end. Two items whose scores are that close would change places. On a CPU, where batches
-hardly help, each history is therefore encoded by itself, on one thread; on a GPU histories are encoded together, and
-answers given beside others agree to the last digits of their scores alone.
+The last bits of a matrix product depend on its shape, those of an element-wise function on where
+threads divide an array and where its vectors end. Two items whose scores are that close would
+change places. On a CPU, where batches hardly help, each history is therefore encoded separately, on
+one thread. On a GPU histories are encoded together, and answers in different batches agree up to
+the last digits of their scores.
 """
 
 import itertools
@@ -20,23 +21,27 @@ from torchrec_priors.retrieval.find import Finder
 
 @torch.no_grad()
 def ask_each(finder: Finder, users: Histories) -> PathQueries:
-    """What the paths ask for, for this rank's users. Every rank must call it."""
+    """The paths' queries for this rank's users. Every rank must call it."""
     if finder.device.type != "cpu":
         return finder.ask(users)
+
     together = finder.histories(users)
     bounds = together.offsets_B1.tolist()
     with _one_thread():
-        each = [
-            finder.model.queries(_one(together, slice(*pair)))
+        answers = [
+            finder.model.queries(_single(together, slice(*pair)))
             for pair in itertools.pairwise(bounds)
         ]
     whole = PathQueries(
-        torch.cat([one.query_BKd for one in each]), torch.cat([one.log_group_BK for one in each])
+        torch.cat([answer.query_BKd for answer in answers]),
+        torch.cat([answer.log_group_BK for answer in answers]),
     )
+    # Without users, `histories` gives one made-up user.
     return whole.first(len(users))
 
 
-def _one(histories: Jagged, part: slice) -> Jagged:
+def _single(histories: Jagged, part: slice) -> Jagged:
+    """One of the histories."""
     return Jagged(
         histories.vector_Nd[part],
         torch.tensor([0, part.stop - part.start]),

@@ -1,4 +1,4 @@
-"""One request: what may be found and how heads count, for any number of histories.
+"""One request: which items may be found and how heads count, for any number of histories.
 
 Shapes: B users, K paths, J groups with a least share.
 """
@@ -26,8 +26,9 @@ class Request:
     Attributes:
         k: results a user.
         index: what may be found on this rank.
-        bias_K: added to every head's scores, -inf where it may not answer; None where nothing is.
-        shares: of groups in what is found, or None.
+        bias_K: added to every head's scores, -inf for heads that may not answer; None if nothing is
+            added.
+        shares: of groups in the list, or None.
     """
 
     k: int
@@ -42,12 +43,14 @@ class Request:
         """Every rank must call it alike.
 
         Raises:
-            UserError: levers that name no heads, leave none, or leave no item, or ask for too much.
+            UserError: levers that name no heads, leave none, leave no item, or want too much.
         """
         if levers.at_least and finder.diversifier is not None:
             raise UserError(
-                "at-least: lists of this run are made diverse (evaluation.diversify), which shares are not"
+                "at-least: lists of this run are diversified (evaluation.diversify), "
+                "which lists with shares cannot be"
             )
+
         names = HeadNames(finder.model.tree)
         bias_K = levers.bias(names)
         path_K = levers.shares(names)
@@ -55,25 +58,24 @@ class Request:
             reached = index.reach(~torch.isneginf(bias_K)).sum()
             if not int(ranks.total(reached)):
                 raise UserError(
-                    "only, mute: the heads that may answer retrieve none of the items that are allowed: "
-                    "allow more items, or name other heads"
+                    "only, mute: the heads that may answer retrieve none of the items that are "
+                    "allowed: allow more items, or name other heads"
                 )
             bias_K = bias_K.to(finder.device)
+
         shares = Shares(dict(levers.at_least), path_K, k, index, ranks.total) if path_K else None
         return cls(k, index, bias_K, shares)
 
     def queries(self, finder: Finder, users: Histories) -> Queries:
-        """What is searched for, for this rank's users. Every rank must call it."""
+        """The queries to search with, for this rank's users. Every rank must call it."""
         queries = finder.queries(users, ask_each(finder, users))
-        return (
-            queries
-            if self.bias_K is None
-            else Queries(queries.vector_BKd, queries.bias_BK + self.bias_K)
-        )
+        if self.bias_K is None:
+            return queries
+        return Queries(queries.vector_BKd, queries.bias_BK + self.bias_K)
 
     def find(self, finder: Finder, users: Histories, queries: Queries) -> tuple[Found, Tensor]:
-        """Top-k of this rank's users, and bool [B, J]: whether a user has fewer of a group than its share. Every rank
-        must call it."""
+        """Top-k of this rank's users; and bool [B, J]: whether a user has fewer items of a group
+        than its share. Every rank must call it."""
         if self.shares is None:
             found = finder.find(users, queries, self.k, self.index)
             return found, torch.zeros(len(users), 0, dtype=torch.bool)

@@ -291,5 +291,6 @@ def check_k(k: int, data: PreparedData) -> None:
     """Raises UserError if the catalogue has fewer than k items."""
     if not 1 <= k <= data.items:
         raise UserError(
-            f"k = {k:,} must be from 1 to the {data.items:,} items of data set '{data.manifest.name}'"
+            f"k = {k:,} must be from 1 to the {data.items:,} items of data set "
+            f"'{data.manifest.name}'"
         )
