@@ -38,7 +38,7 @@ def shop(tmp_path_factory):
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"dataset": None}, "is of a corpus of your own: give its file, --dataset growing_shop.py"),
+        ({"dataset": None}, "is of a custom corpus: give its file, --dataset growing_shop.py"),
         (
             {"dataset": "movielens"},
             "--dataset: the data set is of corpus 'growing_shop.py', not of 'movielens'",
@@ -49,7 +49,7 @@ def shop(tmp_path_factory):
             {"options": ("min_history=3",)},
             "--option: the data set was made with min_history = 2, not 3",
         ),
-        ({"split": SplitBy("time")}, "--split: the data set is split otherwise"),
+        ({"split": SplitBy("time")}, "--split: the data set is split differently"),
     ],
 )
 def test_other_settings(shop, given, words):
@@ -93,14 +93,14 @@ def test_raw_files_of_another_form(tmp_path):
 def test_short_histories_that_were_not_kept(shop, tmp_path):
     prepare(Settings(SHOP.dataset, shop / "raw", horizon=1, keep_short=False), tmp_path / "data")
     with pytest.raises(
-        UserError, match=r"left out 1 users .* prepare it anew with --keep-short yes"
+        UserError, match=r"left out 1 users .* prepare it again with --keep-short yes"
     ):
         append(shop / "new", tmp_path / "data", SHOP)
 
 
 def test_nothing_to_append_to_and_nothing_to_append(shop, tmp_path):
     with pytest.raises(
-        UserError, match="is no prepared data set: prepare it first, without --append"
+        UserError, match="is not a prepared data set: prepare it first, without --append"
     ):
         append(shop / "new", tmp_path / "nowhere", SHOP)
     (tmp_path / "empty").mkdir()

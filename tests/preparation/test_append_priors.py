@@ -61,9 +61,9 @@ def test_the_groups_stay_and_the_rest_has_what_is_new(grown, name):
     assert info.made_by["grown_from"] == [manifest.added_priors()[name]]
 
 
-def test_it_is_said_with_the_command_that_makes_them_anew(grown):
+def test_it_is_said_with_the_command_that_computes_them_again(grown):
     out, _, made = grown
-    command = "to make it anew: torchrec-priors prior"
+    command = "to compute it again: torchrec-priors prior"
     assert made.said == [
         f"prior community: 10 new items are in 'others'; {command} graph --data {out} --name community --overwrite"
         " --last 50 --groups 3 --min-size 2",

@@ -1,1 +1,1 @@
-"""New raw files -> a prepared data set that holds them as well."""
+"""Adds new raw files to a prepared data set."""

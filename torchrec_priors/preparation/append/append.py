@@ -1,4 +1,7 @@
-"""New raw files -> a prepared data set that holds them, too, made beside the old one, whose place it then takes."""
+"""Appends new raw files to a prepared data set.
+
+The data set that holds them, too, is built next to the old one and then takes its place.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,17 +26,21 @@ from torchrec_priors.preparation.raw.bad_rows import BadRows
 from torchrec_priors.prepared import manifest as manifests
 from torchrec_priors.prepared.manifest import Manifest, read_manifest
 
-APPENDED = "appended"  # in the manifest's settings: raw files of each append
+# Key in the manifest's settings: the raw files of each append.
+APPENDED = "appended"
 
 Report = Callable[[str], None]
+
+# Where the data set is built, in the work folder.
+_MADE = "made"
 
 
 @dataclass(frozen=True)
 class Appended:
-    """The data set that grew.
+    """The data set that has grown.
 
     Attributes:
-        said: lines for people about what did not grow with it.
+        said: lines for users about the parts that did not grow with it.
         already: whether it held the raw files before.
     """
 
@@ -53,22 +60,25 @@ def append(
 ) -> Appended:
     """Adds the interactions, users and items of raw files to the data set in `out`.
 
-    Until the end the data set stays as it is. An append that was killed leaves a hidden folder beside it; the same call
-    goes on from there.
+    The data set does not change until the end. An append that was killed leaves a hidden folder
+    next to it; the same call resumes from it.
 
     Args:
         given: settings that must be those of the data set.
         on: the engine that computes; the content does not depend on it.
 
     Raises:
-        UserError: no data set there, one that cannot grow, raw files of another form, settings that are others.
+        UserError: no data set there, one that cannot grow, raw files of another form, other
+            settings.
     """
     out = out.absolute()
     recover(out)
     if not manifests.is_data_set(out):
         raise UserError(
-            f"--append: '{out}' is no prepared data set: prepare it first, without --append"
+            f"--append: '{out}' is not a prepared data set: prepare it first, without --append"
         )
+
+    # Settings first: they are compared without reading any data.
     manifest = read_manifest(out)
     dataset = corpus_of(manifest, given)
     options = options_of(manifest, dataset, given)
@@ -80,8 +90,10 @@ def append(
     if _holds(manifest, raw.absolute(), seen):
         report(f"{out} already holds these raw files")
         return Appended(manifest, already=True)
+
     report("checking the data set")
     manifests.verify(out)
+    # Everything that decides what stages leave: with other values the work folder starts empty.
     made_for = {
         "append_to": manifest.content_sha256,
         "options": options,
@@ -95,6 +107,7 @@ def append(
         work_folder(out, made_for, report) as work,
         on.start(work) as engine,
     ):
+        # A user who is short in the new files may be long with the old ones.
         engine.keeps_short = True
         hashing = raw_files.Checksums(raw.absolute(), seen, engine.journal)
         try:
@@ -104,6 +117,7 @@ def append(
             corpus = plain(loaded, engine)
             rule = replace(split, least=corpus.min_history)
             state = State(engine, out, manifest)
+
             folder = work / _MADE
             folder.mkdir(exist_ok=True)
             seed = manifest.settings["seed"]
@@ -111,36 +125,38 @@ def append(
             made = build.run(lambda: _settings(manifest, on_bad_row, hashing))
         finally:
             hashing.stop()
+
+        # Priors may be added to the data set meanwhile, but not between this check and the move.
         with locked(out):
             if read_manifest(out).content_sha256 != manifest.content_sha256:
                 raise UserError(
                     f"--out: '{out}' was changed while it was appended to: run this again"
                 )
             move(folder, out)
+
     return Appended(made, build.said)
 
 
-_MADE = "made"  # in the work folder, the data set
-
-
 def _holds(manifest: Manifest, raw: Path, seen: raw_files.Seen) -> bool:
-    """Whether all these files were taken in before."""
-    taken = [manifest.settings, *manifest.settings.get(APPENDED, [])]
-    known = {
-        path: checksum for each in taken for path, checksum in each.get("raw_sha256", {}).items()
-    }
-    looked = {path: status for each in taken for path, status in each.get("raw_seen", {}).items()}
-    found = raw_files.checksums(raw, seen, known, looked)
-    return set(found.values()) <= {
-        checksum for each in taken for checksum in each.get("raw_sha256", {}).values()
-    }
+    """Whether the data set holds all these files, by their content; their names may differ."""
+    recorded = [manifest.settings, *manifest.settings.get(APPENDED, [])]
+    known: dict[str, str] = {}
+    seen_then: dict[str, list[int]] = {}
+    held: set[str] = set()
+    for settings in recorded:
+        known |= settings.get("raw_sha256", {})
+        seen_then |= settings.get("raw_seen", {})
+        held |= set(settings.get("raw_sha256", {}).values())
+    return set(raw_files.checksums(raw, seen, known, seen_then).values()) <= held
 
 
 def _settings(manifest: Manifest, on_bad_row: str, hashing: raw_files.Checksums) -> dict[str, Any]:
-    taken = {"raw_sha256": hashing.result(), "raw_seen": hashing.files}
+    """The settings of the new manifest: those of the old one, and what was appended."""
+    appended = {"raw_sha256": hashing.result(), "raw_seen": hashing.files}
+    # Once rows were dropped, the data set is one of dropped rows.
     dropping = "drop" in (on_bad_row, manifest.settings["on_bad_row"])
     return {
         **manifest.settings,
         "on_bad_row": "drop" if dropping else "refuse",
-        APPENDED: [*manifest.settings.get(APPENDED, []), taken],
+        APPENDED: [*manifest.settings.get(APPENDED, []), appended],
     }

@@ -1,8 +1,9 @@
-"""A prepared data set and a corpus of new raw files -> the data set that grew, stage by stage.
+"""Builds a data set from a prepared one and a corpus of new raw files, stage by stage.
 
-All that is sorted anew are the histories of users who did something new: `now` is their log with it, `then` their log
-without. What both come to goes through the code of `prepare`, and what is between the two is added to the data set. So
-the result is that of preparing all raw files together, but for the numbers of rows and groups.
+Only the histories of users with new interactions are sorted again: `now` is their log with the
+new interactions, `then` their log without. Both go through the code of `prepare`, and the
+difference between the results is added to the data set. So the result is that of preparing all
+raw files together, except for the numbers of rows and groups.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,27 +36,37 @@ from torchrec_priors.prepared.manifest import FileInfo, Manifest, PriorInfo
 
 Report = Callable[[str], None]
 
+# Rows read at a time.
 _BATCH = 1 << 17
 
 
 @dataclass(frozen=True)
 class _Logs:
-    """Who did something new and what they did.
+    """The users with new interactions, and their logs.
 
     Attributes:
         users: all of them.
-        there: those who are in the sequences.
-        then, now: their log without and with what is new.
+        in_sequences: those who are in the sequences of the data set.
+        then: their log without the new interactions.
+        now: their log with the new interactions.
     """
 
     users: ir.Table
-    there: ir.Table
+    in_sequences: ir.Table
     then: ir.Table
     now: ir.Table
 
 
 class AppendBuild:
-    """Args: folder: of the data set that is made, in the engine's folder; state: the data set as it is."""
+    """Builds the data set.
+
+    Args:
+        state: the data set before the append.
+        folder: where the new data set is built, in the engine's folder.
+
+    Attributes:
+        said: lines for users about the parts that do not grow.
+    """
 
     def __init__(
         self,
@@ -80,10 +91,10 @@ class AppendBuild:
         self.said: list[str] = []
 
     def run(self, settings: Callable[[], dict[str, Any]]) -> Manifest:
-        """Makes all files.
+        """Writes all files and returns their manifest.
 
         Args:
-            settings: gives what the manifest is to keep; called last.
+            settings: returns the settings that the manifest keeps; called last.
         """
         engine = self.engine
         old = self.state.manifest
@@ -93,6 +104,9 @@ class AppendBuild:
             contents.check_log(engine, self.corpus)
             engine.journal.finish("contents")
         self.corpus = narrow_events(self.corpus)
+
+        # The same code for both logs, so that their difference is exactly what the new
+        # interactions change.
         logs = self._logs()
         then = bucketed(
             engine, replace(self.corpus, interactions=logs.then), self.split, self.report, "then_"
@@ -102,17 +116,21 @@ class AppendBuild:
         )
         seen_then = engine.materialise("seen_then", expressions.summed(then.counts))
         seen = engine.materialise("seen", expressions.summed(now.counts))
+
         items = self._new_items(seen, logs.now)
         ids = self.state.items.select("item_id", "item").union(
             items.table.select("item_id", "item")
         )
         self.report("writing items")
         self._write_items(seen, seen_then, items)
-        users = self._new_users(now, logs.there)
+
+        users = self._new_users(now, logs.in_sequences)
         priors, groups = self._priors(seen, seen_then, items, users, ids)
-        self._write_sequences(now, logs.there, ids, groups, users)
+        self._write_sequences(now, logs.in_sequences, ids, groups, users)
         counts = self._counts(then.read, now.read, items.number)
         self._write_held(now, logs.users, ids, users_left_out(counts))
+
+        # Runs that were trained on an earlier state recognise it by its hash.
         earlier = {
             "prepared_sha256": old.prepared_sha256,
             "items": old.counts["items"],
@@ -141,27 +159,32 @@ class AppendBuild:
         def cast(table: ir.Table, types: dict[str, Any]) -> ir.Table:
             return table.mutate(**{name: table[name].cast(kind) for name, kind in types.items()})
 
-        def labels(one: Labels, entity: str) -> Labels:
-            return replace(one, table=cast(one.table, {entity: kinds[entity]}))
+        def cast_labels(labels: Labels, entity: str) -> Labels:
+            return replace(labels, table=cast(labels.table, {entity: kinds[entity]}))
 
+        # Joins and unions of old and new tables need equal types; `check_form` has compared the
+        # kinds.
         log = expressions.log(corpus)
         attributes = {name: self.state.items[name].type() for name in corpus.items.columns}
         return replace(
             corpus,
             interactions=cast(log, kinds),
             items=cast(corpus.items, attributes),
-            item_priors=[labels(one, "item_id") for one in corpus.item_priors],
-            user_priors=[labels(one, "user_id") for one in corpus.user_priors],
+            item_priors=[cast_labels(labels, "item_id") for labels in corpus.item_priors],
+            user_priors=[cast_labels(labels, "user_id") for labels in corpus.user_priors],
         )
 
     def _with_held(self, corpus: Corpus) -> Corpus:
-        """The corpus with what is kept of items and users who were left out; it counts before what is new of them."""
+        """The corpus with what is kept of items and users that were left out.
 
-        def labels(one: Labels, entity: str) -> Labels:
-            path = held.labels_path(one.name)
-            return (
-                held.with_held(one, entity, self.state.table(path)) if self.state.has(path) else one
-            )
+        Kept data takes precedence over the new data, because it came first.
+        """
+
+        def with_held(labels: Labels, entity: str) -> Labels:
+            path = held.labels_path(labels.name)
+            if not self.state.has(path):
+                return labels
+            return held.with_held(labels, entity, self.state.table(path))
 
         items = corpus.items
         if self.state.has(held.ITEMS):
@@ -170,43 +193,53 @@ class AppendBuild:
         return replace(
             corpus,
             items=items,
-            item_priors=[labels(one, "item_id") for one in corpus.item_priors],
-            user_priors=[labels(one, "user_id") for one in corpus.user_priors],
+            item_priors=[with_held(labels, "item_id") for labels in corpus.item_priors],
+            user_priors=[with_held(labels, "user_id") for labels in corpus.user_priors],
         )
 
     def _logs(self) -> _Logs:
-        """What the users of the new interactions did."""
+        """The logs of the users with new interactions."""
         self.report("looking for the users of the new interactions")
         new = self.engine.materialise("new", self.corpus.interactions)
         users = self.engine.materialise("their_users", new.select("user_id").distinct())
         if not self.engine.value(users.count()):
             raise UserError(
-                f"--append: the log of the new raw files ('{self.corpus.name}') holds no interaction"
+                f"--append: the log of the new raw files ('{self.corpus.name}')"
+                " holds no interaction"
             )
-        there = self.engine.materialise(
+        in_sequences = self.engine.materialise(
             "there", self.state.users.select("user_id").semi_join(users, "user_id")
         )
+
+        # A user's old interactions are in the sequences or are kept for short histories, never
+        # both.
         self.report("reading their histories")
         columns = [*self.state.columns, "order"]
-        before = self.state.kept_of(there).select(columns)
-        kept = self.state.held_of(users)
-        if kept is not None:
-            before = before.union(kept.select(columns))
+        before = self.state.kept_of(in_sequences).select(columns)
+        short = self.state.held_of(users)
+        if short is not None:
+            before = before.union(short.select(columns))
         before = self.engine.materialise("before", before)
+
+        # Without times `timestamp` is an index among the user's interactions: new ones come after
+        # the old.
         if not self.corpus.has_times:
             n = before.group_by("user_id").aggregate(n=lambda t: t.count())
             new = new.left_join(n, "user_id").drop("user_id_right")
             new = new.mutate(timestamp=new.timestamp + new.n.fill_null(0))
-        return _Logs(users, there, before, before.union(new.select(columns)))
+        return _Logs(users, in_sequences, before, before.union(new.select(columns)))
 
     def _new_items(self, seen: ir.Table, log: ir.Table) -> Newcomers:
-        """Items that the catalogue has not yet, with row ids after the others'."""
+        """Items that the catalogue does not have yet, with row ids after those of the old items."""
         known = self.state.items.select("item_id")
         new = self.corpus.items.anti_join(known, "item_id")
+        # Old items need not be in the new catalogue.
         whole = known.union(new.select("item_id"))
         contents.check_items(self.engine, replace(self.corpus, interactions=log, items=whole), seen)
         if self.corpus.items_met:
             new = new.semi_join(seen, "item_id")
+
+        # Spread among themselves: old rows must keep their numbers, by which models know them.
         self.report("numbering new items")
         first = self.state.manifest.counts["items"]
         numbered = expressions.permutation(new, seen, self.seed)
@@ -215,31 +248,31 @@ class AppendBuild:
         return Newcomers("item_id", table, self.engine.value(table.count()))
 
     def _write_items(self, seen: ir.Table, seen_then: ir.Table, new: Newcomers) -> None:
-        there = self.state.items
+        """Writes the catalogue, with the new frequencies of old items."""
+        # Only users with new interactions change frequencies, by their training part now and then.
+        old = self.state.items
         more = seen.group_by("item_id").aggregate(more=lambda t: t.training.sum())
         less = seen_then.group_by("item_id").aggregate(less=lambda t: t.training.sum())
         table = (
-            there.left_join(more, "item_id")
+            old.left_join(more, "item_id")
             .drop("item_id_right")
             .left_join(less, "item_id")
             .drop("item_id_right")
         )
         change = table.more.fill_null(0) - table.less.fill_null(0)
-        table = table.mutate(frequency=(table.frequency + change).cast("int64")).select(
-            there.columns
-        )
+        table = table.mutate(frequency=(table.frequency + change).cast("int64")).select(old.columns)
         self.output.write(
-            "items.parquet", table.union(new.table.select(there.columns)).order_by("item")
+            "items.parquet", table.union(new.table.select(old.columns)).order_by("item")
         )
 
-    def _new_users(self, now: Bucketed, there: ir.Table) -> Newcomers:
-        """Users who are kept now and were not."""
+    def _new_users(self, now: Bucketed, in_sequences: ir.Table) -> Newcomers:
+        """Users that are kept now and were not before."""
         parts = [
             expressions.users(expressions.kept(part, self.split), None, self.split)
             for part in now.buckets
         ]
         table = expressions.union([part.select("user_id") for part in parts]).anti_join(
-            there, "user_id"
+            in_sequences, "user_id"
         )
         table = self.engine.materialise("new_users", table)
         return Newcomers("user_id", table, self.engine.value(table.count()))
@@ -247,40 +280,53 @@ class AppendBuild:
     def _priors(
         self, seen: ir.Table, seen_then: ir.Table, items: Newcomers, users: Newcomers, ids: ir.Table
     ) -> tuple[list[PriorInfo], ir.Table | None]:
-        """What the manifest says of all priors, and (user_id, group) of new users for `user_group`."""
+        """Writes all priors.
+
+        Returns:
+            Their descriptions for the manifest, and (user_id, group) of the new users for
+            `user_group`.
+        """
         make = AppendPriors(self.engine, self.state, self.output)
-        labels = {one.name: one for one in (*self.corpus.item_priors, *self.corpus.user_priors)}
+        all_labels = (*self.corpus.item_priors, *self.corpus.user_priors)
+        labels_of = {labels.name: labels for labels in all_labels}
         priors = []
         groups = None
         for info in self.state.manifest.priors:
             self.report(f"writing prior {info.name}")
+            # A computed prior of users is of kind "user", too; those of items are "graph" or
+            # "item".
             new = users if info.kind == "user" else items
             if info.made_by:
                 priors.append(make.computed(info, new, self.said.append))
             elif info.kind == "event":
                 priors.append(make.event(info.name, seen, _more_events(seen, seen_then), ids))
             else:
-                made, grouped = make.labelled(labels[info.name], new)
-                groups = grouped if info.name == self.corpus.user_group else groups
+                made, grouped = make.labelled(labels_of[info.name], new)
+                if info.name == self.corpus.user_group:
+                    groups = grouped
                 priors.append(made)
         return priors, groups
 
     def _write_sequences(
         self,
         now: Bucketed,
-        there: ir.Table,
+        in_sequences: ir.Table,
         ids: ir.Table,
         groups: ir.Table | None,
         users: Newcomers,
     ) -> None:
-        changed = self.engine.to_arrow(there)["user_id"].combine_chunks()
+        """Writes the old files with new histories of their users, then files of the new users."""
+        # Without groups: a user keeps the `user_group` of the old file.
+        changed = self.engine.to_arrow(in_sequences)["user_id"].combine_chunks()
         histories = WrittenHistories(self.engine, now.buckets, self.split, ids)
         for number, path in enumerate(self.state.sequences):
             self.report(f"sequences, file {number + 1} of {len(self.state.sequences)}")
             write_replaced(self.output, self.state.folder / path, path, changed, histories)
+
         if users.number:
-            buckets = [bucket.anti_join(there, "user_id") for bucket in now.buckets]
+            buckets = [bucket.anti_join(in_sequences, "user_id") for bucket in now.buckets]
             new = WrittenHistories(self.engine, buckets, self.split, ids, groups)
+            # Old files are not filled up: their bytes stay the same if no user of theirs changed.
             last = max(int(Path(path).stem.removeprefix("part-")) for path in self.state.sequences)
             before = self.state.manifest.counts["users"]
             write_sequences(
@@ -290,51 +336,54 @@ class AppendBuild:
     def _write_held(
         self, now: Bucketed, users: ir.Table, ids: ir.Table, left_out_users: int
     ) -> None:
+        """Writes what is kept of short histories, if any user is left out."""
         if not left_out_users:
             return
         self.report("keeping short histories")
-        theirs = self.engine.to_arrow(users)["user_id"].combine_chunks()
-        held.write_held(self.output, self.corpus, ids, self._held(now, theirs))
+        changed = self.engine.to_arrow(users)["user_id"].combine_chunks()
+        held.write_held(self.output, self.corpus, ids, self._short_histories(now, changed))
 
-    def _held(self, now: Bucketed, users: pa.Array) -> Iterator[pa.RecordBatch]:
-        """Short histories: those that were, of users who did nothing new, and those of users who did."""
+    def _short_histories(self, now: Bucketed, changed: pa.Array) -> Iterator[pa.RecordBatch]:
+        """Short histories of users without new interactions, then of users with new ones."""
         if self.state.has(held.INTERACTIONS):
             with ParquetReader(self.state.folder / held.INTERACTIONS) as opened:
                 for batch in opened.iter_batches(_BATCH):
-                    yield batch.filter(pc.invert(pc.is_in(batch["user_id"], value_set=users)))
+                    yield batch.filter(pc.invert(pc.is_in(batch["user_id"], value_set=changed)))
         yield from held.interactions_of(self.engine, now.logs, now.buckets, self.split)
 
     def _files(self) -> list[FileInfo]:
-        """What the manifest says of the files; those that are the same as before are not read again."""
+        """The manifest's entries of the files; a file that has not changed is not read again."""
         self.report("checksums")
         before = {info.path: info for info in self.state.manifest.files}
         return [self._describe(path, before) for path in sorted(self.output.paths)]
 
     def _describe(self, path: Path, before: dict[str, FileInfo]) -> FileInfo:
         name = str(path.relative_to(self.output.folder))
+        # A hard link to the old file has its content.
         if name in before and (self.state.folder / name).samefile(path):
             return before[name]
         return manifests.describe_file(path, name)
 
     def _counts(self, then: dict[str, int], now: dict[str, int], items: int) -> dict[str, Any]:
+        """The counts of the new manifest: the old counts minus `then` plus `now`."""
         old = self.state.manifest.counts
-        counts = dict(self.state.manifest.counts)
+        counts = dict(old)
         names = {"users": "kept_users", "interactions": "kept_interactions"}
         for name in ("users", "interactions", "training_interactions", *PARTS):
             if name in old:
                 read = names.get(name, name)
                 counts[name] += now[read] - then[read]
         counts["items"] += items
-        dropped = added(
-            added(old["dropped"], left_out(self.split, now), left_out(self.split, then)),
-            self.bad_rows.dropped,
-        )
+
+        # Rows that could not be read are those of the new files only, so nothing is subtracted.
+        changed = added(old["dropped"], left_out(self.split, now), left_out(self.split, then))
+        dropped = added(changed, self.bad_rows.dropped)
         repairs = added(old["repaired"], repaired(self.corpus, now), repaired(self.corpus, then))
         return {**counts, "dropped": dropped, "repaired": repairs}
 
 
 def _more_events(seen: ir.Table, seen_then: ir.Table) -> ir.Table:
-    """(event, training): how many more training interactions each has."""
+    """(event, training): how many training interactions each event has more than before."""
     less = seen_then.mutate(training=-seen_then.training)
     both = seen.select("event", "training").union(less.select("event", "training"))
     return both.group_by("event").aggregate(training=both.training.sum().cast("int64"))

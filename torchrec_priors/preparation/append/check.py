@@ -1,4 +1,4 @@
-"""Whether raw files that are to be appended are of the form of those that the data set was made of."""
+"""Checks that raw files to be appended have the form of those that the data set was made from."""
 
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
@@ -13,44 +13,52 @@ from torchrec_priors.prepared.manifest import Manifest
 
 
 def check_can_grow(manifest: Manifest) -> None:
-    """Raises UserError where the data set lacks what an append needs of users who were left out."""
+    """Raises UserError if the data set left out users and did not keep their interactions.
+
+    New interactions could make such users long enough, but then their earlier ones would be
+    missing.
+    """
     left_out = users_left_out(manifest.counts)
     if left_out and not any(info.path == INTERACTIONS for info in manifest.files):
         raise UserError(
-            f"--append: data set '{manifest.name}' left out {left_out:,} users for short histories and did not keep"
-            " them: prepare it anew with --keep-short yes"
+            f"--append: data set '{manifest.name}' left out {left_out:,} users for short histories"
+            " and did not keep them: prepare it again with --keep-short yes"
         )
 
 
 def check_form(corpus: Corpus, state: State) -> None:
-    """Raises UserError where events, priors, columns or types of ids are others."""
+    """Raises UserError if events, priors, columns or types of ids differ."""
     manifest = state.manifest
-    came = [prior for prior in manifest.priors if not prior.made_by]
-    labels = {"item": corpus.item_priors, "user": corpus.user_priors}
-    now = {(one.name, kind) for kind, several in labels.items() for one in several}
-    now |= {(corpus.event_prior, "event")} if corpus.event_prior else set()
-    has_titles = [name for name in state.items.columns if name not in ("item", "frequency")]
-    for what, there, here in (
+    # Priors that were added to the data set are not in its raw files.
+    of_data_set = {(prior.name, prior.kind) for prior in manifest.priors if not prior.made_by}
+    of_corpus = {(labels.name, "item") for labels in corpus.item_priors}
+    of_corpus |= {(labels.name, "user") for labels in corpus.user_priors}
+    if corpus.event_prior:
+        of_corpus.add((corpus.event_prior, "event"))
+    columns = [name for name in state.items.columns if name not in ("item", "frequency")]
+
+    # The first difference is reported: the later ones often follow from it.
+    for subject, before, now in (
         ("name", manifest.name, corpus.name),
         ("events", list(manifest.events), list(corpus.events)),
         ("times", manifest.has_times, corpus.has_times),
-        ("priors", sorted((prior.name, prior.kind) for prior in came), sorted(now)),
-        ("columns of items", sorted(has_titles), sorted(corpus.items.columns)),
+        ("priors", sorted(of_data_set), sorted(of_corpus)),
+        ("columns of items", sorted(columns), sorted(corpus.items.columns)),
         (
             "type of item_id",
-            kind_of(state.items.schema()["item_id"]),
-            kind_of(corpus.items.schema()["item_id"]),
+            kind_of(_type(state.items, "item_id")),
+            kind_of(_type(corpus.items, "item_id")),
         ),
         (
             "type of user_id",
-            kind_of(state.users.schema()["user_id"]),
+            kind_of(_type(state.users, "user_id")),
             kind_of(_type(corpus.interactions, "user_id")),
         ),
     ):
-        if there != here:
+        if before != now:
             raise UserError(
-                f"--append: the raw files are of another form: {what} {_shown(here)} here, {_shown(there)} in the data"
-                " set: prepare them by themselves"
+                f"--append: the raw files are of another form: {subject} {_on_a_line(now)} here,"
+                f" {_on_a_line(before)} in the data set: prepare them by themselves"
             )
 
 
@@ -58,5 +66,5 @@ def _type(table: ir.Table, column: str) -> dt.DataType:
     return table.schema()[column]
 
 
-def _shown(value: object) -> str:
+def _on_a_line(value: object) -> str:
     return str(value).replace("\n", " ")

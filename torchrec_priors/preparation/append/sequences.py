@@ -1,7 +1,7 @@
-"""Sequences of a data set that grew: who did something new is replaced, all others are copied.
+"""Sequences of a data set that has grown: changed users are replaced, all others are copied.
 
-Users who were there stay where they are, so that their numbers stay the same; new ones come after them, in files of
-their own.
+Old users keep their position, so their numbers stay the same. New users come after them, in files
+of their own.
 """
 
 import os
@@ -19,14 +19,17 @@ from torchrec_priors.preparation.build.output_files import OutputFiles
 from torchrec_priors.preparation.build.sequence_files import WrittenHistories
 
 _USER = "user_id"
+# Users whose histories are read at a time.
+_USERS_AT_ONCE = 256
 
 
 def link(source: Path, file: Path) -> None:
-    """The same file at another place, without its bytes being read where the file system can do so."""
+    """Makes `file` the same file as `source`; copies it if the file system has no hard links."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.unlink(missing_ok=True)
     try:
-        os.link(source.resolve(), file)  # the file itself, where a link names it
+        # If `source` is a symbolic link, the new file must not depend on it.
+        os.link(source.resolve(), file)
     except OSError:
         shutil.copyfile(source, file)
 
@@ -34,26 +37,28 @@ def link(source: Path, file: Path) -> None:
 def write_replaced(
     output: OutputFiles, source: Path, name: str, changed: pa.Array, histories: WrittenHistories
 ) -> None:
-    """A file of sequences, with the new histories of some of its users.
+    """Writes a file of sequences with the new histories of some of its users.
 
     Args:
-        source: the file as it was.
-        name: of the new one.
-        changed: ids of all users with new interactions.
-        histories: of these.
+        source: the old file.
+        name: name of the new file.
+        changed: ids of all users with new interactions, also those of other files.
+        histories: histories of these users.
     """
     ids = read_table(source, [_USER])[_USER].combine_chunks()
-    mine = ids.filter(pc.is_in(ids, value_set=changed.cast(ids.type)))
-    if not len(mine):
+    changed_in_file = ids.filter(pc.is_in(ids, value_set=changed.cast(ids.type)))
+    if not len(changed_in_file):
         output.make(name, lambda file: link(source, file))
         return
-    here = ibis.memtable(pa.table({_USER: mine}))
-    buckets = [bucket.semi_join(here, _USER) for bucket in histories.buckets]
+
+    # Only the histories of this file's users are computed.
+    users = ibis.memtable(pa.table({_USER: changed_in_file}))
+    buckets = [bucket.semi_join(users, _USER) for bucket in histories.buckets]
     of_file = WrittenHistories(histories.engine, buckets, histories.split, histories.ids)
 
     def write(file: Path) -> None:
         with ParquetReader(source) as opened, ParquetWriter(file, opened.schema) as writer:
-            for group in _row_groups(opened, mine, of_file):
+            for group in _row_groups(opened, changed_in_file, of_file):
                 writer.write_table(group, row_group_size=len(group))
 
     output.make(name, write)
@@ -62,38 +67,45 @@ def write_replaced(
 def _row_groups(
     opened: ParquetReader, changed: pa.Array, histories: WrittenHistories
 ) -> Iterator[pa.Table]:
-    new = _Reader(histories.tables(256))
+    """The row groups of the old file, with the rows of changed users replaced."""
+    # Both the file and the histories are in order of user id, so one pass over each is enough.
+    new = _Reader(histories.tables(_USERS_AT_ONCE))
     for number in range(opened.row_groups):
         group = opened.read_row_group(number)
         mask = pc.is_in(group[_USER], value_set=changed).to_numpy()
         if not mask.any():
             yield group
             continue
+
         rows = new.take(int(mask.sum()))
         stale = group.filter(pa.array(mask))
         assert rows[_USER].combine_chunks().equals(stale[_USER].combine_chunks()), (
             "users in another order"
         )
+        # A column such as `user_group` does not depend on the interactions.
         for column in set(group.column_names) - set(rows.column_names):
             rows = rows.append_column(column, stale[column])
+
+        # Each row goes where the user was: unchanged rows come first in `both`, then the new ones.
         same = group.filter(pa.array(~mask))
         both = pa.concat_tables(
             [same, rows.select(group.column_names).cast(group.schema)]
         ).combine_chunks()
-        place = np.empty(len(group), np.int64)
-        place[~mask] = np.arange(len(same))
-        place[mask] = len(same) + np.arange(len(rows))
-        yield both.take(pa.array(place))
+        source_row = np.empty(len(group), np.int64)
+        source_row[~mask] = np.arange(len(same))
+        source_row[mask] = len(same) + np.arange(len(rows))
+        yield both.take(pa.array(source_row))
 
 
 class _Reader:
-    """Rows of tables, as many at a time as are asked for."""
+    """Gives rows of consecutive tables in any number."""
 
     def __init__(self, tables: Iterator[pa.Table]) -> None:
         self.tables = tables
         self.waiting = list[pa.Table]()
 
     def take(self, rows: int) -> pa.Table:
+        """The next `rows` rows."""
         while sum(map(len, self.waiting)) < rows:
             self.waiting.append(next(self.tables))
         whole = pa.concat_tables(self.waiting)

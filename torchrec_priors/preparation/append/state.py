@@ -1,4 +1,4 @@
-"""A prepared data set that is appended to, as tables of an engine."""
+"""The prepared data set before an append, as tables of an engine."""
 
 from pathlib import Path
 
@@ -10,17 +10,19 @@ from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.prepared.data_set import COLUMN_TYPES
 from torchrec_priors.prepared.manifest import Manifest
 
-_FIRST = -(2**62)  # `order` of what is there, before that of anything new
+# Lowest `order` of old interactions: far below that of any new one, so they come first if times
+# are equal.
+_FIRST = -(2**62)
 
 
 class State:
-    """What the folder holds.
+    """The tables of the data set.
 
     Attributes:
         items: `items.parquet`.
-        sequences: paths of the sequences' files, in order.
+        sequences: paths of the files of sequences, in order.
         users: the sequences.
-        columns: of interactions, but for `order`.
+        columns: columns of interactions, without `order`.
     """
 
     def __init__(self, engine: Engine, folder: Path, manifest: Manifest) -> None:
@@ -32,33 +34,44 @@ class State:
             info.path for info in manifest.files if info.path.startswith("sequences/")
         ]
         self.users = engine.table("before_sequences", [folder / path for path in self.sequences])
-        self.columns = ["user_id", "item_id", "timestamp", *(["event"] if manifest.events else [])]
+        self.columns = ["user_id", "item_id", "timestamp"]
+        if manifest.events:
+            self.columns.append("event")
 
     def has(self, path: str) -> bool:
+        """Whether the data set has this file."""
         return any(info.path == path for info in self.manifest.files)
 
     def table(self, path: str) -> ir.Table:
         """One of its Parquet files."""
+        # Named by number: paths have characters that names of tables must not have.
         number = [info.path for info in self.manifest.files].index(path)
         return self.engine.table(f"before_{number}", [self.folder / path])
 
     def kept_of(self, users: ir.Table) -> ir.Table:
-        """What these users did by the sequences, in original ids; `order` is negative and keeps their order."""
-        mine = self.users.semi_join(users, "user_id")
-        lists = [mine[name] for name in COLUMN_TYPES if name in mine.columns]
+        """The interactions of these users in the sequences, in original ids.
+
+        `order` is negative and keeps their order.
+        """
+        sequences = self.users.semi_join(users, "user_id")
+        # The lists of a user and their indices are unnested together, one row per interaction.
+        lists = [sequences[name] for name in COLUMN_TYPES if name in sequences.columns]
         step = lists[0].zip(*lists[1:], ibis.range(lists[0].length())).unnest()
-        steps = mine.select("user_id", step=step)
+        steps = sequences.select("user_id", step=step)
+
+        # The fields of `zip` have names of the engine, but the order of the lists.
         names = ["item", *self.columns[2:], "place"]
         fields = zip(names, steps.step.type().names, strict=True)
         steps = steps.select("user_id", **{name: steps.step[field] for name, field in fields})
+
         known = steps.inner_join(self.items.select("item", "item_id"), "item")
         return known.select(
             *self.columns, order=known.place.cast("int64") + ibis.literal(_FIRST, "int64")
         )
 
     def held_of(self, users: ir.Table) -> ir.Table | None:
-        """What these users did by what is kept of short histories; `order` likewise."""
+        """The kept short histories of these users, with `order` as in `kept_of`."""
         if not self.has(held.INTERACTIONS):
             return None
-        mine = self.table(held.INTERACTIONS).semi_join(users, "user_id")
-        return held.read_held(mine, _FIRST).select(*self.columns, "order")
+        interactions = self.table(held.INTERACTIONS).semi_join(users, "user_id")
+        return held.read_held(interactions, _FIRST).select(*self.columns, "order")
