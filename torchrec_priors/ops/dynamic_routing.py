@@ -42,9 +42,10 @@ def dynamic_routing_reference(
             u_Kd = squash(torch.einsum("jk,jkd->kd", w_jK, x_jKd))
             b_jK = b_jK + torch.einsum("kd,jkd->jk", u_Kd, x_jKd).detach()
         capsules.append(u_Kd)
-    return (
-        torch.stack(capsules) if capsules else x_NKd.new_zeros(0, first_LK.shape[1], x_NKd.shape[2])
-    )
+
+    if not capsules:
+        return x_NKd.new_zeros(0, first_LK.shape[1], x_NKd.shape[2])
+    return torch.stack(capsules)
 
 
 def dynamic_routing(
@@ -55,9 +56,10 @@ def dynamic_routing(
     iterations: int,
     open_QK: Tensor,
 ) -> Tensor:
-    """
+    """Capsules of requested positions, by prefix blocks.
+
     Args:
-        x_NKd: what each item says to each capsule; [N, 1, d] where it says the same to all.
+        x_NKd: each item's vector for each capsule; [N, 1, d] if it is the same for all.
         first_LK: first b, by place in the sequence.
         offsets_B1: int64 bounds of sequences.
         token_Q: int64 positions, ascending.
@@ -80,19 +82,21 @@ def dynamic_routing(
 def _route(
     x_bKLd: Tensor, first_KL: Tensor, block: Block, iterations: int, open_QK: Tensor
 ) -> Tensor:
-    """[b, R, K, d]"""
+    """The capsules of a block: [b, R, K, d]."""
+    # Rows that nobody requested route to all capsules, so that no softmax is over nothing.
     capsules = open_QK.shape[1]
     rows = block.position_bR.shape
     open_rows = torch.ones(rows.numel(), capsules, dtype=torch.bool, device=open_QK.device)
     open_rows[block.row_Q] = open_QK[block.place_Q]
     shut_bKR1 = ~open_rows.view(*rows, capsules).transpose(1, 2)[..., None]
     unseen_b1RL = ~block.seen_bRL[:, None]
+
+    # Gradients go through the last iteration only.
     b_bKRL = first_KL[:, None].expand(rows[0], -1, rows[1], -1)
     fixed_bKLd = x_bKLd.detach()
     for left in reversed(range(iterations)):
-        w_bKRL = torch.softmax(b_bKRL.masked_fill(shut_bKR1, -torch.inf), 1).masked_fill(
-            unseen_b1RL, 0.0
-        )
+        w_bKRL = torch.softmax(b_bKRL.masked_fill(shut_bKR1, -torch.inf), 1)
+        w_bKRL = w_bKRL.masked_fill(unseen_b1RL, 0.0)
         u_bKRd = squash(_over_items(w_bKRL, x_bKLd if left == 0 else fixed_bKLd))
         if left:
             b_bKRL = b_bKRL + _against_items(u_bKRd, fixed_bKLd)
@@ -110,6 +114,5 @@ def _against_items(u_bKRd: Tensor, x_bKLd: Tensor) -> Tensor:
     if x_bKLd.shape[1] > 1:
         return u_bKRd @ x_bKLd.transpose(2, 3)
     b, capsules, rows, _ = u_bKRd.shape
-    return (u_bKRd.flatten(1, 2) @ x_bKLd[:, 0].transpose(1, 2)).view(
-        b, capsules, rows, x_bKLd.shape[2]
-    )
+    products = u_bKRd.flatten(1, 2) @ x_bKLd[:, 0].transpose(1, 2)
+    return products.view(b, capsules, rows, x_bKLd.shape[2])

@@ -1,12 +1,13 @@
-"""Softmax over negatives that count for more the harder they are (Robinson et al. 2021; REMI).
+"""Softmax over negatives that count more the harder they are (Robinson et al. 2021; REMI).
 
     nll_m = -log( e^{s_m} / (e^{s_m} + n A_{1+beta} / A_beta) ),    A_x = sum_j c_j e^{x s_j},    n = sum_j c_j
 
-over the negatives j of one item set that are neither the positive's own nor hidden from its query, c_j = e^{shift_j}
-being 1 without shifts: n times the mean of e^{s_j} weighed by e^{beta s_j}. Without any such negative nll_m = 0.
+over the negatives j of one item set that are neither copies of the positive nor hidden from its query. c_j is
+e^{shift_j}, and 1 without shifts: n times the mean of e^{s_j}, weighted by e^{beta s_j}. Without such a negative
+nll_m = 0.
 
-A query's sums are taken once for all its positives, whose own terms are then taken out: terms are rounded to the
-queries' precision, sums and differences are of double precision, so that nothing but the terms of others is left.
+A query's sums are taken once for all its positives, whose own terms are then subtracted: terms are rounded to the
+queries' precision, sums and differences have double precision, so only the terms of others are left.
 
 Shapes: P queries, M positives sorted by query, n negatives, d width.
 """
@@ -35,23 +36,24 @@ def hard_negatives_loss_reference(
 ) -> tuple[Tensor, Tensor]:
     """The definition, positive by positive. Same arguments and result as `hard_negatives_loss`."""
     losses = []
-    for source, row, query in zip(
-        positives.source_M, positives.id_M, positives.query_M, strict=True
-    ):
-        score = query_Pd[query] @ positives.item_Xd[source]
-        others = negatives.ids_n != row
+    of_positives = (positives.source_M, positives.id_M, positives.query_M)
+    for source, own_id, query in zip(*of_positives, strict=True):
+        others = negatives.ids_n != own_id
         if hidden is not None:
-            for first, count in zip(
-                hidden.first_RP[:, query], hidden.count_RP[:, query], strict=True
-            ):
+            pools = zip(hidden.first_RP[:, query], hidden.count_RP[:, query], strict=True)
+            for first, count in pools:
                 others = others.index_fill(0, hidden.negative_H[first : first + count], False)
+
+        score = query_Pd[query] @ positives.item_Xd[source]
         logit_j = (negatives.vectors_nd @ query_Pd[query])[others]
-        shift_j = (
-            torch.zeros_like(logit_j) if negatives.shifts_n is None else negatives.shifts_n[others]
-        )
+        shift_j = torch.zeros_like(logit_j)
+        if negatives.shifts_n is not None:
+            shift_j = negatives.shifts_n[others]
+
         weight_j = torch.softmax(beta * logit_j + shift_j, 0)
         hard = shift_j.exp().sum() * (weight_j * logit_j.exp()).sum()
         losses.append(torch.log(score.exp() + hard) - score)
+
     nll_M = torch.stack(losses) if losses else query_Pd.new_zeros(0)
     return (positives.weight_M * nll_M).sum(), nll_M.detach()
 
@@ -63,12 +65,16 @@ def hard_negatives_loss(
     beta: float,
     hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The weighted sum over positives, through which gradients go once; and [M], each positive's own, without any.
+    """Weighted negative log-likelihood of the positives among harder negatives.
 
     Args:
-        query_Pd: ready for scoring.
-        negatives: one item set, and those that are shared.
-        hidden: negatives that queries do not see; None where they see all.
+        query_Pd: queries, ready for scoring.
+        negatives: one item set, and the shared negatives.
+        beta: how much more the harder negatives count.
+        hidden: negatives that are hidden from queries; None if none are.
+
+    Returns:
+        The weighted sum, whose gradients can be used once; and each positive's own loss, [M], without a gradient.
     """
     assert len(negatives.counts_S) == 1
     leaves = (query_Pd, positives.item_Xd, negatives.vectors_nd)
@@ -77,7 +83,7 @@ def hard_negatives_loss(
 
 
 class _HardNegatives(torch.autograd.Function):
-    """Weights are known beforehand, so gradients are made with the losses; nothing of size [P, n] is kept."""
+    """Weights are known beforehand, so gradients are computed with the losses; nothing of size [P, n] is kept."""
 
     @staticmethod
     def forward(
@@ -90,40 +96,49 @@ class _HardNegatives(torch.autograd.Function):
         beta: float,
         hidden: Hidden | None,
     ) -> tuple[Tensor, Tensor]:
-        columns = [slice(0, negatives.counts_S[0]), slice(negatives.counts_S[0], len(vectors_nd))]
+        in_set = slice(0, negatives.counts_S[0])
+        shared = slice(negatives.counts_S[0], len(vectors_nd))
+        pools = [in_set, shared]
         nll_M = query_Pd.new_zeros(len(positives))
-        ctx.grads = tuple(torch.zeros_like(leaf) for leaf in (query_Pd, item_Xd, vectors_nd))
-        rows = max(1, _CELLS // max(len(vectors_nd), 1))
-        starts = list(range(0, max(len(query_Pd), 1), rows)) if len(vectors_nd) else []
+        grads = tuple(torch.zeros_like(leaf) for leaf in (query_Pd, item_Xd, vectors_nd))
+        grad_Pd, grad_Xd, grad_nd = grads
+
+        # Without negatives every loss is 0.
+        rows_of_block = max(1, _CELLS // max(len(vectors_nd), 1))
+        starts: list[int] = []
+        if len(vectors_nd):
+            starts = list(range(0, max(len(query_Pd), 1), rows_of_block))
         ends = torch.tensor([*starts, len(query_Pd)], device=query_Pd.device)
         bounds = torch.searchsorted(positives.query_M, ends).tolist()
-        for start, some in zip(
-            starts, itertools.starmap(slice, itertools.pairwise(bounds)), strict=True
-        ):
-            of = positives.chosen(some)
-            of = replace(of, query_M=of.query_M - start)
-            rows_pd = slice(start, start + rows)
-            (grad_Pd, grad_Xd, grad_nd) = ctx.grads
-            cells = (
-                None if hidden is None else hidden.cells(rows_pd, columns[: len(hidden.first_RP)])
+
+        for start, (first, last) in zip(starts, itertools.pairwise(bounds), strict=True):
+            rows = slice(start, start + rows_of_block)
+            chosen = positives.chosen(slice(first, last))
+            chosen = replace(chosen, query_M=chosen.query_M - start)
+            cells = None
+            if hidden is not None:
+                cells = hidden.cells(rows, pools[: len(hidden.first_RP)])
+            nll_M[first:last] = _block(
+                query_Pd[rows], chosen, negatives, beta, cells, grad_Pd[rows], grad_Xd, grad_nd
             )
-            nll_M[some] = _block(
-                query_Pd[rows_pd], of, negatives, beta, cells, grad_Pd[rows_pd], grad_Xd, grad_nd
-            )
+
+        ctx.grads = grads
         ctx.mark_non_differentiable(nll_M)
         return (positives.weight_M * nll_M).sum(), nll_M
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        made = ctx.grads
+        # The gradients are scaled in place: they are used once.
+        computed = ctx.grads
         ctx.grads = None
-        assert made is not None, "gradients are handed out once"
-        return *(grad.mul_(grads[0]) for grad in made), None, None, None, None
+        assert computed is not None, "gradients are handed out once"
+        scaled = [grad.mul_(grads[0]) for grad in computed]
+        return *scaled, None, None, None, None
 
 
 def _block(
     query_pd: Tensor,
-    of: WeighedPositives,
+    positives: WeighedPositives,
     negatives: NegativeSets,
     beta: float,
     cells: tuple[Tensor, Tensor] | None,
@@ -131,64 +146,74 @@ def _block(
     grad_Xd: Tensor,
     grad_nd: Tensor,
 ) -> Tensor:
-    """[m] losses of some queries' positives, whose gradients are added to `grad_...`.
+    """[m] losses of some queries' positives; their gradients are added to `grad_...`.
 
     Args:
-        cells: queries, and negatives that they do not see.
+        cells: (query, negative) of hidden negatives; None for none.
     """
-    item_md = of.item_Xd[of.source_M]
-    query_md = query_pd[of.query_M]
+    query_m = positives.query_M
+    item_md = positives.item_Xd[positives.source_M]
+    query_md = query_pd[query_m]
     score_m = (query_md * item_md).sum(1)
-    rest_pn = query_pd @ negatives.vectors_nd.T
+
+    # Logits minus the largest of their query; not -inf - -inf, which would be NaN, if all are hidden.
+    logit_pn = query_pd @ negatives.vectors_nd.T
     if cells is not None:
-        rest_pn[cells] = -torch.inf
-    top_p = rest_pn.amax(1).clamp_(
-        min=torch.finfo(rest_pn.dtype).min
-    )  # where nothing is seen, no NaN
-    rest_pn.sub_(top_p[:, None])
-    hard_pn = rest_pn.exp()  # e^s
+        logit_pn[cells] = -torch.inf
+    top_p = logit_pn.amax(1).clamp_(min=torch.finfo(logit_pn.dtype).min)
+    logit_pn.sub_(top_p[:, None])
+
+    # The terms of both sums: c e^{beta s} and c e^{(1 + beta) s}.
     shift_n = negatives.shifts_n
-    soft_pn = hard_pn.clone() if beta == 1 else rest_pn.mul_(beta).exp_()
+    hard_pn = logit_pn.exp()
+    soft_pn = hard_pn.clone() if beta == 1 else logit_pn.mul_(beta).exp_()
     if shift_n is not None:
         soft_pn.mul_(shift_n.exp())
     if cells is not None:
-        soft_pn[cells] = 0.0  # where beta is 0, too
+        soft_pn[cells] = 0.0  # also if beta is 0
     hard_pn.mul_(soft_pn)
-    row, column = _own(of, negatives)
-    cell = of.query_M[row] * rest_pn.shape[1] + column
-    copies_n = (
-        torch.ones(len(negatives.ids_n), device=score_m.device, dtype=torch.float64)
-        if shift_n is None
-        else shift_n.double().exp()
-    )
+
+    # The sums, and the number of negatives, without each positive's own copies.
+    row, column = _own(positives, negatives)
+    cell = query_m[row] * logit_pn.shape[1] + column
 
     def others(sum_m: Tensor, own: Tensor) -> Tensor:
         return sum_m.index_add(0, row, own.double(), alpha=-1).clamp(min=0)
 
-    hard_m = others(hard_pn.sum(1, dtype=torch.float64)[of.query_M], hard_pn.flatten()[cell])
-    soft_m = others(soft_pn.sum(1, dtype=torch.float64)[of.query_M], soft_pn.flatten()[cell])
-    copies_pn = copies_n.expand(rest_pn.shape)
-    number_p = copies_n.sum().expand(len(rest_pn))
+    hard_m = others(hard_pn.sum(1, dtype=torch.float64)[query_m], hard_pn.flatten()[cell])
+    soft_m = others(soft_pn.sum(1, dtype=torch.float64)[query_m], soft_pn.flatten()[cell])
+
+    copies_n = torch.ones(len(negatives.ids_n), device=score_m.device, dtype=torch.float64)
+    if shift_n is not None:
+        copies_n = shift_n.double().exp()
+    copies_pn = copies_n.expand(logit_pn.shape)
+    number_p = copies_n.sum().expand(len(logit_pn))
     if cells is not None:
         copies_pn = copies_pn.contiguous()
         copies_pn[cells] = 0.0
         number_p = copies_pn.sum(1)
-    number_m = others(number_p[of.query_M], copies_pn[of.query_M[row], column])
-    there_m = (hard_m > 0) & (soft_m > 0) & (number_m > 0)
-    logs = [torch.where(there_m, value, 1.0).log() for value in (number_m, hard_m, soft_m)]
-    above_m = logs[0] + logs[1] - logs[2] + top_p[of.query_M].double() - score_m.double()
-    by_m = torch.where(
-        there_m, of.weight_M * torch.sigmoid(above_m), 0.0
-    )  # by what all negatives give together
-    by_hard_m = torch.where(there_m, (1 + beta) * by_m / hard_m, 0.0)
-    by_soft_m = torch.where(there_m, beta * by_m / soft_m, 0.0)
-    _through_terms(hard_pn, soft_pn, of.query_M, (by_hard_m, by_soft_m), row, cell)
+    number_m = others(number_p[query_m], copies_pn[query_m[row], column])
+
+    # log of (negatives' part / e^score), whose softplus is the loss.
+    has_others_m = (hard_m > 0) & (soft_m > 0) & (number_m > 0)
+    log_number_m = torch.where(has_others_m, number_m, 1.0).log()
+    log_hard_m = torch.where(has_others_m, hard_m, 1.0).log()
+    log_soft_m = torch.where(has_others_m, soft_m, 1.0).log()
+    log_mean_m = log_number_m + log_hard_m - log_soft_m
+    log_ratio_m = log_mean_m + top_p[query_m].double() - score_m.double()
+
+    # Derivatives: by that logarithm, then by the terms of both sums.
+    by_m = torch.where(has_others_m, positives.weight_M * torch.sigmoid(log_ratio_m), 0.0)
+    by_hard_m = torch.where(has_others_m, (1 + beta) * by_m / hard_m, 0.0)
+    by_soft_m = torch.where(has_others_m, beta * by_m / soft_m, 0.0)
+    _through_terms(hard_pn, soft_pn, query_m, (by_hard_m, by_soft_m), row, cell)
     grad_pd.addmm_(hard_pn, negatives.vectors_nd)
     grad_nd.addmm_(hard_pn.T, query_pd)
-    by_m1 = by_m.to(score_m.dtype)[:, None]
-    grad_pd.index_add_(0, of.query_M, item_md * by_m1, alpha=-1)
-    grad_Xd.index_add_(0, of.source_M, query_md * by_m1, alpha=-1)
-    return torch.where(there_m, F.softplus(above_m), 0.0).to(score_m.dtype)
+
+    by_score_m1 = by_m.to(score_m.dtype)[:, None]
+    grad_pd.index_add_(0, query_m, item_md * by_score_m1, alpha=-1)
+    grad_Xd.index_add_(0, positives.source_M, query_md * by_score_m1, alpha=-1)
+    return torch.where(has_others_m, F.softplus(log_ratio_m), 0.0).to(score_m.dtype)
 
 
 def _through_terms(
@@ -199,11 +224,11 @@ def _through_terms(
     row: Tensor,
     cell: Tensor,
 ) -> None:
-    """Puts derivatives by the logits where the harder terms are; a positive's own terms are none of its derivatives.
+    """Overwrites the harder terms with derivatives by the logits, without those by a positive's own copies.
 
     Args:
         by_m: derivatives by the logarithms of both sums, divided by the sums.
-        row, cell: positives, and where terms of their own are.
+        row, cell: positives, and the cells of their own copies.
     """
     own, of_own = torch.unique(cell, return_inverse=True)
     whole: list[Tensor] = []

@@ -2,7 +2,7 @@
 
     out_i = (1 / divisor) * sum_{j <= i} SiLU(alpha * q_i . k_j + bias[i - j] + time bias) v_j    within each sequence
 
-where the time bias, an option, is a number per bucket of the logarithm of t_i - t_j.
+The time bias is optional: a number per bucket of the logarithm of t_i - t_j.
 
 Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
 """
@@ -40,9 +40,11 @@ def hstu_attention_reference(
         causal = distance >= 0
         scores = alpha * torch.einsum("ihd,jhd->hij", q_NHD[start:end], k_NHD[start:end])
         scores = scores + bias_HL[:, distance.clamp(min=0)]
+
         if times is not None:
             time = times.time_N[start:end]
             scores = scores + times.bias_HC[:, time_bucket(time[:, None] - time[None, :])]
+
         weights = torch.where(causal, F.silu(scores), 0.0) / divisor
         outputs.append(torch.einsum("hij,jhd->ihd", weights, v_NHD[start:end]))
     return torch.cat(outputs) if outputs else v_NHD
@@ -62,9 +64,9 @@ def hstu_attention(
 
     Args:
         q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
-        offsets_B1: int64 [B + 1], where each sequence begins; the last entry is N.
-        bias_HL: one number per head and distance; L must reach the longest sequence.
-        divisor: the configured context length, so that a result does not depend on the batch's longest sequence.
+        offsets_B1: int64 [B + 1], first token of each sequence; the last entry is N.
+        bias_HL: one number per head and distance; L must be at least the longest sequence.
+        divisor: the configured context length, so a result does not depend on the batch's longest sequence.
         alpha: factor on q.k before the bias.
         times: bias of time, if any.
 
@@ -78,10 +80,12 @@ def hstu_attention(
 
 
 def _implementation(q_NHD: Tensor) -> Callable[..., Tensor]:
-    """The fastest there is for such tensors here."""
+    """The fastest implementation for such tensors on this machine."""
     if q_NHD.is_cuda and importlib.util.find_spec("triton") is not None:
         from torchrec_priors.ops.hstu_attention_triton import can_compute, hstu_attention_triton
 
         if can_compute(q_NHD):
             return hstu_attention_triton
-    return hstu_attention_native if has_native(q_NHD) else hstu_attention_blocked
+    if has_native(q_NHD):
+        return hstu_attention_native
+    return hstu_attention_blocked

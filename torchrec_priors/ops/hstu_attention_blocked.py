@@ -1,8 +1,8 @@
 """Jagged HSTU attention by PyTorch's own operations, block by block, forward and backward.
 
-Sequences of about the same length are padded to a length that follows from their own alone, and computed together as
-far as their scores fit the cache. Queries go in blocks against the keys up to their end: little above the diagonal is
-computed. Scores are computed again in backward; what lives is one block of them, whatever the batch.
+Sequences of about the same length are padded to a length that depends only on their own, and computed together as
+far as their scores fit into the cache. Queries are multiplied in blocks with the keys up to their end: little above
+the diagonal is computed. Scores are computed again in backward; only one block of them is in memory, whatever the batch.
 
 Shapes: N tokens, P padded tokens; of a chunk: n sequences of T padded tokens; of a block: R queries, K keys; H heads,
 D head width, L the longest distance the bias knows, C buckets of time.
@@ -33,14 +33,16 @@ def hstu_attention_blocked(
     alpha: float,
     times: TimeBias | None = None,
 ) -> Tensor:
-    """See `hstu_attention`. Computes in float32, or in float64 where that is given."""
+    """See `hstu_attention`. Computes in float32, or in float64 if the queries are."""
     lengths = (offsets_B1[1:] - offsets_B1[:-1]).tolist()
     if max(lengths, default=0) > bias_HL.shape[1]:
         raise ValueError(
             f"a sequence of {max(lengths)} tokens is longer than the configured {bias_HL.shape[1]}"
         )
+
     plan = PaddedChunks.of(lengths, offsets_B1, lambda padded: _sequences(padded, q_NHD.shape[1]))
-    time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
+    time_N = None if times is None else times.time_N
+    bias_HC = None if times is None else times.bias_HC
     out_NHD: Tensor = _Attention.apply(
         q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, time_N, plan, divisor, alpha
     )
@@ -48,7 +50,7 @@ def hstu_attention_blocked(
 
 
 def _sequences(padded: int, heads: int) -> int:
-    """How many are computed together."""
+    """The number of sequences that are computed together."""
     return max(1, _SCORES // (heads * min(_QUERIES, padded) * padded))
 
 
@@ -70,6 +72,7 @@ class _Attention(torch.autograd.Function):
         ctx.plan = plan
         ctx.divisor = divisor
         ctx.alpha = alpha
+
         work = _Work(plan, q_NHD, bias_HL, bias_HC, time_N, alpha)
         out_PHD = work.buffer("out", len(plan.token_P), *v_NHD.shape[1:])
         for chunk in plan.chunks:
@@ -78,13 +81,14 @@ class _Attention(torch.autograd.Function):
                 for name, x in (("q", q_NHD), ("k", k_NHD), ("v", v_NHD))
             )
             out_nTHD = out_PHD[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded))
+
             for rows, keys in _blocks(chunk.padded):
                 weights = torch.ops.aten.silu_(work.scores(q, k, chunk, rows, keys))
                 block = work.buffer("block", len(v), rows.stop - rows.start, v.shape[2])
                 torch.bmm(weights, v[:, keys], out=block)
-                torch.mul(
-                    _by_sequence(block, chunk).transpose(1, 2), 1 / divisor, out=out_nTHD[:, rows]
-                )
+                block_nRHD = _by_sequence(block, chunk).transpose(1, 2)
+                torch.mul(block_nRHD, 1 / divisor, out=out_nTHD[:, rows])
+
         return out_PHD.index_select(0, plan.place_N).to(v_NHD.dtype)
 
     @staticmethod
@@ -97,10 +101,10 @@ class _Attention(torch.autograd.Function):
         grads_PHD = [
             work.buffer(f"grad_{name}", len(plan.token_P), *q_NHD.shape[1:]) for name in "qkv"
         ]
-        grad_HL = q_NHD.new_zeros(
-            len(bias_HL), plan.longest, dtype=work.dtype
-        )  # the longest distance first
+        # The longest distance first.
+        grad_HL = q_NHD.new_zeros(len(bias_HL), plan.longest, dtype=work.dtype)
         grad_HC = None if bias_HC is None else torch.zeros_like(bias_HC, dtype=work.dtype)
+
         for chunk in plan.chunks:
             q, k, v = (
                 work.gather(name, x, chunk)
@@ -111,23 +115,30 @@ class _Attention(torch.autograd.Function):
                 x[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded)).transpose(1, 2)
                 for x in grads_PHD
             )
-            sum_k, sum_v = (work.buffer(name, *k.shape).zero_() for name in ("sum_k", "sum_v"))
+            sum_k = work.buffer("sum_k", *k.shape).zero_()
+            sum_v = work.buffer("sum_v", *k.shape).zero_()
+
             for rows, keys in _blocks(chunk.padded):
                 scores = work.scores(q, k, chunk, rows, keys)
                 weights = torch.ops.aten.silu.out(scores, out=work.buffer("weights", *scores.shape))
+
                 of_keys = work.buffer("of_keys", len(k), keys.stop, k.shape[2])
                 sum_v[:, keys] += torch.bmm(weights.transpose(1, 2), grad[:, rows], out=of_keys)
                 of_scores = torch.bmm(grad[:, rows], v[:, keys].transpose(1, 2), out=weights)
                 torch.ops.aten.silu_backward.grad_input(of_scores, scores, grad_input=of_scores)
+
                 sum_k[:, keys] += torch.bmm(of_scores.transpose(1, 2), q[:, rows], out=of_keys)
                 block = work.buffer("block", len(k), rows.stop - rows.start, k.shape[2])
                 torch.bmm(of_scores, k[:, keys], out=block)
                 torch.mul(_by_sequence(block, chunk), ctx.alpha, out=grad_q[:, :, rows])
+
                 _add_diagonals(grad_HL, _by_sequence(of_scores, chunk))
                 if grad_HC is not None:
                     work.add_buckets(grad_HC, _by_sequence(of_scores, chunk), chunk, rows, keys)
+
             torch.mul(_by_sequence(sum_k, chunk), ctx.alpha, out=grad_k)
             grad_v.copy_(_by_sequence(sum_v, chunk))
+
         of_q, of_k, of_v = (x.index_select(0, plan.place_N).to(q_NHD.dtype) for x in grads_PHD)
         grad_bias_HL = torch.zeros_like(bias_HL)
         grad_bias_HL[:, : plan.longest] = grad_HL.flip(1)[:, : bias_HL.shape[1]]
@@ -136,7 +147,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _blocks(padded: int) -> Iterator[tuple[slice, slice]]:
-    """Queries, and the keys up to their end."""
+    """(queries, the keys up to their end) of each block."""
     for start in range(0, padded, _QUERIES):
         stop = min(start + _QUERIES, padded)
         yield slice(start, stop), slice(0, stop)
@@ -149,8 +160,8 @@ def _by_sequence(x: Tensor, chunk: Chunk) -> Tensor:
 def _add_diagonals(grad_HL: Tensor, of_scores_nHRK: Tensor) -> None:
     """Adds the sums over each diagonal, the last query's distance to the first key first.
 
-    Row i moved i places to the left has its diagonals in columns. That is a view: a row that is read beyond its begin
-    goes on at the end of the one above, where all that is above the diagonal is 0.
+    If row i is moved i places to the left, diagonals are columns. That is a view: a row that is read before its first
+    number continues at the end of the row above, where everything above the diagonal is 0.
     """
     sequences, heads, queries, keys = of_scores_nHRK.shape
     first = keys - queries + 1
@@ -165,7 +176,7 @@ def _add_diagonals(grad_HL: Tensor, of_scores_nHRK: Tensor) -> None:
 
 
 class _Work:
-    """Scratch of one pass, used again by every block, and the scores of a block."""
+    """Scratch of one pass, which every block uses again, and the scores of a block."""
 
     def __init__(
         self,
@@ -186,7 +197,7 @@ class _Work:
         self.bias_HRL = self._bias(bias_HL)
 
     def _bias(self, bias_HL: Tensor) -> Tensor:
-        """Bias of every query of a block against keys from `longest` before the block's begin to its end."""
+        """Bias of every query of a block for the keys from `longest` before the block to its end."""
         query = torch.arange(min(_QUERIES, self.plan.longest), device=self.device)
         key = torch.arange(-self.plan.longest, len(query), device=self.device)
         distance_RL = query[:, None] - key
@@ -195,6 +206,7 @@ class _Work:
         return bias.masked_fill_(distance_RL < 0, _NEVER)
 
     def buffer(self, name: str, *shape: int) -> Tensor:
+        """A tensor of a shape, with whatever is in it; the next call with the same name may overwrite it."""
         size = 1
         for length in shape:
             size *= length
@@ -206,7 +218,7 @@ class _Work:
     def gather(
         self, name: str, x_NHD: Tensor, chunk: Chunk, scale_P: Tensor | None = None
     ) -> Tensor:
-        """[n * H, T, D] of a chunk's tokens."""
+        """[n * H, T, D]: a chunk's tokens, multiplied by `scale_P` if given."""
         _, heads, width = x_NHD.shape
         rows = x_NHD.flatten(1).index_select(0, self.plan.token_P[chunk.rows])
         rows_nHTD = rows.view(chunk.sequences, chunk.padded, heads, width).transpose(1, 2)

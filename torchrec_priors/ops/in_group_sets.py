@@ -1,4 +1,4 @@
-"""What an in-group softmax is over: positives of queries and the negatives of their item sets.
+"""The input of an in-group softmax: positives of queries, and the negatives of their item sets.
 
 Shapes: M positives sorted by query, X vectors that positives are among, S item sets, n negatives in all, one set after
 another, those that are shared last.
@@ -17,13 +17,13 @@ class NegativeSets:
     """Negatives of every item set, and those that all queries share.
 
     Attributes:
-        vectors_nd: what queries are multiplied with.
-        ids_n: int64 row ids, ascending within a set and within those that are shared.
-        counts_S: negatives of each set.
-        shared: negatives of every query; with `counts_S` they add up to n.
-        shifts_n: added to the negatives' logits, the same for all copies of an id in a set: -log(expected copies) makes
-            the sum an unbiased estimate of the sum over all eligible items (logQ correction). None adds nothing and
-            leaves Eq. 7 as it is.
+        vectors_nd: vectors that queries are multiplied with.
+        ids_n: int64 row ids, ascending within a set and within the shared negatives.
+        counts_S: number of negatives of each set.
+        shared: number of negatives of every query; together with `counts_S` they add up to n.
+        shifts_n: added to the negatives' logits, the same for all copies of an id in a set.
+            -log(expected copies) makes the sum an unbiased estimate of the sum over all eligible
+            items (logQ correction). None adds nothing and leaves Eq. 7 as it is.
     """
 
     vectors_nd: Tensor
@@ -35,14 +35,14 @@ class NegativeSets:
 
 @dataclass(frozen=True)
 class WeighedPositives:
-    """What queries are to find.
+    """The items that queries are to find.
 
     Attributes:
-        item_Xd: vectors.
-        source_M: which of them each positive is.
-        id_M: their row ids.
-        query_M: their queries, ascending.
-        weight_M: their weights in the sum.
+        item_Xd: item vectors.
+        source_M: index of each positive into the item vectors.
+        id_M: row id of each positive.
+        query_M: query of each positive, ascending.
+        weight_M: weight of each positive in the loss.
     """
 
     item_Xd: Tensor
@@ -55,20 +55,25 @@ class WeighedPositives:
         return len(self.query_M)
 
     def chosen(self, which: Tensor | slice) -> "WeighedPositives":
-        """Some of them."""
-        of_M = (self.source_M, self.id_M, self.query_M, self.weight_M)
-        return WeighedPositives(self.item_Xd, *(values[which] for values in of_M))
+        """Some of the positives."""
+        return WeighedPositives(
+            item_Xd=self.item_Xd,
+            source_M=self.source_M[which],
+            id_M=self.id_M[which],
+            query_M=self.query_M[which],
+            weight_M=self.weight_M[which],
+        )
 
 
 def own_copies(id_M: Tensor, set_M: Tensor, negatives: NegativeSets, dtype: torch.dtype) -> Tensor:
     """Sum of e^shift over each positive's own copies among the negatives of its query."""
-    first = sum(negatives.counts_S)
-    shared = negatives.shared
-    copies_M = _copies(id_M, set_M, negatives, slice(0, first), negatives.counts_S, dtype)
-    if shared:
-        copies_M += _copies(
-            id_M, torch.zeros_like(set_M), negatives, slice(first, None), [shared], dtype
-        )
+    in_sets = slice(0, sum(negatives.counts_S))
+    copies_M = _copies(id_M, set_M, negatives, in_sets, negatives.counts_S, dtype)
+
+    if negatives.shared:
+        shared = slice(in_sets.stop, None)
+        one_set_M = torch.zeros_like(set_M)
+        copies_M += _copies(id_M, one_set_M, negatives, shared, [negatives.shared], dtype)
     return copies_M
 
 
@@ -80,15 +85,23 @@ def _copies(
     counts_S: list[int],
     dtype: torch.dtype,
 ) -> Tensor:
-    """The same of some of the negatives."""
+    """`own_copies` among some of the negatives.
+
+    Args:
+        pool: the negatives.
+        counts_S: number of them in each set.
+    """
     ids_n = negatives.ids_n[pool]
     if not len(ids_n) or not len(id_M):
         return torch.zeros_like(id_M, dtype=dtype)
+
+    # Sets and ids as one number, in the order of the negatives: copies are next to one another.
     span = torch.maximum(ids_n.amax(), id_M.amax()) + 1
     keys_n = numbers(torch.tensor(counts_S, device=id_M.device)) * span + ids_n
     keys_M = set_M * span + id_M
     first_M = torch.searchsorted(keys_n, keys_M)
     copies_M = (torch.searchsorted(keys_n, keys_M, right=True) - first_M).to(dtype)
+
     if negatives.shifts_n is None:
         return copies_M
     shift_M = negatives.shifts_n[pool][first_M.clamp(max=len(keys_n) - 1)]

@@ -22,21 +22,22 @@ def interest_attention_reference(
         weight_jK = torch.softmax(score_NK[first : token + 1], 0)
         means.append(weight_jK.T @ x_Nd[first : token + 1])
         squares.append((weight_jK**2).sum(0))
+
     if not means:
-        return x_Nd.new_zeros(0, score_NK.shape[1], x_Nd.shape[1]), x_Nd.new_zeros(
-            0, score_NK.shape[1]
-        )
+        interests = score_NK.shape[1]
+        return x_Nd.new_zeros(0, interests, x_Nd.shape[1]), x_Nd.new_zeros(0, interests)
     return torch.stack(means), torch.stack(squares)
 
 
 def interest_attention(
     score_NK: Tensor, x_Nd: Tensor, offsets_B1: Tensor, token_Q: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """
+    """Means of what requested positions have seen, by prefix blocks.
+
     Args:
         score_NK: s.
         x_Nd: x.
-        offsets_B1: int64 bounds of sequences, none of those asked for empty.
+        offsets_B1: int64 bounds of sequences, none of the requested ones empty.
         token_Q: int64 positions, ascending.
 
     Returns:
@@ -49,12 +50,12 @@ def interest_attention(
         hidden_b1RL = ~block.seen_bRL[:, None]
         score_bK1L = score_NK[block.token_bL].transpose(1, 2)[:, :, None]
         weight_bKRL = torch.softmax(score_bK1L.masked_fill(hidden_b1RL, -torch.inf), -1)
+
         mean_bKRd = weight_bKRL.flatten(1, 2) @ x_Nd[block.token_bL]
-        means.append(
-            mean_bKRd.view(*weight_bKRL.shape[:3], x_Nd.shape[1])
-            .transpose(1, 2)
-            .flatten(0, 1)[block.row_Q]
-        )
-        squares.append((weight_bKRL**2).sum(-1).transpose(1, 2).flatten(0, 1)[block.row_Q])
+        mean_bKRd = mean_bKRd.view(*weight_bKRL.shape[:3], x_Nd.shape[1])
+        square_bKR = (weight_bKRL**2).sum(-1)
+
+        means.append(mean_bKRd.transpose(1, 2).flatten(0, 1)[block.row_Q])
+        squares.append(square_bKR.transpose(1, 2).flatten(0, 1)[block.row_Q])
         places.append(block.place_Q)
     return in_order(means, places), in_order(squares, places)

@@ -1,6 +1,6 @@
-"""Dropout whose mask follows from a key of each sequence alone: not from the batch it is in, nor from the rank.
+"""Dropout whose mask depends only on a key of each sequence, not on its batch or rank.
 
-A run repeated, resumed, or split over another number of ranks drops the same units.
+A run that is repeated, resumed, or split over another number of ranks drops the same units.
 """
 
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ def _state(*numbers: int) -> int:
 
 @dataclass(frozen=True)
 class DropoutKeys:
-    """One key a sequence, for one step of training.
+    """One key for each sequence, for one step of training.
 
     Attributes:
         keys: B integers, `mix(seed, step, index of the sequence in the global batch)`.
@@ -63,11 +63,12 @@ def keyed_dropout(x_ND: Tensor, keys: DropoutKeys | None, salt: int, p: float) -
     Args:
         x_ND: tokens, sequence after sequence as `keys.lengths` says.
         keys: None outside training: x is returned as it is.
-        salt: tells one dropout of the network from another.
+        salt: another number for each dropout of the network.
         p: probability in [0, 1).
     """
     if keys is None or p == 0.0:
         return x_ND
+
     keep = torch.empty(x_ND.shape, dtype=x_ND.dtype)
     generator = torch.Generator()
     start = 0
@@ -76,4 +77,5 @@ def keyed_dropout(x_ND: Tensor, keys: DropoutKeys | None, salt: int, p: float) -
         keep[start : start + length].bernoulli_(1.0 - p, generator=generator)
         start += length
     assert start == len(x_ND), "keys and tokens differ"
+
     return x_ND * keep.to(x_ND.device).div_(1.0 - p)

@@ -1,4 +1,4 @@
-"""Gaussian noise that follows from a key of each sequence alone, as `keyed_dropout` has it for masks."""
+"""Gaussian noise that depends only on a key of each sequence, like the masks of `keyed_dropout`."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ def keyed_normal(keys: DropoutKeys, salt: int, width: int, device: torch.device)
     """[N, width] numbers of the standard normal distribution, sequence after sequence as `keys.lengths` says.
 
     Args:
-        salt: tells one use from another, of dropout, too.
+        salt: another number for each use, also of dropout.
     """
     noise = torch.empty(sum(keys.lengths), width)
     generator = torch.Generator()

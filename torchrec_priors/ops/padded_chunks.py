@@ -1,4 +1,4 @@
-"""Which sequences of a jagged batch are computed together: those of like lengths, padded to a common one.
+"""Chunks of a jagged batch: sequences of similar lengths, padded to a common length.
 
 Shapes: N tokens in B sequences, P padded tokens; of a chunk: n sequences of T padded tokens.
 """
@@ -12,7 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Chunk:
-    """Sequences computed together; `rows` are theirs among the padded tokens."""
+    """Sequences that are computed together.
+
+    Attributes:
+        sequences: n.
+        padded: T.
+        rows: their rows among the padded tokens.
+    """
 
     sequences: int
     padded: int
@@ -21,13 +27,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PaddedChunks:
-    """All sequences but empty ones, each padded to a length that follows from its own alone.
+    """All sequences that are not empty, each padded to a length that depends only on its own.
 
     Attributes:
-        token_P: the token of every padded one; padding repeats the last of its sequence.
-        filled_P: whether it is a token, not padding.
-        place_N: where each token stands among the padded ones.
-        longest: T of the longest.
+        token_P: token of every padded row; padding repeats the last token of its sequence.
+        filled_P: bool, rows that are tokens, not padding.
+        place_N: row of each token among the padded ones.
+        longest: T of the longest sequence.
     """
 
     chunks: list[Chunk]
@@ -45,9 +51,10 @@ class PaddedChunks:
             lengths: those of the B sequences.
             room: the most sequences of T padded tokens in a chunk.
         """
-        order = sorted(
-            (i for i in range(len(lengths)) if lengths[i]), key=lambda i: (_padded(lengths[i]), i)
-        )
+        order = [sequence for sequence, length in enumerate(lengths) if length]
+        order.sort(key=lambda sequence: (_padded(lengths[sequence]), sequence))
+
+        # A sequence joins the chunk before if it has the same padded length and there is room.
         chunks: list[Chunk] = []
         start = 0
         for sequence in order:
@@ -60,21 +67,21 @@ class PaddedChunks:
             else:
                 chunks.append(Chunk(1, padded, slice(start, start + padded)))
             start += padded
+
         device = offsets_B1.device
         order_B = torch.tensor(order, dtype=torch.int64, device=device)
         length_B = offsets_B1.diff()[order_B]
-        padded_B = torch.tensor(
-            [_padded(lengths[i]) for i in order], dtype=torch.int64, device=device
-        )
+        padded = [_padded(lengths[sequence]) for sequence in order]
+        padded_B = torch.tensor(padded, dtype=torch.int64, device=device)
+
         sequence_P = torch.repeat_interleave(padded_B, output_size=start)
         place_P = torch.arange(start, device=device) - (padded_B.cumsum(0) - padded_B)[sequence_P]
         filled_P = place_P < length_B[sequence_P]
         token_P = offsets_B1[order_B][sequence_P] + torch.minimum(place_P, length_B[sequence_P] - 1)
         place_N = torch.empty(sum(lengths), dtype=torch.int64, device=device)
         place_N[token_P[filled_P]] = filled_P.nonzero()[:, 0]
-        return cls(
-            chunks, token_P, filled_P, place_N, max((chunk.padded for chunk in chunks), default=0)
-        )
+        longest = max((chunk.padded for chunk in chunks), default=0)
+        return cls(chunks, token_P, filled_P, place_N, longest)
 
 
 def _padded(length: int) -> int:

@@ -1,9 +1,9 @@
-"""What positions of jagged sequences have seen, as dense blocks of a few sequences of like lengths at a time.
+"""Prefixes of jagged sequences as dense blocks: a few sequences of similar lengths at a time.
 
-    rows of a block x items of a block: row r is a position that is asked for, and has seen items 0..position
+    rows of a block x items of a block: row r is a requested position, and has seen items 0..position
 
-so that what is computed over every prefix (`interest_attention`, `dynamic_routing`) is plain dense arithmetic, of the
-positions that are asked for alone.
+Computations over every prefix (`interest_attention`, `dynamic_routing`) are then plain dense arithmetic, of the
+requested positions only.
 
 Shapes: N tokens, B sequences; in a block b sequences, R rows, L items.
 """
@@ -22,10 +22,10 @@ class Block:
     """Some sequences.
 
     Attributes:
-        token_bL: their items; some item where a sequence has ended, which no row sees.
+        token_bL: items of the sequences; after the end of one, an item that no row sees.
         position_bR: the last item that each row has seen, from 0.
-        place_Q: which of the positions asked for its rows are.
-        row_Q: where these stand among the b * R rows.
+        place_Q: indices of the requested positions that are in the block.
+        row_Q: their rows among the b * R rows.
     """
 
     token_bL: Tensor
@@ -41,7 +41,7 @@ class Block:
 
 
 def blocks(offsets_B1: Tensor, token_Q: Tensor) -> Iterator[Block]:
-    """Blocks with all the positions asked for, and their sequences; one empty block where none is asked for.
+    """Blocks with all requested positions and their sequences; one empty block if there are none.
 
     Args:
         offsets_B1: int64 bounds of sequences.
@@ -52,30 +52,36 @@ def blocks(offsets_B1: Tensor, token_Q: Tensor) -> Iterator[Block]:
     first_Q = torch.searchsorted(sequence_Q, sequence_Q)  # of the same sequence
     rank_Q = torch.arange(len(token_Q), device=device) - first_Q
     asked_B = torch.bincount(sequence_Q, minlength=len(offsets_B1) - 1)
+
+    # Sequences of similar lengths together, those without a requested position left out.
     lengths_B = offsets_B1.diff()
     order = torch.argsort(lengths_B, stable=True)
     order = order[asked_B[order] > 0]
+
     place_B = torch.zeros_like(lengths_B)
     for chosen in _cut(order, lengths_B, asked_B):
         lengths = int(lengths_B[chosen].amax())
         rows = int(asked_B[chosen].amax())
         within_L = torch.arange(lengths, device=device)
         token_bL = offsets_B1[chosen, None] + torch.minimum(within_L, lengths_B[chosen, None] - 1)
+
         is_here_B = torch.zeros_like(lengths_B, dtype=torch.bool)
         is_here_B[chosen] = True
         place_B[chosen] = torch.arange(len(chosen), device=device)
         place_Q = torch.nonzero(is_here_B[sequence_Q])[:, 0]
         row_Q = place_B[sequence_Q[place_Q]] * rows + rank_Q[place_Q]
+
         position_bR = torch.zeros(len(chosen) * rows, dtype=torch.int64, device=device)
         position_bR[row_Q] = (token_Q - offsets_B1[sequence_Q])[place_Q]
         yield Block(token_bL, position_bR.view(-1, rows), place_Q, row_Q)
+
     if not len(order):
         none = torch.zeros(0, 1, dtype=torch.int64, device=device)
         yield Block(none, none, none[:, 0], none[:, 0])
 
 
 def in_order(parts: list[Tensor], places: list[Tensor]) -> Tensor:
-    """What blocks computed for their positions, in the order of all positions asked for."""
+    """The blocks' results in the order of all requested positions."""
     together = torch.cat(parts)
     back = torch.empty(len(together), dtype=torch.int64, device=together.device)
     back[torch.cat(places)] = torch.arange(len(together), device=together.device)

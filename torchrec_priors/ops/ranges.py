@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def numbers(count_S: Tensor) -> Tensor:
-    """0 as often as the first count says, 1 as often as the second, and so on.
+    """The number of each set, repeated as often as the set's count.
 
     >>> numbers(torch.tensor([2, 0, 1])).tolist()
     [0, 0, 2]
@@ -14,12 +14,12 @@ def numbers(count_S: Tensor) -> Tensor:
 
 
 def ranges(first_S: Tensor, count_S: Tensor) -> tuple[Tensor, Tensor]:
-    """(which range, the number) for every number of the ranges first, first + 1, ..., `count` of them.
+    """(range, number) for every number of the ranges first, first + 1, ..., first + count - 1.
 
     >>> [part.tolist() for part in ranges(torch.tensor([7, 5, 0]), torch.tensor([2, 0, 1]))]
     [[0, 0, 2], [7, 8, 0]]
     """
-    which = numbers(count_S)
-    return which, torch.arange(len(which), device=which.device) + (
-        first_S - (count_S.cumsum(0) - count_S)
-    )[which]
+    range_X = numbers(count_S)
+    start_S = count_S.cumsum(0) - count_S
+    index_X = torch.arange(len(range_X), device=range_X.device)
+    return range_X, index_X + (first_S - start_S)[range_X]

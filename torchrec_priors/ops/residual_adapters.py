@@ -1,9 +1,9 @@
-"""What adapters make of the vectors that rows ask for: Eq. 2's and 4's step, as a grouped GEMM.
+"""The step of Eq. 2 and 4 for the rows of many adapters, as a grouped GEMM.
 
     y_r = x_r + SiLU(W[g(r)] x_r) + b[g(r)],    x_r = z[row_r]
 
-Rows come in runs of one adapter. A block of rows passes all of it, and all of its gradient, while it is in cache;
-nothing is kept but z: products are made again in backward.
+Rows come in runs of one adapter. A block of rows is computed, forward and backward, while it is in cache. Only z is
+kept for backward: products are computed again.
 
 Shapes: N vectors, R rows, G adapters, d width.
 """
@@ -17,9 +17,8 @@ from torch import Tensor
 
 _ROWS = {"cpu": 1 << 10, "cuda": 1 << 20}  # of a block
 
-Runs = list[
-    tuple[int, int]
-]  # (adapter, rows), one run after another; adapter -1 leaves rows as they are
+# (adapter, rows), one run after another; adapter -1 leaves rows as they are.
+Runs = list[tuple[int, int]]
 
 
 def residual_adapters_reference(
@@ -44,11 +43,12 @@ def residual_adapters(
     """[R, d].
 
     Args:
-        z_Nd: what rows choose from.
+        z_Nd: vectors that rows take.
         weight_Gdd: W; None leaves the term out.
         bias_Gd: b; None leaves the term out.
-        row_R: which of them each row takes.
-        runs: see `Runs`; their rows add up to R. Adapters without rows cost nothing and get a zero gradient.
+        row_R: index of the vector that each row takes.
+        runs: see `Runs`; their rows add up to R. Adapters without rows cost nothing and get a zero
+            gradient.
     """
     assert sum(rows for _, rows in runs) == len(row_R), "runs and rows differ"
     out: Tensor = _ResidualAdapters.apply(z_Nd, weight_Gdd, bias_Gd, row_R, runs)
@@ -67,6 +67,7 @@ class _ResidualAdapters(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(z_Nd, weight_Gdd, bias_Gd, row_R)
         ctx.runs = runs
+
         out_Rd = z_Nd.new_empty(len(row_R), z_Nd.shape[1])
         for adapter, rows in _blocks(runs, _ROWS[z_Nd.device.type]):
             out_rd = out_Rd[rows]
@@ -84,14 +85,17 @@ class _ResidualAdapters(torch.autograd.Function):
         grad_z_Nd = torch.zeros_like(z_Nd)
         grad_weight = None if weight_Gdd is None else torch.zeros_like(weight_Gdd)
         grad_bias = None if bias_Gd is None else torch.zeros_like(bias_Gd)
+
         for adapter, rows in _blocks(ctx.runs, _ROWS[z_Nd.device.type]):
             row_r = row_R[rows]
-            through_rd = grad_rd = grad_Rd[rows]
+            grad_rd = grad_Rd[rows]
+            through_rd = grad_rd
             if adapter >= 0 and weight_Gdd is not None and grad_weight is not None:
                 x_rd = z_Nd.index_select(0, row_r)
                 inner_rd = torch.ops.aten.silu_backward(grad_rd, x_rd @ weight_Gdd[adapter].T)
                 grad_weight[adapter].addmm_(inner_rd.T, x_rd)
                 through_rd = torch.addmm(grad_rd, inner_rd, weight_Gdd[adapter])
+
             if adapter >= 0 and grad_bias is not None:
                 grad_bias[adapter] += grad_rd.sum(0)
             grad_z_Nd.index_add_(0, row_r, through_rd)
@@ -99,10 +103,10 @@ class _ResidualAdapters(torch.autograd.Function):
 
 
 def _blocks(runs: Runs, size: int) -> Iterator[tuple[int, slice]]:
-    """(adapter, rows) of at most so many rows each."""
-    end = 0
+    """(adapter, rows) with at most `size` rows each."""
+    first = 0
     for adapter, rows in runs:
-        first = end
-        end = end + rows
+        end = first + rows
         for start in range(first, end, size):
             yield adapter, slice(start, min(start + size, end))
+        first = end

@@ -5,18 +5,18 @@ Shapes: N ids looked up, U different ones, R rows of the table, d columns.
 
 from dataclasses import dataclass
 
-import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Occurrences:
-    """Where each row stands among the ids of a batch.
+    """The places of each row among the ids of a batch.
 
     Attributes:
         row_U: the rows that occur, ascending.
         place_N: places of the ids, row after row.
-        first_U: where in `place_N` each row's begin.
+        first_U: first place of each row in `place_N`.
     """
 
     row_U: Tensor
@@ -47,8 +47,5 @@ def row_squares(found: Occurrences, gradient_Nd: Tensor) -> Tensor:
     """[U]: the same for the rows that occur; sums are in the order of the ids, the same in every run."""
     if not len(found.place_N):
         return gradient_Nd.new_zeros(0)
-    return (
-        torch.nn.functional.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum")
-        .square_()
-        .sum(1)
-    )
+    sum_Ud = F.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum")
+    return sum_Ud.square_().sum(1)

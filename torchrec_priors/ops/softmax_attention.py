@@ -21,9 +21,9 @@ def softmax_attention_reference(
     """The definition, sequence by sequence. Same arguments and result as `softmax_attention`."""
     outputs = []
     for start, end in itertools.pairwise(offsets_B1.tolist()):
-        scores = (
-            torch.einsum("ihd,jhd->hij", q_NHD[start:end], k_NHD[start:end]) / q_NHD.shape[2] ** 0.5
-        )
+        products = torch.einsum("ihd,jhd->hij", q_NHD[start:end], k_NHD[start:end])
+        scores = products / q_NHD.shape[2] ** 0.5
+
         later = torch.ones(end - start, end - start, dtype=torch.bool, device=scores.device).triu(1)
         weights = scores.masked_fill(later, -torch.inf).softmax(2)
         outputs.append(torch.einsum("hij,jhd->ihd", weights, v_NHD[start:end]))
@@ -33,8 +33,8 @@ def softmax_attention_reference(
 def softmax_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor) -> Tensor:
     """Causal softmax attention within each sequence of a jagged batch, by PyTorch's fused kernels.
 
-    Sequences of like lengths are padded to a common one at their ends, which no query before them sees: no mask is
-    needed. (PyTorch's nested tensors have no causal attention on a CPU.)
+    Sequences of similar lengths are padded at their ends to a common one. No query sees what is behind it, so no mask
+    is needed. (PyTorch's nested tensors have no causal attention on a CPU.)
 
     Args:
         q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
@@ -45,7 +45,8 @@ def softmax_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: T
     """
     plan = PaddedChunks.of(offsets_B1.diff().tolist(), offsets_B1, lambda _padded: sys.maxsize)
     if not plan.chunks:
-        return 0.0 * (q_NHD + k_NHD) + v_NHD
+        return 0.0 * (q_NHD + k_NHD) + v_NHD  # gradients of queries and keys exist
+
     q_PHD, k_PHD, v_PHD = (x.index_select(0, plan.token_P) for x in (q_NHD, k_NHD, v_NHD))
     outputs = []
     for chunk in plan.chunks:

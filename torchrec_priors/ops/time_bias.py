@@ -1,4 +1,4 @@
-"""A bias of time: one number per bucket of the logarithm of how long before the query's token the key's came.
+"""A bias of time: one number per bucket of the logarithm of the time from the key's token to the query's.
 
 Shapes: N tokens, H heads, C buckets of time.
 """
@@ -13,7 +13,7 @@ TIME_BUCKETS = 40  # the last begins after 2^39 - 1 seconds: no log is longer
 
 @dataclass(frozen=True)
 class TimeBias:
-    """Bias of time.
+    """Times of tokens, and the bias.
 
     Attributes:
         time_N: int64 milliseconds of every token, not descending within a sequence.
@@ -30,6 +30,6 @@ def time_bucket(milliseconds: Tensor) -> Tensor:
     >>> time_bucket(torch.tensor([0, 999, 1000, 2999, 3000, 7000])).tolist()
     [0, 0, 1, 1, 2, 3]
     """
-    # The exponent of a double, as it stands in its bits: a quotient below 2^c does not round up to it for c < 44.
+    # The exponent is read from the bits of a double: a quotient below 2^c does not round up to it for c < 44.
     ratio = milliseconds.clamp(min=0).double().add_(1000.0).div_(1000.0)
     return ratio.view(torch.int64).bitwise_right_shift_(52).sub_(1023).clamp_(max=TIME_BUCKETS - 1)
