@@ -2,7 +2,8 @@
 
 Sequences of about the same length are padded to a length that depends only on their own, and computed together as
 far as their scores fit into the cache. Queries are multiplied in blocks with the keys up to their end: little above
-the diagonal is computed. Scores are computed again in backward; only one block of them is in memory, whatever the batch.
+the diagonal is computed. Scores are computed again in backward; only one block of them is in
+memory, whatever the batch.
 
 Shapes: N tokens, P padded tokens; of a chunk: n sequences of T padded tokens; of a block: R queries, K keys; H heads,
 D head width, L the longest distance the bias knows, C buckets of time.
