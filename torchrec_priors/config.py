@@ -69,7 +69,10 @@ class RunConfig(Section):
 
     def check(self) -> None:
         """Raises UserError if a value is out of its range or two do not fit."""
+        # Ranges first: what fits together is only defined for values in their ranges.
         check_ranges(self)
+
+        # Options have no types of their own, so no ranges; a baseline or backbone checks the rest.
         for section in ("encoder", "baseline"):
             for key, value in getattr(self, section).options.items():
                 if isinstance(value, float) and not math.isfinite(value):
@@ -153,7 +156,9 @@ def load_config(
     config = with_changes(values, map(read_override, overrides))
 
     # Only files that the TOML file names need trust: those of overrides the user typed.
-    in_file = with_changes(values, ()).own_files() if config.own_files() else []
+    in_file = []
+    if config.own_files():
+        in_file = with_changes(values, ()).own_files()
     check_given(Path(file), [own for own in in_file if own in config.own_files()], trust=trust)
     return config
 
@@ -184,6 +189,7 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
         changed = with_present_keys(changed)  # a value may be a section with a former key
     config = parse(changed)
 
+    # Absolute paths, as a run may be resumed or read from another folder.
     config.priors.tree = [absolute(level) for level in config.priors.tree]
     config.encoder.backbone = absolute(config.encoder.backbone)
     config.baseline.name = absolute(config.baseline.name)
@@ -288,7 +294,10 @@ def _explain(error: ValidationError) -> str:
     if is_of_range(problem):
         return explain_range(RunConfig, problem)
 
-    valid = keys() if "." in key else ["seed", *_SECTIONS, *keys()]
+    # A key without a dot may be meant as a section.
+    valid = keys()
+    if "." not in key:
+        valid = ["seed", *_SECTIONS, *valid]
     return explain(error, "configuration key", valid)
 
 

@@ -69,6 +69,7 @@ class Ranks:
 
     def agree(self, decision: bool) -> bool:
         """Rank 0's decision, on every rank."""
+        # The sum over ranks, to which only rank 0 adds.
         return bool(self.total(torch.tensor(int(decision and self.leads))).item())
 
     def exchange(self) -> Exchange:
@@ -101,6 +102,7 @@ def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
 
     launch = read_launch()
     device = _device(launch)
+    # A process group that exists although no block is open is the caller's.
     is_callers = dist.is_initialized() and not _inside
     if not dist.is_initialized():
         _attempt = _meet(launch, device, timeout)
@@ -161,7 +163,7 @@ def _meet(launch: Launch | None, device: torch.device, timeout: timedelta) -> st
     rank = 0
     world = 1
     attempt = ""
-    store: dist.Store = dist.HashStore()
+    store: dist.Store = dist.HashStore()  # of one process, without a port
     if launch is not None and launch.world > 1:
         rank = launch.rank
         world = launch.world

@@ -37,8 +37,10 @@ def open_store(launch: Launch, timeout: timedelta) -> tuple[dist.Store, str]:
         LostRanksError: some ranks did not come within `timeout`.
         UserError: the launcher's address does not exist, or something else uses the port.
     """
+    # Keys have the store's number, as one process may open several, one after another.
     number = next(_opened)
     waiting = _Waiting(launch, timeout)
+
     try:
         if launch.agent:
             store = _at_the_agents(launch, timeout, waiting, f"{_PLACE}/{number}")
@@ -197,9 +199,10 @@ def _open_at(launch: Launch, port: int, timeout: timedelta) -> dist.TCPStore:
             launch.world,
             is_master=True,
             timeout=timeout,
-            wait_for_workers=False,
-            multi_tenant=not launch.agent,
+            wait_for_workers=False,  # `_all_come` waits, and can say for whom
+            multi_tenant=not launch.agent,  # a process may open the same port again
         )
+
     except dist.DistNetworkError as error:
         if "EADDRINUSE" not in str(error):
             raise
@@ -216,9 +219,11 @@ def _all_come(store: dist.Store, key: str, launch: Launch, waiting: _Waiting) ->
     missing = list(range(launch.world))
 
     def come() -> bool:
+        # In the order of ranks, so each look costs one request.
         while missing and store.check([f"{key}/{missing[0]}"]):
             world = int(store.get(f"{key}/{missing[0]}"))
             if world != launch.world:
+                # The other rank must fail with the same message, not wait for this one.
                 _let_others_see(store, key, launch, missing[0])
                 raise UserError(
                     f"WORLD_SIZE is {launch.world} for rank {launch.rank} and {world} for rank "

@@ -97,6 +97,8 @@ def _call(own: _Answer, ranks: Meeting) -> tuple[dict[int, _Answer], list[int]]:
     reached = threading.Event()
 
     def ask() -> None:
+        # A connection of its own: that of the process group may wait for an answer that never
+        # comes.
         launch = read_launch()
         if launch is None:
             return
@@ -137,6 +139,7 @@ def _message(answers: dict[int, _Answer], missing: list[int], ranks: Meeting) ->
     """
     own = answers[ranks.rank].where
     numbers = ", ".join(map(str, missing))
+
     if not missing:
         places = "; ".join(
             f"rank {rank} in {answer.where}" for rank, answer in sorted(answers.items())
@@ -151,4 +154,5 @@ def _message(answers: dict[int, _Answer], missing: list[int], ranks: Meeting) ->
         problem = f"ranks {numbers} were lost in {own}"
     else:
         problem = f"rank {numbers} was lost in {own}"
+
     return f"{problem}: {ranks.where.remedy}"

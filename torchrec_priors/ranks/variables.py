@@ -48,6 +48,7 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
     Raises:
         UserError: some variables are set without the others, or have invalid values.
     """
+    # A variable that is set to nothing counts as not set.
     given = {name: value.strip() for name, value in environment.items() if value.strip()}
     set_names = [name for name in _OF_A_RANK if name in given]
     if not set_names:

@@ -138,6 +138,7 @@ class GroupSampler:
         if config.shared:
             draws = np.append(draws, config.shared)
 
+        # A set that has at most as many items as draws is taken whole.
         sizes = self._rows_WS.sum(0)
         self._whole = sizes <= draws
         self._counts = np.minimum(sizes, draws)
@@ -157,7 +158,10 @@ class GroupSampler:
         slots_W = np.split(np.argsort(rank_n, kind="stable"), bounds[:-1])
 
         counts = self._counts.tolist()
-        shared = counts.pop() if self.config.shared else 0
+        shared = 0
+        if self.config.shared:
+            shared = counts.pop()
+
         return Draw(
             own_ids=own_ids.astype(np.int64),
             own_shifts=own_shifts.astype(np.float32) if self.config.logq else None,
@@ -175,7 +179,9 @@ class GroupSampler:
         ends = self.own.ends[number]
         first_W = self._first_WS[:, number]
         count = int(self._counts[number])
-        log_share = math.log(self._share_of_sum(number)) if count else 0.0
+        log_share = 0.0
+        if count:
+            log_share = math.log(self._share_of_sum(number))
 
         # Each item is there once, with certainty: no draws, and no numbers of the generator.
         if self._whole[number]:
@@ -194,5 +200,6 @@ class GroupSampler:
     def _share_of_sum(self, number: int) -> float:
         """The weight of a set's sum in the denominator: the catalogue's share, or the rest."""
         share = self.config.catalogue_share
-        is_catalogue = self.config.shared and number == len(self._counts) - 1
-        return share if is_catalogue else 1 - share
+        if self.config.shared and number == len(self._counts) - 1:
+            return share
+        return 1 - share

@@ -70,6 +70,7 @@ class UnseenConfig(Section):
             "hashed": ("min_frequency", "hashed_rows"),
             "managed": ("rows", "blocks", "eviction", "eviction_interval"),
         }[self.unseen]
+        # A value that is the default cannot be distinguished from one that was not given.
         given = {name for name, value in vars(self).items() if value != getattr(UnseenConfig, name)}
 
         return [f"embedding.{name}" for name in vars(self) if name in given - {"unseen", *read}]
@@ -77,6 +78,7 @@ class UnseenConfig(Section):
     def _check_managed(self, policy: str) -> None:
         if self.blocks > _MOST_BLOCKS:
             raise UserError(f"embedding.blocks = {self.blocks} must be at most {_MOST_BLOCKS}")
+        # Each block has a shared row, and at least one that an item can have.
         if self.rows < 2 * self.blocks or self.rows % self.blocks:
             least = max(2, -(-self.rows // self.blocks)) * self.blocks
             raise UserError(

@@ -10,6 +10,7 @@ from typing import Any
 
 from torchrec_priors.errors import UserError
 
+# Former name -> present name. Both are in the same section.
 _PRESENT = {"negatives.met": "negatives.seen"}
 _FORMER = {present: former for former, present in _PRESENT.items()}
 
@@ -56,5 +57,9 @@ def _renamed(values: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, A
 
         if new_name in given:
             raise UserError(f"configuration keys '{key}' and '{new_key}' are the same: give one")
-        renamed[section] = {new_name if own == name else own: v for own, v in given.items()}
+        # The key keeps its place: checksums are of text in the order of the keys.
+        section_values = {}
+        for own_name, value in given.items():
+            section_values[new_name if own_name == name else own_name] = value
+        renamed[section] = section_values
     return renamed

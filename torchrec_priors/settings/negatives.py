@@ -60,7 +60,7 @@ class NegativesConfig(Section):
         no_shared = self.catalogue_share > 0 and not self.shared
         no_in_group = self.catalogue_share < 1 and not self.in_group
         if no_shared or no_in_group:
-            whole = 1 if self.shared else 0
+            whole = int(self.shared > 0)
             raise UserError(
                 f"negatives.catalogue_share = {self.catalogue_share} of "
                 f"{self.total or self.per_set} negatives is no whole draw: write {whole}, or draw "

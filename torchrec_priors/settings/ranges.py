@@ -26,6 +26,7 @@ Share = Annotated[float, Ge(0), Le(1), AllowInfNan(False)]
 PositiveShare = Annotated[float, Gt(0), Le(1), AllowInfNan(False)]
 Probability = Annotated[float, Ge(0), Lt(1), AllowInfNan(False)]
 
+# Pydantic's names of errors that are about a range.
 _ERRORS = (
     "greater_than_equal",
     "greater_than",
@@ -33,7 +34,7 @@ _ERRORS = (
     "less_than",
     "multiple_of",
     "finite_number",
-)  # pydantic's names
+)
 _POWERS = {1 << power: f"2^{power}" for power in range(31, 64)}
 
 
@@ -41,6 +42,7 @@ class Section:
     """Base of the dataclasses of settings: no other keys, no conversions, and instances are checked
     like files."""
 
+    # `check_ranges` passes instances, which pydantic trusts unless they are to be validated again.
     __pydantic_config__: ClassVar[ConfigDict] = {
         "extra": "forbid",
         "strict": True,
@@ -72,19 +74,20 @@ class Range:
         >>> Range.of(Count), Range.of(str)
         (Range(low=1, above=False, high=1000000000000, below=False, multiple=1), None)
         """
-        found: dict[str, Any] = {}
+        limits: dict[str, Any] = {}
         for limit in get_args(annotated)[1:]:
             if isinstance(limit, Ge):
-                found["low"] = limit.ge
+                limits["low"] = limit.ge
             elif isinstance(limit, Gt):
-                found |= {"low": limit.gt, "above": True}
+                limits |= {"low": limit.gt, "above": True}
             elif isinstance(limit, Le):
-                found["high"] = limit.le
+                limits["high"] = limit.le
             elif isinstance(limit, Lt):
-                found |= {"high": limit.lt, "below": True}
+                limits |= {"high": limit.lt, "below": True}
             elif isinstance(limit, MultipleOf):
-                found["multiple"] = limit.multiple_of
-        return cls(**found) if found else None
+                limits["multiple"] = limit.multiple_of
+
+        return cls(**limits) if limits else None
 
     def requirement(self, value: float) -> str:
         """What a value that is out of the range must be.
@@ -92,21 +95,22 @@ class Range:
         >>> Range.of(Count).requirement(0), Range.of(Share).requirement(2)
         ('must be at least 1', 'must be in [0, 1]')
         """
-        high_enough = value > self.low if self.above else value >= self.low
-        low_enough = value < self.high if self.below else value <= self.high
-        if high_enough and low_enough:
+        if self._is_between(value):
             return f"must be a multiple of {self.multiple}"
         if self.high != MOST:
             return f"must be in {self.interval}"
-        if high_enough:
+
+        # Without an upper limit worth mentioning, only the bound that is exceeded is named.
+        if value > self.high:
             return f"must be at most {self.high:,}"
-        if self.low == 0:
-            return "must be positive" if self.above else "must not be negative"
-        return f"must be above {self.low}" if self.above else f"must be at least {self.low}"
+        if self.above:
+            return "must be positive" if self.low == 0 else f"must be above {self.low}"
+        return "must not be negative" if self.low == 0 else f"must be at least {self.low}"
 
     @property
     def interval(self) -> str:
-        """
+        """The bounds as an interval.
+
         >>> Range(0, True, 1).interval, Range(0, high=1 << 31, below=True).interval
         ('(0, 1]', '[0, 2^31)')
         """
@@ -119,10 +123,20 @@ class Range:
         >>> str(Range.of(Count)), str(Range.of(PositiveAmount)), str(Range(4, high=64, multiple=4))
         ('≥ 1', '> 0', 'in [4, 64], a multiple of 4')
         """
-        multiple = "" if self.multiple == 1 else f", a multiple of {self.multiple}"
+        text = f"≥ {self.low}"
+        if self.above:
+            text = f"> {self.low}"
         if self.high != MOST:
-            return f"in {self.interval}{multiple}"
-        return f"{'>' if self.above else '≥'} {self.low}{multiple}"
+            text = f"in {self.interval}"
+        if self.multiple != 1:
+            text += f", a multiple of {self.multiple}"
+        return text
+
+    def _is_between(self, value: float) -> bool:
+        """Whether a value is between the bounds."""
+        if value < self.low or value > self.high:
+            return False
+        return not (self.above and value == self.low) and not (self.below and value == self.high)
 
 
 def check_ranges(settings: Section, name: str = "") -> None:
@@ -140,8 +154,8 @@ def check_ranges(settings: Section, name: str = "") -> None:
         # Types are checked where text is read; code has a type checker of its own.
         problems = [problem for problem in error.errors() if is_of_range(problem)]
         if problems:
-            prefix = f"{name}." if name else ""
-            raise UserError(prefix + explain_range(type(settings), problems[0])) from error
+            message = explain_range(type(settings), problems[0])
+            raise UserError(f"{name}.{message}" if name else message) from error
 
 
 @functools.cache

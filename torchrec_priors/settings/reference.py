@@ -29,6 +29,7 @@ def key_reference(configuration: type[Any]) -> str:
     Args:
         configuration: dataclass of which the fields are keys, or sections that are dataclasses.
     """
+    # In TOML, keys without a section come before all sections.
     rows = []
     sections = []
     meanings = attributes(configuration)
@@ -44,6 +45,8 @@ def key_reference(configuration: type[Any]) -> str:
 def attributes(section: type[Any]) -> dict[str, str]:
     """What the docstring of a dataclass says of each field, by name."""
     _, _, text = (inspect.getdoc(section) or "").partition("Attributes:\n")
+
+    # An entry is `name: text`; lines that continue it are indented more.
     entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", text, re.MULTILINE)
     return {name: " ".join(meaning.split()) for name, meaning in entries}
 
@@ -102,4 +105,6 @@ def _default(field: "Field[Any]") -> str:
         return f"`{field.default_factory()}`"
     if isinstance(field.default, bool):
         return f"`{str(field.default).lower()}`"
-    return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default}`"
+    if isinstance(field.default, str):
+        return f'`"{field.default}"`'
+    return f"`{field.default}`"

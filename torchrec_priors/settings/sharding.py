@@ -22,6 +22,7 @@ UVM = ("fused_uvm", "fused_uvm_caching")
 _KERNELS = ("fused", *UVM)
 _COMMUNICATION = ("fp32", "fp16", "bf16")
 _AUTO = "auto"
+# TorchRec has these types, too, but they cannot be used here.
 _REJECTED = {
     "data_parallel": "TorchRec's copies of a table on every rank have no fused optimizer, and fail "
     "at their first lookup on a CPU: use table_wise for small tables",
@@ -95,6 +96,7 @@ class ShardingConfig(Section):
             if table.kernel:
                 _check_one_of(f"{key}.kernel", table.kernel, (*_KERNELS, _AUTO))
 
+        # A plan has all of these, so a value next to it would be ignored.
         if self.plan:
             decided = [
                 name for name in ("type", "kernel", "columns", "tables") if self._given(name)
@@ -157,12 +159,16 @@ class ShardingConfig(Section):
     def types_of(self, table: str) -> list[str]:
         """Types that the planner may choose from."""
         chosen = self.type_of(table)
-        return list(TYPES) if chosen == _AUTO else [chosen]
+        if chosen == _AUTO:
+            return list(TYPES)
+        return [chosen]
 
     def kernels_of(self, table: str) -> list[str] | None:
         """Kernels that the planner may choose from; None for any."""
         chosen = self._settings_of(table).kernel or self.kernel
-        return None if chosen == _AUTO else [chosen]
+        if chosen == _AUTO:
+            return None
+        return [chosen]
 
     def load_factor_of(self, table: str) -> float:
         """The share of a table's rows that its cache has room for."""
@@ -174,6 +180,7 @@ class ShardingConfig(Section):
         if device == "cpu":
             return ShardingConfig()
 
+        # A kernel decides where rows are stored, so a table that needs the host's memory keeps it.
         tables = {name: replace(table, type="") for name, table in self.tables.items()}
         return ShardingConfig(
             kernel=self.kernel, cache_load_factor=self.cache_load_factor, tables=tables

@@ -141,6 +141,8 @@ class TrainingConfig(Section):
         >>> [round(TrainingConfig(steps=10, warmup=0.2).rate(step), 3) for step in (0, 1, 2, 6, 9)]
         [0.5, 1.0, 1.0, 0.5, 0.038]
         """
+        # Steps count from 0: the first has a rate above 0, and the last of the warm-up the whole
+        # one.
         warmup = round(self.warmup * self.steps)
         if step < warmup:
             return (step + 1) / warmup

@@ -64,6 +64,7 @@ def ddp(
             script_args = ("--", *script_args)
 
         processes = int(j.rsplit("x", 1)[-1])
+        # Without the variable, torchrun gives each process one thread.
         cores = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB, h=h).cpu
         # With a store that agents share with their workers, a node that joins again waits for an
         # address in vain.
