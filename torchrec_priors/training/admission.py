@@ -84,6 +84,7 @@ class Admission:
         self._noted.append(spread(windows.items))
 
     def _admit(self) -> None:
+        # The same id as often as it was seen: the counters of the eviction policy need that.
         noted = torch.from_numpy(np.concatenate(self._noted)).to(self.ranks.device)
         self._noted = []
         rows, items = self.blocks.admit(to_owners(self.table, noted))
@@ -98,6 +99,7 @@ class Admission:
     def _make_sampler(self) -> GroupSampler:
         """Creates a sampler over the items that are admitted now."""
         held = self.blocks.held()
+        # Only items of the data set have weights.
         is_listed_C = held.item_C < len(self._weight_I)
         item_C = held.item_C[is_listed_C]
         row_C = held.row_C[is_listed_C]
@@ -132,6 +134,8 @@ class Admission:
     def _items_of_own_blocks(self, items: int) -> np.ndarray:
         """Returns the row ids of the items that this rank may hold, ascending."""
         item = np.arange(items)
+
+        # The blocks of a rank have a range of the spread ids.
         first, last = self.blocks.range_of_ids
         raw = spread(item)
         return item[(raw >= first) & (raw < last)]

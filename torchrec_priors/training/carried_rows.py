@@ -30,7 +30,7 @@ from torchrec_priors.embedding.managed import (
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_texts import id_texts
 from torchrec_priors.training.build import Built
-from torchrec_priors.training.run.folder import TrainedOn
+from torchrec_priors.training.run.recorded_data import TrainedOn
 
 # From the end of a tensor's name in the other run's checkpoint to the tensor.
 Load = Callable[[str], Tensor | None]

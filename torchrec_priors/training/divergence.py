@@ -47,6 +47,7 @@ def diverged(
         max_loss: the largest loss that was allowed.
         checkpoint: the newest checkpoint, if any.
     """
+    # Each rank only has the gradients of its own windows.
     shares: list[_Share] = [_share(undone, data)]
     if ranks.world > 1:
         gathered: list[_Share | None] = [None] * ranks.world
@@ -76,6 +77,7 @@ def _share(undone: AbortedStepError, data: PreparedData) -> _Share:
     if len(chosen_B) == 0:
         chosen_B = norm_B.argsort(descending=True)
 
+    # Vectors that are not finite say that the table was spoilt before this step.
     item_X = batch.item_X[~looked_up.vector_Xd.detach().isfinite().all(1)]
     return _Share(
         windows=windows,
@@ -107,6 +109,7 @@ def _items(data: PreparedData, rows: list[int]) -> list[str]:
 def _message(
     undone: AbortedStepError, shares: list[_Share], max_loss: float, checkpoint: str | None
 ) -> str:
+    # A finite step was only aborted because its loss is too large.
     loss = f"the loss is {undone.loss:.4g}"
     if undone.finite:
         loss += f" (more than {max_loss:.4g}: training.max_loss)"

@@ -153,6 +153,7 @@ def _negatives(config: RunConfig, tree: PriorTree) -> Need:
     name = "negatives.total" if negatives.total else "negatives.per_set"
     given = negatives.total or negatives.per_set
 
+    # No set gives more negatives than it has items.
     in_groups = int(tree.set_sizes.clip(max=negatives.in_group).sum())
     drawn = in_groups + min(negatives.shared, tree.items)
     if negatives.total:
@@ -166,6 +167,7 @@ def _negatives(config: RunConfig, tree: PriorTree) -> Need:
 def _users(config: RunConfig, data: PreparedData) -> Need:
     """The states of the users that are evaluated together."""
     model = config.model
+    # No user has more states than the context, and all together not more than the data has items.
     users = min(config.evaluation.batch, data.users)
     longest = min(model.context, int(data.lengths.max(initial=1)))
     tokens = min(users * longest, int(data.lengths.sum(dtype="int64")))

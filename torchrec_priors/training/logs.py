@@ -65,6 +65,7 @@ class Logs:
         if not self.leads:
             return
 
+        # The line first: if the disk is full, the curves have nothing that the file lacks.
         numbers = {f"{prefix}{name}": value for name, value in values.items()}
         self._lines.add(to_line({"step": step, **numbers}) + "\n")
 
@@ -123,6 +124,7 @@ class Lines:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
         except OSError:
+            # Half a line in the middle of the file would be taken for damage.
             os.ftruncate(descriptor, length)
             raise
 
@@ -140,6 +142,8 @@ def _keep_until(metrics: Path, step: int, evaluated: bool) -> None:
     if not metrics.exists():
         return
 
+    # The process may have been killed after an evaluation was logged, and before the checkpoint
+    # that knows of it was written.
     kept = []
     for line, values in read_lines(metrics):
         is_evaluation = any(name.startswith("validation/") for name in values)

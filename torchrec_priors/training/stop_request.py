@@ -36,6 +36,7 @@ class StopRequest:
             return
 
         previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        # After the block a signal ends the process at once again.
         try:
             yield
         finally:
@@ -43,6 +44,7 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
+        # A launcher sets RANK for its processes.
         has_launcher = "RANK" in os.environ
         if number == signal.SIGINT and number in self._received and not has_launcher:
             raise KeyboardInterrupt

@@ -128,6 +128,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits until nothing is being written any more, successfully or not."""
+        # The result is not looked at: the run ends, perhaps by an error that matters more.
         if self._writing is not None:
             wait([self._writing.failed])
 
@@ -145,6 +146,7 @@ class Checkpoints:
         Raises:
             UserError: all are damaged, or a later release has written the newest.
         """
+        # From the newest to the first that is whole.
         damaged: list[tuple[int, str]] = []
         steps = self._agreed_steps()
         while steps:
@@ -153,6 +155,7 @@ class Checkpoints:
                 break
             damaged.append((steps.pop(), problem))
 
+        # Training from the beginning would overwrite what can perhaps be repaired.
         if not steps and damaged:
             problems = "; ".join(f"{checkpoint_name(step)}: {problem}" for step, problem in damaged)
             raise UserError(
@@ -191,6 +194,8 @@ class Checkpoints:
             UserError: the run has none, or its files are damaged.
         """
         place = self.best_place("--run")
+
+        # Who only reads a model needs neither optimizers nor progress.
         state = {MODEL: built.parallel.state_dict()}
         load(state, place, self.ranks)
         built.parallel.load_state_dict(state[MODEL])
@@ -239,6 +244,7 @@ class Checkpoints:
 
     def _load_all(self, built: Built, optimizers: Optimizers, place: Path) -> Progress:
         """Fills the model and the optimizers from a checkpoint; returns its progress."""
+        # AdamW creates its state in its first step; a checkpoint can only fill what exists.
         optimizers.make_state()
         progress = Progress()
         parts = parts_in_format(parts_of(built, optimizers, progress), format_of(place))
@@ -249,11 +255,13 @@ class Checkpoints:
         with in_saved_form(state, metadata):
             load(state, place, self.ranks)
 
+        # Tensors were filled in place; the parts take over the rest, such as the progress.
         for key, part in parts.items():
             part.load_state_dict(state[key])
         return progress
 
     def _write(self, state: State, writer: Writer, failed: "Future[str | None]") -> None:
+        # A future that is already done, so that both ways of writing end in `_over`.
         written = Future[Any]()
         try:
             dcp.save(state, storage_writer=writer, process_group=self.ranks.side)
@@ -297,8 +305,11 @@ class Checkpoints:
         error = written.exception()
         if error is None:
             failed.set_result(None)
-        elif isinstance(error, CheckpointException):
-            # The same error comes on every rank.
+            return
+
+        # A rank that cannot write makes all ranks fail, with the same error. Any other error is a
+        # bug, and `_settle` raises it.
+        if isinstance(error, CheckpointException):
             if self.ranks.leads:
                 shutil.rmtree(writer.partial, ignore_errors=True)
                 log.warning(
@@ -338,6 +349,7 @@ def load(state: State, place: Path, ranks: Ranks) -> None:
     Raises:
         UserError: the checkpoint cannot be read.
     """
+    # The files were checked before, so this fails if the model differs, or the disk does.
     reader = Reader(place)
     try:
         dcp.load(state, storage_reader=reader, process_group=ranks.side)
@@ -351,6 +363,8 @@ def load(state: State, place: Path, ranks: Ranks) -> None:
 def _reason(error: CheckpointException) -> str:
     """Says what happened on the first of the ranks that failed."""
     failure, _ = next(iter(error.failures.values()))
+
+    # An error of the system is shown with its file, which is what helps the user.
     if isinstance(failure, OSError) and failure.strerror:
         if failure.filename:
             return f"{failure.strerror}: '{failure.filename}'"

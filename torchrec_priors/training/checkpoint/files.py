@@ -55,6 +55,7 @@ class Writer(FileSystemWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Gives the files of each rank names of their own."""
+        # PyTorch's own names are those of versions without checksums (`keys.DATA_FILES`).
         return [
             dataclasses.replace(plan, storage_data=_Prefix(f"rank-{rank}-"))
             for rank, plan in enumerate(plans)
@@ -68,6 +69,7 @@ class Writer(FileSystemWriter):
             # torch.save hides the file's own error, which says what is wrong with the disk.
             raise self._files.failure or error from error
 
+        # The fields of a result that PyTorch knows mean nothing here.
         checksums = _Checksums(MetadataIndex(""), 0, None, dict(self._files.written))
         future: Future[list[WriteResult]] = Future()
         future.set_result([*results, checksums])
@@ -75,6 +77,7 @@ class Writer(FileSystemWriter):
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """Writes metadata and manifest, and moves the folder into place; only rank 0 calls it."""
+        # PyTorch would take the checksums for tensors, so they are taken out first.
         gathered = [result for results_of_rank in results for result in results_of_rank]
         tensors = [result for result in gathered if not isinstance(result, _Checksums)]
         super().finish(metadata, [tensors])
@@ -149,6 +152,7 @@ class _Hashing(FileSystem):
         self.written[Path(path).name] = Checksum(stream.length, stream.digest.hexdigest())
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
+        # PyTorch writes `.metadata` under another name first.
         super().rename(path, new_path)
         self.written[Path(new_path).name] = self.written.pop(Path(path).name)
 
@@ -166,6 +170,7 @@ class _HashedFile(io.IOBase):
         try:
             written = self.file.write(block)
         except OSError as error:
+            # The system does not say which file it was.
             error.filename = self.file.name
             self.failure = error
             raise
@@ -181,6 +186,7 @@ class _HashedFile(io.IOBase):
         self.file.flush()
 
     def fileno(self) -> int:
+        # PyTorch calls fsync with the descriptor, which knows nothing of the buffer in Python.
         self.file.flush()
         return self.file.fileno()
 

@@ -64,11 +64,13 @@ class CheckpointFolder:
             return None
 
         step: int = bests[0]["step"]
+        # A checkpoint that is gone must not look like a run that has none yet.
         if not self.place(step).is_dir():
             raise UserError(
                 f"the best checkpoint '{self.place(step)}' is missing: put it back, or train again"
             )
 
+        # A note of an earlier version has no checksum, and is believed.
         checksum = self._checksum(step)
         if checksum is not None and bests[0].get(_CHECKSUM, checksum) != checksum:
             raise UserError(
@@ -79,6 +81,7 @@ class CheckpointFolder:
 
     def note_best(self, step: int, metric: float) -> None:
         """Records that from now on the checkpoint of `step` is the best."""
+        # After a resume the same step may become the best again.
         before = [best for best in self._bests() if best["step"] < step]
         self._write_bests([self._best(step, metric), *before])
 

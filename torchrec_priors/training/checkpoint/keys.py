@@ -1,8 +1,8 @@
 """What a checkpoint holds and under which names: the only place that says so.
 
-To add a value that training counts, add an attribute with a default to `Progress`. To add the state
-of a module, add its key, its first format in `SINCE`, and the module to `parts_of`. Either way raise
-`FORMAT`: checkpoints of earlier formats still load, and earlier releases reject the new ones.
+To add a value that training counts, add an attribute with a default to `Progress`. To add the
+state of an object, add its key, its first format in `SINCE`, and the object to `parts_of`. Either
+way raise `FORMAT`: checkpoints of earlier formats still load, and earlier releases reject new ones.
 
 The format's number is in `checksums.json`:
 
@@ -55,7 +55,8 @@ class Part(Protocol):
 class Progress:
     """How far training has come. A checkpoint holds it as one float64 tensor.
 
-    New attributes go to the end and have a default, which they get from an earlier checkpoint.
+    New attributes go to the end, as the tensor has no names, and have a default, which stays if an
+    earlier checkpoint is loaded.
 
     Attributes:
         step: the number of completed steps.
@@ -102,6 +103,7 @@ def fit_progress(state: State, metadata: Metadata) -> None:
     Args:
         metadata: that of the checkpoint to be loaded.
     """
+    # A tensor can only be loaded into one of its own size.
     saved = metadata.state_dict_metadata.get(PROGRESS)
     if isinstance(saved, TensorStorageMetadata):
         state[PROGRESS] = state[PROGRESS][: saved.size[0]]

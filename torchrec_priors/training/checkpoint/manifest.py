@@ -46,6 +46,7 @@ def read_manifest(place: Path) -> dict[str, Checksum]:
             "update it"
         )
 
+    # Names lead to files that are read: none may lead out of the folder.
     try:
         files = values[FILES]
         for name in files:

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from torchrec_priors.training.checkpoint.keys import DCP_METADATA
 
+# What the pickle of a checkpoint of ours names, and nothing else.
 _OF_DCP = "torch.distributed.checkpoint.metadata"
 _KNOWN = {
     (_OF_DCP, "Metadata"),
@@ -158,9 +159,11 @@ def _index(value: Any, tensors: Mapping[str, Any]) -> MetadataIndex:
 def _storage_info(value: Any) -> _StorageInfo:
     """Where a piece is: a file of the checkpoint's own folder, an offset and a length."""
     state = _state(value, "_StorageInfo")
+    # Only files in the checkpoint's own folder may be read.
     file = _require(state.get("relative_path"), str, "a file's name")
     if not file or file in (".", "..") or "/" in file or "\0" in file:
         raise ValueError(f"{file!r} is no file of the checkpoint")
+    # PyTorch would pass the data through extensions of these names.
     if state.get("transform_descriptors"):
         raise ValueError("a tensor is stored in another form than ours")
     return _StorageInfo(file, _natural(state.get("offset")), _natural(state.get("length")))

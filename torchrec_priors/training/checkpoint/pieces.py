@@ -34,4 +34,5 @@ class Pieces(LocalShardsWrapper):
 
     def size(self, *dimension: int) -> torch.Size | int:
         """Returns the size of the whole tensor, or of one of its dimensions."""
+        # `torch.distributed.checkpoint` compares it with the size that was saved.
         return self.whole[dimension[0]] if dimension else self.whole

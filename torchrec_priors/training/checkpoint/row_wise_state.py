@@ -60,6 +60,7 @@ def in_saved_form(state: State, metadata: Metadata) -> Iterator[None]:
 
     yield
 
+    # The run's own tensors go back into the state: the optimizer reads them through it.
     for entry in borrowed:
         entry.states[entry.name] = entry.value
         if entry.saved is not None:
@@ -76,6 +77,7 @@ def _other_forms(state: State, metadata: Metadata) -> list[_Borrowed]:
             saved = metadata.state_dict_metadata.get(key_in_optimizers(parameter, name))
             if not isinstance(value, DTensor) or not isinstance(saved, TensorStorageMetadata):
                 continue
+            # A state with a number for each element loads into any cut as it is.
             if value.dim() != 1 or value.shape == saved.size:
                 continue
 

@@ -34,6 +34,7 @@ def staged_copy(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(staged_copy(inner) for inner in value)
 
+    # Of a sharded tensor this rank has only some shards.
     if isinstance(value, DTensor):
         local: Any = value.to_local()
         shards = [_copy(shard) for shard in local.local_shards()]

@@ -54,6 +54,7 @@ def _acquire(lock: FileLock, folder: Path) -> str | None:
 
     A file system without locks is logged, and training goes ahead without one.
     """
+    # Not waiting: the user learns at once that the folder is in use.
     try:
         lock.acquire(blocking=False)
     except Timeout:
@@ -64,6 +65,7 @@ def _acquire(lock: FileLock, folder: Path) -> str | None:
     except (NotImplementedError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
+
         log.warning(
             "'%s' is on a file system without locks: make sure that only one training works there",
             folder,

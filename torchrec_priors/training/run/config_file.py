@@ -26,6 +26,7 @@ def write_config(file: Path, config: RunConfig, run_id: str = "") -> None:
     Args:
         run_id: as in `data.json`, so that the file of another run is noticed.
     """
+    # The id is above the line of the checksum, so it is covered by it.
     text = config.to_toml()
     if run_id:
         text += f"{_RUN}{run_id}\n"

@@ -2,11 +2,8 @@
 
 import hashlib
 import json
-import logging
-import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +17,15 @@ from torchrec_priors.remote.uri import Place
 from torchrec_priors.settings.training import MAY_CHANGE
 from torchrec_priors.training.run.config_file import read_config, write_config
 from torchrec_priors.training.run.origin import FORMAT, Ancestor, Origin, read_origin, write_origin
+from torchrec_priors.training.run.recorded_data import (
+    TrainedOn,
+    added_priors,
+    check_priors,
+    earlier_state,
+    say_grown,
+)
+from torchrec_priors.training.run.same_settings import decisive_settings, first_difference
 from torchrec_priors.training.run.seen import read_seen
-
-log = logging.getLogger(__name__)
 
 CONFIG = "config.toml"
 DATA = "data.json"
@@ -36,38 +39,6 @@ CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
 # What may exist before a run has its configuration.
 _BEFORE_CONFIG = (PATHS, SEEN, TRAINED, DATA, CHECKPOINTS, LOCK)
-
-# Sections and settings under which a run may be resumed with other values.
-_NOT_THE_RUN = ("sharding",)
-_MAY_CHANGE = {f"training.{name}" for name in MAY_CHANGE}
-
-# What becomes of new items, by `embedding.unseen`.
-_NEW_ITEMS = {
-    "own": "they have no rows: left out, never recommended (embedding.unseen may be dropped, "
-    "shared, hashed or managed)",
-    "dropped": "left out and never recommended",
-    "shared": "they have the shared row and are never recommended",
-    "hashed": "they have hashed rows",
-    "managed": "they have no rows of their own and are not recommended until training meets them",
-}
-
-
-@dataclass(frozen=True)
-class TrainedOn:
-    """What a run that was started recorded of its data.
-
-    Attributes:
-        paths: the file of the training positives of its paths.
-        items: the number of items that the data set had.
-        seen_I: bool, items that were seen often enough; None if all items have their own rows.
-        groups: the number of groups that each prior had, if the data set has grown since; else
-            None.
-    """
-
-    paths: Path
-    items: int
-    seen_I: np.ndarray | None
-    groups: dict[str, int] | None
 
 
 @dataclass(frozen=True)
@@ -159,11 +130,14 @@ class RunFolder:
             UserError: there is no run, or its files are damaged.
         """
         config, origin = self._recorded("--init-from")
-        settings = tomllib.loads(config.to_toml_for_checksums())
-        decisive = {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
+        decisive = decisive_settings(config.to_toml_for_checksums())
+
+        # Settings such as the number of steps may change when a run is resumed.
         decisive["training"] = {
-            name: value for name, value in settings["training"].items() if name not in MAY_CHANGE
+            name: value for name, value in decisive["training"].items() if name not in MAY_CHANGE
         }
+
+        # Contents instead of paths, so the run is the same when it has moved.
         data = [
             origin.content_sha256,
             origin.priors,
@@ -189,8 +163,9 @@ class RunFolder:
         config, origin = self._recorded(option)
         self._check_own_files(config, origin, trust=self.trust)
 
+        # Data may have grown since training, by --append, or be the same.
         data = PreparedData(data_path or origin.path)
-        if _earlier_state(data, origin) is not None:
+        if earlier_state(data, origin) is not None:
             if origin.events is not None and data.manifest.events != origin.events:
                 raise UserError(
                     f"'{data.folder}' has other event types than when '{self.path}' was trained: "
@@ -202,7 +177,7 @@ class RunFolder:
                 "has grown from it"
             )
 
-        self._check_priors(origin, data)
+        check_priors(self.path, origin, data)
         return config, data
 
     def trained_on(self, config: RunConfig, data: PreparedData) -> TrainedOn:
@@ -214,7 +189,7 @@ class RunFolder:
         origin = self.origin()
         self.check_whole(self.paths, origin)
 
-        state = _earlier_state(data, origin)
+        state = earlier_state(data, origin)
         items = data.items
         groups = None
         if state is not None:
@@ -232,16 +207,7 @@ class RunFolder:
 
     def say_grown(self, config: RunConfig, data: PreparedData) -> None:
         """Logs what becomes of items that came after the run was trained, if there are any."""
-        state = _earlier_state(data, self.origin())
-        if state is None or data.items == int(state["items"]):
-            return
-        log.info(
-            "'%s' has %s items more than when '%s' was trained: %s",
-            data.folder,
-            f"{data.items - int(state['items']):,}",
-            self.path,
-            _NEW_ITEMS[config.embedding.unseen],
-        )
+        say_grown(self.path, self.origin(), config, data)
 
     def record(
         self,
@@ -268,7 +234,7 @@ class RunFolder:
         origin = Origin(
             path=str(data.folder.absolute()),
             content_sha256=manifest.prepared_sha256,
-            priors=_added_priors(config, data),
+            priors=added_priors(config, data),
             groups={prior.name: len(prior.groups) for prior in manifest.priors},
             events=manifest.events,
             init_from=None if init_from is None else str(init_from.path.absolute()),
@@ -311,7 +277,9 @@ class RunFolder:
         origin = self.origin()
         recorded = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
         # `recorded` also has the defaults of settings that this release has and that one lacked.
-        difference = _first_difference(_decisive(recorded), _decisive(config))
+        difference = first_difference(
+            decisive_settings(recorded.to_toml()), decisive_settings(config.to_toml())
+        )
         if difference:
             raise UserError(
                 f"--run: '{self.path}' holds a run of another configuration ({difference}): choose "
@@ -325,7 +293,7 @@ class RunFolder:
             )
         # The configuration comes from the user, not from the folder, so its files are trusted.
         self._check_own_files(config, origin, trust=True)
-        self._check_priors(origin, data)
+        check_priors(self.path, origin, data)
 
     def check_whole(self, file: Path, origin: Origin) -> None:
         """Checks a file whose checksum was recorded; others are not checked.
@@ -381,70 +349,7 @@ class RunFolder:
     def _check_own_files(self, config: RunConfig, origin: Origin, *, trust: bool) -> None:
         check_trusted(config.own_files(), origin.own_files, self.path, trust=trust)
 
-    def _check_priors(self, origin: Origin, data: PreparedData) -> None:
-        """Checks that the added priors that the run uses are the same, or have grown from those.
-
-        Raises:
-            UserError: one is missing or has changed.
-        """
-        added = data.manifest.added_priors()
-        for name, checksum in origin.priors.items():
-            if name not in added:
-                raise UserError(
-                    f"'{self.path}' was trained with prior '{name}', which '{data.folder}' lacks: "
-                    "add it again"
-                )
-            if checksum not in (added[name], *data.manifest.prior(name).grown_from):
-                raise UserError(
-                    f"prior '{name}' of '{data.folder}' has changed since '{self.path}' was "
-                    "trained: make it as it was, or train again"
-                )
-
-
-def _decisive(config: RunConfig) -> dict[str, Any]:
-    """Returns the nested settings of a run, without sections that do not decide it."""
-    settings = tomllib.loads(config.to_toml())
-    return {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
-
-
-def _added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
-    """Returns checksums of the priors added to the data that a run uses, by name."""
-    names = {part for level in config.priors.tree for part in (level, *level.split(":"))}
-    added = data.manifest.added_priors()
-
-    # The user's own files may read any of them.
-    if config.own_files():
-        return added
-    return {name: checksum for name, checksum in added.items() if name in names}
-
-
-def _earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
-    """Returns the state of a data set when a run was trained on it.
-
-    None if the data set has not grown since, or is another one.
-    """
-    if data.manifest.prepared_sha256 == origin.content_sha256:
-        return None
-    states = [
-        state for state in data.manifest.grown if state["prepared_sha256"] == origin.content_sha256
-    ]
-    return states[-1] if states else None
-
 
 def _is_hidden_part(path: Path) -> bool:
     """Whether the file is a part of one, left by a kill."""
     return path.name.startswith(".") and path.name.endswith(".partial")
-
-
-def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
-    """Describes the first setting that differs, apart from those that may change."""
-    for key in sorted({*old, *new}):
-        before = old.get(key)
-        after = new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            inner = _first_difference(before, after, f"{prefix}{key}.")
-            if inner:
-                return inner
-        elif before != after and f"{prefix}{key}" not in _MAY_CHANGE:
-            return f"{prefix}{key} = {before!r} there, {after!r} here"
-    return None

@@ -45,6 +45,7 @@ def check_beginning(file: Path, noted: Mapping[str, Any]) -> None:
     Raises:
         UserError: the file begins with something else.
     """
+    # A missing file and an empty one are the same: neither begins as it did.
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content[: noted["bytes"]]).hexdigest() != noted["sha256"]:
         raise UserError(
@@ -65,6 +66,7 @@ def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
     except FileNotFoundError:
         return []
 
+    # The text of a line is returned, too: writing it again keeps its checksum.
     lines = []
     for number, line in enumerate(whole, 1):
         try:
@@ -80,6 +82,7 @@ def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _values(line: str) -> dict[str, Any]:
     """Reads a line; raises ValueError if it is not as written."""
+    # Lines of earlier versions have no checksum; JSON finds most damage in these.
     match = _SIGNED.fullmatch(line)
     if match is not None and _checksum(match[1]) != match[2]:
         raise ValueError("it does not match its checksum")

@@ -95,12 +95,14 @@ def read_origin(file: Path) -> Origin:
         # Through JSON text: in strict mode, Python values would have to be dataclasses already.
         origin = _reader().validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
+        # Pydantic lists all problems on many lines; one is enough to know that it is damaged.
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         raise UserError(
             f"'{file}' cannot be read ('{key}': {problem['msg']}): put it back, or train again"
         ) from error
 
+    # A later format may mean something else by the same keys.
     if origin.format > FORMAT:
         raise UserError(
             f"'{file}' is of format {origin.format}, and this release reads up to {FORMAT}: "

@@ -66,8 +66,12 @@ def count_positives(
     counts = torch.zeros(paths + 1, horizon, dtype=torch.int64)
     columns = [column for column in tree.needs if column == "events"]
 
+    # The log may be larger than memory; a row group is not.
     for group in data.row_groups[share.rank :: share.world]:
         users = data.read_users(group, columns)
+
+        # For each item of the row group: its user, its index in the history, and whether it is
+        # trained on.
         owner = group.first_user + np.repeat(np.arange(len(users.lengths)), users.lengths)
         index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
         ends = training_end_U[group.first_user : group.first_user + group.users]
@@ -85,6 +89,7 @@ def count_positives(
                 torch.from_numpy(values[chosen]).to(tree.device)
                 for values in (users.items, owner, *users.columns.values())
             )
+            # Event codes are only read if a prior needs them.
             event_M = event[0] if event else None
             targets = Targets(items, torch.full_like(items, offset), event_M, user_M)
 
@@ -148,6 +153,7 @@ def read_paths(file: Path, tree: PriorTree) -> Counted:
             "train again"
         )
 
+    # A file of an earlier version has no checksum, so its values may be of any type.
     try:
         positives_K = torch.tensor([int(path["positives"]) for path in recorded["paths"]])
         by_offset = None

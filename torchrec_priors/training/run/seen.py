@@ -42,6 +42,7 @@ def training_frequency(data: PreparedData, settings: TrainingConfig, ranks: Rank
     if not settings.fit_all:
         return data.catalogue(["frequency"])["frequency"].to_numpy().astype(np.int64)
 
+    # With `fit_all` the rest of the histories counts, too; each rank reads its share of the users.
     count = torch.zeros(data.items, dtype=torch.int64)
     for group in data.row_groups[ranks.rank :: ranks.world]:
         items = torch.from_numpy(data.read_users(group).items)
@@ -54,6 +55,7 @@ def say_unseen(config: UnseenConfig, rows: Rows, frequency: np.ndarray | None) -
     for key in config.without_effect():
         log.warning("%s has no effect with embedding.unseen = '%s'", key, config.unseen)
 
+    # What a managed table holds changes during training, so there is nothing to count yet.
     if isinstance(rows, ManagedRows):
         log.info(
             "%s rows for the %s items: admitted as training meets them, evicted by %s every %s "
@@ -110,6 +112,7 @@ def read_seen(file: Path, items: int) -> np.ndarray:
             f"{file}, which says what items have rows, cannot be read ({reason}): train again"
         ) from error
 
+    # NumPy takes negative indices from the end, so these must be noticed here.
     if len(item) and not 0 <= item.min() <= item.max() < items:
         raise UserError(
             f"{file} names an item outside the catalogue of {items:,} that it was written for: "

@@ -23,6 +23,7 @@ def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
         UserError: `given` is no run, or not the one that the run was started from; or that one is
             needed and does not exist any more.
     """
+    # A run that begins: whatever is given, if it can be read.
     if not folder.was_started:
         if given is not None:
             given.open(option="--init-from")
