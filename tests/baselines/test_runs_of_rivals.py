@@ -10,8 +10,8 @@ from torchrec_priors import load_run
 from torchrec_priors.apps import evaluate
 from torchrec_priors.config import load_config, parse
 from torchrec_priors.errors import UserError
-from torchrec_priors.planning.asked import from_config
 from torchrec_priors.planning.machines import MACHINES
+from torchrec_priors.planning.read_request import from_config
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.export import export

@@ -1,7 +1,7 @@
 """Requests that tests of the planner begin with."""
 
-from torchrec_priors.planning.asked import Numbers, from_numbers
 from torchrec_priors.planning.machines import machine_of
+from torchrec_priors.planning.read_request import Numbers, from_numbers
 
 
 def request_of(

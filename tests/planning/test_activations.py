@@ -14,9 +14,9 @@ from torchrec_priors.data.windows import Windows
 from torchrec_priors.errors import UserError
 from torchrec_priors.ops.hstu_attention_native import has_native
 from torchrec_priors.planning.activations import Activations
-from torchrec_priors.planning.asked import from_config
 from torchrec_priors.planning.machines import MACHINES
 from torchrec_priors.planning.queries import Queries, queries_in
+from torchrec_priors.planning.read_request import from_config
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.load import load_tree
 from torchrec_priors.ranks.process import join

@@ -4,9 +4,9 @@ import pytest
 
 from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
-from torchrec_priors.planning.asked import from_config
 from torchrec_priors.planning.machines import MACHINES
 from torchrec_priors.planning.planner import plan
+from torchrec_priors.planning.read_request import from_config
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model

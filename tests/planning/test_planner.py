@@ -27,7 +27,7 @@ def test_a_rank_has_its_share_of_rows_and_of_row_wise_state(items, ranks, device
 
 def test_two_ranks_hold_half_each():
     found = plan(request_of(1_000_000, 2, dim=64, device="cpu"))
-    assert [(shard.rank, shard.rows, shard.first_row) for shard in found.tables[0].shards] == [
+    assert [(shard.rank, shard.rows, shard.first_row) for shard in found.tables[0].pieces] == [
         (0, 500_000, 0),
         (1, 500_000, 500_000),
     ]
@@ -36,7 +36,7 @@ def test_two_ranks_hold_half_each():
 
 
 def test_shards_cover_the_table_where_rows_do_not_divide():
-    shards = plan(request_of(1_255_665, 64)).tables[0].shards
+    shards = plan(request_of(1_255_665, 64)).tables[0].pieces
     assert [shard.first_row for shard in shards] == [19_620 * rank for rank in range(64)]
     assert sum(shard.rows for shard in shards) == 1_255_665
 
@@ -62,7 +62,7 @@ def test_halved_rows_keep_a_whole_state():
 
 def test_column_shards_have_a_state_each():
     found = plan(request_of(1_000_000, 8, sharding="column_wise"))
-    assert [(shard.rows, shard.columns) for shard in found.tables[0].shards] == [
+    assert [(shard.rows, shard.columns) for shard in found.tables[0].pieces] == [
         (1_000_000, 32)
     ] * 8
     assert sorted(memory.optimizer for memory in found.memory_W) == [4_000_000] * 8
@@ -102,7 +102,7 @@ def test_several_tables():
             batch=128,
         )
     )
-    assert [(table.name, table.rows) for table in several.tables] == [
+    assert [(plan.table.name, plan.table.rows) for plan in several.tables] == [
         ("item", 1_000_000),
         ("brand", 800),
     ]

@@ -13,10 +13,10 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.planning import measure as measuring
 from torchrec_priors.planning import plot as plots
 from torchrec_priors.planning import show
-from torchrec_priors.planning.asked import DEFAULTS, Numbers, from_config, from_numbers
 from torchrec_priors.planning.counts import read_counts
 from torchrec_priors.planning.fits import check_any_fits, plan_or_explain
 from torchrec_priors.planning.machines import machine_of
+from torchrec_priors.planning.read_request import DEFAULTS, Numbers, from_config, from_numbers
 from torchrec_priors.planning.request import Request
 from torchrec_priors.planning.sweep import sweep
 from torchrec_priors.prepared.data_set import PreparedData

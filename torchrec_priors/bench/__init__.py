@@ -1,1 +1,1 @@
-"""`bench`: our path, the plain dense reference and the machine's limit, side by side in one run."""
+"""`bench`: our path, the plain dense reference and the machine's limit, compared in one run."""

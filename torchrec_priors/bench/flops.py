@@ -1,9 +1,11 @@
-"""FLOPs that no implementation can leave out.
+"""Minimum compute: FLOPs that every implementation needs.
 
-    training   6 P N + 3 * 4 d sum of L (L + 1) / 2 a layer + 6 d sum over sets of (queries x negatives) + 6 d^2 R
+    training   6 P N + 3 * 4 d sum of L (L + 1) / 2 per layer
+               + 6 d sum over sets of (queries x negatives) + 6 d^2 R
     retrieval  2 d x users x segments x sum of group sizes
 
-with P the dense parameters that every token passes, N tokens, L lengths, and R (token, adapter) pairs.
+with P the dense parameters that every token passes, N tokens, L lengths, and R (token, adapter)
+pairs.
 """
 
 import numpy as np
@@ -17,36 +19,37 @@ from torchrec_priors.model import Recommender
 
 @torch.no_grad()
 def training_flops(model: Recommender, batch: Batch) -> float:
-    """Of one step on this batch."""
+    """Returns the FLOPs of one step on this batch."""
     (part,) = batch.parts
     dim = model.config.dim
     tokens = len(part.context_N)
     assert isinstance(model.encoder, HSTU)
     layers = list(model.encoder.layers)
-    passed = sum(
-        part.weight.numel() for part in model.encoder.modules() if isinstance(part, torch.nn.Linear)
-    )
+    linear = [module for module in model.encoder.modules() if isinstance(module, torch.nn.Linear)]
+    passed = sum(module.weight.numel() for module in linear)
+    dense = 6.0 * passed * tokens
+
     lengths = part.offsets_B1.diff().double()
     pairs = float((lengths * (lengths + 1) / 2).sum())
+    attention = 12.0 * dim * pairs * len(layers)
+
     looked_up = model.look_up(batch)
     positives = model.positives(looked_up, part)
-    queries_S = torch.bincount(
-        model.item_set_K[positives.path_P], minlength=model.tree.item_sets
-    ).numpy()
-    products = (
-        float((queries_S * np.array(batch.draw.counts_S)).sum())
-        + len(positives.path_P) * batch.draw.shared
-    )
+    set_P = model.item_set_K[positives.path_P]
+    queries_S = torch.bincount(set_P, minlength=model.tree.item_sets).numpy()
+    own = float((queries_S * np.array(batch.draw.counts_S)).sum())
+    products = own + len(positives.path_P) * batch.draw.shared
     rows = _adapter_rows(model.heads, positives.token_P, positives.path_P)
-    attention = 12.0 * dim * pairs * len(layers)
-    return 6.0 * passed * tokens + attention + 6.0 * dim * products + 6.0 * dim**2 * rows
+    return dense + attention + 6.0 * dim * products + 6.0 * dim**2 * rows
 
 
 def _adapter_rows(heads: PriorHeads, token_P: torch.Tensor, path_P: torch.Tensor) -> int:
-    """Distinct (token, node) pairs over all depths."""
+    """Returns the number of distinct (token, node) pairs over all depths."""
     rows = 0
     for depth in range(1, heads.depth + 1):
         node_P = getattr(heads, f"node_{depth}")[path_P]
-        keys = torch.unique(node_P[node_P >= 0] * (int(token_P.max()) + 1) + token_P[node_P >= 0])
-        rows += len(keys)
+        # Paths that end above this depth have no node, i.e. -1.
+        has_node_P = node_P >= 0
+        keys = node_P[has_node_P] * (int(token_P.max()) + 1) + token_P[has_node_P]
+        rows += len(torch.unique(keys))
     return rows

@@ -1,16 +1,21 @@
-"""What the machine can do, measured beside what is compared with it."""
+"""What the machine can do, measured next to what is compared with it."""
 
 import statistics
 import time
 
 import torch
+import torch.distributed as dist
 
 _SIDE = 1_536
-_COPIED = 1 << 26  # floats
+_COPIED = 1 << 26  # floats of a copy
+_SENT = 1 << 22  # floats of an all-to-all
 
 
 def matmul_rate(repeats: int = 15) -> float:
-    """FLOP/s of the product of two square float32 matrices, with the threads that torch has; the median."""
+    """Returns the FLOP/s of a product of two square float32 matrices; the median of the repeats.
+
+    It uses the number of threads that torch has.
+    """
     left = torch.randn(_SIDE, _SIDE)
     right = torch.randn(_SIDE, _SIDE)
     out = torch.empty(_SIDE, _SIDE)
@@ -19,11 +24,13 @@ def matmul_rate(repeats: int = 15) -> float:
         started = time.perf_counter()
         torch.mm(left, right, out=out)
         seconds.append(time.perf_counter() - started)
+
+    # The first product warms up.
     return 2 * _SIDE**3 / statistics.median(seconds[1:])
 
 
 def bandwidth(repeats: int = 7) -> float:
-    """Bytes/s that a copy of memory reads and writes; the median."""
+    """Returns the bytes/s that a copy of memory reads and writes; the median of the repeats."""
     source = torch.zeros(_COPIED)
     target = torch.empty_like(source)
     seconds = []
@@ -31,4 +38,25 @@ def bandwidth(repeats: int = 7) -> float:
         started = time.perf_counter()
         target.copy_(source)
         seconds.append(time.perf_counter() - started)
+
+    # The first copy gets the pages of the target.
     return 2 * 4 * _COPIED / statistics.median(seconds[1:])
+
+
+def link_bandwidth(ranks: int, repeats: int) -> float:
+    """Returns the bytes/s of an all-to-all between all ranks, the best of the repeats.
+
+    A rank's own part counts, too, as the planner counts it. A single rank has no link: 0.
+    """
+    if ranks == 1:
+        return 0.0
+
+    sent = torch.zeros(_SENT)
+    received = torch.empty(_SENT)
+    seconds = []
+    for _ in range(repeats):
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_to_all_single(received, sent)
+        seconds.append(time.perf_counter() - started)
+    return 4 * _SENT / min(seconds)

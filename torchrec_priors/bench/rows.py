@@ -1,4 +1,4 @@
-"""The rows of a table: variants of a shape, each measured by a process of its own, beside our path in the same run."""
+"""The rows of a table: variants of a shape, each measured in a process of its own."""
 
 import json
 import statistics
@@ -22,10 +22,11 @@ class Variant:
     """What is measured.
 
     Attributes:
+        name: in the table.
         how: `ours` or `reference`.
         without: optimisations that are left out.
         changes: to the configuration, by dotted names.
-        items: of the catalogue, where it is another.
+        items: of the catalogue; 0 for the shape's.
     """
 
     name: str
@@ -42,8 +43,8 @@ class Row:
     Attributes:
         spread: half the distance between the quartiles of the repeats, as a share of the median.
         result: of the first repeat: loss of the first step, or a checksum of what was found.
-        forward_s: median of a repeat's first part, where it has two.
-        sent_bytes: the most that a rank sent to others in a repeat, where it was counted.
+        forward_s: median of a repeat's first part, if it has two.
+        sent_bytes: sent by a rank to others in a repeat, at most, if it was counted.
     """
 
     shape: str
@@ -65,9 +66,9 @@ class Row:
     @classmethod
     def of(cls, shape: str, variant: str, timed: Timed) -> "Row":
         median = statistics.median(timed.seconds)
-        quartiles = (
-            statistics.quantiles(timed.seconds, n=4) if len(timed.seconds) > 1 else [median] * 3
-        )
+        quartiles = [median] * 3
+        if len(timed.seconds) > 1:
+            quartiles = statistics.quantiles(timed.seconds, n=4)
         return cls(
             shape=shape,
             variant=variant,
@@ -85,7 +86,7 @@ class Row:
         )
 
     def beside(self, reference: "Row") -> "Row":
-        """The same, with the reference's time and memory as ratios."""
+        """Returns the row with time and memory as ratios to the reference."""
         return replace(
             self,
             speedup=reference.median_s / self.median_s,
@@ -94,30 +95,34 @@ class Row:
 
 
 def variants_of(shape: Shape, ablations: Sequence[str]) -> list[Variant]:
-    """Our path first, then the reference, then what the shape is there to show, then our path without each of some
-    optimisations."""
-    found = [Variant("ours"), Variant("reference", "reference")]
+    """Returns the variants of a shape, in the order of the table.
+
+    Our path comes first, then the reference, then what the shape is meant to show, then our path
+    without each of the given optimisations.
+    """
+    variants = [Variant("ours"), Variant("reference", "reference")]
     if shape.name == "ebnerd":
-        found.append(Variant("one head", changes=(("priors.tree", ()),)))
+        variants.append(Variant("one head", changes=(("priors.tree", ()),)))
     if shape.top:
-        found.append(Variant("int8", changes=(("evaluation.tiles", "int8"),)))
+        variants.append(Variant("int8", changes=(("evaluation.tiles", "int8"),)))
     if shape.name == "merrec":
-        found.append(Variant("twice the catalogue", items=2 * shape.items))
+        variants.append(Variant("twice the catalogue", items=2 * shape.items))
     if not shape.top:
-        found += [Variant(f"without {name}", without=(name,)) for name in ablations]
-    return found
+        variants += [Variant(f"without {name}", without=(name,)) for name in ablations]
+    return variants
 
 
 def measure(
     shape: Shape, variants: Sequence[Variant], repeats: int, threads: int, report: Report
 ) -> list[Row]:
-    """Rows of the variants, in their order; the first is ours."""
+    """Returns the rows of the variants, in their order; the first is ours."""
     rows = []
     with _workloads(shape, report) as data_of:
         for variant in variants:
             report(f"{shape.name}: {variant.name}")
             timed = run(variant, shape, data_of(variant.items or shape.items), repeats, threads)
             rows.append(Row.of(shape.name, variant.name, timed))
+
     reference = next((row for row in rows if row.variant == "reference"), None)
     return [row if reference is None or row is reference else row.beside(reference) for row in rows]
 
@@ -133,15 +138,17 @@ def run(
     """Measures one variant in a process of its own."""
     arguments = [shape.name, variant.how, str(data), "--repeats", str(repeats)]
     arguments += ["--changes", json.dumps(dict(variant.changes))]
-    arguments += ["--without", *variant.without] if variant.without else []
-    arguments += ["--profile", str(profile)] if profile is not None else []
+    if variant.without:
+        arguments += ["--without", *variant.without]
+    if profile is not None:
+        arguments += ["--profile", str(profile)]
     return in_a_process(
         f"{shape.name}, {variant.name}", "torchrec_priors.bench.worker", arguments, threads
     )
 
 
 def trace(shape: Shape, file: Path, threads: int) -> None:
-    """Writes what our path does in a few repeats."""
+    """Writes a trace of a few repeats of our path."""
     with _workloads(shape, lambda _: None) as data_of, new_file(file) as partial:
         run(Variant("ours"), shape, data_of(shape.items), 2, threads, partial)
 
@@ -152,14 +159,14 @@ def as_json(rows: Sequence[Row], machine: dict[str, Any]) -> str:
 
 @contextmanager
 def _workloads(shape: Shape, report: Report) -> Iterator[Callable[[int], Path]]:
-    """Makes the shape's data set of so many items where it is not there yet."""
+    """Yields a function that makes the shape's data set of a number of items, each only once."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
 
         def data_of(items: int) -> Path:
-            place = Path(folder) / f"{shape.name}-{items}"
-            if not place.exists():
+            data = Path(folder) / f"{shape.name}-{items}"
+            if not data.exists():
                 report(f"{shape.name}: making up {items:,} items")
-                make_workload(replace(shape, items=items), place)
-            return place
+                make_workload(replace(shape, items=items), data)
+            return data
 
         yield data_of

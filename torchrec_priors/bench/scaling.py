@@ -1,7 +1,7 @@
-"""Weak scaling: one rank and two, a thread each, with as many sequences a rank, on the log and model of `merrec`.
+"""Weak scaling: one rank and two, a thread each, with the same number of sequences per rank.
 
-What is lost has two causes: cores that share memory and caches, which two runs side by side show that know nothing of
-one another, and what ranks tell one another and wait for.
+Log and model are those of `merrec`. What is lost has two causes: cores share memory and caches,
+which two independent runs at the same time show, and ranks send and wait for each other's data.
 """
 
 from collections.abc import Callable
@@ -17,42 +17,46 @@ from torchrec_priors.bench.workload import make_workload
 Report = Callable[[str], None]
 
 _RANKS = 2
-_FEW = 1_000
+_FEW = 1_000  # items
 _WORKER = "torchrec_priors.bench.worker"
 
 
 def scaling_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
-    """`speedup` is that of tokens a second, `memory_ratio` that of a rank's peak, both beside one rank's. The runs with
-    few items are there for their memory: a rank's peak should be theirs and its part of the table."""
+    """Measures one rank, several, and several independent runs.
+
+    `speedup` is of tokens per second, `memory_ratio` of a rank's peak, both relative to one rank.
+    The runs with few items show memory: a rank's peak should be theirs plus its part of the table.
+    """
     shape = SHAPES["merrec"]
     rows = []
     for items in (shape.items, _FEW):
-        named = "" if items == shape.items else f", {items:,} items"
-        one, more = (
-            _workload(
-                replace(shape, items=items, sequences=ranks * shape.sequences), folder, repeats
-            )
-            for ranks in (1, _RANKS)
-        )
-        alone = partial(in_a_process, "1 rank", _WORKER, one, 1)
-        both = partial(on_ranks, _RANKS, f"{_RANKS} ranks", _WORKER, more, 1)
-        variants = {"1 rank": partial(together, [alone]), f"{_RANKS} ranks": both}
-        if not named:
-            variants[f"{_RANKS} runs of 1 rank side by side"] = partial(together, [alone] * _RANKS)
+        suffix = "" if items == shape.items else f", {items:,} items"
+        small = replace(shape, items=items)
+        large = replace(shape, items=items, sequences=_RANKS * shape.sequences)
+        of_one = _worker_arguments(small, folder, repeats)
+        of_several = _worker_arguments(large, folder, repeats)
+
+        one = partial(in_a_process, "1 rank", _WORKER, of_one, 1)
+        several = partial(on_ranks, _RANKS, f"{_RANKS} ranks", _WORKER, of_several, 1)
+        variants = {"1 rank": partial(together, [one]), f"{_RANKS} ranks": several}
+        if items == shape.items:
+            name = f"{_RANKS} runs of 1 rank side by side"
+            variants[name] = partial(together, [one] * _RANKS)
+
         for name, run in variants.items():
-            report(f"scaling: {name}{named}")
-            rows.append(Row.of("scaling", f"{name}{named}", run()))
+            report(f"scaling: {name}{suffix}")
+            rows.append(Row.of("scaling", f"{name}{suffix}", run()))
     return [_beside(row, rows[0]) for row in rows]
 
 
-def _workload(shape: Shape, folder: Path, repeats: int) -> list[str]:
-    """Arguments of the worker for a log of so many sequences and items."""
-    place = folder / f"{shape.sequences}-{shape.items}"
-    make_workload(shape, place)
+def _worker_arguments(shape: Shape, folder: Path, repeats: int) -> list[str]:
+    """Makes the log of a shape, and returns the worker's arguments for it."""
+    data = folder / f"{shape.sequences}-{shape.items}"
+    make_workload(shape, data)
     return [
         shape.name,
         "ours",
-        str(place),
+        str(data),
         "--sequences",
         str(shape.sequences),
         "--repeats",

@@ -11,17 +11,19 @@ class Shape:
     """A step of training, or a batch of users to find items for.
 
     Attributes:
+        name: as --shape takes it.
         sequences: windows of the batch, or users.
-        context: most items of a context.
-        items: of the catalogue.
+        context: items of a context, at most.
+        items: items of the catalogue.
         horizon: tau.
-        tree: levels of the prior tree (`priors.tree`), the most telling first.
-        groups: of the level with groups of items.
+        tree: levels of the prior tree (`priors.tree`), from the top.
+        groups: number of groups of the level with groups of items.
         labels: groups of an item, on average; 1 for a partition.
-        negatives: draws a step over all item sets.
-        by_share: whether item sets have them by their training positives, or all the same.
+        negatives: number of draws in a step over all item sets.
+        by_share: whether item sets have them by their share of training positives, or all the same.
+        dim, layers, heads: of the model.
         score: `model.score`.
-        top: items to find, for retrieval; 0 where it is training.
+        top: number of items to find, for retrieval; 0 for training.
     """
 
     name: str
@@ -41,8 +43,15 @@ class Shape:
     top: int = 0
 
     def config(self, changes: dict[str, Any]) -> dict[str, Any]:
-        """The run configuration, as tables of its TOML file; `changes` by dotted names win."""
-        sets = 1 if not self.groups else self.groups
+        """Returns the run's configuration as tables of a TOML file.
+
+        Args:
+            changes: values by dotted names, which replace the shape's.
+        """
+        if self.by_share:
+            negatives = {"total": self.negatives}
+        else:
+            negatives = {"per_set": self.negatives // (self.groups or 1)}
         table: dict[str, Any] = {
             "model": {
                 "dim": self.dim,
@@ -52,9 +61,7 @@ class Shape:
             },
             "encoder": {"layers": self.layers, "heads": self.heads, "dropout": 0.0},
             "priors": {"tree": list(self.tree), "max_parameters": 1 << 40},
-            "negatives": {"total": self.negatives}
-            if self.by_share
-            else {"per_set": self.negatives // sets},
+            "negatives": negatives,
             "evaluation": {},
             "training": {
                 "batch": self.sequences,
@@ -69,41 +76,63 @@ class Shape:
         return table
 
 
-SHAPES = {
-    shape.name: shape
-    for shape in (
-        Shape("merrec", 64, 400, 1_255_665, 1, ("event",), 6, 1.0, 4_096, by_share=True),
-        Shape("pixel8m", 128, 50, 398_261, 8, ("temporal:8", "category"), 8, 2.9, 8 * 1_024),
-        Shape(
-            "ebnerd", 128, 50, 25_216, 8, ("temporal:8", "community"), 11, 1.0, 8_192, by_share=True
-        ),
-        Shape(
-            "retrieval",
-            256,
-            50,
-            1_255_665,
-            4,
-            ("temporal:4", "category"),
-            8,
-            2.9,
-            8 * 1_024,
-            top=200,
-        ),
-    )
-}
+_SHAPES = (
+    Shape(
+        "merrec",
+        sequences=64,
+        context=400,
+        items=1_255_665,
+        horizon=1,
+        tree=("event",),
+        groups=6,
+        labels=1.0,
+        negatives=4_096,
+        by_share=True,
+    ),
+    Shape(
+        "pixel8m",
+        sequences=128,
+        context=50,
+        items=398_261,
+        horizon=8,
+        tree=("temporal:8", "category"),
+        groups=8,
+        labels=2.9,
+        negatives=8 * 1_024,
+    ),
+    Shape(
+        "ebnerd",
+        sequences=128,
+        context=50,
+        items=25_216,
+        horizon=8,
+        tree=("temporal:8", "community"),
+        groups=11,
+        labels=1.0,
+        negatives=8_192,
+        by_share=True,
+    ),
+    Shape(
+        "retrieval",
+        sequences=256,
+        context=50,
+        items=1_255_665,
+        horizon=4,
+        tree=("temporal:4", "category"),
+        groups=8,
+        labels=2.9,
+        negatives=8 * 1_024,
+        top=200,
+    ),
+)
+SHAPES = {shape.name: shape for shape in _SHAPES}
 
-
-PARTS = (
-    "attention",
-    "prepare",
-    "reader",
-    "scaling",
-    "sharding",
-)  # of the whole, each with rows of its own
+# Parts of the whole, each with rows of its own instead of a shape's variants.
+PARTS = ("attention", "prepare", "reader", "scaling", "sharding")
 NAMES = (*SHAPES, *PARTS)
 
 
 def check_shape(name: str) -> None:
-    """Raises UserError where there is no such shape."""
+    """Raises UserError if there is no such shape."""
     if name not in NAMES:
         raise UserError(f"--shape: there is no shape '{name}': {nearest(name, NAMES)}")

@@ -1,7 +1,8 @@
-"""Lookups in MerRec's item table, cut in every way and over as many ranks as there are cores for.
+"""Lookups in MerRec's item table, sharded in every way over the number of ranks that have a core.
 
-A step asks for ids by Zipf's law, the ranks for equal parts of them, and gives a gradient for every vector back, which
-the fused optimizer takes at once. Forward is until the vectors are there, backward until the rows are changed.
+A step looks up ids drawn by Zipf's law, each rank an equal part of them, and returns a gradient for
+every vector, which the fused optimizer applies at once. Forward lasts until the vectors have
+arrived, backward until the rows have changed.
 """
 
 import argparse
@@ -15,16 +16,25 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.bench.rows import Row
 from torchrec_priors.bench.shapes import SHAPES
-from torchrec_priors.bench.timed import Timed, in_a_process, on_ranks, peak_bytes, repeat, tell
+from torchrec_priors.bench.timed import (
+    Timed,
+    in_a_process,
+    on_ranks,
+    peak_bytes,
+    print_result,
+    repeat,
+)
 from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.distribute import distribute
 from torchrec_priors.embedding.item_table import FEATURE, Shard, fuse_optimizer, item_table
 from torchrec_priors.embedding.own_rows import own_rows
+from torchrec_priors.embedding.plan import ModelPlan
 from torchrec_priors.ranks.process import Ranks, join
 from torchrec_priors.settings.sharding import ROW_WISE, TYPES, ShardingConfig
 from torchrec_priors.settings.table import TABLE
@@ -33,7 +43,8 @@ Report = Callable[[str], None]
 
 _IDS = 1 << 15  # of all ranks
 _WORLDS = (1, 2, 4)
-_AT_ONCE = 1 << 16
+_LEARNING_RATE = 0.05
+_AT_ONCE = 1 << 16  # rows that are filled at once
 _OPTIONS = {"ids once": ["--dedup"], "fp16 between ranks": ["--communication", "fp16"]}
 
 
@@ -43,7 +54,7 @@ class Lookups:
 
     Attributes:
         items, dim: of the table.
-        ids: of a step, over all ranks.
+        ids: number of ids of a step, over all ranks.
     """
 
     items: int = SHAPES["merrec"].items
@@ -51,43 +62,49 @@ class Lookups:
     ids: int = _IDS
 
     def of_rank(self, ranks: Ranks) -> Tensor:
-        """int64 ids; popular ones stand all over the table, as in a prepared data set."""
+        """Returns the int64 ids of a rank; popular ones are anywhere in the table."""
         generator = torch.Generator().manual_seed(0)
         position = torch.rand(self.ids, generator=generator, dtype=torch.float64)
-        rank = (self.items**position).long().clamp(max=self.items - 1)  # as often as 1 / rank
-        return (rank * 0x9E3779B1 % self.items).chunk(ranks.world)[ranks.rank]
+        # The item of a rank in popularity is drawn as often as 1 / rank.
+        popularity_rank = (self.items**position).long().clamp(max=self.items - 1)
+        # A multiplicative hash scatters them, as in a prepared data set.
+        return (popularity_rank * 0x9E3779B1 % self.items).chunk(ranks.world)[ranks.rank]
 
 
 def sharding_rows(repeats: int, threads: int, report: Report) -> list[Row]:
-    """Every type on 1, 2 and 4 ranks, as many as there are threads for; on the most also row-wise with each option.
+    """Measures every type on 1, 2 and 4 ranks, up to the number of threads.
 
-    `speedup` is row-wise's time on one rank by this; `memory_ratio` is that of what the table added to a rank's peak.
+    On the most ranks, row-wise is measured with each option, too. `speedup` is the time of row-wise
+    on one rank, divided by this one; `memory_ratio` is of what the table added to a rank's peak.
     """
     worlds = [world for world in _WORLDS if world <= max(threads, 2)]
     cases: list[tuple[int, str, str]] = [(world, kind, "") for world in worlds for kind in TYPES]
     cases += [(worlds[-1], ROW_WISE, option) for option in _OPTIONS]
     rows = []
     for world, kind, option in cases:
-        name = ", ".join(filter(None, (kind, option, f"{world} rank{'s' * (world > 1)}")))
+        ranks = "1 rank" if world == 1 else f"{world} ranks"
+        name = ", ".join(filter(None, (kind, option, ranks)))
         report(f"sharding: {name}")
         arguments = [kind, "--repeats", str(repeats), *_OPTIONS.get(option, ())]
-        each = max(1, threads // world)
+
+        threads_per_rank = max(1, threads // world)
         if world == 1:
-            timed = in_a_process(name, __name__, arguments, each)
+            timed = in_a_process(name, __name__, arguments, threads_per_rank)
         else:
-            timed = on_ranks(world, name, __name__, arguments, each)
+            timed = on_ranks(world, name, __name__, arguments, threads_per_rank)
         rows.append(Row.of("sharding", name, timed))
     return [_beside(row, rows[0]) for row in rows]
 
 
 def time_lookups(sharding: ShardingConfig, lookups: Lookups, repeats: int) -> Timed:
-    """Steps on this rank. `results` is a checksum of what all ranks find first, the same however the table is cut."""
+    """Times steps on this rank.
+
+    `results` is a checksum of what all ranks look up first, which is the same for every sharding.
+    """
     with join() as ranks:
         before = peak_bytes()
-        model = nn.Module()
-        model.table = item_table(lookups.items, lookups.dim)
-        fuse_optimizer(model.table, 0.05)
-        parallel, plan = distribute(model, ranks.device, sharding, lookups.ids // ranks.world)
+        per_rank = lookups.ids // ranks.world
+        parallel, plan = sharded_table(lookups.items, lookups.dim, ranks, sharding, per_rank)
         for shard in own_rows(parallel, plan, ranks.device, ranks.side)[TABLE].shards:
             _fill(shard)
         table: Any = parallel.module.table
@@ -101,6 +118,7 @@ def time_lookups(sharding: ShardingConfig, lookups: Lookups, repeats: int) -> Ti
             vectors.backward(vectors.detach())
             return _checksum(vectors, ids, ranks) if number == 0 else 0.0
 
+        # Only the first run is counted and checked, so that neither is in the measured time.
         with _counted(ranks) as sent:
             first = run(0)
         seconds, _ = repeat(lambda _: run(1), repeats)
@@ -116,17 +134,36 @@ def time_lookups(sharding: ShardingConfig, lookups: Lookups, repeats: int) -> Ti
     )
 
 
+def sharded_table(
+    items: int, dim: int, ranks: Ranks, sharding: ShardingConfig, lookups: int
+) -> tuple[DistributedModelParallel, ModelPlan]:
+    """Returns a module whose `table` is an item table over all ranks, and its plan.
+
+    Args:
+        items, dim: of the table.
+        ranks: over which it is sharded.
+        sharding: settings of a run.
+        lookups: number of ids that a rank looks up in a step.
+    """
+    model = nn.Module()
+    model.table = item_table(items, dim)
+    fuse_optimizer(model.table, _LEARNING_RATE)
+    return distribute(model, ranks.device, sharding, lookups)
+
+
 def _look_up(table: Any, ids: Tensor, dedup: bool) -> Tensor:
-    asked = KeyedJaggedTensor(keys=[FEATURE], values=ids, lengths=torch.tensor([len(ids)]))
-    place: dict[str, Tensor] = {}
-    if dedup:
-        asked, place = once(asked)
-    vectors: Tensor = table(asked)[FEATURE].values()
-    return vectors[place[FEATURE]] if dedup else vectors
+    queried = KeyedJaggedTensor(keys=[FEATURE], values=ids, lengths=torch.tensor([len(ids)]))
+    if not dedup:
+        vectors: Tensor = table(queried)[FEATURE].values()
+        return vectors
+
+    queried, index_of = once(queried)
+    distinct: Tensor = table(queried)[FEATURE].values()
+    return distinct[index_of[FEATURE]]
 
 
 def _fill(shard: Shard) -> None:
-    """Numbers that depend on row and column alone."""
+    """Writes numbers that depend only on row and column, so every sharding has the same table."""
     column = shard.first_column + torch.arange(shard.rows.shape[1])
     for start in range(0, len(shard.rows), _AT_ONCE):
         chunk = shard.rows[start : start + _AT_ONCE]
@@ -136,7 +173,7 @@ def _fill(shard: Shard) -> None:
 
 
 def _checksum(vectors: Tensor, ids: Tensor, ranks: Ranks) -> float:
-    """Of vectors at their ids."""
+    """Returns a checksum of all ranks' vectors, each weighted by its id."""
     weight = 1.0 + (ids % 13).double()
     return float(ranks.total((vectors.detach().double().square().sum(1) * weight).sum()))
 
@@ -151,8 +188,9 @@ def _counted(ranks: Ranks) -> Iterator[list[int]]:
         given = inspect.signature(plain).bind(*arguments, **named).arguments
         whole = given["input"]
         splits = given.get("input_split_sizes")
-        kept = splits[ranks.rank] if splits else len(whole) // ranks.world
-        sent[0] += (whole.numel() - kept * whole[:1].numel()) * whole.element_size()
+        # The rows that this rank sends to itself go nowhere.
+        kept_rows = splits[ranks.rank] if splits else len(whole) // ranks.world
+        sent[0] += (whole.numel() - kept_rows * whole[:1].numel()) * whole.element_size()
         return plain(*arguments, **named)
 
     dist.all_to_all_single = counting
@@ -175,10 +213,11 @@ def main() -> None:
     parser.add_argument("--dedup", action="store_true")
     parser.add_argument("--communication", default="fp32")
     given = parser.parse_args()
+
     silence_library_warnings()
     torch.set_num_threads(given.threads)
     sharding = ShardingConfig(type=given.type, dedup=given.dedup, communication=given.communication)
-    tell(time_lookups(sharding, Lookups(), given.repeats))
+    print_result(time_lookups(sharding, Lookups(), given.repeats))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a variant's process measures, and reports to the process that asked for it."""
+"""What a variant's process measures, and reports to the process that started it."""
 
 import json
 import os
@@ -9,8 +9,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 from torchrec_priors.bench.on_ranks import last_lines
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -18,16 +24,16 @@ class Timed:
     """Repeats of one variant.
 
     Attributes:
-        seconds: of each repeat; one more went before them.
-        results: a number for the outcome of each, the first included: losses of training steps, checksums of what was
-            found.
-        peak_bytes: of the process.
+        seconds: of each repeat; one more was made before them.
+        results: a number for the outcome of each, including the first: losses of training steps,
+            checksums of what was found.
+        peak_bytes: peak memory of the process.
         tokens: positions that predict in a step; users, for retrieval.
-        flops: unavoidable ones of a repeat; 0 where they were not counted.
-        rate: matrix products in FLOP/s, measured after the repeats; 0 where it was not.
-        extra_bytes: by how much the repeats raised the process's peak.
-        forward: seconds of each repeat's first part, where a repeat has two.
-        sent_bytes: to other ranks by all-to-all in a repeat; 0 where it was not counted.
+        flops: minimum compute of a repeat; 0 if it was not counted.
+        rate: matrix products in FLOP/s, measured after the repeats; 0 if it was not.
+        extra_bytes: bytes by which the repeats raised the process's peak.
+        forward: seconds of each repeat's first part, if a repeat has two.
+        sent_bytes: sent to other ranks by all-to-all in a repeat; 0 if they were not counted.
     """
 
     seconds: list[float]
@@ -42,7 +48,10 @@ class Timed:
 
 
 def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list[float]]:
-    """Seconds of each repeat, and the results; one goes before, which makes what is made once."""
+    """Returns the seconds of each repeat, and all results.
+
+    One more run goes before, which makes what is made only once; its seconds are left out.
+    """
     seconds = []
     results = []
     for number in range(repeats + 1):
@@ -53,13 +62,13 @@ def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list
 
 
 def peak_bytes() -> int:
-    """Of this process: the interpreter, its libraries and the table included."""
+    """Returns the peak of this process: interpreter, libraries and table included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def tell(timed: Timed) -> None:
-    """Prints what `in_a_process` reads."""
-    print(json.dumps(asdict(timed)))  # noqa: T201
+def print_result(result: "DataclassInstance") -> None:
+    """Prints what `in_a_process` and `results_of_ranks` read."""
+    print(json.dumps(asdict(result)))  # noqa: T201
 
 
 def in_a_process(
@@ -69,10 +78,14 @@ def in_a_process(
     threads: int,
     environment: Mapping[str, str] | None = None,
 ) -> Timed:
-    """What a module tells that measures in a process of its own.
+    """Runs a module that measures, in a process of its own.
 
     Args:
-        name: of what is measured, should it fail.
+        name: of what is measured, for the error's message.
+        module: which prints its `Timed`.
+        arguments: of the module.
+        threads: of the process.
+        environment: further variables.
 
     Raises:
         RuntimeError: it failed.
@@ -89,28 +102,52 @@ def in_a_process(
     return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
+def results_of_ranks(
+    kind: Callable[..., Result],
+    ranks: int,
+    name: str,
+    module: str,
+    arguments: Sequence[str],
+    threads: int,
+) -> list[Result]:
+    """Runs a module that measures on several ranks, and returns the result of each.
+
+    Args:
+        kind: class of the results, which the module gives to `print_result`.
+        ranks, name, module, arguments, threads: as for `last_lines`.
+
+    Raises:
+        RuntimeError: a rank failed.
+    """
+    lines = last_lines(ranks, name, module, arguments, threads)
+    return [kind(**json.loads(line)) for line in lines]
+
+
 def on_ranks(ranks: int, name: str, module: str, arguments: Sequence[str], threads: int) -> Timed:
-    """The same by so many processes that are one another's ranks: the slowest one's time, the largest one's memory,
-    tokens of all."""
-    lines = last_lines(ranks, name, module, [*arguments, "--threads", str(threads)], threads)
-    return _of_all([Timed(**json.loads(line)) for line in lines])
+    """Measures as `in_a_process`, on several ranks.
+
+    The time is the slowest rank's, the memory the largest one's; tokens are those of all.
+    """
+    arguments = [*arguments, "--threads", str(threads)]
+    return _of_all(results_of_ranks(Timed, ranks, name, module, arguments, threads))
 
 
 def together(runs: Sequence[Callable[[], Timed]]) -> Timed:
-    """The same of runs that know nothing of one another, at the same time."""
+    """Measures several independent runs at the same time; the result is as of `on_ranks`."""
     with ThreadPoolExecutor(len(runs)) as pool:
-        return _of_all([run.result() for run in [pool.submit(run) for run in runs]])
+        futures = [pool.submit(run) for run in runs]
+        return _of_all([future.result() for future in futures])
 
 
-def _of_all(each: Sequence[Timed]) -> Timed:
+def _of_all(parts: Sequence[Timed]) -> Timed:
     return Timed(
-        [max(seconds) for seconds in zip(*(timed.seconds for timed in each), strict=True)],
-        each[0].results,
-        max(timed.peak_bytes for timed in each),
-        sum(timed.tokens for timed in each),
-        sum(timed.flops for timed in each),
-        sum(timed.rate for timed in each),
-        max(timed.extra_bytes for timed in each),
-        [max(seconds) for seconds in zip(*(timed.forward for timed in each), strict=True)],
-        max(timed.sent_bytes for timed in each),
+        seconds=[max(seconds) for seconds in zip(*(part.seconds for part in parts), strict=True)],
+        results=parts[0].results,
+        peak_bytes=max(part.peak_bytes for part in parts),
+        tokens=sum(part.tokens for part in parts),
+        flops=sum(part.flops for part in parts),
+        rate=sum(part.rate for part in parts),
+        extra_bytes=max(part.extra_bytes for part in parts),
+        forward=[max(seconds) for seconds in zip(*(part.forward for part in parts), strict=True)],
+        sent_bytes=max(part.sent_bytes for part in parts),
     )

@@ -1,4 +1,7 @@
-"""One variant, timed in a process of its own, so that its peak of memory is its own: prints one line of JSON."""
+"""One variant, timed in a process of its own, so its peak memory is its own.
+
+Prints a line of JSON (`Timed`).
+"""
 
 import argparse
 import json
@@ -12,7 +15,7 @@ import torch
 
 from torchrec_priors.bench import ablations, retrieval, training
 from torchrec_priors.bench.shapes import SHAPES
-from torchrec_priors.bench.timed import Timed, tell
+from torchrec_priors.bench.timed import Timed, print_result
 from torchrec_priors.common.library_warnings import silence_library_warnings
 
 Time = Callable[..., Timed]
@@ -26,12 +29,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument(
-        "--sequences", type=int, default=0, help="of all ranks; 0 as the shape has it"
+        "--sequences", type=int, default=0, help="of all ranks; 0 for those of the shape"
     )
     parser.add_argument("--without", nargs="*", default=[])
     parser.add_argument("--changes", type=json.loads, default={})
     parser.add_argument("--profile", type=Path)
     given = parser.parse_args()
+
     silence_library_warnings()
     torch.set_num_threads(given.threads)
     shape = SHAPES[given.shape]
@@ -39,6 +43,7 @@ def main() -> None:
         shape = replace(shape, sequences=given.sequences)
     kind: Any = retrieval if shape.top else training
     time: Time = kind.time_ours if given.how == "ours" else kind.time_reference
+
     with ExitStack() as stack:
         for name in given.without:
             stack.enter_context(ablations.without(name))
@@ -47,9 +52,10 @@ def main() -> None:
                 torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU])
             )
         timed = time(shape, given.data, given.repeats, given.changes)
+
     if given.profile is not None:
         profiler.export_chrome_trace(str(given.profile))
-    tell(timed)
+    print_result(timed)
 
 
 if __name__ == "__main__":

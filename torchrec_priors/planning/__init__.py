@@ -1,6 +1,7 @@
-"""What a sharded table takes on machines that one does not have: TorchRec's planner, its memory and its time.
+"""What a sharded table takes on machines that one does not have, as TorchRec's planner estimates it.
 
-Numbers or a run's configuration become a `Request`; `plan` asks the planner, on tables of the meta device and without
-a process group; `fits` looks for the smallest change that makes a request fit; `sweep` goes over ranks and items;
-`measure` does on this machine what was predicted for it.
+Numbers or a run's configuration become a `Request` (`read_request`). `planner.plan` asks the
+planner about tables on the meta device, without a process group. `fits` looks for the smallest
+change that makes a request fit, `sweep` plans several numbers of ranks and items, and `measure`
+runs on this machine what was predicted for it.
 """

@@ -1,4 +1,4 @@
-"""Numbers of items, of ranks and of bytes as people write and read them."""
+"""Numbers of items, of ranks and of bytes as users write and read them."""
 
 import math
 import re
@@ -13,19 +13,26 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
 
 def read_count(text: str, option: str) -> int:
-    """A number of at least 1; `option` is where it was given.
+    """Reads a number of at least 1.
+
+    Args:
+        text: the number, such as `1.26M`.
+        option: where it was given, for the error's message.
 
     Raises:
-        UserError: this is no such number.
+        UserError: it is no such number.
 
     Example:
         >>> read_count("1.26M", "--items"), read_count("10B", "--items"), read_count("64", "--ranks")
         (1260000, 10000000000, 64)
     """
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?) *([kmbgt]?)", text.strip().lower()
     )
-    number = float(found[1].replace("_", "")) * _UNITS[found[2]] if found else 0.0
+    number = 0.0
+    if match:
+        number = float(match[1].replace("_", "")) * _UNITS[match[2]]
+
     if number < 1 or (math.isfinite(number) and number != round(number)):
         raise UserError(
             f"{option}: '{shortened(text)}' is no number of at least 1: write 1255665, 1.26M or 10B"
@@ -38,13 +45,13 @@ def read_count(text: str, option: str) -> int:
 
 
 def read_counts(text: str, option: str) -> list[int]:
-    """Numbers with commas between them, ascending, each once.
+    """Reads numbers with commas between them; returns each once, in ascending order.
 
     >>> read_counts("8,64,16", "--ranks")
     [8, 16, 64]
 
     Raises:
-        UserError: one is no number, or there are too many.
+        UserError: one of them is no number, or there are too many.
     """
     parts = text.split(",", MOST_COUNTS)
     if len(parts) > MOST_COUNTS:
@@ -53,7 +60,7 @@ def read_counts(text: str, option: str) -> list[int]:
 
 
 def short(number: int) -> str:
-    """A number in at most four digits.
+    """Returns a number with at most four digits.
 
     >>> short(1_255_665), short(10_000_000_000), short(64)
     ('1.256M', '10B', '64')
@@ -65,18 +72,25 @@ def short(number: int) -> str:
 
 
 def in_ms(seconds: float) -> str:
-    """Seconds as people read short ones.
+    """Returns a duration in milliseconds, with about three digits.
 
     >>> in_ms(0.0010956), in_ms(1.8134)
     ('1.10 ms', '1,813 ms')
     """
-    return f"{seconds * 1000:,.{0 if seconds >= 0.1 else 1 if seconds >= 0.01 else 2}f} ms"
+    decimals = 2
+    if seconds >= 0.1:
+        decimals = 0
+    elif seconds >= 0.01:
+        decimals = 1
+    return f"{seconds * 1000:,.{decimals}f} ms"
 
 
 def in_gb(size: float) -> str:
-    """Bytes as people read them.
+    """Returns bytes in gigabytes.
 
     >>> in_gb(16_062_500_000), in_gb(1_024_000)
     ('16.06 GB', '0.001 GB')
     """
-    return f"{size / 1e9:,.2f} GB" if size >= 1e7 or size == 0 else f"{size / 1e9:.3f} GB"
+    if size >= 1e7 or size == 0:
+        return f"{size / 1e9:,.2f} GB"
+    return f"{size / 1e9:.3f} GB"  # two decimals would show 0.00

@@ -1,4 +1,4 @@
-"""The smallest changes that make a request fit: each is tried with the planner, the cheapest kinds first."""
+"""The smallest changes that make a request fit, each tried with the planner."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,23 +13,30 @@ from torchrec_priors.settings.sharding import ROW_WISE
 
 @dataclass(frozen=True)
 class Change:
-    """A change, in words and as options, and the plan that it allows."""
+    """A change that makes a request fit.
+
+    Attributes:
+        says: the change, in words and as options.
+        plan: the plan that it allows.
+    """
 
     says: str
     plan: TablesOnRanks
 
 
 def smallest_changes(request: Request) -> list[Change]:
-    """Changes of one thing alone that make it fit, the cheapest kind first, each the least of its kind: what costs
-    nothing, what costs time, precision of the rows, machines, width of the rows. There is none where the dense model
-    leaves no memory to tables."""
+    """Returns changes of a single setting that make the request fit, each the least of its kind.
+
+    The cheapest kinds come first: what costs nothing, what costs time, precision of the rows,
+    machines, width of the rows. No change helps if the dense model leaves no memory to tables.
+    """
     if request.machine.memory <= request.reserved_bytes + request.dense_bytes:
         return []
     return [change for kind in _KINDS for change in kind(request)]
 
 
 def plan_or_explain(request: Request) -> TablesOnRanks:
-    """The plan.
+    """Returns the plan.
 
     Raises:
         UserError: what does not fit, and the changes that would.
@@ -40,14 +47,15 @@ def plan_or_explain(request: Request) -> TablesOnRanks:
         changes = smallest_changes(request)
         if not changes:
             raise UserError(
-                f"{lack}; no change of ranks (up to {MOST_RANKS:,}), rows, kernel or batch alone helps"
+                f"{lack}; no change of a single one of ranks (up to {MOST_RANKS:,}), rows, kernel "
+                "and batch helps"
             ) from None
-        says = "; or ".join(change.says for change in changes)
-        raise UserError(f"{lack}; what would fit, the smallest change first: {says}") from None
+        listed = "; or ".join(change.says for change in changes)
+        raise UserError(f"{lack}; what would fit, the smallest change first: {listed}") from None
 
 
 def check_any_fits(points: Sequence[Point]) -> None:
-    """Raises UserError where nothing of a sweep fits, as `plan_or_explain` of what lacks least."""
+    """Raises UserError if no point of a sweep fits, as `plan_or_explain` of the closest one."""
     if not any(point.fits for point in points):
         plan_or_explain(min(points, key=lambda point: point.memory_share).plan.request)
 
@@ -61,97 +69,112 @@ def _fitting(request: Request) -> TablesOnRanks | None:
 
 def _row_wise(request: Request) -> Iterator[Change]:
     if any(request.sharding.type_of(table.name) != ROW_WISE for table in request.tables):
-        every = replace(request.sharding, type=ROW_WISE, tables={}, columns=0)
-        found = _fitting(replace(request, sharding=every))
-        if found:
-            yield Change("--sharding row_wise", found)
+        row_wise = replace(request.sharding, type=ROW_WISE, tables={}, columns=0)
+        fitting = _fitting(replace(request, sharding=row_wise))
+        if fitting:
+            yield Change("--sharding row_wise", fitting)
 
 
 def _optimizer(request: Request) -> Iterator[Change]:
     if request.optimizer in ("adagrad", "adam"):
-        found = _fitting(replace(request, optimizer="rowwise-adagrad"))
-        if found:
-            yield Change("--optimizer rowwise-adagrad", found)
+        fitting = _fitting(replace(request, optimizer="rowwise-adagrad"))
+        if fitting:
+            yield Change("--optimizer rowwise-adagrad", fitting)
 
 
 def _accumulate(request: Request) -> Iterator[Change]:
-    kept = request.activations
-    if kept is not None:
-        least = kept.accumulate + 1
-        most = request.local_batch
-        found = _smallest(least, most, lambda parts: request.with_activations(accumulate=parts))
-        if found and found.request.activations:
-            parts = found.request.activations.accumulate
-            yield Change(
-                f"--accumulate {parts} (training.accumulate) instead of {kept.accumulate}", found
-            )
+    activations = request.activations
+    if activations is None:
+        return
+
+    fitting = _smallest(
+        activations.accumulate + 1,
+        request.local_batch,
+        lambda parts: request.with_activations(accumulate=parts),
+    )
+    if fitting and fitting.request.activations:
+        parts = fitting.request.activations.accumulate
+        yield Change(
+            f"--accumulate {parts} (training.accumulate) instead of {activations.accumulate}",
+            fitting,
+        )
 
 
 def _recompute(request: Request) -> Iterator[Change]:
     if request.activations is not None and not request.activations.recompute:
-        found = _fitting(request.with_activations(recompute=True))
-        if found:
-            yield Change("--recompute (encoder.recompute)", found)
+        fitting = _fitting(request.with_activations(recompute=True))
+        if fitting:
+            yield Change("--recompute (encoder.recompute)", fitting)
 
 
 def _batch(request: Request) -> Iterator[Change]:
     batch = request.local_batch
-    found = _largest(1, batch - 1, lambda fewer: replace(request, batch=fewer, global_batch=0))
-    if found:
+    fitting = _largest(1, batch - 1, lambda fewer: replace(request, batch=fewer, global_batch=0))
+    if fitting:
         yield Change(
-            f"{found.request.batch:,} windows a rank (--batch) instead of {batch:,}", found
+            f"{fitting.request.batch:,} windows a rank (--batch) instead of {batch:,}", fitting
         )
 
 
 def _host_memory(request: Request) -> Iterator[Change]:
-    if request.machine.device == "cuda" and request.sharding.kernel == "fused":
-        for kernel in ("fused_uvm_caching", "fused_uvm"):
-            found = _fitting(replace(request, sharding=replace(request.sharding, kernel=kernel)))
-            if found:
-                host = in_gb(found.fullest.host)
-                step = in_ms(found.slowest.step)
-                yield Change(
-                    f"--kernel {kernel} ({host} of host memory a rank, {step} a step)", found
-                )
-                return
+    if request.machine.device != "cuda" or request.sharding.kernel != "fused":
+        return
+
+    # The cache is faster, and needs more memory; so it is tried first.
+    for kernel in ("fused_uvm_caching", "fused_uvm"):
+        fitting = _fitting(replace(request, sharding=replace(request.sharding, kernel=kernel)))
+        if fitting:
+            host = in_gb(fitting.fullest.host)
+            step = in_ms(fitting.slowest.step)
+            yield Change(
+                f"--kernel {kernel} ({host} of host memory a rank, {step} a step)", fitting
+            )
+            return
 
 
 def _half_rows(request: Request) -> Iterator[Change]:
     if request.rows == "fp32":
-        found = _fitting(replace(request, rows="fp16"))
-        if found:
-            yield Change("--rows fp16", found)
+        fitting = _fitting(replace(request, rows="fp16"))
+        if fitting:
+            yield Change("--rows fp16", fitting)
 
 
 def _ranks(request: Request) -> Iterator[Change]:
-    """The fewest whole nodes, or ranks of a single one; of a table that has rows on every rank alone."""
-    hopeless = (
-        not request.global_batch and _fitting(request.with_items(1)) is None
-    )  # what a rank looks up is too much
+    """Yields the fewest whole nodes, or ranks of a single one, if every rank holds rows."""
+    # If one row does not fit, what a rank looks up is too much, which more ranks do not change.
+    hopeless = not request.global_batch and _fitting(request.with_items(1)) is None
     if request.sharding.type not in (ROW_WISE, "auto") or hopeless:
         return
+
     per_node = request.machine.ranks_per_node
-    step = per_node if request.ranks >= per_node else 1
-    least = request.ranks // step + 1
-    most = MOST_RANKS // step if step > 1 else per_node
-    found = _smallest(least, most, lambda count: replace(request, ranks=count * step))
-    if found is None and step == 1:
-        step = per_node
-        least = 2
-        most = MOST_RANKS // per_node
-        found = _smallest(least, most, lambda count: replace(request, ranks=count * step))
-    if found:
-        ranks = found.request.ranks
+    if per_node > 1 and request.ranks >= per_node:
+        fitting = _fewest_nodes(request, request.ranks // per_node + 1)
+    else:
+        fitting = _smallest(
+            request.ranks + 1, per_node, lambda count: replace(request, ranks=count)
+        )
+        if fitting is None:
+            fitting = _fewest_nodes(request, 2)
+
+    if fitting:
+        ranks = fitting.request.ranks
         nodes = f" ({ranks // per_node} nodes of {per_node})" if ranks > per_node else ""
-        yield Change(f"--ranks {ranks}{nodes} instead of {request.ranks}", found)
+        yield Change(f"--ranks {ranks}{nodes} instead of {request.ranks}", fitting)
+
+
+def _fewest_nodes(request: Request, least: int) -> TablesOnRanks | None:
+    per_node = request.machine.ranks_per_node
+    return _smallest(
+        least, MOST_RANKS // per_node, lambda nodes: replace(request, ranks=nodes * per_node)
+    )
 
 
 def _dim(request: Request) -> Iterator[Change]:
     if request.sharding.columns:
-        return  # which must divide it
-    found = _largest(1, request.dim // 4 - 1, lambda fours: request.with_dim(4 * fours))
-    if found:
-        yield Change(f"--dim {found.request.dim} instead of {request.dim}", found)
+        return  # which must divide the width
+    fitting = _largest(1, request.dim // 4 - 1, lambda fours: request.with_dim(4 * fours))
+    if fitting:
+        yield Change(f"--dim {fitting.request.dim} instead of {request.dim}", fitting)
 
 
 _KINDS = (
@@ -168,13 +191,16 @@ _KINDS = (
 
 
 def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> TablesOnRanks | None:
-    """The plan of the largest number in [least, most] that fits, where all smaller ones fit, too."""
+    """Returns the plan of the largest number in [least, most] that fits.
+
+    If a number fits, all smaller ones are taken to fit, too.
+    """
     best = _fitting(request_of(least)) if least <= most else None
     while best is not None and least < most:
         middle = (least + most + 1) // 2
-        found = _fitting(request_of(middle))
-        if found:
-            best = found
+        fitting = _fitting(request_of(middle))
+        if fitting:
+            best = fitting
             least = middle
         else:
             most = middle - 1
@@ -182,7 +208,11 @@ def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> Tab
 
 
 def _smallest(least: int, most: int, request_of: Callable[[int], Request]) -> TablesOnRanks | None:
-    """The plan of the smallest number in [least, most] that fits, where all larger ones fit, too."""
+    """Returns the plan of the smallest number in [least, most] that fits.
+
+    If a number fits, all larger ones are taken to fit, too.
+    """
+    # Doubled until one fits, as plans of many ranks take long; the last try is `most`.
     fails = least - 1
     count = least
     while count <= most:
@@ -193,11 +223,12 @@ def _smallest(least: int, most: int, request_of: Callable[[int], Request]) -> Ta
         count = most if count < most < 2 * count else 2 * count
     else:
         return None
+
     while fails + 1 < count:
         middle = (fails + count) // 2
-        found = _fitting(request_of(middle))
-        if found:
-            best = found
+        fitting = _fitting(request_of(middle))
+        if fitting:
+            best = fitting
             count = middle
         else:
             fails = middle

@@ -1,4 +1,4 @@
-"""A request to TorchRec's planner, and what it answers: shards, memory and time of every rank."""
+"""A request to TorchRec's planner, and its answer: pieces of tables, memory and time of every rank."""
 
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from torchrec.modules.embedding_configs import DataType, EmbeddingConfig
 
 from torchrec_priors.embedding.distribute import constraints_of, sharder_of
 from torchrec_priors.embedding.item_table import table_of
-from torchrec_priors.embedding.plan import ModelTable as Described
+from torchrec_priors.embedding.plan import ModelTable, Piece, TablePlan
 from torchrec_priors.errors import UserError
 from torchrec_priors.planning.counts import in_gb
 from torchrec_priors.planning.request import Request
@@ -28,17 +28,18 @@ from torchrec_priors.planning.storage import (
     memory_of,
 )
 
-_UNLIMITED = 1 << 60
+_UNLIMITED = 1 << 60  # bytes
+_MODULE = "tables"  # path of the tables in the module that the planner gets
 
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds of a step on a rank, as TorchRec estimates them for the tables alone.
+    """Seconds of a step on a rank, as TorchRec estimates them, for the tables only.
 
     Attributes:
-        lookup: reading rows, forward.
-        vectors: sending them to the ranks that asked.
-        gradients: sending theirs back, and putting them in order.
+        lookup: reading rows, in forward.
+        vectors: sending them to the ranks that asked for them.
+        gradients: sending their gradients back, and sorting them.
         update: backward in the tables, with the fused optimizer.
     """
 
@@ -58,38 +59,17 @@ class Time:
 
 
 @dataclass(frozen=True)
-class PlannedShard:
-    """A block of a table on a rank."""
-
-    rank: int
-    rows: int
-    columns: int
-    first_row: int
-    first_column: int
-
-
-@dataclass(frozen=True)
-class PlannedTable:
-    """How a table is sharded."""
-
-    name: str
-    rows: int
-    dim: int
-    sharding: str
-    kernel: str
-    shards: tuple[PlannedShard, ...]
-
-
-@dataclass(frozen=True)
 class TablesOnRanks:
     """The planner's answer.
 
     Attributes:
-        memory_W, time_W: of every rank.
+        request: what was planned.
+        tables: the plan of each table, in the request's order.
+        memory_W, time_W: memory and time of every rank.
     """
 
     request: Request
-    tables: tuple[PlannedTable, ...]
+    tables: tuple[TablePlan, ...]
     memory_W: tuple[Memory, ...]
     time_W: tuple[Time, ...]
 
@@ -105,45 +85,47 @@ class TablesOnRanks:
 
     @property
     def device_seconds(self) -> float:
-        """Cost of a step: its time on all ranks together."""
+        """Cost of a step: its time, summed over all ranks."""
         return self.slowest.step * self.request.ranks
 
     @property
     def seconds_per_million(self) -> float:
-        """Cost of a million windows, likewise."""
+        """Cost of a million windows: their time, summed over all ranks."""
         return self.device_seconds / self.request.windows * 1e6
 
 
 class DoesNotFit(Exception):  # noqa: N818 - an answer rather than an error
-    """The tables need more memory than there is; the message says which, and how many bytes against how many.
+    """The tables need more memory than is available; the message says which, and how many bytes.
 
     Attributes:
-        needed: the plan that memory without end would allow.
+        needed: the plan that unlimited memory would allow.
     """
 
     def __init__(self, needed: TablesOnRanks) -> None:
         self.needed = needed
-        super().__init__(_lack(needed))
+        super().__init__(_explain_lack(needed))
 
 
 def plan(request: Request) -> TablesOnRanks:
-    """The planner's best plan.
+    """Returns the planner's best plan.
 
     Raises:
-        DoesNotFit: there is none in this memory.
-        UserError: there is none for another reason.
+        DoesNotFit: no plan fits into this memory.
+        UserError: no plan exists for another reason.
     """
     request.check()
     try:
         return _ask(request)
     except PlannerError as error:
-        endless = replace(request.machine, memory=_UNLIMITED, host_memory=_UNLIMITED)
+        # The planner does not say how much is missing, so it is asked again with all it may want.
+        unlimited = replace(request.machine, memory=_UNLIMITED, host_memory=_UNLIMITED)
         try:
-            needed = _ask(replace(request, machine=endless, reserve=0.0))
+            needed = _ask(replace(request, machine=unlimited, reserve=0.0))
         except PlannerError:
             raise UserError(
                 f"{request.describe()}: no plan: {' '.join(str(error).split())[:200]}"
             ) from error
+
         memory_W = tuple(
             replace(memory, reserved=request.reserved_bytes) for memory in needed.memory_W
         )
@@ -151,25 +133,30 @@ def plan(request: Request) -> TablesOnRanks:
 
 
 def _ask(request: Request) -> TablesOnRanks:
-    tables = table_of(
+    """Runs TorchRec's planner on the request's tables, which take no memory here."""
+    data_type = DataType.FP16 if request.rows == "fp16" else DataType.FP32
+    collection = table_of(
         [
             EmbeddingConfig(
                 name=table.name,
                 num_embeddings=table.rows,
                 embedding_dim=table.dim,
                 feature_names=[table.name],
-                data_type=DataType.FP16 if request.rows == "fp16" else DataType.FP32,
+                data_type=data_type,
             )
             for table in request.tables
         ]
     )
+    # The planner counts the state of the optimizer that it finds at the parameters.
     apply_optimizer_in_backward(
-        OPTIMIZER_CLASSES[request.optimizer], tables.parameters(), {"lr": 0.0}
+        OPTIMIZER_CLASSES[request.optimizer], collection.parameters(), {"lr": 0.0}
     )
+
     device = request.machine.device
+    model_tables = _model_tables(request)
     constraints = {
         table.name: constraints_of(
-            Described(table.name, "tables", table.rows, table.dim, block=int(table.managed)),
+            model_tables[table.name],
             device,
             request.ranks,
             request.sharding,
@@ -184,6 +171,7 @@ def _ask(request: Request) -> TablesOnRanks:
         ),
         StorageEstimator(topology, constraints, request.optimizer),
     ]
+    # A batch of 1 whose pooling factor is the number of lookups: what matters is their product.
     planner = EmbeddingShardingPlanner(
         topology,
         batch_size=1,
@@ -197,13 +185,27 @@ def _ask(request: Request) -> TablesOnRanks:
         stats=[],
     )
     planner.plan(
-        nn.ModuleDict({"tables": tables}), [sharder_of(request.sharding, torch.device(device))]
+        nn.ModuleDict({_MODULE: collection}), [sharder_of(request.sharding, torch.device(device))]
     )
+
+    # The returned plan has no memory and times; the options it was made from have them.
     assert planner._best_plan is not None
-    return _answer(request, planner._best_plan)
+    return _answer(request, model_tables, planner._best_plan)
 
 
-def _answer(request: Request, options: list[ShardingOption]) -> TablesOnRanks:
+def _model_tables(request: Request) -> dict[str, ModelTable]:
+    """Returns the request's tables by name, as the tables of a model."""
+    # A block of 1 marks a managed table: how many rows a block has makes no difference to a plan.
+    return {
+        table.name: ModelTable(table.name, _MODULE, table.rows, table.dim, block=int(table.managed))
+        for table in request.tables
+    }
+
+
+def _answer(
+    request: Request, model_tables: dict[str, ModelTable], options: list[ShardingOption]
+) -> TablesOnRanks:
+    """Adds up the pieces of all tables by rank."""
     start = Memory(
         dense=request.dense_bytes,
         activations=request.activation_bytes,
@@ -219,47 +221,65 @@ def _answer(request: Request, options: list[ShardingOption]) -> TablesOnRanks:
             perf = shard.perf
             milliseconds = (perf.fwd_compute, perf.fwd_comms, perf.bwd_comms, perf.bwd_compute)
             time_W[shard.rank] += Time(*(part / 1000 for part in milliseconds))
+
     by_name = {option.name: option for option in options}
     return TablesOnRanks(
         request=request,
-        tables=tuple(_table(by_name[table.name]) for table in request.tables),
+        tables=tuple(_table_plan(table, by_name[name]) for name, table in model_tables.items()),
         memory_W=tuple(memory_W),
         time_W=tuple(time_W),
     )
 
 
-def _table(option: ShardingOption) -> PlannedTable:
-    rows, dim = option.tensor.shape
-    shards = [PlannedShard(shard.rank, *shard.size, *shard.offset) for shard in option.shards]
-    return PlannedTable(
-        option.name, rows, dim, option.sharding_type, option.compute_kernel, tuple(shards)
-    )
+def _table_plan(table: ModelTable, option: ShardingOption) -> TablePlan:
+    pieces = [
+        Piece(
+            rank=shard.rank,
+            first_row=shard.offset[0],
+            rows=shard.size[0],
+            first_column=shard.offset[1],
+            columns=shard.size[1],
+        )
+        for shard in option.shards
+    ]
+    return TablePlan(table, option.sharding_type, option.compute_kernel, pieces)
 
 
-def _lack(needed: TablesOnRanks) -> str:
+def _explain_lack(needed: TablesOnRanks) -> str:
+    """Says which table does not fit, what it needs and what is left for it."""
     request = needed.request
     memory = needed.fullest
     machine = request.machine
-    largest = max(needed.tables, key=lambda table: table.rows * table.dim)
+    largest = max(needed.tables, key=lambda plan: plan.table.rows * plan.table.columns)
+    name = largest.table.name
     rank = needed.memory_W.index(memory)
-    left = machine.memory - request.reserved_bytes - request.dense_bytes - request.activation_bytes
-    wanted = memory.used - memory.dense - memory.activations
-    activations = (
-        f", {in_gb(request.activation_bytes)} of activations" if request.activations else ""
+
+    available = (
+        machine.memory - request.reserved_bytes - request.dense_bytes - request.activation_bytes
     )
-    if left <= 0:
+    wanted = memory.used - memory.dense - memory.activations
+    activations = ""
+    if request.activations:
+        activations = f", {in_gb(request.activation_bytes)} of activations"
+
+    if available <= 0:
         return (
-            f"{request.describe()} does not fit: of {in_gb(machine.memory)}, {in_gb(request.reserved_bytes)} are "
-            f"reserved and the dense model, which every rank holds, needs {in_gb(request.dense_bytes)}"
-            f"{activations}: nothing is left for table '{largest.name}'"
+            f"{request.describe()} does not fit: of {in_gb(machine.memory)}, "
+            f"{in_gb(request.reserved_bytes)} are reserved and the dense model, which every rank "
+            f"holds, needs {in_gb(request.dense_bytes)}{activations}: nothing is left for table "
+            f"'{name}'"
         )
-    where = f"{request.describe()} does not fit: table '{largest.name}' ({largest.sharding}, {largest.kernel})"
-    if wanted > left:
+
+    where = f"{request.describe()} does not fit: table '{name}' ({largest.type}, {largest.kernel})"
+    if wanted > available:
         return (
             f"{where} needs {in_gb(wanted)} on rank {rank} ({in_gb(memory.table)} of rows, "
-            f"{in_gb(memory.optimizer)} of optimizer state, {in_gb(memory.buffers)} of ids and vectors) and there are "
-            f"{in_gb(max(left, 0))} "
-            f"({in_gb(machine.memory)} less {in_gb(request.reserved_bytes)} reserved{activations} "
-            f"and {in_gb(request.dense_bytes)} of the dense model)"
+            f"{in_gb(memory.optimizer)} of optimizer state, {in_gb(memory.buffers)} of ids and "
+            f"vectors) and there are {in_gb(max(available, 0))} ({in_gb(machine.memory)} less "
+            f"{in_gb(request.reserved_bytes)} reserved{activations} and "
+            f"{in_gb(request.dense_bytes)} of the dense model)"
         )
-    return f"{where} needs {in_gb(memory.host)} of rank {rank}'s host memory and there are {in_gb(machine.host_memory)}"
+    return (
+        f"{where} needs {in_gb(memory.host)} of rank {rank}'s host memory and there are "
+        f"{in_gb(machine.host_memory)}"
+    )

@@ -1,4 +1,4 @@
-"""A sweep as a figure: memory, time and cost against ranks, a line for each number of items."""
+"""A sweep as a figure: memory, time and cost by ranks, a line for each number of items."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(file: Path) -> None:
-    """Raises UserError where the figure could not be drawn, before anything is planned."""
+    """Raises UserError if the figure cannot be drawn, before anything is planned."""
     if file.suffix not in _FORMATS:
         raise UserError(f"--plot: '{file}' must end in {', '.join(_FORMATS)}")
     if not file.parent.is_dir():
@@ -27,16 +27,15 @@ def plot(points: Sequence[Point], file: Path) -> None:
     request = points[0].plan.request
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     memory, time, cost = panels = figure.subplots(1, 3)
+
     sizes = sorted({point.plan.request.items for point in points})
     for number, size in enumerate(sizes):
         line = [point for point in points if point.plan.request.items == size]
-        fitting, lacking = (
-            [point for point in line if point.fits is fits] for fits in (True, False)
-        )
-        look = {
-            "color": f"C{number}",
-            "markersize": 3 + 1.5 * (len(sizes) - number),
-        }  # lines may cover one another
+        fitting = [point for point in line if point.fits]
+        lacking = [point for point in line if not point.fits]
+
+        # Lines may cover one another, so the first ones have larger points.
+        look = {"color": f"C{number}", "markersize": 3 + 1.5 * (len(sizes) - number)}
         memory.plot(_ranks(line), [_used(point) for point in line], color=look["color"], lw=0.8)
         memory.plot(
             _ranks(lacking),
@@ -56,6 +55,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
             _ranks(fitting), [point.plan.slowest.step * 1000 for point in fitting], "o-", **look
         )
         cost.plot(_ranks(fitting), [point.plan.device_seconds for point in fitting], "o-", **look)
+
     available = (request.machine.memory - request.reserved_bytes) / 1e9
     memory.axhline(
         available,
@@ -67,6 +67,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
     memory.set(title="memory of the fullest rank", ylabel="GB", yscale="log")
     time.set(title="time of a step in the tables", ylabel="ms", ylim=(0, None))
     cost.set(title="cost of a step: ranks x time", ylabel="device seconds", yscale="log")
+
     ranks = sorted(set(_ranks(points)))
     for axes in panels:
         axes.set_xscale("log", base=2)
@@ -75,7 +76,8 @@ def plot(points: Sequence[Point], file: Path) -> None:
         axes.grid(alpha=0.3)
     figure.legend(loc="outside lower center", ncols=len(sizes) + 1, fontsize="small")
     figure.suptitle(
-        f"width {request.dim}, {request.rows}, {request.optimizer}, {request.sharding.type}; hollow: does not fit"
+        f"width {request.dim}, {request.rows}, {request.optimizer}, {request.sharding.type}; "
+        "hollow: does not fit"
     )
     with new_file(file) as partial:
         figure.savefig(partial, dpi=110, format=file.suffix[1:])

@@ -21,12 +21,12 @@ _WINDOWS = 256
 
 @dataclass(frozen=True)
 class Queries:
-    """Of a token, on average.
+    """Averages over the tokens of some windows.
 
     Attributes:
         queries: distinct paths with a positive.
-        positives: over all of them.
-        above: distinct nodes above the last depth that their paths go through.
+        positives: positives over all of these paths.
+        above: distinct nodes above the last depth that the paths go through.
     """
 
     queries: float
@@ -34,16 +34,21 @@ class Queries:
     above: float
 
     @classmethod
-    def of(cls, found: Positives, tree: PriorTree) -> "Queries":
-        tokens = max(len(found.reach_N), 1)
+    def of(cls, positives: Positives, tree: PriorTree) -> "Queries":
+        tokens = max(len(positives.reach_N), 1)
         above = 0
         for depth in nodes(tree)[:-1]:
-            above += len(torch.unique(depth.node_K[found.path_P] * tokens + found.token_P))
-        return cls(len(found.token_P) / tokens, len(found.query_M) / tokens, above / tokens)
+            node_and_token_P = depth.node_K[positives.path_P] * tokens + positives.token_P
+            above += len(torch.unique(node_and_token_P))
+        return cls(
+            queries=len(positives.token_P) / tokens,
+            positives=len(positives.query_M) / tokens,
+            above=above / tokens,
+        )
 
 
 def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Queries:
-    """In the first windows of a run.
+    """Counts the queries in the first windows of a run.
 
     Raises:
         UserError: no user has two training interactions.
@@ -58,18 +63,17 @@ def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Querie
         columns=("events",) if "events" in tree.needs else (),
         training_end_U=training_ends(data, config.training),
     )
-    nothing = Draw(np.zeros(0, np.int64), None, [np.zeros(0, np.int64)], [], 0)
-    batch = make_batch(next(iter(stream)), nothing, feature=FEATURE, seed=config.seed)
+    no_negatives = Draw(np.zeros(0, np.int64), None, [np.zeros(0, np.int64)], [], 0)
+    batch = make_batch(next(iter(stream)), no_negatives, feature=FEATURE, seed=config.seed)
+
     part = batch.parts[0]
-    horizon = config.model.horizon
-    of_users = part.user_N
-    found = find_positives(
+    positives = find_positives(
         tree,
         batch.item_X,
         part.context_N,
         part.end_N,
-        horizon,
+        config.model.horizon,
         event_X=batch.event_X,
-        user_N=of_users,
+        user_N=part.user_N,
     )
-    return Queries.of(found, tree)
+    return Queries.of(positives, tree)

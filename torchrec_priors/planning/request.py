@@ -1,4 +1,4 @@
-"""What is to be planned: tables, how much of them a step reads, machines and how many."""
+"""What is to be planned: tables, how much of them a step reads, the machines and their number."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,9 +25,11 @@ class RequestedTable:
     """One table.
 
     Attributes:
-        per_window: ids that a window looks up in it, at most.
-        per_step: ids a step besides, over all ranks (negatives).
-        managed: whether TorchRec manages its rows, so that it is cut where their blocks end.
+        name: of the table.
+        rows, dim: of the table.
+        per_window: number of ids that a window looks up in it, at most.
+        per_step: number of further ids of a step, over all ranks (negatives).
+        managed: whether TorchRec manages its rows, so it is cut where their blocks end.
     """
 
     name: str
@@ -44,16 +46,16 @@ class Request:
 
     Attributes:
         tables: the item table first.
-        ranks: over all nodes.
+        ranks: number of ranks, over all nodes.
         machine: what each rank has.
-        batch: windows of a rank and step; 0 where `global_batch` is given.
+        batch: windows of a rank and step; 0 if `global_batch` is given.
         global_batch: windows of a step over all ranks.
         optimizer: of the tables, fused into backward.
         rows: `fp32` or `fp16`.
-        sharding: as of a run.
-        dense: parameters of the dense model, which every rank holds.
-        activations: what a step keeps besides; None where that is not counted.
-        reserve: share of a device's memory that is left for what is not counted, the allocator and CUDA.
+        sharding: settings of a run.
+        dense: number of parameters of the dense model, which every rank holds.
+        activations: what else a step keeps; None if that is not counted.
+        reserve: share of a device's memory for what is not counted, such as the allocator and CUDA.
     """
 
     tables: tuple[RequestedTable, ...]
@@ -92,7 +94,7 @@ class Request:
 
     @property
     def activation_bytes(self) -> int:
-        """Of the fullest rank."""
+        """Bytes of the fullest rank."""
         if self.activations is None:
             return 0
         negatives = self.tables[0].per_step
@@ -106,7 +108,7 @@ class Request:
         return int(self.machine.memory * self.reserve)
 
     def lookups(self, table: RequestedTable) -> int:
-        """Ids that a rank looks up in a step, at most."""
+        """Returns the number of ids that a rank looks up in a step, at most."""
         return self.local_batch * table.per_window + -(-table.per_step // self.ranks)
 
     def with_items(self, items: int) -> "Request":
@@ -116,22 +118,49 @@ class Request:
         return replace(self, tables=tuple(replace(table, dim=dim) for table in self.tables))
 
     def with_activations(self, **changes: Any) -> "Request":
-        """With other values in `activations`, which must be there."""
+        """Returns the request with other values in `activations`, which must not be None."""
         assert self.activations is not None
         return replace(self, activations=replace(self.activations, **changes))
 
     def describe(self) -> str:
-        """`1B x 256 on 64 h200`."""
+        """Returns the request in short, e.g. `1B x 256 on 64 h200`."""
         return f"{short(self.items)} x {self.dim} on {self.ranks} {self.machine.name}"
 
     def check(self) -> None:
-        """Raises UserError where a value is out of its range or two do not go together."""
+        """Raises UserError if a value is out of its range or two do not go together."""
         for option, value, known in (
             ("--optimizer", self.optimizer, OPTIMIZERS),
             ("--rows", self.rows, tuple(ROWS)),
         ):
             if value not in known:
                 raise UserError(f"{option}: there is no '{value}': {nearest(value, known)}")
+        self._check_sizes()
+
+        if not 0 <= self.reserve < 1:
+            raise UserError(f"--reserve must be in [0, 1), not {self.reserve}")
+        if self.machine.device == "cpu" and self.optimizer == "adam":
+            raise UserError(
+                "--optimizer adam: FBGEMM has no fused Adam on CPUs: take rowwise-adagrad"
+            )
+
+        if self.sharding.plan:
+            raise UserError(
+                "sharding.plan is carried out as it was written: leave it out to make another plan"
+            )
+        self.sharding.check()
+        managed = next((table.name for table in self.tables if table.managed), None)
+        self.sharding.check_tables([table.name for table in self.tables], self.dim, managed)
+        self.sharding.check_device(self.machine.device)
+
+        per_node = self.machine.ranks_per_node
+        if self.ranks > per_node and self.ranks % per_node:
+            whole = -(-self.ranks // per_node) * per_node
+            raise UserError(
+                f"--ranks {self.ranks} is no multiple of {per_node} ranks a node: take {whole}, or "
+                "set --ranks-per-node"
+            )
+
+    def _check_sizes(self) -> None:
         if self.dim < 4 or self.dim % 4:
             raise UserError(
                 f"--dim must be a positive multiple of 4 (FBGEMM's kernels), not {self.dim}"
@@ -145,24 +174,6 @@ class Request:
         looked_up = max(self.lookups(table) * table.dim for table in self.tables) * ROWS["fp32"]
         if looked_up > _MOST_BYTES:
             raise UserError(
-                f"a step looks up {as_text(looked_up)} of vectors a rank, more than can be planned: give a smaller "
-                "batch, context or number of negatives"
-            )
-        if not 0 <= self.reserve < 1:
-            raise UserError(f"--reserve must be in [0, 1), not {self.reserve}")
-        if self.machine.device == "cpu" and self.optimizer == "adam":
-            raise UserError(
-                "--optimizer adam: FBGEMM has no fused Adam on CPUs: take rowwise-adagrad"
-            )
-        if self.sharding.plan:
-            raise UserError("sharding.plan is carried out as it stands: leave it out to plan anew")
-        self.sharding.check()
-        managed = next((table.name for table in self.tables if table.managed), None)
-        self.sharding.check_tables([table.name for table in self.tables], self.dim, managed)
-        self.sharding.check_device(self.machine.device)
-        per_node = self.machine.ranks_per_node
-        if self.ranks > per_node and self.ranks % per_node:
-            whole = -(-self.ranks // per_node) * per_node
-            raise UserError(
-                f"--ranks {self.ranks} is no multiple of {per_node} ranks a node: take {whole}, or set --ranks-per-node"
+                f"a step looks up {as_text(looked_up)} of vectors a rank, more than can be "
+                "planned: give a smaller batch, context or number of negatives"
             )

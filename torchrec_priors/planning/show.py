@@ -1,4 +1,4 @@
-"""Plans as people read them, and as JSON."""
+"""Plans as tables for users, and as JSON."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -6,8 +6,10 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from torchrec_priors.common.markdown import table_lines
+from torchrec_priors.embedding.plan import Piece, TablePlan
 from torchrec_priors.planning.counts import in_gb, in_ms, short
-from torchrec_priors.planning.planner import PlannedShard, PlannedTable, TablesOnRanks
+from torchrec_priors.planning.planner import TablesOnRanks
 from torchrec_priors.planning.sweep import Point
 
 _MEMORY = {
@@ -24,33 +26,47 @@ _TIME = {
     "gradients": "sending gradients",
     "update": "updating rows",
 }
+_SWEEP_HEAD = (
+    "items",
+    "ranks",
+    "rows",
+    "memory a rank",
+    "of a device",
+    "step",
+    "ranks x step",
+    "device s / 1M windows",
+    "fits",
+)
+_MOST_BLOCKS = 4  # sizes of pieces that a table's line names
 
 
 def show_plan(plan: TablesOnRanks) -> str:
-    """One plan: tables, memory of the fullest rank, time of the slowest, and what limits."""
+    """Returns one plan: tables, the fullest rank's memory, the slowest's time, and what limits."""
     request = plan.request
     machine = plan.request.machine
     nodes = -(-request.ranks // machine.ranks_per_node)
     lines = [
-        f"{request.describe()} ({nodes} node{'s' if nodes > 1 else ''}), {request.rows}, {request.optimizer}, "
-        f"{request.local_batch:,} windows a rank"
+        f"{request.describe()} ({nodes} node{'s' if nodes > 1 else ''}), {request.rows}, "
+        f"{request.optimizer}, {request.local_batch:,} windows a rank"
     ]
     lines += [f"  {_table_line(table)}" for table in plan.tables]
+
     memory = plan.fullest
     lines += ["", f"memory of the fullest of {request.ranks} ranks"]
-    for name, says in _MEMORY.items():
-        counted = name != "activations" or request.activations is not None
-        size = getattr(memory, name)
-        lines.append(
-            _amount(says, size, machine.memory) if counted else f"  {says:<28}{'not counted':>14}"
-        )
-    lines.append(_amount("free", machine.memory - memory.used - memory.reserved, machine.memory))
-    lines.append(_amount(f"of the device ({machine.name})", machine.memory, machine.memory))
+    for name, label in _MEMORY.items():
+        if name == "activations" and request.activations is None:
+            lines.append(f"  {label:<28}{'not counted':>14}")
+        else:
+            lines.append(_amount_line(label, getattr(memory, name), machine.memory))
+    free = machine.memory - memory.used - memory.reserved
+    lines.append(_amount_line("free", free, machine.memory))
+    lines.append(_amount_line(f"of the device ({machine.name})", machine.memory, machine.memory))
     if memory.host:
-        lines.append(_amount("and of its host", memory.host, machine.host_memory))
+        lines.append(_amount_line("and of its host", memory.host, machine.host_memory))
+
     time = plan.slowest
     lines += ["", "time of a step in the tables, as TorchRec estimates it"]
-    lines += [_time_line(says, getattr(time, name), time.step) for name, says in _TIME.items()]
+    lines += [_time_line(label, getattr(time, name), time.step) for name, label in _TIME.items()]
     lines += [_time_line("in all", time.step, time.step), ""]
     lines.append(
         f"{plan.seconds_per_million:,.1f} device seconds for a million windows; {_limits(plan)}"
@@ -59,39 +75,8 @@ def show_plan(plan: TablesOnRanks) -> str:
 
 
 def show_sweep(points: Sequence[Point]) -> str:
-    """A sweep as a Markdown table."""
-    head = (
-        "items",
-        "ranks",
-        "rows",
-        "memory a rank",
-        "of a device",
-        "step",
-        "ranks x step",
-        "device s / 1M windows",
-        "fits",
-    )
-    lines = [_row(head), _row(["---"] * len(head))]
-    for point in points:
-        plan = point.plan
-        memory = point.plan.fullest
-        request = plan.request
-        lines.append(
-            _row(
-                [
-                    short(request.items),
-                    str(request.ranks),
-                    in_gb(memory.table + memory.host),
-                    in_gb(memory.used),
-                    f"{point.memory_share:.0%}",
-                    in_ms(plan.slowest.step) if point.fits else "",
-                    in_ms(plan.device_seconds) if point.fits else "",
-                    f"{plan.seconds_per_million:,.1f}" if point.fits else "",
-                    "yes" if point.fits else "no",
-                ]
-            )
-        )
-    return "\n".join(lines)
+    """Returns a sweep as a Markdown table."""
+    return "\n".join(table_lines(_SWEEP_HEAD, [_sweep_cells(point) for point in points]))
 
 
 def plan_as_json(plan: TablesOnRanks) -> str:
@@ -99,15 +84,37 @@ def plan_as_json(plan: TablesOnRanks) -> str:
 
 
 def sweep_as_json(points: Sequence[Point]) -> str:
-    found = [
+    objects = [
         {"fits": point.fits, "memory_share": point.memory_share, **_plan_object(point.plan)}
         for point in points
     ]
-    return json.dumps({"points": found}, indent=1)
+    return json.dumps({"points": objects}, indent=1)
+
+
+def _sweep_cells(point: Point) -> list[str]:
+    plan = point.plan
+    memory = plan.fullest
+    cells = [
+        short(plan.request.items),
+        str(plan.request.ranks),
+        in_gb(memory.table + memory.host),
+        in_gb(memory.used),
+        f"{point.memory_share:.0%}",
+    ]
+    if not point.fits:
+        return [*cells, "", "", "", "no"]
+
+    return [
+        *cells,
+        in_ms(plan.slowest.step),
+        in_ms(plan.device_seconds),
+        f"{plan.seconds_per_million:,.1f}",
+        "yes",
+    ]
 
 
 def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
-    """Bytes and seconds; equal ranks and shards stand together."""
+    """Returns a plan in bytes and seconds; equal ranks are one entry."""
     ranks = [
         {
             "ranks": [first, last],
@@ -118,7 +125,7 @@ def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
     ]
     return {
         "request": {**asdict(plan.request), "local_batch": plan.request.local_batch},
-        "tables": [asdict(table) for table in plan.tables],
+        "tables": [_table_object(table) for table in plan.tables],
         "ranks": ranks,
         "device_seconds_per_step": plan.device_seconds,
         "device_seconds_per_million_windows": plan.seconds_per_million,
@@ -126,64 +133,88 @@ def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
     }
 
 
+def _table_object(plan: TablePlan) -> dict[str, Any]:
+    return {
+        "name": plan.table.name,
+        "rows": plan.table.rows,
+        "dim": plan.table.columns,
+        "sharding": plan.type,
+        "kernel": plan.kernel,
+        "shards": [
+            {
+                "rank": piece.rank,
+                "rows": piece.rows,
+                "columns": piece.columns,
+                "first_row": piece.first_row,
+                "first_column": piece.first_column,
+            }
+            for piece in plan.pieces
+        ],
+    }
+
+
 def _runs(values: Iterable[Any]) -> list[tuple[int, int, Any]]:
-    """(first, last, value) of neighbours that are equal."""
-    found = []
+    """Returns (first, last, value) of neighbours that are equal."""
+    runs = []
     first = 0
-    for value, same in groupby(values):
-        last = first + len(list(same)) - 1
-        found.append((first, last, value))
+    for value, equal in groupby(values):
+        last = first + len(list(equal)) - 1
+        runs.append((first, last, value))
         first = last + 1
-    return found
+    return runs
 
 
-def _table_line(table: PlannedTable) -> str:
-    where = [
-        f"{_named(ranks)}: {rows:,} x {columns}"
-        for ranks, (rows, columns) in _by_size(table.shards)
+def _table_line(plan: TablePlan) -> str:
+    blocks = [
+        f"{_named(ranks)}: {rows:,} x {columns}" for ranks, (rows, columns) in _by_size(plan.pieces)
     ]
-    shown = "; ".join(where[:4]) + (f"; and {len(where) - 4} more" if len(where) > 4 else "")
-    count = "1 shard" if len(table.shards) == 1 else f"{len(table.shards)} shards"
-    return f"{table.name}: {table.sharding}, {table.kernel}, {count} ({shown})"
+    text = "; ".join(blocks[:_MOST_BLOCKS])
+    if len(blocks) > _MOST_BLOCKS:
+        text += f"; and {len(blocks) - _MOST_BLOCKS} more"
+    count = "1 shard" if len(plan.pieces) == 1 else f"{len(plan.pieces)} shards"
+    return f"{plan.table.name}: {plan.type}, {plan.kernel}, {count} ({text})"
 
 
-def _by_size(shards: Sequence[PlannedShard]) -> list[tuple[list[int], tuple[int, int]]]:
-    runs = groupby(shards, key=lambda shard: (shard.rows, shard.columns))
-    return [([shard.rank for shard in same], size) for size, same in runs]
+def _by_size(pieces: Sequence[Piece]) -> list[tuple[list[int], tuple[int, int]]]:
+    """Returns ranks and [rows, columns] of neighbouring pieces that have the same size."""
+    runs = groupby(pieces, key=lambda piece: (piece.rows, piece.columns))
+    return [([piece.rank for piece in equal], size) for size, equal in runs]
 
 
 def _named(ranks: list[int]) -> str:
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
-    consecutive = ranks == list(range(ranks[0], ranks[-1] + 1))
-    return f"ranks {ranks[0]}-{ranks[-1]}" if consecutive else f"{len(ranks)} ranks"
+    if ranks == list(range(ranks[0], ranks[-1] + 1)):
+        return f"ranks {ranks[0]}-{ranks[-1]}"
+    return f"{len(ranks)} ranks"
 
 
-def _amount(says: str, size: int, whole: int) -> str:
-    return f"  {says:<28}{in_gb(size):>14}{size / whole:>8.1%}"
+def _amount_line(label: str, size: int, whole: int) -> str:
+    return f"  {label:<28}{in_gb(size):>14}{size / whole:>8.1%}"
 
 
-def _time_line(says: str, seconds: float, whole: float) -> str:
-    return f"  {says:<28}{seconds * 1000:>11.3f} ms{seconds / whole if whole else 0:>8.1%}"
+def _time_line(label: str, seconds: float, whole: float) -> str:
+    share = seconds / whole if whole else 0
+    return f"  {label:<28}{seconds * 1000:>11.3f} ms{share:>8.1%}"
 
 
 def _limits(plan: TablesOnRanks) -> str:
-    """What takes most of the step, and most of the memory."""
+    """Says what takes most of the step, and most of the memory."""
     request = plan.request
     time = plan.slowest
     memory = plan.fullest
     sent = time.vectors + time.gradients if request.ranks > 1 else 0.0
-    link = (
-        "the network between nodes"
-        if request.ranks > request.machine.ranks_per_node
-        else "the links within a node"
-    )
-    says, seconds = (
-        (link, sent) if sent > time.step / 2 else ("the bandwidth of memory", time.step - sent)
-    )
+
+    if sent > time.step / 2:
+        seconds = sent
+        if request.ranks > request.machine.ranks_per_node:
+            limit = "the network between nodes"
+        else:
+            limit = "the links within a node"
+    else:
+        seconds = time.step - sent
+        limit = "the bandwidth of memory"
+
+    share = seconds / time.step
     largest = max(_MEMORY, key=lambda name: getattr(memory, name))
-    return f"limited by {says} ({seconds / time.step:.0%} of the step); most memory: {_MEMORY[largest]}"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"limited by {limit} ({share:.0%} of the step); most memory: {_MEMORY[largest]}"

@@ -1,7 +1,7 @@
-"""Memory of a shard as TorchRec estimates it, with the optimizer state as FBGEMM really keeps it, and what is left out.
+"""Memory of a shard as TorchRec estimates it, corrected for FBGEMM's optimizer state.
 
-TorchRec counts row-wise state in the precision of the rows and once over all column shards; FBGEMM keeps float32, and
-each column shard has its own.
+TorchRec counts row-wise state in the precision of the rows, and once over all column shards.
+FBGEMM keeps it in float32, and each column shard has its own.
 """
 
 import math
@@ -27,6 +27,7 @@ OPTIMIZER_CLASSES = {
     "adam": Adam,
 }
 _STATE_NUMBER = 4  # bytes
+_CACHED = 0.2  # share of the rows in a GPU's cache: TorchRec's UVM_CACHING_RATIO
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,11 @@ class Memory:
 
     Attributes:
         table: rows on the device, or the part of them that is cached there.
-        optimizer: state on the device.
+        optimizer: optimizer state on the device.
         buffers: ids and vectors of a step's lookups.
-        dense: parameters, gradients and optimizer of the dense model.
-        activations: what a step keeps besides, at its fullest moment.
-        reserved: for what is not estimated.
+        dense: parameters, gradients and optimizer state of the dense model.
+        activations: what else a step keeps, at its fullest moment.
+        reserved: left free for what is not estimated.
         host: rows and state in the host's memory.
     """
 
@@ -53,7 +54,7 @@ class Memory:
 
     @property
     def used(self) -> int:
-        """Of the device, without what is reserved."""
+        """Bytes of the device, without the reserved ones."""
         return self.table + self.optimizer + self.buffers + self.dense + self.activations
 
     def __add__(self, other: "Memory") -> "Memory":
@@ -63,7 +64,7 @@ class Memory:
 
 
 def state_bytes(optimizer: str, rows: int, columns: int) -> int:
-    """Of a shard's fused optimizer.
+    """Returns the bytes of a shard's fused optimizer.
 
     >>> state_bytes("rowwise-adagrad", 1000, 64), state_bytes("adam", 1000, 64)
     (4000, 512000)
@@ -80,32 +81,32 @@ def state_bytes(optimizer: str, rows: int, columns: int) -> int:
 def memory_of(
     option: ShardingOption, size: list[int], storage: Storage, optimizer: str, device: str
 ) -> Memory:
-    """What a shard of [rows, columns] takes, by kind."""
+    """Divides TorchRec's estimate of a shard of [rows, columns] by kind."""
     rows, columns = size
     table = rows * columns * option.tensor.element_size()
     state = state_bytes(optimizer, rows, columns)
     if option.compute_kernel == "fused":
         whole = storage.ddr if device == "cpu" else storage.hbm
         return Memory(table=table, optimizer=state, buffers=whole - table - state)
-    ratio = option.cache_load_factor or 0.2  # TorchRec's UVM_CACHING_RATIO
-    cached = table + _counted_by_torchrec(option, table)
-    cache = (
-        math.ceil(cached * ratio + rows * (4 + 16 * ratio))
-        if option.compute_kernel == "fused_uvm_caching"
-        else 0
-    )
+
+    # Rows are in the host's memory; the cache's bytes are those that TorchRec counted.
+    cache = 0
+    if option.compute_kernel == "fused_uvm_caching":
+        ratio = option.cache_load_factor or _CACHED
+        cached = table + _counted_by_torchrec(option, table)
+        cache = math.ceil(cached * ratio + rows * (4 + 16 * ratio))
     return Memory(table=cache, buffers=storage.hbm - cache, host=storage.ddr)
 
 
 def _counted_by_torchrec(option: ShardingOption, table: int) -> int:
-    """Bytes of optimizer state that TorchRec's estimate of a shard of `table` bytes has."""
-    chosen = getattr(option.tensor, "_optimizer_classes", [None])[0]
-    factor = {SGD: 0.0, Adam: 2.0, RowWiseAdagrad: 1 / option.tensor.shape[-1]}.get(chosen, 1.0)
-    return math.ceil(table * factor)
+    """Returns the bytes of optimizer state in TorchRec's estimate of a shard of `table` bytes."""
+    optimizer = getattr(option.tensor, "_optimizer_classes", [None])[0]
+    factors = {SGD: 0.0, Adam: 2.0, RowWiseAdagrad: 1 / option.tensor.shape[-1]}
+    return math.ceil(table * factors.get(optimizer, 1.0))
 
 
 class StorageEstimator(EmbeddingStorageEstimator):
-    """TorchRec's, with the state that FBGEMM keeps."""
+    """TorchRec's estimator, with the state that FBGEMM keeps."""
 
     def __init__(
         self, topology: Topology, constraints: dict[str, ParameterConstraints], optimizer: str
@@ -121,15 +122,17 @@ class StorageEstimator(EmbeddingStorageEstimator):
             on_host = self._topology.compute_device == "cpu" or option.compute_kernel != "fused"
             for shard in option.shards:
                 rows, columns = shard.size
-                counted = _counted_by_torchrec(
-                    option, rows * columns * option.tensor.element_size()
-                )
+                table = rows * columns * option.tensor.element_size()
+                counted = _counted_by_torchrec(option, table)
                 more = state_bytes(self._optimizer, rows, columns) - counted
-                shard.storage += Storage(hbm=0 if on_host else more, ddr=more if on_host else 0)
+                if on_host:
+                    shard.storage += Storage(hbm=0, ddr=more)
+                else:
+                    shard.storage += Storage(hbm=more, ddr=0)
 
 
 class Reservation(FixedPercentageStorageReservation):
-    """Keeps bytes of every device free of tables, on CPUs too, where TorchRec's own reservations keep none."""
+    """Keeps bytes of every device free of tables, also on CPUs, where TorchRec's own keep none."""
 
     def __init__(self, size: int) -> None:
         super().__init__(percentage=0.0)

@@ -1,4 +1,4 @@
-"""Memory, time and cost against numbers of ranks and of items."""
+"""Memory, time and cost for several numbers of ranks and of items."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,14 +9,19 @@ from torchrec_priors.planning.request import Request
 
 @dataclass(frozen=True)
 class Point:
-    """One request of a sweep; where it does not fit, its plan is what endless memory would allow."""
+    """One request of a sweep.
+
+    Attributes:
+        plan: its plan; if it does not fit, the one that unlimited memory would allow.
+        fits: whether it fits.
+    """
 
     plan: TablesOnRanks
     fits: bool
 
     @property
     def memory_share(self) -> float:
-        """Of the device, with what is reserved: above 1 where it does not fit."""
+        """Share of the device's memory, reserved memory included: above 1 if it does not fit."""
         memory = self.plan.fullest
         return (memory.used + memory.reserved) / self.plan.request.machine.memory
 
@@ -27,21 +32,25 @@ def sweep(
     ranks: Sequence[int],
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Point]:
-    """All numbers of items with all numbers of ranks.
+    """Plans all numbers of items with all numbers of ranks.
 
     Args:
-        report: told of each point before it is planned.
+        request: of which items and ranks are replaced.
+        items: numbers of items.
+        ranks: numbers of ranks.
+        report: called with each point before it is planned.
 
     Raises:
-        UserError: a number of ranks is no whole number of nodes; told before anything is planned.
+        UserError: a number of ranks is not a whole number of nodes; raised before any planning.
     """
     requests = [replace(request.with_items(rows), ranks=count) for rows in items for count in ranks]
-    for one in requests:
-        one.check()
+    for point_request in requests:
+        point_request.check()
+
     points = []
-    for one in requests:
-        report(one.describe())
-        points.append(_point(one))
+    for point_request in requests:
+        report(point_request.describe())
+        points.append(_point(point_request))
     return points
 
 

@@ -25,24 +25,33 @@ from torchrec_priors.settings.model import ModelConfig
 from torchrec_priors.settings.sharding import ShardingConfig
 from torchrec_priors.settings.table import PREFIX, TABLE
 
-_OF_ACTIVATIONS = (("layers", 1), ("accumulate", 1), ("queries", 1))
+_LEAST = {
+    "dim": 1,
+    "batch": 1,
+    "context": 1,
+    "negatives": 0,
+    "layers": 1,
+    "accumulate": 1,
+    "queries": 1,
+}
 _MOST = {"dim": 1 << 16, "context": 1 << 20, "layers": 1 << 10, "queries": 1 << 20}
 _WITH_LAYERS = ("--accumulate", "--recompute", "--precision", "--queries")
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is said of a model by hand; None where nothing is.
+    """What a user says of a model by options; None for what is not given.
 
     Attributes:
+        dim: width of the rows.
         batch: windows of a rank and step.
-        context: items of a window, those it is trained to predict included.
-        negatives: of a step, over all ranks.
-        dense: parameters of the dense model, as people write them.
-        layers: of the encoder; without it activations are not counted.
-        accumulate, recompute, precision: as a run's configuration has them.
-        queries: paths that a position asks.
-        sharding, kernel: as `ShardingConfig` has them.
+        context: items of a window, including those it is trained to predict.
+        negatives: negatives of a step, over all ranks.
+        dense: parameters of the dense model, as users write them.
+        layers: layers of the encoder; without it activations are not counted.
+        accumulate, recompute, precision: as in a run's configuration.
+        queries: paths of a position that have positives.
+        sharding, kernel: as in `ShardingConfig`.
     """
 
     dim: int | None = None
@@ -59,26 +68,24 @@ class Numbers:
     kernel: str | None = None
 
     def check(self) -> None:
-        for name, least in (
-            ("dim", 1),
-            ("batch", 1),
-            ("context", 1),
-            ("negatives", 0),
-            *_OF_ACTIVATIONS,
-        ):
+        """Raises UserError if a number is out of its range, or needs another option."""
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"--{name} must be at least {least}, not {value}")
             if value is not None:
                 check_most(f"--{name}", value, _MOST.get(name, 10**9))
+
         if self.precision not in (None, "fp32", "bf16"):
             raise UserError(f"--precision: there is no '{self.precision}': take fp32 or bf16")
-        alone = [option for option in self.given() if option in _WITH_LAYERS]
-        if self.layers is None and alone:
-            raise UserError(f"{alone[0]} is about activations: give --layers, too, or leave it out")
+        of_activations = [option for option in self.given() if option in _WITH_LAYERS]
+        if self.layers is None and of_activations:
+            raise UserError(
+                f"{of_activations[0]} is about activations: give --layers, too, or leave it out"
+            )
 
     def given(self) -> list[str]:
-        """Options that were given."""
+        """Returns the options that were given."""
         return [
             f"--{name}" for name in self.__dataclass_fields__ if getattr(self, name) is not None
         ]
@@ -90,26 +97,34 @@ DEFAULTS = Numbers(
 
 
 def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
-    """The request of a table of `items` rows; what is not said is as `DEFAULTS`.
+    """Returns the request of a table of `items` rows; what is not given is as in `DEFAULTS`.
 
     Args:
+        numbers: of the model.
+        items: number of rows.
         rest: ranks, machine and the other fields of `Request`.
     """
     numbers.check()
     if numbers.dim is None:
         raise UserError("give --items and --dim, or --config")
-    said = {name: value for name, value in vars(numbers).items() if value is not None}
-    known = replace(DEFAULTS, **said)
-    assert known.batch is not None and known.context is not None and known.negatives is not None  # noqa: PT018
+
+    given = {name: value for name, value in vars(numbers).items() if value is not None}
+    known = replace(DEFAULTS, **given)
+    assert known.batch is not None
+    assert known.context is not None
+    assert known.negatives is not None
     table = RequestedTable(TABLE, items, numbers.dim, known.context, known.negatives)
-    dense = 0 if numbers.dense in (None, "0") else read_count(str(numbers.dense), "--dense")
-    kept = None
+    dense = 0
+    if numbers.dense not in (None, "0"):
+        dense = read_count(str(numbers.dense), "--dense")
+
+    activations = None
     if known.layers is not None:
         queries = known.queries or 1
-        kept = Activations(
+        activations = Activations(
             known.layers,
             known.context,
-            horizon=0,  # of which the context's items are some
+            horizon=0,  # its items are among the context's
             accumulate=known.accumulate or 1,
             recompute=bool(known.recompute),
             precision=known.precision or "fp32",
@@ -120,49 +135,52 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
         (table,),
         batch=known.batch,
         dense=dense,
-        activations=kept,
+        activations=activations,
         sharding=_sharding(known),
         **rest,
     )
 
 
 def _sharding(numbers: Numbers) -> ShardingConfig:
-    """Raises UserError, in the options' names, where there is no such type or kernel."""
+    """Raises UserError, in the options' names, if there is no such type or kernel."""
     sharding = ShardingConfig(type=str(numbers.sharding), kernel=str(numbers.kernel))
     try:
         sharding.check()
     except UserError as error:
-        says = (
-            str(error)
-            .replace("sharding.type =", "--sharding")
-            .replace("sharding.kernel =", "--kernel")
-        )
-        raise UserError(says) from None
+        message = str(error)
+        message = message.replace("sharding.type =", "--sharding")
+        message = message.replace("sharding.kernel =", "--kernel")
+        raise UserError(message) from None
     return sharding
 
 
 def from_config(
     config: RunConfig, data: PreparedData | None, items: int | None, **rest: Any
 ) -> Request:
-    """The request of a run: its tables, batch, negatives and dense parameters.
+    """Returns the request of a run: its tables, batch, negatives and dense parameters.
 
     Args:
-        data: knows items, groups and features; without it there is one item set and there are no heads.
-        items: in place of the data set's.
+        config: of the run.
+        data: has items, groups and features; without it there is one item set and no heads.
+        items: number of items, instead of the data set's.
         rest: as for `from_numbers`.
 
     Raises:
-        UserError: nothing says how many items there are, or what the tree or the features need is not there.
+        UserError: the number of items is not given, or what the tree or the features need does not
+            exist.
     """
     if data is None and items is None:
         raise UserError("--config: give --data, or --items for how many items there are")
     if data is None and config.encoder.item_features:
         raise UserError("encoder.item_features need --data, which knows their values")
-    rows = items if items is not None else data.items  # type: ignore[union-attr]
-    if config.embedding.unseen == "managed":
+
+    managed = config.embedding.unseen == "managed"
+    if managed:
         rows = config.embedding.rows
+    else:
+        rows = items if items is not None else data.items  # type: ignore[union-attr]
+
     model = config.model
-    training = config.training
     sets = 1
     dense = 0
     tree: PriorTree | None = None
@@ -175,18 +193,11 @@ def from_config(
             RequestedTable(PREFIX + feature.name, feature.size, model.dim, model.context)
             for feature in load_features(config.encoder.item_features, data)
         ]
-    with torch.device("meta"):
-        events = len(data.manifest.events) if data is not None else 0
-        encoder = load_encoder(config.encoder, model.dim, model.context, events)
-        baseline = load_baseline(config.baseline, model.dim, model.context)
-        score = score_of(baseline, model.score)
-    assert isinstance(encoder, nn.Module)
-    parts = [encoder, score, *([] if baseline is None else [baseline])]
-    dense += sum(parameter.numel() for part in parts for parameter in part.parameters())
+    dense += _count_dense(config, data)
+
     negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
-    managed = config.embedding.unseen == "managed"
     item = RequestedTable(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)
-    windows = training.batch or -(-training.batch_tokens // model.context)
+    windows = config.training.batch or -(-config.training.batch_tokens // model.context)
     return Request(
         (item, *features),
         global_batch=windows,
@@ -197,18 +208,36 @@ def from_config(
     )
 
 
+def _count_dense(config: RunConfig, data: PreparedData | None) -> int:
+    """Returns the number of dense parameters of all modules but the heads."""
+    model = config.model
+    # The meta device: only shapes are needed.
+    with torch.device("meta"):
+        events = len(data.manifest.events) if data is not None else 0
+        encoder = load_encoder(config.encoder, model.dim, model.context, events)
+        baseline = load_baseline(config.baseline, model.dim, model.context)
+        score = score_of(baseline, model.score)
+    assert isinstance(encoder, nn.Module)
+
+    modules = [encoder, score]
+    if baseline is not None:
+        modules.append(baseline)
+    return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+
 def _activations(
     config: RunConfig, data: PreparedData | None, tree: PriorTree | None
 ) -> Activations | None:
-    """None for a backbone or a baseline whose tensors nobody has counted."""
+    """Returns None for a backbone or a baseline whose tensors are not counted."""
     model = config.model
     encoder = config.encoder
     training = config.training
     if encoder.backbone != "hstu" or config.baseline.name:
         return None
-    asked = Queries(1.0, float(model.horizon), 0.0)
+
+    queries = Queries(1.0, float(model.horizon), 0.0)
     if data is not None and tree is not None:
-        asked = queries_in(config, data, tree)
+        queries = queries_in(config, data, tree)
     return Activations(
         encoder.layers,
         model.context,
@@ -221,5 +250,5 @@ def _activations(
         features=bool(encoder.item_features),
         gated_sets=tree.item_sets if tree is not None and config.loss.gate else 0,
         sets=1 if tree is None else tree.item_sets,
-        **vars(asked),
+        **vars(queries),
     )
