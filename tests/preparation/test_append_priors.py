@@ -64,7 +64,7 @@ def test_the_groups_stay_and_the_rest_has_what_is_new(grown, name):
 def test_it_is_said_with_the_command_that_computes_them_again(grown):
     out, _, made = grown
     command = "to compute it again: torchrec-priors prior"
-    assert made.said == [
+    assert made.messages == [
         f"prior community: 10 new items are in 'others'; {command} graph --data {out} --name community --overwrite"
         " --last 50 --groups 3 --min-size 2",
         f"prior crowd: 3 new users are in 'other users'; {command} user --data {out} --name crowd --overwrite"

@@ -175,7 +175,7 @@ def prepare(
                 source, target, given, on_bad_row=on_bad_row.value, report=report, on=engine_choice
             )
             already = grown.already
-            text = "\n".join([summary(grown.manifest, target), *grown.said])
+            text = "\n".join([summary(grown.manifest, target), *grown.messages])
         else:
             if dataset is None:
                 raise UserError("--dataset: name a corpus, or the file of your own")

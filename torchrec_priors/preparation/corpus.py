@@ -229,6 +229,7 @@ def corpus_path(name_or_file: str) -> Path:
     if name_or_file.endswith(".py"):
         return Path(name_or_file)
 
+    # The user may have left out the ending of a file of their own.
     if name_or_file not in known:
         file = f"{name_or_file}.py"
         if Path(file).is_file():

@@ -113,6 +113,7 @@ def prepare(
             manifest = _build(settings, engine, hashing, on.memory, report)
         finally:
             hashing.stop()
+        # Only when everything is there: until now `out` is what it was.
         move(work / _MADE, out)
 
     return manifest
@@ -154,6 +155,8 @@ def load(
         if isinstance(error, FileNotFoundError) and error.filename is not None:
             raise UserError(f"--raw: there is no file '{error.filename}': put it there") from error
         raise cannot(f"--raw: cannot read '{error.filename or raw}'", error) from error
+
+    # These say what is wrong themselves.
     except (UserError, OutsideError, MemoryError):
         raise
     # The corpus file may be the user's own code, which may raise anything.
@@ -250,6 +253,7 @@ def _already_prepared(
         return None
 
     present = manifests.read_manifest(out)
+    # The raw files of one command do not make a data set that has grown, whatever its settings.
     if present.grown:
         raise UserError(
             f"--out: '{out}' was appended to: --append adds to it, --overwrite replaces it"

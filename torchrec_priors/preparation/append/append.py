@@ -40,12 +40,12 @@ class Appended:
     """The data set that has grown.
 
     Attributes:
-        said: lines for users about the parts that did not grow with it.
+        messages: lines for users about the parts that did not grow with it.
         already: whether it held the raw files before.
     """
 
     manifest: Manifest
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
     already: bool = False
 
 
@@ -134,7 +134,7 @@ def append(
                 )
             move(folder, out)
 
-    return Appended(made, build.said)
+    return Appended(made, build.messages)
 
 
 def _holds(manifest: Manifest, raw: Path, seen: raw_files.Seen) -> bool:

@@ -65,7 +65,7 @@ class AppendBuild:
         folder: where the new data set is built, in the engine's folder.
 
     Attributes:
-        said: lines for users about the parts that do not grow.
+        messages: lines for users about the parts that do not grow.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class AppendBuild:
         self.report = report
         self.corpus = self._with_held(self._typed(corpus))
         self.output = OutputFiles(engine, folder)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def run(self, settings: Callable[[], dict[str, Any]]) -> Manifest:
         """Writes all files and returns their manifest.
@@ -259,6 +259,7 @@ class AppendBuild:
             .left_join(less, "item_id")
             .drop("item_id_right")
         )
+
         change = table.more.fill_null(0) - table.less.fill_null(0)
         table = table.mutate(frequency=(table.frequency + change).cast("int64")).select(old.columns)
         self.output.write(
@@ -289,6 +290,7 @@ class AppendBuild:
         make = AppendPriors(self.engine, self.state, self.output)
         all_labels = (*self.corpus.item_priors, *self.corpus.user_priors)
         labels_of = {labels.name: labels for labels in all_labels}
+
         priors = []
         groups = None
         for info in self.state.manifest.priors:
@@ -297,7 +299,7 @@ class AppendBuild:
             # "item".
             new = users if info.kind == "user" else items
             if info.made_by:
-                priors.append(make.computed(info, new, self.said.append))
+                priors.append(make.computed(info, new, self.messages.append))
             elif info.kind == "event":
                 priors.append(make.event(info.name, seen, _more_events(seen, seen_then), ids))
             else:

@@ -184,11 +184,13 @@ def remake(info: PriorInfo, data: Path) -> str:
         quote(info.name),
         "--overwrite",
     ]
+
     if made["kind"] == "mapping":
         words += ["--from", quote(made["file"])]
     for name in _OPTIONS:
         if made.get(name):
             words += [f"--{name.replace('_', '-')}", quote(str(made[name]))]
+
     # Weights are the default; manifests of other kinds of priors do not mention them.
     if made.get("weighted") is False:
         words.append("--unweighted")

@@ -24,6 +24,8 @@ def left_out(split: Split, read: Mapping[str, int]) -> Counts:
         split.left_out: read["users"] - read["kept_users"] - short_users,
         "their interactions": read["interactions"] - read["kept_interactions"] - short_interactions,
     }
+
+    # The manifest names these reasons only if there are any.
     if read["duplicates"]:
         counts["duplicate interactions"] = read["duplicates"]
     if short_users:

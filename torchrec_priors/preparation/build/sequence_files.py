@@ -110,7 +110,7 @@ def write_sequences(
         first = next(tables)
         with ParquetWriter(file, first.schema) as writer:
             writer.write_table(first, row_group_size=at_once)
-            # Exactly one file of users: the iterator goes on in the next call.
+            # Exactly one file of users: the next call continues with the iterator.
             for table in islice(tables, -(-USERS_A_FILE // at_once) - 1):
                 writer.write_table(table, row_group_size=at_once)
 

@@ -149,25 +149,25 @@ def _parsed(
     try:
         table = _as_text(data, list(columns), longest)
         wrong = list[_WrongRow]()
-        places = np.arange(1, len(table) + 1)
+        indices = np.arange(1, len(table) + 1)
     except pa.ArrowInvalid:
         # A row with another number of fields, or a value that is not UTF-8.
-        table, places, wrong = _row_by_row(data, columns, file, longest)
+        table, indices, wrong = _row_by_row(data, columns, file, longest)
     # Arrow and `rows_of` agree on where rows end, unless quotes are in the wrong place.
     if len(table) + len(wrong) + 1 != len(rows.ends):
         raise _wrong_quote(file, _first_wrong_quote(data, rows, lines))
 
     blank = _blank_rows(data, rows)
-    wrong = [row for row in wrong if row.place not in blank]
+    wrong = [row for row in wrong if row.number not in blank]
     if wrong:
-        wrong_lines = pa.array(rows.lines[[row.place for row in wrong]] + lines, pa.int64())
+        wrong_lines = pa.array(rows.lines[[row.number for row in wrong]] + lines, pa.int64())
         bad_rows.handle(file, wrong_lines, "wrong number of fields", wrong[0].example)
     if blank:
-        filled = np.isin(places, list(blank), invert=True)
+        filled = np.isin(indices, list(blank), invert=True)
         table = table.filter(pa.array(filled))
-        places = places[filled]
+        indices = indices[filled]
 
-    table = table.append_column(LINE, pa.array(rows.lines[places] + lines))
+    table = table.append_column(LINE, pa.array(rows.lines[indices] + lines))
     table = _utf8(table, columns, file, bad_rows)
     if len(rows.several):
         table = _on_a_line(table, columns, file, bad_rows)
@@ -187,23 +187,28 @@ def _as_text(
         skip: called with each row of another number of fields; without it such a row raises an
             error.
     """
+    read_options = arrow_csv.ReadOptions(
+        # `skip` learns the numbers of rows only from a single thread.
+        use_threads=skip is None,
+        block_size=max(_ARROW_BLOCK, 2 * longest),
+    )
+    parse_options = arrow_csv.ParseOptions(
+        # They count as lines.
+        ignore_empty_lines=False,
+        # Otherwise it depends on the ends of blocks whether Arrow sees them.
+        newlines_in_values=True,
+        invalid_row_handler=skip,
+    )
+    # Nothing is read as null: an empty value is an empty text.
+    convert_options = arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), include_columns=names, null_values=[]
+    )
+
     return arrow_csv.read_csv(
         pa.BufferReader(data),
-        read_options=arrow_csv.ReadOptions(
-            # `skip` learns the numbers of rows only from a single thread.
-            use_threads=skip is None,
-            block_size=max(_ARROW_BLOCK, 2 * longest),
-        ),
-        parse_options=arrow_csv.ParseOptions(
-            # They count as lines.
-            ignore_empty_lines=False,
-            # Otherwise it depends on the ends of blocks whether Arrow sees them.
-            newlines_in_values=True,
-            invalid_row_handler=skip,
-        ),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), include_columns=names, null_values=[]
-        ),
+        read_options=read_options,
+        parse_options=parse_options,
+        convert_options=convert_options,
     )
 
 
@@ -211,11 +216,11 @@ class _WrongRow(NamedTuple):
     """A row with another number of fields.
 
     Attributes:
-        place: index of the row; that of the header is 0.
+        number: index of the row; that of the header is 0.
         example: what is wrong, for a message.
     """
 
-    place: int
+    number: int
     example: str
 
 
@@ -254,8 +259,8 @@ def _row_by_row(
         ]
         table = pa.table([pa.array(column, pa.binary()) for column in values], names=list(columns))
 
-    places = np.arange(1, len(table) + len(wrong) + 1)
-    return table, np.setdiff1d(places, [row.place for row in wrong]), wrong
+    indices = np.arange(1, len(table) + len(wrong) + 1)
+    return table, np.setdiff1d(indices, [row.number for row in wrong]), wrong
 
 
 def _utf8(

@@ -32,6 +32,7 @@ def seen(raw: Path, ours: Iterable[Path]) -> Seen:
             status = Path(folder, name).stat()
             path = str(Path(folder, name).relative_to(raw))
             files_seen[path] = [status.st_size, status.st_mtime_ns]
+
     # In an order that does not depend on the file system.
     return dict(sorted(files_seen.items(), key=lambda entry: Path(entry[0])))
 

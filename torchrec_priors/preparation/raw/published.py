@@ -37,9 +37,9 @@ def lists_of(kind: Kind) -> Kind:
     """Lists of this kind."""
     right, name = kind
 
-    def is_right(found: pa.DataType) -> bool:
-        is_list = pa.types.is_list(found) or pa.types.is_large_list(found)
-        return is_list and right(found.value_type)
+    def is_right(column_type: pa.DataType) -> bool:
+        is_list = pa.types.is_list(column_type) or pa.types.is_large_list(column_type)
+        return is_list and right(column_type.value_type)
 
     return is_right, f"a list of {name}"
 
@@ -47,8 +47,8 @@ def lists_of(kind: Kind) -> Kind:
 def either(first: Kind, second: Kind) -> Kind:
     """One kind or the other."""
 
-    def is_right(found: pa.DataType) -> bool:
-        return first[0](found) or second[0](found)
+    def is_right(column_type: pa.DataType) -> bool:
+        return first[0](column_type) or second[0](column_type)
 
     return is_right, f"{first[1]} or {second[1]}"
 
@@ -69,13 +69,16 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
     for name, (right, kind) in columns.items():
         if name not in schema.names:
             raise UserError(f"{file} has no column '{name}' (it has {', '.join(schema.names)})")
-        found = schema.field(name).type
+        column_type = schema.field(name).type
         # Dictionaries are only a way to store a column.
-        if pa.types.is_dictionary(found):
-            found = found.value_type
-        if not right(found):
-            raise UserError(f"{file}: column '{name}' is of type {found} where {kind} is expected")
-        types[name] = found
+        if pa.types.is_dictionary(column_type):
+            column_type = column_type.value_type
+
+        if not right(column_type):
+            raise UserError(
+                f"{file}: column '{name}' is of type {column_type} where {kind} is expected"
+            )
+        types[name] = column_type
     return types
 
 

@@ -17,7 +17,7 @@ _FIRST = -62_135_596_800_000
 _LAST = 253_402_300_799_999
 # As seconds these are the years 1989 to 2096, as ms some weeks of 1970.
 _SECONDS = (600_000_000, 4_000_000_000)
-# In 1973, in ms: a log that goes on after it does not begin in those weeks.
+# In 1973, in ms: a log that continues after it does not begin in those weeks.
 _MODERN = 100_000_000_000
 
 
@@ -36,28 +36,28 @@ def unit_numbers(time: ir.IntegerColumn) -> dict[str, ir.Scalar]:
     }
 
 
-def check_unit(name: str, found: Mapping[str, Any]) -> None:
+def check_unit(name: str, numbers: Mapping[str, Any]) -> None:
     """Raises UserError if times are in no year, or are seconds.
 
     Args:
         name: name of the corpus.
-        found: values of `unit_numbers`.
+        numbers: values of `unit_numbers`.
     """
-    if found["outside"]:
+    if numbers["outside"]:
         raise UserError(
-            f"corpus '{name}': {found['outside']:,} interactions have times outside the years"
-            f" 1 to 9999, such as {found['example_outside']} ms since 1970: divide them if they are"
-            " micro- or nanoseconds, or milliseconds that are read as seconds; otherwise leave such"
-            " rows out"
+            f"corpus '{name}': {numbers['outside']:,} interactions have times outside the years"
+            f" 1 to 9999, such as {numbers['example_outside']} ms since 1970: divide them if they"
+            " are micro- or nanoseconds, or milliseconds that are read as seconds; otherwise leave"
+            " such rows out"
         )
 
-    # A log of 1970 is possible, but not one that begins there and goes on after 1973.
-    seconds = found["seconds"] or 0
-    if seconds and (2 * seconds > found["times"] or found["last_time"] >= _MODERN):
-        first = moment(found["first_second"])
-        last = moment(found["last_second"])
+    # A log of 1970 is possible, but not one that begins then and continues after 1973.
+    seconds = numbers["seconds"] or 0
+    if seconds and (2 * seconds > numbers["times"] or numbers["last_time"] >= _MODERN):
+        first = moment(numbers["first_second"])
+        last = moment(numbers["last_second"])
         raise UserError(
-            f"corpus '{name}': {seconds:,} of {found['times']:,} interactions have times from"
+            f"corpus '{name}': {seconds:,} of {numbers['times']:,} interactions have times from"
             f" {first} to {last}, as seconds have if they are taken for milliseconds (such as"
-            f" {found['first_second']}): multiply them by 1000 in the corpus file"
+            f" {numbers['first_second']}): multiply them by 1000 in the corpus file"
         )
