@@ -44,10 +44,13 @@ def start_from(
     """
     old_config, old_data = source.open(option="--init-from")
     place = Checkpoints(source.checkpoints, ranks).best_place("--init-from")
+
+    # Event types are numbered by their order, so the vectors of other types would not fit.
     uses_events = config.encoder.events and old_config.encoder.events
     if uses_events and old_data.manifest.events != data.manifest.events:
         raise UserError(f"--init-from: '{source.path}' was trained on other event types")
 
+    # From here on all ranks read the checkpoint together, in the same order.
     checkpoint = OldCheckpoint(place, ranks)
     checkpoint.copy_dense(built)
     old = _OldRun(source, old_config, old_data, source.trained_on(old_config, old_data))
@@ -116,6 +119,7 @@ def _copy_tables(
     checkpoint: OldCheckpoint, built: Built, config: RunConfig, data: PreparedData, old: _OldRun
 ) -> None:
     """Copies rows of the item table by original ids, and of the tables of features by values."""
+    # A data set that has grown since has more values; only the first ones have rows there.
     old_values = _values(old.config, old.data, old.trained.items)
     values = _values(config, data)
 

@@ -48,6 +48,7 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Returns the steps of the checkpoints that are in their place, ascending."""
+        # A name that is not a number is that of a partial or a damaged one.
         folders = self.path.glob("step-*")
         return sorted(
             int(path.name[5:]) for path in folders if path.name[5:].isdigit() and path.is_dir()
@@ -113,6 +114,7 @@ class CheckpointFolder:
 
     def remove_old(self, keep_last: int, keep_best: int) -> None:
         """Removes all checkpoints but the newest and the best."""
+        # A checkpoint may be both among the newest and among the best.
         steps = self.steps()
         bests = self._bests()[:keep_best]
         kept = {*steps[-keep_last:], *(best["step"] for best in bests)}

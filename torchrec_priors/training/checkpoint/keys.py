@@ -30,7 +30,7 @@ DCP_METADATA = ".metadata"
 # Checkpoints of versions without checksums have other names, so a missing manifest is noticed.
 DATA_FILES = "rank-*.distcp"
 
-# The keys of the manifest.
+# The keys of the manifest. The number keeps its key in all formats, so any release can read it.
 FORMAT_NUMBER = "format"
 FILES = "files"
 

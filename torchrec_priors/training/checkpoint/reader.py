@@ -25,6 +25,8 @@ class Reader(FileSystemReader):
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
+
+        # Read at once: an unreadable file is then named before any collective begins.
         try:
             self.metadata = read_metadata(place)
         except (ValueError, OSError) as error:

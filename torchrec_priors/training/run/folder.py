@@ -196,6 +196,7 @@ class RunFolder:
             items = int(state["items"])
             groups = origin.groups
 
+        # Rows of their own, or of a managed table, do not depend on how often items were seen.
         seen_I = None
         if config.embedding.unseen not in ("own", "managed"):
             self.check_whole(self.seen, origin)
@@ -269,6 +270,7 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--run: '{self.path}' is a file: name a folder")
+        # A run may begin in a new or an empty folder.
         if not self.was_started:
             self._check_unused()
             return

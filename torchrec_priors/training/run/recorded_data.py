@@ -50,6 +50,7 @@ def earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
     """
     if data.manifest.prepared_sha256 == origin.content_sha256:
         return None
+    # Data grows state by state, and the manifest keeps them all.
     states = [
         state for state in data.manifest.grown if state["prepared_sha256"] == origin.content_sha256
     ]
@@ -58,6 +59,7 @@ def earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
 
 def added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
     """Returns checksums of the priors added to the data that a run uses, by name."""
+    # A level of the tree is a prior, or a kind with a prior as its argument: "random:genre".
     names = {part for level in config.priors.tree for part in (level, *level.split(":"))}
     added = data.manifest.added_priors()
 

@@ -69,6 +69,8 @@ def say_unseen(config: UnseenConfig, rows: Rows, frequency: np.ndarray | None) -
 
     if rows.own_row_I is None or frequency is None:
         return
+
+    # The share is that of interactions: few of them may belong to many items.
     unseen = ~rows.own_row_I
     share = frequency[unseen].sum() / max(frequency.sum(), 1)
     log.info(
