@@ -119,7 +119,7 @@ def _copy_tables(
     checkpoint: OldCheckpoint, built: Built, config: RunConfig, data: PreparedData, old: _OldRun
 ) -> None:
     """Copies rows of the item table by original ids, and of the tables of features by values."""
-    # A data set that has grown since has more values; only the first ones have rows there.
+    # The other data set may have grown since; only values of its items then have rows there.
     old_values = _values(old.config, old.data, old.trained.items)
     values = _values(config, data)
 
