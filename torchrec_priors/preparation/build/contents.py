@@ -11,9 +11,9 @@ from torchrec_priors.preparation.build import expressions
 from torchrec_priors.preparation.build.bucketed import Bucketed
 from torchrec_priors.preparation.build.long_histories import none_is_long
 from torchrec_priors.preparation.build.split import Split
+from torchrec_priors.preparation.build.time_unit import check_unit, unit_numbers
 from torchrec_priors.preparation.corpus import Corpus
 from torchrec_priors.preparation.engine.engine import Engine
-from torchrec_priors.preparation.raw.time_unit import check_unit, unit_numbers
 
 
 def check_catalogue(engine: Engine, corpus: Corpus) -> None:
