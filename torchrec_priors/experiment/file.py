@@ -16,6 +16,7 @@ from torchrec_priors.experiment.search.settings import SearchSettings
 
 MOST_AT_ONCE = 1_000  # processes of one machine
 _RENAMED = {"baseline": "reference"}  # old key -> the new key
+_STRICT = {"extra": "forbid", "strict": True}
 
 Changes = dict[str, Any]  # of the configuration: dotted or nested keys
 
@@ -80,7 +81,7 @@ class ExperimentFile:
             self.search.check()
 
 
-ExperimentFile.__pydantic_config__ = {"extra": "forbid", "strict": True}  # type: ignore[attr-defined]
+ExperimentFile.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
 
 
 def read_experiment(file: Path) -> ExperimentFile:

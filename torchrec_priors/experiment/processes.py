@@ -194,7 +194,7 @@ class OnScheduler:
 
 
 def _last_line(lines: Iterable[str]) -> str:
-    """Our own line about a user's mistake if there is one, as launchers report after it; else the last line."""
+    """Our own line about a mistake, after which launchers report; without one the last line."""
     lines = [line.strip() for line in lines if line.strip()]
     errors = [
         line[line.index("error: ") :] for line in lines if re.match(r"(\[\S+\]:)?\s*error: ", line)

@@ -1,4 +1,4 @@
-"""The results of an experiment: one row a cell and seed, and each cell's difference to the reference row."""
+"""The results of an experiment: a row a cell and seed, and differences to the reference row."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field

@@ -23,7 +23,7 @@ Failures = Mapping[tuple[str, int], str]  # last line of the error, by cell and 
 
 
 class Runner:
-    """Trains and evaluates planned runs in their folders, or resumes where an earlier experiment stopped."""
+    """Trains and evaluates planned runs in their folders; resumes an earlier experiment."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Runner:
         self._logs = out / "logs"
 
     def check(self, runs: list[PlannedRun]) -> None:
-        """Raises UserError if a folder contains a run of another configuration, or of other data."""
+        """Raises UserError if a folder has a run of another configuration or of other data."""
         for run in runs:
             try:
                 self._folder(run).check_same_run(run.config, self.data)
@@ -129,7 +129,7 @@ class Runner:
         return failures
 
     def _train(self, run: PlannedRun, folder: RunFolder, output: Path) -> str | None:
-        """Trains a run if its best weights do not exist; the last line of the error if it failed."""
+        """Trains a run without best weights; returns the last line of the error, if any."""
         summary = summary_of(folder, run)
         if summary is not None and has_weights(folder, summary):
             return None

@@ -1,15 +1,15 @@
-"""Means over seeds, and intervals of a difference between two models, for other users and other seeds.
+"""Means over seeds, and intervals of differences of models, for other users and seeds.
 
-A difference d_su of seed s and user u is mu + a_s + b_u + e_su: what all have, what a training gives
-to all users, what models differ in for a user, and the rest. Its mean over S seeds and U users varies
-by
+A difference d_su of seed s and user u is mu + a_s + b_u + e_su: what all have, what a training
+gives to all users, what models differ in for a user, and the rest. Its mean over S seeds and U
+users varies by
 
     var(a) / S + var(b) / U + var(e) / (S U)
 
-Users are many: they are drawn with replacement, which accounts for the last two terms. Seeds are few,
-and drawing three of three again gives too narrow an interval (three equal ones are 1 of 9 draws, and
-the spread is too small by (S - 1) / S): their part is drawn from Student's t of S - 1 degrees of
-freedom instead, times sqrt(var(a) / S), by an estimate from the same numbers
+Users are many: they are drawn with replacement, which accounts for the last two terms. Seeds are
+few, and drawing three of three again gives too narrow an interval (three equal ones are 1 of 9
+draws, and the spread is too small by (S - 1) / S): their part is drawn from Student's t of S - 1
+degrees of freedom instead, times sqrt(var(a) / S), by an estimate from the same numbers
 
     var(a) = max(0, variance of the seeds' means - var(e) / U)
 
@@ -56,8 +56,8 @@ class Difference:
     """What users have with one model more than with another, seed by seed.
 
     Attributes:
-        sides: [S, U, M]: the differences of the seeds that both have. If they share none, the values
-            of the one model and the negative values of the other, each of its own seeds.
+        sides: [S, U, M]: the differences of the seeds that both have. If they share none, the
+            values of the one model and the negative values of the other, each of its own seeds.
         seeds: of the one and of the other.
     """
 

@@ -1,4 +1,4 @@
-"""What a reader reads first: which prior to turn on, for whom, and what it costs; in words made from the figures."""
+"""Which prior to turn on, for whom, and what it costs: sentences made from the figures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -195,9 +195,10 @@ def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
 
     over = standing.over_one_head(section, row, gains)
     if over is not None:
+        fact = f"ndcg@10 {signed(over.ndcg)}: what the heads add"
         keys = standing.besides_heads(row, over.row)
-        why = f" together with what else differs: {', '.join(keys)}" if keys else ""
-        fact = f"ndcg@10 {signed(over.ndcg)}: what the heads add{why}"
+        if keys:
+            fact += f" together with what else differs: {', '.join(keys)}"
         facts.append((f"Over “{over.row.label}”", fact))
     among = standing.among(section, row, gains)
     if among:
@@ -220,8 +221,10 @@ def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
 def _verdict(gains: Gains) -> str:
     """A key of `_HEADLINES`."""
     overall = sign(gains.overall["ndcg@10"])
-    if overall:
-        return "better" if overall > 0 else "worse"
+    if overall > 0:
+        return "better"
+    if overall < 0:
+        return "worse"
 
     groups = gains.groups()
     rising = sum(gain.sign > 0 for gain in groups)
@@ -244,8 +247,9 @@ def _groups(gains: list[Gain]) -> str:
     for verb, groups in (("gain", rising), ("lose", falling)):
         if groups:
             named = "; ".join(f"{gain.of} {signed(gain.interval)}" for gain in groups[:NAMED])
-            more = f" and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
-            parts.append(f"{len(groups)} of {len(gains)} {verb}: {named}{more}")
+            if len(groups) > NAMED:
+                named += f" and {len(groups) - NAMED} more"
+            parts.append(f"{len(groups)} of {len(gains)} {verb}: {named}")
     return ". ".join(parts) or f"none of {len(gains)} groups can be told from the reference row"
 
 

@@ -1,4 +1,4 @@
-"""What is behind the figures: the data set, the settings in which runs differ, and where their tables were."""
+"""What is behind the figures: the data set, the settings that differ, and where tables were."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ _VALUE_BYTES = 4
 
 
 def data_card(section: Section) -> Table | None:
-    """Counts, what was dropped and why, the split, the priors; None if the data set does not exist any more."""
+    """Counts, what was dropped and why, the split, the priors; None without the data set."""
     if section.data is None:
         return None
     manifest = section.data.manifest
@@ -41,7 +41,7 @@ def data_card(section: Section) -> Table | None:
 
 
 def configuration(section: Section) -> tuple[Table | None, str]:
-    """The settings that differ among the rows, and those that all share, as lines of `key=value`."""
+    """The settings that differ among the rows; as lines of `key=value`, those that all share."""
     keys = sorted({key for row in section.rows for key in row.config} - {"seed"})
     differ = sorted(differing(section.rows))
 

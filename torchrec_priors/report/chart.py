@@ -1,4 +1,4 @@
-"""Charts of the paper from panels of ours: the text around them, and what each of their points costs."""
+"""Charts of the paper: the text around the panels, and what each of their points costs."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
-"""Panels as inline SVG: text stays text, colours are the page's (CSS variables), and everything has a name.
+"""Panels as inline SVG: text stays text, colours are CSS variables, and everything has a name.
 
-matplotlib writes a whole document in fixed colours. Here fixed colours mean variables, and ids begin with a key of the
-page.
+matplotlib writes a whole document in fixed colours. Here fixed colours mean variables, and ids
+begin with a key of the page.
 """
 
 import io
@@ -83,11 +83,15 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
     style = _STYLES[number // SERIES % len(_STYLES)]
     look: dict[str, Any] = {
         "color": f"#0a000{number % SERIES}",
-        "marker": None if panel.style == "lines" else _MARKERS[number % len(_MARKERS)],
+        "marker": _MARKERS[number % len(_MARKERS)],
         "markersize": 4.5,
         "linewidth": 1.5,
-        "label": str(number) if series.label else None,
+        "label": None,
     }
+    if panel.style == "lines":
+        look["marker"] = None
+    if series.label:
+        look["label"] = str(number)  # see `_add_legend`
 
     x = list(series.x)
     if panel.style == "dots":
@@ -104,7 +108,7 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
 
 
 def _add_legend(figure: Figure, axes: Axes, labels: list[str]) -> None:
-    """Adds the legend. matplotlib leaves out names that begin with `_`, so they are set afterwards."""
+    """Adds the legend; names are set last, as matplotlib leaves out those that begin with `_`."""
     handles, numbers = axes.get_legend_handles_labels()
     assert len(numbers) == len(labels)
     legend = figure.legend(handles, numbers, loc="outside lower left", ncols=1, handlelength=2.4)
@@ -122,7 +126,9 @@ def _plain(name: str, longest: int = _LONGEST) -> str:
     letters = name.encode("utf8", "replace").decode("utf8")
     printable = "".join(letter if letter.isprintable() else " " for letter in letters)
     text = " ".join(printable.split())
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+    if len(text) > longest:
+        return text[: longest - 1] + "…"
+    return text
 
 
 def _slanted(panel: Panel) -> bool:

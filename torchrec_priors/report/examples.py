@@ -1,9 +1,10 @@
-"""Example users as in the paper's Figure 5: their history, what came next, and what each model and head recommended.
+"""Example users as in the paper's Figure 5: history, what came next, and what was recommended.
 
-Users are chosen by a rule and a seed: `SOUGHT` of those to whom heads bring a hit of a category that they never had,
-which the reference row misses, and `AT_RANDOM` of the others.
+Users are chosen by a rule and a seed: `SOUGHT` of those to whom heads bring a hit of a category
+that they never had, which the reference row misses, and `AT_RANDOM` of the others.
 
-Shapes: U users that have targets, B users of a part of a file, R places of a list, T targets, J categories.
+Shapes: U users that have targets, B users of a part of a file, R places of a list, T targets, J
+categories.
 """
 
 import logging
@@ -34,6 +35,10 @@ _HEADS = 8  # shown
 _LONGEST_TITLE = 90  # letters
 _CATEGORIES = 3  # of an item, shown
 _USERS = 4096  # read at a time
+
+# Marks of items, by which the page styles them.
+_HIT = "hit"
+_NEW_HIT = "new"
 
 
 @dataclass(frozen=True)
@@ -88,7 +93,8 @@ class Examples:
 def examples(section: Section) -> Examples | None:
     """Example users of a section.
 
-    None without a data set, or without predictions with heads that can be read, which the page says elsewhere.
+    None without a data set, or without predictions with heads that can be read, which the page says
+    elsewhere.
     """
     try:
         return _examples(section)
@@ -114,7 +120,7 @@ def _examples(section: Section) -> Examples | None:
     catalogue = _Catalogue.of(section.data)
     base_UR = _top_rows(catalogue, base)
     ours_UR = _top_rows(catalogue, ours)
-    users = int(users_of(section.data, section.split).sum())  # type: ignore[arg-type]
+    users = int(users_of(section.data, section.split).sum())
     if len(base_UR) != users or len(ours_UR) != users:
         return None
 
@@ -216,7 +222,7 @@ def _choose(
     # Users with a hit of ours in a category new to them, which the reference row does not have.
     sought: list[int] = []
     first = 0
-    for users in history_batches(section.data, section.split, context=1, batch=_USERS):  # type: ignore[arg-type]
+    for users in history_batches(section.data, section.split, context=1, batch=_USERS):
         user_T = np.repeat(np.arange(len(users)), users.target_lengths)
         new_T = _is_new(catalogue.category, users, user_T)
         part = slice(first, first + len(users))
@@ -273,7 +279,7 @@ def _example(
     users = _history_of(section, position)
     new_T = _is_new(catalogue.category, users, np.zeros(len(users.targets), np.int64))
     marks = {
-        int(target): "new" if is_new else "hit"
+        int(target): _NEW_HIT if is_new else _HIT
         for target, is_new in zip(users.targets, new_T, strict=True)
     }
 
@@ -294,8 +300,10 @@ def _example(
 
     targets = []
     for target in users.targets:
-        hit = target in base_rows[:TOP] or target in our_rows[:TOP]
-        targets.append(catalogue.item(target, marks[int(target)] if hit else ""))
+        mark = ""
+        if target in base_rows[:TOP] or target in our_rows[:TOP]:
+            mark = marks[int(target)]
+        targets.append(catalogue.item(target, mark))
     return Example(
         user=str(users.user_ids[0]),
         why=why,
@@ -310,16 +318,10 @@ def _example(
 def _history_of(section: Section, position: int) -> Histories:
     """The history and targets of one user of the split."""
     assert section.data is not None
-    numbers = np.flatnonzero(users_of(section.data, section.split))  # type: ignore[arg-type]
+    numbers = np.flatnonzero(users_of(section.data, section.split))
     chosen = np.zeros(section.data.users, bool)
     chosen[numbers[position]] = True
-    batches = history_batches(
-        section.data,
-        section.split,  # type: ignore[arg-type]
-        context=1,
-        batch=1,
-        chosen=chosen,
-    )
+    batches = history_batches(section.data, section.split, context=1, batch=1, chosen=chosen)
     return next(iter(batches))
 
 

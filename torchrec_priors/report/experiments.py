@@ -1,4 +1,4 @@
-"""What an experiment's folder says about its runs: whose cells they are, and which of them a search tried."""
+"""What an experiment's folder says about its runs: their cells, and which a search tried."""
 
 import re
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ class ExperimentFolder:
         return self.path / "search" / "results.md"
 
     def name(self, run: str) -> str:
-        """The name of the cell whose run has this folder; without one the folder's, in both cases without the seed."""
+        """The name of the cell of a run's folder, else the folder's; both without the seed."""
         folder = SEED.sub("", run)
         for cell, _ in self.cells.values():
             if file_name(cell) == folder:
@@ -45,7 +45,7 @@ class ExperimentFolder:
         return folder
 
     def trial(self, name: str) -> str | None:
-        """The trial that a run or an evaluation is named after: a searched cell, then the hash of the values.
+        """The trial of a run or an evaluation of this name: a searched cell, then a hash of values.
 
         None for others, such as a cell without changes.
         """

@@ -66,13 +66,14 @@ class Gains:
 
     Attributes:
         overall: by metric.
-        seeds: the row's and the reference row's seeds that all differences to it use: those that both have, or all of
-            each if they share none.
+        seeds: the row's and the reference row's seeds that all differences to it use: those that
+            both have, or all of each if they share none.
         newcomers: users with a target of a category that is new to them; None if there are too few.
         user_groups: by prior of users, the largest group first.
         item_groups: of the category prior.
-        over: by label, the differences of a model with priors to each row without priors and to each control, the
-            reference row among them; of a re-ranked model to the same model before.
+        over: by label, the differences of a model with priors to each row without priors and to
+            each control, the reference row among them; of a re-ranked model to the same model
+            before.
     """
 
     overall: dict[str, Interval]
@@ -108,7 +109,7 @@ def resamples(users: int, draws: int = _DRAWS) -> int:
 
 
 def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
-    """Gains by label, of the rows that have values of single users; empty if the reference row has none."""
+    """Gains by label of the rows with values of users; empty if the reference row has none."""
     base = section.reference
     rows = [row for row in section.rows if row is not base and row.label in per_user.values]
     if base.label not in per_user.values or not rows:
@@ -148,7 +149,7 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
 def _add_item_groups(
     gains: Mapping[str, Gains], rows: Sequence[Row], base: Row, per_user: PerUser
 ) -> None:
-    """Adds gains in the ndcg of the targets in each group of items, of the users who have such targets."""
+    """Adds the gains for each group of items, of the users who have targets in the group."""
     base_UG = np.mean(list(per_user.groups[base.label].values()), 0)
     differences = [_difference(per_user.groups, row, base) for row in rows]
     for number, group in enumerate(per_user.category.groups):

@@ -11,7 +11,7 @@ _GROUPS = 12  # in a panel: the largest
 
 
 def group_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | None:
-    """Differences in ndcg@10 with their intervals, a panel for the categories and for each prior of users."""
+    """Differences in ndcg@10 with intervals, a panel for categories and each prior of users."""
     ours = [row.label for row in section.rows if row.label in gains and row.variant.ours]
     labels = sorted(ours, key=lambda label: -gains[label].overall["ndcg@10"].mean)[:_MODELS]
     if not labels:

@@ -14,7 +14,7 @@ from torchrec_priors.report.advice import Advice, advice
 from torchrec_priors.report.draw import svg
 from torchrec_priors.report.examples import Examples, examples
 from torchrec_priors.report.figure import Figure
-from torchrec_priors.report.gains import gains_of
+from torchrec_priors.report.gains import Gains, gains_of
 from torchrec_priors.report.group_figures import group_figure
 from torchrec_priors.report.page_table import Lacking, Table
 from torchrec_priors.report.paper_figures import paper_figures
@@ -105,25 +105,28 @@ def write_page(
 
 def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
     per_user = PerUser.of(section)
-    gains = gains_of(section, per_user) if per_user else {}
-
+    gains: dict[str, Gains] = {}
     models = [comparison.means(section)]
     if per_user:
-        table = comparison.differences(section, gains, len(per_user.people))
-        models += [table] if table else []
+        gains = gains_of(section, per_user)
+        differences = comparison.differences(section, gains, len(per_user.people))
+        if differences:
+            models.append(differences)
     models.append(comparison.costs(section))
 
     tables, lacking_tables = paper_tables(section, sections)
     figures, lacking_figures = paper_figures(section)
-    by_group = group_figure(section, gains)
     example_users = examples(section)
     lacking = [*lacking_tables, *lacking_figures]
     if not example_users:
         lacking.append(_NO_EXAMPLES)
 
     # What all splits of a data set share is shown with its first section.
-    trained = curves(section) if section.first else None
-    card = background.data_card(section) if section.first else None
+    trained = None
+    card = None
+    if section.first:
+        trained = curves(section)
+        card = background.data_card(section)
     differing, shared = background.configuration(section)
     return Shown(
         key=key,
@@ -132,10 +135,10 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
         models=models,
         groups=comparison.groups(section, gains),
         tables=tables,
-        figures=[_draw(f"{key}-{figure.key}", figure) for figure in figures],
-        by_group=_draw(f"{key}-by-group", by_group) if by_group else None,
+        figures=_draw_all(key, figures),
+        by_group=_draw(f"{key}-by-group", group_figure(section, gains)),
         on_paper=paper.reports_on(section),
-        curves=_draw(f"{key}-curves", trained) if trained else None,
+        curves=_draw(f"{key}-curves", trained),
         examples=example_users,
         lacking=lacking,
         card=card,
@@ -165,7 +168,14 @@ def _notes(section: Section, per_user: PerUser | None) -> list[str]:
     return notes
 
 
-def _draw(key: str, figure: Figure) -> Drawn:
+def _draw_all(key: str, figures: Sequence[Figure]) -> list[Drawn]:
+    drawn = [_draw(f"{key}-{figure.key}", figure) for figure in figures]
+    return [figure for figure in drawn if figure is not None]
+
+
+def _draw(key: str, figure: Figure | None) -> Drawn | None:
+    if figure is None:
+        return None
     panels = []
     for number, panel in enumerate(figure.panels):
         name = f"{key}-{number}"

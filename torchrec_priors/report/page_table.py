@@ -52,7 +52,9 @@ def percent(value: float | None, digits: int = 2) -> str:
     >>> percent(0.01906)
     '1.91'
     """
-    return _MISSING if value is None else f"{100 * value:.{digits}f}"
+    if value is None:
+        return _MISSING
+    return f"{100 * value:.{digits}f}"
 
 
 def relative(value: float | None) -> str:
@@ -61,17 +63,23 @@ def relative(value: float | None) -> str:
     >>> relative(-0.0123)
     '−1.23 %'
     """
-    return _MISSING if value is None else f"{100 * value:+.2f} %".replace("-", "−")
+    if value is None:
+        return _MISSING
+    return f"{100 * value:+.2f} %".replace("-", "−")
 
 
 def plain(value: float | None, digits: int = 4) -> str:
     """A number with a fixed number of decimals."""
-    return _MISSING if value is None else f"{value:.{digits}f}"
+    if value is None:
+        return _MISSING
+    return f"{value:.{digits}f}"
 
 
 def count(value: int | None) -> str:
     """A whole number with commas between thousands."""
-    return _MISSING if value is None else f"{value:,}"
+    if value is None:
+        return _MISSING
+    return f"{value:,}"
 
 
 def over_seeds(values: Sequence[float], digits: int = 4) -> str:

@@ -1,4 +1,4 @@
-"""Figures 2, 3, 4, 6 and 7 of the paper from the runs of a section, each with what its points cost."""
+"""Figures 2, 3, 4, 6 and 7 of the paper from the runs of a section, with costs of the points."""
 
 from collections.abc import Sequence
 

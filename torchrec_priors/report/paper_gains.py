@@ -76,7 +76,7 @@ def table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
     for name in names:
         for title, rows_by_column in _table_7_lines(name, columns).items():
             gains = [
-                _mean_gain(rows[0], base, form.metrics) if rows else None
+                _mean_gain(rows, base, form.metrics)
                 for rows, base in zip(rows_by_column, bases, strict=True)
             ]
             lines.append(Line([title, *map(relative, gains)]))
@@ -105,7 +105,9 @@ def _table_7_lines(name: str, columns: Sequence[Section]) -> dict[str, list[list
 
     lines: dict[str, list[list[Row]]] = {}
     for fusion, cells in by_fusion.items():
-        title = name if fusion == "max" else f"{name}, {fusion} fusion"
+        title = name
+        if fusion != "max":
+            title += f", {fusion} fusion"
         if all(len(rows) <= 1 for rows in cells):
             lines[title] = cells
             continue
@@ -132,9 +134,11 @@ def _gain(row: Row, base: Row | None, metric: str) -> float | None:
     return value / before - 1
 
 
-def _mean_gain(row: Row, base: Row | None, metrics: Sequence[str]) -> float | None:
-    """The mean over those metrics that both have."""
-    gains = [_gain(row, base, metric) for metric in metrics]
+def _mean_gain(rows: Sequence[Row], base: Row | None, metrics: Sequence[str]) -> float | None:
+    """The mean gain of the first row over those metrics that both have; None without a row."""
+    if not rows:
+        return None
+    gains = [_gain(rows[0], base, metric) for metric in metrics]
     known = [gain for gain in gains if gain is not None]
     return sum(known) / len(known) if known else None
 
@@ -146,4 +150,7 @@ def _boost(everyone: float | None, newcomers: float | None) -> float | None:
 
 
 def _of_percentage(value: float | None) -> str:
-    return relative(None if value is None else value / 100)
+    """A relative difference that the paper gives in percent; "–" if it gives none."""
+    if value is None:
+        return relative(None)
+    return relative(value / 100)

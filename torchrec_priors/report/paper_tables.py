@@ -1,7 +1,7 @@
 """Tables 2, 3, 6, 7, 8 and 9 of the paper in their own form, filled with the runs of a section.
 
-Tables 2, 6, 8 and 9 show values: a line for each row, and the paper's below it. Tables 3 and 7 show relative gains
-(`paper_gains`). What a table is called, needs and has as columns is in `paper.toml`.
+Tables 2, 6, 8 and 9 show values: a line for each row, and the paper's below it. Tables 3 and 7 show
+relative gains (`paper_gains`). What a table is called, needs and has as columns is in `paper.toml`.
 """
 
 import json
@@ -137,9 +137,11 @@ def _table_6(section: Section) -> Table | Lacking:
 
     entries = []
     for row in [*one_head, *rows]:
-        kind = row.variant.kinds[0] if row.variant.kinds else ""
-        fusion = row.variant.fusion if kind else "–"
-        name = _ASSIGNED_NAMES.get(kind, f"LT/ST_{row.variant.segments}")
+        name = f"LT/ST_{row.variant.segments}"
+        fusion = "–"
+        if row.variant.kinds:
+            name = _ASSIGNED_NAMES.get(row.variant.kinds[0], name)
+            fusion = row.variant.fusion
         cells = [name, row.label, fusion]
         entries.append(_Entry(row, cells, f"{name}, {fusion}", section.kind(row)))
     return _table_of_values(6, section, entries)
@@ -184,7 +186,9 @@ def _table_9(section: Section) -> Table | Lacking:
     entries = []
     for row in [full, *others]:
         name = _ablation(row, full)
-        shown = f"Full model ({name})" if row is full else name
+        shown = name
+        if row is full:
+            shown = f"Full model ({name})"
         entries.append(_Entry(row, [shown, row.label], name))
     return _table_of_values(9, section, entries)
 

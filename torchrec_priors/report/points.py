@@ -1,4 +1,4 @@
-"""Points of a line: one model at each place of an axis, never the best of several, and how else the models differ."""
+"""Points of a line: one model at each place of an axis, never the best of several."""
 
 import json
 from collections.abc import Sequence
@@ -27,13 +27,15 @@ class Points:
 
     def add(self, more: "Points", of: str = "") -> None:
         """Adds the points of another line, or of another panel that is called `of`."""
-        before = f"{of}, " if of else ""
+        before = ""
+        if of:
+            before = f"{of}, "
         self.lines += more.lines
         self.left += [before + text for text in more.left]
         self.mixed += [before + text for text in more.mixed]
 
     def remarks(self) -> str:
-        """Sentences for a caption: rows left out, and lines whose points differ in more than the axis."""
+        """Sentences for a caption: rows left out, and lines that mix other settings."""
         text = ""
         if self.left:
             text += f" Not drawn, as several rows stand at one place: {'; '.join(self.left)}."
@@ -45,8 +47,9 @@ class Points:
 def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
     """ndcg@10 of rows over their places on an axis.
 
-    If several rows are at one place, rows that differ along the axis only are a line each. A line that still has
-    several rows at a place, or one place only, is not drawn: choosing among them would use the split that is shown.
+    If several rows are at one place, rows that differ along the axis only are a line each. A line
+    that still has several rows at a place, or one place only, is not drawn: choosing among them
+    would use the split that is shown.
 
     Args:
         axis: a key of `_AXES`: which settings make the place.
@@ -57,9 +60,11 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
         return Points()
 
     if _one_at_each_place(known):
+        one_line = Points([_series(label, known)])
         keys = differing([row for _, row in known], _along(axis))
-        mixed = [f"{label} ({', '.join(keys)})"] if keys else []
-        return Points([_series(label, known)], mixed=mixed)
+        if keys:
+            one_line.mixed.append(f"{label} ({', '.join(keys)})")
+        return one_line
 
     alike: dict[str, list[tuple[float, Row]]] = {}
     for x, row in known:
@@ -74,7 +79,9 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
             lines.append(_series(f"{label}, as {first.label}", of_line))
         else:
             left += [f"“{row.label}”" for _, row in of_line]
-    return Points(lines, [f"{label}: {', '.join(left)}"] if left else [])
+    if not left:
+        return Points(lines)
+    return Points(lines, [f"{label}: {', '.join(left)}"])
 
 
 def _along(axis: str) -> tuple[str, ...]:

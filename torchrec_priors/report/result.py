@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrec_priors.common.files import read_json
+from torchrec_priors.data.histories import Split
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import read_lines
 
@@ -15,7 +16,8 @@ class Result:
     """One evaluation of one run.
 
     Attributes:
-        label: name of the cell, or of the run's folder without its seed, then of the evaluation if it has one.
+        label: name of the cell, or of the run's folder without its seed, then of the evaluation if
+            it has one.
         place: of the label among all.
         source: the folder that was named.
         config: dotted key -> value, those of the evaluation if it changed some.
@@ -27,7 +29,7 @@ class Result:
     source: Path
     run: RunFolder
     folder: Path
-    split: str
+    split: Split
     config: dict[str, Any]
     metrics: dict[str, Any]
     data_sha256: str
@@ -56,7 +58,7 @@ class Result:
 
     @property
     def training_seconds(self) -> float | None:
-        """The time until the last line of the log, over all starts: each counts its seconds from 0."""
+        """The time until the last line of the log, over all starts; each counts from 0."""
         starts: list[float] = []  # the last time of each
         before = float("inf")
         for line in self._logged:

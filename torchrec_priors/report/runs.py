@@ -1,7 +1,7 @@
 """Runs in folders: their evaluations, under the names that users know them by.
 
-A folder may be a run, an experiment's, or one that contains such. Everything is read from the files, so models and
-evaluations that this package learns of later have their rows, too.
+A folder may be a run, an experiment's, or one that contains such. Everything is read from the
+files, so models and evaluations that this package learns of later have their rows, too.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -98,7 +98,9 @@ def _reach(places: Iterable[Path]) -> dict[Path, list[_Place]]:
             )
 
         for run in runs:
-            above = run.parent.parent if run.parent.name == "runs" else run
+            above = run
+            if run.parent.name == "runs":
+                above = run.parent.parent
             if above not in experiments:
                 experiments[above] = ExperimentFolder.of(above)
             place = _Place(run, folder, number * _CELLS, experiments[above])
@@ -116,7 +118,8 @@ def _runs(folder: Path) -> Iterator[Path]:
 def _leave_out_part(found: Found) -> None:
     """Leaves out what was validated on only some of the seeds that it was tested on.
 
-    Such is the validation that a search links into an experiment: a table of it would be a second opinion of less
+    Such is the validation that a search links into an experiment: a table of it would be a second
+        opinion of less
     weight.
     """
     seeds: dict[tuple[str, str, str], set[int]] = {}
@@ -186,7 +189,9 @@ def _read_run(places: Sequence[_Place], found: Found, trials: dict[Path, set[str
         if cell is None:
             if _note_trial(places, name, trials):
                 continue
-            label = place.experiment.name(run.path.name) + (f" {name}" if name else "")
+            label = place.experiment.name(run.path.name)
+            if name:
+                label += f" {name}"
             # After all cells of the experiment.
             cell = (label, place.first + len(place.experiment.cells))
 
@@ -212,7 +217,7 @@ def _read_run(places: Sequence[_Place], found: Found, trials: dict[Path, set[str
 
 
 def _read_metrics(run: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The metrics of a run by name of the evaluation's folder, and what is wrong with the others."""
+    """Metrics by name of the evaluation's folder, and errors of those that cannot be read."""
     run_id = _run_id(run)
     metrics = {}
     damaged = []
@@ -236,7 +241,8 @@ def _cell_of(places: Iterable[_Place], metrics: Mapping[str, Any]) -> Cell | Non
 def _place_of(places: Sequence[_Place], metrics: Iterable[Mapping[str, Any]]) -> _Place | None:
     """The place that gives a run its name; None for a trial of a search.
 
-    It is the first place whose experiment has a cell for an evaluation, else the first that is not a trial's.
+    It is the first place whose experiment has a cell for an evaluation, else the first that is not
+    a trial's.
     """
     evaluations = list(metrics)
     for place in places:
@@ -309,7 +315,7 @@ def _run_id(run: Path) -> str:
 
 
 def _check_training(result: Result, run_id: str) -> None:
-    """Raises UserError if the summary is of another run, or the log is not what was written or cannot be read."""
+    """Raises UserError if the summary is of another run, or the log is not what was written."""
     summary = result.summary
     if summary.get("run_id", run_id) != run_id:
         raise UserError(

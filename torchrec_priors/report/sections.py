@@ -1,4 +1,4 @@
-"""What belongs in one table: the evaluations on one split of one data set, by label, a row over its seeds."""
+"""What belongs in one table: evaluations on one split of one data set, a row for each label."""
 
 import json
 import logging
@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 from torchrec_priors.baselines.baseline import interests_of, labelled
+from torchrec_priors.data.histories import Split
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.statistics import mean_and_deviation
 from torchrec_priors.prepared.data_set import PreparedData
@@ -19,7 +20,7 @@ from torchrec_priors.settings.baseline import BaselineConfig
 
 log = logging.getLogger(__name__)
 
-_TEST_FIRST = ("test", "validation")
+_TEST_FIRST: Sequence[Split] = ("test", "validation")
 
 
 @dataclass
@@ -46,8 +47,7 @@ class Row:
 
     def mean(self, metric: str) -> float | None:
         """The mean of a metric over the seeds that have it."""
-        values = self.values(metric)
-        return mean_and_deviation(values)[0] if values else None
+        return _mean(self.values(metric))
 
     @cached_property
     def heads(self) -> int | None:
@@ -62,18 +62,18 @@ class Row:
     def step_seconds(self) -> float | None:
         """The median time of a training step, over seeds."""
         times = [_step_seconds(result.log) for result in self.results]
-        known = [time for time in times if time is not None]
-        return median(known) if known else None
+        return _median([time for time in times if time is not None])
 
     @property
     def user_seconds(self) -> float | None:
         """The evaluation's time for each user, with loading."""
-        times = [
-            result.metrics["seconds"] / result.metrics["users"]
-            for result in self.results
-            if result.metrics.get("seconds") and result.metrics.get("users")
-        ]
-        return mean_and_deviation(times)[0] if times else None
+        return _mean(
+            [
+                result.metrics["seconds"] / result.metrics["users"]
+                for result in self.results
+                if result.metrics.get("seconds") and result.metrics.get("users")
+            ]
+        )
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Section:
     """
 
     name: str
-    split: str
+    split: Split
     data: PreparedData | None
     rows: list[Row]
     missing: str = ""
@@ -101,13 +101,17 @@ class Section:
     @property
     def horizon(self) -> int | None:
         """E, of the evaluation."""
+        if self.data:
+            return self.data.manifest.horizon
         noted: int | None = self.rows[0].results[0].metrics.get("horizon")
-        return self.data.manifest.horizon if self.data else noted
+        return noted
 
     @property
     def title(self) -> str:
-        horizon = f", next {self.horizon} items" if self.horizon else ""
-        return f"{self.name}, {self.split} split{horizon}"
+        title = f"{self.name}, {self.split} split"
+        if self.horizon:
+            title += f", next {self.horizon} items"
+        return title
 
     def kind(self, row: Row) -> str:
         """The kind of the row's line in a table."""
@@ -132,29 +136,33 @@ def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list
 
 
 def sections(results: Iterable[Result], reference: str | None) -> list[Section]:
-    """Sections of data sets in the order of the results, the test split before the validation split.
+    """Sections in the order of the results, the test split of a data set before validation.
 
     Args:
-        reference: label of the row that the others are compared with; by default the plainest model.
+        reference: label of the row that the others are compared with; by default the plainest
+            model.
 
     Raises:
         UserError: no row is called `reference`.
     """
-    grouped: dict[str, dict[str, list[Result]]] = {}
+    grouped: dict[str, dict[Split, list[Result]]] = {}
     for result in results:
         grouped.setdefault(result.data_sha256, {}).setdefault(result.split, []).append(result)
 
     made = []
     for by_split in grouped.values():
         data, missing = _open(next(iter(by_split.values())))
-        prior_kinds = {prior.name: prior.kind for prior in data.manifest.priors} if data else {}
+        first = next(iter(by_split.values()))[0]
+        name = f"data {first.data_sha256[:8]}"
+        prior_kinds: dict[str, str] = {}
+        if data:
+            name = data.manifest.name
+            prior_kinds = {prior.name: prior.kind for prior in data.manifest.priors}
         for number, split in enumerate(sorted(by_split, key=_TEST_FIRST.index)):
-            of_split = by_split[split]
             rows = [
                 Row(label, Variant.of(seeds[0].config, prior_kinds), seeds)
-                for label, seeds in _rows(of_split).items()
+                for label, seeds in _rows(by_split[split]).items()
             ]
-            name = data.manifest.name if data else f"data {of_split[0].data_sha256[:8]}"
             made.append(Section(name, split, data, rows, missing, first=number == 0))
 
     if reference is not None:
@@ -175,7 +183,7 @@ def _choose(sections: Sequence[Section], reference: str) -> None:
 
 
 def _rows(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Seeds by label; results that differ in more than the seed are distinguished by their folder."""
+    """Seeds by label; the folder is added to labels of several configurations."""
     by_label: dict[str, dict[str, list[Result]]] = {}
     for result in results:
         without_seed = {key: value for key, value in result.config.items() if key != "seed"}
@@ -212,7 +220,7 @@ def _interests(config: Mapping[str, Any]) -> int | None:
 def _plainest(rows: Sequence[Row]) -> Row:
     """One head, of the nearest horizon; the first row if there is no model of one head."""
     plain = [row for row in rows if row.variant.plain]
-    return min(plain, key=lambda row: row.variant.horizon) if plain else rows[0]
+    return min(plain, key=lambda row: row.variant.horizon, default=rows[0])
 
 
 def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
@@ -243,4 +251,12 @@ def _step_seconds(lines: Sequence[dict[str, Any]]) -> float | None:
         # Every start of a run counts its seconds from 0.
         if next_step > step and next_time > time:
             spans.append((next_time - time) / (next_step - step))
-    return median(spans) if spans else None
+    return _median(spans)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return mean_and_deviation(values)[0] if values else None
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return median(values) if values else None

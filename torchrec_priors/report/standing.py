@@ -1,4 +1,4 @@
-"""Compares a model with priors with other rows, in sentences: baseline models, one head, controls, its re-rankings."""
+"""Sentences that compare a model with priors with baseline models, one head and controls."""
 
 from collections.abc import Mapping, Sequence
 
@@ -33,7 +33,7 @@ def over_one_head(section: Section, row: Row, gains: Gains) -> Over | None:
 
 
 def besides_heads(row: Row, other: Row) -> list[str]:
-    """Settings that differ between two rows, without those of heads and those that change no number."""
+    """Settings that differ between rows, except those of heads or without effect on numbers."""
     keys = differing([row, other])
     return [key for key in keys if not key.startswith((*_OF_HEADS, *_NO_NUMBERS))]
 
@@ -44,15 +44,18 @@ def what_heads_add(section: Section, row: Row, gains: Gains) -> list[str]:
     if over is None or sign(over.ndcg) > 0:
         return []
 
+    others = ""
     keys = besides_heads(row, over.row)
-    others = f" (together with other {', '.join(keys)})" if keys else ""
+    if keys:
+        others = f" (together with other {', '.join(keys)})"
     one_head = f"“{over.row.label}”, one head with the same horizon, its heads"
     if sign(over.ndcg) < 0:
         return [f"Over {one_head} lose {signed(over.ndcg)}{others}."]
 
+    start = "Over"
     reference = section.reference.variant
-    longer = reference.plain and reference.horizon < row.variant.horizon
-    start = "That is the longer horizon's doing: over" if longer else "Over"
+    if reference.plain and reference.horizon < row.variant.horizon:
+        start = "That is the longer horizon's doing: over"
     return [f"{start} {one_head} add {signed(over.ndcg)}{others}, which cannot be told from none."]
 
 
@@ -88,7 +91,9 @@ def among(section: Section, row: Row, gains: Gains) -> str:
 
     others = [other for other in section.rows if not other.variant.kinds and other is not row]
     unknown = len(others) - len(overs)
-    return f"{text} ({unknown} more have no intervals)" if unknown else text
+    if unknown:
+        text += f" ({unknown} more have no intervals)"
+    return text
 
 
 def over_controls(row: Row, gains: Gains) -> list[str]:
@@ -107,7 +112,9 @@ def re_ranked(section: Section, row: Row, gains: Mapping[str, Gains]) -> list[st
     """The same model with its lists made more diverse afterwards, and what that costs."""
     overs = []
     for other in section.rows:
-        over = gains[other.label].over.get(row.label) if other.label in gains else None
+        if other.label not in gains:
+            continue
+        over = gains[other.label].over.get(row.label)
         if over and other.variant.adjusted and over.entropy.low > 0:
             overs.append((other, over))
     overs.sort(key=lambda pair: pair[1].entropy.mean)
@@ -123,7 +130,9 @@ def _listed(overs: Sequence[Over], row: Row) -> str:
         f"“{over.row.label}” (ndcg@10 {signed(over.ndcg)}{_seeds(over, row)})"
         for over in overs[:NAMED]
     )
-    return f"{named} and {len(overs) - NAMED} more" if len(overs) > NAMED else named
+    if len(overs) > NAMED:
+        named += f" and {len(overs) - NAMED} more"
+    return named
 
 
 def _seeds(over: Over, row: Row) -> str:

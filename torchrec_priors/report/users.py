@@ -1,6 +1,7 @@
 """Values of single users: who they are, what each row is worth to them, and for which items.
 
-Shapes: U users that have targets, B users of a part of a file, M metrics (`COMPARED`), G groups of the category prior.
+Shapes: U users that have targets, B users of a part of a file, M metrics (`COMPARED`), G groups of
+the category prior.
 """
 
 import logging
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from torchrec_priors.data.histories import history_batches, users_of
+from torchrec_priors.data.histories import Split, history_batches, users_of
 from torchrec_priors.experiment.per_user import CUTOFF, PerUserReader
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.per_user import GAIN, IDEAL, Ranked
@@ -26,7 +27,8 @@ class People:
     """The users of a split, in file order.
 
     Attributes:
-        newcomer_U: bool, who has a target one of whose categories never occurs in the whole history.
+        newcomer_U: bool, who has a target one of whose categories never occurs in the whole
+            history.
         groups: by user prior and group, the largest first: who is in it, bool [U].
     """
 
@@ -37,13 +39,13 @@ class People:
         return len(self.newcomer_U)
 
     @classmethod
-    def of(cls, data: PreparedData, split: str, category: Categories) -> "People":
+    def of(cls, data: PreparedData, split: Split, category: Categories) -> "People":
         """Reads the users who have targets in a split."""
         newcomers = [
             category.new_to(users)
-            for users in history_batches(data, split, context=1, batch=_USERS)  # type: ignore[arg-type]
+            for users in history_batches(data, split, context=1, batch=_USERS)
         ]
-        number_U = np.flatnonzero(users_of(data, split))  # type: ignore[arg-type]
+        number_U = np.flatnonzero(users_of(data, split))
         groups = {
             prior.name: _members(Categories.of_prior(data, prior.name), number_U)
             for prior in data.manifest.priors
@@ -58,8 +60,8 @@ class PerUser:
 
     Attributes:
         values: float64 [U, M] of each label and seed.
-        groups: float64 [U, G] of each label and seed: ndcg of the targets in each group of the category prior; NaN
-            without any.
+        groups: float64 [U, G] of each label and seed: ndcg of the targets in each group of the
+            category prior; NaN without any.
         missing: why there are no values of single users, by label and seed.
     """
 
@@ -124,7 +126,7 @@ def _members(prior: Categories, number_U: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _by_group(ranked: Ranked, category: Categories) -> np.ndarray:
-    """float64 [B, G]: ndcg of the targets in each group, scored as if there were no others; NaN without any."""
+    """float64 [B, G]: ndcg of the targets in each group, as if there were no others; else NaN."""
     shape = (len(ranked.m_B), len(category.groups))
     cells = shape[0] * shape[1]
 

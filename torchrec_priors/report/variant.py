@@ -37,7 +37,8 @@ class Variant:
 
     Attributes:
         kinds: of the tree's levels, upper first.
-        segments: of the horizon: 0 for a model of the next item only, 1 for the discounted loss (LT/ST_1).
+        segments: of the horizon: 0 for a model of the next item only, 1 for the discounted loss
+            (LT/ST_1).
         baseline_model: name of a baseline model, or of a backbone other than HSTU; "" for neither.
         adjusted: whether recommendations are changed after the model has ranked them.
     """
@@ -110,7 +111,9 @@ class Variant:
         if self.baseline_model:
             return self.baseline_model
 
-        parts = ["LT/ST_" + str(self.segments)] if self.segments else []
+        parts = []
+        if self.segments:
+            parts.append(f"LT/ST_{self.segments}")
         parts += [_TITLES.get(kind, _OTHER_TITLE) for kind in self.others]
         name = " + ".join(parts) or "No prior"
         if len(self.kinds) > 1:
@@ -152,9 +155,9 @@ def _segments(levels: list[tuple[str, int]], horizon: int) -> int:
 
 def _baseline_model(config: Mapping[str, Any]) -> str:
     name = str(config.get("baseline.name") or "")
-    if not name:
-        backbone = str(config.get("encoder.backbone", "hstu"))
-        name = "" if backbone == "hstu" else backbone
+    backbone = str(config.get("encoder.backbone", "hstu"))
+    if not name and backbone != "hstu":
+        name = backbone
     return _BASELINE_MODELS.get(name, Path(name).stem)
 
 

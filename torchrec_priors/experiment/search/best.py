@@ -46,12 +46,14 @@ def best_toml(
 
 
 def final_folder(out: Path) -> Path:
-    """The folder of the experiment of the best, given that of the search: the default of its name."""
+    """The folder of the experiment of the best, given that of the search."""
     return out.with_name(f"{out.name}-best")
 
 
 def hand_over(out: Path, tried: list[PlannedRun], final: list[PlannedRun]) -> int:
-    """Links runs of the search into the folder of the final experiment if their configurations are the same.
+    """Links runs of the search into the folder of the final experiment.
+
+    They are linked if their configurations are the same.
 
     Returns:
         the number of the final runs that are trained already.

@@ -1,4 +1,4 @@
-"""The values among which a search chooses, for every cell, and a check that all of them are valid."""
+"""The values among which a search chooses, for every cell, and a check that they are valid."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from torchrec_priors.experiment.search.settings import SearchSettings
 _DIGITS = 3  # significant ones of a value from a range
 _ENDS = ("low", "high")
 
-# Combinations of a cell that are checked beforehand. A trial of another one that is invalid fails by itself.
+# Combinations of a cell that are checked beforehand. Other invalid ones fail as trials.
 _CHECKED = 512
 
 
@@ -45,7 +45,11 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Between:
-    """All numbers from `low` to `high`, whole ones if both are; with `log`, every factor is equally likely."""
+    """All numbers from `low` to `high`, whole ones if both are.
+
+    Attributes:
+        log: whether every factor is equally likely, not every distance.
+    """
 
     low: float
     high: float

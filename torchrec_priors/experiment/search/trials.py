@@ -1,4 +1,4 @@
-"""Runs the trials of all cells in rounds. Trained trials are read, so a search resumes where it stopped."""
+"""Runs the trials of all cells in rounds; trained trials are read, so a search is resumed."""
 
 import hashlib
 import json
