@@ -41,6 +41,7 @@ def once(ids: KeyedJaggedTensor) -> AskedIds:
         >>> place["a"].tolist(), place["b"].tolist()
         ([1, 0, 1], [0])
     """
+    # Each feature by itself, as its ids are rows of its own table.
     values = []
     places = {}
     for key, ids_of_key in ids.to_dict().items():

@@ -40,6 +40,7 @@ class _Enumerator(EmbeddingEnumerator):
     """Cuts managed tables where their blocks end, even if ranks get different numbers of blocks."""
 
     def _get_num_buckets(self, parameter: str, module: nn.Module) -> int | None:
+        # TorchRec's own raises an error if ranks get different numbers of blocks.
         if isinstance(module, ManagedCollisionEmbeddingCollection):
             buckets: int = module._managed_collision_collection.table_to_number_buckets()[parameter]
             return buckets
@@ -74,10 +75,12 @@ def distribute(
     assert group is not None
     world = dist.get_world_size()
     launch = read_launch()
-    local = world  # ranks of this machine
+    # The planner and TorchRec's devices need the number of ranks on this machine.
+    local = world
     if launch is not None and launch.local_world is not None:
         local = launch.local_world
 
+    # Managed tables are plain ones inside, which are sent in the same way.
     sharder = sharder_of(sharding, device)
     sharders = [sharder, ManagedCollisionEmbeddingCollectionSharder(ec_sharder=sharder)]
     tables = tables_of(model)
@@ -92,6 +95,7 @@ def distribute(
         planner = _planner(tables, device, sharding, lookups, local)
         return ModelPlan.of(planner.plan(model, sharders), tables, world)
 
+    # Only rank 0 plans: plans depend on a machine's memory, in which ranks could differ.
     plan = together(make_plan)
     wrapped = DistributedModelParallel(
         model,
@@ -150,6 +154,7 @@ def _planner(
     local: int,
 ) -> EmbeddingShardingPlanner:
     """TorchRec's planner for these tables on the ranks of this process group."""
+    # The host's memory is shared by the ranks of this machine.
     world = dist.get_world_size()
     gpu_bytes = torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
     topology = TopologyFactory.create_topology(
@@ -165,6 +170,7 @@ def _planner(
     constraints = {
         table.name: constraints_of(table, device.type, world, sharding, lookups) for table in tables
     }
+    # A batch of 1, as `constraints_of` gives the lookups of a whole step as pooling factors.
     return EmbeddingShardingPlanner(
         topology,
         batch_size=1,
@@ -186,6 +192,7 @@ def constraints_of(
         "sharding_types": sharding.types_of(table.name),
         "compute_kernels": sharding.kernels_of(table.name),
     }
+    # A managed table is cut where its blocks of rows end, so in no other way than into rows.
     if table.block:
         options = {"sharding_types": [ROW_WISE], "compute_kernels": ["fused"]}
     elif device != "cpu" and options["compute_kernels"] in (None, ["fused_uvm_caching"]):

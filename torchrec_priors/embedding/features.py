@@ -58,6 +58,7 @@ def load_features(
     if not names:
         return []
 
+    # `price` and `price:32` would have the same table.
     columns = [name.partition(":")[0] for name in names]
     for column in columns:
         if columns.count(column) > 1:
@@ -72,6 +73,7 @@ def load_features(
 
 def _feature(name: str, catalogue: pa.Table, items: int) -> ItemFeature:
     """One feature; only values of the first `items` items have codes of their own."""
+    # Ids and the frequency in training are no properties of an item.
     column, _, groups = name.partition(":")
     usable = [
         field.name
@@ -115,6 +117,7 @@ def _quantile(values: pa.Array, groups: int, items: int) -> pa.Array:
     if not is_number[:items].any():
         return pa.nulls(len(values), pa.int64())
 
+    # Quantiles, so groups have about the same number of items whatever the numbers' distribution.
     bounds = np.quantile(numbers[:items][is_number[:items]], np.arange(1, groups) / groups)
     return pa.array(np.searchsorted(bounds, numbers, side="right"), mask=~is_number)
 
@@ -133,6 +136,7 @@ class FeatureTables(nn.Module):
         ]
         self.table = table_of(configs)
 
+        # Not persistent: codes follow from the data set and the configuration.
         codes = torch.from_numpy(np.stack([feature.code_I for feature in features]))
         self.register_buffer("code_FI", codes, persistent=False)
         self.asks_once = asks_once  # whether values that repeat are looked up once

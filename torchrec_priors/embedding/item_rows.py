@@ -79,10 +79,12 @@ class ItemRows:
         Raises:
             UserError: no item was seen often enough.
         """
+        # Only `shared` and `hashed` have rows that several items share.
         shared = {"shared": 1, "hashed": config.hashed_rows}.get(config.unseen, 0)
         if not shared and (seen_I is None or (len(seen_I) == items and seen_I.all())):
             return cls(items, items)
 
+        # Items that came after the map was built count as unseen.
         assert seen_I is not None
         seen_I = np.concatenate([seen_I, np.zeros(items - len(seen_I), bool)])
         own = int(seen_I.sum())
@@ -102,6 +104,7 @@ class ItemRows:
             unseen = np.flatnonzero(~seen_I)
             row_I[unseen] = shared_H[hashes(unseen, shared)]
 
+        # A hashed row is specific enough to recommend its items; the one shared row is not.
         recommendable_I = row_I >= 0 if config.unseen == "hashed" else seen_I
         return cls(items, rows, row_I, seen_I, recommendable_I, shared_H)
 
@@ -145,6 +148,7 @@ class ItemRows:
         """Integers of items, summed for each row, int64 [R]."""
         if self.row_I is None:
             return value_I
+        # `np.add.at` adds each of several items of a row; indexing would keep the last.
         has_row_I = self.row_I >= 0
         sum_R = np.zeros(self.rows, np.int64)
         np.add.at(sum_R, self.row_I[has_row_I], value_I[has_row_I])

@@ -55,6 +55,7 @@ def item_table(items: int, dim: int) -> EmbeddingCollection:
 
 def table_of(configs: list[EmbeddingConfig]) -> EmbeddingCollection:
     """Tables on the meta device, which TorchRec does not fill with random values."""
+    # On the meta device, as whole tables may be larger than the memory of a rank.
     configs = [dataclasses.replace(config, init_fn=_keep_values) for config in configs]
     return EmbeddingCollection(device=torch.device("meta"), tables=configs)
 
@@ -67,6 +68,7 @@ def fuse_optimizer(table: EmbeddingCollection, learning_rate: float) -> None:
 def first_values(item_N: np.ndarray, dim: int, seed: int, std: float) -> Tensor:
     """[N, d] normal numbers that depend only on (seed, row id of the item, column): for rows that
     items get during training, in any order (splitmix64, Box-Muller)."""
+    # "late": distinguishes these numbers from other uses of the seed.
     start = mix(np.array([seed ^ 0x6C617465], np.uint64) + GOLDEN)
     cell_Nd = (
         mix(item_N.astype(np.uint64)[:, None] * GOLDEN + start)

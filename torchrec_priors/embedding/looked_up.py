@@ -45,6 +45,7 @@ class LookedUp:
 
     def gradients(self) -> list[Tensor]:
         """The accumulated gradients, one for each of `roots`; zeros if nothing used a leaf."""
+        # In the order of `roots`.
         leaves = [self.vector_Xd, self.negatives.vectors_nd]
         if self.beside_Nd is not None:
             leaves.append(self.beside_Nd)

@@ -97,6 +97,7 @@ class Blocks(ManagedCollisionModule):
         self.size = config.rows // config.blocks
         self._segments = self._output_segments_tensor.clone()
 
+        # One module of TorchRec for each block: it evicts inside its block only.
         policy = _POLICIES[config.eviction]()
         self.parts = [
             MCHManagedCollisionModule(
@@ -113,6 +114,8 @@ class Blocks(ManagedCollisionModule):
         # The parts' buffers become views of one tensor, which is sharded as the table is.
         names = [*_STATE, *(f"_mch_{info.metadata_name}" for info in policy.metadata_info)]
         for name in names:
+            # TorchRec keeps counters a second time, in a dictionary, which must be the same
+            # tensors.
             whole = torch.cat([part.get_buffer(name) for part in self.parts])
             self.register_buffer(name, whole)
             for part, view in zip(self.parts, whole.split(self.size), strict=True):
@@ -138,6 +141,7 @@ class Blocks(ManagedCollisionModule):
 
         changed = []
         for number, part in enumerate(self.parts):
+            # So this call is one interval after the last, at which TorchRec's module evicts.
             part._current_iter = part._last_eviction_iter = calls
             part._input_history_buffer_size = -1  # makes a buffer that holds just these ids
             part.train().profile({TABLE: _jagged(raw_ids[block == number])})
@@ -146,6 +150,7 @@ class Blocks(ManagedCollisionModule):
             changed.append(evicted)
         self._current_iter_tensor += 1
 
+        # The rows that were evicted now have other items.
         row = torch.cat(changed).cpu().numpy()
         held_row, held_item = self._admitted()
         index = np.searchsorted(held_row, row)
@@ -161,6 +166,7 @@ class Blocks(ManagedCollisionModule):
     @property
     def range_of_ids(self) -> tuple[int, int]:
         """The ids [first, last) of this rank's blocks."""
+        # The last block of ids may reach beyond the range, where no id is.
         first = self.first // self.size * self._block_of_ids
         return first, first + len(self.parts) * self._block_of_ids
 
@@ -200,6 +206,7 @@ class Blocks(ManagedCollisionModule):
         return {name: self._remapped(feature) for name, feature in features.items()}
 
     def _remapped(self, feature: JaggedTensor) -> JaggedTensor:
+        # An id's block is known from its number, so each part sees only its ids.
         raw = feature.values()
         block = raw // self._block_of_ids - self.first // self.size
         rows = torch.empty_like(raw)
@@ -264,6 +271,7 @@ def to_owners(table: Any, raw_ids: Tensor) -> Tensor:
     ids = KeyedJaggedTensor(
         keys=[TABLE], values=raw_ids, lengths=torch.tensor([len(raw_ids)], device=raw_ids.device)
     )
+    # The same exchange as of a lookup: first the lengths are sent, then the ids.
     values: Tensor = (
         collisions.input_dist(collisions.create_context(), ids).wait().wait()[0].values()
     )
@@ -276,6 +284,7 @@ def reset_rows(table: Any, rows: Tensor, values: Tensor) -> None:
 
     FBGEMM's own `reset_embedding_weight_momentum` does not exist on a CPU.
     """
+    # The only table of its kernel, so its views and states are the first.
     kernel, _ = table._table_to_tbe_and_index[TABLE]
     with torch.no_grad():
         kernel.split_embedding_weights()[0][rows] = values
@@ -311,6 +320,7 @@ class State:
 
     def rows_of(self, item: np.ndarray) -> np.ndarray:
         """Rows of items: their own, or the one that their block's ids share."""
+        # What is not admitted has the last row of its block.
         index, admitted = self._find(item)
         block = spread(item) // -(-_RANGE // self.config.blocks)
         size = self.config.rows // self.config.blocks
@@ -385,6 +395,7 @@ class ManagedRows:
         in_data_C = held.item_C < self.items
         self._held = Held(held.item_C[in_data_C], held.row_C[in_data_C])
 
+        # A sum over ranks, as an item is admitted on at most one.
         admitted_I = torch.zeros(self.items, dtype=torch.uint8)
         admitted_I[torch.from_numpy(self._held.item_C)] = 1
         self.own_row_I = self.recommendable_I = total(admitted_I).numpy().astype(bool)

@@ -62,6 +62,7 @@ class OwnRows:
     def fetch(self) -> Shard:
         """The block's rows as they are now: a live view, or a copy that later steps do not change.
         Every rank must call it."""
+        # A GPU's cache may hold newer values than the table.
         self.flush()
         if self.live is not None:
             return self.live
@@ -92,6 +93,7 @@ class OwnRows:
             For each rank, views of what this rank's shards hold of that rank's block, and views of
             the places in this rank's block where that rank's pieces belong.
         """
+        # Ranks with fewer rows take part until the longest block is done, with empty views.
         pieces = self.plan.pieces
         own_shards = {(shard.first, shard.first_column): shard for shard in self.shards}
         longest = max(last - first for first, last in self.blocks)
@@ -135,6 +137,7 @@ class OwnRows:
             received = sent.new_empty(sum(sizes_received))
             dist.all_to_all_single(received, sent, sizes_received, sizes_sent, group=self.group)
 
+        # Values arrive rank after rank, and in the order of the plan's pieces inside each.
         views = [view for views in receive_W for view in views]
         with torch.no_grad():
             for view, values in zip(
@@ -170,6 +173,7 @@ def own_rows(
         shards = [Shard(view, int(offset[0]), int(offset[1])) for view, offset in views]
 
         blocks = even_blocks(table_plan.table.rows, plan.ranks)
+        # Row-wise shards are the blocks, and those of managed tables may differ from even ones.
         live = None
         if table_plan.row_wise:
             held = {piece.rank: piece for piece in table_plan.pieces}

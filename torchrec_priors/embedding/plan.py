@@ -152,6 +152,7 @@ class ModelPlan:
         )
         try:
             values = read_json(file, remedy=remedy)
+            # The file may hold anything: what is no plan raises one of the errors below.
             return cls(int(values["ranks"]), [_table_plan(each) for each in values["tables"]])
         except UserError as error:
             raise UserError(f"sharding.plan: '{file}' holds no plan ({error})") from error
@@ -168,6 +169,7 @@ class ModelPlan:
     def check(self, tables: Iterable[ModelTable], where: str) -> None:
         """Raises UserError unless the plan holds every value of every table exactly once, in pieces
         that TorchRec can look up; the message begins with `where`."""
+        # Tables are taken out one by one: what is left is not the model's.
         planned = {plan.table.name: plan for plan in self.tables}
         for table in tables:
             plan = planned.pop(table.name, None)
@@ -225,6 +227,7 @@ class ModelPlan:
                 for piece in plan.pieces
             ]
 
+            # Without either, TorchRec uses its defaults for a cache.
             factor = plan.cache_load_factor
             ahead = prefetch and plan.cached
             cache_params = None
@@ -305,6 +308,7 @@ def even_blocks(rows: int, ranks: int) -> list[tuple[int, int]]:
 def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) -> None:
     """Raises UserError unless the pieces of a table hold each value once and TorchRec can use
     them."""
+    # A rank without rows may have an empty piece, at any place.
     held = [piece for piece in plan.pieces if piece.rows]
     if plan.type not in TYPES:
         raise UserError(f"{where} is cut {plan.type}: only {', '.join(TYPES)} can be carried out")
@@ -337,6 +341,7 @@ def _check_pieces(plan: TablePlan, table: ModelTable, ranks: int, where: str) ->
 
 def _rows_are_in_place(pieces: list[Piece], table: ModelTable, ranks: int) -> bool:
     """Whether row-wise pieces begin and end where TorchRec looks for them."""
+    # Blocks of a managed table stay whole; ranks may have different numbers of them.
     if table.block:
         return all(piece.first_row % table.block == 0 for piece in pieces)
 

@@ -53,6 +53,7 @@ def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) ->
             row = first + int(np.argmin(batch["item_id"].is_valid().to_numpy(zero_copy_only=False)))
             raise UserError(f"{_OPTION}: row {row + 1} of '{file}' has no item_id")
 
+        # Every rank checks all vectors, so all ranks fail alike.
         vector_Nd = _vectors(file, batch, first, dim)
         item_N = places(id_texts(batch["item_id"], f"{_OPTION}: '{file}'"), texts)
         unknown += int((item_N < 0).sum())
@@ -120,6 +121,7 @@ def _check_columns(file: Path, schema: pa.Schema, dim: int) -> None:
                 f"{_OPTION}: '{file}' has no column '{column}' (it has {', '.join(schema.names)})"
             )
 
+    # Fixed-size lists are checked here; others have their lengths checked row by row.
     kind = _stored(schema.field("vector").type)
     is_list = (
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
@@ -141,6 +143,7 @@ def _vectors(file: Path, batch: pa.RecordBatch, first: int, dim: int) -> np.ndar
     Args:
         first: number of the batch's first row, for messages.
     """
+    # Fixed-size lists have a length even if they are null.
     column = plain_array(batch["vector"])
     length_N = column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     if pa.types.is_fixed_size_list(column.type):

@@ -45,5 +45,6 @@ class Rows(Protocol):
         ...
 
     def trained(self, row_X: Tensor) -> Tensor | None:
-        """bool [X]: rows that belong to one item, so that targets there are learned; None for all."""
+        """bool [X]: rows that belong to one item, so that targets there are learned; None for
+        all."""
         ...

@@ -92,7 +92,9 @@ def learn_as_whole_rows(
         model: sharded model.
         timeout: timeout of the groups of ranks that share a table.
     """
+    # Groups first: all ranks create them, though some may have no part in a lookup.
     group_of = _groups(plan, timeout)
+
     for module in model.modules():
         if not isinstance(module, ShardedEmbeddingCollection):
             continue
@@ -133,6 +135,7 @@ def _parts(lookup: Any) -> dict[str, list[_Part]]:
     first = 0
     for embedding in lookup._emb_modules:
         for number, table in enumerate(embedding.config.embedding_tables):
+            # Features are numbered through all tables of the lookup.
             features = range(first, first + table.num_features())
             first = features.stop
 
@@ -172,6 +175,7 @@ def _correct(
     Args:
         gradient: gradient of all vectors, feature after feature, flat.
     """
+    # The gradient is flat, as features may have shards of different widths.
     ids_F = ids.values().split(ids.length_per_key())
     gradient_F = gradient.flatten().split(
         [len(feature_ids) * columns for feature_ids, columns in zip(ids_F, columns_F, strict=True)]
@@ -183,12 +187,14 @@ def _correct(
         if not len(occurrences.row_U):
             continue
 
+        # Of each row, the square of the gradient that is summed over its occurrences.
         squares = []
         for part in cut.parts:
             gradient_Nd = torch.cat([gradient_F[f] for f in part.features]).view(-1, part.columns)
             squares.append(row_squares(occurrences, gradient_Nd))
         square_PU = torch.stack(squares)
 
+        # Over the columns of this rank, then over those of the others.
         sum_U = square_PU.sum(0)
         if cut.group is not None:
             dist.all_reduce(sum_U, group=cut.group)
