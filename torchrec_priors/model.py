@@ -160,7 +160,7 @@ class Recommender(nn.Module):
     # Lookups
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
-        """Vectors of all ids, in their order, [values, d], and the rows of the table they are in."""
+        """Vectors of all ids in their order, [values, d], and the rows of the table they are in."""
         return self._answer(self._request(ids))
 
     def _request(self, ids: KeyedJaggedTensor) -> AskedIds:

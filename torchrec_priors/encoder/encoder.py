@@ -1,7 +1,8 @@
-"""What an encoder is (jagged histories in, one state for every position out), and how it is found by its name.
+"""What an encoder is (jagged histories in, one state for every position out), and how it is found
+by its name.
 
-An encoder is one Python file with `load(config, dim, context, event_types)`. A file of this folder is known by its
-name, any other file by its path.
+An encoder is one Python file with `load(config, dim, context, event_types)`. A file of this folder
+is known by its name, any other file by its path.
 """
 
 import importlib

@@ -1,11 +1,11 @@
 """HSTU (Zhai et al., "Actions Speak Louder than Words", ICML 2024) on jagged tensors.
 
-    U, V, Q, K = split(SiLU(f1(norm(x))))                    (their Eq. 1)
-    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal         (their Eq. 2; bias of distance, and optionally of time)
-    y = x + f2(dropout(norm(A V) * U))                       (their Eq. 3)
+    U, V, Q, K = split(SiLU(f1(norm(x))))               (their Eq. 1)
+    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal    (their Eq. 2; bias of distance and time)
+    y = x + f2(dropout(norm(A V) * U))                  (their Eq. 3)
 
-The printed Eq. 2 has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the length of a history or a
-batch, so a state does not depend on what else is in its batch.
+The printed Eq. 2 has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the
+length of a history or a batch, so a state does not depend on what else is in its batch.
 
 Shapes: N tokens, d model width, H heads, D = d / H, L configured context.
 """
@@ -68,7 +68,8 @@ class HSTULayer(nn.Module):
 class HSTU(nn.Module):
     """Encoder: item vectors of jagged histories -> one state for every position.
 
-    Positions count from the start of a window; a relative position bias per head and layer is added inside attention.
+    Positions count from the start of a window; a relative position bias per head and layer is added
+    inside attention.
     """
 
     def __init__(self, config: EncoderConfig, dim: int, context: int, event_types: int = 0) -> None:

@@ -1,17 +1,19 @@
-"""SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018) on jagged tensors.
+"""SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018) on jagged
+tensors.
 
-    x = dropout(sqrt(d) * item + position)                              (their Eq. 1; the factor as in their code)
+    x = dropout(sqrt(d) * item + position)                              (their Eq. 1, and code)
     q = norm(x)
     y = q + dropout(softmax((q W_Q) (x W_K)^T / sqrt(D), causal) x W_V) (their Eq. 2-4)
     h = norm(y)
     x = h + dropout(dropout(ReLU(h W_1 + b_1)) W_2 + b_2)               (their Eq. 5-6)
     state = norm(x) after the last block
 
-The paper writes x + dropout(g(norm(x))) for both halves of a block. This is the variant of the authors' published
-code: queries are normalised, keys and values are not, each half adds its normalised input, and there is no projection
-after the heads. Two things differ here. Dropout is on the output of attention, as in the paper, instead of on its
-weights, as in the code. And the loss is that of every other model of this package: the in-group softmax over many
-negatives, not binary cross-entropy with one.
+The paper writes x + dropout(g(norm(x))) for both halves of a block. This is the variant of the
+authors' published code: queries are normalised, keys and values are not, each half adds its
+normalised input, and there is no projection after the heads. Two things differ here. Dropout is on
+the output of attention, as in the paper, instead of on its weights, as in the code. And the loss is
+that of every other model of this package: the in-group softmax over many negatives, not binary
+cross-entropy with one.
 
 Shapes: N tokens, d model width, H heads, D = d / H.
 """

@@ -1,4 +1,5 @@
-"""An encoder without layers: item vectors and positions, normalised. DualVAE's encoder, before its pooling.
+"""An encoder without layers: item vectors and positions, normalised. DualVAE's encoder, before its
+pooling.
 
 state = dropout(norm(item + position))
 """

@@ -1,4 +1,5 @@
-"""The certainty of each head: the variance of its loss over training positives, for inverse-variance fusion.
+"""The certainty of each head: the variance of its loss over training positives, for
+inverse-variance fusion.
 
 It is kept as running means of -log p and of its square, so a head's first steps are forgotten.
 
@@ -43,7 +44,8 @@ class Certainty(nn.Module):
         self.steps_K += seen_K
 
     def variance(self) -> Tensor:
-        """[K]: variance of each head's loss; a head without positives has the largest of the others."""
+        """[K]: variance of each head's loss; a head without positives has the largest of the
+        others."""
         weight_K = 1 - _DECAY**self.steps_K
         mean, square = self.moments_2K / weight_K.clamp(min=1e-12)
         variance_K = (square - mean * mean).clamp(min=0)

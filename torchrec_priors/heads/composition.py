@@ -1,4 +1,5 @@
-"""The heads of a configuration: which adapters there are, how they are composed, and how large they may be."""
+"""The heads of a configuration: which adapters there are, how they are composed, and how large they
+may be."""
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import Depth
@@ -29,11 +30,13 @@ def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:
 
 
 def check_budget(tree: PriorTree, dim: int, config: PriorsConfig) -> None:
-    """Raises UserError where the tree has more parameters than the configuration allows; makes nothing large."""
+    """Raises UserError where the tree has more parameters than the configuration allows; makes
+    nothing large."""
     parameters = count_parameters(tree, dim, config)
     if parameters > config.max_parameters:
         raise UserError(
-            f"priors.tree: {len(tree.item_set_K):,} paths have {parameters:,} parameters at model.dim = {dim}, more "
-            f"than priors.max_parameters = {config.max_parameters:,}: take fewer or coarser priors, a smaller "
+            f"priors.tree: {len(tree.item_set_K):,} paths have {parameters:,} parameters at"
+            f" model.dim = {dim}, more than priors.max_parameters = {config.max_parameters:,}:"
+            " take fewer or coarser priors, a smaller "
             "model.dim or priors.adapters=vector, or raise it"
         )

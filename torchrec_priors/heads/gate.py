@@ -1,10 +1,11 @@
-"""The gate: for every item set, the probability that a target belongs to it, given the user's state.
+"""The gate: for every item set, the probability that a target belongs to it, given the user's
+state.
 
     P(target in set s | h) = sigmoid(w_s . h + b_s)
 
-There is one decision for each set, as a target may belong to several sets; a set that holds every target needs none.
-The gate learns together with the heads (`gate_loss`), and puts the in-group softmaxes of different groups on one scale
-(`retrieval.fusion`).
+There is one decision for each set, as a target may belong to several sets; a set that holds every
+target needs none. The gate learns together with the heads (`gate_loss`), and puts the in-group
+softmaxes of different groups on one scale (`retrieval.fusion`).
 
 Shapes: N states, d width, S item sets.
 """
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 
 class Gate(nn.Module):
-    """d + 1 parameters for each item set; a probability starts at the set's share of training targets."""
+    """d + 1 parameters for each item set; a probability starts at the set's share of training
+    targets."""
 
     gated_S: Tensor
 

@@ -118,7 +118,8 @@ def say_backed_off(tree: PriorTree, depths: list[Depth], minimum: int) -> None:
         return
 
     log.info(
-        "%d of %d prior paths have fewer than %d training positives and no adapter of their own: %s",
+        "%d of %d prior paths have fewer than %d training positives"
+        " and no adapter of their own: %s",
         len(names),
         len(tree.paths),
         minimum,

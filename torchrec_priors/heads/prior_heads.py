@@ -2,13 +2,13 @@
 
     z_0 = h,    z_d = z_{d-1} + SiLU(W_path z_{d-1}) + e_{g_{d-1}},    q = z_D
 
-A path goes through the nodes of the tree, one at each depth. Composed hierarchically, depth d is level d of the tree;
-composed multiplicatively or additively, there is one depth, with a node for each path, and the equation is Eq. 2:
-q = h + SiLU(W_path h).
+A path goes through the nodes of the tree, one at each depth. Composed hierarchically, depth d is
+level d of the tree; composed multiplicatively or additively, there is one depth, with a node for
+each path, and the equation is Eq. 2: q = h + SiLU(W_path h).
 
-The embedding term is zero at depth 1. e starts at zero, and so does W by default, so every head begins as the user
-state. Where adapters are vectors, the vector of the node replaces both terms. A node without an adapter has
-z_d = z_{d-1}.
+The embedding term is zero at depth 1. e starts at zero, and so does W by default, so every head
+begins as the user state. Where adapters are vectors, the vector of the node replaces both terms. A
+node without an adapter has z_d = z_{d-1}.
 
 Shapes: N tokens, d width, P pairs, K paths, R rows of one depth: its distinct (node, token) pairs.
 """
@@ -41,7 +41,8 @@ class _DepthRows:
 
 
 class PriorHeads(nn.Module):
-    """Adapters at the nodes of a prior tree; a prefix that several paths share is computed once for a token."""
+    """Adapters at the nodes of a prior tree; a prefix that several paths share is computed once for
+    a token."""
 
     last_K: Tensor
 
@@ -104,7 +105,8 @@ class PriorHeads(nn.Module):
             embeddings = self._embeddings_at(depth)
             states.append(adapt(states[-1], adapters, rows.above_R, rows.runs, embeddings))
 
-        # The usual case: all pairs end at the last depth, and its rows are the pairs, in their order.
+        # The usual case: all pairs end at the last depth, and its rows are the pairs, in their
+        # order.
         if self.ends == [self.depth] and self.leaves_differ:
             return states[-1]
 
@@ -114,7 +116,8 @@ class PriorHeads(nn.Module):
     def _rows(
         self, tokens: int, token_P: Tensor, path_P: Tensor, end_P: Tensor
     ) -> list[_DepthRows]:
-        """The rows of each depth, from the first to the last: those that pairs end at or go through."""
+        """The rows of each depth, from the first to the last: those that pairs end at or go
+        through."""
         tokens = max(tokens, 1)
 
         # From the last depth up: a depth has the rows that the depth below needs, and those at

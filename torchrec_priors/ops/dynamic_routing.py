@@ -1,10 +1,13 @@
-"""Dynamic routing of what each position has seen to a few capsules (Sabour et al. 2017, as MIND and ComiRec have it).
+"""Dynamic routing of what each position has seen to a few capsules (Sabour et al. 2017, as MIND and
+ComiRec have it).
 
-    w_jk = softmax over k of b_jk,   z_k = sum over items j seen of w_jk x_jk,   u_k = squash(z_k),   b_jk += u_k . x_jk
+    w_jk = softmax over k of b_jk,    z_k = sum over items j seen of w_jk x_jk
+    u_k = squash(z_k),                b_jk += u_k . x_jk
     squash(z) = |z|^2 / (1 + |z|^2) * z / |z|
 
-for some iterations, of which the last gives u. Every position routes by itself, from the same first b of each place in
-a window. As in the authors' code, gradients go through the last iteration's sum and squash, not through b.
+for some iterations, of which the last gives u. Every position routes by itself, from the same first
+b of each place in a window. As in the authors' code, gradients go through the last iteration's sum
+and squash, not through b.
 
 Shapes: N tokens, K capsules, d width, Q positions that are asked for; see `prefixes` for blocks.
 """

@@ -1,13 +1,15 @@
 """Softmax over negatives that count more the harder they are (Robinson et al. 2021; REMI).
 
-    nll_m = -log( e^{s_m} / (e^{s_m} + n A_{1+beta} / A_beta) ),    A_x = sum_j c_j e^{x s_j},    n = sum_j c_j
+    nll_m = -log( e^{s_m} / (e^{s_m} + n A_{1+beta} / A_beta) )
+    A_x = sum_j c_j e^{x s_j},    n = sum_j c_j
 
-over the negatives j of one item set that are neither copies of the positive nor hidden from its query. c_j is
-e^{shift_j}, and 1 without shifts: n times the mean of e^{s_j}, weighted by e^{beta s_j}. Without such a negative
-nll_m = 0.
+over the negatives j of one item set that are neither copies of the positive nor hidden from its
+query. c_j is e^{shift_j}, and 1 without shifts: n times the mean of e^{s_j}, weighted by e^{beta
+s_j}. Without such a negative nll_m = 0.
 
-A query's sums are taken once for all its positives, whose own terms are then subtracted: terms are rounded to the
-queries' precision, sums and differences have double precision, so only the terms of others are left.
+A query's sums are taken once for all its positives, whose own terms are then subtracted: terms are
+rounded to the queries' precision, sums and differences have double precision, so only the terms of
+others are left.
 
 Shapes: P queries, M positives sorted by query, n negatives, d width.
 """
@@ -73,8 +75,8 @@ def hard_negatives_loss(
         beta: how much more the harder negatives count.
         hidden: negatives that are hidden from queries; None if none are.
 
-    Returns:
-        The weighted sum, whose gradients can be used once; and each positive's own loss, [M], without a gradient.
+    Returns: The weighted sum, whose gradients can be used once; and each positive's own loss, [M],
+        without a gradient.
     """
     assert len(negatives.counts_S) == 1
     leaves = (query_Pd, positives.item_Xd, negatives.vectors_nd)
@@ -83,7 +85,8 @@ def hard_negatives_loss(
 
 
 class _HardNegatives(torch.autograd.Function):
-    """Weights are known beforehand, so gradients are computed with the losses; nothing of size [P, n] is kept."""
+    """Weights are known beforehand, so gradients are computed with the losses; nothing of size [P,
+    n] is kept."""
 
     @staticmethod
     def forward(
@@ -156,7 +159,8 @@ def _block(
     query_md = query_pd[query_m]
     score_m = (query_md * item_md).sum(1)
 
-    # Logits minus the largest of their query; not -inf - -inf, which would be NaN, if all are hidden.
+    # Logits minus the largest of their query; not -inf - -inf, which would be NaN, if all are
+    # hidden.
     logit_pn = query_pd @ negatives.vectors_nd.T
     if cells is not None:
         logit_pn[cells] = -torch.inf
@@ -224,7 +228,8 @@ def _through_terms(
     row: Tensor,
     cell: Tensor,
 ) -> None:
-    """Overwrites the harder terms with derivatives by the logits, without those by a positive's own copies.
+    """Overwrites the harder terms with derivatives by the logits, without those by a positive's own
+    copies.
 
     Args:
         by_m: derivatives by the logarithms of both sums, divided by the sums.

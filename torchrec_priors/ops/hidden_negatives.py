@@ -4,8 +4,9 @@ If seen items are never recommended, queries need not be distinguished from them
 negatives of a query are a range of one list, which has each pair of an item of a history and a
 negative of the same id once: nothing grows with queries times items.
 
-Shapes: N positions of histories, one history after another, P queries sorted by item set, M positives sorted by query,
-n negatives of S item sets and those that are shared, H places in the list.
+Shapes: N positions of histories, one history after another, P queries sorted by item set, M
+positives sorted by query, n negatives of S item sets and those that are shared, H places in the
+list.
 """
 
 from dataclasses import dataclass

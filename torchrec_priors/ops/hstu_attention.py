@@ -1,10 +1,12 @@
-"""Jagged causal SiLU attention of HSTU (Zhai et al., 2024, Eq. 2; the printed one has neither alpha nor the divisor).
+"""Jagged causal SiLU attention of HSTU (Zhai et al., 2024, Eq. 2; the printed one has neither alpha
+nor the divisor).
 
-    out_i = (1 / divisor) * sum_{j <= i} SiLU(alpha * q_i . k_j + bias[i - j] + time bias) v_j    within each sequence
+    out_i = (1 / divisor) * sum_{j <= i} SiLU(alpha * q_i . k_j + bias[i - j] + time bias) v_j
 
-The time bias is optional: a number per bucket of the logarithm of t_i - t_j.
+within each sequence. The time bias is optional: a number per bucket of the logarithm of t_i - t_j.
 
-Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
+Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C
+buckets of time.
 """
 
 import importlib.util
@@ -62,13 +64,11 @@ def hstu_attention(
 ) -> Tensor:
     """Causal SiLU attention within each sequence of a jagged batch.
 
-    Args:
-        q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
-        offsets_B1: int64 [B + 1], first token of each sequence; the last entry is N.
-        bias_HL: one number per head and distance; L must be at least the longest sequence.
-        divisor: the configured context length, so a result does not depend on the batch's longest sequence.
-        alpha: factor on q.k before the bias.
-        times: bias of time, if any.
+    Args: q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
+        offsets_B1: int64 [B + 1], first token of each sequence; the last entry is N. bias_HL: one
+        number per head and distance; L must be at least the longest sequence. divisor: the
+        configured context length, so a result does not depend on the batch's longest sequence.
+        alpha: factor on q.k before the bias. times: bias of time, if any.
 
     Returns:
         [N, H, D].

@@ -1,12 +1,12 @@
 """Jagged HSTU attention by PyTorch's own operations, block by block, forward and backward.
 
-Sequences of about the same length are padded to a length that depends only on their own, and computed together as
-far as their scores fit into the cache. Queries are multiplied in blocks with the keys up to their end: little above
-the diagonal is computed. Scores are computed again in backward; only one block of them is in
-memory, whatever the batch.
+Sequences of about the same length are padded to a length that depends only on their own, and
+computed together as far as their scores fit into the cache. Queries are multiplied in blocks with
+the keys up to their end: little above the diagonal is computed. Scores are computed again in
+backward; only one block of them is in memory, whatever the batch.
 
-Shapes: N tokens, P padded tokens; of a chunk: n sequences of T padded tokens; of a block: R queries, K keys; H heads,
-D head width, L the longest distance the bias knows, C buckets of time.
+Shapes: N tokens, P padded tokens; of a chunk: n sequences of T padded tokens; of a block: R
+queries, K keys; H heads, D head width, L the longest distance the bias knows, C buckets of time.
 """
 
 from collections.abc import Iterator
@@ -161,8 +161,9 @@ def _by_sequence(x: Tensor, chunk: Chunk) -> Tensor:
 def _add_diagonals(grad_HL: Tensor, of_scores_nHRK: Tensor) -> None:
     """Adds the sums over each diagonal, the last query's distance to the first key first.
 
-    If row i is moved i places to the left, diagonals are columns. That is a view: a row that is read before its first
-    number continues at the end of the row above, where everything above the diagonal is 0.
+    If row i is moved i places to the left, diagonals are columns. That is a view: a row that is
+    read before its first number continues at the end of the row above, where everything above the
+    diagonal is 0.
     """
     sequences, heads, queries, keys = of_scores_nHRK.shape
     first = keys - queries + 1
@@ -198,7 +199,7 @@ class _Work:
         self.bias_HRL = self._bias(bias_HL)
 
     def _bias(self, bias_HL: Tensor) -> Tensor:
-        """Bias of every query of a block for the keys from `longest` before the block to its end."""
+        """Bias of a block's queries for the keys from `longest` before the block to its end."""
         query = torch.arange(min(_QUERIES, self.plan.longest), device=self.device)
         key = torch.arange(-self.plan.longest, len(query), device=self.device)
         distance_RL = query[:, None] - key
@@ -207,7 +208,8 @@ class _Work:
         return bias.masked_fill_(distance_RL < 0, _NEVER)
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        """A tensor of a shape, with whatever is in it; the next call with the same name may overwrite it."""
+        """A tensor of a shape, with whatever is in it; the next call with the same name may
+        overwrite it."""
         size = 1
         for length in shape:
             size *= length

@@ -1,9 +1,10 @@
 """Jagged HSTU attention by a C++ kernel: each head of each sequence by itself, in one thread.
 
-A result, gradients included, is the same to the bit whatever else is in the batch and however many threads there are:
-sums over sequences are taken in their order, afterwards.
+A result, gradients included, is the same to the bit whatever else is in the batch and however many
+threads there are: sums over sequences are taken in their order, afterwards.
 
-Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
+Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C
+buckets of time.
 """
 
 import ctypes
@@ -22,7 +23,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def has_native(q_NHD: Tensor) -> bool:
-    """Whether these can be computed here: a CPU's tensors of at most 32 bits, and a compiler, or what it has left."""
+    """Whether these can be computed here: a CPU's tensors of at most 32 bits, and a compiler, or
+    what it has left."""
     return (
         q_NHD.device.type == "cpu" and q_NHD.dtype in _DTYPES and load_native(_SOURCE) is not None
     )

@@ -1,12 +1,15 @@
-"""Jagged HSTU attention by Triton kernels: fused forward and backward, nothing of size [T, T] in memory.
+"""Jagged HSTU attention by Triton kernels: fused forward and backward, nothing of size [T, T] in
+memory.
 
-A program is one block of queries (or keys, for the gradients of keys and values) of one head of one sequence, the
-longest sequences and their heaviest blocks first; blocks above the diagonal are not visited. Products take the inputs'
-type and add up in float32. There are no atomics: gradients of queries come from one kernel, those of keys and values
-from another, and what each block of queries adds to the biases is kept ([H, L / 64, N] and [B, H, L / 64, C] floats)
-and summed in order, so that a step repeated gives the same bits.
+A program is one block of queries (or keys, for the gradients of keys and values) of one head of one
+sequence, the longest sequences and their heaviest blocks first; blocks above the diagonal are not
+visited. Products take the inputs' type and add up in float32. There are no atomics: gradients of
+queries come from one kernel, those of keys and values from another, and what each block of queries
+adds to the biases is kept ([H, L / 64, N] and [B, H, L / 64, C] floats) and summed in order, so
+that a step repeated gives the same bits.
 
-Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C buckets of time.
+Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C
+buckets of time.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -41,7 +44,7 @@ def _block(offsets, order, heads, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _rows(base, position, length, token, width, WIDTH: tl.constexpr):
-    """[BLOCK, WIDTH] of positions of a sequence; zeros beyond its end and beyond the head's width."""
+    """[BLOCK, WIDTH] of positions of a sequence; zeros beyond its end and the head's width."""
     column = tl.arange(0, WIDTH)
     there = (position < length)[:, None] & (column < width)[None, :]
     return tl.load(
@@ -70,7 +73,8 @@ def _bucket(query_time, key_time):
 
 @triton.jit
 def _biases(bias, times, time_bias, query, key, length, TIMED: tl.constexpr):
-    """What is added to q.k, and where a query sees a key; both of the shape that query and key broadcast to."""
+    """What is added to q.k, and where a query sees a key; both of the shape that query and key
+    broadcast to."""
     distance = query - key
     seen = (distance >= 0) & (query < length)
     value = tl.load(bias + distance, mask=seen, other=0.0).to(tl.float32)
@@ -162,7 +166,8 @@ def _backward_queries(
         of_weights = tl.dot(grads, tl.trans(values), input_precision=PRECISION) * scale
         of_scores = tl.where(seen, of_weights * sigmoid * (1.0 + scores * (1.0 - sigmoid)), 0.0)
         total = tl.dot(of_scores.to(keys.dtype), keys, total, input_precision=PRECISION)
-        # Row i moved i places to the left, around the end: diagonals in columns; what went around is a block farther.
+        # Row i moved i places to the left, around the end: diagonals in columns; what went around
+        # is a block farther.
         diagonals = tl.gather(of_scores, moved, 1)
         around = tl.sum(tl.where(inside, 0.0, diagonals), 0)
         distance = first - begin + BLOCK - row
@@ -270,7 +275,8 @@ def hstu_attention_triton(
     alpha: float,
     times: TimeBias | None = None,
 ) -> Tensor:
-    """See `hstu_attention`; waits for nothing on the device, where a sequence beyond L fails an assertion."""
+    """See `hstu_attention`; waits for nothing on the device, where a sequence beyond L fails an
+    assertion."""
     time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
     out_NHD: Tensor = _Attention.apply(
         q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N, divisor, alpha
@@ -279,7 +285,8 @@ def hstu_attention_triton(
 
 
 def launch(width: int, backward: bool) -> dict[str, int]:
-    """How a kernel for this width of a head is compiled: as few warps as hold what it sums up in registers."""
+    """How a kernel for this width of a head is compiled: as few warps as hold what it sums up in
+    registers."""
     return {
         "num_warps": 4 if width <= (64 if backward else 128) else 8,
         "num_stages": 1 if width > 128 else 2,
@@ -331,7 +338,8 @@ class _Call:
         tokens: tuple[int, ...] = (),
         backward: bool = False,
     ) -> None:
-        """`like`: what the last of the strides are of, `tokens`: where the kernel wants their number."""
+        """`like`: what the last of the strides are of, `tokens`: where the kernel wants their
+        number."""
         strides = [stride for x in (*self.qkv, like) for stride in x.stride()[:2]]
         sizes = (self.heads, self.blocks, self.longest, self.width, *tokens)
         options = launch(self.constants["WIDTH"], backward)

@@ -1,7 +1,7 @@
 """The input of an in-group softmax: positives of queries, and the negatives of their item sets.
 
-Shapes: M positives sorted by query, X vectors that positives are among, S item sets, n negatives in all, one set after
-another, those that are shared last.
+Shapes: M positives sorted by query, X vectors that positives are among, S item sets, n negatives in
+all, one set after another, those that are shared last.
 """
 
 from dataclasses import dataclass

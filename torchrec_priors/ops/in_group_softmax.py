@@ -1,14 +1,18 @@
-"""Weighted sum of -log of the in-group softmax (Eq. 7), each over one positive and the negatives of its query.
+"""Weighted sum of -log of the in-group softmax (Eq. 7), each over one positive and the negatives of
+its query.
 
-    nll_m = -log( e^{s_m} / (e^{s_m} + sum_{j in negatives of its query, id_j != id_m} e^{s_j + shift_j}) )
+    nll_m = -log( e^{s_m} / (e^{s_m} + sum_{j in negatives of its query, id_j != id_m} e^{s_j +
+    shift_j}) )
 
-A query has the negatives of its item set and those that all queries share, except those hidden from it. The sum over
-them is taken once per query for all its positives; a positive's own id is then taken out of it. Weights are known
-beforehand, so gradients are computed together with the losses, block by block, while a block's logits are in cache:
-logits are computed once, and nothing of size [queries, negatives] is kept.
+A query has the negatives of its item set and those that all queries share, except those hidden from
+it. The sum over them is taken once per query for all its positives; a positive's own id is then
+taken out of it. Weights are known beforehand, so gradients are computed together with the losses,
+block by block, while a block's logits are in cache: logits are computed once, and nothing of size
+[queries, negatives] is kept.
 
-Shapes: P queries sorted by item set, M positives sorted by query, X vectors that positives are among, S item sets, n
-negatives in all, one set after another, the shared ones last. Within a block: r queries, c negatives, m positives.
+Shapes: P queries sorted by item set, M positives sorted by query, X vectors that positives are
+among, S item sets, n negatives in all, one set after another, the shared ones last. Within a block:
+r queries, c negatives, m positives.
 """
 
 import itertools
@@ -29,8 +33,8 @@ BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}
 # Positives whose vectors are gathered at a time.
 POSITIVES = 1 << 11
 
-# Copies of a positive that weigh more than this, in multiples of the positive, are left out of its sum. Subtracting
-# them would lose accuracy.
+# Copies of a positive that weigh more than this, in multiples of the positive, are left out of its
+# sum. Subtracting them would lose accuracy.
 _HEAVY = 256.0
 
 # Logits that cannot exceed this, either way, are exponentiated without subtracting their maximum.
@@ -87,9 +91,8 @@ def in_group_loss(
         negatives: see `NegativeSets`.
         hidden: negatives that are hidden from queries; None if none are.
 
-    Returns:
-        The weighted sum, whose gradients reach queries, items and negatives, once; and each positive's own loss, [M],
-        at least 0 and without a gradient.
+    Returns: The weighted sum, whose gradients reach queries, items and negatives, once; and each
+        positive's own loss, [M], at least 0 and without a gradient.
     """
     loss: tuple[Tensor, Tensor] = _InGroupLoss.apply(
         query_Pd,
@@ -207,10 +210,9 @@ class _Blocks:
     ) -> tuple[Tensor, Tensor]:
         """Losses of positives, and the gradients of their queries.
 
-        Args:
-            counts_S: number of queries of each set.
-            copies_M: how much of a query's sum over negatives are copies of a positive, in multiples of e^{its
-                score}. None if every query has one positive, whose id is left out of the query's sum.
+        Args: counts_S: number of queries of each set. copies_M: how much of a query's sum over
+            negatives are copies of a positive, in multiples of e^{its score}. None if every query
+            has one positive, whose id is left out of the query's sum.
 
         Returns:
             [M] losses, and [P, d] gradients (empty without gradients).
@@ -237,8 +239,8 @@ class _Blocks:
             sum_r = torch.sum(exp_rc, 1, out=sum_P[rows])
             top_P[rows] = top_r
 
-            # The sum without the copies of each positive. The largest finite number instead of infinity: of no copies
-            # then nothing is taken out, rather than NaN.
+            # The sum without the copies of each positive. The largest finite number instead of
+            # infinity: of no copies then nothing is taken out, rather than NaN.
             row_m = positives.query_M[chosen] - rows.start
             top_m = top_r if isinstance(top_r, float) else top_r[row_m]
             own_m = torch.exp(score_M[chosen] - top_m)
@@ -406,8 +408,9 @@ def _nll(
 ) -> tuple[Tensor, Tensor]:
     """-log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score.
 
-    Both are 0 if there are no other negatives. All is scaled by the larger of score and sum. The subtraction loses
-    little accuracy: the copies in the sum are at most _HEAVY times e^score, which is in the denominator anyway.
+    Both are 0 if there are no other negatives. All is scaled by the larger of score and sum. The
+    subtraction loses little accuracy: the copies in the sum are at most _HEAVY times e^score, which
+    is in the denominator anyway.
     """
     top_M = torch.maximum(score_M, sum_M)
     own_M = torch.exp(score_M - top_M)

@@ -1,6 +1,7 @@
 """Several attention-weighted means of what each position has seen.
 
-    A_tjk = e^{s_jk} / sum over items i seen at t of e^{s_ik},    m_tk = sum over items j seen at t of A_tjk x_j
+    A_tjk = e^{s_jk} / sum over items i seen at t of e^{s_ik}
+    m_tk = sum over items j seen at t of A_tjk x_j
 
 Shapes: N tokens, K means, d width, Q positions that are asked for; see `prefixes` for blocks.
 """

@@ -7,7 +7,8 @@ from torchrec_priors.ops.keyed_dropout import DropoutKeys, mix
 
 
 def keyed_normal(keys: DropoutKeys, salt: int, width: int, device: torch.device) -> Tensor:
-    """[N, width] numbers of the standard normal distribution, sequence after sequence as `keys.lengths` says.
+    """[N, width] numbers of the standard normal distribution, sequence after sequence as
+    `keys.lengths` says.
 
     Args:
         salt: another number for each use, also of dropout.

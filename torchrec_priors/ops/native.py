@@ -1,7 +1,7 @@
 """C++ beside a module, compiled on first use where there is a compiler, kept for the next process.
 
-A kept library is loaded where it is whole, was made of the same source in the same way, and this user alone could have
-written it.
+A kept library is loaded where it is whole, was made of the same source in the same way, and this
+user alone could have written it.
 
 Nothing but a C++ compiler is needed: no Python headers, no torch headers, no build tool.
 """
@@ -30,7 +30,8 @@ _SEAL = hashlib.sha256().digest_size
 def load_native(source: Path) -> ctypes.CDLL | None:
     """The library of a C++ file; None, and a line in the log, where it cannot be had.
 
-    `TORCHREC_PRIORS_NATIVE=0` says that it is not wanted. `CXX` names the compiler, g++ or clang++ else.
+    `TORCHREC_PRIORS_NATIVE=0` says that it is not wanted. `CXX` names the compiler, g++ or clang++
+    else.
     """
     if os.environ.get("TORCHREC_PRIORS_NATIVE") == "0":
         return None
@@ -56,7 +57,8 @@ def load_native(source: Path) -> ctypes.CDLL | None:
 
 
 def _library(source: Path, compiler: str) -> ctypes.CDLL:
-    """The kept library where it is whole and nobody else could have written it, else one that is compiled."""
+    """The kept library where it is whole and nobody else could have written it, else one that is
+    compiled."""
     key = hashlib.sha256(
         "\0".join((source.read_text(), compiler, *_FLAGS, _machine())).encode()
     ).hexdigest()
@@ -118,7 +120,8 @@ def _compile(source: Path, compiler: str, built: Path) -> None:
 
 
 def _load_kept(library: Path, key: str) -> ctypes.CDLL | None:
-    """None where there is none, or one that is damaged, of something else, or that others could have written.
+    """None where there is none, or one that is damaged, of something else, or that others could
+    have written.
 
     What is looked at is what is loaded: both go by the open file.
     """
@@ -150,7 +153,8 @@ def _flaw(opened: int, key: str) -> str | None:
 
 
 def _seal(content: bytes, key: str) -> bytes:
-    """The last bytes of a kept library, which no loader reads: a checksum of it and of what it was made from."""
+    """The last bytes of a kept library, which no loader reads: a checksum of it and of what it was
+    made from."""
     return hashlib.sha256(key.encode() + content).digest()
 
 

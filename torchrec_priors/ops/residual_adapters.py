@@ -2,8 +2,8 @@
 
     y_r = x_r + SiLU(W[g(r)] x_r) + b[g(r)],    x_r = z[row_r]
 
-Rows come in runs of one adapter. A block of rows is computed, forward and backward, while it is in cache. Only z is
-kept for backward: products are computed again.
+Rows come in runs of one adapter. A block of rows is computed, forward and backward, while it is in
+cache. Only z is kept for backward: products are computed again.
 
 Shapes: N vectors, R rows, G adapters, d width.
 """

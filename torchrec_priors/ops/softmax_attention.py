@@ -33,8 +33,8 @@ def softmax_attention_reference(
 def softmax_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor) -> Tensor:
     """Causal softmax attention within each sequence of a jagged batch, by PyTorch's fused kernels.
 
-    Sequences of similar lengths are padded at their ends to a common one. No query sees what is behind it, so no mask
-    is needed. (PyTorch's nested tensors have no causal attention on a CPU.)
+    Sequences of similar lengths are padded at their ends to a common one. No query sees what is
+    behind it, so no mask is needed. (PyTorch's nested tensors have no causal attention on a CPU.)
 
     Args:
         q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.

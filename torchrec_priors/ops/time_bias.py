@@ -1,4 +1,5 @@
-"""A bias of time: one number per bucket of the logarithm of the time from the key's token to the query's.
+"""A bias of time: one number per bucket of the logarithm of the time from the key's token to the
+query's.
 
 Shapes: N tokens, H heads, C buckets of time.
 """
@@ -30,6 +31,7 @@ def time_bucket(milliseconds: Tensor) -> Tensor:
     >>> time_bucket(torch.tensor([0, 999, 1000, 2999, 3000, 7000])).tolist()
     [0, 0, 1, 1, 2, 3]
     """
-    # The exponent is read from the bits of a double: a quotient below 2^c does not round up to it for c < 44.
+    # The exponent is read from the bits of a double: a quotient below 2^c does not round up to it
+    # for c < 44.
     ratio = milliseconds.clamp(min=0).double().add_(1000.0).div_(1000.0)
     return ratio.view(torch.int64).bitwise_right_shift_(52).sub_(1023).clamp_(max=TIME_BUCKETS - 1)

@@ -1,1 +1,2 @@
-"""Human priors: what groups there are, which interactions belong to a group, which items a group may retrieve."""
+"""Human priors: what groups there are, which interactions belong to a group, which items a group
+may retrieve."""

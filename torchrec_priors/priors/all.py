@@ -1,4 +1,5 @@
-"""Control (paper A.1.3): every item is in every group; the number of groups is that of another prior."""
+"""Control (paper A.1.3): every item is in every group; the number of groups is that of another
+prior."""
 
 import numpy as np
 
@@ -18,8 +19,9 @@ def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
     check_most(f"priors.tree: groups of 'all:{argument}'", groups, _MOST_GROUPS)
     if data.items * groups > _MOST_PAIRS:
         raise UserError(
-            f"priors.tree: 'all:{argument}' puts each of {data.items:,} items into {groups:,} groups, which is "
-            f"more than {_MOST_PAIRS:,} pairs: give fewer groups, as 'all:{max(1, _MOST_PAIRS // data.items)}'"
+            f"priors.tree: 'all:{argument}' puts each of {data.items:,} items into {groups:,} groups,"
+            f" which is more than {_MOST_PAIRS:,} pairs: give fewer groups, as"
+            f" 'all:{max(1, _MOST_PAIRS // data.items)}'"
         )
 
     # A group that has no members in the other prior has none here.

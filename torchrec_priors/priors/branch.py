@@ -129,7 +129,8 @@ class Branch:
         return row[exists], place[exists]
 
     def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
-        """For each row of [first_row, last_row), how many combinations estimate the same probability."""
+        """For each row of [first_row, last_row), how many combinations estimate the same
+        probability."""
         count = np.ones(last_row - first_row, np.int64)
         for d, level in enumerate(self.levels):
             if d in self._restricting:
@@ -201,7 +202,8 @@ class Branch:
         if combinations.sum() > _MOST_PAIRS:
             raise _too_large(
                 self.levels,
-                f"{combinations.sum():,.0f} pairs of an item and a path, in {len(all_rows):,} items",
+                f"{combinations.sum():,.0f} pairs of an item and a path,"
+                f" in {len(all_rows):,} items",
             )
 
         # Level after level, each pair becomes one pair for each group of its row.

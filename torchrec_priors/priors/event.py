@@ -1,4 +1,5 @@
-"""Event priors: a target belongs to the groups of its event. Omega_k = items with that event in training."""
+"""Event priors: a target belongs to the groups of its event. Omega_k = items with that event in
+training."""
 
 import numpy as np
 from torch import Tensor, nn

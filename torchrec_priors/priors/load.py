@@ -1,8 +1,9 @@
 """How a specification such as "temporal:4" or "genre" becomes a prior, and a list of them a tree.
 
-A kind of prior is one file that defines `load(argument, data, horizon)`. A specification is "kind:argument", where the
-kind is a file of this folder or the path of a user's own file ("my_prior.py:argument"), or the name of a prior of the
-prepared data set, whose kind is in the manifest.
+A kind of prior is one file that defines `load(argument, data, horizon)`. A specification is
+"kind:argument", where the kind is a file of this folder or the path of a user's own file
+("my_prior.py:argument"), or the name of a prior of the prepared data set, whose kind is in the
+manifest.
 """
 
 import importlib

@@ -16,11 +16,10 @@ from torchrec_priors.prepared.labels import compress
 class Targets:
     """Future interactions to be predicted, M of them.
 
-    Attributes:
-        item_M: int64 row ids.
-        offset_M: int64, 1-based distance from the position that predicts, up to the horizon.
-        event_M: int64 event codes; there where a level of the tree needs "events".
-        user_M: int64 numbers of users, in file order of the data set; there where a level needs "users".
+    Attributes: item_M: int64 row ids. offset_M: int64, 1-based distance from the position that
+        predicts, up to the horizon. event_M: int64 event codes; there where a level of the tree
+        needs "events". user_M: int64 numbers of users, in file order of the data set; there where a
+        level needs "users".
     """
 
     item_M: Tensor
@@ -29,9 +28,13 @@ class Targets:
     user_M: Tensor | None = None
 
     def chosen(self, index: Tensor) -> "Targets":
-        """Some of them, in the order of `index`."""
-        values = (self.item_M, self.offset_M, self.event_M, self.user_M)
-        return Targets(*(None if value is None else value[index] for value in values))  # type: ignore[arg-type]
+        """Some of the targets, in the order of `index`."""
+        return Targets(
+            item_M=self.item_M[index],
+            offset_M=self.offset_M[index],
+            event_M=None if self.event_M is None else self.event_M[index],
+            user_M=None if self.user_M is None else self.user_M[index],
+        )
 
 
 class Memberships(nn.Module):
@@ -59,7 +62,7 @@ class Memberships(nn.Module):
         return cls(torch.from_numpy(starts), torch.from_numpy(groups))
 
     def expand(self, entity_M: Tensor) -> tuple[Tensor, Tensor]:
-        """(index into entity_M, group) for every group of every entity, in the order of entity_M."""
+        """(index into entity_M, group) for every group of every entity, in their order."""
         first_M = self.starts[entity_M]
         count_M = self.starts[entity_M + 1] - first_M
         row, place = ranges(first_M, count_M)
@@ -80,13 +83,14 @@ class Prior(Protocol):
         groups: human-readable names, by group number.
         restricts_items: whether Omega_k differs from all items.
 
-    Five more are optional. `needs`: what `members` reads of the targets besides items and offsets, of `NEEDS`.
-    `groups_of_users(user_B)`: (index into user_B, group) for every group of every user, where a group is for its users
-    alone; the users are numbers in file order, none of them negative. `groups_of_events(event_M)`: likewise of event
-    codes, where a group is for events, so that users whose next event is known can be served by it. `exclusive`:
-    whether the groups of a level that restricts items are outcomes of which a target has one, as events are, not labels
-    that an item has. `with_users`: bool, by group number, of groups that are for their users alone: which have any. A
-    group without users has no head.
+    Five more are optional. `needs`: what `members` reads of the targets besides items and offsets,
+    of `NEEDS`. `groups_of_users(user_B)`: (index into user_B, group) for every group of every user,
+    where a group is for its users alone; the users are numbers in file order, none of them
+    negative. `groups_of_events(event_M)`: likewise of event codes, where a group is for events, so
+    that users whose next event is known can be served by it. `exclusive`: whether the groups of a
+    level that restricts items are outcomes of which a target has one, as events are, not labels
+    that an item has. `with_users`: bool, by group number, of groups that are for their users alone:
+    which have any. A group without users has no head.
     """
 
     name: str
@@ -94,11 +98,13 @@ class Prior(Protocol):
     restricts_items: bool
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        """(index into targets, group) for every group a target belongs to (Eq. 6), in the order of targets."""
+        """(index into targets, group) for every group a target belongs to (Eq. 6), in the order of
+        targets."""
         ...
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(row, group) for the items of [first_row, last_row) that a group may retrieve (Omega_k, Eq. 3).
+        """(row, group) for the items of [first_row, last_row) that a group may retrieve (Omega_k,
+        Eq. 3).
 
         PathQueries only where `restricts_items`.
         """

@@ -27,7 +27,8 @@ _TEMPORAL = "temporal:"
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> Prior:
-    """`argument`: a number of groups, or the prior that is permuted; then, optionally, ":" and a seed."""
+    """`argument`: a number of groups, or the prior that is permuted; then, optionally, ":" and a
+    seed."""
     temporal = argument.startswith(_TEMPORAL)
     like, colon, seed = argument.removeprefix(_TEMPORAL).partition(":")
     seed_number = whole_number(seed or "0")
@@ -63,7 +64,8 @@ def how_many(control: str, like: str, data: PreparedData) -> int:
         return number
     if not like or number == 0:
         raise UserError(
-            f"priors.tree: '{control}:{like}' needs a number of groups or a prior: write '{control}:8'"
+            f"priors.tree: '{control}:{like}' needs a number of groups or a prior:"
+            f" write '{control}:8'"
         )
     return len(prior_of_data(like, data, *LIKE).groups)
 
@@ -78,9 +80,9 @@ def labels_like(like: str, data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
 def deal(states: list[int], seed: int) -> np.ndarray:
     """A random permutation of row ids (or numbers of users), from (seed, row) alone.
 
-    Args:
-        states: number of rows in each state of the data set, the present one last. Rows that came with a state
-            are permuted among themselves, so the others keep what a model has learned of them.
+    Args: states: number of rows in each state of the data set, the present one last. Rows that came
+        with a state are permuted among themselves, so the others keep what a model has learned of
+        them.
 
     >>> deal([6], 0)[:4].tolist() == deal([4, 6], 0)[:4].tolist()
     False
@@ -98,7 +100,8 @@ def deal(states: list[int], seed: int) -> np.ndarray:
 def draw(rows: np.ndarray, seed: int, groups: int) -> np.ndarray:
     """A group number for each row, uniform, from (seed, row) alone (splitmix64).
 
-    >>> draw(np.arange(6), 0, 4).tolist() == [int(draw(np.array([row]), 0, 4)[0]) for row in range(6)]
+    >>> one_by_one = [int(draw(np.array([row]), 0, 4)[0]) for row in range(6)]
+    >>> draw(np.arange(6), 0, 4).tolist() == one_by_one
     True
     """
     drawn: np.ndarray = (unit(_bits(rows, seed)) * groups).astype(np.int64)

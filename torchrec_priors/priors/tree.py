@@ -444,7 +444,7 @@ class PriorTree(nn.Module):
 
 
 def paths_of_groups(open_XG: Tensor, group_K: Tensor) -> Tensor:
-    """bool [X, K]: paths whose group at a level is open, or that do not go through the level (-1)."""
+    """bool [X, K]: paths whose group at a level is open, and paths without the level (-1)."""
     always = open_XG.new_ones(len(open_XG), 1)
     return torch.cat([open_XG, always], 1)[:, group_K]
 

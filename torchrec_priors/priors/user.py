@@ -1,4 +1,5 @@
-"""User priors: a target belongs to the groups of its user. Omega_k = all items, for users of k alone."""
+"""User priors: a target belongs to the groups of its user. Omega_k = all items, for users of k
+alone."""
 
 import numpy as np
 from torch import Tensor, nn

@@ -42,7 +42,8 @@ def training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) -> 
         levels = [level for level in tree.levels if "events" in getattr(level, "needs", ())]
         names = ", ".join(f"'{level.name}'" for level in levels)
         raise UserError(
-            f"priors.tree: {names} needs events, and data set '{data.manifest.name}' has no event types"
+            f"priors.tree: {names} needs events, and data set '{data.manifest.name}' has no event"
+            " types"
         )
     return (*columns, "events")
 

@@ -1,14 +1,15 @@
-"""How batches come to their steps: one after another, or with their ids sent to other ranks a step before.
+"""How batches reach their steps: one after another, or with their ids sent to other ranks a step ahead.
 
-On a GPU, while a step computes, the next batch is copied to the device and its ids go to the ranks that hold their rows
-(the all-to-all of TorchRec's sparse-dist pipelines), on streams of their own; the batch after it is copied meanwhile.
-Where a table is in the host's memory with a cache of rows on the GPU, the rows come into the cache a step ahead, too.
-What is read of the tables is what the step before left there, so that results are those of the plain way, bit by bit.
+On a GPU, while a step computes, the next batch is copied to the device and its ids go to the ranks
+that hold their rows (the all-to-all of TorchRec's sparse-dist pipelines), on separate streams; the
+batch after it is copied meanwhile. If a table is in the host's memory with a cache of rows on the
+GPU, the rows are also brought into the cache a step ahead. Lookups read what the step before left
+in the tables, so results are those of the plain pipeline, bit by bit.
 
-The stages are TorchRec's: `StagedTrainPipeline` runs them, `SparseDataDistUtil` makes the forward of the sharded tables
-take what was sent ahead. That lasts from one evaluation to the next: what a run looks up otherwise finds tables without
-a batch under way, and a cache without rows that are held for one. A batch that is under way has not been read:
-checkpoints count steps.
+The stages are TorchRec's: `StagedTrainPipeline` runs them, and `SparseDataDistUtil` makes the
+forward of the sharded tables take what was sent ahead. A pipeline lasts from one evaluation to the
+next: other lookups of a run then find tables without a batch in transit, and a cache without rows
+reserved for one. A batch in transit does not count as read: checkpoints count steps.
 """
 
 import logging
@@ -38,48 +39,58 @@ PipelineKind = Literal["auto", "plain", "sparse-dist", "prefetch"]
 
 
 class Pipeline(Protocol):
-    """A way for batches."""
+    """Brings batches to their steps."""
 
     def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
-        """The next so many batches, on the device; no more are taken. Every rank must ask for as many, do a step with
-        each before the next, and close it."""
+        """The next `steps` batches, on the device; no more are taken.
+
+        Every rank must ask for the same number, do a step with each batch before the next, and
+        close the generator.
+        """
 
     def look_up(self, batch: Batch) -> LookedUp:
-        """The lookup of the step with the batch that `run` gave last."""
+        """The lookup of a step with the last batch of `run`."""
 
 
-def pipeline_of(built: Built, way: PipelineKind) -> Pipeline:
-    """The way that a run's batches go.
+def pipeline_of(built: Built, kind: PipelineKind) -> Pipeline:
+    """The pipeline of a run.
 
     Raises:
-        UserError: the tables or the device cannot go the way that is asked for.
+        UserError: the tables or the device do not allow this kind.
     """
     cuda = built.ranks.device.type == "cuda"
     cached = built.plan.cached
-    if not isinstance(built.model.item_rows, ItemRows):
-        if way not in ("auto", "plain"):
-            raise UserError(
-                f"training.pipeline = '{way}': with embedding.unseen = 'managed' a step's ids depend on what the steps "
-                "before admitted: use plain"
-            )
-        if way == "auto" and cuda:
-            log.info(
-                "batches are not sent ahead of their steps: managed tables admit items from step to step"
-            )
-        way = "plain"
-    if way == "auto":
-        way = ("prefetch" if cached else "sparse-dist") if cuda else "plain"
-    if way == "prefetch" and not cached:
+    managed = not isinstance(built.model.item_rows, ItemRows)
+
+    if managed and kind not in ("auto", "plain"):
         raise UserError(
-            "training.pipeline = 'prefetch' fills a GPU's cache of rows, which no table has: use sparse-dist, or "
-            "sharding.kernel = 'fused_uvm_caching' on a GPU"
+            f"training.pipeline = '{kind}': with embedding.unseen = 'managed' a step's ids depend"
+            " on what the steps before admitted: use plain"
         )
-    if way == "plain":
+    if managed and kind == "auto" and cuda:
+        log.info(
+            "batches are not sent ahead of their steps:"
+            " managed tables admit items from step to step"
+        )
+
+    if managed or (kind == "auto" and not cuda):
+        kind = "plain"
+    elif kind == "auto":
+        kind = "prefetch" if cached else "sparse-dist"
+
+    if kind == "prefetch" and not cached:
+        raise UserError(
+            "training.pipeline = 'prefetch' fills a GPU's cache of rows, which no table has:"
+            " use sparse-dist, or sharding.kernel = 'fused_uvm_caching' on a GPU"
+        )
+    if kind == "plain":
         return _Plain(built)
-    return _Staged(built, prefetch=way == "prefetch")
+    return _Staged(built, prefetch=kind == "prefetch")
 
 
 class _Plain:
+    """One batch after another."""
+
     def __init__(self, built: Built) -> None:
         self._model = built.model
         self._device = built.ranks.device
@@ -93,7 +104,7 @@ class _Plain:
 
 @dataclass(frozen=True)
 class _InTransit(Pipelineable):
-    """A batch on the device, and what it asks the tables for; what TorchRec traces reads `items` and `features`."""
+    """A batch on the device, and the ids it looks up. TorchRec's tracing reads `items` and `features`."""
 
     batch: Batch
     ids: StepIds
@@ -104,25 +115,29 @@ class _InTransit(Pipelineable):
 
     @property
     def features(self) -> KeyedJaggedTensor | None:
-        return None if self.ids.features is None else self.ids.features[0]
+        if self.ids.features is None:
+            return None
+        return self.ids.features[0]
 
     def to(self, device: torch.device, non_blocking: bool) -> "_InTransit":
-        raise NotImplementedError("the stage that makes it does it on the device")
+        raise NotImplementedError("it is made on the device")
 
     def record_stream(self, stream: torch.Stream) -> None:
         if stream.device.type == "cpu":
             return
+
         self.batch.record_stream(stream)
-        for asked in (self.ids.items, self.ids.features):
-            if asked is not None:
-                ids, places = asked
-                ids.record_stream(stream)
-                for place in places.values():
-                    place.record_stream(stream)
+        for request in (self.ids.items, self.ids.features):
+            if request is None:
+                continue
+            ids, places = request
+            ids.record_stream(stream)
+            for place in places.values():
+                place.record_stream(stream)
 
 
 class _Lookups(nn.Module):
-    """What TorchRec traces to find the tables whose ids are sent ahead: the lookups of a step, and nothing else."""
+    """The lookups of a step and nothing else: TorchRec traces it to find the tables."""
 
     def __init__(self, model: Recommender) -> None:
         super().__init__()
@@ -130,19 +145,24 @@ class _Lookups(nn.Module):
         self.features = None if model.features is None else model.features.table
 
     def forward(self, batch: _InTransit) -> list[dict[str, JaggedTensor]]:
-        found = [self.table(batch.items)]
-        return found if self.features is None else [*found, self.features(batch.features)]
+        answers = [self.table(batch.items)]
+        if self.features is not None:
+            answers.append(self.features(batch.features))
+        return answers
 
 
 class _NoStream(torch.cpu.Stream):
-    """What stands for a stream on a CPU, where the stages run one after another."""
+    """Replaces a stream on a CPU, where the stages run one after another."""
 
     device = torch.device("cpu")
 
 
 class _Staged:
-    """Batches through TorchRec's stages. On a CPU the same stages run without streams, so that they can be tested; what
-    runs on GPUs alone is `_Staged._streams` and the stage that fills caches."""
+    """Batches through TorchRec's stages.
+
+    On a CPU the same stages run without streams, so that they can be tested. Only
+    `_Staged._streams` and the stage that fills caches need a GPU.
+    """
 
     def __init__(self, built: Built, *, prefetch: bool) -> None:
         self._model = built.model
@@ -154,56 +174,63 @@ class _Staged:
         self._sent: SparseDataDistUtil[Any] | None = None
 
     def _streams(self) -> list[Any]:
+        """Streams that copy batches, send ids, and fill caches."""
         if not self._cuda:
             return [_NoStream() for _ in range(3)]
-        return [
-            torch.cuda.Stream(self._ranks.device, priority=priority) for priority in (0, -1, -1)
-        ]
+        device = self._ranks.device
+        return [torch.cuda.Stream(device, priority=priority) for priority in (0, -1, -1)]
 
     def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
-        some = islice(batches, steps)
-        lookups = _Lookups(self._model)
-        self._sent = sent = SparseDataDistUtil(
-            lookups, self._sending, prefetch_stream=self._filling if self._prefetch else None
+        prefetch_stream = self._filling if self._prefetch else None
+        sent = SparseDataDistUtil(
+            _Lookups(self._model), self._sending, prefetch_stream=prefetch_stream
         )
-        computing: Any = (
-            torch.cuda.current_stream(self._ranks.device) if self._cuda else _NoStream()
-        )
+        self._sent = sent
+
+        computing: Any = _NoStream()
         if self._cuda:
-            sent._default_stream = (
-                computing  # where rows are read, which is none that it would make
-            )
+            computing = torch.cuda.current_stream(self._ranks.device)
+            sent._default_stream = computing  # where rows are read; it would make another one
         else:
-            sent.data_dist_stream = None  # as TorchRec's own pipelines on CPUs
-        stages = [PipelineStage("copy", self._copy, self._copying)]
-        stages.append(
-            PipelineStage(
-                "send ids", self._send, self._sending, fill_callback=sent.wait_sdd_fill_callback
-            )
-        )
-        if self._prefetch:
-            stages.append(PipelineStage("fill caches", sent.prefetch, self._filling))
-        pipeline = StagedTrainPipeline(stages, compute_stream=computing)
+            sent.data_dist_stream = None  # as in TorchRec's own pipelines on CPUs
+
+        pipeline = StagedTrainPipeline(self._stages(sent), compute_stream=computing)
+        next_batches = islice(batches, steps)
         try:
-            while (under_way := pipeline.progress(some)) is not None:
-                self._present = under_way
-                yield under_way.batch
+            while True:
+                in_transit = pipeline.progress(next_batches)
+                if in_transit is None:
+                    break
+                self._present = in_transit
+                yield in_transit.batch
         finally:
             self._present = None
             sent.detach()
 
+    def _stages(self, sent: SparseDataDistUtil[Any]) -> list[PipelineStage]:
+        sending = PipelineStage(
+            "send ids", self._send, self._sending, fill_callback=sent.wait_sdd_fill_callback
+        )
+        stages = [PipelineStage("copy", self._copy, self._copying), sending]
+        if self._prefetch:
+            stages.append(PipelineStage("fill caches", sent.prefetch, self._filling))
+        return stages
+
     def look_up(self, batch: Batch) -> LookedUp:
-        assert self._present is not None and self._sent is not None, "asked for outside `run`"  # noqa: PT018
+        assert self._present is not None, "called outside `run`"
+        assert self._sent is not None, "called outside `run`"
         assert batch is self._present.batch, "each batch of `run` has its step before the next"
+
         looked_up = self._model.look_up(batch, self._present.ids)
-        self._sent.wait_sdd_fill_callback()  # the next batch's ids may go; the tables take them from here on
+        # The next batch's ids may be sent: from here on the tables take them.
+        self._sent.wait_sdd_fill_callback()
         return looked_up
 
     def _copy(self, batch: Batch) -> _InTransit:
         on_device = batch.to(self._ranks.device)
         return _InTransit(on_device, self._model.step_ids(on_device))
 
-    def _send(self, under_way: _InTransit) -> _InTransit:
+    def _send(self, in_transit: _InTransit) -> _InTransit:
         self._ranks.where.doing = "ids of the next batch (all-to-all)"
         assert self._sent is not None
-        return self._sent.start_sparse_data_dist(under_way)
+        return self._sent.start_sparse_data_dist(in_transit)

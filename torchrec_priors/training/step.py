@@ -1,4 +1,4 @@
-"""One training step: one lookup, the loss part by part, one update of tables and dense parameters."""
+"""One training step: one lookup, the loss part by part, one update of tables and parameters."""
 
 import math
 from collections.abc import Callable, Sequence
