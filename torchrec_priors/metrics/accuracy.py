@@ -6,7 +6,7 @@ import numpy as np
 
 from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.categories import Categories
-from torchrec_priors.metrics.metric import Metric
+from torchrec_priors.metrics.metric import Metric, mean
 from torchrec_priors.metrics.per_user import CUTOFFS
 
 NAMES = tuple(f"{name}@{cutoff}" for name in ("recall", "ndcg", "entropy") for cutoff in CUTOFFS)
@@ -24,6 +24,7 @@ class Accuracy(Metric):
         self.sums = {name: np.zeros(2) for name in ("users", *NAMES)}
 
     def update(self, batch: RankedBatch) -> None:
+        # Newcomers are some of the users: both are summed from the same values.
         newcomer_B = self.category.new_to(batch.users)
         self.sums["users"] += [len(batch.users), newcomer_B.sum()]
 
@@ -37,6 +38,6 @@ class Accuracy(Metric):
         out: dict[str, Any] = {}
         for prefix, column, count in (("", 0, users), ("new_interest/", 1, newcomers)):
             for name in NAMES:
-                out[prefix + name] = float(self.sums[name][column] / count) if count else None
+                out[prefix + name] = mean(self.sums[name][column], count)
             out[f"{prefix}users"] = int(count)
         return out

@@ -11,6 +11,7 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.labels import compress
 
 Entity = Literal["item", "event", "user"]
+# What is labelled by each kind of prior in a manifest.
 _ENTITIES: dict[str, Entity] = {"item": "item", "graph": "item", "event": "event", "user": "user"}
 
 
@@ -67,6 +68,7 @@ class Categories:
 
     def expand(self, of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(index into `of`, group) for every group of every entity of `of`."""
+        # Entity n has the groups labels[starts[n] : starts[n + 1]]; `within` counts from 0 there.
         counts = self.starts[of + 1] - self.starts[of]
         index = np.repeat(np.arange(len(of)), counts)
         within = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -78,6 +80,7 @@ class Categories:
         Args:
             row: the row that each entity of `of` belongs to.
         """
+        # A row and a group are one number, so one `bincount` counts all of them.
         index, group = self.expand(of)
         cell = row[index] * len(self.groups) + group
         return np.bincount(cell, minlength=rows * len(self.groups)).reshape(rows, len(self.groups))
@@ -87,6 +90,7 @@ class Categories:
         seen = np.repeat(np.arange(len(users)), users.seen_lengths)
         target = np.repeat(np.arange(len(users)), users.target_lengths)
 
+        # Presence is what matters: how often a category occurs does not.
         known_BJ = self.count(seen, users.seen, len(users)) > 0
         wanted_BJ = self.count(target, users.targets, len(users)) > 0
         return np.asarray((wanted_BJ & ~known_BJ).any(1))

@@ -61,6 +61,7 @@ def evaluate(
     Raises:
         UserError: no user has targets in the split.
     """
+    # Counted before anything is searched: without targets every mean would be over nobody.
     evaluated_U = users_of(data, split)
     if chosen is not None:
         evaluated_U = evaluated_U & chosen
@@ -70,6 +71,7 @@ def evaluate(
             f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})"
         )
 
+    # Users get a second list if the tree can tell events apart.
     event_given = bool(levels_of_events(model.tree))
     category = Categories.of_prior(data, data.manifest.category_prior)
     metrics = RankingMetrics(
@@ -82,6 +84,7 @@ def evaluate(
         own_row_I=model.item_rows.own_row_I,
     )
 
+    # Training evaluates between its steps: the mode that the model was in comes back below.
     was_training = model.training
     model.eval()
     diversifier = Diversifier.of(data, config.diversify, device) if config.diversify else None
@@ -100,11 +103,16 @@ def evaluate(
     )
     rounds = -(-evaluated // (config.batch * share.world))
     for users in progress(batches, rounds):
+        # Every rank has the same number of rounds, the last ones perhaps without users: all take
+        # part in every search.
         queries = finder.queries(users, finder.ask(users))
         found = finder.find(users, queries, DEPTH)
-        given = None if finder_given is None else finder_given.find(users, queries, DEPTH)
+        given = None
+        row_given_BR = None
+        if finder_given is not None:
+            given = finder_given.find(users, queries, DEPTH)
+            row_given_BR = given.row_Bk.cpu().numpy()
 
-        row_given_BR = None if given is None else given.row_Bk.cpu().numpy()
         metrics.update(users, found.row_Bk.cpu().numpy(), row_given_BR)
         on_batch(users, found, given)
 

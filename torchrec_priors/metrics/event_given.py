@@ -7,7 +7,7 @@ import numpy as np
 from torchrec_priors.metrics.accuracy import NAMES
 from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.categories import Categories
-from torchrec_priors.metrics.metric import Metric
+from torchrec_priors.metrics.metric import Metric, mean
 from torchrec_priors.metrics.per_user import CUTOFFS
 
 _PREFIX = "event_given/"
@@ -27,6 +27,7 @@ class EventGivenAccuracy(Metric):
         self.sums = {name: np.zeros(1) for name in ("users", *NAMES)}
 
     def update(self, batch: RankedBatch) -> None:
+        # The lists are others than `Accuracy` scores; the targets are the same.
         assert batch.event_given is not None
         self.sums["users"] += len(batch.users)
 
@@ -36,6 +37,4 @@ class EventGivenAccuracy(Metric):
 
     def results(self) -> dict[str, Any]:
         (users,) = self.sums["users"]
-        return {
-            _PREFIX + name: float(self.sums[name][0] / users) if users else None for name in NAMES
-        }
+        return {_PREFIX + name: mean(self.sums[name][0], users) for name in NAMES}

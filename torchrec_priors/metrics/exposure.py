@@ -34,6 +34,7 @@ class Exposure(Metric):
     def update(self, batch: RankedBatch) -> None:
         for cutoff in CUTOFFS:
             row_BK = batch.ranked.row_BR[:, :cutoff]
+            # Without the padding of lists that are shorter.
             shown = row_BK[row_BK >= 0]
             self.sums[f"shown@{cutoff}"] += np.bincount(shown, minlength=self.items)
             self.sums[f"surprise@{cutoff}"] += self.surprise[shown].sum()
@@ -43,6 +44,7 @@ class Exposure(Metric):
         for cutoff in CUTOFFS:
             shown_I = self.sums[f"shown@{cutoff}"]
             surprise = self.sums[f"surprise@{cutoff}"][0]
+            # Everything is over the whole catalogue, also items that nobody was shown.
             out[f"coverage@{cutoff}"] = float((shown_I > 0).mean())
             out[f"gini@{cutoff}"] = _gini(shown_I)
             out[f"novelty@{cutoff}"] = float(surprise / max(shown_I.sum(), 1))
@@ -55,5 +57,6 @@ def _gini(shown_I: np.ndarray) -> float:
     total = ordered.sum()
     if total == 0:
         return 0.0
+    # The usual formula over sorted values: the mean absolute difference of all pairs.
     ranks = np.arange(1, len(ordered) + 1)
     return float((2 * ranks - len(ordered) - 1) @ ordered / (len(ordered) * total))

@@ -19,7 +19,7 @@ import numpy as np
 from torchrec_priors.data.histories import Histories
 from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.categories import Categories
-from torchrec_priors.metrics.metric import Metric
+from torchrec_priors.metrics.metric import Metric, mean
 from torchrec_priors.metrics.per_user import CUTOFFS, GAIN, IDEAL, Ranked
 
 COUNTS = ("users", "targets")
@@ -36,7 +36,9 @@ class GroupMetrics(Metric):
             counts_found: whether batches say which targets could be found at all.
         """
         self.prior = prior
-        self._counts = (*COUNTS, FOUND) if counts_found else COUNTS
+        self._counts = COUNTS
+        if counts_found:
+            self._counts = (*COUNTS, FOUND)
         self.sums = {name: np.zeros(len(prior.groups)) for name in (*self._counts, *VALUES)}
         if prior.entity == "event":
             self.needs = ("events",)
@@ -63,6 +65,8 @@ class GroupMetrics(Metric):
             gains_BG = np.bincount(cell_P[inside], GAIN[rank_P[inside]], m_BG.size).reshape(shape)
             ideal_BG = IDEAL[np.minimum(cutoff, m_BG)]
 
+            # A user without a target in the group would divide by 0: it adds 0 to the sum, and is
+            # not among the users that the mean is over.
             recall_BG = np.divide(hits_BG, m_BG, out=np.zeros(shape), where=has_targets_BG)
             ndcg_BG = np.divide(gains_BG, ideal_BG, out=np.zeros(shape), where=has_targets_BG)
             self.sums[f"recall@{cutoff}"] += recall_BG.sum(0)
@@ -73,10 +77,11 @@ class GroupMetrics(Metric):
         out: dict[str, Any] = {}
         for number, group in enumerate(self.prior.groups):
             prefix = f"group/{self.prior.name}/{group}/"
+            # Each group has its own users: those with a target in it.
             users = self.sums["users"][number]
             for name in VALUES:
                 value = self.sums[name][number]
-                out[prefix + name] = float(value / users) if users else None
+                out[prefix + name] = mean(value, users)
             for name in self._counts:
                 out[prefix + name] = int(self.sums[name][number])
         return out

@@ -36,5 +36,13 @@ class Metric(ABC):
 
         Each name is one collective, so every rank must have the same names.
         """
+        # Sorted, so all ranks sum the same name at the same time.
         for name in sorted(self.sums):
             self.sums[name] = total(torch.from_numpy(self.sums[name])).numpy()
+
+
+def mean(total: float, count: float) -> float | None:
+    """A mean as `metrics.json` holds it: None, which JSON writes as null, for nobody."""
+    if not count:
+        return None
+    return float(total / count)

@@ -17,6 +17,7 @@ from torchrec_priors.metrics.categories import Categories
 CUTOFFS = (5, 10, 50, 200)
 DEPTH = max(CUTOFFS)
 
+# GAIN[r] is the gain of a hit at rank r, from 0; IDEAL[n] the sum of n hits at the top.
 GAIN = 1.0 / np.log2(np.arange(2, DEPTH + 2))
 IDEAL = np.concatenate([[0.0], np.cumsum(GAIN)])
 
@@ -80,6 +81,7 @@ class Ranked:
 
     def values(self, cutoff: int, category: Categories) -> dict[str, np.ndarray]:
         """`recall`, `ndcg` and `entropy` (bits) of each user's first `cutoff` items: [B] each."""
+        # A list may have fewer columns than `cutoff`, so gains are cut to the list.
         hits = self.hit_BR[:, :cutoff]
         return {
             "recall": hits.sum(1) / self.m_B,

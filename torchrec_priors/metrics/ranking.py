@@ -51,7 +51,8 @@ class RankingMetrics:
         self.event_given = event_given
         self.reach = reach
 
-        # The one list of all metrics. Their keys are in metrics.json in this order.
+        # The one list of all metrics: a new one is a line here, and a file. Their keys are in
+        # metrics.json in this order, which experiments and reports rely on.
         self.metrics: list[Metric] = [Accuracy(category)]
         if event_given:
             self.metrics.append(EventGivenAccuracy(category))
@@ -79,13 +80,18 @@ class RankingMetrics:
             row_given_BR: the same, found by the heads of their targets' events.
         """
         assert self.event_given == (row_given_BR is not None)
+        # In the last rounds some ranks have no users.
         if not len(users):
             return
 
         ranked = self._ranked(users, row_BR)
-        given = None if row_given_BR is None else self._ranked(users, row_given_BR)
+        given = None
+        if row_given_BR is not None:
+            given = self._ranked(users, row_given_BR)
         # Looked up once, for `Reach` itself and for the groups.
-        reachable = None if self.reach is None else self.reach.reachable(users, ranked)
+        reachable = None
+        if self.reach is not None:
+            reachable = self.reach.reachable(users, ranked)
         batch = RankedBatch(users, ranked, given, reachable)
 
         for metric in self.metrics:

@@ -51,7 +51,7 @@ class Reach(Metric):
         else:
             self._recommendable_I = rows.recommendable_I
         self._has_row_I = rows.has_row_I
-        # The targets that training assigns to heads, which may need their events.
+        # Targets are assigned to heads as in training, which may need their events.
         self.needs = tuple(need for need in tree.needs if need == "events")
 
         heads = len(tree.item_set_K)
@@ -90,6 +90,7 @@ class Reach(Metric):
         self.sums["without_head"] += (~seen_M & row_M & ~head_M).sum()
 
         users = len(batch.users)
+        # The mean over users of the share that can be found: the highest recall possible.
         found_B = np.bincount(ranked.user_M[found_M], minlength=users)
         self.sums["users"] += users
         self.sums["share"] += (found_B / ranked.m_B).sum()
@@ -99,6 +100,7 @@ class Reach(Metric):
     def results(self) -> dict[str, Any]:
         targets = self._count("targets")
         found = self._count("found")
+        # "met" is the name of seen items in metrics.json, as in earlier versions.
         return {
             "reachable/targets": found,
             "reachable/targets_share": found / max(targets, 1),
@@ -138,10 +140,12 @@ class Reach(Metric):
         if found < FEW * targets:
             amount = f"only {found / targets:.1%}" if found else "none"
             remedy = ""
+            # The remedy is named only if most of the targets are lost because of it.
             if 2 * self._count("met") > targets:
                 remedy = ": evaluation.filter_seen=false also finds seen items"
             messages.append(f"{amount} of the targets can be found{remedy}")
 
+        # If nothing at all is found, that message says enough.
         names = self._heads_in_vain()
         if found and names:
             heads = len(self._tree.item_set_K)
@@ -168,6 +172,7 @@ class Reach(Metric):
     def _seen_before(self, users: Histories, ranked: Ranked) -> np.ndarray:
         """bool [M]: targets that are in their user's history."""
         items = self._tree.items
+        # A user and an item are one number.
         seen = np.repeat(np.arange(len(users)), users.seen_lengths) * items + users.seen
         return np.isin(ranked.user_M * items + ranked.target_M, seen)
 
@@ -195,6 +200,7 @@ class Reach(Metric):
         )
         index, path = (values.cpu().numpy() for values in self._tree.assign(targets))
 
+        # `index` counts among the targets within the horizon; a target may have several heads.
         heads = len(self._tree.item_set_K)
         found = found_T[within][index]
         self.sums["of_head"] += np.bincount(path, minlength=heads)
@@ -211,6 +217,7 @@ def _in_a_head(tree: PriorTree) -> np.ndarray:
     It does not matter whose heads these are: for every item set, each user has an open head, as
     every group of users that has heads has one of each.
     """
+    # A set of all items, as that of one head, saves looking the others up.
     if len(tree.set_sizes) and int(tree.set_sizes.max()) == tree.items:
         return np.ones(tree.items, bool)
 

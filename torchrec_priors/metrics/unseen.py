@@ -17,6 +17,7 @@ class UnseenCounts(Metric):
             own_row_I: bool, items that have a row of their own.
         """
         self.unseen_I = ~own_row_I
+        # Counts of interactions stay integers, so they are exact.
         self.sums = {name: np.zeros(2, np.int64) for name in ("interactions", "targets")}
 
     def update(self, batch: RankedBatch) -> None:

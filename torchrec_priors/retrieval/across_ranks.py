@@ -31,6 +31,7 @@ def answers_of_all_ranks(
         answer: a batch's tensors, [users of the batch, X] each, over this rank's rows.
         fills: for each of these tensors, what rows of no user are filled with on the way.
     """
+    # All-to-all takes equal shapes only, hence the padding to the largest batch.
     everyones_queries = _gather_queries(queries)
     everyones_exclusions = _gather_exclusions(excluded, queries.bias_BK.device)
     largest = max(len(theirs) for theirs in everyones_queries)
@@ -43,12 +44,14 @@ def answers_of_all_ranks(
             [F.pad(part, missing, value=fill) for part, fill in zip(parts, fills, strict=True)]
         )
 
+    # Row w of what arrives is rank w's answer for this rank's users; padding comes after them.
     received = [_exchange(torch.stack(parts)) for parts in zip(*parts_W, strict=True)]
     return [part_WBX[:, : len(queries)] for part_WBX in received]
 
 
 def merge_best(keys_WBk: Tensor, paths_WBk: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k best keys (`keys.py`) of all ranks' lists, and their paths: [B, k] each."""
+    # Ranks hold different items, so their keys never tie: the order of ranks does not matter.
     keys = keys_WBk.transpose(0, 1).flatten(1)
     paths = paths_WBk.transpose(0, 1).flatten(1)
     best_Bk, column = keys.topk(k, dim=1)
@@ -79,6 +82,7 @@ def _gather_exclusions(
 def _gather_rows(rows: Tensor) -> list[Tensor]:
     """Every rank's rows; their number may differ."""
     world = dist.get_world_size()
+    # The numbers of rows go first; `all_gather` wants the rows themselves in equal shapes.
     sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
     dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
 

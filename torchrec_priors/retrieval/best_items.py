@@ -13,6 +13,7 @@ from torch import Tensor
 
 from torchrec_priors.retrieval.keys import NOTHING, encode, row_of, score_of
 
+# The lowest threshold is finite, so an item with a score of -inf never reaches it.
 _LOWEST = torch.finfo(torch.float32).min
 _WAITING = 0.25  # offers that wait at most, as a share of the kept entries
 
@@ -50,6 +51,8 @@ class BestItems:
         must be offered first."""
         self._offers.append((user_c, encode(score_c, row_c), path_c))
         self._waiting += len(user_c)
+        # A merge sorts all lists, which pays only for many offers. Waiting costs nothing but a
+        # threshold that is too low for a while: more is offered, the result is the same.
         if self._waiting > _WAITING * self._keys_Bk.numel():
             self._merge()
 
@@ -73,6 +76,7 @@ class BestItems:
             keys_BW, paths_BW = _without_duplicates(keys_BW, paths_BW)
         self._keys_Bk, column = keys_BW.topk(self._keys_Bk.shape[1], dim=1)
         self._path_Bk = paths_BW.gather(1, column)
+        # A user who has fewer than k items so far keeps the lowest threshold.
         self.threshold_B = score_of(self._keys_Bk[:, -1]).clamp(min=_LOWEST)
 
     def _without_excluded(
@@ -81,6 +85,7 @@ class BestItems:
         if not len(self._excluded):
             return user_c, key_c, path_c
 
+        # The binary search finds where a pair would be: it is excluded if it is there.
         pair_c = (user_c << 32) + row_of(key_c)
         index_c = torch.searchsorted(self._excluded, pair_c).clamp(max=len(self._excluded) - 1)
         allowed = torch.nonzero(self._excluded[index_c] != pair_c)[:, 0]
@@ -89,6 +94,7 @@ class BestItems:
     def _lists(self, user_c: Tensor, key_c: Tensor, path_c: Tensor) -> tuple[Tensor, Tensor]:
         """Each user's kept items, and after them its offers in their order: [B, W]."""
         users, k = self._keys_Bk.shape
+        # The offers of one call may be sorted by user already; those of several rarely are.
         if bool((user_c[1:] < user_c[:-1]).any()):
             user_c, order = user_c.sort(stable=True)
             key_c = key_c[order]

@@ -32,6 +32,7 @@ class EventGiven:
         """
         self.finder = finder
         self.open_EK = paths_of_events(finder.model.tree, events)
+        # c(i) counts only heads that may answer here, i.e. those of these branches.
         branches = finder.model.tree.branch_K[self.open_EK.any(0).cpu()]
         self.index = finder.index.among(finder.model.tree, branches.unique().tolist())
 
@@ -46,6 +47,7 @@ class EventGiven:
         user_T = torch.from_numpy(np.repeat(np.arange(len(users)), users.target_lengths)).to(device)
         event_T = torch.from_numpy(users.target_columns["events"]).to(device)
 
+        # A path is open to a user if any of the events is: a product of 0/1 matrices counts them.
         given_BE = torch.zeros(len(users), len(self.open_EK), device=device)
         given_BE[user_T, event_T] = 1.0
         open_BK = given_BE @ self.open_EK.float() > 0
@@ -65,6 +67,7 @@ def paths_of_events(tree: PriorTree, events: int) -> Tensor:
     open_EK = torch.ones(events, len(tree.item_set_K), dtype=torch.bool, device=tree.device)
     has_event_level_K = open_EK.new_zeros(open_EK.shape[1])
 
+    # Every level of events closes the paths whose group lacks the event.
     for number in levels_of_events(tree):
         level = tree.levels[number]
         group_K = tree.groups_at(number).to(tree.device)

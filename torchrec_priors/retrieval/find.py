@@ -48,6 +48,7 @@ class Finder:
         self.device = device
         self.diversifier = diversifier
 
+        # Calibration may sum over a sample of the items; the search reads vectors or their bytes.
         self._sample = index.sample(config.normaliser_rows) if config.normaliser_rows else index
         self._bytes: Quantised | None = None
         if config.tiles == "int8":
@@ -67,7 +68,9 @@ class Finder:
         If items without a row are left out of histories, all items: the last ones with a row are
         chosen later.
         """
-        return self.model.config.context if self.model.item_rows.has_row_I is None else sys.maxsize
+        if self.model.item_rows.has_row_I is None:
+            return self.model.config.context
+        return sys.maxsize
 
     @torch.no_grad()
     def histories(self, users: Histories) -> Jagged:
@@ -79,12 +82,15 @@ class Finder:
         items = users.items
         lengths = users.lengths
         columns = users.columns
+        # Items without a row are left out first: the context holds the last items that have one.
         if self.model.item_rows.has_row_I is not None:
             items, lengths, columns = recent(
                 users, self.model.item_rows.has_row_I, self.model.config.context
             )
         items, columns = self._never_empty(items, lengths, columns)
-        lengths = np.maximum(lengths, 1) if len(users) else np.ones(1, np.int64)
+        lengths = np.maximum(lengths, 1)
+        if not len(users):
+            lengths = np.ones(1, np.int64)
 
         time_N, event_N = (
             None if values is None else values.to(self.device)
@@ -141,7 +147,11 @@ class Finder:
             index: what may be found, if that is not everything.
         """
         excluded = self._seen(users) if self.config.filter_seen else None
-        searched = k if self.diversifier is None else max(k, CANDIDATES)
+        # A diversified list is picked from more candidates than it has places.
+        searched = k
+        if self.diversifier is not None:
+            searched = max(k, CANDIDATES)
+
         found = search(
             index or self.index,
             self.model.score,
@@ -151,7 +161,9 @@ class Finder:
             self.fusion,
             self._bytes,
         )
-        return found if self.diversifier is None else self.diversifier.rerank(found).first(k)
+        if self.diversifier is None:
+            return found
+        return self.diversifier.rerank(found).first(k)
 
     def _never_empty(
         self, items: np.ndarray, lengths: np.ndarray, columns: Columns
@@ -175,6 +187,7 @@ class Finder:
         has_row_I = self.model.item_rows.has_row_I
         if has_row_I is None:
             return None
+        # The whole history counts, not only the context that the encoder reads.
         user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
         known_B = np.bincount(user_X[has_row_I[users.seen]], minlength=len(users)) > 0
         return torch.from_numpy(~known_B).to(self.device)

@@ -48,11 +48,13 @@ def search_fused(
         places = slice(tile.first, tile.first + tile.size)
         vectors = score.items(index.vectors(tile))
         fused = fusion.accumulator(users, index.log_alternatives_RT[:, places])
+        # A set's items in this tile are scored by the set's own paths only (Eq. 3).
         for number, columns in tile.columns:
             paths = open_S[number]
             for part, score_Bpn in _scores(paths.vector_Bpd, vectors[columns]):
                 biased_Bpn = score_Bpn + paths.bias_Bp[..., None]
                 fused.add(_as_slice(columns[part]), biased_Bpn, paths.path_Bp)
+        # Items are banned after fusion: for every path at once.
         score_BT, path_BT = fused.result()
         score_BT[_banned_in(tile, banned, device)] = -torch.inf
 
@@ -98,6 +100,7 @@ def log_sums(
                     score_Bpn = score_Bpn.masked_fill(banned_BT[:, None, columns[part]], -torch.inf)
                 # Each candidate of a sample counts for several items: its weight is added.
                 sum_Bp = torch.logsumexp(score_Bpn.double(), 2) + index.log_weight_S[number]
+                # A user's paths of an item set are distinct, so no sum is written twice at once.
                 before_Bp = sums_BK.gather(1, paths.path_Bp)
                 sums_BK.scatter_(1, paths.path_Bp, torch.logaddexp(before_Bp, sum_Bp))
     return sums_BK
@@ -117,7 +120,9 @@ def _as_slice(columns_n: Tensor) -> Tensor | slice:
     """The same ascending columns; a slice, which needs no copy, if they have no gaps."""
     first = int(columns_n[0])
     last = int(columns_n[-1])
-    return slice(first, last + 1) if last - first + 1 == len(columns_n) else columns_n
+    if last - first + 1 == len(columns_n):
+        return slice(first, last + 1)
+    return columns_n
 
 
 def _scores(query_Bpd: Tensor, vectors_nd: Tensor) -> Iterator[tuple[slice, Tensor]]:

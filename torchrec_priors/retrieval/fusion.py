@@ -75,6 +75,7 @@ def blocks(tree: PriorTree) -> Tensor:
             pairs = zip(path.levels, path.groups, strict=True)
             keys.append(tuple(group for level, group in pairs if is_outer[level]))
 
+    # Numbered in sorted order: the numbers do not depend on the order of the paths.
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     return torch.tensor([numbers[key] for key in keys])
 
@@ -106,6 +107,7 @@ class _Maxima:
         self.block_K = fusion.block_K
 
         blocks = int(self.block_K.max()) + 1
+        # -inf marks a block without a head for a row and user.
         shape = (blocks, users, log_alternatives_RT.shape[1])
         device = log_alternatives_RT.device
         self.best = torch.full(shape, -torch.inf, device=device)
@@ -128,6 +130,7 @@ class _Maxima:
         self, block: int, columns_n: Tensor | slice, score_Bcn: Tensor, path_Bc: Tensor
     ) -> None:
         """Raises a block's maxima; of equal scores the earlier one stays."""
+        # One path needs no maximum, which saves a copy of the scores.
         if path_Bc.shape[1] == 1:
             value_Bn = score_Bcn[:, 0]
             path = path_Bc.int()
@@ -175,6 +178,7 @@ class _Means:
         self.weight_K = None
         if fusion.kind == "inverse_variance":
             assert fusion.variance_K is not None
+            # A head whose loss never varied would get all the weight.
             self.weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().to(device)
 
         # Calibrated sums are of probabilities, kept as logarithms: an empty one is -inf.
@@ -186,12 +190,14 @@ class _Means:
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
     def add(self, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
+        # Closed paths weigh nothing.
         score = score_Bpn.double()
         weight_Bpn = (~torch.isneginf(score)).double()
         if self.weight_K is not None:
             weight_Bpn = weight_Bpn * self.weight_K[path_Bp][..., None]
 
         if self.calibrated:
+            # Divided by c(i): heads that estimate the same probability count as one together.
             branch_Bp = torch.zeros_like(path_Bp)
             if self.branch_K is not None:
                 branch_Bp = self.branch_K.to(path_Bp.device)[path_Bp]
@@ -201,6 +207,7 @@ class _Means:
                 self.sum[:, columns_n], torch.logsumexp(part, 1)
             )
         else:
+            # Closed paths have a score of -inf, which a weight of 0 would turn into NaN.
             part = score
             self.sum[:, columns_n] += (score.masked_fill(weight_Bpn == 0, 0.0) * weight_Bpn).sum(1)
         self.weight[:, columns_n] += weight_Bpn.sum(1)
@@ -216,6 +223,7 @@ class _Means:
         if not self.calibrated:
             fused = self.sum / self.weight
         elif self.weight_K is None:
+            # `add` has divided by c(i) already, and different events add up.
             fused = self.sum
         else:
             fused = self.sum - self.weight.log()

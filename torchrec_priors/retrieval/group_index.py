@@ -123,6 +123,7 @@ class GroupIndex:
 
     def places(self, items: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(which of the items are candidates, as indices; their places among the candidates)."""
+        # Items above the largest candidate get a place beyond the end, which must not be read.
         place = np.searchsorted(self._item_C, items)
         index = np.flatnonzero(place < len(self._item_C))
         index = index[self._item_C[place[index]] == items[index]]
@@ -138,6 +139,7 @@ class GroupIndex:
         index._sets = []
         index.log_weight_S = []
         for number, places in enumerate(self._sets):
+            # Kept with probability `share`, each candidate counts for 1 / share items.
             share = min(1.0, items_a_set / max(int(self.set_sizes[number]), 1))
             keep = _uniform(self._item_C[places.cpu().numpy()], number) < share
             index._sets.append(places[torch.from_numpy(keep).to(places.device)])
@@ -154,6 +156,7 @@ class GroupIndex:
         """
         index = copy.copy(self)
         allowed = allowed.to(self.item_C.device)
+        # Only the lists of what is scored get shorter: rows and places stay as they are.
         index._sets = [places[allowed[places]] for places in self._sets]
         return index
 
@@ -185,7 +188,10 @@ class GroupIndex:
         while first < len(places):
             last = first + min(max(first, FEW), size)
             place_n = places[first:last]
-            yield self.item_C[place_n], place_n if self._row_C is None else self._row_C[place_n]
+            row_n = place_n
+            if self._row_C is not None:
+                row_n = self._row_C[place_n]
+            yield self.item_C[place_n], row_n
             first = last
 
     def tiles(self) -> Iterator[Tile]:
@@ -194,6 +200,7 @@ class GroupIndex:
             size = min(TILE, len(self) - first)
             ends = torch.tensor([first, first + size], device=self.item_C.device)
 
+            # The candidates of a set are ascending, so those in the tile are a slice of them.
             columns = []
             for number, places in enumerate(self._sets):
                 low, high = torch.searchsorted(places, ends).tolist()
@@ -207,8 +214,10 @@ class GroupIndex:
     ) -> Callable[[], Tensor]:
         """The log of c(i), counted at the first use: max fusion never needs it."""
 
+        # The cache belongs to the function, so copies of the index share what was counted.
         @functools.cache
         def log_alternatives() -> Tensor:
+            # An item without a head in a branch has no alternatives there; its log is not used.
             alternatives_RT = np.maximum(tree.alternatives_among(self._item_C, branches), 1)
             return torch.from_numpy(np.log(alternatives_RT)).to(self.item_C.device)
 

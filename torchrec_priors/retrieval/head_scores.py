@@ -35,10 +35,13 @@ def head_scores(finder: Finder, queries: Queries, found: Found) -> Iterator[Tens
     lengths = (row_Bk >= 0).sum(1).tolist()
 
     # The lookup is a collective: without any item, some item is looked up.
-    looked_up = item_M if len(item_M) else np.full(1, finder.model.item_rows.an_item)
+    looked_up = item_M
+    if not len(item_M):
+        looked_up = np.full(1, finder.model.item_rows.an_item)
     ids, _ = finder.to_ids(looked_up, np.array([len(looked_up)]))
     vectors_Md = finder.model.score.items(finder.model.lookup(ids)[0])[: len(item_M)]
 
+    # One user at a time: [users, k, K] scores may be too many to hold.
     for user, vectors_kd in enumerate(vectors_Md.split(lengths)):
         score_kK = (vectors_kd @ queries.vector_BKd[user].T + queries.bias_BK[user]).cpu()
         if finder.fusion.kind == "max":

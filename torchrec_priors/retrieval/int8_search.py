@@ -57,6 +57,7 @@ class Quantised:
         step_R = torch.empty(len(rows_Rd), device=rows_Rd.device)
         rounding = 0.0
         length = 0.0
+        # Some rows at a time: a second copy of all vectors in float32 may not fit.
         for first in range(0, len(rows_Rd), _ROWS_AT_ONCE):
             part = slice(first, first + _ROWS_AT_ONCE)
             vectors = score.items(rows_Rd[part])
@@ -85,6 +86,7 @@ def search_int8(
         ]
 
         for item_n, row_n in index.chunks(number, _COLUMNS):
+            # All products have one shape, for which there is memory; missing columns are zeros.
             missing = _COLUMNS - len(row_n)
             bytes_dN = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, missing)).T
             step_N = F.pad(quantised.step_R[row_n], (0, missing))
@@ -95,6 +97,7 @@ def search_int8(
                 for user_c, column_c, path_c in zip(*parts, strict=True):
                     vectors_cd = score.items(index.shard.rows.index_select(0, row_n[column_c]))
                     exact_c = (paths.vector_Bpd[user_c, path_c] * vectors_cd).sum(1)
+                    # Offers since then may have raised the threshold.
                     reaches = torch.nonzero(exact_c >= best.threshold_B[user_c])[:, 0]
                     user_c = user_c[reaches]
                     best.offer(
@@ -114,6 +117,7 @@ class _Users:
     """Some users' queries of one item set, as bytes; all paths of a user have one step."""
 
     def __init__(self, first: int, users: int, paths: OpenPaths, quantised: Quantised) -> None:
+        # One step for all paths of a user: their integer products can be compared directly.
         vector_Upd = paths.vector_Bpd[first : first + users]
         step_U11 = _step(vector_Upd.flatten(1))[..., None]
         rounded = (vector_Upd / step_U11).round_()
@@ -128,6 +132,7 @@ class _Users:
             (longest_U * quantised.rounding + error_U * quantised.length) / self.step_U
         )
 
+        # Path by path, so a path's rows are together, as `Reaching` reads them.
         self._bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
         self._products = torch.empty(
             len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device

@@ -6,6 +6,7 @@ Keys ascend with the score and, at equal scores, descend with the row id.
 import torch
 from torch import Tensor
 
+# The lower half holds LOW - row: of equal scores the smaller row has the larger key.
 LOW = (1 << 32) - 1
 NOTHING = -(1 << 63)
 

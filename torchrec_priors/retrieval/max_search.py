@@ -41,6 +41,7 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
         open_S: the users' queries for each item set.
     """
     for number, paths in enumerate(open_S):
+        # A chunk is scored for all groups of users, so it fits the narrowest of their products.
         groups = list(_groups(paths))
         width = min((group.width for group in groups), default=_COLUMNS)
 
@@ -48,6 +49,7 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
             columns = _COLUMNS
             while columns < len(item_n):
                 columns *= 2
+            # Gathered once for all users; columns without an item are zeros.
             vectors_nd = score.items(index.shard.rows.index_select(0, row_n))
             vectors_dN = F.pad(vectors_nd, (0, 0, 0, columns - len(item_n))).T
             for group in groups:
@@ -70,6 +72,7 @@ class _Users:
 
         vector_pRd = F.pad(paths.vector_Bpd[part].transpose(0, 1), (0, 0, 0, rows - users))
         self._vectors = vector_pRd.flatten(0, 1).contiguous()
+        # Biases of zero are not added at all.
         bias_pU = paths.bias_Bp[part].T
         self._bias_pU = bias_pU.contiguous() if bool((bias_pU != 0).any()) else None
 
@@ -88,6 +91,7 @@ class _Users:
         score_pRN = scores.view(-1, self._rows, columns)
         threshold_U = best.threshold_B[self.first : self.first + self.users]
         user_c, column_c = self._reaching.scores(score_pRN, self._bias_pU, len(item_n), threshold_U)
+        # Mostly nothing reaches a threshold, once these are high.
         if not len(user_c):
             return
 
@@ -100,6 +104,7 @@ class _Users:
 
 def _groups(paths: OpenPaths) -> Iterator[_Users]:
     """All users, in products as large as agree with the smallest."""
+    # Larger products are faster; they are used only if their bits are those of the smallest.
     users, ways, dim = paths.vector_Bpd.shape
     rows = _USERS
     while (

@@ -41,6 +41,7 @@ class PredictionWriter:
         """Adds this rank's users of a round, perhaps none."""
         table = self._table(users, found)
         tables = [table]
+        # Every rank takes part in every round, even without users: the gathering is a collective.
         world = dist.get_world_size(self.group)
         if world > 1:
             collected: list[pa.Table | None] | None = [None] * world if self.leads else None
@@ -49,6 +50,7 @@ class PredictionWriter:
 
         if self.leads:
             whole = pa.concat_tables(tables)
+            # The schema is known with the first round.
             if self._writer is None:
                 partial = self._open.enter_context(new_file(self.file))
                 self._writer = self._open.enter_context(ParquetWriter(partial, whole.schema))

@@ -38,6 +38,7 @@ class Reaching:
     def __init__(self, users: int, columns: int, device: torch.device) -> None:
         self._library = load_native(_SOURCE) if device.type == "cpu" else None
         if self._library is not None:
+            # For the worst case, that every item reaches every user's threshold.
             self._places = torch.empty(users * columns, dtype=torch.int32)
             self._counts = torch.empty(users, dtype=torch.int32)
             self._user, self._column = torch.empty(2, users * columns, dtype=torch.int64)
@@ -59,6 +60,7 @@ class Reaching:
                 _pointer(threshold_U),
             )
 
+        # Without the padding of the product.
         score_pUn = score_pRN[:, :users, :items]
         if bias_pU is not None:
             score_pUn = score_pUn + bias_pU[..., None]
@@ -87,6 +89,7 @@ class Reaching:
         memory = (self._places, self._counts, self._user, self._column)
         results = _Results(*map(_pointer, memory), torch.get_num_threads())
         function = getattr(self._library, name)
+        # Otherwise ctypes would read the number as a C int.
         function.restype = ctypes.c_int64
         number = function(*arguments, ctypes.byref(results))
         return self._user[:number].clone(), self._column[:number].clone()

@@ -92,6 +92,7 @@ def log_normalisers(
         (sums_WBK,) = answers_of_all_ranks(sum_own_rows, queries, excluded, fills=(0,))
         sums_BK = torch.logsumexp(sums_WBK, 0)
 
+    # 0 rather than -inf: the caller subtracts it from biases, and -inf minus -inf is NaN.
     undefined_BK = torch.isneginf(queries.bias_BK) | torch.isneginf(sums_BK)
     return sums_BK.float().masked_fill(undefined_BK, 0.0)
 
@@ -115,6 +116,7 @@ def search_reference(
     if alternatives_KV is None:
         alternatives_KV = torch.ones(eligible_KV.shape)
 
+    # User by user and item by item: this is the definition, not the fast way.
     score_BV = torch.full((len(queries), len(table_Vd)), -torch.inf)
     path_BV = torch.zeros((len(queries), len(table_Vd)), dtype=torch.int64)
     for user in range(len(queries)):
@@ -167,6 +169,7 @@ def _search_max(
     """Max fusion needs no scores of all items: offers that reach a user's threshold are enough."""
     device = queries.bias_BK.device
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
+    # What the bytes leave out is bounded for plain products only.
     if quantised is not None and not has_plain_scores(open_S):
         quantised = None
 

@@ -51,6 +51,7 @@ def answer(
     """
     users = _as_users(histories, finder.context)
     queries = request.queries(finder, users)
+    # A user for whom all paths are closed would get an empty list without a reason.
     if request.bias_K is not None and torch.isneginf(queries.bias_BK).all(1).any():
         raise UserError(
             "only, mute: the heads that may answer are of other groups of users: "
@@ -61,6 +62,7 @@ def answer(
     row_Bk = found.row_Bk.cpu()
     score_Bk = found.score_Bk.cpu()
     path_Bk = found.path_Bk.cpu()
+    # Lists share many items, so the paths of each are looked up once.
     paths_of = {
         row: _paths_of(finder.model.tree, row)
         for row in np.unique(row_Bk[row_Bk >= 0].numpy()).tolist()
@@ -70,6 +72,7 @@ def answer(
     for user, score_kK in enumerate(head_scores(finder, queries, found)):
         best = []
         for place, row in enumerate(row_Bk[user, : len(score_kK)].tolist()):
+            # Paths of other groups of users, or without a say in this request, have -inf.
             scores = {path: float(score_kK[place, path]) for path in paths_of[row]}
             best.append(
                 Answer(
@@ -85,6 +88,7 @@ def answer(
 
 def _as_users(histories: list[History], context: int) -> Histories:
     """The histories as a batch of users without targets, numbered in their order."""
+    # What is asked for is the future, so there are no targets.
     nothing = [np.empty(0, np.int64)] * len(histories)
     columns = {
         name: [history.columns[name] for history in histories] for name in histories[0].columns
@@ -101,5 +105,6 @@ def _as_users(histories: list[History], context: int) -> Histories:
 
 def _paths_of(tree: PriorTree, row: int) -> list[int]:
     """Paths that may retrieve an item."""
+    # `eligible` takes a range of rows: here of a single one.
     sets = {number for number, members in enumerate(tree.eligible(row, row + 1)) if len(members)}
     return [number for number, path in enumerate(tree.paths) if path.item_set in sets]

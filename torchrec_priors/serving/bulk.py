@@ -29,10 +29,12 @@ def lines_of_users(data: PreparedData, ids: pa.Array) -> np.ndarray:
     Raises:
         UserError: an id that the data set lacks, or that is there twice.
     """
+    # A user has one row of the file, so an id must not be given twice.
     again = first_repeated(ids)
     if again is not None:
         raise UserError(f"--users: user {shown(ids[again])} is there twice: give each user once")
 
+    # Users of the data set are looked up among the given ids, so the result is by user.
     lines = as_numbers(pc.index_in(data.user_texts(), value_set=ids))
     unknown = np.ones(len(ids), bool)
     unknown[lines[lines >= 0]] = False
@@ -76,6 +78,7 @@ def recommend_in_bulk(
     """
     batch = run.config.evaluation.batch
     share = run.ranks.share
+    # Batches are of chosen users in file order, and so are their rows of the file.
     chosen = lines >= 0
     rows = lines[chosen]
     batches = history_batches(
@@ -100,6 +103,7 @@ def recommend_in_bulk(
             first = (turn * share.world + share.rank) * batch
             file.add(table, rows[first : first + batch])
 
+            # A list is short if its last place is empty.
             short[0] += (found.row_Bk[:, -1] < 0).sum().cpu()
             short[1:] += short_BJ.sum(0)
         file.finish()

@@ -41,6 +41,7 @@ class Catalogue:
     @classmethod
     def of(cls, data: PreparedData) -> "Catalogue":
         table = data.catalogue(["item_id", "title"])
+        # One chunk, of which `take` copies no more than what is taken.
         ids = table["item_id"].combine_chunks()
         texts = id_texts(ids, f"items of data set '{data.manifest.name}'")
         return cls(data.manifest.name, ids, plain_array(table["title"]), texts)
@@ -94,6 +95,7 @@ class Catalogue:
             if not allowed.any():
                 raise UserError(f"the allow list names no item of data set '{self.name}'")
         if deny is not None:
+            # An item in both lists is denied.
             allowed &= ~self._listed("deny", texts(deny))
             if not allowed.any():
                 raise UserError("the deny list leaves no item to recommend")
@@ -101,6 +103,7 @@ class Catalogue:
 
     def _listed(self, kind: str, ids: pa.Array) -> np.ndarray:
         """bool by row, whether an item is in a list; says how many of the list are unknown."""
+        # A list may name an item twice, which counts once.
         distinct = ids.unique()
         listed: np.ndarray = pc.is_in(self.texts, value_set=distinct).to_numpy(zero_copy_only=False)
         unknown = len(distinct) - int(listed.sum())
@@ -132,6 +135,7 @@ def listed(text: str) -> list[str]:
 
 def texts(ids: Iterable[ItemId]) -> pa.Array:
     """Ids as the texts that they are compared as."""
+    # A text is also a sequence, of its letters: surely not what was meant.
     if isinstance(ids, str):
         raise UserError(f"'{ids}' is one id: give a list of ids")
     if isinstance(ids, pa.Array | pa.ChunkedArray):

@@ -37,6 +37,7 @@ def choose(cells: Cells, need: Sequence[int], k: int) -> tuple[list[Candidate], 
         k: length of the list; it is shorter if there are fewer items.
     """
     left = {mask: len(items) for mask, items in cells.items() if items}
+    # Groups come in the order in which they were given: the first gets its items first.
     met: list[int] = []
     for wanted in need:
         met.append(_most_that_fit(met, wanted, len(need) - len(met) - 1, k, left))

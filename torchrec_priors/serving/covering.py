@@ -73,6 +73,7 @@ def _solve(need: tuple[int, ...], cells: tuple[tuple[int, int], ...]) -> tuple[i
 
         # Branch on the cell that is farthest from a whole number.
         cell = int(np.abs(solution_M - np.round(solution_M)).argmax())
+        # The last node is taken first, i.e. the one with more items of this cell.
         below_M = most_M.copy()
         above_M = least_M.copy()
         below_M[cell] = math.floor(solution_M[cell] + _NEARLY)
@@ -85,6 +86,7 @@ def _thinned(
     taken_M: np.ndarray, least_M: np.ndarray, need_J: np.ndarray, has_MJ: np.ndarray
 ) -> np.ndarray:
     """The plan without items that no group needs."""
+    # Rounding up took up to one item a cell too many.
     spare_J = taken_M @ has_MJ - need_J
     for cell in range(len(taken_M)):
         groups = (has_MJ[cell] > 0) & (need_J > 0)
@@ -101,6 +103,7 @@ def _relaxed(need_J: np.ndarray, has_MJ: np.ndarray, most_M: np.ndarray) -> np.n
     The simplex method with Bland's rule, on the dual: maximise need y - most w with has y - w <= 1
     and y, w >= 0. The plan is the final cost of its slack variables.
     """
+    # Without this check the dual would be unbounded.
     if (most_M < 0).any() or (most_M @ has_MJ < need_J).any():
         return None
 

@@ -72,6 +72,7 @@ def export(
         UserError: the folder exists and is not empty.
         OutsideError: it cannot be written.
     """
+    # Written under another name and moved at the end: nobody reads half an export.
     check_out(out)
     partial = out.absolute().with_name(f".{out.absolute().name}.partial")
     about: dict[str, Any] = {}
@@ -93,6 +94,7 @@ def export(
                 shutil.copyfile(run.folder.trained, partial / TRAINED)
                 files.append(TRAINED)
 
+            # Written last, with the checksums of all other files.
             about = _about(run, missing)
             about["ancestors"] = [asdict(ancestor) for ancestor in ancestors]
             about["files"] = {name: sha256(partial / name) for name in files}
@@ -107,6 +109,7 @@ def export(
 
 
 def _about(run: LoadedRun, missing: int) -> dict[str, Any]:
+    # All that `load_exported` needs to rebuild heads without the data set.
     tree = run.model.tree
     return {
         "format": FORMAT,
@@ -149,6 +152,7 @@ def _write_items(run: LoadedRun, file: Path, progress: Progress, ancestors: str)
     Args:
         ancestors: written into the file's schema, so they go with the file when it is copied.
     """
+    # A block of vectors is what ranks look up, and rank 0 holds, at a time.
     rows = max(1, _ENTRIES // run.config.model.dim)
     starts = range(0, run.data.items, rows)
     writer: ParquetWriter | None = None
@@ -205,6 +209,7 @@ def _block(run: LoadedRun, item: np.ndarray) -> pa.Table:
 
 def _vectors(vector_Nd: Tensor, has_row: np.ndarray, dim: int) -> pa.Array:
     """The vectors in the places of the items that have one; null for the others."""
+    # Parquet keeps values under nulls, too: they are zeros.
     whole = np.zeros((len(has_row), dim), np.float32)
     # On other ranks than rank 0 the vectors are not those of the items.
     if has_row.sum() == len(vector_Nd):
@@ -222,6 +227,7 @@ def _item_sets(run: LoadedRun, item: np.ndarray, may_retrieve: np.ndarray) -> pa
     place_M = place_M[allowed]
     number_M = number_M[allowed]
 
+    # Sets are listed one after another; the file wants them item by item.
     order = np.lexsort((number_M, place_M))
     offsets = np.concatenate([[0], np.cumsum(np.bincount(place_M, minlength=len(item)))])
     return pa.ListArray.from_arrays(

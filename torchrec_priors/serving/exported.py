@@ -59,6 +59,7 @@ def load_exported(folder: Path | str, *, trust: bool = False) -> "Exported":
     about = _read_manifest(path)
     config = read_config(path / CONFIG, signed=False)
 
+    # Checked before anything of the run is imported.
     recorded = about.get("own_files", {})
     if not isinstance(recorded, dict):
         recorded = {}
@@ -143,6 +144,7 @@ class Exported:
         model = nn.ModuleDict({"encoder": cast(nn.Module, encoder), "heads": heads, "score": score})
         if baseline is not None:
             model["baseline"] = baseline
+        # The gate is loaded, so that all weights have a place, but scores here are uncalibrated.
         if config.loss.gate:
             model["gate"] = Gate(dim, torch.zeros(len(about["item_sets"]), dtype=torch.bool))
 
@@ -162,6 +164,7 @@ class Exported:
         sets = items["item_sets"].combine_chunks()
         set_of_entry = torch.tensor(sets.flatten().to_numpy())
         item_of_entry = torch.from_numpy(_owners(sets))
+        # An item lists its sets; a head needs the items of its set.
         eligible_SI = torch.zeros(len(about["item_sets"]), len(items), dtype=torch.bool)
         eligible_SI[set_of_entry, item_of_entry] = True
 
@@ -195,6 +198,7 @@ class Exported:
             raise UserError(
                 f"the history: the export has no item {shown(history[int(np.argmin(item))])}"
             )
+        # As in serving: items without a row are left out before the context is cut.
         item_N = torch.from_numpy(item)
         item_N = item_N[self.has_row_I[item_N]][-self.config.model.context :]
         if not len(item_N):
@@ -221,6 +225,7 @@ def _custom_code(config: RunConfig) -> list[Path]:
 
 def _tree(about: dict[str, Any]) -> PriorTree:
     """What heads need to know of the tree."""
+    # Heads ask a tree for no more than the number of paths and groups, and its composition.
     levels = [SimpleNamespace(groups=range(groups)) for groups in about["groups_of_levels"]]
     tree = SimpleNamespace(paths=about["heads"], levels=levels, composition=about["composition"])
     return cast(PriorTree, tree)

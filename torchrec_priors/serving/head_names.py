@@ -55,6 +55,7 @@ class HeadNames:
         if not self._priors and name == "all":
             return Named(torch.ones(len(self.tree.item_set_K), dtype=torch.bool), False)
 
+        # Several groups in a row; a single one is looked up on every level below.
         for groups in self._beginnings(name):
             if len(groups) > 1:
                 path_K = self._through(list(enumerate(groups)))
@@ -65,11 +66,13 @@ class HeadNames:
         if len(matches) > 1:
             choices = " or ".join(f"'{self._priors[level]}: {name}'" for level in matches)
             raise UserError(f"{option}: '{name}' is a group of several priors: write {choices}")
+        # The prior's name decides, if the group's name is not enough or is no name at all.
         if not matches:
             matches = self._levels(lambda prior, group: f"{prior}: {group}" == name)
         for level, path_K in matches.items():
             return Named(path_K, self._restrict([level]))
 
+        # A group exists without a head if it has no items, or no users.
         if self._is_without_head(name):
             raise UserError(
                 f"{option}: {shown(name)} has no head, as nothing is in it: name another"
@@ -123,6 +126,7 @@ class HeadNames:
         """The name that was probably meant, or a list of valid names."""
         groups_of_levels = [self._with_heads(level) for level in range(len(self._priors))]
         valid = [group for groups in groups_of_levels for group in groups]
+        # What looks like a path is compared with paths, everything else with groups.
         if _BETWEEN in name or not self._priors:
             valid = [path.name for path in self.tree.paths]
         hint = nearest(name, valid)
@@ -138,5 +142,6 @@ class HeadNames:
 
     def _with_heads(self, level: int) -> list[str]:
         """The groups of a level that heads go through."""
+        # A path that does not go through the level has -1, which is no group's number.
         used = set(self._group_LK[level].tolist())
         return [group for number, group in enumerate(self._groups[level]) if number in used]

@@ -49,6 +49,7 @@ class Levers:
         for option, names in (("only", only), ("mute", mute)):
             if isinstance(names, str):
                 raise UserError(f"{option}: '{names}' is one name: give a list of names")
+        # Copied, so a caller may change its lists afterwards.
         return cls(
             None if only is None else tuple(only),
             tuple(mute or ()),
@@ -57,6 +58,7 @@ class Levers:
         )
 
     def __post_init__(self) -> None:
+        # An empty list would silence every head, which is never meant.
         if self.only is not None and not self.only:
             raise UserError("only: names no head: name one, or leave it out")
         for name, factor in self.boost.items():
@@ -85,6 +87,7 @@ class Levers:
         may_answer_K = torch.full((paths,), self.only is None)
         for name in self.only or ():
             may_answer_K |= names.find(name, "only").path_K
+        # After `only`: what is muted stays muted.
         for name in self.mute:
             may_answer_K &= ~names.find(name, "mute").path_K
         if not may_answer_K.any():
@@ -107,6 +110,7 @@ class Levers:
         Raises:
             UserError: a name of no head, or of groups that restrict no items.
         """
+        # A group that restricts no items, as a segment of time, has a share of 1 anyway.
         matches = {name: names.find(name, "at-least") for name in self.at_least}
         for name, match in matches.items():
             if not match.restricts_items:
@@ -117,4 +121,5 @@ class Levers:
 
 
 def _is_number(value: object) -> bool:
+    # True and False are integers in Python.
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -38,6 +38,7 @@ class OrderedFile:
         self.ranks = ranks
         self.folder = file.with_name(f".{file.name}.partial")
         self._rows_at_a_time = max(1, _ENTRIES // entries_a_row)
+        # A bucket is what rank 0 sorts at a time: at least a full write, and not too many files.
         self._bucket = max(self._rows_at_a_time, -(-rows // _BUCKETS))
         self._waiting: list[pa.Table] = []
         self._spills: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
@@ -54,6 +55,7 @@ class OrderedFile:
 
     def add(self, table: pa.Table, numbers: np.ndarray) -> None:
         """Adds rows of this rank, with their numbers."""
+        # Small tables are collected: a spill has some overhead.
         self._waiting.append(table.append_column(_NUMBER, pa.array(numbers, pa.int64())))
         if sum(map(len, self._waiting)) >= self._rows_at_a_time:
             with self._explaining():
@@ -92,8 +94,10 @@ class OrderedFile:
         table = pa.concat_tables(self._waiting).sort_by(_NUMBER)
         self._waiting = []
         bucket = table[_NUMBER].to_numpy() // self._bucket
+        # The rows are sorted, so those of a bucket are a slice.
         for number in np.unique(bucket).tolist():
             first, last = np.searchsorted(bucket, [number, number + 1]).tolist()
+            # A bucket's file stays open until the end: no rank opens it twice.
             if number not in self._spills:
                 options = pa.ipc.IpcWriteOptions(compression="zstd")
                 self._spills[number] = pa.ipc.new_stream(
@@ -114,6 +118,7 @@ class OrderedFile:
                     for spill in spills
                     if spill.exists()
                 ]
+                # Every bucket has rows, as all numbers below `self.rows` are added.
                 rows = pa.concat_tables(tables).sort_by(_NUMBER)
 
                 numbers = rows[_NUMBER].to_numpy()
@@ -130,6 +135,7 @@ class OrderedFile:
                 writer.close()
 
         assert written == self.rows, f"{written} rows of {self.rows}"
+        # Checked again, as something may have appeared there meanwhile.
         check_replaceable(self.file)
         whole.replace(self.file)
 

@@ -54,6 +54,7 @@ class Request:
         names = HeadNames(finder.model.tree)
         bias_K = levers.bias(names)
         path_K = levers.shares(names)
+        # Heads and allowed items may exclude one another; no rank can know that of all items.
         if bias_K is not None:
             reached = index.reach(~torch.isneginf(bias_K)).sum()
             if not int(ranks.total(reached)):
@@ -69,6 +70,7 @@ class Request:
     def queries(self, finder: Finder, users: Histories) -> Queries:
         """The queries to search with, for this rank's users. Every rank must call it."""
         queries = finder.queries(users, ask_each(finder, users))
+        # A head that may not answer gets -inf, as paths that are closed to the user have.
         if self.bias_K is None:
             return queries
         return Queries(queries.vector_BKd, queries.bias_BK + self.bias_K)

@@ -85,6 +85,7 @@ class LoadedRun:
         self.data = opened.data
         self.catalogue = catalogue
         self._lock = Lock()
+        # Also for Python programs, which do not start through an app.
         silence_library_warnings()
 
         with ExitStack() as opening:
@@ -144,6 +145,7 @@ class LoadedRun:
         if (user is None) == (history is None):
             raise UserError("give either a user or a history")
 
+        # A user's history has times and events; one of item ids has only the items.
         if history is None:
             known = self.find_user(str(user))
         else:
@@ -190,11 +192,13 @@ class LoadedRun:
         answers: list[list[Answer]] = []
         short_J = torch.zeros(len(levers.at_least), dtype=torch.int64)
 
+        # One answer at a time: threads would mix up their collectives.
         with self._lock:
             if self._open is None:
                 raise RuntimeError("this run is closed: load it again")
             self._check_seen_items(histories)
 
+            # The request is prepared once for all batches.
             request = self.request(k, allowed, levers)
             for start in range(0, len(histories), batch):
                 batch_answers, short_BJ = answer(
@@ -203,6 +207,7 @@ class LoadedRun:
                 answers += batch_answers
                 short_J += short_BJ.sum(0)
 
+        # Not an error: the list is as good as it can be.
         for name, count in zip(levers.at_least, short_J.tolist(), strict=True):
             if count:
                 lists = f"{count:,} of {len(histories):,} lists"
@@ -218,6 +223,7 @@ class LoadedRun:
     def request(self, k: int, allowed: np.ndarray | None, levers: Levers) -> Request:
         """The request as this rank answers it. Every rank must call it alike."""
         index = self.finder.index
+        # `allowed` is by row of the catalogue, the index wants it by candidate.
         if allowed is not None:
             index = index.restricted(torch.from_numpy(allowed)[index.item_C.cpu()])
         return Request.of(self.finder, self.ranks, k, index, levers)

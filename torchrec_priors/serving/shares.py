@@ -80,9 +80,11 @@ class Shares:
         Args:
             search: top-k of the items of an index.
         """
+        # Every rank searches the same cells in the same order, as each search is a collective.
         by_cell = {mask: search(index) for mask, index in self._cells.items()}
         candidates = {mask: _candidates(found) for mask, found in by_cell.items()}
 
+        # At least one cell exists: some item is always left to be recommended.
         like = next(iter(by_cell.values()))
         device = like.row_Bk.device
         row_Bk = torch.full_like(like.row_Bk, -1)
