@@ -1,8 +1,8 @@
-"""Each optimisation of a training step, replaced by the plain way of doing the same.
+"""Optimisations of a training step, each replaced by the plain way to do the same.
 
-jagged attention   every sequence padded to the longest of the batch, weights kept for backward
-fused softmax      logits of all queries of a set against its negatives, kept for backward
-grouped adapters   every adapter applied to every row, one of them taken
+jagged attention   every sequence is padded to the longest of the batch, weights kept for backward
+fused softmax      logits of all queries of a set against its negatives are kept for backward
+grouped adapters   every adapter is applied to every row, and one result is taken
 """
 
 from collections.abc import Callable, Iterator
@@ -30,20 +30,23 @@ def padded_attention(
     alpha: float,
     times: TimeBias | None = None,
 ) -> Tensor:
-    """`hstu_attention` on one padded batch."""
+    """Computes `hstu_attention` on one padded batch."""
     length_B = offsets_B1.diff()
     longest = int(length_B.max())
-    place_T = torch.arange(longest)
-    filled_BT = place_T < length_B[:, None]
-    index_BT = torch.where(filled_BT, offsets_B1[:-1, None] + place_T, 0)
+    position_T = torch.arange(longest)
+    filled_BT = position_T < length_B[:, None]
+    # Padding reads row 0, whose numbers are masked below.
+    index_BT = torch.where(filled_BT, offsets_B1[:-1, None] + position_T, 0)
     q, k, v = (x[index_BT].transpose(1, 2) for x in (q_NHD, k_NHD, v_NHD))
-    scores = alpha * (q @ k.transpose(2, 3)) + bias_HL[:, (place_T[:, None] - place_T).clamp(min=0)]
+
+    distance_TT = (position_T[:, None] - position_T).clamp(min=0)
+    scores = alpha * (q @ k.transpose(2, 3)) + bias_HL[:, distance_TT]
     if times is not None:
         time_BT = times.time_N[index_BT]
-        scores = scores + times.bias_HC[
-            :, time_bucket(time_BT[:, :, None] - time_BT[:, None, :])
-        ].transpose(0, 1)
-    seen = (place_T[:, None] >= place_T) & filled_BT[:, None, None, :]
+        bucket_BTT = time_bucket(time_BT[:, :, None] - time_BT[:, None, :])
+        scores = scores + times.bias_HC[:, bucket_BTT].transpose(0, 1)
+
+    seen = (position_T[:, None] >= position_T) & filled_BT[:, None, None, :]
     out = torch.where(seen, F.silu(scores), 0.0) / divisor @ v
     return out.transpose(1, 2)[filled_BT]
 
@@ -55,46 +58,55 @@ def kept_logits(
     negatives: NegativeSets,
     hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`in_group_loss` with all logits of a set at once; no negatives that all sets share or that are hidden, no
-    shifts."""
+    """Computes `in_group_loss` with all logits of a set at once.
+
+    Negatives that all sets share, hidden negatives and shifts are not supported.
+    """
     assert negatives.shared == 0
     assert hidden is None
     assert negatives.shifts_n is None
-    starts = [0]
     losses = torch.zeros(len(positives))
-    first = torch.cumsum(torch.tensor([0, *query_counts_S]), 0)
+    first_query = torch.cumsum(torch.tensor([0, *query_counts_S]), 0)
+    start = 0
     for number, count in enumerate(negatives.counts_S):
-        of_set = slice(starts[-1], starts[-1] + count)
-        starts.append(starts[-1] + count)
-        mine = torch.nonzero(
-            (positives.query_M >= first[number]) & (positives.query_M < first[number + 1])
-        )[:, 0]
-        if not len(mine):
+        of_set = slice(start, start + count)
+        start += count
+        in_set = positives.query_M >= first_query[number]
+        in_set &= positives.query_M < first_query[number + 1]
+        index = torch.nonzero(in_set)[:, 0]
+        if not len(index):
             continue
-        query = query_Pd[positives.query_M[mine]]
-        score = (query * positives.item_Xd[positives.source_M[mine]]).sum(1)
+
+        query = query_Pd[positives.query_M[index]]
+        score = (query * positives.item_Xd[positives.source_M[index]]).sum(1)
         logits = query @ negatives.vectors_nd[of_set].T
-        logits = logits.masked_fill(
-            negatives.ids_n[of_set] == positives.id_M[mine, None], -torch.inf
-        )
+        # A positive is no negative of its own.
+        own = negatives.ids_n[of_set] == positives.id_M[index, None]
+        logits = logits.masked_fill(own, -torch.inf)
         nll = torch.logsumexp(torch.cat([score[:, None], logits], 1), 1) - score
-        losses = losses.index_put((mine,), nll)
+        losses = losses.index_put((index,), nll)
     return (positives.weight_M * losses).sum(), losses.detach()
 
 
 def every_adapter(
     z_Nd: Tensor, weight_Gdd: Tensor | None, bias_Gd: Tensor | None, row_R: Tensor, runs: Runs
 ) -> Tensor:
-    """`residual_adapters`, by all products of rows and adapters; every row has an adapter that is a matrix."""
+    """Computes `residual_adapters` by all products of rows and adapters.
+
+    Every row must have an adapter, which must be a matrix.
+    """
     assert weight_Gdd is not None
     adapters, rows = torch.tensor(runs, dtype=torch.int64).view(-1, 2).T
     adapter_R = torch.repeat_interleave(adapters, rows)
     x_Rd = z_Nd[row_R]
     every_RGd = torch.stack([x_Rd @ weight.T for weight in weight_Gdd], 1)
     y_Rd = x_Rd + F.silu(every_RGd[torch.arange(len(x_Rd)), adapter_R])
-    return y_Rd if bias_Gd is None else y_Rd + bias_Gd[adapter_R]
+    if bias_Gd is None:
+        return y_Rd
+    return y_Rd + bias_Gd[adapter_R]
 
 
+# By name of the optimisation: what is patched, and by what.
 _PLAIN: dict[str, tuple[str, Callable[..., Any]]] = {
     "jagged attention": ("torchrec_priors.encoder.hstu.hstu_attention", padded_attention),
     "fused softmax": ("torchrec_priors.model.in_group_loss", kept_logits),

@@ -1,4 +1,7 @@
-"""Attention alone, forward and backward, at lengths 64 to 1,024 by Zipf's law: ours beside one padded batch."""
+"""Only attention, forward and backward: ours and one padded batch.
+
+Lengths are 64 to 1,024, by Zipf's law.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -8,7 +11,7 @@ import torch
 from torchrec_priors.bench.ablations import padded_attention
 from torchrec_priors.bench.limits import matmul_rate
 from torchrec_priors.bench.rows import Row
-from torchrec_priors.bench.timed import Timed, in_a_process, peak_bytes, repeat, tell
+from torchrec_priors.bench.timed import Timed, in_a_process, peak_bytes, print_result, repeat
 from torchrec_priors.ops.hstu_attention import hstu_attention
 
 Report = Callable[[str], None]
@@ -18,7 +21,8 @@ WIDTH = 32
 SHORTEST = 64
 LONGEST = 1_024
 SEQUENCES = 16
-_VARIANTS: dict[str, tuple[str, int, dict[str, str]]] = {  # name: (how, sequences, environment)
+# By name: how, number of sequences, environment.
+_VARIANTS: dict[str, tuple[str, int, dict[str, str]]] = {
     "ours": ("ours", SEQUENCES, {}),
     "reference": ("reference", SEQUENCES, {}),
     "without the C++ kernel": ("ours", SEQUENCES, {"TORCHREC_PRIORS_NATIVE": "0"}),
@@ -27,7 +31,7 @@ _VARIANTS: dict[str, tuple[str, int, dict[str, str]]] = {  # name: (how, sequenc
 
 
 def attention_rows(repeats: int, threads: int, report: Report) -> list[Row]:
-    """Each variant in a process of its own; `extra_bytes` are those beyond the inputs."""
+    """Measures each variant in a process of its own; `extra_bytes` are those beyond the inputs."""
     rows = []
     for name, (how, sequences, environment) in _VARIANTS.items():
         report(f"attention: {name}")
@@ -39,12 +43,14 @@ def attention_rows(repeats: int, threads: int, report: Report) -> list[Row]:
             environment,
         )
         rows.append(Row.of("attention", name, timed))
+
+    # The last variant has more sequences, so it cannot be compared with the reference.
     ours, reference, plain, more = rows
     return [ours.beside(reference), reference, plain.beside(reference), more]
 
 
 def lengths(sequences: int) -> list[int]:
-    """A length of x as often as 1 / x.
+    """Returns lengths, of which x occurs in proportion to 1 / x.
 
     >>> lengths(4)
     [90, 181, 362, 724]
@@ -55,7 +61,7 @@ def lengths(sequences: int) -> list[int]:
 
 
 def time_attention(how: str, sequences: int, repeats: int) -> Timed:
-    """Forward and backward, `repeats` times after a first one."""
+    """Times forward and backward, `repeats` times after a first one."""
     attention = hstu_attention if how == "ours" else padded_attention
     length_B = torch.tensor(lengths(sequences))
     offsets_B1 = torch.cumsum(torch.cat([torch.zeros(1, dtype=torch.int64), length_B]), 0)
@@ -63,22 +69,25 @@ def time_attention(how: str, sequences: int, repeats: int) -> Timed:
     packed = torch.randn(int(offsets_B1[-1]), 3 * HEADS, WIDTH, requires_grad=True)
     bias = torch.randn(HEADS, LONGEST, requires_grad=True)
     weight = torch.randn(len(packed), HEADS, WIDTH)
+
     before = peak_bytes()
 
     def run(_: int) -> float:
         packed.grad = bias.grad = None
         q, k, v = packed.chunk(3, 1)
         attention(q, k, v, offsets_B1, bias, float(LONGEST), WIDTH**-0.5).backward(weight)
-        return _of_gradient(packed)
+        return _checksum(packed)
 
     seconds, results = repeat(run, repeats)
+    # Each position attends to itself and all before it.
     pairs = float((length_B.double() * (length_B + 1) / 2).sum())
     peak = peak_bytes()
     flops = 12.0 * HEADS * WIDTH * pairs
     return Timed(seconds, results, peak, len(packed), flops, matmul_rate(), peak - before)
 
 
-def _of_gradient(x: torch.Tensor) -> float:
+def _checksum(x: torch.Tensor) -> float:
+    """Returns the sum of squares of the gradient."""
     assert x.grad is not None
     return float(x.grad.square().sum())
 
@@ -90,8 +99,9 @@ def main() -> None:
     parser.add_argument("repeats", type=int)
     parser.add_argument("--threads", type=int, required=True)
     given = parser.parse_args()
+
     torch.set_num_threads(given.threads)
-    tell(time_attention(given.how, given.sequences, given.repeats))
+    print_result(time_attention(given.how, given.sequences, given.repeats))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Preparing and reading, on made-up marketplaces."""
+"""Preparing and reading a data set, on synthetic marketplaces."""
 
 import itertools
 import os
@@ -26,11 +26,9 @@ from torchrec_priors.training.step import step
 
 Report = Callable[[str], None]
 
-_LOGS = (
-    1_000_000,
-    5_000_000,
-)  # interactions; memory and time a row are not to grow from one to the other
-_READ = 400_000
+# Interactions; memory and time per row should not grow from one to the other.
+_LOGS = (1_000_000, 5_000_000)
+_READ = 400_000  # interactions
 _SIZE_1 = {
     "model": {"size": "paper-1", "context": 400, "horizon": 8},
     "encoder": {"time_bias": True, "events": True},
@@ -40,42 +38,42 @@ _SIZE_1 = {
 
 
 def prepare_rows(folder: Path, report: Report) -> list[Row]:
-    """`prepare` as a command, on logs of two lengths: seconds, interactions a second, peak of the process."""
+    """Measures `prepare` as a command, on logs of two lengths.
+
+    The rows have its seconds, interactions per second and the peak of its process.
+    """
     rows = []
     for interactions in _LOGS:
         raw = folder / f"raw-{interactions}"
         out = folder / f"data-{interactions}"
         report(f"prepare: making up {interactions:,} interactions")
         generate(raw, interactions, 0)
+
         report(f"prepare: {interactions:,} interactions")
         command = [sys.executable, "-m", "torchrec_priors.apps.prepare", "--dataset", "marketplace"]
         started = time.perf_counter()
         process = subprocess.Popen(
             [*command, "--raw", str(raw), "--out", str(out)], stdout=subprocess.DEVNULL
         )
+        # Unlike `process.wait`, this returns what the process used.
         _, status, used = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         if status:
             raise RuntimeError(f"prepare ended with status {status}")
-        rows.append(
-            _row(
-                "prepare",
-                f"{interactions:,} interactions",
-                seconds,
-                interactions,
-                used.ru_maxrss * 1024,
-            )
-        )
+
+        name = f"{interactions:,} interactions"
+        rows.append(_row("prepare", name, seconds, interactions, used.ru_maxrss * 1024))
     return rows
 
 
 def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
-    """Tokens a second of reading alone, and of training of HSTU of size 1 with contexts of 400."""
+    """Measures tokens per second: only reading, and training HSTU of size 1 with contexts of 400."""
     report(f"reader: making up {_READ:,} interactions")
     generate(folder / "raw", _READ, 0)
     prepare(Settings("marketplace", folder / "raw"), folder / "data")
     config = parse(_SIZE_1)
     data = PreparedData(folder / "data")
+
     with join() as ranks:
         built = build_model(config, data, ranks)
         set_loss_weights(built, config)
@@ -91,6 +89,7 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
             columns=built.training_columns,
             training_end_U=data.lengths,
         )
+
         report("reader: reading an epoch")
         draw = sampler.draw(0)
         read = 0
@@ -101,6 +100,7 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
                 read += int(windows.contexts.sum())
         reading = time.perf_counter() - started
         peak = peak_bytes()
+
         report("reader: training")
         built.parallel.train()
         trained = 0
@@ -109,9 +109,11 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
             batch = make_batch(windows, sampler.draw(windows.step), feature=FEATURE, seed=0)
             started = time.perf_counter()
             step(built, optimizers, batch)
-            if windows.step:  # the first one makes the optimizer's state
+            # The first step makes the optimizer's state, so it is left out.
+            if windows.step:
                 trained = trained + int(windows.contexts.sum())
                 training = training + time.perf_counter() - started
+
     rows = [_row("reader", "reading an epoch", reading, read, peak)]
     rows.append(_row("reader", f"{repeats} steps of training", training, trained, peak_bytes()))
     faster = rows[0].tokens_per_s / rows[1].tokens_per_s

@@ -1,7 +1,8 @@
-"""The plain dense model: padded batches, every head at every position, logits of all negatives, a dense table.
+"""The plain dense model, as published code computes such models.
 
-What published code of such models does, with batched products and nothing done twice: queries of a prefix that heads
-share are computed once, and a positive's copies among the negatives are taken out of one sum over all of them.
+It has padded batches, every head at every position, logits of all negatives and a dense table. It
+uses batched products and does nothing twice: queries of a prefix that heads share are computed
+once, and a positive's copies among the negatives are subtracted from one sum over all of them.
 
 Shapes: B windows, T positions, O offsets (tau), X = T + O, K paths, S item sets, d width, H attention heads.
 """
@@ -17,7 +18,7 @@ from torchrec_priors.priors.tree import PriorTree
 
 
 class DenseReference(nn.Module):
-    """Holds the modules whose parameters it uses; computes by itself."""
+    """Computes by itself, with the parameters of the modules that it holds."""
 
     def __init__(
         self,
@@ -42,24 +43,28 @@ class DenseReference(nn.Module):
         ids_S: list[Tensor],
         cell_KO: Tensor,
     ) -> Tensor:
-        """Loss of a batch (Eq. 7 and 8).
+        """Returns the loss of a batch (Eq. 7 and 8).
 
         Args:
-            item_BX: row ids, the context and what comes after it, padded at the end.
-            length_B: items of each extended sequence.
+            item_BX: row ids, of the context and of what comes after it, padded at the end.
+            event_BX: event codes of these items.
+            length_B: number of items of each extended sequence.
             ids_S: negatives of each item set, ascending.
             cell_KO: weight of a positive of each path and offset.
         """
         vector_BXd = self.table(item_BX)
         positions = item_BX.shape[1] - self.horizon
-        place_T = torch.arange(positions)
-        in_context_BT = place_T < (length_B[:, None] - 1).clamp(max=positions)
+        position_T = torch.arange(positions)
+        # The last item of a sequence has no target.
+        in_context_BT = position_T < (length_B[:, None] - 1).clamp(max=positions)
         query_BTKd = self._queries(self._encode(vector_BXd[:, :positions], in_context_BT))
-        source_TO = place_T[:, None] + torch.arange(1, self.horizon + 1)
-        there_BTO = (source_TO < length_B[:, None, None]) & in_context_BT[..., None]
+
+        source_TO = position_T[:, None] + torch.arange(1, self.horizon + 1)
+        exists_BTO = (source_TO < length_B[:, None, None]) & in_context_BT[..., None]
         score_BTKO = torch.einsum("btkd,btod->btko", query_BTKd, vector_BXd[:, source_TO])
+
+        # One sum over the negatives of each path's item set.
         sets_K = torch.tensor(self.tree.item_set_K)
-        all_BTK = torch.empty(query_BTKd.shape[:3])
         copies_BTOS = torch.stack([_copies(item_BX[:, source_TO], ids) for ids in ids_S], -1)
         parts = []
         for number, ids in enumerate(ids_S):
@@ -67,21 +72,19 @@ class DenseReference(nn.Module):
             parts.append(torch.logsumexp(logits, -1))
         order = torch.cat([torch.nonzero(sets_K == number)[:, 0] for number in range(len(ids_S))])
         all_BTK = torch.cat(parts, -1)[..., order.argsort()]
-        nll_BTKO = (
-            _without_copies(
-                all_BTK[..., None], score_BTKO, copies_BTOS[..., sets_K].transpose(2, 3)
-            )
-            - score_BTKO
-        )
-        positive_BTKO = self._positives(item_BX, event_BX, source_TO, there_BTO)
+
+        copies_BTKO = copies_BTOS[..., sets_K].transpose(2, 3)
+        nll_BTKO = _without_copies(all_BTK[..., None], score_BTKO, copies_BTKO) - score_BTKO
+        positive_BTKO = self._positives(item_BX, event_BX, source_TO, exists_BTO)
         return torch.where(positive_BTKO, cell_KO * nll_BTKO, 0.0).sum()
 
     def _encode(self, vector_BTd: Tensor, in_context_BT: Tensor) -> Tensor:
         positions = vector_BTd.shape[1]
         x = vector_BTd * self.encoder.dim**0.5 + self.encoder.position.weight[:positions]
-        place = torch.arange(positions)
-        causal = (place[:, None] >= place) & in_context_BT[:, None, None, :]
-        distance = (place[:, None] - place).clamp(min=0)
+
+        position_T = torch.arange(positions)
+        causal = (position_T[:, None] >= position_T) & in_context_BT[:, None, None, :]
+        distance = (position_T[:, None] - position_T).clamp(min=0)
         for layer in self.encoder.layers:
             assert isinstance(layer, HSTULayer)
             x = x + _layer(layer, x, causal, distance)
@@ -89,33 +92,34 @@ class DenseReference(nn.Module):
         return state
 
     def _queries(self, state_BTd: Tensor) -> Tensor:
-        """Eq. 4-5 for every node of the tree at every position: [B, T, K, d]."""
+        """Computes Eq. 4-5 for every node of the tree at every position: [B, T, K, d]."""
         z = state_BTd[:, :, None]
         for depth, weights in enumerate(self.heads.adapters, 1):
             parent = getattr(self.heads, f"parent_{depth}")
             above = z[:, :, parent]
             z = above + F.silu(torch.einsum("btnd,ned->btne", above, weights))
             if depth > 1:
-                z = (
-                    z
-                    + self.heads.embeddings[depth - 2][getattr(self.heads, f"parent_group_{depth}")]
-                )
-        return (
-            z[:, :, getattr(self.heads, f"node_{len(self.heads.adapters)}")]
-            if len(self.heads.adapters)
-            else z
-        )
+                group = getattr(self.heads, f"parent_group_{depth}")
+                z = z + self.heads.embeddings[depth - 2][group]
+
+        # A tree without adapters has one path, which is the state itself.
+        depths = len(self.heads.adapters)
+        if not depths:
+            return z
+        return z[:, :, getattr(self.heads, f"node_{depths}")]
 
     @torch.no_grad()
     def _positives(
-        self, item_BX: Tensor, event_BX: Tensor, source_TO: Tensor, there_BTO: Tensor
+        self, item_BX: Tensor, event_BX: Tensor, source_TO: Tensor, exists_BTO: Tensor
     ) -> Tensor:
-        window, token, offset = torch.nonzero(there_BTO, as_tuple=True)
+        """Returns the mask [B, T, K, O] of the targets of each path."""
+        window, token, offset = torch.nonzero(exists_BTO, as_tuple=True)
         source = source_TO[token, offset]
         targets = Targets(item_BX[window, source], offset + 1, event_BX[window, source], window)
         index, path = self.tree.assign(targets)
+
         out = torch.zeros(
-            *there_BTO.shape[:2], len(self.tree.item_set_K), there_BTO.shape[2], dtype=torch.bool
+            *exists_BTO.shape[:2], len(self.tree.item_set_K), exists_BTO.shape[2], dtype=torch.bool
         )
         out[window[index], token[index], path, offset[index]] = True
         return out
@@ -132,16 +136,15 @@ def _layer(layer: HSTULayer, x_BTd: Tensor, causal: Tensor, distance: Tensor) ->
 
 
 def _copies(item: Tensor, ids: Tensor) -> Tensor:
-    """How often each item is among ascending ids."""
+    """Returns how often each item is among ascending ids."""
     return torch.searchsorted(ids, item, right=True) - torch.searchsorted(ids, item)
 
 
 def _without_copies(all_sum: Tensor, score: Tensor, copies: Tensor) -> Tensor:
-    """log(e^all - copies e^score + e^score)."""
-    there = copies > 0
-    rest = torch.where(
-        there, (1 - copies) * torch.exp(torch.where(there, score - all_sum, 0.0)), 0.0
-    )
-    return torch.where(
-        there, all_sum + torch.log1p(rest.clamp(min=-1 + 1e-6)), torch.logaddexp(all_sum, score)
-    )
+    """Computes log(e^all - copies e^score + e^score)."""
+    has_copies = copies > 0
+    # With copies: all + log(1 + (1 - copies) e^(score - all)), which cannot overflow.
+    share = torch.exp(torch.where(has_copies, score - all_sum, 0.0))
+    rest = torch.where(has_copies, (1 - copies) * share, 0.0)
+    with_copies = all_sum + torch.log1p(rest.clamp(min=-1 + 1e-6))
+    return torch.where(has_copies, with_copies, torch.logaddexp(all_sum, score))

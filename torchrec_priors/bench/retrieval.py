@@ -1,4 +1,7 @@
-"""Times full-catalogue retrieval: ours, and all scores of every head at once, in user chunks that fit 4 GiB."""
+"""Times full-catalogue retrieval: ours, and all scores of every head at once.
+
+The latter goes by chunks of users, whose scores fit 4 GiB.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -23,40 +26,49 @@ from torchrec_priors.retrieval.search import search
 from torchrec_priors.retrieval.search_types import Exclusions, Queries
 
 _CHUNK_BYTES = 4 << 30
-_STEPS = 256.0
+_STEPS = 256.0  # per unit, to which numbers are rounded
 _SEEN = 50  # items of each user that are left out
 
 
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
+    """Times `search`, as evaluation and serving call it."""
     config = parse(shape.config(changes))
-    tree, table_Vd, queries, excluded = _given(shape, data, config)
+    tree, table_Vd, queries, excluded = _inputs(shape, data, config)
     with join():
         index = GroupIndex(tree, Shard(table_Vd, 0))
         score = Score("dot")
         before = peak_bytes()
-        quantised = Quantised.of(table_Vd, score) if config.evaluation.tiles == "int8" else None
+        quantised = None
+        if config.evaluation.tiles == "int8":
+            quantised = Quantised.of(table_Vd, score)
 
         def run(_: int) -> float:
-            return _checksum(
-                search(index, score, queries, excluded, shape.top, quantised=quantised).row_Bk
-            )
+            found = search(index, score, queries, excluded, shape.top, quantised=quantised)
+            return _checksum(found.row_Bk)
 
-        seconds, checks = repeat(run, repeats)
+        seconds, checksums = repeat(run, repeats)
+
+    # The peak is read before the rate is measured, which takes memory, too.
     peak = peak_bytes()
     return Timed(
-        seconds, checks, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before
+        seconds, checksums, peak, len(queries), flops(shape, tree), matmul_rate(), peak - before
     )
 
 
 @torch.inference_mode()
 def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
-    """Scores of every head for every item, masked to the items of its groups, the best head, the best items."""
-    tree, table_Vd, queries, excluded = _given(shape, data, parse(shape.config(changes)))
+    """Times the plain way.
+
+    It scores every item by every head, masks those that are not of the head's group, takes the best
+    head of each item, and then the best items.
+    """
+    tree, table_Vd, queries, excluded = _inputs(shape, data, parse(shape.config(changes)))
     member_SV = torch.zeros(tree.item_sets, shape.items, dtype=torch.bool)
     for number, rows in enumerate(tree.eligible(0, shape.items)):
         member_SV[number, torch.from_numpy(rows)] = True
     sets_K = torch.tensor(tree.item_set_K)
     users = max(1, _CHUNK_BYTES // (4 * len(sets_K) * shape.items))
+
     before = peak_bytes()
 
     def run(_: int) -> float:
@@ -66,48 +78,52 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
             score_BKV = (chunk.flatten(0, 1) @ table_Vd.T).unflatten(0, chunk.shape[:2])
             for path, number in enumerate(sets_K.tolist()):
                 score_BKV[:, path].masked_fill_(~member_SV[number], -torch.inf)
+
             score_BV = score_BKV.amax(1)
-            here = (excluded.user >= first) & (excluded.user < first + users)
-            score_BV[excluded.user[here] - first, excluded.row[here]] = -torch.inf
+            in_chunk = (excluded.user >= first) & (excluded.user < first + users)
+            score_BV[excluded.user[in_chunk] - first, excluded.row[in_chunk]] = -torch.inf
             best.append(_ties_by_row(*score_BV.topk(shape.top)))
         return _checksum(torch.cat(best))
 
-    seconds, checks = repeat(run, repeats)
-    return Timed(seconds, checks, peak_bytes(), len(queries), 0.0, 0.0, peak_bytes() - before)
+    seconds, checksums = repeat(run, repeats)
+    return Timed(seconds, checksums, peak_bytes(), len(queries), 0.0, 0.0, peak_bytes() - before)
 
 
 def flops(shape: Shape, tree: PriorTree) -> float:
-    """2 d x users x segments x sum of group sizes."""
+    """Returns 2 d x users x segments x sum of group sizes."""
     sizes = np.array([len(rows) for rows in tree.eligible(0, shape.items)])
     return 2.0 * shape.dim * shape.sequences * float(sizes[np.array(tree.item_set_K)].sum())
 
 
-def _given(
+def _inputs(
     shape: Shape, data: Path, config: RunConfig
 ) -> tuple[PriorTree, Tensor, Queries, Exclusions]:
+    """Returns the tree, item vectors, queries, and items that users have seen."""
     tree = load_tree(config.priors, PreparedData(data), config.model.horizon)
     generator = torch.Generator().manual_seed(0)
-    table_Vd = _short(torch.randn(shape.items, shape.dim, generator=generator))
-    vector_BKd = _short(
-        torch.randn(shape.sequences, len(tree.item_set_K), shape.dim, generator=generator)
-    )
+    table_Vd = _round(torch.randn(shape.items, shape.dim, generator=generator))
+    paths = len(tree.item_set_K)
+    vector_BKd = _round(torch.randn(shape.sequences, paths, shape.dim, generator=generator))
     seen = torch.randint(shape.items, (shape.sequences * _SEEN,), generator=generator).numpy()
     excluded = Exclusions.of(seen, np.full(shape.sequences, _SEEN))
     return tree, table_Vd, Queries(vector_BKd, vector_BKd.new_zeros(vector_BKd.shape[:2])), excluded
 
 
-def _short(x: Tensor) -> Tensor:
-    """Multiples of 1/256, whose products float32 sums without rounding, in any order: results can be equal."""
+def _round(x: Tensor) -> Tensor:
+    """Rounds to multiples of 1/256.
+
+    float32 adds their products without rounding, so results are equal in any order of summation.
+    """
     return x.mul_(_STEPS).round_().div_(_STEPS)
 
 
 def _ties_by_row(score_Bk: Tensor, row_Bk: Tensor) -> Tensor:
-    """Rows by descending score; of equal scores the smaller row first."""
+    """Returns rows by descending score; of equal scores the smaller row comes first."""
     row_Bk, order = row_Bk.sort(1)
     return row_Bk.gather(1, score_Bk.gather(1, order).argsort(dim=1, descending=True, stable=True))
 
 
 def _checksum(row_Bk: Tensor) -> float:
-    """The same for the same items in the same order."""
-    place = torch.arange(1, row_Bk.numel() + 1, dtype=torch.float64)
-    return float((row_Bk.flatten().double() * place).sum() / place.sum())
+    """Returns a number that depends on the items and their order."""
+    position = torch.arange(1, row_Bk.numel() + 1, dtype=torch.float64)
+    return float((row_Bk.flatten().double() * position).sum() / position.sum())

@@ -36,12 +36,13 @@ from torchrec_priors.training.step import step
 
 _ALWAYS = {
     "priors.min_positives": 0,
+    # Adapters of zeros would have the right loss even if they were computed wrongly.
     "priors.init_std": 0.02,
-}  # so that the loss tells wrong adapters from right ones
+}
 
 
 def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
-    """Whole steps of our path, as `train` makes them."""
+    """Times whole steps of our path, as `train` makes them."""
     config = parse(shape.config({**_ALWAYS, **changes}))
     prepared = PreparedData(data)
     with join() as ranks:
@@ -50,6 +51,7 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
         optimizers = Optimizers(built, config)
         sampler = make_sampler(built, config, prepared, ranks)
         windows = _windows(config, prepared, built.training_columns, ranks.share)
+
         built.parallel.train()
 
         def run(number: int) -> float:
@@ -58,30 +60,32 @@ def time_ours(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -
 
         seconds, losses = repeat(run, repeats)
         peak = peak_bytes()
-        flops = training_flops(
-            built.model, make_batch(windows, sampler.draw(0), feature=FEATURE, seed=config.seed)
-        )
+        batch = make_batch(windows, sampler.draw(0), feature=FEATURE, seed=config.seed)
+        flops = training_flops(built.model, batch)
     return Timed(seconds, losses, peak, int(windows.contexts.sum()), flops, matmul_rate())
 
 
 def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, Any]) -> Timed:
-    """The same steps by `DenseReference`, with dense gradients and Adam."""
+    """Times the same steps of `DenseReference`, with dense gradients and Adam."""
     config = parse(shape.config({**_ALWAYS, **changes}))
     prepared = PreparedData(data)
     tree = load_tree(config.priors, prepared, config.model.horizon)
     model = _reference(config, prepared, tree)
+
+    # The weights of Eq. 8, as `set_loss_weights` gives them to our model.
     counted = count_positives(tree, prepared, config.model.horizon, Share(), prepared.lengths)
     positives_KO = counted[:-1]
     targets_O = counted[-1]
     positives_K = positives_KO.sum(1)
-    sampler = _sampler(config, prepared, tree, positives_K)
-    windows = _windows(config, prepared, ("events",))
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     discount_O = discount(config.loss.gamma, config.model.horizon)
     cell_KO = positive_weights(
         positives_KO, targets_O, path_weights(config.loss, positives_K), discount_O
     )
     weight_KO = cell_KO / targets_O.clamp(min=1)  # of a batch that holds the whole log
+
+    sampler = _sampler(config, prepared, tree, positives_K)
+    windows = _windows(config, prepared, ("events",))
+    optimizer = torch.optim.Adam(model.parameters(), lr=config.training.learning_rate)
     item_BX, event_BX, length_B = _padded(windows, config.model.context + config.model.horizon)
 
     def run(number: int) -> float:
@@ -99,7 +103,7 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
 def _windows(
     config: RunConfig, data: PreparedData, columns: tuple[str, ...], share: Share = Share()
 ) -> Windows:
-    """This rank's of all windows of the data set, as one batch."""
+    """Returns this rank's part of all windows of the data set, as one batch."""
     stream = WindowStream(
         data,
         context=config.model.context,
@@ -116,11 +120,13 @@ def _windows(
 
 
 def _reference(config: RunConfig, data: PreparedData, tree: PriorTree) -> DenseReference:
+    """Returns the reference with the initial weights that our model has for this seed."""
     torch.manual_seed(config.seed)
     encoder = load_encoder(
         config.encoder, config.model.dim, config.model.context, len(data.manifest.events)
     )
     heads = make_heads(tree, config.model.dim, config.priors, nodes(tree))
+
     table = nn.Embedding(1, config.model.dim)
     table.weight = nn.Parameter(torch.empty(data.items, config.model.dim))
     initialise_rows(Shard(table.weight.data, 0), config.seed, config.table.init_std)
@@ -144,7 +150,7 @@ def _sets(draw: Draw) -> list[Tensor]:
 
 
 def _padded(windows: Windows, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Items and events [B, X], and the lengths."""
+    """Returns items and events [B, X], padded to `width`, and the lengths."""
     items = torch.zeros(len(windows.lengths), width, dtype=torch.int64)
     events = torch.zeros_like(items)
     bounds = np.cumsum([0, *windows.lengths])
