@@ -149,7 +149,7 @@ def test_overrides_take_numbers_strings_and_lists(override, key, value, write):
 
 @pytest.mark.parametrize("override", ["model.dim", "seed", ""])
 def test_an_override_without_a_value_is_refused(override, write):
-    assert f"'{override}' is no override: write key=value" in _refused(
+    assert f"'{override}' is not an override: write key=value" in _refused(
         load_config, write(""), [override]
     )
 

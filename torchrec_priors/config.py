@@ -99,9 +99,9 @@ class RunConfig(Section):
             )
         if not self.negatives.seen and not self.evaluation.filter_seen:
             raise UserError(
-                "negatives.seen = false does not train to distinguish seen items from what comes "
-                "next, so they must not be recommended: set evaluation.filter_seen = true, or "
-                "negatives.seen = true"
+                "negatives.seen = false does not train the model to distinguish seen items from "
+                "what comes next, so they must not be recommended: set evaluation.filter_seen = "
+                "true, or negatives.seen = true"
             )
 
         tables = [TABLE, *map(table_of_feature, self.encoder.item_features)]
@@ -132,7 +132,7 @@ class RunConfig(Section):
 
 _DEEPEST_KEY = 8  # sections of a dotted key; no setting has more than four
 
-# A section is a field whose default its class makes.
+# Every field but the seed is a section, whose class is its default factory.
 _SECTIONS: dict[str, Any] = {
     item.name: item.default_factory for item in dataclasses.fields(RunConfig) if item.name != "seed"
 }
@@ -156,10 +156,10 @@ def load_config(
     config = with_changes(values, map(read_override, overrides))
 
     # Only files that the TOML file names need trust: those of overrides the user typed.
-    in_file = []
+    in_file: list[Path] = []
     if config.own_files():
         in_file = with_changes(values, ()).own_files()
-    check_given(Path(file), [own for own in in_file if own in config.own_files()], trust=trust)
+    check_given(Path(file), [path for path in in_file if path in config.own_files()], trust=trust)
     return config
 
 
@@ -227,7 +227,7 @@ def read_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(
-            f"'{shortened(override)}' is no override: write key=value, as in model.dim=64"
+            f"'{shortened(override)}' is not an override: write key=value, as in model.dim=64"
         )
 
     try:
@@ -240,7 +240,7 @@ def read_override(override: str) -> tuple[str, Any]:
     # A line break in the text makes more keys of it.
     if list(parsed) != ["value"]:
         raise UserError(
-            f"'{shortened(' '.join(override.split()))}' is no override: give one key=value an "
+            f"'{shortened(' '.join(override.split()))}' is not an override: give one key=value an "
             "argument"
         )
     return key.strip(), parsed["value"]

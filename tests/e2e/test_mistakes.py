@@ -85,7 +85,7 @@ def test_unknown_option_and_missing_option(small_raw):
         ("modle.dim=8", ["unknown configuration key", "modle"]),
         ("model.dim=wide", ["model.dim", "wide", "integer"]),
         ("model.dim=6", ["model.dim = 6", "multiple of 4"]),
-        ("training.steps", ["is no override", "key=value"]),
+        ("training.steps", ["is not an override", "key=value"]),
         ('priors.tree=["genres"]', ["no prior 'genres'", "did you mean 'genre'?"]),
         ('priors.tree=["temporal:3"]', ["temporal:3", "horizon = 8"]),
         ('priors.tree=["genre:x"]', ["genre"]),

@@ -142,10 +142,10 @@ def _with(vectors, row, value):
         ),
         (lambda ids, v: (ids, _with(v, 5, None), pa.list_(pa.float32())), "row 6 .* has no vector"),
         (lambda ids, v: (ids, _with(v, 5, None), None), "row 6 .* has no vector"),
-        (lambda ids, v: (ids, _with(v, 5, [None, *[1.0] * 7]), None), "row 6 .* no finite number"),
+        (lambda ids, v: (ids, _with(v, 5, [None, *[1.0] * 7]), None), "row 6 .* not finite"),
         (
             lambda ids, v: (ids, _with(v, 90, [float("inf"), *[1.0] * 7]), None),
-            "row 91 .* no finite number",
+            "row 91 .* not finite",
         ),
         (lambda ids, v: ([*ids[:-1], ids[0]], v, None), "two vectors of item"),
         (lambda ids, v: ([None, *ids[1:]], v, None), "row 1 of .* has no item_id"),

@@ -1,6 +1,7 @@
 """A key's former name is read wherever configurations are; the present one is written; checksums stay."""
 
 import hashlib
+import json
 import re
 import tomllib
 
@@ -9,7 +10,8 @@ import tomli_w
 
 from torchrec_priors.config import RunConfig, load_config, parse, with_changes
 from torchrec_priors.errors import UserError
-from torchrec_priors.experiment.matrix import flat
+from torchrec_priors.experiment.matrix import Cell, flat
+from torchrec_priors.experiment.search.trials import Trial
 from torchrec_priors.training.run.config_file import read_config, read_values, write_config
 
 HIDDEN = parse({"negatives": {"seen": False}})
@@ -74,3 +76,10 @@ def test_experiments_read_the_former_name():
     assert flat({"negatives.met": False}) == {"negatives.seen": False}
     base = tomllib.loads(tomli_w.dumps({"negatives": {"met": True}}))
     assert with_changes(base, flat({"negatives.met": False}).items()) == HIDDEN
+
+
+def test_trials_of_earlier_releases_are_found():
+    cell = Cell("hidden or not", {}, "hidden or not")
+    text = json.dumps({"negatives.met": False}, sort_keys=True)
+    name = f"hidden or not {hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    assert Trial.of(cell, 1, {"negatives.seen": False}).tried.name == name

@@ -80,7 +80,7 @@ def _path(name: str) -> Path:
         ("priors.composition=adative", "'hierarchical', 'multiplicative' or 'additive'"),
         ("priors.min_positives=-1", "priors.min_positives = -1 must not be negative"),
         ('priors.tree=["genre", "genre"]', "are both 'genre': give it once"),
-        ('encoder.item_features=["title", "title"]', "'title' stands twice"),
+        ('encoder.item_features=["title", "title"]', "'title' is given twice"),
         ("encoder.backbone=gru", "there is no 'gru'"),
         ("model.dim=36", None),
     ],

@@ -198,7 +198,7 @@ def constraints_of(
     elif device != "cpu" and options["compute_kernels"] in (None, ["fused_uvm_caching"]):
         options["cache_params"] = CacheParams(load_factor=sharding.load_factor_of(table.name))
 
-    # Columns are cut as wide as said, or else so that a rank has at most one shard of a table.
+    # Without `columns`, shards are so wide that a rank has at most one of a table.
     return ParameterConstraints(
         **options,
         min_partition=sharding.columns or -(-table.columns // ranks),

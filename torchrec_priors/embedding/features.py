@@ -63,7 +63,7 @@ def load_features(
     for column in columns:
         if columns.count(column) > 1:
             raise UserError(
-                f"encoder.item_features: '{column}' stands twice: give each column once"
+                f"encoder.item_features: '{column}' is given twice: give each column once"
             )
 
     catalogue = data.catalogue()

@@ -150,10 +150,11 @@ class ModelPlan:
         remedy = (
             "give a run's sharding.json as it was written, or without its sha256 if you changed it"
         )
+
         try:
             values = read_json(file, remedy=remedy)
-            # The file may hold anything: what is no plan raises one of the errors below.
-            return cls(int(values["ranks"]), [_table_plan(each) for each in values["tables"]])
+            # The file may hold anything: if it is not a plan, this raises one of the errors below.
+            return cls(int(values["ranks"]), [_table_plan(table) for table in values["tables"]])
         except UserError as error:
             raise UserError(f"sharding.plan: '{file}' holds no plan ({error})") from error
         except (ValueError, KeyError, TypeError, OverflowError) as error:

@@ -70,7 +70,7 @@ def take_pretrained(file: Path, own: OwnRows, rows: Rows, data: PreparedData) ->
         in_file_I[item_N] = True
 
         # A row that several items share keeps its first values.
-        own_N = np.ones(len(item_N), bool)
+        own_N: np.ndarray = np.ones(len(item_N), bool)
         if rows.own_row_I is not None:
             own_N = rows.own_row_I[item_N]
         _fill(own, rows.to_ids(item_N[own_N]), vector_Nd[own_N])
@@ -100,6 +100,7 @@ def _batches(file: Path, dim: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     try:
         with ParquetReader(file) as opened:
             _check_columns(file, opened.schema, dim)
+
             first = 0
             for batch in opened.iter_batches(max(1, _NUMBERS_AT_A_TIME // dim), _COLUMNS):
                 yield first, batch
@@ -165,8 +166,8 @@ def _vectors(file: Path, batch: pa.RecordBatch, first: int, dim: int) -> np.ndar
         row = int(np.argmin(finite_N))
         item = shown(batch["item_id"][row])
         raise UserError(
-            f"{_OPTION}: row {first + row + 1} of '{file}' (item {item}) has what is no finite "
-            "number"
+            f"{_OPTION}: row {first + row + 1} of '{file}' (item {item}) has a number that is "
+            "not finite"
         )
     return vector_Nd
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.file import Changes, ExperimentFile
+from torchrec_priors.settings.former_keys import present_key
 
 JOIN = " + "
 EVALUATION = "evaluation."
@@ -69,7 +70,8 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
 
 
 def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
-    """Changes by dotted key, whether they were written as `model.dim = 8` or `"model.dim" = 8`.
+    """Changes by dotted key, whether they were written as `model.dim = 8` or `"model.dim" = 8`, and
+    by the present name of a key.
 
     >>> flat({"model": {"dim": 8}, "encoder.options": {"width": 3}})
     {'model.dim': 8, 'encoder.options.width': 3}
@@ -79,7 +81,7 @@ def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict) and value:
             by_key.update(flat(value, f"{prefix}{key}."))
         else:
-            by_key[prefix + key] = value
+            by_key[present_key(prefix + key)] = value
     return by_key
 
 

@@ -12,6 +12,7 @@ from torchrec_priors.config import with_changes
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.experiment.matrix import Cell, flat, in_both
 from torchrec_priors.experiment.search.settings import SearchSettings
+from torchrec_priors.settings.former_keys import present_key
 
 _DIGITS = 3  # significant ones of a value from a range
 _ENDS = ("low", "high")
@@ -157,7 +158,7 @@ def _read(
         prefix: of the keys, with a dot at its end.
     """
     for name, value in space.items():
-        key = prefix + name
+        key = present_key(prefix + name)
         title = f"{section}: '{key}'"
         is_section = isinstance(value, dict) and bool(value)
         if is_section and not any(end in value for end in _ENDS):

@@ -19,6 +19,7 @@ from torchrec_priors.experiment.results import NOT_RUN
 from torchrec_priors.experiment.runner import Failures, Runner
 from torchrec_priors.experiment.search.proposals import Proposals
 from torchrec_priors.experiment.search.space import own_values, spaces_of
+from torchrec_priors.settings.former_keys import former_key
 from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class Trial:
         """
         if not values:
             return cls(cell, number, values, cell)
-        text = json.dumps(values, sort_keys=True)
+        # By the former names of keys, so that trials of earlier releases are found.
+        text = json.dumps({former_key(key): values[key] for key in values}, sort_keys=True)
         name = f"{cell.name} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return cls(cell, number, values, Cell(name, {**cell.changes, **values}, name))
 
