@@ -15,7 +15,6 @@ from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.model import Recommender
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.share import Share
-from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.event_given import EventGiven, levels_of_events
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.retrieval.group_index import GroupIndex
@@ -71,7 +70,7 @@ def evaluate(
             f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})"
         )
 
-    # Users get a second list if the tree can tell events apart.
+    # Users get a second list, by the heads of their targets' events, if a level is of events.
     event_given = bool(levels_of_events(model.tree))
     category = Categories.of_prior(data, data.manifest.category_prior)
     metrics = RankingMetrics(
@@ -87,9 +86,10 @@ def evaluate(
     # Training evaluates between its steps: the mode that the model was in comes back below.
     was_training = model.training
     model.eval()
-    diversifier = Diversifier.of(data, config.diversify, device) if config.diversify else None
-    finder = Finder(model, index, config, device, diversifier)
-    finder_given = EventGiven(finder, len(data.manifest.events)) if event_given else None
+    finder = Finder.of(model, index, config, data, device)
+    finder_given = None
+    if event_given:
+        finder_given = EventGiven(finder, len(data.manifest.events))
 
     batches = history_batches(
         data,

@@ -36,7 +36,7 @@ class GroupMetrics(Metric):
             counts_found: whether batches say which targets could be found at all.
         """
         self.prior = prior
-        self._counts = COUNTS
+        self._counts: tuple[str, ...] = COUNTS
         if counts_found:
             self._counts = (*COUNTS, FOUND)
         self.sums = {name: np.zeros(len(prior.groups)) for name in (*self._counts, *VALUES)}

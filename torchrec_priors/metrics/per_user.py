@@ -48,7 +48,8 @@ class Ranked:
     def of(
         cls, row_BR: np.ndarray, targets: np.ndarray, target_lengths: np.ndarray, items: int
     ) -> "Ranked":
-        """
+        """Compares users' lists with their targets.
+
         Args:
             targets, target_lengths: future items, user after user, at least one each; repeats count
                 once.

@@ -19,7 +19,8 @@ _WAITING = 0.25  # offers that wait at most, as a share of the kept entries
 
 
 class BestItems:
-    """
+    """The best items of some users so far.
+
     Attributes:
         threshold_B: the score that an item must reach to count; -inf never does.
     """

@@ -13,7 +13,7 @@ from torchrec_priors.data.left_out import recent
 from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.encoder.encoder import Jagged
 from torchrec_priors.model import PathQueries, Recommender
-from torchrec_priors.prepared.data_set import Columns
+from torchrec_priors.prepared.data_set import Columns, PreparedData
 from torchrec_priors.retrieval.diversify import CANDIDATES, Diversifier
 from torchrec_priors.retrieval.fusion import Fusion, blocks
 from torchrec_priors.retrieval.group_index import GroupIndex
@@ -60,6 +60,21 @@ class Finder:
             variance_K=model.certainty.variance() if config.fusion == "inverse_variance" else None,
             branch_K=model.tree.branch_K,
         )
+
+    @classmethod
+    def of(
+        cls,
+        model: Recommender,
+        index: GroupIndex,
+        config: RetrievalConfig,
+        data: PreparedData,
+        device: torch.device,
+    ) -> "Finder":
+        """For users of a data set, whose category prior diversifies lists, if that is wanted."""
+        diversifier = None
+        if config.diversify:
+            diversifier = Diversifier.of(data, config.diversify, device)
+        return cls(model, index, config, device, diversifier)
 
     @property
     def context(self) -> int:

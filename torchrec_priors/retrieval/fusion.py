@@ -84,7 +84,8 @@ class Accumulator(Protocol):
     """Takes the scores of a tile, item set after item set."""
 
     def add(self, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
-        """
+        """Adds scores of some items of one item set.
+
         Args:
             columns_n: rows of the tile, ascending.
             score_Bpn: scores of paths of the set; -inf if a user may not use a path.

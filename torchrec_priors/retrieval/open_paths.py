@@ -32,7 +32,8 @@ class OpenPaths:
 
 
 def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> OpenPaths:
-    """
+    """Picks the paths of one item set that each user has open.
+
     Args:
         bias_BK: -inf for closed paths.
         paths: of the item set.

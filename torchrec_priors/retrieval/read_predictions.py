@@ -16,7 +16,12 @@ def noted_of(predictions: Path) -> dict[str, str]:
 
 
 def open_predictions(predictions: Path, metrics: Mapping[str, Any]) -> ParquetReader:
-    """
+    """Opens the file that metrics were computed with.
+
+    Args:
+        metrics: what metrics.json says. Earlier versions noted no checksum of the file, which is
+            then not compared.
+
     Raises:
         DamagedParquetError: the file is damaged, or belongs to another evaluation.
         OSError: it cannot be read.

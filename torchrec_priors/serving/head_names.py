@@ -44,7 +44,8 @@ class HeadNames:
         self._group_LK = [tree.groups_at(number) for number in range(len(tree.levels))]
 
     def find(self, name: str, option: str) -> Named:
-        """
+        """Returns the heads that a name means.
+
         Args:
             option: the option that got the name, for messages.
 

@@ -22,7 +22,8 @@ from torchrec_priors.serving.shares import Shares
 
 @dataclass(frozen=True)
 class Request:
-    """
+    """A request, ready to be answered by this rank.
+
     Attributes:
         k: results a user.
         index: what may be found on this rank.
@@ -40,7 +41,7 @@ class Request:
     def of(
         cls, finder: Finder, ranks: Ranks, k: int, index: GroupIndex, levers: Levers
     ) -> "Request":
-        """Every rank must call it alike.
+        """Prepares a request. Every rank must call it alike.
 
         Raises:
             UserError: levers that name no heads, leave none, leave no item, or want too much.

@@ -22,7 +22,6 @@ from torchrec_priors.common.library_warnings import silence_library_warnings
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import History, PreparedData
 from torchrec_priors.remote.uri import Place
-from torchrec_priors.retrieval.diversify import Diversifier
 from torchrec_priors.retrieval.find import Finder
 from torchrec_priors.serving.answer import Answer, answer
 from torchrec_priors.serving.catalogue import Catalogue, ItemId
@@ -98,12 +97,13 @@ class LoadedRun:
             self.depths = built.depths
             self.heads = [path.name for path in built.model.tree.paths]
 
-            settings = self.config.evaluation
-            device = self.ranks.device
-            diversifier = None
-            if settings.diversify:
-                diversifier = Diversifier.of(self.data, settings.diversify, device)
-            self.finder = Finder(self.model, built.fetch_index(), settings, device, diversifier)
+            self.finder = Finder.of(
+                self.model,
+                built.fetch_index(),
+                self.config.evaluation,
+                self.data,
+                self.ranks.device,
+            )
 
             # Only a run that is loaded whole stays open after this block.
             self.ranks.where.doing = "recommendations"
