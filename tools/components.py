@@ -176,8 +176,8 @@ def _parameters_of_resources(resources: Resources) -> Iterator[Parameter]:
     yield Parameter("max_retries", "int", "0", help_text)
     if resources.restarts is not None:
         help_text = (
-            "Number of times that torchrun may start all processes again, on the same machines; each "
-            "time they resume the run."
+            "Number of times that torchrun may start all processes again, on the same machines; "
+            "each time they resume the run."
         )
         yield Parameter("max_restarts", "int", str(resources.restarts), help_text)
     yield Parameter("env", "Optional[Dict[str, str]]", "None", "Environment variables, as A=1,B=2.")

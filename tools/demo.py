@@ -1,11 +1,13 @@
-"""`make demo`: a made-up marketplace, HSTU without and with prior heads on two processes, and what they recommend.
+"""`make demo`: a synthetic marketplace, HSTU without and with prior heads, and what they recommend.
 
-Next item predicts one item, One head the next eight: it is what the heads are to be compared with. LT/ST predicts the
-eight by a short-term and a long-term head; x Item has these two heads for every level-1 category, and a gate that
-puts the categories' scores on one scale; x Random is its control, with the items' labels dealt anew. Every model has
-the settings that the same number of trials chose on validation (torchx_configs/experiments/marketplace.toml).
+Next item predicts one item. One head predicts the next eight; the heads are to be compared with it.
+LT/ST predicts the eight by a short-term and a long-term head. LT/ST x Item has these two heads for
+every level-1 category, and a gate that puts the categories' scores on one scale. LT/ST x Random is
+its control, in which items have the labels of others, at random. Every model has the settings that
+the same number of trials chose on validation (torchx_configs/experiments/marketplace.toml).
 
-Every step is a command that is shown before it runs. Given again, it goes on where it was.
+Models are trained and evaluated on two processes. Every step is a command that is shown before it
+runs. A demo that was interrupted resumes where it was.
 """
 
 import json
@@ -17,7 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,7 +30,7 @@ BIN = Path(sys.executable).parent
 CONFIG = "torchx_configs/marketplace.toml"
 CALIBRATED = ["loss.gate=1.0", "evaluation.calibrated=true", "evaluation.fusion=mean"]
 NARROW = ["model.dim=32", "encoder.dropout=0.1"]
-# Folder of the run -> title, changes to the configuration.
+# Folder of the run: title, changes to the configuration.
 MODELS = {
     "next-item": ("Next item", ["model.horizon=1", "priors.tree=[]", *NARROW, "encoder.layers=1"]),
     "one-head": ("One head", ["priors.tree=[]"]),
@@ -40,7 +42,7 @@ MODELS = {
     ),
 }
 EXPLAINED = ("lt-st", "lt-st-category")  # whose recommendations are shown, with reasons
-SHOWN = (
+METRICS = (  # and their labels in the table
     ("recall@10", "recall@10"),
     ("ndcg@10", "ndcg@10"),
     ("entropy@10", "entropy@10 (bits)"),
@@ -58,51 +60,50 @@ def demo(
         list[str] | None, typer.Argument(help="key=value for every model, to try a smaller run.")
     ] = None,
     folder: Annotated[
-        Path, typer.Option(help="Where everything is kept, seen from the repository.")
+        Path, typer.Option(help="Folder of all files, relative to the repository.")
     ] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Interactions of the log.")] = 200_000,
 ) -> None:
     """Generates, prepares, trains, evaluates, recommends and reports."""
     os.chdir(REPOSITORY)
     started = time.monotonic()
+    print("The commands below work as they stand after: . .venv/bin/activate")
+
     raw = folder / "raw"
     data = folder / "data"
-    runs = {name: folder / "runs" / name for name in MODELS}
-    print("The commands below work as they stand after: . .venv/bin/activate")
     corpus = ["--dataset", "marketplace", "--generate", rows, "--raw", raw, "--out", data]
     _step("a made-up marketplace log, prepared", "torchrec-priors", "prepare", *corpus)
+
+    runs = {name: folder / "runs" / name for name in MODELS}
     for name, (title, settings) in MODELS.items():
-        about = [
-            "--config",
-            CONFIG,
-            "--data",
-            data,
-            "--run",
-            runs[name],
-            *settings,
-            *(changes or []),
-        ]
-        _component(f"{title}: training on 2 processes", "train", *about)
+        arguments = ["--config", CONFIG, "--data", data, "--run", runs[name], *settings]
+        _component(f"{title}: training on 2 processes", "train", *arguments, *(changes or []))
     for name, (title, _) in MODELS.items():
-        _component(f"{title}: every user of the test split, the whole catalogue", "evaluate", "--run", runs[name],
-                   "--split", "test")  # fmt: skip
-    users = _some_users(data)
+        arguments = ["--run", runs[name], "--split", "test"]
+        _component(
+            f"{title}: every user of the test split, the whole catalogue", "evaluate", *arguments
+        )
+
+    users = _example_users(data)
     for user in users:
         for name in EXPLAINED:
-            _step(f"{MODELS[name][0]}: recommendations for user {user}, with reasons", "torchrec-priors",
-                  "recommend", "--run", runs[name], "--user", user, "-k", TOP)  # fmt: skip
+            step_title = f"{MODELS[name][0]}: recommendations for user {user}, with reasons"
+            arguments = ["--run", runs[name], "--user", user, "-k", TOP]
+            _step(step_title, "torchrec-priors", "recommend", *arguments)
+
     page = folder / "report"
-    _step("all of it as a page, with what each prior gains for whom", "torchrec-priors", "report", "--runs",
-          folder / "runs", "--out", page)  # fmt: skip
+    step_title = "all of it as a page, with what each prior gains for whom"
+    arguments = ["--runs", folder / "runs", "--out", page]
+    _step(step_title, "torchrec-priors", "report", *arguments)
+
     _print_table(raw, data, runs)
-    _print_places(folder, list(runs.values()), users[0])
-    print(
-        f"\nThe report: {(page / 'index.html').absolute()}\nDone in {time.monotonic() - started:.0f} s."
-    )
+    _print_folders(folder, list(runs.values()), users[0])
+    print(f"\nThe report: {(page / 'index.html').absolute()}")
+    print(f"Done in {time.monotonic() - started:.0f} s.")
 
 
 def _component(title: str, name: str, *arguments: object) -> None:
-    """An app on two processes, as its TorchX component."""
+    """Runs an app on two processes, as its TorchX component."""
     _step(title, *_component_command(name, *arguments))
 
 
@@ -112,9 +113,13 @@ def _component_command(name: str, *arguments: object) -> list[str]:
 
 
 def _step(title: str, program: str, *arguments: object) -> None:
-    """Runs a command of the virtual environment with its output in sight; ends with its exit code where it fails."""
+    """Runs a command of the virtual environment and shows its output.
+
+    If it fails, the demo ends with its exit code.
+    """
     command = [program, *map(str, arguments)]
     print(f"\n=== {title}\n$ {shlex.join(command)}", flush=True)
+
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     started = time.monotonic()
     done = subprocess.run([BIN / program, *command[1:]], env=environment)
@@ -122,40 +127,36 @@ def _step(title: str, program: str, *arguments: object) -> None:
     if done.returncode:
         print(f"=== failed with exit code {done.returncode} after {took}", file=sys.stderr)
         print(
-            "    (a demo of other settings or of an earlier version is in the way? remove its folder)",
+            "    (is a demo of other settings or an earlier version in the way? remove its folder)",
             file=sys.stderr,
         )
         sys.exit(done.returncode)
     print(f"=== {took}", flush=True)
 
 
-def _some_users(data: Path) -> list[int]:
-    ids = pq.read_table(data / "sequences", columns=["user_id"], page_checksum_verification=True)[
-        "user_id"
-    ].to_pylist()
-    return [ids[place * len(ids) // USERS_SHOWN] for place in range(USERS_SHOWN)]
+def _example_users(data: Path) -> list[int]:
+    ids = _columns(data / "sequences", "user_id")["user_id"]
+    return [ids[number * len(ids) // USERS_SHOWN] for number in range(USERS_SHOWN)]
 
 
 def _print_table(raw: Path, data: Path, runs: dict[str, Path]) -> None:
-    """The models side by side on the test split."""
+    """Prints the models side by side on the test split."""
     titles = [MODELS[name][0] for name in runs]
     print(f"\n=== on the test split\n{'':<44}{''.join(f'{title:>16}' for title in titles)}")
     metrics = [json.loads((run / "eval/test/metrics.json").read_text()) for run in runs.values()]
-    for name, label in SHOWN:
+    for name, label in METRICS:
         print(f"{label:<44}" + "".join(f"{values[name]:>16.4f}" for values in metrics))
+
     planted = Planted(raw, data)
     inside, met = zip(*(planted.share(run) for run in runs.values()), strict=True)
+    label = f"top {TOP} within the planted interests"
+    print(f"{label:<44}" + "".join(f"{share:>16.1%}" for share in inside))
+    label = f"planted interests met by the top {TOP}"
+    print(f"{label:<44}" + "".join(f"{share:>16.1%}" for share in met))
     print(
-        f"{f'top {TOP} within the planted interests':<44}"
-        + "".join(f"{share:>16.1%}" for share in inside)
-    )
-    print(
-        f"{f'planted interests met by the top {TOP}':<44}"
-        + "".join(f"{share:>16.1%}" for share in met)
-    )
-    print(
-        f"Planted: the leaf categories ({planted.mean:.1f} on average) that the generator gave a user for the time\n"
-        f"of the test interactions; {planted.chance:.1%} of the catalogue lies in them. No model reads them."
+        f"Planted: the leaf categories ({planted.mean:.1f} on average) that the generator gave a "
+        f"user for the time\nof the test interactions; {planted.chance:.1%} of the catalogue is in "
+        "them. No model reads them."
     )
 
 
@@ -163,48 +164,46 @@ class Planted:
     """The interests that the generator gave each user for the time of the test interactions.
 
     Attributes:
-        mean: leaf categories a user.
-        chance: share of the catalogue that lies in a user's interests, on average.
+        mean: number of leaf categories of a user, on average.
+        chance: share of the catalogue that is in a user's interests, on average.
     """
 
     def __init__(self, raw: Path, data: Path) -> None:
         horizon = json.loads((data / "manifest.json").read_text())["horizon"]
-        users = pq.read_table(
-            data / "sequences", columns=["user_id", "timestamps"], page_checksum_verification=True
-        ).to_pydict()
-        begins = {
-            user: times[-horizon]
-            for user, times in zip(users["user_id"], users["timestamps"], strict=True)
-        }
-        items = pq.read_table(
-            raw / "items.parquet", columns=["item_id", "category3"], page_checksum_verification=True
-        ).to_pydict()
+        users = _columns(data / "sequences", "user_id", "timestamps")
+        # The time of a user's first test interaction.
+        begins = {}
+        for user, times in zip(users["user_id"], users["timestamps"], strict=True):
+            begins[user] = times[-horizon]
+
+        items = _columns(raw / "items.parquet", "item_id", "category3")
         self.leaf = dict(zip(items["item_id"], items["category3"], strict=True))
         self.held: dict[int, set[str]] = defaultdict(set)
-        for row in pq.read_table(
-            raw / "truth" / "interests.parquet", page_checksum_verification=True
-        ).to_pylist():
-            if row["until"] >= begins.get(row["user_id"], np.inf):
-                self.held[row["user_id"]].add(row["category3"])
+        interests = _columns(raw / "truth" / "interests.parquet", "user_id", "category3", "until")
+        for user, leaf, until in zip(
+            interests["user_id"], interests["category3"], interests["until"], strict=True
+        ):
+            if until >= begins.get(user, np.inf):
+                self.held[user].add(leaf)
+
         sizes: dict[str, int] = defaultdict(int)
         for leaf in self.leaf.values():
             sizes[leaf] += 1
         self.mean = float(np.mean([len(held) for held in self.held.values()]))
-        self.chance = float(
-            np.mean([sum(sizes[leaf] for leaf in held) for held in self.held.values()])
-        ) / len(self.leaf)
+        items_in_interests = [sum(sizes[leaf] for leaf in held) for held in self.held.values()]
+        self.chance = float(np.mean(items_in_interests)) / len(self.leaf)
 
     def share(self, run: Path) -> tuple[float, float]:
-        """(share of the recommended items within the user's interests, share of these that any of them meets)."""
+        """Returns two means over users.
+
+        The first is the share of recommended items that are in the user's interests, the second the
+        share of interests that have a recommended item.
+        """
         inside, met = zip(*self._users(run), strict=True)
         return float(np.mean(inside)), float(np.mean(met))
 
     def _users(self, run: Path) -> Iterator[tuple[float, float]]:
-        predictions = pq.read_table(
-            run / "eval/test/predictions.parquet",
-            columns=["user_id", "items"],
-            page_checksum_verification=True,
-        ).to_pydict()
+        predictions = _columns(run / "eval/test/predictions.parquet", "user_id", "items")
         for user, items in zip(predictions["user_id"], predictions["items"], strict=True):
             leaves = [self.leaf[item] for item in items[:TOP]]
             held = self.held[user]
@@ -214,7 +213,13 @@ class Planted:
             )
 
 
-def _print_places(folder: Path, runs: list[Path], user: int) -> None:
+def _columns(file: Path, *names: str) -> dict[str, list[Any]]:
+    """Reads columns of a Parquet file, or of a folder of such files."""
+    table = pq.read_table(file, columns=list(names), page_checksum_verification=True)
+    return {name: table[name].to_pylist() for name in names}
+
+
+def _print_folders(folder: Path, runs: list[Path], user: int) -> None:
     another = _component_command(
         "train", "--config", CONFIG, "--data", folder / "data", "--run", folder / "runs/temporal-4",
         'priors.tree=["temporal:4"]',

@@ -15,7 +15,7 @@ command -v "$python" >/dev/null 2>&1 || fail "'$python' was not found: install P
   || fail "Python 3.11 or newer is needed and '$python' is $("$python" -V 2>&1 | cut -d' ' -f2): set PYTHON=/path/to/python3.11"
 "$python" -c 'import venv, ensurepip' 2>/dev/null \
   || fail "'$python' has no venv module: install it first (on Debian or Ubuntu: apt-get install python3-venv)"
-[ "$(uname -s)" = Linux ] || fail "fbgemm-gpu has wheels for Linux alone: use Linux, or a Linux container"
+[ "$(uname -s)" = Linux ] || fail "fbgemm-gpu has wheels only for Linux: use Linux, or a Linux container"
 
 device=${DEVICE:-}
 if [ -z "$device" ]; then

@@ -10,18 +10,19 @@ from torchrec_priors import load_run
 
 def main() -> None:
     path, *history = sys.argv[1:]
-    with load_run(path) as run:  # once; then any number of calls
+    # A run is loaded once; then it answers any number of calls.
+    with load_run(path) as run:
         best = run.recommend(history=history, k=5)
-        for place, found in enumerate(best, 1):
+        for rank, item in enumerate(best, 1):
             print(
-                f"{place}. {found.title} ({found.item_id}), {found.score:.3f}, because of {found.head}"
+                f"{rank}. {item.title} ({item.item_id}), {item.score:.3f}, because of {item.head}"
             )
 
         without = run.recommend(history=history, k=5, deny=[best[0].item_id])
         print(f"without {best[0].title}, first comes {without[0].title}")
 
         shorter, whole = run.recommend_many([history[:1], history], k=1)
-        print(f"after the first item alone: {shorter[0].title}; after all: {whole[0].title}")
+        print(f"after only the first item: {shorter[0].title}; after all: {whole[0].title}")
 
 
 if __name__ == "__main__":
