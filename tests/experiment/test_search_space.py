@@ -103,7 +103,7 @@ def test_a_cells_own_values_come_beside_those_of_all_or_instead(spaces):
             "[budget]\ntraining.steps = 3\n" + SEARCH + "space.training.steps = [3]",
             ["'training.steps'", "[budget]"],
         ),
-        (SEARCH + "space.model = [{dim = 8}]", ["'model.dim' lies in 'model'", "'two heads'"]),
+        (SEARCH + "space.model = [{dim = 8}]", ["'model.dim' is in 'model'", "'two heads'"]),
         (
             SEARCH + "space.encoder.dropout = [0.1, 1.5]",
             ["cell 'one' with encoder.dropout = 1.5", "[0, 1)"],

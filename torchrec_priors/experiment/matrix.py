@@ -78,6 +78,7 @@ def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
     """
     by_key: dict[str, Any] = {}
     for key, value in changes.items():
+        # An empty table is a value, such as no options.
         if isinstance(value, dict) and value:
             by_key.update(flat(value, f"{prefix}{key}."))
         else:
@@ -98,6 +99,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
     """The cells of all combinations of the axes' values that are not excluded."""
     if not file.axes:
         return
+    # Counted before they are listed, which would take all memory.
     products = math.prod(len(named) for named in file.axes.values())
     if products > _MOST_CELLS:
         raise UserError(

@@ -72,22 +72,33 @@ class PerUserReader:
     def _ranked(self, predictions: Path, metrics: Mapping[str, Any]) -> Iterator[Ranked]:
         """The first `CUTOFF` items of the users' lists with their targets, part by part."""
         for part in _parts(predictions, metrics):
-            # Lists may be shorter than CUTOFF: rows are filled up with -1.
-            first = pc.list_slice(part["items"], 0, CUTOFF)
-            lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
-            row_BR = np.full((len(part), CUTOFF), -1)
-            row_BR[np.arange(CUTOFF) < lengths[:, None]] = self._rows(pc.list_flatten(first))
-
+            row_BR = first_rows(part["items"], CUTOFF, self.ids)
             target_lengths = pc.list_value_length(part["targets"]).to_numpy(zero_copy_only=False)
-            targets = self._rows(pc.list_flatten(part["targets"]))
+            targets = rows_of(pc.list_flatten(part["targets"]), self.ids)
             yield Ranked.of(row_BR, targets, target_lengths, len(self.ids))
 
     def _values(self, ranked: Ranked) -> np.ndarray:
         values = ranked.values(CUTOFF, self.category)
         return np.stack([values[name.partition("@")[0]] for name in COMPARED], 1)
 
-    def _rows(self, ids: pa.Array) -> np.ndarray:
-        return np.asarray(pc.index_in(ids, self.ids).to_numpy(zero_copy_only=False), np.int64)
+
+def first_rows(lists: pa.Array, number: int, ids: pa.Array) -> np.ndarray:
+    """int64 [B, number]: rows of the first items of each list; -1 after the end of a shorter one.
+
+    Args:
+        lists: of original item ids.
+        ids: original item ids by row.
+    """
+    first = pc.list_slice(lists, 0, number)
+    lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
+    row_BR = np.full((len(lists), number), -1)
+    row_BR[np.arange(number) < lengths[:, None]] = rows_of(pc.list_flatten(first), ids)
+    return row_BR
+
+
+def rows_of(items: pa.Array, ids: pa.Array) -> np.ndarray:
+    """int64: the rows of items, both by their original ids."""
+    return np.asarray(pc.index_in(items, ids).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _parts(predictions: Path, metrics: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:

@@ -113,6 +113,7 @@ def _training_of(config: RunConfig) -> str:
 
 
 def _evaluation(cell: Cell, seed: int, config: RunConfig, run: PlannedRun) -> Evaluation:
+    # The first cell of a run is evaluated with the run's own settings and needs no name.
     wanted = _evaluation_settings(config)
     trained = _evaluation_settings(run.config)
     overrides = [

@@ -94,6 +94,7 @@ def collect(
     reader = PerUserReader.of(data)
     category = data.manifest.category_prior
     planned = [(run, evaluation) for run in runs for evaluation in run.evaluations]
+    # In the order of the table, not of the runs.
     planned.sort(key=lambda pair: (cells.index(pair[1].cell), pair[1].seed))
 
     for run, evaluation in planned:
@@ -145,6 +146,7 @@ def _of_evaluation(metrics: dict[str, Any], category: str) -> Row:
     """The scalar metrics; of those of single groups, only those of the category prior."""
     row: Row = {"evaluation_seconds": metrics["seconds"], "checkpoint": metrics["checkpoint"]}
     for name, value in metrics.items():
+        # Other priors may have thousands of groups.
         of_other_group = name.startswith("group/") and not name.startswith(f"group/{category}/")
         if name in _KNOWN or of_other_group:
             continue

@@ -129,6 +129,7 @@ def _footer(results: Results, about: About) -> list[str]:
         spread = f"Seed {seeds}"
         intervals += "; one seed is one seed: what another training would give is not in them."
 
+    # One hash for all configurations, by which two tables can be compared.
     lines = [f"{row['cell']} {row['seed']} {row['config_sha256']}\n" for row in results.rows]
     configurations = hashlib.sha256("".join(lines).encode()).hexdigest()
     name, content = about.data

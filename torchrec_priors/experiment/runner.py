@@ -73,6 +73,7 @@ class Runner:
     def run_all(self, runs: list[PlannedRun], at_once: int) -> Failures:
         """Runs what is missing; if it is interrupted, it ends what it started."""
         self._logs.mkdir(parents=True, exist_ok=True)
+        # By the files, so the same command resumes after any interruption.
         todo = [run for run in runs if self.missing(run)]
         finished = len(runs) - len(todo)
         log.info(
@@ -176,6 +177,8 @@ def lock(out: Path) -> int:
         UserError: another experiment holds it.
     """
     out.mkdir(parents=True, exist_ok=True)
+    # Processes inherit the lock: a training that outlives a killed experiment keeps it.
+    # Links are not followed, which could lock (and create) a file elsewhere.
     descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

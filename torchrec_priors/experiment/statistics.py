@@ -178,6 +178,7 @@ def _seeds_part(value_SUM: np.ndarray) -> SeedsPart:
         # var(e) is what remains of each value without its seed's and its user's mean.
         rest_SUM = value_SUM - mean_SM[:, None] - value_SUM.mean(0) + mean_SM.mean(0)
         spread_M = spread_M - np.square(rest_SUM).sum((0, 1)) / ((seeds - 1) * (users - 1)) / users
+    # An estimated variance may be negative.
     return SeedsPart(np.sqrt(np.clip(spread_M, 0, None) / seeds), seeds - 1)
 
 
@@ -188,4 +189,5 @@ def _t_draws(freedom: int, resamples: int, seed: int) -> np.ndarray:
     ordered_R = np.quantile(
         random.standard_t(freedom, _T_DRAWS), (np.arange(resamples) + 0.5) / resamples
     )
+    # Symmetric, so the draws have mean 0 and do not move a difference.
     return random.permutation((ordered_R - ordered_R[::-1]) / 2)

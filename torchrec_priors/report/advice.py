@@ -59,6 +59,7 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
         text = f"Whether a prior gains cannot be said, as there are no intervals: {why}."
         return Advice([text], [])
 
+    # The best first: the summary is about it.
     rows.sort(key=lambda row: -gains[row.label].overall["ndcg@10"].mean)
     priors = [_prior(section, row, gains) for row in rows]
     return Advice(_summary(section, rows, gains, priors), priors)
@@ -121,6 +122,7 @@ def _recommended(
     gain = of_best.overall["ndcg@10"]
 
     whom = "for everyone"
+    # A negative difference to a row without priors is a gain of that row.
     if any(sign(over.ndcg) < 0 for over in standing.without_priors(of_best)):
         whom = "if it is to be one of the priors: some of what has none is more accurate still"
     rises = ""
@@ -188,6 +190,7 @@ def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
     gains = by_label[row.label]
     verdict = _verdict(gains)
 
+    # Facts go from all users to single groups, and end with what the model takes.
     ndcg = signed(gains.overall["ndcg@10"])
     recall = signed(gains.overall["recall@10"])
     entropy = signed(gains.overall["entropy@10"], 3)

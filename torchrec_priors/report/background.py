@@ -42,6 +42,7 @@ def data_card(section: Section) -> Table | None:
 
 def configuration(section: Section) -> tuple[Table | None, str]:
     """The settings that differ among the rows; as lines of `key=value`, those that all share."""
+    # A row has several seeds, which are no difference between models.
     keys = sorted({key for row in section.rows for key in row.config} - {"seed"})
     differ = sorted(differing(section.rows))
 
@@ -64,6 +65,7 @@ def sharding(section: Section) -> list[Table]:
     for row in section.rows:
         file = row.results[0].run.sharding
         if file.is_file():
+            # As text, by which rows of equal plans share a table.
             text = json.dumps(read_json(file, remedy="train again"))
             plans.setdefault(text, []).append(row.label)
 

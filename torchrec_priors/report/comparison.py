@@ -8,6 +8,7 @@ from torchrec_priors.report.gains import Gain, Gains, resamples, sign
 from torchrec_priors.report.page_table import Line, Table, count, over_seeds, seconds, signed
 from torchrec_priors.report.sections import Row, Section
 
+# Metrics in the table of means; those that no row has are left out.
 _SHOWN = (
     "ndcg@10",
     "recall@10",
@@ -117,6 +118,7 @@ def _cost_cells(row: Row) -> list[str]:
     if heads is not None and whole:
         share = f"{heads / whole:.2%}"
 
+    # The longest of the seeds: the time until all are trained, if they run side by side.
     trained = [result.training_seconds for result in row.results]
     longest = max((time for time in trained if time is not None), default=None)
     return [
@@ -137,6 +139,7 @@ def groups(section: Section, gains: Mapping[str, Gains]) -> list[Table]:
     """Gains of the rows by group of users and by group of items, a table each."""
     if not gains:
         return []
+    # All models are compared on the same users, so they have the same groups.
     first = next(iter(gains.values()))
 
     tables = []

@@ -109,6 +109,7 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
 
 def _add_legend(figure: Figure, axes: Axes, labels: list[str]) -> None:
     """Adds the legend; names are set last, as matplotlib leaves out those that begin with `_`."""
+    # The labels are numbers here, see `_draw`.
     handles, numbers = axes.get_legend_handles_labels()
     assert len(numbers) == len(labels)
     legend = figure.legend(handles, numbers, loc="outside lower left", ncols=1, handlelength=2.4)
@@ -160,6 +161,7 @@ def _draw_axes(axes: Axes, panel: Panel) -> None:
 def _inline(document: str, key: str, panel: Panel) -> str:
     """matplotlib's document as an element of the page."""
     text = document[document.index("<svg") :]
+    # Without what only a document of its own needs: metadata, style and comments.
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
@@ -179,8 +181,11 @@ def _inline(document: str, key: str, panel: Panel) -> str:
 
 def _in_page(tag: str, key: str) -> str:
     """A tag with ids that begin with the key, and with the page's colours."""
+    # Panels are drawn one by one, so their ids are the same without a key.
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{key}-", tag)
     tag = tag.replace("xlink:href", "href")
     tag = re.sub("#[0-9a-f]{6}", lambda colour: _VARIABLES.get(colour[0], colour[0]), tag)
+    # The size of the text, in the page's own font.
     tag = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", tag)
+    # Black is what has no colour in the settings.
     return tag.replace("stroke: #000000", "stroke: var(--ink)")

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from torchrec_priors.data.histories import Histories, history_batches, users_of
+from torchrec_priors.experiment.per_user import first_rows, rows_of
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.prepared.id_texts import id_texts, plain_array
@@ -111,6 +112,7 @@ def _examples(section: Section) -> Examples | None:
         return None
 
     base = section.reference.results[0]
+    # The same seed, as far as both have it: seeds differ in how well they were trained, too.
     ours = _same_seed(row, base.seed)
     with open_predictions(ours.predictions, ours.metrics) as opened:
         names = opened.schema.names
@@ -177,9 +179,6 @@ class _Catalogue:
         names = [self.category.groups[group] for group in groups[:_CATEGORIES]]
         return Item(title, ", ".join(names), mark)
 
-    def rows(self, ids: pa.Array) -> np.ndarray:
-        return np.asarray(pc.index_in(ids, self.ids).to_numpy(zero_copy_only=False), np.int64)
-
 
 def _most_accurate(section: Section) -> Row | None:
     """The most accurate model with several heads, all of whose predictions exist."""
@@ -205,11 +204,7 @@ def _top_rows(catalogue: _Catalogue, result: Result) -> np.ndarray:
     parts = []
     with open_predictions(result.predictions, result.metrics) as opened:
         for part in opened.iter_batches(_USERS, ["items"]):
-            first = pc.list_slice(part["items"], 0, TOP)
-            lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
-            row_BR = np.full((len(part), TOP), -1)
-            row_BR[np.arange(TOP) < lengths[:, None]] = catalogue.rows(pc.list_flatten(first))
-            parts.append(row_BR)
+            parts.append(first_rows(part["items"], TOP, catalogue.ids))
     return np.concatenate(parts)
 
 
@@ -290,6 +285,7 @@ def _example(
         items = [catalogue.item(item, marks.get(int(item), "")) for item in rows[:TOP]]
         columns.append(Column(f"{label}: the first {TOP}", items))
 
+    # Heads in the order in which the list first names them.
     by_head: dict[str, list[Item]] = {}
     for rank, (item, head) in enumerate(zip(our_rows, heads, strict=True), 1):
         of_head = by_head.setdefault(head, [])
@@ -339,6 +335,7 @@ def _predicted(
                 heads = []
                 if "heads" in columns:
                     heads = pc.list_flatten(part["heads"]).to_pylist()
-                return catalogue.rows(pc.list_flatten(part["items"]).combine_chunks()), heads
+                items = pc.list_flatten(part["items"]).combine_chunks()
+                return rows_of(items, catalogue.ids), heads
             first += users
     raise AssertionError(f"{result.predictions} has no user {position}")

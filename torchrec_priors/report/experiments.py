@@ -7,6 +7,7 @@ from pathlib import Path
 from torchrec_priors.experiment.matrix import file_name
 from torchrec_priors.parquet import read_schema, read_table, readable
 
+# Ends of names: of a run its seed, of a trial the hash of its values (`search.trials.Trial.of`).
 SEED = re.compile(r"-seed\d+$")
 _HASH = re.compile(r"[0-9a-f]{8}")
 

@@ -58,6 +58,7 @@ class Panel:
 
         lines = []
         for series in self.series:
+            # Without intervals the bounds are not shown.
             low_values = series.low or series.y
             high_values = series.high or series.y
             points = list(zip(series.x, series.y, low_values, high_values, strict=True))

@@ -121,6 +121,7 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
     to_base = [_difference(per_user.values, row, base) for row in rows]
     to_others = [_difference(per_user.values, row, other).of(metrics=_OVER) for row, other in pairs]
     intervals = intervals_of([*to_base, *to_others], resamples(len(people)))
+    # The first intervals are those of `to_base`, the others those of `to_others`.
     gains = {
         row.label: Gains(dict(zip(COMPARED, of_row, strict=True)), difference.seeds)
         for row, difference, of_row in zip(rows, to_base, intervals, strict=False)
@@ -130,6 +131,7 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
         gains[row.label].over[other.label] = Over(other, ndcg, entropy, difference.seeds)
 
     in_ndcg = [difference.of(metrics=[_NDCG]) for difference in to_base]
+    # Of the mean over the reference row's seeds, whether or not they are shared.
     base_U = np.mean(list(per_user.values[base.label].values()), 0)[:, _NDCG]
     newcomers = _of_users("users with a new interest", people.newcomer_U, in_ndcg, base_U)
     for row, gain in zip(rows, newcomers, strict=False):

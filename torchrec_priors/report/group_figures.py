@@ -18,6 +18,7 @@ def group_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | None:
         return None
 
     panels = []
+    # All models have the same groups.
     for prior in gains[labels[0]].user_groups:
         columns = {label: gains[label].user_groups[prior] for label in labels}
         panels.append(_panel(f"Groups of users: {prior}", prior, columns))

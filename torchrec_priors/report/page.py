@@ -85,6 +85,7 @@ def write_page(
         log.info("%s: %d models", section.title, len(section.rows))
         shown.append(_show(f"s{number}", section, sections))
 
+    # Names of runs and groups may contain anything: they are escaped.
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

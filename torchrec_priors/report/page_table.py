@@ -65,6 +65,7 @@ def relative(value: float | None) -> str:
     """
     if value is None:
         return _MISSING
+    # A real minus sign, which is as wide as the plus.
     return f"{100 * value:+.2f} %".replace("-", "−")
 
 

@@ -31,6 +31,7 @@ def _figure_3(section: Section) -> Figure | Lacking:
     rows: list[Row] = []
     for row in section.rows:
         prior = _user_prior(section, row)
+        # One head of the same horizon, if there is one, differs in the prior only.
         before = section.plain_of(row.variant.horizon) or section.reference
         if prior is None or before is row:
             continue
@@ -116,6 +117,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
     for row in section.rows:
         if row.variant.ours and len(row.variant.kinds) > 1:
             trees.setdefault(tuple(row.config.get("priors.tree", [])), []).append(row)
+    # One head is a line of every panel, as the paper draws it.
     one_head = [row for row in section.rows if row.variant.plain]
 
     panels = []

@@ -29,6 +29,7 @@ def table_3(section: Section) -> Table | Lacking:
 
         name = row.variant.name
         if name in theirs:
+            # The paper's numbers: first those of all users, then those of a new interest.
             columns = len(form.metrics)
             for split, numbers in (
                 ("All", theirs[name][:columns]),
@@ -65,6 +66,7 @@ def table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
     )
     if not horizons:
         return Lacking(form.title, form.needs)
+    # The table is of all horizons and on the page once.
     if section.horizon != horizons[0]:
         return Lacking(form.title, "nothing more: it stands with the first of the horizons")
 

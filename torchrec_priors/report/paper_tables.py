@@ -125,6 +125,7 @@ def _table_6(section: Section) -> Table | Lacking:
         for row in section.rows
         if row.variant.ours and len(row.variant.kinds) == 1 and row.variant.kinds[0] in _ASSIGNED
     ]
+    # The table compares fusions of one prior, or priors with their controls.
     fusions: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
         fusions.setdefault(row.variant.kinds, set()).add(row.variant.fusion)
@@ -157,6 +158,7 @@ def _table_8(section: Section) -> Table | Lacking:
     kinds = {kind for row in composed for kind in row.variant.kinds}
     rows = [row for row in section.rows if row.variant.plain]
     rows += [row for row in ours if not row.variant.plain and set(row.variant.kinds) <= kinds]
+    # From no prior to the composed ones.
     rows.sort(key=lambda row: (len(row.variant.kinds), row.variant.segments))
 
     entries = []
@@ -167,6 +169,7 @@ def _table_8(section: Section) -> Table | Lacking:
 
 
 def _table_9(section: Section) -> Table | Lacking:
+    # The largest family of models that differ in what is ablated only.
     families: dict[str, list[Row]] = {}
     for row in section.rows:
         if row.variant.ours:

@@ -66,6 +66,7 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
             one_line.mixed.append(f"{label} ({', '.join(keys)})")
         return one_line
 
+    # Rows that are the same except along the axis are a line of their own.
     alike: dict[str, list[tuple[float, Row]]] = {}
     for x, row in known:
         same = {key: value for key, value in row.config.items() if key not in _along(axis)}

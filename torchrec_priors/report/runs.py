@@ -70,6 +70,7 @@ def find(places: Iterable[Path]) -> Found:
     """
     found = Found()
     trials: dict[Path, set[str]] = {}
+    # A run that is reached twice, by links or by folders named twice, is read once.
     for places_of_run in _reach(places).values():
         _read_run(places_of_run, found, trials)
 
@@ -103,6 +104,7 @@ def _reach(places: Iterable[Path]) -> dict[Path, list[_Place]]:
                 above = run.parent.parent
             if above not in experiments:
                 experiments[above] = ExperimentFolder.of(above)
+            # Places of labels of different folders must not overlap.
             place = _Place(run, folder, number * _CELLS, experiments[above])
             reached.setdefault(run.resolve(), []).append(place)
     return reached

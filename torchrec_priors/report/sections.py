@@ -145,6 +145,7 @@ def sections(results: Iterable[Result], reference: str | None) -> list[Section]:
     Raises:
         UserError: no row is called `reference`.
     """
+    # By content: copies of a data set in several folders are the same data.
     grouped: dict[str, dict[Split, list[Result]]] = {}
     for result in results:
         grouped.setdefault(result.data_sha256, {}).setdefault(result.split, []).append(result)

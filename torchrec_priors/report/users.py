@@ -86,6 +86,7 @@ class PerUser:
 
     def _read(self, reader: PerUserReader, row: Row, result: Result) -> None:
         """Reads one evaluation, or notes why it cannot be read."""
+        # One pass over the file gives the values of users and those by group of items.
         by_group: list[np.ndarray] = []
         try:
             values_UM = reader.read(

@@ -127,6 +127,7 @@ class Variant:
             return self.baseline_model
         if not self.others:
             return "HSTU" if self.segments == 0 else "+LT/ST"
+        # Several temporal heads, and one other kind of prior.
         if self.segments > 1 and len(set(self.others)) == 1:
             return "+Both"
 
@@ -139,6 +140,7 @@ def _level(level: str, prior_kinds: Mapping[str, str]) -> tuple[str, int]:
     kind, _, argument = level.partition(":")
     if kind == "temporal":
         return kind, whole_number(argument) or 1
+    # A prior of the data set comes before a kind of the same name.
     if level in prior_kinds:
         return prior_kinds[level], 0
     if kind in (*_DATA_KINDS, *_CONTROLS):

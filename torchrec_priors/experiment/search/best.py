@@ -36,6 +36,7 @@ def best_toml(
         command: the command that made it.
     """
     kept = asdict(file)
+    # A relative path: the folders may be moved together.
     config = os.path.relpath(Path(file.config).absolute(), folder.absolute())
     values: dict[str, Any] = {"name": f"{file.name}-best", "config": config, "data": data}
     values |= {key: kept[key] for key in _AS_THEY_ARE}
@@ -58,6 +59,7 @@ def hand_over(out: Path, tried: list[PlannedRun], final: list[PlannedRun]) -> in
     Returns:
         the number of the final runs that are trained already.
     """
+    # By configuration: the final experiment gives its runs other names.
     trained = {run.config.sha256(): run_folder(out, run) for run in tried if _is_trained(out, run)}
     for run in final:
         link = run_folder(final_folder(out), run)

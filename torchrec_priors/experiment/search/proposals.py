@@ -45,6 +45,7 @@ class Proposals:
         self._space = space
         self._own = own
         self._random = random.Random(f"{seed}/{cell}")
+        # The seed is a checksum, as hash() differs from process to process.
         sampler = optuna.samplers.TPESampler(
             seed=zlib.crc32(f"{seed}/{cell}".encode()),
             n_startup_trials=_AT_RANDOM,

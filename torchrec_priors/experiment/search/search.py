@@ -67,12 +67,14 @@ def search(
     cells = best_cells(trials.cells, chosen)
     write_whole(folder / "best.toml", best_toml(file, cells, folder, data, command))
 
+    # What the search has trained with a final configuration is linked, not trained again.
     final = plan(cells, file.seeds, base, flat(file.budget))
     trained = hand_over(runner.out, trials.runs(), final)
     words = ["torchrec-priors", "experiment", str(folder / "best.toml"), "--split", "test"]
     if runner.out != Path("experiments") / file.name:
         words += ["--out", str(final_folder(runner.out))]
 
+    # Cells that `only` left out may have no score yet.
     lacking = [name for name in names if name not in chosen and (not only or name in only)]
     if lacking:
         log.error("no trial has a score, best.toml has them as they stand: %s", ", ".join(lacking))

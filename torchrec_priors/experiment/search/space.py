@@ -178,7 +178,7 @@ def _one_of(values: list[Any], title: str) -> OneOf:
         raise UserError(f"{title} is an empty list: give the values to try")
     # As JSON, in which 1, 1.0 and true differ.
     if len({json.dumps(value) for value in values}) < len(values):
-        raise UserError(f"{title} = {values}: a value stands twice")
+        raise UserError(f"{title} = {values}: a value is listed twice")
     return OneOf(tuple(values))
 
 
@@ -218,7 +218,7 @@ def _check(cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[st
     for inner, outer in itertools.permutations([*space, *cell.changes], 2):
         if inner.startswith(f"{outer}."):
             raise UserError(
-                f"search: '{inner}' lies in '{outer}', which cell '{cell.name}' or the space "
+                f"search: '{inner}' is in '{outer}', which cell '{cell.name}' or the space "
                 "gives, too"
             )
 
