@@ -1,4 +1,4 @@
-"""What several ranks compute with a baseline equals what one computes, terms of its own included."""
+"""What several ranks compute with a baseline model equals what one computes, its own terms included."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,16 @@ import torch
 from ranks import run_on_ranks
 from test_ranks_agree import train
 
-CASES = {
+DUALVAE = {
+    "baseline.name": "dualvae",
+    "baseline.options": {"aspects": 3, "width": 8, "kl_steps": 4},
+}
+WITHOUT_INTERESTS = {
+    "sasrec": {"encoder.backbone": "sasrec"},
+    "dualvae on hstu": DUALVAE | {"training.accumulate": 3, "negatives.seen": False},
+    "dualvae": DUALVAE | {"encoder.backbone": "shallow"},
+}
+WITH_INTERESTS = {
     "comirec": {"negatives.seen": False},
     "comirec, dynamic": {"baseline.options": {"routing": "dynamic"}},
     "mind": {},
@@ -15,14 +24,31 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WITHOUT_INTERESTS)
+def test_two_ranks_give_the_losses_tables_and_parameters_of_one(case, small_data):
+    changes = WITHOUT_INTERESTS[case]
+    _compare(small_data, changes, changes)
+
+
+@pytest.mark.parametrize("case", WITH_INTERESTS)
 def test_two_ranks_and_parts_give_the_same_losses_tables_and_parameters(case, small_data):
-    more = {"baseline.name": case.split(",")[0], "baseline.interests": 3, **CASES[case]}
-    losses, rows, dense, metrics = run_on_ranks(1, train, small_data, [], "dot", more)[0]
-    for other in run_on_ranks(2, train, small_data, [], "dot", {**more, "training.accumulate": 3}):
-        np.testing.assert_allclose(other[0], losses, rtol=1e-4)
-        torch.testing.assert_close(other[1], rows, atol=2e-5, rtol=1e-3)
-        assert any(name.startswith("baseline.") for name in dense)
+    name = case.split(",")[0]
+    changes = {"baseline.name": name, "baseline.interests": 3, **WITH_INTERESTS[case]}
+    dense = _compare(small_data, changes, {**changes, "training.accumulate": 3})
+    assert any(name.startswith("baseline.") for name in dense)
+
+
+def _compare(data, on_one, on_two):
+    """The dense parameters of one rank, after their comparison with those of two."""
+    losses, rows, dense, metrics = run_on_ranks(1, train, data, [], "dot", on_one)[0]
+    assert len(set(losses)) == len(losses), "training does nothing"
+
+    for other in run_on_ranks(2, train, data, [], "dot", on_two):
+        other_losses, other_rows, other_dense, other_metrics = other
+        np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
+        torch.testing.assert_close(other_rows, rows, atol=2e-5, rtol=1e-3)
         for name, value in dense.items():
-            torch.testing.assert_close(other[2][name], value, atol=1e-3, rtol=1e-2)
-        assert abs(other[3]["recall@50"] - metrics["recall@50"]) < 0.05
+            torch.testing.assert_close(other_dense[name], value, atol=1e-3, rtol=1e-2)
+        assert abs(other_metrics["recall@50"] - metrics["recall@50"]) < 0.05
+
+    return dense

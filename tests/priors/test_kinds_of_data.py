@@ -75,7 +75,8 @@ def test_a_user_prior_knows_who_a_user_is(data, small_raw):
 def test_users_are_matched_by_their_original_ids_of_any_type(ids, caplog):
     chunks = [pa.chunked_array([ids[:2]]), pa.chunked_array([ids[2:]])]
     table = pa.table({"user_id": [ids[2], ids[0], type(ids[0])(0), ids[0]], "group": [1, 0, 0, 2]})
-    data = SimpleNamespace(row_groups=[0, 1], user_ids=chunks.__getitem__, _read=lambda *_: table)
+    files = SimpleNamespace(table=lambda *_: table)
+    data = SimpleNamespace(row_groups=[0, 1], user_ids=chunks.__getitem__, _files=files)
     with caplog.at_level("INFO", logger="torchrec_priors"):
         user, group = PreparedData.user_pairs(data, "who")
     assert list(zip(user.tolist(), group.tolist(), strict=True)) == [(2, 1), (0, 0), (0, 2)]

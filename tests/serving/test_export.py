@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_run(run, out):
 
 
 @pytest.mark.parametrize(
-    ("score", "rival"),
+    ("score", "changes"),
     [
         ("dot", {"encoder": {"backbone": "sasrec"}}),
         (
@@ -91,9 +91,9 @@ def test_scores_are_those_of_the_run(run, out):
     ],
     ids=["sasrec", "dualvae"],
 )
-def test_scores_are_those_of_a_rivals_run(small_data, tmp_path, score, rival):
+def test_scores_are_those_of_a_baseline_models_run(small_data, tmp_path, score, changes):
     run, out = tmp_path / "run", tmp_path / "out"
-    settings = copy.deepcopy(SETTINGS) | {"priors": {"tree": []}, "loss": {}} | rival
+    settings = copy.deepcopy(SETTINGS) | {"priors": {"tree": []}, "loss": {}} | changes
     settings["model"]["score"] = score
     with join() as ranks:
         train(parse(settings), PreparedData(small_data), RunFolder(run), ranks)

@@ -41,7 +41,7 @@ def test_its_metadata_is_not_run(sent, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("setting", ["tree", "backbone", "rival"])
+@pytest.mark.parametrize("setting", ["tree", "backbone", "baseline"])
 def test_its_own_code_is_not_run_unless_it_is_trusted(sent, tmp_path, setting):
     file, mark = tmp_path / "mine.py", tmp_path / "ran"
     file.write_text(a_module(mark, "def load(*_):\n    raise SystemError\n"))

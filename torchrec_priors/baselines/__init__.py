@@ -1,1 +1,1 @@
-"""Rivals of the prior heads: other ways from states to queries, each a file of its own behind one protocol."""
+"""Baseline models: other ways from states to queries than prior heads, one file each."""

@@ -1,4 +1,4 @@
-"""What every path asks for after the last position of each history, by prior heads or by a baseline, and its score.
+"""The query of every path at the end of each history, from prior heads or a baseline model.
 
 Shapes: N tokens, B histories, d width, K paths.
 """
@@ -13,25 +13,30 @@ from torchrec_priors.settings.model import ScoreKind
 
 
 def score_of(baseline: nn.Module | None, kind: ScoreKind) -> Score:
-    """`Score`, or what a baseline has in its place where it defines `new_score(kind)`."""
-    new = getattr(baseline, "new_score", Score)
-    score: Score = new(kind)
+    """Returns a baseline's `new_score(kind)` if it defines one, otherwise `Score(kind)`."""
+    new_score = getattr(baseline, "new_score", Score)
+    score: Score = new_score(kind)
     return score
 
 
 def ask_last(heads: PriorHeads, baseline: nn.Module | None, states: Jagged, paths: int) -> Tensor:
-    """[B, K, d], not yet ready for scoring.
+    """Returns the queries after the last position of each history, [B, K, d].
+
+    They are not yet ready for scoring.
 
     Args:
-        states: of histories of which none is empty.
+        states: states of histories, none of which is empty.
         paths: K.
     """
     last_B = states.offsets_B1[1:] - 1
     if baseline is not None:
         query_BKd: Tensor = baseline.queries(states, last_B)  # type: ignore[operator]
         return query_BKd
+
+    # The heads want pairs in ascending order of paths, so users vary fastest.
     users = len(last_B)
     user_P = torch.arange(users, device=last_B.device).repeat(paths)
     path_P = torch.repeat_interleave(torch.arange(paths, device=last_B.device), users)
+
     query_Pd = heads(states.vector_Nd[last_B], user_P, path_P)
     return query_Pd.view(paths, users, -1).transpose(0, 1)

@@ -1,8 +1,10 @@
-"""Items in several aspects, and the score of a user's aspects and an item's (DualVAE: see `dualvae.py`).
+"""Items in several aspects, and the score of a user's aspects and an item's.
 
-    x_a = (e W + b)_a                                  an item vector's aspect a, of A
-    c_a = softmax_a(cos(x_a, t_a) / T)                 how much the item is about it; t_a are learned prototypes
-    score = sum_a c_a z_a . x_a                        for a user's aspects z_a; with model.score = cosine
+They are a part of DualVAE, see `dualvae.py`.
+
+    x_a = (e W + b)_a                      aspect a, of A, of an item vector
+    c_a = softmax_a(cos(x_a, t_a) / T)     how much the item is about a; t_a are learned prototypes
+    score = sum_a c_a z_a . x_a            for a user's aspects z_a; with model.score = cosine
             scale * sum_a c_a cos(z_a, x_a)
 
 Shapes: M items, P queries, d model width, A aspects of width w.
@@ -19,41 +21,51 @@ _TEMPERATURE = 0.5  # T
 
 
 class AspectScore(Score):
-    """Turns item vectors and users' aspects into factors [M, A w] and [P, A w] whose dot product is the score."""
+    """Turns item vectors and users' aspects into factors whose dot product is the score.
+
+    The factors are [M, A w] and [P, A w], so retrieval and losses use them like any other vectors.
+    """
 
     def __init__(self, kind: ScoreKind, dim: int, aspects: int, width: int) -> None:
         super().__init__(kind)
         self.project = nn.Linear(dim, aspects * width)
         self.prototype_Aw = nn.Parameter(torch.empty(aspects, width))
+
+        # The order of these draws decides the first values of a seed.
         nn.init.xavier_uniform_(self.project.weight)
         nn.init.zeros_(self.project.bias)
         nn.init.normal_(self.prototype_Aw)
 
     def aspects(self, item_Md: Tensor) -> Tensor:
-        """x: [M, A, w]."""
+        """Returns x, [M, A, w]."""
         return self.project(item_Md).unflatten(-1, self.prototype_Aw.shape)
 
     def shares(self, aspect_MAw: Tensor) -> Tensor:
-        """c: [M, A], rows of sum 1."""
-        return (F.cosine_similarity(aspect_MAw, self.prototype_Aw, dim=-1) / _TEMPERATURE).softmax(
-            -1
-        )
+        """Returns c, [M, A]; each row sums to 1."""
+        similarity_MA = F.cosine_similarity(aspect_MAw, self.prototype_Aw, dim=-1)
+        return (similarity_MA / _TEMPERATURE).softmax(-1)
 
     def queries(self, query_Pd: Tensor) -> Tensor:
-        """Of users' aspects, one after another."""
+        """Returns the factors of users' aspects, given as A vectors one after another."""
         if self.kind == "dot":
             return query_Pd
+
         aspect_PAw = F.normalize(query_Pd.unflatten(-1, self.prototype_Aw.shape), dim=-1)
         return aspect_PAw.flatten(-2) * self.scale()
 
     def items(self, item_Md: Tensor) -> Tensor:
+        """Returns the factors of item vectors."""
         aspect_MAw = self.aspects(item_Md)
-        factor_MAw = aspect_MAw if self.kind == "dot" else F.normalize(aspect_MAw, dim=-1)
+
+        # The shares come from the aspects before normalisation.
+        factor_MAw = aspect_MAw
+        if self.kind != "dot":
+            factor_MAw = F.normalize(aspect_MAw, dim=-1)
+
         return (factor_MAw * self.shares(aspect_MAw)[..., None]).flatten(-2)
 
     def overlap(self) -> Tensor:
-        """|| T T' - I ||_F of normalised prototypes T: 0 where they are orthogonal."""
+        """Returns || T T' - I ||_F of normalised prototypes T: 0 if they are orthogonal."""
         prototype_Aw = F.normalize(self.prototype_Aw, dim=-1)
-        return torch.linalg.matrix_norm(
-            prototype_Aw @ prototype_Aw.T - torch.eye(len(prototype_Aw)).to(prototype_Aw)
-        )
+        identity_AA = torch.eye(len(prototype_Aw)).to(prototype_Aw)
+        return torch.linalg.matrix_norm(prototype_Aw @ prototype_Aw.T - identity_AA)

@@ -1,11 +1,13 @@
-"""What a baseline is: a module that turns an encoder's states into queries in place of prior heads; how one is found.
+"""The protocol of baseline models, and how the one of a configuration is loaded.
 
-A baseline is one Python file with `load(config, dim, context)`. Those of this folder are known by their file's name,
-any other by its path. A file that defines `queries(config)` says itself how many queries a position has; the others
-have `baseline.interests`. A module that defines `new_score(kind)` makes the model's `Score`, too. Table, encoder,
-negatives, retrieval and evaluation are those of prior heads: each query is a path over all items.
+A baseline model is a module that turns an encoder's states into queries, instead of prior heads. It
+is one Python file with `load(config, dim, context)`. A file of this folder is named without its
+suffix, any other by its path. The number of queries of a position is `baseline.interests`, or what
+the file's `queries(config)` returns if it defines that. A module that defines `new_score(kind)`
+also makes the model's `Score`. Table, encoder, negatives, retrieval and evaluation are those of
+prior heads: each query is a path over all items.
 
-Shapes: N tokens, d width, Q positions that are asked for, K queries of each.
+Shapes: N tokens, d width, Q positions with queries, K queries of each.
 """
 
 import importlib
@@ -27,62 +29,77 @@ from torchrec_priors.settings.priors import PriorsConfig
 
 
 class Baseline(Protocol):
-    """A module; every parameter must take part in `learn` even where there are no histories."""
+    """A baseline model; every parameter must take part in `learn`, even without histories."""
 
     def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
-        """[Q, K, d], not yet normalised for scoring.
+        """Returns queries [Q, K, d], not yet normalised for scoring.
 
         Args:
-            states: of whole histories; `vector_Nd` is what the encoder gave.
-            token_Q: the positions asked for, ascending. Queries depend on their own and earlier positions alone.
+            states: states of whole histories; `vector_Nd` is the encoder's output.
+            token_Q: positions to compute queries for, ascending. A query depends only on its own
+                position and earlier ones.
         """
         ...
 
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
-        """This rank's share of the loss; `Learning` has the usual ones ready."""
+        """Returns this rank's share of the loss; `Learning` has the usual losses."""
         ...
 
 
 def load_baseline(config: BaselineConfig, dim: int, context: int) -> nn.Module | None:
-    """The baseline of a configuration with its first values, from torch's own generator; None without one.
+    """Loads a configuration's baseline model with its first values, from torch's own generator.
+
+    Returns None if the configuration has no baseline model.
 
     Raises:
-        UserError: there is no such baseline, or it cannot have these settings.
+        UserError: the baseline model does not exist, or cannot have these settings.
     """
     if not config.name:
         return None
-    baseline: nn.Module = _file(config.name).load(config, dim, context)
+    baseline: nn.Module = _load_module(config.name).load(config, dim, context)
     return baseline
 
 
 def as_priors(config: BaselineConfig, priors: PriorsConfig) -> PriorsConfig:
-    """The prior tree that stands for a baseline's queries: one level, whose groups all hold everything."""
+    """Returns the prior tree of a baseline's queries: one level of groups that all hold every item.
+
+    Without a baseline model, returns `priors`.
+    """
     if not config.name:
         return priors
-    number: Callable[[BaselineConfig], int] | None = getattr(_file(config.name), "queries", None)
-    queries = config.interests if number is None else number(config)
-    return replace(priors, tree=[f"interests:{queries}"] if queries > 1 else [])
+
+    queries = config.interests
+    count: Callable[[BaselineConfig], int] | None
+    count = getattr(_load_module(config.name), "queries", None)
+    if count is not None:
+        queries = count(config)
+
+    # Several queries are distinguished by a number; one query over all items is the empty tree.
+    tree = [f"interests:{queries}"] if queries > 1 else []
+    return replace(priors, tree=tree)
 
 
 def interests_of(config: BaselineConfig) -> int | None:
-    """K of a baseline with interests, that is with queries that the configuration numbers; None of another.
+    """Returns K of a baseline model if the configuration sets it, otherwise None.
 
-    A file of the user's own is not opened: it is taken for one with interests.
+    A custom file is not opened: it is taken for one with interests.
     """
+    # Tables of results ask for rows of others, too, and reading a table must not run their code.
     if config.name.endswith(".py"):
         return config.interests
-    if config.name not in known_files(Path(__file__).parent) or hasattr(
-        _file(config.name), "queries"
-    ):
+    if config.name not in known_files(Path(__file__).parent):
+        return None
+    if hasattr(_load_module(config.name), "queries"):
         return None
     return config.interests
 
 
 def labelled(label: str, interests: int | None) -> str:
-    """The label of a table's row, which says how many interests its model has: with one, it is a weighted sum.
+    """Returns a table row's label with the number of its model's interests.
 
     Args:
-        interests: as `interests_of` gives them.
+        label: the row's label.
+        interests: K, as `interests_of` returns it; a model with one interest is a weighted sum.
 
     >>> labelled("MIND", 4), labelled("MIND K = 4", 4), labelled("HSTU", None)
     ('MIND, K = 4', 'MIND K = 4', 'HSTU')
@@ -93,25 +110,32 @@ def labelled(label: str, interests: int | None) -> str:
 
 
 def check_fusion(baseline: nn.Module | None, fusion: str) -> None:
-    """A module whose queries mean something under max fusion alone says in `only_max` what another one would do.
+    """Checks that a baseline's queries may be fused like this.
+
+    A module whose queries have a meaning only under max fusion says in `only_max` what another
+    fusion would do.
 
     Raises:
-        UserError: it is to be fused otherwise.
+        UserError: it is to be fused in another way.
     """
-    if fusion != "max" and (why := getattr(baseline, "only_max", "")):
-        raise UserError(f"evaluation.fusion = '{fusion}' {why}")
+    if fusion == "max":
+        return
+    reason = getattr(baseline, "only_max", "")
+    if reason:
+        raise UserError(f"evaluation.fusion = '{fusion}' {reason}")
 
 
 Options = TypeVar("Options")
 
+# The largest value of each option that sizes a tensor or a loop; MOST for the others.
 _MOST = {"iterations": 100, "attention": 1 << 16, "aspects": 1 << 10, "width": 1 << 16}
 
 
 def read_options(kind: type[Options], config: BaselineConfig) -> Options:
-    """`baseline.options` as a dataclass, whose fields have types and defaults.
+    """Returns `baseline.options` as a dataclass, whose fields have types and defaults.
 
     Raises:
-        UserError: an option that it has not, or a value of another type.
+        UserError: an unknown option, or a value of another type.
     """
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
     name = Path(config.name).stem
@@ -120,9 +144,11 @@ def read_options(kind: type[Options], config: BaselineConfig) -> Options:
             raise UserError(f"baseline.options: {name} has no '{option}': {nearest(option, known)}")
         if isinstance(value, int):
             check_most(f"baseline.options.{option}", value, _MOST.get(option, MOST))
+
     try:
         return TypeAdapter(kind).validate_python(dict(config.options))
     except ValidationError as error:
+        # Only the first problem is shown, and only the option's own name of its location.
         problem = error.errors()[0]
         option = ".".join(str(part) for part in problem["loc"][:1])
         raise UserError(
@@ -130,7 +156,8 @@ def read_options(kind: type[Options], config: BaselineConfig) -> Options:
         ) from error
 
 
-def _file(name: str) -> Any:
+def _load_module(name: str) -> Any:
+    """Returns the module of a baseline's file, by name or by path."""
     if name.endswith(".py"):
         return load_file(
             Path(name),
@@ -138,7 +165,8 @@ def _file(name: str) -> Any:
             function="load",
             arguments=("config", "dim", "context"),
         )
-    known = [file for file in known_files(Path(__file__).parent) if file != Path(__file__).stem]
+
+    known = known_files(Path(__file__).parent)
     if name not in known:
         raise UserError(f"baseline.name: there is no '{name}': {nearest(name, known)}")
     return importlib.import_module(f"{__package__}.{name}")

@@ -1,16 +1,19 @@
-"""ComiRec (Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020): several queries a user.
+"""ComiRec (Cen et al., "Controllable Multi-Interest Framework for Recommendation", KDD 2020).
 
-Self-attention (ComiRec-SA), H being the states of what a position has seen, one a column:
+Several queries for each user, by self-attention (ComiRec-SA), where the columns of H are the
+states that a position has seen:
 
     A = softmax(W2^T tanh(W1 H)),    V = H A^T
 
-or dynamic routing (ComiRec-DR), see `ops.dynamic_routing`, where an item says W_k h to capsule k. In training a target
-trains the query that scores it highest; in retrieval an item's score is the highest of all queries. Their greedy
-controllable aggregation comes after retrieval and is not part of the model.
+or by dynamic routing (ComiRec-DR, see `ops.dynamic_routing`), where an item says W_k h to capsule
+k. In training a target trains the query that scores it highest; in retrieval an item's score is the
+highest of all queries. The paper's greedy controllable aggregation comes after retrieval and is not
+part of the model.
 
-The authors' code has a map for each capsule and place in the history; here a capsule has one for all places.
+The authors' code has a map for each capsule and position in the history; here each capsule has one
+map for all positions.
 
-Shapes: N tokens, K interests, d width, a width of the attention, L configured context.
+Shapes: N tokens, K interests, d width, Q positions, L configured context.
 """
 
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ from torchrec_priors.ops.dynamic_routing import dynamic_routing
 from torchrec_priors.ops.interest_attention import interest_attention
 from torchrec_priors.settings.baseline import BaselineConfig
 
+# Options that only one kind of routing reads.
 _READ_BY = {"attention": ("attention", "positions"), "dynamic": ("iterations",)}
 
 
@@ -37,10 +41,10 @@ class Options:
 
     Attributes:
         routing: `attention` (SA) or `dynamic` (DR).
-        attention: width of the attention; 0 for 4 * model.dim, as in their paper.
-        iterations: of dynamic routing.
-        positions: whether the attention also sees the place of an item in its window; encoders of this package tell it
-            already.
+        attention: width of the attention; 0 for 4 * model.dim, as in the paper.
+        iterations: iterations of dynamic routing.
+        positions: whether the attention also sees an item's position in its window; encoders of
+            this package already encode it in their states.
     """
 
     routing: Literal["attention", "dynamic"] = "attention"
@@ -54,24 +58,31 @@ class SelfAttention(nn.Module):
 
     def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
         super().__init__()
+        width = options.attention or 4 * dim
+
+        # The order of these draws decides the first values of a seed.
         self.position = nn.Embedding(context, dim) if options.positions else None
-        self.w1 = nn.Linear(dim, options.attention or 4 * dim, bias=False)
-        self.w2 = nn.Linear(options.attention or 4 * dim, interests, bias=False)
+        self.w1 = nn.Linear(dim, width, bias=False)
+        self.w2 = nn.Linear(width, interests, bias=False)
         if self.position is not None:
             nn.init.normal_(self.position.weight, std=0.02)
 
     def forward(self, states: Jagged, token_Q: Tensor) -> tuple[Tensor, Tensor]:
-        """[Q, K, d] and [Q, K]."""
+        """Returns interests [Q, K, d] and the sums of the squares of their weights [Q, K]."""
         seen_Nd = states.vector_Nd
+
+        # Positions only change the weights: what is summed are the states themselves.
         if self.position is not None:
-            place_N = positions(states.offsets_B1, len(seen_Nd), self.position.num_embeddings)
-            seen_Nd = seen_Nd + self.position(place_N)
+            contexts = self.position.num_embeddings
+            position_N = positions(states.offsets_B1, len(seen_Nd), contexts)
+            seen_Nd = seen_Nd + self.position(position_N)
+
         score_NK = self.w2(torch.tanh(self.w1(seen_Nd)))
         return interest_attention(score_NK, states.vector_Nd, states.offsets_B1, token_Q)
 
 
 class DynamicRouting(nn.Module):
-    """Interests by dynamic routing from zero, with a map of its own for each, which tells them apart."""
+    """Interests by dynamic routing from zero; a map for each interest makes them differ."""
 
     first_LK: Tensor
 
@@ -83,8 +94,9 @@ class DynamicRouting(nn.Module):
         self.register_buffer("first_LK", torch.zeros(context, interests), persistent=False)
 
     def forward(self, states: Jagged, token_Q: Tensor) -> Tensor:
-        """[Q, K, d]"""
+        """Returns interests [Q, K, d]."""
         x_NKd = self.map(states.vector_Nd).unflatten(1, (self.interests, -1))
+        # ComiRec gives every user all interests.
         open_QK = torch.ones(len(token_Q), self.interests, dtype=torch.bool, device=token_Q.device)
         return dynamic_routing(
             x_NKd, self.first_LK, states.offsets_B1, token_Q, self.iterations, open_QK
@@ -92,7 +104,7 @@ class DynamicRouting(nn.Module):
 
 
 class ComiRec(nn.Module):
-    """Either of the two."""
+    """ComiRec-SA or ComiRec-DR."""
 
     def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
         super().__init__()
@@ -103,30 +115,36 @@ class ComiRec(nn.Module):
             self.interests = DynamicRouting(dim, interests, context, options.iterations)
 
     def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
-        found = self.interests(states, token_Q)
-        query_QKd: Tensor = found[0] if isinstance(found, tuple) else found
+        """Returns the interests of positions, [Q, K, d]."""
+        output = self.interests(states, token_Q)
+        query_QKd: Tensor = output[0] if isinstance(output, tuple) else output
         return query_QKd
 
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
+        """Returns the loss of each target with the query that scores it highest."""
         return learning.routed(self.queries(states, learning.token_Q))
 
 
 def check_width(attention: int) -> None:
-    """Raises UserError where the width of the attention is none."""
+    """Raises UserError if the width of the attention is negative."""
     if attention < 0:
         raise UserError(f"baseline.options.attention = {attention} must not be negative")
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> ComiRec:
-    """ComiRec with its first values."""
+    """Builds ComiRec with its first values."""
     options = read_options(Options, config)
+
+    # An option that is set but not read would be a silent mistake.
     for routing, names in _READ_BY.items():
         for name in config.options:
             if name in names and options.routing != routing:
                 raise UserError(
                     f"baseline.options.{name} means nothing with routing = '{options.routing}'"
                 )
+
     if options.iterations < 1:
         raise UserError(f"baseline.options.iterations = {options.iterations} must be at least 1")
     check_width(options.attention)
+
     return ComiRec(dim, config.interests, context, options)

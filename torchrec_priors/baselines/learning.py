@@ -1,12 +1,15 @@
-"""What a baseline learns from in a step, and the losses that most of them have.
+"""What a baseline model learns from in a step, and the losses that most of them use.
 
-The loss is that of one head (Eq. 7 and 8), whose query a baseline chooses or makes for each target:
+The loss is that of one head (Eq. 7 and 8); a baseline chooses or builds the query of each target:
 
-    L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * (mean over the global batch's targets at offset t of -log p)
+    L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * m_t
+    m_t = mean of -log p over the global batch's targets at offset t
 
-Every target counts once, whichever query it goes to, so nothing depends on how a batch is split over ranks.
+Every target counts once, whichever query it goes to, so nothing depends on how a batch is split
+over ranks.
 
-Shapes: Q positions that predict, K queries of each, M targets, X items that targets are among, d width.
+Shapes: Q positions that predict, K queries of each, M targets, X items that targets are among, P
+queries with a target, d width.
 """
 
 from dataclasses import dataclass, replace
@@ -22,12 +25,12 @@ from torchrec_priors.ops.in_group_softmax import in_group_loss
 
 @dataclass(frozen=True)
 class Learnt:
-    """A loss.
+    """A loss and the targets' parts of it.
 
     Attributes:
         loss: this rank's share; the loss is the sum over ranks.
-        nll_M: -log p of each target, no gradient.
-        path_M: which of the K queries it went to.
+        nll_M: -log p of each target, without gradient.
+        path_M: which of the K queries each target went to.
     """
 
     loss: Tensor
@@ -35,7 +38,7 @@ class Learnt:
     path_M: Tensor
 
     def plus(self, term: Tensor) -> "Learnt":
-        """With this rank's share of a further term."""
+        """Returns the same with this rank's share of a further term added to the loss."""
         return replace(self, loss=self.loss + term)
 
 
@@ -44,11 +47,11 @@ class Routed:
     """Targets with the queries that they go to.
 
     Attributes:
-        query_Pd: the distinct queries that any target goes to, ready for scoring.
+        query_Pd: the distinct queries that have a target, ready for scoring.
         positives: the targets, sorted by these queries.
-        path_M: which of the K queries of its position each is.
+        path_M: which of the K queries of its position each target goes to.
         pair_P: number of each query among all Q * K.
-        hidden: negatives that the queries do not see; None where they see all.
+        hidden: negatives hidden from queries; None if all are visible.
     """
 
     query_Pd: Tensor
@@ -60,19 +63,20 @@ class Routed:
 
 @dataclass(frozen=True)
 class Learning:
-    """Targets of some histories.
+    """The targets of some histories, and what their loss needs.
 
     Attributes:
         token_Q: positions that have targets, ascending.
         vector_Xd: item vectors as the table has them.
-        positives: the targets: vectors ready for scoring, their positions (`query_M`, places in `token_Q`) and
-            weights, which add up over offsets and ranks to 1.
+        positives: the targets: vectors ready for scoring, their positions (`query_M`, indices into
+            `token_Q`) and weights, which add up over offsets and ranks to 1.
         offset_M: 1-based distance of each target.
         negatives: one item set.
         score: makes queries ready for scoring.
-        positions: how many positions of the global batch have a target: what means over positions divide by.
-        step: of training, from 0.
-        seen: what histories had seen, where that is no negative.
+        positions: number of positions of the global batch that have a target: the divisor of means
+            over positions.
+        step: training step, from 0.
+        seen: seen items of the histories, if these are hidden from the negatives.
     """
 
     token_Q: Tensor
@@ -86,22 +90,27 @@ class Learning:
     seen: SeenItems | None = None
 
     def route(self, query_QKd: Tensor) -> Routed:
-        """Each target with the query that gives it the highest score; gradients go through that one alone.
+        """Gives each target the query that scores it highest; only that query gets a gradient.
 
         Args:
-            query_QKd: not yet ready for scoring; of equal scores the first wins.
+            query_QKd: queries, not yet ready for scoring; of equal scores the first wins.
         """
-        of = self.positives
+        targets = self.positives
         queries = query_QKd.shape[1]
         query_QKd = self.score.queries(query_QKd)
+
+        # The choice itself has no gradient. The loss wants targets sorted by query, and the stable
+        # sort keeps the order of one query's targets.
         with torch.no_grad():
-            item_Md = of.item_Xd.index_select(0, of.source_M)
-            score_MK = torch.bmm(query_QKd.index_select(0, of.query_M), item_Md[:, :, None])[
-                :, :, 0
-            ]
-            pair_M, order_M = torch.sort(of.query_M * queries + score_MK.argmax(1), stable=True)
-            pair_P, place_M = torch.unique_consecutive(pair_M, return_inverse=True)
-        positives = replace(of.chosen(order_M), query_M=place_M)
+            item_Md = targets.item_Xd.index_select(0, targets.source_M)
+            candidate_MKd = query_QKd.index_select(0, targets.query_M)
+            score_MK = torch.bmm(candidate_MKd, item_Md[:, :, None])[:, :, 0]
+
+            best_M = score_MK.argmax(1)
+            pair_M, order_M = torch.sort(targets.query_M * queries + best_M, stable=True)
+            pair_P, index_M = torch.unique_consecutive(pair_M, return_inverse=True)
+
+        positives = replace(targets.chosen(order_M), query_M=index_M)
         return Routed(
             query_Pd=query_QKd.flatten(0, 1).index_select(0, pair_P),
             positives=positives,
@@ -111,47 +120,60 @@ class Learning:
         )
 
     def routed(self, query_QKd: Tensor) -> Learnt:
-        """The loss where each target trains the query that gives it the highest score, see `route`."""
-        to = self.route(query_QKd)
+        """Returns the loss if each target trains the query that scores it highest, see `route`."""
+        routed = self.route(query_QKd)
         loss, nll_M = in_group_loss(
-            to.query_Pd, [len(to.query_Pd)], to.positives, self.negatives, to.hidden
+            routed.query_Pd,
+            [len(routed.query_Pd)],
+            routed.positives,
+            self.negatives,
+            routed.hidden,
         )
-        return Learnt(loss, nll_M, to.path_M)
+        return Learnt(loss, nll_M, routed.path_M)
 
     def of_positions(self, query_Qd: Tensor) -> Learnt:
-        """The loss where each position has one query, not yet ready for scoring."""
-        hidden = self._hidden(torch.arange(len(query_Qd), device=query_Qd.device), self.positives)
+        """Returns the loss if each position has one query.
+
+        Args:
+            query_Qd: queries, not yet ready for scoring.
+        """
+        # Query number q is position number q, so the positives stay as they are.
+        position_Q = torch.arange(len(query_Qd), device=query_Qd.device)
+        hidden = self._hidden(position_Q, self.positives)
         query_Qd = self.score.queries(query_Qd)
+
         loss, nll_M = in_group_loss(
             query_Qd, [len(query_Qd)], self.positives, self.negatives, hidden
         )
         return Learnt(loss, nll_M, torch.zeros_like(self.positives.query_M))
 
     def of_targets(self, query_Md: Tensor, path_M: Tensor) -> Learnt:
-        """The loss where each target has a query of its own.
+        """Returns the loss if each target has a query of its own.
 
         Args:
-            query_Md: in the order of the targets, not yet ready for scoring.
-            path_M: which of the K queries they are told apart as.
+            query_Md: queries in the order of the targets, not yet ready for scoring.
+            path_M: which of the K queries each is reported as.
         """
-        own = replace(self.positives, query_M=torch.arange(len(query_Md), device=query_Md.device))
-        hidden = self._hidden(self.positives.query_M, own)
-        loss, nll_M = in_group_loss(
-            self.score.queries(query_Md), [len(query_Md)], own, self.negatives, hidden
-        )
+        # Seen items are those of the targets' positions, whatever the queries' numbers.
+        target_M = torch.arange(len(query_Md), device=query_Md.device)
+        positives = replace(self.positives, query_M=target_M)
+        hidden = self._hidden(self.positives.query_M, positives)
+        query_Md = self.score.queries(query_Md)
+
+        loss, nll_M = in_group_loss(query_Md, [len(query_Md)], positives, self.negatives, hidden)
         return Learnt(loss, nll_M, path_M)
 
-    def _hidden(self, place_P: Tensor, positives: WeighedPositives) -> Hidden | None:
-        """Negatives that queries do not see; None where they see all.
+    def mean(self, term_Q: Tensor) -> Tensor:
+        """Returns this rank's share of the mean of a term over the global batch's positions."""
+        return term_Q.sum() / self.positions.clamp(min=1)
+
+    def _hidden(self, position_P: Tensor, positives: WeighedPositives) -> Hidden | None:
+        """Returns the negatives that are hidden from queries; None if all are visible.
 
         Args:
-            place_P: of each query's position in `token_Q`.
-            positives: the queries'.
+            position_P: each query's position, as an index into `token_Q`.
+            positives: the queries' positives.
         """
         if self.seen is None:
             return None
-        return self.seen.hidden(self.token_Q[place_P], [len(place_P)], positives)
-
-    def mean(self, term_Q: Tensor) -> Tensor:
-        """This rank's share of the mean of a term over the positions of the global batch."""
-        return term_Q.sum() / self.positions.clamp(min=1)
+        return self.seen.hidden(self.token_Q[position_P], [len(position_P)], positives)

@@ -1,14 +1,21 @@
-"""REMI (Xie et al., "Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems", RecSys 2023).
+"""REMI: ComiRec's self-attention, trained with hard negatives and regularised routing.
 
-ComiRec's self-attention with two changes. Interest-aware hard negatives weigh the n negatives j of a target's query q:
+Xie et al., "Rethinking Multi-Interest Learning for Candidate Matching in Recommender Systems",
+RecSys 2023.
 
-    -log( e^{q.e} / (e^{q.e} + n sum_j w_j e^{q.e_j}) ),    w_j = e^{beta q.e_j} / sum_i e^{beta q.e_i}
+Interest-aware hard negatives weigh the n negatives j of a target's query q:
 
-(beta = 0 is the softmax of everyone else), and routing regularisation keeps an interest from attending to one item
-alone: lambda times the square of the norm of the diagonal of the covariance of the attention matrix over the items
-seen. As in the authors' code, the sum over items is divided by d, and the term is summed over the sequences of the
-batch, while the loss beside it is a mean over them: a batch twice as large is regularised twice as much. Their
-sequences have one position with a target each, so here it is the mean over a sequence's positions that is summed.
+    -log( e^{q.e} / (e^{q.e} + n sum_j w_j e^{q.e_j}) )
+    w_j = e^{beta q.e_j} / sum_i e^{beta q.e_i}
+
+(beta = 0 is the softmax of the other models), and routing regularisation keeps an interest from
+attending to only one item: lambda times the square of the norm of the diagonal of the covariance of
+the attention matrix over the seen items.
+
+As in the authors' code, the sum over items is divided by d, and the term is summed over the
+sequences of the batch, while the other loss is a mean over them: a batch twice as large is
+regularised twice as much. Their sequences have one position with a target each, so here the mean
+over a sequence's positions is summed.
 
 Shapes: N tokens, B sequences, K interests, d width, Q positions.
 """
@@ -34,9 +41,10 @@ class Options:
     """Settings.
 
     Attributes:
-        beta: how much harder negatives count for more.
+        beta: how much more harder negatives count.
         regularisation: lambda, of a sum over the batch.
-        attention, positions: as of ComiRec.
+        attention: as in ComiRec.
+        positions: as in ComiRec.
     """
 
     beta: float = 1.0
@@ -46,46 +54,54 @@ class Options:
 
 
 class Remi(nn.Module):
-    """Parameters as ComiRec."""
+    """REMI, with ComiRec's parameters."""
 
     def __init__(self, dim: int, interests: int, context: int, options: Options) -> None:
         super().__init__()
         self.options = options
         self.context = context
-        as_there = ComiRecOptions(attention=options.attention, positions=options.positions)
-        self.interests = SelfAttention(dim, interests, context, as_there)
+        attention = ComiRecOptions(attention=options.attention, positions=options.positions)
+        self.interests = SelfAttention(dim, interests, context, attention)
 
     def queries(self, states: Jagged, token_Q: Tensor) -> Tensor:
+        """Returns the interests of positions, [Q, K, d]."""
         query_QKd: Tensor = self.interests(states, token_Q)[0]
         return query_QKd
 
     def learn(self, states: Jagged, learning: Learning) -> Learnt:
+        """Returns the loss against hard negatives plus the routing regularisation."""
         query_QKd, square_QK = self.interests(states, learning.token_Q)
-        to = learning.route(query_QKd)
+        routed = learning.route(query_QKd)
         loss, nll_M = hard_negatives_loss(
-            to.query_Pd, to.positives, learning.negatives, self.options.beta, to.hidden
+            routed.query_Pd, routed.positives, learning.negatives, self.options.beta, routed.hidden
         )
-        place_N = positions(states.offsets_B1, len(states.vector_Nd), self.context)
-        spread_Q = routing_spread(
-            square_QK, place_N[learning.token_Q] + 1, states.vector_Nd.shape[1]
-        )
+
+        tokens, dim = states.vector_Nd.shape
+        position_N = positions(states.offsets_B1, tokens, self.context)
+        seen_Q = position_N[learning.token_Q] + 1
+        spread_Q = routing_spread(square_QK, seen_Q, dim)
         spread = over_sequences(spread_Q, learning.token_Q, states.offsets_B1)
-        return Learnt(loss, nll_M, to.path_M).plus(self.options.regularisation * spread)
+
+        return Learnt(loss, nll_M, routed.path_M).plus(self.options.regularisation * spread)
 
 
 def routing_spread(square_QK: Tensor, seen_Q: Tensor, dim: int) -> Tensor:
-    """[Q]: sum over interests of the square of sum_j (a_j - 1 / n)^2 / d, a the weights of the n items seen.
+    """Returns [Q]: the sum over interests of the square of sum_j (a_j - 1 / n)^2 / d.
+
+    a are the weights of the n seen items.
 
     Args:
         square_QK: sums of the squares of the weights.
-        seen_Q: how many items each position has seen.
+        seen_Q: number of items that each position has seen.
+        dim: d.
     """
+    # The weights sum to 1, so sum_j (a_j - 1 / n)^2 = sum_j a_j^2 - 1 / n.
     variance_QK = (square_QK - 1 / seen_Q[:, None]) / dim
     return (variance_QK**2).sum(1)
 
 
 def over_sequences(term_Q: Tensor, token_Q: Tensor, offsets_B1: Tensor) -> Tensor:
-    """The sum over sequences of the mean over the positions of each.
+    """Returns the sum over sequences of the mean over each sequence's positions.
 
     A sequence is never split over ranks or parts of a batch, so their sums add up to the batch's.
     """
@@ -95,12 +111,13 @@ def over_sequences(term_Q: Tensor, token_Q: Tensor, offsets_B1: Tensor) -> Tenso
 
 
 def load(config: BaselineConfig, dim: int, context: int) -> Remi:
-    """REMI with its first values."""
+    """Builds REMI with its first values."""
     options = read_options(Options, config)
+
     for name in ("beta", "regularisation"):
-        if not 0 <= getattr(options, name) < float("inf"):
-            raise UserError(
-                f"baseline.options.{name} = {getattr(options, name)} must be a number of at least 0"
-            )
+        value = getattr(options, name)
+        if not 0 <= value < float("inf"):
+            raise UserError(f"baseline.options.{name} = {value} must be a number of at least 0")
     check_width(options.attention)
+
     return Remi(dim, config.interests, context, options)

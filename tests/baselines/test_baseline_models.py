@@ -1,4 +1,7 @@
-"""Each rival against its own paper's equations, written out position by position; no position sees a later one."""
+"""Baseline models against their papers' equations, written out position by position.
+
+No position sees a later one.
+"""
 
 import itertools
 import math
@@ -20,7 +23,7 @@ from torchrec_priors.settings.baseline import BaselineConfig
 
 DIM, INTERESTS, CONTEXT = 8, 3, 12
 LENGTHS = [5, 1, 12, 2]
-RIVALS = {
+CASES = {
     "comirec": {},
     "comirec positions": {"positions": True, "attention": 5},
     "comirec dynamic": {"routing": "dynamic"},
@@ -30,9 +33,9 @@ RIVALS = {
 }
 
 
-def _rival(case, **changes):
+def _baseline(case, **changes):
     torch.manual_seed(1)
-    config = BaselineConfig(case.split()[0], INTERESTS, {**RIVALS[case], **changes})
+    config = BaselineConfig(case.split()[0], INTERESTS, {**CASES[case], **changes})
     return load_baseline(config, DIM, CONTEXT).double()
 
 
@@ -56,12 +59,12 @@ def _squash(z):
     return length**2 / (1 + length**2) * z / length
 
 
-def _attention(rival, seen_jd):
+def _attention(baseline, seen_jd):
     """ComiRec-SA: A = softmax(W2^T tanh(W1 H)), V = H A^T; (V, A)."""
     told_jd = seen_jd
-    if rival.interests.position is not None:
-        told_jd = seen_jd + rival.interests.position.weight[: len(seen_jd)]
-    logit_Kj = rival.interests.w2.weight @ torch.tanh(rival.interests.w1.weight @ told_jd.T)
+    if baseline.interests.position is not None:
+        told_jd = seen_jd + baseline.interests.position.weight[: len(seen_jd)]
+    logit_Kj = baseline.interests.w2.weight @ torch.tanh(baseline.interests.w1.weight @ told_jd.T)
     weight_Kj = torch.stack([row.exp() / row.exp().sum() for row in logit_Kj])
     return weight_Kj @ seen_jd, weight_Kj
 
@@ -78,44 +81,44 @@ def _routing(seen_jd, maps, first_LK, iterations=3):
     return torch.stack(u)
 
 
-def _paper(case, rival, seen_jd):
+def _paper(case, baseline, seen_jd):
     """[K, d]"""
     if case in ("comirec", "comirec positions", "remi"):
-        return _attention(rival, seen_jd)[0]
+        return _attention(baseline, seen_jd)[0]
     if case == "comirec dynamic":
-        maps = rival.interests.map.weight.view(INTERESTS, DIM, DIM)
+        maps = baseline.interests.map.weight.view(INTERESTS, DIM, DIM)
         return _routing(seen_jd, maps, torch.zeros(CONTEXT, INTERESTS, dtype=torch.float64))
     own = (
         max(1, min(INTERESTS, math.floor(math.log2(len(seen_jd)))))
-        if rival.options.adaptive
+        if baseline.options.adaptive
         else INTERESTS
     )
-    capsules = _routing(seen_jd, [rival.shared.weight] * own, rival.first_LK[:, :own])
-    interests = torch.relu(capsules @ rival.layer.weight.T + rival.layer.bias)
+    capsules = _routing(seen_jd, [baseline.shared.weight] * own, baseline.first_LK[:, :own])
+    interests = torch.relu(capsules @ baseline.layer.weight.T + baseline.layer.bias)
     return torch.cat([interests, interests[:1].expand(INTERESTS - own, -1)])
 
 
-@pytest.mark.parametrize("case", RIVALS)
+@pytest.mark.parametrize("case", CASES)
 def test_queries_are_the_papers(case):
-    rival, states = _rival(case), _states()
+    baseline, states = _baseline(case), _states()
     everywhere = torch.arange(len(states.vector_Nd))
-    wanted = torch.stack([_paper(case, rival, seen) for seen in _prefixes(states)])
-    torch.testing.assert_close(rival.queries(states, everywhere), wanted, rtol=1e-6, atol=1e-7)
+    wanted = torch.stack([_paper(case, baseline, seen) for seen in _prefixes(states)])
+    torch.testing.assert_close(baseline.queries(states, everywhere), wanted, rtol=1e-6, atol=1e-7)
     last = states.offsets_B1[1:] - 1
-    torch.testing.assert_close(rival.queries(states, last), wanted[last], rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(baseline.queries(states, last), wanted[last], rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("case", RIVALS)
+@pytest.mark.parametrize("case", CASES)
 def test_a_query_does_not_change_when_later_items_do(case):
-    rival, states = _rival(case), _states()
+    baseline, states = _baseline(case), _states()
     other = Jagged(states.vector_Nd.clone(), states.offsets_B1)
     other.vector_Nd[8:] = 10 * torch.randn_like(other.vector_Nd[8:])  # 6..17 is the third history
     chosen = torch.tensor([0, 4, 5, 6, 7])
     torch.testing.assert_close(
-        rival.queries(states, chosen), rival.queries(other, chosen), rtol=0, atol=1e-12
+        baseline.queries(states, chosen), baseline.queries(other, chosen), rtol=0, atol=1e-12
     )
     assert not torch.allclose(
-        rival.queries(states, torch.tensor([9])), rival.queries(other, torch.tensor([9]))
+        baseline.queries(states, torch.tensor([9])), baseline.queries(other, torch.tensor([9]))
     )
 
 
@@ -135,11 +138,11 @@ def _learning(states, seed=0, kind="dot"):
     return Learning(token_Q, item_Id, positives, torch.ones(8), negatives, score, torch.tensor(6))
 
 
-def _loss(case, rival, states, learning):
+def _loss(case, baseline, states, learning):
     """The papers' training loss, target by target."""
     prefixes, total, of = list(_prefixes(states)), 0.0, learning.positives
     for place, source, weight in zip(of.query_M, of.source_M, of.weight_M, strict=True):
-        queries = _paper(case, rival, prefixes[learning.token_Q[place]])
+        queries = _paper(case, baseline, prefixes[learning.token_Q[place]])
         if case == "mind soft":
             scores = queries @ learning.vector_Xd[source]
             query = torch.softmax(scores**3, 0) @ queries
@@ -150,7 +153,8 @@ def _loss(case, rival, states, learning):
         score, logits = query @ of.item_Xd[source], learning.negatives.vectors_nd[others] @ query
         if case == "remi":
             hard = (
-                len(logits) * (torch.softmax(rival.options.beta * logits, 0) * logits.exp()).sum()
+                len(logits)
+                * (torch.softmax(baseline.options.beta * logits, 0) * logits.exp()).sum()
             )
         else:
             hard = logits.exp().sum()
@@ -163,36 +167,36 @@ def _loss(case, rival, states, learning):
             positions = sum(
                 low <= other < high for other in tokens
             )  # of its sequence: their mean, summed over the batch
-            weight_Kj = _attention(rival, prefixes[token])[1]
+            weight_Kj = _attention(baseline, prefixes[token])[1]
             centred = weight_Kj - weight_Kj.mean(1, keepdim=True)
             covariance = centred @ centred.T / DIM
             total = (
                 total
-                + rival.options.regularisation * (covariance.diagonal() ** 2).sum() / positions
+                + baseline.options.regularisation * (covariance.diagonal() ** 2).sum() / positions
             )
     return total
 
 
 @pytest.mark.parametrize("kind", ["dot", "cosine"])
-@pytest.mark.parametrize("case", RIVALS)
+@pytest.mark.parametrize("case", CASES)
 def test_the_loss_is_the_papers_and_gradients_are_finite(case, kind):
-    rival, states = _rival(case), _states()
+    baseline, states = _baseline(case), _states()
     states.vector_Nd.requires_grad_()
     learning = _learning(states, kind=kind)
-    learnt = rival.learn(states, learning)
+    learnt = baseline.learn(states, learning)
     torch.testing.assert_close(
-        learnt.loss, _loss(case, rival, states, learning), rtol=1e-6, atol=1e-8
+        learnt.loss, _loss(case, baseline, states, learning), rtol=1e-6, atol=1e-8
     )
     learnt.loss.backward()
-    for name, value in (*rival.named_parameters(), ("states", states.vector_Nd)):
+    for name, value in (*baseline.named_parameters(), ("states", states.vector_Nd)):
         assert value.grad is not None, name
         assert value.grad.isfinite().all(), name
         assert value.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("case", RIVALS)
+@pytest.mark.parametrize("case", CASES)
 def test_every_parameter_takes_part_without_histories(case):
-    rival, empty = _rival(case), torch.zeros(0, dtype=torch.int64)
+    baseline, empty = _baseline(case), torch.zeros(0, dtype=torch.int64)
     states = Jagged(torch.zeros(0, DIM, dtype=torch.float64), torch.zeros(1, dtype=torch.int64))
     whole = _learning(states)
     positives = WeighedPositives(
@@ -201,15 +205,18 @@ def test_every_parameter_takes_part_without_histories(case):
     learning = Learning(
         empty, whole.vector_Xd, positives, empty, whole.negatives, whole.score, whole.positions
     )
-    loss = rival.learn(states, learning).loss
+    loss = baseline.learn(states, learning).loss
     loss.backward()
     assert float(loss.detach()) == 0.0
-    assert all(value.grad is not None and not value.grad.any() for value in rival.parameters())
+    assert all(value.grad is not None and not value.grad.any() for value in baseline.parameters())
 
 
 def test_the_regularisation_of_remi_is_a_sum_over_the_sequences_of_a_batch():
     """As the authors have it; each sequence counts once, however many positions it has and however a batch is split."""
-    rivals, states = [_rival("remi", regularisation=weight) for weight in (1.0, 0.0)], _states()
+    baselines, states = (
+        [_baseline("remi", regularisation=weight) for weight in (1.0, 0.0)],
+        _states(),
+    )
     learning = _learning(states)
     whole = remi.over_sequences(torch.ones(6), learning.token_Q, states.offsets_B1)
     assert float(whole) == 3, "sequences that have a position with a target"
@@ -219,7 +226,7 @@ def test_the_regularisation_of_remi_is_a_sum_over_the_sequences_of_a_batch():
     both = replace(learning, token_Q=torch.cat([learning.token_Q, learning.token_Q + 20]))
     found = []
     for batch in ((states, learning), (twice, both)):
-        with_it, without = (float(rival.learn(*batch).loss.detach()) for rival in rivals)
+        with_it, without = (float(baseline.learn(*batch).loss.detach()) for baseline in baselines)
         found.append(with_it - without)
     assert found[1] == pytest.approx(2 * found[0]), "of twice the batch"
 
