@@ -86,6 +86,7 @@ class OwnItems:
 
     def sizes(self) -> np.ndarray:
         """int64 [S, 2]: number of rows and total weight of each set."""
+        # A set of which this rank has no rows has no ends either.
         totals = [int(ends[-1]) if len(ends) else 0 for ends in self.ends]
         return np.array([[len(members) for members in self.rows], totals], np.int64).T
 
@@ -132,8 +133,10 @@ class GroupSampler:
         np.cumsum(sizes_WS2[..., 1], axis=0, out=self._first_WS[1:])
 
         if positives_S is None:
-            sets = len(own.rows) - 1 if config.shared else len(own.rows)
-            positives_S = np.ones(sets)
+            item_sets = len(own.rows)
+            if config.shared:
+                item_sets -= 1
+            positives_S = np.ones(item_sets)
         draws = draws_of_sets(config, positives_S)
         if config.shared:
             draws = np.append(draws, config.shared)

@@ -27,6 +27,8 @@ class BaselineConfig(Section):
     def check(self) -> None:
         """Raises UserError if a value is out of its range or means nothing."""
         check_ranges(self, "baseline")
+
+        # Settings of a baseline that is not there would be ignored silently.
         if self.interests != BaselineConfig.interests and not self.name:
             raise UserError(
                 f"baseline.interests = {self.interests} means nothing without baseline.name"

@@ -50,6 +50,7 @@ class UnseenConfig(Section):
         """Raises UserError if a value is out of its range or two do not fit."""
         check_ranges(self, "embedding")
 
+        # Each policy has settings without which it means nothing.
         policy = f"embedding.unseen = '{self.unseen}'"
         if self.min_frequency == 1 and self.unseen in ("shared", "hashed"):
             raise UserError(

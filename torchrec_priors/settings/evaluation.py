@@ -46,6 +46,7 @@ class RetrievalConfig(Section):
     def check(self) -> None:
         """Raises UserError if a value is out of its range."""
         check_ranges(self, "evaluation")
+        # A gap in the range: 0 means all rows, and few rows may miss every row of a small set.
         if self.normaliser_rows and self.normaliser_rows < _FEWEST_ROWS:
             raise UserError(
                 f"evaluation.normaliser_rows = {self.normaliser_rows} must be at least "

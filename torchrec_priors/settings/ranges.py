@@ -35,6 +35,7 @@ _ERRORS = (
     "multiple_of",
     "finite_number",
 )
+# Bounds of 32 and 64 bits are easier to read as powers.
 _POWERS = {1 << power: f"2^{power}" for power in range(31, 64)}
 
 
@@ -199,6 +200,7 @@ def types_of(section: type[Any]) -> Iterator[tuple[str, Any]]:
 def _type_at(section: type[Any], location: Sequence[str | int]) -> Any:
     """The annotated type of a value, which pydantic finds by field names and keys of
     dictionaries."""
+    # Fields are followed by name, keys of dictionaries by the type of their values.
     kind: Any = section
     for part in location:
         if is_section(kind):

@@ -85,6 +85,8 @@ class ShardingConfig(Section):
     def check(self) -> None:
         """Raises UserError if a value is out of its range, unknown, or does not fit another."""
         check_ranges(self, "sharding")
+
+        # As code, not as types: the messages name the nearest valid value, or what to use instead.
         _check_type("sharding.type", self.type)
         _check_one_of("sharding.kernel", self.kernel, (*_KERNELS, _AUTO))
         _check_one_of("sharding.communication", self.communication, _COMMUNICATION)
@@ -120,6 +122,7 @@ class ShardingConfig(Section):
                 raise UserError(
                     f"sharding.tables: the model has no table '{name}': {nearest(name, names)}"
                 )
+        # All shards of a table must have the same number of columns.
         if self.columns and dim % self.columns:
             raise UserError(f"sharding.columns = {self.columns} must divide model.dim = {dim}")
 
@@ -138,6 +141,7 @@ class ShardingConfig(Section):
 
     def check_device(self, device: str) -> None:
         """Raises UserError if a device ("cpu" or "cuda") cannot do what the settings say."""
+        # GPUs can do everything that the settings offer.
         if device != "cpu":
             return
 

@@ -26,6 +26,7 @@ def with_size(values: dict[str, Any]) -> dict[str, Any]:
     if size not in SIZES:
         raise UserError(f"model.size = '{size}': {nearest(size, SIZES)}")
 
+    # Values that are given win over those of the size.
     filled = dict(values)
     for section, defaults in SIZES[size].items():
         given = values.get(section, {})

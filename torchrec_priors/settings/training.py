@@ -81,29 +81,39 @@ class TrainingConfig(Section):
             `model.context` items is always one window. The number of windows stays.
         shuffle_ties: whether interactions of a user at the same time, of which the log does not
             know the order, are trained on in a new order in every epoch. Needs times.
-        fit_all: whether validation and test interactions are trained on, too, for a model to be
-            served: then nothing is left to evaluate on, and the last checkpoint counts as the best.
+        fit_all: as `--fit-all`: whether validation and test interactions are trained on, too, for a
+            model to be served: then nothing is left to evaluate on, and the last checkpoint counts
+            as the best.
     """
 
+    # Batches
     batch: CountOrZero = 128
     batch_tokens: CountOrZero = 0
     balance: Literal["length", "none"] = "length"
     accumulate: Annotated[int, Ge(1), Le(1 << 12)] = 1
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    # The schedule
     steps: Count = 1000
     learning_rate: Amount = 1e-3
     weight_decay: Amount = 0.0
     warmup: Probability = 0.1
     clip_norm: PositiveAmount = 1.0
     max_loss: Amount = 10.0
+
+    # Evaluation and logs
     evaluate_every: Count = 100
     patience: CountOrZero = 10
     log_every: Count = 10
+
+    # Checkpoints and lost processes
     checkpoint_seconds: Amount = 60.0
     checkpoint_async: bool = True
     keep_last: Count = 2
     keep_best: Count = 1
     timeout_seconds: Annotated[float, Gt(0), Le(10**8), AllowInfNan(False)] = 600.0
+
+    # Reading
     workers: Annotated[int, Ge(0), Le(1 << 8)] = 1
     prefetch: Annotated[int, Ge(0), Le(1 << 10)] = 2
     pipeline: Literal["auto", "plain", "sparse-dist", "prefetch"] = "auto"
@@ -115,6 +125,8 @@ class TrainingConfig(Section):
     def check(self) -> None:
         """Raises UserError if a value is out of its range or two do not fit."""
         check_ranges(self, "training")
+
+        # A batch is one of the two: 0 means that the other decides.
         if self.batch_tokens > 0 and self.batch > 0:
             raise UserError(
                 f"training.batch = {self.batch} and training.batch_tokens = {self.batch_tokens}: "
