@@ -61,6 +61,7 @@ def bench(
         json=json,
         profile=profile,
     )
+
     return application(
         "bench",
         options,

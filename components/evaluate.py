@@ -63,6 +63,7 @@ def evaluate(
         trust=trust,
         leaked=leaked,
     )
+
     return application(
         "evaluate",
         options,

@@ -73,6 +73,7 @@ def experiment(
         trust=trust,
         search=search,
     )
+
     return application(
         "experiment",
         options,

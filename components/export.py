@@ -52,6 +52,7 @@ def export(
         data=data,
         trust=trust,
     )
+
     return application(
         "export",
         options,

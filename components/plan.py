@@ -145,6 +145,7 @@ def plan(
         repeats=repeats,
         json=json,
     )
+
     return application(
         "plan",
         options,

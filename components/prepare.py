@@ -93,6 +93,7 @@ def prepare(
         memory=memory,
         spark_master=spark_master,
     )
+
     return application(
         "prepare",
         options,

@@ -85,6 +85,7 @@ def prior(
         memory=memory,
         overwrite=overwrite,
     )
+
     return application(
         "prior",
         options,

@@ -92,6 +92,7 @@ def recommend(
         data=data,
         trust=trust,
     )
+
     return application(
         "recommend",
         options,

@@ -50,6 +50,7 @@ def report(
         out=out,
         reference=reference,
     )
+
     return application(
         "report",
         options,

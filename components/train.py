@@ -64,6 +64,7 @@ def train(
         fit_all=fit_all,
         trust=trust,
     )
+
     return application(
         "train",
         options,

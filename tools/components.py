@@ -123,6 +123,7 @@ def text_of(app: str) -> str:
         "    options = dict(",
         *(f"        {option.name}={option.name}," for option in options),
         "    )",
+        "",
         "    return application(",
         f'        "{app}",',
         "        options,",
@@ -166,12 +167,14 @@ def _parameters_of_resources(resources: Resources) -> Iterator[Parameter]:
     if resources.j:
         help_text = "[min nodes:]nodes x processes per node."
         yield Parameter("j", "str", f'"{resources.j}"', help_text)
+
     yield Parameter("image", "str", "torchx.IMAGE", "Image to run in, if the scheduler uses one.")
     yield Parameter("h", "Optional[str]", "None", "A registered named resource.")
     yield Parameter("cpu", "int", str(resources.cpu), f"Cores{per_node}.")
     if resources.gpu is not None:
         yield Parameter("gpu", "int", str(resources.gpu), f"GPUs{per_node}.")
     yield Parameter("memMB", "int", str(resources.memory), f"Memory{per_node}, in MB.")
+
     help_text = "Number of times that the scheduler may start it again."
     yield Parameter("max_retries", "int", "0", help_text)
     if resources.restarts is not None:
@@ -180,6 +183,7 @@ def _parameters_of_resources(resources: Resources) -> Iterator[Parameter]:
             "each time they resume the run."
         )
         yield Parameter("max_restarts", "int", str(resources.restarts), help_text)
+
     yield Parameter("env", "Optional[Dict[str, str]]", "None", "Environment variables, as A=1,B=2.")
     help_text = "Mounts of the container, as type=volume,src=CLAIM,dst=/shared."
     yield Parameter("mounts", "Optional[List[str]]", "None", help_text)
@@ -193,8 +197,10 @@ def _annotation(kind: object) -> str:
     if typing.get_origin(kind) is list:
         (element,) = typing.get_args(kind)
         return f"List[{_annotation(element)}]"
-    # Paths and enumerations are texts on the command line.
-    return kind.__name__ if kind in (int, float, bool) else "str"
+    # TorchX knows no other types; paths and enumerations are texts on the command line.
+    if kind in (int, float, bool):
+        return kind.__name__
+    return "str"
 
 
 def _default(default: object) -> str | None:
@@ -202,7 +208,9 @@ def _default(default: object) -> str | None:
         return None
     if isinstance(default, enum.Enum):
         default = default.value
-    return f'"{default}"' if isinstance(default, str) else repr(default)
+    if isinstance(default, str):
+        return f'"{default}"'
+    return repr(default)
 
 
 def _component_help(text: str, kind: object, names: dict[str, str]) -> str:

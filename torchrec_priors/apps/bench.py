@@ -46,6 +46,7 @@ def bench(
 
     Every variant runs in a process of its own, one after another.
     """
+    # Imported here, as they import torch, which --help does not need.
     from torchrec_priors.bench import ablations as optimisations
     from torchrec_priors.bench import markdown, rows
 
@@ -74,12 +75,15 @@ def bench(
         return
 
     described = SHAPES[shape]
-    variants = rows.variants_of(described, optimisations.NAMES if ablations or only else ())
+    # --only may name an optimisation without --ablations, so all of them are variants then, too.
+    names_of_ablations = optimisations.NAMES if ablations or only else ()
+    variants = rows.variants_of(described, names_of_ablations)
     if only:
         names = [variant.name for variant in variants]
         for name in only:
             if name not in names:
                 raise UserError(f"--only: there is no variant '{name}': {', '.join(names)}")
+        # The others are compared with ours, so it is always measured.
         variants = [variant for variant in variants if variant.name in ("ours", *only)]
 
     with stage_bar() as bar:

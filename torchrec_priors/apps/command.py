@@ -56,7 +56,8 @@ def run(
         alone: whether the app is a single process, so several of a launcher would disturb it.
     """
     open_streams()
-    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        arguments = sys.argv[1:]
     # The `--` keeps torchrun from reading our options (launch/builtins/dist.py).
     if arguments[:1] == ["--"]:
         arguments = arguments[1:]
@@ -67,6 +68,7 @@ def run(
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_with_checks(function, launch))
+    # Not standalone: Typer would then print errors, over several lines, and exit by itself.
     try:
         check_texts(arguments)
         check_renamed(function.__name__, arguments)
@@ -85,7 +87,9 @@ def run(
     except (UserError, DivergedError) as error:
         _report(launch, str(error))
         _end_restarts()
-        code = 2 if isinstance(error, UserError) else 1
+        code = 1
+        if isinstance(error, UserError):
+            code = 2
     except OutsideError as error:
         _report(launch, str(error))
         code = 1
@@ -109,7 +113,8 @@ def _set_up_logging(leads: bool) -> None:
         if type(handler) is logging.StreamHandler:
             handler.setFormatter(logging.Formatter("%(message)s"))
 
-    logging.getLogger("torchrec_priors").setLevel(logging.INFO if leads else logging.ERROR)
+    level = logging.INFO if leads else logging.ERROR
+    logging.getLogger("torchrec_priors").setLevel(level)
     silence_library_warnings()
 
 

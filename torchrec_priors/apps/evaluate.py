@@ -83,6 +83,8 @@ def evaluate(
     """
     opened = open_run(run, data, trust=trust)
     opened = replace(opened, config=_with_overrides(opened.config, overrides or []))
+
+    # What would make the evaluation useless is rejected before the ranks meet.
     folder = opened.folder
     config = opened.config
     prepared = opened.data
@@ -151,6 +153,7 @@ def evaluate(
                 progress=progress,
             )
 
+        # All numbers were added up over ranks; one of them writes the files.
         if not ranks.leads:
             return
 
@@ -170,7 +173,9 @@ def evaluate(
             "run_id": folder.origin().run_id,
             **noted_of(out / "predictions.parquet"),
         }
-        with_targets = result["users"] if leaks is None else leaks.users
+        with_targets = result["users"]
+        if leaks is not None:  # users that were left out have targets, too
+            with_targets = leaks.users
         if with_targets < prepared.users:
             about["users_without_targets"] = prepared.users - with_targets
         if leaks is not None:
@@ -179,7 +184,9 @@ def evaluate(
             about["overrides"] = overrides
         write_json(out / "metrics.json", {**about, **result})
 
-        of_all = "" if result["users"] == prepared.users else f" of {prepared.users:,}"
+        of_all = ""
+        if result["users"] != prepared.users:
+            of_all = f" of {prepared.users:,}"
         print(
             f"{run} on {split.value}, {checkpoint}, {result['users']:,}{of_all} users, "
             f"{prepared.items:,} items:"
@@ -202,6 +209,7 @@ def _print_reach(reach: Reach, result: Mapping[str, Any]) -> None:
     reached = reach.in_words()
     if reached is not None:
         print(reached)
+
     if "unseen/items" in result:
         print(
             f"unseen by the run: {result['unseen/items']:,} items, "
@@ -209,11 +217,13 @@ def _print_reach(reach: Reach, result: Mapping[str, Any]) -> None:
             f"unless recommended), {result['unseen/interactions']:,} interactions of the histories "
             f"({result['unseen/interactions_share']:.1%})"
         )
+
     for warning in reach.warnings():
         log.warning("warning: %s", warning)
 
 
 def _with_overrides(config: RunConfig, overrides: list[str]) -> RunConfig:
+    # Other settings would describe another model than the one that was trained.
     changes = [read_override(override) for override in overrides]
     for key, _ in changes:
         if not key.startswith("evaluation."):
@@ -232,8 +242,10 @@ def _check_leaks(leaks: Leaks | None, ancestry: Ancestry, split: Split, leaked: 
         UserError: targets were trained on and --leaked does not say what to do with their users,
             or leaves out all of them.
     """
-    leak = None if leaks is None else leaks.in_words()
-    if leaks is None or leak is None:
+    if leaks is None:
+        return
+    leak = leaks.in_words()
+    if leak is None:
         return
 
     origin = f"this run comes from {ancestry.in_words()}: {leak}"

@@ -101,9 +101,10 @@ def experiment(
 
     # Runs in child processes keep the lock, too, so it outlives this process if they do.
     held = lock(out)
-    launcher: Launcher = (
-        InPlace([held]) if scheduler is None else OnScheduler(scheduler, ranks, out / "logs")
-    )
+    launcher: Launcher = InPlace([held])
+    if scheduler is not None:
+        launcher = OnScheduler(scheduler, ranks, out / "logs")
+    # A SIGTERM ends the experiment as Ctrl-C does: running trainings are ended, and can be resumed.
     signal.signal(signal.SIGTERM, _interrupt)
     at_once = at_once or described.at_once
     try:
@@ -138,6 +139,8 @@ def experiment(
         return 1
 
     results = collect(out, runs, names, prepared, evaluated_on, failures)
+
+    # The table names the command that writes it again.
     options: list[str] = []
     if data is not None:
         options += ["--data", data]
@@ -175,7 +178,9 @@ def _search(
     """Searches, prints the table and the command that runs the best, and returns the exit code."""
     from torchrec_priors.experiment.search.search import search  # Optuna takes half a second
 
-    given = ["--data", data] if data is not None else []
+    given = []
+    if data is not None:
+        given = ["--data", data]
     command = shlex.join(["torchrec-priors", "experiment", str(file), "--search", *given])
     text, code = search(
         described, base, runner, data=data or described.data, command=command, **options
@@ -194,6 +199,7 @@ def _runs_of_cells(
     if not only:
         return runs
 
+    # A run may serve several cells, as its evaluations differ; those without a cell are left out.
     restricted = [run.only(only) for run in runs]
     return [run for run in restricted if run.evaluations]
 

@@ -166,12 +166,13 @@ def plan(
         dense=dense,
         layers=layers,
         accumulate=accumulate,
-        recompute=recompute or None,
+        recompute=recompute or None,  # a flag that is not given counts as nothing said
         precision=precision,
         queries=queries,
         sharding=sharding,
         kernel=kernel,
     )
+    # Every value is checked before the planner is asked, which may take minutes for a sweep.
     rank_counts = read_counts(ranks, "--ranks")
     item_counts: list[int] = []
     if items is not None:
@@ -262,7 +263,9 @@ def _request(
             f"{numbers.given()[0]} goes without --config: change that, as in model.dim=64"
         )
     settings = load_config(config, overrides or [], trust=trust)
-    prepared = None if data is None else PreparedData(data)
+    prepared = None
+    if data is not None:
+        prepared = PreparedData(data)
     return from_config(settings, prepared, items, **rest)
 
 

@@ -107,6 +107,7 @@ def recommend(
     for name, file in (("--users", users), ("--allow", allow), ("--deny", deny)):
         if out is not None and file is not None and out.absolute() == Path(file).absolute():
             raise UserError(f"--out: '{out}' is the file of {name}: name another")
+    # Levers are parsed first: a mistake in them needs no run to be found.
     levers = Levers.of(only, mute, _numbers(boost, "--boost"), _numbers(at_least, "--at-least"))
 
     opened = open_run(run, data, trust=trust)
@@ -129,6 +130,7 @@ def recommend(
     else:
         rows = catalogue.history(listed(history or ""))
     with LoadedRun(opened, catalogue) as loaded:
+        # A user's history has more than rows, e.g. times and events; a given one has only rows.
         known = History(rows) if user is None else loaded.find_user(user)
         (best,) = loaded.answer([known], k, allowed, levers)
         if loaded.ranks.leads and as_json:
@@ -160,6 +162,7 @@ def _numbers(arguments: list[str] | None, option: str) -> dict[str, float]:
             raise UserError(f"{option}: '{text}' has no number: write 'NAME=0.5'")
         if name in numbers:
             raise UserError(f"{option}: '{name}' is given twice: give it once")
+
         try:
             numbers[name] = float(number)
         except ValueError as error:
@@ -227,7 +230,9 @@ def _recommend_to_many(
 def _print_table(
     user: str | None, rows: np.ndarray, best: list[Recommendation], catalogue: Catalogue
 ) -> None:
-    who = f"user {_escaped(user)}" if user is not None else "this history"
+    who = "this history"
+    if user is not None:
+        who = f"user {_escaped(user)}"
     print(f"last of {len(rows)} items of {who}:")
     for row in rows[-5:].tolist():
         print(f"  {_escaped(catalogue.item_id(row))}  {_escaped(catalogue.title(row))}")
@@ -260,6 +265,7 @@ def _print_unseen(loaded: LoadedRun, of_history: int | None = None) -> None:
 
 def _reason(item: Recommendation) -> str:
     """Returns the head that recommends an item, and the runners-up with their scores."""
+    # Heads of equal scores keep their order, since sorting is stable.
     others = sorted(
         (head for head in item.head_scores if head != item.head),
         key=lambda head: -item.head_scores[head],

@@ -21,6 +21,7 @@ def one_line(message: str) -> str:
     >>> one_line("no  user\\n'a\\x1b[31m'")
     "no user 'a\\\\x1b[31m'"
     """
+    # Splitting at white space removes line breaks.
     words = (shortened(word, _LONGEST_WORD) for word in message.split())
     return "".join(_printable(character) for character in " ".join(words))
 

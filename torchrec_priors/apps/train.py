@@ -58,7 +58,9 @@ def train(
     settings = load_config(config, changes, trust=trust)
     prepared = PreparedData(data)
     folder = RunFolder(run, trust)
-    init_folder = None if init_from is None else RunFolder(init_from, trust)
+    init_folder = None
+    if init_from is not None:
+        init_folder = RunFolder(init_from, trust)
 
     # Checked before the ranks meet, so a mistake ends at once; and again in the claimed folder,
     # which no other training can change any more.

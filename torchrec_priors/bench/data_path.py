@@ -67,7 +67,7 @@ def prepare_rows(folder: Path, report: Report) -> list[Row]:
 
 
 def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
-    """Measures tokens per second: only reading, and training HSTU of size 1 with contexts of 400."""
+    """Measures tokens per second of reading only, and of training HSTU of size 1."""
     report(f"reader: making up {_READ:,} interactions")
     generate(folder / "raw", _READ, 0)
     prepare(Settings("marketplace", folder / "raw"), folder / "data")

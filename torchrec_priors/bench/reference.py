@@ -2,7 +2,7 @@
 
 It has padded batches, every head at every position, logits of all negatives and a dense table. It
 uses batched products and does nothing twice: queries of a prefix that heads share are computed
-once, and a positive's copies among the negatives are subtracted from one sum over all of them.
+once, and copies of a positive among the negatives are subtracted from one sum over all of them.
 
 Shapes: B windows, T positions, O offsets (tau), X = T + O, K paths, S item sets, d width, H attention heads.
 """

@@ -69,6 +69,7 @@ class Row:
         quartiles = [median] * 3
         if len(timed.seconds) > 1:
             quartiles = statistics.quantiles(timed.seconds, n=4)
+
         return cls(
             shape=shape,
             variant=variant,
@@ -123,8 +124,12 @@ def measure(
             timed = run(variant, shape, data_of(variant.items or shape.items), repeats, threads)
             rows.append(Row.of(shape.name, variant.name, timed))
 
-    reference = next((row for row in rows if row.variant == "reference"), None)
-    return [row if reference is None or row is reference else row.beside(reference) for row in rows]
+    # The reference is compared with nothing; without it, nothing is compared.
+    references = [row for row in rows if row.variant == "reference"]
+    if not references:
+        return rows
+    (reference,) = references
+    return [row if row is reference else row.beside(reference) for row in rows]
 
 
 def run(

@@ -52,6 +52,8 @@ class Shape:
             negatives = {"total": self.negatives}
         else:
             negatives = {"per_set": self.negatives // (self.groups or 1)}
+
+        # Dropout, warm-up and a limit of steps would only add noise or end a measurement.
         table: dict[str, Any] = {
             "model": {
                 "dim": self.dim,
@@ -70,6 +72,7 @@ class Shape:
                 "fit_all": True,
             },
         }
+
         for name, value in changes.items():
             section, key = name.split(".")
             table[section][key] = value

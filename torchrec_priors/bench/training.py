@@ -104,6 +104,7 @@ def _windows(
     config: RunConfig, data: PreparedData, columns: tuple[str, ...], share: Share = Share()
 ) -> Windows:
     """Returns this rank's part of all windows of the data set, as one batch."""
+    # Every sequence of a workload is one window, and a batch is as large as the workload.
     stream = WindowStream(
         data,
         context=config.model.context,
@@ -115,6 +116,7 @@ def _windows(
         columns=columns,
         training_end_U=data.lengths,
     )
+
     assert stream.steps_an_epoch == 1
     return next(iter(stream))
 

@@ -41,8 +41,12 @@ def main() -> None:
     shape = SHAPES[given.shape]
     if given.sequences:
         shape = replace(shape, sequences=given.sequences)
-    kind: Any = retrieval if shape.top else training
-    time: Time = kind.time_ours if given.how == "ours" else kind.time_reference
+    kind: Any = training
+    if shape.top:
+        kind = retrieval
+    time: Time = kind.time_reference
+    if given.how == "ours":
+        time = kind.time_ours
 
     with ExitStack() as stack:
         for name in given.without:

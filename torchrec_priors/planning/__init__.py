@@ -1,4 +1,4 @@
-"""What a sharded table takes on machines that one does not have, as TorchRec's planner estimates it.
+"""What a sharded table takes on other machines, as TorchRec's planner estimates it.
 
 Numbers or a run's configuration become a `Request` (`read_request`). `planner.plan` asks the
 planner about tables on the meta device, without a process group. `fits` looks for the smallest

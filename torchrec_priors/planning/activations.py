@@ -95,34 +95,43 @@ class Activations:
 
         # What lasts for the whole step.
         looked_up = (windows * (self.context + self.horizon) + negatives) * vector
-        gathered = negatives * vector if ranks > 1 else 0
-        features = 2 * tokens * vector if self.features else 0
+        gathered = 0
+        if ranks > 1:
+            gathered = negatives * vector
+        features = 0
+        if self.features:
+            features = 2 * tokens * vector
         indices = tokens * (_POSITIVE * self.positives + _QUERY * self.queries + 8)
 
+        # The moments that may be the fullest.
         at_loss = self._at_loss(part, dim, negatives, device)
         if parts > 1:
             at_loss += looked_up  # gradients, to which those of further parts are added
-        normalising = self._normalising(part, dim, device) if self.cosine else 0
-        fullest = max(
-            at_loss,
-            self._in_backward(part, dim, device),
-            normalising,
-            3 * looked_up,
-        )
+        in_backward = self._in_backward(part, dim, device)
+        at_rows = 3 * looked_up
+        fullest = max(at_loss, in_backward, at_rows)
         if self.cosine:
+            fullest = max(fullest, self._normalising(part, dim, device))
             fullest += looked_up  # normalised for the score
         return int(indices + looked_up + gathered + features + fullest)
 
     def layer_bytes(self, device: str) -> int:
         """Returns the bytes that a layer keeps per number of a token, its input included."""
-        narrow = 2 if self.precision == "bf16" else _FLOAT
-        normed = _FLOAT if device == "cuda" else narrow
+        narrow = _FLOAT
+        if self.precision == "bf16":
+            narrow = 2
+        # On GPUs autocast normalises in fp32.
+        normed = narrow
+        if device == "cuda":
+            normed = _FLOAT
         dropout = normed if self.dropout else 0
         return _FLOAT + 9 * narrow + 2 * normed + dropout + narrow
 
     def _layers(self, part: int, dim: int, device: str, layers: int) -> int:
         """Returns what this number of layers keeps, and dropout before them."""
-        per_number = _FLOAT if self.recompute else self.layer_bytes(device)
+        per_number = self.layer_bytes(device)
+        if self.recompute:
+            per_number = _FLOAT  # only the layer's input
         # Autocast keeps a copy of the weights in bf16.
         weights = 0
         if self.precision == "bf16" and not self.recompute:
@@ -150,7 +159,10 @@ class Activations:
         return int(kept + gate + of_queries + max(of_block, pieces) + block * _FLOAT + of_positives)
 
     def _in_backward(self, part: int, dim: int, device: str) -> int:
-        alive = 10 if device == "cuda" and self.precision == "bf16" else 15
+        # Numbers of fp32 that one layer needs per number of a token.
+        alive = 15
+        if device == "cuda" and self.precision == "bf16":
+            alive = 10
         if self.recompute:
             above = self._layers(part, dim, device, self.layers)
             return above + part * dim * _FLOAT * alive

@@ -68,6 +68,7 @@ def _fitting(request: Request) -> TablesOnRanks | None:
 
 
 def _row_wise(request: Request) -> Iterator[Change]:
+    # Row-wise shards are the smallest, and settings of single tables would override the type.
     if any(request.sharding.type_of(table.name) != ROW_WISE for table in request.tables):
         row_wise = replace(request.sharding, type=ROW_WISE, tables={}, columns=0)
         fitting = _fitting(replace(request, sharding=row_wise))
@@ -158,7 +159,9 @@ def _ranks(request: Request) -> Iterator[Change]:
 
     if fitting:
         ranks = fitting.request.ranks
-        nodes = f" ({ranks // per_node} nodes of {per_node})" if ranks > per_node else ""
+        nodes = ""
+        if ranks > per_node:
+            nodes = f" ({ranks // per_node} nodes of {per_node})"
         yield Change(f"--ranks {ranks}{nodes} instead of {request.ranks}", fitting)
 
 
@@ -177,6 +180,7 @@ def _dim(request: Request) -> Iterator[Change]:
         yield Change(f"--dim {fitting.request.dim} instead of {request.dim}", fitting)
 
 
+# The cheapest first; see `smallest_changes`.
 _KINDS = (
     _row_wise,
     _optimizer,
@@ -195,7 +199,9 @@ def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> Tab
 
     If a number fits, all smaller ones are taken to fit, too.
     """
-    best = _fitting(request_of(least)) if least <= most else None
+    if least > most:
+        return None
+    best = _fitting(request_of(least))
     while best is not None and least < most:
         middle = (least + most + 1) // 2
         fitting = _fitting(request_of(middle))
@@ -220,7 +226,10 @@ def _smallest(least: int, most: int, request_of: Callable[[int], Request]) -> Ta
         if best:
             break
         fails = count
-        count = most if count < most < 2 * count else 2 * count
+        if count < most < 2 * count:
+            count = most
+        else:
+            count = 2 * count
     else:
         return None
 

@@ -1,4 +1,4 @@
-"""Machines by name, with the figures that their makers publish, as TorchRec's planner needs them."""
+"""Machines by name, with the figures their makers publish, as TorchRec's planner needs them."""
 
 import math
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from torchrec_priors.common.amounts import in_bytes
 from torchrec_priors.common.limits import check_most
 from torchrec_priors.errors import UserError, nearest
 
-_GB = 10**9
+_GB = 10**9  # bytes, as makers count them
 _MOST_A_NODE = 1024
 
 
@@ -102,39 +102,93 @@ class _Links(BasicCommsBandwidths):
 
 
 def _per_ms(bytes_per_s: int) -> float:
+    """Returns a bandwidth in bytes per millisecond, TorchRec's unit."""
     return bytes_per_s / 1000
 
 
-MACHINES = {
-    machine.name: machine
-    for machine in (
-        Machine(
-            "h200", "cuda", 8, 141 * _GB, 4_800 * _GB, 256 * _GB, 76 * _GB, 64 * _GB, 450 * _GB, 50 * _GB,
+_MACHINES = (
+    Machine(
+        "h200",
+        device="cuda",
+        ranks_per_node=8,
+        memory=141 * _GB,
+        memory_bandwidth=4_800 * _GB,
+        host_memory=256 * _GB,
+        host_bandwidth=76 * _GB,
+        host_link_bandwidth=64 * _GB,
+        node_bandwidth=450 * _GB,
+        network_bandwidth=50 * _GB,
+        about=(
             "DGX H200: 141 GB of HBM3e at 4.8 TB/s, NVLink 900 GB/s both ways, PCIe 5 x16, "
-            "a 400 Gb/s adapter a GPU, 2 TB of host memory",
+            "a 400 Gb/s adapter a GPU, 2 TB of host memory"
         ),
-        Machine(
-            "h100", "cuda", 8, 80 * _GB, 3_350 * _GB, 256 * _GB, 76 * _GB, 64 * _GB, 450 * _GB, 50 * _GB,
+    ),
+    Machine(
+        "h100",
+        device="cuda",
+        ranks_per_node=8,
+        memory=80 * _GB,
+        memory_bandwidth=3_350 * _GB,
+        host_memory=256 * _GB,
+        host_bandwidth=76 * _GB,
+        host_link_bandwidth=64 * _GB,
+        node_bandwidth=450 * _GB,
+        network_bandwidth=50 * _GB,
+        about=(
             "DGX H100: 80 GB of HBM3 at 3.35 TB/s, NVLink 900 GB/s both ways, PCIe 5 x16, "
-            "a 400 Gb/s adapter a GPU, 2 TB of host memory",
+            "a 400 Gb/s adapter a GPU, 2 TB of host memory"
         ),
-        Machine(
-            "a100", "cuda", 8, 80 * _GB, 2_039 * _GB, 256 * _GB, 51 * _GB, 32 * _GB, 300 * _GB, 25 * _GB,
+    ),
+    Machine(
+        "a100",
+        device="cuda",
+        ranks_per_node=8,
+        memory=80 * _GB,
+        memory_bandwidth=2_039 * _GB,
+        host_memory=256 * _GB,
+        host_bandwidth=51 * _GB,
+        host_link_bandwidth=32 * _GB,
+        node_bandwidth=300 * _GB,
+        network_bandwidth=25 * _GB,
+        about=(
             "DGX A100 80 GB: HBM2e at 2,039 GB/s, NVLink 600 GB/s both ways, PCIe 4 x16, "
-            "a 200 Gb/s adapter a GPU, 2 TB of host memory",
+            "a 200 Gb/s adapter a GPU, 2 TB of host memory"
         ),
-        Machine(
-            "cuda", "cuda", 8, 32 << 30, 897 << 30, 128 << 30, 51 << 30, 32 << 30, 600 << 30, 12_800 << 20,
+    ),
+    Machine(
+        "cuda",
+        device="cuda",
+        ranks_per_node=8,
+        memory=32 << 30,
+        memory_bandwidth=897 << 30,
+        host_memory=128 << 30,
+        host_bandwidth=51 << 30,
+        host_link_bandwidth=32 << 30,
+        node_bandwidth=600 << 30,
+        network_bandwidth=12_800 << 20,
+        about=(
             "TorchRec's own defaults: 32 GiB at 897 GiB/s, 600 GiB/s in a node, "
-            "12.5 GiB/s between nodes",
+            "12.5 GiB/s between nodes"
         ),
-        Machine(
-            "cpu", "cpu", 2, 128 * _GB, 51 * _GB, 0, 51 * _GB, 51 * _GB, 10 * _GB, 12_500_000_000,
+    ),
+    Machine(
+        "cpu",
+        device="cpu",
+        ranks_per_node=2,
+        memory=128 * _GB,
+        memory_bandwidth=51 * _GB,
+        host_memory=0,
+        host_bandwidth=51 * _GB,
+        host_link_bandwidth=51 * _GB,
+        node_bandwidth=10 * _GB,
+        network_bandwidth=12_500_000_000,
+        about=(
             "assumed: a process on a socket with 128 GB at 51 GB/s, 10 GB/s to the other, "
-            "100 Gb/s to other nodes",
+            "100 Gb/s to other nodes"
         ),
-    )
-}  # fmt: skip
+    ),
+)
+MACHINES = {machine.name: machine for machine in _MACHINES}
 
 
 def machine_of(name: str, changes: dict[str, str | int | None]) -> Machine:
@@ -161,7 +215,10 @@ def machine_of(name: str, changes: dict[str, str | int | None]) -> Machine:
             raise UserError(
                 f"{option} has no effect on CPUs, whose rows are in --memory: leave it out"
             )
-        figures[field] = value if isinstance(value, int) else in_bytes(value, option)
+        if isinstance(value, int):
+            figures[field] = value
+        else:
+            figures[field] = in_bytes(value, option)
 
     if figures.get("ranks_per_node", 1) < 1:
         raise UserError(f"--ranks-per-node must be at least 1, not {figures['ranks_per_node']}")

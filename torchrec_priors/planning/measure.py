@@ -65,6 +65,8 @@ def check_measurable(
         raise UserError(f"--repeats must be at least 1, not {repeats}")
     cores = len(os.sched_getaffinity(0))
     free = free_memory()
+
+    # The worker makes only the tables that runs on CPUs have by default.
     if request.machine.device != "cpu":
         raise UserError("--measure needs --device cpu: it measures this machine's")
     if (
@@ -114,6 +116,8 @@ def measure(
             case = replace(request.with_items(rows), ranks=count, activations=None)
             report(f"{short(rows)} x {case.dim} on {count}")
             measured = _run(case, repeats)
+
+            # The prediction is for this machine: its bandwidths with as many ranks at work.
             machine = replace(
                 case.machine,
                 name="this machine",
@@ -137,6 +141,7 @@ def _run(request: Request, repeats: int) -> Measured:
         "more": request.lookups(table) - request.local_batch * table.per_window,
         "repeats": repeats,
     }
+
     measured = results_of_ranks(
         Measured,
         request.ranks,
@@ -145,6 +150,8 @@ def _run(request: Request, repeats: int) -> Measured:
         [json.dumps(case)],
         threads=1,
     )
+
+    # A step ends with its slowest rank, and the plan is that of the fullest one.
     return Measured(
         rows=max(rank.rows for rank in measured),
         step=max(rank.step for rank in measured),
@@ -164,7 +171,9 @@ def show_cases(cases: Sequence[Case]) -> str:
     for ranks in sorted({case.predicted.request.ranks for case in cases}):
         measured = [case.measured for case in cases if case.predicted.request.ranks == ranks]
         link = min(values.link_bandwidth for values in measured)
-        between = f", {link / 1e9:.2f} GB/s between them" if link else ""
+        between = ""
+        if link:
+            between = f", {link / 1e9:.2f} GB/s between them"
         copied = min(values.memory_bandwidth for values in measured)
         lines.append(f"\n{ranks} at work: memory {copied / 1e9:.1f} GB/s each{between}")
     return "\n".join(lines)
@@ -192,6 +201,7 @@ def _cells(case: Case) -> list[str]:
     memory = case.predicted.fullest
     seconds = case.predicted.slowest
     measured = case.measured
+
     return [
         short(request.items),
         str(request.ranks),

@@ -1,4 +1,4 @@
-"""A request to TorchRec's planner, and its answer: pieces of tables, memory and time of every rank."""
+"""A request to TorchRec's planner, and its answer: pieces of tables, memory and time of ranks."""
 
 from dataclasses import dataclass, replace
 
@@ -219,9 +219,11 @@ def _answer(
                 option, shard.size, shard.storage, request.optimizer, request.machine.device
             )
             perf = shard.perf
+            # A rank looks up in one piece after another, so their times add up.
             milliseconds = (perf.fwd_compute, perf.fwd_comms, perf.bwd_comms, perf.bwd_compute)
             time_W[shard.rank] += Time(*(part / 1000 for part in milliseconds))
 
+    # The planner's order of tables is its own.
     by_name = {option.name: option for option in options}
     return TablesOnRanks(
         request=request,
@@ -254,6 +256,7 @@ def _explain_lack(needed: TablesOnRanks) -> str:
     name = largest.table.name
     rank = needed.memory_W.index(memory)
 
+    # The dense model and its activations are on every rank, so tables get the rest.
     available = (
         machine.memory - request.reserved_bytes - request.dense_bytes - request.activation_bytes
     )

@@ -38,6 +38,7 @@ class Queries:
         tokens = max(len(positives.reach_N), 1)
         above = 0
         for depth in nodes(tree)[:-1]:
+            # One number for each pair of a node and a token.
             node_and_token_P = depth.node_K[positives.path_P] * tokens + positives.token_P
             above += len(torch.unique(node_and_token_P))
         return cls(
@@ -63,6 +64,7 @@ def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Querie
         columns=("events",) if "events" in tree.needs else (),
         training_end_U=training_ends(data, config.training),
     )
+    # Negatives make no difference to the queries that are counted.
     no_negatives = Draw(np.zeros(0, np.int64), None, [np.zeros(0, np.int64)], [], 0)
     batch = make_batch(next(iter(stream)), no_negatives, feature=FEATURE, seed=config.seed)
 

@@ -174,11 +174,14 @@ def from_config(
     if data is None and config.encoder.item_features:
         raise UserError("encoder.item_features need --data, which knows their values")
 
+    # A managed table has a fixed number of rows, for any number of items.
     managed = config.embedding.unseen == "managed"
     if managed:
         rows = config.embedding.rows
+    elif items is not None:
+        rows = items
     else:
-        rows = items if items is not None else data.items  # type: ignore[union-attr]
+        rows = data.items  # type: ignore[union-attr]
 
     model = config.model
     sets = 1
@@ -188,13 +191,15 @@ def from_config(
     if data is not None:
         tree = load_tree(as_priors(config.baseline, config.priors), data, model.horizon)
         sets = tree.item_sets
-        dense = 0 if config.baseline.name else count_parameters(tree, model.dim, config.priors)
+        if not config.baseline.name:  # a baseline model has no heads
+            dense = count_parameters(tree, model.dim, config.priors)
         features = [
             RequestedTable(PREFIX + feature.name, feature.size, model.dim, model.context)
             for feature in load_features(config.encoder.item_features, data)
         ]
     dense += _count_dense(config, data)
 
+    # What is given in total, and what is given per item set; as a run reads them.
     negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
     item = RequestedTable(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)
     windows = config.training.batch or -(-config.training.batch_tokens // model.context)
@@ -211,15 +216,17 @@ def from_config(
 def _count_dense(config: RunConfig, data: PreparedData | None) -> int:
     """Returns the number of dense parameters of all modules but the heads."""
     model = config.model
+    events = 0
+    if data is not None:
+        events = len(data.manifest.events)
     # The meta device: only shapes are needed.
     with torch.device("meta"):
-        events = len(data.manifest.events) if data is not None else 0
         encoder = load_encoder(config.encoder, model.dim, model.context, events)
         baseline = load_baseline(config.baseline, model.dim, model.context)
         score = score_of(baseline, model.score)
     assert isinstance(encoder, nn.Module)
 
-    modules = [encoder, score]
+    modules: list[nn.Module] = [encoder, score]
     if baseline is not None:
         modules.append(baseline)
     return sum(parameter.numel() for module in modules for parameter in module.parameters())

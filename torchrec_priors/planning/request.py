@@ -171,6 +171,7 @@ class Request:
             raise UserError(
                 f"--items: {self.items:,} rows of width {self.dim} are more than can be planned"
             )
+
         looked_up = max(self.lookups(table) * table.dim for table in self.tables) * ROWS["fp32"]
         if looked_up > _MOST_BYTES:
             raise UserError(

@@ -115,6 +115,7 @@ def _sweep_cells(point: Point) -> list[str]:
 
 def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
     """Returns a plan in bytes and seconds; equal ranks are one entry."""
+    # Thousands of ranks mostly hold the same, so they would make a file unreadable.
     ranks = [
         {
             "ranks": [first, last],
@@ -123,6 +124,7 @@ def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
         }
         for first, last, (memory, time) in _runs(zip(plan.memory_W, plan.time_W, strict=True))
     ]
+
     return {
         "request": {**asdict(plan.request), "local_batch": plan.request.local_batch},
         "tables": [_table_object(table) for table in plan.tables],
@@ -134,6 +136,7 @@ def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
 
 
 def _table_object(plan: TablePlan) -> dict[str, Any]:
+    # Names and order of the keys are part of the format.
     return {
         "name": plan.table.name,
         "rows": plan.table.rows,
@@ -194,7 +197,9 @@ def _amount_line(label: str, size: int, whole: int) -> str:
 
 
 def _time_line(label: str, seconds: float, whole: float) -> str:
-    share = seconds / whole if whole else 0
+    share = 0.0
+    if whole:
+        share = seconds / whole
     return f"  {label:<28}{seconds * 1000:>11.3f} ms{share:>8.1%}"
 
 
@@ -203,7 +208,9 @@ def _limits(plan: TablesOnRanks) -> str:
     request = plan.request
     time = plan.slowest
     memory = plan.fullest
-    sent = time.vectors + time.gradients if request.ranks > 1 else 0.0
+    sent = 0.0
+    if request.ranks > 1:
+        sent = time.vectors + time.gradients
 
     if sent > time.step / 2:
         seconds = sent

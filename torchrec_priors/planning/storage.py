@@ -119,7 +119,9 @@ class StorageEstimator(EmbeddingStorageEstimator):
     ) -> None:
         super().estimate(sharding_options, sharder_data_map)
         for option in sharding_options:
+            # State is where the rows are.
             on_host = self._topology.compute_device == "cpu" or option.compute_kernel != "fused"
+
             for shard in option.shards:
                 rows, columns = shard.size
                 table = rows * columns * option.tensor.element_size()
@@ -146,6 +148,7 @@ class Reservation(FixedPercentageStorageReservation):
         sharders: list[ModuleSharder[nn.Module]],
         constraints: dict[str, ParameterConstraints] | None = None,
     ) -> Topology:
+        # TorchRec's own reservation takes 0 % here, and returns a copy of the topology.
         reserved: Topology = super().reserve(topology, batch_size, module, sharders, constraints)
         for device in reserved.devices:
             if topology.compute_device == "cpu":

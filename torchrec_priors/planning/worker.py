@@ -81,6 +81,8 @@ def _time_steps(
     backward = []
     for step in range(case["repeats"] + 1):
         ids = _ids(case, seed=step * ranks.world + ranks.rank)
+
+        # All ranks begin together, so none waits for another one's ids.
         dist.barrier()
         started = time.perf_counter()
         vectors = table(ids)[FEATURE].values()
