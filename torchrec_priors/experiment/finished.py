@@ -57,6 +57,7 @@ def _read(file: Path, config_sha256: str, needs: Iterable[str]) -> dict[str, Any
     """
     if not file.exists():
         return None
+
     try:
         values = read_json(file, remedy="made again")
         for name in needs:
@@ -65,6 +66,7 @@ def _read(file: Path, config_sha256: str, needs: Iterable[str]) -> dict[str, Any
     except UserError as error:
         _log_once(str(error))
         return None
+
     # A file of another configuration does not count.
     return values if values.get("config_sha256") == config_sha256 else None
 

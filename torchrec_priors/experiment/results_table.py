@@ -54,6 +54,7 @@ def markdown(results: Results, about: About) -> str:
 
 
 def _means(results: Results, about: About) -> list[str]:
+    """The table of means over seeds."""
     shown = [f"validation/{SELECTED_BY}", *about.metrics]
     titles = ["cell", "heads", "parameters of heads", f"validation {SELECTED_BY}", *about.metrics]
     lines = _head(titles)
@@ -85,11 +86,13 @@ def _any_has(rows: list[Row], name: str) -> bool:
 
 
 def _differences(results: Results, about: About) -> list[str]:
+    """The table of differences to the reference row."""
     lines = [
         f"Difference to {about.reference}, mean over users and seeds, and {LEVEL:.0%} interval:",
         "",
     ]
     lines += _head(["cell", *COMPARED])
+
     differences = results.differences(about.reference)
     for cell in about.cells:
         if cell == about.reference:
@@ -117,6 +120,7 @@ def _label(results: Results, cell: str) -> str:
 
 
 def _footer(results: Results, about: About) -> list[str]:
+    """What the numbers mean and how to make them again."""
     seeds = ", ".join(map(str, about.seeds))
     intervals = f"Intervals: paired bootstrap over users ({RESAMPLES:,} resamples, seed {SEED})"
     if len(about.seeds) > 1:

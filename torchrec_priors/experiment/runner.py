@@ -177,6 +177,7 @@ def lock(out: Path) -> int:
         UserError: another experiment holds it.
     """
     out.mkdir(parents=True, exist_ok=True)
+
     # Processes inherit the lock: a training that outlives a killed experiment keeps it.
     # Links are not followed, which could lock (and create) a file elsewhere.
     descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)

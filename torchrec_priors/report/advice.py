@@ -68,6 +68,7 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
 def _summary(
     section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]
 ) -> list[str]:
+    """The sentences on all rows together: which to turn on, and how sure that is."""
     base = section.reference
 
     # Controls are compared with, and never recommended.
@@ -158,6 +159,7 @@ def _recommended(
 
 
 def _nothing_gains(section: Section, eligible: list[Row], gains: Mapping[str, Gains]) -> list[str]:
+    """The sentences if no prior is better than the reference row."""
     base = section.reference
     sentences = [
         f"No prior among these runs gains ndcg@10 over “{base.label}” for all users at the "
@@ -186,6 +188,7 @@ def _nothing_gains(section: Section, eligible: list[Row], gains: Mapping[str, Ga
 
 
 def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
+    """The verdict on one row and the facts behind it."""
     base = section.reference
     gains = by_label[row.label]
     verdict = _verdict(gains)

@@ -113,6 +113,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _written(value: Any) -> str:
+    """A value of a manifest or a configuration as a reader expects it."""
     if value is None:
         return "–"
     if isinstance(value, bool):

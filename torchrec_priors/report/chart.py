@@ -30,6 +30,7 @@ def size_of(row: Row) -> str:
 
 
 def _costs(key: str, rows: Sequence[Row]) -> Table:
+    """What each point costs: parameters and times of its row."""
     head = [
         "Model",
         "size",
@@ -41,6 +42,7 @@ def _costs(key: str, rows: Sequence[Row]) -> Table:
         "evaluation of a user",
         "ndcg@10",
     ]
+
     # A row may be drawn in several panels.
     by_label = {row.label: row for row in rows}
     lines = [

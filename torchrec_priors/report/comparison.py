@@ -97,6 +97,7 @@ def costs(section: Section) -> Table:
         "training",
         "evaluation of a user",
     ]
+
     lines = [Line(_cost_cells(row), section.kind(row)) for row in section.rows]
     notes = [
         "Training step: median over the log. Training: to the last line of the log, all starts of "
@@ -108,6 +109,7 @@ def costs(section: Section) -> Table:
 
 
 def _cost_cells(row: Row) -> list[str]:
+    """The cells of a row in the table of costs."""
     sizes = row.parameters
     heads = sizes.get("heads")
     whole = sum(sizes.values())

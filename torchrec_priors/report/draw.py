@@ -80,6 +80,7 @@ def svg(panel: Panel, key: str) -> str:
 
 
 def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
+    """Draws one series; its number decides colour, dashes and marker."""
     style = _STYLES[number // SERIES % len(_STYLES)]
     look: dict[str, Any] = {
         "color": f"#0a000{number % SERIES}",
@@ -138,6 +139,7 @@ def _slanted(panel: Panel) -> bool:
 
 
 def _draw_axes(axes: Axes, panel: Panel) -> None:
+    """Draws labels, grid and ticks."""
     axes.set_xlabel(_plain(panel.x_label))
     axes.set_ylabel(_plain(panel.y_label))
     axes.grid(axis="both" if panel.style == "lines" else "y", linewidth=0.6)

@@ -107,6 +107,7 @@ def examples(section: Section) -> Examples | None:
 
 
 def _examples(section: Section) -> Examples | None:
+    """Example users; None without a data set, heads or whole predictions."""
     row = _most_accurate(section)
     if section.data is None or row is None:
         return None
@@ -157,6 +158,7 @@ class _Catalogue:
 
     @classmethod
     def of(cls, data: PreparedData) -> "_Catalogue":
+        """Reads the catalogue of a data set."""
         table = data.catalogue()
         ids = table["item_id"].combine_chunks()
         titles = id_texts(ids, f"items of '{data.folder}'")
@@ -330,12 +332,14 @@ def _predicted(
         columns = [name for name in ("items", "heads") if name in opened.schema.names]
         for group in range(opened.row_groups):
             users = opened.metadata.row_group(group).num_rows
-            if position < first + users:
-                part = opened.read_row_group(group, columns).slice(position - first, 1)
-                heads = []
-                if "heads" in columns:
-                    heads = pc.list_flatten(part["heads"]).to_pylist()
-                items = pc.list_flatten(part["items"]).combine_chunks()
-                return rows_of(items, catalogue.ids), heads
-            first += users
+            if position >= first + users:
+                first += users
+                continue
+
+            part = opened.read_row_group(group, columns).slice(position - first, 1)
+            heads: list[str] = []
+            if "heads" in columns:
+                heads = pc.list_flatten(part["heads"]).to_pylist()
+            items = pc.list_flatten(part["items"]).combine_chunks()
+            return rows_of(items, catalogue.ids), heads
     raise AssertionError(f"{result.predictions} has no user {position}")

@@ -70,6 +70,7 @@ class Panel:
         return Table(key, self.title, head, lines)
 
     def _in_words(self, series: Series) -> str:
+        """The points of a series; of a long curve its ends and its range."""
         points = list(zip(series.x, series.y, strict=True))
         if self.ticks:
             values = ", ".join(f"{self._place(x)} {y:.4g}" for x, y in points)

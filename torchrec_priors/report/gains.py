@@ -175,12 +175,14 @@ def _compared_with(section: Section, row: Row, per_user: PerUser) -> list[Row]:
             other for other in section.rows if not other.variant.kinds or other.variant.control
         ]
     elif row.variant.kinds and row.variant.adjusted:
+        # The model before it was re-ranked: another evaluation of the same runs.
         runs = {result.run.path for result in row.results}
         others = [
             other
             for other in section.rows
             if other.variant.ours and runs <= {result.run.path for result in other.results}
         ]
+
     return [other for other in others if other is not row and other.label in per_user.values]
 
 

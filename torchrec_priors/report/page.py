@@ -105,6 +105,7 @@ def write_page(
 
 
 def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
+    """Everything that the page has of a section."""
     per_user = PerUser.of(section)
     gains: dict[str, Gains] = {}
     models = [comparison.means(section)]

@@ -26,6 +26,7 @@ def paper_figures(section: Section) -> tuple[list[Figure], list[Lacking]]:
 
 
 def _figure_3(section: Section) -> Figure | Lacking:
+    """Accuracy by group of users, a panel for each model with a prior of users."""
     form = paper.form("figure-3")
     panels = []
     rows: list[Row] = []
@@ -89,6 +90,7 @@ def _group_names(row: Row, prior: str) -> list[str]:
 
 
 def _figure_4(section: Section) -> Figure | Lacking:
+    """Accuracy over context length, a panel for each model and a line for each size."""
     by_model: dict[str, list[Row]] = {}
     for row in section.rows:
         if not row.variant.baseline_model and not row.variant.adjusted:
@@ -113,6 +115,7 @@ def _figure_4(section: Section) -> Figure | Lacking:
 
 
 def _figure_6(section: Section) -> Figure | Lacking:
+    """Accuracy over size, a panel for each tree and a line for each composition."""
     trees: dict[tuple[str, ...], list[Row]] = {}
     for row in section.rows:
         if row.variant.ours and len(row.variant.kinds) > 1:
@@ -143,6 +146,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
 
 
 def _figure_7(section: Section) -> Figure | Lacking:
+    """Accuracy over the number of temporal heads, a line for each size and fusion."""
     rows = [
         row
         for row in section.rows
@@ -164,7 +168,7 @@ def _figure_7(section: Section) -> Figure | Lacking:
             all_points.add(points(name, "segments", segments))
             drawn += [row for row in line if row not in drawn]
 
-    panels = []
+    panels: list[Panel] = []
     if all_points.lines:
         panels = [_segments_panel(all_points.lines)]
     return chart(paper.form("figure-7"), section, panels, drawn, all_points.remarks())

@@ -63,6 +63,7 @@ class _Entry:
 
 
 def _table_of_values(number: int, section: Section, entries: Iterable[_Entry]) -> Table:
+    """A table of the paper with a line for each entry, and the paper's rows below theirs."""
     form = paper.form(f"table-{number}")
     theirs = paper.figures(number, section)
 
@@ -95,6 +96,7 @@ def _lacking(number: int) -> Lacking:
 
 
 def _table_2(section: Section) -> Table | Lacking:
+    """Baseline models, one head, and each kind of prior."""
     rows = [row for row in section.rows if not row.variant.control]
     if len(rows) < 2 or not any(row.variant.plain for row in rows):
         return _lacking(2)
@@ -120,6 +122,7 @@ def _place_in_table_2(row: Row) -> int:
 
 
 def _table_6(section: Section) -> Table | Lacking:
+    """Trees of one level and their controls, by fusion."""
     rows = [
         row
         for row in section.rows
@@ -149,6 +152,7 @@ def _table_6(section: Section) -> Table | Lacking:
 
 
 def _table_8(section: Section) -> Table | Lacking:
+    """Trees of several levels next to trees of one of them."""
     ours = [row for row in section.rows if row.variant.ours and not row.variant.control]
     composed = [row for row in ours if len(row.variant.kinds) > 1]
     if not composed:
@@ -169,6 +173,7 @@ def _table_8(section: Section) -> Table | Lacking:
 
 
 def _table_9(section: Section) -> Table | Lacking:
+    """One model without parts of the training objective."""
     # The largest family of models that differ in what is ablated only.
     families: dict[str, list[Row]] = {}
     for row in section.rows:

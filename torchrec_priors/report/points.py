@@ -72,8 +72,8 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
         same = {key: value for key, value in row.config.items() if key not in _along(axis)}
         alike.setdefault(json.dumps(same, sort_keys=True), []).append((x, row))
 
-    lines = []
-    left = []
+    lines: list[Series] = []
+    left: list[str] = []
     for of_line in alike.values():
         if _one_at_each_place(of_line) and len(of_line) > 1:
             _, first = min(of_line, key=lambda pair: pair[0])

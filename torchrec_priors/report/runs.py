@@ -68,21 +68,21 @@ def find(places: Iterable[Path]) -> Found:
     Raises:
         UserError: one of them is no folder or contains no run, or no run was evaluated.
     """
-    found = Found()
+    contents = Found()
     trials: dict[Path, set[str]] = {}
     # A run that is reached twice, by links or by folders named twice, is read once.
     for places_of_run in _reach(places).values():
-        _read_run(places_of_run, found, trials)
+        _read_run(places_of_run, contents, trials)
 
     for table, names in trials.items():
         plural = "s" if len(names) != 1 else ""
-        found.left_out.append(f"{len(names)} trial{plural} of a search: {table} has them")
-    if not found.results:
-        raise UserError(f"--runs: nothing can be shown: {found.left_out[0]}")
+        contents.left_out.append(f"{len(names)} trial{plural} of a search: {table} has them")
+    if not contents.results:
+        raise UserError(f"--runs: nothing can be shown: {contents.left_out[0]}")
 
-    _leave_out_part(found)
-    found.results.sort(key=lambda result: result.place)
-    return found
+    _leave_out_part(contents)
+    contents.results.sort(key=lambda result: result.place)
+    return contents
 
 
 def _reach(places: Iterable[Path]) -> dict[Path, list[_Place]]:
@@ -117,7 +117,7 @@ def _runs(folder: Path) -> Iterator[Path]:
                 yield file.parent
 
 
-def _leave_out_part(found: Found) -> None:
+def _leave_out_part(contents: Found) -> None:
     """Leaves out what was validated on only some of the seeds that it was tested on.
 
     Such is the validation that a search links into an experiment: a table of it would be a second
@@ -133,21 +133,21 @@ def _leave_out_part(found: Found) -> None:
     def is_part(result: Result) -> bool:
         return seeds_of(result, result.split) < seeds_of(result, "test")
 
-    for result in found.results:
+    for result in contents.results:
         seeds_of(result, result.split).add(result.seed)
-    labels = dict.fromkeys(result.label for result in found.results if is_part(result))
+    labels = dict.fromkeys(result.label for result in contents.results if is_part(result))
     if not labels:
         return
 
-    found.results = [result for result in found.results if not is_part(result)]
+    contents.results = [result for result in contents.results if not is_part(result)]
     named = ", ".join(f"“{label}”" for label in labels)
-    found.left_out.append(
+    contents.left_out.append(
         f"validation of {named}: made for some of the tested seeds alone; evaluate the others on "
         "validation, too, or name only those runs"
     )
 
 
-def _read_run(places: Sequence[_Place], found: Found, trials: dict[Path, set[str]]) -> None:
+def _read_run(places: Sequence[_Place], contents: Found, trials: dict[Path, set[str]]) -> None:
     """Reads the evaluations of one run.
 
     Args:
@@ -165,26 +165,26 @@ def _read_run(places: Sequence[_Place], found: Found, trials: dict[Path, set[str
         origin = run.origin()
         config = flat(read_values(run.path / CONFIG, signed=origin.signed, run_id=origin.run_id))
     except UserError as error:
-        found.left_out.append(str(error))
+        contents.left_out.append(str(error))
         return
     if config.get("training.fit_all"):
-        found.left_out.append(
+        contents.left_out.append(
             f"{run.path} was trained on all interactions (--fit-all): nothing is left to "
             "evaluate on"
         )
         return
     if not metrics and not damaged:
         command = f"torchrec-priors evaluate --run {run.path} --split test"
-        found.left_out.append(f"{run.path} has not been evaluated: {command}")
+        contents.left_out.append(f"{run.path} has not been evaluated: {command}")
         return
 
-    found.left_out += damaged
-    found.left_out += _missing_files(run)
+    contents.left_out += damaged
+    contents.left_out += _missing_files(run)
     for evaluation, values in metrics.items():
         folder = run.path / "eval" / evaluation
         # `NOTED` says that predictions were written with these metrics.
         if NOTED in values and not (folder / "predictions.parquet").exists():
-            found.left_out.append(f"{folder} has no predictions.parquet: evaluate again")
+            contents.left_out.append(f"{folder} has no predictions.parquet: evaluate again")
 
         name = evaluation[len(values["split"]) + 1 :]
         cell = _cell_of(places, values)
@@ -213,9 +213,9 @@ def _read_run(places: Sequence[_Place], found: Found, trials: dict[Path, set[str
         try:
             _check_training(result, origin.run_id)
         except UserError as error:
-            found.left_out.append(str(error))
+            contents.left_out.append(str(error))
             return
-        found.results.append(result)
+        contents.results.append(result)
 
 
 def _read_metrics(run: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:

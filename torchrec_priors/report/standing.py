@@ -117,7 +117,9 @@ def re_ranked(section: Section, row: Row, gains: Mapping[str, Gains]) -> list[st
         over = gains[other.label].over.get(row.label)
         if over and other.variant.adjusted and over.entropy.low > 0:
             overs.append((other, over))
+    # The smallest change of the lists first.
     overs.sort(key=lambda pair: pair[1].entropy.mean)
+
     return [
         f"More diverse lists: “{other.label}” is the same model re-ranked: over it, "
         f"{signed(over.entropy, 3)} bits of entropy@10 and {signed(over.ndcg)} of ndcg@10."

@@ -53,7 +53,7 @@ def figure_2(section: Section) -> Figure | Lacking:
             entropies.append(entropy)
             ndcgs.append(_over_training(row, _NDCG, name))
 
-    panels = []
+    panels: list[Panel] = []
     if rows:
         against = [
             Series(entropy.label, ndcg.y, entropy.y)

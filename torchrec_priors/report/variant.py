@@ -67,6 +67,7 @@ class Variant:
         """
         levels = [_level(level, prior_kinds) for level in config.get("priors.tree", [])]
         horizon = config.get("model.horizon", 1)
+
         return cls(
             kinds=tuple(kind for kind, _ in levels),
             segments=_segments(levels, horizon),

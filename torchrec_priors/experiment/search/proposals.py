@@ -45,6 +45,7 @@ class Proposals:
         self._space = space
         self._own = own
         self._random = random.Random(f"{seed}/{cell}")
+
         # The seed is a checksum, as hash() differs from process to process.
         sampler = optuna.samplers.TPESampler(
             seed=zlib.crc32(f"{seed}/{cell}".encode()),
@@ -53,6 +54,7 @@ class Proposals:
         )
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._distributions = {key: _distribution(values) for key, values in space.items()}
+
         self._proposed: list[optuna.Trial | None] = []
         self._seen: set[str] = set()
 

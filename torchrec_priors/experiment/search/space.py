@@ -108,12 +108,14 @@ def spaces_of(
     shared = dict(_read(settings.space, "search.space"))
     spaces = {}
     for cell in cells:
-        own = settings.cells.get(cell.name)
-        if own and own.like:
+        of_cell = settings.cells.get(cell.name)
+        if of_cell and of_cell.like:
             continue
+
+        # Values of a cell replace those of all cells for the same key.
         space = dict(shared)
-        if own:
-            space |= _read(own.space, f'search.cells."{cell.name}".space')
+        if of_cell:
+            space |= _read(of_cell.space, f'search.cells."{cell.name}".space')
         _check(cell, space, base, budget)
         spaces[cell.name] = space
     return spaces
@@ -128,6 +130,7 @@ def _check_likes(settings: SearchSettings, names: list[str]) -> None:
             raise UserError(
                 f"{key} = '{cell.like}': a cell that takes another's values has no space of its own"
             )
+
         if cell.like not in names:
             raise UserError(f"{key}: there is no cell '{cell.like}': {nearest(cell.like, names)}")
         if cell.like in likes:
@@ -142,10 +145,10 @@ def own_values(
 ) -> dict[str, Any] | None:
     """A cell's values of its space without changes; None if one of them is not in the space."""
     config = flat(asdict(with_changes(base, {**budget, **cell.changes}.items())))
-    own = {key: config.get(key) for key in space}
-    if not all(values.holds(own[key]) for key, values in space.items()):
+    chosen = {key: config.get(key) for key in space}
+    if not all(values.holds(chosen[key]) for key, values in space.items()):
         return None
-    return own
+    return chosen
 
 
 def _read(
@@ -160,6 +163,8 @@ def _read(
     for name, value in space.items():
         key = present_key(prefix + name)
         title = f"{section}: '{key}'"
+
+        # A table is a range if it has an end, else a section of keys.
         is_section = isinstance(value, dict) and bool(value)
         if is_section and not any(end in value for end in _ENDS):
             yield from _read(value, section, f"{key}.")
@@ -183,6 +188,7 @@ def _one_of(values: list[Any], title: str) -> OneOf:
 
 
 def _between(value: dict[str, Any], title: str) -> Between:
+    """A range as the file writes it, checked."""
     for name in value:
         if name not in (*_ENDS, "log"):
             raise UserError(f"{title} has an unknown '{name}': {nearest(name, [*_ENDS, 'log'])}")
@@ -200,7 +206,7 @@ def _between(value: dict[str, Any], title: str) -> Between:
     if low >= high:
         raise UserError(f"{title}: low = {low} must be below high = {high}")
     if log and low <= 0:
-        raise UserError(f"{title}: low = {low} must be positive where log = true")
+        raise UserError(f"{title}: low = {low} must be positive if log = true")
     return Between(low, high, log)
 
 

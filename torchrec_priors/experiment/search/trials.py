@@ -179,8 +179,10 @@ class Search:
                 values = self._proposals[cell.name].ask()
                 if values is None:
                     continue
+
                 trial = Trial.of(cell, number, values)
                 trials.append(trial)
+                # Only its corners were checked before: such a trial fails without being run.
                 try:
                     plan([trial.tried], self.settings.seeds, self._base, self._budget)
                 except UserError as error:
@@ -198,6 +200,7 @@ class Search:
     def _outcome(
         self, trial: Trial, runner: Runner, runs: list[PlannedRun], failures: Failures
     ) -> Outcome:
+        """The mean score of a trial over its seeds, or why it has none."""
         name = trial.tried.name
         if name in self._invalid:
             return Outcome(trial, None, 0.0, self._invalid[name])

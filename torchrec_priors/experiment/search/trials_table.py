@@ -40,6 +40,7 @@ def write_parquet(search: Search, file: Path) -> None:
                     "error": outcome.error,
                 }
             )
+
     with new_file(file) as partial:
         write_table(pa.Table.from_pylist(rows, _SCHEMA), partial)
 
