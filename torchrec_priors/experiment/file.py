@@ -104,6 +104,7 @@ def read_experiment(file: Path) -> ExperimentFile:
         valid += [f"search.{item.name}" for item in fields(SearchSettings)]
         raise UserError(f"{file}: {explain(error, 'experiment key', valid)}") from error
 
+    # The name is checked after its default, which may be no name of a folder either.
     experiment.name = experiment.name or file.stem
     try:
         experiment.check()

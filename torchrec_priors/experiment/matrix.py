@@ -48,6 +48,7 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
     budget = flat(file.budget)
     if "seed" in budget:
         raise UserError("budget sets 'seed': give `seeds`")
+    # Budget and seeds are the same for all cells, or the comparison is not fair.
     for cell in cells:
         _check_name(cell.name)
         shared = in_both(budget, cell.changes)
@@ -122,6 +123,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
         if matching:
             continue
 
+        # Two axes that change one key would depend on the order in the file.
         changes: dict[str, Any] = {}
         for axis, name in chosen.items():
             shared = in_both(changes, values[axis][name])
@@ -130,6 +132,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
                     f"cell '{JOIN.join(names)}': two axes change '{shared}', {axis} among them"
                 )
             changes.update(values[axis][name])
+        # If all axes are of the evaluation, the whole name is the training's.
         trained_as = [chosen[axis] for axis in trained]
         yield Cell(JOIN.join(names), changes, JOIN.join(trained_as or names))
 

@@ -61,6 +61,7 @@ class PerUserReader:
             on_part(ranked)
         values_UM = np.concatenate(parts)
 
+        # Predictions of an older evaluation may be next to newer metrics.
         for name, mean in zip(COMPARED, values_UM.mean(0), strict=True):
             if abs(mean - metrics[name]) > _TOLERANCE:
                 raise ValueError(

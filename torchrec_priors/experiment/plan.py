@@ -76,6 +76,7 @@ def plan(
             training = _training_of(config)
             if training not in runs:
                 name = f"{file_name(cell.trained_as)}-seed{seed}"
+                # Such as a listed cell that is named like the training of a product.
                 if name.casefold() in named:
                     raise UserError(
                         f"cells '{named[name.casefold()]}' and '{cell.name}' are trained "

@@ -91,6 +91,7 @@ class InPlace:
         if code == 0:
             return None
         ending = f"{app} ended by signal {-code}" if code < 0 else f"{app} gave {code}"
+        # The log may have the output of earlier attempts before this one's.
         output = log.read_bytes()[before:].decode("utf8", "replace")
         return f"{ending}: {_last_line(output.splitlines())}"
 
@@ -134,6 +135,7 @@ class OnScheduler:
         self._scheduler = scheduler
         self._ranks = ranks
         self._settings: dict[str, Any] = {}
+        # By default TorchX keeps the logs in a temporary folder.
         if scheduler.startswith("local_cwd"):
             self._settings["log_dir"] = str(logs / "torchx")
         apply(scheduler, self._settings)  # adds those of `.torchxconfig`
@@ -183,6 +185,7 @@ class OnScheduler:
         given = {name: value for name, value in component.items() if name in parameters}
 
         module = f"torchrec_priors.apps.{app}"
+        # What `.torchxconfig` says has precedence over the memory given here.
         fixed = ["-m", module, "--name", f"/{app}", "-j", self._ranks]
         return materialize_appdef(dist.ddp, [*fixed, "--", *words], {"memMB": _MEMORY_MB, **given})
 

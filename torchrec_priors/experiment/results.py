@@ -109,6 +109,7 @@ def collect(
             "data_sha256": data.manifest.content_sha256,
             "error": failures.get((evaluation.cell, evaluation.seed)),
         }
+        # A cell without a result has its row, too, with the reason.
         results.rows.append(row)
         summary = summary_of(folder, run)
         metrics = metrics_of(folder, run, evaluation, split)

@@ -61,6 +61,7 @@ def _means(results: Results, about: About) -> list[str]:
     for cell in about.cells:
         rows = results.of(cell)
         label = _label(results, cell)
+        # A mean over fewer seeds than the others' must not pass unnoticed.
         if len(rows) != len(about.seeds):
             label += f" ({len(rows)} of {len(about.seeds)} seeds)"
         label += _taint(rows)

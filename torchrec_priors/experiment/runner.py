@@ -92,6 +92,7 @@ class Runner:
             try:
                 for done, future in enumerate(as_completed(waiting), 1):
                     failures.update(future.result())
+                    # An estimate by what is done, which takes runs at a time into account.
                     seconds_a_run = (time.monotonic() - started) / done
                     left = seconds_a_run * (len(todo) - done)
                     self._log_progress(waiting[future], finished + done, len(runs), left)
@@ -107,6 +108,7 @@ class Runner:
         folder = self._folder(run)
         output = self._logs / f"{run.name}.log"
         missing = self.missing(run)
+        # Without a trained run, all of its evaluations have failed.
         error = self._train(run, folder, output)
         if error is not None:
             return {(evaluation.cell, evaluation.seed): error for evaluation in missing}
@@ -141,7 +143,9 @@ class Runner:
             "run": folder.path,
             **self._trust,
         }
+        # A training that was stopped resumes from its last checkpoint.
         error = self.launcher.run("train", options, run.overrides, output)
+        # The base configuration is read again by `train`, and may have been edited since.
         if error is None and summary_of(folder, run) is None:
             return f"train left no summary of this configuration: has '{self.base}' changed?"
         return error

@@ -159,6 +159,7 @@ def _users_drawn(mean_UD: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     users = len(mean_UD)
     random = np.random.default_rng(seed)
     mean_RD = np.empty((resamples, mean_UD.shape[1]))
+    # The draws of all steps come from one generator: their number changes no result.
     step = max(1, _AT_ONCE // users)
     for first in range(0, resamples, step):
         count = min(step, resamples - first)
@@ -174,6 +175,7 @@ def _seeds_part(value_SUM: np.ndarray) -> SeedsPart:
     seeds, users, _ = value_SUM.shape
     mean_SM = value_SUM.mean(1)
     spread_M = mean_SM.var(0, ddof=1)
+    # Of one user, the rest cannot be separated from the seeds.
     if users > 1:
         # var(e) is what remains of each value without its seed's and its user's mean.
         rest_SUM = value_SUM - mean_SM[:, None] - value_SUM.mean(0) + mean_SM.mean(0)

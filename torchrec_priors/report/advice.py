@@ -167,6 +167,7 @@ def _nothing_gains(section: Section, eligible: list[Row], gains: Mapping[str, Ga
         "users, seeds or steps could show one."
     ]
 
+    # A gain in recall is worth a sentence only if ndcg does not speak against it.
     in_recall = []
     for row in eligible:
         overall = gains[row.label].overall
@@ -175,6 +176,7 @@ def _nothing_gains(section: Section, eligible: list[Row], gains: Mapping[str, Ga
             in_recall.append(f"“{row.label}” gains recall@10 alone: {recall}.")
     sentences += in_recall[:NAMED]
 
+    # What to use instead of priors.
     above = [
         row
         for row in section.rows

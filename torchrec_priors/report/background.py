@@ -25,6 +25,7 @@ def data_card(section: Section) -> Table | None:
         ("events", ", ".join(manifest.events) or "none"),
         ("categories of entropy and new interest", manifest.category_prior),
     ]
+    # Priors may have thousands of groups, of which the first are named.
     for prior in manifest.priors:
         groups = [
             f"{group} {size:,}" for group, size in zip(prior.groups, prior.sizes, strict=True)

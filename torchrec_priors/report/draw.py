@@ -68,6 +68,7 @@ def svg(panel: Panel, key: str) -> str:
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         axes = figure.subplots()
 
+        # In the order of the legend, whose names are set by number.
         for number, series in enumerate(panel.series):
             _draw(axes, panel, series, number)
         _draw_axes(axes, panel)
@@ -154,6 +155,7 @@ def _draw_axes(axes: Axes, panel: Panel) -> None:
         names = [_plain(tick, _LONGEST_TICK) for tick in panel.ticks]
         axes.set_xticks(range(len(panel.ticks)), names, **look)
     elif panel.log_x:
+        # A tick at every value and nowhere else: there are few, such as sizes.
         values = sorted({x for series in panel.series for x in series.x})
         axes.set_xscale("log")
         axes.set_xticks(values, [f"{x:g}" for x in values])
@@ -170,6 +172,7 @@ def _inline(document: str, key: str, panel: Panel) -> str:
     # Only tags are rewritten: names of runs and groups are between them.
     text = re.sub(r"<[^>]*>", lambda tag: _in_page(tag[0], key), text)
 
+    # A width in pixels would not fit phones: the page sets the width, the box keeps the ratio.
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None
     head = (

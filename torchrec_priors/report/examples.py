@@ -124,6 +124,7 @@ def _examples(section: Section) -> Examples | None:
     base_UR = _top_rows(catalogue, base)
     ours_UR = _top_rows(catalogue, ours)
     users = int(users_of(section.data, section.split).sum())
+    # Predictions of another state of the data set are of other users.
     if len(base_UR) != users or len(ours_UR) != users:
         return None
 
@@ -162,6 +163,7 @@ class _Catalogue:
         table = data.catalogue()
         ids = table["item_id"].combine_chunks()
         titles = id_texts(ids, f"items of '{data.folder}'")
+        # The first of these columns that the catalogue has; an empty text is no title.
         for name in ("title", "text", "name"):
             if name in table.column_names:
                 given = pc.fill_null(plain_array(table[name]).cast(pa.string()), "")
@@ -225,6 +227,7 @@ def _choose(
         part = slice(first, first + len(users))
         in_ours_T = (ours_UR[part][user_T] == users.targets[:, None]).any(1)
         in_base_T = (base_UR[part][user_T] == users.targets[:, None]).any(1)
+        # Once for each user, however many such targets there are.
         sought += (first + np.unique(user_T[new_T & in_ours_T & ~in_base_T])).tolist()
         first += len(users)
 

@@ -119,6 +119,7 @@ def gains_of(section: Section, per_user: PerUser) -> dict[str, Gains]:
     # One bootstrap for all differences: they share its draws.
     pairs = [(row, other) for row in rows for other in _compared_with(section, row, per_user)]
     to_base = [_difference(per_user.values, row, base) for row in rows]
+    # Other rows are compared in two metrics only: there are many pairs.
     to_others = [_difference(per_user.values, row, other).of(metrics=_OVER) for row, other in pairs]
     intervals = intervals_of([*to_base, *to_others], resamples(len(people)))
     # The first intervals are those of `to_base`, the others those of `to_others`.

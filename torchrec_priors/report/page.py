@@ -118,6 +118,7 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
 
     tables, lacking_tables = paper_tables(section, sections)
     figures, lacking_figures = paper_figures(section)
+    # What cannot be filled is listed with what it needs.
     example_users = examples(section)
     lacking = [*lacking_tables, *lacking_figures]
     if not example_users:

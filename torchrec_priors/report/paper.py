@@ -51,6 +51,7 @@ def figures(table: int, section: Section) -> dict[str, Sequence[float]]:
     Returns:
         row -> its numbers; empty if the paper has none of the data set.
     """
+    # A data set is known by its name only, so made-up files of the same name get the rows, too.
     rows: dict[str, Sequence[float]] = _file()[f"table-{table}"]["values"].get(section.name, {})
     return rows
 

@@ -102,6 +102,7 @@ def _figure_4(section: Section) -> Figure | Lacking:
     for model, rows in by_model.items():
         of_model = Points()
         for of_size in _by_size(rows).values():
+            # A line of one context says nothing about its length.
             contexts = [(row.variant.context, row) for row in of_size]
             if len({context for context, _ in contexts}) > 1:
                 of_model.add(points(size_of(of_size[0]), "context", contexts))
@@ -130,6 +131,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
         by_composition: dict[str, list[Row]] = {}
         for row in rows:
             by_composition.setdefault(row.variant.composition, []).append(row)
+        # Compositions are compared, and along sizes.
         if len(by_composition) < 2 or len(_by_size(rows)) < 2:
             continue
 
@@ -159,6 +161,7 @@ def _figure_7(section: Section) -> Figure | Lacking:
         fusions = dict.fromkeys(row.variant.fusion for row in of_size if row.variant.kinds)
         for fusion in fusions or ["max"]:
             line = [row for row in of_size if not row.variant.kinds or row.variant.fusion == fusion]
+            # Likewise a line of one number of heads.
             segments = [(row.variant.segments, row) for row in line]
             if len({number for number, _ in segments}) < 2:
                 continue

@@ -22,6 +22,7 @@ def table_3(section: Section) -> Table | Lacking:
     lines = []
     for row in rows:
         everyone = [_gain(row, base, metric) for metric in form.metrics]
+        # Those with a new interest are compared with the reference row on the same users.
         newcomers = [_gain(row, base, f"new_interest/{metric}") for metric in form.metrics]
         lines.append(Line([row.label, "All", *map(relative, everyone)]))
         lines.append(Line(["", "New", *map(relative, newcomers)]))
@@ -70,6 +71,7 @@ def table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
     if section.horizon != horizons[0]:
         return Lacking(form.title, "nothing more: it stands with the first of the horizons")
 
+    # Each horizon has its own model of the next item, which its gains are relative to.
     columns = [by_horizon[horizon] for horizon in horizons]
     bases = [column.plain_of(1) for column in columns]
     theirs = paper.figures(7, section)

@@ -74,6 +74,7 @@ def _table_of_values(number: int, section: Section, entries: Iterable[_Entry]) -
         ]
         lines.append(Line([*entry.cells, *values], entry.kind))
 
+        # The paper names no runs: their cells stay empty.
         if entry.in_paper in theirs:
             blanks = [""] * (len(entry.cells) - 1)
             numbers = [f"{value:g}" for value in theirs[entry.in_paper]]
@@ -98,6 +99,7 @@ def _lacking(number: int) -> Lacking:
 def _table_2(section: Section) -> Table | Lacking:
     """Baseline models, one head, and each kind of prior."""
     rows = [row for row in section.rows if not row.variant.control]
+    # The table compares with one head of HSTU, controls are in Table 6.
     if len(rows) < 2 or not any(row.variant.plain for row in rows):
         return _lacking(2)
 

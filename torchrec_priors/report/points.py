@@ -76,6 +76,7 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
     left: list[str] = []
     for of_line in alike.values():
         if _one_at_each_place(of_line) and len(of_line) > 1:
+            # Such a line is named after its first row, as the label is that of several.
             _, first = min(of_line, key=lambda pair: pair[0])
             lines.append(_series(f"{label}, as {first.label}", of_line))
         else:

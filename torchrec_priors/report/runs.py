@@ -135,6 +135,7 @@ def _leave_out_part(contents: Found) -> None:
 
     for result in contents.results:
         seeds_of(result, result.split).add(result.seed)
+    # Each label is named once, whatever the number of its seeds.
     labels = dict.fromkeys(result.label for result in contents.results if is_part(result))
     if not labels:
         return
@@ -154,6 +155,7 @@ def _read_run(places: Sequence[_Place], contents: Found, trials: dict[Path, set[
         places: where it is reached.
         trials: gets those of a search, by the table that has them.
     """
+    # All places are the same run, so any of them has its files.
     metrics, damaged = _read_metrics(places[0].run)
     place = _place_of(places, metrics.values())
     if place is None:
@@ -167,6 +169,7 @@ def _read_run(places: Sequence[_Place], contents: Found, trials: dict[Path, set[
     except UserError as error:
         contents.left_out.append(str(error))
         return
+    # Such a run has no targets of its own.
     if config.get("training.fit_all"):
         contents.left_out.append(
             f"{run.path} was trained on all interactions (--fit-all): nothing is left to "
@@ -198,6 +201,7 @@ def _read_run(places: Sequence[_Place], contents: Found, trials: dict[Path, set[
             cell = (label, place.first + len(place.experiment.cells))
 
         label, number = cell
+        # An evaluation may have other settings than the run, such as another fusion.
         changes = dict(read_override(override) for override in values.get("overrides", []))
         result = Result(
             label + _taint(values),

@@ -127,6 +127,7 @@ class Section:
 
 def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list[str]:
     """Settings that are not the same in all rows, except some."""
+    # As text, as values may be lists.
     keys = dict.fromkeys(key for row in rows for key in row.config if key not in besides)
     return [
         key
@@ -187,6 +188,7 @@ def _rows(results: Sequence[Result]) -> dict[str, list[Result]]:
     """Seeds by label; the folder is added to labels of several configurations."""
     by_label: dict[str, dict[str, list[Result]]] = {}
     for result in results:
+        # Results of one label and one configuration are the seeds of a row.
         without_seed = {key: value for key, value in result.config.items() if key != "seed"}
         config = json.dumps(without_seed, sort_keys=True)
         by_label.setdefault(result.label, {}).setdefault(config, []).append(result)
@@ -227,6 +229,7 @@ def _plainest(rows: Sequence[Row]) -> Row:
 def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
     """The data set, or None and why it cannot be used."""
     origin = results[0].run.origin()
+    # Without the data set the page has no intervals, examples and card of data.
     try:
         data = PreparedData(origin.path)
     except UserError as error:

@@ -24,6 +24,7 @@ def curves(section: Section) -> Figure | None:
     ndcgs = [series for series in ndcgs if series.x]
 
     panels = []
+    # Runs without an evaluation while training have a loss only.
     if losses:
         panels.append(
             Panel("Loss over training", "training step", "loss (nats)", losses, style="lines")
@@ -96,6 +97,7 @@ def _over_training(row: Row, metric: str, label: str) -> Series:
     # A seed that stopped early must not move the end of the mean.
     most = max(map(len, by_step.values()), default=0)
     steps = sorted(step for step, values in by_step.items() if len(values) == most)
+    # More steps would make the page large without being visible.
     steps = steps[:: max(1, len(steps) // _MOST_STEPS)]
     return Series(label, steps, [sum(by_step[step]) / len(by_step[step]) for step in steps])
 

@@ -41,6 +41,7 @@ class People:
     @classmethod
     def of(cls, data: PreparedData, split: Split, category: Categories) -> "People":
         """Reads the users who have targets in a split."""
+        # The whole history counts for what is new, not only the context that a model reads.
         newcomers = [
             category.new_to(users)
             for users in history_batches(data, split, context=1, batch=_USERS)
@@ -99,6 +100,7 @@ class PerUser:
                     f"{result.predictions} has {len(values_UM)} users of {len(self.people)}"
                 )
         except (ValueError, OSError) as error:
+            # The page is written without this evaluation's intervals.
             reason = str(error).splitlines()[0]
             log.warning(
                 "'%s' is not shown by user, as it cannot be read (%s): evaluate again",

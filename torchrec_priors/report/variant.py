@@ -65,6 +65,7 @@ class Variant:
             config: by dotted key.
             prior_kinds: of the data set's priors, by name.
         """
+        # Settings that a configuration lacks have their defaults.
         levels = [_level(level, prior_kinds) for level in config.get("priors.tree", [])]
         horizon = config.get("model.horizon", 1)
 

@@ -63,6 +63,7 @@ def hand_over(out: Path, tried: list[PlannedRun], final: list[PlannedRun]) -> in
     trained = {run.config.sha256(): run_folder(out, run) for run in tried if _is_trained(out, run)}
     for run in final:
         link = run_folder(final_folder(out), run)
+        # A run that was trained there is kept; a link is renewed, as its target may be another.
         if link.is_symlink():  # of an earlier search
             link.unlink()
         target = trained.get(run.config.sha256())

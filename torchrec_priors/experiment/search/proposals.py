@@ -63,6 +63,7 @@ class Proposals:
 
         The first are empty: the cell without changes.
         """
+        # The cell without changes is always tried, so the best is never worse than it.
         if not self._proposed:
             self._proposed.append(None if self._own is None else self._enqueue(self._own))
             return {}
@@ -95,6 +96,7 @@ class Proposals:
         trial = self._proposed[number]
         if trial is None:
             return
+        # Pruned trials count in Optuna's sampler, failed ones do not.
         if score is None:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:

@@ -71,6 +71,7 @@ def search(
     final = plan(cells, file.seeds, base, flat(file.budget))
     trained = hand_over(runner.out, trials.runs(), final)
     words = ["torchrec-priors", "experiment", str(folder / "best.toml"), "--split", "test"]
+    # The default folder of the next command need not be named.
     if runner.out != Path("experiments") / file.name:
         words += ["--out", str(final_folder(runner.out))]
 

@@ -221,6 +221,7 @@ def _check(cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[st
     taken = in_both(budget, space)
     if taken:
         raise UserError(f"search.space has '{taken}', which [budget] gives to all cells alike")
+    # `a` and `a.b` together would depend on their order.
     for inner, outer in itertools.permutations([*space, *cell.changes], 2):
         if inner.startswith(f"{outer}."):
             raise UserError(
@@ -243,5 +244,6 @@ def _corners(ends: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Combinations of ends: all, or `_CHECKED` drawn ones if there are more."""
     if math.prod(map(len, ends)) <= _CHECKED:
         return list(itertools.product(*ends))
+    # A fixed seed: the same file is always accepted or always rejected.
     draw = random.Random(0)
     return [tuple(draw.choice(values) for values in ends) for _ in range(_CHECKED)]
