@@ -22,7 +22,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from torchrec_priors.baselines.ask import ask_last, score_of
 from torchrec_priors.baselines.learning import Learning, Learnt
 from torchrec_priors.data.batch import Batch, Contexts
-from torchrec_priors.embedding.dedup import AskedIds, StepIds, once
+from torchrec_priors.embedding.dedup import LookupIds, StepIds, once
 from torchrec_priors.embedding.features import FeatureTables
 from torchrec_priors.embedding.item_rows import ItemRows
 from torchrec_priors.embedding.looked_up import LookedUp
@@ -163,12 +163,12 @@ class Recommender(nn.Module):
         """Vectors of all ids in their order, [values, d], and the rows of the table they are in."""
         return self._answer(self._request(ids))
 
-    def _request(self, ids: KeyedJaggedTensor) -> AskedIds:
+    def _request(self, ids: KeyedJaggedTensor) -> LookupIds:
         if self.behaviour.asks_once:
             return once(ids)
         return ids, {}
 
-    def _answer(self, request: AskedIds) -> tuple[Tensor, Tensor]:
+    def _answer(self, request: LookupIds) -> tuple[Tensor, Tensor]:
         ids, places = request
         (key,) = ids.keys()
         answer = self.table(ids)
@@ -188,7 +188,7 @@ class Recommender(nn.Module):
         features = None
         if self.features is not None:
             context_N = torch.cat([part.context_N for part in batch.parts])
-            features = self.features.asked(batch.item_X[context_N])
+            features = self.features.ids_of(batch.item_X[context_N])
         return StepIds(self._request(batch.ids), features)
 
     def look_up(self, batch: Batch, ids: StepIds | None = None) -> LookedUp:
@@ -216,7 +216,7 @@ class Recommender(nn.Module):
         roots = [vectors[:items], gather(vectors[items:], slots_W)]
         if self.features is not None:
             assert ids.features is not None
-            roots.append(self.features.found(ids.features))
+            roots.append(self.features.vectors_of(ids.features))
         leaves = [root.detach().requires_grad_() for root in roots]
 
         negatives = NegativeSets(

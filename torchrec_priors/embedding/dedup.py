@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-# The ids that a table is asked for, and places as `once` returns them.
-AskedIds = tuple[KeyedJaggedTensor, dict[str, Tensor]]
+# Ids to look up, and for each feature the places of its ids as `once` returns them; no places if
+# each id is looked up as often as it occurs.
+LookupIds = tuple[KeyedJaggedTensor, dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -24,11 +25,11 @@ class StepIds:
         features: ids for the tables of side features; None without any.
     """
 
-    items: AskedIds
-    features: AskedIds | None
+    items: LookupIds
+    features: LookupIds | None
 
 
-def once(ids: KeyedJaggedTensor) -> AskedIds:
+def once(ids: KeyedJaggedTensor) -> LookupIds:
     """The distinct ids of each feature in one row, ascending, and for each feature the places of
     its ids among them, in the ids' order.
 

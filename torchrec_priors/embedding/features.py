@@ -17,7 +17,7 @@ from torchrec.modules.embedding_configs import EmbeddingConfig
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from torchrec_priors.common.limits import MOST_GROUPS, check_most, whole_number
-from torchrec_priors.embedding.dedup import AskedIds, once
+from torchrec_priors.embedding.dedup import LookupIds, once
 from torchrec_priors.embedding.item_table import table_of
 from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.prepared.data_set import PreparedData
@@ -145,9 +145,9 @@ class FeatureTables(nn.Module):
 
     def forward(self, item_N: Tensor) -> Tensor:
         """[N, d] from row ids of items."""
-        return self.found(self.asked(item_N))
+        return self.vectors_of(self.ids_of(item_N))
 
-    def asked(self, item_N: Tensor) -> AskedIds:
+    def ids_of(self, item_N: Tensor) -> LookupIds:
         """The codes to look up: one row for each feature, whichever histories the items are from.
 
         TorchRec takes no batch without rows, and a rank may have no histories.
@@ -156,11 +156,13 @@ class FeatureTables(nn.Module):
         ids = KeyedJaggedTensor(
             keys=self.keys, values=self.code_FI[:, item_N].flatten(), lengths=lengths
         )
-        return once(ids) if self.asks_once else (ids, {})
+        if self.asks_once:
+            return once(ids)
+        return ids, {}
 
-    def found(self, asked: AskedIds) -> Tensor:
+    def vectors_of(self, looked_up: LookupIds) -> Tensor:
         """[N, d] from what the tables answer."""
-        ids, places = asked
+        ids, places = looked_up
         answer = self.table(ids)
         vectors = [answer[key].values() for key in self.keys]
         if places:

@@ -157,13 +157,13 @@ def _at_backward(
     cuts: list[_Cut],
     columns_F: list[int],
     _: nn.Module,
-    asked: tuple[KeyedJaggedTensor],
+    arguments: tuple[KeyedJaggedTensor],
     vectors: Tensor,
 ) -> None:
     """A forward hook of a lookup: corrects the numbers once the vectors have a gradient, before
     FBGEMM gets it."""
     if vectors.requires_grad:
-        vectors.register_hook(partial(_correct, cuts, columns_F, asked[0]))
+        vectors.register_hook(partial(_correct, cuts, columns_F, arguments[0]))
 
 
 def _correct(
