@@ -48,6 +48,7 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
     budget = flat(file.budget)
     if "seed" in budget:
         raise UserError("budget sets 'seed': give `seeds`")
+
     # Budget and seeds are the same for all cells, or the comparison is not fair.
     for cell in cells:
         _check_name(cell.name)
@@ -71,8 +72,9 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
 
 
 def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
-    """Changes by dotted key, whether they were written as `model.dim = 8` or `"model.dim" = 8`, and
-    by the present name of a key.
+    """Changes by dotted key, whether they were written as `model.dim = 8` or `"model.dim" = 8`.
+
+    Former names of keys become the present ones.
 
     >>> flat({"model": {"dim": 8}, "encoder.options": {"width": 3}})
     {'model.dim': 8, 'encoder.options.width': 3}
@@ -100,6 +102,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
     """The cells of all combinations of the axes' values that are not excluded."""
     if not file.axes:
         return
+
     # Counted before they are listed, which would take all memory.
     products = math.prod(len(named) for named in file.axes.values())
     if products > _MOST_CELLS:
@@ -132,6 +135,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
                     f"cell '{JOIN.join(names)}': two axes change '{shared}', {axis} among them"
                 )
             changes.update(values[axis][name])
+
         # If all axes are of the evaluation, the whole name is the training's.
         trained_as = [chosen[axis] for axis in trained]
         yield Cell(JOIN.join(names), changes, JOIN.join(trained_as or names))

@@ -108,6 +108,7 @@ class Runner:
         folder = self._folder(run)
         output = self._logs / f"{run.name}.log"
         missing = self.missing(run)
+
         # Without a trained run, all of its evaluations have failed.
         error = self._train(run, folder, output)
         if error is not None:
@@ -145,15 +146,17 @@ class Runner:
         }
         # A training that was stopped resumes from its last checkpoint.
         error = self.launcher.run("train", options, run.overrides, output)
+
         # The base configuration is read again by `train`, and may have been edited since.
         if error is None and summary_of(folder, run) is None:
             return f"train left no summary of this configuration: has '{self.base}' changed?"
         return error
 
     def _log_progress(self, run: PlannedRun, done: int, of: int, left: float) -> None:
-        """
+        """Logs what came of a run.
+
         Args:
-            left: seconds.
+            left: seconds until all runs are done, as far as can be estimated.
         """
         summary = summary_of(self._folder(run), run)
         if summary is None:

@@ -19,6 +19,7 @@ def chart(
     """
     if not panels:
         return Lacking(form.title, form.needs + remarks.rstrip("."))
+
     # Only some captions name the split: curves over training are of validation.
     caption = form.caption.format(split=section.split) + remarks
     return Figure(form.key, form.title, caption, panels, _costs(form.key, rows))

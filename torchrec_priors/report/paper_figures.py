@@ -102,7 +102,7 @@ def _figure_4(section: Section) -> Figure | Lacking:
     for model, rows in by_model.items():
         of_model = Points()
         for of_size in _by_size(rows).values():
-            # A line of one context says nothing about its length.
+            # A line of one context is no comparison.
             contexts = [(row.variant.context, row) for row in of_size]
             if len({context for context, _ in contexts}) > 1:
                 of_model.add(points(size_of(of_size[0]), "context", contexts))
@@ -121,6 +121,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
     for row in section.rows:
         if row.variant.ours and len(row.variant.kinds) > 1:
             trees.setdefault(tuple(row.config.get("priors.tree", [])), []).append(row)
+
     # One head is a line of every panel, as the paper draws it.
     one_head = [row for row in section.rows if row.variant.plain]
 
@@ -161,7 +162,7 @@ def _figure_7(section: Section) -> Figure | Lacking:
         fusions = dict.fromkeys(row.variant.fusion for row in of_size if row.variant.kinds)
         for fusion in fusions or ["max"]:
             line = [row for row in of_size if not row.variant.kinds or row.variant.fusion == fusion]
-            # Likewise a line of one number of heads.
+            # A line of one number of heads is no comparison.
             segments = [(row.variant.segments, row) for row in line]
             if len({number for number, _ in segments}) < 2:
                 continue

@@ -98,8 +98,8 @@ def _lacking(number: int) -> Lacking:
 
 def _table_2(section: Section) -> Table | Lacking:
     """Baseline models, one head, and each kind of prior."""
+    # The table compares with one head of HSTU; controls are in Table 6.
     rows = [row for row in section.rows if not row.variant.control]
-    # The table compares with one head of HSTU, controls are in Table 6.
     if len(rows) < 2 or not any(row.variant.plain for row in rows):
         return _lacking(2)
 
@@ -130,6 +130,7 @@ def _table_6(section: Section) -> Table | Lacking:
         for row in section.rows
         if row.variant.ours and len(row.variant.kinds) == 1 and row.variant.kinds[0] in _ASSIGNED
     ]
+
     # The table compares fusions of one prior, or priors with their controls.
     fusions: dict[tuple[str, ...], set[str]] = {}
     for row in rows:

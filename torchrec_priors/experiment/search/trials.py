@@ -143,6 +143,7 @@ class Search:
                 if outcome.error == NOT_RUN:
                     active.pop(cell, None)
             self.outcomes += outcomes
+
             # After each round, as a search may have more trials than the disk has room for.
             if not keep_weights:
                 self._remove_weights(runner, runs)
