@@ -1,12 +1,12 @@
 # The image for schedulers that run containers (docs/clusters.md):
 #   docker build -t torchrec-priors:cpu .
 #   docker build --build-arg DEVICE=cuda --build-arg EXTRAS=s3 -t registry.example.com/torchrec-priors:cuda .
-# PyTorch's wheels bring CUDA's libraries; the driver is the host's.
+# PyTorch's wheels contain CUDA's libraries; the host provides the driver.
 ARG PYTHON=3.11
 FROM python:${PYTHON}-slim-bookworm
 ARG DEVICE=cpu
 
-# Attention is compiled on first use where there is a compiler: by g++ for a CPU, by Triton for a GPU.
+# If there is a compiler, attention is compiled on first use: by g++ for a CPU, by Triton for a GPU.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
@@ -18,7 +18,7 @@ ENV VIRTUAL_ENV=/opt/venv \
     PYTHONUNBUFFERED=1
 RUN python -m venv "$VIRTUAL_ENV"
 
-# Dependencies, gigabytes of them, are a layer that changes with pyproject.toml alone, which pins them.
+# The dependencies (gigabytes) are a separate layer: it changes only with pyproject.toml, which pins them.
 WORKDIR /opt/torchrec-priors
 COPY pyproject.toml ./
 COPY tools/fbgemm_gpu_on_cpu tools/fbgemm_gpu_on_cpu
@@ -41,7 +41,7 @@ RUN pip install ".${EXTRAS:+[$EXTRAS]}" \
     && python -c "import torchrec_priors" \
     && torchrec-priors prepare --help > /dev/null
 
-# What writes to a shared volume must be allowed to: --build-arg UID=$(id -u) for files that are yours.
+# The user must be allowed to write to shared volumes. For files that belong to you: --build-arg UID=$(id -u).
 ARG UID=1000
 RUN useradd --non-unique --uid "$UID" --create-home priors \
     && install --directory --owner=priors /workspace
@@ -49,5 +49,5 @@ USER $UID
 WORKDIR /workspace
 COPY torchx_configs torchx_configs
 
-# No ENTRYPOINT: Docker and AWS Batch would put it before TorchX's command.
+# There is no ENTRYPOINT: Docker and AWS Batch would put it before TorchX's command.
 CMD ["torchrec-priors", "--help"]

@@ -1,11 +1,15 @@
-# make install   a virtual environment in .venv with everything the project needs
-# make demo      sets up where needed, makes up a marketplace, trains HSTU without and with prior heads, shows what they
-#                recommend, and writes a page of it; everything is kept in demo/ (under 10 minutes on 2 cores)
-# make test      sets up where needed, then runs the tests (under 10 minutes on 2 cores)
-# make check     formatter, linter, layers of imports and type checker; make format puts right what they can
-# make docs-keys writes docs/keys.md from the settings
-# make test-slow the longer checks
+# make install    creates .venv with everything that the project needs
+# make demo       generates a marketplace, trains HSTU without and with prior heads, shows what they recommend,
+#                 and writes a page of it; demo/ keeps everything (under 10 minutes on 2 cores)
+# make test       runs the tests (under 10 minutes on 2 cores)
+# make test-slow  runs the longer checks
+# make check      runs formatter, linter, layers of imports and type checker
+# make format     repairs what formatter and linter can repair
+# make docs-keys  writes docs/keys.md from the settings
 # make components writes components/ from the options of the apps
+# make clean      removes .venv and the caches of the tools
+#
+# All but `clean` call `make install` first if needed.
 
 RUN = .venv/bin/
 SOURCES = torchrec_priors datasets components tests tools
