@@ -132,6 +132,7 @@ def text_of(app: str) -> str:
         *(f"        {resource.name}={resource.name}," for resource in resources),
         "    )",
     ]
+    # Examples are not wrapped: a command must be on one line to be copied.
     too_long = [line for line in lines if len(line) > WIDTH]
     assert not too_long, too_long
     return "\n".join(lines) + "\n"
@@ -215,7 +216,7 @@ def _default(default: object) -> str | None:
 
 def _component_help(text: str, kind: object, names: dict[str, str]) -> str:
     """Returns an app's help, with options as a component has them."""
-    # `--test-from` of the app is `--test_from` of the component.
+    # A component's options have no dashes: `--test-from` of the app is `--test_from` of the component.
     for name in names.values():
         option = re.escape(name.replace("_", "-"))
         text = re.sub(rf"--{option}(?![\w-])", f"--{name}", text)

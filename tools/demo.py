@@ -122,6 +122,7 @@ def _step(title: str, program: str, *arguments: object) -> None:
 
     environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     started = time.monotonic()
+    # By its path: the virtual environment need not be active.
     done = subprocess.run([BIN / program, *command[1:]], env=environment)
     took = f"{time.monotonic() - started:.0f} s"
     if done.returncode:

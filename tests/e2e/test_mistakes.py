@@ -276,7 +276,7 @@ def test_what_a_launcher_cannot_have_meant_is_said_at_once(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as ended:
-        command.run(never, [], alone=alone)
+        command.run(never, [], single_process=alone)
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {says}")

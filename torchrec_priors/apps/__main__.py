@@ -25,6 +25,7 @@ def main() -> None:
         sys.stderr.write(one_line(message) + "\n")
         sys.exit(2)
 
+    # The app then parses its arguments, and names itself, as if it had been started directly.
     sys.argv = [f"torchrec-priors {name}", *sys.argv[2:]]
     importlib.import_module(f"torchrec_priors.apps.{name}").main()
 

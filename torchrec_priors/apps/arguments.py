@@ -44,6 +44,7 @@ def check_values(options: Mapping[str, Any]) -> None:
         option = f"--{name.replace('_', '-')}"
         if isinstance(value, Path):
             refuse_uri(value, option)
+        # Larger integers fail late, deep in libraries, with messages that name no option.
         if isinstance(value, int) and abs(value) > _LARGEST:
             raise UserError(f"{option} = {value} is beyond 64 bits: give a smaller number")
         if isinstance(value, float) and not math.isfinite(value):

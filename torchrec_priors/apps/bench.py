@@ -117,7 +117,7 @@ def _measure_part(
 
 
 def main() -> None:
-    command.run(bench, alone=True)
+    command.run(bench, single_process=True)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,10 @@ _READER_HAS_GONE = 128 + signal.SIGPIPE
 
 
 def run(
-    function: Callable[..., Any], arguments: list[str] | None = None, *, alone: bool = False
+    function: Callable[..., Any],
+    arguments: list[str] | None = None,
+    *,
+    single_process: bool = False,
 ) -> None:
     """Runs an app on command-line arguments and exits.
 
@@ -53,7 +56,7 @@ def run(
     Args:
         function: the app.
         arguments: of its command line; None for those of this process.
-        alone: whether the app is a single process, so several of a launcher would disturb it.
+        single_process: whether the app is a single process, so several of a launcher would disturb it.
     """
     open_streams()
     if arguments is None:
@@ -62,7 +65,7 @@ def run(
     if arguments[:1] == ["--"]:
         arguments = arguments[1:]
 
-    launch = _read_launch(function.__name__, alone=alone)
+    launch = _read_launch(function.__name__, single_process=single_process)
     leads = not isinstance(launch, Launch) or launch.rank == 0
     _set_up_logging(leads)
 
@@ -157,19 +160,20 @@ def _discard_unwritten_output() -> None:
             if stream is not None:
                 stream.flush()
         except OSError:
+            # From here on the stream writes to nothing, without an error.
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, stream.fileno())
             os.close(null)
 
 
-def _read_launch(app: str, *, alone: bool) -> Launch | UserError | None:
+def _read_launch(app: str, *, single_process: bool) -> Launch | UserError | None:
     """Returns the launcher's variables, or the error that makes them invalid.
 
     The error is returned, since it can be raised only where it becomes one line.
     """
     try:
         launch = read_launch()
-        if alone and launch is not None and launch.world > 1:
+        if single_process and launch is not None and launch.world > 1:
             return UserError(
                 f"{app} is one process, and a launcher started {launch.world}: start one "
                 f"(torchrun --nproc-per-node 1, TorchX -j 1x1), or for one process without a "
@@ -227,6 +231,7 @@ def _end_restarts() -> None:
     if restarts >= _number_in_environment("TORCHELASTIC_MAX_RESTARTS"):
         return
 
+    # Without /proc the parent is unknown, and is not ended.
     with suppress(OSError):
         parent = os.getppid()
         command = Path(f"/proc/{parent}/cmdline").read_bytes()

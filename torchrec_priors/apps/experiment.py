@@ -221,7 +221,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    command.run(experiment, alone=True)
+    command.run(experiment, single_process=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ def export(
 
     Item vectors are written as Parquet, with original ids, other weights as safetensors.
     """
+    # A folder that cannot be written is rejected before the model is loaded.
     check_out(out)
     with load_run(run, data, trust=trust) as loaded:
 

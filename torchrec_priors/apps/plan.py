@@ -270,7 +270,7 @@ def _request(
 
 
 def main() -> None:
-    command.run(plan, alone=True)
+    command.run(plan, single_process=True)
 
 
 if __name__ == "__main__":

@@ -219,7 +219,7 @@ def _refuse_with_append(options: Mapping[str, object]) -> None:
 
 
 def main() -> None:
-    command.run(prepare, alone=True)
+    command.run(prepare, single_process=True)
 
 
 if __name__ == "__main__":

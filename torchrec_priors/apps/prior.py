@@ -124,13 +124,14 @@ def prior(
                 prepared.folder, name, grouping, prepared.manifest, overwrite=overwrite
             )
 
+    # Read back from the manifest, which has the sizes of groups as they were written.
     info = manifest.prior(name)
     print("\n".join([*grouping.messages, prior_line(info)]))
     print(f"written to {prepared.folder / info.path}")
 
 
 def main() -> None:
-    command.run(prior, alone=True)
+    command.run(prior, single_process=True)
 
 
 if __name__ == "__main__":

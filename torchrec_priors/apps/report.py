@@ -41,6 +41,7 @@ def report(
     send it, or open it from the disk.
     """
     started = time.monotonic()
+    # Reading many runs takes long, so the folder is checked first.
     if out.exists() and not out.is_dir():
         raise UserError(f"--out: '{out}' is a file: name a folder")
 
@@ -64,7 +65,7 @@ def report(
 
 
 def main() -> None:
-    command.run(report, alone=True)
+    command.run(report, single_process=True)
 
 
 if __name__ == "__main__":

@@ -118,6 +118,7 @@ NAMES = tuple(_PLAIN)
 @contextmanager
 def without(name: str) -> Iterator[None]:
     """Runs a block without one of `NAMES`."""
+    # Patched where it is used: importers hold the function by their own name.
     target, plain = _PLAIN[name]
     with patch(target, plain):
         yield

@@ -73,7 +73,7 @@ def time_attention(how: str, sequences: int, repeats: int) -> Timed:
     before = peak_bytes()
 
     def run(_: int) -> float:
-        packed.grad = bias.grad = None
+        packed.grad = bias.grad = None  # otherwise gradients would be added up
         q, k, v = packed.chunk(3, 1)
         attention(q, k, v, offsets_B1, bias, float(LONGEST), WIDTH**-0.5).backward(weight)
         return _checksum(packed)

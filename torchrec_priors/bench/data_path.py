@@ -90,6 +90,7 @@ def reader_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
             training_end_U=data.lengths,
         )
 
+        # Only reading: batches are made as for training, and nothing is computed with them.
         report("reader: reading an epoch")
         draw = sampler.draw(0)
         read = 0

@@ -67,6 +67,7 @@ def last_lines(
             process.wait()
 
     texts = [(_read(out), _read(err)) for out, err in outputs]
+    # One of them explains the others, which mostly fail because it is gone.
     for rank in failed:
         raise RuntimeError(
             f"{name}, rank {rank}: exit code {processes[rank].returncode}\n{texts[rank][1][-2000:]}"

@@ -67,6 +67,7 @@ def time_reference(shape: Shape, data: Path, repeats: int, changes: dict[str, An
     for number, rows in enumerate(tree.eligible(0, shape.items)):
         member_SV[number, torch.from_numpy(rows)] = True
     sets_K = torch.tensor(tree.item_set_K)
+    # Users whose scores, of all heads and items, fit the limit.
     users = max(1, _CHUNK_BYTES // (4 * len(sets_K) * shape.items))
 
     before = peak_bytes()
@@ -119,6 +120,7 @@ def _round(x: Tensor) -> Tensor:
 
 def _ties_by_row(score_Bk: Tensor, row_Bk: Tensor) -> Tensor:
     """Returns rows by descending score; of equal scores the smaller row comes first."""
+    # Ascending rows first; a stable sort by score then keeps them in that order.
     row_Bk, order = row_Bk.sort(1)
     return row_Bk.gather(1, score_Bk.gather(1, order).argsort(dim=1, descending=True, stable=True))
 

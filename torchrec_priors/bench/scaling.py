@@ -39,6 +39,7 @@ def scaling_rows(folder: Path, repeats: int, report: Report) -> list[Row]:
         one = partial(in_a_process, "1 rank", _WORKER, of_one, 1)
         several = partial(on_ranks, _RANKS, f"{_RANKS} ranks", _WORKER, of_several, 1)
         variants = {"1 rank": partial(together, [one]), f"{_RANKS} ranks": several}
+        # Independent runs show what cores take from each other; measuring that once is enough.
         if items == shape.items:
             name = f"{_RANKS} runs of 1 rank side by side"
             variants[name] = partial(together, [one] * _RANKS)

@@ -63,6 +63,7 @@ def repeat(run: Callable[[int], float], repeats: int) -> tuple[list[float], list
 
 def peak_bytes() -> int:
     """Returns the peak of this process: interpreter, libraries and table included."""
+    # Linux counts in KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -99,6 +100,7 @@ def in_a_process(
     )
     if done.returncode:
         raise RuntimeError(f"{name}: exit code {done.returncode}\n{done.stderr[-2000:]}")
+    # Libraries may print, too; the result is the last line.
     return Timed(**json.loads(done.stdout.strip().splitlines()[-1]))
 
 
@@ -140,6 +142,7 @@ def together(runs: Sequence[Callable[[], Timed]]) -> Timed:
 
 
 def _of_all(parts: Sequence[Timed]) -> Timed:
+    # A repeat ends with its slowest part; all have the same results.
     return Timed(
         seconds=[max(seconds) for seconds in zip(*(part.seconds for part in parts), strict=True)],
         results=parts[0].results,

@@ -42,6 +42,7 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     events = of_events.choice(len(_EVENTS), interactions, p=_EVENT_SHARES).astype(np.int8)
     priors = _priors(shape, folder, random, events)
 
+    # A history is its context and one item more, the last target.
     bounds = np.cumsum([0, *(lengths + 1)]).astype(np.int32)
     lists = {
         "items": pa.ListArray.from_arrays(bounds, items.astype(np.int32)),
@@ -54,6 +55,7 @@ def make_workload(shape: Shape, folder: Path, seed: int = 0) -> None:
     write_table(pa.table({"user_id": users, **lists}), folder / "sequences" / "part-00000.parquet")
 
     files, whole = describe(folder, list(folder.rglob("*.parquet")))
+    # No interactions are held out: a workload is only trained on, or searched.
     Manifest(
         name=f"bench-{shape.name}",
         horizon=1,
@@ -80,6 +82,7 @@ def context_lengths(shape: Shape) -> np.ndarray:
 
 
 def _by_popularity(frequency: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
+    # An item has as many numbers of [0, sum) as interactions.
     ends = np.cumsum(frequency)
     return np.searchsorted(ends, random.integers(0, ends[-1], draws), side="right")
 

@@ -9,6 +9,7 @@ from torchrec_priors.errors import UserError
 MOST_COUNT = 10**18
 MOST_COUNTS = 100  # of a sweep
 
+# 10^9 is b (billion) or g (giga): both are in use.
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
 

@@ -77,6 +77,7 @@ def _row_wise(request: Request) -> Iterator[Change]:
 
 
 def _optimizer(request: Request) -> Iterator[Change]:
+    # Only these keep state for every number; sgd has none to save.
     if request.optimizer in ("adagrad", "adam"):
         fitting = _fitting(replace(request, optimizer="rowwise-adagrad"))
         if fitting:
@@ -110,6 +111,7 @@ def _recompute(request: Request) -> Iterator[Change]:
 
 def _batch(request: Request) -> Iterator[Change]:
     batch = request.local_batch
+    # A global batch becomes one of each rank, since that is what --batch sets.
     fitting = _largest(1, batch - 1, lambda fewer: replace(request, batch=fewer, global_batch=0))
     if fitting:
         yield Change(
@@ -175,6 +177,7 @@ def _fewest_nodes(request: Request, least: int) -> TablesOnRanks | None:
 def _dim(request: Request) -> Iterator[Change]:
     if request.sharding.columns:
         return  # which must divide the width
+    # FBGEMM's kernels take multiples of 4.
     fitting = _largest(1, request.dim // 4 - 1, lambda fours: request.with_dim(4 * fours))
     if fitting:
         yield Change(f"--dim {fitting.request.dim} instead of {request.dim}", fitting)
@@ -233,6 +236,7 @@ def _smallest(least: int, most: int, request_of: Callable[[int], Request]) -> Ta
     else:
         return None
 
+    # Now `fails` does not fit and `count` does: the smallest that fits is between them.
     while fails + 1 < count:
         middle = (fails + count) // 2
         fitting = _fitting(request_of(middle))

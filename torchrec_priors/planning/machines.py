@@ -96,6 +96,7 @@ class _Links(BasicCommsBandwidths):
     def get_bw(
         self, local_world_size: int, world_size: int, collective_type: CollectiveType
     ) -> float:
+        # TorchRec would count the time of sending to oneself.
         if world_size == 1:
             return math.inf
         return super().get_bw(local_world_size, world_size, collective_type)

@@ -25,7 +25,8 @@ _HEAD = (
     "backward",
     "predicted",
 )
-_SPARE = 2  # free memory must be this many times the table's
+# Free memory must be this many times the table's: steps need buffers, and others need memory, too.
+_SPARE = 2
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
         lw=0.8,
         label=f"{request.machine.name}, less what is reserved",
     )
+    # Sweeps go over powers of two, so memory and cost go over orders of magnitude.
     memory.set(title="memory of the fullest rank", ylabel="GB", yscale="log")
     time.set(title="time of a step in the tables", ylabel="ms", ylim=(0, None))
     cost.set(title="cost of a step: ranks x time", ylabel="device seconds", yscale="log")

@@ -1,4 +1,4 @@
-"""The request of a command line: from numbers alone, or from a run's configuration."""
+"""The request of a command line: from numbers, or from a run's configuration."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -69,6 +69,7 @@ class Numbers:
 
     def check(self) -> None:
         """Raises UserError if a number is out of its range, or needs another option."""
+        # The limits are far beyond any machine, so products of these numbers can be counted.
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -129,6 +130,7 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
             recompute=bool(known.recompute),
             precision=known.precision or "fp32",
             queries=queries,
+            # A path has at least one positive; one path has the default horizon's.
             positives=max(queries, ModelConfig().horizon),
         )
     return Request(
@@ -147,6 +149,7 @@ def _sharding(numbers: Numbers) -> ShardingConfig:
     try:
         sharding.check()
     except UserError as error:
+        # The settings' message names their keys, which the user of options has not written.
         message = str(error)
         message = message.replace("sharding.type =", "--sharding")
         message = message.replace("sharding.kernel =", "--kernel")
@@ -242,6 +245,7 @@ def _activations(
     if encoder.backbone != "hstu" or config.baseline.name:
         return None
 
+    # Without a tree a token has one query, whose positives are all items of the horizon.
     queries = Queries(1.0, float(model.horizon), 0.0)
     if data is not None and tree is not None:
         queries = queries_in(config, data, tree)

@@ -172,6 +172,7 @@ class Request:
                 f"--items: {self.items:,} rows of width {self.dim} are more than can be planned"
             )
 
+        # In fp32, which is the most that a number can take.
         looked_up = max(self.lookups(table) * table.dim for table in self.tables) * ROWS["fp32"]
         if looked_up > _MOST_BYTES:
             raise UserError(

@@ -93,6 +93,7 @@ def memory_of(
     cache = 0
     if option.compute_kernel == "fused_uvm_caching":
         ratio = option.cache_load_factor or _CACHED
+        # TorchRec adds 4 bytes per row, and 16 per cached row, for what the cache itself needs.
         cached = table + _counted_by_torchrec(option, table)
         cache = math.ceil(cached * ratio + rows * (4 + 16 * ratio))
     return Memory(table=cache, buffers=storage.hbm - cache, host=storage.ddr)
@@ -100,6 +101,7 @@ def memory_of(
 
 def _counted_by_torchrec(option: ShardingOption, table: int) -> int:
     """Returns the bytes of optimizer state in TorchRec's estimate of a shard of `table` bytes."""
+    # `apply_optimizer_in_backward` sets the attribute; TorchRec looks it up in the same way.
     optimizer = getattr(option.tensor, "_optimizer_classes", [None])[0]
     factors = {SGD: 0.0, Adam: 2.0, RowWiseAdagrad: 1 / option.tensor.shape[-1]}
     return math.ceil(table * factors.get(optimizer, 1.0))

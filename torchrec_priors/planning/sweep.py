@@ -44,6 +44,7 @@ def sweep(
         UserError: a number of ranks is not a whole number of nodes; raised before any planning.
     """
     requests = [replace(request.with_items(rows), ranks=count) for rows in items for count in ranks]
+    # All are checked before the first is planned, which takes seconds for many ranks.
     for point_request in requests:
         point_request.check()
 

@@ -32,6 +32,7 @@ def main() -> None:
     silence_library_warnings()
     torch.set_num_threads(1)
     with join() as ranks:
+        # The best of several tries, since other processes only make them slower.
         memory_bandwidth = max(bandwidth(repeats=2) for _ in range(_TRIES))
         between_ranks = link_bandwidth(ranks.world, _TRIES)
 
@@ -87,7 +88,7 @@ def _time_steps(
         started = time.perf_counter()
         vectors = table(ids)[FEATURE].values()
         looked_up = time.perf_counter()
-        vectors.backward(vectors.detach())
+        vectors.backward(vectors.detach())  # any gradient does; this one is ready
         forward.append(looked_up - started)
         backward.append(time.perf_counter() - looked_up)
     return forward, backward
