@@ -71,8 +71,8 @@ class PaddedChunks:
         device = offsets_B1.device
         order_B = torch.tensor(order, dtype=torch.int64, device=device)
         length_B = offsets_B1.diff()[order_B]
-        padded = [_padded(lengths[sequence]) for sequence in order]
-        padded_B = torch.tensor(padded, dtype=torch.int64, device=device)
+        padded_lengths = [_padded(lengths[sequence]) for sequence in order]
+        padded_B = torch.tensor(padded_lengths, dtype=torch.int64, device=device)
 
         sequence_P = torch.repeat_interleave(padded_B, output_size=start)
         place_P = torch.arange(start, device=device) - (padded_B.cumsum(0) - padded_B)[sequence_P]

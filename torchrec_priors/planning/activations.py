@@ -151,7 +151,7 @@ class Activations:
         pieces = 2 * min(part * self.positives, 2 * POSITIVES) * vector
 
         kept = self._layers(part, dim, device, self.layers) + part * vector * (3 + self.above)
-        gate = 0
+        gate = 0.0
         if self.gated_sets:
             gate = part * (_DECISION * self.gated_sets + _QUERY * self.positives)
         of_queries = queries * vector * (4 if self.cosine else 2)

@@ -150,7 +150,7 @@ def check_ranges(settings: Section, name: str = "") -> None:
         UserError: a value is out of its range.
     """
     try:
-        adapter(type(settings)).validate_python(settings)
+        adapter(type(settings)).validate_python(settings)  # type: ignore[arg-type]
     except ValidationError as error:
         # Types are checked where text is read; code has a type checker of its own.
         problems = [problem for problem in error.errors() if is_of_range(problem)]

@@ -3,7 +3,7 @@
 Parameters are copied whole, by slices with names, or, if they are tables, by rows.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +87,7 @@ class OldCheckpoint:
             report += f" ({len(left)} of the other run have no place here: {', '.join(left[:3])})"
         self.report.append(report)
 
-    def _left_out(self, parameters: dict[str, Tensor]) -> list[str]:
+    def _left_out(self, parameters: Mapping[str, Tensor]) -> list[str]:
         """Returns names of the checkpoint's tensors that are not used, though they should be."""
         left = []
         for name in self.sizes:

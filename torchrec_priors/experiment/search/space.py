@@ -193,7 +193,7 @@ def _between(value: dict[str, Any], title: str) -> Between:
         if name not in (*_ENDS, "log"):
             raise UserError(f"{title} has an unknown '{name}': {nearest(name, [*_ENDS, 'log'])}")
     for end in _ENDS:
-        number = value.get(end)
+        number: Any = value.get(end)
         is_number = isinstance(number, int | float) and not isinstance(number, bool)
         if not is_number or not math.isfinite(number):
             raise UserError(f"{title}: '{end}' must be a number, not {number!r}")

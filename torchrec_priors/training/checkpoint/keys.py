@@ -78,7 +78,7 @@ class Progress:
         """Takes the values that `state` has; attributes that it lacks stay as they are."""
         for field, value in zip(dataclasses.fields(self), state.tolist(), strict=False):
             # The type of an attribute is that of its default: float64 holds steps without loss.
-            kind = type(field.default)
+            kind: Any = type(field.default)
             setattr(self, field.name, kind(value))
 
 

@@ -42,9 +42,9 @@ def staged_copy(value: Any) -> Any:
 
     # TorchRec keeps the buffers of managed tables in the older kind of sharded tensor.
     if isinstance(value, ShardedTensor):
-        shards = value.local_shards()
-        offsets = [shard.metadata.shard_offsets for shard in shards]
-        return Pieces([_copy(shard.tensor) for shard in shards], offsets, value.size())
+        held = value.local_shards()
+        offsets = [shard.metadata.shard_offsets for shard in held]
+        return Pieces([_copy(shard.tensor) for shard in held], offsets, value.size())
 
     return _copy(value) if isinstance(value, Tensor) else copy.deepcopy(value)
 
