@@ -21,10 +21,10 @@ def last_lines(
 
     Args:
         ranks: number of processes.
-        name: of what they do, for the error's message.
-        module: which each of them runs.
-        arguments: of the module.
-        threads: of each process.
+        name: what they do, for the error's message.
+        module: module that each of them runs.
+        arguments: command-line arguments of the module.
+        threads: number of threads of each process.
 
     Raises:
         RuntimeError: one failed; the message has its exit code and the end of its standard error.

@@ -22,11 +22,11 @@ class Variant:
     """What is measured.
 
     Attributes:
-        name: in the table.
+        name: its name in the table.
         how: `ours` or `reference`.
         without: optimisations that are left out.
-        changes: to the configuration, by dotted names.
-        items: of the catalogue; 0 for the shape's.
+        changes: changes to the configuration, by dotted names.
+        items: size of the catalogue; 0 for the shape's.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Row:
 
     Attributes:
         spread: half the distance between the quartiles of the repeats, as a share of the median.
-        result: of the first repeat: loss of the first step, or a checksum of what was found.
+        result: outcome of the first repeat: loss of a step, or a checksum of what was found.
         forward_s: median of a repeat's first part, if it has two.
         sent_bytes: sent by a rank to others in a repeat, at most, if it was counted.
     """

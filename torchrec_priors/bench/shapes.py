@@ -11,7 +11,7 @@ class Shape:
     """A step of training, or a batch of users to find items for.
 
     Attributes:
-        name: as --shape takes it.
+        name: the value of --shape.
         sequences: windows of the batch, or users.
         context: items of a context, at most.
         items: items of the catalogue.
@@ -21,7 +21,7 @@ class Shape:
         labels: groups of an item, on average; 1 for a partition.
         negatives: number of draws in a step over all item sets.
         by_share: whether item sets have them by their share of training positives, or all the same.
-        dim, layers, heads: of the model.
+        dim, layers, heads: sizes of the model.
         score: `model.score`.
         top: number of items to find, for retrieval; 0 for training.
     """

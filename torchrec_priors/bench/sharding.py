@@ -53,7 +53,7 @@ class Lookups:
     """What is looked up.
 
     Attributes:
-        items, dim: of the table.
+        items, dim: number and width of the table's rows.
         ids: number of ids of a step, over all ranks.
     """
 
@@ -140,8 +140,8 @@ def sharded_table(
     """Returns a module whose `table` is an item table over all ranks, and its plan.
 
     Args:
-        items, dim: of the table.
-        ranks: over which it is sharded.
+        items, dim: number and width of the table's rows.
+        ranks: ranks over which it is sharded.
         sharding: settings of a run.
         lookups: number of ids that a rank looks up in a step.
     """

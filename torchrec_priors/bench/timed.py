@@ -24,7 +24,7 @@ class Timed:
     """Repeats of one variant.
 
     Attributes:
-        seconds: of each repeat; one more was made before them.
+        seconds: duration of each repeat; one more was made before them.
         results: a number for the outcome of each, including the first: losses of training steps,
             checksums of what was found.
         peak_bytes: peak memory of the process.
@@ -82,11 +82,11 @@ def in_a_process(
     """Runs a module that measures, in a process of its own.
 
     Args:
-        name: of what is measured, for the error's message.
-        module: which prints its `Timed`.
-        arguments: of the module.
-        threads: of the process.
-        environment: further variables.
+        name: what is measured, for the error's message.
+        module: module that prints its `Timed`.
+        arguments: command-line arguments of the module.
+        threads: number of threads of the process.
+        environment: further environment variables.
 
     Raises:
         RuntimeError: it failed.

@@ -28,16 +28,16 @@ class Machine:
     Memory is in bytes, bandwidth in bytes per second.
 
     Attributes:
-        name: as --device takes it.
+        name: the value of --device.
         device: `cuda` or `cpu`.
         ranks_per_node: number of ranks that share the faster link.
-        memory: of the device; on CPUs, of a rank.
-        memory_bandwidth: of that memory.
+        memory: memory of the device; on CPUs, of a rank.
+        memory_bandwidth: bandwidth of that memory.
         host_memory: a GPU's share of the host's memory; 0 on CPUs.
         host_bandwidth: a GPU's share of that memory's bandwidth.
-        host_link_bandwidth: between a device and its host, one way.
-        node_bandwidth: between ranks of a node, one way.
-        network_bandwidth: of a rank to other nodes, one way.
+        host_link_bandwidth: bandwidth between a device and its host, one way.
+        node_bandwidth: bandwidth of a rank to others of its node, one way.
+        network_bandwidth: bandwidth of a rank to other nodes, one way.
         about: source of the figures.
     """
 
@@ -196,7 +196,7 @@ def machine_of(name: str, changes: dict[str, str | int | None]) -> Machine:
     """Returns a machine by its name, with other figures if they are given.
 
     Args:
-        name: a key of `MACHINES`.
+        name: name of the machine, a key of `MACHINES`.
         changes: figures by name of the field; amounts as users write them, such as "141GB"; None
             for the published figure.
 

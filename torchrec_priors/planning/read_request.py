@@ -49,9 +49,9 @@ class Numbers:
         negatives: negatives of a step, over all ranks.
         dense: parameters of the dense model, as users write them.
         layers: layers of the encoder; without it activations are not counted.
-        accumulate, recompute, precision: as in a run's configuration.
+        accumulate, recompute, precision: settings of a run's configuration.
         queries: paths of a position that have positives.
-        sharding, kernel: as in `ShardingConfig`.
+        sharding, kernel: type and kernel of `ShardingConfig`.
     """
 
     dim: int | None = None
@@ -101,7 +101,7 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
     """Returns the request of a table of `items` rows; what is not given is as in `DEFAULTS`.
 
     Args:
-        numbers: of the model.
+        numbers: what the user said of the model.
         items: number of rows.
         rest: ranks, machine and the other fields of `Request`.
     """
@@ -163,8 +163,8 @@ def from_config(
     """Returns the request of a run: its tables, batch, negatives and dense parameters.
 
     Args:
-        config: of the run.
-        data: has items, groups and features; without it there is one item set and no heads.
+        config: configuration of the run.
+        data: its data set, with items, groups and features; without it there is one item set and no heads.
         items: number of items, instead of the data set's.
         rest: as for `from_numbers`.
 

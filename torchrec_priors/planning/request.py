@@ -25,8 +25,8 @@ class RequestedTable:
     """One table.
 
     Attributes:
-        name: of the table.
-        rows, dim: of the table.
+        name: name of the table.
+        rows, dim: number and width of its rows.
         per_window: number of ids that a window looks up in it, at most.
         per_step: number of further ids of a step, over all ranks (negatives).
         managed: whether TorchRec manages its rows, so it is cut where their blocks end.
@@ -50,7 +50,7 @@ class Request:
         machine: what each rank has.
         batch: windows of a rank and step; 0 if `global_batch` is given.
         global_batch: windows of a step over all ranks.
-        optimizer: of the tables, fused into backward.
+        optimizer: optimizer of the tables, fused into backward.
         rows: `fp32` or `fp16`.
         sharding: settings of a run.
         dense: number of parameters of the dense model, which every rank holds.

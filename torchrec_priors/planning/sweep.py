@@ -35,7 +35,7 @@ def sweep(
     """Plans all numbers of items with all numbers of ranks.
 
     Args:
-        request: of which items and ranks are replaced.
+        request: what is planned; its numbers of items and ranks are replaced.
         items: numbers of items.
         ranks: numbers of ranks.
         report: called with each point before it is planned.
