@@ -55,8 +55,9 @@ def run(
 
     Args:
         function: the app.
-        arguments: of its command line; None for those of this process.
-        single_process: whether the app is a single process, so several of a launcher would disturb it.
+        arguments: its command line; None for that of this process.
+        single_process: whether the app is a single process, which several of a launcher would
+            disturb.
     """
     open_streams()
     if arguments is None:
@@ -71,10 +72,10 @@ def run(
 
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
     app.command()(_with_checks(function, launch))
-    # Not standalone: Typer would then print errors, over several lines, and exit by itself.
     try:
         check_texts(arguments)
         check_renamed(function.__name__, arguments)
+        # Standalone, Typer would print errors, over several lines, and exit by itself.
         code = app(arguments, standalone_mode=False)
         _flush()
     except StoppedError as error:
