@@ -226,8 +226,10 @@ def _custom_code(config: RunConfig) -> list[Path]:
 def _tree(about: dict[str, Any]) -> PriorTree:
     """What heads need to know of the tree."""
     # Heads ask a tree for no more than the number of paths and groups, and its composition.
-    levels = [SimpleNamespace(groups=range(groups)) for groups in about["groups_of_levels"]]
-    tree = SimpleNamespace(paths=about["heads"], levels=levels, composition=about["composition"])
+    groups = [range(groups) for groups in about["groups_of_levels"]]
+    tree = SimpleNamespace(
+        paths=about["heads"], group_names=groups, composition=about["composition"]
+    )
     return cast(PriorTree, tree)
 
 
