@@ -116,6 +116,7 @@ def test_rows_compare_with_the_reference_and_print(monkeypatch):
     assert said[0] == "merrec: ours"
 
 
+@pytest.mark.slow
 def test_prepare_and_reader_are_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(data_path, "_LOGS", (2_000, 3_000))
     monkeypatch.setattr(data_path, "_READ", 3_000)
@@ -177,6 +178,7 @@ def test_two_ranks_have_the_tokens_of_both_and_the_loss_of_one(tmp_path):
     assert len(both.seconds) == 1
 
 
+@pytest.mark.slow
 def test_what_fails_is_named():
     with pytest.raises(RuntimeError, match="a bad one: exit code 2"):
         in_a_process("a bad one", scaling._WORKER, ["merrec", "nobody"], 1)

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from command_line import REPOSITORY
 
+pytestmark = pytest.mark.slow  # a wheel is built and installed, and a few dozen commands run
+
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf8")
 DATA = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf8")
 
