@@ -1,15 +1,17 @@
 """Data sets that tests share. This folder is on sys.path, so that tests can import its helper modules."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import tiny
 from small_movielens import write_movielens
 
+from torchrec_priors.config import RunConfig
 from torchrec_priors.preparation.prepare import Settings, prepare
 
 HORIZON = 8
@@ -44,3 +46,24 @@ def small_data(small_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     folder = tmp_path_factory.mktemp("small") / "prepared"
     prepare(Settings("movielens", small_raw, HORIZON), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(
+    small_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[RunConfig], Path]:
+    """`trained(config)`: the folder of a run of `small_data`; tests must not change it.
+
+    Each configuration is trained once.
+    """
+    runs: dict[str, Path] = {}
+
+    def run(config: RunConfig) -> Path:
+        key = config.sha256()
+        if key not in runs:
+            folder = tmp_path_factory.mktemp("trained") / "run"
+            tiny.train(config, small_data, folder)
+            runs[key] = folder
+        return runs[key]
+
+    return run

@@ -1,11 +1,11 @@
 """An exported run gives the scores that the run gives, and its files are the same from any number of ranks."""
 
-import copy
 import json
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import torch
 from distributed.ranks import run_on_ranks
 from safetensors import safe_open
@@ -16,22 +16,20 @@ from torchrec_priors.apps import export as app
 from torchrec_priors.config import parse
 from torchrec_priors.errors import OutsideError, UserError
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.ranks.process import join
 from torchrec_priors.serving import export as export_module
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
-from torchrec_priors.training.loop import train
-from torchrec_priors.training.run.folder import RunFolder
 
 HISTORIES = [[5, 50, 7], [8], list(range(30, 60))]
-SETTINGS = {
-    "model": {"dim": 8, "context": 20, "horizon": 4, "score": "cosine"},
-    "encoder": {"layers": 1, "heads": 2},
+SETTINGS = tiny.settings(
+    model={"context": 20, "score": "cosine"},
+    negatives={"per_set": 10},
+    training={"batch": 8, "steps": 2},
+    evaluation={"batch": 8, "filter_seen": False},
+)
+HEADS = {
     "priors": {"tree": ["temporal:2", "genre"], "composition": "additive"},
-    "negatives": {"per_set": 10},
     "loss": {"gate": 1.0},
-    "training": {"batch": 8, "steps": 2, "evaluate_every": 2},
-    "evaluation": {"batch": 8, "filter_seen": False},
 }
 
 
@@ -91,12 +89,9 @@ def test_scores_are_those_of_the_run(run, out):
     ],
     ids=["sasrec", "dualvae"],
 )
-def test_scores_are_those_of_a_baseline_models_run(small_data, tmp_path, score, changes):
-    run, out = tmp_path / "run", tmp_path / "out"
-    settings = copy.deepcopy(SETTINGS) | {"priors": {"tree": []}, "loss": {}} | changes
-    settings["model"]["score"] = score
-    with join() as ranks:
-        train(parse(settings), PreparedData(small_data), RunFolder(run), ranks)
+def test_scores_are_those_of_a_baseline_models_run(trained, tmp_path, score, changes):
+    run = trained(parse(tiny.merged(SETTINGS, model={"score": score}, **changes)))
+    out = tmp_path / "out"
     _export(run, out)
     _gives_the_same(run, out, HISTORIES)
 
@@ -110,15 +105,9 @@ def test_scores_are_those_of_a_baseline_models_run(small_data, tmp_path, score, 
     ],
     ids=lambda policy: policy["unseen"],
 )
-def test_scores_are_those_of_a_run_some_of_whose_items_have_no_row(small_data, tmp_path, embedding):
-    run, out = tmp_path / "run", tmp_path / "out"
-    with join() as ranks:
-        train(
-            parse(copy.deepcopy(SETTINGS) | {"embedding": embedding}),
-            PreparedData(small_data),
-            RunFolder(run),
-            ranks,
-        )
+def test_scores_are_those_of_a_run_some_of_whose_items_have_no_row(trained, tmp_path, embedding):
+    run = trained(parse(tiny.merged(SETTINGS, **HEADS, embedding=embedding)))
+    out = tmp_path / "out"
     about = _export(run, out)
     with load_run(run) as loaded:
         has_row_I = loaded.model.item_rows.has_row_I

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.parquet as pq
 import pytest
+import tiny
 from e2e.command_line import app
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,10 +18,6 @@ from torchrec_priors import load_run
 from torchrec_priors.apps import command, recommend
 from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
-from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.ranks.process import join
-from torchrec_priors.training.loop import train
-from torchrec_priors.training.run.folder import RunFolder
 
 HISTORY = [5, 50, 7]
 TERMS = ["short-term", "long-term"]
@@ -205,17 +202,10 @@ def test_threads_with_levers_of_their_own(loaded, everything):
 
 
 @pytest.fixture(scope="module")
-def groups_run(small_data, tmp_path_factory):
+def groups_run(trained):
     """A run with heads for groups of users, whose scores are averaged."""
-    folder = tmp_path_factory.mktemp("levers") / "run"
-    changed = {
-        **SETTINGS,
-        "priors": {"tree": ["gender", "genre"]},
-        "evaluation": {"batch": 8, "fusion": "mean"},
-    }
-    with join() as ranks:
-        train(parse(changed), PreparedData(small_data), RunFolder(folder), ranks)
-    return folder
+    priors = {"tree": ["gender", "genre"]}
+    return trained(parse(tiny.merged(SETTINGS, priors=priors, evaluation={"fusion": "mean"})))
 
 
 def test_heads_of_groups_of_users(groups_run, small_raw, capsys, tmp_path):
