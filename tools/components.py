@@ -216,7 +216,7 @@ def _default(default: object) -> str | None:
 
 def _component_help(text: str, kind: object, names: dict[str, str]) -> str:
     """Returns an app's help, with options as a component has them."""
-    # A component's options have no dashes: `--test-from` of the app is `--test_from` of the component.
+    # Options of a component have no dashes: the app's `--test-from` is `--test_from`.
     for name in names.values():
         option = re.escape(name.replace("_", "-"))
         text = re.sub(rf"--{option}(?![\w-])", f"--{name}", text)

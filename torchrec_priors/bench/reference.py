@@ -4,7 +4,8 @@ It has padded batches, every head at every position, logits of all negatives and
 uses batched products and does nothing twice: queries of a prefix that heads share are computed
 once, and copies of a positive among the negatives are subtracted from one sum over all of them.
 
-Shapes: B windows, T positions, O offsets (tau), X = T + O, K paths, S item sets, d width, H attention heads.
+Shapes: B windows, T positions, O offsets (tau), X = T + O, K paths, S item sets, d width, H
+attention heads.
 """
 
 import torch

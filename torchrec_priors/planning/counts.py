@@ -24,8 +24,8 @@ def read_count(text: str, option: str) -> int:
         UserError: it is no such number.
 
     Example:
-        >>> read_count("1.26M", "--items"), read_count("10B", "--items"), read_count("64", "--ranks")
-        (1260000, 10000000000, 64)
+        >>> [read_count(text, "--items") for text in ("1.26M", "10B", "64")]
+        [1260000, 10000000000, 64]
     """
     match = re.fullmatch(
         r"([0-9][0-9_]*(?:\.[0-9]+)?(?:e[0-9]{1,2})?) *([kmbgt]?)", text.strip().lower()

@@ -164,7 +164,8 @@ def from_config(
 
     Args:
         config: configuration of the run.
-        data: its data set, with items, groups and features; without it there is one item set and no heads.
+        data: its data set, with items, groups and features; without it there is one item set and
+            no heads.
         items: number of items, instead of the data set's.
         rest: as for `from_numbers`.
 
