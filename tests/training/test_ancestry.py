@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny
 
 from torchrec_priors.apps import evaluate
-from torchrec_priors.config import parse
 from torchrec_priors.data.leaks import leaks
 from torchrec_priors.data.trained_part import TrainedPart
 from torchrec_priors.errors import UserError
@@ -19,24 +19,22 @@ from torchrec_priors.ranks.share import Share
 from torchrec_priors.report.runs import find
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training import loop
 from torchrec_priors.training.run.ancestry import read_ancestry
 from torchrec_priors.training.run.folder import RunFolder
 
-SETTINGS = {
-    "model": {"dim": 8, "context": 12, "horizon": 2},
-    "encoder": {"layers": 1, "heads": 2},
-    "negatives": {"per_set": 8},
-    "evaluation": {"batch": 32},
-}
-STEPS = {"batch": 16, "steps": 1, "evaluate_every": 1}
+
+def _config(pretrained="", **training):
+    return tiny.config(
+        model={"horizon": 2},
+        negatives={"per_set": 8},
+        table={"pretrained": str(pretrained)},
+        training={"steps": 1, "evaluate_every": 1, **training},
+        evaluation={"batch": 32},
+    )
 
 
-def _train(data, run, init_from=None, pretrained="", **training):
-    settings = SETTINGS | {"training": STEPS | training, "table": {"pretrained": str(pretrained)}}
-    with join() as ranks:
-        source = None if init_from is None else RunFolder(init_from)
-        loop.train(parse(settings), PreparedData(data), RunFolder(run), ranks, source)
+def _train(data, run, init_from=None, **changes):
+    tiny.train(_config(**changes), data, run, init_from=init_from)
     return run
 
 
@@ -114,8 +112,8 @@ def test_training_says_that_its_validation_is_not_held_out(
     assert '"validation/leaked/users": ' in lines
 
 
-def test_a_run_that_was_trained_on_no_target_taints_nobody(small_data, tmp_path, capsys):
-    parent = _train(small_data, tmp_path / "parent")
+def test_a_run_that_was_trained_on_no_target_taints_nobody(small_data, trained, tmp_path, capsys):
+    parent = shutil.copytree(trained(_config()), tmp_path / "parent")
     run = _train(small_data, tmp_path / "run", init_from=parent)
     metrics = _evaluated(run)
     assert metrics["leaked/users"] == metrics["leaked/untold_users"] == 0
@@ -136,18 +134,15 @@ def test_what_is_far_back_counts_as_much(small_data, child, tmp_path):
 
 
 def test_of_another_horizon_just_the_targets_within_its_training_part_count(
-    small_raw, small_data, tmp_path
+    small_raw, small_data, trained, tmp_path
 ):
-    prepare(Settings("movielens", small_raw, 2), tmp_path / "data")  # trains on all but 4
+    # The other horizon trains on all but 4; targets are the last 8, and the 8 before.
+    prepare(Settings("movielens", small_raw, 2), tmp_path / "data")
     other = _train(tmp_path / "data", tmp_path / "other")
-    run = _train(
-        small_data, tmp_path / "run", init_from=other
-    )  # targets are the last 8, and the 8 before
+    run = _train(small_data, tmp_path / "run", init_from=other)
     assert _leaks(run, small_data, "test").to_metrics()["leaked/targets_share"] == 0.5
     assert _leaks(run, small_data, "validation").to_metrics()["leaked/targets_share"] == 1
-    back = _train(
-        tmp_path / "data", tmp_path / "back", init_from=_train(small_data, tmp_path / "plain")
-    )
+    back = _train(tmp_path / "data", tmp_path / "back", init_from=trained(_config()))
     assert _leaks(back, tmp_path / "data", "validation").to_metrics()["leaked/users"] == 0
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from torchrec_priors.config import parse
 from torchrec_priors.errors import OutsideError, UserError
-from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.run import load_run
 from torchrec_priors.training import loop, trainer
@@ -26,28 +25,15 @@ from torchrec_priors.training.checkpoint import staging as checkpoint_staging
 from torchrec_priors.training.checkpoint.check import flaw
 from torchrec_priors.training.checkpoint.keys import MANIFEST
 from torchrec_priors.training.checkpoint.manifest import read_manifest
-from torchrec_priors.training.run.folder import RunFolder
 
-SETTINGS = {
-    "model": {"dim": 8, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2},
-    "priors": {"tree": ["temporal:2"]},
-    "negatives": {"per_set": 20},
-    "training": {
-        "batch": 16,
-        "steps": 20,
-        "evaluate_every": 20,
-        "log_every": 1,
-        "checkpoint_seconds": 0,
-    },
-    "evaluation": {"batch": 16},
-}
+
+def _config(**training):
+    steps = {"steps": 20, "evaluate_every": 20, "checkpoint_seconds": 0}
+    return tiny.config(priors={"tree": ["temporal:2"]}, training={**steps, **training})
 
 
 def _train(data, run, **training):
-    with join() as ranks:
-        config = parse({**SETTINGS, "training": SETTINGS["training"] | training})
-        return loop.train(config, PreparedData(data), RunFolder(run), ranks)
+    return tiny.train(_config(**training), data, run)
 
 
 def _names(run):
@@ -79,11 +65,9 @@ def _same(first, second, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def whole(small_data, tmp_path_factory):
+def whole(trained):
     """A run of 20 steps whose checkpoints are of steps 15 and 20, the best."""
-    run = tmp_path_factory.mktemp("runs") / "whole"
-    _train(small_data, run)
-    return run
+    return trained(_config())
 
 
 @pytest.fixture

@@ -5,44 +5,28 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny
 
 from torchrec_priors.common.files import read_json
-from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.ranks.process import join
 from torchrec_priors.report.runs import find
-from torchrec_priors.training import loop
 from torchrec_priors.training.checkpoint.folder import CheckpointFolder
 from torchrec_priors.training.run.ancestry import read_ancestry
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.log_lines import read_lines, to_line
 from torchrec_priors.training.run.paths import path_names
 
-SETTINGS = {
-    "model": {"dim": 8, "context": 12, "horizon": 2},
-    "encoder": {"layers": 1, "heads": 2},
-    "negatives": {"per_set": 8},
-    "embedding": {"unseen": "dropped", "min_frequency": 3},
-    "training": {"batch": 16, "steps": 4, "evaluate_every": 2, "log_every": 1},
-}
-
-
-def _train(data, run):
-    with join() as ranks:
-        return loop.train(parse(SETTINGS), PreparedData(data), RunFolder(run), ranks)
-
-
-@pytest.fixture(scope="module")
-def whole(small_data, tmp_path_factory):
-    run = tmp_path_factory.mktemp("damaged") / "run"
-    _train(small_data, run)
-    return run
+CONFIG = tiny.config(
+    model={"horizon": 2},
+    negatives={"per_set": 8},
+    embedding={"unseen": "dropped", "min_frequency": 3},
+)
 
 
 @pytest.fixture
-def run(whole, tmp_path):
-    return shutil.copytree(whole, tmp_path / "run")
+def run(trained, tmp_path):
+    return shutil.copytree(trained(CONFIG), tmp_path / "run")
 
 
 def _seen(run):
@@ -140,7 +124,7 @@ def test_a_note_of_the_best_that_is_damaged_is_written_again_by_training(run, sm
         UserError, match=r"best.json' is damaged .*: the train command of this run writes it again"
     ):
         CheckpointFolder(run / "checkpoints").best_step()
-    _train(small_data, run)
+    tiny.train(CONFIG, small_data, run)
     assert (
         "best.json' is damaged (it does not match its checksum): it is written again" in caplog.text
     )
@@ -168,7 +152,7 @@ def test_a_last_line_that_was_cut_is_trimmed_and_a_damaged_line_is_named(run, sm
     ):
         read_lines(file)
     with pytest.raises(UserError, match="line 2"):
-        _train(small_data, run)
+        tiny.train(CONFIG, small_data, run)
 
 
 def test_other_programs_read_the_lines_and_lines_of_earlier_versions_are_read(tmp_path):
@@ -198,7 +182,7 @@ def test_what_a_kill_leaves_before_a_run_has_begun_does_not_spoil_the_folder(
     (begun / "checkpoints").mkdir()
     (begun / ".config.toml.partial").write_text("[mo")
     (begun / ".lock").touch()
-    RunFolder(begun).check_same_run(parse(SETTINGS), PreparedData(small_data))
+    RunFolder(begun).check_same_run(CONFIG, PreparedData(small_data))
     shutil.copytree(run / "checkpoints", begun / "checkpoints", dirs_exist_ok=True)
     with pytest.raises(UserError, match=r"config.toml' is missing: put it back"):
-        RunFolder(begun).check_same_run(parse(SETTINGS), PreparedData(small_data))
+        RunFolder(begun).check_same_run(CONFIG, PreparedData(small_data))

@@ -4,38 +4,28 @@ import os
 import signal
 
 import pytest
+import tiny
 import torch
 from run_files import logged
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from torchrec_priors.config import parse
 from torchrec_priors.errors import StoppedError
 from torchrec_priors.prepared.data_set import PreparedData
-from torchrec_priors.ranks.process import join
 from torchrec_priors.training import loop, trainer
-from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.stop_request import StopRequest
 
-SETTINGS = {
-    "model": {"dim": 8, "context": 10, "horizon": 4},
-    "encoder": {"layers": 1},
-    "training": {"steps": 9, "batch": 8, "evaluate_every": 3, "log_every": 1, "patience": 0},
-}
+CONFIG = tiny.config(
+    model={"context": 10},
+    training={"steps": 9, "batch": 8, "evaluate_every": 3, "patience": 0},
+)
 
 
-def _train(data, path):
-    config, folder = parse(SETTINGS), RunFolder(path)
-    folder.check_same_run(config, data)
-    with join() as ranks:
-        return loop.train(config, data, folder, ranks)
-
-
-def _numbers(path):
-    """The logged lines but for times, and the last checkpoint's tensors."""
-    lines = logged(path)
-    dcp_to_torch_save(path / "checkpoints/step-00000009", path / "flat.pt")
-    state = torch.load(path / "flat.pt", weights_only=False)
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines], state["model"]
+def _numbers(run, folder):
+    """The logged lines but for times, and the last checkpoint's tensors, by way of a file in a folder."""
+    dcp_to_torch_save(run / "checkpoints/step-00000009", folder / "flat.pt")
+    state = torch.load(folder / "flat.pt", weights_only=False)
+    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in logged(run)]
+    return lines, state["model"]
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +34,8 @@ def data(small_data):
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    path = tmp_path_factory.mktemp("runs") / "whole"
-    _train(data, path)
-    return _numbers(path)
+def whole(trained, tmp_path_factory):
+    return _numbers(trained(CONFIG), tmp_path_factory.mktemp("flat"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -70,12 +58,12 @@ def test_a_signal_within_a_step_is_heeded_at_its_end(data, whole, tmp_path, monk
     with pytest.raises(
         StoppedError, match=f"stopped by {number.name} at step 5 of 9: the same command"
     ) as stopped:
-        _train(data, tmp_path / "run")
+        tiny.train(CONFIG, data, tmp_path / "run")
     assert stopped.value.by == number
     assert (tmp_path / "run/checkpoints/step-00000005").is_dir()
     monkeypatch.undo()
-    _train(data, tmp_path / "run")
-    _same(_numbers(tmp_path / "run"), whole)
+    tiny.train(CONFIG, data, tmp_path / "run")
+    _same(_numbers(tmp_path / "run", tmp_path), whole)
 
 
 def test_a_signal_within_an_evaluation_gives_it_up_and_it_is_made_later(
@@ -90,10 +78,10 @@ def test_a_signal_within_an_evaluation_gives_it_up_and_it_is_made_later(
     monkeypatch.setattr(loop, "evaluate", interrupted)
     for _ in range(2):  # the second time it goes on with the evaluation
         with pytest.raises(StoppedError, match="stopped by SIGTERM at step 3 of 9"):
-            _train(data, tmp_path / "run")
+            tiny.train(CONFIG, data, tmp_path / "run")
     monkeypatch.undo()
-    _train(data, tmp_path / "run")
-    _same(_numbers(tmp_path / "run"), whole)
+    tiny.train(CONFIG, data, tmp_path / "run")
+    _same(_numbers(tmp_path / "run", tmp_path), whole)
 
 
 def _same(one, other):
