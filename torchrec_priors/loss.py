@@ -1,22 +1,26 @@
 """Eq. 6-8: positives of every path, their in-group likelihood, and their weights in the loss.
 
-    L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * sum_k w_k * L_kt L_kt = (sum of -log p over the
-    global batch's positives of path k at offset t) / (their expected count) expected count =
-    (targets of the global batch at offset t) * (share of positives of k among training targets at
-    t)
+    L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * sum_k w_k * L_kt
+    L_kt = (sum of -log p over the global batch's positives of path k at offset t)
+           / (their expected count)
+    expected count = (targets of the global batch at offset t)
+                     * (share of training targets at offset t that are positives of path k)
 
 The printed Eq. 8 is not divided by the sum of the gammas, a constant factor, and its L_kt is that
 of one example.
 
-The gate learns which groups come next; every target is a yes or no for every item set s:
+The gate learns which groups come next: for every target and item set s, it predicts whether the
+target is in s.
 
-    L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t * (mean over the global batch's targets
-        at offset t of sum_s -log P(the target is, or is not, in s | h)) W_t = sum of w_k over the
-        paths that have positives at offset t
+    L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t
+             * (mean over the global batch's targets at offset t of
+                sum_s -log P(the target is, or is not, in s | h))
+    W_t = sum of w_k over the paths that have positives at offset t
 
 With the batch's own count of positives instead of the expected one, a path with a positive in one
 batch of ten would count for a tenth of its w_k. W_t puts the gate on the scale of the heads: in a
-tree below temporal:4 a fourth of the paths have positives at an offset, and weigh a fourth.
+tree below temporal:4, only a quarter of the paths have positives at a given offset, and their w_k
+sum to a quarter.
 
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path)
 pairs.
@@ -51,8 +55,9 @@ class LossWeights(nn.Module):
         self.register_buffer("decision_T", torch.zeros(horizon), persistent=False)
 
     def of(self, positives: "Positives", counts: "Counts") -> Tensor:
-        """[M]: weight of -log p of each of this rank's positives in Eq. 8; the loss is the sum over
-        ranks."""
+        """[M]: weight of -log p of each of this rank's positives in Eq. 8; the loss is the sum
+        over ranks.
+        """
         cell_KT = self.positive_KT / counts.trained_T.clamp(min=1)
         return cell_KT[positives.path_M, positives.offset_M - 1]
 
@@ -64,13 +69,16 @@ _OF_POSITIVES = ("query_M", "source_M", "offset_M", "path_M")
 class Positives:
     """Positives of a batch and the queries they need.
 
-    Attributes: token_P, path_P: distinct (token, path) pairs, ascending by path, then by token.
-        query_M: pair of each positive, ascending. source_M: the future item of each positive, an
-        index into the extended sequences. offset_M: 1-based distance of each positive. path_M: path
-        of each positive. reach_N: number of targets of each token, the next ones, up to T.
-        trained_T: number of targets of each offset that the heads learn. trained_M: bool, positives
-        that the heads learn; None for all. The others have no vector of their own, only groups,
-        which a gate learns.
+    Attributes:
+        token_P, path_P: distinct (token, path) pairs, ascending by path, then by token.
+        query_M: pair of each positive, ascending.
+        source_M: the future item of each positive, an index into the extended sequences.
+        offset_M: 1-based distance of each positive.
+        path_M: path of each positive.
+        reach_N: number of targets of each token, the next ones, up to T.
+        trained_T: number of targets of each offset that the heads learn.
+        trained_M: bool, positives that the heads learn; None for all. The others have no vector of
+            their own, only groups, which a gate learns.
     """
 
     token_P: Tensor
@@ -157,7 +165,8 @@ def find_positives(
 
 def count(positives: Positives, horizon: int) -> Tensor:
     """int64 [2, T] counts of this rank: targets of every offset that the heads learn, and all
-    targets."""
+    targets.
+    """
     # A token with r targets has one at each of the offsets 1 to r.
     tokens_by_reach = torch.bincount(positives.reach_N, minlength=horizon + 1)
     target_T = tokens_by_reach.flip(0).cumsum(0).flip(0)[1:]
@@ -203,7 +212,7 @@ def decision_weights(positives_KT: Tensor, weight_K: Tensor, discount_T: Tensor)
     The decisions weigh as much as the target's positives in Eq. 8.
 
     Args:
-        positives_KT, weight_K, discount_T: as of `positive_weights`.
+        positives_KT, weight_K, discount_T: as for `positive_weights`.
     """
     active_T = (weight_K[:, None] * (positives_KT > 0)).sum(0)
     return active_T * discount_T
@@ -235,7 +244,7 @@ def gate_loss(
     reached_N = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
     all_no = (reached_N[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
 
-    # A target is one yes for a set, though several of its paths may share the set.
+    # A target counts once for a set, even if several of its paths share the set.
     token_M = positives.token_P[positives.query_M]
     set_M = item_set_K[positives.path_M]
     key = torch.unique((positives.offset_M * sets + set_M) * tokens + token_M)

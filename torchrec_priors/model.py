@@ -57,7 +57,7 @@ class PathQueries:
         return len(self.query_BKd)
 
     def first(self, users: int) -> "PathQueries":
-        """Those of the first users."""
+        """The queries of the first users."""
         return PathQueries(self.query_BKd[:users], self.log_group_BK[:users])
 
 
@@ -80,14 +80,14 @@ class StartedStep:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """How a model is trained and looked up, besides its sizes.
+    """Settings of training and of table lookups, other than sizes.
 
     Attributes:
         exchange: how ranks exchange negatives and sums; by default a single process.
-        precision: of the encoder's matrix products in training.
-        asks_once: whether ids that repeat are looked up once.
+        precision: dtype of the encoder's matrix products in training.
+        asks_once: whether repeated ids are looked up once.
         sees_events: whether the encoder reads events; the prior tree may need them, too.
-        hides_seen: whether seen items are left out of the negatives (`NegativesConfig`).
+        hides_seen: whether items that the user has already seen are left out of the negatives.
     """
 
     exchange: Exchange = field(default_factory=Exchange)
@@ -160,7 +160,9 @@ class Recommender(nn.Module):
     # Lookups
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
-        """Vectors of all ids in their order, [values, d], and the rows of the table they are in."""
+        """Vectors of all ids, in their order, [values, d], and the rows of the table they are
+        in.
+        """
         return self._answer(self._request(ids))
 
     def _request(self, ids: KeyedJaggedTensor) -> LookupIds:
@@ -211,8 +213,8 @@ class Recommender(nn.Module):
             own_shifts = torch.from_numpy(batch.draw.own_shifts).to(vectors.device)
             shifts_n = gather(own_shifts, slots_W)
 
-        # Parts of the batch gather their gradients in leaves cut off from the tables;
-        # `LookedUp.backward` then hands each table its whole gradient once.
+        # The parts' gradients accumulate in detached leaves; `LookedUp.backward` then passes each
+        # table its whole gradient once.
         roots = [vectors[:items], gather(vectors[items:], slots_W)]
         if self.features is not None:
             assert ids.features is not None
@@ -244,18 +246,18 @@ class Recommender(nn.Module):
         batch: Batch,
         *,
         look_up: Callable[[Batch], LookedUp] | None = None,
-        doing: Callable[[str], None] = lambda _: None,
+        announce: Callable[[str], None] = lambda _: None,
     ) -> StartedStep:
         """Looks a batch up and counts its targets over all ranks. Every rank must call it.
 
         Args:
             look_up: used instead of the model's.
-            doing: called with what is done next, before its collective.
+            announce: called with the name of each phase before its collective.
         """
-        doing("lookup (all-to-all)")
+        announce("lookup (all-to-all)")
         looked_up = (look_up or self.look_up)(batch)
 
-        doing("numbers of targets (all-reduce)")
+        announce("numbers of targets (all-reduce)")
         positives = [self.positives(looked_up, part) for part in batch.parts]
         return StartedStep(looked_up, batch.parts, positives, self._counts(positives))
 
@@ -287,7 +289,7 @@ class Recommender(nn.Module):
         average is then the gradient of the whole loss.
 
         Args:
-            number: of the part.
+            number: index of the part.
         """
         looked_up = step.looked_up
         part = step.parts[number]
@@ -388,11 +390,11 @@ class Recommender(nn.Module):
     # Serving
 
     def tokens(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
-        """What the encoder takes of histories, [N, d]: item vectors with side features added.
+        """The encoder's input for some histories, [N, d]: item vectors with side features added.
 
         Args:
             ids: one row for each history.
-            item_N: row ids of the items that `ids` are of.
+            item_N: row ids of the items whose table ids are `ids`.
         """
         token_Nd, _ = self.lookup(ids)
         if self.features is None:
@@ -403,7 +405,7 @@ class Recommender(nn.Module):
         """The query of every path after the last position of each history.
 
         Args:
-            histories: none empty; their vectors as `tokens` returns them.
+            histories: non-empty histories, with vectors from `tokens`.
         """
         states = replace(histories, vector_Nd=self._encode(histories))
         query_BKd = self.score.queries(ask_last(self.heads, self.baseline, states, self.paths))

@@ -172,7 +172,7 @@ def test_items_that_no_head_reaches_are_counted(caplog):
     tree = PriorTree([TemporalPrior(2, 4), _item("mine", ["a", "b"], [(0, 0), (2, 1), (2, 0)])], 4)
     tree.say_what_is_left_out()
     assert [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING] == [
-        "2 items are in no group of prior 'mine': no head reaches them"
+        "2 items are in no group of prior 'mine', so no head can retrieve them"
     ]
 
 

@@ -155,7 +155,7 @@ def test_a_run_whose_paths_are_lost_is_explained(run, change, says, tmp_path):
         ('{"paths": [{}]}', "paths.json' is not what train writes (KeyError: 'name'): train again"),
         (
             '{"targets": 1, "paths": []}',
-            "paths.json is of other prior paths than the run's data and",
+            "paths.json lists other prior paths than the run's data and",
         ),
     ],
     ids=["broken", "others"],

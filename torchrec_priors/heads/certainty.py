@@ -45,7 +45,8 @@ class Certainty(nn.Module):
 
     def variance(self) -> Tensor:
         """[K]: variance of each head's loss; a head without positives has the largest of the
-        others."""
+        others.
+        """
         weight_K = 1 - _DECAY**self.steps_K
         mean, square = self.moments_2K / weight_K.clamp(min=1e-12)
         variance_K = (square - mean * mean).clamp(min=0)

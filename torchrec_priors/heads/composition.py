@@ -1,5 +1,6 @@
-"""The heads of a configuration: which adapters there are, how they are composed, and how large they
-may be."""
+"""The heads of a configuration: which adapters there are, how they are composed, and how large
+they may be.
+"""
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import Depth
@@ -31,7 +32,8 @@ def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:
 
 def check_budget(tree: PriorTree, dim: int, config: PriorsConfig) -> None:
     """Raises UserError where the tree has more parameters than the configuration allows; makes
-    nothing large."""
+    nothing large.
+    """
     parameters = count_parameters(tree, dim, config)
     if parameters > config.max_parameters:
         raise UserError(

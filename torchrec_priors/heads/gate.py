@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 class Gate(nn.Module):
     """d + 1 parameters for each item set; a probability starts at the set's share of training
-    targets."""
+    targets.
+    """
 
     gated_S: Tensor
 

@@ -30,8 +30,8 @@ class _DepthRows:
     """What is computed at one depth.
 
     Attributes:
-        runs: (adapter, number of rows), one run of rows after another.
-        end_P: rows at which pairs end, in the order of the pairs that end here.
+        runs: (adapter, number of consecutive rows that use it).
+        end_P: for each pair whose path ends at this depth, its row.
         above_R: for each row, its row at the depth above; at the top, its token.
     """
 
@@ -41,8 +41,9 @@ class _DepthRows:
 
 
 class PriorHeads(nn.Module):
-    """Adapters at the nodes of a prior tree; a prefix that several paths share is computed once for
-    a token."""
+    """Adapters at the nodes of a prior tree; a prefix that several paths share is computed once
+    for a token.
+    """
 
     last_K: Tensor
 
@@ -117,7 +118,8 @@ class PriorHeads(nn.Module):
         self, tokens: int, token_P: Tensor, path_P: Tensor, end_P: Tensor
     ) -> list[_DepthRows]:
         """The rows of each depth, from the first to the last: those that pairs end at or go
-        through."""
+        through.
+        """
         tokens = max(tokens, 1)
 
         # From the last depth up: a depth has the rows that the depth below needs, and those at

@@ -1,5 +1,6 @@
-"""How a query and an item vector give a score: Eq. 1's dot product, or a learned scale times their
-cosine."""
+"""How a query and an item vector give a score: Eq. 1's dot product, or a learned scale times
+their cosine.
+"""
 
 import math
 

@@ -1,2 +1,3 @@
-"""Core operations: one signature each, a plain PyTorch reference beside every fast version. Needs
-torch alone."""
+"""Core operations: one signature each, a plain PyTorch reference beside every fast version.
+Needs torch alone.
+"""

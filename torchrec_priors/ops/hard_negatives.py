@@ -75,7 +75,8 @@ def hard_negatives_loss(
         beta: how much more the harder negatives count.
         hidden: negatives that are hidden from queries; None if none are.
 
-    Returns: The weighted sum, whose gradients can be used once; and each positive's own loss, [M],
+    Returns:
+        The weighted sum, whose gradients can be used once; and each positive's own loss, [M],
         without a gradient.
     """
     assert len(negatives.counts_S) == 1
@@ -85,8 +86,9 @@ def hard_negatives_loss(
 
 
 class _HardNegatives(torch.autograd.Function):
-    """Weights are known beforehand, so gradients are computed with the losses; nothing of size [P,
-    n] is kept."""
+    """Weights are known beforehand, so gradients are computed with the losses; nothing of size
+    [P, n] is kept.
+    """
 
     @staticmethod
     def forward(

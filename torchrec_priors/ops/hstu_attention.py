@@ -64,11 +64,14 @@ def hstu_attention(
 ) -> Tensor:
     """Causal SiLU attention within each sequence of a jagged batch.
 
-    Args: q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
-        offsets_B1: int64 [B + 1], first token of each sequence; the last entry is N. bias_HL: one
-        number per head and distance; L must be at least the longest sequence. divisor: the
-        configured context length, so a result does not depend on the batch's longest sequence.
-        alpha: factor on q.k before the bias. times: bias of time, if any.
+    Args:
+        q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
+        offsets_B1: int64 [B + 1], first token of each sequence; the last entry is N.
+        bias_HL: one number per head and distance; L must be at least the longest sequence.
+        divisor: the configured context length, so a result does not depend on the batch's longest
+            sequence.
+        alpha: factor on q.k before the bias.
+        times: bias of time, if any.
 
     Returns:
         [N, H, D].

@@ -199,7 +199,9 @@ class _Work:
         self.bias_HRL = self._bias(bias_HL)
 
     def _bias(self, bias_HL: Tensor) -> Tensor:
-        """Bias of a block's queries for the keys from `longest` before the block to its end."""
+        """Bias of every query of a block for the keys from `longest` before the block to its
+        end.
+        """
         query = torch.arange(min(_QUERIES, self.plan.longest), device=self.device)
         key = torch.arange(-self.plan.longest, len(query), device=self.device)
         distance_RL = query[:, None] - key
@@ -209,7 +211,8 @@ class _Work:
 
     def buffer(self, name: str, *shape: int) -> Tensor:
         """A tensor of a shape, with whatever is in it; the next call with the same name may
-        overwrite it."""
+        overwrite it.
+        """
         size = 1
         for length in shape:
             size *= length

@@ -24,7 +24,8 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 def has_native(q_NHD: Tensor) -> bool:
     """Whether these can be computed here: a CPU's tensors of at most 32 bits, and a compiler, or
-    what it has left."""
+    what it has left.
+    """
     return (
         q_NHD.device.type == "cpu" and q_NHD.dtype in _DTYPES and load_native(_SOURCE) is not None
     )

@@ -44,7 +44,9 @@ def _block(offsets, order, heads, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _rows(base, position, length, token, width, WIDTH: tl.constexpr):
-    """[BLOCK, WIDTH] of positions of a sequence; zeros beyond its end and the head's width."""
+    """[BLOCK, WIDTH] of positions of a sequence; zeros beyond its end and beyond the head's
+    width.
+    """
     column = tl.arange(0, WIDTH)
     there = (position < length)[:, None] & (column < width)[None, :]
     return tl.load(
@@ -74,7 +76,8 @@ def _bucket(query_time, key_time):
 @triton.jit
 def _biases(bias, times, time_bias, query, key, length, TIMED: tl.constexpr):
     """What is added to q.k, and where a query sees a key; both of the shape that query and key
-    broadcast to."""
+    broadcast to.
+    """
     distance = query - key
     seen = (distance >= 0) & (query < length)
     value = tl.load(bias + distance, mask=seen, other=0.0).to(tl.float32)
@@ -276,7 +279,8 @@ def hstu_attention_triton(
     times: TimeBias | None = None,
 ) -> Tensor:
     """See `hstu_attention`; waits for nothing on the device, where a sequence beyond L fails an
-    assertion."""
+    assertion.
+    """
     time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
     out_NHD: Tensor = _Attention.apply(
         q_NHD, k_NHD, v_NHD, bias_HL, bias_HC, offsets_B1, time_N, divisor, alpha
@@ -286,7 +290,8 @@ def hstu_attention_triton(
 
 def launch(width: int, backward: bool) -> dict[str, int]:
     """How a kernel for this width of a head is compiled: as few warps as hold what it sums up in
-    registers."""
+    registers.
+    """
     return {
         "num_warps": 4 if width <= (64 if backward else 128) else 8,
         "num_stages": 1 if width > 128 else 2,
@@ -339,7 +344,8 @@ class _Call:
         backward: bool = False,
     ) -> None:
         """`like`: what the last of the strides are of, `tokens`: where the kernel wants their
-        number."""
+        number.
+        """
         strides = [stride for x in (*self.qkv, like) for stride in x.stride()[:2]]
         sizes = (self.heads, self.blocks, self.longest, self.width, *tokens)
         options = launch(self.constants["WIDTH"], backward)

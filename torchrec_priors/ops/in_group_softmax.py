@@ -1,8 +1,8 @@
 """Weighted sum of -log of the in-group softmax (Eq. 7), each over one positive and the negatives of
 its query.
 
-    nll_m = -log( e^{s_m} / (e^{s_m} + sum_{j in negatives of its query, id_j != id_m} e^{s_j +
-    shift_j}) )
+    nll_m = -log( e^{s_m} / (e^{s_m} + Z_m) )
+    Z_m = sum of e^{s_j + shift_j} over the query's negatives j with id_j != id_m
 
 A query has the negatives of its item set and those that all queries share, except those hidden from
 it. The sum over them is taken once per query for all its positives; a positive's own id is then
@@ -33,8 +33,8 @@ BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}
 # Positives whose vectors are gathered at a time.
 POSITIVES = 1 << 11
 
-# Copies of a positive that weigh more than this, in multiples of the positive, are left out of its
-# sum. Subtracting them would lose accuracy.
+# If the copies of a positive among its negatives weigh more than this many times the positive, its
+# sum is computed without them: subtracting them afterwards would lose accuracy.
 _HEAVY = 256.0
 
 # Logits that cannot exceed this, either way, are exponentiated without subtracting their maximum.
@@ -91,7 +91,8 @@ def in_group_loss(
         negatives: see `NegativeSets`.
         hidden: negatives that are hidden from queries; None if none are.
 
-    Returns: The weighted sum, whose gradients reach queries, items and negatives, once; and each
+    Returns:
+        The weighted sum, whose gradients reach queries, items and negatives, once; and each
         positive's own loss, [M], at least 0 and without a gradient.
     """
     loss: tuple[Tensor, Tensor] = _InGroupLoss.apply(
@@ -210,9 +211,11 @@ class _Blocks:
     ) -> tuple[Tensor, Tensor]:
         """Losses of positives, and the gradients of their queries.
 
-        Args: counts_S: number of queries of each set. copies_M: how much of a query's sum over
-            negatives are copies of a positive, in multiples of e^{its score}. None if every query
-            has one positive, whose id is left out of the query's sum.
+        Args:
+            counts_S: number of queries of each set.
+            copies_M: how much of a query's sum over negatives are copies of a positive, in
+                multiples of e^{its score}. None if every query has one positive, whose id is left
+                out of the query's sum.
 
         Returns:
             [M] losses, and [P, d] gradients (empty without gradients).
@@ -239,15 +242,15 @@ class _Blocks:
             sum_r = torch.sum(exp_rc, 1, out=sum_P[rows])
             top_P[rows] = top_r
 
-            # The sum without the copies of each positive. The largest finite number instead of
-            # infinity: of no copies then nothing is taken out, rather than NaN.
+            # The sum without each positive's copies. exp() is clamped to the largest finite number:
+            # with no copies, 0 * inf would be NaN.
             row_m = positives.query_M[chosen] - rows.start
             top_m = top_r if isinstance(top_r, float) else top_r[row_m]
             own_m = torch.exp(score_M[chosen] - top_m)
             own_m.clamp_(max=torch.finfo(own_m.dtype).max)
             others_m = sum_r[row_m] - copies_M[chosen] * own_m
             has_others_m = torch.le(others_m, 0.0, out=has_others_M[chosen])
-            has_others_m.logical_not_()  # true for a NaN, which is to be seen
+            has_others_m.logical_not_()  # a NaN counts as true, so that it propagates
 
             if self.with_grads:
                 by_sum_m = positives.weight_M[chosen] / (others_m + own_m)
@@ -310,7 +313,7 @@ class _Blocks:
         grad_rd.mul_(by_sum_r1)
 
     def _logits_are_safe(self, query_Pd: Tensor) -> bool:
-        """Whether no logit can overflow. On a GPU finding out would make the host wait."""
+        """Whether no logit can overflow. Not checked on a GPU, where the host would have to wait."""
         if query_Pd.is_cuda or not len(query_Pd) or not len(self.vectors_nd):
             return False
 
@@ -331,7 +334,7 @@ class _Blocks:
         """e^{logit - top} of a block.
 
         Args:
-            own_id_r: an id for each query that is left out; None for none.
+            own_id_r: for each query, the id to leave out; None to leave out none.
             cells: (row, column) of hidden negatives; None for none.
             safe: see `_logits_are_safe`.
 

@@ -58,7 +58,8 @@ def load_native(source: Path) -> ctypes.CDLL | None:
 
 def _library(source: Path, compiler: str) -> ctypes.CDLL:
     """The kept library where it is whole and nobody else could have written it, else one that is
-    compiled."""
+    compiled.
+    """
     key = hashlib.sha256(
         "\0".join((source.read_text(), compiler, *_FLAGS, _machine())).encode()
     ).hexdigest()
@@ -153,8 +154,9 @@ def _flaw(opened: int, key: str) -> str | None:
 
 
 def _seal(content: bytes, key: str) -> bytes:
-    """The last bytes of a kept library, which no loader reads: a checksum of it and of what it was
-    made from."""
+    """The last bytes of a kept library, which no loader reads: a checksum of it and of what it
+    was made from.
+    """
     return hashlib.sha256(key.encode() + content).digest()
 
 

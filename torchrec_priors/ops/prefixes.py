@@ -1,7 +1,7 @@
 """Prefixes of jagged sequences as dense blocks: a few sequences of similar lengths at a time.
 
-    rows of a block x items of a block: row r is a requested position, and has seen items
-        0..position
+    rows of a block x items of a block: row r is a requested position that has seen its items
+    up to itself
 
 Computations over every prefix (`interest_attention`, `dynamic_routing`) are then plain dense
 arithmetic, of the requested positions only.
@@ -91,7 +91,8 @@ def in_order(parts: list[Tensor], places: list[Tensor]) -> Tensor:
 
 def _cut(order: Tensor, lengths_B: Tensor, asked_B: Tensor) -> Iterator[Tensor]:
     """Runs of sequences, ascending by length, whose blocks have few enough cells and little
-    padding."""
+    padding.
+    """
     lengths = lengths_B[order].tolist()
     asked = asked_B[order].tolist()
     start = 0

@@ -46,7 +46,8 @@ def row_squares_reference(row_N: Tensor, gradient_Nd: Tensor, rows: int) -> Tens
 
 def row_squares(found: Occurrences, gradient_Nd: Tensor) -> Tensor:
     """[U]: the same for the rows that occur; sums are in the order of the ids, the same in every
-    run."""
+    run.
+    """
     if not len(found.place_N):
         return gradient_Nd.new_zeros(0)
     sum_Ud = F.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum")

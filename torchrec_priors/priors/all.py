@@ -1,5 +1,6 @@
 """Control (paper A.1.3): every item is in every group; the number of groups is that of another
-prior."""
+prior.
+"""
 
 import numpy as np
 

@@ -130,7 +130,8 @@ class Branch:
 
     def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
         """For each row of [first_row, last_row), how many combinations estimate the same
-        probability."""
+        probability.
+        """
         count = np.ones(last_row - first_row, np.int64)
         for d, level in enumerate(self.levels):
             if d in self._restricting:

@@ -1,5 +1,6 @@
 """Event priors: a target belongs to the groups of its event. Omega_k = items with that event in
-training."""
+training.
+"""
 
 import numpy as np
 from torch import Tensor, nn

@@ -1,5 +1,6 @@
-"""Graph priors: communities of items that the same users engage with. Omega_k = items of community
-k."""
+"""Graph priors: communities of items that the same users engage with. Omega_k = items of
+community k.
+"""
 
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.item import ItemPrior, labels_of

@@ -1,5 +1,6 @@
 """Item priors: taxonomy, genre, tag. A target belongs to the groups its item is labelled with;
-Omega_k = items of k."""
+Omega_k = items of k.
+"""
 
 import numpy as np
 from torch import Tensor, nn
@@ -18,8 +19,11 @@ class ItemPrior(nn.Module):
     def __init__(
         self, name: str, groups: list[str], item: np.ndarray, group: np.ndarray, items: int
     ) -> None:
-        """Args: groups: names, by group number. item, group: pairs of a row id and a group number;
-            an item may stand several times, and one that stands nowhere is recommended by no head.
+        """
+        Args:
+            groups: names, by group number.
+            item, group: pairs of a row id and a group number; an item may stand several times, and
+                one that stands nowhere is recommended by no head.
             items: number of rows.
 
         Raises:

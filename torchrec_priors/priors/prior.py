@@ -16,10 +16,12 @@ from torchrec_priors.prepared.labels import compress
 class Targets:
     """Future interactions to be predicted, M of them.
 
-    Attributes: item_M: int64 row ids. offset_M: int64, 1-based distance from the position that
-        predicts, up to the horizon. event_M: int64 event codes; there where a level of the tree
-        needs "events". user_M: int64 numbers of users, in file order of the data set; there where a
-        level needs "users".
+    Attributes:
+        item_M: int64 row ids.
+        offset_M: int64, 1-based distance from the position that predicts, up to the horizon.
+        event_M: int64 event codes; there where a level of the tree needs "events".
+        user_M: int64 numbers of users, in file order of the data set; there where a level needs
+            "users".
     """
 
     item_M: Tensor
@@ -28,7 +30,7 @@ class Targets:
     user_M: Tensor | None = None
 
     def chosen(self, index: Tensor) -> "Targets":
-        """Some of the targets, in the order of `index`."""
+        """Some of them, in the order of `index`."""
         return Targets(
             item_M=self.item_M[index],
             offset_M=self.offset_M[index],
@@ -62,7 +64,9 @@ class Memberships(nn.Module):
         return cls(torch.from_numpy(starts), torch.from_numpy(groups))
 
     def expand(self, entity_M: Tensor) -> tuple[Tensor, Tensor]:
-        """(index into entity_M, group) for every group of every entity, in their order."""
+        """(index into entity_M, group) for every group of every entity, in the order of
+        entity_M.
+        """
         first_M = self.starts[entity_M]
         count_M = self.starts[entity_M + 1] - first_M
         row, place = ranges(first_M, count_M)
@@ -98,8 +102,9 @@ class Prior(Protocol):
     restricts_items: bool
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        """(index into targets, group) for every group a target belongs to (Eq. 6), in the order of
-        targets."""
+        """(index into targets, group) for every group a target belongs to (Eq. 6), in the order
+        of targets.
+        """
         ...
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:

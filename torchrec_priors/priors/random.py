@@ -28,7 +28,8 @@ _TEMPORAL = "temporal:"
 
 def load(argument: str, data: PreparedData, horizon: int) -> Prior:
     """`argument`: a number of groups, or the prior that is permuted; then, optionally, ":" and a
-    seed."""
+    seed.
+    """
     temporal = argument.startswith(_TEMPORAL)
     like, colon, seed = argument.removeprefix(_TEMPORAL).partition(":")
     seed_number = whole_number(seed or "0")
@@ -80,9 +81,10 @@ def labels_like(like: str, data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
 def deal(states: list[int], seed: int) -> np.ndarray:
     """A random permutation of row ids (or numbers of users), from (seed, row) alone.
 
-    Args: states: number of rows in each state of the data set, the present one last. Rows that came
-        with a state are permuted among themselves, so the others keep what a model has learned of
-        them.
+    Args:
+        states: number of rows in each state of the data set, the present one last. Rows that came
+            with a state are permuted among themselves, so the others keep what a model has learned
+            of them.
 
     >>> deal([6], 0)[:4].tolist() == deal([4, 6], 0)[:4].tolist()
     False

@@ -1,5 +1,6 @@
-"""Temporal prior `n`: group k holds the targets whose offset lies in the k-th of n equal segments
-of the horizon."""
+"""Temporal prior `n`: group k holds the targets whose offset lies in the k-th of n equal
+segments of the horizon.
+"""
 
 import numpy as np
 import torch

@@ -29,7 +29,7 @@ from torchrec_priors.settings.priors import Composition
 
 log = logging.getLogger(__name__)
 
-# Rows that are looked at together when only some of them are wanted.
+# Scattered items are handled in blocks of this many rows.
 _ROWS_LOOKED_AT = 1 << 16
 
 _NAMED = 5  # paths named in a line of the log
@@ -40,9 +40,9 @@ class Path:
     """One head.
 
     Attributes:
-        levels: numbers of the levels it goes through: all of them, or one in an additive tree.
-        groups: its group number at each of these levels.
-        item_set: number of its item set.
+        levels: indices of the levels it goes through: all of them, or one in an additive tree.
+        groups: index of its group at each of these levels.
+        item_set: index of its item set.
         name: "short-term / Electronics"; "all" in a tree without levels.
     """
 
@@ -259,7 +259,7 @@ class PriorTree(nn.Module):
         return [np.concatenate(places_of_set) for places_of_set in places]
 
     def decided(self) -> np.ndarray:
-        """bool [S]: item sets that a target may be outside of; a gate decides these."""
+        """bool [S]: item sets that do not contain every target, so the gate must decide on them."""
         decided_S = np.ones(self.item_sets, bool)
         for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
             restricts = any(level.restricts_items for level in branch.levels)
@@ -269,10 +269,10 @@ class PriorTree(nn.Module):
     def alternatives(
         self, first_row: int, last_row: int, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """c(i): how many paths estimate the same probability of an item.
+        """c(i): the number of paths that estimate the same probability of an item.
 
-        The heads of an item's several labels do, those of several segments of time, and those of
-        several branches. The heads of several events do not: their groups exclude each other.
+        An item has one estimate for each label, each segment of time and each branch. Heads of
+        different events do not count: events exclude each other, so their probabilities are summed.
 
         Args:
             among: numbers of the branches whose paths are used; None for all.
@@ -404,7 +404,7 @@ class PriorTree(nn.Module):
         return names
 
     def say_what_is_left_out(self) -> None:
-        """Logs how many paths were dropped, and how many items no group of a level has.
+        """Logs how many paths were dropped, and how many items are in no group of a level.
 
         Nothing is logged for a model whose paths were chosen before, by a run.
         """
@@ -414,9 +414,11 @@ class PriorTree(nn.Module):
         for branch in self.branches:
             for number, items in zip(branch.numbers, branch.without_group, strict=True):
                 if items:
-                    heads = "no head" if self.composition != "additive" else "no head of it"
+                    heads = "no head"
+                    if self.composition == "additive":
+                        heads = "none of its heads"
                     log.warning(
-                        "%s items are in no group of prior '%s': %s reaches them",
+                        "%s items are in no group of prior '%s', so %s can retrieve them",
                         f"{items:,}",
                         self.levels[number].name,
                         heads,
@@ -444,13 +446,15 @@ class PriorTree(nn.Module):
 
 
 def paths_of_groups(open_XG: Tensor, group_K: Tensor) -> Tensor:
-    """bool [X, K]: paths whose group at a level is open, and paths without the level (-1)."""
+    """bool [X, K]: paths whose group at a level is open, or that do not go through the level
+    (-1).
+    """
     always = open_XG.new_ones(len(open_XG), 1)
     return torch.cat([open_XG, always], 1)[:, group_K]
 
 
 def _runs(item_C: np.ndarray) -> list[tuple[int, int]]:
-    """Bounds of runs of `item_C`, each within a few rows of the data set."""
+    """Bounds of runs of `item_C`, each within one block of `_ROWS_LOOKED_AT` rows."""
     if not len(item_C):
         return []
     bounds = np.flatnonzero(np.diff(item_C // _ROWS_LOOKED_AT)) + 1
@@ -458,10 +462,10 @@ def _runs(item_C: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _without_paths(levels: list[Prior], chosen: bool) -> UserError:
-    """A tree without a path."""
+    """The error for a tree without paths."""
     if chosen:
         return UserError(
-            "paths.json is of other prior paths than the run's data and configuration have:"
+            "paths.json lists other prior paths than the run's data and configuration give:"
             " train again"
         )
     names = ", ".join(f"'{level.name}'" for level in levels)

@@ -1,5 +1,6 @@
 """User priors: a target belongs to the groups of its user. Omega_k = all items, for users of k
-alone."""
+alone.
+"""
 
 import numpy as np
 from torch import Tensor, nn

@@ -1,5 +1,6 @@
-"""A run's batches: windows of the log and the negatives of their steps, made ahead where that can
-be."""
+"""A run's batches: windows of the log and the negatives of their steps, made ahead where that
+can be.
+"""
 
 from collections.abc import Generator
 from contextlib import closing
@@ -82,8 +83,9 @@ class Batches:
     def _made_in_time(
         self, admission: Admission, stream: Generator[Windows, None, None]
     ) -> Generator[Batch, None, None]:
-        """Batches that are made when they are asked for: their negatives depend on what the steps
-        before admitted."""
+        """Batches that are made when they are asked for: their negatives depend on what the
+        steps before admitted.
+        """
         with closing(stream) as of_steps:
             for windows in of_steps:
                 draw, own_ids = admission.draw(windows)

@@ -386,7 +386,9 @@ def _move_dense(model: nn.Module, device: torch.device) -> None:
 
 
 def set_loss_weights(built: Built, config: RunConfig) -> None:
-    """Sets the weights of positives and of the gate's decisions, and the gate's first values."""
+    """Fills in the weights of positives and of the gate's decisions, and the gate's first
+    values.
+    """
     counted = built.counted
     model = built.model
     assert counted.by_offset is not None

@@ -57,7 +57,7 @@ def train(
         LostRanksError: other ranks are stuck or gone.
     """
     run = None
-    ranks.where.remedy = "started again, it goes on"
+    ranks.where.remedy = "give the same command again to resume"
     try:
         run = _Run(config, data, folder, ranks, init_from)
         summary = run.go()
@@ -114,7 +114,7 @@ class _Run:
             self.leaks = self.ancestry.leaks(data, "validation", ranks)
         self.trainer.prepare_batches()
 
-        # Nothing is written before everything that can be wrong was checked.
+        # Nothing is written until everything that can be wrong has been checked.
         if ranks.leads:
             self._write_start(first_start=trained is None, init_from=init_from)
         dist.barrier(ranks.side)
@@ -206,7 +206,7 @@ class _Run:
             self.logs.add(progress.step, values)
         self.logs.advance(loss=f"{result.loss:.4f}", best=f"{max(progress.best, 0):.4f}")
 
-        self._heed(result.counts)
+        self._stop_if_signalled(result.counts)
         if not self._evaluation_is_due() and self._checkpoint_is_due():
             self._save(best=False)
 
@@ -227,7 +227,7 @@ class _Run:
             checkpoint = None if newest is None else f"'{self.folder.checkpoints / newest}'"
             raise diverged(aborted, self.data, self.ranks, limit, checkpoint) from aborted
 
-    def _heed(self, counts: list[float]) -> None:
+    def _stop_if_signalled(self, counts: list[float]) -> None:
         """Saves and ends the run if any rank got a signal.
 
         Args:
@@ -239,7 +239,9 @@ class _Run:
         self._save(best=False)
         self.checkpoints.finish()
         where = f"step {self.progress.step} of {self.config.training.steps}"
-        raise StoppedError(f"stopped by {signal.name} at {where}: the same command goes on", signal)
+        raise StoppedError(
+            f"stopped by {signal.name} at {where}: give the same command again to resume", signal
+        )
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; the time that steps wait for them is added up."""
@@ -284,7 +286,7 @@ class _Run:
             by_group=(),  # priors may have hundreds of groups: only the category prior's are logged
             reach=reach,
             total=self.ranks.total,
-            progress=self._heeding,
+            progress=self._until_signalled,
         )
 
         if not self.warned_of_reach:
@@ -309,11 +311,11 @@ class _Run:
         if better or self._checkpoint_is_due():
             self._save(best=better)
 
-    def _heeding(self, batches: Iterable[Histories], _count: int) -> Iterator[Histories]:
-        """The batches of an evaluation, which a signal ends."""
+    def _until_signalled(self, batches: Iterable[Histories], _count: int) -> Iterator[Histories]:
+        """The batches of an evaluation; a signal stops the run between two of them."""
         for batch in batches:
             flags = torch.tensor(self.stop.flags(), dtype=torch.float32)
-            self._heed(self.ranks.total(flags).tolist())
+            self._stop_if_signalled(self.ranks.total(flags).tolist())
             yield batch
 
     def _out_of_patience(self) -> bool:
@@ -394,7 +396,7 @@ class _Run:
         where = self.ranks.where
         where.doing = doing
         where.step = self.progress.step
-        if doing == "the next batch":  # of the step after those that are done
+        if doing == "the next batch":  # it is for the next step
             where.step += 1
 
     def _seconds(self) -> float:

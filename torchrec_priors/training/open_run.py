@@ -29,12 +29,12 @@ class OpenRun:
     data: PreparedData
 
     def join_ranks(self) -> AbstractContextManager[Ranks]:
-        """Says what becomes of items that are newer than the run, then joins the launcher's ranks."""
+        """Logs what becomes of items newer than the run, then joins the launcher's ranks."""
         self.folder.say_grown(self.config, self.data)
         return join(timedelta(seconds=self.config.training.timeout_seconds))
 
     def build(self, ranks: Ranks) -> Built:
-        """The model on all ranks, without its weights (see `load_best`). Every rank must call it."""
+        """The model on all ranks, without weights (see `load_best`). Every rank must call it."""
         trained = self.folder.trained_on(self.config, self.data)
         return build_model(self.config, self.data, ranks, trained=trained, for_training=False)
 

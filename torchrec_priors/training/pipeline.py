@@ -1,15 +1,16 @@
-"""How batches reach their steps: one after another, or with their ids sent to other ranks a step ahead.
+"""How batches come to their steps: one after another, or with their ids sent to other ranks a step
+before.
 
 On a GPU, while a step computes, the next batch is copied to the device and its ids go to the ranks
-that hold their rows (the all-to-all of TorchRec's sparse-dist pipelines), on separate streams; the
-batch after it is copied meanwhile. If a table is in the host's memory with a cache of rows on the
-GPU, the rows are also brought into the cache a step ahead. Lookups read what the step before left
-in the tables, so results are those of the plain pipeline, bit by bit.
+that hold their rows (the all-to-all of TorchRec's sparse-dist pipelines), on streams of their own;
+the batch after it is copied meanwhile. Where a table is in the host's memory with a cache of rows
+on the GPU, the rows come into the cache a step ahead, too. What is read of the tables is what the
+step before left there, so that results are those of the plain way, bit by bit.
 
-The stages are TorchRec's: `StagedTrainPipeline` runs them, and `SparseDataDistUtil` makes the
-forward of the sharded tables take what was sent ahead. A pipeline lasts from one evaluation to the
-next: other lookups of a run then find tables without a batch in transit, and a cache without rows
-reserved for one. A batch in transit does not count as read: checkpoints count steps.
+The stages are TorchRec's: `StagedTrainPipeline` runs them, `SparseDataDistUtil` makes the forward
+of the sharded tables take what was sent ahead. That lasts from one evaluation to the next: what a
+run looks up otherwise finds tables without a batch under way, and a cache without rows that are
+held for one. A batch that is under way has not been read: checkpoints count steps.
 """
 
 import logging
@@ -39,24 +40,22 @@ PipelineKind = Literal["auto", "plain", "sparse-dist", "prefetch"]
 
 
 class Pipeline(Protocol):
-    """Brings batches to their steps."""
+    """A way for batches."""
 
     def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
-        """The next `steps` batches, on the device; no more are taken.
-
-        Every rank must ask for the same number, do a step with each batch before the next, and
-        close the generator.
+        """The next so many batches, on the device; no more are taken. Every rank must ask for as
+        many, do a step with each before the next, and close it.
         """
 
     def look_up(self, batch: Batch) -> LookedUp:
-        """The lookup of a step with the last batch of `run`."""
+        """The lookup of the step with the batch that `run` gave last."""
 
 
 def pipeline_of(built: Built, kind: PipelineKind) -> Pipeline:
-    """The pipeline of a run.
+    """The way that a run's batches go.
 
     Raises:
-        UserError: the tables or the device do not allow this kind.
+        UserError: the tables or the device cannot go the way that is asked for.
     """
     cuda = built.ranks.device.type == "cuda"
     cached = built.plan.cached
@@ -104,7 +103,9 @@ class _Plain:
 
 @dataclass(frozen=True)
 class _InTransit(Pipelineable):
-    """A batch on the device, and the ids it looks up. TorchRec's tracing reads `items` and `features`."""
+    """A batch on the device, and what it asks the tables for; what TorchRec traces reads `items`
+    and `features`.
+    """
 
     batch: Batch
     ids: StepIds
@@ -137,7 +138,9 @@ class _InTransit(Pipelineable):
 
 
 class _Lookups(nn.Module):
-    """The lookups of a step and nothing else: TorchRec traces it to find the tables."""
+    """What TorchRec traces to find the tables whose ids are sent ahead: the lookups of a step,
+    and nothing else.
+    """
 
     def __init__(self, model: Recommender) -> None:
         super().__init__()
@@ -152,16 +155,15 @@ class _Lookups(nn.Module):
 
 
 class _NoStream(torch.cpu.Stream):
-    """Replaces a stream on a CPU, where the stages run one after another."""
+    """What stands for a stream on a CPU, where the stages run one after another."""
 
     device = torch.device("cpu")
 
 
 class _Staged:
-    """Batches through TorchRec's stages.
-
-    On a CPU the same stages run without streams, so that they can be tested. Only
-    `_Staged._streams` and the stage that fills caches need a GPU.
+    """Batches through TorchRec's stages. On a CPU the same stages run without streams, so that
+    they can be tested; what runs on GPUs alone is `_Staged._streams` and the stage that fills
+    caches.
     """
 
     def __init__(self, built: Built, *, prefetch: bool) -> None:

@@ -1,4 +1,6 @@
-"""One training step: one lookup, the loss part by part, one update of tables and parameters."""
+"""One training step: one lookup, the loss part by part, one update of tables and dense
+parameters.
+"""
 
 import math
 from collections.abc import Callable, Sequence
@@ -75,18 +77,18 @@ def step(
     model = built.model
     where = built.ranks.where
 
-    def doing(what: str) -> None:
-        where.doing = what
+    def announce(phase: str) -> None:
+        where.doing = phase
 
     optimizers.prepare(batch.step)
     where.step = batch.step + 1
-    started = model.begin(batch, look_up=look_up, doing=doing)
+    started = model.begin(batch, look_up=look_up, announce=announce)
 
-    doing("dense gradients (all-reduce)")
+    announce("dense gradients (all-reduce)")
     loss, sums_3K = _backward(built, started)
 
     # One all-reduce for all that ranks need of one another: whether to abort, and what to log.
-    doing("loss (all-reduce)")
+    announce("loss (all-reduce)")
     row_gradients = started.looked_up.gradients()
     norms = torch.stack(
         [_dense_norm(optimizers) / model.exchange.ranks, _sum_of_norms(row_gradients)]
@@ -102,7 +104,7 @@ def step(
 
     # From here on the model changes.
     model.certainty.update(totals[3 + len(flags) :].view(3, -1))
-    doing("gradients of rows (all-to-all)")
+    announce("gradients of rows (all-to-all)")
     started.looked_up.backward()
     optimizers.step()
     return result

@@ -32,11 +32,11 @@ from torchrec_priors.training.warm_start import start_from
 
 
 class Trainer:
-    """A model, its optimizers and its batches. Every rank makes one and calls it alike.
+    """A model, its optimizers and its batches. Every rank must create one and make the same calls.
 
     Attributes:
         built: the distributed model.
-        optimizers: of its tables and dense parameters.
+        optimizers: the optimizers of the tables and of the dense parameters.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Trainer:
     ) -> None:
         """
         Args:
-            trained: what a started run recorded; None for a new one.
+            trained: what the run recorded when it first started; None for a new run.
 
         Raises:
             UserError: the configuration does not fit the data set or this machine.
@@ -67,13 +67,13 @@ class Trainer:
     def resume(
         self, checkpoints: Checkpoints, init_from: RunFolder | None = None
     ) -> Progress | None:
-        """Takes the newest checkpoint, or first values that come from elsewhere.
+        """Loads the newest checkpoint; without one, pretrained vectors and the weights of `init_from`.
 
         Args:
             init_from: a run whose weights a new run starts from.
 
         Returns:
-            How far the checkpoint's run was; None without a checkpoint.
+            The progress stored in the checkpoint; None without a checkpoint.
         """
         progress = checkpoints.resume(self.built, self.optimizers)
         if progress is not None:
@@ -87,7 +87,7 @@ class Trainer:
         return None
 
     def prepare_batches(self) -> None:
-        """Makes what draws the negatives, over the rows as they are now."""
+        """Creates the sampler of negatives, for the table's current rows, and the batches."""
         parts = (self.built, self.config, self.data, self.ranks)
         negatives: Admission | GroupSampler
         if self.config.embedding.unseen == "managed":
@@ -109,7 +109,7 @@ class Trainer:
     def ready(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
         """The next `steps` batches on the device; their ids may be sent ahead, see `pipeline.py`.
 
-        Do a step with each before the next, and close the generator.
+        Train on each batch before taking the next one, and close the generator.
         """
         return self._pipeline.run(batches, steps)
 

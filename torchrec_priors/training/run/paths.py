@@ -149,7 +149,7 @@ def read_paths(file: Path, tree: PriorTree) -> Counted:
     recorded = _read(file)
     if [path["name"] for path in recorded["paths"]] != [path.name for path in tree.paths]:
         raise UserError(
-            f"{file} is of other prior paths than the run's data and configuration have: "
+            f"{file} lists other prior paths than the run's data and configuration give: "
             "train again"
         )
 
