@@ -2,9 +2,9 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from torchrec_priors.apps.train import train
@@ -15,30 +15,16 @@ from torchrec_priors.training.checkpoint import checkpoint, keys
 from torchrec_priors.training.checkpoint.keys import FORMAT, MANIFEST, Progress
 from torchrec_priors.training.checkpoint.manifest import format_of, read_manifest
 
-SETTINGS = """
-[model]
-dim = 8
-context = 10
-[encoder]
-layers = 1
-[training]
-steps = 4
-evaluate_every = 2
-batch = 8
-"""
-
-
-@pytest.fixture(scope="module")
-def whole(small_data, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("format")
-    (folder / "small.toml").write_text(SETTINGS)
-    train(folder / "small.toml", str(small_data), folder / "run")
-    return folder
+CONFIG = tiny.config()
 
 
 @pytest.fixture
-def folder(whole, tmp_path):
-    return Path(shutil.copytree(whole, tmp_path / "folder"))
+def folder(trained, tmp_path):
+    """A folder with a run, and its configuration `small.toml`."""
+    folder = tmp_path / "folder"
+    shutil.copytree(trained(CONFIG), folder / "run")
+    (folder / "small.toml").write_text(CONFIG.to_toml())
+    return folder
 
 
 def _checkpoints(folder):

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import tiny
 import torch
 from edited_manifest import edit
 from small_movielens import read_sequences
@@ -21,30 +22,22 @@ from torchrec_priors.ranks.process import join
 from torchrec_priors.ranks.share import Share
 from torchrec_priors.settings.priors import PriorsConfig
 from torchrec_priors.training import build
-from torchrec_priors.training.loop import train
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.origin import read_origin, write_origin
 from torchrec_priors.training.run.paths import count_positives
 from torchrec_priors.training.warm_start import start_from
 
 HORIZON, E = 4, 8
-SETTINGS = {
-    "model": {"dim": 8, "context": 10, "horizon": HORIZON},
-    "encoder": {"layers": 1},
-    "negatives": {"per_set": 10},
-    "training": {"batch": 16, "steps": 2, "evaluate_every": 2},
-}
+SETTINGS = tiny.settings(
+    model={"context": 10, "horizon": HORIZON},
+    negatives={"per_set": 10},
+    training={"steps": 2},
+)
 TREE = ["temporal:2", "rating", "gender"]
 
 
 def _config(**priors):
-    return parse({**SETTINGS, "priors": {"tree": TREE, **priors}})
-
-
-def _train(config, data, folder):
-    RunFolder(folder).check_same_run(config, data)
-    with join() as ranks:
-        return train(config, data, RunFolder(folder), ranks)
+    return parse(tiny.merged(SETTINGS, priors={"tree": TREE, **priors}))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +87,7 @@ def run(data, counts, tmp_path_factory):
         tmp_path_factory.mktemp("paths") / "run",
         counts["short-term / 5 stars / F"] + 1,
     )
-    return folder, minimum, _train(_config(min_positives=minimum), data, folder)
+    return folder, minimum, tiny.train(_config(min_positives=minimum), data, folder)
 
 
 def test_a_run_remembers_its_paths_and_has_no_adapters_for_those_with_too_few_positives(
@@ -127,7 +120,7 @@ def test_whoever_loads_a_run_reads_its_paths_and_not_the_log(run, data, monkeypa
     evaluate.evaluate(folder, evaluate.Split.test)
     with load_run(folder) as loaded:
         assert len(loaded.recommend(user=9)) == 10
-    _train(_config(min_positives=minimum), data, folder)  # goes on where it was
+    tiny.train(_config(min_positives=minimum), data, folder)  # goes on where it was
     assert "on test" in capsys.readouterr().out
 
 
@@ -185,14 +178,9 @@ def test_users_are_served_by_the_heads_of_their_own_groups(run, small_raw):
 
 
 def test_88_heads_cost_d_squared_each(data, tmp_path):
-    config = parse(
-        {
-            **SETTINGS,
-            "model": {"dim": 8, "context": 10, "horizon": 8},
-            "priors": {"tree": ["temporal:8", "random:11"], "min_positives": 0},
-        }
-    )
-    summary = _train(config, data, tmp_path / "run")
+    priors = {"tree": ["temporal:8", "random:11"], "min_positives": 0}
+    config = parse(tiny.merged(SETTINGS, model={"horizon": 8}, priors=priors))
+    summary = tiny.train(config, data, tmp_path / "run")
     assert summary["paths"] == 88
     assert summary["parameters"]["heads"] == (8 + 88) * 8**2 + 8 * 8
 
@@ -203,8 +191,8 @@ def test_a_tree_above_the_budget_leaves_the_folder_free(data, tmp_path):
         " take fewer or coarse"
     )
     with pytest.raises(UserError, match=re.escape(says)):
-        _train(_config(max_parameters=2000), data, tmp_path / "run")
-    _train(_config(max_parameters=3000), data, tmp_path / "run")
+        tiny.train(_config(max_parameters=2000), data, tmp_path / "run")
+    tiny.train(_config(max_parameters=3000), data, tmp_path / "run")
 
 
 def test_a_prior_that_needs_events_of_a_log_without_any_is_named(small_data, tmp_path):
@@ -218,28 +206,21 @@ def test_a_prior_that_needs_events_of_a_log_without_any_is_named(small_data, tmp
     with pytest.raises(
         UserError, match="'mine' needs events, and data set 'movielens' has no event types"
     ):
-        _train(parse({**SETTINGS, "priors": {"tree": [f"{tmp_path}/mine.py"]}}),
-               PreparedData(tmp_path / "data"), tmp_path / "run")  # fmt: skip
+        tiny.train(_config(tree=[f"{tmp_path}/mine.py"]), tmp_path / "data", tmp_path / "run")
 
 
 @pytest.mark.parametrize("composition", ["multiplicative", "additive"])
 @pytest.mark.parametrize("adapters", ["matrix", "vector"])
 def test_every_composition_trains_serves_and_starts_another(composition, adapters, data, tmp_path):
     config = _config(composition=composition, adapters=adapters)
-    _train(config, data, tmp_path / "run")
+    tiny.train(config, data, tmp_path / "run")
     with load_run(tmp_path / "run") as loaded:
         (best,) = loaded.recommend(user=9, k=1)
         assert best.head in loaded.heads
         old = {name: value.clone() for name, value in loaded.model.heads.named_parameters()}
         assert any(value.any() for value in old.values())
     with join() as ranks:
-        other = parse(
-            {
-                **SETTINGS,
-                "priors": {"tree": TREE, "composition": composition, "adapters": adapters},
-                "seed": 1,
-            }
-        )
+        other = replace(config, seed=1)
         built = build.build_model(other, data, ranks)
         start_from(RunFolder(tmp_path / "run"), built, other, data, ranks)
         for name, value in built.model.heads.named_parameters():
@@ -247,6 +228,6 @@ def test_every_composition_trains_serves_and_starts_another(composition, adapter
 
 
 def test_a_gate_with_nothing_to_decide_says_so(data, tmp_path, caplog):
-    values = {**SETTINGS, "priors": {"tree": ["temporal:2"]}, "loss": {"gate": 1.0}}
-    _train(parse(values), data, tmp_path / "run")
+    values = tiny.merged(SETTINGS, priors={"tree": ["temporal:2"]}, loss={"gate": 1.0})
+    tiny.train(parse(values), data, tmp_path / "run")
     assert "loss.gate has no effect: no level of priors.tree restricts items" in caplog.text

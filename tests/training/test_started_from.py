@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 from torchrec_priors.apps.train import train
 from torchrec_priors.errors import UserError
@@ -14,25 +15,15 @@ from torchrec_priors.training.run.claim import claimed
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.run.started_from import source_of
 
-SETTINGS = """
-[model]
-dim = 8
-context = 10
-[encoder]
-layers = 1
-[training]
-steps = 2
-evaluate_every = 1
-batch = 8
-"""
+CONFIG = tiny.config()
 
 
 @pytest.fixture(scope="module")
-def made(small_data, tmp_path_factory):
+def made(small_data, trained, tmp_path_factory):
     """A folder with a configuration, a run `a`, and a run `b` that started from it."""
     folder = tmp_path_factory.mktemp("started")
-    (folder / "small.toml").write_text(SETTINGS)
-    train(folder / "small.toml", str(small_data), folder / "a")
+    (folder / "small.toml").write_text(CONFIG.to_toml())
+    shutil.copytree(trained(CONFIG), folder / "a")
     train(folder / "small.toml", str(small_data), folder / "b", folder / "a")
     train(folder / "small.toml", str(small_data), folder / "other", overrides=["seed=1"])
     return folder

@@ -6,32 +6,27 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from grown_data import earlier_state, grown_from
 
 from torchrec_priors.config import parse
 from torchrec_priors.embedding.managed import blocks_of
 from torchrec_priors.errors import UserError
-from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training import loop, trainer
-from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training import trainer
 from torchrec_priors.training.run.folder import RunFolder
 
 ITEMS = 110  # of 150, in the earlier state
-SETTINGS = {
-    "model": {"dim": 8, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2, "item_features": ["title"]},
-    "priors": {"tree": ["temporal:2", "genre"]},
-    "negatives": {"per_set": 20},
-    "loss": {"gate": 1.0},
-    "table": {"init_std": 0.5},
-    "training": {"batch": 16, "steps": 4, "evaluate_every": 4, "log_every": 1},
-    "evaluation": {"batch": 16},
-}
+SETTINGS = tiny.settings(
+    encoder={"item_features": ["title"]},
+    priors={"tree": ["temporal:2", "genre"]},
+    loss={"gate": 1.0},
+    table={"init_std": 0.5},
+    training={"steps": 4, "evaluate_every": 4},
+)
 POLICIES = {
     "own": {},
     "dropped": {"unseen": "dropped", "min_frequency": 12},
@@ -42,23 +37,9 @@ POLICIES = {
 
 
 def _train(data, run, policy, init_from=None, **training):
-    settings = {
-        **SETTINGS,
-        "embedding": POLICIES[policy],
-        "training": SETTINGS["training"] | training,
-    }
-    with join() as ranks:
-        source = None if init_from is None else RunFolder(init_from)
-        loop.train(parse(settings), PreparedData(data), RunFolder(run), ranks, source)
+    settings = tiny.merged(SETTINGS, embedding=POLICIES[policy], training=training)
+    tiny.train(parse(settings), data, run, init_from=init_from)
     return run
-
-
-def _built(run, ranks, data=None):
-    config, prepared = RunFolder(run).open(data)
-    trained = RunFolder(run).trained_on(config, prepared)
-    built = build_model(config, prepared, ranks, trained=trained, for_training=False)
-    Checkpoints(RunFolder(run).checkpoints, ranks).load_best(built)
-    return config, prepared, built
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +59,14 @@ def runs(states, tmp_path_factory):
 def test_a_run_is_evaluated_and_serves_on_data_that_has_grown(runs, states, policy):
     then, now = states
     with join() as ranks:
-        config, data, built = _built(runs[policy], ranks, now)
-        index, found_items, targets = built.fetch_index(), [], []
+        config, data, built = tiny.best(runs[policy], ranks, now)
+        found_items, targets = [], []
 
         def note(users, found, _):
             found_items.append(found.row_Bk.numpy())
             targets.append(users.targets)
 
-        metrics = evaluate(
-            built.model, index, data, "test", config.evaluation, share=ranks.share, device=ranks.device,
-            columns=built.columns, by_group=(), total=ranks.total, on_batch=note,
-        )  # fmt: skip
+        metrics = tiny.metrics_of(built, config, data, ranks, by_group=(), on_batch=note)
         found, targets = (
             np.concatenate([rows.ravel() for rows in found_items]),
             np.concatenate(targets),
@@ -145,7 +123,7 @@ def test_a_run_on_grown_data_starts_from_what_each_item_had(
     _train(states[1], tmp_path / "run", policy, init_from=runs[policy], steps=1)
     rows, item_rows = started[0]
     with join() as ranks:
-        _, _, old = _built(runs[policy], ranks)
+        _, _, old = tiny.best(runs[policy], ranks)
         if policy == "managed":
             assert torch.equal(rows, old.shard.rows)
             assert started[1].item_C.tolist() == blocks_of(old.model.table).held().item_C.tolist()
@@ -155,7 +133,7 @@ def test_a_run_on_grown_data_starts_from_what_each_item_had(
             assert torch.equal(rows[:ITEMS], old.shard.rows)
             assert rows[ITEMS:].std() > 0.3, "new ones keep first values of their own"
             return
-        _, _, grown = _built(runs[policy], ranks, states[1])
+        _, _, grown = tiny.best(runs[policy], ranks, states[1])
         old_I = grown.model.item_rows.row_I
         alone = item_rows.own_row_I
         assert (alone[:ITEMS] & ~grown.model.item_rows.own_row_I[:ITEMS]).any() or alone[
@@ -180,7 +158,7 @@ def test_a_managed_table_starts_with_what_another_run_had_rows_for(
     _train(states[0], tmp_path / "run", "managed", init_from=runs[source], steps=1)
     rows, held = seen[0]
     with join() as ranks:
-        _, _, old = _built(runs[source], ranks)
+        _, _, old = tiny.best(runs[source], ranks)
         row_I = np.arange(ITEMS) if old.model.item_rows.row_I is None else old.model.item_rows.row_I
         alone = (
             np.ones(ITEMS, bool)
@@ -205,7 +183,7 @@ def test_a_managed_run_that_was_interrupted_ends_with_the_same_bits(small_data, 
     for run in (whole, again):
         (run / "checkpoints" / "best.json").write_text(json.dumps({"step": 10, "ndcg@10": 0.0}))
         with join() as ranks:
-            _, _, built = _built(run, ranks)
+            _, _, built = tiny.best(run, ranks)
             blocks = blocks_of(built.model.table)
             state = {name: value.clone() for name, value in blocks.state_dict().items()}
             dense = {name: value.detach().clone() for name, value in built.model.named_parameters()}
