@@ -4,7 +4,8 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
-from run_files import logged
+import tiny
+from run_files import losses
 
 from torchrec_priors import load_run
 from torchrec_priors.apps import evaluate
@@ -18,43 +19,20 @@ from torchrec_priors.serving.export import export
 from torchrec_priors.serving.exported import load_exported
 from torchrec_priors.training import loop, trainer
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.run.folder import RunFolder
 
-SETTINGS = {
-    "model": {"dim": 8, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2},
-    "baseline": {"name": "comirec", "interests": 3},
-    "negatives": {"per_set": 20},
-    "table": {"init_std": 1.0},
-    "training": {
-        "batch": 16,
-        "steps": 8,
-        "evaluate_every": 8,
-        "log_every": 1,
-        "checkpoint_seconds": 0,
-    },
-    "evaluation": {"batch": 16},
-}
+SETTINGS = tiny.settings(
+    baseline={"name": "comirec", "interests": 3},
+    table={"init_std": 1.0},
+    training={"steps": 8, "evaluate_every": 8, "checkpoint_seconds": 0},
+)
 HEADS = ["interest 1", "interest 2", "interest 3"]
-
-
-def _train(data, run, **changes):
-    config = parse({**SETTINGS, **changes})
-    folder = RunFolder(run)
-    folder.check_same_run(config, PreparedData(data))
-    with join() as ranks:
-        return loop.train(config, PreparedData(data), folder, ranks)
-
-
-def _losses(run):
-    lines = logged(run)
-    return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
 @pytest.fixture(scope="module")
 def run(small_data, tmp_path_factory):
+    """A run that may be evaluated."""
     folder = tmp_path_factory.mktemp("baseline") / "run"
-    _train(small_data, folder)
+    tiny.train(parse(SETTINGS), small_data, folder)
     return folder
 
 
@@ -78,11 +56,11 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(run, small_data, tmp_pa
     monkeypatch.setattr(trainer, "step", until_four)
     monkeypatch.setattr(loop, "_ASK_EVERY", 2)
     with pytest.raises(KeyboardInterrupt):
-        _train(small_data, tmp_path / "run")
+        tiny.train(parse(SETTINGS), small_data, tmp_path / "run")
     monkeypatch.setattr(trainer, "step", step)
-    _train(small_data, tmp_path / "run")
-    assert _losses(tmp_path / "run") == _losses(run)
-    assert len(_losses(run)) == 8
+    tiny.train(parse(SETTINGS), small_data, tmp_path / "run")
+    assert losses(tmp_path / "run") == losses(run)
+    assert len(losses(run)) == 8
 
 
 def test_evaluation_and_recommendations_name_interests(run):
@@ -166,12 +144,8 @@ def test_mind_is_fused_by_any_rule_where_everyone_has_all_interests(small_data):
         "evaluation": {"fusion": "mean"},
     }
     with join() as ranks:
-        assert (
-            build_model(
-                parse({**SETTINGS, **changes}), PreparedData(small_data), ranks
-            ).model.baseline
-            is not None
-        )
+        built = build_model(parse({**SETTINGS, **changes}), PreparedData(small_data), ranks)
+        assert built.model.baseline is not None
 
 
 OWN = """
@@ -203,7 +177,8 @@ def test_one_of_ones_own_with_a_single_query(small_data, tmp_path, monkeypatch):
     config = load_config("run.toml")
     assert config.baseline.name == f"{tmp_path}/mine.py"
     assert config.own_files() == [tmp_path / "mine.py"]
-    _train(small_data, tmp_path / "run", baseline={"name": config.baseline.name})
+    own = parse({**SETTINGS, "baseline": {"name": config.baseline.name}})
+    tiny.train(own, small_data, tmp_path / "run")
     with load_run(tmp_path / "run") as loaded:
         assert loaded.heads == ["all"]
     (tmp_path / "mine.py").write_text(OWN.replace("Linear", "Bilinear"))

@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import torch
 from distributed.ranks import run_on_ranks
 
@@ -16,36 +17,24 @@ from torchrec_priors.training import loop
 from torchrec_priors.training.run.folder import RunFolder
 
 DIM = 8
-SETTINGS = {
-    "model": {"dim": DIM, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2},
-    "priors": {"tree": []},
-    "negatives": {"per_set": 20},
-    "table": {"learning_rate": 0.0},
-    "training": {"batch": 16, "steps": 1, "evaluate_every": 1, "learning_rate": 0.0},
-}
+SETTINGS = tiny.settings(
+    model={"dim": DIM},
+    table={"learning_rate": 0.0},
+    training={"steps": 1, "evaluate_every": 1, "learning_rate": 0.0},
+)
 
 
 def start(data, run, file, entries, **more):
     """(The whole table, its map of items) of a run that learns nothing."""
     pretrained._ENTRIES = entries
-    config = parse(
-        {
-            **SETTINGS,
-            **more,
-            "table": SETTINGS["table"] | ({"pretrained": str(file)} if file else {}),
-        }
-    )
+    config = parse(tiny.merged(SETTINGS, table={"pretrained": str(file or "")}, **more))
     with join() as ranks:
         started = loop._Run(config, PreparedData(data), RunFolder(run), ranks, None)
         started.go()
         started.checkpoints.close()
         started.logs.close()
         rows = started.built.model.item_rows
-        whole = torch.zeros(rows.rows, DIM)
-        own = started.built.own
-        whole[own.first : own.last] = own.fetch().rows
-        return ranks.total(whole), rows.row_I, rows.own_row_I
+        return tiny.whole_table(started.built, ranks), rows.row_I, rows.own_row_I
 
 
 def _ids(small_data):

@@ -1,6 +1,7 @@
 """A run's configuration becomes the request of its tables, batch, negatives and dense parameters."""
 
 import pytest
+import tiny
 
 from torchrec_priors.config import parse
 from torchrec_priors.errors import UserError
@@ -11,13 +12,12 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
 
-SETTINGS = {
-    "model": {"dim": 8, "context": 20, "horizon": 4},
-    "encoder": {"layers": 1},
-    "priors": {"tree": ["temporal:2", "genre"]},
-    "negatives": {"per_set": 16},
-    "training": {"batch": 10},
-}
+SETTINGS = tiny.settings(
+    model={"context": 20},
+    priors={"tree": ["temporal:2", "genre"]},
+    negatives={"per_set": 16},
+    training={"batch": 10},
+)
 
 
 def _request(settings, data=None, items=None, ranks=4):
@@ -69,7 +69,7 @@ def test_tables_are_cut_as_the_configuration_says(small_data):
         "sharding": {"kernel": "fused", "tables": {"feature_title": {"type": "table_wise"}}},
     }
     found = plan(_request(settings, data))
-    assert [(table.sharding, table.kernel) for table in found.tables] == [
+    assert [(table.type, table.kernel) for table in found.tables] == [
         ("row_wise", "fused"),
         ("table_wise", "fused"),
     ]
