@@ -157,7 +157,7 @@ def test_a_kind_that_this_version_does_not_know_is_named(copied):
         manifest["priors"][0]["kind"] = "lunar"
 
     _change_manifest(copied, change)
-    says = "'genre' is a prior of an unknown kind, 'lunar': valid: temporal:n, random:n, all:n, rating, age"
+    says = "'genre' is a prior of an unknown kind, 'lunar': valid: all:n, random:n, temporal:n, rating, age"
     with pytest.raises(UserError, match=re.escape(says)):
         load_prior("genre", PreparedData(copied), HORIZON)
 

@@ -1,8 +1,8 @@
 """HSTU (Zhai et al., "Actions Speak Louder than Words", ICML 2024) on jagged tensors.
 
-    U, V, Q, K = split(SiLU(f1(norm(x))))               (their Eq. 1)
-    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal    (their Eq. 2; bias of distance and time)
-    y = x + f2(dropout(norm(A V) * U))                  (their Eq. 3)
+    U, V, Q, K = split(SiLU(f1(norm(x))))               (HSTU's Eq. 1)
+    A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal    (HSTU's Eq. 2; bias of distance, time)
+    y = x + f2(dropout(norm(A V) * U))                  (HSTU's Eq. 3)
 
 The printed Eq. 2 has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the
 length of a history or a batch, so a state does not depend on what else is in its batch.

@@ -1,11 +1,11 @@
 """SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018) on jagged
 tensors.
 
-    x = dropout(sqrt(d) * item + position)                              (their Eq. 1, and code)
+    x = dropout(sqrt(d) * item + position)                              (SASRec's Eq. 1, and code)
     q = norm(x)
-    y = q + dropout(softmax((q W_Q) (x W_K)^T / sqrt(D), causal) x W_V) (their Eq. 2-4)
+    y = q + dropout(softmax((q W_Q) (x W_K)^T / sqrt(D), causal) x W_V) (SASRec's Eq. 2-4)
     h = norm(y)
-    x = h + dropout(dropout(ReLU(h W_1 + b_1)) W_2 + b_2)               (their Eq. 5-6)
+    x = h + dropout(dropout(ReLU(h W_1 + b_1)) W_2 + b_2)               (SASRec's Eq. 5-6)
     state = norm(x) after the last block
 
 The paper writes x + dropout(g(norm(x))) for both halves of a block. This is the variant of the

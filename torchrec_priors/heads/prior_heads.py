@@ -1,6 +1,9 @@
-"""Prior heads (Eq. 2 and 4-5), computed for the (token, path) pairs that are needed, not for all.
+"""Prior heads (Eq. 2, Eq. 4 and Eq. 5), for the (token, path) pairs that are needed.
 
-    z_0 = h,    z_d = z_{d-1} + SiLU(W_path z_{d-1}) + e_{g_{d-1}},    q = z_D
+    z_0 = h
+    z_d = z_{d-1} + A_d(z_{d-1})              (Eq. 4)
+    A_d(z) = SiLU(W_path z) + e_{g_{d-1}}     (Eq. 5)
+    q = z_D
 
 A path goes through the nodes of the tree, one at each depth. Composed hierarchically, depth d is
 level d of the tree; composed multiplicatively or additively, there is one depth, with a node for
@@ -193,7 +196,7 @@ def _runs(adapters: list[int] | range, counts: Tensor) -> Runs:
 
 
 def heads_reference(heads: PriorHeads, tree: PriorTree, state_Nd: Tensor) -> Tensor:
-    """Eq. 2 and 4-5 written out for every token and path: [N, K, d]."""
+    """Eq. 2, Eq. 4 and Eq. 5 written out for every token and path: [N, K, d]."""
     queries = []
     for number, path in enumerate(tree.paths):
         z = state_Nd

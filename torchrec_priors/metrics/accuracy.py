@@ -7,9 +7,9 @@ import numpy as np
 from torchrec_priors.metrics.batch import RankedBatch
 from torchrec_priors.metrics.categories import Categories
 from torchrec_priors.metrics.metric import Metric, mean
-from torchrec_priors.metrics.per_user import CUTOFFS
+from torchrec_priors.metrics.per_user import CUTOFFS, KINDS
 
-NAMES = tuple(f"{name}@{cutoff}" for name in ("recall", "ndcg", "entropy") for cutoff in CUTOFFS)
+NAMES = tuple(f"{name}@{cutoff}" for name in KINDS for cutoff in CUTOFFS)
 
 
 class Accuracy(Metric):

@@ -17,6 +17,10 @@ from torchrec_priors.metrics.categories import Categories
 CUTOFFS = (5, 10, 50, 200)
 DEPTH = max(CUTOFFS)
 
+# What `Ranked.values` gives for each user; metrics, lists for given events and `search.metric`
+# follow this list.
+KINDS = ("recall", "ndcg", "entropy")
+
 # GAIN[r] is the gain of a hit at rank r, from 0; IDEAL[n] the sum of n hits at the top.
 GAIN = 1.0 / np.log2(np.arange(2, DEPTH + 2))
 IDEAL = np.concatenate([[0.0], np.cumsum(GAIN)])

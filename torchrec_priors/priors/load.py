@@ -18,6 +18,9 @@ from torchrec_priors.priors.prior import Prior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.priors import PriorsConfig
 
+# Kinds of the data set's priors, which are given by name, and what stands for a baseline model.
+_WITHOUT_ARGUMENT = ("item", "graph", "event", "user", "interests")
+
 
 def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
     """The prior of a specification.
@@ -65,7 +68,8 @@ def _unknown_prior(
     """What is wrong with a specification whose kind is unknown."""
     known = known_files(Path(__file__).parent)
     of_data = [name for name, its_kind in kinds_of_data.items() if its_kind in known]
-    usable = ["temporal:n", "random:n", "all:n", *of_data]
+    with_argument = [f"{kind}:n" for kind in known if kind not in _WITHOUT_ARGUMENT]
+    usable = [*with_argument, *of_data]
 
     if specification in kinds_of_data:
         return UserError(

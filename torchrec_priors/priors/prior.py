@@ -111,7 +111,7 @@ class Prior(Protocol):
         """(row, group) for the items of [first_row, last_row) that a group may retrieve (Omega_k,
         Eq. 3).
 
-        PathQueries only where `restricts_items`.
+        Called only if `restricts_items`.
         """
         ...
 

@@ -1,4 +1,7 @@
-"""Where in the data a step went wrong, for the message of a run that has diverged."""
+"""The message of a run that has diverged: a loss that is NaN, infinite or too large.
+
+It says where in the data the step went wrong. `step.py` detects it, `loop.py` ends the run.
+"""
 
 from dataclasses import dataclass
 
@@ -34,7 +37,7 @@ class _Share:
 
 
 def diverged(
-    undone: AbortedStepError,
+    aborted: AbortedStepError,
     data: PreparedData,
     ranks: Ranks,
     max_loss: float,
@@ -43,26 +46,26 @@ def diverged(
     """Returns the error to end with, the same on every rank; every rank must call it.
 
     Args:
-        undone: the step that went wrong, on this rank.
+        aborted: the step that went wrong, on this rank.
         max_loss: the largest loss that was allowed.
         checkpoint: the newest checkpoint, if any.
     """
     # Each rank only has the gradients of its own windows.
-    shares: list[_Share] = [_share(undone, data)]
+    shares: list[_Share] = [_share(aborted, data)]
     if ranks.world > 1:
         gathered: list[_Share | None] = [None] * ranks.world
         dist.all_gather_object(gathered, shares[0], group=ranks.side)
         shares = [share for share in gathered if share is not None]
-    return DivergedError(_message(undone, shares, max_loss, checkpoint))
+    return DivergedError(_message(aborted, shares, max_loss, checkpoint))
 
 
-def _share(undone: AbortedStepError, data: PreparedData) -> _Share:
+def _share(aborted: AbortedStepError, data: PreparedData) -> _Share:
     """Finds the users and items of this rank's part.
 
     Shapes: B windows, X ids that were looked up for them, d width.
     """
-    batch = undone.batch
-    looked_up = undone.looked_up
+    batch = aborted.batch
+    looked_up = aborted.looked_up
     users_B = torch.cat([part.user_N[part.offsets_B1[:-1]] for part in batch.parts]).cpu()
     windows = len(users_B)
 
@@ -107,16 +110,16 @@ def _items(data: PreparedData, rows: list[int]) -> list[str]:
 
 
 def _message(
-    undone: AbortedStepError, shares: list[_Share], max_loss: float, checkpoint: str | None
+    aborted: AbortedStepError, shares: list[_Share], max_loss: float, checkpoint: str | None
 ) -> str:
     # A finite step was only aborted because its loss is too large.
-    loss = f"the loss is {undone.loss:.4g}"
-    if undone.finite:
+    loss = f"the loss is {aborted.loss:.4g}"
+    if aborted.finite:
         loss += f" (more than {max_loss:.4g}: training.max_loss)"
     kept = "no checkpoint yet" if checkpoint is None else f"last checkpoint {checkpoint}"
     return (
-        f"training diverged in step {undone.batch.step + 1}: {loss}, "
-        f"the gradient norm {undone.gradient_norm:.4g}; {_where(undone.finite, shares)}; "
+        f"training diverged in step {aborted.batch.step + 1}: {loss}, "
+        f"the gradient norm {aborted.gradient_norm:.4g}; {_where(aborted.finite, shares)}; "
         f"nothing was changed, {kept}: lower the learning rates, in a new --run"
     )
 

@@ -21,7 +21,8 @@ from torchrec_priors.metrics.reach import Reach
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.ranks.roll_call import lost_ranks
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, Progress
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint.keys import Progress
 from torchrec_priors.training.divergence import diverged
 from torchrec_priors.training.logs import Logs
 from torchrec_priors.training.run.ancestry import new_ancestry, read_ancestry, write_ancestry

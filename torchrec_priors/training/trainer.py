@@ -22,7 +22,8 @@ from torchrec_priors.sampling.group_sampler import GroupSampler
 from torchrec_priors.training.admission import Admission
 from torchrec_priors.training.batches import Batches
 from torchrec_priors.training.build import build_model, set_loss_weights
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints, Progress
+from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
+from torchrec_priors.training.checkpoint.keys import Progress
 from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.pipeline import pipeline_of
 from torchrec_priors.training.run.folder import RunFolder, TrainedOn

@@ -5,16 +5,17 @@ from typing import Any, Literal
 
 from torchrec_priors.common.limits import check_most
 from torchrec_priors.errors import UserError, nearest
-from torchrec_priors.metrics.per_user import CUTOFFS
+from torchrec_priors.metrics.per_user import CUTOFFS, KINDS
 
 _MOST_TRIALS = 100_000
 
 # Metrics of which more is better; those of some users only are of the first three kinds.
-_KINDS = ("recall", "ndcg", "entropy", "coverage", "novelty")
+# Metrics of which more is better.
+_KINDS = (*KINDS, "coverage", "novelty")
 _SOME_USERS = ("new_interest", "event_given")
 METRICS = [f"{kind}@{cutoff}" for kind in _KINDS for cutoff in CUTOFFS]
 METRICS += [
-    f"{users}/{kind}@{cutoff}" for users in _SOME_USERS for kind in _KINDS[:3] for cutoff in CUTOFFS
+    f"{users}/{kind}@{cutoff}" for users in _SOME_USERS for kind in KINDS for cutoff in CUTOFFS
 ]
 
 

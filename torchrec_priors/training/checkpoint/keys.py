@@ -1,8 +1,10 @@
 """What a checkpoint holds and under which names: the only place that says so.
 
-To add a value that training counts, add an attribute with a default to `Progress`. To add the
-state of an object, add its key, its first format in `SINCE`, and the object to `parts_of`. Either
-way raise `FORMAT`: checkpoints of earlier formats still load, and earlier releases reject new ones.
+To add a value that training counts, add an attribute with a default to `Progress`, and count it
+next to `progress.step += 1` in `training/loop.py`. It must be the same on every rank: a number of
+this rank's part of a batch is summed by the all-reduce of `training/step.py`. To add the state of
+an object, add its key, its first format in `SINCE`, and the object to `parts_of`. Either way raise
+`FORMAT`: checkpoints of earlier formats still load, and earlier releases reject new ones.
 
 The format's number is in `checksums.json`:
 
