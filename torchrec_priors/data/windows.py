@@ -35,8 +35,8 @@ class Windows:
         items: int64 row ids of the extended sequences, one after another.
         lengths: number of items of each extended sequence.
         contexts: number of items of each context; the rest are targets only.
-        numbers: index of each window within the global batch.
-        users: number of each window's user, in file order of the data set.
+        numbers: index of each window, within the global batch.
+        users: index of each window's user, in the data set's file order.
         columns: the other requested columns, in the order of `items`.
     """
 
@@ -95,7 +95,8 @@ class WindowStream:
             workers: number of threads that decode row groups ahead (see `read_chunks`).
 
         Raises:
-            UserError: no user has two training items; too small a budget of tokens.
+            UserError: no user has two training items, or `batch_tokens` is less than twice the
+                longest context less one.
         """
         self.data = data
         self.share = share
@@ -138,7 +139,7 @@ class WindowStream:
 
     def __iter__(self) -> Generator[Windows, None, None]:
         """Yields one batch after another. Close the iterator to end its threads."""
-        # The parts of a batch that is not known to be complete: it may continue in the next chunk.
+        # Parts of the current batch, which may continue in the next chunk.
         pending = list[Part]()
         pending_step = self.first_step
         chunks = read_chunks(
@@ -149,7 +150,7 @@ class WindowStream:
             for chunk, columns in chunks:
                 bounds = itertools.pairwise([0, *chunk.ends])
                 for step, (start, end) in zip(chunk.steps, bounds, strict=True):
-                    # The batch could have continued in this chunk, but the chunk has none of it.
+                    # The pending batch was complete after all: this chunk has no windows of it.
                     if pending and step > pending_step:
                         yield self._windows(pending_step, pending)
                         pending = []
@@ -199,7 +200,7 @@ class WindowStream:
         )
 
     def _own_numbers(self, context_B: np.ndarray) -> np.ndarray:
-        """The numbers of a global batch's windows that are this rank's, ascending."""
+        """Indices, within a global batch, of this rank's windows, ascending."""
         if self.balanced_for is None:
             return np.arange(len(context_B))[self.share.of(len(context_B))]
         rank_B = deal(attention_cost(context_B, self.balanced_for), self.share.world)

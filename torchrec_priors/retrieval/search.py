@@ -44,14 +44,14 @@ def search(
     Every rank must call it; batches may differ in size.
 
     Args:
-        index: of this rank's rows.
+        index: index over this rank's rows.
         score: turns stored vectors into factors.
-        queries: of every path.
+        queries: query of every path.
         excluded: items to leave out (seen ones), or None.
-        k: results a user.
-        fusion: of the heads' scores.
-        quantised: bytes of the index's rows, for a faster search with the same results; used if
-            the fusion is the max of plain products.
+        k: results per user.
+        fusion: how the heads' scores are fused.
+        quantised: int8 copies of the index's rows, for a faster search with the same results; used
+            if the fusion is max and scores are plain dot products.
     """
 
     def search_own_rows(queries: Queries, excluded: Exclusions | None) -> tuple[Tensor, Tensor]:
@@ -166,14 +166,17 @@ def _search_max(
     k: int,
     quantised: Quantised | None,
 ) -> tuple[Tensor, Tensor]:
-    """Max fusion needs no scores of all items: offers that reach a user's threshold are enough."""
+    """Max fusion need not keep all scores: only items that reach the user's current threshold are
+    collected.
+    """
     device = queries.bias_BK.device
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
-    # What the bytes leave out is bounded for plain products only.
+    # The int8 search's error bound holds only for plain dot products.
     if quantised is not None and not has_plain_scores(open_S):
         quantised = None
 
-    # With one item set no item is offered twice, unless the bytes leave several of its paths.
+    # With one item set no item is offered twice, except that the int8 search may offer it once per
+    # path.
     offered_once = len(open_S) == 1
     if offered_once and quantised is not None:
         offered_once = open_S[0].path_Bp.shape[1] == 1

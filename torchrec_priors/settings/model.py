@@ -16,7 +16,7 @@ class ModelConfig(Section):
 
     Attributes:
         dim: width of item vectors and states; a multiple of 4, as FBGEMM's kernels need.
-        context: most items of a history that the encoder sees (T of the paper).
+        context: most items of a history that the encoder sees (the paper's T; L in the code).
         horizon: tau, the number of future items that every position predicts in training.
         score: `dot` (Eq. 1) or `cosine` (cosine times a learned scale).
         size: `paper-1` to `paper-4` or `paper-1B`: the sizes of the paper's Table 5. Gives `dim`

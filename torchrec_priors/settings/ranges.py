@@ -16,8 +16,7 @@ from pydantic import AllowInfNan, ConfigDict, TypeAdapter, ValidationError
 from torchrec_priors.common.limits import MOST, shortened
 from torchrec_priors.errors import UserError
 
-# Every number has an upper limit: what is larger is a slip of the keyboard, and would take all
-# memory.
+# Every number has an upper limit: a larger one is probably a typo, and would take all memory.
 Count = Annotated[int, Ge(1), Le(MOST)]
 CountOrZero = Annotated[int, Ge(0), Le(MOST)]
 Amount = Annotated[float, Ge(0), Le(MOST), AllowInfNan(False)]

@@ -15,7 +15,7 @@ Written by `make docs-keys` from the types and docstrings in `torchrec_priors/se
 those, not this file. How sections are used: [Configuration](configuration.md).
 
 Numbers are finite. `[0, 1)` includes 0 and excludes 1; a number without an upper limit may be at
-most 10^12: what is larger is a slip of the keyboard. In TOML text is quoted.
+most 10^12; anything larger is taken for a typo. In TOML text is quoted.
 """
 _HEAD = """\
 | key | value | default | meaning |

@@ -65,8 +65,9 @@ class Build:
         """Writes all files and returns their manifest.
 
         Args:
-            settings: returns the settings that the manifest keeps. It is called last, because the
-                checksums of the raw files are computed in the background meanwhile.
+            settings: returns the settings that the manifest keeps. It is called last: it waits for
+                the checksums of the raw files, which are computed in the background, and fails if a
+                raw file changed meanwhile.
         """
         self.report("checking the catalogue and the log")
         if self.engine.journal.finished("contents") is None:
@@ -87,8 +88,8 @@ class Build:
                 self.engine, self.corpus, self.split, log, sum(self.bad_rows.dropped.values())
             )
 
-        # The catalogue is compared with the interactions of kept users only: the others may be
-        # with any item.
+        # Only the interactions of kept users must refer to items of the catalogue; those of other
+        # users may refer to any item.
         seen = self.engine.materialise("counts", expressions.summed(log.counts))
         contents.check_items(self.engine, self.corpus, seen)
 
@@ -111,8 +112,8 @@ class Build:
             short = interactions_of(self.engine, log.logs, log.buckets, self.split)
             write_held(self.output, self.corpus, ids, short)
 
-        # The raw files must not have changed while they were read: `settings` checks this, so it
-        # comes last.
+        # `settings` is called last: it waits for the checksums of the raw files, which are computed
+        # in the background, and fails if a raw file changed meanwhile.
         counts = self._counts(log, self.engine.value(ids.count()))
         self.report("checksums")
         recorded = {**settings(), **self.split.recorded()}
@@ -161,7 +162,7 @@ class Build:
         if self.corpus.event_prior:
             priors.append(self._event_prior(self.corpus.event_prior, seen, ids))
 
-        # Users are computed only for their priors: sequences are read from the buckets.
+        # The table of users is needed only for user priors; sequences are read from the buckets.
         groups: ir.Table | None = None
         if self.corpus.user_priors:
             parts = [
