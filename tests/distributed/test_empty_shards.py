@@ -1,41 +1,36 @@
 """Ranks that hold no rows of a table take part: four ranks and five items, or four values of a feature, give the
 results of one, in training, checkpoints, evaluation, recommendations and exports."""
 
-import json
 from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import tiny
 import torch
 from few_items import ITEMS, prepare_few_items
 from ranks import run_on_ranks
+from run_files import losses
 
 from torchrec_priors.config import parse
 from torchrec_priors.embedding.plan import even_blocks
-from torchrec_priors.metrics.evaluation import evaluate
-from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.bulk import recommend_in_bulk
 from torchrec_priors.serving.export import export
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
-from torchrec_priors.training.loop import train
-from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.step import step as whole_step
 
 WORLD = 4
-SETTINGS = {
-    "model": {"dim": 8, "context": 10, "horizon": 2},
-    "encoder": {"layers": 1, "heads": 2, "dropout": 0.2, "item_features": ["colour"]},
-    "priors": {"tree": ["temporal:2", "kind"]},
-    "loss": {"gate": 1.0},
-    "negatives": {"per_set": 8, "catalogue_share": 0.5, "popularity": 0.5, "logq": True},
-    "table": {"init_std": 0.1},
-    "training": {"batch": 7, "steps": 8, "evaluate_every": 8, "log_every": 1},
-    "evaluation": {"filter_seen": False, "batch": 5, "tiles": "int8"},
-}
+SETTINGS = tiny.settings(
+    model={"context": 10, "horizon": 2},
+    encoder={"dropout": 0.2, "item_features": ["colour"]},
+    priors={"tree": ["temporal:2", "kind"]},
+    loss={"gate": 1.0},
+    negatives={"per_set": 8, "catalogue_share": 0.5, "popularity": 0.5, "logq": True},
+    table={"init_std": 0.1},
+    training={"batch": 7, "steps": 8, "evaluate_every": 8},
+    evaluation={"filter_seen": False, "batch": 5, "tiles": "int8"},
+)
 CASES = {
     "rows": {},
     "ids once": {"sharding": {"dedup": True}, "training": {"pipeline": "sparse-dist"}},
@@ -61,13 +56,11 @@ FIRST = ["rows", "columns", "hashed", "managed"]
 OTHERS = [case for case in CASES if case not in FIRST]
 
 
-def _config(case, more):
-    sections = {**{name: {} for name in SETTINGS}, **CASES[case]}
-    merged = {name: {**SETTINGS.get(name, {}), **values} for name, values in sections.items()}
-    return parse({**merged, "training": {**merged["training"], **more}})
+def _config(case, training):
+    return parse(tiny.merged(tiny.merged(SETTINGS, **CASES[case]), training=training))
 
 
-def _train(case, data, run, ranks, stop_before=None, **more):
+def _train(case, data, run, stop_before=None, **more):
     """Losses of all steps."""
 
     def step(built, optimizers, batch, **named):
@@ -75,43 +68,28 @@ def _train(case, data, run, ranks, stop_before=None, **more):
             raise RuntimeError("power cut")
         return whole_step(built, optimizers, batch, **named)
 
-    config, folder = _config(case, more), RunFolder(run)
-    folder.check_same_run(config, data)
     with patch("torchrec_priors.training.trainer.step", side_effect=step):
-        train(config, data, folder, ranks)
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+        tiny.train(_config(case, more), data, run)
+    return losses(run)
 
 
-def _read(data, run, ranks):
+def _read(run, ranks):
     """(metrics, whole table) of the best checkpoint."""
-    config, folder = RunFolder(run).open()[0], RunFolder(run)
-    built = build_model(
-        config, data, ranks, trained=folder.trained_on(config, data), for_training=False
-    )
-    Checkpoints(folder.checkpoints, ranks).load_best(built)
-    metrics = evaluate(
-        built.model, built.fetch_index(), data, "test", config.evaluation,
-        share=ranks.share, device=ranks.device, columns=built.columns, by_group=(), total=ranks.total,
-    )  # fmt: skip
-    rows = torch.zeros(built.model.item_rows.rows, config.model.dim)
-    rows[built.shard.first : built.shard.last] = built.shard.rows
-    return metrics, ranks.total(rows)
+    config, data, built = tiny.best(run, ranks)
+    metrics = tiny.metrics_of(built, config, data, ranks, by_group=())
+    return metrics, tiny.whole_table(built, ranks)
 
 
 def _train_all(folder, runs, cases):
-    data = PreparedData(folder)
     with join() as ranks:
         return {
-            case: (_train(case, data, runs / case, ranks), *_read(data, runs / case, ranks))
-            for case in cases
+            case: (_train(case, folder, runs / case), *_read(runs / case, ranks)) for case in cases
         }
 
 
-def _read_all(folder, runs, cases):
-    data = PreparedData(folder)
+def _read_all(runs, cases):
     with join() as ranks:
-        return {case: _read(data, runs / case, ranks) for case in cases}
+        return {case: _read(runs / case, ranks) for case in cases}
 
 
 @pytest.fixture(scope="module")
@@ -129,20 +107,20 @@ def both(request, data, tmp_path_factory):
     one, four, cases = (*(tmp_path_factory.mktemp(name) for name in ("one", "four")), request.param)
     (of_one,) = run_on_ranks(1, _train_all, data, one, cases)
     of_four = run_on_ranks(WORLD, _train_all, data, four, cases)
-    read_by_four = run_on_ranks(WORLD, _read_all, data, one, cases)[0]
-    (read_by_one,) = run_on_ranks(1, _read_all, data, four, cases)
+    read_by_four = run_on_ranks(WORLD, _read_all, one, cases)[0]
+    (read_by_one,) = run_on_ranks(1, _read_all, four, cases)
     return one, of_one, of_four, read_by_four, read_by_one
 
 
 def test_training_is_that_of_one_rank(both):
     _, of_one, of_four, *_ = both
-    for case, (losses, metrics, rows) in of_one.items():
-        assert len(set(losses)) == len(losses) == SETTINGS["training"]["steps"], (
+    for case, (expected, metrics, rows) in of_one.items():
+        assert len(set(expected)) == len(expected) == SETTINGS["training"]["steps"], (
             "training does nothing"
         )
         for answers in of_four:
             other_losses, other_metrics, other_rows = answers[case]
-            np.testing.assert_allclose(other_losses, losses, rtol=1e-5, err_msg=case)
+            np.testing.assert_allclose(other_losses, expected, rtol=1e-5, err_msg=case)
             torch.testing.assert_close(other_rows, rows, atol=2e-5, rtol=1e-3)
             assert other_metrics["users"] == metrics["users"]
 
@@ -156,21 +134,13 @@ def test_a_checkpoint_is_the_same_on_any_number_of_ranks(both):
 
 
 def _cut_short(folder, run):
-    with join() as ranks, pytest.raises(RuntimeError, match="power cut"):
-        _train(
-            "rows",
-            PreparedData(folder),
-            run,
-            ranks,
-            stop_before=5,
-            checkpoint_seconds=0,
-            checkpoint_async=False,
-        )
+    written = {"checkpoint_seconds": 0, "checkpoint_async": False}
+    with join(), pytest.raises(RuntimeError, match="power cut"):
+        _train("rows", folder, run, stop_before=5, **written)
 
 
 def _go_on(folder, run):
-    with join() as ranks:
-        return _train("rows", PreparedData(folder), run, ranks)
+    return _train("rows", folder, run)
 
 
 @pytest.mark.parametrize(("before", "after"), [(WORLD, 1), (1, WORLD)])
@@ -178,8 +148,8 @@ def test_a_run_goes_on_on_other_ranks(before, after, data, tmp_path):
     (whole,) = run_on_ranks(1, _go_on, data, tmp_path / "whole")
     run_on_ranks(before, _cut_short, data, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoints" / "step-00000005").is_dir()
-    losses = run_on_ranks(after, _go_on, data, tmp_path / "run")[0]
-    np.testing.assert_allclose(losses, whole, rtol=1e-5)
+    resumed = run_on_ranks(after, _go_on, data, tmp_path / "run")[0]
+    np.testing.assert_allclose(resumed, whole, rtol=1e-5)
 
 
 def _serve(run, place):

@@ -1,38 +1,27 @@
 """Whatever becomes of unseen items: training, evaluation and recommendations do not depend on the number of ranks."""
 
-import json
-
 import numpy as np
 import pytest
+import tiny
 import torch
 from ranks import run_on_ranks
+from run_files import losses
 
 from torchrec_priors.config import parse
 from torchrec_priors.embedding.managed import ManagedRows, blocks_of
-from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
-from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
-from torchrec_priors.training.loop import train
-from torchrec_priors.training.run.folder import RunFolder
 
-SETTINGS = {
-    "model": {"dim": 16, "context": 12, "horizon": 4},
-    "encoder": {
-        "layers": 1,
-        "heads": 2,
-        "dropout": 0.3,
-        "time_bias": True,
-        "item_features": ["title"],
-    },
-    "priors": {"tree": ["temporal:2", "genre"]},
-    "negatives": {"per_set": 20, "catalogue_share": 0.2, "popularity": 0.5, "logq": True},
-    "loss": {"gate": 1.0},
-    "table": {"init_std": 0.1},
-    "training": {"batch": 9, "steps": 6, "evaluate_every": 6, "log_every": 1, "accumulate": 2},
-    "evaluation": {"batch": 40},
-}
+SETTINGS = tiny.settings(
+    model={"dim": 16},
+    encoder={"dropout": 0.3, "time_bias": True, "item_features": ["title"]},
+    priors={"tree": ["temporal:2", "genre"]},
+    negatives={"catalogue_share": 0.2, "popularity": 0.5, "logq": True},
+    loss={"gate": 1.0},
+    table={"init_std": 0.1},
+    training={"batch": 9, "steps": 6, "evaluate_every": 6, "accumulate": 2},
+    evaluation={"batch": 40},
+)
 POLICIES = {
     "own": {},
     "dropped": {"unseen": "dropped", "min_frequency": 12},
@@ -58,47 +47,32 @@ POLICIES = {
 
 def run_all(data, folder, policies):
     """Of each policy: (losses, metrics, what is loaded)."""
-    data, answers = PreparedData(data), {}
+    answers = {}
     with join() as ranks:
         for name in policies:
-            run = RunFolder(folder / name)
-            train(parse({**SETTINGS, "embedding": POLICIES[name]}), data, run, ranks)
-            answers[name] = load(data, run, ranks)
+            config = parse(tiny.merged(SETTINGS, embedding=POLICIES[name]))
+            tiny.train(config, data, folder / name)
+            answers[name] = load(folder / name, ranks)
     return answers
 
 
-def load_all(data, folder, policies):
-    data = PreparedData(data)
+def load_all(folder, policies):
     with join() as ranks:
-        return {name: load(data, RunFolder(folder / name), ranks) for name in policies}
+        return {name: load(folder / name, ranks) for name in policies}
 
 
-def load(data, run, ranks):
+def load(run, ranks):
     """(losses, metrics of a checkpoint on these ranks, the table, what it holds)."""
-    config, _ = run.open()
-    built = build_model(
-        config, data, ranks, trained=run.trained_on(config, data), for_training=False
-    )
-    Checkpoints(run.checkpoints, ranks).load_best(built)
-    metrics = evaluate(
-        built.model, built.fetch_index(), data, "test", config.evaluation,
-        share=ranks.share, device=ranks.device, columns=built.columns, by_group=(), total=ranks.total,
-    )  # fmt: skip
-    rows = torch.zeros(built.model.item_rows.rows, config.model.dim)
-    rows[built.shard.first : built.shard.last] = built.shard.rows
+    config, data, built = tiny.best(run, ranks)
+    metrics = tiny.metrics_of(built, config, data, ranks, by_group=())
+    rows = tiny.whole_table(built, ranks)
     item_of_row = torch.full((len(rows),), -1)
     if isinstance(built.model.item_rows, ManagedRows):
         item_of_row[:] = 0
         held = blocks_of(built.model.table).held()
         item_of_row[torch.from_numpy(held.row_C)] = torch.from_numpy(held.item_C) + 1
         item_of_row = ranks.total(item_of_row)
-    lines = [json.loads(line) for line in run.metrics.read_text().splitlines()]
-    return (
-        [line["loss"] for line in lines if "loss" in line],
-        metrics,
-        ranks.total(rows),
-        item_of_row,
-    )
+    return losses(run), metrics, rows, item_of_row
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +91,14 @@ def alone(small_data, tmp_path_factory):
 def test_training_and_evaluation(alone, small_data, tmp_path, world, policies):
     folder, expected = alone
     for answers in run_on_ranks(world, run_all, small_data, tmp_path, policies):
-        for name, (losses, metrics, rows, held) in answers.items():
+        for name, (found, metrics, rows, held) in answers.items():
             of_one = expected[name]
-            np.testing.assert_allclose(losses, of_one[0], rtol=1e-4, err_msg=name)
+            np.testing.assert_allclose(found, of_one[0], rtol=1e-4, err_msg=name)
             assert held.tolist() == of_one[3].tolist(), name
             torch.testing.assert_close(rows, of_one[2], atol=2e-5, rtol=1e-3)
             for key in ("users", "unseen/items", "unseen/targets", "unseen/interactions"):
                 assert metrics.get(key) == of_one[1].get(key), (name, key)
-    same = run_on_ranks(world, load_all, small_data, folder, policies)[0]
+    same = run_on_ranks(world, load_all, folder, policies)[0]
     for name, (_, metrics, rows, _) in same.items():
         assert torch.equal(rows, expected[name][2]), (
             "a checkpoint is the same on any number of ranks"
@@ -133,11 +107,11 @@ def test_training_and_evaluation(alone, small_data, tmp_path, world, policies):
 
 
 def test_losses_are_finite_and_change(alone):
-    for name, (losses, *_) in alone[1].items():
-        trained = [loss for loss in losses if loss > 0]
-        assert np.isfinite(losses).all(), name
-        assert len(set(losses)) == len(losses), f"{name}: training does nothing"
-        assert len(trained) == len(losses), name
+    for name, (found, *_) in alone[1].items():
+        trained = [loss for loss in found if loss > 0]
+        assert np.isfinite(found).all(), name
+        assert len(set(found)) == len(found), f"{name}: training does nothing"
+        assert len(trained) == len(found), name
 
 
 def test_policies_differ_and_count(alone, small_data):
