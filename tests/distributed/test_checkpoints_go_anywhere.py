@@ -4,14 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from ranks import run_on_ranks
-from run_files import logged
+from run_files import losses
 
 from torchrec_priors.config import parse
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
-from torchrec_priors.training import loop
 from torchrec_priors.training.build import build_model, set_loss_weights
 from torchrec_priors.training.checkpoint.check import flaw
 from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
@@ -22,21 +22,12 @@ ROW_WISE = {"type": "row_wise"}
 COLUMN_WISE = {"type": "column_wise", "columns": 4}
 TABLE_WISE = {"type": "table_wise"}
 DIM, SAVED = 16, 10
-SETTINGS = {
-    "model": {"dim": DIM, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2, "dropout": 0.2},
-    "priors": {"tree": ["temporal:2", "genre"]},
-    "negatives": {"per_set": 20},
-    "training": {
-        "batch": 16,
-        "steps": 30,
-        "evaluate_every": 30,
-        "log_every": 1,
-        "checkpoint_seconds": 0,
-        "keep_last": 9,
-    },
-    "evaluation": {"batch": 16},
-}
+SETTINGS = tiny.settings(
+    model={"dim": DIM},
+    encoder={"dropout": 0.2},
+    priors={"tree": ["temporal:2", "genre"]},
+    training={"steps": 30, "evaluate_every": 30, "checkpoint_seconds": 0, "keep_last": 9},
+)
 
 
 def _config(sharding):
@@ -45,10 +36,8 @@ def _config(sharding):
 
 def train(data, run, sharding):
     """Losses of all steps."""
-    with join() as ranks:
-        loop.train(_config(sharding), PreparedData(data), RunFolder(run), ranks)
-    lines = logged(run)
-    return [line["loss"] for line in lines if "loss" in line]
+    tiny.train(_config(sharding), data, run)
+    return losses(run)
 
 
 def loaded(data, run, sharding):
@@ -61,8 +50,6 @@ def loaded(data, run, sharding):
         optimizers = Optimizers(built, config)
         progress = Checkpoints(folder.checkpoints, ranks).resume(built, optimizers)
         assert progress.step == SAVED
-        rows = torch.zeros(prepared.items, DIM)
-        rows[built.own.first : built.own.last] = built.own.fetch().rows
         whole = torch.zeros(prepared.items)
         for states in optimizers.fused.state_dict()[
             "state"
@@ -77,12 +64,9 @@ def loaded(data, run, sharding):
             for key, value in of_one.items()
             if isinstance(value, torch.Tensor)
         }
-        dense = {
-            name: p.detach().clone()
-            for name, p in built.model.named_parameters()
-            if "table" not in name
-        }
-        return ranks.total(rows), ranks.total(whole).view(-1, prepared.items), dense | adam
+        states_of_columns = ranks.total(whole).view(-1, prepared.items)
+        dense = tiny.dense_parameters(built)
+        return tiny.whole_table(built, ranks), states_of_columns, dense | adam
 
 
 def _copy_of(run, place):
@@ -97,7 +81,7 @@ def _copy_of(run, place):
 
 def _goes_on(small_data, saved, place, world, sharding):
     """Losses of all steps of the run that goes on from the checkpoint; what is loaded is what was saved."""
-    run, losses, (table, state, dense) = saved
+    run, expected, (table, state, dense) = saved
     found = run_on_ranks(world, loaded, small_data, _copy_of(run, place), sharding)[0]
     assert torch.equal(found[0], table)
     for part in found[1]:
@@ -106,8 +90,8 @@ def _goes_on(small_data, saved, place, world, sharding):
     for name, value in found[2].items():
         assert torch.equal(value, dense[name]), name
     again = run_on_ranks(world, train, small_data, place, sharding)[0]
-    assert again[:SAVED] == list(losses[:SAVED])
-    assert again[SAVED] == pytest.approx(losses[SAVED], rel=1e-5), (
+    assert again[:SAVED] == list(expected[:SAVED])
+    assert again[SAVED] == pytest.approx(expected[SAVED], rel=1e-5), (
         "the first step from the same values"
     )
     return np.array(again)
@@ -115,9 +99,9 @@ def _goes_on(small_data, saved, place, world, sharding):
 
 def _saved(small_data, run, world, sharding=ROW_WISE):
     """(run, its losses, what its checkpoint of step 10 holds)"""
-    losses = run_on_ranks(world, train, small_data, run, sharding)[0]
+    found = run_on_ranks(world, train, small_data, run, sharding)[0]
     then = _copy_of(run, run.with_name("then"))
-    return run, np.array(losses), run_on_ranks(world, loaded, small_data, then, sharding)[0]
+    return run, np.array(found), run_on_ranks(world, loaded, small_data, then, sharding)[0]
 
 
 @pytest.fixture(scope="module")

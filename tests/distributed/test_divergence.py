@@ -3,10 +3,10 @@
 import math
 
 import pytest
+import tiny
 import torch
 from ranks import run_on_ranks
 
-from torchrec_priors.config import parse
 from torchrec_priors.data.batch import make_batch
 from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding.item_table import FEATURE
@@ -18,12 +18,7 @@ from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import AbortedStepError, step
 
-SETTINGS = {
-    "model": {"dim": 8, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2},
-    "priors": {"tree": ["temporal:2"]},
-    "training": {"batch": 8},
-}
+CONFIG = tiny.config(priors={"tree": ["temporal:2"]}, training={"batch": 8})
 FAULTS = ["gradient", "vector", "too large"]
 
 
@@ -33,7 +28,7 @@ def spoil(folder):
     Its gradient is no number, though the loss is one; or its first item's vector is none; or the loss is too large.
     For each the message and the tensors that changed; then the window's user and item, and what the first step told.
     """
-    config, data = parse(SETTINGS), PreparedData(folder)
+    config, data = CONFIG, PreparedData(folder)
     with join() as ranks:
         built = build_model(config, data, ranks)
         set_loss_weights(built, config)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from unittest.mock import create_autospec, patch
 
 import pytest
+import tiny
 from ranks import run_on_ranks
 from run_files import logged
 from torchrec.distributed.train_pipeline.runtime_forwards import PipelinedForward
@@ -15,20 +16,15 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
-from torchrec_priors.training.loop import train
 from torchrec_priors.training.pipeline import pipeline_of
-from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.step import step as whole_step
 
-RUN = {
-    "model": {"dim": 16, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2},
-    "negatives": {"per_set": 20},
-    "priors": {"tree": ["temporal:2", "genre"]},
-}
-TRAINING = {"batch": 6, "steps": 8, "evaluate_every": 3, "log_every": 1}
-FEATURES = {"encoder": {"layers": 1, "heads": 2, "item_features": ["release_date", "title"]}}
+RUN = tiny.settings(
+    model={"dim": 16},
+    priors={"tree": ["temporal:2", "genre"]},
+    training={"batch": 6, "steps": 8, "evaluate_every": 3},
+)
+FEATURES = {"encoder": {"item_features": ["release_date", "title"]}}
 CASES = {
     "features, in parts": {**FEATURES, "training": {"accumulate": 2, "prefetch": 0}},
     "ids once": {**FEATURES, "sharding": {"dedup": True}},
@@ -37,40 +33,34 @@ CASES = {
 
 
 def _config(way, more):
-    return parse(
-        {**RUN, **more, "training": {**TRAINING, **more.get("training", {}), "pipeline": way}}
-    )
+    return parse(tiny.merged(tiny.merged(RUN, **more), training={"pipeline": way}))
 
 
-def _run(way, more, data, run, ranks, stop_after=None):
-    """What was logged, and what the last checkpoint holds of the item table."""
-    calls, config, folder = itertools.count(1), _config(way, more), RunFolder(run)
+def _run(way, more, data, run, stop_after=None):
+    """What was logged."""
+    calls = itertools.count(1)
 
     def step(*arguments, **named):
         if next(calls) == stop_after:
             raise RuntimeError("power cut")
         return whole_step(*arguments, **named)
 
-    folder.check_same_run(config, data)
     with patch("torchrec_priors.training.trainer.step", side_effect=step):
-        train(config, data, folder, ranks)
-    lines = logged(run)
+        tiny.train(_config(way, more), data, run)
     return [
-        {name: value for name, value in line.items() if "seconds" not in name} for line in lines
+        {name: value for name, value in line.items() if "seconds" not in name}
+        for line in logged(run)
     ]
 
 
-def _rows(run, data, ranks):
-    config = RunFolder(run).open()[0]
-    built = build_model(
-        config, data, ranks, trained=RunFolder(run).trained_on(config, data), for_training=False
-    )
-    Checkpoints(RunFolder(run).checkpoints, ranks).load_best(built)
+def _rows(run, ranks):
+    """What the best checkpoint holds of the item table on this rank."""
+    _, _, built = tiny.best(run, ranks)
     return built.own.fetch().rows.tolist()
 
 
 def _both_ways(folder, runs):
-    data, answers = PreparedData(folder), {}
+    answers = {}
     with join() as ranks:
         for name, more in CASES.items():
             found = []
@@ -79,14 +69,14 @@ def _both_ways(folder, runs):
                 with patch.object(
                     PipelinedForward, "__call__", autospec=True, side_effect=ahead
                 ) as taken:
-                    lines = _run(way, more, data, runs / name / way, ranks)
-                found.append((lines, _rows(runs / name / way, data, ranks), taken.call_count))
+                    lines = _run(way, more, folder, runs / name / way)
+                found.append((lines, _rows(runs / name / way, ranks), taken.call_count))
             answers[name] = found
         broken = runs / "features, in parts" / "broken"
         with pytest.raises(RuntimeError, match="power cut"):
-            _run("sparse-dist", CASES["features, in parts"], data, broken, ranks, stop_after=6)
-        answers["goes on"] = _run("sparse-dist", CASES["features, in parts"], data, broken, ranks)
-        answers["read"] = _rows(broken, data, ranks)
+            _run("sparse-dist", CASES["features, in parts"], folder, broken, stop_after=6)
+        answers["goes on"] = _run("sparse-dist", CASES["features, in parts"], folder, broken)
+        answers["read"] = _rows(broken, ranks)
     return answers
 
 

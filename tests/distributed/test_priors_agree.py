@@ -4,11 +4,11 @@ Among them a batch in which a rank has windows but nothing to predict, one in wh
 group that no batch ever meets: every rank takes part in every exchange, and gradients are those of the whole batch.
 """
 
-import copy
 import itertools
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from ranks import run_on_ranks
 from test_ranks_agree import SETTINGS, train
@@ -197,12 +197,12 @@ def test_gradients_are_exact_where_a_rank_has_nothing_to_predict(batch, alone, t
 
 def gradients(folder, tree, batch, first_step, chosen):
     """(loss, gradients, positives of each part and step) of steps from `first_step` on; `chosen` parts a batch."""
-    values = {
-        **copy.deepcopy(SETTINGS),
-        "priors": {"tree": tree, "min_positives": 0, "init_std": 0.1},
-    }
-    values["encoder"]["dropout"] = 0.0
-    values["training"] |= {"clip_norm": 1e9, "accumulate": chosen}
+    values = tiny.merged(
+        SETTINGS,
+        priors={"tree": tree, "min_positives": 0, "init_std": 0.1},
+        encoder={"dropout": 0.0},
+        training={"clip_norm": 1e9, "accumulate": chosen},
+    )
     config, data = parse(values), PreparedData(folder)
     with join() as ranks:
         built = build_model(config, data, ranks)

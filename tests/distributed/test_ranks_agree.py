@@ -1,9 +1,8 @@
 """What several ranks compute equals what one computes: negatives, losses, parameters, retrieval, metrics."""
 
-import copy
-
 import numpy as np
 import pytest
+import tiny
 import torch
 from ranks import run_on_ranks
 
@@ -13,7 +12,6 @@ from torchrec_priors.data.windows import WindowStream
 from torchrec_priors.embedding import distribute
 from torchrec_priors.embedding.item_table import FEATURE
 from torchrec_priors.errors import UserError
-from torchrec_priors.metrics.evaluation import evaluate
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.gather_slots import gather_slots
 from torchrec_priors.ranks.process import join
@@ -22,20 +20,19 @@ from torchrec_priors.training.optimizers import Optimizers
 from torchrec_priors.training.sampler import make_sampler
 from torchrec_priors.training.step import step
 
-SETTINGS = {
-    "model": {"dim": 16, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2, "dropout": 0.3},
-    "negatives": {"per_set": 20},
-    "training": {"batch": 5, "steps": 12},
-    "evaluation": {"batch": 8},
-}
+SETTINGS = tiny.settings(
+    model={"dim": 16},
+    encoder={"dropout": 0.3},
+    training={"batch": 5, "steps": 12},
+    evaluation={"batch": 8},
+)
 TREES = {"no priors": [], "item x temporal": ["temporal:2", "genre"]}
 BY_TOKENS = {"training.batch": 0, "training.batch_tokens": 50}
 
 
 def train(folder, tree, score, more=None):
     """(losses, whole table, dense parameters, metrics) after a few steps, batches smaller than the ranks included."""
-    values = {**copy.deepcopy(SETTINGS), "priors": {"tree": tree}, "loss": {}}
+    values = tiny.merged(SETTINGS, priors={"tree": tree})
     for key, value in {"model.score": score, **(more or {})}.items():
         section, _, name = key.partition(".")
         values.setdefault(section, {})[name] = value
@@ -58,18 +55,8 @@ def train(folder, tree, score, more=None):
                 windows, draw, feature=FEATURE, seed=config.seed, parts=config.training.accumulate
             )
             losses.append(step(built, optimizers, batch).loss)
-        metrics = evaluate(
-            built.model, built.fetch_index(), data, "test", config.evaluation,
-            share=ranks.share, device=ranks.device, columns=built.columns, total=ranks.total,
-        )  # fmt: skip
-        rows = torch.zeros(data.items, config.model.dim)
-        rows[built.own.first : built.own.last] = built.own.fetch().rows
-        dense = {
-            name: p.detach().clone()
-            for name, p in built.model.named_parameters()
-            if "table" not in name
-        }
-        return losses, ranks.total(rows), dense, metrics
+        metrics = tiny.metrics_of(built, config, data, ranks)
+        return losses, tiny.whole_table(built, ranks), tiny.dense_parameters(built), metrics
 
 
 @pytest.fixture(

@@ -9,21 +9,18 @@ from datetime import timedelta
 from unittest.mock import patch
 
 import pytest
+import tiny
 from few_items import prepare_few_items
 from forks import free_port
 from ranks import run_on_ranks
 
 from torchrec_priors.apps import evaluate
-from torchrec_priors.config import parse
 from torchrec_priors.errors import LostRanksError, UserError
 from torchrec_priors.metrics.evaluation import evaluate as whole_evaluation
-from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks import rendezvous
 from torchrec_priors.ranks.process import join
 from torchrec_priors.serving.export import export as write_export
 from torchrec_priors.serving.run import load_run
-from torchrec_priors.training.loop import train
-from torchrec_priors.training.run.folder import RunFolder
 
 SHORT = timedelta(seconds=1)
 WAIT = 3  # seconds
@@ -156,19 +153,11 @@ def _with_rank_1_stopped(read, run, folder):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("few")
-    data, run = PreparedData(prepare_few_items(folder)), RunFolder(folder / "run")
     training = {"batch": 4, "steps": 1, "evaluate_every": 1, "timeout_seconds": WAIT}
-    config = parse(
-        {
-            "model": {"dim": 8, "horizon": 2},
-            "training": training,
-            "evaluation": {"filter_seen": False},
-        }
-    )
-    run.check_same_run(config, data)
-    with join() as ranks:
-        train(config, data, run, ranks)
-    return run.path
+    evaluation = {"filter_seen": False}
+    config = tiny.config(model={"horizon": 2}, training=training, evaluation=evaluation)
+    tiny.train(config, prepare_few_items(folder), folder / "run")
+    return folder / "run"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from ranks import run_on_ranks
 from run_files import logged
@@ -16,14 +17,8 @@ from torchrec_priors.config import parse
 from torchrec_priors.embedding.dedup import once
 from torchrec_priors.embedding.distribute import together
 from torchrec_priors.errors import UserError
-from torchrec_priors.metrics.evaluation import evaluate
-from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.settings.sharding import TYPES, ShardingConfig
-from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
-from torchrec_priors.training.loop import train as train_run
-from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.step import step as whole_step
 
 TREE = ["temporal:2", "genre"]
@@ -104,26 +99,24 @@ def test_half_precision_is_used_between_ranks_and_is_close(alone, two):
     assert not np.allclose(losses, alone["row-wise"][0], rtol=2e-6)
 
 
-RUN = {
-    "model": {"dim": 16, "context": 12, "horizon": 4},
-    "encoder": {"layers": 1, "heads": 2, "item_features": ["release_date"]},
-    "negatives": {"per_set": 20},
-    "priors": {"tree": TREE},
-    "training": {"batch": 5, "steps": 6, "evaluate_every": 3, "log_every": 1},
-}
+RUN = tiny.settings(
+    model={"dim": 16},
+    encoder={"item_features": ["release_date"]},
+    priors={"tree": TREE},
+    training={"batch": 5, "steps": 6, "evaluate_every": 3},
+)
 
 
 def _go_on(folder, runs):
     """Half of a run row-wise and the rest table-wise; another in columns. What a failing planner says."""
-    data = PreparedData(folder)
     with join() as ranks, patch("torchrec_priors.embedding.own_rows._ROWS_AT_A_TIME", 30):
         with (
             patch("torchrec_priors.training.trainer.step", side_effect=_power_cut(after=4)),
             pytest.raises(RuntimeError),
         ):
-            _train_run({}, data, runs / "moved", ranks)
-        _train_run({"type": "table_wise"}, data, runs / "moved", ranks)
-        _train_run({"type": "column_wise", "columns": 8}, data, runs / "columns", ranks)
+            _train_run({}, folder, runs / "moved")
+        _train_run({"type": "table_wise"}, folder, runs / "moved")
+        _train_run({"type": "column_wise", "columns": 8}, folder, runs / "columns")
         with pytest.raises(UserError) as refused:
             together(lambda: 1 / 0)
         few = Lookups(items=500, dim=16, ids=300)
@@ -146,25 +139,15 @@ def _power_cut(after):
     return step
 
 
-def _train_run(sharding, data, run, ranks):
-    config, folder = parse({**RUN, "sharding": sharding}), RunFolder(run)
-    folder.check_same_run(config, data)
-    train_run(config, data, folder, ranks)
+def _train_run(sharding, data, run):
+    tiny.train(parse({**RUN, "sharding": sharding}), data, run)
 
 
 def _recall(run, ranks):
     """Of the best checkpoint, read row-wise."""
-    config, data = RunFolder(run).open()
-    built = build_model(
-        config, data, ranks, trained=RunFolder(run).trained_on(config, data), for_training=False
-    )
-    Checkpoints(RunFolder(run).checkpoints, ranks).load_best(built)
+    config, data, built = tiny.best(run, ranks)
     assert {table.type for table in built.plan.tables} == {"row_wise"}
-    metrics = evaluate(
-        built.model, built.fetch_index(), data, "validation", config.evaluation,
-        share=ranks.share, device=ranks.device, columns=built.columns, total=ranks.total,
-    )  # fmt: skip
-    return metrics["recall@50"]
+    return tiny.metrics_of(built, config, data, ranks, "validation")["recall@50"]
 
 
 def _lines(run, name):
@@ -176,8 +159,7 @@ def test_a_run_goes_on_under_another_sharding_and_is_read_row_wise_on_any_ranks(
     small_data, tmp_path
 ):
     whole = tmp_path / "whole"
-    with join() as ranks:
-        _train_run({}, PreparedData(small_data), whole, ranks)
+    _train_run({}, small_data, whole)
     answers = run_on_ranks(2, _go_on, small_data, tmp_path)
     assert [said for said, *_ in answers] == ["no sharding plan was found: division by zero"] * 2
     moved, columns = tmp_path / "moved", tmp_path / "columns"

@@ -4,6 +4,7 @@ import itertools
 import shutil
 
 import pytest
+import tiny
 import torch
 from ranks import run_on_ranks
 from small_movielens import read_ratings, write_ratings
@@ -14,27 +15,20 @@ from torchrec_priors.preparation.prepare import Settings, prepare
 from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import join
 from torchrec_priors.training.build import build_model
-from torchrec_priors.training.checkpoint.checkpoint import Checkpoints
-from torchrec_priors.training.loop import train
 from torchrec_priors.training.run.folder import RunFolder
 from torchrec_priors.training.warm_start import start_from
 
-CONFIG = {
-    "model": {"dim": 8, "context": 10, "horizon": 4},
-    "encoder": {"layers": 1, "events": True, "item_features": ["release_date", "title"]},
-    "priors": {"tree": ["temporal:2", "genre"]},
-    "loss": {"gate": 1.0},
-    "training": {"batch": 16, "steps": 3, "evaluate_every": 3},
-}
+SETTINGS = tiny.settings(
+    model={"context": 10},
+    encoder={"events": True, "item_features": ["release_date", "title"]},
+    priors={"tree": ["temporal:2", "genre"]},
+    loss={"gate": 1.0},
+    training={"steps": 3, "evaluate_every": 3},
+)
 
 
 def _config(**sections):
-    return parse(
-        {
-            **CONFIG,
-            **{name: {**CONFIG.get(name, {}), **values} for name, values in sections.items()},
-        }
-    )
+    return parse(tiny.merged(SETTINGS, **sections))
 
 
 def _values(built, data, ranks):
@@ -64,12 +58,10 @@ def _values(built, data, ranks):
 
 
 def _train(data, run):
-    config, data = _config(), PreparedData(data)
     with join() as ranks:
-        train(config, data, RunFolder(run), ranks)
-        built = build_model(config, data, ranks)
-        Checkpoints(RunFolder(run).checkpoints, ranks).load_best(built)
-        return _values(built, data, ranks)
+        tiny.train(_config(), data, run)
+        _, prepared, built = tiny.best(run, ranks)
+        return _values(built, prepared, ranks)
 
 
 def _start(data, run, *configs):
