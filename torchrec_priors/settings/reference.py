@@ -12,7 +12,7 @@ _INTRODUCTION = """\
 # Configuration keys
 
 Written by `make docs-keys` from the types and docstrings in `torchrec_priors/settings/`: change
-those, not this file. How sections are used: [Configuration](configuration.md).
+the source, not this file. [Configuration](configuration.md) explains how to use the sections.
 
 Numbers are finite. `[0, 1)` includes 0 and excludes 1; a number without an upper limit may be at
 most 10^12; anything larger is taken for a typo. In TOML text is quoted.
