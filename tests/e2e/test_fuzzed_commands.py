@@ -17,6 +17,8 @@ from command_line import CONFIG, TINY, app
 from forks import FORKS
 from fuzzed_commands import APPS, Ground, fuzzed, options_of, shown
 
+from torchrec_priors.config import load_config
+
 SEED = int(os.environ.get("FUZZED_SEED", "20"))
 COMMANDS = int(os.environ.get("FUZZED_COMMANDS", "500"))
 _FEW = 20
@@ -61,9 +63,10 @@ class Ended:
 
 
 @pytest.fixture(scope="module")
-def run(small_data, tmp_path_factory):
+def run(trained, tmp_path_factory):
+    """A run with an evaluation."""
     folder = tmp_path_factory.mktemp("fuzzed") / "run"
-    app("train", "--config", CONFIG, "--data", small_data, "--run", folder, *TINY)
+    shutil.copytree(trained(load_config(CONFIG, TINY)), folder)
     app("evaluate", "--run", folder, "--split", "test")
     return folder
 

@@ -8,14 +8,15 @@ import pytest
 from command_line import CONFIG, TINY, app
 
 from torchrec_priors.apps import command
+from torchrec_priors.config import load_config
 from torchrec_priors.errors import StoppedError, UserError
 
 
 @pytest.fixture(scope="module")
-def run(small_data, tmp_path_factory):
+def run(trained, tmp_path_factory):
+    """A run that may be evaluated."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    app("train", "--config", CONFIG, "--data", small_data, "--run", folder, *TINY)
-    return folder
+    return shutil.copytree(trained(load_config(CONFIG, TINY)), folder)
 
 
 def _refused(*arguments, says):

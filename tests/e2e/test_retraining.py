@@ -6,14 +6,14 @@ import pytest
 from command_line import CONFIG, TINY, app
 from run_files import losses
 
+from torchrec_priors.config import load_config
+
 STEPS = [*TINY, "training.steps=4", "training.log_every=1"]
 
 
 @pytest.fixture(scope="module")
-def yesterday(small_data, tmp_path_factory):
-    run = tmp_path_factory.mktemp("runs") / "yesterday"
-    app("train", "--config", CONFIG, "--data", small_data, "--run", run, *STEPS)
-    return run
+def yesterday(trained):
+    return trained(load_config(CONFIG, STEPS))
 
 
 def test_todays_run_starts_from_yesterdays_is_fitted_on_all_and_served(
