@@ -25,7 +25,7 @@ demo: install
 	@$(RUN)python tools/demo.py
 
 test: install
-	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: install
 	$(RUN)python -m pytest -m slow --timeout 3600

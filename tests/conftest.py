@@ -1,12 +1,18 @@
 """Data sets that tests share. This folder is on sys.path, so that tests can import its helper modules."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Without a GPU, Triton's kernels are interpreted. It is read when triton is imported, which torchrec does.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import tiny
 from small_movielens import write_movielens

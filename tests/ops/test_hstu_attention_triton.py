@@ -13,8 +13,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # is read when triton is imported
 pytest.importorskip(
     "triton", reason="triton is not installed: pip install 'torchrec-priors[triton]'"
 )
