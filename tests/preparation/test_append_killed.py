@@ -8,8 +8,8 @@ import pytest
 from growing_shop import content, write
 
 from torchrec_priors.errors import UserError
+from torchrec_priors.preparation.append import append as module
 from torchrec_priors.preparation.append.append import append
-from torchrec_priors.preparation.append.append import append as module
 from torchrec_priors.preparation.append.settings import Given
 from torchrec_priors.preparation.build import sequence_files, work_folder
 from torchrec_priors.preparation.engine import on_duckdb

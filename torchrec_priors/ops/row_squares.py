@@ -27,6 +27,7 @@ class Occurrences:
     @classmethod
     def of(cls, row_N: Tensor) -> "Occurrences":
         """
+        >>> import torch
         >>> found = Occurrences.of(torch.tensor([7, 3, 7]))
         >>> found.row_U.tolist(), found.place_N.tolist(), found.first_U.tolist()
         ([3, 7], [1, 0, 2], [0, 1])
@@ -50,5 +51,5 @@ def row_squares(found: Occurrences, gradient_Nd: Tensor) -> Tensor:
     """
     if not len(found.place_N):
         return gradient_Nd.new_zeros(0)
-    sum_Ud = F.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum")
+    sum_Ud: Tensor = F.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum")
     return sum_Ud.square_().sum(1)
