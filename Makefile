@@ -3,6 +3,7 @@
 #                 and writes a page of it; demo/ keeps everything (under 10 minutes on 2 cores)
 # make test       runs the tests (under 10 minutes on 2 cores)
 # make test-slow  runs the longer checks
+# make test-extras  runs the tests that need Spark, S3, a browser, Triton, Kubernetes or Ray, in .venv-extras
 # make check      runs formatter, linter, layers of imports and type checker
 # make format     repairs what formatter and linter can repair
 # make docs-keys  writes docs/keys.md from the settings
@@ -14,7 +15,7 @@
 RUN = .venv/bin/
 SOURCES = torchrec_priors datasets components tests tools
 
-.PHONY: install demo test test-slow check format docs-keys components clean
+.PHONY: install demo test test-slow test-extras check format docs-keys components clean
 
 install: .venv/installed
 
@@ -29,6 +30,9 @@ test: install
 
 test-slow: install
 	$(RUN)python -m pytest -m slow --timeout 3600
+
+test-extras: install
+	@sh tools/test_extras.sh
 
 check: install
 	$(RUN)ruff format --check $(SOURCES)
@@ -47,4 +51,4 @@ components: install
 	$(RUN)python tools/components.py
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-extras .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -350,7 +350,8 @@ class _Call:
         sizes = (self.heads, self.blocks, self.longest, self.width, *tokens)
         options = launch(self.constants["WIDTH"], backward)
         kernel[self.grid](
-            *self.qkv, *tensors, *self.biases, self.offsets_B1, self.order_B, *strides, *sizes, *self.scales,
+            *self.qkv, *tensors, *self.biases, self.offsets_B1, self.order_B,
+            *strides, *sizes, *self.scales,
             **self.constants, **options,
         )  # fmt: skip
 

@@ -313,7 +313,7 @@ class _Blocks:
         grad_rd.mul_(by_sum_r1)
 
     def _logits_are_safe(self, query_Pd: Tensor) -> bool:
-        """Whether no logit can overflow. Not checked on a GPU, where the host would have to wait."""
+        """Whether no logit can overflow. Not checked on a GPU: the host would have to wait."""
         if query_Pd.is_cuda or not len(query_Pd) or not len(self.vectors_nd):
             return False
 

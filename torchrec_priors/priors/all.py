@@ -20,8 +20,8 @@ def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
     check_most(f"priors.tree: groups of 'all:{argument}'", groups, _MOST_GROUPS)
     if data.items * groups > _MOST_PAIRS:
         raise UserError(
-            f"priors.tree: 'all:{argument}' puts each of {data.items:,} items into {groups:,} groups,"
-            f" which is more than {_MOST_PAIRS:,} pairs: give fewer groups, as"
+            f"priors.tree: 'all:{argument}' puts each of {data.items:,} items into {groups:,}"
+            f" groups, which is more than {_MOST_PAIRS:,} pairs: give fewer groups, as"
             f" 'all:{max(1, _MOST_PAIRS // data.items)}'"
         )
 

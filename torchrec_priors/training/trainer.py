@@ -68,7 +68,7 @@ class Trainer:
     def resume(
         self, checkpoints: Checkpoints, init_from: RunFolder | None = None
     ) -> Progress | None:
-        """Loads the newest checkpoint; without one, pretrained vectors and the weights of `init_from`.
+        """Loads the newest checkpoint, or else pretrained vectors and the weights of `init_from`.
 
         Args:
             init_from: a run whose weights a new run starts from.
