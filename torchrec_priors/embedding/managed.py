@@ -141,7 +141,7 @@ class Blocks(ManagedCollisionModule):
 
         changed = []
         for number, part in enumerate(self.parts):
-            # So this call is one interval after the last, at which TorchRec's module evicts.
+            # TorchRec's module evicts one interval after its last eviction, which is now.
             part._current_iter = part._last_eviction_iter = calls
             part._input_history_buffer_size = -1  # makes a buffer that holds just these ids
             part.train().profile({TABLE: _jagged(raw_ids[block == number])})

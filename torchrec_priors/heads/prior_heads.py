@@ -153,8 +153,8 @@ class PriorHeads(nn.Module):
             parent_n = getattr(self, f"parent_{depth}")
             key_below_R = parent_n[key_R // tokens] * tokens + key_R % tokens
 
-        # Above the first depth are the user states, whose number is the token. The first entry
-        # belongs to no depth: nothing is below the last one.
+        # Above the first depth are the user states, numbered by token. The first entry of
+        # `rows_above` is empty and left out: no depth is below the last one.
         rows_above.append(key_below_R)
         first_to_last = zip(reversed(runs_and_ends), reversed(rows_above[1:]), strict=True)
         return [_DepthRows(runs, end_P, above_R) for (runs, end_P), above_R in first_to_last]

@@ -120,7 +120,7 @@ class Reach(Metric):
 
         counts = {
             "were seen before, and evaluation.filter_seen leaves out seen items": "met",
-            "have no row, or a history without any": "without_row",
+            "cannot be recommended, or no item of the user's history is known": "without_row",
             "are in no head": "without_head",
         }
         reasons = []
@@ -140,7 +140,7 @@ class Reach(Metric):
         if found < FEW * targets:
             amount = f"only {found / targets:.1%}" if found else "none"
             remedy = ""
-            # The remedy is named only if most of the targets are lost because of it.
+            # The remedy is named only if the filter is why most of the targets are lost.
             if 2 * self._count("met") > targets:
                 remedy = ": evaluation.filter_seen=false also finds seen items"
             messages.append(f"{amount} of the targets can be found{remedy}")
@@ -214,10 +214,10 @@ def _as_ids(values: np.ndarray, device: torch.device) -> Tensor:
 def _in_a_head(tree: PriorTree) -> np.ndarray:
     """bool [I]: items that any head may retrieve.
 
-    It does not matter whose heads these are: for every item set, each user has an open head, as
-    every group of users that has heads has one of each.
+    Which users the heads belong to does not matter: every group of users that has heads has one
+    head for each item set, so each user has an open head for every set.
     """
-    # A set of all items, as that of one head, saves looking the others up.
+    # If one set has all items (as with a single head), the other sets need not be looked up.
     if len(tree.set_sizes) and int(tree.set_sizes.max()) == tree.items:
         return np.ones(tree.items, bool)
 

@@ -20,7 +20,7 @@ from torchrec_priors.priors.prior import Prior, Targets, is_of_users
 
 MOST_PATHS = 1 << 17
 
-# Rows that are looked at together, and most pairs of one of them and a combination of groups.
+# Rows that are processed together, and the most (row, combination of groups) pairs they may have.
 _ROWS = 1 << 16
 _MOST_PAIRS = 1 << 25
 
@@ -71,7 +71,7 @@ class Branch:
         self.set_sizes = self.set_sizes[used]
 
     def leave_out_groups_without_users(self) -> None:
-        """Leaves out combinations that go through a group of users without users."""
+        """Leaves out combinations with a user group that is empty."""
         group_CL = self.groups_of(self.code_C)
         kept_C = np.ones(len(group_CL), bool)
         for d, level in enumerate(self.levels):

@@ -19,8 +19,8 @@ class Targets:
     Attributes:
         item_M: int64 row ids.
         offset_M: int64, 1-based distance from the position that predicts, up to the horizon.
-        event_M: int64 event codes; there where a level of the tree needs "events".
-        user_M: int64 numbers of users, in file order of the data set; there where a level needs
+        event_M: int64 event codes; present if a level of the tree needs "events".
+        user_M: int64 numbers of users, in file order of the data set; present if a level needs
             "users".
     """
 
@@ -87,14 +87,19 @@ class Prior(Protocol):
         groups: human-readable names, by group number.
         restricts_items: whether Omega_k differs from all items.
 
-    Five more are optional. `needs`: what `members` reads of the targets besides items and offsets,
-    of `NEEDS`. `groups_of_users(user_B)`: (index into user_B, group) for every group of every user,
-    where a group is for its users alone; the users are numbers in file order, none of them
-    negative. `groups_of_events(event_M)`: likewise of event codes, where a group is for events, so
-    that users whose next event is known can be served by it. `exclusive`: whether the groups of a
-    level that restricts items are outcomes of which a target has one, as events are, not labels
-    that an item has. `with_users`: bool, by group number, of groups that are for their users alone:
-    which have any. A group without users has no head.
+        Five more are optional:
+
+    needs: what `members` reads of the targets besides items and offsets: names from `NEEDS`.
+    groups_of_users(user_B): only if each group serves only its own users. Returns (index into
+        user_B, group) for every group of every user. Users are numbers in file order, none of
+        them negative.
+    groups_of_events(event_M): only if the groups are event types. Returns (index into event_M,
+        group) for every group of every event code, so that users whose next event is known can
+        be served by its groups.
+    exclusive: for a level that restricts items. True if the groups are outcomes, of which a target
+        has exactly one (events); False if they are labels, of which an item may have several.
+    with_users: only if each group serves only its own users: bool by group number, whether the
+        group has any users. A group without users has no head.
     """
 
     name: str

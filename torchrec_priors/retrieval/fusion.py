@@ -1,7 +1,7 @@
 """How the scores of an item's eligible heads become one (paper 3.5 and A.1.3), tile by tile.
 
 Scores are Eq. 3's s_k(i) or, calibrated, L_k(i) = log P(group k | user) + log P(i | group k, user).
-In-group softmaxes leave each head's scores free up to a constant of the head, so only calibrated
+An in-group softmax determines the scores of its head only up to a constant, so only calibrated
 scores are on one scale. With H(i) the heads that may retrieve item i (and that this user may use):
 
     max                S(i) = max over k of s_k(i)

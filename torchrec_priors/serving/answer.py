@@ -54,8 +54,8 @@ def answer(
     # A user for whom all paths are closed would get an empty list without a reason.
     if request.bias_K is not None and torch.isneginf(queries.bias_BK).all(1).any():
         raise UserError(
-            "only, mute: the heads that may answer are of other groups of users: "
-            "name some of this user's"
+            "only, mute: the heads that are left belong to groups that this user is not in: "
+            "name heads of this user's groups"
         )
 
     found, short_BJ = request.find(finder, users, queries)

@@ -192,7 +192,7 @@ def _parts(
     trained: TrainedOn | None,
     for_training: bool,
 ) -> _Parts:
-    """The parts of a model, counted over all ranks where a run did not record them."""
+    """The parts of a model. Counts that no run has recorded are made over all ranks."""
     has_heads = not config.baseline.name
     tree = tree_of(config, data, trained)
     if has_heads:
@@ -365,8 +365,8 @@ def _counted(
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
     """The prior tree of a configuration.
 
-    The tree of a started run has the heads that the run recorded, and its groups if the data set
-    has grown since.
+    The tree of a started run has the heads that the run recorded. If the data set has grown since,
+    the tree has only the groups that existed then.
     """
     priors = as_priors(config.baseline, config.priors)
     if trained is None:

@@ -46,7 +46,7 @@ from torchrec_priors.training.optimizers import Optimizers
 
 log = logging.getLogger(__name__)
 
-_LONGEST_WRITE = timedelta(hours=1)  # that ranks wait for each other
+_LONGEST_WRITE = timedelta(hours=1)  # for which ranks wait for each other
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class _Writing:
     Attributes:
         step: its step.
         best: whether it is the best so far.
-        failed: when it is over: why the checkpoint is not in its place; None if it is.
+        failed: gets its result when writing has ended: why the checkpoint is not in its place, or
+            None if it is.
     """
 
     step: int
@@ -141,7 +142,7 @@ class Checkpoints:
     def resume(self, built: Built, optimizers: Optimizers) -> Progress | None:
         """Loads the newest checkpoint that is not damaged; None if there are no checkpoints.
 
-        Newer ones, which are damaged, are put aside, which is logged.
+        Newer checkpoints are damaged: they are put aside, and a warning is logged.
 
         Raises:
             UserError: all are damaged, or a later release has written the newest.
@@ -170,7 +171,7 @@ class Checkpoints:
 
         progress = self._load_all(built, optimizers, self.folder.place(steps[-1]))
 
-        # Only after loading has worked is anything in the folder changed.
+        # Nothing in the folder is changed until loading has succeeded.
         if self.ranks.leads:
             for step, problem in damaged:
                 aside = self.folder.put_aside(step)
@@ -195,7 +196,7 @@ class Checkpoints:
         """
         place = self.best_place("--run")
 
-        # Who only reads a model needs neither optimizers nor progress.
+        # Reading a model needs neither optimizers nor progress.
         state = {MODEL: built.parallel.state_dict()}
         load(state, place, self.ranks)
         built.parallel.load_state_dict(state[MODEL])
@@ -301,7 +302,7 @@ class Checkpoints:
         self.folder.remove_old(self.settings.keep_last, self.settings.keep_best)
 
     def _over(self, written: "Future[Any]", writer: Writer, failed: "Future[str | None]") -> None:
-        """Says how writing has ended. Nothing stays of a checkpoint that could not be written."""
+        """Records how writing has ended; removes what was written of a checkpoint that failed."""
         error = written.exception()
         if error is None:
             failed.set_result(None)
@@ -331,7 +332,7 @@ class Checkpoints:
         if reason is None:
             return
 
-        # The next `save` must write, even of the same step.
+        # The next `save` must write again, even at the same step.
         self._saved_step = 0
         self._lost = OutsideError(
             f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): free "
@@ -349,7 +350,7 @@ def load(state: State, place: Path, ranks: Ranks) -> None:
     Raises:
         UserError: the checkpoint cannot be read.
     """
-    # The files were checked before, so this fails if the model differs, or the disk does.
+    # The files were checked before, so this fails only if the model is another or the disk fails.
     reader = Reader(place)
     try:
         dcp.load(state, storage_reader=reader, process_group=ranks.side)
