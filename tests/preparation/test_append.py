@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import growing_shop
 import pytest
 from growing_shop import content, write
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from prepared_log import item_ids, sequences
 
@@ -67,6 +67,8 @@ def logs(draw):
 )
 @settings(max_examples=4, deadline=None)
 def test_a_log_that_is_cut_anywhere_comes_to_the_same(parts, split, options, small):
+    # The same raw files again are the same command again, which appends nothing.
+    assume(all(parts.count(part) == 1 for part in parts))
     with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
         folder = Path(name)
         if small:  # ranges of some ten interactions, files of a few users
