@@ -8,10 +8,11 @@ cd "$(dirname "$0")/.."
 extras=.venv-extras
 if [ ! -f $extras/installed ] || [ pyproject.toml -nt $extras/installed ]; then
     .venv/bin/python -m venv --clear $extras
-    # Packages of .venv are found from here, too. What is installed here comes first.
+    # Packages of .venv, this one among them, are found from here, too. What is installed here
+    # comes first.
     below=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
     above=$($extras/bin/python -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
-    echo "$below" > "$above/below.pth"
+    echo "import site; site.addsitedir('$below')" > "$above/below.pth"
 
     install() {
         $extras/bin/pip install --quiet --disable-pip-version-check "$@" \
