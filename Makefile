@@ -1,7 +1,7 @@
 # make install    creates .venv with everything that the project needs
 # make demo       generates a marketplace, trains HSTU without and with prior heads, shows what they recommend,
 #                 and writes a page of it; demo/ keeps everything (under 10 minutes on 2 cores)
-# make test       runs the tests (under 10 minutes on 2 cores)
+# make test       runs the tests (10 to 15 minutes on 2 cores)
 # make test-slow  runs the longer checks
 # make test-extras  runs the tests that need Spark, S3, a browser, Triton, Kubernetes or Ray, in .venv-extras
 # make check      runs formatter, linter, layers of imports and type checker
