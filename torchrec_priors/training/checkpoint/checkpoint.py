@@ -335,8 +335,8 @@ class Checkpoints:
         # The next `save` must write again, even at the same step.
         self._saved_step = 0
         self._lost = OutsideError(
-            f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): free "
-            "some space or remove the cause, and the same command resumes from the one before"
+            f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): make "
+            "room or remove the cause, and the same command resumes from the one before"
         )
         if writing.best:
             raise self._lost
