@@ -33,7 +33,7 @@ from torchrec_priors.prepared.manifest import Manifest
 
 Report = Callable[[str], None]
 
-_MADE = "made"  # where the data set is built, in the work folder
+MADE = "made"  # where the data set is built, in the work folder
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def prepare(
         finally:
             hashing.stop()
         # Only when everything is there: until now `out` is what it was.
-        move(work / _MADE, out)
+        move(work / MADE, out)
 
     return manifest
 
@@ -206,7 +206,7 @@ def _build(
     keep_short = settings.keep_short
     if keep_short is None:
         keep_short = corpus.min_history <= 1
-    folder = engine.folder / _MADE
+    folder = engine.folder / MADE
     folder.mkdir(exist_ok=True)
 
     def recorded() -> dict[str, Any]:

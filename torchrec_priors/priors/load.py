@@ -68,7 +68,7 @@ def _unknown_prior(
     """What is wrong with a specification whose kind is unknown."""
     known = known_files(Path(__file__).parent)
     of_data = [name for name, its_kind in kinds_of_data.items() if its_kind in known]
-    with_argument = [f"{kind}:n" for kind in known if kind not in _WITHOUT_ARGUMENT]
+    with_argument = [f"{name}:n" for name in known if name not in _WITHOUT_ARGUMENT]
     usable = [*with_argument, *of_data]
 
     if specification in kinds_of_data:

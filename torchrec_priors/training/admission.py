@@ -22,6 +22,7 @@ from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.sampling.group_sampler import Draw, GroupSampler, OwnItems
 from torchrec_priors.sampling.popularity import draw_weights
 from torchrec_priors.training.build import Built
+from torchrec_priors.training.sampler import sampler_over
 
 
 class Admission:
@@ -118,18 +119,7 @@ class Admission:
         weights = np.ones(len(self.shard.rows), np.int64)
         weights[row_C - self.shard.first] = self._weight_I[item_C]
         own = OwnItems.weighted(sets, self.shard.first, weights)
-
-        # Each rank fills in its own sizes, and the sum has those of all.
-        sizes_WS2 = torch.zeros(self.ranks.world, len(sets), 2, dtype=torch.int64)
-        sizes_WS2[self.ranks.rank] = torch.from_numpy(own.sizes())
-        return GroupSampler(
-            own,
-            self.ranks.total(sizes_WS2).numpy(),
-            self.config.negatives,
-            rank=self.ranks.rank,
-            seed=self.config.seed,
-            positives_S=self._positives_S,
-        )
+        return sampler_over(own, self.config, self.ranks, self._positives_S)
 
     def _items_of_own_blocks(self, items: int) -> np.ndarray:
         """Returns the row ids of the items that this rank may hold, ascending."""

@@ -34,13 +34,26 @@ def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ran
         weights = draw_weights(rows.per_row(frequency), config.negatives.popularity)[first:last]
 
     own = OwnItems.weighted(sets, first, weights)
-    sizes_WS2 = torch.zeros(ranks.world, len(sets), 2, dtype=torch.int64)
-    sizes_WS2[ranks.rank] = torch.from_numpy(own.sizes())
+    return sampler_over(own, config, ranks, built.positives_S.numpy())
+
+
+def sampler_over(
+    own: OwnItems, config: RunConfig, ranks: Ranks, positives_S: np.ndarray
+) -> GroupSampler:
+    """The sampler of all ranks' items, of which this rank has `own`. Every rank must call it.
+
+    Args:
+        positives_S: training positives of every item set.
+    """
+    # Each rank fills in its own sizes, and the sum has those of all.
+    sizes_S2 = torch.from_numpy(own.sizes())
+    sizes_WS2 = torch.zeros(ranks.world, *sizes_S2.shape, dtype=torch.int64)
+    sizes_WS2[ranks.rank] = sizes_S2
     return GroupSampler(
         own,
         ranks.total(sizes_WS2).numpy(),
         config.negatives,
         rank=ranks.rank,
         seed=config.seed,
-        positives_S=built.positives_S.numpy(),
+        positives_S=positives_S,
     )

@@ -19,7 +19,7 @@ from torchrec_priors.preparation.build.plain_types import plain
 from torchrec_priors.preparation.build.work_folder import recover, work_folder
 from torchrec_priors.preparation.corpus import corpus_path
 from torchrec_priors.preparation.engine.choice import EngineChoice
-from torchrec_priors.preparation.prepare import load, move, ours
+from torchrec_priors.preparation.prepare import MADE, load, move, ours
 from torchrec_priors.preparation.priors.add_prior import locked
 from torchrec_priors.preparation.raw import files as raw_files
 from torchrec_priors.preparation.raw.bad_rows import BadRows
@@ -30,9 +30,6 @@ from torchrec_priors.prepared.manifest import Manifest, read_manifest
 APPENDED = "appended"
 
 Report = Callable[[str], None]
-
-# Where the data set is built, in the work folder.
-_MADE = "made"
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def append(
             rule = replace(split, least=corpus.min_history)
             state = State(engine, out, manifest)
 
-            folder = work / _MADE
+            folder = work / MADE
             folder.mkdir(exist_ok=True)
             seed = manifest.settings["seed"]
             build = AppendBuild(engine, state, corpus, rule, bad_rows, seed, folder, report)
