@@ -226,7 +226,7 @@ def test_heads_of_groups_of_users(groups_run, small_raw, capsys, tmp_path):
         users = loaded.data.user_texts().to_pylist()
         woman = next(user for user in users if user in women)
         assert loaded.recommend(user=woman, only=["F"]) == loaded.recommend(user=woman)
-        with pytest.raises(UserError, match="other groups of users"):
+        with pytest.raises(UserError, match="groups that this user is not in"):
             loaded.recommend(user=woman, only=["M"])
     _, out, _ = _app(
         capsys, "--run", groups_run, "--users", "all", "--out", tmp_path / "out", "--only", "F"
