@@ -1,5 +1,21 @@
-"""A run's batches: windows of the log and the negatives of their steps, made ahead where that
-can be.
+"""A run's batches: windows of the log and the negatives of their steps.
+
+    WindowOrder   which windows are in which global batch       `data/order.py`
+         |
+    read_chunks   the items of these windows, read in threads   `data/chunks.py`
+         |
+    WindowStream  this rank's windows of each batch             `data/windows.py`
+         |
+    leave_out     without items that have no row of the table   `data/left_out.py`
+         |
+    make_batch    with the negatives that the sampler draws     `data/batch.py`
+         |
+    ahead         a queue: a thread fills it during the steps   `data/prefetch.py`
+         |
+    Pipeline      on the device, ids perhaps sent ahead         `training/pipeline.py`
+
+The negatives of a managed table depend on what earlier steps admitted. There, only windows are
+queued, and a batch is made when its step asks for it.
 """
 
 from collections.abc import Generator

@@ -1,4 +1,14 @@
-"""The training loop: steps, evaluations, checkpoints, resume, early stop."""
+"""The training loop: steps, evaluations, checkpoints, resume, early stop.
+
+    start     build the model; load the newest checkpoint, or first values     `_Run.__init__`
+              write the files that describe the run                            `_write_start`
+    repeat    train on the batches up to the next evaluation                   `_train`
+                  after each: log, stop if there was a signal, save if due     `_train_on`
+              evaluate; save if it is the best so far, or if due               `_evaluate`
+    end       write the last checkpoint and `summary.json`                     `_finish`
+
+"Repeat" ends with the last step, or when `training.patience` evaluations brought no better result.
+"""
 
 import logging
 import time
@@ -78,9 +88,18 @@ class _Run:
     """A run in training.
 
     Attributes:
+        config, data, folder, ranks: as for `train`.
         trainer: the model, its optimizers and its batches.
-        progress: how far it is, and its best evaluation.
-        leaks: validation targets that its ancestors were trained on; None if nothing is held out.
+        built: the trainer's model.
+        checkpoints: the checkpoints in the run's folder.
+        progress: the number of completed steps, and the best evaluation so far.
+        ancestry: the runs that the first weights come from, and what all of them were trained on.
+        leaks: validation targets that the ancestors were trained on; None if nothing is held out.
+        logs: the lines, the curves and the progress bar.
+        stop: the signals that this process has received.
+        warned_of_reach: whether the warnings about targets out of reach were printed.
+        started, saved_at: when this start began, and when the last checkpoint was written.
+        seconds_waited: how long steps have waited for their batches.
     """
 
     def __init__(

@@ -1,5 +1,16 @@
-"""One training step: one lookup, the loss part by part, one update of tables and dense
-parameters.
+"""One training step: one lookup, the loss part by part, one update of tables and dense parameters.
+
+    1  set the learning rates of the step, clear the gradients        `Optimizers.prepare`
+    2  look up all vectors (all-to-all), count targets (all-reduce)   `Recommender.begin`
+    3  loss and backward, part by part; DDP averages the dense        `_backward`
+       gradients, and those of rows gather in the looked-up vectors
+    4  sum loss, norms and flags over ranks (all-reduce); abort the step if a sum is not
+       finite, or if the loss is too large
+    5  send the gradients of rows to their tables (all-to-all),       `LookedUp.backward`
+       which update their rows at once
+    6  clip the dense gradients and update the dense parameters       `Optimizers.step`
+
+Nothing changes before 5, so an aborted step leaves the model as it was.
 """
 
 import math
