@@ -1,4 +1,10 @@
-"""The logs of a run: `metrics.jsonl`, TensorBoard events, a progress bar. Only rank 0 writes."""
+"""The logs of a run: `metrics.jsonl`, TensorBoard events, a progress bar. Only rank 0 writes.
+
+Lines of `metrics.jsonl` (shortened), and points of TensorBoard's curves, have these names:
+
+    {"step": 90, "loss": ..., "gradient_norm": ..., "rate": ..., "seconds": ..., "crc32": ...}
+    {"step": 100, "validation/recall@5": ..., "validation/ndcg@5": ..., "crc32": ...}
+"""
 
 import os
 import sys

@@ -1,4 +1,11 @@
-"""The optimizers of a run: fused row-wise Adagrad on the tables, AdamW on everything else."""
+"""The optimizers of a run: fused row-wise Adagrad on the tables, AdamW on everything else.
+
+    optimizer    changes             in                          its learning rate at a step
+    fused        rows of tables      `LookedUp.backward`         table.learning_rate * rate
+    dense        everything else     `Optimizers.step`           training.learning_rate * rate
+
+`TrainingConfig.rate` is the schedule that both share: a linear warm-up, then a cosine to 0.
+"""
 
 import torch
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer

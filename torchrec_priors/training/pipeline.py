@@ -1,11 +1,18 @@
 """How batches come to their steps: one after another, or with their ids sent to other ranks a step
 before.
 
-On a GPU, while a step computes, the next batch is copied to the device and its ids go to the ranks
-that hold their rows (the all-to-all of TorchRec's sparse-dist pipelines), on streams of their own;
-the batch after it is copied meanwhile. Where a table is in the host's memory with a cache of rows
-on the GPU, the rows come into the cache a step ahead, too. What is read of the tables is what the
-step before left there, so that results are those of the plain way, bit by bit.
+On a GPU, the next batches are prepared while a step computes, on streams of their own. Their ids
+go to the ranks that hold the rows (the all-to-all of TorchRec's sparse-dist pipelines). If a table
+is in the host's memory with a cache of rows on the GPU, the rows also come into the cache a step
+ahead.
+
+    during step i      plain      sparse-dist    prefetch
+    copy to device     batch i    batch i + 2    batch i + 3
+    send ids           batch i    batch i + 1    batch i + 2
+    fill caches                                  batch i + 1
+    compute            batch i    batch i        batch i
+
+Rows are read as the step before left them, so results are those of the plain way, bit by bit.
 
 The stages are TorchRec's: `StagedTrainPipeline` runs them, `SparseDataDistUtil` makes the forward
 of the sharded tables take what was sent ahead. That lasts from one evaluation to the next: what a

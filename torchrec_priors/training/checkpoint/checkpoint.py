@@ -5,6 +5,15 @@ the best score (`checkpoint.keys`). Everything else follows from the configurati
 run's folder, and from the step: learning rates, the position in the data, negatives and dropout
 depend on (seed, step). Training draws nothing from a global random state, so none is saved. A
 checkpoint loads on any number of ranks.
+
+    save      copy the state, if it is written while training continues    `staging.py`
+              write the files and their checksums into `step-N.partial`    `files.py`
+              rename the folder to `step-N`, which makes it a checkpoint   `files.py`
+              note it if it is the best so far; remove old checkpoints     `folder.py`
+    resume    find the newest checkpoint that is whole                     `check.py`
+              load it, in the form in which it was saved                   `row_wise_state.py`
+              rename newer ones, which are damaged; forget what was        `folder.py`
+              noted after it
 """
 
 import dataclasses
