@@ -1,5 +1,12 @@
 """One typed run configuration: a TOML file plus `key=value` overrides.
 
+A key has its value from the first of these that gives one:
+
+    an override      `training.steps=500`; the last one, if there are several for the key
+    the TOML file    `steps = 500` in the section `[training]`
+    `model.size`     for the keys that the sizes of `settings/sizes.py` have
+    the default      in the dataclass of the section, `settings/training.py`
+
 Unknown keys, wrong types and values out of their range are errors of one line.
 """
 
@@ -50,20 +57,30 @@ from torchrec_priors.settings.training import TrainingConfig
 class RunConfig(Section):
     """Everything that decides a run's result, besides the data.
 
+    All fields but the seed are sections of the TOML file; their dataclasses describe the keys.
+
     Attributes:
         seed: seed of initial values, shuffling, dropout and negatives: one seed, one result.
     """
 
     seed: Annotated[int, Ge(0), Lt(1 << 31)] = 0
+
+    # The model
     model: ModelConfig = field(default_factory=ModelConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     priors: PriorsConfig = field(default_factory=PriorsConfig)
     baseline: BaselineConfig = field(default_factory=BaselineConfig)
+
+    # What it learns from a batch
     negatives: NegativesConfig = field(default_factory=NegativesConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+
+    # The tables of items and side features
     table: TableConfig = field(default_factory=TableConfig)
     embedding: UnseenConfig = field(default_factory=UnseenConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
+
+    # Training and evaluation
     training: TrainingConfig = field(default_factory=TrainingConfig)
     evaluation: RetrievalConfig = field(default_factory=RetrievalConfig)
 

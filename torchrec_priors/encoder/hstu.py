@@ -30,6 +30,12 @@ class HSTULayer(nn.Module):
     def __init__(
         self, dim: int, heads: int, context: int, dropout: float, salt: int, time_bias: bool
     ) -> None:
+        """
+        Args:
+            context: L.
+            salt: number of the layer's dropout, which no other dropout of the network has.
+            time_bias: whether attention has a bias of time, in addition to that of distance.
+        """
         super().__init__()
         self.heads = heads
         self.context = context
@@ -49,9 +55,11 @@ class HSTULayer(nn.Module):
     def forward(
         self, x_Nd: Tensor, offsets_B1: Tensor, time_N: Tensor | None, keys: DropoutKeys | None
     ) -> Tensor:
+        # HSTU's Eq. 1
         u, v, q, k = F.silu(self.project_in(self.norm_in(x_Nd))).chunk(4, dim=-1)
         v, q, k = (part.unflatten(-1, (self.heads, -1)) for part in (v, q, k))
 
+        # HSTU's Eq. 2
         alpha = q.shape[-1] ** -0.5
         times = None
         if self.bias_HC is not None and time_N is not None:
@@ -60,6 +68,7 @@ class HSTULayer(nn.Module):
             q, k, v, offsets_B1, self.bias_HL, float(self.context), alpha, times
         )
 
+        # HSTU's Eq. 3
         gated_Nd = self.norm_out(attended_NHD.flatten(1)) * u
         gated_Nd = keyed_dropout(gated_Nd, keys, self.salt, self.dropout)
         return x_Nd + self.project_out(gated_Nd)
@@ -112,6 +121,7 @@ class HSTU(nn.Module):
         offsets_B1 = histories.offsets_B1
         keys = histories.dropout
 
+        # The input: item vectors with positions and, if they are used, event types.
         position_N = positions(offsets_B1, len(histories.vector_Nd), self.position.num_embeddings)
         x_Nd = histories.vector_Nd * self.dim**0.5 + self.position(position_N)
         if self.event is not None and histories.event_N is not None:

@@ -62,12 +62,14 @@ class SASRecBlock(nn.Module):
         def dropped(values_Nd: Tensor, number: int) -> Tensor:
             return keyed_dropout(values_Nd, keys, self.salt + number, self.dropout)
 
+        # SASRec's Eq. 2-4: attention
         query_Nd = self.norm_attention(x_Nd)
         parts = (self.query(query_Nd), self.key(x_Nd), self.value(x_Nd))
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in parts)
         attended_Nd = softmax_attention(q, k, v, offsets_B1).flatten(1)
         h_Nd = self.norm_forward(query_Nd + dropped(attended_Nd, 0))
 
+        # SASRec's Eq. 5-6: two layers for each position by itself
         inner_Nd = dropped(F.relu(self.inner(h_Nd)), 1)
         out_Nd: Tensor = h_Nd + dropped(self.outer(inner_Nd), 2)
         return out_Nd

@@ -5,6 +5,14 @@ nor the divisor).
 
 within each sequence. The time bias is optional: a number per bucket of the logarithm of t_i - t_j.
 
+`hstu_attention` takes the first of these that can compute its tensors on this machine:
+
+    `hstu_attention_triton`     fused kernels on a GPU
+    `hstu_attention_native`     a C++ kernel on a CPU, compiled when it is first used
+    `hstu_attention_blocked`    PyTorch's operations, on any device
+
+`hstu_attention_reference` is the definition, with which tests compare all three.
+
 Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C
 buckets of time.
 """

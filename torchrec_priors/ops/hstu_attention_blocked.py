@@ -5,6 +5,14 @@ computed together as far as their scores fit into the cache. Queries are multipl
 the keys up to their end: little above the diagonal is computed. Scores are computed again in
 backward; only one block of them is in memory, whatever the batch.
 
+For one head of one sequence, with dX for the gradient of the loss by X, and * element by element:
+
+    S = alpha Q K^T + bias                         W = SiLU(S), 0 above the diagonal
+    O = W V / divisor                              G = dO / divisor
+    dV = W^T G                                     dS = (G V^T) * SiLU'(S)
+    dQ = alpha dS K                                dK = alpha dS^T Q
+    dbias = sums of dS over all pairs of the same distance, and over those of a bucket of time
+
 Shapes: N tokens, P padded tokens; of a chunk: n sequences of T padded tokens; of a block: R
 queries, K keys; H heads, D head width, L the longest distance the bias knows, C buckets of time.
 """
@@ -83,6 +91,7 @@ class _Attention(torch.autograd.Function):
             )
             out_nTHD = out_PHD[chunk.rows].unflatten(0, (chunk.sequences, chunk.padded))
 
+            # S of a block becomes W in place; W V is the block's part of O.
             for rows, keys in _blocks(chunk.padded):
                 weights = torch.ops.aten.silu_(work.scores(q, k, chunk, rows, keys))
                 block = work.buffer("block", len(v), rows.stop - rows.start, v.shape[2])
@@ -120,19 +129,23 @@ class _Attention(torch.autograd.Function):
             sum_v = work.buffer("sum_v", *k.shape).zero_()
 
             for rows, keys in _blocks(chunk.padded):
+                # S and W are computed again: they were not kept.
                 scores = work.scores(q, k, chunk, rows, keys)
                 weights = torch.ops.aten.silu.out(scores, out=work.buffer("weights", *scores.shape))
 
+                # dV is added up; dS overwrites W, which is not needed any more.
                 of_keys = work.buffer("of_keys", len(k), keys.stop, k.shape[2])
                 sum_v[:, keys] += torch.bmm(weights.transpose(1, 2), grad[:, rows], out=of_keys)
                 of_scores = torch.bmm(grad[:, rows], v[:, keys].transpose(1, 2), out=weights)
                 torch.ops.aten.silu_backward.grad_input(of_scores, scores, grad_input=of_scores)
 
+                # dK is added up over blocks; dQ of these queries is complete.
                 sum_k[:, keys] += torch.bmm(of_scores.transpose(1, 2), q[:, rows], out=of_keys)
                 block = work.buffer("block", len(k), rows.stop - rows.start, k.shape[2])
                 torch.bmm(of_scores, k[:, keys], out=block)
                 torch.mul(_by_sequence(block, chunk), ctx.alpha, out=grad_q[:, :, rows])
 
+                # dbias, by distance and by bucket of time.
                 _add_diagonals(grad_HL, _by_sequence(of_scores, chunk))
                 if grad_HC is not None:
                     work.add_buckets(grad_HC, _by_sequence(of_scores, chunk), chunk, rows, keys)

@@ -6,7 +6,7 @@ sequence, the longest sequences and their heaviest blocks first; blocks above th
 visited. Products take the inputs' type and add up in float32. There are no atomics: gradients of
 queries come from one kernel, those of keys and values from another, and what each block of queries
 adds to the biases is kept ([H, L / 64, N] and [B, H, L / 64, C] floats) and summed in order, so
-that a step repeated gives the same bits.
+that a step repeated gives the same bits. `hstu_attention_blocked.py` lists the gradients.
 
 Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C
 buckets of time.

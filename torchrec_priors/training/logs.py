@@ -1,6 +1,7 @@
 """The logs of a run: `metrics.jsonl`, TensorBoard events, a progress bar. Only rank 0 writes.
 
-Lines of `metrics.jsonl` (shortened), and points of TensorBoard's curves, have these names:
+Lines of `metrics.jsonl` look like these two, which are shortened. Each number is also a point of
+TensorBoard's curve of the same name.
 
     {"step": 90, "loss": ..., "gradient_norm": ..., "rate": ..., "seconds": ..., "crc32": ...}
     {"step": 100, "validation/recall@5": ..., "validation/ndcg@5": ..., "crc32": ...}
