@@ -1,4 +1,15 @@
-"""The exceptions that users see as one line: their mistakes, outside failures, ends of runs."""
+"""The exceptions that users see as one line: their mistakes, outside failures, ends of runs.
+
+    exception         what has happened                            exit code
+    UserError         the user gave something wrong                2
+    OutsideError      a disk, a network or another process failed  1
+    LostRanksError    other ranks did not answer                   1
+    DivergedError     training has left the range of numbers       1
+    StoppedError      a signal ended the run                       128 + the signal's number
+
+`apps/command.py` turns them into lines and exit codes. It keeps a launcher from starting the ranks
+again after a UserError or a DivergedError, which would happen again.
+"""
 
 import difflib
 import signal

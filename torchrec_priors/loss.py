@@ -22,6 +22,13 @@ batch of ten would count for a tenth of its w_k. W_t puts the gate on the scale 
 tree below temporal:4, only a quarter of the paths have positives at a given offset, and their w_k
 sum to a quarter.
 
+A run calls the functions of this module in this order:
+
+    before training    `path_weights`, `positive_weights`, `decision_weights`: what a batch does
+                       not change, kept in `LossWeights`
+    in each step       `find_positives` and `count`, then `LossWeights.of` for the weights of
+                       `ops/in_group_softmax.py`, which gives L, and `gate_loss`
+
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path)
 pairs.
 """

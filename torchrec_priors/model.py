@@ -6,6 +6,12 @@ reach all ranks.
 A training step is `begin`, which looks everything up once, then `forward` for each part of the
 batch. Serving is `tokens`, then `queries`.
 
+    begin      batch --- lookup ---> vector_Xd of items, vectors_nd of negatives
+               batch --- find_positives ---> positives --- all-reduce ---> counts of targets
+    forward    vectors --- encoder ---> state_Nd --- heads ---> query_Pd --- in_group_loss ---> loss
+                                        state_Nd --- gate ---> logit_NS --- gate_loss ---> loss
+    queries    vectors --- encoder ---> last state of each history --- heads ---> query_BKd
+
 Shapes: N tokens, B histories, X items of extended sequences, n negatives, K paths, S item sets,
 T offsets, P (token, path) pairs, M positives, d width.
 """

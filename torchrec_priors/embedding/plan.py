@@ -1,5 +1,18 @@
 """Which rank holds what of every table: TorchRec's plan in a form that is printed, kept with a run
-and used again."""
+and used again.
+
+    the planner's plan --- ModelPlan.of --->             --- to_torchrec ---> the model's sharding
+                                              ModelPlan
+    an earlier sharding.json --- read ----->             --- to_json ---> this run's sharding.json
+
+A table of 4 rows and 4 columns on two ranks, as the rank that holds each value:
+
+    row_wise    column_wise    table_wise
+    0 0 0 0     0 0 1 1        1 1 1 1
+    0 0 0 0     0 0 1 1        1 1 1 1
+    1 1 1 1     0 0 1 1        1 1 1 1
+    1 1 1 1     0 0 1 1        1 1 1 1
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass

@@ -1,4 +1,11 @@
-"""The interface of a metric. To add one: a file with a class of it, and a line in `ranking.py`."""
+"""The interface of a metric. To add one: a file with a class of it, and a line in `ranking.py`.
+
+    update      on each rank, for each batch of its users: adds to `sums`
+    sum_over    once, after the last batch: every rank then has the sums over all ranks
+    results     on each rank: divides the sums, and gives the values their names
+
+`unseen.py` is the shortest example.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable

@@ -8,7 +8,12 @@ A query has the negatives of its item set and those that all queries share, exce
 it. The sum over them is taken once per query for all its positives; a positive's own id is then
 taken out of it. Weights are known beforehand, so gradients are computed together with the losses,
 block by block, while a block's logits are in cache: logits are computed once, and nothing of size
-[queries, negatives] is kept.
+[queries, negatives] is kept. With D_m = e^{s_m} + Z_m,
+
+    d nll_m / d s_m             = e^{s_m} / D_m - 1
+    d nll_m / d (s_j + shift_j) = e^{s_j + shift_j} / D_m
+
+so a query's negatives need only the sum of weight_m / D_m over its positives (`by_sum_r1`).
 
 Shapes: P queries sorted by item set, M positives sorted by query, X vectors that positives are
 among, S item sets, n negatives in all, one set after another, the shared ones last. Within a block:

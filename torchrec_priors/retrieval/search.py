@@ -9,6 +9,14 @@ then the ranks' lists are merged (`across_ranks.py`). Only [users, tile] scores 
 candidate is one 64-bit key that orders by score, then by row id, so the answer does not depend on
 tiles, shards or ranks.
 
+    search
+        answers_of_all_ranks      sends the queries of all ranks to every rank
+            _search_own_rows      on each rank, for the users of each rank in turn
+                search_int8       max fusion, with copies of the vectors in 8 bits
+                search_max        max fusion
+                search_fused      any other fusion
+        merge_best                the best of all ranks' answers, for this rank's users
+
 Shapes: B users, K paths, V items, k results.
 """
 

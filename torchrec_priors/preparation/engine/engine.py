@@ -1,7 +1,11 @@
 """The interface of engines for corpus files and preparation.
 
 A corpus file whose `load` takes a third argument gets an engine: `load(raw, bad_rows, engine)`. No
-raw file is held in memory: an engine returns Ibis tables, which Ibis expressions combine.
+raw file is held in memory: an engine returns Ibis tables, which Ibis expressions combine. A corpus
+file reads its log and keeps what is valid like this:
+
+    log = engine.read_csv([raw / "log.csv"], {"item_id": text, "timestamp": number}, bad_rows)
+    log = engine.keep_valid(log, log.timestamp >= 0, bad_rows, "timestamp", "must not be negative")
 """
 
 from abc import ABC, abstractmethod
@@ -50,6 +54,8 @@ class Engine(ABC):
         self.folder = folder
         self.journal = Journal(folder / "journal.jsonl")
         self._sources: dict[str, Source] = {}
+
+    # For corpus files
 
     def read_parquet(
         self,
@@ -152,6 +158,8 @@ class Engine(ABC):
             where = self._where(table, rows[0]["first"])
             raise UserError(f"{where}: the same {column} twice: {shown(str(rows[0][column]))}")
 
+    # For the preparation of a data set
+
     def materialise(self, name: str, table: ir.Table, key: str = "") -> ir.Table:
         """Computes a table once, into the engine's folder; an existing one for this key is used.
 
@@ -192,6 +200,8 @@ class Engine(ABC):
         table = scalar.name("value").as_table()
         return self.to_arrow(table)["value"][0].as_py()
 
+    # What every engine implements
+
     @abstractmethod
     def to_arrow(self, table: ir.Table) -> pa.Table:
         """Computes a small table, in the types of its Ibis schema."""
@@ -231,6 +241,8 @@ class Engine(ABC):
     @abstractmethod
     def _fingerprint(self, table: ir.Table) -> str:
         """Returns a text that is the same for the same expression over the same tables."""
+
+    # What all engines share
 
     def _read(self, source: Source) -> ir.Table:
         name = f"raw_{len(self._sources)}"
