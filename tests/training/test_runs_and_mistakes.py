@@ -103,11 +103,13 @@ def test_a_mistake_is_named_and_leaves_the_folder_free_for_the_right_configurati
     [
         (
             "encoder.time_bias",
-            "encoder.time_bias: data set 'movielens' knows the order alone: set it to false",
+            "encoder.time_bias: data set 'movielens' has no times, only the order of the"
+            " interactions: set it to false",
         ),
         (
             "training.shuffle_ties",
-            "training.shuffle_ties: data set 'movielens' knows the order alone: set it to false",
+            "training.shuffle_ties: data set 'movielens' has no times, only the order of the"
+            " interactions: set it to false",
         ),
         (
             "encoder.events",

@@ -1,1 +1,1 @@
-"""Step, loop, optimizers and schedules, checkpoints, logging."""
+"""Trains a model: steps, the loop around them, optimizers, checkpoints and logs."""

@@ -1,11 +1,15 @@
-"""A managed table in training: which items it admits and when, and negatives from those it holds.
+"""Decides in training when a managed table admits items, and draws negatives from its items.
 
-Each rank notes the items of its batches. Every `embedding.eviction_interval` steps, before the
-step's negatives are drawn, the notes go to the ranks that own the ids. A checkpoint holds what the
-table holds; what was noted since the last admission is read from the log again when a run resumes.
+A managed table has rows only for some items: it admits items that occur often in training, and
+evicts others to make room. Its rows are divided into blocks, and each id belongs to one block. Each
+rank notes the items of its batches. Every `embedding.eviction_interval` steps, before the step's
+negatives are drawn, the noted ids go to the ranks that have their blocks.
 
-Shapes: C items of this rank's blocks, or those of them that are held; S item sets; I items of the
-data set; W ranks.
+A checkpoint contains the state of the table, but not the items that were noted since the last
+admission. When a run resumes, these are read from the data set again.
+
+Shapes: C items of this rank's blocks (those that may be admitted, or those that have rows now), S
+item sets, I items of the data set.
 """
 
 from collections.abc import Iterator
@@ -26,7 +30,10 @@ from torchrec_priors.training.sampler import sampler_over
 
 
 class Admission:
-    """Admits items and draws negatives. Every rank must create one and make the same calls."""
+    """Admits items and draws negatives.
+
+    Every rank must create an `Admission` and call its methods in the same order.
+    """
 
     def __init__(self, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> None:
         self.config = config
@@ -48,16 +55,16 @@ class Admission:
         self._sampler = self._make_sampler()
 
     def last_admission(self, step: int) -> int:
-        """Returns the last step before `step` that admitted items; -1 if there is none."""
+        """Returns the last step before `step` that admitted items; -1 if no step did."""
         if step == 0:
             return -1
         return (step - 1) // self.interval * self.interval
 
     def catch_up(self, stream: Iterator[Windows], step: int) -> None:
-        """Notes the items of the steps since the last admission before `step` again.
+        """Notes the items since the last admission again, when a run resumes at `step`.
 
         Args:
-            stream: this rank's windows, from the step after that admission.
+            stream: this rank's windows, from the first step after the last admission.
         """
         for windows in stream:
             if windows.step >= step:
@@ -65,9 +72,10 @@ class Admission:
             self._note(windows)
 
     def draw(self, windows: Windows) -> tuple[Draw, np.ndarray]:
-        """Draws the negatives of a step, after its admissions if any are due.
+        """Draws the negatives of a step. If an admission is due, it comes first.
 
-        Returns the draw, and the ids to look up in the table for this rank's part of it.
+        Returns:
+            The draw, and the ids to look up in the table for this rank's part of the draw.
         """
         self._note(windows)
         if windows.step % self.interval == 0:
@@ -75,7 +83,8 @@ class Admission:
             self._sampler = self._make_sampler()
         draw = self._sampler.draw(windows.step)
 
-        # The sampler draws rows; the table is asked for items.
+        # The sampler draws rows of the table, but a managed table is looked up by items. So the
+        # item of each drawn row is found.
         held = self.blocks.held()
         order = np.argsort(held.row_C)
         index = np.searchsorted(held.row_C[order], draw.own_ids)
@@ -85,12 +94,12 @@ class Admission:
         self._noted.append(spread(windows.items))
 
     def _admit(self) -> None:
-        # The same id as often as it was seen: the counters of the eviction policy need that.
+        # Each id is given as often as it was noted, because the eviction policy counts the ids.
         noted = torch.from_numpy(np.concatenate(self._noted)).to(self.ranks.device)
         self._noted = []
         rows, items = self.blocks.admit(to_owners(self.table, noted))
 
-        # First values depend on the item only, so they are the same on any number of ranks.
+        # The initial values of a row depend only on its item, not on the number of ranks.
         values = first_values(
             items, self.config.model.dim, self.config.seed, self.config.table.init_std
         )
@@ -98,15 +107,15 @@ class Admission:
         reset_rows(self.table, local, values.to(self.ranks.device))
 
     def _make_sampler(self) -> GroupSampler:
-        """Creates a sampler over the items that are admitted now."""
+        """Creates a sampler over the items that have rows now."""
         held = self.blocks.held()
-        # Only items of the data set have weights.
+        # Ids that are not in the data set have no weights, so they are never drawn.
         is_listed_C = held.item_C < len(self._weight_I)
         item_C = held.item_C[is_listed_C]
         row_C = held.row_C[is_listed_C]
 
-        # The rows of each item set, in ascending order: draws must not depend on the order in
-        # which items were admitted.
+        # The rows of each item set are sorted, because draws must not depend on the order in which
+        # items were admitted.
         row_of_own = np.full(len(self._own_C), -1, np.int64)
         row_of_own[np.searchsorted(self._own_C, item_C)] = row_C
         sets = []
@@ -122,10 +131,10 @@ class Admission:
         return sampler_over(own, self.config, self.ranks, self._positives_S)
 
     def _items_of_own_blocks(self, items: int) -> np.ndarray:
-        """Returns the row ids of the items that this rank may hold, ascending."""
+        """Returns the row ids, ascending, of the items that belong to this rank's blocks."""
         item = np.arange(items)
 
-        # The blocks of a rank have a range of the spread ids.
+        # `spread` maps row ids to well-mixed ids. A rank's blocks have one range of these ids.
         first, last = self.blocks.range_of_ids
         raw = spread(item)
         return item[(raw >= first) & (raw < last)]

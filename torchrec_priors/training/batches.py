@@ -1,4 +1,4 @@
-"""A run's batches: windows of the log and the negatives of their steps.
+"""Makes a run's batches, from windows of the data set and the negatives of each step.
 
     WindowOrder   which windows are in which global batch       `data/order.py`
          |
@@ -14,8 +14,8 @@
          |
     Pipeline      on the device, ids perhaps sent ahead         `training/pipeline.py`
 
-The negatives of a managed table depend on what earlier steps admitted. There, only windows are
-queued, and a batch is made when its step asks for it.
+The negatives of a managed table depend on the items that earlier steps have admitted. There, only
+windows are queued, and a batch is made when its step asks for it.
 """
 
 from collections.abc import Generator
@@ -38,7 +38,7 @@ from torchrec_priors.training.build import Built
 
 
 class Batches:
-    """This rank's part of every global batch."""
+    """Makes this rank's part of every global batch."""
 
     def __init__(
         self,
@@ -53,14 +53,19 @@ class Batches:
         self.negatives = negatives
 
     def after(self, step: int) -> Generator[Batch, None, None]:
-        """Those after so many steps. Close it to end its threads."""
+        """Yields the batches that follow the first `step` steps.
+
+        Close the generator to end its threads.
+        """
         negatives = self.negatives
         prefetch = self.config.training.prefetch
         if not isinstance(negatives, Admission):
-            return ahead(self._made(self._stream(step), negatives), prefetch)
+            return ahead(self._make(self._stream(step), negatives), prefetch)
+
+        # Items that were noted since the last admission are not in a checkpoint: read them again.
         with closing(iter(self._stream(negatives.last_admission(step) + 1))) as again:
             negatives.catch_up(again, step)
-        return self._made_in_time(negatives, ahead(iter(self._stream(step)), prefetch))
+        return self._make_on_demand(negatives, ahead(iter(self._stream(step)), prefetch))
 
     def _stream(self, first_step: int) -> WindowStream:
         config = self.config
@@ -83,27 +88,30 @@ class Batches:
             workers=settings.workers,
         )
 
-    def _made(self, stream: WindowStream, sampler: GroupSampler) -> Generator[Batch, None, None]:
+    def _make(self, stream: WindowStream, sampler: GroupSampler) -> Generator[Batch, None, None]:
+        """Yields batches whose negatives do not depend on earlier steps."""
         device = self.built.ranks.device
         rows = self.built.model.item_rows
-        with closing(iter(stream)) as of_steps:
-            for windows in of_steps:
+        with closing(iter(stream)) as windows_of_steps:
+            for windows in windows_of_steps:
                 if rows.has_row_I is not None:
                     windows = leave_out(windows, rows.has_row_I)
                 batch = self._batch(windows, sampler.draw(windows.step))
                 if device.type == "cuda":
-                    with torch.cuda.device(device):  # each thread has a current device of its own
+                    # The current device of CUDA is set for each thread separately.
+                    with torch.cuda.device(device):
                         batch = batch.pinned()
                 yield batch
 
-    def _made_in_time(
+    def _make_on_demand(
         self, admission: Admission, stream: Generator[Windows, None, None]
     ) -> Generator[Batch, None, None]:
-        """Batches that are made when they are asked for: their negatives depend on what the
-        steps before admitted.
+        """Yields batches of a managed table, each made when the caller asks for it.
+
+        Their negatives depend on the items that earlier steps have admitted.
         """
-        with closing(stream) as of_steps:
-            for windows in of_steps:
+        with closing(stream) as windows_of_steps:
+            for windows in windows_of_steps:
                 draw, own_ids = admission.draw(windows)
                 yield self._batch(windows, draw, own_ids)
 

@@ -1,4 +1,4 @@
-"""A run's model, distributed over the ranks and filled with its first values."""
+"""Builds the model of a run, distributes it over the ranks and sets its initial values."""
 
 import logging
 from dataclasses import dataclass, field
@@ -54,20 +54,20 @@ _PRECISION = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Built:
-    """A distributed model.
+    """A distributed model, and the values that were computed to build it.
 
     Attributes:
-        parallel: the model as it is trained and checkpointed.
-        model: the same model inside it, for everything but training steps.
-        tables: this rank's part of every table.
-        ranks: the ranks it is distributed over.
-        plan: how the tables are cut.
-        columns: columns of the sequences that the encoder reads, besides items.
-        training_columns: columns that the encoder and the tree read in training.
-        depths: nodes of the tree that have adapters.
-        counted: training positives and targets.
-        seen_I: bool, items that were seen in training often enough; None if all items have rows of
-            their own.
+        parallel: TorchRec's wrapper around the model; training steps and checkpoints use it.
+        model: the model inside the wrapper; everything except training steps uses it.
+        tables: the rows that this rank is responsible for, by the name of the table.
+        ranks: the ranks that the model is distributed over.
+        plan: how the tables are divided among the ranks.
+        columns: the columns of the sequences that the encoder reads in addition to the items.
+        training_columns: the columns that the encoder and the prior tree read in training.
+        depths: the nodes of the prior tree that have adapters, for each depth of the tree.
+        counted: the numbers of training positives and targets.
+        seen_I: bool, whether each item occurs often enough in the training data to get its own row;
+            None if this does not depend on how often an item occurs.
     """
 
     parallel: DistributedModelParallel
@@ -84,7 +84,7 @@ class Built:
 
     @property
     def positives_S(self) -> Tensor:
-        """int64 [S]: training positives of every item set, over its paths."""
+        """The number of training positives of each item set, int64 [S], over all its paths."""
         return over_item_sets(self.model.tree, self.counted.positives_K)
 
     @property
@@ -94,19 +94,20 @@ class Built:
 
     @property
     def shard(self) -> Shard:
-        """The same rows in place, of a table that is cut row-wise."""
+        """A live view of the rows in `own`; it exists only if the table is sharded by rows."""
         assert self.own.live is not None, "other ranks have the rows: see `OwnRows.fetch`"
         return self.own.live
 
     def fetch_index(self) -> GroupIndex:
-        """What retrieval needs of this rank's items, with the rows as they are now.
+        """Returns the retrieval index over this rank's items, with the current values of the rows.
 
-        Every rank must call it: rows may come from other ranks.
+        Every rank must call it, because rows may have to be fetched from other ranks.
         """
         rows = self.model.item_rows
         block = self.own.fetch()
 
-        # The groups of a managed table's rows change; those of other tables are found once.
+        # A managed table gives rows to other items during training, so its index is built again.
+        # Other tables keep the row of each item: their index only gets the current values.
         if isinstance(rows, ManagedRows):
             rows.refresh(blocks_of(self.model.table), self.ranks.total)
         elif self._index:
@@ -117,7 +118,7 @@ class Built:
         if rows.recommendable_I is not None:
             index.set_sizes = self.ranks.total(torch.tensor(index.own_sizes)).numpy()
 
-        # Kept without rows, so that the table is not in memory twice.
+        # The index is kept without the rows, so that these are not in memory twice.
         no_rows = block.rows.new_empty(0, block.rows.shape[1])
         self._index[:] = [index.over(Shard(no_rows, block.first))]
         return index
@@ -125,15 +126,12 @@ class Built:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a model is made of, known before anything large is made.
+    """Everything that is computed before the model itself, which takes much more memory.
 
     Attributes:
         tree: the prior tree.
-        columns, training_columns: see `Built`.
-        seen_I: see `Built`.
-        rows: the row of each item.
-        counted: training positives and targets.
-        depths: nodes of the tree that have adapters.
+        rows: the map from items to rows of the item table.
+        columns, training_columns, seen_I, counted, depths: see `Built`.
     """
 
     tree: PriorTree
@@ -153,26 +151,27 @@ def build_model(
     trained: TrainedOn | None = None,
     for_training: bool = True,
 ) -> Built:
-    """The model of a configuration with its first values, the same on any number of ranks.
+    """Builds the model of a configuration. Every rank must call it.
 
-    Every rank must call it.
+    The initial values are the same on any number of ranks.
 
     Args:
-        trained: what a started run recorded; without it, training positives and seen items are
-            counted.
-        for_training: False if a checkpoint's weights are loaded next and only read: the table then
-            has no first values and no optimizer state.
+        trained: what the run recorded when it started. If it is None, training positives and seen
+            items are counted.
+        for_training: False if the model will only be read, with weights from a checkpoint. The
+            table then gets no initial values and no optimizer state.
 
     Raises:
-        UserError: the configuration does not fit the data set, or needs more memory than there is.
+        UserError: the configuration does not fit the data set, or needs more memory than this
+            machine has.
     """
     if config.evaluation.calibrated and not config.loss.gate:
         raise UserError("evaluation.calibrated needs a model with a gate: train with loss.gate=1")
 
-    parts = _parts(config, data, ranks, trained, for_training)
+    parts = _prepare_parts(config, data, ranks, trained, for_training)
     items = None if trained is None else trained.items
     features = load_features(config.encoder.item_features, data, items)
-    model = _model(config, data, ranks, parts, features)
+    model = _make_model(config, data, ranks, parts, features)
     check_fusion(model.baseline, config.evaluation.fusion)
 
     if for_training:
@@ -182,17 +181,17 @@ def build_model(
                 fuse_optimizer(module, config.table.learning_rate)
     _move_dense(model, ranks.device)
     give_back_freed_memory()
-    return _distributed(config, data, ranks, parts, model, for_training)
+    return _distribute(config, data, ranks, parts, model, for_training)
 
 
-def _parts(
+def _prepare_parts(
     config: RunConfig,
     data: PreparedData,
     ranks: Ranks,
     trained: TrainedOn | None,
     for_training: bool,
 ) -> _Parts:
-    """The parts of a model. Counts that no run has recorded are made over all ranks."""
+    """Prepares the parts of a model. If the run has recorded no counts, all ranks count."""
     has_heads = not config.baseline.name
     tree = tree_of(config, data, trained)
     if has_heads:
@@ -214,12 +213,12 @@ def _parts(
 
     if trained is None:
         say_unseen(config.embedding, rows, frequency)
-        counted = _counted(config, data, ranks, tree, rows)
+        counted = _count_on_all_ranks(config, data, ranks, tree, rows)
     else:
         counted = read_paths(trained.paths, tree)
-        # Runs of an earlier version did not record counts by offset.
+        # Runs of an earlier version did not record the counts for each offset.
         if for_training and counted.by_offset is None:
-            counted = _counted(config, data, ranks, tree, rows)
+            counted = _count_on_all_ranks(config, data, ranks, tree, rows)
 
     depths = []
     if has_heads:
@@ -240,18 +239,19 @@ def _parts(
     )
 
 
-def _model(
+def _make_model(
     config: RunConfig,
     data: PreparedData,
     ranks: Ranks,
     parts: _Parts,
     features: list[ItemFeature],
 ) -> Recommender:
-    """The model on this process, its tables on the meta device."""
+    """Creates the whole model in this process; its tables are on the meta device."""
     dim = config.model.dim
     context = config.model.context
 
-    # First values come from torch's generator in this order: encoder, heads, then the rest.
+    # The modules draw their initial values from torch's global generator when they are created, so
+    # the order in which they are created matters: encoder, heads, then the others.
     torch.manual_seed(config.seed)
     encoder = load_encoder(config.encoder, dim, context, len(data.manifest.events))
     heads = make_heads(parts.tree, dim, config.priors, parts.depths)
@@ -286,7 +286,7 @@ def _model(
     )
 
 
-def _distributed(
+def _distribute(
     config: RunConfig,
     data: PreparedData,
     ranks: Ranks,
@@ -294,14 +294,14 @@ def _distributed(
     model: Recommender,
     for_training: bool,
 ) -> Built:
-    """The model with its tables cut over the ranks, and their first values if it is trained."""
+    """Shards the tables over the ranks; for training, also sets their initial values."""
     sharding = config.sharding
     if not for_training:
         sharding = sharding.for_reading(ranks.device.type)
     for key in sharding.without_effect():
         log.warning("%s has no effect: nothing in sharding reads it", key)
 
-    # A cache of rows is filled ahead of its step only if a pipeline does it.
+    # Only a pipeline can fill a GPU's cache of rows before the step that reads them.
     managed = config.embedding.unseen == "managed"
     may_fill = config.training.pipeline in ("auto", "prefetch")
     parallel, plan = distribute(
@@ -314,8 +314,8 @@ def _distributed(
     )
     tables = own_rows(parallel, plan, ranks.device, ranks.side)
     if for_training:
-        for number, own in enumerate(tables.values()):
-            for shard in own.shards:
+        for number, table_rows in enumerate(tables.values()):
+            for shard in table_rows.shards:
                 initialise_rows(shard, config.seed, config.table.init_std, number, config.model.dim)
 
     inner = parallel.module
@@ -335,7 +335,7 @@ def _distributed(
 
 
 def _lookups(config: RunConfig, data: PreparedData, tree: PriorTree, world: int) -> int:
-    """About the number of ids that a rank looks up in the item table in a step."""
+    """Estimates the number of ids that one rank looks up in the item table in one step."""
     settings = config.training
     tokens = settings.batch_tokens or settings.batch * config.model.context
     most_tokens = int(training_ends(data, settings).sum(dtype=np.int64))
@@ -347,11 +347,11 @@ def _lookups(config: RunConfig, data: PreparedData, tree: PriorTree, world: int)
     return max(1, ids // world)
 
 
-def _counted(
+def _count_on_all_ranks(
     config: RunConfig, data: PreparedData, ranks: Ranks, tree: PriorTree, rows: Rows
 ) -> Counted:
-    """Positives of an epoch; each rank counts its share of the users."""
-    own = count_positives(
+    """Counts the positives and targets of an epoch; each rank counts its share of the users."""
+    counts_of_rank = count_positives(
         tree,
         data,
         config.model.horizon,
@@ -359,14 +359,14 @@ def _counted(
         training_ends(data, config.training),
         has_row_I=rows.has_row_I,
     )
-    return Counted.of(ranks.total(own))
+    return Counted.of(ranks.total(counts_of_rank))
 
 
 def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) -> PriorTree:
-    """The prior tree of a configuration.
+    """Loads the prior tree of a configuration.
 
-    The tree of a started run has the heads that the run recorded. If the data set has grown since,
-    the tree has only the groups that existed then.
+    If a run has started, the tree has the paths that the run recorded. If the data set has grown
+    since then, the tree has only the groups that existed when the run started.
     """
     priors = as_priors(config.baseline, config.priors)
     if trained is None:
@@ -377,7 +377,7 @@ def tree_of(config: RunConfig, data: PreparedData, trained: TrainedOn | None) ->
 
 
 def _move_dense(model: nn.Module, device: torch.device) -> None:
-    """Moves everything but the tables, which stay on the meta device until they are sharded."""
+    """Moves all modules except the tables, which stay on the meta device until they are sharded."""
     for child in model.children():
         if not isinstance(child, EmbeddingCollection | ManagedCollisionEmbeddingCollection):
             _move_dense(child, device)
@@ -386,8 +386,9 @@ def _move_dense(model: nn.Module, device: torch.device) -> None:
 
 
 def set_loss_weights(built: Built, config: RunConfig) -> None:
-    """Fills in the weights of positives and of the gate's decisions, and the gate's first
-    values.
+    """Sets the weights that the loss gives to positives and to decisions of the gate.
+
+    It also sets the gate's initial values. Both are computed from the counts of training positives.
     """
     counted = built.counted
     model = built.model
@@ -395,7 +396,8 @@ def set_loss_weights(built: Built, config: RunConfig) -> None:
 
     positives_KT, targets_T = counted.by_offset
     weight_K = path_weights(config.loss, counted.positives_K)
-    if model.baseline is not None:  # every target counts once, whichever query it goes to
+    # A baseline has no paths: every target counts once, whichever of the queries it trains.
+    if model.baseline is not None:
         positives_KT = targets_T[None]
         weight_K = torch.ones(1)
 

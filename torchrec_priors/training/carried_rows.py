@@ -1,11 +1,15 @@
-"""Which row of another run's item table each row of a new one starts from.
+"""Decides from which row of another run's item table each row of a new table is copied.
 
-It works for every kind of treatment of unseen items, in either run. An item's row starts from the
-row that the item had there, its own or a shared one; shared rows start from the same shared rows. A
-managed table starts with the items that the other run had rows for, the most frequent first if they
-are too many; if both tables are managed in the same way, with all items that the other held.
+Both runs may use any value of `embedding.unseen`:
 
-Shapes: I items of a data set, C items that this rank holds, H shared rows.
+- The row of an item is copied from the row that the item had in the other run. That may be a row of
+  the item's own or one that items share.
+- Shared rows are copied from the same shared rows of the other run.
+- A managed table admits the items that had rows of their own in the other run. If there are more
+  items than rows, the most frequent items are admitted.
+- If both tables are managed and have the same blocks, the whole state of the table is copied.
+
+Shapes: I items of a data set, C items that have one of this rank's rows, H shared rows.
 """
 
 from collections.abc import Callable
@@ -32,18 +36,20 @@ from torchrec_priors.prepared.id_texts import id_texts
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.run.recorded_data import TrainedOn
 
-# From the end of a tensor's name in the other run's checkpoint to the tensor.
+# Loads a tensor of the other run's checkpoint; the argument is how the tensor's name ends.
 Load = Callable[[str], Tensor | None]
 
 
 class OldRows:
-    """The rows of the other run's table, by the items of its data set.
+    """The rows of the items of the other run, in that run's item table.
 
     Attributes:
-        state: what its table holds, if it is managed; else None.
-        rows: the rows of its items, if its table is not managed; else None.
-        row_I: int64, the row of each item, its own or a shared one.
-        admitted_I: bool, items with a row of their own.
+        config: the other run's section `embedding`.
+        data: the other run's data set.
+        state: the items in the other table if it is managed; otherwise None.
+        rows: the map from items to rows if the other table is not managed; otherwise None.
+        row_I: int64, the row of each item, which may be shared with other items.
+        admitted_I: bool, whether each item has a row of its own.
     """
 
     def __init__(
@@ -61,20 +67,22 @@ class OldRows:
             return
 
         self.rows = ItemRows.of(config.embedding, trained.seen_I, data.items)
-        # None means that each item has its own row, in their order.
+        # None means that item i has row i.
         row_I = self.rows.row_I
         own_row_I = self.rows.own_row_I
         self.row_I = np.arange(data.items) if row_I is None else row_I
         self.admitted_I = np.ones(data.items, bool) if own_row_I is None else own_row_I
 
-    def of(self, old_item: np.ndarray, item: np.ndarray) -> np.ndarray:
-        """Returns the rows of items; `NO_ROW` for an item without one.
+    def rows_of(self, old_item: np.ndarray, item: np.ndarray) -> np.ndarray:
+        """Returns the row of each item in the other table; `NO_ROW` if it has none.
+
+        An item that the other data set lacks gets a shared row of the other table, if there are
+        shared rows. It is chosen by the hash of the item's row id in the new data set. If the new
+        data set has grown from the other one, the other run would use the same shared row.
 
         Args:
-            old_item: their row ids in the other data set; -1 for an item that it lacks, which has a
-                shared row, if there are any.
-            item: their row ids in the new data set. They are the same if the other has grown to it,
-                so the shared row is the one that the other run would use.
+            old_item: the items' row ids in the other data set; -1 for an item that it lacks.
+            item: the items' row ids in the new data set.
         """
         shared = np.full(len(item), NO_ROW)
         if self.rows is not None and len(self.rows.shared_H):
@@ -83,9 +91,10 @@ class OldRows:
 
 
 def carried_rows(built: Built, config: RunConfig, data: PreparedData, old: OldRows) -> np.ndarray:
-    """Returns the other run's row for each row that this rank owns, and fills a managed table.
+    """Returns the row of the other table that each row of this rank is copied from, as int64.
 
-    int64; `NO_ROW` if there is none. Every rank must call it.
+    `NO_ROW` stands for a row that keeps its initial values. If the new table is managed, this also
+    admits items to it. Every rank must call it.
     """
     old_item_I = _old_items(old.data, data)
     rows = built.model.item_rows
@@ -96,9 +105,12 @@ def carried_rows(built: Built, config: RunConfig, data: PreparedData, old: OldRo
 
 
 def _old_items(old_data: PreparedData, data: PreparedData) -> np.ndarray:
-    """Returns each item's row id in the other data set, matched by original id; -1 for none."""
-    old_texts = _texts(old_data)
-    index = pc.index_in(_texts(data), old_texts)
+    """Returns each item's row id in the other data set, matched by original id.
+
+    It is -1 for an item that the other data set lacks.
+    """
+    old_ids = _original_ids(old_data)
+    index = pc.index_in(_original_ids(data), old_ids)
     return pc.fill_null(index, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
@@ -116,9 +128,9 @@ def _rows_of_items(
         is_own_C = rows.own_row_I[held.item_C]
         item_C = held.item_C[is_own_C]
         row_C = held.row_C[is_own_C]
-    carried[row_C - own.first] = old.of(old_item_I[item_C], item_C)
+    carried[row_C - own.first] = old.rows_of(old_item_I[item_C], item_C)
 
-    # Shared rows: with the same number of them, an item's hash leads to the same one.
+    # Shared rows. If both runs have the same number of them, an item's hash leads to the same one.
     if old.rows is not None and len(old.rows.shared_H) == len(rows.shared_H):
         is_own_H = (rows.shared_H >= own.first) & (rows.shared_H < own.last)
         carried[rows.shared_H[is_own_H] - own.first] = old.rows.shared_H[is_own_H]
@@ -131,31 +143,32 @@ def _rows_of_managed(
     own = built.own
     blocks = blocks_of(built.model.table)
 
-    # The same blocks and the same row ids: the whole state is taken over, with its counters.
-    if old.state is not None and _is_alike(blocks, old, old_item_I):
+    # If blocks and row ids are the same, the whole state is copied, including its counters.
+    if old.state is not None and _has_same_blocks_and_ids(blocks, old, old_item_I):
         old.state.give(blocks)
         return np.arange(own.first, own.last)
 
     wanted_I = (old_item_I >= 0) & old.admitted_I[np.maximum(old_item_I, 0)]
-    _fill(built, config, data, wanted_I)
+    _admit(built, config, data, wanted_I)
 
     held = blocks.held()
     carried = np.full(len(own), NO_ROW, np.int64)
-    carried[held.row_C - own.first] = old.of(old_item_I[held.item_C], held.item_C)
+    carried[held.row_C - own.first] = old.rows_of(old_item_I[held.item_C], held.item_C)
     return carried
 
 
-def _is_alike(blocks: Blocks, old: OldRows, old_item_I: np.ndarray) -> bool:
-    """Whether both tables have the same blocks, and all items of the other the same row ids."""
+def _has_same_blocks_and_ids(blocks: Blocks, old: OldRows, old_item_I: np.ndarray) -> bool:
+    """Returns whether both tables have the same blocks and the old items keep their row ids."""
     unchanged = np.arange(old.data.items)
     return blocks.fits(old.config) and np.array_equal(old_item_I[: old.data.items], unchanged)
 
 
-def _fill(built: Built, config: RunConfig, data: PreparedData, wanted_I: np.ndarray) -> None:
-    """Admits items; those with many training interactions first.
+def _admit(built: Built, config: RunConfig, data: PreparedData, wanted_I: np.ndarray) -> None:
+    """Admits items to a managed table, as many as there are rows for.
 
     Args:
-        wanted_I: bool, the items to be admitted, as many as there are rows for.
+        wanted_I: bool, whether each item is to be admitted. If there are too many, those with the
+            most training interactions are admitted.
     """
     table = built.model.table
     blocks = blocks_of(built.model.table)
@@ -165,8 +178,8 @@ def _fill(built: Built, config: RunConfig, data: PreparedData, wanted_I: np.ndar
     first, last = blocks.range_of_ids
     item = item[(spread(item) >= first) & (spread(item) < last)]
 
-    # An item that is seen more often is kept rather than others, so each is shown to the table
-    # according to the logarithm of its frequency.
+    # The table keeps the items that it is given most often. Each item is given about log2 of its
+    # frequency times: this keeps the order of the frequencies, but takes much less memory.
     times = 1 + np.floor(np.log2(frequency[item] + 1)).astype(np.int64)
     device = built.shard.rows.device
     rows, owners = blocks.admit(torch.from_numpy(np.repeat(spread(item), times)).to(device))
@@ -176,5 +189,5 @@ def _fill(built: Built, config: RunConfig, data: PreparedData, wanted_I: np.ndar
     reset_rows(table, local.to(device), values.to(device))
 
 
-def _texts(data: PreparedData) -> pa.Array:
+def _original_ids(data: PreparedData) -> pa.Array:
     return id_texts(data.catalogue(["item_id"])["item_id"], f"items of '{data.folder}'")

@@ -1,4 +1,4 @@
-"""Which columns of the sequences a run reads besides items: times and event codes."""
+"""Decides which columns of the sequences a run reads in addition to items: times, event codes."""
 
 from torchrec_priors.config import RunConfig
 from torchrec_priors.errors import UserError
@@ -7,10 +7,10 @@ from torchrec_priors.priors.tree import PriorTree
 
 
 def encoder_columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
-    """The columns that the encoder reads.
+    """Returns the columns that the encoder reads.
 
     Raises:
-        UserError: the data set has no times, or no event types.
+        UserError: the encoder needs times or event types, and the data set has none.
     """
     _check_times("encoder.time_bias", config.encoder.time_bias, data)
     if config.encoder.events and not data.manifest.events:
@@ -27,11 +27,11 @@ def encoder_columns(config: RunConfig, data: PreparedData) -> tuple[str, ...]:
 
 
 def training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) -> tuple[str, ...]:
-    """The columns that the encoder and the prior tree read in training.
+    """Returns the columns that the encoder and the prior tree read in training.
 
     Raises:
-        UserError: a prior needs events and the data set has no event types, or ties are to be
-            shuffled and it has no times.
+        UserError: the encoder or a prior needs event types, or the encoder or
+            `training.shuffle_ties` needs times, and the data set has none.
     """
     _check_times("training.shuffle_ties", config.training.shuffle_ties, data)
     columns = encoder_columns(config, data)
@@ -51,5 +51,6 @@ def training_columns(config: RunConfig, data: PreparedData, tree: PriorTree) -> 
 def _check_times(key: str, needed: bool, data: PreparedData) -> None:
     if needed and not data.manifest.has_times:
         raise UserError(
-            f"{key}: data set '{data.manifest.name}' knows the order alone: set it to false"
+            f"{key}: data set '{data.manifest.name}' has no times, only the order of the"
+            " interactions: set it to false"
         )

@@ -1,6 +1,7 @@
-"""The message of a run that has diverged: a loss that is NaN, infinite or too large.
+"""Makes the message of a run that has diverged: its loss is NaN, infinite or too large.
 
-It says where in the data the step went wrong. `step.py` detects it, `loop.py` ends the run.
+The message names the users and items of the step that went wrong. `step.py` detects that a step has
+diverged, and `loop.py` ends the run with this message.
 """
 
 from dataclasses import dataclass
@@ -15,19 +16,19 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.ranks.process import Ranks
 from torchrec_priors.training.step import AbortedStepError
 
-_NAMED = 3  # users of each rank, and items
+_NAMED = 3  # number of users of each rank, and of items, that the message names
 
 
 @dataclass(frozen=True)
 class _Share:
-    """What a rank knows of its part of the batch.
+    """A rank's report on its part of the batch.
 
     Attributes:
-        windows: the number of windows in it.
+        windows: the number of windows in this part.
         wrong: the number of windows with a gradient that is not finite.
-        users: original ids of the first users of these windows; if there are none, of those with
-            the largest gradients.
-        items: original ids of the first items whose vectors are not finite.
+        users: original ids of some users of these windows. If all gradients are finite, these are
+            the users with the largest gradients.
+        items: original ids of some items with vectors that are not finite.
     """
 
     windows: int
@@ -43,14 +44,14 @@ def diverged(
     max_loss: float,
     checkpoint: str | None,
 ) -> DivergedError:
-    """Returns the error to end with, the same on every rank; every rank must call it.
+    """Returns the error that the run ends with, the same on every rank. Every rank must call it.
 
     Args:
-        aborted: the step that went wrong, on this rank.
+        aborted: the step that went wrong, with this rank's part of the batch.
         max_loss: the largest loss that was allowed.
-        checkpoint: the newest checkpoint, if any.
+        checkpoint: the newest checkpoint; None if there is no checkpoint yet.
     """
-    # Each rank only has the gradients of its own windows.
+    # A rank only has the gradients of its own windows, so the ranks exchange their reports.
     shares: list[_Share] = [_share(aborted, data)]
     if ranks.world > 1:
         gathered: list[_Share | None] = [None] * ranks.world
@@ -60,17 +61,17 @@ def diverged(
 
 
 def _share(aborted: AbortedStepError, data: PreparedData) -> _Share:
-    """Finds the users and items of this rank's part.
+    """Finds the users and items that the message may name, in this rank's part of the batch.
 
-    Shapes: B windows, X ids that were looked up for them, d width.
+    Shapes: B windows, X ids that were looked up for the windows, d width.
     """
     batch = aborted.batch
     looked_up = aborted.looked_up
     users_B = torch.cat([part.user_N[part.offsets_B1[:-1]] for part in batch.parts]).cpu()
     windows = len(users_B)
 
-    # The squared norm of the gradients of each window's vectors. The last row of `ids` has the
-    # negatives, which belong to no window.
+    # `norm_B` is the squared norm of the gradients of each window's vectors. The last row of `ids`
+    # has the negatives, which belong to no window.
     window_X = torch.repeat_interleave(torch.arange(windows), batch.ids.lengths()[:-1].cpu())
     squared_X = looked_up.gradients()[0].square().sum(1).cpu()
     norm_B = torch.zeros(windows).index_add_(0, window_X, squared_X)
@@ -80,7 +81,7 @@ def _share(aborted: AbortedStepError, data: PreparedData) -> _Share:
     if len(chosen_B) == 0:
         chosen_B = norm_B.argsort(descending=True)
 
-    # Vectors that are not finite say that the table was spoilt before this step.
+    # If vectors are not finite, the table was already damaged before this step.
     item_X = batch.item_X[~looked_up.vector_Xd.detach().isfinite().all(1)]
     return _Share(
         windows=windows,
@@ -112,7 +113,7 @@ def _items(data: PreparedData, rows: list[int]) -> list[str]:
 def _message(
     aborted: AbortedStepError, shares: list[_Share], max_loss: float, checkpoint: str | None
 ) -> str:
-    # A finite step was only aborted because its loss is too large.
+    # If everything is finite, the step was aborted because its loss is too large.
     loss = f"the loss is {aborted.loss:.4g}"
     if aborted.finite:
         loss += f" (more than {max_loss:.4g}: training.max_loss)"
@@ -125,7 +126,7 @@ def _message(
 
 
 def _where(finite: bool, shares: list[_Share]) -> str:
-    """Names users and items of all ranks.
+    """Returns the part of the message that names users and items, from the reports of all ranks.
 
     >>> first = _Share(8, 0, ["17", "4"], [])
     >>> second = _Share(8, 2, ["5", "60"], ["311"])

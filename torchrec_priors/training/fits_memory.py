@@ -1,9 +1,8 @@
-"""The least memory that a run needs, checked before any of it is taken.
+"""Checks that a machine has the memory that a run needs, before the run allocates any of it.
 
-Everything is estimated from below, so nothing is rejected that could be done; `plan` estimates what
-is really taken. Only this project's own encoders and baselines are counted.
-
-Shapes: d width, N tokens of a rank's part of a batch.
+All estimates are lower bounds, so a run that could succeed is never rejected. The command `plan`
+estimates the memory that a run really takes. The parameters of custom encoders and baselines are
+not counted.
 """
 
 import math
@@ -26,18 +25,19 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.ranks.process import Ranks
 
-_NUMBER = 4  # bytes
-_COPIES = 4  # of a dense parameter in training: value, gradient, and AdamW's two moments
-_KEPT_OF_A_LAYER = 5  # numbers that autograd keeps of every number of a state; HSTU keeps more
+_NUMBER = 4  # bytes of a float32
+_COPIES = 4  # numbers for each dense parameter in training: value, gradient, AdamW's two moments
+# The numbers that autograd keeps in each layer for every number of a state. HSTU keeps more.
+_KEPT_OF_A_LAYER = 5
 
 
 @dataclass(frozen=True)
 class Need:
-    """A part of what a rank holds.
+    """The memory that a rank needs at least for one purpose, such as its rows of the table.
 
     Attributes:
-        settings: the settings that decide its size, for messages.
-        bytes: its size.
+        settings: the settings that decide the size, as text for messages.
+        bytes: the size.
     """
 
     settings: str
@@ -53,31 +53,33 @@ def check_memory(
     *,
     for_training: bool,
 ) -> None:
-    """Rejects what cannot be done on this machine.
+    """Rejects a run that cannot fit into the memory of this machine.
 
     Args:
         rows: the number of rows of the item table.
+        for_training: False if the model is only read, which needs no batches and no optimizers.
 
     Raises:
-        UserError: a part needs more memory than a rank can have.
+        UserError: one purpose alone needs more memory than a rank can have.
     """
     needs = [_table(config, rows, ranks.world), _dense(config, data, for_training)]
     if for_training:
         needs += [_batch(config, data, ranks.world), _negatives(config, tree)]
     needs.append(_users(config, data))
 
-    # Each part is checked separately, so the message can name the settings to change.
+    # Each purpose is checked separately, so the message can name the settings to change.
     memory = memory_of_rank(ranks)
     for need in needs:
         if need.bytes > memory:
             raise UserError(
-                f"{need.settings} takes {as_text(need.bytes)} of memory a rank at the least, and "
-                f"there are {as_text(memory)}: give less, or more ranks on more machines"
+                f"{need.settings} needs at least {as_text(need.bytes)} of memory per rank, and only"
+                f" {as_text(memory)} are available: use smaller values, or more ranks on more"
+                " machines"
             )
 
 
 def memory_of_rank(ranks: Ranks) -> int:
-    """Returns the bytes that this rank could have at most, of its machine and of its GPU."""
+    """Returns the most memory that this rank could use, in bytes: of its machine and its GPU."""
     # The launcher says how many ranks share this machine.
     local_ranks = whole_number(os.environ.get("LOCAL_WORLD_SIZE", "")) or 1
     of_gpu = 0
@@ -87,7 +89,7 @@ def memory_of_rank(ranks: Ranks) -> int:
 
 
 def _table(config: RunConfig, rows: int, world: int) -> Need:
-    """A rank's rows of the item table."""
+    """Estimates the memory for a rank's rows of the item table."""
     origin = "the catalogue's items"
     if config.embedding.unseen == "managed":
         origin = "embedding.rows"
@@ -100,12 +102,15 @@ def _table(config: RunConfig, rows: int, world: int) -> Need:
 
 
 def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
-    """The parameters of encoder and baseline, with what the optimizer keeps of them."""
+    """Estimates the memory for the parameters of encoder and baseline.
+
+    In training, gradients and the optimizer's state are included.
+    """
     model = config.model
     encoder = config.encoder
     baseline = config.baseline
 
-    # On the meta device modules have sizes, and take no memory.
+    # On the meta device modules have sizes but take no memory. The user's own files are skipped.
     parts: list[object] = []
     with torch.device("meta"):
         if own_file(encoder.backbone) is None:
@@ -126,18 +131,18 @@ def _dense(config: RunConfig, data: PreparedData, for_training: bool) -> Need:
 
 
 def _batch(config: RunConfig, data: PreparedData, world: int) -> Need:
-    """What autograd keeps of a rank's part of a batch."""
+    """Estimates the memory that autograd keeps for a rank's part of a batch."""
     training = config.training
     model = config.model
     name = "training.batch_tokens" if training.batch_tokens else "training.batch"
     given = training.batch_tokens or training.batch
 
-    # A batch has at most the items that are trained on.
+    # A batch has at most as many tokens as the data set has training items.
     most_tokens = training.batch_tokens or training.batch * model.context
     tokens = min(most_tokens, int(training_ends(data, training).sum(dtype="int64")))
     tokens_of_part = math.ceil(tokens / (world * training.accumulate))
 
-    # Of custom encoders only the states themselves are known.
+    # A custom encoder may keep anything for autograd; only its output, the states, is certain.
     kept = 1
     if own_file(config.encoder.backbone) is None:
         layers = 1 if config.encoder.recompute else config.encoder.layers
@@ -148,12 +153,15 @@ def _batch(config: RunConfig, data: PreparedData, world: int) -> Need:
 
 
 def _negatives(config: RunConfig, tree: PriorTree) -> Need:
-    """The vectors of a step's negatives, all of which every rank gathers."""
+    """Estimates the memory for the vectors of a step's negatives.
+
+    Every rank gathers the vectors of all of them.
+    """
     negatives = config.negatives
     name = "negatives.total" if negatives.total else "negatives.per_set"
     given = negatives.total or negatives.per_set
 
-    # No set gives more negatives than it has items.
+    # An item set gives at most as many negatives as it has items.
     in_groups = int(tree.set_sizes.clip(max=negatives.in_group).sum())
     drawn = in_groups + min(negatives.shared, tree.items)
     if negatives.total:
@@ -165,9 +173,10 @@ def _negatives(config: RunConfig, tree: PriorTree) -> Need:
 
 
 def _users(config: RunConfig, data: PreparedData) -> Need:
-    """The states of the users that are evaluated together."""
+    """Estimates the memory for the states of the users that are evaluated together."""
     model = config.model
-    # No user has more states than the context, and all together not more than the data has items.
+    # A user has at most `model.context` states. All users together have at most as many states as
+    # the data set has interactions.
     users = min(config.evaluation.batch, data.users)
     longest = min(model.context, int(data.lengths.max(initial=1)))
     tokens = min(users * longest, int(data.lengths.sum(dtype="int64")))

@@ -1,4 +1,4 @@
-"""The logs of a run: `metrics.jsonl`, TensorBoard events, a progress bar. Only rank 0 writes.
+"""Writes the logs of a run: `metrics.jsonl`, TensorBoard events and a progress bar; on rank 0.
 
 Lines of `metrics.jsonl` look like these two, which are shortened. Each number is also a point of
 TensorBoard's curve of the same name.
@@ -22,9 +22,10 @@ from torchrec_priors.training.run.log_lines import read_lines, to_line
 
 
 class Logs:
-    """Numbers by step, in lines and curves.
+    """Logs numbers for each step, as lines of a file and as TensorBoard's curves.
 
-    When a run is resumed, lines past the checkpoint are dropped, so no step is logged twice.
+    When a run resumes, it drops the lines of steps after the checkpoint. These steps are trained
+    again, so no step is logged twice.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class Logs:
             metrics: the file of lines.
             events: TensorBoard's folder.
             steps: the number of steps of the whole run.
-            first_step: the number of completed steps; what was logged after them is done again.
-            evaluated: False if the evaluation at that step will be done again.
+            first_step: the number of completed steps. Lines of later steps are dropped.
+            evaluated: False if the evaluation after these steps will be repeated, so that its line
+                is dropped, too.
         """
         self.leads = ranks.leads
         self.bar: Any = tqdm(
@@ -59,20 +61,21 @@ class Logs:
             _keep_until(metrics, first_step, evaluated)
             self._lines = Lines(metrics)
             self._folder = events
-            # TensorBoard hides events from `purge_step` on, which this run writes again.
+            # TensorBoard hides the earlier events from `purge_step` on: this run logs them again.
             self._events = SummaryWriter(str(events), purge_step=first_step + 1)
 
     def add(self, step: int, values: dict[str, Any], prefix: str = "") -> None:
-        """Adds one line, and one point to every curve.
+        """Adds one line to the file, and one point to the curve of each value.
 
         Args:
             step: the number of completed steps.
-            prefix: what the names of the values begin with in the logs.
+            values: the values, by name.
+            prefix: a text that is put before the names of the values in the logs.
         """
         if not self.leads:
             return
 
-        # The line first: if the disk is full, the curves have nothing that the file lacks.
+        # The line comes first: if the disk is full, the curves have no point that the file lacks.
         numbers = {f"{prefix}{name}": value for name, value in values.items()}
         self._lines.add(to_line({"step": step, **numbers}) + "\n")
 
@@ -82,16 +85,19 @@ class Logs:
                     self._events.add_scalar(name, value, step)
 
     def flush(self) -> None:
-        """Writes everything; before a checkpoint, so nothing up to its step can be lost."""
+        """Writes buffered events to the disk.
+
+        It is called before each checkpoint, so that events up to the checkpoint cannot be lost.
+        """
         if self.leads:
             with naming(self._folder):
                 self._events.flush()
 
     def advance(self, **shown: str) -> None:
-        """Moves the progress bar by a step.
+        """Moves the progress bar forward by one step.
 
         Args:
-            shown: what the bar shows, by name.
+            shown: texts that the bar shows, by name.
         """
         self.bar.update(1)
         if shown:
@@ -110,7 +116,7 @@ class Logs:
 
 
 class Lines:
-    """A file that grows by whole lines: if the disk has no room for one, none of it stays."""
+    """A file that grows by whole lines. If the disk is full, no part of a line is kept."""
 
     def __init__(self, file: Path) -> None:
         self._path = file
@@ -120,18 +126,18 @@ class Lines:
         """Appends a line.
 
         Args:
-            line: with its line break.
+            line: the line, with its line break.
         """
         descriptor = self._file.fileno()
         rest = line.encode("utf8")
         length = os.fstat(descriptor).st_size
         try:
             with naming(self._path):
-                # A write may take only a part.
+                # The system may write only a part of the bytes at a time.
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
         except OSError:
-            # Half a line in the middle of the file would be taken for damage.
+            # A later line would follow a partial one, which the reader would report as damage.
             os.ftruncate(descriptor, length)
             raise
 
@@ -140,17 +146,17 @@ class Lines:
 
 
 def _keep_until(metrics: Path, step: int, evaluated: bool) -> None:
-    """Drops lines past a step, and a last line that was cut.
+    """Drops the lines of later steps, and a last line that was cut off.
 
     Args:
         step: the number of completed steps.
-        evaluated: False drops the evaluation at that step, too.
+        evaluated: False to drop the line of the evaluation after this step, too.
     """
     if not metrics.exists():
         return
 
-    # The process may have been killed after an evaluation was logged, and before the checkpoint
-    # that knows of it was written.
+    # If the process was killed after an evaluation was logged, but before the next checkpoint was
+    # written, no checkpoint counts this evaluation, and it is repeated.
     kept = []
     for line, values in read_lines(metrics):
         is_evaluation = any(name.startswith("validation/") for name in values)

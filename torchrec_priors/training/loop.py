@@ -1,13 +1,14 @@
-"""The training loop: steps, evaluations, checkpoints, resume, early stop.
+"""The training loop: it takes steps, evaluates, writes checkpoints, resumes and stops early.
 
-    start     build the model; load the newest checkpoint, or first values     `_Run.__init__`
+    start     build the model; load the newest checkpoint, or initial values   `_Run.__init__`
               write the files that describe the run                            `_write_start`
     repeat    train on the batches up to the next evaluation                   `_train`
                   after each: log, stop if there was a signal, save if due     `_train_on`
               evaluate; save if it is the best so far, or if due               `_evaluate`
     end       write the last checkpoint and `summary.json`                     `_finish`
 
-"Repeat" ends with the last step, or when `training.patience` evaluations brought no better result.
+"Repeat" ends with the last step, or when `training.patience` evaluations in a row brought no better
+result.
 """
 
 import logging
@@ -47,7 +48,8 @@ from torchrec_priors.training.trainer import Trainer
 log = logging.getLogger(__name__)
 
 SELECTED_BY = "ndcg@10"
-_ASK_EVERY = 5  # steps between asking rank 0 whether a checkpoint is due
+# The number of steps after which ranks ask rank 0 again whether a checkpoint is due.
+_ASK_EVERY = 5
 
 
 def train(
@@ -64,8 +66,8 @@ def train(
 
     Raises:
         DivergedError: the loss or a gradient is not finite, or the loss is too large.
-        StoppedError: a signal asked for it; everything is saved.
-        LostRanksError: other ranks are stuck or gone.
+        StoppedError: a signal requested the end; everything is saved.
+        LostRanksError: other ranks are stuck or have ended.
     """
     run = None
     ranks.where.remedy = "give the same command again to resume"
@@ -93,12 +95,14 @@ class _Run:
         built: the trainer's model.
         checkpoints: the checkpoints in the run's folder.
         progress: the number of completed steps, and the best evaluation so far.
-        ancestry: the runs that the first weights come from, and what all of them were trained on.
-        leaks: validation targets that the ancestors were trained on; None if nothing is held out.
+        ancestry: the runs that the initial weights come from, and the interactions that this run
+            and those runs were trained on.
+        leaks: the validation targets that ancestors of this run were trained on; None if the run
+            trains on all interactions (`fit_all`) or has no ancestors.
         logs: the lines, the curves and the progress bar.
         stop: the signals that this process has received.
         warned_of_reach: whether the warnings about targets out of reach were printed.
-        started, saved_at: when this start began, and when the last checkpoint was written.
+        started, saved_at: the times when this start began and when the last checkpoint was written.
         seconds_waited: how long steps have waited for their batches.
     """
 
@@ -116,7 +120,8 @@ class _Run:
         self.ranks = ranks
         self.stop = StopRequest()
         self.warned_of_reach = False
-        remember(config.own_files())  # the user who trains has named these files
+        # The user has named these files in the configuration, so this user trusts them from now on.
+        remember(config.own_files())
 
         trained = folder.trained_on(config, data) if folder.was_started else None
         self.trainer = Trainer(config, data, ranks, trained=trained)
@@ -134,7 +139,7 @@ class _Run:
             self.leaks = self.ancestry.leaks(data, "validation", ranks)
         self.trainer.prepare_batches()
 
-        # Nothing is written until everything that can be wrong has been checked.
+        # The first files are written only now, after everything has been checked.
         if ranks.leads:
             self._write_start(first_start=trained is None, init_from=init_from)
         dist.barrier(ranks.side)
@@ -154,10 +159,13 @@ class _Run:
 
         self.started = time.monotonic()
         self.saved_at = self.started
-        self.seconds_waited = 0.0  # for batches
+        self.seconds_waited = 0.0  # time that steps have waited for batches
 
     def _write_start(self, *, first_start: bool, init_from: RunFolder | None) -> None:
-        """Writes the files that say what the run is. Rank 0 only."""
+        """Writes the files that record the run's configuration, data and sharding; only on rank 0.
+
+        Paths, seen items and ancestry do not change later, so only the first start writes them.
+        """
         folder = self.folder
         if first_start:
             folder.path.mkdir(parents=True, exist_ok=True)
@@ -176,12 +184,12 @@ class _Run:
             return
         self.logs.say(
             f"warning: validation is not held out from {self.ancestry.in_words()}, which this run"
-            f" comes from: {words}. Early stopping and the best checkpoint go by figures that are"
-            " too good"
+            f" comes from: {words}. Early stopping and the choice of the best checkpoint use"
+            " figures that are too good"
         )
 
     def go(self) -> dict[str, Any]:
-        """Trains to the end of the schedule, or until patience ends; returns the summary."""
+        """Trains to the end of the schedule or until patience runs out; returns the summary."""
         with self.stop.listening():
             with closing(self.trainer.batches(self.progress.step)) as batches:
                 self._train(batches)
@@ -202,7 +210,8 @@ class _Run:
 
         timed = self._timed(batches)
         while progress.step < settings.steps and not self._out_of_patience():
-            # No batch is sent ahead across an evaluation, which looks rows up itself.
+            # An evaluation looks rows up itself, which a batch that was sent ahead would disturb.
+            # So the pipeline is empty before each evaluation.
             steps = self._steps_to_evaluation()
             with closing(self.trainer.ready(timed, steps)) as until_evaluation:
                 for batch in until_evaluation:
@@ -248,10 +257,10 @@ class _Run:
             raise diverged(aborted, self.data, self.ranks, limit, checkpoint) from aborted
 
     def _stop_if_signalled(self, counts: list[float]) -> None:
-        """Saves and ends the run if any rank got a signal.
+        """Saves and ends the run if any rank has received a signal.
 
         Args:
-            counts: for each signal, the number of ranks that got it.
+            counts: for each signal, the number of ranks that have received it.
         """
         signal = asked_for(counts)
         if signal is None:
@@ -264,7 +273,7 @@ class _Run:
         )
 
     def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; the time that steps wait for them is added up."""
+        """Yields the batches, and adds up the time that steps wait for them."""
         while True:
             self._say_where("the next batch")
             asked_at = time.monotonic()
@@ -282,7 +291,7 @@ class _Run:
         return step % settings.evaluate_every == 0 or step == settings.steps
 
     def _evaluation_is_missing(self) -> bool:
-        """Whether the run was stopped between a step and the evaluation after it."""
+        """Whether the run was stopped after a step but before the evaluation that follows it."""
         progress = self.progress
         every = self.config.training.evaluate_every
         done = -(-progress.best_step // every) + progress.without_gain
@@ -292,7 +301,8 @@ class _Run:
         progress = self.progress
         self._say_where("evaluation")
         model = self.built.model
-        index = self.built.fetch_index()  # before `Reach`, which reads the rows that are searched
+        # The index comes first: building it updates the set of items that `Reach` reads.
+        index = self.built.fetch_index()
         reach = Reach.of(model, self.config.evaluation)
         result = evaluate(
             model,
@@ -303,7 +313,7 @@ class _Run:
             share=self.ranks.share,
             device=self.ranks.device,
             columns=self.built.columns,
-            by_group=(),  # priors may have hundreds of groups: only the category prior's are logged
+            by_group=(),  # logs no metrics by group: a prior may have hundreds of groups
             reach=reach,
             total=self.ranks.total,
             progress=self._until_signalled,
@@ -332,7 +342,7 @@ class _Run:
             self._save(best=better)
 
     def _until_signalled(self, batches: Iterable[Histories], _count: int) -> Iterator[Histories]:
-        """The batches of an evaluation; a signal stops the run between two of them."""
+        """Yields the batches of an evaluation; a signal ends the run between two batches."""
         for batch in batches:
             flags = torch.tensor(self.stop.flags(), dtype=torch.float32)
             self._stop_if_signalled(self.ranks.total(flags).tolist())
@@ -412,11 +422,11 @@ class _Run:
         return summary
 
     def _say_where(self, doing: str) -> None:
-        """Notes what this rank is doing, for the message when ranks are lost."""
+        """Notes what this rank is doing, for the message that appears if ranks are lost."""
         where = self.ranks.where
         where.doing = doing
         where.step = self.progress.step
-        if doing == "the next batch":  # it is for the next step
+        if doing == "the next batch":  # this batch is for the next step
             where.step += 1
 
     def _seconds(self) -> float:

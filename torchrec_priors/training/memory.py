@@ -1,9 +1,11 @@
-"""What becomes of freed memory: that of steps is kept, that of reading data goes back.
+"""Decides when freed memory goes back to the system: during training it is kept for later steps.
 
-glibc returns large blocks to the system as soon as they are free. A step that creates tensors of a
-few megabytes by the hundred then pays for every page again, in each step, which takes as long as
-computing what is written to it. Columns of a large catalogue, on the other hand, are read once: the
-memory that they took would stay taken, in addition to the table, for the whole run.
+glibc returns large blocks to the system as soon as they are free. A training step creates hundreds
+of tensors of a few megabytes, so the system would have to provide every page again in each step.
+That takes as long as computing the values that are written to the pages.
+
+The columns of a large catalogue, on the other hand, are read only once. If their memory were kept,
+it would be occupied for the whole run, in addition to the table.
 """
 
 import ctypes
@@ -15,13 +17,13 @@ import pyarrow as pa
 _TRIM_THRESHOLD = -1
 _MMAP_THRESHOLD = -3
 
-# Bytes kept at the end of the heap. Larger blocks still go back: that is glibc's own limit.
-_KEPT = 1 << 30
+_KEPT = 1 << 30  # bytes that are kept at the end of the heap
+# Larger blocks, in bytes, still go back to the system. glibc does not allow a higher limit.
 _LARGE = 1 << 25
 
 
 def keep_freed_memory() -> bool:
-    """Makes the C library keep freed memory; returns whether it has such a setting and took it."""
+    """Makes the C library keep freed memory; returns whether the C library supports this."""
     if not sys.platform.startswith("linux"):
         return False
 
@@ -33,7 +35,7 @@ def keep_freed_memory() -> bool:
 
 
 def give_back_freed_memory() -> None:
-    """Returns freed memory to the system, as far as the C library and Arrow can."""
+    """Returns the memory that the C library and Arrow have freed to the system, if they can."""
     pa.default_memory_pool().release_unused()
 
     if sys.platform.startswith("linux"):

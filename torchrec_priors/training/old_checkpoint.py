@@ -1,6 +1,7 @@
-"""The checkpoint of another run, from which values are copied into a new model.
+"""Copies values from the checkpoint of another run into a new model.
 
-Parameters are copied whole, by slices with names, or, if they are tables, by rows.
+Most parameters are copied as a whole. Parameters of heads and of the gate are copied slice by
+slice, because each slice belongs to a group with a name. Tables are copied row by row.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,11 +24,13 @@ from torchrec_priors.training.checkpoint.checkpoint import load
 from torchrec_priors.training.checkpoint.keys import MODEL, key_in_model
 from torchrec_priors.training.checkpoint.reader import Reader
 
-_ROWS_AT_A_TIME = 1 << 16  # that every rank has in memory
+# The number of rows of the old table that every rank has in memory at the same time.
+_ROWS_AT_A_TIME = 1 << 16
 
-# Parameters with these prefixes are matched by the names of groups, not by their own.
+# Parameters with these prefixes are copied slice by slice, by the names of groups.
 _MATCHED = ("heads.", "gate.")
-# These are not missed: how certain heads are is learnt again, tables are matched by rows.
+# Tensors of the checkpoint that may stay unused without a message. Training computes the certainty
+# of the heads again, and tables are copied by rows.
 _NOT_MISSED = (*_MATCHED, "certainty.")
 _OF_TABLES = (".embed", "_managed_collision_collection.")
 
@@ -36,9 +39,9 @@ class OldCheckpoint:
     """A checkpoint that values are copied from. Every rank must make the same calls.
 
     Attributes:
-        place: its folder.
-        sizes: sizes of the model's tensors in it, by their names in the model.
-        report: for messages: what was copied, of how many.
+        place: the checkpoint's folder.
+        sizes: the sizes of the tensors in the checkpoint, by their names in the model.
+        report: phrases for a message, such as "3 of 4 heads at level 1", of what was copied.
     """
 
     def __init__(self, place: Path, ranks: Ranks) -> None:
@@ -48,7 +51,7 @@ class OldCheckpoint:
         self.report: list[str] = []
 
     def copy_dense(self, built: Built) -> None:
-        """Copies everything that is matched by its own name.
+        """Copies the parameters that are copied as a whole; they are matched by their names.
 
         Raises:
             UserError: a parameter has another size in the checkpoint.
@@ -80,39 +83,44 @@ class OldCheckpoint:
         for name, value in loaded.items():
             _fill(parameters[name], value)
 
-        # What the model no longer has may be a mistake in the configuration, so it is named.
+        # A tensor that the model no longer has may be a mistake in the configuration, so the report
+        # names it.
         report = f"{len(loaded)} of {len(parameters)} parameters of encoder and score"
-        left = self._left_out(parameters)
-        if left:
-            report += f" ({len(left)} of the other run have no place here: {', '.join(left[:3])})"
+        unused = self._unused(parameters)
+        if unused:
+            names = ", ".join(unused[:3])
+            report += f" ({len(unused)} of the other run have no place here: {names})"
         self.report.append(report)
 
-    def _left_out(self, parameters: Mapping[str, Tensor]) -> list[str]:
-        """Returns names of the checkpoint's tensors that are not used, though they should be."""
-        left = []
+    def _unused(self, parameters: Mapping[str, Tensor]) -> list[str]:
+        """Returns the names of tensors in the checkpoint for which this model has no parameter."""
+        unused = []
         for name in self.sizes:
             is_known = name in parameters or name.startswith(_NOT_MISSED)
             if not is_known and not any(part in name for part in _OF_TABLES):
-                left.append(name)
-        return left
+                unused.append(name)
+        return unused
 
     def copy_matched(
         self, name: str, old_names: list[str], new_names: list[str], weight: Tensor
     ) -> int:
-        """Copies the slices of `weight` whose names the checkpoint has; returns how many these are.
+        """Copies slices into `weight` if the checkpoint has slices with the same names.
 
         Args:
             name: the tensor's name in the checkpoint.
-            old_names: the names of its slices.
+            old_names: the names of the slices of that tensor.
             new_names: the names of the slices of `weight`.
 
+        Returns:
+            The number of slices that were copied.
+
         Raises:
-            UserError: the slices have another form in the checkpoint.
+            UserError: the slices have another shape in the checkpoint.
         """
         if name not in self.sizes:
             return 0
 
-        # Pairs of indices of slices with the same name.
+        # The indices of the slices that both tensors have, in pairs.
         old_index_of = {old_name: index for index, old_name in enumerate(old_names)}
         old_indices = []
         new_indices = []
@@ -125,11 +133,11 @@ class OldCheckpoint:
 
         if self.sizes[name][1:] != tuple(weight.shape[1:]):
             raise UserError(
-                f"--init-from: {name} is of another form there: give model.dim and "
-                "priors.adapters alike"
+                f"--init-from: {name} has another shape there: use the same model.dim and "
+                "priors.adapters as the other run"
             )
 
-        # The other slices of `weight` keep their first values.
+        # The other slices of `weight` keep their initial values.
         old_weight = torch.empty(self.sizes[name])
         self._load({name: old_weight})
         whole = weight.detach().cpu().clone()
@@ -138,7 +146,7 @@ class OldCheckpoint:
         return len(new_indices)
 
     def whole(self, ending: str) -> Tensor | None:
-        """Loads the int64 tensor whose name has this ending; None if there is none."""
+        """Loads the int64 tensor with a name that ends in `ending`; None if there is none."""
         name = self._name(ending)
         if name is None:
             return None
@@ -147,16 +155,19 @@ class OldCheckpoint:
         return value
 
     def copy_rows(self, table: str, old_row: np.ndarray, rows: int, own: OwnRows) -> None:
-        """Copies the rank's rows that the checkpoint has.
+        """Copies rows of the old table into the rows that this rank is responsible for.
 
-        Blocks of the old table go to all ranks, one after another.
+        The ranks send the old table block by block to all ranks.
 
         Args:
-            old_row: for each row that the rank owns, its row in the old table; -1 for none.
-            rows: the number of rows of the table.
+            table: the name of the table.
+            old_row: the row in the old table that each row of this rank is copied from; -1 for a
+                row that keeps its initial values.
+            rows: the number of rows of the new table, for the report.
+            own: the rows of the new table that this rank is responsible for.
 
         Raises:
-            UserError: the table has another width in the checkpoint.
+            UserError: the rows have another width in the checkpoint.
         """
         name = self._name(f"embeddings.{table}.weight")
         if name is None:
@@ -164,18 +175,18 @@ class OldCheckpoint:
             return
         if self.sizes[name][1] != own.plan.table.columns:
             raise UserError(
-                f"--init-from: {name} is of another width there: give the model the same sizes"
+                f"--init-from: {name} has another width there: give the model the same sizes"
             )
 
         old_row_tensor = torch.from_numpy(old_row)
         shard = own.fetch()
 
-        # Each rank loads an equal part of the old table, whatever the rows that it needs.
+        # Each rank loads an equal part of the old table, independently of the rows that it needs.
         mesh = init_device_mesh("cpu", (self.ranks.world,))
         part = sharded_zeros(*self.sizes[name], device_mesh=mesh, placements=[ShardedBy(0)])
         self._load({name: part})
 
-        # A rank's rows may come from anywhere in the old table, so every rank sees every block.
+        # A rank may need rows from any part of the old table, so every rank receives every block.
         for first, block in self._blocks(part.to_local(), self.sizes[name]):
             in_block = (old_row_tensor >= first) & (old_row_tensor < first + len(block))
             index = in_block.nonzero().squeeze(1)
@@ -188,9 +199,11 @@ class OldCheckpoint:
         self.report.append(f"{copied:,} of {rows:,} {table}s")
 
     def _blocks(self, part: Tensor, size: tuple[int, ...]) -> Iterator[tuple[int, Tensor]]:
-        """Yields the whole old table on every rank, block after block, from the parts of the ranks.
+        """Yields the whole old table on every rank, block by block, as (first row, rows).
 
-        Yields (first row, rows) of each block.
+        Args:
+            part: this rank's part of the old table.
+            size: the size of the whole old table.
         """
         rows_of_rank = -(-size[0] // self.ranks.world)  # rounded up, as DTensor shards
         for rank in range(self.ranks.world):
@@ -212,7 +225,7 @@ class OldCheckpoint:
 
 
 def _sizes(place: Path) -> dict[str, tuple[int, ...]]:
-    """Returns the sizes of the model's tensors in a checkpoint, by their names in the model."""
+    """Returns the sizes of the tensors in a checkpoint, by their names in the model."""
     prefix = key_in_model("")
     sizes = {}
     for key, entry in Reader(place).metadata.state_dict_metadata.items():

@@ -1,4 +1,4 @@
-"""Opening a trained run to read it, as `evaluate`, `recommend` and `export` do."""
+"""Opens a trained run to read it, as `evaluate`, `recommend` and `export` do."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ class OpenRun:
     """A trained run that was checked against its records; its model is not loaded yet.
 
     Attributes:
-        folder: of the run.
-        config: what the run was trained with; `evaluate` may change its `evaluation` settings.
-        data: the data set it was trained on, perhaps grown since.
+        folder: the run's folder.
+        config: the configuration that the run was trained with, except that `evaluate` may change
+            its section `evaluation`.
+        data: the data set that the run was trained on. It may have grown since then.
     """
 
     folder: RunFolder
@@ -29,12 +30,15 @@ class OpenRun:
     data: PreparedData
 
     def join_ranks(self) -> AbstractContextManager[Ranks]:
-        """Logs what becomes of items newer than the run, then joins the launcher's ranks."""
+        """Logs how the run treats items that are newer than it, then joins the launcher's ranks."""
         self.folder.say_grown(self.config, self.data)
         return join(timedelta(seconds=self.config.training.timeout_seconds))
 
     def build(self, ranks: Ranks) -> Built:
-        """The model on all ranks, without weights (see `load_best`). Every rank must call it."""
+        """Builds the model on all ranks, without weights: call `load_best` next.
+
+        Every rank must call it.
+        """
         trained = self.folder.trained_on(self.config, self.data)
         return build_model(self.config, self.data, ranks, trained=trained, for_training=False)
 
@@ -51,13 +55,13 @@ def open_run(path: Path, data: Place | str | None = None, *, trust: bool = False
     """Opens a run's folder, reads its configuration and data set, and checks both.
 
     Args:
-        path: folder of the run.
-        data: prepared data set or its URI, if it has moved since training.
-        trust: run the custom code that the run was trained with, even if this user has not
-            trained with it here.
+        path: the run's folder.
+        data: the folder or URI of the prepared data set, if it has moved since training.
+        trust: whether to run the custom code that the run was trained with, even if this user has
+            never trained with this code.
 
     Raises:
-        UserError: no run there, other data than it was trained on, or custom code that is not
+        UserError: `path` holds no run, the run was trained on other data, or its custom code is not
             trusted.
     """
     folder = RunFolder(path, trust)

@@ -17,12 +17,12 @@ from torchrec_priors.training.build import Built
 
 
 class Optimizers:
-    """Both optimizers; their learning rates follow from the step.
+    """Both optimizers. Their learning rates depend only on the step.
 
     Attributes:
         dense: AdamW with clipped gradients.
-        fused: row-wise Adagrad, which changes rows during backward.
-        all: both, as a checkpoint holds them.
+        fused: row-wise Adagrad, which changes rows of the tables during the backward pass.
+        all: both optimizers as one, for checkpoints.
     """
 
     def __init__(self, built: Built, config: RunConfig) -> None:
@@ -42,9 +42,9 @@ class Optimizers:
         self._config = config
 
     def prepare(self, step: int) -> None:
-        """Sets both rates for a step and clears gradients.
+        """Sets the learning rates of a step and clears the gradients.
 
-        It comes before the step's backward, in which the fused optimizer already uses its rate.
+        Call it before the step's backward pass, because the fused optimizer updates rows there.
         """
         rate = self._config.training.rate(step)
         for group in self.fused.param_groups:
@@ -55,9 +55,9 @@ class Optimizers:
         self.all.zero_grad()
 
     def step(self) -> None:
-        """Updates the dense parameters."""
+        """Updates the dense parameters; the tables were updated during the backward pass."""
         self.all.step()
 
     def make_state(self) -> None:
-        """Creates AdamW's state, so that a checkpoint can be loaded into it."""
+        """Creates AdamW's state: a checkpoint can only be loaded into a state that exists."""
         self.dense.init_state()

@@ -1,10 +1,10 @@
-"""How batches come to their steps: one after another, or with their ids sent to other ranks a step
-before.
+"""Moves batches to the device, one by one or overlapped with the training steps before them.
 
-On a GPU, the next batches are prepared while a step computes, on streams of their own. Their ids
-go to the ranks that hold the rows (the all-to-all of TorchRec's sparse-dist pipelines). If a table
-is in the host's memory with a cache of rows on the GPU, the rows also come into the cache a step
-ahead.
+The plain pipeline copies a batch to the device when its step begins. The staged pipelines work
+ahead on a GPU. While a step computes, they use separate CUDA streams to copy later batches to the
+device and to send their ids to the ranks that hold the rows (the all-to-all of TorchRec's
+sparse-dist pipelines). If tables are in the host's memory with a cache of rows on the GPU,
+"prefetch" also fills the cache one step ahead.
 
     during step i      plain      sparse-dist    prefetch
     copy to device     batch i    batch i + 2    batch i + 3
@@ -12,12 +12,15 @@ ahead.
     fill caches                                  batch i + 1
     compute            batch i    batch i        batch i
 
-Rows are read as the step before left them, so results are those of the plain way, bit by bit.
+A step still reads the values that the step before has written to the tables, so all pipelines give
+the same results, bit by bit.
 
-The stages are TorchRec's: `StagedTrainPipeline` runs them, `SparseDataDistUtil` makes the forward
-of the sharded tables take what was sent ahead. That lasts from one evaluation to the next: what a
-run looks up otherwise finds tables without a batch under way, and a cache without rows that are
-held for one. A batch that is under way has not been read: checkpoints count steps.
+TorchRec's `StagedTrainPipeline` runs the stages. `SparseDataDistUtil` changes the forward of the
+sharded tables, so that it takes the ids that were sent ahead. A staged pipeline runs from one
+evaluation to the next and is empty in between. So an evaluation, which looks rows up itself, finds
+no ids of another batch in the tables and no rows in the cache that wait for a later step.
+
+A checkpoint only counts completed steps. Batches in the pipeline are read again after a resume.
 """
 
 import logging
@@ -47,22 +50,27 @@ PipelineKind = Literal["auto", "plain", "sparse-dist", "prefetch"]
 
 
 class Pipeline(Protocol):
-    """A way for batches."""
+    """The interface of the pipelines."""
 
     def run(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
-        """The next so many batches, on the device; no more are taken. Every rank must ask for as
-        many, do a step with each before the next, and close it.
+        """Yields the next `steps` batches, on the device, and takes no more from `batches`.
+
+        Every rank must ask for the same number of steps. Train on each batch before taking the next
+        one, and close the generator.
         """
 
     def look_up(self, batch: Batch) -> LookedUp:
-        """The lookup of the step with the batch that `run` gave last."""
+        """Looks up the rows of the batch that `run` yielded last."""
 
 
 def pipeline_of(built: Built, kind: PipelineKind) -> Pipeline:
-    """The way that a run's batches go.
+    """Creates the pipeline of a run.
+
+    Args:
+        kind: the setting `training.pipeline`.
 
     Raises:
-        UserError: the tables or the device cannot go the way that is asked for.
+        UserError: the tables or the device do not support this kind of pipeline.
     """
     cuda = built.ranks.device.type == "cuda"
     cached = built.plan.cached
@@ -95,7 +103,7 @@ def pipeline_of(built: Built, kind: PipelineKind) -> Pipeline:
 
 
 class _Plain:
-    """One batch after another."""
+    """Copies each batch to the device when its step begins."""
 
     def __init__(self, built: Built) -> None:
         self._model = built.model
@@ -110,8 +118,13 @@ class _Plain:
 
 @dataclass(frozen=True)
 class _InTransit(Pipelineable):
-    """A batch on the device, and what it asks the tables for; what TorchRec traces reads `items`
-    and `features`.
+    """A batch on the device that is in the stages of a pipeline.
+
+    TorchRec traces which attributes `_Lookups` reads; these are `items` and `features`.
+
+    Attributes:
+        batch: the batch.
+        ids: the ids that the batch looks up in the tables.
     """
 
     batch: Batch
@@ -138,15 +151,16 @@ class _InTransit(Pipelineable):
         for request in (self.ids.items, self.ids.features):
             if request is None:
                 continue
-            ids, places = request
+            ids, positions = request
             ids.record_stream(stream)
-            for place in places.values():
-                place.record_stream(stream)
+            for position in positions.values():
+                position.record_stream(stream)
 
 
 class _Lookups(nn.Module):
-    """What TorchRec traces to find the tables whose ids are sent ahead: the lookups of a step,
-    and nothing else.
+    """A module with only the lookups of a step.
+
+    TorchRec traces it to find the tables whose ids it can send ahead.
     """
 
     def __init__(self, model: Recommender) -> None:
@@ -162,15 +176,16 @@ class _Lookups(nn.Module):
 
 
 class _NoStream(torch.cpu.Stream):
-    """What stands for a stream on a CPU, where the stages run one after another."""
+    """Replaces a CUDA stream on a CPU, where the stages run one after another."""
 
     device = torch.device("cpu")
 
 
 class _Staged:
-    """Batches through TorchRec's stages. On a CPU the same stages run without streams, so that
-    they can be tested; what runs on GPUs alone is `_Staged._streams` and the stage that fills
-    caches.
+    """Moves batches through TorchRec's stages.
+
+    On a CPU the same stages run without streams, so that they can be tested there. Only the stage
+    that fills caches and the streams themselves (`_streams`) need a GPU.
     """
 
     def __init__(self, built: Built, *, prefetch: bool) -> None:
@@ -183,7 +198,7 @@ class _Staged:
         self._sent: SparseDataDistUtil[Any] | None = None
 
     def _streams(self) -> list[Any]:
-        """Streams that copy batches, send ids, and fill caches."""
+        """Returns three streams: to copy batches, to send ids, and to fill caches."""
         if not self._cuda:
             return [_NoStream() for _ in range(3)]
         device = self._ranks.device
@@ -199,7 +214,8 @@ class _Staged:
         computing: Any = _NoStream()
         if self._cuda:
             computing = torch.cuda.current_stream(self._ranks.device)
-            sent._default_stream = computing  # where rows are read; it would make another one
+            # Rows are read on this stream. TorchRec would create another one for it.
+            sent._default_stream = computing
         else:
             sent.data_dist_stream = None  # as in TorchRec's own pipelines on CPUs
 
@@ -231,7 +247,7 @@ class _Staged:
         assert batch is self._present.batch, "each batch of `run` has its step before the next"
 
         looked_up = self._model.look_up(batch, self._present.ids)
-        # The next batch's ids may be sent: from here on the tables take them.
+        # The tables have used the ids of this batch. From here on they may take those of the next.
         self._sent.wait_sdd_fill_callback()
         return looked_up
 

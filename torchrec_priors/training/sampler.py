@@ -1,4 +1,4 @@
-"""The sampler of a run's negatives, over the rows that this rank is responsible for."""
+"""Creates the sampler that draws a run's negatives from the rows of all ranks."""
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torchrec_priors.training.build import Built
 
 
 def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ranks) -> GroupSampler:
-    """The sampler of a table whose rows stay with their items; see `Admission` for a managed table.
+    """Creates the sampler for a table in which every item keeps its row.
 
-    Every rank must call it: ranks exchange how much of each item set they have.
+    For a managed table `Admission` creates the sampler. Every rank must call it, because ranks
+    exchange the number of items that they have in each item set.
     """
     rows = built.model.item_rows
     assert isinstance(rows, ItemRows), "the items of a managed table change: see `Admission`"
@@ -40,12 +41,13 @@ def make_sampler(built: Built, config: RunConfig, data: PreparedData, ranks: Ran
 def sampler_over(
     own: OwnItems, config: RunConfig, ranks: Ranks, positives_S: np.ndarray
 ) -> GroupSampler:
-    """The sampler of all ranks' items, of which this rank has `own`. Every rank must call it.
+    """Creates a sampler that draws from the items of all ranks. Every rank must call it.
 
     Args:
-        positives_S: training positives of every item set.
+        own: the items of this rank.
+        positives_S: the number of training positives of each item set.
     """
-    # Each rank fills in its own sizes, and the sum has those of all.
+    # Each rank fills in the sizes of its own sets; the sum over ranks then has the sizes of all.
     sizes_S2 = torch.from_numpy(own.sizes())
     sizes_WS2 = torch.zeros(ranks.world, *sizes_S2.shape, dtype=torch.int64)
     sizes_WS2[ranks.rank] = sizes_S2

@@ -1,4 +1,4 @@
-"""One training step: one lookup, the loss part by part, one update of tables and dense parameters.
+"""One training step: it looks rows up once, computes the loss part by part, and updates once.
 
     1  set the learning rates of the step, clear the gradients        `Optimizers.prepare`
     2  look up all vectors (all-to-all), count targets (all-reduce)   `Recommender.begin`
@@ -33,8 +33,8 @@ class StepResult:
     """The result of a step, the same on every rank.
 
     Attributes:
-        loss: of the global batch.
-        gradient_norm: of the dense parameters, before clipping.
+        loss: the loss of the global batch.
+        gradient_norm: the norm of the gradients of the dense parameters, before clipping.
         counts: for each flag, the number of ranks that raised it.
     """
 
@@ -44,12 +44,13 @@ class StepResult:
 
 
 class AbortedStepError(ArithmeticError):
-    """A step that would have damaged the model; every rank gave it up before anything changed.
+    """A step that would have damaged the model; every rank aborted it before anything changed.
 
     Attributes:
         loss, gradient_norm: see `StepResult`.
-        finite: whether both are finite, and every gradient is.
-        batch, looked_up: this rank's part of the batch, with the gradients of its vectors.
+        finite: whether the loss and all gradients are finite.
+        batch: this rank's part of the batch.
+        looked_up: the vectors of this part, with their gradients.
     """
 
     def __init__(
@@ -72,18 +73,18 @@ def step(
     max_loss: float = math.inf,
     look_up: Callable[[Batch], LookedUp] | None = None,
 ) -> StepResult:
-    """Changes the model by one global batch; the number of parts does not change the result.
+    """Trains the model on one global batch; the number of parts does not change the result.
 
     Every rank must call it, with the same number of parts and of flags.
 
     Args:
-        flags: raised by this rank, for all ranks to count.
+        flags: whether this rank raises each flag; `StepResult.counts` has the sums over ranks.
         max_loss: a larger loss aborts the step.
-        look_up: used instead of the model's.
+        look_up: a function that looks rows up; the default is that of the model.
 
     Raises:
-        AbortedStepError: the loss or a gradient is not finite, or the loss is above `max_loss`;
-            nothing was changed.
+        AbortedStepError: the loss or a gradient is not finite, or the loss is above `max_loss`. The
+            model has not changed.
     """
     model = built.model
     where = built.ranks.where
@@ -98,7 +99,8 @@ def step(
     announce("dense gradients (all-reduce)")
     loss, sums_3K = _backward(built, started)
 
-    # One all-reduce for all that ranks need of one another: whether to abort, and what to log.
+    # One all-reduce sums everything that ranks need from each other: the numbers that decide
+    # whether to abort, those that are logged, the flags, and the sums of `Certainty`.
     announce("loss (all-reduce)")
     row_gradients = started.looked_up.gradients()
     norms = torch.stack(
@@ -113,7 +115,7 @@ def step(
     if not finite or result.loss > max_loss:
         raise AbortedStepError(result.loss, result.gradient_norm, finite, batch, started.looked_up)
 
-    # From here on the model changes.
+    # The step is valid: from here on the model changes.
     model.certainty.update(totals[3 + len(flags) :].view(3, -1))
     announce("gradients of rows (all-to-all)")
     started.looked_up.backward()
@@ -122,7 +124,7 @@ def step(
 
 
 def _backward(built: Built, started: StartedStep) -> tuple[Tensor, Tensor]:
-    """Loss and backward of every part.
+    """Computes the loss and the gradients of every part of the batch.
 
     Returns:
         This rank's share of the loss, [1], and its sums for `Certainty`, [3, K].
@@ -132,7 +134,8 @@ def _backward(built: Built, started: StartedStep) -> tuple[Tensor, Tensor]:
     loss = torch.zeros(1, device=device)
     sums_3K = torch.zeros(3, model.paths, device=device)
 
-    # DDP averages the gradients of all parts over ranks in the backward of the last part.
+    # The gradients of the parts add up on each rank. DDP averages them over the ranks once, in the
+    # backward of the last part.
     ddp = built.parallel._dmp_wrapped_module
     last = len(started.parts) - 1
     for number in range(len(started.parts)):
@@ -153,5 +156,5 @@ def _dense_norm(optimizers: Optimizers) -> Tensor:
 
 
 def _sum_of_norms(tensors: list[Tensor]) -> Tensor:
-    """Not finite if any value of any tensor is not."""
+    """Returns the sum of the tensors' norms; it is not finite if any value is not finite."""
     return torch.stack([torch.linalg.vector_norm(tensor.detach()) for tensor in tensors]).sum()

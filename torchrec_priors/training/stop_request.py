@@ -1,6 +1,6 @@
-"""Signals that request the end of a run: SIGTERM of a scheduler that needs the machine, Ctrl-C.
+"""Receives the signals that request the end of a run, which take effect at the end of a step.
 
-They take effect at the end of a step.
+A scheduler that needs the machine sends SIGTERM; Ctrl-C in a terminal sends SIGINT.
 """
 
 import os
@@ -14,7 +14,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """The signals that this process has received while it listened."""
+    """The signals that this process has received within `listening` blocks."""
 
     def __init__(self) -> None:
         self._received: set[int] = set()
@@ -25,10 +25,10 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Notes the signals in this block instead of ending the process.
+        """Within this block, signals are noted and do not end the process.
 
-        A second Ctrl-C ends it at once, but not under a launcher: the launcher passes on the signal
-        that the terminal has already sent.
+        A second Ctrl-C ends the process at once. Under a launcher it does not: there each Ctrl-C
+        arrives twice, once from the terminal and once from the launcher.
         """
         # Python lets only the main thread handle signals.
         if threading.current_thread() is not threading.main_thread():

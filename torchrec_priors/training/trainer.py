@@ -1,4 +1,7 @@
-"""A model in training: `batches` gives this rank's part of every global batch, `step` trains on it.
+"""A model in training: its batches, its optimizers and its steps, without the training loop.
+
+`batches` yields this rank's part of every global batch, `ready` moves the parts to the device, and
+`step` trains on one:
 
     with join() as ranks:
         trainer = Trainer(config, data, ranks)
@@ -6,7 +9,7 @@
             for batch in trainer.ready(batches, steps=100):
                 result = trainer.step(batch)
 
-The loop around it (`loop.py`) evaluates, writes checkpoints, logs and resumes.
+`loop.py` adds evaluations, checkpoints, logs and resuming.
 """
 
 import math
@@ -33,7 +36,9 @@ from torchrec_priors.training.warm_start import start_from
 
 
 class Trainer:
-    """A model, its optimizers and its batches. Every rank must create one and make the same calls.
+    """A model, its optimizers and its batches.
+
+    Every rank must create a `Trainer` and call its methods in the same order.
 
     Attributes:
         built: the distributed model.
@@ -50,7 +55,7 @@ class Trainer:
     ) -> None:
         """
         Args:
-            trained: what the run recorded when it first started; None for a new run.
+            trained: what the run recorded of its data when it first started; None for a new run.
 
         Raises:
             UserError: the configuration does not fit the data set or this machine.
@@ -68,13 +73,16 @@ class Trainer:
     def resume(
         self, checkpoints: Checkpoints, init_from: RunFolder | None = None
     ) -> Progress | None:
-        """Loads the newest checkpoint, or else pretrained vectors and the weights of `init_from`.
+        """Loads the newest checkpoint.
+
+        If the run has no checkpoint yet, the pretrained vectors and the weights of `init_from` are
+        loaded instead, if the user named any.
 
         Args:
-            init_from: a run whose weights a new run starts from.
+            init_from: the run from which a new run takes its initial weights.
 
         Returns:
-            The progress stored in the checkpoint; None without a checkpoint.
+            The progress stored in the checkpoint; None if there is no checkpoint.
         """
         progress = checkpoints.resume(self.built, self.optimizers)
         if progress is not None:
@@ -88,7 +96,10 @@ class Trainer:
         return None
 
     def prepare_batches(self) -> None:
-        """Creates the sampler of negatives, for the table's current rows, and the batches."""
+        """Creates the batches and the sampler of negatives.
+
+        The sampler draws from the rows that the table has at this moment, so `resume` comes first.
+        """
         parts = (self.built, self.config, self.data, self.ranks)
         negatives: Admission | GroupSampler
         if self.config.embedding.unseen == "managed":
@@ -98,7 +109,7 @@ class Trainer:
         self._batches = Batches(self.built, self.config, self.data, negatives)
 
     def batches(self, first_step: int) -> Generator[Batch, None, None]:
-        """This rank's batches of `first_step` and all later steps, in the host's memory.
+        """Yields this rank's batches of `first_step` and all later steps, in the host's memory.
 
         Close the generator to end its threads.
         """
@@ -108,16 +119,17 @@ class Trainer:
         return self._batches.after(first_step)
 
     def ready(self, batches: Iterator[Batch], steps: int) -> Generator[Batch, None, None]:
-        """The next `steps` batches on the device; their ids may be sent ahead, see `pipeline.py`.
+        """Yields the next `steps` batches, on the device.
 
-        Train on each batch before taking the next one, and close the generator.
+        The ids of a batch may be sent to other ranks one step early (`pipeline.py`). So train on
+        each batch before taking the next one, and close the generator.
         """
         return self._pipeline.run(batches, steps)
 
     def step(
         self, batch: Batch, *, flags: Sequence[bool] = (), max_loss: float = math.inf
     ) -> StepResult:
-        """Trains on a batch of `ready`; see `step.step`."""
+        """Trains on a batch that `ready` yielded; see `step` in `step.py`."""
         return step(
             self.built,
             self.optimizers,

@@ -1,8 +1,10 @@
-"""`train --init-from`: the first values of a run come from the best checkpoint of another.
+"""Implements `train --init-from`: a run takes its initial values from another run.
 
-Values are matched by name, not by position, as a later log numbers everything again: rows of tables
-by original ids and values, heads and the gate's decisions by the names of their groups. What the
-other run does not know keeps its own first values, and is counted.
+The values come from the other run's best checkpoint. They are matched by names, not by positions,
+because a later log numbers users, items and groups differently. Rows of the item table are matched
+by original ids, rows of feature tables by values, and heads and the gate's decisions by the names
+of their groups. Values that the other run does not have keep their usual initial values; a log line
+says how many were copied.
 """
 
 import logging
@@ -34,23 +36,28 @@ log = logging.getLogger(__name__)
 def start_from(
     source: RunFolder, built: Built, config: RunConfig, data: PreparedData, ranks: Ranks
 ) -> str:
-    """Fills a model that was just built; returns the name of the checkpoint.
+    """Copies the values of another run into a model that was just built. Every rank must call it.
 
-    Every rank must call it.
+    Args:
+        source: the folder of the other run.
+
+    Returns:
+        The name of the checkpoint that the values come from.
 
     Raises:
-        UserError: `source` holds no run with a best checkpoint, or one with other sizes or event
-            types.
+        UserError: `source` holds no run with a best checkpoint, or the model of that run has other
+            sizes or event types.
     """
     old_config, old_data = source.open(option="--init-from")
     place = Checkpoints(source.checkpoints, ranks).best_place("--init-from")
 
-    # Event types are numbered by their order, so the vectors of other types would not fit.
+    # Vectors of event types are matched by number. With other event types, a number would mean
+    # something else.
     uses_events = config.encoder.events and old_config.encoder.events
     if uses_events and old_data.manifest.events != data.manifest.events:
         raise UserError(f"--init-from: '{source.path}' was trained on other event types")
 
-    # From here on all ranks read the checkpoint together, in the same order.
+    # From here on all ranks read the checkpoint together: the order of the calls matters.
     checkpoint = OldCheckpoint(place, ranks)
     checkpoint.copy_dense(built)
     old = _OldRun(source, old_config, old_data, source.trained_on(old_config, old_data))
@@ -67,10 +74,10 @@ class _OldRun:
     """The run that values are copied from.
 
     Attributes:
-        folder: its folder.
-        config: its configuration.
-        data: its data set, which may have grown since.
-        trained: what it recorded of its data set.
+        folder: the run's folder.
+        config: the run's configuration.
+        data: the data set that the run was trained on. It may have grown since then.
+        trained: what the run recorded of its data set when it started.
     """
 
     folder: RunFolder
@@ -91,7 +98,7 @@ def _copy_groups(checkpoint: OldCheckpoint, built: Built, old: _OldRun) -> None:
         )
         checkpoint.report.append(f"{copied} of {len(names)} heads at level {level + 1}")
 
-    # The last level has no group vectors, so the lengths differ.
+    # The last level has no group vectors, so there is one embedding less than there are levels.
     tree = built.model.tree
     embeddings = zip(tree.group_names, built.model.heads.embeddings, strict=False)
     for level, (names, weight) in enumerate(embeddings):
@@ -100,7 +107,8 @@ def _copy_groups(checkpoint: OldCheckpoint, built: Built, old: _OldRun) -> None:
         )
         checkpoint.report.append(f"{copied} of {len(names)} group vectors at level {level + 1}")
 
-    # All parameters of the gate have one slice for each item set, so one count is that of all.
+    # Each parameter of the gate has one slice for each item set, so the same number of slices is
+    # copied for each parameter, and the last count can be reported for all.
     if built.model.gate is not None:
         names = tree.item_set_names
         for name, weight in built.model.gate.named_parameters():
@@ -119,7 +127,8 @@ def _copy_tables(
     checkpoint: OldCheckpoint, built: Built, config: RunConfig, data: PreparedData, old: _OldRun
 ) -> None:
     """Copies rows of the item table by original ids, and of the tables of features by values."""
-    # The other data set may have grown since; only values of its items then have rows there.
+    # The other data set may have grown since that run started. Only values of the items that it had
+    # then have rows in the checkpoint.
     old_values = _values(old.config, old.data, old.trained.items)
     values = _values(config, data)
 
@@ -137,11 +146,15 @@ def _copy_tables(
 
 
 def _names_of(names: list[list[str]], level: int) -> list[str]:
-    """Returns the names of a level; none if the other run has fewer levels."""
+    """Returns the names at one level; an empty list if there are fewer levels."""
     return names[level] if level < len(names) else []
 
 
 def _values(config: RunConfig, data: PreparedData, items: int | None = None) -> dict[str, pa.Array]:
-    """Returns the values that the rows of each feature's table are for, as texts."""
+    """Returns for each feature the values, as texts, that its table has rows for.
+
+    Args:
+        items: only the first `items` items of the data set count; None for all.
+    """
     features = load_features(config.encoder.item_features, data, items)
     return {table_of_feature(feature.name): feature.values for feature in features}
