@@ -94,7 +94,7 @@ def test_a_gain_of_the_horizon_is_not_said_to_be_one_of_the_heads(small_data, tm
     section.rows.sort(key=lambda row: row.label)  # the heads first, as both gain alike
     summary = _advice(section).summary
     assert "Turn on “genre” for everyone" in summary[0]
-    assert "longer horizon's doing: over “lt-st-1”" in summary[1]
+    assert "due to the longer horizon: over “lt-st-1”" in summary[1]
 
 
 def _with_baseline_models(data, folder, skills, reference="one-head"):
@@ -147,7 +147,7 @@ def test_the_best_prior_is_placed_among_all_rows_without_priors_and_its_control(
         in summary[1]
     )
     assert summary[2].startswith("Over its control “random” it has +")
-    assert "what is together counts, not that there are more heads" in summary[2]
+    assert "the choice of groups matters, not only the number of heads" in summary[2]
     of_one_head = next(prior for prior in _advice(section).priors if prior.label == "longer")
     assert "Control" not in dict(of_one_head.facts), "it has no heads to control"
 
@@ -156,9 +156,9 @@ def test_what_is_better_than_the_best_prior_is_said_first(small_data, tmp_path):
     found = _advice(
         _with_baseline_models(small_data, tmp_path, {"genre": 0.5, "sasrec": 0.9, "remi": 0.5})
     )
-    assert found.summary[0].startswith("Turn on “genre” if it is to be one of the priors: ")
+    assert found.summary[0].startswith("Turn on “genre” if you want to use a prior: ")
     assert found.summary[1].startswith("“genre” is below “sasrec” (ndcg@10 −")
-    assert "cannot be told from “remi, K = 4”" in found.summary[1]
+    assert "is not distinguishable from “remi, K = 4”" in found.summary[1]
     assert dict(found.priors[0].facts)["Without priors"] in found.summary[1]
 
 
@@ -168,7 +168,7 @@ def test_a_control_is_not_recommended_and_a_prior_that_is_no_better_than_it_is_d
     found = _advice(_with_baseline_models(small_data, tmp_path, {"genre": 0.5, "random": 0.5}))
     assert found.summary[0].startswith("Turn on “genre” ")
     assert any(
-        "what is together may not count, only that there are more heads" in said
+        "perhaps only the number of heads matters, not the choice of groups" in said
         for said in found.summary
     )
     assert not any("on “random”" in said for said in found.summary)
@@ -188,7 +188,7 @@ def test_a_gain_in_recall_alone_is_said(small_data, tmp_path):
         "recall@10": Interval(0.003, 0.001, 0.005),
     }
     assert (
-        "“genre” gains recall@10 alone: +0.0030 [+0.0010, +0.0050]."
+        "“genre” gains only in recall@10: +0.0030 [+0.0010, +0.0050]."
         in advice(section, gains).summary
     )
 
@@ -243,7 +243,7 @@ def test_heads_that_lose_over_one_head_of_the_same_horizon_are_not_said_to_add(
     row = next(row for row in section.rows if row.label == "genre")
     [said] = what_heads_add(section, row, gains["genre"])
     assert said.startswith("Over “lt-st-1”, one head with the same horizon, its heads lose −")
-    assert said.endswith("(together with other encoder.dropout).")
+    assert said.endswith("(other settings differ, too: encoder.dropout).")
 
 
 def test_what_else_differs_from_one_head_of_the_same_horizon_is_said(small_data, tmp_path):
@@ -261,5 +261,5 @@ def test_what_else_differs_from_one_head_of_the_same_horizon_is_said(small_data,
     [section] = sections(find([tmp_path]).results, "one-head")
     facts = dict(next(prior for prior in _advice(section).priors if prior.label == "genre").facts)
     assert facts["Over “lt-st-1”"].endswith(
-        ": what the heads add together with what else differs: encoder.dropout"
+        ": the effect of the heads and of other settings that differ: encoder.dropout"
     )

@@ -184,5 +184,5 @@ def test_a_seed_that_is_gone_leaves_the_others_intervals_and_is_named(made_up_ru
     text = Document(
         write_page(sections(found.results, None), [], tmp_path / "out", "report").read_text()
     ).text
-    assert "“genre” has intervals of its other seeds alone: seed 1: " in text
+    assert "“genre” has intervals of only its other seeds: seed 1: " in text
     assert "no intervals" not in text

@@ -114,7 +114,7 @@ def test_validation_of_a_few_of_the_tested_runs_is_no_section(small_data, tmp_pa
     found = find([tmp_path / "runs"])
     assert {result.split for result in found.results} == {"test"}
     [reason] = found.left_out
-    assert reason.startswith("validation of “a”: made for some of the tested seeds alone")
+    assert reason.startswith("validation of “a”: made for only some of the tested seeds")
     alone = find([tmp_path / "runs" / "a-seed0"])
     assert {result.split for result in alone.results} == {"test", "validation"}
     assert not alone.left_out

@@ -1,1 +1,1 @@
-"""One static page of what runs came to; see `apps/report.py`."""
+"""One static page with the results of runs; see `apps/report.py`."""

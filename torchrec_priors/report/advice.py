@@ -1,4 +1,4 @@
-"""Which prior to turn on, for whom, and what it costs: sentences made from the figures."""
+"""Advice in sentences, written from the figures: which prior to turn on, for whom, at what cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +21,12 @@ _HEADLINES = {
 
 @dataclass(frozen=True)
 class Prior:
-    """What is said of one model.
+    """The advice on one model with priors.
 
     Attributes:
-        verdict: "better", "worse", "some" (better for some users only) or "open".
-        facts: (title, sentence).
+        verdict: "better", "worse", "some" (better for only some users) or "open".
+        headline: the verdict in words.
+        facts: pairs of a title and a sentence.
     """
 
     label: str
@@ -36,11 +37,11 @@ class Prior:
 
 @dataclass(frozen=True)
 class Advice:
-    """What is said of all models of a section.
+    """The advice on all models of a section.
 
     Attributes:
-        summary: sentences.
-        priors: best first.
+        summary: sentences about all models together.
+        priors: the advice on each model with priors, the best model first.
     """
 
     summary: list[str]
@@ -48,7 +49,7 @@ class Advice:
 
 
 def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
-    """The advice of a section; without intervals it says why there are none."""
+    """Writes the advice of a section; without intervals it says why there are none."""
     rows = [row for row in section.rows if row.variant.ours and row is not section.reference]
     if not rows:
         return Advice(["No run with priors is here, so there is nothing to turn on."], [])
@@ -59,7 +60,7 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
         text = f"Whether a prior gains cannot be said, as there are no intervals: {why}."
         return Advice([text], [])
 
-    # The best first: the summary is about it.
+    # The best model comes first, because the summary is about it.
     rows.sort(key=lambda row: -gains[row.label].overall["ndcg@10"].mean)
     priors = [_prior(section, row, gains) for row in rows]
     return Advice(_summary(section, rows, gains, priors), priors)
@@ -68,10 +69,10 @@ def advice(section: Section, gains: Mapping[str, Gains]) -> Advice:
 def _summary(
     section: Section, rows: list[Row], gains: Mapping[str, Gains], priors: list[Prior]
 ) -> list[str]:
-    """The sentences on all rows together: which to turn on, and how sure that is."""
+    """Writes the sentences about all rows together: which to turn on, and how sure that is."""
     base = section.reference
 
-    # Controls are compared with, and never recommended.
+    # Controls are only there for the comparison and are never recommended.
     eligible = [row for row in rows if not row.variant.control]
     by_verdict: dict[str, list[Row]] = {verdict: [] for verdict in _HEADLINES}
     verdicts = {prior.label: prior.verdict for prior in priors}
@@ -84,7 +85,7 @@ def _summary(
         sentences = _nothing_gains(section, eligible, gains)
     if by_verdict["some"]:
         labels = _listed(by_verdict["some"])
-        sentences.append(f"For some users or items alone, turn on {labels}: see below for which.")
+        sentences.append(f"Only for some users or items, turn on {labels}: see below for which.")
     if by_verdict["worse"]:
         labels = _listed(by_verdict["worse"])
         sentences.append(
@@ -98,12 +99,12 @@ def _summary(
         f"Every statement is on the {section.split} split, against “{base.label}” where no other "
         f"row is named, by {LEVEL:.0%} intervals over users and seeds. {groups:,} groups and "
         f"{pairs:,} pairs of rows were compared, of which about {by_chance:.2g} would differ by "
-        "chance; what holds for one small group alone wants another look."
+        "chance: check a result again if it holds for only one small group."
     )
     if any(len(row.seeds) == 1 for row in section.rows if row is base or row.label in gains):
         sentences.append(
-            "Some models have one seed, and one seed is one seed: what another training would have "
-            "given is not in the intervals."
+            "Some models have only one seed: their intervals do not cover what another training "
+            "would have given."
         )
     return sentences
 
@@ -111,11 +112,11 @@ def _summary(
 def _recommended(
     section: Section, better: list[Row], number_of_priors: int, gains: Mapping[str, Gains]
 ) -> list[str]:
-    """The best row and what to know before it is turned on.
+    """Writes the sentences about the best row.
 
     Args:
-        better: rows that are better than the reference row, the best first.
-        number_of_priors: among which it is the best.
+        better: the rows that are better than the reference row, the best first.
+        number_of_priors: the number of rows from which the best one was chosen.
     """
     base = section.reference
     best = better[0]
@@ -125,7 +126,7 @@ def _recommended(
     whom = "for everyone"
     # A negative difference to a row without priors is a gain of that row.
     if any(sign(over.ndcg) < 0 for over in standing.without_priors(of_best)):
-        whom = "if it is to be one of the priors: some of what has none is more accurate still"
+        whom = "if you want to use a prior: some models without priors are even more accurate"
     rises = ""
     before = base.mean("ndcg@10")
     if before:
@@ -141,7 +142,7 @@ def _recommended(
         sentences.append(f"“{best.label}” {among}.")
     sentences += standing.over_controls(best, of_best)
 
-    # Rows whose interval reaches into that of the best may be as good.
+    # A row may be as good as the best one if their intervals overlap.
     tied = [row for row in better[1:] if gains[row.label].overall["ndcg@10"].high >= gain.low]
     cheapest = min([best, *tied], key=_cost)
     if cheapest is not best:
@@ -152,14 +153,14 @@ def _recommended(
     sentences += standing.re_ranked(section, best, gains)
     if number_of_priors > 1:
         sentences.append(
-            f"“{best.label}” is the best of {number_of_priors} on this very split, which flatters "
-            "it a little."
+            f"“{best.label}” was chosen as the best of {number_of_priors} on this split, so its "
+            "gain is slightly overestimated."
         )
     return sentences
 
 
 def _nothing_gains(section: Section, eligible: list[Row], gains: Mapping[str, Gains]) -> list[str]:
-    """The sentences if no prior is better than the reference row."""
+    """Writes the sentences for the case that no prior is better than the reference row."""
     base = section.reference
     sentences = [
         f"No prior among these runs gains ndcg@10 over “{base.label}” for all users at the "
@@ -167,16 +168,16 @@ def _nothing_gains(section: Section, eligible: list[Row], gains: Mapping[str, Ga
         "users, seeds or steps could show one."
     ]
 
-    # A gain in recall is worth a sentence only if ndcg does not speak against it.
+    # A gain in recall is worth a sentence only if ndcg does not fall.
     in_recall = []
     for row in eligible:
         overall = gains[row.label].overall
         if sign(overall["ndcg@10"]) == 0 and sign(overall["recall@10"]) > 0:
             recall = signed(overall["recall@10"])
-            in_recall.append(f"“{row.label}” gains recall@10 alone: {recall}.")
+            in_recall.append(f"“{row.label}” gains only in recall@10: {recall}.")
     sentences += in_recall[:NAMED]
 
-    # What to use instead of priors.
+    # Models without priors may be an alternative.
     above = [
         row
         for row in section.rows
@@ -190,12 +191,12 @@ def _nothing_gains(section: Section, eligible: list[Row], gains: Mapping[str, Ga
 
 
 def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
-    """The verdict on one row and the facts behind it."""
+    """Writes the verdict on one row, and the facts behind the verdict."""
     base = section.reference
     gains = by_label[row.label]
     verdict = _verdict(gains)
 
-    # Facts go from all users to single groups, and end with what the model takes.
+    # Facts go from all users to single groups, and end with costs and settings.
     ndcg = signed(gains.overall["ndcg@10"])
     recall = signed(gains.overall["recall@10"])
     entropy = signed(gains.overall["entropy@10"], 3)
@@ -203,10 +204,10 @@ def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
 
     over = standing.over_one_head(section, row, gains)
     if over is not None:
-        fact = f"ndcg@10 {signed(over.ndcg)}: what the heads add"
+        fact = f"ndcg@10 {signed(over.ndcg)}: the effect of the heads"
         keys = standing.besides_heads(row, over.row)
         if keys:
-            fact += f" together with what else differs: {', '.join(keys)}"
+            fact += f" and of other settings that differ: {', '.join(keys)}"
         facts.append((f"Over “{over.row.label}”", fact))
     among = standing.among(section, row, gains)
     if among:
@@ -227,7 +228,7 @@ def _prior(section: Section, row: Row, by_label: Mapping[str, Gains]) -> Prior:
 
 
 def _verdict(gains: Gains) -> str:
-    """A key of `_HEADLINES`."""
+    """Returns the verdict on a row, a key of `_HEADLINES`."""
     overall = sign(gains.overall["ndcg@10"])
     if overall > 0:
         return "better"
@@ -237,7 +238,7 @@ def _verdict(gains: Gains) -> str:
     groups = gains.groups()
     rising = sum(gain.sign > 0 for gain in groups)
     falling = sum(gain.sign < 0 for gain in groups)
-    # So many of the groups would rise by chance, and one more may.
+    # About this number of groups would rise by chance; one more is no sign of a gain either.
     by_chance = 1 + len(groups) * (1 - LEVEL) / 2
     if rising > max(falling, by_chance):
         return "some"
@@ -247,7 +248,7 @@ def _verdict(gains: Gains) -> str:
 
 
 def _groups(gains: list[Gain]) -> str:
-    """The groups that gain and those that lose, the largest differences by name."""
+    """Lists the groups that gain and those that lose; the largest differences with names."""
     rising = sorted((gain for gain in gains if gain.sign > 0), key=lambda gain: -gain.interval.mean)
     falling = sorted((gain for gain in gains if gain.sign < 0), key=lambda gain: gain.interval.mean)
 
@@ -258,10 +259,11 @@ def _groups(gains: list[Gain]) -> str:
             if len(groups) > NAMED:
                 named += f" and {len(groups) - NAMED} more"
             parts.append(f"{len(groups)} of {len(gains)} {verb}: {named}")
-    return ". ".join(parts) or f"none of {len(gains)} groups can be told from the reference row"
+    return ". ".join(parts) or f"none of {len(gains)} groups differs from the reference row"
 
 
 def _costs(row: Row, base: Row) -> str:
+    """Writes the parameters and times of a row, with those of the reference row in brackets."""
     return (
         f"{_sizes(row, base)}; a training step {seconds(row.step_seconds)} "
         f"({seconds(base.step_seconds)}); to evaluate a user {seconds(row.user_seconds)} "
@@ -270,16 +272,16 @@ def _costs(row: Row, base: Row) -> str:
 
 
 def _settings(row: Row, base: Row) -> str:
-    """What to give to `train` for the one model and not the other."""
+    """Writes the settings of a row that differ from the reference row, as options of `train`."""
     keys = [key for key in differing([row, base]) if key in row.config]
     if not keys:
         return "those of the reference row"
     overrides = " ".join(write_override(key, row.config[key]) for key in keys)
-    return f"where they are not the reference row's: {overrides}"
+    return f"different from the reference row: {overrides}"
 
 
 def _sizes(row: Row, base: Row) -> str:
-    """Parameters of the heads, and how many more there are in all."""
+    """Writes the parameters of the heads, and how many more the whole model has."""
     heads = row.parameters.get("heads")
     before = sum(base.parameters.values())
     more = sum(row.parameters.values()) - before
@@ -295,6 +297,7 @@ def _sizes(row: Row, base: Row) -> str:
 
 
 def _cost(row: Row) -> tuple[float, int]:
+    """Returns the key by which the cheapest row is found: time of a step, then parameters."""
     return row.step_seconds or 0.0, sum(row.parameters.values())
 
 

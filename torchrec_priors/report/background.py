@@ -1,4 +1,4 @@
-"""What is behind the figures: the data set, the settings that differ, and where tables were."""
+"""Background of the figures: the data set, the settings that differ, and the sharding plans."""
 
 import json
 from typing import Any
@@ -8,12 +8,12 @@ from torchrec_priors.config import write_override
 from torchrec_priors.report.page_table import Line, Table, count
 from torchrec_priors.report.sections import Section, differing
 
-_GROUPS = 8  # of a prior, by name
-_VALUE_BYTES = 4
+_GROUPS = 8  # groups of a prior that are named
+_VALUE_BYTES = 4  # values of the table are float32
 
 
 def data_card(section: Section) -> Table | None:
-    """Counts, what was dropped and why, the split, the priors; None without the data set."""
+    """Describes the data set: counts, dropped rows, split and priors; None if it is missing."""
     if section.data is None:
         return None
     manifest = section.data.manifest
@@ -25,7 +25,7 @@ def data_card(section: Section) -> Table | None:
         ("events", ", ".join(manifest.events) or "none"),
         ("categories of entropy and new interest", manifest.category_prior),
     ]
-    # Priors may have thousands of groups, of which the first are named.
+    # Priors may have thousands of groups, so only the first ones are named.
     for prior in manifest.priors:
         groups = [
             f"{group} {size:,}" for group, size in zip(prior.groups, prior.sizes, strict=True)
@@ -42,8 +42,8 @@ def data_card(section: Section) -> Table | None:
 
 
 def configuration(section: Section) -> tuple[Table | None, str]:
-    """The settings that differ among the rows; as lines of `key=value`, those that all share."""
-    # A row has several seeds, which are no difference between models.
+    """Returns a table of the settings that differ, and the shared ones as lines of `key=value`."""
+    # The seeds of a row are no difference between models.
     keys = sorted({key for row in section.rows for key in row.config} - {"seed"})
     differ = sorted(differing(section.rows))
 
@@ -61,12 +61,12 @@ def configuration(section: Section) -> tuple[Table | None, str]:
 
 
 def sharding(section: Section) -> list[Table]:
-    """The plan saved with each run; a table for each plan that differs."""
+    """Makes a table for each different sharding plan that was saved with the runs."""
     plans: dict[str, list[str]] = {}
     for row in section.rows:
         file = row.results[0].run.sharding
         if file.is_file():
-            # As text, by which rows of equal plans share a table.
+            # Plans are compared as text: rows with equal plans share a table.
             text = json.dumps(read_json(file, remedy="train again"))
             plans.setdefault(text, []).append(row.label)
 
@@ -84,8 +84,8 @@ def sharding(section: Section) -> list[Table]:
 
 
 def _piece(table: dict[str, Any], piece: dict[str, Any]) -> list[str]:
-    """One piece of a table of the plan."""
-    # Next to its values, a row has one number of the optimizer.
+    """Writes the cells of one piece of a table in the plan."""
+    # Each row also stores one number of the optimizer.
     size = _VALUE_BYTES * piece["rows"] * (piece["columns"] + 1)
     return [
         table["table"]["name"],
@@ -103,7 +103,7 @@ def _range(first: int, size: int) -> str:
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested values as a list; names of sections come before those of their values."""
+    """Flattens nested values into a list; the name of a section precedes each of its values."""
     flat: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, dict):
@@ -114,7 +114,7 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def _written(value: Any) -> str:
-    """A value of a manifest or a configuration as a reader expects it."""
+    """Writes a value of a manifest or a configuration for the page."""
     if value is None:
         return "–"
     if isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""Charts of the paper: the text around the panels, and what each of their points costs."""
+"""Figures of the paper: the text around the panels, and a table of what each point costs."""
 
 from collections.abc import Sequence
 
@@ -11,28 +11,28 @@ from torchrec_priors.report.sections import Row, Section
 def chart(
     form: Form, section: Section, panels: list[Panel], rows: Sequence[Row], remarks: str = ""
 ) -> Figure | Lacking:
-    """A figure of the paper with a table of costs; what it lacks if it has no panels.
+    """Returns a figure of the paper with a table of costs, or what it needs if it has no panels.
 
     Args:
-        rows: those that are drawn.
+        rows: the rows that are drawn.
         remarks: sentences about the points, from `Points.remarks`.
     """
     if not panels:
         return Lacking(form.title, form.needs + remarks.rstrip("."))
 
-    # Only some captions name the split: curves over training are of validation.
+    # Some captions do not name the split: curves over training are always of validation.
     caption = form.caption.format(split=section.split) + remarks
     return Figure(form.key, form.title, caption, panels, _costs(form.key, rows))
 
 
 def size_of(row: Row) -> str:
-    """The size of a model in words: `model.size`, or its width and layers."""
+    """Returns the size of a model in words: `model.size`, or its width and layers."""
     name = row.config.get("model.size")
     return str(name or f"width {row.variant.dim}, {row.variant.layers} layers")
 
 
 def _costs(key: str, rows: Sequence[Row]) -> Table:
-    """What each point costs: parameters and times of its row."""
+    """Makes a table of what each point costs: the parameters and times of its row."""
     head = [
         "Model",
         "size",

@@ -8,7 +8,7 @@ from torchrec_priors.report.gains import Gain, Gains, resamples, sign
 from torchrec_priors.report.page_table import Line, Table, count, over_seeds, seconds, signed
 from torchrec_priors.report.sections import Row, Section
 
-# Metrics in the table of means; those that no row has are left out.
+# Metrics in the table of means. A metric that no row has is left out.
 _SHOWN = (
     "ndcg@10",
     "recall@10",
@@ -26,7 +26,7 @@ _VERDICTS = {1: "better", -1: "worse", 0: "not distinguishable"}
 
 
 def means(section: Section) -> Table:
-    """Means over seeds with standard deviations."""
+    """Makes the table of means over seeds, with standard deviations."""
     shown = [name for name in _SHOWN if any(row.values(name) for row in section.rows)]
     head = ["Model", "Seeds", *(_TITLES.get(name, name) for name in shown)]
 
@@ -36,18 +36,18 @@ def means(section: Section) -> Table:
         lines.append(Line([row.label, _numbers(row.seeds), *values], section.kind(row)))
 
     notes = [
-        "Mean ± standard deviation over seeds (one value where there is one seed). Entropy and "
+        "Mean ± standard deviation over seeds (only the value if there is one seed). Entropy and "
         "novelty in bits; “new interest”: users with a target in a category that they never had."
     ]
     return Table("means", "Means over seeds", head, lines, notes=notes)
 
 
 def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Table | None:
-    """Differences to the reference row with their intervals; None if there are none."""
+    """Makes the table of differences to the reference row; None if there are no gains."""
     if not gains:
         return None
 
-    # Seeds have a column only if the rows do not all rest on the same ones.
+    # Seeds have a column only if the rows do not all use the same ones.
     seeds = {gain.seeds for gain in gains.values()}
     shows_seeds = len(seeds) > 1 or any(ours != theirs for ours, theirs in seeds)
     head = ["Model", *COMPARED, "verdict on ndcg@10"]
@@ -62,21 +62,21 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
         cells = [row.label, *(signed(overall[name]) for name in COMPARED)]
         cells.append(_VERDICTS[sign(overall["ndcg@10"])])
         if shows_seeds:
-            cells.append(_rests_on(*gains[row.label].seeds))
+            cells.append(_seeds_used(*gains[row.label].seeds))
         lines.append(Line(cells))
 
     notes = [
         f"Mean over {users:,} users and the seeds shared with the reference row, with {LEVEL:.0%} "
         f"intervals: paired bootstrap over users ({resamples(users):,} resamples, seed {SEED}) and "
-        "seeds, whose part is Student's t of as many degrees of freedom as there are seeds, less "
-        "one. “Better” and “worse”: the interval leaves out 0."
+        "seeds. The part of the seeds is drawn from Student's t, with one degree of freedom less "
+        "than there are seeds. “Better” and “worse”: the interval excludes 0."
     ]
     one_seed = [
         row.label for row in section.rows if row.label in gains and gains[row.label].of_one_seed
     ]
     if one_seed:
         notes.append(
-            "One seed, so what another training would give is not in the interval: "
+            "Only one seed, so the interval does not cover what another training would give: "
             f"{', '.join(one_seed)}."
         )
     title = f"Difference to “{section.reference.label}”"
@@ -84,7 +84,7 @@ def differences(section: Section, gains: Mapping[str, Gains], users: int) -> Tab
 
 
 def costs(section: Section) -> Table:
-    """Parameters and seconds of every model."""
+    """Makes the table of every model's parameters and times."""
     head = [
         "Model",
         "heads",
@@ -109,7 +109,7 @@ def costs(section: Section) -> Table:
 
 
 def _cost_cells(row: Row) -> list[str]:
-    """The cells of a row in the table of costs."""
+    """Writes the cells of a row in the table of costs."""
     sizes = row.parameters
     heads = sizes.get("heads")
     whole = sum(sizes.values())
@@ -120,7 +120,7 @@ def _cost_cells(row: Row) -> list[str]:
     if heads is not None and whole:
         share = f"{heads / whole:.2%}"
 
-    # The longest of the seeds: the time until all are trained, if they run side by side.
+    # If the seeds are trained at the same time, the longest one is the time until all are done.
     trained = [result.training_seconds for result in row.results]
     longest = max((time for time in trained if time is not None), default=None)
     return [
@@ -138,7 +138,7 @@ def _cost_cells(row: Row) -> list[str]:
 
 
 def groups(section: Section, gains: Mapping[str, Gains]) -> list[Table]:
-    """Gains of the rows by group of users and by group of items, a table each."""
+    """Makes tables of the gains: one for each prior of users, and one for groups of items."""
     if not gains:
         return []
     # All models are compared on the same users, so they have the same groups.
@@ -163,11 +163,12 @@ def _by_group(
     groups: list[Gain],
     columns: Mapping[str, list[Gain]],
 ) -> Table:
-    """One table of gains by group, the largest group first.
+    """Makes a table of gains by group, the largest group first.
 
     Args:
-        groups: gains of any model, for names, sizes and the reference row's values.
-        columns: gains of each model in the same groups, by label.
+        groups: the gains of any one model. Names, sizes and the reference row's values are taken
+            from them.
+        columns: label of a model -> its gains, in the same groups.
     """
     head = ["Group", "users", section.reference.label, *columns]
     lines = []
@@ -181,12 +182,13 @@ def _by_group(
     notes = [
         f"ndcg@10 of the reference row, and each model's difference to it with {LEVEL:.0%} "
         f"intervals over the users of a group. Of {number_of_intervals} intervals about "
-        f"{by_chance:.2g} would leave out 0 by chance alone."
+        f"{by_chance:.2g} would exclude 0 by chance."
     ]
     return Table(key, title, head, lines, notes=notes)
 
 
-def _rests_on(ours: Sequence[int], theirs: Sequence[int]) -> str:
+def _seeds_used(ours: Sequence[int], theirs: Sequence[int]) -> str:
+    """Writes the seeds that a difference uses."""
     if ours == theirs:
         return _numbers(ours)
     return f"{_numbers(ours)}; of the reference row {_numbers(theirs)}: none shared"

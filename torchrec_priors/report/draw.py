@@ -1,7 +1,8 @@
-"""Panels as inline SVG: text stays text, colours are CSS variables, and everything has a name.
+"""Draws panels as inline SVG, with text as text and with colours as CSS variables.
 
-matplotlib writes a whole document in fixed colours. Here fixed colours mean variables, and ids
-begin with a key of the page.
+matplotlib writes a whole document with fixed colours. So each fixed colour here stands for a CSS
+variable of the page and is replaced afterwards. All ids get the panel's key as a prefix, so they do
+not occur twice on a page.
 """
 
 import io
@@ -16,9 +17,9 @@ from matplotlib.figure import Figure
 
 from torchrec_priors.report.figure import Panel, Series
 
-SERIES = 8  # colours; the next eight series have the same ones with dashes
+SERIES = 8  # number of colours; the next eight series have the same colours, with dashes
 
-# Colours that matplotlib writes, which are replaced by the page's variables.
+# Colours that matplotlib writes. They are replaced by the page's variables.
 _INK = "#010203"
 _GRID = "#010204"
 _FAINT = "#010205"
@@ -48,17 +49,17 @@ _SETTINGS = {
     "legend.labelcolor": _INK,
 }
 _LONGEST = 60  # letters of a name
-_LONGEST_TICK = 23
-_WIDTH = 4.6  # inches: about a phone's width at this size of text
+_LONGEST_TICK = 23  # letters of a name at the x axis
+_WIDTH = 4.6  # inches: about the width of a phone with this size of text
 _HEIGHT = 3.0  # inches, without the legend
-_LEGEND_LINE = 0.2
-_SLANTED_TICKS = 0.8
+_LEGEND_LINE = 0.2  # inches
+_SLANTED_TICKS = 0.8  # inches
 
 
 def svg(panel: Panel, key: str) -> str:
-    """The panel as an `<svg>` element whose ids begin with `key`."""
+    """Returns the panel as an `<svg>` element, with ids that begin with `key`."""
     with matplotlib.rc_context(_SETTINGS), warnings.catch_warnings():
-        # The page's reader has fonts with these glyphs.
+        # The browser draws the text, so matplotlib's font need not have all letters.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
         legend = [series.label for series in panel.series if series.label]
@@ -68,7 +69,7 @@ def svg(panel: Panel, key: str) -> str:
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         axes = figure.subplots()
 
-        # In the order of the legend, whose names are set by number.
+        # The number of a series is its label until `_add_legend` sets the names.
         for number, series in enumerate(panel.series):
             _draw(axes, panel, series, number)
         _draw_axes(axes, panel)
@@ -81,7 +82,7 @@ def svg(panel: Panel, key: str) -> str:
 
 
 def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
-    """Draws one series; its number decides colour, dashes and marker."""
+    """Draws one series. Its number decides the colour, the dashes and the marker."""
     style = _STYLES[number // SERIES % len(_STYLES)]
     look: dict[str, Any] = {
         "color": f"#0a000{number % SERIES}",
@@ -97,7 +98,7 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
 
     x = list(series.x)
     if panel.style == "dots":
-        # The series share 0.6 of the distance between two places.
+        # The series are next to each other, within 0.6 of the distance between two places.
         x = [place + 0.6 * ((number + 0.5) / len(panel.series) - 0.5) for place in x]
         style = "none"
 
@@ -110,8 +111,8 @@ def _draw(axes: Axes, panel: Panel, series: Series, number: int) -> None:
 
 
 def _add_legend(figure: Figure, axes: Axes, labels: list[str]) -> None:
-    """Adds the legend; names are set last, as matplotlib leaves out those that begin with `_`."""
-    # The labels are numbers here, see `_draw`.
+    """Adds the legend. Names are set last: matplotlib would omit those that begin with `_`."""
+    # The labels are still numbers, see `_draw`.
     handles, numbers = axes.get_legend_handles_labels()
     assert len(numbers) == len(labels)
     legend = figure.legend(handles, numbers, loc="outside lower left", ncols=1, handlelength=2.4)
@@ -120,12 +121,12 @@ def _add_legend(figure: Figure, axes: Axes, labels: list[str]) -> None:
 
 
 def _plain(name: str, longest: int = _LONGEST) -> str:
-    """A name as one line that a page can hold, whatever it is made of.
+    """Returns a name as one line of printable text, shortened if it is long.
 
     >>> _plain("a\\n\\x00b")
     'a b'
     """
-    # Halves of surrogate pairs are no letters.
+    # Half of a surrogate pair cannot be written as UTF-8.
     letters = name.encode("utf8", "replace").decode("utf8")
     printable = "".join(letter if letter.isprintable() else " " for letter in letters)
     text = " ".join(printable.split())
@@ -135,7 +136,7 @@ def _plain(name: str, longest: int = _LONGEST) -> str:
 
 
 def _slanted(panel: Panel) -> bool:
-    """Whether the names of the places are too long to be next to one another."""
+    """Whether the names at the x axis are too long to be written next to each other."""
     return bool(panel.ticks) and max(map(len, panel.ticks)) * len(panel.ticks) > 40
 
 
@@ -155,7 +156,7 @@ def _draw_axes(axes: Axes, panel: Panel) -> None:
         names = [_plain(tick, _LONGEST_TICK) for tick in panel.ticks]
         axes.set_xticks(range(len(panel.ticks)), names, **look)
     elif panel.log_x:
-        # A tick at every value and nowhere else: there are few, such as sizes.
+        # The x axis has few values, such as sizes. Each gets a tick.
         values = sorted({x for series in panel.series for x in series.x})
         axes.set_xscale("log")
         axes.set_xticks(values, [f"{x:g}" for x in values])
@@ -163,16 +164,17 @@ def _draw_axes(axes: Axes, panel: Panel) -> None:
 
 
 def _inline(document: str, key: str, panel: Panel) -> str:
-    """matplotlib's document as an element of the page."""
+    """Turns matplotlib's document into an element of the page."""
     text = document[document.index("<svg") :]
-    # Without what only a document of its own needs: metadata, style and comments.
+    # Only a separate document needs metadata, style and comments.
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, flags=re.DOTALL)
     text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    # Only tags are rewritten: names of runs and groups are between them.
+    # Only tags are changed. The text between them contains names of runs and groups.
     text = re.sub(r"<[^>]*>", lambda tag: _in_page(tag[0], key), text)
 
-    # A width in pixels would not fit phones: the page sets the width, the box keeps the ratio.
+    # A width in pixels would not fit phones. The page sets the width, and the view box keeps the
+    # aspect ratio.
     box = re.search(r'viewBox="([^"]+)"', text)
     assert box is not None
     head = (
@@ -185,12 +187,12 @@ def _inline(document: str, key: str, panel: Panel) -> str:
 
 
 def _in_page(tag: str, key: str) -> str:
-    """A tag with ids that begin with the key, and with the page's colours."""
-    # Panels are drawn one by one, so their ids are the same without a key.
+    """Returns a tag with the key before its ids and with the page's colours."""
+    # Panels are drawn separately, so they all have the same ids before this.
     tag = re.sub(r'(\bid="|url\(#|href="#)', rf"\1{key}-", tag)
     tag = tag.replace("xlink:href", "href")
     tag = re.sub("#[0-9a-f]{6}", lambda colour: _VARIABLES.get(colour[0], colour[0]), tag)
-    # The size of the text, in the page's own font.
+    # Text keeps its size but takes the page's font.
     tag = re.sub(r"font: ([^;\"]*?)px [^;\"]*", r"font-size: \1px", tag)
-    # Black is what has no colour in the settings.
+    # matplotlib draws in black what `_SETTINGS` gives no colour.
     return tag.replace("stroke: #000000", "stroke: var(--ink)")

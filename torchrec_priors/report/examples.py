@@ -1,7 +1,7 @@
-"""Example users as in the paper's Figure 5: history, what came next, and what was recommended.
+"""Example users as in the paper's Figure 5: the history, the next items, and the recommendations.
 
-Users are chosen by a rule and a seed: `SOUGHT` of those to whom heads bring a hit of a category
-that they never had, which the reference row misses, and `AT_RANDOM` of the others.
+Users are drawn with a seed. `SOUGHT` of them have a target in a new category that the model with
+heads recommends and the reference row does not. `AT_RANDOM` are drawn from the other users.
 
 Shapes: U users that have targets, B users of a part of a file, R places of a list, T targets, J
 categories.
@@ -30,14 +30,14 @@ SOUGHT = 2
 AT_RANDOM = 2
 SEED = 0
 TOP = 10
-_HISTORY = 8  # items shown
-_EACH_HEAD = 3  # items shown
-_HEADS = 8  # shown
+_HISTORY = 8  # items of the history that are shown
+_EACH_HEAD = 3  # items of a head that are shown
+_HEADS = 8  # heads that are shown
 _LONGEST_TITLE = 90  # letters
-_CATEGORIES = 3  # of an item, shown
-_USERS = 4096  # read at a time
+_CATEGORIES = 3  # categories of an item that are shown
+_USERS = 4096  # in a batch that is read
 
-# Marks of items, by which the page styles them.
+# Marks of items. The page gives each mark its own style.
 _HIT = "hit"
 _NEW_HIT = "new"
 
@@ -47,7 +47,7 @@ class Item:
     """An item of a list.
 
     Attributes:
-        about: its categories.
+        about: the categories of the item.
         mark: "hit", "new" (a hit of a category that the user never had), or "".
     """
 
@@ -58,7 +58,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Column:
-    """Items under one heading: a model's best ones, or a head's."""
+    """Items under one heading: the first ones of a model's list, or those of one head."""
 
     title: str
     items: list[Item]
@@ -66,11 +66,12 @@ class Column:
 
 @dataclass(frozen=True)
 class Example:
-    """One user.
+    """One user, with history, targets and recommendations.
 
     Attributes:
-        why: the user is shown.
-        earlier: the number of items before the history that is shown.
+        why: the reason why this user is shown.
+        earlier: the number of items in the history before those that are shown.
+        columns: the recommendations of both models, then the items of each head.
         more_heads: the number of heads that are not shown.
     """
 
@@ -85,17 +86,18 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """Users, and the rule by which they were chosen."""
+    """Example users, and the rule by which they were chosen."""
 
     rule: str
     users: list[Example]
 
 
 def examples(section: Section) -> Examples | None:
-    """Example users of a section.
+    """Chooses example users of a section.
 
-    None without a data set, or without predictions with heads that can be read, which the page says
-    elsewhere.
+    Returns:
+        the users; None if the data set is missing, or no readable predictions contain heads. In
+        both cases the page says elsewhere what is missing.
     """
     try:
         return _examples(section)
@@ -107,13 +109,13 @@ def examples(section: Section) -> Examples | None:
 
 
 def _examples(section: Section) -> Examples | None:
-    """Example users; None without a data set, heads or whole predictions."""
+    """Chooses example users; returns None without a data set, heads or complete predictions."""
     row = _most_accurate(section)
     if section.data is None or row is None:
         return None
 
     base = section.reference.results[0]
-    # The same seed, as far as both have it: seeds differ in how well they were trained, too.
+    # Seeds differ in accuracy, too, so the same seed of both models is compared if both have it.
     ours = _same_seed(row, base.seed)
     with open_predictions(ours.predictions, ours.metrics) as opened:
         names = opened.schema.names
@@ -124,7 +126,7 @@ def _examples(section: Section) -> Examples | None:
     base_UR = _top_rows(catalogue, base)
     ours_UR = _top_rows(catalogue, ours)
     users = int(users_of(section.data, section.split).sum())
-    # Predictions of another state of the data set are of other users.
+    # Predictions from before the data set has grown are of other users.
     if len(base_UR) != users or len(ours_UR) != users:
         return None
 
@@ -134,10 +136,10 @@ def _examples(section: Section) -> Examples | None:
     ]
     rule = (
         f"Heads are those of “{row.label}”, the most accurate model with several heads, seed "
-        f"{ours.seed}. Users: {SOUGHT} drawn (seed {SEED}) from those to whom its first {TOP} "
-        "bring a target in a category that they never had, which "
-        f"“{section.reference.label}” misses, and {AT_RANDOM} drawn from all others. A head's "
-        "items are those of the model's list that the head ranks it by, with their places in that "
+        f"{ours.seed}. {SOUGHT} users are drawn (seed {SEED}) from those with a target in a new "
+        f"category that is among the first {TOP} items of this model and not of "
+        f"“{section.reference.label}”; {AT_RANDOM} users are drawn from all others. The items of "
+        "a head are those in the model's list that the head explains, with their places in that "
         "list."
     )
     return Examples(rule, shown)
@@ -145,11 +147,12 @@ def _examples(section: Section) -> Examples | None:
 
 @dataclass(frozen=True)
 class _Catalogue:
-    """The items of a data set, for readers.
+    """The names and categories of a data set's items.
 
     Attributes:
-        ids: original ids by row.
-        titles: by row; the id if an item has no title.
+        ids: the original id of each row.
+        titles: the title of each row; the id if an item has no title.
+        category: the groups of the category prior.
     """
 
     data: PreparedData
@@ -172,7 +175,7 @@ class _Catalogue:
         return cls(data, ids, titles, Categories.of_prior(data, data.manifest.category_prior))
 
     def item(self, row: int, mark: str = "", rank: int | None = None) -> Item:
-        """An item as it is shown, with its place in a list if it has one."""
+        """Describes an item for the page, with its place in a list if `rank` is given."""
         title = self.titles[int(row)].as_py()
         if len(title) > _LONGEST_TITLE:
             title = title[: _LONGEST_TITLE - 2] + "…"
@@ -185,7 +188,7 @@ class _Catalogue:
 
 
 def _most_accurate(section: Section) -> Row | None:
-    """The most accurate model with several heads, all of whose predictions exist."""
+    """Returns the most accurate model that has several heads and the predictions of all seeds."""
     rows = [
         row
         for row in section.rows
@@ -196,7 +199,7 @@ def _most_accurate(section: Section) -> Row | None:
 
 
 def _same_seed(row: Row, seed: int) -> Result:
-    """The result of a seed, or the first one."""
+    """Returns the result of a seed; the first result if the row lacks this seed."""
     for result in row.results:
         if result.seed == seed:
             return result
@@ -204,7 +207,7 @@ def _same_seed(row: Row, seed: int) -> Result:
 
 
 def _top_rows(catalogue: _Catalogue, result: Result) -> np.ndarray:
-    """int64 [U, TOP]: the first items of every user; -1 after the end of a shorter list."""
+    """Reads every user's first items, int64 [U, TOP]; -1 after the end of a shorter list."""
     parts = []
     with open_predictions(result.predictions, result.metrics) as opened:
         for part in opened.iter_batches(_USERS, ["items"]):
@@ -215,23 +218,24 @@ def _top_rows(catalogue: _Catalogue, result: Result) -> np.ndarray:
 def _choose(
     section: Section, catalogue: _Catalogue, base_UR: np.ndarray, ours_UR: np.ndarray
 ) -> list[tuple[int, str]]:
-    """Positions among the users of the split, and why they are shown."""
+    """Returns positions among the users of the split, each with the reason why it is shown."""
     assert section.data is not None
 
-    # Users with a hit of ours in a category new to them, which the reference row does not have.
+    # Users with a target in a new category that is in our list but not in the reference row's.
     sought: list[int] = []
     first = 0
     for users in history_batches(section.data, section.split, context=1, batch=_USERS):
         user_T = np.repeat(np.arange(len(users)), users.target_lengths)
         new_T = _is_new(catalogue.category, users, user_T)
+
         part = slice(first, first + len(users))
         in_ours_T = (ours_UR[part][user_T] == users.targets[:, None]).any(1)
         in_base_T = (base_UR[part][user_T] == users.targets[:, None]).any(1)
-        # Once for each user, however many such targets there are.
+        # A user with several of these targets is counted once.
         sought += (first + np.unique(user_T[new_T & in_ours_T & ~in_base_T])).tolist()
         first += len(users)
 
-    # The order of the two draws is part of the rule.
+    # Both draws use one generator, so their order must not change.
     random = np.random.default_rng(SEED)
     drawn = _draw(random, sought, SOUGHT)
     others = _draw(random, np.setdiff1d(np.arange(first), sought), AT_RANDOM)
@@ -244,7 +248,7 @@ def _choose(
 def _draw(
     random: np.random.Generator, positions: Sequence[int] | np.ndarray, number: int
 ) -> list[int]:
-    """Some positions in rising order; all if there are no more. Nothing is drawn from none."""
+    """Draws up to `number` positions, in rising order; the generator stays as it is without any."""
     if not len(positions):
         return []
     drawn: list[int] = random.choice(positions, min(number, len(positions)), replace=False).tolist()
@@ -252,7 +256,7 @@ def _draw(
 
 
 def _is_new(category: Categories, users: Histories, user_T: np.ndarray) -> np.ndarray:
-    """bool [T]: targets of a category that never occurs in their user's history."""
+    """Marks the targets with a category that never occurs in the user's history, bool [T]."""
     seen_user = np.repeat(np.arange(len(users)), users.seen_lengths)
     known_BJ = category.count(seen_user, users.seen, len(users)) > 0
     targets = len(users.targets)
@@ -269,12 +273,13 @@ def _example(
     ours: Result,
     row: Row,
 ) -> Example:
-    """One user as the page shows them.
+    """Collects what the page shows of one user.
 
     Args:
-        position: of the user among those of the split.
-        base: the reference row's result.
-        ours: the result of `row` whose heads are shown.
+        position: the user's position among the users of the split.
+        why: the reason why this user is shown.
+        base: a result of the reference row.
+        ours: the result of `row` with the heads that are shown.
     """
     users = _history_of(section, position)
     new_T = _is_new(catalogue.category, users, np.zeros(len(users.targets), np.int64))
@@ -290,12 +295,12 @@ def _example(
         items = [catalogue.item(item, marks.get(int(item), "")) for item in rows[:TOP]]
         columns.append(Column(f"{label}: the first {TOP}", items))
 
-    # Heads in the order in which the list first names them.
+    # Heads are in the order in which they first occur in the list.
     by_head: dict[str, list[Item]] = {}
     for rank, (item, head) in enumerate(zip(our_rows, heads, strict=True), 1):
-        of_head = by_head.setdefault(head, [])
-        if len(of_head) < _EACH_HEAD:
-            of_head.append(catalogue.item(item, marks.get(int(item), ""), rank))
+        head_items = by_head.setdefault(head, [])
+        if len(head_items) < _EACH_HEAD:
+            head_items.append(catalogue.item(item, marks.get(int(item), ""), rank))
     for head, items in list(by_head.items())[:_HEADS]:
         columns.append(Column(f"head: {head}", items))
 
@@ -317,7 +322,7 @@ def _example(
 
 
 def _history_of(section: Section, position: int) -> Histories:
-    """The history and targets of one user of the split."""
+    """Reads the history and the targets of one user of the split."""
     assert section.data is not None
     numbers = np.flatnonzero(users_of(section.data, section.split))
     chosen = np.zeros(section.data.users, bool)
@@ -329,7 +334,7 @@ def _history_of(section: Section, position: int) -> Histories:
 def _predicted(
     catalogue: _Catalogue, result: Result, position: int
 ) -> tuple[np.ndarray, list[str]]:
-    """Rows and heads of one user's list; no heads if the file has none."""
+    """Reads the items and the heads of one user's list; no heads if the file has none."""
     first = 0
     with open_predictions(result.predictions, result.metrics) as opened:
         columns = [name for name in ("items", "heads") if name in opened.schema.names]

@@ -1,4 +1,4 @@
-"""What an experiment's folder says about its runs: their cells, and which a search tried."""
+"""An experiment's folder: the cells of its runs, and the trials of its search."""
 
 import re
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from pathlib import Path
 from torchrec_priors.experiment.matrix import file_name
 from torchrec_priors.parquet import read_schema, read_table, readable
 
-# Ends of names: of a run its seed, of a trial the hash of its values (`search.trials.Trial.of`).
+# The name of a run ends with its seed. The name of a trial ends with the hash of its values, before
+# the seed (`search.trials.Trial.of`).
 SEED = re.compile(r"-seed\d+$")
 _HASH = re.compile(r"[0-9a-f]{8}")
 
@@ -17,8 +18,8 @@ class ExperimentFolder:
     """A folder in which an experiment may have run.
 
     Attributes:
-        cells: (cell, its place in the table) by run, split and hash of the configuration.
-        searched: cells whose values were searched, as names of files; empty without a search.
+        cells: (run, split, hash of the configuration) -> (cell, its place in the table).
+        searched: the cells of the search, as names of files; empty without a search.
     """
 
     path: Path
@@ -27,18 +28,18 @@ class ExperimentFolder:
 
     @classmethod
     def of(cls, path: Path) -> "ExperimentFolder":
-        """Reads the tables in a folder; a folder without tables has no cells."""
+        """Reads the tables in a folder. A folder without tables has no cells."""
         table = path / "search" / "results.parquet"
         searched = frozenset(file_name(row["cell"]) for row in _rows(table, ["cell"]))
         return cls(path, _cells(path), searched)
 
     @property
     def trials(self) -> Path:
-        """The table of the search's trials."""
+        """The table of all trials of the search."""
         return self.path / "search" / "results.md"
 
     def name(self, run: str) -> str:
-        """The name of the cell of a run's folder, else the folder's; both without the seed."""
+        """Returns the name of a run's cell; if it has none, the folder's name without the seed."""
         folder = SEED.sub("", run)
         for cell, _ in self.cells.values():
             if file_name(cell) == folder:
@@ -46,9 +47,12 @@ class ExperimentFolder:
         return folder
 
     def trial(self, name: str) -> str | None:
-        """The trial of a run or an evaluation of this name: a searched cell, then a hash of values.
+        """Returns the trial that a run or an evaluation with this name belongs to.
 
-        None for others, such as a cell without changes.
+        The name of a trial is a searched cell and a hash of values.
+
+        Returns:
+            the trial; None for other names, such as a cell without changes.
         """
         cell, _, values = SEED.sub("", name).rpartition("-")
         if cell in self.searched and _HASH.fullmatch(values):
@@ -57,6 +61,7 @@ class ExperimentFolder:
 
 
 def _cells(experiment: Path) -> dict[tuple[str, str, str], tuple[str, int]]:
+    """Reads the cells of all tables of an experiment, see `ExperimentFolder.cells`."""
     cells: dict[tuple[str, str, str], tuple[str, int]] = {}
     for file in sorted(experiment.glob("*/results.parquet")):
         for number, row in enumerate(_rows(file, ["run", "split", "config_sha256", "cell"])):
@@ -66,7 +71,7 @@ def _cells(experiment: Path) -> dict[tuple[str, str, str], tuple[str, int]]:
 
 
 def _rows(file: Path, columns: list[str]) -> list[dict[str, str]]:
-    """Some columns of a table; empty if the file does not exist or is a table of another kind.
+    """Reads some columns of a table; empty if there is no file or it is a table of another kind.
 
     Raises:
         UserError: the file is damaged.

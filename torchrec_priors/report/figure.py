@@ -1,4 +1,4 @@
-"""What a figure shows, apart from how it is drawn."""
+"""The content of a figure; `draw` draws it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -6,15 +6,15 @@ from typing import Literal
 
 from torchrec_priors.report.page_table import Line, Table
 
-_POINTS = 12  # of a curve, in the table of its numbers
+_POINTS = 12  # a longer curve has only some of its points in the table and not all in words
 
 
 @dataclass(frozen=True)
 class Series:
-    """A line, or a set of points, of one colour.
+    """A line or a set of points in one colour.
 
     Attributes:
-        low, high: bounds of an interval around each y; empty if there are none.
+        low, high: the bounds of an interval around each y; empty if there are no intervals.
     """
 
     label: str
@@ -29,8 +29,8 @@ class Panel:
     """One pair of axes.
 
     Attributes:
-        ticks: names of the places on the x axis, if these are 0, 1, 2, ...
-        style: `dots` are points next to one another at each place, with their intervals.
+        ticks: the names of the places 0, 1, 2, ... on the x axis; empty if x is a number.
+        style: "dots" draws the series next to each other at each place, with intervals.
         log_x: whether x is on a logarithmic axis, with a tick at each value.
         zero: whether a line at y = 0 is drawn.
     """
@@ -45,12 +45,12 @@ class Panel:
     zero: bool = False
 
     def text(self) -> str:
-        """The panel in words, for readers who do not see it."""
+        """Describes the panel in words, for readers who cannot see it."""
         lines = [self._in_words(series) for series in self.series if len(series.y)]
         return f"{self.y_label} against {self.x_label}. {'; '.join(lines)}."
 
     def table(self, key: str) -> Table:
-        """The numbers of the panel; of a long curve only some."""
+        """Makes a table of the panel's numbers; a long curve gives only some of them."""
         intervals = any(len(series.low) for series in self.series)
         head = ["", self.x_label, self.y_label]
         if intervals:
@@ -70,7 +70,7 @@ class Panel:
         return Table(key, self.title, head, lines)
 
     def _in_words(self, series: Series) -> str:
-        """The points of a series; of a long curve its ends and its range."""
+        """Writes the points of a series; for a long curve its ends and its range."""
         points = list(zip(series.x, series.y, strict=True))
         if self.ticks:
             values = ", ".join(f"{self._place(x)} {y:.4g}" for x, y in points)
@@ -84,6 +84,7 @@ class Panel:
         return f"{series.label}: {values}"
 
     def _place(self, x: float) -> str:
+        """Writes a place on the x axis."""
         return self.ticks[int(x)] if self.ticks else f"{x:g}"
 
 
@@ -92,7 +93,7 @@ class Figure:
     """Panels under one title.
 
     Attributes:
-        costs: what each point costs.
+        costs: a table of what each point costs.
     """
 
     key: str

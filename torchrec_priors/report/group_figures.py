@@ -6,12 +6,16 @@ from torchrec_priors.report.figure import Figure, Panel, Series
 from torchrec_priors.report.gains import Gain, Gains
 from torchrec_priors.report.sections import Section
 
-_MODELS = 4  # in a panel: those that gain most overall
-_GROUPS = 12  # in a panel: the largest
+_MODELS = 4  # models in a panel: the ones with the largest overall gain
+_GROUPS = 12  # groups in a panel: the largest ones
 
 
 def group_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | None:
-    """Differences in ndcg@10 with intervals, a panel for categories and each prior of users."""
+    """Draws differences in ndcg@10 with intervals, by group of users and by category.
+
+    Returns:
+        the figure; None if no model with priors has gains or there are no groups.
+    """
     ours = [row.label for row in section.rows if row.label in gains and row.variant.ours]
     labels = sorted(ours, key=lambda label: -gains[label].overall["ndcg@10"].mean)[:_MODELS]
     if not labels:
@@ -38,10 +42,10 @@ def group_figure(section: Section, gains: Mapping[str, Gains]) -> Figure | None:
 
 
 def _panel(title: str, x_label: str, columns: Mapping[str, list[Gain]]) -> Panel:
-    """One group a place, one model a colour.
+    """Makes a panel with a place on the x axis for each group and a colour for each model.
 
     Args:
-        columns: gains by label of the model, all of the same groups.
+        columns: label of the model -> its gains; all models have the same groups.
     """
     groups = next(iter(columns.values()))
     order = sorted(range(len(groups)), key=lambda number: -groups[number].users)[:_GROUPS]

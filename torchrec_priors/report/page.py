@@ -1,4 +1,4 @@
-"""The page: everything that can be said of the runs, in one file that needs no other."""
+"""The page: all results of the runs in one file that needs no other file."""
 
 import logging
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ _NO_EXAMPLES = Lacking(
 
 @dataclass
 class Drawn:
-    """A figure with its panels as SVG, and the table of each one's numbers."""
+    """A figure. Each of its panels is an SVG with a table of the numbers in it."""
 
     figure: Figure
     panels: list[tuple[Markup, Table]]
@@ -42,11 +42,16 @@ class Drawn:
 
 @dataclass
 class Shown:
-    """A section as the template reads it.
+    """A section in the form that the template reads.
 
     Attributes:
-        key: its id in the page.
-        notes: what is missing, and how to make it.
+        key: the section's id in the page.
+        on_paper: whether the paper has figures of this data set.
+        lacking: the paper's tables and figures that these runs cannot fill.
+        card: what the data set contains.
+        differing: the settings in which the models differ.
+        shared: the other settings, as lines of `key=value`.
+        notes: what is missing, each with its remedy.
     """
 
     key: str
@@ -74,18 +79,18 @@ def write_page(
     """Writes `index.html` into a folder.
 
     Args:
-        left_out: runs that are not shown, and why.
+        left_out: the runs that are not shown, each with the reason.
         command: the command that made the page.
 
     Returns:
-        the file.
+        the path of the file.
     """
     shown = []
     for number, section in enumerate(sections):
         log.info("%s: %d models", section.title, len(section.rows))
         shown.append(_show(f"s{number}", section, sections))
 
-    # Names of runs and groups may contain anything: they are escaped.
+    # Names of runs and groups may contain any characters, so they are escaped.
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -105,7 +110,7 @@ def write_page(
 
 
 def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
-    """Everything that the page has of a section."""
+    """Collects everything that the page shows of a section."""
     per_user = PerUser.of(section)
     gains: dict[str, Gains] = {}
     models = [comparison.means(section)]
@@ -118,13 +123,13 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
 
     tables, lacking_tables = paper_tables(section, sections)
     figures, lacking_figures = paper_figures(section)
-    # What cannot be filled is listed with what it needs.
+    # The page lists what these runs cannot fill, with the runs that it needs.
     example_users = examples(section)
     lacking = [*lacking_tables, *lacking_figures]
     if not example_users:
         lacking.append(_NO_EXAMPLES)
 
-    # What all splits of a data set share is shown with its first section.
+    # All splits of a data set share the curves and the card: the first section shows them.
     trained = None
     card = None
     if section.first:
@@ -153,7 +158,7 @@ def _show(key: str, section: Section, sections: Sequence[Section]) -> Shown:
 
 
 def _notes(section: Section, per_user: PerUser | None) -> list[str]:
-    """What is missing in a section, and how to make it."""
+    """Returns what is missing in a section, each with its remedy."""
     notes = []
     if section.missing:
         notes.append(
@@ -165,7 +170,7 @@ def _notes(section: Section, per_user: PerUser | None) -> list[str]:
     for label, reasons in per_user.missing.items():
         lacks = "no intervals"
         if label in per_user.values:
-            lacks = "intervals of its other seeds alone"
+            lacks = "intervals of only its other seeds"
         reason = "; ".join(f"seed {seed}: {why}" for seed, why in reasons.items())
         notes.append(f"“{label}” has {lacks}: {reason}; evaluate it again.")
     return notes
@@ -187,6 +192,6 @@ def _draw(key: str, figure: Figure | None) -> Drawn | None:
 
 
 def _count(sections: Sequence[Section]) -> int:
-    """The number of runs on the page."""
+    """Counts the runs on the page."""
     rows = [row for section in sections for row in section.rows]
     return len({result.run.path for row in rows for result in row.results})

@@ -1,4 +1,4 @@
-"""Tables as the page shows them, and how numbers are written in them."""
+"""Tables of the page, and functions that write numbers for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ class Line:
     """One row of a table.
 
     Attributes:
-        cells: the first is the row's header.
+        cells: the texts of the cells; the first is the row's header.
         kind: "", "paper" for the paper's numbers, or "reference" for the reference row.
     """
 
@@ -26,9 +26,9 @@ class Table:
     """A table with its title.
 
     Attributes:
-        key: its id in the page.
-        head: titles of the columns.
-        notes: lines under the table.
+        key: the table's id in the page.
+        head: the titles of the columns.
+        notes: the lines under the table.
     """
 
     key: str
@@ -40,14 +40,14 @@ class Table:
 
 @dataclass(frozen=True)
 class Lacking:
-    """A table or figure that these runs do not fill, and what it needs."""
+    """A table or figure that these runs cannot fill, and the runs that it needs."""
 
     title: str
     needs: str
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share in percent, as the paper writes recall and ndcg.
+    """Writes a share in percent, without the sign, as the paper writes recall and ndcg.
 
     >>> percent(0.01906)
     '1.91'
@@ -58,7 +58,7 @@ def percent(value: float | None, digits: int = 2) -> str:
 
 
 def relative(value: float | None) -> str:
-    """A relative difference in percent, with its sign.
+    """Writes a relative difference in percent, with plus or minus.
 
     >>> relative(-0.0123)
     '−1.23 %'
@@ -70,21 +70,21 @@ def relative(value: float | None) -> str:
 
 
 def plain(value: float | None, digits: int = 4) -> str:
-    """A number with a fixed number of decimals."""
+    """Writes a number with a fixed number of decimals."""
     if value is None:
         return _MISSING
     return f"{value:.{digits}f}"
 
 
 def count(value: int | None) -> str:
-    """A whole number with commas between thousands."""
+    """Writes a whole number with commas between thousands."""
     if value is None:
         return _MISSING
     return f"{value:,}"
 
 
 def over_seeds(values: Sequence[float], digits: int = 4) -> str:
-    """The mean of values of seeds, with their standard deviation if there are several."""
+    """Writes the mean of the seeds' values, with the standard deviation of several seeds."""
     if not values:
         return _MISSING
     mean, deviation = mean_and_deviation(values)
@@ -94,14 +94,15 @@ def over_seeds(values: Sequence[float], digits: int = 4) -> str:
 
 
 def signed(interval: Interval, digits: int = 4) -> str:
-    """A difference with its interval.
+    """Writes a difference with its interval.
 
     >>> signed(Interval(0.00712, -0.00001, 0.012))
     '+0.0071 [−0.0000, +0.0120]'
     >>> signed(Interval(-0.00001, -0.01, 0.012))
     '0.0000 [−0.0100, +0.0120]'
     """
-    # Bounds that round to 0 keep their sign, on which verdicts rest; the mean does not.
+    # Verdicts depend on the signs of the bounds, so bounds that round to 0 keep their sign. A mean
+    # that rounds to 0 loses its sign.
     mean = f"{interval.mean:+.{digits}f}"
     if not float(mean):
         mean = mean[1:]
@@ -110,7 +111,7 @@ def signed(interval: Interval, digits: int = 4) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A time in seconds or milliseconds.
+    """Writes a time in seconds or milliseconds.
 
     >>> seconds(0.0123)
     '12.3 ms'

@@ -1,4 +1,4 @@
-"""The tables and figures of the paper: how they look, and their numbers (`paper.toml`)."""
+"""The tables and figures of the paper: their form and their numbers, read from `paper.toml`."""
 
 import tomllib
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ class Form:
     """How a table or a figure of the paper is shown.
 
     Attributes:
-        key: its section in `paper.toml`, such as "table-2".
-        needs: the runs that fill it.
-        backbone: the encoder of the paper's models in it.
-        head: titles of the columns of a table.
-        metrics: keys of `metrics.json`, a column each.
-        notes: lines under a table.
-        entropy_digits: decimals of entropy in a table.
-        caption: text under a figure, in which `{split}` is the split.
+        key: the section in `paper.toml`, such as "table-2".
+        needs: the runs that fill the table or figure.
+        backbone: the encoder of the paper's models in the table.
+        head: the titles of a table's columns.
+        metrics: keys of `metrics.json`, one for each column.
+        notes: the lines under a table.
+        entropy_digits: the number of decimals of entropy in a table.
+        caption: the text under a figure; `{split}` is replaced by the split.
     """
 
     key: str
@@ -40,29 +40,29 @@ class Form:
 
 @cache
 def form(key: str) -> Form:
-    """The form of a table or figure, such as "table-2" or "figure-7"."""
+    """Reads the form of a table or figure, such as "table-2" or "figure-7"."""
     entries = {name: value for name, value in _file()[key].items() if name != "values"}
     return Form(key, **entries)
 
 
 def figures(table: int, section: Section) -> dict[str, Sequence[float]]:
-    """The numbers of a table of the paper on the section's data set.
+    """Returns the numbers of a table of the paper on the section's data set.
 
     Returns:
-        row -> its numbers; empty if the paper has none of the data set.
+        row -> its numbers; empty if the paper has no numbers for this data set.
     """
-    # A data set is known by its name only, so made-up files of the same name get the rows, too.
+    # The name identifies the data set, so generated files of the same name get the rows, too.
     rows: dict[str, Sequence[float]] = _file()[f"table-{table}"]["values"].get(section.name, {})
     return rows
 
 
 def reports_on(section: Section) -> bool:
-    """Whether the paper has any figures of the section's data set."""
+    """Whether the paper has any results on the section's data set."""
     return section.name in _file()["horizon"]
 
 
 def about(table: int, section: Section) -> list[str]:
-    """What a reader should know about the paper's rows next to ours; empty for other data sets."""
+    """Returns notes on the paper's rows next to ours; empty for data sets that it does not use."""
     if not reports_on(section):
         return []
     if not figures(table, section):
@@ -75,7 +75,7 @@ def about(table: int, section: Section) -> list[str]:
         "(its Table 4)."
     )
 
-    # Tables of HLLM name their horizons themselves.
+    # The paper's tables of HLLM state the horizon of each row.
     horizon = _file()["horizon"][section.name]
     if backbone == "HSTU" and section.horizon and section.horizon != horizon:
         note += (
@@ -83,7 +83,7 @@ def about(table: int, section: Section) -> list[str]:
             f"{_items(section.horizon)}: not comparable."
         )
 
-    # One percent leaves room for another rule about which users are too short.
+    # A difference of one percent may come from another rule about users with short histories.
     ours = section.rows[0].results[0].metrics.get("users")
     if ours and abs(ours - users) > 0.01 * users:
         note += (

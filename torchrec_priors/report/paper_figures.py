@@ -1,4 +1,4 @@
-"""Figures 2, 3, 4, 6 and 7 of the paper from the runs of a section, with costs of the points."""
+"""Figures 2, 3, 4, 6 and 7 of the paper, drawn from the runs of a section, with their costs."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from torchrec_priors.report.training_curves import figure_2
 
 
 def paper_figures(section: Section) -> tuple[list[Figure], list[Lacking]]:
-    """The figures that the section's runs fill, and those that they do not fill."""
+    """Returns the figures that the section's runs can fill, and those that they cannot fill."""
     made: list[Figure | Lacking] = [
         figure_2(section),
         _figure_3(section),
@@ -26,13 +26,13 @@ def paper_figures(section: Section) -> tuple[list[Figure], list[Lacking]]:
 
 
 def _figure_3(section: Section) -> Figure | Lacking:
-    """Accuracy by group of users, a panel for each model with a prior of users."""
+    """Draws accuracy by group of users, a panel for each model with a prior of users."""
     form = paper.form("figure-3")
     panels = []
     rows: list[Row] = []
     for row in section.rows:
         prior = _user_prior(section, row)
-        # One head of the same horizon, if there is one, differs in the prior only.
+        # One head with the same horizon, if it was run, differs only in the prior.
         before = section.plain_of(row.variant.horizon) or section.reference
         if prior is None or before is row:
             continue
@@ -47,7 +47,7 @@ def _figure_3(section: Section) -> Figure | Lacking:
 
 
 def _user_prior(section: Section, row: Row) -> str | None:
-    """The first prior of users that is a level of a row's tree."""
+    """Returns the first prior of users in the row's tree; None if there is none."""
     if section.data is None or not row.variant.ours or "user" not in row.variant.kinds:
         return None
     tree = row.config.get("priors.tree", [])
@@ -58,7 +58,7 @@ def _user_prior(section: Section, row: Row) -> str | None:
 
 
 def _accuracy_by_group(prior: str, before: Row, row: Row) -> Panel | None:
-    """ndcg of two rows in the groups that both report, the largest group first."""
+    """Draws the ndcg of two rows in the groups that both report; None if they share none."""
     groups = []
     values: dict[str, list[float]] = {before.label: [], row.label: []}
     for group in _group_names(row, prior):
@@ -71,13 +71,13 @@ def _accuracy_by_group(prior: str, before: Row, row: Row) -> Panel | None:
     if not groups:
         return None
 
-    series = [Series(label, range(len(groups)), of_row) for label, of_row in values.items()]
+    series = [Series(label, range(len(groups)), ndcgs) for label, ndcgs in values.items()]
     x_label = f"{prior}, largest group first"
     return Panel(f"{prior}: {row.label}", x_label, "ndcg@10", series, groups, "dots")
 
 
 def _group_names(row: Row, prior: str) -> list[str]:
-    """The groups that have users, the largest first."""
+    """Returns the groups of a prior that have users, the largest first."""
     prefix = f"group/{prior}/"
     suffix = "/users"
     metrics = row.results[0].metrics
@@ -90,7 +90,7 @@ def _group_names(row: Row, prior: str) -> list[str]:
 
 
 def _figure_4(section: Section) -> Figure | Lacking:
-    """Accuracy over context length, a panel for each model and a line for each size."""
+    """Draws accuracy over context length, a panel for each model and a line for each size."""
     by_model: dict[str, list[Row]] = {}
     for row in section.rows:
         if not row.variant.baseline_model and not row.variant.adjusted:
@@ -102,7 +102,7 @@ def _figure_4(section: Section) -> Figure | Lacking:
     for model, rows in by_model.items():
         of_model = Points()
         for of_size in _by_size(rows).values():
-            # A line of one context is no comparison.
+            # A line with a single context compares nothing.
             contexts = [(row.variant.context, row) for row in of_size]
             if len({context for context, _ in contexts}) > 1:
                 of_model.add(points(size_of(of_size[0]), "context", contexts))
@@ -116,13 +116,13 @@ def _figure_4(section: Section) -> Figure | Lacking:
 
 
 def _figure_6(section: Section) -> Figure | Lacking:
-    """Accuracy over size, a panel for each tree and a line for each composition."""
+    """Draws accuracy over size, a panel for each tree and a line for each composition."""
     trees: dict[tuple[str, ...], list[Row]] = {}
     for row in section.rows:
         if row.variant.ours and len(row.variant.kinds) > 1:
             trees.setdefault(tuple(row.config.get("priors.tree", [])), []).append(row)
 
-    # One head is a line of every panel, as the paper draws it.
+    # Like the paper, every panel also has a line for one head.
     one_head = [row for row in section.rows if row.variant.plain]
 
     panels = []
@@ -132,7 +132,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
         by_composition: dict[str, list[Row]] = {}
         for row in rows:
             by_composition.setdefault(row.variant.composition, []).append(row)
-        # Compositions are compared, and along sizes.
+        # The figure needs compositions to compare, and sizes along which it compares them.
         if len(by_composition) < 2 or len(_by_size(rows)) < 2:
             continue
 
@@ -149,7 +149,7 @@ def _figure_6(section: Section) -> Figure | Lacking:
 
 
 def _figure_7(section: Section) -> Figure | Lacking:
-    """Accuracy over the number of temporal heads, a line for each size and fusion."""
+    """Draws accuracy over the number of temporal heads, a line for each size and fusion."""
     rows = [
         row
         for row in section.rows
@@ -158,11 +158,11 @@ def _figure_7(section: Section) -> Figure | Lacking:
     drawn: list[Row] = []
     all_points = Points()
     for of_size in _by_size(rows).values():
-        # One head has no fusion: it is the start of the line of every fusion.
+        # One head needs no fusion, so it starts the line of every fusion.
         fusions = dict.fromkeys(row.variant.fusion for row in of_size if row.variant.kinds)
         for fusion in fusions or ["max"]:
             line = [row for row in of_size if not row.variant.kinds or row.variant.fusion == fusion]
-            # A line of one number of heads is no comparison.
+            # A line with a single number of heads compares nothing.
             segments = [(row.variant.segments, row) for row in line]
             if len({number for number, _ in segments}) < 2:
                 continue
@@ -179,7 +179,7 @@ def _figure_7(section: Section) -> Figure | Lacking:
 
 
 def _segments_panel(lines: Sequence[Series]) -> Panel:
-    """Lines over the numbers of segments that there are, at equal distances."""
+    """Draws lines over the numbers of segments, which have equal distances on the axis."""
     numbers = sorted({int(x) for line in lines for x in line.x})
     position = {number: float(index) for index, number in enumerate(numbers)}
     series = [Series(line.label, [position[int(x)] for x in line.x], line.y) for line in lines]
@@ -188,7 +188,7 @@ def _segments_panel(lines: Sequence[Series]) -> Panel:
 
 
 def _by_size(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
-    """Rows by width and number of layers, the smallest first."""
+    """Groups rows by width and number of layers, the smallest first."""
     by_size: dict[tuple[int, int], list[Row]] = {}
     for row in sorted(rows, key=lambda row: (row.variant.dim, row.variant.layers)):
         by_size.setdefault((row.variant.dim, row.variant.layers), []).append(row)
@@ -196,10 +196,12 @@ def _by_size(rows: Sequence[Row]) -> dict[tuple[int, int], list[Row]]:
 
 
 def _millions(row: Row) -> float:
+    """Returns the parameters of the encoder in millions; the width if the run noted none."""
     return float(row.parameters.get("encoder and score", row.variant.dim)) / 1e6
 
 
 def _model(row: Row) -> str:
+    """Names the row's variant, with its fusion if that is not the usual one."""
     name = row.variant.name
     if row.variant.kinds and row.variant.fusion != "max":
         name += f", {row.variant.fusion} fusion"

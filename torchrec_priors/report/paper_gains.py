@@ -11,7 +11,7 @@ _PAPER_HORIZONS = (1, 4, 8)
 
 
 def table_3(section: Section) -> Table | Lacking:
-    """Gains of all users and of those with a new interest, and how much larger the latter are."""
+    """Compares the gains of all users with the gains of users with a new interest."""
     form = paper.form("table-3")
     base = section.reference
     rows = [row for row in section.rows if row.variant.ours and row is not base]
@@ -22,7 +22,7 @@ def table_3(section: Section) -> Table | Lacking:
     lines = []
     for row in rows:
         everyone = [_gain(row, base, metric) for metric in form.metrics]
-        # Those with a new interest are compared with the reference row on the same users.
+        # Both values of this gain are of users with a new interest.
         newcomers = [_gain(row, base, f"new_interest/{metric}") for metric in form.metrics]
         lines.append(Line([row.label, "All", *map(relative, everyone)]))
         lines.append(Line(["", "New", *map(relative, newcomers)]))
@@ -30,7 +30,7 @@ def table_3(section: Section) -> Table | Lacking:
 
         name = row.variant.name
         if name in theirs:
-            # The paper's numbers: first those of all users, then those of a new interest.
+            # The paper's numbers of all users come first, then those of users with a new interest.
             columns = len(form.metrics)
             for split, numbers in (
                 ("All", theirs[name][:columns]),
@@ -41,7 +41,7 @@ def table_3(section: Section) -> Table | Lacking:
 
     notes = [
         f"Relative to '{base.label}'. The relative boost says how much larger the gain is for "
-        "users with a target in a category that they never had; none is given where all users "
+        "users with a target in a category that they never had. It is left out where all users "
         "lose.",
         *paper.about(3, section),
     ]
@@ -49,10 +49,11 @@ def table_3(section: Section) -> Table | Lacking:
 
 
 def table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
-    """Mean gain of temporal heads over the model of the next item, a column for each horizon.
+    """Shows the mean gain of temporal heads over the next-item model, a column for each horizon.
 
     Args:
-        sections: all sections of the page. A horizon is a data set of its own.
+        sections: all sections of the page. A log that is prepared with another horizon is another
+            data set.
     """
     form = paper.form("table-7")
     by_horizon = {
@@ -67,11 +68,11 @@ def table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
     )
     if not horizons:
         return Lacking(form.title, form.needs)
-    # The table is of all horizons and on the page once.
+    # The table contains all horizons, so it is on the page only once.
     if section.horizon != horizons[0]:
-        return Lacking(form.title, "nothing more: it stands with the first of the horizons")
+        return Lacking(form.title, "nothing more: it is in the section of the shortest horizon")
 
-    # Each horizon has its own model of the next item, which its gains are relative to.
+    # The gains at a horizon are relative to the next-item model of the same horizon.
     columns = [by_horizon[horizon] for horizon in horizons]
     bases = [column.plain_of(1) for column in columns]
     theirs = paper.figures(7, section)
@@ -96,9 +97,9 @@ def table_7(section: Section, sections: Sequence[Section]) -> Table | Lacking:
 
 
 def _table_7_lines(name: str, columns: Sequence[Section]) -> dict[str, list[list[Row]]]:
-    """The lines of one variant: title -> rows by column, at most one in each.
+    """Returns the lines of one variant: title -> the rows of each column, at most one in a column.
 
-    A fusion is a line. Where a column has several rows of a fusion, each label is a line instead.
+    Each fusion is a line. If a column has several rows of a fusion, each label is a line instead.
     """
     by_fusion: dict[str, list[list[Row]]] = {}
     for index, column in enumerate(columns):
@@ -124,13 +125,13 @@ def _table_7_lines(name: str, columns: Sequence[Section]) -> dict[str, list[list
 
 
 def _temporal_rows(section: Section) -> list[Row]:
-    """Rows of Table 7: temporal heads, with item heads or without."""
+    """Returns the rows for Table 7: models of temporal heads, with item heads or without."""
     rows = [row for row in section.rows if row.variant.ours and row.variant.segments]
     return [row for row in rows if set(row.variant.kinds) <= {"temporal", "item"}]
 
 
 def _gain(row: Row, base: Row | None, metric: str) -> float | None:
-    """The relative gain over a row; None if one of them lacks the metric or `base` has 0."""
+    """Computes the gain over `base`; None if a row lacks the metric or `base` has 0."""
     value = row.mean(metric)
     before = base.mean(metric) if base else None
     if value is None or not before:
@@ -139,7 +140,7 @@ def _gain(row: Row, base: Row | None, metric: str) -> float | None:
 
 
 def _mean_gain(rows: Sequence[Row], base: Row | None, metrics: Sequence[str]) -> float | None:
-    """The mean gain of the first row over those metrics that both have; None without a row."""
+    """Averages the first row's gains over the metrics that both rows have; None without a row."""
     if not rows:
         return None
     gains = [_gain(rows[0], base, metric) for metric in metrics]
@@ -148,13 +149,14 @@ def _mean_gain(rows: Sequence[Row], base: Row | None, metrics: Sequence[str]) ->
 
 
 def _boost(everyone: float | None, newcomers: float | None) -> float | None:
+    """Returns how much larger the gain of newcomers is; None unless the gain of all is positive."""
     if everyone is None or newcomers is None or everyone <= 0:
         return None
     return newcomers / everyone - 1
 
 
 def _of_percentage(value: float | None) -> str:
-    """A relative difference that the paper gives in percent; "–" if it gives none."""
+    """Writes a relative difference that the paper gives in percent; "–" if it gives none."""
     if value is None:
         return relative(None)
     return relative(value / 100)

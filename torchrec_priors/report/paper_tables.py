@@ -1,7 +1,8 @@
 """Tables 2, 3, 6, 7, 8 and 9 of the paper in their own form, filled with the runs of a section.
 
-Tables 2, 6, 8 and 9 show values: a line for each row, and the paper's below it. Tables 3 and 7 show
-relative gains (`paper_gains`). What a table is called, needs and has as columns is in `paper.toml`.
+Tables 2, 6, 8 and 9 show values: a line for each row, with the paper's values below it. Tables 3
+and 7 show relative gains (`paper_gains`). `paper.toml` has the title and the columns of each table,
+and says which runs it needs.
 """
 
 import json
@@ -14,10 +15,11 @@ from torchrec_priors.report.page_table import Lacking, Line, Table, percent, pla
 from torchrec_priors.report.paper_gains import table_3, table_7
 from torchrec_priors.report.sections import Row, Section
 
+# The order of the rows of Table 2 by their roles, after the baseline models.
 _ROLES = {"HSTU": 1, "+Item": 2, "+Event": 2, "+Graph": 2, "+User": 2, "+LT/ST": 3, "+Both": 5}
 _OTHER_ROLE = 4
 
-# Kinds of priors in Table 6, in its order.
+# Kinds of priors in Table 6, in the order of the table.
 _ASSIGNED = ("random", "all", "temporal", "item", "graph")
 _ASSIGNED_NAMES = {"random": "Random", "all": "All", "item": "Item", "graph": "Graph"}
 
@@ -28,10 +30,11 @@ _ABLATED = ("seed", "loss.gamma", "loss.balance", "negatives.catalogue_share")
 def paper_tables(
     section: Section, sections: Sequence[Section]
 ) -> tuple[list[Table], list[Lacking]]:
-    """The tables that the section's runs fill, and those that they do not fill.
+    """Returns the tables that the section's runs can fill, and those that they cannot fill.
 
     Args:
-        sections: all sections of the page. Table 7 also takes other horizons of the same data.
+        sections: all sections of the page. Table 7 also uses sections of the same data with other
+            horizons.
     """
     made: list[Table | Lacking] = [
         _table_2(section),
@@ -48,12 +51,12 @@ def paper_tables(
 
 @dataclass(frozen=True)
 class _Entry:
-    """One row of ours in a table of values.
+    """One of our rows in a table of values.
 
     Attributes:
-        cells: what is written before its values.
-        in_paper: name of the row in the paper that is shown below it; "" for none.
-        kind: of the line, see `Line`.
+        cells: the cells before the row's values.
+        in_paper: the name of the paper's row that is shown below this one; "" for none.
+        kind: the kind of the line, see `Line`.
     """
 
     row: Row
@@ -63,7 +66,7 @@ class _Entry:
 
 
 def _table_of_values(number: int, section: Section, entries: Iterable[_Entry]) -> Table:
-    """A table of the paper with a line for each entry, and the paper's rows below theirs."""
+    """Makes a table of the paper, with a line for each entry and the paper's row below it."""
     form = paper.form(f"table-{number}")
     theirs = paper.figures(number, section)
 
@@ -74,7 +77,7 @@ def _table_of_values(number: int, section: Section, entries: Iterable[_Entry]) -
         ]
         lines.append(Line([*entry.cells, *values], entry.kind))
 
-        # The paper names no runs: their cells stay empty.
+        # The paper names no runs, so these cells stay empty.
         if entry.in_paper in theirs:
             blanks = [""] * (len(entry.cells) - 1)
             numbers = [f"{value:g}" for value in theirs[entry.in_paper]]
@@ -85,7 +88,7 @@ def _table_of_values(number: int, section: Section, entries: Iterable[_Entry]) -
 
 
 def _written(value: float | None, metric: str, entropy_digits: int) -> str:
-    """Recall and ndcg in %, entropy in bits."""
+    """Writes a value of a metric: recall and ndcg in %, entropy in bits."""
     if metric.startswith("entropy"):
         return plain(value, entropy_digits)
     return percent(value)
@@ -97,8 +100,8 @@ def _lacking(number: int) -> Lacking:
 
 
 def _table_2(section: Section) -> Table | Lacking:
-    """Baseline models, one head, and each kind of prior."""
-    # The table compares with one head of HSTU; controls are in Table 6.
+    """Shows baseline models, one head, and each kind of prior."""
+    # This table needs one head of HSTU to compare with. Controls are in Table 6.
     rows = [row for row in section.rows if not row.variant.control]
     if len(rows) < 2 or not any(row.variant.plain for row in rows):
         return _lacking(2)
@@ -108,34 +111,34 @@ def _table_2(section: Section) -> Table | Lacking:
         by_role.setdefault(row.variant.role, []).append(row)
 
     entries = []
-    for role, of_role in by_role.items():
-        for row in of_role:
-            # The paper's row comes once, below all of ours.
-            in_paper = role if row is of_role[-1] else ""
+    for role, role_rows in by_role.items():
+        for row in role_rows:
+            # The paper's row is shown once, below all of our rows with this role.
+            in_paper = role if row is role_rows[-1] else ""
             entries.append(_Entry(row, [role, row.label], in_paper, section.kind(row)))
     return _table_of_values(2, section, entries)
 
 
 def _place_in_table_2(row: Row) -> int:
-    """Baseline models come first."""
+    """Returns the place of a row in Table 2; baseline models come first."""
     if row.variant.baseline_model:
         return 0
     return _ROLES.get(row.variant.role, _OTHER_ROLE)
 
 
 def _table_6(section: Section) -> Table | Lacking:
-    """Trees of one level and their controls, by fusion."""
+    """Shows trees of one level and their controls, by fusion."""
     rows = [
         row
         for row in section.rows
         if row.variant.ours and len(row.variant.kinds) == 1 and row.variant.kinds[0] in _ASSIGNED
     ]
 
-    # The table compares fusions of one prior, or priors with their controls.
+    # This table needs two fusions of one prior, or a control, to compare.
     fusions: dict[tuple[str, ...], set[str]] = {}
     for row in rows:
         fusions.setdefault(row.variant.kinds, set()).add(row.variant.fusion)
-    several_fusions = any(len(of_kind) > 1 for of_kind in fusions.values())
+    several_fusions = any(len(of_prior) > 1 for of_prior in fusions.values())
     if not several_fusions and not any(row.variant.control for row in rows):
         return _lacking(6)
 
@@ -155,17 +158,17 @@ def _table_6(section: Section) -> Table | Lacking:
 
 
 def _table_8(section: Section) -> Table | Lacking:
-    """Trees of several levels next to trees of one of them."""
+    """Shows trees of several levels next to trees of only one of these levels."""
     ours = [row for row in section.rows if row.variant.ours and not row.variant.control]
     composed = [row for row in ours if len(row.variant.kinds) > 1]
     if not composed:
         return _lacking(8)
 
-    # One head, the composed trees, and trees of one of the priors that they compose.
+    # The rows are one head, the composed trees, and the trees of their single levels.
     kinds = {kind for row in composed for kind in row.variant.kinds}
     rows = [row for row in section.rows if row.variant.plain]
     rows += [row for row in ours if not row.variant.plain and set(row.variant.kinds) <= kinds]
-    # From no prior to the composed ones.
+    # Rows without a prior come first, composed trees last.
     rows.sort(key=lambda row: (len(row.variant.kinds), row.variant.segments))
 
     entries = []
@@ -176,8 +179,8 @@ def _table_8(section: Section) -> Table | Lacking:
 
 
 def _table_9(section: Section) -> Table | Lacking:
-    """One model without parts of the training objective."""
-    # The largest family of models that differ in what is ablated only.
+    """Shows one model without parts of the training objective."""
+    # The table shows the largest family of models that differ only in the ablated settings.
     families: dict[str, list[Row]] = {}
     for row in section.rows:
         if row.variant.ours:
@@ -205,12 +208,13 @@ def _table_9(section: Section) -> Table | Lacking:
 
 
 def _without_ablated(config: dict[str, Any]) -> str:
+    """Returns the settings that the rows of Table 9 must share, as text."""
     shared = {key: value for key, value in config.items() if key not in _ABLATED}
     return json.dumps(shared, sort_keys=True)
 
 
 def _ablation(row: Row, full: Row) -> str:
-    """What a row has otherwise than the full model, as the paper names it."""
+    """Names how a row differs from the full model, in the words of the paper."""
     variant = row.variant
     parts = []
     if not variant.in_group:

@@ -1,4 +1,4 @@
-"""Points of a line: one model at each place of an axis, never the best of several."""
+"""Points of a line. Each place on the axis has one model, which is never chosen from several."""
 
 import json
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ _AXES = {"context": ("model.context",), "size": _SIZE, "segments": ("priors.tree
 
 @dataclass
 class Points:
-    """The points of some lines, and what a reader should know about them.
+    """The points of some lines, with remarks on them.
 
     Attributes:
-        lines: what is drawn.
-        left: which rows are left out because several are at one place.
-        mixed: settings other than the axis in which the points of a line differ.
+        lines: the lines that are drawn.
+        left: names of rows that are left out because several are at one place.
+        mixed: names of lines with points that also differ in settings other than the axis.
     """
 
     lines: list[Series] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Points:
     mixed: list[str] = field(default_factory=list)
 
     def add(self, more: "Points", of: str = "") -> None:
-        """Adds the points of another line, or of another panel that is called `of`."""
+        """Adds the lines of another panel, called `of`, or another line of the same panel."""
         before = ""
         if of:
             before = f"{of}, "
@@ -35,25 +35,25 @@ class Points:
         self.mixed += [before + text for text in more.mixed]
 
     def remarks(self) -> str:
-        """Sentences for a caption: rows left out, and lines that mix other settings."""
+        """Writes sentences for a caption: rows left out, and lines that mix other settings."""
         text = ""
         if self.left:
-            text += f" Not drawn, as several rows stand at one place: {'; '.join(self.left)}."
+            text += f" Not drawn, because several rows have the same place: {'; '.join(self.left)}."
         if self.mixed:
             text += f" Points that differ in more than the axis: {'; '.join(self.mixed)}."
         return text
 
 
 def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
-    """ndcg@10 of rows over their places on an axis.
+    """Draws the ndcg@10 of rows over their places on an axis.
 
-    If several rows are at one place, rows that differ along the axis only are a line each. A line
-    that still has several rows at a place, or one place only, is not drawn: choosing among them
-    would use the split that is shown.
+    If several rows are at one place, the rows are divided into lines that differ only along the
+    axis. A line that still has several rows at a place is not drawn, because choosing one of them
+    would use the split that is shown. Neither is a line with only one place.
 
     Args:
-        axis: a key of `_AXES`: which settings make the place.
-        rows: (place on the axis, row).
+        axis: a key of `_AXES`, the settings that decide about the place.
+        rows: pairs of a place on the axis and a row.
     """
     known = [(x, row) for x, row in rows if row.mean("ndcg@10") is not None]
     if not known:
@@ -66,36 +66,38 @@ def points(label: str, axis: str, rows: Sequence[tuple[float, Row]]) -> Points:
             one_line.mixed.append(f"{label} ({', '.join(keys)})")
         return one_line
 
-    # Rows that are the same except along the axis are a line of their own.
+    # Rows that differ only along the axis form a line.
     alike: dict[str, list[tuple[float, Row]]] = {}
     for x, row in known:
-        same = {key: value for key, value in row.config.items() if key not in _along(axis)}
-        alike.setdefault(json.dumps(same, sort_keys=True), []).append((x, row))
+        shared = {key: value for key, value in row.config.items() if key not in _along(axis)}
+        alike.setdefault(json.dumps(shared, sort_keys=True), []).append((x, row))
 
     lines: list[Series] = []
     left: list[str] = []
-    for of_line in alike.values():
-        if _one_at_each_place(of_line) and len(of_line) > 1:
-            # Such a line is named after its first row, as the label is that of several.
-            _, first = min(of_line, key=lambda pair: pair[0])
-            lines.append(_series(f"{label}, as {first.label}", of_line))
+    for line_rows in alike.values():
+        if _one_at_each_place(line_rows) and len(line_rows) > 1:
+            # Several lines share the label, so the name of the first row is added.
+            _, first = min(line_rows, key=lambda pair: pair[0])
+            lines.append(_series(f"{label}, as {first.label}", line_rows))
         else:
-            left += [f"“{row.label}”" for _, row in of_line]
+            left += [f"“{row.label}”" for _, row in line_rows]
     if not left:
         return Points(lines)
     return Points(lines, [f"{label}: {', '.join(left)}"])
 
 
 def _along(axis: str) -> tuple[str, ...]:
-    """Settings in which points of a line may differ."""
+    """Returns the settings in which the points of a line may differ."""
     return ("seed", *_AXES[axis])
 
 
 def _one_at_each_place(rows: Sequence[tuple[float, Row]]) -> bool:
+    """Whether no place has several rows."""
     return len({x for x, _ in rows}) == len(rows)
 
 
 def _series(label: str, rows: Sequence[tuple[float, Row]]) -> Series:
+    """Returns the line through some rows, from left to right."""
     ordered = sorted(rows, key=lambda pair: pair[0])
     values = [row.mean("ndcg@10") or 0.0 for _, row in ordered]
     return Series(label, [x for x, _ in ordered], values)

@@ -1,4 +1,4 @@
-"""One evaluation of one run, as its files say it."""
+"""One evaluation of one run, read from its files."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,12 +16,13 @@ class Result:
     """One evaluation of one run.
 
     Attributes:
-        label: name of the cell, or of the run's folder without its seed, then of the evaluation if
-            it has one.
-        place: of the label among all.
-        source: the folder that was named.
-        config: dotted key -> value, those of the evaluation if it changed some.
-        data_sha256: of the data that it was trained on.
+        label: the name of the cell, or of the run's folder without the seed; the name of the
+            evaluation follows if there is one.
+        place: the label's place among the rows of the page.
+        source: the folder that the user named.
+        folder: the folder of the evaluation.
+        config: dotted key -> value. The evaluation may have changed values of the run.
+        data_sha256: the hash of the data that the run was trained on.
     """
 
     label: str
@@ -44,22 +45,25 @@ class Result:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
-        """The summary of the training; empty without one."""
+        """The summary of the training; empty if there is none."""
         if not self.run.summary.exists():
             return {}
         return read_json(self.run.summary, remedy="train again")
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl` by step; of a step that was trained twice the later ones."""
-        # A step may have two lines: one of the training and one of an evaluation.
+        """The lines of `metrics.jsonl`, sorted by step.
+
+        If a step was trained twice, because of a kill, the later lines count.
+        """
+        # A step may have two lines, one of the training and one of an evaluation.
         lines = {(line["step"], "loss" in line): line for line in self._logged}
         return [lines[key] for key in sorted(lines)]
 
     @property
     def training_seconds(self) -> float | None:
-        """The time until the last line of the log, over all starts; each counts from 0."""
-        starts: list[float] = []  # the last time of each
+        """The sum over all starts of the time until the last line; None without a log."""
+        starts: list[float] = []  # the last time of each start, which counts from 0
         before = float("inf")
         for line in self._logged:
             if "seconds" not in line:
@@ -73,5 +77,5 @@ class Result:
 
     @cached_property
     def _logged(self) -> list[dict[str, Any]]:
-        """All lines, in the order in which they were written."""
+        """All lines of the log, in the order in which they were written."""
         return [values for _, values in read_lines(self.run.metrics)]

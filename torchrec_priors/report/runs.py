@@ -1,7 +1,7 @@
-"""Runs in folders: their evaluations, under the names that users know them by.
+"""Finds the runs in folders, with their evaluations and the names that experiments gave them.
 
-A folder may be a run, an experiment's, or one that contains such. Everything is read from the
-files, so models and evaluations that this package learns of later have their rows, too.
+A folder may be a run, an experiment, or a folder that contains runs and experiments. Everything is
+read from the files, so new kinds of models and evaluations get their rows without a change here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,18 +20,18 @@ from torchrec_priors.training.run.config_file import read_values
 from torchrec_priors.training.run.folder import CONFIG, DATA, RunFolder
 from torchrec_priors.training.run.log_lines import check_beginning
 
-_DEEPEST = 3  # folders between the one that is named and a run
-_CELLS = 1_000_000  # more than an experiment has
+_DEEPEST = 3  # levels of folders below the one that is named
+_CELLS = 1_000_000  # more cells than an experiment has
 
-Cell = tuple[str, int]  # a cell's name, and its place among all
+Cell = tuple[str, int]  # a cell's name, and its place among the rows of the page
 
 
 @dataclass
 class Found:
-    """What the folders contain.
+    """The evaluations that the folders contain.
 
     Attributes:
-        left_out: what cannot be shown, each with the reason and the remedy.
+        left_out: runs and files that cannot be shown, each with the reason and the remedy.
     """
 
     results: list[Result] = field(default_factory=list)
@@ -39,12 +39,13 @@ class Found:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a run is reached. The same run is in two experiments if one has a link to the other's.
+class _RunPath:
+    """A path to a run. A run has two paths if one experiment has a link to another one's run.
 
     Attributes:
-        source: the folder that was named.
-        first: place of its first label.
+        source: the folder that the user named.
+        first: the place of the folder's first label among the rows of the page.
+        experiment: the experiment that the path belongs to.
     """
 
     run: Path
@@ -53,7 +54,7 @@ class _Place:
     experiment: ExperimentFolder
 
     def cell(self, metrics: Mapping[str, Any]) -> Cell | None:
-        """The cell of an evaluation with these metrics; None if the experiment does not know it."""
+        """Returns the cell of an evaluation with these metrics; None if it is of no cell."""
         key = (self.run.name, metrics["split"], str(metrics.get("config_sha256")))
         cell = self.experiment.cells.get(key)
         if cell is None:
@@ -62,17 +63,17 @@ class _Place:
         return name, self.first + number
 
 
-def find(places: Iterable[Path]) -> Found:
-    """All evaluations of the runs in some folders.
+def find(folders: Iterable[Path]) -> Found:
+    """Finds all evaluations of the runs in some folders.
 
     Raises:
-        UserError: one of them is no folder or contains no run, or no run was evaluated.
+        UserError: a path is not a folder, a folder contains no run, or no run was evaluated.
     """
     contents = Found()
     trials: dict[Path, set[str]] = {}
-    # A run that is reached twice, by links or by folders named twice, is read once.
-    for places_of_run in _reach(places).values():
-        _read_run(places_of_run, contents, trials)
+    # A run with several paths, because of links or folders that were named twice, is read once.
+    for paths_of_run in _reach(folders).values():
+        _read_run(paths_of_run, contents, trials)
 
     for table, names in trials.items():
         plural = "s" if len(names) != 1 else ""
@@ -85,11 +86,11 @@ def find(places: Iterable[Path]) -> Found:
     return contents
 
 
-def _reach(places: Iterable[Path]) -> dict[Path, list[_Place]]:
-    """Where each run is reached, by its real path."""
+def _reach(folders: Iterable[Path]) -> dict[Path, list[_RunPath]]:
+    """Finds all runs: real path of a run -> the paths that lead to it."""
     experiments: dict[Path, ExperimentFolder] = {}
-    reached: dict[Path, list[_Place]] = {}
-    for number, folder in enumerate(places):
+    reached: dict[Path, list[_RunPath]] = {}
+    for number, folder in enumerate(folders):
         if not folder.is_dir():
             raise UserError(f"--runs: there is no folder '{folder}'")
         runs = sorted(_runs(folder))
@@ -104,13 +105,14 @@ def _reach(places: Iterable[Path]) -> dict[Path, list[_Place]]:
                 above = run.parent.parent
             if above not in experiments:
                 experiments[above] = ExperimentFolder.of(above)
-            # Places of labels of different folders must not overlap.
-            place = _Place(run, folder, number * _CELLS, experiments[above])
-            reached.setdefault(run.resolve(), []).append(place)
+            # The labels of different folders get different places.
+            path = _RunPath(run, folder, number * _CELLS, experiments[above])
+            reached.setdefault(run.resolve(), []).append(path)
     return reached
 
 
 def _runs(folder: Path) -> Iterator[Path]:
+    """Finds the runs' folders in a folder, which may itself be a run."""
     for depth in range(_DEEPEST + 1):
         for file in folder.glob("*/" * depth + CONFIG):
             if (file.parent / DATA).is_file():
@@ -118,11 +120,10 @@ def _runs(folder: Path) -> Iterator[Path]:
 
 
 def _leave_out_part(contents: Found) -> None:
-    """Leaves out what was validated on only some of the seeds that it was tested on.
+    """Leaves out validations that cover only some of the tested seeds.
 
-    Such is the validation that a search links into an experiment: a table of it would be a second
-        opinion of less
-    weight.
+    A search links a validation of this kind into an experiment. A table of it would repeat the
+    comparison on the test split with fewer seeds.
     """
     seeds: dict[tuple[str, str, str], set[int]] = {}
 
@@ -135,7 +136,7 @@ def _leave_out_part(contents: Found) -> None:
 
     for result in contents.results:
         seeds_of(result, result.split).add(result.seed)
-    # Each label is named once, whatever the number of its seeds.
+    # A label with several seeds is named once.
     labels = dict.fromkeys(result.label for result in contents.results if is_part(result))
     if not labels:
         return
@@ -143,33 +144,34 @@ def _leave_out_part(contents: Found) -> None:
     contents.results = [result for result in contents.results if not is_part(result)]
     named = ", ".join(f"“{label}”" for label in labels)
     contents.left_out.append(
-        f"validation of {named}: made for some of the tested seeds alone; evaluate the others on "
-        "validation, too, or name only those runs"
+        f"validation of {named}: made for only some of the tested seeds; evaluate the other "
+        "seeds on validation, too, or name only those runs"
     )
 
 
-def _read_run(places: Sequence[_Place], contents: Found, trials: dict[Path, set[str]]) -> None:
+def _read_run(paths: Sequence[_RunPath], contents: Found, trials: dict[Path, set[str]]) -> None:
     """Reads the evaluations of one run.
 
     Args:
-        places: where it is reached.
-        trials: gets those of a search, by the table that has them.
+        paths: the paths to the run.
+        contents: the evaluations are added here.
+        trials: trials of a search are added here, under the table that lists them.
     """
-    # All places are the same run, so any of them has its files.
-    metrics, damaged = _read_metrics(places[0].run)
-    place = _place_of(places, metrics.values())
-    if place is None:
-        _note_trial(places, places[0].run.name, trials)
+    # All paths lead to the same run, so the files can be read from any of them.
+    metrics, damaged = _read_metrics(paths[0].run)
+    path = _naming_path(paths, metrics.values())
+    if path is None:
+        _note_trial(paths, paths[0].run.name, trials)
         return
 
-    run = RunFolder(place.run)
+    run = RunFolder(path.run)
     try:
         origin = run.origin()
         config = flat(read_values(run.path / CONFIG, signed=origin.signed, run_id=origin.run_id))
     except UserError as error:
         contents.left_out.append(str(error))
         return
-    # Such a run has no targets of its own.
+    # A run that was trained on all interactions has no targets left.
     if config.get("training.fit_all"):
         contents.left_out.append(
             f"{run.path} was trained on all interactions (--fit-all): nothing is left to "
@@ -185,20 +187,20 @@ def _read_run(places: Sequence[_Place], contents: Found, trials: dict[Path, set[
     contents.left_out += _missing_files(run)
     for evaluation, values in metrics.items():
         folder = run.path / "eval" / evaluation
-        # `NOTED` says that predictions were written with these metrics.
+        # The key `NOTED` in the metrics says that predictions were written with them.
         if NOTED in values and not (folder / "predictions.parquet").exists():
             contents.left_out.append(f"{folder} has no predictions.parquet: evaluate again")
 
         name = evaluation[len(values["split"]) + 1 :]
-        cell = _cell_of(places, values)
+        cell = _cell_of(paths, values)
         if cell is None:
-            if _note_trial(places, name, trials):
+            if _note_trial(paths, name, trials):
                 continue
-            label = place.experiment.name(run.path.name)
+            label = path.experiment.name(run.path.name)
             if name:
                 label += f" {name}"
-            # After all cells of the experiment.
-            cell = (label, place.first + len(place.experiment.cells))
+            # It comes after all cells of the experiment.
+            cell = (label, path.first + len(path.experiment.cells))
 
         label, number = cell
         # An evaluation may have other settings than the run, such as another fusion.
@@ -206,7 +208,7 @@ def _read_run(places: Sequence[_Place], contents: Found, trials: dict[Path, set[
         result = Result(
             label + _taint(values),
             number,
-            place.source,
+            path.source,
             run,
             folder,
             values["split"],
@@ -223,7 +225,11 @@ def _read_run(places: Sequence[_Place], contents: Found, trials: dict[Path, set[
 
 
 def _read_metrics(run: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """Metrics by name of the evaluation's folder, and errors of those that cannot be read."""
+    """Reads all metrics of a run.
+
+    Returns:
+        name of the evaluation's folder -> its metrics, and the errors of files that cannot be read.
+    """
     run_id = _run_id(run)
     metrics = {}
     damaged = []
@@ -235,36 +241,38 @@ def _read_metrics(run: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
     return metrics, damaged
 
 
-def _cell_of(places: Iterable[_Place], metrics: Mapping[str, Any]) -> Cell | None:
-    """The cell of an evaluation, of the first experiment that knows it."""
-    for place in places:
-        cell = place.cell(metrics)
+def _cell_of(paths: Iterable[_RunPath], metrics: Mapping[str, Any]) -> Cell | None:
+    """Returns the cell of an evaluation from the first experiment that lists it; else None."""
+    for path in paths:
+        cell = path.cell(metrics)
         if cell is not None:
             return cell
     return None
 
 
-def _place_of(places: Sequence[_Place], metrics: Iterable[Mapping[str, Any]]) -> _Place | None:
-    """The place that gives a run its name; None for a trial of a search.
+def _naming_path(
+    paths: Sequence[_RunPath], metrics: Iterable[Mapping[str, Any]]
+) -> _RunPath | None:
+    """Returns the path that gives a run its name; None for a trial of a search.
 
-    It is the first place whose experiment has a cell for an evaluation, else the first that is not
-    a trial's.
+    It is the first path with an experiment that lists one of the evaluations. If there is none, it
+    is the first path that is not the path of a trial.
     """
     evaluations = list(metrics)
-    for place in places:
-        if any(place.cell(values) for values in evaluations):
-            return place
-    for place in places:
-        if not place.experiment.trial(place.run.name):
-            return place
+    for path in paths:
+        if any(path.cell(values) for values in evaluations):
+            return path
+    for path in paths:
+        if not path.experiment.trial(path.run.name):
+            return path
     return None
 
 
 def _missing_files(run: RunFolder) -> list[str]:
-    """Files of the training and of evaluations that are missing, with the remedies."""
+    """Lists missing files of the training and of evaluations, with the remedies."""
     missing = []
     if not run.summary.exists():
-        missing.append(f"what is in '{run.summary}', which is missing: train to the end")
+        missing.append(f"the numbers in '{run.summary}', which is missing: train to the end")
     for predictions in sorted(run.path.glob("eval/*/predictions.parquet")):
         if not predictions.with_name("metrics.json").exists():
             missing.append(f"{predictions.parent} has no metrics.json: evaluate again")
@@ -272,7 +280,7 @@ def _missing_files(run: RunFolder) -> list[str]:
 
 
 def _taint(metrics: Mapping[str, Any]) -> str:
-    """What a label says if ancestors of the run may have been trained on the targets."""
+    """Returns what is added to a label if the run may have been trained on the targets."""
     if metrics.get("leaked/left_out_users"):
         return " (without users whose targets it was trained on)"
     if metrics.get("leaked/users"):
@@ -282,28 +290,28 @@ def _taint(metrics: Mapping[str, Any]) -> str:
     return ""
 
 
-def _note_trial(places: Iterable[_Place], name: str, trials: dict[Path, set[str]]) -> bool:
-    """Notes a run or an evaluation of this name if it is a trial; returns whether it is one."""
-    for place in places:
-        trial = place.experiment.trial(name)
+def _note_trial(paths: Iterable[_RunPath], name: str, trials: dict[Path, set[str]]) -> bool:
+    """Notes a run or an evaluation with this name if it is a trial; returns whether it is one."""
+    for path in paths:
+        trial = path.experiment.trial(name)
         if trial is not None:
-            trials.setdefault(place.experiment.trials, set()).add(trial)
+            trials.setdefault(path.experiment.trials, set()).add(trial)
             return True
     return False
 
 
 def _metrics(file: Path, run_id: str) -> dict[str, Any]:
-    """The metrics of an evaluation.
+    """Reads the metrics of an evaluation.
 
     Raises:
-        UserError: they are not what was written.
+        UserError: the file is not as `evaluate` wrote it.
     """
     values = read_json(file, remedy="evaluate again")
     split = values.get("split")
     if not isinstance(split, str):
         raise UserError(f"'{file}' is not what evaluate writes (it names no split): evaluate again")
 
-    # A folder is called after its split, or after its split and the evaluation's name.
+    # The folder's name is the split, or the split and the evaluation's name.
     of_this_split = f"{file.parent.name}-".startswith(f"{split}-")
     if not of_this_split or values.get("run_id", run_id) != run_id:
         raise UserError(
@@ -313,7 +321,7 @@ def _metrics(file: Path, run_id: str) -> dict[str, Any]:
 
 
 def _run_id(run: Path) -> str:
-    """The run's id; "" if its origin cannot be read, which is reported later."""
+    """Returns the run's id; "" if the file that has it cannot be read, which is reported later."""
     try:
         return RunFolder(run).origin().run_id
     except UserError:
@@ -321,7 +329,7 @@ def _run_id(run: Path) -> str:
 
 
 def _check_training(result: Result, run_id: str) -> None:
-    """Raises UserError if the summary is of another run, or the log is not what was written."""
+    """Raises UserError if the summary is of another run, or the log was changed."""
     summary = result.summary
     if summary.get("run_id", run_id) != run_id:
         raise UserError(

@@ -1,4 +1,4 @@
-"""What belongs in one table: evaluations on one split of one data set, a row for each label."""
+"""Sections of the page: the evaluations on one split of one data set, with a row for each label."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ _TEST_FIRST: Sequence[Split] = ("test", "validation")
 
 @dataclass
 class Row:
-    """One model, with all its seeds."""
+    """One model, with the results of all its seeds."""
 
     label: str
     variant: Variant
@@ -41,32 +41,33 @@ class Row:
         return self.results[0].config
 
     def values(self, metric: str) -> list[float]:
-        """A metric of all seeds that have it."""
+        """Returns a metric for every seed that has it."""
         values = [result.metrics.get(metric) for result in self.results]
         return [value for value in values if value is not None]
 
     def mean(self, metric: str) -> float | None:
-        """The mean of a metric over the seeds that have it."""
+        """Returns the mean of a metric over the seeds that have it; None if no seed has it."""
         return _mean(self.values(metric))
 
     @cached_property
     def heads(self) -> int | None:
+        """The number of heads; None if the run noted none."""
         return self.results[0].summary.get("paths")
 
     @cached_property
     def parameters(self) -> dict[str, int]:
-        """The number of parameters of the table, the heads, and the encoder with the score."""
+        """The parameters of the table, of the heads, and of the encoder with the score."""
         return self.results[0].summary.get("parameters", {})
 
     @cached_property
     def step_seconds(self) -> float | None:
-        """The median time of a training step, over seeds."""
+        """The median over seeds of the time of a training step."""
         times = [_step_seconds(result.log) for result in self.results]
         return _median([time for time in times if time is not None])
 
     @property
     def user_seconds(self) -> float | None:
-        """The evaluation's time for each user, with loading."""
+        """The evaluation's time divided by the number of users; loading the data is included."""
         return _mean(
             [
                 result.metrics["seconds"] / result.metrics["users"]
@@ -81,9 +82,9 @@ class Section:
     """Rows that may be compared: one split of one data set.
 
     Attributes:
-        data: None if it is no longer where the runs read it.
-        missing: why it is not there.
-        first: whether no earlier section is of this data set.
+        data: the data set; None if it is no longer where the runs read it.
+        missing: the reason why there is no data set; "" if there is one.
+        first: whether this is the data set's first section.
         reference: the row that the others are compared with.
     """
 
@@ -100,7 +101,7 @@ class Section:
 
     @property
     def horizon(self) -> int | None:
-        """E, of the evaluation."""
+        """E, the number of items that the evaluation asks for; None if that is unknown."""
         if self.data:
             return self.data.manifest.horizon
         noted: int | None = self.rows[0].results[0].metrics.get("horizon")
@@ -114,11 +115,11 @@ class Section:
         return title
 
     def kind(self, row: Row) -> str:
-        """The kind of the row's line in a table."""
+        """Returns the kind of the row's line in a table; see `Line.kind`."""
         return "reference" if row is self.reference else ""
 
     def plain_of(self, horizon: int) -> Row | None:
-        """The model of one head that was trained for a horizon."""
+        """Returns the one-head model that was trained with this horizon; None if there is none."""
         for row in self.rows:
             if row.variant.plain and row.variant.horizon == horizon:
                 return row
@@ -126,8 +127,12 @@ class Section:
 
 
 def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list[str]:
-    """Settings that are not the same in all rows, except some."""
-    # As text, as values may be lists.
+    """Returns the settings that are not the same in all rows.
+
+    Args:
+        besides: settings that are not compared.
+    """
+    # Values may be lists, which cannot be in a set, so they are compared as text.
     keys = dict.fromkeys(key for row in rows for key in row.config if key not in besides)
     return [
         key
@@ -137,16 +142,16 @@ def differing(rows: Sequence[Row], besides: Collection[str] = ("seed",)) -> list
 
 
 def sections(results: Iterable[Result], reference: str | None) -> list[Section]:
-    """Sections in the order of the results, the test split of a data set before validation.
+    """Makes sections in the order of the results, the test split of a data set before validation.
 
     Args:
-        reference: label of the row that the others are compared with; by default the plainest
+        reference: the label of the row that the others are compared with; by default the plainest
             model.
 
     Raises:
         UserError: no row is called `reference`.
     """
-    # By content: copies of a data set in several folders are the same data.
+    # Results are grouped by the content of their data: copies in several folders are the same data.
     grouped: dict[str, dict[Split, list[Result]]] = {}
     for result in results:
         grouped.setdefault(result.data_sha256, {}).setdefault(result.split, []).append(result)
@@ -168,12 +173,12 @@ def sections(results: Iterable[Result], reference: str | None) -> list[Section]:
             made.append(Section(name, split, data, rows, missing, first=number == 0))
 
     if reference is not None:
-        _choose(made, reference)
+        _set_reference(made, reference)
     return made
 
 
-def _choose(sections: Sequence[Section], reference: str) -> None:
-    """Sets the reference row of every section that has a row of this label."""
+def _set_reference(sections: Sequence[Section], reference: str) -> None:
+    """Sets the reference row in every section that has a row with this label."""
     labels = [row.label for section in sections for row in section.rows]
     if reference not in labels:
         raise UserError(
@@ -185,35 +190,39 @@ def _choose(sections: Sequence[Section], reference: str) -> None:
 
 
 def _rows(results: Sequence[Result]) -> dict[str, list[Result]]:
-    """Seeds by label; the folder is added to labels of several configurations."""
+    """Groups results into rows: label -> the results of its seeds.
+
+    If one label has several configurations, each of them is a row, and the folder is added to its
+    label.
+    """
     by_label: dict[str, dict[str, list[Result]]] = {}
     for result in results:
-        # Results of one label and one configuration are the seeds of a row.
+        # Results with the same label and configuration are the seeds of one row.
         without_seed = {key: value for key, value in result.config.items() if key != "seed"}
         config = json.dumps(without_seed, sort_keys=True)
         by_label.setdefault(result.label, {}).setdefault(config, []).append(result)
 
     rows: dict[str, list[Result]] = {}
     for label, by_config in by_label.items():
-        for of_row in by_config.values():
-            first = of_row[0]
+        for row_results in by_config.values():
+            first = row_results[0]
             name = plain = labelled(label, _interests(first.config))
             if len(by_config) > 1:
                 name = f"{plain} ({first.source.name or first.source})"
                 if name in rows:
                     name = f"{plain} ({first.run.path})"
 
-            # A seed that is there twice counts once.
-            by_seed = {result.seed: result for result in of_row}
+            # A seed that was evaluated twice counts once.
+            by_seed = {result.seed: result for result in row_results}
             rows[name] = [by_seed[seed] for seed in sorted(by_seed)]
     return rows
 
 
 def _interests(config: Mapping[str, Any]) -> int | None:
-    """K of a model of several interests.
+    """Returns K, the number of interests, of a baseline model that has several.
 
     Args:
-        config: by dotted key.
+        config: dotted key -> value.
     """
     keys = (("name", "baseline.name"), ("interests", "baseline.interests"))
     settings = {name: config[key] for name, key in keys if key in config}
@@ -221,21 +230,21 @@ def _interests(config: Mapping[str, Any]) -> int | None:
 
 
 def _plainest(rows: Sequence[Row]) -> Row:
-    """One head, of the nearest horizon; the first row if there is no model of one head."""
+    """Returns the one-head model with the shortest horizon; the first row if there is none."""
     plain = [row for row in rows if row.variant.plain]
     return min(plain, key=lambda row: row.variant.horizon, default=rows[0])
 
 
 def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
-    """The data set, or None and why it cannot be used."""
+    """Opens the data set of some results; returns None and the reason if it cannot be used."""
     origin = results[0].run.origin()
-    # Without the data set the page has no intervals, examples and card of data.
+    # The page is written without the data set, too, but has no intervals, examples and data card.
     try:
         data = PreparedData(origin.path)
     except UserError as error:
         return None, str(error)
 
-    # The runs may be of an earlier state of a data set that was appended to since.
+    # Data may have been appended since the runs were trained.
     grown = [state["prepared_sha256"] for state in data.manifest.grown]
     states = [data.manifest.prepared_sha256, *grown]
     if origin.content_sha256 not in states:
@@ -246,13 +255,16 @@ def _open(results: Sequence[Result]) -> tuple[PreparedData | None, str]:
 
 
 def _step_seconds(lines: Sequence[dict[str, Any]]) -> float | None:
-    """Median over the spans between lines of the log, few of which contain an evaluation."""
+    """Returns the median time of a step, over the spans between lines of the log.
+
+    A few spans contain an evaluation and are longer: the median ignores them.
+    """
     logged = [
         (line["step"], line["seconds"]) for line in lines if "loss" in line and "seconds" in line
     ]
     spans = []
     for (step, time), (next_step, next_time) in pairwise(logged):
-        # Every start of a run counts its seconds from 0.
+        # Every start of a run counts its seconds from 0, so the time may fall after a restart.
         if next_step > step and next_time > time:
             spans.append((next_time - time) / (next_step - step))
     return _median(spans)

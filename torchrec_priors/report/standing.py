@@ -1,4 +1,4 @@
-"""Sentences that compare a model with priors with baseline models, one head and controls."""
+"""Sentences that compare a model that has priors with models that have none and with controls."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,22 +7,26 @@ from torchrec_priors.report.page_table import signed
 from torchrec_priors.report.sections import Row, Section, differing
 from torchrec_priors.settings.training import MAY_CHANGE
 
-NAMED = 4  # groups or rows by name, in a sentence
+NAMED = 4  # groups or rows that a sentence names
 
-# Beginnings of the keys that belong to heads, and of those that change no number.
+# The first letters of keys that belong to heads, and of keys that do not change the metrics.
 _OF_HEADS = ("priors.", "loss.gate", "loss.balance", "negatives.catalogue_share", "evaluation.")
 _NO_NUMBERS = ("sharding.", *(f"training.{name}" for name in MAY_CHANGE))
 
 # What a difference to a control means, by its sign.
 _CONTROL_MEANS = {
-    1: "what is together counts, not that there are more heads",
-    0: "what is together may not count, only that there are more heads",
-    -1: "what is together does not help",
+    1: "the choice of groups matters, not only the number of heads",
+    0: "perhaps only the number of heads matters, not the choice of groups",
+    -1: "the choice of groups does not help",
 }
 
 
 def over_one_head(section: Section, row: Row, gains: Gains) -> Over | None:
-    """The difference to one head of the same horizon, if that is not the reference row."""
+    """Returns the difference to one head with the same horizon.
+
+    Returns:
+        the difference; None if it is unknown, or if the reference row is that one head.
+    """
     reference = section.reference.variant
     one_head = section.plain_of(row.variant.horizon)
     if not row.variant.kinds or one_head is None:
@@ -33,13 +37,13 @@ def over_one_head(section: Section, row: Row, gains: Gains) -> Over | None:
 
 
 def besides_heads(row: Row, other: Row) -> list[str]:
-    """Settings that differ between rows, except those of heads or without effect on numbers."""
+    """Returns the settings that differ, except those of heads and those that change no metric."""
     keys = differing([row, other])
     return [key for key in keys if not key.startswith((*_OF_HEADS, *_NO_NUMBERS))]
 
 
 def what_heads_add(section: Section, row: Row, gains: Gains) -> list[str]:
-    """A caution if the heads are not what gains."""
+    """Returns a sentence of caution if the heads do not gain over one head; else nothing."""
     over = over_one_head(section, row, gains)
     if over is None or sign(over.ndcg) > 0:
         return []
@@ -47,7 +51,7 @@ def what_heads_add(section: Section, row: Row, gains: Gains) -> list[str]:
     others = ""
     keys = besides_heads(row, over.row)
     if keys:
-        others = f" (together with other {', '.join(keys)})"
+        others = f" (other settings differ, too: {', '.join(keys)})"
     one_head = f"“{over.row.label}”, one head with the same horizon, its heads"
     if sign(over.ndcg) < 0:
         return [f"Over {one_head} lose {signed(over.ndcg)}{others}."]
@@ -55,21 +59,22 @@ def what_heads_add(section: Section, row: Row, gains: Gains) -> list[str]:
     start = "Over"
     reference = section.reference.variant
     if reference.plain and reference.horizon < row.variant.horizon:
-        start = "That is the longer horizon's doing: over"
-    return [f"{start} {one_head} add {signed(over.ndcg)}{others}, which cannot be told from none."]
+        start = "The gain is due to the longer horizon: over"
+    return [f"{start} {one_head} add {signed(over.ndcg)}{others}: not distinguishable from 0."]
 
 
 def without_priors(gains: Gains) -> list[Over]:
-    """Differences to baseline models, one head, and one head re-ranked; the nearest first."""
+    """Returns the differences to all rows without priors, the smallest difference first."""
     overs = [over for over in gains.over.values() if not over.row.variant.kinds]
     return sorted(overs, key=lambda over: over.ndcg.mean)
 
 
 def among(section: Section, row: Row, gains: Gains) -> str:
-    """The row's place among all rows without priors; empty if the reference row is the only one."""
+    """Compares a row with all rows without priors; "" if the reference row is the only one."""
     overs = without_priors(gains)
     if [over.row for over in overs] in ([], [section.reference]):
         return ""
+    # These are the rows that this row is below, level with, and above.
     below = [over for over in overs if sign(over.ndcg) < 0]
     level = [over for over in overs if sign(over.ndcg) == 0]
     above = [over for over in overs if sign(over.ndcg) > 0]
@@ -78,7 +83,7 @@ def among(section: Section, row: Row, gains: Gains) -> str:
     if below:
         parts.append(f"is below {_listed(below, row)}")
     if level:
-        parts.append(f"cannot be told from {_listed(level, row)}")
+        parts.append(f"is not distinguishable from {_listed(level, row)}")
     if len(above) == 1:
         parts.append(f"is above {_listed(above, row)}")
     elif above:
@@ -97,7 +102,7 @@ def among(section: Section, row: Row, gains: Gains) -> str:
 
 
 def over_controls(row: Row, gains: Gains) -> list[str]:
-    """Whether it matters which items are in a group, or only that there are heads."""
+    """Says for each control whether the choice of groups matters or only the number of heads."""
     if row.variant.control or not row.variant.kinds:
         return []
     return [
@@ -109,7 +114,7 @@ def over_controls(row: Row, gains: Gains) -> list[str]:
 
 
 def re_ranked(section: Section, row: Row, gains: Mapping[str, Gains]) -> list[str]:
-    """The same model with its lists made more diverse afterwards, and what that costs."""
+    """Names re-rankings of the same model with more diverse lists, and what they cost in ndcg."""
     overs = []
     for other in section.rows:
         if other.label not in gains:
@@ -117,7 +122,7 @@ def re_ranked(section: Section, row: Row, gains: Mapping[str, Gains]) -> list[st
         over = gains[other.label].over.get(row.label)
         if over and other.variant.adjusted and over.entropy.low > 0:
             overs.append((other, over))
-    # The smallest change of the lists first.
+    # The re-ranking that changes the lists least comes first.
     overs.sort(key=lambda pair: pair[1].entropy.mean)
 
     return [
@@ -128,6 +133,7 @@ def re_ranked(section: Section, row: Row, gains: Mapping[str, Gains]) -> list[st
 
 
 def _listed(overs: Sequence[Over], row: Row) -> str:
+    """Lists other rows with their differences to a row."""
     named = "; ".join(
         f"“{over.row.label}” (ndcg@10 {signed(over.ndcg)}{_seeds(over, row)})"
         for over in overs[:NAMED]
@@ -138,11 +144,11 @@ def _listed(overs: Sequence[Over], row: Row) -> str:
 
 
 def _seeds(over: Over, row: Row) -> str:
-    """The seeds of a difference, if it does not use all seeds of both rows."""
+    """Writes the seeds of a difference; "" if it uses all seeds of both rows."""
     ours, theirs = over.seeds
     if ours != theirs:
         return ", no seed shared"
     if list(ours) == row.seeds == over.row.seeds:
         return ""
     plural = "s" if len(ours) > 1 else ""
-    return f", on seed{plural} {', '.join(map(str, ours))} alone"
+    return f", on only seed{plural} {', '.join(map(str, ours))}"

@@ -1,4 +1,4 @@
-"""Curves over training: loss and ndcg of every model, and the paper's Figure 2."""
+"""Curves over training: the loss and the ndcg of every model, and the paper's Figure 2."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,12 +11,12 @@ from torchrec_priors.report.sections import Row, Section
 
 _ENTROPY = "validation/entropy@10"
 _NDCG = "validation/ndcg@10"
-_MOST_STEPS = 150  # of a curve; of a longer one every n-th
-_MOST_MARKERS = 25  # of a curve that is drawn as points
+_MOST_STEPS = 150  # points of a curve; a longer curve keeps every n-th, at most twice as many
+_MOST_MARKERS = 25  # a longer curve is drawn as a line without markers
 
 
 def curves(section: Section) -> Figure | None:
-    """Loss and ndcg of every model over its training; None if no run has a log."""
+    """Draws the loss and the ndcg of every model; returns None if no run has a log."""
     rows = _trainings(section.rows)
     losses = [_over_training(row, "loss", name) for name, row in rows]
     ndcgs = [_over_training(row, _NDCG, name) for name, row in rows]
@@ -24,7 +24,7 @@ def curves(section: Section) -> Figure | None:
     ndcgs = [series for series in ndcgs if series.x]
 
     panels = []
-    # Runs without an evaluation while training have a loss only.
+    # Runs that did not evaluate during the training have only a loss.
     if losses:
         panels.append(
             Panel("Loss over training", "training step", "loss (nats)", losses, style="lines")
@@ -36,14 +36,14 @@ def curves(section: Section) -> Figure | None:
         return None
 
     caption = (
-        "Means over seeds. Losses of models with other heads or horizons are not of one scale:"
-        " compare ndcg, not loss."
+        "Means over seeds. Losses of models with different heads or horizons are on different"
+        " scales: compare ndcg, not loss."
     )
     return Figure("curves", "Curves of the runs", caption, panels)
 
 
 def figure_2(section: Section) -> Figure | Lacking:
-    """Entropy over training, and against accuracy."""
+    """Draws entropy over training, and entropy against accuracy."""
     rows = []
     entropies = []
     ndcgs = []
@@ -71,30 +71,30 @@ def figure_2(section: Section) -> Figure | Lacking:
 
 
 def _trainings(rows: Sequence[Row]) -> list[tuple[str, Row]]:
-    """One row for each training, with a name; evaluations of one training have the same curve."""
-    same: dict[tuple[str, ...], list[Row]] = {}
+    """Returns a name and a row for each training; its evaluations have the same curve."""
+    by_runs: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         runs = tuple(str(result.run.path) for result in row.results)
-        same.setdefault(runs, []).append(row)
+        by_runs.setdefault(runs, []).append(row)
 
     named = []
-    for of_training in same.values():
-        name = of_training[0].label
-        if len(of_training) > 1:
-            name += f" and {len(of_training) - 1} more of this training"
-        named.append((name, of_training[0]))
+    for evaluations in by_runs.values():
+        name = evaluations[0].label
+        if len(evaluations) > 1:
+            name += f" and {len(evaluations) - 1} more of this training"
+        named.append((name, evaluations[0]))
     return named
 
 
 def _over_training(row: Row, metric: str, label: str) -> Series:
-    """Means over seeds, at the steps that the most seeds have."""
+    """Averages a metric over seeds, at the steps that the largest number of seeds has."""
     by_step: dict[int, list[float]] = {}
     for result in row.results:
         for line in result.log:
             if line.get(metric) is not None:
                 by_step.setdefault(line["step"], []).append(line[metric])
 
-    # A seed that stopped early must not move the end of the mean.
+    # Where a seed has stopped early, the mean of the others would jump.
     most = max(map(len, by_step.values()), default=0)
     steps = sorted(step for step, values in by_step.items() if len(values) == most)
     # More steps would make the page large without being visible.

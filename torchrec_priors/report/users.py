@@ -1,7 +1,7 @@
-"""Values of single users: who they are, what each row is worth to them, and for which items.
+"""The metrics of each single user, and the groups that the users belong to.
 
 Shapes: U users that have targets, B users of a part of a file, M metrics (`COMPARED`), G groups of
-the category prior.
+the category prior. In `_by_group`, a suffix M is one target.
 """
 
 import logging
@@ -19,7 +19,7 @@ from torchrec_priors.report.sections import Row, Section
 
 log = logging.getLogger(__name__)
 
-_USERS = 4096  # read at a time
+_USERS = 4096  # in a batch that is read
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class People:
     """The users of a split, in file order.
 
     Attributes:
-        newcomer_U: bool, who has a target one of whose categories never occurs in the whole
-            history.
-        groups: by user prior and group, the largest first: who is in it, bool [U].
+        newcomer_U: bool, whether the user has a target with a category that never occurs in the
+            user's whole history.
+        groups: prior of users -> group -> bool [U], whether the user is in the group. The largest
+            group is first.
     """
 
     newcomer_U: np.ndarray
@@ -41,7 +42,8 @@ class People:
     @classmethod
     def of(cls, data: PreparedData, split: Split, category: Categories) -> "People":
         """Reads the users who have targets in a split."""
-        # The whole history counts for what is new, not only the context that a model reads.
+        # Categories are new if the whole history lacks them, not only the context that a model
+        # reads.
         newcomers = [
             category.new_to(users)
             for users in history_batches(data, split, context=1, batch=_USERS)
@@ -57,13 +59,13 @@ class People:
 
 @dataclass
 class PerUser:
-    """What rows are worth to each user.
+    """The metrics of each user, for every row.
 
     Attributes:
-        values: float64 [U, M] of each label and seed.
-        groups: float64 [U, G] of each label and seed: ndcg of the targets in each group of the
-            category prior; NaN without any.
-        missing: why there are no values of single users, by label and seed.
+        values: label -> seed -> float64 [U, M], the metrics.
+        groups: label -> seed -> float64 [U, G], the ndcg of the user's targets in each group of the
+            category prior; NaN if the user has no target in the group.
+        missing: label -> seed -> the reason why the predictions could not be read.
     """
 
     people: People
@@ -74,7 +76,11 @@ class PerUser:
 
     @classmethod
     def of(cls, section: Section) -> "PerUser | None":
-        """Reads the predictions of a section; None if its data set does not exist any more."""
+        """Reads the predictions of a section.
+
+        Returns:
+            the metrics; None if the data set does not exist any more.
+        """
         if section.data is None:
             return None
         reader = PerUserReader.of(section.data)
@@ -87,7 +93,7 @@ class PerUser:
 
     def _read(self, reader: PerUserReader, row: Row, result: Result) -> None:
         """Reads one evaluation, or notes why it cannot be read."""
-        # One pass over the file gives the values of users and those by group of items.
+        # One pass over the file gives the metrics of users and their ndcg by group of items.
         by_group: list[np.ndarray] = []
         try:
             values_UM = reader.read(
@@ -115,7 +121,7 @@ class PerUser:
 
 
 def _members(prior: Categories, number_U: np.ndarray) -> dict[str, np.ndarray]:
-    """Who is in each group, bool [U], the largest group first."""
+    """Returns for each group who is in it, bool [U]; the largest group is first."""
     user, group = prior.expand(number_U)
     order = np.argsort(-np.bincount(group, minlength=len(prior.groups)), kind="stable")
 
@@ -129,11 +135,15 @@ def _members(prior: Categories, number_U: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _by_group(ranked: Ranked, category: Categories) -> np.ndarray:
-    """float64 [B, G]: ndcg of the targets in each group, as if there were no others; else NaN."""
+    """Computes each user's ndcg in each group, counting only the targets in that group.
+
+    Returns:
+        float64 [B, G], with NaN where a user has no target in the group.
+    """
     shape = (len(ranked.m_B), len(category.groups))
     cells = shape[0] * shape[1]
 
-    # A pair is a target and a group that it is in; pairs are summed by cell of [B, G].
+    # A pair is a target and a group that contains it. Pairs are summed by cell of [B, G].
     pair, group = category.expand(ranked.target_M)
     cell = ranked.user_M[pair] * shape[1] + group
     rank = ranked.rank_M[pair]

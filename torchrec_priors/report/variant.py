@@ -1,4 +1,4 @@
-"""What a configuration is in the paper's words: which of the variants of its tables."""
+"""The name of a configuration in the paper's tables, and the properties that decide about it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,19 +27,22 @@ _BASELINE_MODELS = {
     "sasrec": "SASRec",
 }
 
-# Settings of an evaluation that leave the ranking to the heads; all others adjust it afterwards.
+# Settings of an evaluation that leave the ranking to the heads. All other settings adjust it
+# afterwards.
 _PLAIN = ("filter_seen", "fusion", "calibrated", "normaliser_rows", "batch", "tiles")
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A model as the paper's tables distinguish them.
+    """The properties by which the paper's tables distinguish models.
 
     Attributes:
-        kinds: of the tree's levels, upper first.
-        segments: of the horizon: 0 for a model of the next item only, 1 for the discounted loss
-            (LT/ST_1).
-        baseline_model: name of a baseline model, or of a backbone other than HSTU; "" for neither.
+        kinds: the kinds of the tree's levels, from the top.
+        segments: the number of segments of the horizon: 0 for a model of only the next item, 1 for
+            the discounted loss (LT/ST_1).
+        in_group: whether some negatives are of the target's own group.
+        baseline_model: the name of a baseline model, or of a backbone other than HSTU; "" for
+            neither.
         adjusted: whether recommendations are changed after the model has ranked them.
     """
 
@@ -59,13 +62,13 @@ class Variant:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], prior_kinds: Mapping[str, str]) -> "Variant":
-        """The variant of a configuration.
+        """Returns the variant of a configuration.
 
         Args:
-            config: by dotted key.
-            prior_kinds: of the data set's priors, by name.
+            config: dotted key -> value.
+            prior_kinds: name of a prior of the data set -> its kind.
         """
-        # Settings that a configuration lacks have their defaults.
+        # A missing setting has its default value.
         levels = [_level(level, prior_kinds) for level in config.get("priors.tree", [])]
         horizon = config.get("model.horizon", 1)
 
@@ -87,24 +90,24 @@ class Variant:
 
     @property
     def plain(self) -> bool:
-        """Whether it is one head of HSTU."""
+        """Whether this is one head of HSTU."""
         return not self.kinds and not self.baseline_model and not self.adjusted
 
     @property
     def ours(self) -> bool:
-        """Whether it has human priors, or their controls, on HSTU."""
+        """Whether this is HSTU with human priors or with their controls."""
         if self.baseline_model or self.adjusted:
             return False
         return bool(self.kinds) or self.segments == 1
 
     @property
     def control(self) -> bool:
-        """Whether it has heads for groups that nobody knows anything about."""
+        """Whether the heads are of groups without a meaning, as controls have them."""
         return any(kind in _CONTROLS for kind in self.kinds)
 
     @property
     def others(self) -> tuple[str, ...]:
-        """Kinds of levels other than the temporal one."""
+        """The kinds of the levels other than the temporal one."""
         return tuple(kind for kind in self.kinds if kind != "temporal")
 
     @property
@@ -124,12 +127,12 @@ class Variant:
 
     @property
     def role(self) -> str:
-        """The row of Table 2: HSTU, +Item, +LT/ST, +Both, the name of a baseline model."""
+        """The row of Table 2, such as "HSTU", "+Item", "+Both", or the name of a baseline model."""
         if self.baseline_model:
             return self.baseline_model
         if not self.others:
             return "HSTU" if self.segments == 0 else "+LT/ST"
-        # Several temporal heads, and one other kind of prior.
+        # "Both" are several temporal heads and one other kind of prior.
         if self.segments > 1 and len(set(self.others)) == 1:
             return "+Both"
 
@@ -138,11 +141,11 @@ class Variant:
 
 
 def _level(level: str, prior_kinds: Mapping[str, str]) -> tuple[str, int]:
-    """The kind of a level of the tree, and its segments if it is temporal."""
+    """Returns the kind of a level of the tree, and its number of segments (0 if not temporal)."""
     kind, _, argument = level.partition(":")
     if kind == "temporal":
         return kind, whole_number(argument) or 1
-    # A prior of the data set comes before a kind of the same name.
+    # A name may be both a prior of the data set and a kind: then it means the prior.
     if level in prior_kinds:
         return prior_kinds[level], 0
     if kind in (*_DATA_KINDS, *_CONTROLS):
@@ -151,6 +154,7 @@ def _level(level: str, prior_kinds: Mapping[str, str]) -> tuple[str, int]:
 
 
 def _segments(levels: list[tuple[str, int]], horizon: int) -> int:
+    """Returns the number of segments of the horizon, see `Variant.segments`."""
     for kind, segments in levels:
         if kind == "temporal":
             return segments
@@ -158,6 +162,7 @@ def _segments(levels: list[tuple[str, int]], horizon: int) -> int:
 
 
 def _baseline_model(config: Mapping[str, Any]) -> str:
+    """Returns the name of the baseline model or of the other backbone; "" for neither."""
     name = str(config.get("baseline.name") or "")
     backbone = str(config.get("encoder.backbone", "hstu"))
     if not name and backbone != "hstu":
@@ -166,6 +171,7 @@ def _baseline_model(config: Mapping[str, Any]) -> str:
 
 
 def _is_adjusted(config: Mapping[str, Any]) -> bool:
+    """Whether a setting of the evaluation changes the lists after the ranking."""
     for key, value in config.items():
         if key.startswith("evaluation.") and value and key.split(".")[1] not in _PLAIN:
             return True
