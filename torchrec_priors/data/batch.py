@@ -1,5 +1,13 @@
 """A training batch: the ids of one lookup, and what distinguishes their roles.
 
+For example, two windows of 3 and 2 items with contexts of 2 and 1, and two negatives, n and m:
+
+    ids           a b c d e n m    one jagged tensor, with the lengths 3, 2 and 2
+    item_X        a b c d e
+    context_N     0 1 3            the tokens a, b and d as indices into item_X
+    end_N         3 3 5            where the window of each token ends in item_X
+    offsets_B1    0 2 3            bounds of the contexts among the tokens
+
 Shapes: B windows, X items of their extended sequences, N tokens of their contexts, n negatives of
 this rank.
 """

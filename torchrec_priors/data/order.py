@@ -6,8 +6,10 @@ those few, a chunk, are shuffled together, so memory does not grow with the log.
 
 Windows are on a line in that order, each as long as it counts: 1 if a batch is a number of windows,
 the number of items of its context if a batch is a budget of tokens. Batch s has the windows that
-end in (s Q, (s + 1) Q]. So an epoch has ceil(length of the line / Q) batches, whatever its order,
-and a batch can be computed without those before it.
+end in (s Q, (s + 1) Q]. With Q = 5, windows of 3, 2, 4 and 3 end at 3, 5, 9 and 12: the first two
+are in batch 0, the third is in batch 1, and the last in batch 2. So an epoch has
+ceil(length of the line / Q) batches, whatever its order, and a batch can be computed without those
+before it.
 """
 
 import itertools

@@ -3,7 +3,12 @@
 A window is a context of up to L items and up to tau items after it, in one extended sequence.
 Contexts do not overlap and are cut backwards from the end of a user's training part, so each
 training item but the last is in exactly one context and every position has a next item. This holds
-in each epoch, also when the cuts move or ties change places from epoch to epoch.
+in each epoch, also when the cuts move or ties change places from epoch to epoch. A history of 7
+training items with L = 3 and tau = 2 has two windows (left of the bar is the context):
+
+    history     a b c d e f g
+    window      a b c|d e
+    window            d e f|g
 
 `order` defines the order of an epoch and its global batches, whatever the number of ranks; a rank
 takes its share of every batch. A window keeps its number in the global batch, so nothing depends on

@@ -8,6 +8,12 @@ search in the ends of its items. So the union of what the ranks serve is one sam
 same for any number of ranks, every rank knows which rank serves which draw without communication,
 and no rank holds a list of other ranks' rows, or their weights.
 
+The line of a set of the rows 3, 7 and 8 with weights 4, 2 and 1, of which rank 0 has row 3:
+
+    position    0 1 2 3 4 5 6
+    row         3 3 3 3 7 7 8
+    rank        0 0 0 0 1 1 1
+
 Shapes: S item sets, the last of which is the whole catalogue if draws are shared; W ranks; n draws
 in all.
 """
