@@ -1,7 +1,7 @@
 """The section `[sharding]`: how tables are cut over the ranks.
 
-These are settings only: `embedding/distribute.py` asks TorchRec's planner for a plan within them, or
-reads the given one, and carries it out.
+These are settings only: `embedding/distribute.py` asks TorchRec's planner for a plan within them,
+or reads a given one, and carries it out.
 """
 
 from collections.abc import Iterable
