@@ -2,8 +2,8 @@
 
 The raw folder holds one pair of files. `NAME.txt` has a line for each user: the user's id and then
 item ids in order of time, separated by blanks. `NAME_item2attributes.json` maps an item to the ids
-of its category labels (several for an item; the ids have no names). Expected for Beauty: 22,363
-users, 12,101 items, 198,502 interactions, 637 labels.
+of its category labels. An item may have several labels, and the files give no names for them.
+Expected for Beauty: 22,363 users, 12,101 items, 198,502 interactions, 637 labels.
 
 There are no timestamps. The position of an interaction in its line is used instead, and the
 manifest says so.
@@ -35,11 +35,12 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
     log = _interactions(raw / f"{name}.txt", bad_rows)
     labels = _labels(raw / f"{name}{_ATTRIBUTES}")
 
-    # The catalogue has items of either file. There are no titles.
+    # The catalogue contains the items of both files. The files have no titles, so titles are made
+    # from the ids.
     item_ids = np.union1d(log["item_id"].to_numpy(), np.fromiter(labels, np.int64, len(labels)))
     titles = pa.array([f"{name} {item}" for item in item_ids.tolist()], pa.string())
 
-    # An item may have several labels of either prior.
+    # In both priors, an item may have several labels.
     categories = ibis.memtable(_pairs(coarsen(labels), "category"))
     attributes = ibis.memtable(_pairs(labels, "attribute"))
     return Corpus(
@@ -57,11 +58,11 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
 
 
 def _pair(raw: Path) -> tuple[Path, str]:
-    """Returns the folder and the NAME of the one pair of files, in `raw` or in a folder in it."""
+    """Returns the folder and the NAME of the pair of files, in `raw` or in one of its folders."""
     if not raw.is_dir():
         raise UserError(f"--raw: there is no folder '{raw}'")
 
-    # An archive may unpack into a folder.
+    # An archive may have been unpacked into a folder inside `raw`.
     files = sorted(raw.glob(f"*{_ATTRIBUTES}")) or sorted(raw.glob(f"*/*{_ATTRIBUTES}"))
     names = [str(file.relative_to(raw)).removesuffix(_ATTRIBUTES) for file in files]
     if len(names) != 1:
@@ -80,7 +81,7 @@ def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
     """Returns one row for each interaction.
 
     Raises:
-        UserError: A user has two lines.
+        UserError: a user has two lines.
     """
     lists = read_lists(file, bad_rows)
     user = pc.list_element(lists, 0).to_numpy()
@@ -90,7 +91,7 @@ def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
             f"{file}: user {values[counts > 1][0]} has two lines, so their order in time is unknown"
         )
 
-    # The first number of a line is the user, the others are items.
+    # The first number of a line is the user, and the others are items.
     length = pc.list_value_length(lists).to_numpy() - 1
     first = np.cumsum(length) - length
     position = np.arange(length.sum()) - np.repeat(first, length)
@@ -107,11 +108,11 @@ def _interactions(file: Path, bad_rows: BadRows) -> pa.Table:
 
 
 def _labels(file: Path) -> dict[int, list[int]]:
-    """Reads the labels of each item, each once, ascending."""
+    """Reads the labels of each item, sorted and without repeats."""
     try:
         values = json.loads(file.read_text(encoding="utf8"))
         labels = {
-            int(item): sorted({_whole(label) for label in of_item})
+            int(item): sorted({_as_integer(label) for label in of_item})
             for item, of_item in values.items()
         }
         for number in itertools.chain(labels, *labels.values()):
@@ -124,15 +125,18 @@ def _labels(file: Path) -> dict[int, list[int]]:
     return labels
 
 
-def _whole(label: object) -> int:
-    """Returns a label as an integer; Python would round others."""
+def _as_integer(label: object) -> int:
+    """Returns a label as an integer.
+
+    Fractions are an error, because `int` would silently cut them off.
+    """
     if isinstance(label, float) and not label.is_integer():
         raise ValueError(f"{label} is no integer")
     return int(label)  # type: ignore[call-overload]
 
 
 def _pairs(labels: dict[int, list[int]], prefix: str) -> pa.Table:
-    """Returns (item_id, label), with labels named by a prefix and their number."""
+    """Returns a table of (item_id, label), in which a label is the prefix and the label's id."""
     items = []
     names = []
     for item, of_item in labels.items():

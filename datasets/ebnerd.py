@@ -1,21 +1,26 @@
 """EB-NeRD (Ekstra Bladet; research use): clicks on news articles, 27 April to 8 June 2023.
 
-Files of one bundle (demo, small or large): `articles.parquet`, and `behaviors.parquet` and
-`history.parquet` in the folders `train` and `validation`. These columns are read: article_id,
-title, subtitle, category_str, topics, premium of articles; user_id, article_id_fixed,
-impression_time_fixed of histories; user_id, impression_time, article_ids_clicked, device_type,
-gender, age, is_subscriber of behaviours. The data card, `ebnerd.md`, lists all columns and says how
-to get the files. Expected for `large` with the default options: 44,968 users, 25,216 articles and
-30 million interactions (the paper's Table 4).
+The files are those of one bundle (demo, small or large): `articles.parquet`, and
+`behaviors.parquet` and `history.parquet` in the folders `train` and `validation`. These columns are
+read:
 
-An interaction is a click. The files list most clicks two or three times: the two histories overlap,
-and the second one has those of the first week of impressions. So a (user, article, time) of the
-histories counts once, and a click of the impressions counts if it is later than all clicks of the
-user in the histories.
+- of articles: article_id, title, subtitle, category_str, topics, premium,
+- of histories: user_id, article_id_fixed, impression_time_fixed,
+- of behaviours: user_id, impression_time, article_ids_clicked, device_type, gender, age,
+  is_subscriber.
 
-Priors: `category` (the category prior), `topic` (several for an article), `community` (of articles
-read by the same users), and of users `subscriber`, `device`, `age`, `gender` (the most frequent
-value in a user's impressions) and `crowd` (communities of users).
+The data card, `ebnerd.md`, lists all columns and says how to get the files. Expected for `large`
+with the default options: 44,968 users, 25,216 articles and 30 million interactions (the paper's
+Table 4).
+
+An interaction is a click. The files list most clicks two or three times, because the two histories
+overlap, and the second one contains the clicks of the first week of impressions. Therefore a click
+(user, article, time) in the histories counts once. A click in the impressions counts only if it is
+later than all clicks of the same user in the histories.
+
+Priors of articles: `category` (the category prior), `topic` (several for an article), `community`
+(articles read by the same users). Priors of users: `subscriber`, `device`, `age` and `gender` (for
+each, the most frequent value in the user's impressions), and `crowd` (communities of users).
 Source: https://recsys.eb.dk; Johannes Kruse et al., RecSys Challenge 2024, arXiv:2410.03432.
 """
 
@@ -58,12 +63,12 @@ _ARTICLE: Mapping[str, Kind] = {
     "topics": lists_of(TEXT),
     "premium": TRUTH,
 }
-_READ: Mapping[str, Kind] = {
+_HISTORY: Mapping[str, Kind] = {
     "user_id": WHOLE,
     "article_id_fixed": lists_of(WHOLE),
     "impression_time_fixed": lists_of(TIME),
 }
-_SHOWN: Mapping[str, Kind] = {
+_BEHAVIOUR: Mapping[str, Kind] = {
     "user_id": WHOLE,
     "impression_time": TIME,
     "article_ids_clicked": lists_of(WHOLE),
@@ -74,21 +79,23 @@ _SHOWN: Mapping[str, Kind] = {
 }
 _DEVICES = ((1, "desktop"), (2, "mobile"), (3, "tablet"))
 _GENDERS = ((0, "male"), (1, "female"))
-_PLACES = 1 << 16  # positions in a list
+# A list of clicks must be shorter than this, so that a row and a position give one sortable number.
+_PLACES = 1 << 16
 
 
 @dataclass(frozen=True)
 class Options:
-    """Options of `--option`.
+    """The options that users set with `--option`.
 
     Attributes:
-        min_history: Users with fewer clicks are left out. The default is the paper's filter.
-        catalogue: `read` for the articles that the kept users have read, as in the paper, or `all`.
-        communities: Groups of articles of the prior `community`; 0 for no such prior.
-        crowds: Groups of users of the prior `crowd`; 0 for no such prior.
-        last: Training clicks of a user that join articles, the latest. The paper's value is 1000,
-            which gives many pairs.
-        neighbours: Number of strongest neighbours that each article and each user keeps.
+        min_history: users with fewer clicks are left out. The default is the paper's filter.
+        catalogue: the articles in the catalogue: those that the kept users have read (`read`), as
+            in the paper, or all (`all`).
+        communities: the number of groups of the prior `community`; 0 for no such prior.
+        crowds: the number of groups of the prior `crowd`; 0 for no such prior.
+        last: the number of each user's latest training clicks that connect articles to communities.
+            The paper's value is 1000, which gives very many pairs of articles.
+        neighbours: the number of strongest neighbours that each article and each user keeps.
     """
 
     min_history: int = 512
@@ -105,9 +112,9 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     articles = engine.keep_all_valid(articles, there(articles, ["article_id"]), bad_rows)
     engine.require_unique(articles, "article_id")
 
-    shown = engine.read_parquet(behaviours, found_types(behaviours[0], _SHOWN), bad_rows)
+    shown = engine.read_parquet(behaviours, found_types(behaviours[0], _BEHAVIOUR), bad_rows)
     shown = _checked(shown, engine, bad_rows)
-    read = engine.read_parquet(histories, found_types(histories[0], _READ), bad_rows)
+    read = engine.read_parquet(histories, found_types(histories[0], _HISTORY), bad_rows)
     read = _checked(read, engine, bad_rows)
 
     known = articles.select("article_id")
@@ -116,7 +123,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         _clicks_of_impressions(shown, known, engine, bad_rows),
     )
 
-    # Clicks are computed once: counting long histories reads them, too.
+    # The clicks are stored because they are read twice: once to count, and once as the log.
     log = at_least(engine.materialise("corpus_clicks", log), options.min_history, engine, bad_rows)
 
     # Articles that no kept user has read are in the catalogue only if that is requested.
@@ -153,7 +160,7 @@ def _files(raw: Path) -> tuple[Path, list[Path], list[Path]]:
     raw = folder_with(raw, [ARTICLES])
     require_files(raw, [ARTICLES])
 
-    # One of the splits is enough.
+    # One of the two splits is enough.
     splits = [raw / split for split in ("train", "validation") if (raw / split).is_dir()]
     if not splits:
         raise UserError(
@@ -171,7 +178,10 @@ def _files(raw: Path) -> tuple[Path, list[Path], list[Path]]:
 
 
 def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
-    """Returns the valid rows of histories or behaviours: with users, and with lists that agree."""
+    """Returns the valid rows of histories or behaviours.
+
+    A valid row has a user, and its lists are present, short enough and equally long.
+    """
     lists = [name for name, kind in table.schema().items() if kind.is_array()]
     names = ["user_id", *lists]
     if "impression_time" in table.columns:
@@ -191,8 +201,8 @@ def _checked(table: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
 def _clicks_of_histories(
     read: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
 ) -> ir.Table:
-    """Returns the clicks of the histories, each once."""
-    # Positions keep the order of a list, which sorting by time would not for equal times.
+    """Returns the clicks in the histories, without repeats."""
+    # Positions preserve the order of a list even if times are equal.
     place = ibis.range(read.article_id_fixed.length())
     clicks = read.select(
         "file", "row", "order", "user_id",
@@ -204,7 +214,7 @@ def _clicks_of_histories(
     )  # fmt: skip
     clicks = _interactions(clicks, known, engine, bad_rows)
 
-    # The orders of histories are even, those of impressions are odd: no two clicks share one.
+    # The values of `order` are even for histories and odd for impressions, so that they differ.
     return clicks.group_by(["user_id", "item_id", "timestamp"]).aggregate(
         order=clicks["order"].min() * 2
     )
@@ -213,7 +223,7 @@ def _clicks_of_histories(
 def _clicks_of_impressions(
     shown: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows
 ) -> ir.Table:
-    """Returns the clicks of the impressions."""
+    """Returns the clicks in the impressions."""
     place = ibis.range(shown.article_ids_clicked.length())
     clicks = shown.select(
         "file", "row", "order", "user_id",
@@ -228,9 +238,9 @@ def _clicks_of_impressions(
 
 
 def _interactions(clicks: ir.Table, known: ir.Table, engine: Engine, bad_rows: BadRows) -> ir.Table:
-    """Returns the valid clicks in the types of a corpus.
+    """Returns the valid clicks with the columns and types of a corpus.
 
-    `order` is that of the row and, within it, that of the list.
+    `order` sorts clicks by their row, and within a row by their position in the list.
     """
     rules = [
         Rule("time", "must have a value", clicks.time.notnull()),
@@ -248,8 +258,8 @@ def _interactions(clicks: ir.Table, known: ir.Table, engine: Engine, bad_rows: B
 
 
 def _clicks(of_histories: ir.Table, of_impressions: ir.Table) -> ir.Table:
-    """Returns all clicks of the histories, and the later ones of the impressions."""
-    # Users without a history have no last time: all of their clicks are later.
+    """Returns all clicks in the histories, and the later clicks in the impressions."""
+    # Users without a history have no last time, so all of their clicks count as later.
     last = of_histories.group_by("user_id").aggregate(last=of_histories.timestamp.max())
     later = of_impressions.left_join(last, "user_id").drop("user_id_right")
     later = later.filter(later.last.isnull() | (later.timestamp > later.last)).drop("last")
@@ -257,8 +267,9 @@ def _clicks(of_histories: ir.Table, of_impressions: ir.Table) -> ir.Table:
 
 
 def _user_priors(shown: ir.Table) -> list[Labels]:
-    """Returns the priors of users, from what their impressions say."""
-    # A null is no label; users with none are in the remainder. Ages are the first year of a decade.
+    """Returns the priors of users, computed from their impressions."""
+    # A null is no label, and users without any label are in the remainder group. The files give the
+    # first year of a decade as the age.
     labels = {
         "subscriber": shown.is_subscriber.ifelse("subscriber", "no subscriber"),
         "device": shown.device_type.cases(*_DEVICES),
@@ -272,9 +283,9 @@ def _user_priors(shown: ir.Table) -> list[Labels]:
 
 
 def _most_frequent(shown: ir.Table, label: ir.StringValue) -> ir.Table:
-    """Returns (user_id, label): the label in most impressions of a user.
+    """Returns a table of (user_id, label) with the most frequent label in each user's impressions.
 
-    Of equally frequent labels, it is the first by name.
+    Of equally frequent labels, the first by name is used.
     """
     values = shown.select(user_id=shown.user_id.cast("int64"), label=label)
     values = values.filter(values.label.notnull())

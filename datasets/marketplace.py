@@ -1,14 +1,16 @@
-"""A synthetic C2C marketplace shaped like MerRec (Mercari's): `prepare --generate ROWS` writes it.
+"""A synthetic marketplace on which users sell to each other, shaped like MerRec.
 
-Files (Parquet): `log` (row, user_id, item_id, event, time in ms), `items` (item_id, title,
-category, category2, category3, price in cents), `users` (user_id, spending). The log can be of any
-size. `torchrec_priors/synthetic/` describes it and what is planted in it: six event types at
-MerRec's shares, users of 5 to 500 interactions, Zipf popularity, interests that drift, sessions,
-purchases that follow views. `truth/interests.parquet` keeps the planted interests (user_id,
-category3, from, until) for checks; nothing here reads it.
+`prepare --generate ROWS` writes a log of any size. The files are in Parquet: `log` (row, user_id,
+item_id, event, time in ms), `items` (item_id, title, category, category2, category3, price in
+cents) and `users` (user_id, spending).
+
+`torchrec_priors/synthetic/` describes how the log is generated. It has six event types with
+MerRec's shares, users with 5 to 500 interactions, Zipf popularity, interests that drift, sessions,
+and purchases that follow views. `truth/interests.parquet` keeps the generated interests (user_id,
+category3, from, until) for checks. This file does not read them.
 
 Priors: `category` (10 groups; the category prior), `category2` (60), `category3` (240; small
-catalogues use part of the tree), `event`, `spending` (users).
+catalogues use only a part of these groups), `event`, and for users `spending`.
 """
 
 from pathlib import Path
@@ -56,7 +58,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine) -> Corpus:
 def _complete(
     file: Path, columns: dict[str, pa.DataType], bad_rows: BadRows, engine: Engine
 ) -> ir.Table:
-    """Returns a table without nulls, of which the first column is unique."""
+    """Reads a table without nulls, and checks that the ids in the first column are unique."""
     table = engine.read_parquet([file], columns, bad_rows)
     rules = [Rule(name, "must have a value", table[name].notnull()) for name in columns]
     table = engine.keep_all_valid(table, rules, bad_rows)
@@ -71,13 +73,14 @@ def _labels(table: ir.Table, key: str, column: str) -> ir.Table:
 def _interactions(
     file: Path, items: ir.Table, users: ir.Table, bad_rows: BadRows, engine: Engine
 ) -> ir.Table:
-    """Returns the log, whose rows must name items and users of the other files."""
+    """Returns the valid rows of the log. Their items and users must be in the other files."""
     numbers = ("user_id", "item_id", "time")
     log = engine.read_parquet(
         [file], {**dict.fromkeys(numbers, pa.int64()), "event": pa.string()}, bad_rows
     )
 
-    # A row counts for the first rule that it breaks, so missing values come first.
+    # A row that breaks several rules is reported for the first one. Missing values come first,
+    # because they break other rules, too.
     rules = [
         *(Rule(name, "must have a value", log[name].notnull()) for name in numbers),
         Rule("user_id", f"must be listed in {USERS}", users),

@@ -1,16 +1,17 @@
-"""MerRec (Mercari, CC BY-NC 4.0): half a year of a C2C marketplace in the US, May to October 2023.
+"""MerRec (Mercari, CC BY-NC 4.0): half a year of a marketplace in the US, May to October 2023.
 
-Files: a folder for each month, `20230501/000000000000.parquet` and so on, one row for each event.
-The columns user_id, stime, event_id, product_id or item_id, name, price, c0_name to c2_name,
-brand_name, item_condition_id and color are read. The data card, `merrec.md`, lists all columns and
-says how to get the files. Expected: 5.56 million users, 83.07 million listings, 1.27 billion
-events; with the default options 119,754 users and 521 million events (the paper's Table 4).
+Users of the marketplace sell to each other. There is a folder for each month with files such as
+`20230501/000000000000.parquet`, in which each row is an event. These columns are read: user_id,
+stime, event_id, product_id or item_id, name, price, c0_name to c2_name, brand_name,
+item_condition_id and color. The data card, `merrec.md`, lists all columns and says how to get the
+files. Expected: 5.56 million users, 83.07 million listings, 1.27 billion events; with the default
+options 119,754 users and 521 million events (the paper's Table 4).
 
-An item is a product by default. The rows of an item may differ: its title, price, categories,
+An item is a product by default. The rows of an item may differ. Its title, price, categories,
 brand, condition and colour are those of its first row in the files.
 
-Priors: `c0` (the category prior), `c1`, `c2` (each within its parent), `brand` (the most frequent
-ones), `event`, and, if an item is a listing, `condition`.
+Priors: `c0` (the category prior), `c1`, `c2` (categories within those of the level above), `brand`
+(a group for each of the most frequent brands), `event`, and, if an item is a listing, `condition`.
 Source: https://huggingface.co/datasets/mercari-us/merrec; Lichi Li et al., KDD 2025,
 arXiv:2402.14230.
 """
@@ -59,12 +60,14 @@ _ABOUT_ITEMS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Options of `--option`.
+    """The options that users set with `--option`.
 
     Attributes:
-        item_id: Column of what is recommended: products, or single listings.
-        min_history: Users with fewer events are left out. The default is the paper's filter.
-        brands: Groups of the prior `brand`, in addition to "other brands" and "no brand".
+        item_id: the column that identifies an item: products (`product_id`), or single listings
+            (`item_id`).
+        min_history: users with fewer events are left out. The default is the paper's filter.
+        brands: the number of brands that are groups of the prior `brand`. There are two more
+            groups, "other brands" and "no brand".
     """
 
     item_id: Literal["product_id", "item_id"] = "product_id"
@@ -85,7 +88,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
         "event_id": TEXT,
         options.item_id: either(WHOLE, TEXT),
     }
-    # Types are those of the first file; all others must have them, too.
+    # The first file decides the types of the columns. All other files must have the same types.
     log = engine.read_parquet(files, found_types(files[0], {**required, **_ABOUT_ITEMS}), bad_rows)
 
     rules = [
@@ -96,7 +99,8 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     log = engine.keep_all_valid(log, rules, bad_rows)
     log = at_least(log, options.min_history, engine, bad_rows)
 
-    # Items are those of the users that are left, computed once for all of the priors.
+    # Only items of the kept users are in the catalogue. The table is stored because every prior
+    # reads it.
     items = engine.materialise("corpus_items", _items(engine, log, options.item_id))
     # The codes of events are their positions in EVENTS.
     codes = [(name, code) for code, name in enumerate(EVENTS)]
@@ -121,11 +125,11 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
 
 
 def _shards(raw: Path) -> list[Path]:
-    """Returns the files of all months in the folder, or of the one month that it is."""
+    """Returns the files of all months in `raw`, or of one month if `raw` is the month's folder."""
     if not raw.is_dir():
         raise UserError(f"--raw: there is no folder '{raw}'")
 
-    # The months may be one folder deeper.
+    # The folders of the months may be one folder deeper, where an archive was unpacked.
     for form in ("[0-9]*/*.parquet", "*.parquet", "*/[0-9]*/*.parquet"):
         files = sorted(raw.glob(form))
         if files:
@@ -167,11 +171,11 @@ def _items(engine: Engine, log: ir.Table, item_id: str) -> ir.Table:
 
 
 def _categories(items: ir.Table, level: int) -> ir.Table:
-    """Returns the categories of a level, named with the levels above.
+    """Returns the categories of a level, whose names include the levels above.
 
-    "Shoes" of one parent is another category than "Shoes" of another one.
+    Without these, "Women > Shoes" and "Men > Shoes" would be the same category "Shoes".
     """
-    # If a name is null, so is the whole label: such items are in the remainder.
+    # If one of the names is null, the whole label is null, and the item is in the remainder group.
     label = items.c0_name
     for above in range(1, level + 1):
         label = label + " > " + items[f"c{above}_name"]
@@ -179,13 +183,19 @@ def _categories(items: ir.Table, level: int) -> ir.Table:
 
 
 def _brands(items: ir.Table, most: int) -> ir.Table:
-    """Returns the brands of the most items by name, and all others as one."""
+    """Returns a table of (item_id, label) with the brands of most items, and one label for others.
+
+    Args:
+        items: the catalogue.
+        most: the number of brands that are labels.
+    """
     branded = items.filter(items.brand_name.notnull() & (items.brand_name != ""))
-    # Brands are counted by items, not by events; ties go to the first name.
+    # The number of items of a brand counts, not the number of events. Of equally frequent brands,
+    # the first by name comes first.
     counts = branded.group_by("brand_name").aggregate(n=branded.count())
     by_frequency = counts.order_by([ibis.desc("n"), "brand_name"])
     frequent = by_frequency.limit(most).select(frequent="brand_name")
 
-    # Brands without a match are null here.
+    # `frequent` is null here for all other brands.
     joined = branded.left_join(frequent, branded.brand_name == frequent.frequent)
     return joined.select("item_id", label=joined.frequent.fill_null("other brands"))

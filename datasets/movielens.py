@@ -1,25 +1,28 @@
 """MovieLens (GroupLens; research use, no redistribution) in its official files.
 
-The release is recognised by the files that are present, in the raw folder or in the one folder in
-it. Texts are UTF-8, or Latin-1 if they are not UTF-8.
+The release is recognised by the names of the files, which are in the raw folder or in the only
+folder inside it. Texts are read as UTF-8, or as Latin-1 if they are not valid UTF-8.
 
-100K: `u.data` (user, item, rating, time in seconds; tabs), `u.item` (id, title, dates, URL, 19
-genre flags; bars, Latin-1), `u.user` (id, age, gender, occupation, zip code; bars). `u.genre` and
+100K has three files. `u.data` is separated by tabs (user, item, rating, time in seconds). `u.item`
+is separated by vertical bars and encoded in Latin-1 (id, title, dates, URL, 19 genre flags).
+`u.user` is separated by vertical bars (id, age, gender, occupation, zip code). `u.genre` and
 `u.occupation` are optional. Expected: 943 users, 1,682 films, 100,000 ratings from September 1997
 to April 1998.
 
-1M: `ratings.dat`, `movies.dat`, `users.dat`, fields separated by `::`, Latin-1; genres separated by
-bars, ages and occupations as codes. Expected: 6,040 users, 3,883 films, 1,000,209 ratings.
+1M has `ratings.dat`, `movies.dat` and `users.dat`, with fields separated by `::`, in Latin-1.
+Genres are separated by vertical bars, and ages and occupations are codes. Expected: 6,040 users,
+3,883 films, 1,000,209 ratings.
 
-10M: the same without `users.dat`, ratings in half stars. 1M without its `users.dat` is
-distinguished by its whole stars.
+10M has the same form without `users.dat`, and half stars. If `users.dat` of 1M is missing, 1M is
+still distinguished from 10M because it has only whole stars.
 
-20M, 25M, 32M and "latest": `ratings.csv` and `movies.csv` with headers; ratings in half stars.
+20M, 25M, 32M and "latest" have `ratings.csv` and `movies.csv` with headers, and half stars.
 
-Kaggle's 20M: `rating.csv` and `movie.csv`, the same with times as "2005-04-02 23:53:47".
+Kaggle's 20M has `rating.csv` and `movie.csv` of the same form, except that times are written like
+"2005-04-02 23:53:47".
 
-Priors: `genre` (several for a film; the category prior), `rating` (the event: the stars), and, if
-users are described, `age`, `gender`, `occupation`.
+Priors: `genre` (several for a film; the category prior), `rating` (the event type, a number of
+stars), and, if the files describe the users, `age`, `gender` and `occupation`.
 Source: https://grouplens.org/datasets/movielens/; F. Maxwell Harper and Joseph A. Konstan, ACM TiiS
 5(4):19, 2015.
 """
@@ -52,7 +55,7 @@ GENRES = (
 )  # fmt: skip
 STARS = ("1 star", "2 stars", "3 stars", "4 stars", "5 stars")
 HALF_STARS = ("0.5 stars", "1 star", *(f"{half / 2:g} stars" for half in range(3, 11)))
-# GroupLens' own age bands; the lower bound is 1M's code of a band.
+# The age bands that GroupLens uses in 1M. The lower bound is the code of the band.
 AGE_BANDS = (
     (0, "under 18"),
     (18, "18-24"),
@@ -62,7 +65,7 @@ AGE_BANDS = (
     (50, "50-55"),
     (56, "56+"),
 )
-# By 1M's code of an occupation.
+# The occupation with code c in 1M is OCCUPATIONS_1M[c].
 OCCUPATIONS_1M = (
     "other", "academic/educator", "artist", "clerical/admin", "college/grad student",
     "customer service", "doctor/health care", "executive/managerial", "farmer", "homemaker",
@@ -70,7 +73,7 @@ OCCUPATIONS_1M = (
     "self-employed", "technician/engineer", "tradesman/craftsman", "unemployed", "writer",
 )  # fmt: skip
 
-# The files of each form, by which a release is recognised.
+# The files of each form of the data. A release is recognised by them.
 _100K = ("u.data", "u.item", "u.user")
 _DAT = ("ratings.dat", "movies.dat")
 _CSV = ("ratings.csv", "movies.csv")
@@ -79,15 +82,16 @@ _KAGGLE = ("rating.csv", "movie.csv")
 
 @dataclass(frozen=True)
 class _Release:
-    """The tables of a release, whatever its form.
+    """The tables of a release. They have the same columns for all releases.
 
     Attributes:
-        films: `item_id`, `title`, and any other attributes.
-        genres: `item_id`, `label`.
-        ratings: `user_id`, `item_id`, `rating` (float64), `seconds`, `line`.
-        files: The files of ratings, films and, if there are any, users.
-        stars: Names of the ratings, in even steps up to 5.
-        users: `user_id`, `age`, `gender`, `occupation`; None if users are not described.
+        films: a table of `item_id`, `title`, and any other attributes.
+        genres: a table of `item_id`, `label`.
+        ratings: a table of `user_id`, `item_id`, `rating` (float64), `seconds`, `line`.
+        files: the files of ratings, films and, if there are any, users.
+        stars: the names of the possible ratings, which are evenly spaced up to 5.
+        users: a table of `user_id`, `age`, `gender`, `occupation`; None if the files do not
+            describe users.
     """
 
     films: pa.Table
@@ -122,7 +126,7 @@ def load(raw: Path, bad_rows: BadRows) -> Corpus:
 
 
 def _release(raw: Path, bad_rows: BadRows) -> _Release:
-    """Recognises the release by its files and reads it."""
+    """Reads the release, which is recognised by its files."""
     raw = folder_with(raw, _100K, _DAT, _CSV, _KAGGLE)
     for names in (_CSV, _KAGGLE):
         if (raw / names[0]).is_file():
@@ -175,7 +179,7 @@ def _1m_or_10m(raw: Path, bad_rows: BadRows) -> _Release:
     }
     ratings = read_table(raw / "ratings.dat", "::", rated, bad_rows)
 
-    # Only 1M describes users. Without them, the half stars of 10M distinguish the releases.
+    # Only 1M describes users. Without `users.dat`, only 10M has half stars.
     is_1m = has_users or _all_whole(ratings["rating"])
     return _Release(
         films=films.select(["item_id", "title"]),
@@ -202,7 +206,7 @@ def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
     films = films.rename_columns(["item_id", "title", "genres", LINE])
     films = _once(films, films_file, "item_id", bad_rows)
 
-    # Kaggle's file has dates, which are converted below.
+    # The times in Kaggle's file are texts, which are converted below.
     seconds = pa.string() if names == _KAGGLE else pa.int64()
     rated = {
         "userId": pa.int64(),
@@ -224,9 +228,9 @@ def _latest(raw: Path, names: tuple[str, str], bad_rows: BadRows) -> _Release:
 
 
 def _in_seconds(ratings: pa.Table, file: Path, bad_rows: BadRows) -> pa.Table:
-    """Returns ratings with times such as "2005-04-02 23:53:47" as seconds since 1970."""
+    """Converts times such as "2005-04-02 23:53:47" to seconds since 1970."""
     form = "%Y-%m-%d %H:%M:%S"
-    # Texts that are no times become null here, and are handled as bad rows below.
+    # Texts that are not times become null, and `keep_valid` then handles them as bad rows.
     times = pc.strptime(ratings["timestamp"], form, "s", error_is_null=True)
     ratings = keep_valid(
         ratings, pc.is_valid(times), file, bad_rows, "timestamp", f"must be a time as {form}"
@@ -241,7 +245,8 @@ def _genre_names(raw: Path) -> tuple[str, ...]:
     if not file.is_file():
         return GENRES
 
-    # The file is small and of the publisher: a bad row is rejected, whatever the policy.
+    # The file is small and comes from the publisher, so a bad row is always rejected, even with
+    # `--on-bad-row drop`.
     table = read_table(file, "|", {"genre": pa.string(), "number": pa.int64()}, BadRows())
     names = tuple(table.sort_by("number")["genre"].to_pylist())
     if sorted(table["number"].to_pylist()) != list(range(len(GENRES))):
@@ -267,7 +272,7 @@ def _films_100k(raw: Path, genres: tuple[str, ...], bad_rows: BadRows) -> pa.Tab
 
 
 def _flagged(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
-    """Returns genres as (item_id, label), from flags."""
+    """Returns a table of (item_id, label) from the flags of genres."""
     parts = []
     for genre in genres:
         ids = films.filter(pc.equal(films[f"flag:{genre}"], 1))["item_id"]
@@ -276,8 +281,11 @@ def _flagged(films: pa.Table, genres: tuple[str, ...]) -> pa.Table:
 
 
 def _listed(films: pa.Table) -> pa.Table:
-    """Returns genres as (item_id, label), from "Comedy|Drama"; "(no genres listed)" is none."""
-    # A list of genres becomes one row for each of them.
+    """Returns a table of (item_id, label) from texts such as "Comedy|Drama".
+
+    The text "(no genres listed)" gives no label.
+    """
+    # A text that lists several genres becomes several rows.
     lists = pc.split_pattern(films["genres"].combine_chunks(), "|")
     items = films["item_id"].combine_chunks().take(pc.list_parent_indices(lists))
     pairs = pa.table({"item_id": items, "label": pc.list_flatten(lists)})
@@ -296,7 +304,7 @@ def _users_100k(raw: Path, bad_rows: BadRows) -> pa.Table:
     }
     users = _users(file, "|", columns, bad_rows)
 
-    # The list of occupations is optional.
+    # The file with the list of occupations is optional.
     list_of_occupations = raw / "u.occupation"
     if list_of_occupations.is_file():
         names = read_table(list_of_occupations, "|", {"occupation": pa.string()}, BadRows())
@@ -327,7 +335,7 @@ def _users_1m(file: Path, bad_rows: BadRows) -> pa.Table:
 def _users(
     file: Path, delimiter: str, columns: dict[str, pa.DataType], bad_rows: BadRows
 ) -> pa.Table:
-    """Returns the users of a file, each once and with a valid age in `years`."""
+    """Reads the users of a file. Repeated users and invalid ages in `years` are bad rows."""
     users = read_table(
         file, delimiter, {**columns, "zip_code": pa.string()}, bad_rows, encoding=encoding_of(file)
     )
@@ -338,7 +346,7 @@ def _users(
 
 
 def _with_age(users: pa.Table) -> pa.Table:
-    """Returns the users with their age bands."""
+    """Returns the users with a column `age`, the name of the age band."""
     bands = [_age_band(years) for years in users["years"].to_pylist()]
     return users.append_column("age", pa.array(bands, pa.string()))
 
@@ -356,7 +364,7 @@ def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
     ratings = release.ratings
     file = release.files[0]
 
-    # The code of a rating is its index in `stars`. Ratings between two steps have none.
+    # The code of a rating is its index in `stars`. Ratings between two steps have no code.
     step = 5 / len(release.stars)
     code = pc.subtract(pc.divide(ratings["rating"], step), 1.0)
     ratings = ratings.append_column("code", code)
@@ -365,7 +373,7 @@ def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
         ratings, has_code, file, bad_rows, "rating", f"must be {step:g} to 5 in steps of {step:g}"
     )
 
-    # Times are kept in milliseconds, as int64.
+    # Times are stored in milliseconds as int64, so larger values would overflow.
     in_range = pc.less(pc.abs(ratings["seconds"]), 2**63 // 1000)
     ratings = keep_valid(ratings, in_range, file, bad_rows, "seconds", "must fit in milliseconds")
 
@@ -391,8 +399,7 @@ def _interactions(release: _Release, bad_rows: BadRows) -> pa.Table:
 
 
 def _once(table: pa.Table, file: Path, column: str, bad_rows: BadRows) -> pa.Table:
-    """Returns the rows with the first occurrence of each id; the others are bad rows."""
-    # In the order of the file: the first row of an id stays.
+    """Returns the first row of each id. Later rows with the same id are bad rows."""
     seen: set[int] = set()
     first = []
     for value in table[column].to_pylist():

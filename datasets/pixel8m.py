@@ -1,15 +1,16 @@
 """Pixel8M of PixelRec (Westlake University; non-commercial research and education).
 
-It has interactions with short videos, 2012 to 2022. Files: a CSV of interactions (item_id, user_id,
-timestamp in seconds) and one of item information (item_id, seven counts, title, tag, description),
-anywhere in the folder. They are recognised by their headers. The data card, `pixel8m.md`, lists all
-columns and says how to get the files. Expected: 8.9 million users, 407,082 items, 158 million
-interactions; with the default options 561,737 users, 398,261 items and 57 million interactions (the
-paper's Table 4).
+The log contains interactions with short videos from 2012 to 2022. There are two CSV files: one with
+interactions (item_id, user_id, timestamp in seconds), and one with item information (item_id, seven
+counts, title, tag, description). They may be anywhere in the folder and are recognised by their
+headers. The data card, `pixel8m.md`, lists all columns and says how to get the files. Expected: 8.9
+million users, 407,082 items, 158 million interactions; with the default options 561,737 users,
+398,261 items and 57 million interactions (the paper's Table 4).
 
-Priors: `category` (eight, several for an item; the category prior) and `tag` (111). Categories
-follow from a mapping file, `pixel8m_categories.csv` next to this one. In it, the tag
-`Miscellaneous` is in all eight, as in the paper. Items whose tag it does not list have no category.
+Priors: `category` (eight groups, several for an item; the category prior) and `tag` (111 groups).
+The file `pixel8m_categories.csv` in the same folder maps tags to categories. The tag
+`Miscellaneous` is mapped to all eight categories, as in the paper. Items with a tag that the file
+does not list have no category.
 Source: https://github.com/westlake-repl/PixelRec; Yu Cheng et al., SDM 2024, arXiv:2309.06789.
 """
 
@@ -42,13 +43,14 @@ _NUMBER_OR_NOTHING = r"^([0-9]+(\.[0-9]*)?)?$"
 
 @dataclass(frozen=True)
 class Options:
-    """Options of `--option`.
+    """The options that users set with `--option`.
 
     Attributes:
-        min_history: Users with fewer interactions are left out. The default is the paper's filter
-            for HSTU (that for HLLM is 20).
-        categories: CSV with a header, `tag` and `category`. A tag may be in several rows.
-        catalogue: `met` for the items that the kept users have seen, as in the paper, or `all`.
+        min_history: users with fewer interactions are left out. The default is the paper's filter
+            for its experiments with HSTU. (Its filter for HLLM, another model, is 20.)
+        categories: a CSV file with the header `tag,category`. A tag may be in several rows.
+        catalogue: the items in the catalogue: those that the kept users have seen (`met`), as in
+            the paper, or all (`all`).
     """
 
     min_history: int = 50
@@ -67,7 +69,7 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
     if options.catalogue == "met":
         items = items.semi_join(log, "item_id")
 
-    # A tag may have several categories; items whose tag has none are in the remainder.
+    # A tag may have several categories. If it has none, its items are in the remainder group.
     labels = items.inner_join(ibis.memtable(mapping), "tag").select("item_id", label="category")
     tags = items.filter(items.tag != "").select("item_id", label="tag")
     counts = {name: items[name].nullif("").cast("float64") for name in COUNTS}
@@ -86,23 +88,23 @@ def load(raw: Path, bad_rows: BadRows, engine: Engine, options: Options) -> Corp
 def generate(
     raw: Path, rows: int, seed: int, report: Callable[[str], None] = lambda _: None
 ) -> None:
-    """Writes synthetic files with the tags of the mapping file.
+    """Writes synthetic files, which use the tags of the mapping file.
 
-    See `generate` of `torchrec_priors/synthetic/pixelrec.py`.
+    `generate` in `torchrec_priors/synthetic/pixelrec.py` describes the files.
     """
     tags = [tag for tag in _mapping(_CATEGORIES)["tag"].unique().to_pylist() if tag != UNLABELLED]
     pixelrec.generate(raw, rows, seed, report, tags=tags)
 
 
 def _files(raw: Path) -> tuple[Path, Path]:
-    """Returns the file of interactions and that of item information, by their headers."""
+    """Returns the file of interactions and the file of item information, found by headers."""
     if not raw.is_dir():
         raise UserError(f"--raw: there is no folder '{raw}'")
 
     headers = {file: _header(file) for file in sorted(raw.rglob("*.csv"))}
     logs = [file for file, header in headers.items() if set(INTERACTION_COLUMNS) <= header]
     items = [file for file, header in headers.items() if {"item_id", "title", "tag"} <= header]
-    # Each kind of file must be there exactly once.
+    # There must be exactly one file of each kind.
     for files, columns in (
         (logs, ", ".join(INTERACTION_COLUMNS)),
         (items, "item_id, title, tag and counts"),
@@ -117,21 +119,22 @@ def _files(raw: Path) -> tuple[Path, Path]:
 
 
 def _header(file: Path) -> set[str]:
-    # The folder may hold other files, of any encoding.
+    # The folder may also hold other CSV files, in any encoding.
     with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
         return set(next(csv.reader(lines), []))
 
 
 def _mapping(file: Path) -> pa.Table:
-    """Returns (tag, category), each pair once.
+    """Reads the table of (tag, category), without repeated pairs.
 
     Raises:
-        UserError: As `read_csv`, or a tag or a category is empty.
+        UserError: the file cannot be read (see `read_csv`), has no rows, or has an empty tag or
+            category.
     """
     rows = read_csv(
         file, {"tag": pa.string(), "category": pa.string()}, BadRows(remedy="mend the file")
     )
-    # Without any row, the message names the line after the header.
+    # If there are no rows, the message names the line after the header.
     empty = pc.or_(pc.equal(rows["tag"], ""), pc.equal(rows["category"], ""))
     if not len(rows) or pc.any(empty).as_py():
         line = rows["line"].filter(empty)[0].as_py() if len(rows) else 2
@@ -140,8 +143,8 @@ def _mapping(file: Path) -> pa.Table:
 
 
 def _items(file: Path, bad_rows: BadRows, engine: Engine) -> ir.Table:
-    """Returns the item information without descriptions; counts are texts."""
-    # Counts are read as texts: they may be empty, and are written like "12.0".
+    """Returns the item information without descriptions. The counts are still texts."""
+    # Counts may be empty, and are written like "12.0". Only texts can represent both.
     columns = dict.fromkeys(("item_id", *COUNTS, "title", "tag"), pa.string())
     items = engine.read_csv([file], columns, bad_rows)
 
@@ -157,7 +160,7 @@ def _items(file: Path, bad_rows: BadRows, engine: Engine) -> ir.Table:
 
 def _rules(log: ir.Table, items: ir.Table, items_file: Path) -> list[Rule]:
     """Returns the rules for interactions."""
-    # Times beyond 2^53 seconds would overflow as milliseconds.
+    # Larger times would overflow when they are converted to milliseconds.
     is_time = (log.timestamp >= 0) & (log.timestamp < 2**53)
     listed_in = f"{items_file.name} of {items_file.parent.name}"
     return [

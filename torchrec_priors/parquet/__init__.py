@@ -1,9 +1,10 @@
-"""The only way to Parquet files, which are written and read with checksums.
+"""Reads and writes Parquet files with checksums. All other code uses this package for Parquet.
 
-Pages of Parquet can have checksums of their values, which other programs know, too. The format has
-none for the headers of pages and for the footer, which says what the columns are called and where
-they are. So our files have more in their footer, under the key CHECKSUMS: see `checksums.py`. Files
-of other programs and of earlier versions are read with the checksums that they have.
+Parquet itself can store checksums of the values of each page, and other programs can check these.
+The format has no checksums for the headers of pages and for the footer, which holds the names and
+positions of the columns. Our files therefore store additional checksums in the footer, under the
+key CHECKSUMS (see `checksums.py`). In files from other programs and earlier versions, only the
+checksums that exist are compared.
 """
 
 from torchrec_priors.parquet.checksums import DamagedParquetError, Footer, read_footer

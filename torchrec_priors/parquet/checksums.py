@@ -2,12 +2,13 @@
 
 The value of the key CHECKSUMS is a text of hexadecimal digits without spaces between them:
 
-    64 digits       SHA-256 of the footer, in which these 64 digits are zeros 8 digits each   CRC-32
-    of the bytes of every column chunk, row group after row group, and in each
-                    column after column
+    64 digits       the SHA-256 of the footer, computed with zeros at these 64 digits
+    8 digits each   the CRC-32 of the bytes of every column chunk: row group after row group, and
+                    column after column within each row group
 
-So the footer is checked before anything is parsed, and a column chunk whenever it is read: a large
-file need not be read as a whole to be trusted. CRC-32 finds damage, not forgery.
+The footer is checked before anything is parsed, and a column chunk is checked whenever it is read.
+A part of a large file can therefore be trusted without reading the whole file. CRC-32 detects
+damage, but not deliberate changes.
 """
 
 import base64
@@ -24,19 +25,19 @@ import pyarrow.parquet as pq
 CHECKSUMS = b"torchrec_priors.checksums"
 
 _MAGIC = b"PAR1"
-# Bytes: the footer's length, and the magic.
+# The last bytes of a file: the length of the footer (4 bytes) and the magic number.
 _TAIL = 4 + len(_MAGIC)
-# Digits of the footer's own checksum, and of each column chunk's.
+# The number of digits of the footer's checksum, and of the checksum of a column chunk.
 _OWN = 64
 _EACH = 8
-# Thrift's compact protocol: a text in the field after the key's.
+# In Thrift's compact protocol, this byte announces a text in the field that follows the key.
 _TEXT_FIELD = b"\x18"
 # Bytes read at a time.
 _BLOCK = 1 << 24
 
 
 class DamagedParquetError(pa.ArrowInvalid):
-    """A Parquet file is not as it was written."""
+    """A Parquet file has changed since it was written, or is not a Parquet file."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,10 @@ class Footer:
     """The footer of a file.
 
     Attributes:
-        sha256: checksum of its bytes.
-        chunks: CRC-32 by row group and column; None if the file has none.
+        metadata: the parsed footer.
+        sha256: the SHA-256 of the footer's bytes.
+        chunks: the CRC-32 of every column chunk, row group after row group. None if the file
+            stores no such checksums.
     """
 
     metadata: pq.FileMetaData
@@ -53,10 +56,12 @@ class Footer:
     chunks: list[int] | None
 
     def check(self, handle: int, group: int, column: int) -> None:
-        """Raises DamagedParquetError if a column chunk is not what was written; reads all of it.
+        """Reads a whole column chunk and raises DamagedParquetError if its checksum is wrong.
 
         Args:
-            handle: file descriptor of the opened file.
+            handle: the file descriptor of the opened file.
+            group: the number of the row group.
+            column: the number of the column in Parquet's count.
         """
         if self.chunks is None:
             return
@@ -70,13 +75,13 @@ class Footer:
 
 
 def read_footer(file: Path, sha256: str = "") -> Footer:
-    """Reads the footer of a file; nothing of it is parsed before it is checked.
+    """Reads the footer of a file. The footer is checked before it is parsed.
 
     Args:
-        sha256: the checksum that it must have; empty if it was not recorded.
+        sha256: the expected checksum of the footer; empty if it was not recorded.
 
     Raises:
-        DamagedParquetError: it is not what was written, or the file is not a Parquet file.
+        DamagedParquetError: the footer is damaged, or the file is not a Parquet file.
         OSError: the file cannot be read.
     """
     footer = footer_bytes(file)
@@ -84,7 +89,8 @@ def read_footer(file: Path, sha256: str = "") -> Footer:
     if sha256 and actual != sha256:
         raise DamagedParquetError("its footer does not match its checksum")
 
-    # Checksums that another program copied from one of our files are not of this file.
+    # Another program may have copied the checksums from one of our files. Such checksums do not
+    # describe this file, so they are ignored.
     position = position_of_checksums(footer)
     if position is not None:
         recorded = footer[position][:_OWN].decode("latin1")
@@ -97,7 +103,7 @@ def read_footer(file: Path, sha256: str = "") -> Footer:
     if position is None:
         return Footer(metadata, actual, None)
 
-    # There may be more digits than column chunks: `fill_in` pads them with zeros.
+    # `fill_in` pads the digits with zeros, so there may be more checksums than column chunks.
     digits = footer[position][_OWN:].decode("ascii")
     chunks = [int(digits[at : at + _EACH], 16) for at in range(0, len(digits), _EACH)]
     if len(chunks) < metadata.num_row_groups * metadata.num_columns:
@@ -106,7 +112,7 @@ def read_footer(file: Path, sha256: str = "") -> Footer:
 
 
 def footer_bytes(file: Path) -> bytes:
-    """The bytes from the metadata to the file's end."""
+    """Returns the bytes from the start of the metadata to the end of the file."""
     with file.open("rb") as opened:
         size = opened.seek(0, os.SEEK_END)
         opened.seek(max(0, size - _TAIL))
@@ -123,9 +129,12 @@ def footer_bytes(file: Path) -> bytes:
 
 
 def position_of_checksums(footer: bytes) -> slice | None:
-    """The position of the value of CHECKSUMS in the bytes of a footer; None in files of others.
+    """Returns where the value of CHECKSUMS is in the bytes of a footer.
 
-    It is searched in the bytes, as a footer must be checked before it is parsed.
+    The bytes are searched for the key, because a footer must be checked before it is parsed.
+
+    Returns:
+        The position, or None if the footer has no such key because another program wrote the file.
     """
     key = footer.rfind(CHECKSUMS)
     if key < 0:
@@ -134,7 +143,8 @@ def position_of_checksums(footer: bytes) -> slice | None:
     if footer[at : at + 1] != _TEXT_FIELD:
         raise DamagedParquetError("its footer does not match its checksum")
 
-    # The text's length is in groups of seven bits, the lowest first; the last byte is below 128.
+    # The length of the text is stored in groups of seven bits, with the lowest group first. Only
+    # the last byte is below 128.
     length = 0
     shift = 0
     while True:
@@ -154,18 +164,22 @@ def position_of_checksums(footer: bytes) -> slice | None:
 
 
 def own_checksum(footer: bytes, position: slice) -> str:
-    """SHA-256 of a footer with zeros in place of this checksum."""
+    """Returns the SHA-256 of a footer in which the digits of this checksum are zeros."""
     zeroed = footer[: position.start] + b"0" * _OWN + footer[position.start + _OWN :]
     return hashlib.sha256(zeroed).hexdigest()
 
 
 def blank(chunks: int) -> str:
-    """Zeros, as many as the value of CHECKSUMS has digits for this number of column chunks."""
+    """Returns the placeholder for the value of CHECKSUMS, which consists of zeros.
+
+    Args:
+        chunks: the number of column chunks for which the value has room.
+    """
     return "0" * (_OWN + _EACH * chunks)
 
 
 def fill_in(file: Path) -> None:
-    """Writes the checksums into the footer of a file that is complete except for these."""
+    """Writes the checksums into the footer of a file that is complete except for them."""
     footer = footer_bytes(file)
     position = position_of_checksums(footer)
     assert position is not None, "a file that was not written to have checksums"
@@ -182,7 +196,7 @@ def fill_in(file: Path) -> None:
         room = position.stop - position.start - _OWN
         assert len(digits) <= room, "more row groups than were counted"
 
-        # The footer's own checksum comes last, as it is also of the other digits.
+        # The footer's checksum is computed last because it also covers the digits of the others.
         start = position.start
         filled = footer[: start + _OWN] + digits.ljust(room, b"0") + footer[position.stop :]
         checksum = own_checksum(filled, position).encode()
@@ -193,14 +207,14 @@ def fill_in(file: Path) -> None:
 
 
 def crc_of(handle: int, metadata: pq.FileMetaData, group: int, column: int) -> int:
-    """CRC-32 of a column chunk's bytes, including the headers of pages."""
-    # The dictionary is before the data, if there is one.
+    """Returns the CRC-32 of the bytes of a column chunk, including the headers of its pages."""
+    # A dictionary, if there is one, comes before the data.
     chunk = metadata.row_group(group).column(column)
     starts = [chunk.data_page_offset]
     if chunk.has_dictionary_page and chunk.dictionary_page_offset:
         starts.append(chunk.dictionary_page_offset)
 
-    # `pread` does not move the file's position, so threads may read at the same time.
+    # `pread` does not move the position of the file, so several threads may read at the same time.
     at = min(starts)
     left = chunk.total_compressed_size
     crc = 0
@@ -215,14 +229,16 @@ def crc_of(handle: int, metadata: pq.FileMetaData, group: int, column: int) -> i
 
 
 def _is_of_others(footer: bytes) -> bool:
-    """Whether another program wrote the file and copied CHECKSUMS from one of ours, as Arrow does.
+    """Returns whether another program wrote the file and copied CHECKSUMS from one of our files.
 
-    CHECKSUMS is then also in the schema that Arrow keeps next to Parquet's, where we never put it.
+    Programs that use Arrow copy it. CHECKSUMS is then also in the Arrow schema that the file
+    contains in addition to Parquet's schema. Our writer never puts it there.
     """
     match = re.search(rb"ARROW:schema\x18[\x80-\xff]*[\x00-\x7f]([A-Za-z0-9+/=]+)", footer)
     if match is None:
         return False
 
-    # Base64 is decoded in groups of four; the pattern may have matched a few bytes too many.
+    # Base64 is decoded in groups of four characters. The pattern may have matched up to three
+    # bytes too many.
     schema = match[1][: len(match[1]) // 4 * 4]
     return CHECKSUMS in base64.b64decode(schema)

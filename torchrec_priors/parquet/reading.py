@@ -1,4 +1,7 @@
-"""Reads Parquet files, ours and others', and checks every checksum that they have."""
+"""Reads Parquet files and compares every checksum that they contain.
+
+The files may have been written by `writing.py` or by other programs.
+"""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,32 +18,35 @@ from torchrec_priors.parquet.writing import without_checksums
 
 
 class ParquetReader:
-    """An opened file; use it in a `with` block. A column chunk is checked whenever it is read.
+    """An opened Parquet file, for use in a `with` block.
+
+    The checksum of a column chunk is compared whenever the chunk is read.
 
     Attributes:
-        schema: schema of its columns.
+        schema: the schema of the columns.
 
     Raises:
-        DamagedParquetError: from every call, the file is not what was written.
-        OSError: from every call, the file cannot be read.
+        DamagedParquetError: from every call, if the file is damaged.
+        OSError: from every call, if the file cannot be read.
     """
 
     def __init__(self, file: Path, footer: Footer | None = None) -> None:
-        """
+        """Opens the file.
+
         Args:
-            footer: the file's footer, if it was read before.
+            footer: the footer of the file, if it has already been read.
         """
         self._footer = footer or read_footer(file)
         self._opened = pq.ParquetFile(
             file, metadata=self._footer.metadata, page_checksum_verification=True
         )
-        # Our own descriptor for the checksums, since Arrow gives none.
+        # The checksums need a file descriptor, and Arrow does not expose the one that it uses.
         self._handle = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         self.schema: pa.Schema = without_checksums(self._opened.schema_arrow)
 
     @property
     def metadata(self) -> pq.FileMetaData:
-        """What the footer says, parsed."""
+        """The parsed footer."""
         return self._footer.metadata
 
     @property
@@ -51,7 +57,7 @@ class ParquetReader:
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Reads the whole file."""
         self._check(range(self.row_groups), columns)
-        return _plain(self._opened.read(columns=_names(columns)), columns)
+        return _requested(self._opened.read(columns=_names(columns)), columns)
 
     def read_row_group(
         self, group: int, columns: Sequence[str] | None = None, *, use_threads: bool = True
@@ -59,14 +65,14 @@ class ParquetReader:
         """Reads one row group."""
         self._check([group], columns)
         table = self._opened.read_row_group(group, columns=_names(columns), use_threads=use_threads)
-        return _plain(table, columns)
+        return _requested(table, columns)
 
     def iter_batches(
         self, rows: int, columns: Sequence[str] | None = None
     ) -> Iterator[pa.RecordBatch]:
-        """Yields the whole file, at most `rows` rows at a time.
+        """Yields the whole file in batches of at most `rows` rows.
 
-        Row groups are read and checked when their first rows are requested.
+        A row group is read and checked when its first rows are requested.
         """
         # Small row groups are read together, so that batches of `rows` rows span them.
         groups: list[int] = []
@@ -103,13 +109,13 @@ class ParquetReader:
         self.close()
 
     def _check(self, groups: Sequence[int], columns: Sequence[str] | None) -> None:
-        """Raises DamagedParquetError if columns are missing or not what was written."""
+        """Raises DamagedParquetError if columns are missing or damaged."""
         for column in columns or []:
             if column not in self.schema.names:
                 raise DamagedParquetError(f"it has no column '{column}'")
 
-        # Files of others have no checksums of chunks; Arrow checks those of pages, if there are
-        # any.
+        # Files from other programs have no checksums of column chunks. If their pages have
+        # checksums, Arrow compares them.
         if self._footer.chunks is None:
             return
         for group in groups:
@@ -117,9 +123,10 @@ class ParquetReader:
                 self._footer.check(self._handle, group, number)
 
     def _column_numbers(self, columns: Sequence[str] | None) -> list[int]:
-        """The numbers of Parquet's columns; None means all.
+        """Returns the numbers that Parquet gives to the requested columns; None means all columns.
 
-        A list or a structure may have several, whose paths begin with its name.
+        Parquet may store a list or a structure as several columns. The path of each of them begins
+        with the name of the list or structure.
         """
         numbers = []
         for number in range(self.metadata.num_columns):
@@ -135,28 +142,28 @@ def read_table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Reads a whole file.
 
     Raises:
-        DamagedParquetError: it is not what was written, or not a Parquet file.
-        OSError: it cannot be read.
+        DamagedParquetError: the file is damaged, or is not a Parquet file.
+        OSError: the file cannot be read.
     """
     with ParquetReader(file) as opened:
         return opened.read(columns)
 
 
 def read_schema(file: Path) -> pa.Schema:
-    """Reads the columns of a file; raises the same errors as `read_table`."""
+    """Reads the schema of a file. Raises the same errors as `read_table`."""
     return without_checksums(read_footer(file).metadata.schema.to_arrow_schema())
 
 
 @contextmanager
 def readable(file: object, remedy: str) -> Iterator[None]:
-    """Turns errors of the block, which reads one of our files, into one line.
+    """Runs a block that reads one of our files, and turns its errors into one line.
 
     Args:
         file: the file, for messages.
-        remedy: what a user can do about it; it ends the message.
+        remedy: the end of the message, which says what a user can do about the error.
 
     Raises:
-        UserError: it is missing, damaged or cannot be read.
+        UserError: the file is missing or damaged, or cannot be read.
     """
     try:
         yield
@@ -168,12 +175,12 @@ def readable(file: object, remedy: str) -> Iterator[None]:
 
 
 def _names(columns: Sequence[str] | None) -> list[str] | None:
-    """Columns as Arrow takes them, which wants a list."""
+    """Returns the columns as a list, the only sequence that Arrow accepts; None stays None."""
     return None if columns is None else list(columns)
 
 
-def _plain(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
-    """The table with its columns in the requested order, and without the file's checksums."""
+def _requested(table: pa.Table, columns: Sequence[str] | None) -> pa.Table:
+    """Returns the table with its columns in the requested order, without the file's checksums."""
     table = table.replace_schema_metadata(without_checksums(table.schema).metadata)
-    # Arrow gives columns in the order of the file.
+    # Arrow returns the columns in the order of the file.
     return table if columns is None else table.select(_names(columns))

@@ -1,9 +1,10 @@
-"""What a corpus file returns to preparation, and how a corpus is found by name or path.
+"""Defines `Corpus`, which a corpus file returns, and finds corpus files by name or path.
 
-A corpus is one Python file. It defines `load(raw, bad_rows)`, which reads the raw files and
-returns a `Corpus`; or `load(raw, bad_rows, engine)`, which leaves reading to an `Engine` and so
-can read files of any size. The files that ship with the project are in `datasets/` (in an
-installed wheel: `torchrec_priors/corpora/`). Any other file of the same form works by its path.
+A corpus file is one Python file. It defines `load(raw, bad_rows)`, which reads the raw files and
+returns a `Corpus`. Alternatively it defines `load(raw, bad_rows, engine)`, which lets an `Engine`
+read the files. These may then be larger than memory. The corpus files that ship with the project
+are in `datasets/` (in an installed wheel in `torchrec_priors/corpora/`) and are found by name. Any
+other corpus file is found by its path.
 """
 
 import inspect
@@ -21,22 +22,22 @@ from torchrec_priors.preparation.options import declares_options, read_options
 from torchrec_priors.preparation.priors.communities.settings import GraphPrior, UserPrior
 from torchrec_priors.preparation.raw.delimited import BadRows
 
-# The folder of the corpora that ship with the project, in a wheel and in the repository.
+# The folder of the corpus files that ship with the project: in a wheel, and in the repository.
 _PACKAGE = Path(__file__).resolve().parent.parent
 _FOLDERS = (_PACKAGE / "corpora", _PACKAGE.parent / "datasets")
 
 
 @dataclass(frozen=True)
 class Labels:
-    """Groups of items or users that are known in advance: a taxonomy, tags, user attributes.
+    """A prior of items or users that the raw files contain: a taxonomy, tags or user attributes.
 
     Attributes:
-        name: the prior's name, as used in `priors/<name>.parquet`.
-        table: columns `item_id` or `user_id`, and `label` (string). An item or user may have
-            several rows.
-        remainder: name of the group for items or users without a label. Every prior has it, so
-            every item can be retrieved by some head. If it is empty, it has the last group
-            number.
+        name: the name of the prior, as used in `priors/<name>.parquet`.
+        table: a table with the columns `item_id` or `user_id`, and `label` (string). An item or
+            user may have several rows.
+        remainder: the name of the group for items or users without a label. Every prior has this
+            group, even if it is empty, so that at least one head can retrieve every item. An empty
+            remainder group has the last group number.
     """
 
     name: str
@@ -46,26 +47,27 @@ class Labels:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Raw data in one form.
+    """The content of the raw files, in the same form for all corpora.
 
     Attributes:
-        name: written to the manifest.
-        interactions: `user_id`, `item_id`, `timestamp` (int64, ms since 1970), `order` (int64,
-            position in the raw file, breaks ties of time) and, if the corpus has event types,
-            `event` (int8 index into `events`).
-        items: the catalogue: `item_id`, `title` (string), any other attributes.
-        category_prior: name of the item prior that entropy and new interest are measured on.
-        default_horizon: `E` if `prepare --horizon` is not given.
-        has_times: whether `timestamp` is a time. If the corpus knows only the order, `timestamp`
-            is an interaction's index among those of its user.
-        events: event names by code; empty if the corpus has none.
-        event_prior: name of the prior over event types; needed if `events` is not empty.
-        item_priors: labels of items; one of them is `category_prior`.
-        user_priors: labels of users.
-        user_group: name of the user prior that fills `user_group` in the sequences.
-        computed_priors: communities that `prepare` finds in the training log; `torchrec-priors
-            prior` adds others.
-        min_history: users with fewer interactions are left out, each event counted once.
+        name: the name of the corpus, which is written to the manifest.
+        interactions: a table of `user_id`, `item_id`, `timestamp` (int64, ms since 1970), `order`
+            (int64, the position in the raw file, which orders interactions with equal times) and,
+            if the corpus has event types, `event` (int8 index into `events`).
+        items: the catalogue, a table of `item_id`, `title` (string) and any other attributes.
+        category_prior: the name of the item prior whose groups are used to measure entropy and new
+            interest.
+        default_horizon: the horizon if `prepare --horizon` is not given.
+        has_times: whether `timestamp` is a time. If the raw files contain only the order,
+            `timestamp` numbers the interactions of each user.
+        events: the names of event types, by code; empty if the corpus has none.
+        event_prior: the name of the prior over event types; needed if `events` is not empty.
+        item_priors: the priors of items. One of them is `category_prior`.
+        user_priors: the priors of users.
+        user_group: the name of the user prior that fills `user_group` in the sequences.
+        computed_priors: the communities that `prepare` finds in the training log. The command
+            `torchrec-priors prior` can add more.
+        min_history: users with fewer interactions are left out. Repeated interactions count once.
         items_met: whether the catalogue of the data set is limited to items that kept users have
             seen.
     """
@@ -89,8 +91,8 @@ class Corpus:
         """Raises UserError if a prior has a wrong type, or names contradict each other."""
         self._check_types()
 
-        # Every prior is a file of the same folder and a level of the same trees, so names are
-        # unique.
+        # Names must be unique, because every prior is stored in a file with its name, and
+        # `priors.tree` refers to it by its name.
         items = [labels.name for labels in self.item_priors]
         users = [labels.name for labels in self.user_priors]
         names = [*items, *users, *(prior.name for prior in self.computed_priors)]
@@ -116,7 +118,10 @@ class Corpus:
             )
 
     def _check_types(self) -> None:
-        """Corpus files are not type-checked, so wrong types are reported here by name."""
+        """Raises UserError if a list of priors contains something else.
+
+        Corpus files may be written by users, so no type checker has seen them.
+        """
         for attribute in ("item_priors", "user_priors"):
             if not _is_sequence_of(getattr(self, attribute), Labels):
                 raise UserError(f"corpus '{self.name}': {attribute} must be a list of Labels")
@@ -127,21 +132,25 @@ class Corpus:
 
 
 class CorpusFile(Protocol):
-    """The form of a corpus file.
+    """The functions that a corpus file defines.
 
-    A file that can generate raw files in its own schema also defines a `Generate`.
+    A corpus file that can generate raw files also defines `generate`; see `Generate`.
     """
 
     def load(self, raw: Path, bad_rows: BadRows) -> Corpus:
         """Reads the raw files.
 
-        It may take a third argument, the `Engine`; and a fourth, an `Options`, if the file
-        declares that class. `load_corpus` passes what the file takes.
+        `load` may take a third argument, the `Engine`. If the file declares a class `Options`,
+        `load` takes an instance of it as the fourth argument. `load_corpus` passes the arguments
+        that the function takes.
         """
 
 
 class Generate(Protocol):
-    """`generate` of a corpus file: fills the folder `raw` with a log of `rows` interactions."""
+    """The function `generate` of a corpus file.
+
+    It fills the folder `raw` with a log of `rows` interactions.
+    """
 
     def __call__(
         self, raw: Path, rows: int, seed: int, report: Callable[[str], None] = ..., /
@@ -149,7 +158,7 @@ class Generate(Protocol):
 
 
 def known_corpora() -> dict[str, Path]:
-    """Name -> file of every corpus that ships with the project."""
+    """Returns the files of the corpora that ship with the project, by name."""
     for folder in _FOLDERS:
         if folder.is_dir():
             return {file.stem: file for file in sorted(folder.glob("*.py"))}
@@ -157,17 +166,20 @@ def known_corpora() -> dict[str, Path]:
 
 
 def find_corpus(name_or_file: str) -> CorpusFile:
-    """The corpus of this name, or the user's own file.
+    """Loads a corpus file.
+
+    Args:
+        name_or_file: the name of a corpus that ships with the project, or the path of a file.
 
     Raises:
-        UserError: no such corpus or file, or a file without a `load(raw, bad_rows)` or
-            `load(raw, bad_rows, engine)`.
+        UserError: there is no such corpus or file, or the file defines neither
+            `load(raw, bad_rows)` nor `load(raw, bad_rows, engine)`.
     """
     file = corpus_path(name_or_file)
     corpus_file: CorpusFile = load_file(file, option="--dataset", function="load")
 
-    # Loaded again only to check the signature: the error then names the arguments that `load`
-    # must take.
+    # The file is loaded again only to check the signature of `load`. If the signature is wrong, the
+    # error names the arguments that it must take.
     if declares_options(corpus_file):
         load_file(
             file,
@@ -187,12 +199,14 @@ def load_corpus(
     engine: Engine,
     options: Sequence[str] = (),
 ) -> object:
-    """Returns what `load` of a corpus file returns, with the arguments that this `load` takes.
+    """Calls `load` of a corpus file with the arguments that it takes, and returns its result.
+
+    The result is not checked. It may be something else than a `Corpus`.
 
     Args:
-        options: options of the corpus, as `--option` gives them.
+        options: the options of the corpus, each as `key=value`.
     """
-    # `Options` is passed even if no option is given.
+    # If the file declares `Options`, an instance is passed even if no option is given.
     chosen = read_options(corpus_file, options)
     arguments: list[Any] = [raw, bad_rows]
     if chosen is not None:
@@ -203,14 +217,14 @@ def load_corpus(
 
 
 def find_generator(name_or_file: str) -> Generate:
-    """The function that generates raw files of this corpus.
+    """Returns the function that generates raw files of this corpus.
 
     Raises:
-        UserError: no such corpus, or one that defines no `generate(raw, rows, seed, report)`.
+        UserError: there is no such corpus, or it defines no `generate(raw, rows, seed, report)`.
     """
     generate: Generate | None = getattr(find_corpus(name_or_file), "generate", None)
     if generate is None:
-        # Every corpus is loaded to see what it defines, so only for the message.
+        # Only the message needs these names, because finding them loads every corpus.
         able = [name for name in known_corpora() if hasattr(find_corpus(name), "generate")]
         raise UserError(
             f"--generate: corpus '{name_or_file}' cannot generate raw files;"
@@ -220,16 +234,20 @@ def find_generator(name_or_file: str) -> Generate:
 
 
 def corpus_path(name_or_file: str) -> Path:
-    """The path of a corpus's file. A path that is given is returned whether or not the file exists.
+    """Returns the path of a corpus file.
+
+    Args:
+        name_or_file: the name of a corpus that ships with the project, or a path that ends with
+            `.py`. A path is returned unchanged, even if there is no file.
 
     Raises:
-        UserError: an unknown name.
+        UserError: the name is unknown.
     """
     known = known_corpora()
     if name_or_file.endswith(".py"):
         return Path(name_or_file)
 
-    # The user may have left out the ending of a file of their own.
+    # The user may have left out the ending of the name of a custom file.
     if name_or_file not in known:
         file = f"{name_or_file}.py"
         if Path(file).is_file():

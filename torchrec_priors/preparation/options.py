@@ -1,7 +1,7 @@
-"""Options of a corpus: the choices that its file offers, given as `--option key=value`.
+"""Reads the options of a corpus, which users give as `--option key=value`.
 
-A corpus file declares them as a dataclass `Options` in which every field has a type and a
-default, and takes one as the last argument of `load`:
+A corpus file declares its options as a dataclass `Options`, in which every field has a type and a
+default. An instance of this class is then the last argument of `load`:
 
     @dataclass(frozen=True)
     class Options:
@@ -22,7 +22,7 @@ CLASS = "Options"
 
 
 def declares_options(corpus_file: object) -> bool:
-    """Whether a corpus file declares `Options`.
+    """Returns whether a corpus file declares `Options`.
 
     Raises:
         UserError: `Options` is not a dataclass.
@@ -37,11 +37,15 @@ def declares_options(corpus_file: object) -> bool:
 
 
 def read_options(corpus_file: object, given: Sequence[str]) -> Any:
-    """The corpus's `Options` with the given values; None for a corpus without options.
+    """Returns the `Options` of a corpus with the given values, or None if it declares no options.
+
+    Args:
+        corpus_file: the loaded corpus file.
+        given: the options that the user gave, each as `key=value`.
 
     Raises:
-        UserError: an unknown key (with the nearest valid one), a key that is given twice, a value
-            of the wrong type, a file that does not exist.
+        UserError: a key is unknown (the message suggests the nearest valid one) or given twice, a
+            value has the wrong type, or a file does not exist.
     """
     declared = getattr(corpus_file, CLASS, None)
     fields: list[str] = []
@@ -53,7 +57,7 @@ def read_options(corpus_file: object, given: Sequence[str]) -> Any:
     values: dict[str, Any] = {}
     for option in given:
         key, equals, text = option.partition("=")
-        # An option whose value is empty has its equals sign, too.
+        # `key=` is valid and means an empty value. Only the equals sign is required.
         if not equals:
             raise UserError(f"--option: '{option}' is not an option: write key=value")
         if key not in fields:
@@ -62,22 +66,22 @@ def read_options(corpus_file: object, given: Sequence[str]) -> Any:
             raise UserError(f"--option: '{key}' is given twice")
         values[key] = _typed(key, text, hints[key])
 
-    # Options that are not given have the defaults of the dataclass.
+    # The dataclass fills in the defaults of options that are not given.
     if declared is None:
         return None
     return declared(**values)
 
 
 def recorded_options(options: Any) -> dict[str, Any]:
-    """All options as the manifest keeps them; a file by its name and content."""
+    """Returns all options in the form of the manifest. A file becomes its name and checksum."""
     if options is None:
         return {}
     return {name: _recorded(value) for name, value in vars(options).items()}
 
 
 def _typed(key: str, text: str, kind: Any) -> Any:
-    """The value of an option, converted from the text of the command line."""
-    # By pydantic, so all types that it knows work: numbers, booleans, literals, dates, paths.
+    """Returns the value of an option, converted from the text of the command line."""
+    # Pydantic converts numbers, booleans, literals, dates, paths and many other types.
     try:
         value: Any = TypeAdapter(kind).validate_strings(text)
     except ValidationError as error:

@@ -1,7 +1,7 @@
 """Prepares a data set from raw files.
 
-The data set is built in a work folder next to the output folder, and moved there when it is
-complete.
+The data set is built in a work folder next to the output folder. When it is complete, it is moved
+to the output folder.
 """
 
 import shutil
@@ -33,7 +33,8 @@ from torchrec_priors.prepared.manifest import Manifest
 
 Report = Callable[[str], None]
 
-MADE = "made"  # where the data set is built, in the work folder
+# The folder in the work folder in which the data set is built.
+MADE = "made"
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,16 @@ class Settings:
     """The settings that decide the content of a prepared data set.
 
     Attributes:
-        dataset: name of a corpus, or the path of a corpus file.
-        raw: folder of the raw files.
-        horizon: E; None takes the corpus's default.
-        seed: seed of the row permutation.
-        on_bad_row: `refuse` or `drop`.
-        options: options of the corpus, each as `key=value`.
-        split: by user or by time.
+        dataset: the name of a corpus, or the path of a corpus file.
+        raw: the folder of the raw files.
+        horizon: the number of a user's next items that a model predicts (`E`). None takes the
+            default of the corpus.
+        seed: the seed of the permutation that assigns row ids to items.
+        on_bad_row: whether bad rows are an error (`refuse`) or are left out and counted (`drop`).
+        options: the options of the corpus, each as `key=value`.
+        split: how the log is split into training, validation and test, by user or by time.
         keep_short: whether the interactions of users with short histories are kept for a later
-            append. None keeps them unless the corpus leaves out short histories by its
-            `min_history`.
+            append. None keeps them unless the corpus has a `min_history`.
     """
 
     dataset: str
@@ -75,19 +76,20 @@ def prepare(
     report: Report = lambda _: None,
     on: EngineChoice = EngineChoice(),
 ) -> Manifest:
-    """Writes the data set to `out`; does nothing if `out` already holds this data set.
+    """Writes the data set to `out`. Does nothing if `out` already holds this data set.
 
-    A preparation that was killed leaves a hidden folder next to `out`; the same call resumes from
-    it.
+    A preparation that was killed leaves a hidden work folder next to `out`. The same call then
+    resumes from this folder.
 
     Args:
-        on: the engine that computes; the content does not depend on it.
+        on: the engine that computes. The content of the data set does not depend on it.
 
     Raises:
-        UserError: bad raw files, an output folder that holds something else, no user left.
+        UserError: the raw files are bad, the output folder holds something else, or no user is
+            left.
     """
     out = out.absolute()
-    # Mistakes in the command are reported before anything is touched.
+    # A mistake in the name of the corpus is reported before any file is changed.
     find_corpus(settings.dataset)
     recover(out)
     seen = raw_files.seen(settings.raw, ours(out))
@@ -96,7 +98,8 @@ def prepare(
         report(f"{out} already holds this data set")
         return present
 
-    # Everything that decides what stages leave: with other values the work folder starts empty.
+    # Finished stages in the work folder can be used again only if all of these values are the same.
+    # Otherwise the work folder is emptied first.
     made_for = {
         **_recorded(settings, settings.horizon),
         "raw": str(settings.raw.absolute()),
@@ -113,16 +116,17 @@ def prepare(
             manifest = _build(settings, engine, hashing, on.memory, report)
         finally:
             hashing.stop()
-        # Only when everything is there: until now `out` is what it was.
+        # `out` is not changed before the new data set is complete.
         move(work / MADE, out)
 
     return manifest
 
 
 def move(made: Path, out: Path) -> None:
-    """Moves a new data set to its place.
+    """Moves a new data set to `out`. The data set that was there before is removed.
 
-    A kill between the two moves leaves nothing at `out`; `recover` then puts the old data set back.
+    If the process is killed between the two moves, nothing is left at `out`. `recover` then puts
+    the old data set back.
     """
     old = set_aside(out)
     if out.exists():
@@ -133,35 +137,37 @@ def move(made: Path, out: Path) -> None:
 
 
 def ours(out: Path) -> list[Path]:
-    """The folders that hold no raw files; the output folder may be inside the raw folder."""
+    """Returns the folders that `prepare` itself writes for the output `out`.
+
+    They may be inside the raw folder, but their files are not raw files.
+    """
     return [out, place_of(out), set_aside(out)]
 
 
 def load(
     dataset: str, raw: Path, bad_rows: BadRows, engine: Engine, options: Sequence[str]
 ) -> object:
-    """Returns what the corpus's `load` returns for the raw files.
+    """Loads a corpus with `load_corpus`, and turns its errors into one line.
 
     Raises:
-        UserError: raw files that are missing or cannot be read, or an error in the code of the
-            corpus file.
+        UserError: raw files are missing or cannot be read, or the code of the corpus file fails.
     """
     try:
         return load_corpus(find_corpus(dataset), raw, bad_rows, engine, options)
     except OSError as error:
-        # A failure of the work folder is one of the output, and reported as such by the caller.
+        # An error in the work folder concerns the output, and the caller reports it.
         if Path(error.filename or raw).is_relative_to(engine.folder):
             raise
         if isinstance(error, FileNotFoundError) and error.filename is not None:
             raise UserError(f"--raw: there is no file '{error.filename}': put it there") from error
         raise cannot(f"--raw: cannot read '{error.filename or raw}'", error) from error
 
-    # These say what is wrong themselves.
+    # The messages of these errors already say what is wrong.
     except (UserError, OutsideError, MemoryError):
         raise
-    # The corpus file may be the user's own code, which may raise anything.
+    # The corpus file may be written by the user, so any exception is possible.
     except Exception as error:
-        # The system failed (a full disk, for example), not the code.
+        # The error comes from the system (a full disk, for example), not from the corpus file.
         if number_of(error) is not None:
             raise
         raise UserError(
@@ -170,9 +176,14 @@ def load(
 
 
 def holds(settings: Settings, seen: raw_files.Seen, present: Manifest) -> bool:
-    """Whether a data set is the one of these settings and raw files.
+    """Returns whether a data set was prepared with these settings from these raw files.
 
-    Reads only raw files that have changed since, by their size and time.
+    A raw file is read only if its size or time of change differs from the manifest.
+
+    Args:
+        settings: the settings to compare.
+        seen: the raw files as they are now.
+        present: the manifest of the data set.
     """
     recorded = dict(present.settings)
     known = recorded.pop("raw_sha256", {})
@@ -196,13 +207,14 @@ def _build(
     """Builds the data set in the engine's folder."""
     bad_rows = BadRows(settings.on_bad_row)
     report("reading raw files")
-    # Set before `load`, as corpora may leave short histories out while they read.
+    # This is set before `load`, because corpus files may leave out short histories while they read.
     engine.keeps_short = bool(settings.keep_short)
     loaded = load(settings.dataset, settings.raw, bad_rows, engine, settings.options)
     corpus = plain(check(loaded, corpus_path(settings.dataset)), engine)
 
     horizon = settings.horizon or corpus.default_horizon
-    # A corpus with a minimum leaves out nearly all users: by default it keeps nothing of them.
+    # A corpus with a `min_history` leaves out nearly all users, so by default their interactions
+    # are not kept.
     keep_short = settings.keep_short
     if keep_short is None:
         keep_short = corpus.min_history <= 1
@@ -221,7 +233,7 @@ def _build(
     )
     manifest = build.run(recorded)
 
-    # Communities are found in the sequences, so these must have been written.
+    # Communities are computed from the sequences, which have been written by now.
     for prior in corpus.computed_priors:
         report(f"computing prior {prior.name}")
         groups = communities(prior, PreparedData(folder), report, memory)
@@ -253,7 +265,7 @@ def _already_prepared(
         return None
 
     present = manifests.read_manifest(out)
-    # The raw files of one command do not make a data set that has grown, whatever its settings.
+    # A data set that was appended to cannot result from one command, so settings are not compared.
     if present.grown:
         raise UserError(
             f"--out: '{out}' was appended to: --append adds to it, --overwrite replaces it"
@@ -268,8 +280,8 @@ def _already_prepared(
 
 
 def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:
-    """The settings as the manifest keeps them, without the raw files."""
-    # First, as it raises UserError for a corpus file that does not exist.
+    """Returns the settings in the form of the manifest, without the raw files."""
+    # This comes first because it raises UserError if the corpus file does not exist.
     corpus_file = find_corpus(settings.dataset)
     options = recorded_options(read_options(corpus_file, settings.options))
     recorded: dict[str, Any] = {
@@ -280,7 +292,8 @@ def _recorded(settings: Settings, horizon: int | None) -> dict[str, Any]:
         "on_bad_row": settings.on_bad_row,
     }
 
-    # Defaults are not written, so manifests stay the same when the program gets a new setting.
+    # Defaults are not written, so that a new setting in a later version does not change existing
+    # manifests.
     if options:
         recorded["options"] = options
     recorded |= settings.split.recorded()

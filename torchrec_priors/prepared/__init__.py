@@ -1,4 +1,4 @@
-"""The prepared data set on disk: its manifest, its files, and how they are opened and read.
+"""Opens and reads a prepared data set: its manifest and its files.
 
 Nothing here imports torch.
 """

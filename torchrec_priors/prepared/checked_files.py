@@ -1,8 +1,8 @@
-"""Reads the files of a prepared data set only if they are as they were written.
+"""Reads the files of a prepared data set and checks that they are unchanged since `prepare`.
 
-A small file is compared with the manifest as a whole, once. Of a large one, which is read in parts,
-the footer is compared with the manifest, and each part with what the footer says, whenever it is
-read. Copies of files in stores that turn out to be damaged are fetched again.
+A small file is compared with the manifest as a whole, once. A large file is read in parts: the
+footer is compared with the manifest, and each part is compared with the footer whenever the part
+is read. If the local copy of a file from a store is damaged, the file is fetched again.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,14 +30,14 @@ T = TypeVar("T")
 
 
 class CheckedFiles:
-    """The files of one data set. Threads may read at the same time.
+    """The files of one data set. Several threads may read at the same time.
 
     Attributes:
         manifest: the manifest as it was when the data set was opened.
-        scratch: a local folder on whose disk there may be temporary files.
+        scratch: a local folder for temporary files.
 
     Raises:
-        UserError: from every call, a file that is missing, damaged, or not a Parquet file.
+        UserError: from every call, if a file is missing, damaged, or not a Parquet file.
     """
 
     def __init__(self, folder: Place) -> None:
@@ -46,23 +46,23 @@ class CheckedFiles:
         self.manifest = self._files.manifest
         self.scratch = self._files.scratch
         self._infos = {info.path: info for info in self.manifest.files}
-        # Names of files that were compared as a whole.
+        # The names of the files that have been compared with the manifest as a whole.
         self._compared: set[str] = set()
 
     def path(self, name: str) -> Path:
-        """The local path of a file, after all of it was compared with the manifest."""
+        """Returns the local path of a file, after comparing the whole file with the manifest."""
         return self._compared_with_manifest(name, lambda file: file)
 
     def schema(self, name: str) -> pa.Schema:
-        """The columns of a small file."""
+        """Returns the columns of a small file."""
         return self._compared_with_manifest(name, read_schema)
 
     def table(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The content of a small file."""
+        """Returns the content of a small file."""
         return self._compared_with_manifest(name, lambda file: read_table(file, columns))
 
     def footers(self, names: Sequence[str]) -> list[tuple[Path, Footer]]:
-        """The local paths of large files, and their footers."""
+        """Returns the local paths of large files, and their footers."""
         footers = []
         for name, file in zip(names, self._files.paths(names), strict=True):
             read = partial(read_footer, file, self._infos[name].footer_sha256)
@@ -72,18 +72,18 @@ class CheckedFiles:
     def row_group(
         self, name: str, file: Path, footer: Footer, number: int, columns: Sequence[str]
     ) -> pa.Table:
-        """A row group of a large file."""
+        """Returns a row group of a large file."""
 
         def read() -> pa.Table:
-            # Threads of the caller decode row groups at the same time, so Arrow starts none of its
-            # own.
+            # The threads of the caller already decode several row groups at the same time, so
+            # Arrow must not start more threads.
             with ParquetReader(file, footer) as opened:
                 return opened.read_row_group(number, columns, use_threads=False)
 
         return self._read(name, file, read)
 
     def _compared_with_manifest(self, name: str, read: Callable[[Path], T]) -> T:
-        """`read` applied to a file that is as the manifest says."""
+        """Calls `read` with the path of a file that matches the manifest; returns its result."""
 
         def compare_and_read() -> T:
             (file,) = self._files.paths([name])
@@ -98,21 +98,21 @@ class CheckedFiles:
         return self._read(name, self._folder / name, compare_and_read)
 
     def _read(self, name: str, file: Place, read: Callable[[], T]) -> T:
-        """Calls `read`, a second time if the file may have been a damaged copy."""
+        """Calls `read`, and calls it again if it failed on a copy from a store that was damaged."""
         try:
             return read()
         except (pa.ArrowException, OSError) as error:
             blame_the_system(error, f"'{file}'")
             failure = error
 
-        # The error may have come from the copy on this machine: a new one is tried once.
+        # The copy on this machine may have been damaged, so a new copy is tried once.
         if self._files.renew(name):
             try:
                 return read()
             except (pa.ArrowException, OSError) as error:
                 failure = error
 
-        # Arrow's errors may go on with a stack of C++ functions.
+        # After the first line, messages of Arrow may list a stack of C++ functions.
         reason = str(failure).splitlines()[0]
         raise UserError(
             f"{file} cannot be read ({reason}): prepare the data set again"

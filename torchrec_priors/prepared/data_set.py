@@ -1,4 +1,4 @@
-"""Reads a prepared data set: manifest, items, priors, and row groups of user sequences."""
+"""Reads a prepared data set: its manifest, items, priors and row groups of user sequences."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,16 +21,17 @@ from torchrec_priors.remote.uri import Place, place_of
 
 log = logging.getLogger(__name__)
 
-# Columns of the sequences, by name.
+# Maps the names of columns of the sequences to their values.
 Columns = Mapping[str, np.ndarray]
-# The types in which they are stored.
+# The types of these columns in the files.
 COLUMN_TYPES = {"items": np.int32, "timestamps": np.int64, "events": np.int8}
 
-# Columns of users in a log that is split in time: how many items come before the end of each part.
+# These columns of users exist if the log is split in time. They hold the number of the user's items
+# before the end of the training part and of the validation part.
 TRAINING_END = "training_end"
 VALIDATION_END = "validation_end"
 
-# The length of each user's history; a file may lack this column.
+# A file may store the length of each user's history in this column. Most files do not have it.
 _LENGTH = "length"
 
 
@@ -39,9 +40,10 @@ class RowGroup:
     """A row group of users.
 
     Attributes:
-        index: number of the row group in the file.
-        users: number of users in it.
-        first_user: number of its first user, in file order of the data set.
+        file: the file that contains the row group.
+        index: the number of the row group in the file.
+        users: the number of users in the row group.
+        first_user: the number of its first user, counted through all files in order.
     """
 
     file: Path
@@ -55,8 +57,8 @@ class Users:
     """Users of one row group, in file order.
 
     Attributes:
-        starts: int64 [U + 1], bounds of each user's items.
-        items: int64 row ids of all users, one after another.
+        starts: int64 [U + 1]; the items of user u are `items[starts[u] : starts[u + 1]]`.
+        items: the int64 row ids of all users' items, one user after another.
         columns: the other requested columns, `timestamps` (ms) or `events` (codes), as int64 in the
             order of `items`.
     """
@@ -66,11 +68,11 @@ class Users:
     columns: Columns = field(default_factory=dict)
 
     def history(self, user: int) -> np.ndarray:
-        """The items of one user, by index in the row group."""
+        """Returns the items of the user with index `user` in the row group."""
         return self.items[self.starts[user] : self.starts[user + 1]]
 
     def columns_of(self, user: int) -> dict[str, np.ndarray]:
-        """The other columns of one user, in the order of `history`."""
+        """Returns the other columns of the user, in the order of `history`."""
         return {
             name: values[self.starts[user] : self.starts[user + 1]]
             for name, values in self.columns.items()
@@ -87,9 +89,10 @@ class History:
     """One user's whole history.
 
     Attributes:
-        items: int64 row ids.
+        items: the int64 row ids of the items.
         columns: the other requested columns, in the order of `items`.
-        user: the user's number in file order; -1 for an unknown user, as of a custom history.
+        user: the user's number in file order; -1 if the history does not belong to a user of the
+            data set, for example if it was given by `--history`.
     """
 
     items: np.ndarray
@@ -100,10 +103,10 @@ class History:
 class PreparedData:
     """An opened prepared data set.
 
-    If it is in a store (`folder` is a URI), files are fetched when they are needed.
+    If the data set is in a store (`folder` is a URI), files are fetched when they are needed.
 
     Raises:
-        UserError: no manifest, a file that is missing, truncated, or not Parquet.
+        UserError: there is no manifest, or a file is missing, truncated, or not Parquet.
     """
 
     def __init__(self, folder: Place | str) -> None:
@@ -113,21 +116,22 @@ class PreparedData:
         self.items: int = self.manifest.counts["items"]
         self.users: int = self.manifest.counts["users"]
 
-        # Footers and names of the files of sequences; `row_groups` fills them in.
+        # The footers and names of the files of sequences. `row_groups` fills these in.
         self._footers: dict[Path, Footer] = {}
         self._names: dict[Path, str] = {}
 
-        # A damaged file is found at once; of a store, nothing is fetched before it is needed.
+        # In a local folder, a damaged footer is reported at once. From a store, nothing is fetched
+        # before it is needed.
         if isinstance(self.folder, Path):
             _ = self.row_groups
 
     def file(self, name: str) -> Path:
-        """The local path of a file of the data set.
+        """Returns the local path of a file of the data set.
 
-        All of it is read when it is first requested, to check that it is as it was written.
+        When a file is first requested, the whole file is read to compare its checksum.
 
         Raises:
-            UserError: it is missing or damaged.
+            UserError: the file is missing or damaged.
         """
         return self._files.path(name)
 
@@ -137,12 +141,12 @@ class PreparedData:
         return self._files.scratch
 
     def catalogue(self, columns: list[str] | None = None) -> pa.Table:
-        """The table of `items.parquet`; row i is item i.
+        """Returns the table of `items.parquet`; row i is item i.
 
         Raises:
-            UserError: it has no such column.
+            UserError: the table does not have one of these columns.
         """
-        # Columns are checked first, since a message can then suggest the right name.
+        # Columns are checked before the table is read, so that the message can suggest a name.
         file = self.folder / "items.parquet"
         names = self._files.schema("items.parquet").names
         for column in columns or []:
@@ -159,22 +163,23 @@ class PreparedData:
         return table
 
     def prior_pairs(self, name: str, entity: str) -> tuple[np.ndarray, np.ndarray]:
-        """The columns (entity, group) of `priors/<name>.parquet`.
+        """Returns the columns `entity` and `group` of `priors/<name>.parquet`.
 
         Args:
-            entity: `item`, `event` or `user_id`.
+            name: the name of the prior.
+            entity: the name of the first column: `item`, `event` or `user_id`.
         """
         table = self._files.table(f"priors/{name}.parquet", [entity, "group"])
         return table[entity].to_numpy(), table["group"].to_numpy()
 
     def user_pairs(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(user's number in file order, group) of a user prior.
+        """Returns the pairs of (user's number in file order, group) of a user prior.
 
-        Users of its file that the data set lacks are left out. Takes memory for the ids of all
-        users, once.
+        Users in the prior's file that the data set lacks are left out. During the call, the ids of
+        all users are in memory.
 
         Raises:
-            UserError: its ids are of another type.
+            UserError: the prior's user ids have another type than those of the sequences.
         """
         table = self._files.table(f"priors/{name}.parquet", ["user_id", "group"])
         users = pa.chunked_array(
@@ -199,28 +204,30 @@ class PreparedData:
         return number[known], table["group"].to_numpy()[known]
 
     def category_prior(self) -> PriorInfo:
-        """The prior on which entropy and new interest are measured."""
+        """Returns the prior whose groups are used to measure entropy and new interest."""
         return self.manifest.prior(self.manifest.category_prior)
 
     def read_users(self, group: RowGroup, columns: Sequence[str] = ()) -> Users:
         """Reads the users of a row group with the requested columns."""
-        # Stored types are small; callers compute with int64.
+        # The files store small types, but callers compute with int64.
         starts, values = self._lists(group, ["items", *columns])
         whole = {name: column.astype(np.int64) for name, column in values.items()}
         return Users(starts, whole.pop("items"), whole)
 
     def read_into(self, group: RowGroup, arrays: Columns) -> None:
-        """Fills arrays with the columns of a row group. Threads may read at the same time.
+        """Fills arrays with the columns of a row group. Several threads may call it at once.
 
         Args:
-            arrays: the arrays, by name of the column.
+            arrays: the arrays to fill, by the name of the column.
 
         Raises:
-            UserError: it cannot be read, or its users' histories are not those of `lengths`.
+            UserError: the row group cannot be read, or the lengths of its histories differ from
+                `lengths`.
         """
         starts, values = self._lists(group, list(arrays))
 
-        # The arrays were allocated by `lengths`; a file that was replaced since may have others.
+        # The caller allocated the arrays according to `lengths`. If the file was replaced since
+        # then, the lengths may differ.
         expected = self.lengths[group.first_user : group.first_user + group.users]
         if not np.array_equal(np.diff(starts), expected):
             raise UserError(
@@ -231,9 +238,10 @@ class PreparedData:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """The number of items of each user's history, int32 [users], in file order; read once.
+        """The number of items of each user's history, int32 [users], in file order.
 
-        They are the column `length` if a file has it, otherwise the lengths of its smallest lists.
+        The lengths are read only once. If a file has no column `length`, they are computed from the
+        list column that takes the fewest bytes.
         """
         lengths = np.empty(self.users, np.int32)
         with_column = {
@@ -243,7 +251,7 @@ class PreparedData:
         }
 
         for group in self.row_groups:
-            # A view: writing to it fills in `lengths`.
+            # This slice is a view, so writing to it fills in `lengths`.
             group_lengths = lengths[group.first_user : group.first_user + group.users]
             if group.file in with_column:
                 group_lengths[:] = self._row_group(group, [_LENGTH])[_LENGTH].to_numpy()
@@ -263,22 +271,23 @@ class PreparedData:
         return self._ends(VALIDATION_END, 1)
 
     def user_ids(self, group: RowGroup) -> pa.ChunkedArray:
-        """Original ids of the users of a row group."""
+        """Returns the original ids of the users of a row group."""
         return self._row_group(group, ["user_id"])["user_id"]
 
     def user_texts(self) -> pa.ChunkedArray:
-        """Original ids of all users as texts, in file order."""
+        """Returns the original ids of all users as texts, in file order."""
         return pa.chunked_array(
             [id_texts(self.user_ids(group), str(group.file)) for group in self.row_groups]
         )
 
     def find_user(self, user_id: str, columns: Sequence[str] = ()) -> History:
-        """The whole history of the user whose original id has the text `user_id`.
+        """Returns the whole history of the user with the original id `user_id`, given as a text.
 
         Raises:
             UserError: the data set has no such user.
         """
-        # One row group at a time: the ids of all users may be large.
+        # Only one row group is searched at a time, because the ids of all users may need too much
+        # memory.
         for group in self.row_groups:
             index = pc.index(id_texts(self.user_ids(group), str(group.file)), user_id).as_py()
             if index >= 0:
@@ -298,8 +307,8 @@ class PreparedData:
 
     @cached_property
     def row_groups(self) -> list[RowGroup]:
-        """The row groups of all users' sequences."""
-        # Users are numbered through all files, in the order of the manifest.
+        """The row groups of the sequences of all users."""
+        # Users are numbered through all files, in the order in which the manifest lists the files.
         groups = []
         first = 0
         names = [info.path for info in self.manifest.files if info.path.startswith("sequences/")]
@@ -320,13 +329,14 @@ class PreparedData:
         return groups
 
     def _ends(self, column: str, horizons: int) -> np.ndarray:
-        """The number of items before the end of a part, int32 [users].
+        """Returns the number of items before the end of a part, int32 [users].
 
         Args:
-            column: the column that has it if the log is split in time.
-            horizons: how many times E items the part ends before the history if it is not.
+            column: the column that holds the number if the log is split in time.
+            horizons: how many horizons before the end of the history the part ends otherwise.
         """
-        # Each history by itself: the last E items are the test part, the E before them validation.
+        # Each history is split separately: the last E items (E is the horizon) are for test, and
+        # the E items before them are for validation.
         if not self._in_time:
             return self.lengths - np.int32(horizons * self.manifest.horizon)
 
@@ -341,7 +351,7 @@ class PreparedData:
 
     @property
     def _in_time(self) -> bool:
-        """Whether the log is split at points in time, not each history by itself."""
+        """Whether the log is split at points in time, and not each history separately."""
         return any(
             TRAINING_END in footer.metadata.schema.names for footer in self._footers.values()
         )
@@ -349,19 +359,20 @@ class PreparedData:
     def _lists(
         self, group: RowGroup, columns: list[str]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Reads lists of a row group.
+        """Reads list columns of a row group.
 
         Returns:
-            Bounds of the users' lists, int64 [U + 1], and the values of each column, one user after
-            another.
+            The bounds of the users' lists, int64 [U + 1], and the values of each column, one user
+            after another.
 
         Raises:
-            UserError: the columns differ in length, or name items that the catalogue lacks.
+            UserError: the lists of a user differ in length, or contain items that the catalogue
+                lacks.
         """
         table = self._row_group(group, columns)
         lists = {name: table[name].combine_chunks() for name in columns}
 
-        # One set of bounds is right for all columns only if their lists have the same lengths.
+        # All columns share one set of bounds, so their lists must have the same lengths.
         starts = np.zeros(group.users + 1, np.int64)
         np.cumsum(_list_lengths(lists[columns[0]]), out=starts[1:])
         for name in columns[1:]:
@@ -371,7 +382,7 @@ class PreparedData:
                     "prepare again"
                 )
 
-        # Embedding lookups trust row ids, so those of a damaged file must not get there.
+        # Embedding lookups do not check row ids, so invalid ids must be rejected here.
         values = {name: column.flatten().to_numpy() for name, column in lists.items()}
         items = values.get("items", starts[:0])
         if len(items) and (items.min() < 0 or items.max() >= self.items):
@@ -381,7 +392,7 @@ class PreparedData:
         return starts, values
 
     def _row_group(self, group: RowGroup, columns: list[str]) -> pa.Table:
-        """The table of a row group."""
+        """Returns the table of a row group."""
         footer = self._footers[group.file]
         return self._files.row_group(
             self._names[group.file], group.file, footer, group.index, columns
@@ -389,13 +400,13 @@ class PreparedData:
 
 
 def _list_lengths(lists: pa.ListArray) -> np.ndarray:
-    """The length of each list."""
+    """Returns the length of each list."""
     lengths: np.ndarray = lists.value_lengths().to_numpy(zero_copy_only=False)
     return lengths
 
 
 def _smallest_list(group: Any) -> str:
-    """The name of the list column with the fewest bytes, if only lengths are needed."""
+    """Returns the name of the list column with the fewest bytes, the fastest source of lengths."""
     # Parquet calls the column of a list "items.list.element".
     columns = [group.column(number) for number in range(group.num_columns)]
     lists = [column for column in columns if column.path_in_schema.split(".")[0] in COLUMN_TYPES]

@@ -1,6 +1,6 @@
 """Reads lists of original ids from files that other systems write.
 
-They list users to be served, or items that may or must not be shown.
+The ids are those of users to be served, or of items that may or must not be recommended.
 """
 
 import re
@@ -16,35 +16,38 @@ from torchrec_priors.errors import UserError, shown
 from torchrec_priors.parquet import read_schema, read_table
 from torchrec_priors.prepared.id_texts import id_texts
 
-# The first bytes of a file: Parquet; gzip, zip, bzip2, xz, zstd.
+# The first bytes of a Parquet file, and of files packed by gzip, zip, bzip2, xz and zstd.
 _PARQUET = b"PAR1"
 _PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"(\xb5/\xfd")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LINE_END = re.compile(r"\r\n|\r|\n")
-# A line of one id, with its end: (what is in quotes, what is without).
+# A line that holds one id, including the line's end. The groups are the id in quotes and the id
+# without quotes; only one of the two matches.
 _LINE = re.compile(
     r'[ \t]*(?:"((?:[^"]|"")*)"[ \t]*|([^"\r\n][^\r\n]*)?)(?:\r\n|\r|\n|$(?![\s\S]))'
 )
 
 
 def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
-    """Reads the ids of a file as texts, in its order.
+    """Reads the ids of a file as texts, in the order of the file.
 
-    The file is Parquet with `column`, or text with one id a line. A text file is read as CSV of one
-    column: ids may be quoted, and must be if they have a comma, a quote, a line break, or a blank
-    at an end. A first line that is the column's name is its title; empty lines are ignored.
+    The file is Parquet with the column `column`, or text with one id a line. A text file is read as
+    CSV with one column. Ids may be quoted. They must be quoted if they contain a comma, a quote or
+    a line break, or begin or end with a blank. If the first line is the name of the column, it is
+    skipped as a header. Empty lines are ignored.
 
     Args:
         option: the option that names the file, for messages.
 
     Raises:
-        UserError: no file, neither form, an id that is missing, no ids at all.
+        UserError: there is no such file, it has neither of the two forms, an id is missing, or the
+            file holds no ids.
     """
     where = f"{option}: '{file}'"
     remedy = f"give one id a line, or Parquet with a column '{column}'"
     try:
         check_file(file, option)
-        # The form is decided by content, not by name.
+        # The content of the file decides between the two forms, not its name.
         with file.open("rb") as opened:
             magic = opened.read(len(_PARQUET))
         if magic.startswith(_PACKED):
@@ -64,22 +67,22 @@ def read_ids(file: Path, column: str, *, option: str) -> pa.Array:
 
 
 def first_repeated(ids: pa.Array) -> int | None:
-    """The index of the first id that repeats an earlier one; None if all differ.
+    """Returns the index of the first id that repeats an earlier one, or None if all ids differ.
 
     >>> first_repeated(pa.array(["7", "8", "7", "8"]))
     2
     """
-    # Codes are numbered in the order of their first appearance, so without repeats the i-th is i.
+    # Codes are numbered in the order of first appearance. Without repeats, the i-th code is i.
     codes = ids.dictionary_encode().indices.to_numpy()
     repeated = codes != np.arange(len(codes))
     return int(np.argmax(repeated)) if repeated.any() else None
 
 
 def places(ids: pa.Array, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """The index of each id among distinct ones, int64; -1 if it is not among them.
+    """Returns the index of each of `ids` in `among`, int64; -1 if it is not there.
 
-    The hash table is built of `ids`, so finding a short list in a large catalogue costs one pass
-    over the catalogue.
+    The ids in `among` are distinct. The hash table is built from `ids`, so finding a short list in
+    a large catalogue takes one pass over the catalogue.
 
     >>> places(pa.array(["b", "x", "b"]), pa.array(["a", "b"])).tolist()
     [1, -1, 1]
@@ -93,14 +96,14 @@ def places(ids: pa.Array, among: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 
 def as_numbers(indices: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """The result of `index_in` as int64, -1 for null."""
+    """Returns the result of Arrow's `index_in` as int64, with -1 for null."""
     whole = indices.combine_chunks() if isinstance(indices, pa.ChunkedArray) else indices
     numbers: np.ndarray = whole.fill_null(-1).to_numpy().astype(np.int64)
     return numbers
 
 
 def _from_parquet(file: Path, column: str, where: str) -> pa.Array:
-    """The texts of a Parquet file's column."""
+    """Reads the ids of a Parquet file as texts."""
     names = read_schema(file).names
     if column not in names:
         raise UserError(f"{where} has no column '{column}' (it has {', '.join(names)})")
@@ -112,7 +115,7 @@ def _from_parquet(file: Path, column: str, where: str) -> pa.Array:
 
 
 def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
-    """The texts of a text file's lines, without the title and empty lines."""
+    """Reads the ids of a text file, without the header and empty lines."""
     data = file.read_bytes().removeprefix(_BYTE_ORDER_MARK)
     try:
         text = data.decode()
@@ -125,11 +128,11 @@ def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
     if '"' in text:
         ids = pa.array(_quoted(text, where, remedy), pa.string())
     else:
-        # Without quotes, all lines are split at once, which is much faster than one after another.
+        # Without quotes, all lines are split in one call, which is much faster than a loop.
         text = text.replace("\r\n", "\n").replace("\r", "\n")
         lines = pc.split_pattern(pa.array([text], pa.large_string()), "\n")
         ids = pc.utf8_trim_whitespace(lines.flatten()).cast(pa.string())
-        # A file of several columns is rejected: its first column need not be the ids.
+        # A file with several columns is rejected, because its first column need not be the ids.
         several = pc.match_substring(ids, ",")
         if pc.any(several, min_count=0).as_py():
             row = pc.index(several, True).as_py()
@@ -140,7 +143,7 @@ def _from_text(file: Path, column: str, where: str, remedy: str) -> pa.Array:
 
 
 def _quoted(text: str, where: str, remedy: str) -> list[str]:
-    """The ids of a text in which some are in quotes."""
+    """Returns the ids of a text in which some ids are in quotes."""
     ids = list[str]()
     start = 0
     line = 1
@@ -155,14 +158,14 @@ def _quoted(text: str, where: str, remedy: str) -> list[str]:
             raise _several(where, line, plain.strip(), remedy)
         ids.append(plain.strip() if quoted is None else quoted.replace('""', '"'))
 
-        # An id in quotes may have line breaks, so a match may end several lines.
+        # An id in quotes may contain line breaks, so one match may span several lines.
         start = match.end()
         line = line + len(_LINE_END.findall(match[0]))
     return ids
 
 
 def _several(where: str, line: int, text: str, remedy: str) -> UserError:
-    """The error for a line of several values."""
+    """Returns the error for a line with a comma, which may hold several values."""
     return UserError(
         f"{where}, line {line}: {shown(text)} has a comma: {remedy}, "
         "with an id that has one in quotes"

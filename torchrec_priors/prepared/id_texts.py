@@ -1,6 +1,6 @@
-"""Converts original ids of any Arrow type to the texts by which they are compared.
+"""Converts original ids of any Arrow type to texts, so that they can be compared.
 
-7, "7" and a decimal 7 are the same id.
+The integer 7, the text "7" and a decimal number 7 are the same id.
 """
 
 import pyarrow as pa
@@ -8,27 +8,27 @@ import pyarrow.compute as pc
 
 from torchrec_priors.errors import UserError
 
-# Whole numbers below it are exact as floating-point numbers.
+# All whole numbers below this limit are exact in double precision.
 _EXACT = 2**53
 
 
 def id_texts(ids: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
-    """The ids as one array of texts; nulls stay nulls.
+    """Returns the ids as one array of texts; nulls stay nulls.
 
     Args:
-        where: the place of the ids, for messages.
+        where: the file and column of the ids, for messages.
 
     Raises:
-        UserError: ids of a type other than text, integers, whole numbers, dates and times; bytes
-            that are not UTF-8; numbers that are not whole.
+        UserError: the ids are not text, integers, whole numbers, dates or times; or they are bytes
+            that are not UTF-8, or numbers that are not whole.
     """
     plain = plain_array(ids)
     kind = plain.type
     types = pa.types
 
-    # Numbers that are whole get the text of the integer.
+    # A whole number gets the same text as the integer, for example "7" for 7.0.
     if types.is_floating(kind):
-        return _whole(plain, where).cast(pa.string())
+        return _as_integers(plain, where).cast(pa.string())
     if types.is_decimal(kind):
         texts = plain.cast(pa.string())
         return pc.replace_substring_regex(texts, r"\.0+$", "") if kind.scale > 0 else texts
@@ -49,7 +49,7 @@ def id_texts(ids: pa.Array | pa.ChunkedArray, where: str) -> pa.Array:
 
 
 def plain_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """The same values in one array, without a dictionary.
+    """Returns the same values in one array, without a dictionary.
 
     An array of an extension type becomes the array in which it is stored.
     """
@@ -58,7 +58,7 @@ def plain_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     if isinstance(whole, pa.ChunkedArray):
         raise UserError("more ids than one array holds: give fewer at a time")
 
-    # A UUID is stored as bytes; its text is not the one of these.
+    # A UUID is stored as 16 bytes, but its text is the usual form with hyphens.
     if isinstance(whole.type, pa.UuidType):
         return pa.array(
             [None if value is None else str(value) for value in whole.to_pylist()], pa.string()
@@ -70,10 +70,10 @@ def plain_array(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     return whole
 
 
-def _whole(numbers: pa.Array, where: str) -> pa.Array:
-    """Floating-point numbers as integers.
+def _as_integers(numbers: pa.Array, where: str) -> pa.Array:
+    """Converts floating-point numbers to integers.
 
-    A column of integers is read as floating-point numbers if some are missing.
+    Some programs write a column of integers as floating-point numbers if values are missing.
     """
     wide = numbers.cast(pa.float64())
     right = pc.and_(pc.equal(wide, pc.trunc(wide)), pc.less(pc.abs(wide), _EXACT))

@@ -1,4 +1,4 @@
-"""Several groups an item, as one compressed list.
+"""Stores the groups of all items in one compressed list. An item may have several groups.
 
 The groups of item i are `groups[starts[i] : starts[i + 1]]`.
 """
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def compress(item: np.ndarray, group: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (starts, groups) of (item, group) pairs in any order.
+    """Compresses pairs of (item, group), which may be in any order, to (starts, groups).
 
-    The groups of an item ascend; each is there once.
+    The groups of an item are sorted, and repeated pairs are stored once.
 
     Example:
         >>> starts, groups = compress(np.array([2, 0, 0]), np.array([1, 1, 0]), items=3)
@@ -20,7 +20,7 @@ def compress(item: np.ndarray, group: np.ndarray, items: int) -> tuple[np.ndarra
     item = item[order]
     group = group[order]
 
-    # Sorted, so equal pairs are neighbours.
+    # The pairs are sorted, so equal pairs are neighbours.
     repeated = np.zeros(len(item), bool)
     repeated[1:] = (item[1:] == item[:-1]) & (group[1:] == group[:-1])
     item = item[~repeated]

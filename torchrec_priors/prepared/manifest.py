@@ -1,5 +1,6 @@
-"""`manifest.json` of a prepared data set: its content, its settings, checksums of its files.
+"""Reads and writes `manifest.json`, which describes a prepared data set.
 
+The manifest holds the counts, priors and settings of the data set, and the checksums of its files.
 It is written last, so a folder with a manifest is a complete data set. Nothing here imports torch.
 """
 
@@ -26,15 +27,16 @@ log = logging.getLogger(__name__)
 
 FILE = "manifest.json"
 SCHEMA_VERSION = 1
-# The folder of files that a later append may need.
+# The folder with the interactions of users who were left out. A later `--append` may need them.
 HELD = "held/"
-# A key of `PriorInfo.made_by`.
+# This key of `PriorInfo.made_by` lists checksums; see `PriorInfo.grown_from`.
 GROWN_FROM = "grown_from"
-# A prior may have the name of a kind, since `event:event` names both.
+# The kinds of priors. A prior may have the name of a kind, because `event:event` in `priors.tree`
+# gives both the kind and the name.
 PRIOR_KINDS = ("event", "graph", "item", "user")
 
 _REMEDY = "prepare again"
-# Manifests without a checksum, each of which is logged once.
+# Manifests without a checksum that have already been logged. Each of them is logged only once.
 _LOGGED: set[str] = set()
 
 
@@ -43,12 +45,15 @@ class PriorInfo:
     """One prior of a data set.
 
     Attributes:
-        kind: one of PRIOR_KINDS; `graph` is communities of items.
-        groups: names of the groups, by group number.
-        sizes: number of entities in each group (for events: of training interactions).
-        eligible: whether `priors/<name>.eligible.parquet` has Omega, as it differs from membership.
-        made_by: settings of a prior that was added to the data set; empty for a prior that came
-            with the raw files.
+        name: the name of the prior, as in `priors.tree`.
+        kind: one of PRIOR_KINDS; `graph` stands for communities of items.
+        groups: the names of the groups, by group number.
+        sizes: the number of entities in each group; for events, the number of training
+            interactions.
+        eligible: whether `priors/<name>.eligible.parquet` exists. It lists the items that each
+            group's head may retrieve (the paper's Omega), if these are not simply its members.
+        made_by: the settings of a prior that was added to the data set; empty for a prior that
+            came with the raw files.
     """
 
     name: str
@@ -60,24 +65,26 @@ class PriorInfo:
 
     @property
     def grown_from(self) -> list[str]:
-        """Checksums of an added prior's file before interactions were appended to the data set."""
+        """The checksums that an added prior's file had before interactions were appended."""
         return list(self.made_by.get(GROWN_FROM, ()))
 
     @property
     def path(self) -> str:
-        """The path of its file in the data set's folder."""
+        """The path of the prior's file in the data set's folder."""
         return f"priors/{self.name}.parquet"
 
 
 @dataclass(frozen=True)
 class FileInfo:
-    """One file.
+    """One file of a data set.
 
     Attributes:
-        path: path in the data set's folder.
-        footer_sha256: checksum of its Parquet footer. The footer has checksums of everything else,
-            so a large file can be checked while it is read. Empty if an earlier version wrote the
-            manifest.
+        path: the path of the file in the data set's folder.
+        bytes: the size of the file.
+        sha256: the checksum of the whole file.
+        footer_sha256: the checksum of the Parquet footer. The footer contains checksums of
+            everything else, so a large file can be checked while it is read. Empty if an earlier
+            version wrote the manifest.
     """
 
     path: str
@@ -88,13 +95,13 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole manifest; docs/data.md, "Prepared data", describes the fields of the JSON file.
+    """The whole manifest. The section "Prepared data" of docs/data.md describes its content.
 
     Attributes:
         has_times: whether timestamps are times, or only give the order.
-        grown: earlier states of a data set that was appended to, oldest first: `prepared_sha256`,
-            `items`, `users` of each. Row ids below `items` have not changed since. Not written if
-            empty.
+        grown: the states of the data set before each append, oldest first, with the keys
+            `prepared_sha256`, `items` and `users`. Row ids below `items` have not changed since
+            that state. An empty list is not written to the file.
     """
 
     name: str
@@ -113,7 +120,7 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def prior(self, name: str) -> PriorInfo:
-        """The prior of this name. Raises UserError if the data set has no such prior."""
+        """Returns the prior with this name. Raises UserError if the data set has no such prior."""
         for prior in self.priors:
             if prior.name == name:
                 return prior
@@ -122,20 +129,21 @@ class Manifest:
 
     @property
     def prepared_sha256(self) -> str:
-        """The hash of what `prepare` made of the raw files, i.e. without priors that were added."""
+        """The hash of the files that `prepare` wrote, without priors that were added later."""
         added = {prior.path for prior in self.priors if prior.made_by}
         return hash_of(info for info in self.files if info.path not in added)
 
     def added_priors(self) -> dict[str, str]:
-        """Maps the name of each prior that was added to the checksum of its file."""
+        """Returns the checksum of the file of each prior that was added, by the prior's name."""
         checksums = {info.path: info.sha256 for info in self.files}
         return {prior.name: checksums[prior.path] for prior in self.priors if prior.made_by}
 
     def text(self) -> str:
-        """The text of the file."""
+        """Returns the text of `manifest.json`."""
         values = asdict(self)
 
-        # Empty fields are left out, so that what earlier versions wrote stays the same text.
+        # Fields that earlier versions did not have are left out if they are empty. A manifest of an
+        # earlier version then keeps its text, and with it its checksum.
         if not self.grown:
             del values["grown"]
         for info in values["files"]:
@@ -144,7 +152,7 @@ class Manifest:
         return json_text(values)
 
     def write(self, folder: Path) -> None:
-        """Writes the file, completely or not at all."""
+        """Writes `manifest.json`, completely or not at all."""
         write_whole(folder / FILE, self.text())
 
 
@@ -152,7 +160,7 @@ def read_manifest(folder: Path) -> Manifest:
     """Reads the manifest of a prepared data set, and checks that every file has its full length.
 
     Raises:
-        UserError: no manifest, a manifest of another version, a missing or truncated file.
+        UserError: there is no manifest, it has another version, or a file is missing or truncated.
     """
     file = folder / FILE
     if not folder.is_dir():
@@ -162,7 +170,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"--data: '{folder}' is not a prepared data set (it has no {FILE}): run prepare first"
         )
 
-    # Lengths only: reading all bytes is `verify`'s task, or the reader's.
+    # Only lengths are compared here. Checksums are compared by `verify`, or when a file is read.
     manifest = parse_manifest(file.read_bytes(), str(file))
     for info in manifest.files:
         part = folder / info.path
@@ -177,10 +185,14 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def parse_manifest(content: bytes, file: str) -> Manifest:
-    """Parses the manifest in `file`, which holds `content`.
+    """Parses a manifest.
+
+    Args:
+        content: the bytes of the manifest.
+        file: the file that they were read from, for messages.
 
     Raises:
-        UserError: it is not a manifest, it is damaged, or it has another version.
+        UserError: the content is not a manifest, is damaged, or has another version.
     """
     values = parse_json(content, file, remedy=_REMEDY)
     has_checksum = take_checksum(values, file, remedy=_REMEDY)
@@ -199,7 +211,8 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
                 f"{file} has version {version}; this release reads version {SCHEMA_VERSION}: "
                 "prepare again"
             )
-        # A missing or unknown field is a TypeError of the dataclass, which becomes one line below.
+        # If a field is missing or unknown, the dataclass raises a TypeError, which becomes one line
+        # below.
         values["priors"] = [PriorInfo(**prior) for prior in values["priors"]]
         values["files"] = [FileInfo(**info) for info in values["files"]]
         _check_names(values["priors"], values["files"], file)
@@ -213,8 +226,8 @@ def parse_manifest(content: bytes, file: str) -> Manifest:
 
 
 def is_data_set(folder: Path) -> bool:
-    """Whether `prepare` wrote the folder, which may have been damaged since."""
-    # Other programs write a `manifest.json`, too, so its keys decide.
+    """Returns whether `prepare` wrote the folder. Its files may have been damaged since then."""
+    # Other programs also write files named `manifest.json`, so the keys in the file decide.
     try:
         values = parse_json((folder / FILE).read_bytes(), FILE, remedy=_REMEDY)
     except (OSError, UserError):
@@ -223,8 +236,8 @@ def is_data_set(folder: Path) -> bool:
 
 
 def verify(folder: Path) -> None:
-    """Raises UserError if a file's checksum is not the manifest's. Reads every byte."""
-    # Missing and short files are found by `read_manifest` before any file is read.
+    """Reads all files and raises UserError if a checksum differs from the manifest."""
+    # `read_manifest` finds missing and truncated files before any file is read.
     for info in read_manifest(folder).files:
         if sha256(folder / info.path) != info.sha256:
             raise UserError(
@@ -233,28 +246,37 @@ def verify(folder: Path) -> None:
 
 
 def describe(folder: Path, paths: list[Path]) -> tuple[list[FileInfo], str]:
-    """Sizes and checksums of `paths`, and one hash over all of them."""
-    # Sorted, as the hash depends on the order.
+    """Returns the sizes and checksums of the files `paths` in `folder`, and one hash of all."""
+    # The paths are sorted because the hash depends on their order.
     infos = [describe_file(path, str(path.relative_to(folder))) for path in sorted(paths)]
     return infos, hash_of(infos)
 
 
 def describe_file(file: Path, path: str) -> FileInfo:
-    """Size and checksums of `file`, which is or will be at `path` in the data set's folder."""
+    """Returns the size and checksums of a file.
+
+    Args:
+        file: the file as it is now.
+        path: the path of the file in the data set's folder, where it is or will be.
+    """
     with readable(file, _REMEDY):
         footer = read_footer(file)
     return FileInfo(path, file.stat().st_size, sha256(file), footer.sha256)
 
 
 def hash_of(files: Iterable[FileInfo]) -> str:
-    """One hash over all files except those in HELD, which keep raw rows as they came."""
+    """Returns one hash of all files except those in HELD.
+
+    The rows in HELD keep the order of the raw files, so they may differ between logs that give the
+    same data set otherwise.
+    """
     lines = [f"{info.path} {info.sha256}\n" for info in files if not info.path.startswith(HELD)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _check_names(priors: list[PriorInfo], files: list[FileInfo], file: str) -> None:
     """Raises UserError if a name would lead out of the data set's folder."""
-    # The data set may have come from somebody else.
+    # The names are not trusted, because somebody else may have written the data set.
     for prior in priors:
         check_name(prior.name, f"{file}: prior")
     for info in files:

@@ -1,4 +1,4 @@
-"""Finds the files of a prepared data set: in its folder, or in the cache of files from stores."""
+"""Finds the files of a prepared data set in a local folder, or in the cache if it is in a store."""
 
 import logging
 import re
@@ -31,30 +31,30 @@ class Files(Protocol):
 
     Attributes:
         manifest: the manifest as it was when the data set was opened.
-        scratch: a local folder on whose disk there may be temporary files.
+        scratch: a local folder for temporary files.
     """
 
     manifest: Manifest
     scratch: Path
 
     def paths(self, names: Sequence[str]) -> list[Path]:
-        """Local paths of files of the data set."""
+        """Returns the local paths of files of the data set."""
 
     def renew(self, name: str) -> bool:
-        """Fetches a file again if its local copy is damaged.
+        """Fetches a file from the store again if the local copy is damaged.
 
         Returns:
-            Whether the file may be read again.
+            Whether it makes sense to read the file again. This is False for a local data set.
         """
 
 
 def open_files(folder: Place) -> Files:
-    """Opens a data set. Raises UserError if there is none."""
+    """Opens the data set in `folder`. Raises UserError if the folder contains no data set."""
     return _RemoteFiles(folder) if isinstance(folder, Uri) else _LocalFiles(folder)
 
 
 def manifest_in(store: Store) -> Manifest:
-    """The manifest of a data set in a store.
+    """Reads the manifest of a data set in a store.
 
     Raises:
         UserError: the folder has no manifest, or a damaged one.
@@ -70,7 +70,7 @@ def manifest_in(store: Store) -> Manifest:
             ) from error
         raise
 
-    # A checksum becomes a file name in the cache, so it must not lead elsewhere.
+    # A checksum becomes a file name in the cache, so it must not contain anything but digits.
     manifest = parse_manifest(content, str(store.uri / FILE))
     for info in manifest.files:
         if re.fullmatch("[0-9a-f]{64}", info.sha256) is None:
@@ -79,7 +79,7 @@ def manifest_in(store: Store) -> Manifest:
 
 
 def key_of(info: FileInfo) -> str:
-    """The key of a file's entry in the cache."""
+    """Returns the key of a file's entry in the cache."""
     return f"{info.sha256}.parquet"
 
 
@@ -100,9 +100,9 @@ class _LocalFiles:
 class _RemoteFiles:
     """The files of a data set in a store.
 
-    A file is fetched as a whole when it is first requested, not in parts: row groups are shuffled
-    over all files, so a training reads all of them from its first steps on. Entries of the cache
-    are named by the checksum of the file.
+    A whole file is fetched when it is first requested. Fetching parts would not help, because
+    training reads row groups in random order and soon needs parts of all files. The name of an
+    entry in the cache is the checksum of the file.
     """
 
     def __init__(self, uri: Uri) -> None:
@@ -115,13 +115,14 @@ class _RemoteFiles:
     def paths(self, names: Sequence[str]) -> list[Path]:
         new = [name for name in names if name not in self._paths]
         if new:
-            # All at once, since the cache fetches several files at the same time.
+            # All files are requested in one call, because the cache then fetches several at a time.
             files = self._fetched([self._info(name) for name in new])
             self._paths.update(zip(new, files, strict=True))
         return [self._paths[name] for name in names]
 
     def renew(self, name: str) -> bool:
-        # An undamaged copy stays; another process may have replaced the damaged one already.
+        # A copy that is not damaged is kept, because another process may already have replaced the
+        # damaged copy.
         info = self._info(name)
         cache = default_cache()
         if cache.drop(key_of(info), lambda copy: sha256(copy) != info.sha256):
@@ -132,14 +133,14 @@ class _RemoteFiles:
         return True
 
     def _info(self, name: str) -> FileInfo:
-        """What the manifest says of a file."""
+        """Returns the manifest's entry of a file."""
         if name not in self._infos:
             raise UserError(f"--data: '{self._store.uri}' lacks {name}: prepare it again")
         return self._infos[name]
 
     def _fetched(self, infos: list[FileInfo]) -> list[Path]:
-        """Local paths of files, fetched if they are not in the cache."""
-        # `missing` is only for the progress: the cache decides again what it fetches.
+        """Returns the local paths of files. Files that are not in the cache are fetched."""
+        # `missing` is only used to show the progress. The cache itself decides what to fetch.
         cache = default_cache()
         missing = [info for info in infos if not cache.has(key_of(info))]
         total = sum(info.bytes for info in missing)
@@ -156,7 +157,7 @@ class _RemoteFiles:
         """Copies a file from the store to the local path `file`."""
 
         def check(copy: Path) -> None:
-            # The size first, as it costs nothing.
+            # The size is compared first, because this takes no time.
             if copy.stat().st_size != info.bytes or sha256(copy) != info.sha256:
                 raise DamagedError(
                     "the downloaded copy does not match its checksum: "

@@ -1,6 +1,7 @@
 """Appends new raw files to a prepared data set.
 
-The data set that holds them, too, is built next to the old one and then takes its place.
+A new data set with the old and the new interactions is built in a folder next to the old one. When
+it is complete, it replaces the old one.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ from torchrec_priors.preparation.raw.bad_rows import BadRows
 from torchrec_priors.prepared import manifest as manifests
 from torchrec_priors.prepared.manifest import Manifest, read_manifest
 
-# Key in the manifest's settings: the raw files of each append.
+# This key in the manifest's settings lists the raw files of each append.
 APPENDED = "appended"
 
 Report = Callable[[str], None]
@@ -34,11 +35,12 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Appended:
-    """The data set that has grown.
+    """The result of an append.
 
     Attributes:
-        messages: lines for users about the parts that did not grow with it.
-        already: whether it held the raw files before.
+        manifest: the manifest of the data set after the append.
+        messages: lines for users about priors that should be computed again.
+        already: whether the data set already held the raw files, so that nothing was appended.
     """
 
     manifest: Manifest
@@ -57,16 +59,19 @@ def append(
 ) -> Appended:
     """Adds the interactions, users and items of raw files to the data set in `out`.
 
-    The data set does not change until the end. An append that was killed leaves a hidden folder
-    next to it; the same call resumes from it.
+    The data set does not change until the append is complete. An append that was killed leaves a
+    hidden work folder next to the data set. The same call then resumes from this folder.
 
     Args:
-        given: settings that must be those of the data set.
-        on: the engine that computes; the content does not depend on it.
+        raw: the folder of the new raw files.
+        out: the folder of the data set.
+        given: the settings that the user gave. They must be equal to those of the data set.
+        on_bad_row: whether bad rows are an error (`refuse`) or are left out and counted (`drop`).
+        on: the engine that computes. The content of the data set does not depend on it.
 
     Raises:
-        UserError: no data set there, one that cannot grow, raw files of another form, other
-            settings.
+        UserError: there is no data set, it cannot grow, the raw files have another form, or the
+            settings differ.
     """
     out = out.absolute()
     recover(out)
@@ -75,7 +80,7 @@ def append(
             f"--append: '{out}' is not a prepared data set: prepare it first, without --append"
         )
 
-    # Settings first: they are compared without reading any data.
+    # Settings are compared first, because this does not read any data.
     manifest = read_manifest(out)
     dataset = corpus_of(manifest, given)
     options = options_of(manifest, dataset, given)
@@ -90,7 +95,8 @@ def append(
 
     report("checking the data set")
     manifests.verify(out)
-    # Everything that decides what stages leave: with other values the work folder starts empty.
+    # Finished stages in the work folder can be used again only if all of these values are the same.
+    # Otherwise the work folder is emptied first.
     made_for = {
         "append_to": manifest.content_sha256,
         "options": options,
@@ -104,7 +110,7 @@ def append(
         work_folder(out, made_for, report) as work,
         on.start(work) as engine,
     ):
-        # A user who is short in the new files may be long with the old ones.
+        # A user with few interactions in the new files may have enough together with the old files.
         engine.keeps_short = True
         hashing = raw_files.Checksums(raw.absolute(), seen, engine.journal)
         try:
@@ -123,7 +129,8 @@ def append(
         finally:
             hashing.stop()
 
-        # Priors may be added to the data set meanwhile, but not between this check and the move.
+        # Another process may have added a prior to the data set in the meantime. The lock prevents
+        # this between the check and the move.
         with locked(out):
             if read_manifest(out).content_sha256 != manifest.content_sha256:
                 raise UserError(
@@ -135,7 +142,10 @@ def append(
 
 
 def _holds(manifest: Manifest, raw: Path, seen: raw_files.Seen) -> bool:
-    """Whether the data set holds all these files, by their content; their names may differ."""
+    """Returns whether the data set already holds the content of all these files.
+
+    Names do not matter. A raw file is read only if its size or time of change is new.
+    """
     recorded = [manifest.settings, *manifest.settings.get(APPENDED, [])]
     known: dict[str, str] = {}
     seen_then: dict[str, list[int]] = {}
@@ -148,9 +158,9 @@ def _holds(manifest: Manifest, raw: Path, seen: raw_files.Seen) -> bool:
 
 
 def _settings(manifest: Manifest, on_bad_row: str, hashing: raw_files.Checksums) -> dict[str, Any]:
-    """The settings of the new manifest: those of the old one, and what was appended."""
+    """Returns the settings of the new manifest: the old settings and the appended raw files."""
     appended = {"raw_sha256": hashing.result(), "raw_seen": hashing.files}
-    # Once rows were dropped, the data set is one of dropped rows.
+    # If rows were allowed to be dropped in any of the steps, the manifest says `drop`.
     dropping = "drop" in (on_bad_row, manifest.settings["on_bad_row"])
     return {
         **manifest.settings,

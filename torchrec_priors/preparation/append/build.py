@@ -1,9 +1,10 @@
 """Builds a data set from a prepared one and a corpus of new raw files, stage by stage.
 
-Only the histories of users with new interactions are sorted again: `now` is their log with the
-new interactions, `then` their log without. Both go through the code of `prepare`, and the
-difference between the results is added to the data set. So the result is that of preparing all
-raw files together, except for the numbers of rows and groups.
+Only the histories of users with new interactions are sorted again. Their log with the new
+interactions is called `now`, and their log without these is called `then`. The code of `prepare`
+processes both, and the difference between the results is added to the data set. The result is the
+same as if all raw files had been prepared together, except for the row ids of items, the order of
+users, and the numbers of groups.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +37,7 @@ from torchrec_priors.prepared.manifest import FileInfo, Manifest, PriorInfo
 
 Report = Callable[[str], None]
 
-# Rows read at a time.
+# The number of rows that are read at a time.
 _BATCH = 1 << 17
 
 
@@ -45,10 +46,10 @@ class _Logs:
     """The users with new interactions, and their logs.
 
     Attributes:
-        users: all of them.
-        in_sequences: those who are in the sequences of the data set.
-        then: their log without the new interactions.
-        now: their log with the new interactions.
+        users: the ids of all users with new interactions.
+        in_sequences: the ids of those users that are already in the sequences of the data set.
+        then: the log of these users without the new interactions.
+        now: the log of these users with the new interactions.
     """
 
     users: ir.Table
@@ -58,14 +59,19 @@ class _Logs:
 
 
 class AppendBuild:
-    """Builds the data set.
+    """Builds the new data set.
 
     Args:
         state: the data set before the append.
-        folder: where the new data set is built, in the engine's folder.
+        corpus: the corpus of the new raw files.
+        split: the rule that splits histories into training, validation and test.
+        bad_rows: the counts of rows that were left out.
+        seed: the seed of the permutation of the new items.
+        folder: the folder in which the new data set is built. It is in the engine's folder.
+        report: called with a line about each stage.
 
     Attributes:
-        messages: lines for users about the parts that do not grow.
+        messages: lines for users about priors that should be computed again.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class AppendBuild:
         """Writes all files and returns their manifest.
 
         Args:
-            settings: returns the settings that the manifest keeps; called last.
+            settings: a function that returns the settings for the manifest. It is called last.
         """
         engine = self.engine
         old = self.state.manifest
@@ -105,8 +111,8 @@ class AppendBuild:
             engine.journal.finish("contents")
         self.corpus = narrow_events(self.corpus)
 
-        # The same code for both logs, so that their difference is exactly what the new
-        # interactions change.
+        # Both logs go through the same code, so that their difference is exactly the effect of the
+        # new interactions.
         logs = self._logs()
         then = bucketed(
             engine, replace(self.corpus, interactions=logs.then), self.split, self.report, "then_"
@@ -130,7 +136,7 @@ class AppendBuild:
         counts = self._counts(then.read, now.read, items.number)
         self._write_held(now, logs.users, ids, users_left_out(counts))
 
-        # Runs that were trained on an earlier state recognise it by its hash.
+        # A run that was trained on an earlier state of the data set recognises it by this hash.
         earlier = {
             "prepared_sha256": old.prepared_sha256,
             "items": old.counts["items"],
@@ -150,7 +156,7 @@ class AppendBuild:
         return manifest
 
     def _typed(self, corpus: Corpus) -> Corpus:
-        """The corpus with ids and attributes of the types that the data set has."""
+        """Converts the ids and attributes of the corpus to the types of the data set."""
         kinds = {
             "item_id": self.state.items.item_id.type(),
             "user_id": self.state.users.user_id.type(),
@@ -162,8 +168,8 @@ class AppendBuild:
         def cast_labels(labels: Labels, entity: str) -> Labels:
             return replace(labels, table=cast(labels.table, {entity: kinds[entity]}))
 
-        # Joins and unions of old and new tables need equal types; `check_form` has compared the
-        # kinds.
+        # Joins and unions of old and new tables need equal types. `check_form` has already checked
+        # that integers are not mixed with texts.
         log = expressions.log(corpus)
         attributes = {name: self.state.items[name].type() for name in corpus.items.columns}
         return replace(
@@ -175,9 +181,10 @@ class AppendBuild:
         )
 
     def _with_held(self, corpus: Corpus) -> Corpus:
-        """The corpus with what is kept of items and users that were left out.
+        """Adds the items and labels that were kept for users who were left out before.
 
-        Kept data takes precedence over the new data, because it came first.
+        Kept data takes precedence over new data about the same items or users, because the first
+        raw files count.
         """
 
         def with_held(labels: Labels, entity: str) -> Labels:
@@ -198,7 +205,7 @@ class AppendBuild:
         )
 
     def _logs(self) -> _Logs:
-        """The logs of the users with new interactions."""
+        """Returns the logs of the users with new interactions."""
         self.report("looking for the users of the new interactions")
         new = self.engine.materialise("new", self.corpus.interactions)
         users = self.engine.materialise("their_users", new.select("user_id").distinct())
@@ -211,8 +218,8 @@ class AppendBuild:
             "there", self.state.users.select("user_id").semi_join(users, "user_id")
         )
 
-        # A user's old interactions are in the sequences or are kept for short histories, never
-        # both.
+        # A user's old interactions are either in the sequences or among the kept short histories,
+        # never in both.
         self.report("reading their histories")
         columns = [*self.state.columns, "order"]
         before = self.state.kept_of(in_sequences).select(columns)
@@ -221,8 +228,8 @@ class AppendBuild:
             before = before.union(short.select(columns))
         before = self.engine.materialise("before", before)
 
-        # Without times `timestamp` is an index among the user's interactions: new ones come after
-        # the old.
+        # Without times, `timestamp` numbers the interactions of a user. The new interactions are
+        # numbered after the old ones.
         if not self.corpus.has_times:
             n = before.group_by("user_id").aggregate(n=lambda t: t.count())
             new = new.left_join(n, "user_id").drop("user_id_right")
@@ -230,7 +237,10 @@ class AppendBuild:
         return _Logs(users, in_sequences, before, before.union(new.select(columns)))
 
     def _new_items(self, seen: ir.Table, log: ir.Table) -> Newcomers:
-        """Items that the catalogue does not have yet, with row ids after those of the old items."""
+        """Returns the items that the catalogue does not have yet.
+
+        Their row ids follow those of the old items.
+        """
         known = self.state.items.select("item_id")
         new = self.corpus.items.anti_join(known, "item_id")
         # Old items need not be in the new catalogue.
@@ -239,7 +249,8 @@ class AppendBuild:
         if self.corpus.items_met:
             new = new.semi_join(seen, "item_id")
 
-        # Spread among themselves: old rows must keep their numbers, by which models know them.
+        # Only the new items are permuted. Old items must keep their row ids, because trained models
+        # refer to them.
         self.report("numbering new items")
         first = self.state.manifest.counts["items"]
         numbered = expressions.permutation(new, seen, self.seed)
@@ -248,8 +259,8 @@ class AppendBuild:
         return Newcomers("item_id", table, self.engine.value(table.count()))
 
     def _write_items(self, seen: ir.Table, seen_then: ir.Table, new: Newcomers) -> None:
-        """Writes the catalogue, with the new frequencies of old items."""
-        # Only users with new interactions change frequencies, by their training part now and then.
+        """Writes the catalogue, with updated frequencies of the old items."""
+        # Frequencies count training interactions, and only users with new interactions change them.
         old = self.state.items
         more = seen.group_by("item_id").aggregate(more=lambda t: t.training.sum())
         less = seen_then.group_by("item_id").aggregate(less=lambda t: t.training.sum())
@@ -267,7 +278,7 @@ class AppendBuild:
         )
 
     def _new_users(self, now: Bucketed, in_sequences: ir.Table) -> Newcomers:
-        """Users that are kept now and were not before."""
+        """Returns the users that are kept now and were not in the sequences before."""
         parts = [
             expressions.users(expressions.kept(part, self.split), None, self.split)
             for part in now.buckets
@@ -284,8 +295,8 @@ class AppendBuild:
         """Writes all priors.
 
         Returns:
-            Their descriptions for the manifest, and (user_id, group) of the new users for
-            `user_group`.
+            The descriptions of the priors for the manifest, and a table of (user_id, group) with
+            the new users' groups for the column `user_group`.
         """
         make = AppendPriors(self.engine, self.state, self.output)
         all_labels = (*self.corpus.item_priors, *self.corpus.user_priors)
@@ -295,8 +306,7 @@ class AppendBuild:
         groups = None
         for info in self.state.manifest.priors:
             self.report(f"writing prior {info.name}")
-            # A computed prior of users is of kind "user", too; those of items are "graph" or
-            # "item".
+            # All priors of users have the kind "user". Priors of items have "graph" or "item".
             new = users if info.kind == "user" else items
             if info.made_by:
                 priors.append(make.computed(info, new, self.messages.append))
@@ -317,8 +327,8 @@ class AppendBuild:
         groups: ir.Table | None,
         users: Newcomers,
     ) -> None:
-        """Writes the old files with new histories of their users, then files of the new users."""
-        # Without groups: a user keeps the `user_group` of the old file.
+        """Writes the old files with the new histories of their users, then files of new users."""
+        # `user_group` is not computed again. An old user keeps the value of the old file.
         changed = self.engine.to_arrow(in_sequences)["user_id"].combine_chunks()
         histories = WrittenHistories(self.engine, now.buckets, self.split, ids)
         for number, path in enumerate(self.state.sequences):
@@ -328,7 +338,8 @@ class AppendBuild:
         if users.number:
             buckets = [bucket.anti_join(in_sequences, "user_id") for bucket in now.buckets]
             new = WrittenHistories(self.engine, buckets, self.split, ids, groups)
-            # Old files are not filled up: their bytes stay the same if no user of theirs changed.
+            # New users are not added to old files. An old file without changed users then keeps
+            # its bytes.
             last = max(int(Path(path).stem.removeprefix("part-")) for path in self.state.sequences)
             before = self.state.manifest.counts["users"]
             write_sequences(
@@ -338,7 +349,7 @@ class AppendBuild:
     def _write_held(
         self, now: Bucketed, users: ir.Table, ids: ir.Table, left_out_users: int
     ) -> None:
-        """Writes what is kept of short histories, if any user is left out."""
+        """Writes the data that is kept of short histories, if any user is left out."""
         if not left_out_users:
             return
         self.report("keeping short histories")
@@ -346,7 +357,7 @@ class AppendBuild:
         held.write_held(self.output, self.corpus, ids, self._short_histories(now, changed))
 
     def _short_histories(self, now: Bucketed, changed: pa.Array) -> Iterator[pa.RecordBatch]:
-        """Short histories of users without new interactions, then of users with new ones."""
+        """Yields the short histories of users without new interactions, then of all others."""
         if self.state.has(held.INTERACTIONS):
             with ParquetReader(self.state.folder / held.INTERACTIONS) as opened:
                 for batch in opened.iter_batches(_BATCH):
@@ -354,20 +365,20 @@ class AppendBuild:
         yield from held.interactions_of(self.engine, now.logs, now.buckets, self.split)
 
     def _files(self) -> list[FileInfo]:
-        """The manifest's entries of the files; a file that has not changed is not read again."""
+        """Returns the manifest's entries of the files. Unchanged files are not read again."""
         self.report("checksums")
         before = {info.path: info for info in self.state.manifest.files}
         return [self._describe(path, before) for path in sorted(self.output.paths)]
 
     def _describe(self, path: Path, before: dict[str, FileInfo]) -> FileInfo:
         name = str(path.relative_to(self.output.folder))
-        # A hard link to the old file has its content.
+        # A hard link to the old file has the same content, so its entry stays the same.
         if name in before and (self.state.folder / name).samefile(path):
             return before[name]
         return manifests.describe_file(path, name)
 
     def _counts(self, then: dict[str, int], now: dict[str, int], items: int) -> dict[str, Any]:
-        """The counts of the new manifest: the old counts minus `then` plus `now`."""
+        """Returns the counts of the new manifest: the old counts minus `then` plus `now`."""
         old = self.state.manifest.counts
         counts = dict(old)
         names = {"users": "kept_users", "interactions": "kept_interactions"}
@@ -377,7 +388,7 @@ class AppendBuild:
                 counts[name] += now[read] - then[read]
         counts["items"] += items
 
-        # Rows that could not be read are those of the new files only, so nothing is subtracted.
+        # The bad rows come from the new files only, so nothing is subtracted.
         changed = added(old["dropped"], left_out(self.split, now), left_out(self.split, then))
         dropped = added(changed, self.bad_rows.dropped)
         repairs = added(old["repaired"], repaired(self.corpus, now), repaired(self.corpus, then))
@@ -385,7 +396,7 @@ class AppendBuild:
 
 
 def _more_events(seen: ir.Table, seen_then: ir.Table) -> ir.Table:
-    """(event, training): how many training interactions each event has more than before."""
+    """Returns (event, training): by how much each event's number of training interactions grew."""
     less = seen_then.mutate(training=-seen_then.training)
     both = seen.select("event", "training").union(less.select("event", "training"))
     return both.group_by("event").aggregate(training=both.training.sum().cast("int64"))

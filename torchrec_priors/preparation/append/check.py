@@ -1,4 +1,4 @@
-"""Checks that raw files to be appended have the form of those that the data set was made from."""
+"""Checks that raw files can be appended to a data set."""
 
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
@@ -13,10 +13,10 @@ from torchrec_priors.prepared.manifest import Manifest
 
 
 def check_can_grow(manifest: Manifest) -> None:
-    """Raises UserError if the data set left out users and did not keep their interactions.
+    """Raises UserError if users were left out of the data set and their interactions not kept.
 
-    New interactions could make such users long enough, but then their earlier ones would be
-    missing.
+    With new interactions, the histories of these users could become long enough to be used. But
+    their earlier interactions would be missing.
     """
     left_out = users_left_out(manifest.counts)
     if left_out and not any(info.path == INTERACTIONS for info in manifest.files):
@@ -29,7 +29,7 @@ def check_can_grow(manifest: Manifest) -> None:
 def check_form(corpus: Corpus, state: State) -> None:
     """Raises UserError if events, priors, columns or types of ids differ."""
     manifest = state.manifest
-    # Priors that were added to the data set are not in its raw files.
+    # Priors that were added to the data set later do not come from its raw files.
     of_data_set = {(prior.name, prior.kind) for prior in manifest.priors if not prior.made_by}
     of_corpus = {(labels.name, "item") for labels in corpus.item_priors}
     of_corpus |= {(labels.name, "user") for labels in corpus.user_priors}
@@ -37,7 +37,7 @@ def check_form(corpus: Corpus, state: State) -> None:
         of_corpus.add((corpus.event_prior, "event"))
     columns = [name for name in state.items.columns if name not in ("item", "frequency")]
 
-    # The first difference is reported: the later ones often follow from it.
+    # Only the first difference is reported, because the later ones often follow from it.
     for subject, before, now in (
         ("name", manifest.name, corpus.name),
         ("events", list(manifest.events), list(corpus.events)),
@@ -57,8 +57,8 @@ def check_form(corpus: Corpus, state: State) -> None:
     ):
         if before != now:
             raise UserError(
-                f"--append: the raw files are of another form: {subject} {_on_a_line(now)} here,"
-                f" {_on_a_line(before)} in the data set: prepare them by themselves"
+                f"--append: the raw files are of another form: {subject} {_on_one_line(now)} here,"
+                f" {_on_one_line(before)} in the data set: prepare them by themselves"
             )
 
 
@@ -66,5 +66,5 @@ def _type(table: ir.Table, column: str) -> dt.DataType:
     return table.schema()[column]
 
 
-def _on_a_line(value: object) -> str:
+def _on_one_line(value: object) -> str:
     return str(value).replace("\n", " ")

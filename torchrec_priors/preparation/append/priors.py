@@ -1,6 +1,6 @@
-"""Priors of a data set that has grown.
+"""Writes the priors of a data set that has grown.
 
-Groups keep their numbers and names; new ones come after them.
+Existing groups keep their numbers and names, and new groups get higher numbers.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from torchrec_priors.preparation.corpus import Labels
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.prepared.manifest import GROWN_FROM, PriorInfo
 
-# Settings of a computed prior that are options of `torchrec-priors prior`.
+# These settings of a computed prior are options of `torchrec-priors prior` with the same names.
 _OPTIONS = (
     "by",
     "last",
@@ -38,9 +38,10 @@ class Newcomers:
     """Items or users that the data set does not have yet.
 
     Attributes:
-        entity: `item_id` or `user_id`.
-        table: one row each, with a column named `entity`; for items also `item`, the row id.
-        number: how many there are.
+        entity: the name of the id column: `item_id` or `user_id`.
+        table: a table with one row for each newcomer. It has the id column, and for items also
+            `item`, the row id.
+        number: the number of newcomers.
     """
 
     entity: str
@@ -49,12 +50,12 @@ class Newcomers:
 
     @property
     def column(self) -> str:
-        """The column of a prior's file that identifies them."""
+        """The column that identifies items or users in a prior's file."""
         return "item" if self.entity == "item_id" else "user_id"
 
 
 class AppendPriors:
-    """Writes the priors.
+    """Writes the priors of the new data set.
 
     Args:
         state: the data set before the append.
@@ -67,10 +68,11 @@ class AppendPriors:
         self.output = output
 
     def labelled(self, labels: Labels, new: Newcomers) -> tuple[PriorInfo, ir.Table]:
-        """Writes a prior of labels, with those of the newcomers.
+        """Writes a prior of labels, to which the newcomers are added.
 
         Returns:
-            Its description for the manifest, and (entity, group) of the newcomers.
+            The description of the prior for the manifest, and a table of (entity, group) with the
+            groups of the newcomers.
         """
         info = self.state.manifest.prior(labels.name)
         member = self.engine.materialise(
@@ -79,8 +81,8 @@ class AppendPriors:
         rows = self.engine.to_arrow(expressions.group_sizes(member, new.entity))
         more = dict(zip(rows["label"].to_pylist(), rows["size"].to_pylist(), strict=True))
 
-        # Old groups keep their numbers, by which heads know them; new ones are not sorted in by
-        # size.
+        # Old groups keep their numbers, because the heads of trained models refer to them. New
+        # groups follow, even if they are larger.
         names = [*info.groups, *(label for label in more if label not in set(info.groups))]
         numbers = pa.table(
             {
@@ -98,16 +100,20 @@ class AppendPriors:
     def event(self, name: str, seen: ir.Table, more: ir.Table, ids: ir.Table) -> PriorInfo:
         """Writes the prior over event types.
 
-        A group may retrieve the items that had its event in training (Omega), before or now.
+        The head of a group may retrieve the items that had the group's event in training, before
+        or now. These items are the paper's Omega.
 
         Args:
-            seen: `expressions.counts` of users with new interactions, as they are now.
-            more: (event, training): how many training interactions each event has more than before.
+            name: the name of the prior.
+            seen: `expressions.counts` of the users with new interactions, including these.
+            more: a table of (event, training): by how much the number of training interactions
+                grew for each event.
+            ids: the `item_id` and `item` of all items.
         """
         info = self.state.manifest.prior(name)
         self.output.make(info.path, lambda file: link(self.state.folder / info.path, file))
 
-        # An item stays eligible: with more interactions the training part of a user only grows.
+        # An item stays eligible, because new interactions only make training parts longer.
         path = f"priors/{name}.eligible.parquet"
         groups = self.state.table(info.path).select("event", "group")
         now = expressions.eligible(seen, ids, groups)
@@ -124,10 +130,10 @@ class AppendPriors:
         return replace(info, sizes=sizes)
 
     def computed(self, info: PriorInfo, new: Newcomers, say: Callable[[str], None]) -> PriorInfo:
-        """Writes a prior that was computed from the data, or added to it.
+        """Writes a prior that was computed from the data or added to the data set.
 
-        Newcomers are in the group of those that no other group has; `say` gets the command that
-        computes the prior again.
+        The newcomers are put into the remainder group, which holds everything that no other group
+        contains. `say` is called with the command that computes the prior again.
         """
         if not new.number:
             self.output.make(info.path, lambda file: link(self.state.folder / info.path, file))
@@ -150,21 +156,22 @@ class AppendPriors:
             f" to compute it again: {command}"
         )
 
-        # Runs that were trained with the old file still match the prior that has grown from it.
+        # The old checksum is recorded, so that runs that were trained with the old file still
+        # accept the prior.
         before = next(file.sha256 for file in self.state.manifest.files if file.path == info.path)
         made_by = {**info.made_by, GROWN_FROM: [*info.made_by.get(GROWN_FROM, []), before]}
         return replace(info, groups=groups, sizes=sizes, made_by=made_by)
 
     def _write(self, info: PriorInfo, new: Newcomers, grouped: ir.Table) -> None:
-        """Writes the old pairs and those of the newcomers.
+        """Writes the pairs of the old file and those of the newcomers.
 
         Args:
-            grouped: (entity, group) of the newcomers.
+            grouped: a table of (entity, group) with the groups of the newcomers.
         """
         if new.entity == "item_id" and "item" not in grouped.columns:
             grouped = grouped.inner_join(new.table.select("item_id", "item"), "item_id")
 
-        # Types of the old file, so that its schema does not change.
+        # The types of the old file are kept, so that the schema does not change.
         old = self.state.table(info.path)
         types = {name: old[name].type() for name in (new.column, "group")}
         pairs = grouped.select(**{name: grouped[name].cast(kind) for name, kind in types.items()})
@@ -173,7 +180,7 @@ class AppendPriors:
 
 
 def remake(info: PriorInfo, data: Path) -> str:
-    """The command that computes a prior again, from the data as it is now."""
+    """Returns the command that computes a prior again from the current data."""
     made = info.made_by
     words = [
         "torchrec-priors prior",
@@ -191,14 +198,14 @@ def remake(info: PriorInfo, data: Path) -> str:
         if made.get(name):
             words += [f"--{name.replace('_', '-')}", quote(str(made[name]))]
 
-    # Weights are the default; manifests of other kinds of priors do not mention them.
+    # Weighted edges are the default. Manifests of other kinds of priors have no such setting.
     if made.get("weighted") is False:
         words.append("--unweighted")
     return " ".join(words)
 
 
 def _rest(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
-    """The name of the remainder group, as the code that computed the prior gives it."""
+    """Returns the name that the code that computed the prior gives to the remainder group."""
     kind = info.made_by["kind"]
     if kind == "mapping":
         return f"no {info.name}"
@@ -206,7 +213,7 @@ def _rest(info: PriorInfo, groups_of: dict[str, list[str]]) -> str:
         return "other users"
 
     rest = "others"
-    # Groups of an attribute have the names of another prior's groups, one of which may be "others".
+    # A prior by attribute takes its names from another prior, which may have a group "others".
     if kind == "attribute":
         while rest in groups_of.get(info.made_by["by"], []):
             rest = f"{rest} (merged)"

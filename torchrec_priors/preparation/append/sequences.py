@@ -1,7 +1,7 @@
-"""Sequences of a data set that has grown: changed users are replaced, all others are copied.
+"""Writes the sequences of a data set that has grown.
 
-Old users keep their position, so their numbers stay the same. New users come after them, in files
-of their own.
+The histories of changed users are replaced, and all others are copied. Old users keep their
+positions, so their numbers stay the same. New users follow in separate files.
 """
 
 import os
@@ -19,7 +19,7 @@ from torchrec_priors.preparation.build.output_files import OutputFiles
 from torchrec_priors.preparation.build.sequence_files import WrittenHistories
 
 _USER = "user_id"
-# Users whose histories are read at a time.
+# The number of users of whom histories are read at a time.
 _USERS_AT_ONCE = 256
 
 
@@ -37,13 +37,14 @@ def link(source: Path, file: Path) -> None:
 def write_replaced(
     output: OutputFiles, source: Path, name: str, changed: pa.Array, histories: WrittenHistories
 ) -> None:
-    """Writes a file of sequences with the new histories of some of its users.
+    """Writes a file of sequences with new histories for some of its users.
 
     Args:
+        output: the files of the new data set.
         source: the old file.
-        name: name of the new file.
-        changed: ids of all users with new interactions, also those of other files.
-        histories: histories of these users.
+        name: the name of the new file.
+        changed: the ids of all users with new interactions, including users in other files.
+        histories: the new histories of these users.
     """
     ids = read_table(source, [_USER])[_USER].combine_chunks()
     changed_in_file = ids.filter(pc.is_in(ids, value_set=changed.cast(ids.type)))
@@ -51,7 +52,7 @@ def write_replaced(
         output.make(name, lambda file: link(source, file))
         return
 
-    # Only the histories of this file's users are computed.
+    # Histories are computed only for the users of this file.
     users = ibis.memtable(pa.table({_USER: changed_in_file}))
     buckets = [bucket.semi_join(users, _USER) for bucket in histories.buckets]
     of_file = WrittenHistories(histories.engine, buckets, histories.split, histories.ids)
@@ -67,9 +68,9 @@ def write_replaced(
 def _row_groups(
     opened: ParquetReader, changed: pa.Array, histories: WrittenHistories
 ) -> Iterator[pa.Table]:
-    """The row groups of the old file, with the rows of changed users replaced."""
-    # Both the file and the histories are in order of user id, so one pass over each is enough.
-    new = _Reader(histories.tables(_USERS_AT_ONCE))
+    """Yields the row groups of the old file, in which the rows of changed users are replaced."""
+    # Both the file and the histories are sorted by user id, so one pass over each is enough.
+    new = _RowReader(histories.tables(_USERS_AT_ONCE))
     for number in range(opened.row_groups):
         group = opened.read_row_group(number)
         mask = pc.is_in(group[_USER], value_set=changed).to_numpy()
@@ -82,11 +83,12 @@ def _row_groups(
         assert rows[_USER].combine_chunks().equals(stale[_USER].combine_chunks()), (
             "users in another order"
         )
-        # A column such as `user_group` does not depend on the interactions.
+        # Columns such as `user_group` do not depend on interactions, so they are copied.
         for column in set(group.column_names) - set(rows.column_names):
             rows = rows.append_column(column, stale[column])
 
-        # Each row goes where the user was: unchanged rows come first in `both`, then the new ones.
+        # In `both`, the unchanged rows come first and the new rows follow. `source_row` puts each
+        # row where its user was in the old file.
         same = group.filter(pa.array(~mask))
         both = pa.concat_tables(
             [same, rows.select(group.column_names).cast(group.schema)]
@@ -97,15 +99,15 @@ def _row_groups(
         yield both.take(pa.array(source_row))
 
 
-class _Reader:
-    """Gives rows of consecutive tables in any number."""
+class _RowReader:
+    """Takes any number of rows from a stream of tables."""
 
     def __init__(self, tables: Iterator[pa.Table]) -> None:
         self.tables = tables
         self.waiting = list[pa.Table]()
 
     def take(self, rows: int) -> pa.Table:
-        """The next `rows` rows."""
+        """Returns the next `rows` rows."""
         while sum(map(len, self.waiting)) < rows:
             self.waiting.append(next(self.tables))
         whole = pa.concat_tables(self.waiting)

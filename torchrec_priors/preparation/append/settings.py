@@ -1,4 +1,4 @@
-"""The settings that an append takes from the manifest; giving others is an error."""
+"""Takes the settings of an append from the manifest. It is an error to give different ones."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +14,14 @@ from torchrec_priors.prepared.manifest import Manifest
 
 @dataclass(frozen=True)
 class Given:
-    """The settings that the user gave again; None or empty if not given.
+    """The settings that a user gave with `--append`. A setting that was not given is None or empty.
 
     Attributes:
-        dataset: name or file of the corpus; the file is needed if the corpus is a custom one.
-        options: options of the corpus, each as `key=value`.
+        dataset: the name or file of the corpus. A custom corpus needs the file.
+        horizon: the horizon of the data set.
+        seed: the seed of the data set.
+        options: the options of the corpus, each as `key=value`.
+        split: how the data set is split.
     """
 
     dataset: str | None = None
@@ -29,11 +32,11 @@ class Given:
 
 
 def corpus_of(manifest: Manifest, given: Given) -> str:
-    """Name or file of the corpus that the data set was made by.
+    """Returns the name or file of the corpus from which the data set was prepared.
 
     Raises:
-        UserError: another corpus, horizon or seed is given; the corpus's file is needed, or has
-            changed.
+        UserError: another corpus, horizon or seed is given, or the file of the corpus is not given
+            or has changed.
     """
     recorded = manifest.settings["dataset"]
     if given.dataset is None and recorded.endswith(".py"):
@@ -41,7 +44,7 @@ def corpus_of(manifest: Manifest, given: Given) -> str:
             f"--append: this data set is of a custom corpus: give its file, --dataset {recorded}"
         )
 
-    # The manifest has the name of a file, not its folder, which may be another one by now.
+    # The manifest has the name of the corpus file without its folder, because files may be moved.
     dataset = given.dataset or recorded
     if Path(dataset).name != recorded:
         raise UserError(f"--dataset: the data set is of corpus '{recorded}', not of '{dataset}'")
@@ -63,14 +66,15 @@ def corpus_of(manifest: Manifest, given: Given) -> str:
 
 
 def options_of(manifest: Manifest, dataset: str, given: Given) -> tuple[str, ...]:
-    """The corpus's options of the data set, in the form of `--option`.
+    """Returns the options of the corpus with which the data set was prepared, as `key=value`.
 
     Raises:
-        UserError: other options are given, or a file that is one of them is needed.
+        UserError: other options are given, or an option is a file that is not given again.
     """
     recorded: dict[str, Any] = manifest.settings.get("options", {})
     corpus_file = find_corpus(dataset)
-    # An option that the data set has by default need not be given, even if it is a file.
+    # If the data set was prepared with the default of an option, it need not be given again, even
+    # if its value is a file.
     default = recorded_options(read_options(corpus_file, ()))
     given_values = recorded_options(read_options(corpus_file, given.options))
     given_keys = {option.partition("=")[0] for option in given.options}
@@ -84,7 +88,7 @@ def options_of(manifest: Manifest, dataset: str, given: Given) -> tuple[str, ...
                     f" not {_readable(given_values[key])}"
                 )
         elif default[key] != value:
-            # The manifest has the name and the checksum of a file, not its content.
+            # The manifest has only the name and the checksum of a file, not the content.
             if isinstance(value, dict):
                 raise UserError(
                     "--append: give the file again that the data set was made with:"
@@ -95,10 +99,12 @@ def options_of(manifest: Manifest, dataset: str, given: Given) -> tuple[str, ...
 
 
 def split_of(manifest: Manifest, given: Given) -> LastOfUser | AtTimes:
-    """The rule that splits the data set, with its original times, without the corpus's minimum.
+    """Returns the rule that splits the data set. If it splits by time, it has the original times.
+
+    The rule does not yet contain the `min_history` of the corpus.
 
     Raises:
-        UserError: another rule is given, or the times are unknown.
+        UserError: another rule is given, or the manifest has no times.
     """
     recorded = manifest.settings.get("split", {})
     if given.split is not None and given.split.recorded().get("split", {}) != recorded:
@@ -108,7 +114,8 @@ def split_of(manifest: Manifest, given: Given) -> LastOfUser | AtTimes:
 
     if not recorded:
         return LastOfUser(manifest.horizon)
-    # Not chosen again from the longer log: interactions would move between the parts.
+    # The times are not chosen again from the longer log, because old interactions would then move
+    # between the parts.
     if TIMES not in manifest.settings:
         raise UserError(
             "--append: the data set does not say at which times it is split: prepare it again"
@@ -117,5 +124,5 @@ def split_of(manifest: Manifest, given: Given) -> LastOfUser | AtTimes:
 
 
 def _readable(value: Any) -> Any:
-    """A recorded option in a message; a file by its name."""
+    """Returns the value of a recorded option for a message. For a file, this is the name."""
     return value["file"] if isinstance(value, dict) else value

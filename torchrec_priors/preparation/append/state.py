@@ -1,4 +1,4 @@
-"""The prepared data set before an append, as tables of an engine."""
+"""Gives an engine access to the tables of a prepared data set, before new files are appended."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.prepared.data_set import COLUMN_TYPES
 from torchrec_priors.prepared.manifest import Manifest
 
-# Lowest `order` of old interactions: far below that of any new one, so they come first if times
-# are equal.
+# The values of `order` of old interactions start here. They are far below those of new
+# interactions, so old interactions come first if times are equal.
 _FIRST = -(2**62)
 
 
 class State:
-    """The tables of the data set.
+    """The tables of the data set before the append.
 
     Attributes:
-        items: `items.parquet`.
-        sequences: paths of the files of sequences, in order.
-        users: the sequences.
-        columns: columns of interactions, without `order`.
+        items: the table of `items.parquet`.
+        sequences: the paths of the files of sequences, in order.
+        users: the table of sequences, with one row for each user.
+        columns: the names of the columns of interactions, without `order`.
     """
 
     def __init__(self, engine: Engine, folder: Path, manifest: Manifest) -> None:
@@ -39,19 +39,20 @@ class State:
             self.columns.append("event")
 
     def has(self, path: str) -> bool:
-        """Whether the data set has this file."""
+        """Returns whether the data set has this file."""
         return any(info.path == path for info in self.manifest.files)
 
     def table(self, path: str) -> ir.Table:
-        """One of its Parquet files."""
-        # Named by number: paths have characters that names of tables must not have.
+        """Returns the table of one of the Parquet files."""
+        # The table is named by the number of the file, because paths contain characters that are
+        # not allowed in the names of tables.
         number = [info.path for info in self.manifest.files].index(path)
         return self.engine.table(f"before_{number}", [self.folder / path])
 
     def kept_of(self, users: ir.Table) -> ir.Table:
-        """The interactions of these users in the sequences, in original ids.
+        """Returns the interactions of these users in the sequences, with original ids.
 
-        `order` is negative and keeps their order.
+        The values of `order` are negative and keep the order of the sequences.
         """
         sequences = self.users.semi_join(users, "user_id")
         # The lists of a user and their indices are unnested together, one row per interaction.
@@ -59,7 +60,7 @@ class State:
         step = lists[0].zip(*lists[1:], ibis.range(lists[0].length())).unnest()
         steps = sequences.select("user_id", step=step)
 
-        # The fields of `zip` have names of the engine, but the order of the lists.
+        # The engine chooses the names of the fields of `zip`, but they are in the order of `lists`.
         names = ["item", *self.columns[2:], "place"]
         fields = zip(names, steps.step.type().names, strict=True)
         steps = steps.select("user_id", **{name: steps.step[field] for name, field in fields})
@@ -70,7 +71,7 @@ class State:
         )
 
     def held_of(self, users: ir.Table) -> ir.Table | None:
-        """The kept short histories of these users, with `order` as in `kept_of`."""
+        """Returns the kept short histories of these users, with `order` as in `kept_of`."""
         if not self.has(held.INTERACTIONS):
             return None
         interactions = self.table(held.INTERACTIONS).semi_join(users, "user_id")
