@@ -1,3 +1,1 @@
-"""Human priors: what groups there are, which interactions belong to a group, which items a group
-may retrieve.
-"""
+"""Human priors: their groups, the interactions in each group, and the items it may retrieve."""

@@ -1,5 +1,6 @@
-"""Control (paper A.1.3): every item is in every group; the number of groups is that of another
-prior.
+"""A control (paper A.1.3): a prior with every item in every group.
+
+It has as many groups as another prior, or a given number of groups.
 """
 
 import numpy as np
@@ -10,12 +11,12 @@ from torchrec_priors.prepared.data_set import PreparedData
 from torchrec_priors.priors.item import ItemPrior
 from torchrec_priors.priors.random import how_many, labels_like
 
-_MOST_GROUPS = 1 << 10  # every target is a positive of each
-_MOST_PAIRS = 1 << 27  # of an item and a group, 16 bytes each
+_MOST_GROUPS = 1 << 10  # every target is a positive of every group, so training is slow with more
+_MOST_PAIRS = 1 << 27  # of an item and a group; a pair takes 16 bytes
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
-    """`argument`: the number of groups, or a prior with that number of groups."""
+    """Makes the control; `argument` is the number of groups, or a prior that has this number."""
     groups = how_many("all", argument, data)
     check_most(f"priors.tree: groups of 'all:{argument}'", groups, _MOST_GROUPS)
     if data.items * groups > _MOST_PAIRS:
@@ -25,7 +26,7 @@ def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
             f" 'all:{max(1, _MOST_PAIRS // data.items)}'"
         )
 
-    # A group that has no members in the other prior has none here.
+    # A group without members in the other prior gets no items here either.
     with_members = np.arange(groups)
     if whole_number(argument) is None:
         with_members = np.unique(labels_like(argument, data)[1])

@@ -1,10 +1,13 @@
-"""A branch of a prior tree: the combinations of the groups of some levels that have items.
+"""A branch of a prior tree combines the groups of some levels, one group of each level.
 
-A combination of groups is one number, its code: mixed radix, the upper level first. Levels that
-restrict items together define the item sets; each set is combined with every combination of the
-other levels' groups. Nothing as large as the product of all groups is ever built.
+Only combinations that have items are kept. Each is stored as one number, its code: the group
+numbers are digits in mixed radix, the upper level first.
 
-Shapes: C combinations that have items, M targets.
+The groups of the levels that restrict items define the item sets. Each item set is combined with
+every combination of groups of the other levels. No array is as large as the product of the sizes of
+all levels, as most of these combinations may have no items.
+
+Shapes: C combinations that have items, M targets, L levels of the branch.
 """
 
 import itertools
@@ -20,21 +23,22 @@ from torchrec_priors.priors.prior import Prior, Targets, is_of_users
 
 MOST_PATHS = 1 << 17
 
-# Rows that are processed together, and the most (row, combination of groups) pairs they may have.
-_ROWS = 1 << 16
-_MOST_PAIRS = 1 << 25
+_ROWS = 1 << 16  # item rows that are processed together
+_MOST_PAIRS = 1 << 25  # of a row and a combination of groups, among rows processed together
 
 
 class Branch:
-    """Combinations of the groups of some levels.
+    """The combinations of groups of some levels, and the item sets that the groups define.
 
     Attributes:
-        numbers: numbers of the levels in the tree.
-        levels: their priors.
-        code_C: codes of the combinations that have items (and heads, see `keep`), ascending.
-        set_C: item set of each.
-        set_sizes: number of items of each set.
-        without_group: for each level, the number of items in none of its groups.
+        numbers: the number that each level of the branch has in the tree.
+        levels: the priors, in the same order.
+        sizes: the number of groups of each level.
+        code_C: the codes of the combinations that have items, in ascending order; `keep` removes
+            those without a head.
+        set_C: the number of each combination's item set.
+        set_sizes: the number of items in each item set.
+        without_group: for each level, the number of items that are in none of its groups.
     """
 
     def __init__(self, numbers: list[int], levels: list[Prior], items: int) -> None:
@@ -44,7 +48,7 @@ class Branch:
         """
         self.numbers = numbers
         self.levels = levels
-        self.sizes = [len(level.groups) for level in levels]  # groups of each level
+        self.sizes = [len(level.groups) for level in levels]
         self._restricting = [d for d, level in enumerate(levels) if level.restricts_items]
         if self.combinations >= 1 << 62:
             raise _too_large(levels, f"{self.combinations:.0e} combinations of groups")
@@ -55,14 +59,14 @@ class Branch:
 
     @property
     def combinations(self) -> int:
-        """Number of combinations of groups, also of those without items."""
+        """The number of all combinations of groups, including those without items."""
         return math.prod(self.sizes)
 
     def keep(self, kept_C: np.ndarray) -> None:
-        """Leaves out all other combinations, and item sets without combinations.
+        """Removes the other combinations, and the item sets that have no combination left.
 
         Args:
-            kept_C: bool, in the order of `code_C`.
+            kept_C: bool in the order of `code_C`, whether the combination is kept.
         """
         self.code_C = self.code_C[kept_C]
 
@@ -71,7 +75,7 @@ class Branch:
         self.set_sizes = self.set_sizes[used]
 
     def leave_out_groups_without_users(self) -> None:
-        """Leaves out combinations with a user group that is empty."""
+        """Removes the combinations that contain a group of users without any users."""
         group_CL = self.groups_of(self.code_C)
         kept_C = np.ones(len(group_CL), bool)
         for d, level in enumerate(self.levels):
@@ -82,7 +86,7 @@ class Branch:
             self.keep(kept_C)
 
     def groups_of(self, code_C: np.ndarray) -> np.ndarray:
-        """[C, levels]: group numbers of codes."""
+        """Decodes combinations: returns int64 [C, L], the group number at each level."""
         group_CL = np.zeros((len(code_C), len(self.sizes)), np.int64)
         for d, size in enumerate(self.sizes):
             step = math.prod(self.sizes[d + 1 :])
@@ -90,53 +94,68 @@ class Branch:
         return group_CL
 
     def left_out(self) -> Iterator[int]:
-        """Codes of all combinations that are left out, ascending."""
+        """Yields the codes of all combinations that are not in `code_C`, in ascending order."""
         last = -1
         for code in itertools.chain(self.code_C.tolist(), [self.combinations]):
             yield from range(last + 1, code)
             last = code
 
     def nodes_at(self, depth: int) -> int:
-        """Number of distinct combinations of the groups of the first `depth` levels."""
+        """Counts the distinct combinations of groups of the first `depth` levels."""
         return len(np.unique(self.code_C // math.prod(self.sizes[depth:])))
 
     def assign(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        """(index into targets, code) for every combination a target is a positive of (Eq. 6)."""
+        """Finds the combinations of groups that each target belongs to (Eq. 6).
+
+        A code may be that of a combination that was removed.
+
+        Returns:
+            (index into targets, code): one pair for each target and combination.
+        """
         index = torch.arange(len(targets.item_M), device=targets.item_M.device)
         code = torch.zeros_like(index)
+
+        # Each level replaces a pair by one pair for each group of its target at this level.
         for level, size in zip(self.levels, self.sizes, strict=True):
-            row, group = level.members(targets.chosen(index))
-            index = index[row]
-            code = code[row] * size + group
+            pair, group = level.members(targets.chosen(index))
+            index = index[pair]
+            code = code[pair] * size + group
         return index, code
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(row, item set) for each set a row of [first_row, last_row) is in."""
-        rows = [np.zeros(0, np.int64)]
-        codes = [np.zeros(0, np.int64)]
-        for piece in _pieces(first_row, last_row):
-            rows_of_piece, codes_of_piece, _ = self._set_codes(*piece)
-            rows.append(rows_of_piece)
-            codes.append(codes_of_piece)
-        row = np.concatenate(rows)
-        code = np.concatenate(codes)
+        """Finds the item sets that contain the rows in [first_row, last_row).
 
-        # Sets that were left out are not among the codes.
+        Returns:
+            (row id, number of an item set): one pair for each row and set.
+        """
+        row_blocks = [np.zeros(0, np.int64)]
+        code_blocks = [np.zeros(0, np.int64)]
+        for block in _blocks(first_row, last_row):
+            rows_of_block, codes_of_block, _ = self._set_codes(*block)
+            row_blocks.append(rows_of_block)
+            code_blocks.append(codes_of_block)
+        row = np.concatenate(row_blocks)
+        code = np.concatenate(code_blocks)
+
+        # The code of an item set that was removed is not in `_set_code`.
         if not len(self._set_code):
             return row[:0], row[:0]
-        place = np.searchsorted(self._set_code, code)
-        exists = self._set_code[np.minimum(place, len(self._set_code) - 1)] == code
-        return row[exists], place[exists]
+        item_set = np.searchsorted(self._set_code, code)
+        exists = self._set_code[np.minimum(item_set, len(self._set_code) - 1)] == code
+        return row[exists], item_set[exists]
 
     def alternatives(self, first_row: int, last_row: int) -> np.ndarray:
-        """For each row of [first_row, last_row), how many combinations estimate the same
-        probability.
+        """Counts the combinations that estimate the same probability of an item.
+
+        Returns:
+            int64, one count for each row in [first_row, last_row).
         """
         count = np.ones(last_row - first_row, np.int64)
         for d, level in enumerate(self.levels):
             if d in self._restricting:
                 row, _ = level.eligible(first_row, last_row)
                 labels = np.bincount(row - first_row, minlength=len(count))
+                # Groups that exclude each other have different probabilities, which are summed.
                 if getattr(level, "exclusive", False):
                     labels = (labels > 0).astype(np.int64)
                 count *= labels
@@ -145,52 +164,73 @@ class Branch:
         return count
 
     def _count_sets(self, items: int) -> tuple[np.ndarray, np.ndarray]:
-        """(code over the restricting levels, number of items) of each item set."""
+        """Finds the item sets, and adds up `without_group`.
+
+        Returns:
+            The code of each item set, over the levels that restrict items; and its number of items.
+        """
         codes = [np.zeros(0, np.int64)]
         counts = [np.zeros(0, np.int64)]
-        for piece in _pieces(0, items):
-            _, code_of_pairs, without = self._set_codes(*piece)
+        for block in _blocks(0, items):
+            _, code_of_pairs, without = self._set_codes(*block)
             unique, count = np.unique(code_of_pairs, return_counts=True)
             codes.append(unique)
             counts.append(count)
             self.without_group = [a + b for a, b in zip(self.without_group, without, strict=True)]
 
-        code, place = np.unique(np.concatenate(codes), return_inverse=True)
+        # The same item set may occur in several blocks.
+        code, item_set = np.unique(np.concatenate(codes), return_inverse=True)
         sizes = np.zeros(len(code), np.int64)
-        np.add.at(sizes, place, np.concatenate(counts))
+        np.add.at(sizes, item_set, np.concatenate(counts))
         return code, sizes
 
     def _combine(self) -> tuple[np.ndarray, np.ndarray]:
-        """(code, item set) of every combination that has items, codes ascending."""
+        """Combines every item set with the groups of the levels that restrict no items.
+
+        Returns:
+            The code of every combination that has items, in ascending order; and the number of its
+            item set.
+
+        Raises:
+            UserError: there are more than `MOST_PATHS` combinations.
+        """
         others = math.prod(size for d, size in enumerate(self.sizes) if d not in self._restricting)
         if len(self._set_code) * others > MOST_PATHS:
             raise _too_large(self.levels, f"{len(self._set_code) * others:,} paths")
 
-        # Every item set with every combination of the other levels' groups.
-        number = np.repeat(np.arange(len(self._set_code)), others)
-        restricting = self._set_code[number]
-        free = np.tile(np.arange(others), len(self._set_code))
+        # Two codes for each combination: over the restricting levels, and over the other levels.
+        item_set = np.repeat(np.arange(len(self._set_code)), others)
+        restricting_code = self._set_code[item_set]
+        other_code = np.tile(np.arange(others), len(self._set_code))
 
-        # The digits of both, put together from the lowest level up.
-        code = np.zeros(len(number), np.int64)
+        # The digits of both codes are merged, starting with the lowest level. `//=` changes the
+        # array in place: it removes the digit that was used.
+        code = np.zeros(len(item_set), np.int64)
         step = 1
         for d in reversed(range(len(self.sizes))):
-            rest = restricting if d in self._restricting else free
-            code += rest % self.sizes[d] * step
-            rest //= self.sizes[d]
+            remaining_code = restricting_code if d in self._restricting else other_code
+            code += remaining_code % self.sizes[d] * step
+            remaining_code //= self.sizes[d]
             step *= self.sizes[d]
 
         order = np.argsort(code, kind="stable")
-        return code[order], number[order]
+        return code[order], item_set[order]
 
     def _set_codes(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-        """The combinations of restricting groups that rows of [first_row, last_row) belong to.
+        """Finds the combinations of restricting groups that rows in [first_row, last_row) are in.
+
+        If no level restricts items, all rows have the same code, 0.
 
         Returns:
-            (row, code) pairs (one code for all items if no level restricts them), and for each
-            level the number of rows in none of its groups.
+            Row ids and codes, one pair for each row and combination; and for each level, the number
+            of rows that are in none of its groups.
+
+        Raises:
+            UserError: there are more than `_MOST_PAIRS` pairs.
         """
         all_rows = np.arange(first_row, last_row)
+
+        # For each restricting level: groups sorted by row, and where each row's groups start.
         labels = []
         combinations = np.ones(len(all_rows))
         for d in self._restricting:
@@ -207,7 +247,7 @@ class Branch:
                 f" in {len(all_rows):,} items",
             )
 
-        # Level after level, each pair becomes one pair for each group of its row.
+        # Each level replaces a pair by one pair for each group that its row has at this level.
         without = [0] * len(self.levels)
         rows = all_rows
         codes = np.zeros(len(all_rows), np.int64)
@@ -222,14 +262,51 @@ class Branch:
         return rows, codes, without
 
 
-def _pieces(first_row: int, last_row: int) -> list[tuple[int, int]]:
-    """[first_row, last_row) in pieces, at least one."""
+def number_sets(branches: list[Branch], items: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Numbers the item sets of all branches.
+
+    All sets that contain every item get the same number, so their paths are searched together.
+    Sets of a branch with groups that exclude each other, such as events, are an exception: each
+    gets a number of its own. The gate estimates how likely a target belongs to each of these
+    groups, although all of them may have the same items.
+
+    Args:
+        branches: the branches of the tree.
+        items: the number of items in the data set.
+
+    Returns:
+        For each branch, the numbers of its item sets; and the size of each numbered set.
+    """
+    numbers: list[np.ndarray] = []
+    sizes: list[int] = []
+    whole = None  # the number of the set of all items, once there is one
+    for branch in branches:
+        number_S = np.zeros(len(branch.set_sizes), np.int64)
+        shares = not any(getattr(level, "exclusive", False) for level in branch.levels)
+
+        for set_of_branch, size in enumerate(branch.set_sizes.tolist()):
+            is_whole = shares and size == items
+            if is_whole and whole is not None:
+                number_S[set_of_branch] = whole
+                continue
+
+            number_S[set_of_branch] = len(sizes)
+            if is_whole:
+                whole = len(sizes)
+            sizes.append(size)
+        numbers.append(number_S)
+    return numbers, np.array(sizes, np.int64)
+
+
+def _blocks(first_row: int, last_row: int) -> list[tuple[int, int]]:
+    """Divides [first_row, last_row) into blocks of `_ROWS` rows; there is at least one block."""
     starts = range(first_row, max(last_row, first_row + 1), _ROWS)
     return [(start, min(start + _ROWS, last_row)) for start in starts]
 
 
-def _too_large(levels: list[Prior], what: str) -> UserError:
+def _too_large(levels: list[Prior], excess: str) -> UserError:
+    """The error for levels with too many combinations; `excess` says how many of what."""
     names = ", ".join(f"{level.name} {len(level.groups):,}" for level in levels)
     return UserError(
-        f"priors.tree makes {what} ({names} groups): take fewer levels or coarser priors"
+        f"priors.tree makes {excess} ({names} groups): take fewer levels or coarser priors"
     )

@@ -1,5 +1,6 @@
-"""Event priors: a target belongs to the groups of its event. Omega_k = items with that event in
-training.
+"""Event priors: a target belongs to the groups of its event.
+
+A group may retrieve the items that had one of its events in training (Omega_k).
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from torchrec_priors.priors.prior import Memberships, Targets
 
 
 class EventPrior(nn.Module):
-    """Groups of events: viewed, bought, rated with four stars."""
+    """A prior whose groups are groups of events, such as viewed, bought, rated with four stars."""
 
     restricts_items = True
     exclusive = True
@@ -23,9 +24,9 @@ class EventPrior(nn.Module):
     ) -> None:
         """
         Args:
-            groups: names, by group number.
-            of_events: groups of each event code, at least one.
-            of_items: groups that may retrieve each row.
+            groups: names of the groups, in the order of their numbers.
+            of_events: the groups of each event code, which has at least one.
+            of_items: for each item, the groups that may retrieve it.
         """
         super().__init__()
         assert bool((of_events.starts.diff() > 0).all()), (
@@ -48,7 +49,7 @@ class EventPrior(nn.Module):
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> EventPrior:
-    """`argument`: name of an event prior of the data set."""
+    """Loads an event prior of the data set; `argument` is its name."""
     info = prior_of_data(argument, data, "event")
     if not info.eligible:
         raise UserError(

@@ -1,5 +1,6 @@
-"""Graph priors: communities of items that the same users engage with. Omega_k = items of
-community k.
+"""Graph priors: the groups are communities of items that the same users engage with.
+
+A group may retrieve the items of its community (Omega_k).
 """
 
 from torchrec_priors.prepared.data_set import PreparedData
@@ -7,5 +8,5 @@ from torchrec_priors.priors.item import ItemPrior, labels_of
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
-    """`argument`: name of a graph prior of the data set."""
+    """Loads a graph prior of the data set; `argument` is its name."""
     return labels_of(argument, data, "graph")

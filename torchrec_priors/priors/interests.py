@@ -1,4 +1,4 @@
-"""Interests `n`: the queries of a baseline model, as groups that every target belongs to."""
+"""Interests: one group for each query of a baseline model. Every target belongs to all groups."""
 
 import numpy as np
 import torch
@@ -11,7 +11,10 @@ from torchrec_priors.priors.prior import Targets
 
 
 class Interests(nn.Module):
-    """Omega_k is all items."""
+    """A prior whose groups are the queries of a baseline model.
+
+    Each group may retrieve all items (Omega_k).
+    """
 
     name = "interests"
     restricts_items = False
@@ -30,7 +33,7 @@ class Interests(nn.Module):
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> Interests:
-    """`argument`: how many."""
+    """Makes the prior of a baseline model; `argument` is the number of its queries."""
     number = whole_number(argument)
     if not number:
         raise UserError(

@@ -1,5 +1,7 @@
-"""Item priors: taxonomy, genre, tag. A target belongs to the groups its item is labelled with;
-Omega_k = items of k.
+"""Item priors, such as a taxonomy, genres or tags: the groups are labels of items.
+
+A target belongs to the groups of its item. A group may retrieve the items that have its label
+(Omega_k).
 """
 
 import numpy as np
@@ -12,7 +14,7 @@ from torchrec_priors.priors.prior import Memberships, Targets
 
 
 class ItemPrior(nn.Module):
-    """Labels on items, several allowed."""
+    """A prior whose groups are labels of items. An item may have several labels."""
 
     restricts_items = True
 
@@ -21,13 +23,14 @@ class ItemPrior(nn.Module):
     ) -> None:
         """
         Args:
-            groups: names, by group number.
-            item, group: pairs of a row id and a group number; an item may stand several times, and
-                one that stands nowhere is recommended by no head.
-            items: number of rows.
+            groups: names of the groups, in the order of their numbers.
+            item, group: pairs of a row id and a group number. An item may be in several pairs. No
+                head recommends an item that is in no pair.
+            items: the number of items in the data set.
 
         Raises:
-            UserError: the pairs name a row or a group that there is not.
+            UserError: there are more numbers in `item` than in `group`, or fewer; or a pair has a
+                row id or group number that does not exist.
         """
         super().__init__()
         if len(item) != len(group):
@@ -48,11 +51,16 @@ class ItemPrior(nn.Module):
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> ItemPrior:
-    """`argument`: name of an item prior of the data set."""
+    """Loads an item prior of the data set; `argument` is its name."""
     return labels_of(argument, data, "item")
 
 
 def labels_of(name: str, data: PreparedData, kind: str) -> ItemPrior:
-    """A prior of the data set whose file says which items are in which groups."""
+    """Loads a prior of the data set that labels items.
+
+    Args:
+        name: the name of the prior.
+        kind: the kind that the manifest must give for it.
+    """
     groups = prior_of_data(name, data, kind).groups
     return ItemPrior(name, groups, *data.prior_pairs(name, "item"), data.items)

@@ -1,9 +1,11 @@
-"""How a specification such as "temporal:4" or "genre" becomes a prior, and a list of them a tree.
+"""Loads a prior from a specification such as "temporal:4" or "genre", and a tree from a list.
 
-A kind of prior is one file that defines `load(argument, data, horizon)`. A specification is
-"kind:argument", where the kind is a file of this folder or the path of a user's own file
-("my_prior.py:argument"), or the name of a prior of the prepared data set, whose kind is in the
-manifest.
+A kind of prior is one file that defines `load(argument, data, horizon)`. A specification has one of
+three forms:
+
+    kind:argument             the kind is the name of a file in this folder
+    my_prior.py:argument      the kind is a user's own file
+    genre                     a prior of the prepared data set; the manifest says its kind
 """
 
 import importlib
@@ -18,20 +20,22 @@ from torchrec_priors.priors.prior import Prior
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.priors import PriorsConfig
 
-# Kinds of the data set's priors, which are given by name, and what stands for a baseline model.
+# Kinds that messages do not suggest as "kind:n": users name the priors of a data set without a
+# kind, and "interests" belongs to a baseline model.
 _WITHOUT_ARGUMENT = ("item", "graph", "event", "user", "interests")
 
 
 def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
-    """The prior of a specification.
+    """Loads the prior that a specification names.
 
     Args:
         specification: "kind:argument", "file.py:argument" or the name of a prior of the data set.
         data: the prepared data set.
-        horizon: training's tau.
+        horizon: the number of next interactions that training predicts (the paper's tau).
 
     Raises:
-        UserError: no such kind, no such prior in the data set, or a wrong argument.
+        UserError: the kind does not exist, the data set has no such prior, or the argument is
+            wrong.
     """
     file = own_file(specification)
     if file is not None:
@@ -50,7 +54,10 @@ def load_prior(specification: str, data: PreparedData, horizon: int) -> Prior:
 
 
 def _prior_of_file(file: Path, specification: str, data: PreparedData, horizon: int) -> Prior:
-    """The prior of a user's own file; the argument follows its path and a colon."""
+    """Loads a prior from a user's own file.
+
+    In the specification, the argument follows the path of the file and a colon.
+    """
     arguments = ("argument", "data", "horizon")
     module = load_file(file, option="priors.tree", function="load", arguments=arguments)
     argument = specification[len(str(file)) + 1 :]
@@ -65,11 +72,11 @@ def _prior_of_file(file: Path, specification: str, data: PreparedData, horizon: 
 def _unknown_prior(
     specification: str, kind: str, argument: str, kinds_of_data: dict[str, str]
 ) -> UserError:
-    """What is wrong with a specification whose kind is unknown."""
+    """Returns the error for a specification of an unknown kind, with the remedy that fits it."""
     known = known_files(Path(__file__).parent)
-    of_data = [name for name, its_kind in kinds_of_data.items() if its_kind in known]
+    priors_of_data = [name for name, its_kind in kinds_of_data.items() if its_kind in known]
     with_argument = [f"{name}:n" for name in known if name not in _WITHOUT_ARGUMENT]
-    usable = [*with_argument, *of_data]
+    usable = [*with_argument, *priors_of_data]
 
     if specification in kinds_of_data:
         return UserError(
@@ -86,10 +93,10 @@ def _unknown_prior(
 
 
 def prior_of_data(name: str, data: PreparedData, *kinds: str) -> PriorInfo:
-    """The manifest's entry of a prior of the data set.
+    """Returns the manifest's entry for a prior of the data set.
 
     Raises:
-        UserError: there is no prior of this name and one of the kinds.
+        UserError: the data set has no prior that has this name and one of the kinds.
     """
     priors = {prior.name: prior for prior in data.manifest.priors if prior.kind in kinds}
     if name not in priors:
@@ -103,14 +110,16 @@ def prior_of_data(name: str, data: PreparedData, *kinds: str) -> PriorInfo:
 def load_tree(
     config: PriorsConfig, data: PreparedData, horizon: int, only: Collection[str] | None = None
 ) -> PriorTree:
-    """The tree of a configuration over a prepared data set.
+    """Loads the priors of a configuration and combines them into a tree.
 
     Args:
-        horizon: training's tau.
-        only: as for `PriorTree`.
+        config: the section `[priors]` of the configuration.
+        data: the prepared data set.
+        horizon: the number of next interactions that training predicts (the paper's tau).
+        only: the names of the paths that a model has heads for (see `PriorTree`).
 
     Raises:
-        UserError: a level cannot be loaded, or two have the same name.
+        UserError: a prior cannot be loaded, or two priors have the same name.
     """
     levels = [load_prior(level, data, horizon) for level in config.tree]
     names = [level.name for level in levels]

@@ -1,4 +1,4 @@
-"""What a prior is: groups, the targets that belong to them, and the items they may retrieve."""
+"""A prior names groups, assigns targets to them, and says which items each group may retrieve."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,14 +14,16 @@ from torchrec_priors.prepared.labels import compress
 
 @dataclass(frozen=True)
 class Targets:
-    """Future interactions to be predicted, M of them.
+    """A batch of M targets: future interactions that the model is to predict.
 
     Attributes:
-        item_M: int64 row ids.
-        offset_M: int64, 1-based distance from the position that predicts, up to the horizon.
-        event_M: int64 event codes; present if a level of the tree needs "events".
-        user_M: int64 numbers of users, in file order of the data set; present if a level needs
-            "users".
+        item_M: int64, the row id of each target's item.
+        offset_M: int64, the distance of each target from the position that predicts it, from 1 up
+            to the horizon.
+        event_M: int64, the event code of each target; None unless a level of the tree needs
+            "events".
+        user_M: int64, the number of each target's user in the file order of the data set; None
+            unless a level of the tree needs "users".
     """
 
     item_M: Tensor
@@ -30,7 +32,7 @@ class Targets:
     user_M: Tensor | None = None
 
     def chosen(self, index: Tensor) -> "Targets":
-        """Some of them, in the order of `index`."""
+        """Returns the targets at the positions in `index`, in this order."""
         return Targets(
             item_M=self.item_M[index],
             offset_M=self.offset_M[index],
@@ -40,7 +42,9 @@ class Targets:
 
 
 class Memberships(nn.Module):
-    """Groups of items, events or users (see `compress`), on the model's device.
+    """The groups of items, events or users, compressed into two tensors on the model's device.
+
+    The groups of entity i are `groups[starts[i] : starts[i + 1]]` (see `compress`).
 
     Example:
         >>> labels = Memberships.from_pairs(np.array([0, 0, 2]), np.array([1, 0, 1]), entities=3)
@@ -59,21 +63,29 @@ class Memberships(nn.Module):
 
     @classmethod
     def from_pairs(cls, entity: np.ndarray, group: np.ndarray, entities: int) -> "Memberships":
-        """From (entity, group) pairs in any order."""
+        """Compresses (entity, group) pairs, which may be in any order.
+
+        Args:
+            entity, group: numbers of the two members of each pair.
+            entities: the number of entities, including those without a group.
+        """
         starts, groups = compress(entity, group, entities)
         return cls(torch.from_numpy(starts), torch.from_numpy(groups))
 
     def expand(self, entity_M: Tensor) -> tuple[Tensor, Tensor]:
-        """(index into entity_M, group) for every group of every entity, in the order of
-        entity_M.
+        """Looks up all groups of some entities.
+
+        Returns:
+            (index into entity_M, group): one pair for each group of each entity, in the order of
+            entity_M.
         """
         first_M = self.starts[entity_M]
         count_M = self.starts[entity_M + 1] - first_M
-        row, place = ranges(first_M, count_M)
-        return row, self.groups[place]
+        index, position = ranges(first_M, count_M)
+        return index, self.groups[position]
 
     def pairs(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """(entity, group) of the entities of [first, last), ascending."""
+        """Returns the (entity, group) pairs of entities in [first, last), in ascending order."""
         starts = self.starts[first : last + 1].cpu().numpy()
         entity = np.repeat(np.arange(first, last), np.diff(starts))
         return entity, self.groups[starts[0] : starts[-1]].cpu().numpy()
@@ -83,23 +95,26 @@ class Prior(Protocol):
     """One level of a prior tree.
 
     Attributes:
-        name: for messages and explanations.
-        groups: human-readable names, by group number.
-        restricts_items: whether Omega_k differs from all items.
+        name: the name of the prior in messages and explanations.
+        groups: human-readable names of the groups, in the order of their numbers.
+        restricts_items: True if a group may retrieve only some of the items (Omega_k); False if
+            every group may retrieve all items.
 
-        Five more are optional:
+    A prior may also define the following attributes and methods:
 
-    needs: what `members` reads of the targets besides items and offsets: names from `NEEDS`.
-    groups_of_users(user_B): only if each group serves only its own users. Returns (index into
-        user_B, group) for every group of every user. Users are numbers in file order, none of
-        them negative.
-    groups_of_events(event_M): only if the groups are event types. Returns (index into event_M,
-        group) for every group of every event code, so that users whose next event is known can
-        be served by its groups.
-    exclusive: for a level that restricts items. True if the groups are outcomes, of which a target
-        has exactly one (events); False if they are labels, of which an item may have several.
-    with_users: only if each group serves only its own users: bool by group number, whether the
-        group has any users. A group without users has no head.
+    needs: attributes of `Targets` that `members` reads in addition to items and offsets: a tuple
+        of names from `NEEDS`.
+    groups_of_users(user_B): defined if each group serves only its own users. It returns (index
+        into user_B, group), one pair for each group of each user. Users are given as numbers in
+        file order, which are never negative.
+    groups_of_events(event_M): defined if the groups are groups of event types. It returns (index
+        into event_M, group), one pair for each group of each event code. With it, a search for
+        users whose next event is known uses only the groups of this event.
+    exclusive: read if `restricts_items`. True if the groups are outcomes that exclude each other,
+        so a target belongs to exactly one (events). False, the default, if they are labels, so an
+        item may have several.
+    with_users: defined if each group serves only its own users: bool for each group, whether it
+        has any users. A group without users has no head.
     """
 
     name: str
@@ -107,16 +122,22 @@ class Prior(Protocol):
     restricts_items: bool
 
     def members(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        """(index into targets, group) for every group a target belongs to (Eq. 6), in the order
-        of targets.
+        """Assigns targets to groups (Eq. 6).
+
+        Returns:
+            (index into targets, group): one pair for each group that a target belongs to, in the
+            order of the targets.
         """
         ...
 
     def eligible(self, first_row: int, last_row: int) -> tuple[np.ndarray, np.ndarray]:
-        """(row, group) for the items of [first_row, last_row) that a group may retrieve (Omega_k,
-        Eq. 3).
+        """Lists the items that each group may retrieve (Omega_k, Eq. 3).
 
-        Called only if `restricts_items`.
+        It is called only if `restricts_items` is True.
+
+        Returns:
+            (row id, group): one pair for each item in [first_row, last_row) and each group that
+            may retrieve it.
         """
         ...
 
@@ -125,10 +146,10 @@ NEEDS = ("events", "users")
 
 
 def needs_of(prior: Prior) -> tuple[str, ...]:
-    """What a prior reads of the targets besides items and offsets.
+    """Returns what a prior reads of the targets in addition to items and offsets.
 
     Raises:
-        UserError: it asks for something that there is not.
+        UserError: the prior's `needs` contains a name that is not in `NEEDS`.
     """
     needs = tuple(getattr(prior, "needs", ()))
     for need in needs:
@@ -138,5 +159,5 @@ def needs_of(prior: Prior) -> tuple[str, ...]:
 
 
 def is_of_users(prior: object) -> bool:
-    """Whether each group is for its users alone."""
+    """Whether each group of the prior serves only its own users."""
     return hasattr(prior, "groups_of_users")

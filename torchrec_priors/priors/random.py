@@ -1,9 +1,14 @@
-"""Control (paper A.1.3): the groups of a human prior with other members.
+"""A control (paper A.1.3): a prior whose groups have random members.
 
-The labels of a prior of the data set are permuted among its items, or users: groups keep their
-sizes, and the same number of items have two or three labels. All priors with one seed are permuted
-alike, so groups of several priors also keep their overlaps. Segments of time are permuted among
-offsets. A number instead of a prior puts every item into one of so many groups, drawn uniformly.
+The control is one of these:
+
+    random:genre         the labels of a prior of the data set, permuted among its items or users
+    random:temporal:4    the segments of a temporal prior, permuted among the offsets
+    random:8             eight groups of items; the group of each item is drawn uniformly
+
+A permutation keeps the sizes of groups, and the number of items with two labels, three labels and
+so on. All priors with the same seed are permuted in the same way, so groups of several priors also
+keep their overlaps.
 """
 
 import itertools
@@ -22,13 +27,17 @@ from torchrec_priors.priors.temporal import load as load_temporal
 from torchrec_priors.priors.user import UserPrior
 
 _MOST_SEED = 2**31 - 1
-LIKE = ("item", "graph", "user")
+LIKE = ("item", "graph", "user")  # kinds of the data set's priors that a control can imitate
 _TEMPORAL = "temporal:"
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> Prior:
-    """`argument`: a number of groups, or the prior that is permuted; then, optionally, ":" and a
-    seed.
+    """Makes the control.
+
+    Args:
+        argument: a number of groups, or the prior that is permuted. A colon and a seed may follow.
+        data: the prepared data set.
+        horizon: the number of next interactions that training predicts (the paper's tau).
     """
     temporal = argument.startswith(_TEMPORAL)
     like, colon, seed = argument.removeprefix(_TEMPORAL).partition(":")
@@ -49,6 +58,7 @@ def load(argument: str, data: PreparedData, horizon: int) -> Prior:
         rows = np.arange(data.items)
         return ItemPrior(name, names, rows, draw(rows, seed_number, groups), data.items)
 
+    # Users and items that were appended later are permuted separately (see `deal`).
     entity, group = labels_like(like, data)
     if prior_of_data(like, data, *LIKE).kind == "user":
         states = [*(int(state["users"]) for state in data.manifest.grown), data.users]
@@ -58,7 +68,17 @@ def load(argument: str, data: PreparedData, horizon: int) -> Prior:
 
 
 def how_many(control: str, like: str, data: PreparedData) -> int:
-    """Number of groups of a control: that of a prior of the data set, or a given one."""
+    """Returns the number of groups of a control.
+
+    Args:
+        control: the kind of the control, for messages.
+        like: the number of groups, or the prior of the data set that has this number.
+        data: the prepared data set.
+
+    Raises:
+        UserError: `like` is empty, 0, too large, or not the name of a prior that labels items or
+            users.
+    """
     number = whole_number(like)
     if number:
         check_most(f"priors.tree: groups of '{control}'", number, MOST_GROUPS)
@@ -72,19 +92,22 @@ def how_many(control: str, like: str, data: PreparedData) -> int:
 
 
 def labels_like(like: str, data: PreparedData) -> tuple[np.ndarray, np.ndarray]:
-    """(row id or number of a user, group) pairs of a prior of the data set."""
+    """Returns the (row id or user's number, group) pairs of a prior of the data set."""
     if prior_of_data(like, data, *LIKE).kind == "user":
         return data.user_pairs(like)
     return data.prior_pairs(like, "item")
 
 
 def deal(states: list[int], seed: int) -> np.ndarray:
-    """A random permutation of row ids (or numbers of users), from (seed, row) alone.
+    """Returns a random permutation of row ids, or of users' numbers.
+
+    It depends only on the seed and on `states`, not on the order of calls.
 
     Args:
-        states: number of rows in each state of the data set, the present one last. Rows that came
-            with a state are permuted among themselves, so the others keep what a model has learned
-            of them.
+        states: the number of rows in each state of the data set: before each time that data was
+            appended, and at present. Rows that were added together are permuted among themselves.
+            So the groups of earlier rows stay as they were when a model learned them.
+        seed: the seed of the permutation.
 
     >>> deal([6], 0)[:4].tolist() == deal([4, 6], 0)[:4].tolist()
     False
@@ -100,7 +123,9 @@ def deal(states: list[int], seed: int) -> np.ndarray:
 
 
 def draw(rows: np.ndarray, seed: int, groups: int) -> np.ndarray:
-    """A group number for each row, uniform, from (seed, row) alone (splitmix64).
+    """Draws a group number for each row, uniformly.
+
+    Each number depends only on the seed and the row id (splitmix64), not on the other rows.
 
     >>> one_by_one = [int(draw(np.array([row]), 0, 4)[0]) for row in range(6)]
     >>> draw(np.arange(6), 0, 4).tolist() == one_by_one
@@ -111,7 +136,7 @@ def draw(rows: np.ndarray, seed: int, groups: int) -> np.ndarray:
 
 
 def _bits(rows: np.ndarray, seed: int) -> np.ndarray:
-    """uint64 random bits of each row."""
+    """Returns 64 random bits for each row, as uint64; they depend only on the seed and the row."""
     state = np.zeros(len(rows), np.uint64)
     for value in (np.full(len(rows), seed, np.uint64), rows.astype(np.uint64)):
         state = mix((state ^ value) + GOLDEN)
@@ -119,7 +144,10 @@ def _bits(rows: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _permuted_offsets(name: str, prior: TemporalPrior, horizon: int, seed: int) -> TemporalPrior:
-    """Segments with the same number of offsets, which are anywhere in the horizon."""
+    """Permutes the segments among the offsets, so those of a segment are anywhere in the horizon.
+
+    Every segment keeps its number of offsets.
+    """
     prior.name = name
     prior.groups = [f"random {number + 1}" for number in range(len(prior.groups))]
     prior.segment_t = prior.segment_t[deal([horizon], seed)]

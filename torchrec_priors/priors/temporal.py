@@ -1,5 +1,6 @@
-"""Temporal prior `n`: group k holds the targets whose offset lies in the k-th of n equal
-segments of the horizon.
+"""Temporal priors divide the horizon into equal segments, which are the groups.
+
+A target belongs to the segment that contains its offset.
 """
 
 import numpy as np
@@ -13,11 +14,11 @@ from torchrec_priors.priors.prior import Targets
 
 
 class TemporalPrior(nn.Module):
-    """Segments of the horizon. Omega_k is all items.
+    """A prior whose groups are segments of the horizon. Each may retrieve all items (Omega_k).
 
     Attributes:
-        length: number of offsets of a segment.
-        segment_t: segment of each offset.
+        length: the number of offsets in a segment.
+        segment_t: the number of the segment that contains offset t + 1.
     """
 
     name = "temporal"
@@ -48,7 +49,7 @@ class TemporalPrior(nn.Module):
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> TemporalPrior:
-    """`argument`: number of segments; it must divide the horizon."""
+    """Makes a temporal prior; `argument` is the number of segments, which divides the horizon."""
     segments = whole_number(argument)
     if not segments:
         raise UserError(

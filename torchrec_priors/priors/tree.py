@@ -1,71 +1,54 @@
-"""The prior tree: an ordered list of priors whose paths are the heads (paper 3.3).
+"""The prior tree: each prior in an ordered list is a level, and each path is a head (paper 3.3).
 
-Composed hierarchically or multiplicatively, a path is one group of each level, and its eligible
-items are those of all its groups. Composed additively, the tree is a union of trees of one level
-each: a path is one group of one level. Several paths may share an item set: a temporal level
-restricts no items.
+In hierarchical and multiplicative composition, a path goes through one group of each level, and it
+may retrieve the items that are in all these groups. In additive composition, the tree is a union of
+trees of one level each, and a path is one group of one level. Paths that may retrieve the same
+items share an item set: for example, paths that differ only in the segment of time.
 
-A `Branch` holds the combinations of groups of some levels: one branch of all levels, or, composed
-additively, one for each level.
+A `Branch` combines the groups of some levels. An additive tree has one branch for each level; any
+other tree has a single branch, of all levels.
 
 Shapes: K paths (heads), S item sets, M targets, B users, G groups of a level, C items.
 """
 
 import itertools
-import logging
-from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from torchrec_priors.errors import UserError
-from torchrec_priors.priors.branch import Branch
+from torchrec_priors.priors.branch import Branch, number_sets
+from torchrec_priors.priors.paths import (
+    Path,
+    combination_names,
+    group_names_in_paths,
+    log_left_out,
+    without_paths,
+)
 from torchrec_priors.priors.prior import NEEDS, Prior, Targets, is_of_users, needs_of
 from torchrec_priors.settings.priors import Composition
 
-log = logging.getLogger(__name__)
-
-# Scattered items are handled in blocks of this many rows.
+# Items whose row ids are not consecutive are looked up in blocks of so many row ids.
 _ROWS_LOOKED_AT = 1 << 16
-
-_NAMED = 5  # paths named in a line of the log
-
-
-@dataclass(frozen=True)
-class Path:
-    """One head.
-
-    Attributes:
-        levels: indices of the levels it goes through: all of them, or one in an additive tree.
-        groups: index of its group at each of these levels.
-        item_set: index of its item set.
-        name: "short-term / Electronics"; "all" in a tree without levels.
-    """
-
-    levels: tuple[int, ...]
-    groups: tuple[int, ...]
-    item_set: int
-    name: str
 
 
 class PriorTree(nn.Module):
-    """Paths over an ordered list of priors; an empty list gives one path over all items.
+    """The paths through an ordered list of priors; an empty list gives one path with all items.
 
-    Paths are ordered by item set, then by levels and groups, so pairs sorted by path are also
-    sorted by item set. Paths without eligible items, or of groups without users, are dropped;
-    `say_what_is_left_out` logs them.
+    Paths are ordered by item set, then by levels and groups. So pairs that are sorted by path are
+    also sorted by item set. A path without items, or with a group of users that is empty, is
+    dropped; `say_what_is_left_out` logs how many are.
 
     Attributes:
         levels: the priors, the upper level first.
-        items: number of items of the data set.
-        needs: what priors read of the targets besides items and offsets.
+        items: the number of items in the data set.
+        composition: how groups of several levels form paths (see above).
+        needs: what the priors read of the targets in addition to items and offsets.
         branches: the combinations of groups that are paths.
-        set_sizes: int64 [S], number of items of each item set.
-        item_set_K: item set of each path.
+        set_sizes: int64 [S], the number of items in each item set.
+        item_set_K: the number of each path's item set.
     """
 
     def __init__(
@@ -77,13 +60,14 @@ class PriorTree(nn.Module):
     ) -> None:
         """
         Args:
-            levels: the upper level first.
-            items: number of items of the data set.
-            only: names of the paths that a model has heads for; None for all that have items and
-                users.
+            levels: the priors, the upper level first.
+            items: the number of items in the data set.
+            composition: how groups of several levels form paths (see above).
+            only: the names of the paths that a model has heads for; None for all paths that have
+                items and users.
 
         Raises:
-            UserError: there are too many paths, or none.
+            UserError: there are too many paths, or there is no path.
         """
         super().__init__()
         self.levels = nn.ModuleList(levels)  # type: ignore[arg-type]
@@ -94,37 +78,37 @@ class PriorTree(nn.Module):
         self.needs = tuple(need for need in NEEDS if need in needed)
 
         self.branches = self._make_branches(levels, only)
-        self._set_numbers, self.set_sizes = _number_sets(self.branches, items)
+        self._set_numbers, self.set_sizes = number_sets(self.branches, items)
         numbered = zip(self._set_numbers, self.branches, strict=True)
         set_K = np.concatenate([number_S[branch.set_C] for number_S, branch in numbered])
         if not len(set_K):
-            raise _without_paths(levels, self._chosen)
+            raise without_paths(levels, self._chosen)
 
-        # Path k is combination `_order[k]` of all branches, one branch after another.
+        # Path k is combination `_order[k]`, counting through the combinations of all branches.
         self._order = np.argsort(set_K, kind="stable")
         self.item_set_K: list[int] = set_K[self._order].tolist()
         self._register_paths()
         self._register_user_groups(levels)
 
     def _make_branches(self, levels: list[Prior], only: Collection[str] | None) -> list[Branch]:
-        """The branches, without combinations that are no paths."""
-        numbers = [list(range(len(levels)))]
+        """Makes the branches, and keeps the combinations of groups that are paths."""
+        levels_of_branches = [list(range(len(levels)))]
         if self.composition == "additive" and levels:
-            numbers = [[number] for number in range(len(levels))]
+            levels_of_branches = [[number] for number in range(len(levels))]
 
         branches = []
-        for of_branch in numbers:
-            branch = Branch(of_branch, [levels[number] for number in of_branch], self.items)
+        for numbers in levels_of_branches:
+            branch = Branch(numbers, [levels[number] for number in numbers], self.items)
             if only is None:
                 branch.leave_out_groups_without_users()
             else:
-                names = self._names_of(branch, branch.code_C)
+                names = combination_names(branch, self._group_names_in_paths())
                 branch.keep(np.array([name in only for name in names], bool))
             branches.append(branch)
         return branches
 
     def _register_paths(self) -> None:
-        """Buffers of each branch: codes of its combinations, and the path of each."""
+        """Registers buffers for `assign`: the codes of each branch, and the path of each code."""
         path_of_combination = np.argsort(self._order)
         bounds = np.cumsum([0, *(len(branch.code_C) for branch in self.branches)])
         for number, branch in enumerate(self.branches):
@@ -134,7 +118,10 @@ class PriorTree(nn.Module):
             self.register_buffer(f"path_{number}", torch.from_numpy(paths), persistent=False)
 
     def _register_user_groups(self, levels: list[Prior]) -> None:
-        """Buffers of each level of users: the group of each path, and which groups have a head."""
+        """Registers two buffers for each level of users.
+
+        They hold the group that each path goes through, and whether each group has a head.
+        """
         self._user_levels = [n for n, level in enumerate(levels) if is_of_users(level)]
         for number in self._user_levels:
             group_K = self.groups_at(number)
@@ -146,11 +133,11 @@ class PriorTree(nn.Module):
 
     @cached_property
     def paths(self) -> list[Path]:
-        """The heads, in their order."""
+        """The paths, in the order of their heads."""
         combinations = []
         for branch in self.branches:
             groups_C = branch.groups_of(branch.code_C).tolist()
-            names_C = self._names_of(branch, branch.code_C)
+            names_C = combination_names(branch, self._group_names_in_paths())
             for groups, name in zip(groups_C, names_C, strict=True):
                 combinations.append((tuple(branch.numbers), tuple(groups), name))
 
@@ -162,16 +149,17 @@ class PriorTree(nn.Module):
 
     @property
     def item_sets(self) -> int:
-        """S."""
+        """The number of item sets, S."""
         return len(self.set_sizes)
 
     @property
     def item_set_names(self) -> list[str]:
-        """For each item set, the groups on one of its paths that restrict items: "Electronics".
+        """The name of each item set, such as "Electronics".
 
-        "all" for a set that no group restricts.
+        It consists of the groups that restrict items, on the first path with this set. A set that
+        no group restricts is named "all".
         """
-        names = self._names_in_paths()
+        names = self._group_names_in_paths()
         first_path: dict[int, Path] = {}
         for path in self.paths:
             first_path.setdefault(path.item_set, path)
@@ -189,7 +177,7 @@ class PriorTree(nn.Module):
 
     @property
     def nodes_at(self) -> list[int]:
-        """Number of nodes at each depth below the user state; each may have an adapter."""
+        """The number of nodes at each depth below the user state; each node may have an adapter."""
         if self.composition == "hierarchical":
             (branch,) = self.branches
             return [branch.nodes_at(depth) for depth in range(1, len(self.levels) + 1)]
@@ -199,7 +187,7 @@ class PriorTree(nn.Module):
 
     @property
     def branch_K(self) -> Tensor:
-        """int64 [K]: number of each path's branch."""
+        """int64 [K]: the number of each path's branch."""
         numbers = [
             np.full(len(branch.code_C), number) for number, branch in enumerate(self.branches)
         ]
@@ -212,7 +200,10 @@ class PriorTree(nn.Module):
         return device
 
     def groups_at(self, level: int) -> Tensor:
-        """int64 [K]: group of each path at a level, -1 if the path does not go through it."""
+        """Returns int64 [K]: the group of each path at a level.
+
+        It is -1 for a path that does not go through the level.
+        """
         groups = []
         for branch in self.branches:
             if level in branch.numbers:
@@ -224,15 +215,32 @@ class PriorTree(nn.Module):
 
     @property
     def group_names(self) -> list[list[str]]:
-        """Names of the groups of each level."""
+        """The names of the groups of each level."""
         return [list(level.groups) for level in self.levels]  # type: ignore[arg-type]
+
+    def _group_names_in_paths(self) -> list[list[str]]:
+        return group_names_in_paths(self.levels, self.composition)  # type: ignore[arg-type]
+
+    def say_what_is_left_out(self) -> None:
+        """Logs how many paths were dropped, and how many items are in no group of a level.
+
+        Nothing is logged if the tree was made with given paths (`only`): the training run that
+        chose them has logged it.
+        """
+        if not self._chosen:
+            log_left_out(self.branches, self.composition)
 
     # Items
 
     def eligible(self, first_row: int, last_row: int) -> list[np.ndarray]:
-        """Rows of [first_row, last_row) in each item set, ascending (Omega_k, Eq. 3)."""
+        """Finds the items that paths may retrieve (Omega_k, Eq. 3), among a range of row ids.
+
+        Returns:
+            For each item set, its row ids in [first_row, last_row), ascending.
+        """
         rows: list[np.ndarray] = [np.zeros(0, np.int64)] * self.item_sets
         for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
+            # Sorted by item set, and by row id within a set, so the rows of a set are a slice.
             row, set_of_branch = branch.eligible(first_row, last_row)
             order = np.lexsort((row, set_of_branch))
             bounds = np.searchsorted(set_of_branch[order], np.arange(len(number_S) + 1))
@@ -243,23 +251,35 @@ class PriorTree(nn.Module):
         return rows
 
     def eligible_among(self, item_C: np.ndarray) -> list[np.ndarray]:
-        """Places in `item_C`, which ascends, of the items in each item set, ascending."""
+        """Finds the items that paths may retrieve, among some items.
+
+        Args:
+            item_C: row ids, ascending.
+
+        Returns:
+            For each item set, the positions of its items in `item_C`, ascending.
+        """
         consecutive = len(item_C) and item_C[-1] - item_C[0] == len(item_C) - 1
         if consecutive:
             sets = self.eligible(int(item_C[0]), int(item_C[-1]) + 1)
             return [items - item_C[0] for items in sets]
 
-        places: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(self.item_sets)]
+        positions: list[list[np.ndarray]] = [[np.zeros(0, np.int64)] for _ in range(self.item_sets)]
         for start, end in _runs(item_C):
             run = item_C[start:end]
             sets = self.eligible(int(run[0]), int(run[-1]) + 1)
-            for places_of_set, items in zip(places, sets, strict=True):
-                place = np.searchsorted(run, items)
-                places_of_set.append(start + place[run[place] == items])
-        return [np.concatenate(places_of_set) for places_of_set in places]
+            # A set also has items between those of `run`; they are left out.
+            for positions_of_set, items in zip(positions, sets, strict=True):
+                position = np.searchsorted(run, items)
+                positions_of_set.append(start + position[run[position] == items])
+        return [np.concatenate(positions_of_set) for positions_of_set in positions]
 
     def decided(self) -> np.ndarray:
-        """bool [S]: item sets that do not contain every target, so the gate must decide on them."""
+        """Returns bool [S]: whether the gate must estimate how likely a target is in the item set.
+
+        This is False for the set of paths without a group that restricts items: every target is in
+        it.
+        """
         decided_S = np.ones(self.item_sets, bool)
         for branch, number_S in zip(self.branches, self._set_numbers, strict=True):
             restricts = any(level.restricts_items for level in branch.levels)
@@ -269,16 +289,18 @@ class PriorTree(nn.Module):
     def alternatives(
         self, first_row: int, last_row: int, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """c(i): the number of paths that estimate the same probability of an item.
+        """Counts the paths that estimate the same probability of an item, c(i).
 
-        An item has one estimate for each label, each segment of time and each branch. Heads of
-        different events do not count: events exclude each other, so their probabilities are summed.
+        An item has one estimate for each of its labels, each segment of time and each branch. Heads
+        of different events are not counted as alternatives. Events exclude each other, so their
+        probabilities are summed.
 
         Args:
-            among: numbers of the branches whose paths are used; None for all.
+            first_row, last_row: the items, as a range of row ids without its end.
+            among: the numbers of the branches with the paths that are used; None for all branches.
 
         Returns:
-            int64 [branches, rows]; 0 if no path holds the item.
+            int64 [branches, rows]; 0 if no path may retrieve the item.
         """
         counts = np.stack([branch.alternatives(first_row, last_row) for branch in self.branches])
         if among is not None:
@@ -289,7 +311,10 @@ class PriorTree(nn.Module):
     def alternatives_among(
         self, item_C: np.ndarray, among: Sequence[int] | None = None
     ) -> np.ndarray:
-        """`alternatives` of some items, which ascend: int64 [branches, C]."""
+        """Returns the `alternatives` of some items, given by ascending row ids.
+
+        The result is int64 [branches, C].
+        """
         parts = [np.zeros((len(self.branches), 0), np.int64)]
         for start, end in _runs(item_C):
             run = item_C[start:end]
@@ -300,52 +325,57 @@ class PriorTree(nn.Module):
     # Targets
 
     def assign(self, targets: Targets) -> tuple[Tensor, Tensor]:
-        """(index into targets, path) for every path a target is a positive of (Eq. 6)."""
+        """Finds the paths for which each target is a positive (Eq. 6).
+
+        Returns:
+            (index into targets, path): one pair for each target and path.
+        """
         indexes = []
         paths = []
         for number, branch in enumerate(self.branches):
             code_C = getattr(self, f"code_{number}")
             path_C = getattr(self, f"path_{number}")
-            if not len(code_C):  # no item is in any of its groups
+            if not len(code_C):  # no item is in a group of this branch, so it has no paths
                 continue
 
-            # A combination that was dropped is not among the codes.
+            # The code of a combination that was dropped is not in `code_C`.
             index, code = branch.assign(targets)
-            place = torch.searchsorted(code_C, code).clamp(max=len(code_C) - 1)
-            has_head = code_C[place] == code
+            position = torch.searchsorted(code_C, code).clamp(max=len(code_C) - 1)
+            has_head = code_C[position] == code
             indexes.append(index[has_head])
-            paths.append(path_C[place[has_head]])
+            paths.append(path_C[position[has_head]])
         return torch.cat(indexes), torch.cat(paths)
 
     # Users
 
     def allowed_paths(self, user_B: Tensor) -> Tensor | None:
-        """Paths that users may be served by: those of their own groups.
+        """Finds the paths that may serve each user: those of the user's own groups.
 
         Args:
-            user_B: users' numbers in file order; -1 for an unknown user, who may use all paths.
+            user_B: the users, as numbers in file order; -1 for an unknown user, who may use all
+                paths.
 
         Returns:
-            bool [B, K]; None in a tree without a level of users.
+            bool [B, K]; None in a tree without a level of users, where every user may use all
+            paths.
         """
         allowed_BK: Tensor | None = None
         for number in self._user_levels:
             group_K = self.get_buffer(f"group_at_{number}")
-            of_level_BK = paths_of_groups(self._open_to(number, user_B), group_K)
-            allowed_BK = of_level_BK if allowed_BK is None else allowed_BK & of_level_BK
+            open_BK = paths_of_groups(self._open_to(number, user_B), group_K)
+            allowed_BK = open_BK if allowed_BK is None else allowed_BK & open_BK
         return allowed_BK
 
     def open_groups(self, user_B: Tensor) -> Tensor:
-        """How many groups of users are open to each user, on each path.
+        """Counts the groups of users that are open to each user, on each path.
 
-        The heads of these groups estimate the same probability. 1 for a path that goes through no
-        level of users.
+        The heads of these groups estimate the same probability.
 
         Args:
-            user_B: as for `allowed_paths`.
+            user_B: the users, as for `allowed_paths`.
 
         Returns:
-            int64 [B, K].
+            int64 [B, K]; 1 for a path that goes through no level of users.
         """
         shape = (len(user_B), len(self.item_set_K))
         count_BK = torch.ones(shape, dtype=torch.int64, device=user_B.device)
@@ -356,10 +386,14 @@ class PriorTree(nn.Module):
         return count_BK
 
     def _open_to(self, number: int, user_B: Tensor) -> Tensor:
-        """bool [B, G]: groups of a level of users whose heads are open to each user.
+        """Returns bool [B, G]: whether the heads of a group are open to the user.
 
-        All heads are open to an unknown user, and to a user whose groups have no heads because
-        nobody was in them in training.
+        All heads are open to an unknown user. They are also open to a user with only groups that
+        have no head, because nobody was in these groups in training.
+
+        Args:
+            number: the number of a level of users.
+            user_B: the users, as for `allowed_paths`.
         """
         level = self.levels[number]
         has_head_G = self.get_buffer(f"has_head_{number}")
@@ -371,133 +405,31 @@ class PriorTree(nn.Module):
         open_BG[known_B[index], group] = True
         open_BG &= has_head_G
 
-        nowhere_B = ~open_BG.any(1)
-        return open_BG | (nowhere_B[:, None] & has_head_G)
-
-    # Names and the log
-
-    def _names_of(self, branch: Branch, code_C: np.ndarray) -> list[str]:
-        """Names of combinations: "short-term / Electronics"."""
-        names = self._names_in_paths()
-        combination_names = []
-        for groups in branch.groups_of(code_C).tolist():
-            of_levels = [
-                names[level][group] for level, group in zip(branch.numbers, groups, strict=True)
-            ]
-            combination_names.append(" / ".join(of_levels) or "all")
-        return combination_names
-
-    def _names_in_paths(self) -> list[list[str]]:
-        """Names of the groups of each level, as names of paths have them.
-
-        In an additive tree, a name that occurs in several levels gets its prior's name in front.
-        """
-        names = self.group_names
-        if self.composition != "additive":
-            return names
-
-        times = Counter(name for of_level in names for name in of_level)
-        for level, of_level in zip(self.levels, names, strict=True):
-            of_level[:] = [
-                f"{level.name}: {name}" if times[name] > 1 else name for name in of_level
-            ]
-        return names
-
-    def say_what_is_left_out(self) -> None:
-        """Logs how many paths were dropped, and how many items are in no group of a level.
-
-        Nothing is logged for a model whose paths were chosen before, by a run.
-        """
-        if self._chosen:
-            return
-        self._say_dropped_paths()
-        for branch in self.branches:
-            for number, items in zip(branch.numbers, branch.without_group, strict=True):
-                if items:
-                    heads = "no head"
-                    if self.composition == "additive":
-                        heads = "none of its heads"
-                    log.warning(
-                        "%s items are in no group of prior '%s', so %s can retrieve them",
-                        f"{items:,}",
-                        self.levels[number].name,
-                        heads,
-                    )
-
-    def _say_dropped_paths(self) -> None:
-        dropped = sum(branch.combinations - len(branch.code_C) for branch in self.branches)
-        if not dropped:
-            return
-
-        names = self.group_names
-        examples: list[str] = []
-        for branch in self.branches:
-            codes = list(itertools.islice(branch.left_out(), _NAMED - len(examples)))
-            for groups in branch.groups_of(np.array(codes, np.int64)).tolist():
-                of_levels = zip(branch.numbers, groups, strict=True)
-                examples.append(" / ".join(names[level][group] for level, group in of_levels))
-
-        log.info(
-            "dropped %d of %d prior paths that have no items or no users: %s",
-            dropped,
-            dropped + len(self.item_set_K),
-            ", ".join(examples) + (", ..." if dropped > len(examples) else ""),
-        )
+        has_no_head_B = ~open_BG.any(1)
+        return open_BG | (has_no_head_B[:, None] & has_head_G)
 
 
 def paths_of_groups(open_XG: Tensor, group_K: Tensor) -> Tensor:
-    """bool [X, K]: paths whose group at a level is open, or that do not go through the level
-    (-1).
+    """Returns bool [X, K]: whether a path is open, given the open groups of one level.
+
+    A path that does not go through the level is always open.
+
+    Args:
+        open_XG: bool, whether a group of the level is open (to a user or an event, X).
+        group_K: the group of each path at the level; -1 if the path does not go through it.
     """
+    # Index -1 selects the last column, so a column of True is put there.
     always = open_XG.new_ones(len(open_XG), 1)
     return torch.cat([open_XG, always], 1)[:, group_K]
 
 
 def _runs(item_C: np.ndarray) -> list[tuple[int, int]]:
-    """Bounds of runs of `item_C`, each within one block of `_ROWS_LOOKED_AT` rows."""
+    """Divides ascending row ids into runs, each within one block of `_ROWS_LOOKED_AT` row ids.
+
+    Returns:
+        The start and end of each run in `item_C`.
+    """
     if not len(item_C):
         return []
     bounds = np.flatnonzero(np.diff(item_C // _ROWS_LOOKED_AT)) + 1
     return list(itertools.pairwise([0, *bounds.tolist(), len(item_C)]))
-
-
-def _without_paths(levels: list[Prior], chosen: bool) -> UserError:
-    """The error for a tree without paths."""
-    if chosen:
-        return UserError(
-            "paths.json lists other prior paths than the run's data and configuration give:"
-            " train again"
-        )
-    names = ", ".join(f"'{level.name}'" for level in levels)
-    return UserError(
-        f"priors.tree: no item is in a group of {names}: there is nothing to recommend"
-    )
-
-
-def _number_sets(branches: list[Branch], items: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Numbers the item sets of all branches.
-
-    A set of all items is one set, whichever groups have all items. But if a branch has groups that
-    exclude each other, as events do, each of its sets keeps its own number: a gate decides how
-    likely a target belongs to this group, not to any of them.
-
-    Returns:
-        For each branch the number of each of its item sets, and the size of each set.
-    """
-    numbers: list[np.ndarray] = []
-    sizes: list[int] = []
-    whole = None  # number of the set of all items
-    for branch in branches:
-        number_S = np.zeros(len(branch.set_sizes), np.int64)
-        shares = not any(getattr(level, "exclusive", False) for level in branch.levels)
-        for of_branch, size in enumerate(branch.set_sizes.tolist()):
-            is_whole = shares and size == items
-            if is_whole and whole is not None:
-                number_S[of_branch] = whole
-                continue
-            number_S[of_branch] = len(sizes)
-            if is_whole:
-                whole = len(sizes)
-            sizes.append(size)
-        numbers.append(number_S)
-    return numbers, np.array(sizes, np.int64)

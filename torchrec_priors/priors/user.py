@@ -1,5 +1,6 @@
-"""User priors: a target belongs to the groups of its user. Omega_k = all items, for users of k
-alone.
+"""User priors: a target belongs to the groups of its user.
+
+A group may retrieve all items (Omega_k), but only for its own users.
 """
 
 import numpy as np
@@ -12,12 +13,14 @@ from torchrec_priors.priors.prior import Memberships, Targets
 
 
 class UserPrior(nn.Module):
-    """Groups of users: an age, a community. A user may be in several groups.
+    """A prior whose groups are groups of users, such as an age or a community.
+
+    A user may be in several groups.
 
     Attributes:
-        with_users: bool by group, whether it has users.
-        of_users: groups of each user.
-        most_groups: the most groups that one user is in.
+        with_users: bool for each group, whether it has any users.
+        of_users: the groups of each user.
+        most_groups: the largest number of groups that one user is in.
     """
 
     restricts_items = False
@@ -28,9 +31,9 @@ class UserPrior(nn.Module):
     ) -> None:
         """
         Args:
-            groups: names, by group number.
+            groups: names of the groups, in the order of their numbers.
             user, group: pairs of a user's number in file order and a group number.
-            users: number of users.
+            users: the number of users.
 
         Raises:
             UserError: a user is in no group.
@@ -62,6 +65,6 @@ class UserPrior(nn.Module):
 
 
 def load(argument: str, data: PreparedData, horizon: int) -> UserPrior:
-    """`argument`: name of a user prior of the data set."""
+    """Loads a user prior of the data set; `argument` is its name."""
     info = prior_of_data(argument, data, "user")
     return UserPrior(argument, info.groups, *data.user_pairs(argument), data.users)
