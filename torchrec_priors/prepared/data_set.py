@@ -1,4 +1,11 @@
-"""Reads a prepared data set: its manifest, items, priors and row groups of user sequences."""
+"""Reads a prepared data set: its manifest, items, priors and row groups of user sequences.
+
+manifest.json                    what the data set contains, and checksums (`manifest.py`)
+items.parquet                    row i is item i: its id, its training frequency, its attributes
+sequences/part-*.parquet         a row for each user: items, times and events, in order of time
+priors/NAME.parquet              pairs of an item, a user or an event, and its group
+priors/NAME.eligible.parquet     the items that each group of an event prior may retrieve
+"""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -5,6 +5,14 @@ may retrieve the items that are in all these groups. In additive composition, th
 trees of one level each, and a path is one group of one level. Paths that may retrieve the same
 items share an item set: for example, paths that differ only in the segment of time.
 
+The paths of `["temporal:2", "genre"]` with two genres, for example:
+
+    hierarchical, multiplicative      additive
+    short-term / Comedy               short-term
+    short-term / Drama                long-term
+    long-term / Comedy                Comedy
+    long-term / Drama                 Drama
+
 A `Branch` combines the groups of some levels. An additive tree has one branch for each level; any
 other tree has a single branch, of all levels.
 

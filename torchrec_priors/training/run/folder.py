@@ -1,4 +1,18 @@
-"""The folder of a run: its configuration, its data, its logs and its checkpoints."""
+"""The folder of a run: its configuration, its data, its logs and its checkpoints.
+
+config.toml         the configuration; a folder with this file is a run
+data.json           the data set, and the runs that the first weights come from
+paths.json          training positives of each path, which decide the heads     `paths.py`
+seen.parquet        items that are seen often enough, if others have no rows    `seen.py`
+trained.parquet     the part of each history that was trained on                `ancestry.py`
+sharding.json       which rank holds what of the tables             `embedding/plan.py`
+checkpoints/        the model at some steps                         `checkpoint/folder.py`
+metrics.jsonl       losses and evaluations, line by line            `log_lines.py`
+events/             the same for TensorBoard
+summary.json        how the training ended
+eval/SPLIT/         metrics and predictions of `evaluate`
+.lock               held by the training that works in the folder   `claim.py`
+"""
 
 import hashlib
 import json
