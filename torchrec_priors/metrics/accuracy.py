@@ -1,4 +1,7 @@
-"""Recall, ndcg and entropy of all users, and of newcomers: users with a target of new interest."""
+"""Recall, ndcg and entropy, averaged over all users and over newcomers.
+
+A newcomer is a user with a target in a category that does not occur in the user's history.
+"""
 
 from typing import Any
 
@@ -13,18 +16,22 @@ NAMES = tuple(f"{name}@{cutoff}" for name in KINDS for cutoff in CUTOFFS)
 
 
 class Accuracy(Metric):
-    """Means over users. `sums` holds two numbers of each: of all users, and of newcomers."""
+    """Averages recall, ndcg and entropy over users.
+
+    Each array in `sums` has two numbers: the sum over all users, and the sum over newcomers.
+    """
 
     def __init__(self, category: Categories) -> None:
         """
         Args:
-            category: the category prior, for entropy and new interest.
+            category: the category prior. Entropy is over its groups, and newcomers are users with
+                a target in a group that is new to them.
         """
         self.category = category
         self.sums = {name: np.zeros(2) for name in ("users", *NAMES)}
 
     def update(self, batch: RankedBatch) -> None:
-        # Newcomers are some of the users: both are summed from the same values.
+        # The values of newcomers are added to both sums, as newcomers are users, too.
         newcomer_B = self.category.new_to(batch.users)
         self.sums["users"] += [len(batch.users), newcomer_B.sum()]
 
@@ -33,7 +40,7 @@ class Accuracy(Metric):
                 self.sums[f"{name}@{cutoff}"] += [value_B.sum(), value_B[newcomer_B].sum()]
 
     def results(self) -> dict[str, Any]:
-        """Names without a prefix, and with `new_interest/`."""
+        """Returns the means over all users, and with the prefix `new_interest/` over newcomers."""
         users, newcomers = self.sums["users"]
         out: dict[str, Any] = {}
         for prefix, column, count in (("", 0, users), ("new_interest/", 1, newcomers)):

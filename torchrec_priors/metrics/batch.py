@@ -1,4 +1,4 @@
-"""A batch of evaluated users, as every metric sees it.
+"""The batches of evaluated users that metrics are updated with.
 
 Shapes: M distinct (user, target) pairs.
 """
@@ -13,13 +13,13 @@ from torchrec_priors.metrics.per_user import Ranked
 
 @dataclass(frozen=True)
 class Reachable:
-    """Which distinct targets of a batch could be found at all, and what is against the others.
+    """Whether each distinct target of a batch can be found at all, and if not, for what reason.
 
     Attributes:
-        found_M: bool, targets that can be found.
-        seen_M: bool, targets that are left out because the user has seen them before.
-        row_M: bool, targets that have a row, of users with a history that has one.
-        head_M: bool, targets that are among the items of a head.
+        found_M: bool, whether the target can be found.
+        seen_M: bool, whether the target is left out because the user has seen it before.
+        row_M: bool, whether the target may be recommended and the user has a known history.
+        head_M: bool, whether any head may retrieve the target.
     """
 
     found_M: np.ndarray
@@ -30,14 +30,14 @@ class Reachable:
 
 @dataclass(frozen=True)
 class RankedBatch:
-    """Users with the lists that were found for them; there is at least one user.
+    """A batch of at least one user, with the lists that the model recommends.
 
     Attributes:
-        users: their histories and targets.
-        ranked: their lists next to their targets.
-        event_given: the lists found by the heads of their targets' events; None if the tree has no
-            level of events.
-        reachable: which targets could be found at all; None if that is not counted.
+        users: the users' histories and targets.
+        ranked: the users' lists, compared with their targets.
+        event_given: the same for a second list of each user. It is found only by the heads for the
+            events of the user's targets. None if the tree has no level of events.
+        reachable: the targets that can be found at all; None if they are not counted.
     """
 
     users: Histories

@@ -1,4 +1,4 @@
-"""Full-catalogue evaluation of a model on a split, on any number of ranks."""
+"""Evaluates a model on a split against the whole catalogue, on any number of ranks."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -42,25 +42,35 @@ def evaluate(
     on_batch: OnBatch = lambda _users, _found, _given: None,
     progress: Progress = lambda batches, _count: batches,
 ) -> dict[str, Any]:
-    """All metrics of a split (see `RankingMetrics`), the same on every rank.
+    """Computes all metrics of a split (see `RankingMetrics`). Every rank must call it.
 
     Args:
-        columns: what the encoder reads of the sequences, besides items.
-        chosen: bool by user, in file order, who is evaluated; None for everyone.
-        by_group: names of the priors whose single groups are reported, besides the category prior;
-            None for all.
-        reach: counts which targets could be found, for this model and these settings; built here if
-            None.
-        total: a tensor's sum over ranks.
-        on_batch: called on every rank with its users, what was found for them and, if the tree has
-            a level of events, what was found by the heads of their targets' events; the same number
-            of times on all ranks.
-        progress: wraps the batches to show progress; it gets their number.
+        model: the model.
+        index: the items that may be recommended, as far as this rank holds them.
+        data: the prepared data set.
+        split: the split with the targets.
+        config: the settings of the search.
+        share: this rank's part of the users.
+        device: the device of the model.
+        columns: the columns of the sequences that the encoder reads in addition to items.
+        chosen: bool for each user in file order, whether the user is evaluated; None for all users.
+        by_group: the names of priors for which metrics of single groups are reported, in addition
+            to the category prior; None for all priors.
+        reach: the metric that counts which targets can be found with this model and these settings;
+            it is made here if None.
+        total: sums a tensor over ranks.
+        on_batch: called for every batch with the users, the items found for them and, if the tree
+            has a level of events, the items found by the heads for the events of their targets. All
+            ranks call it the same number of times.
+        progress: wraps the batches to show progress; its second argument is their number.
+
+    Returns:
+        The names and values of all metrics, the same on every rank.
 
     Raises:
         UserError: no user has targets in the split.
     """
-    # Counted before anything is searched: without targets every mean would be over nobody.
+    # Checked before the search: without targets there would be no user to average over.
     evaluated_U = users_of(data, split)
     if chosen is not None:
         evaluated_U = evaluated_U & chosen
@@ -70,7 +80,8 @@ def evaluate(
             f"data set '{data.manifest.name}': no user has {split} targets ({data.manifest.split})"
         )
 
-    # Users get a second list, by the heads of their targets' events, if a level is of events.
+    # If the tree has a level of events, users get a second list, for which only the heads for the
+    # events of their targets are used.
     event_given = bool(levels_of_events(model.tree))
     category = Categories.of_prior(data, data.manifest.category_prior)
     metrics = RankingMetrics(
@@ -83,7 +94,7 @@ def evaluate(
         own_row_I=model.item_rows.own_row_I,
     )
 
-    # Training evaluates between its steps: the mode that the model was in comes back below.
+    # Training calls this between its steps, so the model's mode is restored below.
     was_training = model.training
     model.eval()
     finder = Finder.of(model, index, config, data, device)
@@ -103,8 +114,8 @@ def evaluate(
     )
     rounds = -(-evaluated // (config.batch * share.world))
     for users in progress(batches, rounds):
-        # Every rank has the same number of rounds, the last ones perhaps without users: all take
-        # part in every search.
+        # A search is a collective, so every rank has the same number of rounds. In its last rounds
+        # a rank may have no users.
         queries = finder.queries(users, finder.ask(users))
         found = finder.find(users, queries, DEPTH)
         given = None
@@ -122,7 +133,7 @@ def evaluate(
 
 
 def _other_priors(data: PreparedData, by_group: Sequence[str] | None) -> list[Categories]:
-    """The priors whose groups are reported besides the category prior's."""
+    """Loads the priors for which single groups are reported, without the category prior."""
     if by_group is None:
         by_group = [prior.name for prior in data.manifest.priors]
     return [

@@ -1,4 +1,7 @@
-"""Recall, ndcg and entropy of the lists that the heads of the targets' own events found."""
+"""Recall, ndcg and entropy of the lists that are found when the events of the targets are given.
+
+Only the heads for these events are used to find them.
+"""
 
 from typing import Any
 
@@ -14,20 +17,19 @@ _PREFIX = "event_given/"
 
 
 class EventGivenAccuracy(Metric):
-    """Means over users. Every batch must have `event_given` lists."""
+    """Averages recall, ndcg and entropy over users. Every batch must have `event_given` lists."""
 
     needs = ("events",)
 
     def __init__(self, category: Categories) -> None:
         """
         Args:
-            category: the category prior, for entropy.
+            category: the category prior; entropy is over its groups.
         """
         self.category = category
         self.sums = {name: np.zeros(1) for name in ("users", *NAMES)}
 
     def update(self, batch: RankedBatch) -> None:
-        # The lists are others than `Accuracy` scores; the targets are the same.
         assert batch.event_given is not None
         self.sums["users"] += len(batch.users)
 

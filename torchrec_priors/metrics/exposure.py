@@ -1,8 +1,11 @@
-"""Which items are shown, to all users together: coverage, gini and novelty.
+"""Coverage, gini and novelty: metrics of the items that all users together are shown.
 
-coverage@K = share of the catalogue among the first K of anybody
-gini@K     = Gini coefficient of how often each item of the catalogue is among them
-novelty@K  = mean over shown items of -log2 of the item's share of the training interactions
+An item is shown if it is among the first K items of a user's list.
+
+    coverage@K   the share of the catalogue that is shown to at least one user
+    gini@K       the Gini coefficient of how often each item of the catalogue is shown
+    novelty@K    the mean of -log2 of an item's share of the training interactions, over all items
+                 in all lists
 """
 
 from typing import Any
@@ -20,9 +23,10 @@ class Exposure(Metric):
     def __init__(self, items: int, frequency: np.ndarray) -> None:
         """
         Args:
-            items: size of the catalogue.
-            frequency: training interactions of each item. The popularity of an item is
-                (frequency + 1) / (sum of frequencies + items), so it is never 0.
+            items: the number of items in the catalogue.
+            frequency: the number of training interactions of each item. An item's share of the
+                training interactions is (frequency + 1) / (sum of frequencies + items). The 1
+                keeps it above 0, so that its logarithm is finite.
         """
         self.items = items
         self.surprise = -np.log2((frequency + 1.0) / (frequency.sum() + items))
@@ -34,7 +38,7 @@ class Exposure(Metric):
     def update(self, batch: RankedBatch) -> None:
         for cutoff in CUTOFFS:
             row_BK = batch.ranked.row_BR[:, :cutoff]
-            # Without the padding of lists that are shorter.
+            # Lists with fewer items are padded with -1.
             shown = row_BK[row_BK >= 0]
             self.sums[f"shown@{cutoff}"] += np.bincount(shown, minlength=self.items)
             self.sums[f"surprise@{cutoff}"] += self.surprise[shown].sum()
@@ -44,7 +48,7 @@ class Exposure(Metric):
         for cutoff in CUTOFFS:
             shown_I = self.sums[f"shown@{cutoff}"]
             surprise = self.sums[f"surprise@{cutoff}"][0]
-            # Everything is over the whole catalogue, also items that nobody was shown.
+            # Coverage and gini are over the whole catalogue, including items that are not shown.
             out[f"coverage@{cutoff}"] = float((shown_I > 0).mean())
             out[f"gini@{cutoff}"] = _gini(shown_I)
             out[f"novelty@{cutoff}"] = float(surprise / max(shown_I.sum(), 1))
@@ -52,11 +56,14 @@ class Exposure(Metric):
 
 
 def _gini(shown_I: np.ndarray) -> float:
-    """Gini coefficient of how often items are shown: 0 all equally, near 1 a single item."""
+    """Returns the Gini coefficient of how often items are shown.
+
+    It is 0 if all items are shown equally often, and near 1 if only one item is shown.
+    """
     ordered = np.sort(shown_I)
     total = ordered.sum()
     if total == 0:
         return 0.0
-    # The usual formula over sorted values: the mean absolute difference of all pairs.
+    # The mean absolute difference of all pairs, relative to twice the mean, from sorted values.
     ranks = np.arange(1, len(ordered) + 1)
     return float((2 * ranks - len(ordered) - 1) @ ordered / (len(ordered) * total))

@@ -1,15 +1,17 @@
-"""Recall and ndcg of the targets in each group of a prior, and the number of users and targets.
+"""Recall, ndcg and the numbers of users and targets, for each group of a prior.
 
-    item, graph   a target is in the groups of its item
-    event         a target is in the groups of its own event: an item that a user views and buys is
-                  a target of both groups
-    user          a target is in the groups of its user
+The kind of the prior decides which groups a target is in:
 
-A user's targets in a group are scored as if the user had no others: `m` distinct ones, and the
-hits among them (see `per_user.py`). Means are over users with a target in the group.
+    item, graph   the groups of its item
+    event         the groups of its event; an item that a user views and buys is a target in the
+                  groups of both events
+    user          the groups of its user
 
-Shapes: B users, G groups, M distinct (user, target) pairs, P pairs of one of these and one of its
-groups.
+In each group, recall and ndcg are computed as if the user had only the targets in this group (see
+`per_user.py`). They are averaged over the users with a target in the group.
+
+Shapes: B users, G groups, M distinct (user, target) pairs, P (pair, group) pairs: one for each
+group of each of the M pairs.
 """
 
 from typing import Any
@@ -28,12 +30,14 @@ VALUES = tuple(f"{name}@{cutoff}" for name in ("recall", "ndcg") for cutoff in C
 
 
 class GroupMetrics(Metric):
-    """`sums` holds [G] of each value and count."""
+    """Metrics of each group of one prior. Each array in `sums` has one number for each group."""
 
     def __init__(self, prior: Categories, *, counts_found: bool = False) -> None:
         """
         Args:
-            counts_found: whether batches say which targets could be found at all.
+            prior: the groups.
+            counts_found: whether to count the targets that can be found at all; batches must then
+                have `reachable`.
         """
         self.prior = prior
         self._counts: tuple[str, ...] = COUNTS
@@ -49,7 +53,8 @@ class GroupMetrics(Metric):
         pair_P, group_P = self._members(ranked, batch.users)
         rank_P = ranked.rank_M[pair_P]
 
-        # A cell is a user and a group; what is in it is counted at once, for all cells.
+        # Each pair of a user and a group is encoded as one number, a cell, so one `bincount` counts
+        # the targets of all users in all groups.
         cell_P = ranked.user_M[pair_P] * shape[1] + group_P
         m_BG = np.bincount(cell_P, minlength=shape[0] * shape[1]).reshape(shape)
         has_targets_BG = m_BG > 0
@@ -65,19 +70,18 @@ class GroupMetrics(Metric):
             gains_BG = np.bincount(cell_P[inside], GAIN[rank_P[inside]], m_BG.size).reshape(shape)
             ideal_BG = IDEAL[np.minimum(cutoff, m_BG)]
 
-            # A user without a target in the group would divide by 0: it adds 0 to the sum, and is
-            # not among the users that the mean is over.
+            # For a user without a target in the group the denominator is 0. Such a user adds 0 to
+            # the sum and is not counted in `users`, so the mean is over the other users.
             recall_BG = np.divide(hits_BG, m_BG, out=np.zeros(shape), where=has_targets_BG)
             ndcg_BG = np.divide(gains_BG, ideal_BG, out=np.zeros(shape), where=has_targets_BG)
             self.sums[f"recall@{cutoff}"] += recall_BG.sum(0)
             self.sums[f"ndcg@{cutoff}"] += ndcg_BG.sum(0)
 
     def results(self) -> dict[str, Any]:
-        """`group/<prior>/<group>/<name>` -> number; None for means over nobody."""
+        """Returns a number for each `group/<prior>/<group>/<name>`; None for a mean of no users."""
         out: dict[str, Any] = {}
         for number, group in enumerate(self.prior.groups):
             prefix = f"group/{self.prior.name}/{group}/"
-            # Each group has its own users: those with a target in it.
             users = self.sums["users"][number]
             for name in VALUES:
                 value = self.sums[name][number]
@@ -87,13 +91,18 @@ class GroupMetrics(Metric):
         return out
 
     def _members(self, ranked: Ranked, users: Histories) -> tuple[np.ndarray, np.ndarray]:
-        """(which of the M, group), each pair once."""
+        """Finds the groups of each distinct target.
+
+        Returns:
+            (index into the M pairs, group), each pair once.
+        """
         if self.prior.entity == "item":
             return self.prior.expand(ranked.target_M)
         if self.prior.entity == "user":
             return self.prior.expand(users.users[ranked.user_M])
 
-        # An item may be several targets with different events: the pairs are made distinct.
+        # A user may have an item as a target several times, with equal or different events. So a
+        # group may occur twice, and the (target, group) pairs are made distinct.
         groups = len(self.prior.groups)
         index, group = self.prior.expand(users.target_columns["events"])
         distinct = np.unique(ranked.pair_T[index] * groups + group)

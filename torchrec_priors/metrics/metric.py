@@ -1,10 +1,13 @@
-"""The interface of a metric. To add one: a file with a class of it, and a line in `ranking.py`.
+"""The interface of a metric.
 
-    update      on each rank, for each batch of its users: adds to `sums`
+Each rank calls three methods:
+
+    update      for each batch of its users: adds the batch to `sums`
     sum_over    once, after the last batch: every rank then has the sums over all ranks
-    results     on each rank: divides the sums, and gives the values their names
+    results     once, at the end: divides the sums, and gives the values their names
 
-`unseen.py` is the shortest example.
+To add a metric, write a class that implements the interface in a new file, and list the class in
+`ranking.py`. `unseen.py` is the shortest example.
 """
 
 from abc import ABC, abstractmethod
@@ -19,12 +22,12 @@ from torchrec_priors.metrics.batch import RankedBatch
 
 
 class Metric(ABC):
-    """Accumulates batches; then `sum_over`, and at last `results`.
+    """A metric that is accumulated over batches and ranks.
 
     Attributes:
-        sums: everything that is accumulated, by name. Only sums over users (and items) are kept, so
-            that batches and ranks add up.
-        needs: columns of the sequences that `update` reads with the targets.
+        sums: everything that is accumulated, by name. Every value is a sum over users (and items),
+            so the values of batches and ranks can be added up.
+        needs: the columns of the sequences that `update` reads for the targets.
     """
 
     sums: dict[str, np.ndarray]
@@ -36,20 +39,23 @@ class Metric(ABC):
 
     @abstractmethod
     def results(self) -> dict[str, Any]:
-        """Flat names -> numbers, as in `metrics.json`; None for a mean over nobody."""
+        """Returns a number for each name in `metrics.json`; None for a mean of no users."""
 
     def sum_over(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Adds up all ranks; `total` gives a tensor's sum over them.
+        """Adds up `sums` over all ranks.
 
-        Each name is one collective, so every rank must have the same names.
+        Each name is summed in one collective, so every rank must have the same names.
+
+        Args:
+            total: sums a tensor over ranks.
         """
-        # Sorted, so all ranks sum the same name at the same time.
+        # In sorted order, so that all ranks sum the same name at the same time.
         for name in sorted(self.sums):
             self.sums[name] = total(torch.from_numpy(self.sums[name])).numpy()
 
 
 def mean(total: float, count: float) -> float | None:
-    """A mean as `metrics.json` holds it: None, which JSON writes as null, for nobody."""
+    """Returns a mean for `metrics.json`; None, which is null in JSON, if `count` is 0."""
     if not count:
         return None
     return float(total / count)

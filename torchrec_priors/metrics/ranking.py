@@ -1,4 +1,4 @@
-"""All metrics of ranked lists (the paper's 4.2 and 4.4.1), each in a file of its own.
+"""All metrics of ranked lists (sections 4.2 and 4.4.1 of the paper); each has its own file.
 
 Shapes: B users, R length of the lists.
 """
@@ -23,7 +23,10 @@ from torchrec_priors.metrics.unseen import UnseenCounts
 
 
 class RankingMetrics:
-    """Accumulates batches for every metric; then `sum_over`, and at last `results`."""
+    """All metrics of an evaluation.
+
+    `update` is called for each batch, then `sum_over` once, and finally `results`.
+    """
 
     def __init__(
         self,
@@ -38,21 +41,22 @@ class RankingMetrics:
     ) -> None:
         """
         Args:
-            items: size of the catalogue.
-            frequency: training interactions of each item, for novelty.
-            category: the category prior, for entropy and new interest.
-            others: further priors whose groups are reported.
-            event_given: whether users have a second list, found by the heads of their targets'
-                events.
-            reach: counts which targets could be found at all; None if that is not wanted.
-            own_row_I: bool, items that have a row of their own; None if all have.
+            items: the number of items in the catalogue.
+            frequency: the number of training interactions of each item, for novelty.
+            category: the category prior, for entropy and newcomers. Its groups are reported.
+            others: further priors with groups that are reported.
+            event_given: whether users have a second list, found by the heads for the events of
+                their targets.
+            reach: the metric that counts the targets that can be found; None to leave it out.
+            own_row_I: bool, whether an item has its own row in the embedding table; None if all
+                items have one.
         """
         self.items = items
         self.event_given = event_given
         self.reach = reach
 
-        # The one list of all metrics: a new one is a line here, and a file. Their keys are in
-        # metrics.json in this order, which experiments and reports rely on.
+        # A new metric is added to this list. Experiments and reports rely on the order, which is
+        # that of the keys in metrics.json.
         self.metrics: list[Metric] = [Accuracy(category)]
         if event_given:
             self.metrics.append(EventGivenAccuracy(category))
@@ -66,18 +70,20 @@ class RankingMetrics:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Columns of the sequences that `update` reads with the targets."""
+        """The columns of the sequences that `update` reads for the targets."""
         return tuple(dict.fromkeys(need for metric in self.metrics for need in metric.needs))
 
     def update(
         self, users: Histories, row_BR: np.ndarray, row_given_BR: np.ndarray | None = None
     ) -> None:
-        """Adds a batch of users, with the target columns that `needs` names.
+        """Adds a batch of users to all metrics.
 
         Args:
-            row_BR: recommended row ids, best first, at least `DEPTH` columns; -1 after the end of a
-                shorter list.
-            row_given_BR: the same, found by the heads of their targets' events.
+            users: the users, with the target columns that `needs` names.
+            row_BR: row ids of the recommended items, best first, in at least `DEPTH` columns; -1
+                after the end of a shorter list.
+            row_given_BR: the same for the second list, found by the heads for the events of the
+                users' targets.
         """
         assert self.event_given == (row_given_BR is not None)
         # In the last rounds some ranks have no users.
@@ -88,7 +94,8 @@ class RankingMetrics:
         given = None
         if row_given_BR is not None:
             given = self._ranked(users, row_given_BR)
-        # Looked up once, for `Reach` itself and for the groups.
+
+        # Both `Reach` and `GroupMetrics` use it, so it is computed once.
         reachable = None
         if self.reach is not None:
             reachable = self.reach.reachable(users, ranked)
@@ -98,12 +105,16 @@ class RankingMetrics:
             metric.update(batch)
 
     def sum_over(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Adds up all ranks, which must have the same metrics; `total` sums a tensor over ranks."""
+        """Adds up all metrics over ranks, which must have the same metrics.
+
+        Args:
+            total: sums a tensor over ranks.
+        """
         for metric in self.metrics:
             metric.sum_over(total)
 
     def results(self) -> dict[str, Any]:
-        """Flat names -> numbers, and `users`."""
+        """Returns the names and values of all metrics, including `users`, the number of users."""
         out: dict[str, Any] = {}
         for metric in self.metrics:
             out |= metric.results()

@@ -1,12 +1,13 @@
-"""How many of the targets a model could find at all; what is left out of lists counts as a miss.
+"""Counts the targets that a model can find at all.
 
-A target can be found unless
+A target cannot be found for one of three reasons:
 
-    the user has seen it before, and seen items are filtered,
-    it has no row or may not be recommended, or nothing is known of the user's history, or
-    it is in the items of no head.
+    - The user has seen it before, and `evaluation.filter_seen` leaves out seen items.
+    - It may not be recommended, because it has no row in the embedding table or the model cannot
+      distinguish it from other items; or no item of the user's history has a row.
+    - No head may retrieve it.
 
-These targets are counted, never left out.
+The other metrics count such a target as a miss. It is never left out of a mean.
 
 Shapes: I items, K paths, B users, M distinct (user, target) pairs, T targets with repeats.
 """
@@ -27,31 +28,35 @@ from torchrec_priors.priors.prior import Targets
 from torchrec_priors.priors.tree import PriorTree
 from torchrec_priors.settings.evaluation import RetrievalConfig
 
-FEW = 0.5  # share of the targets below which there is a warning
+FEW = 0.5  # a warning is given if a smaller share of the targets can be found
 _NAMED = 5  # heads that a message names
-_ROWS = 1 << 16  # items whose heads are looked up at a time
+_ROWS = 1 << 16  # items that are looked up at a time
 _COUNTS = ("targets", "found", "met", "without_row", "without_head")
 
 
 class Reach(Metric):
-    """Counts targets, and for each head those that it could find."""
+    """Counts all targets and those that can be found, in total and for each head."""
 
     def __init__(self, tree: PriorTree, rows: Rows, horizon: int, *, filter_seen: bool) -> None:
         """
         Args:
-            horizon: of the model: heads learn no targets beyond it.
+            tree: the prior tree of the model.
+            rows: which items have rows in the embedding table and may be recommended.
+            horizon: the horizon of the model. Targets beyond it are not counted for heads, as
+                heads do not learn them.
+            filter_seen: whether items that a user has seen are left out of the user's list.
         """
         self._tree = tree
         self._horizon = horizon
         self._filter_seen = filter_seen
 
-        self._in_a_head_I = _in_a_head(tree)
+        self._has_head_I = _has_head(tree)
         if rows.recommendable_I is None:
             self._recommendable_I = np.ones(tree.items, bool)
         else:
             self._recommendable_I = rows.recommendable_I
         self._has_row_I = rows.has_row_I
-        # Targets are assigned to heads as in training, which may need their events.
+        # Targets are assigned to heads as in training; a level of events needs their events.
         self.needs = tuple(need for need in tree.needs if need == "events")
 
         heads = len(tree.item_set_K)
@@ -60,18 +65,18 @@ class Reach(Metric):
 
     @classmethod
     def of(cls, model: Recommender, config: RetrievalConfig) -> "Reach":
-        """For a model whose item rows are those that will be searched."""
+        """Makes the metric for a model and the settings of its evaluation."""
         horizon = model.config.horizon
         return cls(model.tree, model.item_rows, horizon, filter_seen=config.filter_seen)
 
     def reachable(self, users: Histories, ranked: Ranked) -> Reachable:
-        """Which distinct targets of a batch can be found, and why not the others."""
+        """Returns which distinct targets of a batch can be found, and why the others cannot."""
         seen_M = np.zeros(len(ranked.target_M), bool)
         if self._filter_seen:
             seen_M = self._seen_before(users, ranked)
         known_B = self._has_known_history(users)
         row_M = self._recommendable_I[ranked.target_M] & known_B[ranked.user_M]
-        head_M = self._in_a_head_I[ranked.target_M]
+        head_M = self._has_head_I[ranked.target_M]
         return Reachable(row_M & head_M & ~seen_M, seen_M, row_M, head_M)
 
     def update(self, batch: RankedBatch) -> None:
@@ -82,15 +87,15 @@ class Reach(Metric):
         head_M = batch.reachable.head_M
         found_M = batch.reachable.found_M
 
-        # Every target that cannot be found is counted under one reason: the first that holds.
+        # If several reasons apply to a target, it is counted only for the first of them.
         self.sums["targets"] += len(found_M)
         self.sums["found"] += found_M.sum()
         self.sums["met"] += seen_M.sum()
         self.sums["without_row"] += (~seen_M & ~row_M).sum()
         self.sums["without_head"] += (~seen_M & row_M & ~head_M).sum()
 
+        # For each user, the share of targets that can be found is the highest possible recall.
         users = len(batch.users)
-        # The mean over users of the share that can be found: the highest recall possible.
         found_B = np.bincount(ranked.user_M[found_M], minlength=users)
         self.sums["users"] += users
         self.sums["share"] += (found_B / ranked.m_B).sum()
@@ -100,7 +105,7 @@ class Reach(Metric):
     def results(self) -> dict[str, Any]:
         targets = self._count("targets")
         found = self._count("found")
-        # "met" is the name of seen items in metrics.json, as in earlier versions.
+        # In metrics.json, "met" stands for seen items, as in earlier versions.
         return {
             "reachable/targets": found,
             "reachable/targets_share": found / max(targets, 1),
@@ -112,7 +117,7 @@ class Reach(Metric):
         }
 
     def in_words(self) -> str | None:
-        """How many targets can be found, and why not the others; None if all can be found."""
+        """Says how many targets can be found, and why others cannot; None if all can be found."""
         targets = self._count("targets")
         found = self._count("found")
         if found == targets:
@@ -132,7 +137,11 @@ class Reach(Metric):
         return f"{found:,} of {targets:,} targets can be found ({share:.1%}): {'; '.join(reasons)}"
 
     def warnings(self) -> list[str]:
-        """One line for each thing that spoils what the metrics say."""
+        """Returns warnings about targets that cannot be found, one line each.
+
+        There is one if less than `FEW` of all targets can be found, and one if a head can find none
+        of its targets. In these cases the metrics say little about the model.
+        """
         targets = self._count("targets")
         found = self._count("found")
         messages = []
@@ -140,12 +149,13 @@ class Reach(Metric):
         if found < FEW * targets:
             amount = f"only {found / targets:.1%}" if found else "none"
             remedy = ""
-            # The remedy is named only if the filter is why most of the targets are lost.
+            # Without the filter, seen items are found. This is suggested only if it helps for most
+            # of the targets.
             if 2 * self._count("met") > targets:
                 remedy = ": evaluation.filter_seen=false also finds seen items"
             messages.append(f"{amount} of the targets can be found{remedy}")
 
-        # If nothing at all is found, that message says enough.
+        # If no target can be found, the first warning is enough.
         names = self._heads_in_vain()
         if found and names:
             heads = len(self._tree.item_set_K)
@@ -161,7 +171,7 @@ class Reach(Metric):
         return int(self.sums[name][0])
 
     def _heads_in_vain(self) -> list[str]:
-        """Names of heads with targets of which none can be found."""
+        """Returns the names of the heads that have targets but can find none of them."""
         in_vain_K = (self.sums["of_head"] > 0) & (self.sums["found_of_head"] == 0)
         return [
             path.name
@@ -170,22 +180,30 @@ class Reach(Metric):
         ]
 
     def _seen_before(self, users: Histories, ranked: Ranked) -> np.ndarray:
-        """bool [M]: targets that are in their user's history."""
+        """Returns bool [M]: whether the target is in its user's history."""
+        # Each (user, item) pair is encoded as one number.
         items = self._tree.items
-        # A user and an item are one number.
         seen = np.repeat(np.arange(len(users)), users.seen_lengths) * items + users.seen
         return np.isin(ranked.user_M * items + ranked.target_M, seen)
 
     def _has_known_history(self, users: Histories) -> np.ndarray:
-        """bool [B]: users with an item of their history that has a row; the others find nothing."""
+        """Returns bool [B]: whether any item of the user's history has a row.
+
+        For other users nothing is recommended.
+        """
         if self._has_row_I is None:
             return np.ones(len(users), bool)
         user = np.repeat(np.arange(len(users)), users.seen_lengths)
         return np.bincount(user[self._has_row_I[users.seen]], minlength=len(users)) > 0
 
     def _count_heads(self, users: Histories, found_T: np.ndarray) -> None:
-        """Counts each head's targets (Eq. 6), and those of them that can be found."""
-        # Offsets in the user's future, from 1, decide which segment of time a target is in.
+        """Counts the targets of each head (Eq. 6), and those among them that can be found.
+
+        Args:
+            users: the batch.
+            found_T: bool, whether the target can be found.
+        """
+        # The position of a target in the user's future, from 1, decides its segment of time.
         starts = np.cumsum(users.target_lengths) - users.target_lengths
         offset_T = np.arange(len(users.targets)) - np.repeat(starts, users.target_lengths) + 1
         within = offset_T <= self._horizon
@@ -200,7 +218,8 @@ class Reach(Metric):
         )
         index, path = (values.cpu().numpy() for values in self._tree.assign(targets))
 
-        # `index` counts among the targets within the horizon; a target may have several heads.
+        # `index` counts only the targets within the horizon. A target may occur in it several
+        # times, once for each of its heads.
         heads = len(self._tree.item_set_K)
         found = found_T[within][index]
         self.sums["of_head"] += np.bincount(path, minlength=heads)
@@ -211,18 +230,18 @@ def _as_ids(values: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(values.astype(np.int64)).to(device)
 
 
-def _in_a_head(tree: PriorTree) -> np.ndarray:
-    """bool [I]: items that any head may retrieve.
+def _has_head(tree: PriorTree) -> np.ndarray:
+    """Returns bool [I]: whether any head may retrieve the item.
 
-    Which users the heads belong to does not matter: every group of users that has heads has one
-    head for each item set, so each user has an open head for every set.
+    Groups of users need not be considered. A group of users that has heads has a head for each item
+    set, so every user has an open head for each item set.
     """
     # If one set has all items (as with a single head), the other sets need not be looked up.
     if len(tree.set_sizes) and int(tree.set_sizes.max()) == tree.items:
         return np.ones(tree.items, bool)
 
-    in_a_head_I = np.zeros(tree.items, bool)
+    has_head_I = np.zeros(tree.items, bool)
     for first in range(0, tree.items, _ROWS):
         for rows in tree.eligible(first, min(first + _ROWS, tree.items)):
-            in_a_head_I[rows] = True
-    return in_a_head_I
+            has_head_I[rows] = True
+    return has_head_I
