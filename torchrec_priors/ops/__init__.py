@@ -1,3 +1,4 @@
-"""Core operations: one signature each, a plain PyTorch reference beside every fast version.
-Needs torch alone.
+"""Core operations. Each has one signature; every fast version has a plain PyTorch reference.
+
+This folder needs torch, but neither TorchRec nor libraries that read data.
 """

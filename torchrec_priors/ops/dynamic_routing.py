@@ -1,15 +1,17 @@
-"""Dynamic routing of what each position has seen to a few capsules (Sabour et al. 2017, as MIND and
-ComiRec have it).
+"""Dynamic routing sorts the items that each position has seen into a few capsules (Sabour et al.
+2017, in the form of MIND and ComiRec).
 
     w_jk = softmax over k of b_jk,    z_k = sum over items j seen of w_jk x_jk
     u_k = squash(z_k),                b_jk += u_k . x_jk
     squash(z) = |z|^2 / (1 + |z|^2) * z / |z|
 
-for some iterations, of which the last gives u. Every position routes by itself, from the same first
-b of each place in a window. As in the authors' code, gradients go through the last iteration's sum
-and squash, not through b.
+These steps are repeated for some iterations, and the last one gives u. Every position routes by
+itself. All positions start from the same first b, which depends only on an item's place in its
+window. As in the authors' code, gradients flow through the sum and the squash of the last
+iteration, not through b.
 
-Shapes: N tokens, K capsules, d width, Q positions that are asked for; see `prefixes` for blocks.
+Shapes: N tokens, K capsules, d width, Q requested positions, L places in a window. `prefixes`
+explains the shapes within blocks.
 """
 
 import torch
@@ -21,7 +23,7 @@ _TINY = 1e-9
 
 
 def squash(z: Tensor) -> Tensor:
-    """Keeps directions; lengths go from 0 towards 1."""
+    """Returns vectors with the same directions and with lengths between 0 and 1."""
     square = (z * z).sum(-1, keepdim=True)
     return z * (square / (1 + square) / torch.sqrt(square + _TINY))
 
@@ -59,14 +61,15 @@ def dynamic_routing(
     iterations: int,
     open_QK: Tensor,
 ) -> Tensor:
-    """Capsules of requested positions, by prefix blocks.
+    """Returns the capsules of requested positions, computed in prefix blocks.
 
     Args:
-        x_NKd: each item's vector for each capsule; [N, 1, d] if it is the same for all.
-        first_LK: first b, by place in the sequence.
+        x_NKd: each item's vector for each capsule; [N, 1, d] if it is the same for all capsules.
+        first_LK: the first b of each place in a sequence.
         offsets_B1: int64 bounds of sequences.
-        token_Q: int64 positions, ascending.
-        open_QK: bool, capsules that a position routes to; at least one.
+        token_Q: int64 numbers of the requested positions, ascending.
+        iterations: number of iterations, at least 1.
+        open_QK: bool, the capsules that a position routes to, at least one.
 
     Returns:
         [Q, K, d] capsules; those that are not open are zero.
@@ -85,8 +88,8 @@ def dynamic_routing(
 def _route(
     x_bKLd: Tensor, first_KL: Tensor, block: Block, iterations: int, open_QK: Tensor
 ) -> Tensor:
-    """The capsules of a block: [b, R, K, d]."""
-    # Rows that nobody requested route to all capsules, so that no softmax is over nothing.
+    """Returns the capsules of a block, [b, R, K, d]."""
+    # Rows that are only padding route to all capsules: a softmax over no capsule would be NaN.
     capsules = open_QK.shape[1]
     rows = block.position_bR.shape
     open_rows = torch.ones(rows.numel(), capsules, dtype=torch.bool, device=open_QK.device)
@@ -107,6 +110,8 @@ def _route(
 
 
 def _over_items(w_bKRL: Tensor, x_bKLd: Tensor) -> Tensor:
+    """Returns the weighted sums over items, [b, K, R, d]."""
+    # If all capsules have the same x, one product serves all of them.
     if x_bKLd.shape[1] > 1:
         return w_bKRL @ x_bKLd
     b, capsules, rows, _ = w_bKRL.shape
@@ -114,6 +119,7 @@ def _over_items(w_bKRL: Tensor, x_bKLd: Tensor) -> Tensor:
 
 
 def _against_items(u_bKRd: Tensor, x_bKLd: Tensor) -> Tensor:
+    """Returns the products of capsules and items, [b, K, R, L]."""
     if x_bKLd.shape[1] > 1:
         return u_bKRd @ x_bKLd.transpose(2, 3)
     b, capsules, rows, _ = u_bKRd.shape

@@ -3,13 +3,13 @@
     nll_m = -log( e^{s_m} / (e^{s_m} + n A_{1+beta} / A_beta) )
     A_x = sum_j c_j e^{x s_j},    n = sum_j c_j
 
-over the negatives j of one item set that are neither copies of the positive nor hidden from its
-query. c_j is e^{shift_j}, and 1 without shifts: n times the mean of e^{s_j}, weighted by e^{beta
-s_j}. Without such a negative nll_m = 0.
+The sums are over the negatives j of one item set, except copies of the positive and negatives that
+are hidden from its query. c_j is e^{shift_j}, or 1 without shifts. So n A_{1+beta} / A_beta is n
+times the mean of e^{s_j}, weighted by c_j e^{beta s_j}. If no negative is left, nll_m = 0.
 
-A query's sums are taken once for all its positives, whose own terms are then subtracted: terms are
-rounded to the queries' precision, sums and differences have double precision, so only the terms of
-others are left.
+A query's sums are computed once, over all its negatives. The terms of each positive's own copies
+are then subtracted. The terms have the precision of the queries, but sums and differences have
+double precision, so nothing of the subtracted terms is left.
 
 Shapes: P queries, M positives sorted by query, n negatives, d width.
 """
@@ -67,17 +67,18 @@ def hard_negatives_loss(
     beta: float,
     hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted negative log-likelihood of the positives among harder negatives.
+    """Returns the weighted negative log-likelihood of the positives among harder negatives.
 
     Args:
-        query_Pd: queries, ready for scoring.
-        negatives: one item set, and the shared negatives.
+        query_Pd: queries; temperature and normalisation are already applied.
+        positives: the positives of the queries.
+        negatives: the negatives of one item set, and the shared negatives.
         beta: how much more the harder negatives count.
         hidden: negatives that are hidden from queries; None if none are.
 
     Returns:
-        The weighted sum, whose gradients can be used once; and each positive's own loss, [M],
-        without a gradient.
+        The weighted sum and each positive's loss, [M]. The gradients of the sum can be used once;
+        the losses have no gradient.
     """
     assert len(negatives.counts_S) == 1
     leaves = (query_Pd, positives.item_Xd, negatives.vectors_nd)
@@ -86,8 +87,9 @@ def hard_negatives_loss(
 
 
 class _HardNegatives(torch.autograd.Function):
-    """Weights are known beforehand, so gradients are computed with the losses; nothing of size
-    [P, n] is kept.
+    """Computes gradients together with the losses, because the weights are known beforehand.
+
+    So nothing of size [P, n] is kept for the backward pass.
     """
 
     @staticmethod
@@ -108,7 +110,7 @@ class _HardNegatives(torch.autograd.Function):
         grads = tuple(torch.zeros_like(leaf) for leaf in (query_Pd, item_Xd, vectors_nd))
         grad_Pd, grad_Xd, grad_nd = grads
 
-        # Without negatives every loss is 0.
+        # Without negatives there are no blocks, and every loss is 0.
         rows_of_block = max(1, _CELLS // max(len(vectors_nd), 1))
         starts: list[int] = []
         if len(vectors_nd):
@@ -151,18 +153,18 @@ def _block(
     grad_Xd: Tensor,
     grad_nd: Tensor,
 ) -> Tensor:
-    """[m] losses of some queries' positives; their gradients are added to `grad_...`.
+    """Returns the losses of some queries' positives, [m], and adds the gradients to `grad_...`.
 
     Args:
-        cells: (query, negative) of hidden negatives; None for none.
+        cells: (query, negative) of all hidden negatives; None if there are none.
     """
     query_m = positives.query_M
     item_md = positives.item_Xd[positives.source_M]
     query_md = query_pd[query_m]
     score_m = (query_md * item_md).sum(1)
 
-    # Logits minus the largest of their query; not -inf - -inf, which would be NaN, if all are
-    # hidden.
+    # Each query's largest logit is subtracted. It is clamped because all negatives of a query may
+    # be hidden, and -inf - -inf would be NaN.
     logit_pn = query_pd @ negatives.vectors_nd.T
     if cells is not None:
         logit_pn[cells] = -torch.inf
@@ -176,18 +178,18 @@ def _block(
     if shift_n is not None:
         soft_pn.mul_(shift_n.exp())
     if cells is not None:
-        soft_pn[cells] = 0.0  # also if beta is 0
+        soft_pn[cells] = 0.0  # beta 0 has made NaN of it: 0 * -inf
     hard_pn.mul_(soft_pn)
 
     # The sums, and the number of negatives, without each positive's own copies.
-    row, column = _own(positives, negatives)
+    row, column = _pairs_of_copies(positives, negatives)
     cell = query_m[row] * logit_pn.shape[1] + column
 
-    def others(sum_m: Tensor, own: Tensor) -> Tensor:
-        return sum_m.index_add(0, row, own.double(), alpha=-1).clamp(min=0)
+    def without(sum_m: Tensor, copies: Tensor) -> Tensor:
+        return sum_m.index_add(0, row, copies.double(), alpha=-1).clamp(min=0)
 
-    hard_m = others(hard_pn.sum(1, dtype=torch.float64)[query_m], hard_pn.flatten()[cell])
-    soft_m = others(soft_pn.sum(1, dtype=torch.float64)[query_m], soft_pn.flatten()[cell])
+    hard_m = without(hard_pn.sum(1, dtype=torch.float64)[query_m], hard_pn.flatten()[cell])
+    soft_m = without(soft_pn.sum(1, dtype=torch.float64)[query_m], soft_pn.flatten()[cell])
 
     copies_n = torch.ones(len(negatives.ids_n), device=score_m.device, dtype=torch.float64)
     if shift_n is not None:
@@ -198,9 +200,9 @@ def _block(
         copies_pn = copies_pn.contiguous()
         copies_pn[cells] = 0.0
         number_p = copies_pn.sum(1)
-    number_m = others(number_p[query_m], copies_pn[query_m[row], column])
+    number_m = without(number_p[query_m], copies_pn[query_m[row], column])
 
-    # log of (negatives' part / e^score), whose softplus is the loss.
+    # log(n A_{1+beta} / A_beta / e^score). The loss is its softplus.
     has_others_m = (hard_m > 0) & (soft_m > 0) & (number_m > 0)
     log_number_m = torch.where(has_others_m, number_m, 1.0).log()
     log_hard_m = torch.where(has_others_m, hard_m, 1.0).log()
@@ -208,7 +210,7 @@ def _block(
     log_mean_m = log_number_m + log_hard_m - log_soft_m
     log_ratio_m = log_mean_m + top_p[query_m].double() - score_m.double()
 
-    # Derivatives: by that logarithm, then by the terms of both sums.
+    # Derivatives of the loss by that logarithm, then by the terms of both sums.
     by_m = torch.where(has_others_m, positives.weight_M * torch.sigmoid(log_ratio_m), 0.0)
     by_hard_m = torch.where(has_others_m, (1 + beta) * by_m / hard_m, 0.0)
     by_soft_m = torch.where(has_others_m, beta * by_m / soft_m, 0.0)
@@ -230,32 +232,38 @@ def _through_terms(
     row: Tensor,
     cell: Tensor,
 ) -> None:
-    """Overwrites the harder terms with derivatives by the logits, without those by a positive's own
-    copies.
+    """Overwrites `hard_pn` with the derivatives of the loss by the logits.
+
+    A positive's loss does not depend on the positive's own copies. The cells of copies therefore
+    get the derivatives of the query's other positives only.
 
     Args:
+        hard_pn, soft_pn: the terms of both sums.
+        query_m: the query of each positive.
         by_m: derivatives by the logarithms of both sums, divided by the sums.
-        row, cell: positives, and the cells of their own copies.
+        row, cell: for each copy, its positive and its cell in the flat [p, n].
     """
-    own, of_own = torch.unique(cell, return_inverse=True)
-    whole: list[Tensor] = []
-    kept = torch.zeros(len(own), dtype=torch.float64, device=cell.device)
+    copy_cells, index_of_copy = torch.unique(cell, return_inverse=True)
+    factors: list[Tensor] = []
+    at_copies = torch.zeros(len(copy_cells), dtype=torch.float64, device=cell.device)
     for sign, term_pn, by in zip((1, -1), (hard_pn, soft_pn), by_m, strict=True):
         by_p = by.new_zeros(len(term_pn)).index_add_(0, query_m, by)
-        left = by_p[own // term_pn.shape[1]].index_add_(0, of_own, by[row], alpha=-1).clamp_(min=0)
-        kept += sign * left * term_pn.flatten()[own]
-        whole.append(by_p.to(term_pn.dtype)[:, None])
-    hard_pn.mul_(whole[0]).sub_(soft_pn.mul_(whole[1]))
-    hard_pn.view(-1)[own] = kept.to(hard_pn.dtype)
+        by_others = by_p[copy_cells // term_pn.shape[1]]
+        by_others = by_others.index_add_(0, index_of_copy, by[row], alpha=-1).clamp_(min=0)
+        at_copies += sign * by_others * term_pn.flatten()[copy_cells]
+        factors.append(by_p.to(term_pn.dtype)[:, None])
+
+    hard_pn.mul_(factors[0]).sub_(soft_pn.mul_(factors[1]))
+    hard_pn.view(-1)[copy_cells] = at_copies.to(hard_pn.dtype)
 
 
-def _own(positives: WeighedPositives, negatives: NegativeSets) -> tuple[Tensor, Tensor]:
-    """(positive, negative) for every negative that has the id of the positive."""
-    found = []
+def _pairs_of_copies(positives: WeighedPositives, negatives: NegativeSets) -> tuple[Tensor, Tensor]:
+    """Returns the index pairs (positive, negative) with equal ids."""
+    pairs = []
     first = negatives.counts_S[0]
     for start, end in ((0, first), (first, first + negatives.shared)):
         ids = negatives.ids_n[start:end]
         low_M = torch.searchsorted(ids, positives.id_M)
         count_M = torch.searchsorted(ids, positives.id_M, right=True) - low_M
-        found.append(ranges(start + low_M, count_M))
-    return torch.cat([row for row, _ in found]), torch.cat([column for _, column in found])
+        pairs.append(ranges(start + low_M, count_M))
+    return torch.cat([row for row, _ in pairs]), torch.cat([column for _, column in pairs])

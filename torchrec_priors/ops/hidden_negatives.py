@@ -1,12 +1,12 @@
-"""Hidden negatives: the items that a query's history had seen by its position.
+"""Hidden negatives of a query are those that its history contains up to the query's position.
 
-If seen items are never recommended, queries need not be distinguished from them. The hidden
-negatives of a query are a range of one list, which has each pair of an item of a history and a
-negative of the same id once: nothing grows with queries times items.
+If seen items are never recommended, queries need not be trained against them. One list holds every
+pair of a history's item and a negative with the same id, once. The hidden negatives of a query are
+a range of this list, so no memory of size queries times items is needed.
 
-Shapes: N positions of histories, one history after another, P queries sorted by item set, M
-positives sorted by query, n negatives of S item sets and those that are shared, H places in the
-list.
+Shapes: N positions of histories, one history after another; P queries sorted by item set; R ranges
+per query (2 if there are shared negatives, otherwise 1); M positives sorted by query; n negatives,
+first those of S item sets, then the shared ones; H pairs in the list.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ from torchrec_priors.ops.ranges import numbers, ranges
 
 @dataclass(frozen=True)
 class Hidden:
-    """Hidden negatives of some queries.
+    """The hidden negatives of some queries.
 
     Attributes:
-        negative_H: indices of negatives.
-        first_RP, count_RP: each query's range of them: in its item set and, if there are shared
-            negatives, among those.
+        negative_H: the index of the negative of each pair in the list.
+        first_RP, count_RP: the ranges of the list that are hidden from each query: a range of
+            negatives of its item set and, if there are shared negatives, a range of these.
         own_M: bool, whether a positive's own id is hidden from its query.
     """
 
@@ -35,17 +35,20 @@ class Hidden:
     own_M: Tensor
 
     def of(self, queries: Tensor) -> "Hidden":
-        """Those of some queries whose positives are not hidden."""
+        """Returns the hidden negatives of some queries.
+
+        The positives of these queries must not be hidden: `own_M` of the result is empty.
+        """
         return Hidden(
             self.negative_H, self.first_RP[:, queries], self.count_RP[:, queries], self.own_M[:0]
         )
 
     def cells(self, rows: slice, columns: list[slice]) -> tuple[Tensor, Tensor]:
-        """(row, column) of all hidden negatives in a block of logits.
+        """Returns (row, column) of all hidden negatives in a block of logits.
 
         Args:
-            rows: the queries.
-            columns: the negatives next to one another: those of the item set, then the shared ones.
+            rows: the queries of the block.
+            columns: the negatives of the block: those of the item set, then the shared ones.
         """
         hidden_rows = []
         hidden_columns = []
@@ -59,13 +62,15 @@ class Hidden:
 
 
 class SeenItems:
-    """The items of some histories, by position, and the negatives with the same ids."""
+    """Finds the negatives that occur in histories up to a position."""
 
     def __init__(self, id_N: Tensor, offsets_B1: Tensor, negatives: NegativeSets) -> None:
-        """
+        """Lists all pairs of a history's item and a negative with the same id.
+
         Args:
-            id_N: row ids, as the negatives have them.
+            id_N: row ids of the histories' items; the negatives' ids are row ids, too.
             offsets_B1: bounds of the histories.
+            negatives: the negatives of all queries.
         """
         self._ids = id_N
         self._offsets_B1 = offsets_B1
@@ -73,13 +78,13 @@ class SeenItems:
         self._sets = len(negatives.counts_S)
         self._has_shared = negatives.shared > 0
 
-        # Every pair of a negative and a position with its id.
+        # All pairs of a negative and a position that holds its id.
         sorted_N, position_N = torch.sort(id_N, stable=True)
         first_n = torch.searchsorted(sorted_N, negatives.ids_n)
         count_n = torch.searchsorted(sorted_N, negatives.ids_n, right=True) - first_n
         negative_H, index_H = ranges(first_n, count_n)
 
-        # Sorted by item set, then by position, so that the positions a query has seen are a range.
+        # The pairs are sorted by item set, then by position: what a query has seen is a range.
         counts = torch.tensor([*negatives.counts_S, negatives.shared], device=id_N.device)
         key_H = numbers(counts)[negative_H] * len(id_N) + position_N[index_H]
         self._key_H, order = torch.sort(key_H)
@@ -88,12 +93,12 @@ class SeenItems:
     def hidden(
         self, position_P: Tensor, query_counts_S: list[int], positives: WeighedPositives
     ) -> Hidden:
-        """Hides from every query what its history has seen up to its position, inclusive.
+        """Returns what is hidden from every query: its history up to and including its position.
 
         Args:
-            position_P: position of each query, among the N.
+            position_P: position of each query among the N positions.
             query_counts_S: number of queries of each item set.
-            positives: of the queries.
+            positives: positives of the queries.
         """
         set_P = numbers(torch.tensor(query_counts_S, device=position_P.device))
         start_P = self._offsets_B1[self._history_N[position_P]]
@@ -113,11 +118,11 @@ class SeenItems:
         return Hidden(self._negative_H, torch.stack(first), torch.stack(count), own_M)
 
     def _seen(self, position_M: Tensor, positives: WeighedPositives) -> Tensor:
-        """bool [M]: whether a history has seen a positive's own id by a position."""
+        """Returns bool [M]: whether a positive's id is in the history up to a position."""
         if not len(position_M):
             return torch.zeros(0, dtype=torch.bool, device=position_M.device)
 
-        # The first position of an id in a history comes first among equal keys: the sort is stable.
+        # The sort is stable: of an id's positions in a history, the earliest comes first.
         span = torch.maximum(self._ids.amax(), positives.id_M.amax()) + 1
         key_N, position_N = torch.sort(self._history_N * span + self._ids, stable=True)
         key_M = self._history_N[position_M] * span + positives.id_M

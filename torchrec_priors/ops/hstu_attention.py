@@ -1,9 +1,9 @@
-"""Jagged causal SiLU attention of HSTU (Zhai et al., 2024, Eq. 2; the printed one has neither alpha
-nor the divisor).
+"""Jagged causal SiLU attention of HSTU (Zhai et al., 2024, Eq. 2) within each sequence.
 
     out_i = (1 / divisor) * sum_{j <= i} SiLU(alpha * q_i . k_j + bias[i - j] + time bias) v_j
 
-within each sequence. The time bias is optional: a number per bucket of the logarithm of t_i - t_j.
+The equation as printed has neither alpha nor the divisor. The time bias is optional. It is one
+number per bucket of the logarithm of t_i - t_j.
 
 `hstu_attention` takes the first of these that can compute its tensors on this machine:
 
@@ -11,10 +11,10 @@ within each sequence. The time bias is optional: a number per bucket of the loga
     `hstu_attention_native`     a C++ kernel on a CPU, compiled when it is first used
     `hstu_attention_blocked`    PyTorch's operations, on any device
 
-`hstu_attention_reference` is the definition, with which tests compare all three.
+`hstu_attention_reference` is the definition; tests compare all three with it.
 
-Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C
-buckets of time.
+Shapes: N tokens in B sequences, H heads, D head width, L distances that have a bias (0 to L - 1),
+C buckets of time.
 """
 
 import importlib.util
@@ -79,19 +79,19 @@ def hstu_attention(
         divisor: the configured context length, so a result does not depend on the batch's longest
             sequence.
         alpha: factor on q.k before the bias.
-        times: bias of time, if any.
+        times: times and biases; None for no time bias.
 
     Returns:
         [N, H, D].
 
     Raises:
-        ValueError: a sequence is longer than the bias is wide.
+        ValueError: a sequence has more than L tokens.
     """
     return _implementation(q_NHD)(q_NHD, k_NHD, v_NHD, offsets_B1, bias_HL, divisor, alpha, times)
 
 
 def _implementation(q_NHD: Tensor) -> Callable[..., Tensor]:
-    """The fastest implementation for such tensors on this machine."""
+    """Returns the fastest implementation for these tensors on this machine."""
     if q_NHD.is_cuda and importlib.util.find_spec("triton") is not None:
         from torchrec_priors.ops.hstu_attention_triton import can_compute, hstu_attention_triton
 

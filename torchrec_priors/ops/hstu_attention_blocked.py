@@ -1,20 +1,22 @@
-"""Jagged HSTU attention by PyTorch's own operations, block by block, forward and backward.
+"""Jagged HSTU attention from PyTorch's operations, block by block, forward and backward.
 
-Sequences of about the same length are padded to a length that depends only on their own, and
-computed together as far as their scores fit into the cache. Queries are multiplied in blocks with
-the keys up to their end: little above the diagonal is computed. Scores are computed again in
-backward; only one block of them is in memory, whatever the batch.
+Sequences of similar lengths are padded to the same length and computed together, as many as have
+scores that fit into the cache. The padded length depends only on the sequence's own length, not on
+the batch. A block of queries is multiplied with the keys up to the end of the block, so little
+above the diagonal is computed. Scores are computed again in backward: only one block of them is in
+memory at a time, however large the batch is.
 
-For one head of one sequence, with dX for the gradient of the loss by X, and * element by element:
+These are the equations for one head of one sequence. dX is the gradient of the loss by X, and * is
+element by element:
 
     S = alpha Q K^T + bias                         W = SiLU(S), 0 above the diagonal
     O = W V / divisor                              G = dO / divisor
     dV = W^T G                                     dS = (G V^T) * SiLU'(S)
     dQ = alpha dS K                                dK = alpha dS^T Q
-    dbias = sums of dS over all pairs of the same distance, and over those of a bucket of time
+    dbias = sums of dS over all pairs of a distance, and over all pairs of a bucket of time
 
-Shapes: N tokens, P padded tokens; of a chunk: n sequences of T padded tokens; of a block: R
-queries, K keys; H heads, D head width, L the longest distance the bias knows, C buckets of time.
+Shapes: N tokens, P padded tokens; within a chunk, n sequences of T padded tokens; within a block,
+R queries and K keys; H heads, D head width, L distances that have a bias, C buckets of time.
 """
 
 from collections.abc import Iterator
@@ -27,9 +29,9 @@ from torch.autograd.function import once_differentiable
 from torchrec_priors.ops.padded_chunks import Chunk, PaddedChunks
 from torchrec_priors.ops.time_bias import TimeBias, time_bucket
 
-_QUERIES = 64  # of a block
-_SCORES = 1 << 19  # of a block, where it has more than one sequence
-_NEVER = -1e30  # as a bias: SiLU and its derivative are exactly 0
+_QUERIES = 64  # in a block
+_SCORES = 1 << 19  # in a block; a block of a single sequence may have more
+_NEVER = -1e30  # a bias with which SiLU and its derivative are exactly 0
 
 
 def hstu_attention_blocked(
@@ -42,7 +44,7 @@ def hstu_attention_blocked(
     alpha: float,
     times: TimeBias | None = None,
 ) -> Tensor:
-    """See `hstu_attention`. Computes in float32, or in float64 if the queries are."""
+    """See `hstu_attention`. Computes in float32, or in float64 if the queries are float64."""
     lengths = (offsets_B1[1:] - offsets_B1[:-1]).tolist()
     if max(lengths, default=0) > bias_HL.shape[1]:
         raise ValueError(
@@ -59,7 +61,7 @@ def hstu_attention_blocked(
 
 
 def _sequences(padded: int, heads: int) -> int:
-    """The number of sequences that are computed together."""
+    """Returns how many sequences of a padded length are computed together."""
     return max(1, _SCORES // (heads * min(_QUERIES, padded) * padded))
 
 
@@ -111,7 +113,7 @@ class _Attention(torch.autograd.Function):
         grads_PHD = [
             work.buffer(f"grad_{name}", len(plan.token_P), *q_NHD.shape[1:]) for name in "qkv"
         ]
-        # The longest distance first.
+        # Columns start with the longest distance (see `_add_diagonals`).
         grad_HL = q_NHD.new_zeros(len(bias_HL), plan.longest, dtype=work.dtype)
         grad_HC = None if bias_HC is None else torch.zeros_like(bias_HC, dtype=work.dtype)
 
@@ -134,64 +136,66 @@ class _Attention(torch.autograd.Function):
                 weights = torch.ops.aten.silu.out(scores, out=work.buffer("weights", *scores.shape))
 
                 # dV is added up; dS overwrites W, which is not needed any more.
-                of_keys = work.buffer("of_keys", len(k), keys.stop, k.shape[2])
-                sum_v[:, keys] += torch.bmm(weights.transpose(1, 2), grad[:, rows], out=of_keys)
-                of_scores = torch.bmm(grad[:, rows], v[:, keys].transpose(1, 2), out=weights)
-                torch.ops.aten.silu_backward.grad_input(of_scores, scores, grad_input=of_scores)
+                key_sums = work.buffer("key_sums", len(k), keys.stop, k.shape[2])
+                sum_v[:, keys] += torch.bmm(weights.transpose(1, 2), grad[:, rows], out=key_sums)
+                grad_scores = torch.bmm(grad[:, rows], v[:, keys].transpose(1, 2), out=weights)
+                torch.ops.aten.silu_backward.grad_input(grad_scores, scores, grad_input=grad_scores)
 
-                # dK is added up over blocks; dQ of these queries is complete.
-                sum_k[:, keys] += torch.bmm(of_scores.transpose(1, 2), q[:, rows], out=of_keys)
+                # dK is added up; dQ of these queries is complete.
+                sum_k[:, keys] += torch.bmm(grad_scores.transpose(1, 2), q[:, rows], out=key_sums)
                 block = work.buffer("block", len(k), rows.stop - rows.start, k.shape[2])
-                torch.bmm(of_scores, k[:, keys], out=block)
+                torch.bmm(grad_scores, k[:, keys], out=block)
                 torch.mul(_by_sequence(block, chunk), ctx.alpha, out=grad_q[:, :, rows])
 
                 # dbias, by distance and by bucket of time.
-                _add_diagonals(grad_HL, _by_sequence(of_scores, chunk))
+                _add_diagonals(grad_HL, _by_sequence(grad_scores, chunk))
                 if grad_HC is not None:
-                    work.add_buckets(grad_HC, _by_sequence(of_scores, chunk), chunk, rows, keys)
+                    work.add_buckets(grad_HC, _by_sequence(grad_scores, chunk), chunk, rows, keys)
 
             torch.mul(_by_sequence(sum_k, chunk), ctx.alpha, out=grad_k)
             grad_v.copy_(_by_sequence(sum_v, chunk))
 
-        of_q, of_k, of_v = (x.index_select(0, plan.place_N).to(q_NHD.dtype) for x in grads_PHD)
+        grads_NHD = [x.index_select(0, plan.place_N).to(q_NHD.dtype) for x in grads_PHD]
         grad_bias_HL = torch.zeros_like(bias_HL)
         grad_bias_HL[:, : plan.longest] = grad_HL.flip(1)[:, : bias_HL.shape[1]]
         grad_bias_HC = None if grad_HC is None else grad_HC.to(bias_HC.dtype)
-        return of_q, of_k, of_v, grad_bias_HL, grad_bias_HC, None, None, None, None
+        return *grads_NHD, grad_bias_HL, grad_bias_HC, None, None, None, None
 
 
 def _blocks(padded: int) -> Iterator[tuple[slice, slice]]:
-    """(queries, the keys up to their end) of each block."""
+    """Yields the queries of each block, and the keys up to the end of these queries."""
     for start in range(0, padded, _QUERIES):
         stop = min(start + _QUERIES, padded)
         yield slice(start, stop), slice(0, stop)
 
 
 def _by_sequence(x: Tensor, chunk: Chunk) -> Tensor:
+    """Returns a view [n, H, ...] of [n * H, ...]."""
     return x.unflatten(0, (chunk.sequences, -1))
 
 
-def _add_diagonals(grad_HL: Tensor, of_scores_nHRK: Tensor) -> None:
-    """Adds the sums over each diagonal, the last query's distance to the first key first.
+def _add_diagonals(grad_HL: Tensor, grad_scores_nHRK: Tensor) -> None:
+    """Adds the sum of each diagonal to `grad_HL`.
 
-    If row i is moved i places to the left, diagonals are columns. That is a view: a row that is
-    read before its first number continues at the end of the row above, where everything above the
-    diagonal is 0.
+    All cells of a diagonal have the same distance. The longest distance, from the last query to
+    the first key, comes first. If row i is shifted i places to the left, diagonals become columns.
+    This needs only a view with longer strides. In the view, the cells left of a row's first number
+    are the end of the row above; they are above the diagonal and therefore 0.
     """
-    sequences, heads, queries, keys = of_scores_nHRK.shape
+    sequences, heads, queries, keys = grad_scores_nHRK.shape
     first = keys - queries + 1
-    grad_HL[:, -first:] += of_scores_nHRK[:, :, 0, :first].sum(0)
+    grad_HL[:, -first:] += grad_scores_nHRK[:, :, 0, :first].sum(0)
     if queries > 1:
-        moved = of_scores_nHRK.as_strided(
+        moved = grad_scores_nHRK.as_strided(
             (sequences, heads, queries - 1, keys),
             (heads * queries * keys, queries * keys, keys + 1, 1),
-            of_scores_nHRK.storage_offset() + keys + 2 - queries,
+            grad_scores_nHRK.storage_offset() + keys + 2 - queries,
         )
         grad_HL[:, -keys:] += moved.sum((0, 2))
 
 
 class _Work:
-    """Scratch of one pass, which every block uses again, and the scores of a block."""
+    """Computes the scores of blocks. Its scratch memory serves all blocks of a pass."""
 
     def __init__(
         self,
@@ -212,8 +216,10 @@ class _Work:
         self.bias_HRL = self._bias(bias_HL)
 
     def _bias(self, bias_HL: Tensor) -> Tensor:
-        """Bias of every query of a block for the keys from `longest` before the block to its
-        end.
+        """Returns the biases of a block's queries, [H, R, keys].
+
+        Keys range from `longest` tokens before the block to its end, so each block finds its biases
+        in a slice.
         """
         query = torch.arange(min(_QUERIES, self.plan.longest), device=self.device)
         key = torch.arange(-self.plan.longest, len(query), device=self.device)
@@ -223,8 +229,9 @@ class _Work:
         return bias.masked_fill_(distance_RL < 0, _NEVER)
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        """A tensor of a shape, with whatever is in it; the next call with the same name may
-        overwrite it.
+        """Returns a tensor of a shape, uninitialised.
+
+        The next call with the same name may overwrite it.
         """
         size = 1
         for length in shape:
@@ -237,7 +244,7 @@ class _Work:
     def gather(
         self, name: str, x_NHD: Tensor, chunk: Chunk, scale_P: Tensor | None = None
     ) -> Tensor:
-        """[n * H, T, D]: a chunk's tokens, multiplied by `scale_P` if given."""
+        """Returns the tokens of a chunk, [n * H, T, D], multiplied by `scale_P` if given."""
         _, heads, width = x_NHD.shape
         rows = x_NHD.flatten(1).index_select(0, self.plan.token_P[chunk.rows])
         rows_nHTD = rows.view(chunk.sequences, chunk.padded, heads, width).transpose(1, 2)
@@ -251,28 +258,31 @@ class _Work:
         return out.flatten(0, 1)
 
     def scores(self, q: Tensor, k: Tensor, chunk: Chunk, rows: slice, keys: slice) -> Tensor:
-        """alpha q.k + bias: [n * H, R, K]."""
+        """Returns alpha q.k + bias of a block, [n * H, R, K]."""
         scores = self.buffer("scores", len(q), rows.stop - rows.start, keys.stop)
         begin = self.plan.longest - rows.start
         scores_nHRK = _by_sequence(scores, chunk)
         scores_nHRK.copy_(self.bias_HRL[:, : scores.shape[1], begin : begin + keys.stop])
         if self.bias_HC is not None:
             bucket_nRK = self._buckets(chunk, rows, keys)
-            of_time = self.bias_HC.index_select(1, bucket_nRK.flatten()).unflatten(
+            time_scores = self.bias_HC.index_select(1, bucket_nRK.flatten()).unflatten(
                 1, bucket_nRK.shape
             )
-            scores_nHRK += of_time.transpose(0, 1)
+            scores_nHRK += time_scores.transpose(0, 1)
         return scores.baddbmm_(q[:, rows], k[:, keys].transpose(1, 2), alpha=self.alpha)
 
     def add_buckets(
-        self, grad_HC: Tensor, of_scores_nHRK: Tensor, chunk: Chunk, rows: slice, keys: slice
+        self, grad_HC: Tensor, grad_scores_nHRK: Tensor, chunk: Chunk, rows: slice, keys: slice
     ) -> None:
-        """Adds the sums over each bucket of time."""
+        """Adds the gradients of scores, summed over each bucket of time, to `grad_HC`."""
         bucket = self._buckets(chunk, rows, keys).flatten()
-        of_scores = of_scores_nHRK.transpose(0, 1).flatten(1)
-        grad_HC += torch.zeros_like(grad_HC).scatter_add_(1, bucket.expand_as(of_scores), of_scores)
+        grad_scores = grad_scores_nHRK.transpose(0, 1).flatten(1)
+        grad_HC += torch.zeros_like(grad_HC).scatter_add_(
+            1, bucket.expand_as(grad_scores), grad_scores
+        )
 
     def _buckets(self, chunk: Chunk, rows: slice, keys: slice) -> Tensor:
+        """Returns the bucket of time of each query and key, [n, R, K]."""
         assert self.time_N is not None
         time_nT = self.time_N[self.plan.token_P[chunk.rows]].view(chunk.sequences, chunk.padded)
         return time_bucket(time_nT[:, rows, None] - time_nT[:, None, keys])

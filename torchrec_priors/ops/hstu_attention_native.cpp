@@ -1,9 +1,10 @@
-// Jagged causal SiLU attention on a CPU: each head of each sequence by one thread, whatever else is in the batch.
+// Jagged causal SiLU attention on a CPU. One thread computes one head of one sequence; the result does not depend on
+// the rest of the batch.
 //
 //   s_ij = alpha q_i . k_j + bias[i - j] + time bias,  out_i = 1 / divisor sum_{j <= i} silu(s_ij) v_j
 //
-// Products are register tiles of ROWS x 2 vectors; scores live in a strip of a few rows and are computed again in
-// backward. What stands above the diagonal has a bias of NEVER, where silu and its derivative are exactly 0.
+// Products are register tiles of ROWS x 2 vectors. Scores are kept in a strip of a few rows and are computed again in
+// backward. Scores above the diagonal get the bias NEVER, with which silu and its derivative are exactly 0.
 
 #include <omp.h>
 
@@ -23,10 +24,10 @@ constexpr int LANES = 8, ROWS = 4;
 #else
 constexpr int LANES = 4, ROWS = 4;
 #endif
-constexpr int PANEL = 2 * LANES;  // keys, or numbers of a head, of a tile; also the rows of a strip
+constexpr int PANEL = 2 * LANES;  // keys (or numbers of a head) in a tile; also rows in a strip
 static_assert(PANEL % ROWS == 0);
 constexpr float NEVER = -1e30f;
-constexpr int BUCKETS = 40;  // of time
+constexpr int BUCKETS = 40;  // buckets of time
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
@@ -108,10 +109,10 @@ class Scratch {
   float* at_;
 };
 
-// What one head of one sequence needs.
+// One head of one sequence: its inputs, padded with zeros, and scratch memory.
 struct Head {
   const Batch& batch;
-  int64_t padded, wide, zero;  // tokens up to a panel; width up to a panel; where the bias of distance 0 stands
+  int64_t padded, wide, zero;  // tokens and width, rounded up to panels; index of the bias of distance 0
   int64_t start = 0, length = 0, head = 0;
   float *q, *k, *v, *k_panels, *bias, *strip, *of_time;
   int32_t* bucket;
@@ -141,7 +142,7 @@ struct Head {
     std::fill(bias + zero + 1, bias + zero + 2 * PANEL, NEVER);
   }
 
-  // [T, width], zeros where there are no tokens or numbers.
+  // Copies the numbers to [T, width], with zeros as padding.
   void rows(float* to, const Heads& from, float factor) const {
     const int64_t end = up(length, PANEL);
     std::memset(to, 0, sizeof(float) * end * wide);
@@ -151,7 +152,7 @@ struct Head {
     }
   }
 
-  // The same for b of a product with keys in its columns: [T / PANEL, width, PANEL].
+  // Copies them to [T / PANEL, width, PANEL], for products with keys in their columns.
   void panels(float* to, const float* from) const {
     for (int64_t panel = 0; panel < up(length, PANEL); panel += PANEL)
       for (int64_t i = 0; i < PANEL; i++)
@@ -159,7 +160,7 @@ struct Head {
           to[panel * wide + d * PANEL + i] = from[(panel + i) * wide + d];
   }
 
-  // Bias of time of a few rows: of_time and bucket [ROWS, padded].
+  // Writes the time biases of ROWS rows, and their buckets: of_time and bucket, [ROWS, padded].
   void time_rows(int64_t row, int64_t keys) {
     const int64_t* t = batch.times + start;
     for (int r = 0; r < ROWS; r++) {
@@ -233,7 +234,7 @@ void forward(Head& h, const Heads& out) {
 
 struct Gradients {
   Heads q, k, v;
-  float* bias;       // [H, N]: of each sequence and distance
+  float* bias;       // [H, N]: for each sequence, one number per distance
   double* of_time;   // [sequences, H, BUCKETS], or none
 };
 
@@ -252,7 +253,7 @@ struct Backward {
     diagonals = scratch.take(h.zero + 2 * PANEL);
   }
 
-  // silu of a strip's scores, and the gradient of the scores.
+  // Computes silu of a strip's scores, and the gradients of the scores.
   void strip(Head& h, int64_t row, int64_t keys) {
     for (int64_t panel = 0; panel < keys; panel += PANEL) {
       Tile tile, grad{};

@@ -1,10 +1,10 @@
-"""Jagged HSTU attention by a C++ kernel: each head of each sequence by itself, in one thread.
+"""Jagged HSTU attention by a C++ kernel, in which one thread computes one head of one sequence.
 
-A result, gradients included, is the same to the bit whatever else is in the batch and however many
-threads there are: sums over sequences are taken in their order, afterwards.
+Results and gradients do not depend on the rest of the batch or on the number of threads, bit by
+bit: sums over sequences are computed at the end, in the order of the sequences.
 
-Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C
-buckets of time.
+Shapes: N tokens in B sequences, H heads, D head width, L distances that have a bias, C buckets of
+time.
 """
 
 import ctypes
@@ -23,8 +23,10 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def has_native(q_NHD: Tensor) -> bool:
-    """Whether these can be computed here: a CPU's tensors of at most 32 bits, and a compiler, or
-    what it has left.
+    """Returns whether the kernel can compute these queries on this machine.
+
+    They must be on a CPU and have at most 32 bits, and the kernel must be available
+    (see `load_native`).
     """
     return (
         q_NHD.device.type == "cpu" and q_NHD.dtype in _DTYPES and load_native(_SOURCE) is not None
@@ -50,6 +52,8 @@ def hstu_attention_native(
 
 
 class _Heads(ctypes.Structure):
+    """A tensor [N, H, D]: its address, and the strides of tokens and heads."""
+
     _fields_ = (("data", ctypes.c_void_p), ("token", ctypes.c_int64), ("head", ctypes.c_int64))
 
     @classmethod
@@ -60,6 +64,8 @@ class _Heads(ctypes.Structure):
 
 
 class _Gradients(ctypes.Structure):
+    """Where the kernel writes gradients; the C++ code has the same fields."""
+
     _fields_ = (
         ("q", _Heads),
         ("k", _Heads),
@@ -70,6 +76,8 @@ class _Gradients(ctypes.Structure):
 
 
 class _Batch(ctypes.Structure):
+    """A batch, as the kernel takes it; the C++ code has the same fields and explains them."""
+
     _fields_ = (
         ("offsets", ctypes.c_void_p),
         ("order", ctypes.c_void_p),
@@ -88,7 +96,10 @@ class _Batch(ctypes.Structure):
 
 
 class _Inputs:
-    """What both directions read, as the kernel takes it; holds the tensors that it points to."""
+    """The inputs of forward and backward, as the kernel takes them.
+
+    It holds the tensors, so that the kernel's pointers to them stay valid.
+    """
 
     def __init__(self, saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> None:
         q, k, v, bias_HL, bias_HC, offsets_B1, time_N = saved
@@ -121,7 +132,7 @@ class _Inputs:
 
 
 def _single(x: Tensor) -> Tensor:
-    """float32 with numbers of a head side by side."""
+    """Returns the tensor in float32, with contiguous numbers of a head."""
     x = x.detach().float()
     return x if x.stride(-1) == 1 else x.contiguous()
 
@@ -144,12 +155,14 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         ctx.divisor = divisor
         ctx.alpha = alpha
+
         inputs = _Inputs(saved, divisor, alpha)
         if inputs.batch.longest > bias_HL.shape[1]:
             longest = inputs.batch.longest
             raise ValueError(
                 f"a sequence of {longest} tokens is longer than the configured {bias_HL.shape[1]}"
             )
+
         out_NHD = torch.empty(v_NHD.shape)
         _call(
             "hstu_forward",
@@ -162,42 +175,53 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # to be read once: it may be what computes them again
+        # The property is read only once: with activation checkpointing, reading recomputes tensors.
+        saved = ctx.saved_tensors
         q_NHD, _, _, bias_HL, bias_HC, *_ = saved
         inputs = _Inputs(saved, ctx.divisor, ctx.alpha)
-        grad_NHD = _single(grads[0])
-        of_q, of_k, of_v = (torch.empty(q_NHD.shape) for _ in range(3))
-        of_bias_HN = torch.empty(q_NHD.shape[1], len(q_NHD))
-        of_time_BHC = None
+
+        grad_q, grad_k, grad_v = (torch.empty(q_NHD.shape) for _ in range(3))
+        grad_bias_HN = torch.empty(q_NHD.shape[1], len(q_NHD))
+        grad_time_BHC = None
         if bias_HC is not None:
-            of_time_BHC = torch.zeros(
+            grad_time_BHC = torch.zeros(
                 inputs.batch.sequences, len(bias_HC), TIME_BUCKETS, dtype=torch.float64
             )
         out = _Gradients(
-            *(_Heads.of(x) for x in (of_q, of_k, of_v)),
-            of_bias_HN.data_ptr(),
-            None if of_time_BHC is None else of_time_BHC.data_ptr(),
+            *(_Heads.of(x) for x in (grad_q, grad_k, grad_v)),
+            grad_bias_HN.data_ptr(),
+            None if grad_time_BHC is None else grad_time_BHC.data_ptr(),
         )
+
+        grad_NHD = _single(grads[0])
         grad = ctypes.byref(_Heads.of(grad_NHD))
         _call("hstu_backward", ctypes.byref(inputs.batch), *inputs.heads(), grad, ctypes.byref(out))
+
         return (
-            *(x.to(q_NHD.dtype) for x in (of_q, of_k, of_v)),
-            _by_distance(of_bias_HN, inputs, bias_HL),
+            *(x.to(q_NHD.dtype) for x in (grad_q, grad_k, grad_v)),
+            _by_distance(grad_bias_HN, inputs, bias_HL),
             None
-            if of_time_BHC is None or bias_HC is None
-            else of_time_BHC.sum(0).to(bias_HC.dtype),
+            if grad_time_BHC is None or bias_HC is None
+            else grad_time_BHC.sum(0).to(bias_HC.dtype),
             *(None,) * 4,
         )
 
 
-def _by_distance(of_bias_HN: Tensor, inputs: _Inputs, bias_HL: Tensor) -> Tensor:
-    """Sums over sequences: token i of a sequence holds what the distance i has there."""
+def _by_distance(grad_bias_HN: Tensor, inputs: _Inputs, bias_HL: Tensor) -> Tensor:
+    """Returns the gradients of biases, summed over sequences.
+
+    Args:
+        grad_bias_HN: token i of a sequence has the sequence's gradient for distance i.
+        inputs: the inputs of the pass.
+        bias_HL: the biases.
+    """
     starts_N = torch.repeat_interleave(inputs.offsets_B1[:-1], inputs.lengths_B)
-    distance_N = torch.arange(of_bias_HN.shape[1]) - starts_N
-    return torch.zeros_like(bias_HL).index_add_(1, distance_N, of_bias_HN.to(bias_HL.dtype))
+    distance_N = torch.arange(grad_bias_HN.shape[1]) - starts_N
+    return torch.zeros_like(bias_HL).index_add_(1, distance_N, grad_bias_HN.to(bias_HL.dtype))
 
 
 def _call(name: str, *arguments: Any) -> None:
+    """Calls a function of the C++ library. Raises MemoryError if it lacks memory."""
     library = load_native(_SOURCE)
     assert library is not None
     if getattr(library, name)(*arguments):

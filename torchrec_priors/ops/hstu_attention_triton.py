@@ -1,19 +1,21 @@
-"""Jagged HSTU attention by Triton kernels: fused forward and backward, nothing of size [T, T] in
-memory.
+"""Jagged HSTU attention by Triton kernels, fused in forward and backward.
 
-A program is one block of queries (or keys, for the gradients of keys and values) of one head of one
-sequence, the longest sequences and their heaviest blocks first; blocks above the diagonal are not
-visited. Products take the inputs' type and add up in float32. There are no atomics: gradients of
-queries come from one kernel, those of keys and values from another, and what each block of queries
-adds to the biases is kept ([H, L / 64, N] and [B, H, L / 64, C] floats) and summed in order, so
-that a step repeated gives the same bits. `hstu_attention_blocked.py` lists the gradients.
+Nothing of size [T, T] is in memory, for a sequence of T tokens. A program computes one block of
+queries (or of keys, for the gradients of keys and values) of one head of one sequence. The longest
+sequences, and their blocks with the most work, come first; blocks above the diagonal are not
+visited. Factors of products have the type of the inputs, and sums are in float32.
 
-Shapes: N tokens in B sequences, H heads, D head width, L the longest distance the bias knows, C
-buckets of time.
+Without atomics, a repeated step gives the same bits: one kernel computes the gradients of queries,
+another one those of keys and values. For the biases, each block of queries stores its part of the
+gradients ([H, L / 64, N] and [B, H, L / 64, C] floats), and the parts are summed in order.
+`hstu_attention_blocked.py` lists the equations of the gradients.
+
+Shapes: N tokens in B sequences, H heads, D head width, L distances that have a bias, C buckets of
+time.
 """
 
 # mypy: disable-error-code="no-untyped-def"
-# (Triton reads the types of a kernel's arguments when it is called.)
+# Kernels have no annotations: Triton reads the types of the arguments at each call.
 
 from typing import Any
 
@@ -26,14 +28,18 @@ from torch.autograd.function import once_differentiable
 from torchrec_priors.ops.time_bias import TIME_BUCKETS, TimeBias
 
 BLOCK = 64
-_MOST_WIDTH = 256  # of a head
+_MOST_WIDTH = 256  # the largest width of a head
 _BUCKETS = tl.constexpr(TIME_BUCKETS)
-_BUCKETS_PADDED = tl.constexpr(64)
+_BUCKETS_PADDED = tl.constexpr(64)  # Triton's ranges have powers of two as lengths
 
 
 @triton.jit
 def _block(offsets, order, heads, blocks, BLOCK: tl.constexpr):
-    """(sequence, head, first position of the block, where the sequence begins, its length)."""
+    """Returns what this program computes, as five numbers.
+
+    They are the sequence, the head, the first position of the block, the first token of the
+    sequence, and the length of the sequence. Late positions come first: they see the most keys.
+    """
     pid = tl.program_id(0)
     sequence = tl.load(order + pid // (heads * blocks))
     head = pid // blocks % heads
@@ -44,30 +50,32 @@ def _block(offsets, order, heads, blocks, BLOCK: tl.constexpr):
 
 @triton.jit
 def _rows(base, position, length, token, width, WIDTH: tl.constexpr):
-    """[BLOCK, WIDTH] of positions of a sequence; zeros beyond its end and beyond the head's
-    width.
+    """Loads positions of a sequence, [BLOCK, WIDTH].
+
+    Beyond the end of the sequence and the width of the head, numbers are 0.
     """
     column = tl.arange(0, WIDTH)
-    there = (position < length)[:, None] & (column < width)[None, :]
+    exists = (position < length)[:, None] & (column < width)[None, :]
     return tl.load(
-        base + position.to(tl.int64)[:, None] * token + column[None, :], mask=there, other=0.0
+        base + position.to(tl.int64)[:, None] * token + column[None, :], mask=exists, other=0.0
     )
 
 
 @triton.jit
 def _store_rows(base, rows, position, length, token, width, WIDTH: tl.constexpr):
+    """Stores positions of a sequence, up to its end and up to the width of the head."""
     column = tl.arange(0, WIDTH)
-    there = (position < length)[:, None] & (column < width)[None, :]
+    exists = (position < length)[:, None] & (column < width)[None, :]
     tl.store(
         base + position.to(tl.int64)[:, None] * token + column[None, :],
         rows.to(base.dtype.element_ty),
-        mask=there,
+        mask=exists,
     )
 
 
 @triton.jit
 def _bucket(query_time, key_time):
-    """`time_bucket` of the differences."""
+    """Returns `time_bucket` of the differences in time."""
     gap = tl.maximum(query_time - key_time, 0)
     bits = (gap // 1000 + 1).to(tl.float64).to(tl.int64, bitcast=True)
     return tl.minimum((bits >> 52) - 1023, _BUCKETS - 1).to(tl.int32)
@@ -75,8 +83,9 @@ def _bucket(query_time, key_time):
 
 @triton.jit
 def _biases(bias, times, time_bias, query, key, length, TIMED: tl.constexpr):
-    """What is added to q.k, and where a query sees a key; both of the shape that query and key
-    broadcast to.
+    """Returns what is added to q.k, and whether the query sees the key.
+
+    Both have the shape to which `query` and `key` broadcast.
     """
     distance = query - key
     seen = (distance >= 0) & (query < length)
@@ -95,14 +104,18 @@ def _forward(
     heads, blocks, longest, width, alpha, scale,
     TIMED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
+    """Writes the output of a block of queries."""
     _, head, first, start, length = _block(offsets, order, heads, blocks, BLOCK)
+    # There are programs for L positions of every sequence, but most sequences are shorter.
     if first >= length:
         return
+
     q += start * q_token + head * q_head
     k += start * k_token + head * k_head
     v += start * v_token + head * v_head
     query = first + tl.arange(0, BLOCK)
     queries = _rows(q, query, length, q_token, width, WIDTH)
+
     total = tl.zeros([BLOCK, WIDTH], tl.float32)
     for begin in range(0, first + BLOCK, BLOCK):
         key = begin + tl.arange(0, BLOCK)
@@ -120,41 +133,56 @@ def _forward(
         weights = tl.where(seen, scores / (1.0 + tl.exp(-scores)), 0.0)
         values = _rows(v, key, length, v_token, width, WIDTH)
         total = tl.dot(weights.to(values.dtype), values, total, input_precision=PRECISION)
+
     out += start * out_token + head * out_head
     _store_rows(out, total * scale, query, length, out_token, width, WIDTH)
 
 
 @triton.jit
 def _backward_queries(
-    q, k, v, grad, grad_q, of_distance, of_time, bias, times, time_bias, offsets, order,
+    q, k, v, grad, grad_q, distance_sums, time_sums, bias, times, time_bias, offsets, order,
     q_token, q_head, k_token, k_head, v_token, v_head, out_token, out_head,
     heads, blocks, longest, width, tokens, alpha, scale,
     TIMED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of queries, and what these add to the biases' gradients."""
+    """Writes the gradients of a block of queries, and the block's part of the biases' gradients.
+
+    The gradients of the scores are summed over each distance between query and key, and over each
+    bucket of time. The sums go to `distance_sums` and `time_sums`.
+    """
     sequence, head, first, start, length = _block(offsets, order, heads, blocks, BLOCK)
+    # There are programs for L positions of every sequence, but most sequences are shorter.
     if first >= length:
         return
+
+    # Each pointer moves to this program's sequence, head and block.
     q += start * q_token + head * q_head
     k += start * k_token + head * k_head
     v += start * v_token + head * v_head
     grad += start * out_token + head * out_head
-    of_distance += (head * blocks + first // BLOCK).to(tl.int64) * tokens + start
+    distance_sums += (head * blocks + first // BLOCK).to(tl.int64) * tokens + start
+
     row = tl.arange(0, BLOCK)
     query = first + row
     queries = _rows(q, query, length, q_token, width, WIDTH)
     grads = _rows(grad, query, length, out_token, width, WIDTH)
     total = tl.zeros([BLOCK, WIDTH], tl.float32)
+
+    # A distance is a diagonal of the scores. If row i is rotated i places to the left, diagonals
+    # become columns. A column has two parts: cells `inside`, and cells that were rotated around the
+    # end. The distance of the latter is greater by BLOCK: it is that of the cells `inside` of the
+    # previous block of keys. So the sums of these two are added.
     moved = (row[:, None] + row[None, :]) % BLOCK
     inside = row[:, None] + row[None, :] < BLOCK
-    farther = tl.zeros(
-        [BLOCK], tl.float32
-    )  # diagonals that the block of keys before this one began
+    farther = tl.zeros([BLOCK], tl.float32)  # the `inside` sums of the previous block of keys
     bucket_sums = tl.zeros([_BUCKETS_PADDED], tl.float32)
+
     for begin in range(0, first + BLOCK, BLOCK):
         key = begin + row
         keys = _rows(k, key, length, k_token, width, WIDTH)
         values = _rows(v, key, length, v_token, width, WIDTH)
+
+        # The scores are computed again, as nothing of their size was kept.
         added, seen = _biases(
             bias + head * longest,
             times + start,
@@ -165,29 +193,36 @@ def _backward_queries(
             TIMED,
         )
         scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION) * alpha + added
+
+        # Through SiLU: its derivative is sigmoid(s) (1 + s (1 - sigmoid(s))).
         sigmoid = 1.0 / (1.0 + tl.exp(-scores))
-        of_weights = tl.dot(grads, tl.trans(values), input_precision=PRECISION) * scale
-        of_scores = tl.where(seen, of_weights * sigmoid * (1.0 + scores * (1.0 - sigmoid)), 0.0)
-        total = tl.dot(of_scores.to(keys.dtype), keys, total, input_precision=PRECISION)
-        # Row i moved i places to the left, around the end: diagonals in columns; what went around
-        # is a block farther.
-        diagonals = tl.gather(of_scores, moved, 1)
+        grad_weights = tl.dot(grads, tl.trans(values), input_precision=PRECISION) * scale
+        grad_scores = tl.where(seen, grad_weights * sigmoid * (1.0 + scores * (1.0 - sigmoid)), 0.0)
+        total = tl.dot(grad_scores.to(keys.dtype), keys, total, input_precision=PRECISION)
+
+        # With this block, the diagonals that the previous block began are complete.
+        diagonals = tl.gather(grad_scores, moved, 1)
         around = tl.sum(tl.where(inside, 0.0, diagonals), 0)
         distance = first - begin + BLOCK - row
-        tl.store(of_distance + distance, farther + around, mask=distance < length)
+        tl.store(distance_sums + distance, farther + around, mask=distance < length)
         farther = tl.sum(tl.where(inside, diagonals, 0.0), 0)
+
+        # Only the buckets from the block's smallest to its largest are summed; mostly they are few.
         if TIMED:
             query_time = tl.load(times + start + query, mask=query < length, other=0)
             key_time = tl.load(times + start + key, mask=key < length, other=0)
             bucket = _bucket(query_time[:, None], key_time[None, :])
             for number in range(tl.min(bucket), tl.max(bucket) + 1):
-                found = tl.sum(tl.where(bucket == number, of_scores, 0.0))
-                bucket_sums += tl.where(tl.arange(0, _BUCKETS_PADDED) == number, found, 0.0)
-    tl.store(of_distance - row, farther, mask=row == 0)
+                bucket_sum = tl.sum(tl.where(bucket == number, grad_scores, 0.0))
+                bucket_sums += tl.where(tl.arange(0, _BUCKETS_PADDED) == number, bucket_sum, 0.0)
+
+    # Of the last block of keys, only the main diagonal is left, which has distance 0.
+    tl.store(distance_sums - row, farther, mask=row == 0)
     grad_q += start * out_token + head * out_head
     _store_rows(grad_q, total * alpha, query, length, out_token, width, WIDTH)
+
     if TIMED:
-        at = of_time + ((sequence * heads + head) * blocks + first // BLOCK) * _BUCKETS
+        at = time_sums + ((sequence * heads + head) * blocks + first // BLOCK) * _BUCKETS
         number = tl.arange(0, _BUCKETS_PADDED)
         tl.store(at + number, bucket_sums, mask=number < _BUCKETS)
 
@@ -199,24 +234,30 @@ def _backward_keys(
     heads, blocks, longest, width, alpha, scale,
     TIMED: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of keys and values: all that came after them, in order."""
+    """Writes the gradients of a block of keys and values: sums over the queries that see them."""
+    # The first keys come first, not last: they have the most work, as the most queries see them.
     _, head, place, start, length = _block(offsets, order, heads, blocks, BLOCK)
-    first = (blocks - 1) * BLOCK - place  # the first keys are the heaviest: most queries see them
+    first = (blocks - 1) * BLOCK - place
     if first >= length:
         return
+
     q += start * q_token + head * q_head
     k += start * k_token + head * k_head
     v += start * v_token + head * v_head
     grad += start * out_token + head * out_head
+
     key = first + tl.arange(0, BLOCK)
     keys = _rows(k, key, length, k_token, width, WIDTH)
     values = _rows(v, key, length, v_token, width, WIDTH)
     sum_k = tl.zeros([BLOCK, WIDTH], tl.float32)
     sum_v = tl.zeros([BLOCK, WIDTH], tl.float32)
+
     for begin in range(first, length, BLOCK):
         query = begin + tl.arange(0, BLOCK)
         queries = _rows(q, query, length, q_token, width, WIDTH)
         grads = _rows(grad, query, length, out_token, width, WIDTH)
+
+        # Scores [keys, queries]: the transpose of the forward pass.
         added, seen = _biases(
             bias + head * longest,
             times + start,
@@ -230,9 +271,11 @@ def _backward_keys(
         sigmoid = 1.0 / (1.0 + tl.exp(-scores))
         weights = tl.where(seen, scores * sigmoid, 0.0)
         sum_v = tl.dot(weights.to(grads.dtype), grads, sum_v, input_precision=PRECISION)
-        of_weights = tl.dot(values, tl.trans(grads), input_precision=PRECISION) * scale
-        of_scores = tl.where(seen, of_weights * sigmoid * (1.0 + scores * (1.0 - sigmoid)), 0.0)
-        sum_k = tl.dot(of_scores.to(queries.dtype), queries, sum_k, input_precision=PRECISION)
+
+        grad_weights = tl.dot(values, tl.trans(grads), input_precision=PRECISION) * scale
+        grad_scores = tl.where(seen, grad_weights * sigmoid * (1.0 + scores * (1.0 - sigmoid)), 0.0)
+        sum_k = tl.dot(grad_scores.to(queries.dtype), queries, sum_k, input_precision=PRECISION)
+
     to = start * out_token + head * out_head
     _store_rows(grad_k + to, sum_k * alpha, key, length, out_token, width, WIDTH)
     _store_rows(grad_v + to, sum_v * scale, key, length, out_token, width, WIDTH)
@@ -240,17 +283,18 @@ def _backward_keys(
 
 @triton.jit
 def _sum_distances(
-    of_distance, offsets, grad_bias, sequences, blocks, longest, tokens, BLOCK: tl.constexpr
+    distance_sums, offsets, grad_bias, sequences, blocks, longest, tokens, BLOCK: tl.constexpr
 ):
-    """grad_bias[head, distance]: sums over sequences and blocks of queries, in order."""
+    """Writes grad_bias[head, distance]: sums over sequences and blocks of queries, in order."""
     head = tl.program_id(1)
     distance = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([BLOCK], tl.float32)
     for sequence in range(sequences):
         start = tl.load(offsets + sequence)
         length = (tl.load(offsets + sequence + 1) - start).to(tl.int32)
+        # Earlier blocks of queries have no keys at these distances.
         for block in range(tl.program_id(0), tl.cdiv(length, BLOCK)):
-            at = of_distance + (head * blocks + block).to(tl.int64) * tokens + start
+            at = distance_sums + (head * blocks + block).to(tl.int64) * tokens + start
             total += tl.load(
                 at + distance,
                 mask=(distance < length) & (distance < (block + 1) * BLOCK),
@@ -260,7 +304,7 @@ def _sum_distances(
 
 
 def can_compute(q_NHD: Tensor) -> bool:
-    """Whether heads of this width and type have a kernel."""
+    """Returns whether the kernels can compute heads of this width and type."""
     return q_NHD.shape[2] <= _MOST_WIDTH and q_NHD.dtype in (
         torch.float32,
         torch.bfloat16,
@@ -278,8 +322,9 @@ def hstu_attention_triton(
     alpha: float,
     times: TimeBias | None = None,
 ) -> Tensor:
-    """See `hstu_attention`; waits for nothing on the device, where a sequence beyond L fails an
-    assertion.
+    """See `hstu_attention`, but the host does not wait for the device.
+
+    Therefore a sequence of more than L tokens fails an assertion on the device.
     """
     time_N, bias_HC = (None, None) if times is None else (times.time_N, times.bias_HC)
     out_NHD: Tensor = _Attention.apply(
@@ -289,8 +334,9 @@ def hstu_attention_triton(
 
 
 def launch(width: int, backward: bool) -> dict[str, int]:
-    """How a kernel for this width of a head is compiled: as few warps as hold what it sums up in
-    registers.
+    """Returns the options with which a kernel for heads of this width is compiled.
+
+    It gets the smallest number of warps that hold its sums in registers.
     """
     return {
         "num_warps": 4 if width <= (64 if backward else 128) else 8,
@@ -299,7 +345,7 @@ def launch(width: int, backward: bool) -> dict[str, int]:
 
 
 class _Call:
-    """Arguments that all kernels have in common."""
+    """The arguments that all kernels share."""
 
     def __init__(self, saved: tuple[Tensor | None, ...], divisor: float, alpha: float) -> None:
         q, k, v, bias_HL, bias_HC, offsets_B1, time_N = saved
@@ -310,21 +356,26 @@ class _Call:
         self.offsets_B1 = offsets_B1.contiguous()
         lengths_B = self.offsets_B1.diff()
         self.order_B = torch.argsort(lengths_B, descending=True, stable=True)
+
         self.tokens, self.heads, self.width = self.qkv[0].shape
         self.sequences = len(lengths_B)
         self.longest = bias_HL.shape[1]
         self.blocks = triton.cdiv(self.longest, BLOCK)
+
+        # Kernels need a pointer for every argument. Without a time bias, they read neither times
+        # nor time biases, so any tensor serves.
         self.timed = bias_HC is not None
         assert self.timed == (time_N is not None)
-        times = (
-            self.offsets_B1 if time_N is None else time_N.contiguous()
-        )  # not read without a bias of time
+        times = self.offsets_B1 if time_N is None else time_N.contiguous()
         self.biases = [
             self.bias_HL,
             times,
             self.bias_HL if bias_HC is None else bias_HC.contiguous(),
         ]
+
         self.scales = (alpha, 1.0 / divisor)
+
+        # tf32 keeps 10 of the 23 bits of a float32; the three products of tf32x3 keep almost all.
         exact = torch.get_float32_matmul_precision() == "highest"
         padded = max(16, triton.next_power_of_2(self.width))
         self.constants = {
@@ -343,8 +394,14 @@ class _Call:
         tokens: tuple[int, ...] = (),
         backward: bool = False,
     ) -> None:
-        """`like`: what the last of the strides are of, `tokens`: where the kernel wants their
-        number.
+        """Runs a kernel for all blocks of all heads and sequences.
+
+        Args:
+            kernel: the kernel.
+            tensors: further tensors of the kernel, between q, k, v and the biases.
+            like: a tensor with the strides of the output.
+            tokens: the number of tokens, for a kernel that needs it.
+            backward: whether it is a kernel of the backward pass.
         """
         strides = [stride for x in (*self.qkv, like) for stride in x.stride()[:2]]
         sizes = (self.heads, self.blocks, self.longest, self.width, *tokens)
@@ -374,9 +431,11 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(*saved)
         ctx.divisor = divisor
         ctx.alpha = alpha
+
         out_NHD = v_NHD.new_empty(v_NHD.shape)
         if not len(q_NHD):
             return out_NHD
+
         call = _Call(saved, divisor, alpha)
         torch._assert_async((call.offsets_B1.diff() <= call.longest).all())
         call.run(_forward, out_NHD, like=out_NHD)
@@ -385,33 +444,37 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # to be read once: it may be what computes them again
+        # The property is read only once: with activation checkpointing, reading recomputes tensors.
+        saved = ctx.saved_tensors
         q_NHD, _, _, bias_HL, bias_HC, *_ = saved
-        of_q, of_k, of_v = (q_NHD.new_empty(q_NHD.shape) for _ in range(3))
-        of_bias_HL = torch.zeros_like(bias_HL)
-        of_bias_HC = None if bias_HC is None else torch.zeros_like(bias_HC)
+        grad_q, grad_k, grad_v = (q_NHD.new_empty(q_NHD.shape) for _ in range(3))
+        grad_bias_HL = torch.zeros_like(bias_HL)
+        grad_bias_HC = None if bias_HC is None else torch.zeros_like(bias_HC)
+
         if len(q_NHD):
             call = _Call(saved, ctx.divisor, ctx.alpha)
             grad_NHD = grads[0].contiguous()
-            of_distance = torch.empty(call.heads, call.blocks, call.tokens, device=q_NHD.device)
-            of_time = of_distance
+            distance_sums = torch.empty(call.heads, call.blocks, call.tokens, device=q_NHD.device)
+            time_sums = distance_sums  # not used without a time bias
             if call.timed:
                 shape = (call.sequences, call.heads, call.blocks, TIME_BUCKETS)
-                of_time = torch.zeros(shape, device=q_NHD.device)
-            more = (of_q, of_distance, of_time)
+                time_sums = torch.zeros(shape, device=q_NHD.device)
+            outputs = (grad_q, distance_sums, time_sums)
             call.run(
                 _backward_queries,
                 grad_NHD,
-                *more,
+                *outputs,
                 like=grad_NHD,
                 tokens=(call.tokens,),
                 backward=True,
             )
-            call.run(_backward_keys, grad_NHD, of_k, of_v, like=grad_NHD, backward=True)
+            call.run(_backward_keys, grad_NHD, grad_k, grad_v, like=grad_NHD, backward=True)
+
+            # The parts of the biases' gradients are summed in order.
             sizes = (call.sequences, call.blocks, call.longest, call.tokens)
             _sum_distances[(call.blocks, call.heads)](
-                of_distance, call.offsets_B1, of_bias_HL, *sizes, BLOCK=BLOCK
+                distance_sums, call.offsets_B1, grad_bias_HL, *sizes, BLOCK=BLOCK
             )
-            if of_bias_HC is not None:
-                of_bias_HC = of_time.sum((0, 2)).to(of_bias_HC.dtype)
-        return of_q, of_k, of_v, of_bias_HL, of_bias_HC, None, None, None, None
+            if grad_bias_HC is not None:
+                grad_bias_HC = time_sums.sum((0, 2)).to(grad_bias_HC.dtype)
+        return grad_q, grad_k, grad_v, grad_bias_HL, grad_bias_HC, None, None, None, None

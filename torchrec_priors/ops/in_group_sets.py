@@ -1,7 +1,7 @@
 """The input of an in-group softmax: positives of queries, and the negatives of their item sets.
 
-Shapes: M positives sorted by query, X vectors that positives are among, S item sets, n negatives in
-all, one set after another, those that are shared last.
+Shapes: M positives sorted by query; X item vectors, from which positives are taken; S item sets;
+n negatives in all, one set after another, the shared ones last.
 """
 
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from torchrec_priors.ops.ranges import numbers
 
 @dataclass(frozen=True)
 class NegativeSets:
-    """Negatives of every item set, and those that all queries share.
+    """The negatives of every item set, and the negatives that all queries share.
 
     Attributes:
-        vectors_nd: vectors that queries are multiplied with.
+        vectors_nd: vectors of the negatives; queries are multiplied with them.
         ids_n: int64 row ids, ascending within a set and within the shared negatives.
         counts_S: number of negatives of each set.
-        shared: number of negatives of every query; together with `counts_S` they add up to n.
-        shifts_n: added to the negatives' logits, the same for all copies of an id in a set.
-            -log(expected copies) makes the sum an unbiased estimate of the sum over all eligible
-            items (logQ correction). None adds nothing and leaves Eq. 7 as it is.
+        shared: number of negatives that all queries share. `counts_S` and `shared` add up to n.
+        shifts_n: numbers that are added to the negatives' logits, the same for all copies of an id
+            in a set. With -log(expected copies), the sum over negatives is an unbiased estimate of
+            the sum over all eligible items (logQ correction). None adds nothing, as in Eq. 7.
     """
 
     vectors_nd: Tensor
@@ -35,11 +35,11 @@ class NegativeSets:
 
 @dataclass(frozen=True)
 class WeighedPositives:
-    """The items that queries are to find.
+    """The positives: items that queries should find.
 
     Attributes:
         item_Xd: item vectors.
-        source_M: index of each positive into the item vectors.
+        source_M: index of each positive's item vector.
         id_M: row id of each positive.
         query_M: query of each positive, ascending.
         weight_M: weight of each positive in the loss.
@@ -55,7 +55,11 @@ class WeighedPositives:
         return len(self.query_M)
 
     def chosen(self, which: Tensor | slice) -> "WeighedPositives":
-        """Some of the positives."""
+        """Returns some of the positives.
+
+        Args:
+            which: their indices, or a slice.
+        """
         return WeighedPositives(
             item_Xd=self.item_Xd,
             source_M=self.source_M[which],
@@ -66,7 +70,14 @@ class WeighedPositives:
 
 
 def own_copies(id_M: Tensor, set_M: Tensor, negatives: NegativeSets, dtype: torch.dtype) -> Tensor:
-    """Sum of e^shift over each positive's own copies among the negatives of its query."""
+    """Returns the sum of e^shift over each positive's copies among its query's negatives, [M].
+
+    Args:
+        id_M: row id of each positive.
+        set_M: item set of each positive's query.
+        negatives: the negatives of all sets.
+        dtype: type of the result.
+    """
     in_sets = slice(0, sum(negatives.counts_S))
     copies_M = _copies(id_M, set_M, negatives, in_sets, negatives.counts_S, dtype)
 
@@ -85,17 +96,17 @@ def _copies(
     counts_S: list[int],
     dtype: torch.dtype,
 ) -> Tensor:
-    """`own_copies` among some of the negatives.
+    """Returns `own_copies` for a part of the negatives.
 
     Args:
-        pool: the negatives.
-        counts_S: number of them in each set.
+        pool: that part of the negatives.
+        counts_S: number of negatives of each set in that part.
     """
     ids_n = negatives.ids_n[pool]
     if not len(ids_n) or not len(id_M):
         return torch.zeros_like(id_M, dtype=dtype)
 
-    # Sets and ids as one number, in the order of the negatives: copies are next to one another.
+    # Set and id become one number that ascends with the negatives: copies are next to each other.
     span = torch.maximum(ids_n.amax(), id_M.amax()) + 1
     keys_n = numbers(torch.tensor(counts_S, device=id_M.device)) * span + ids_n
     keys_M = set_M * span + id_M

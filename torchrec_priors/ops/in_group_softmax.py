@@ -1,23 +1,25 @@
-"""Weighted sum of -log of the in-group softmax (Eq. 7), each over one positive and the negatives of
-its query.
+"""Weighted sum of the negative logarithms of in-group softmaxes (Eq. 7).
+
+Each softmax is over one positive and the negatives of its query:
 
     nll_m = -log( e^{s_m} / (e^{s_m} + Z_m) )
     Z_m = sum of e^{s_j + shift_j} over the query's negatives j with id_j != id_m
 
-A query has the negatives of its item set and those that all queries share, except those hidden from
-it. The sum over them is taken once per query for all its positives; a positive's own id is then
-taken out of it. Weights are known beforehand, so gradients are computed together with the losses,
-block by block, while a block's logits are in cache: logits are computed once, and nothing of size
-[queries, negatives] is kept. With D_m = e^{s_m} + Z_m,
+A query's negatives are those of its item set and the shared ones, except negatives that are hidden
+from the query. Their sum is computed once per query; for each positive, the terms with the
+positive's id are then subtracted. Weights are known beforehand, so gradients are computed together
+with the losses, block by block, while a block's logits are in cache. Logits are computed once, and
+nothing of size [queries, negatives] is kept. With D_m = e^{s_m} + Z_m,
 
     d nll_m / d s_m             = e^{s_m} / D_m - 1
     d nll_m / d (s_j + shift_j) = e^{s_j + shift_j} / D_m
 
-so a query's negatives need only the sum of weight_m / D_m over its positives (`by_sum_r1`).
+So the gradients of a query's negatives need only the sum of weight_m / D_m over the query's
+positives (`by_sum_r1`).
 
-Shapes: P queries sorted by item set, M positives sorted by query, X vectors that positives are
-among, S item sets, n negatives in all, one set after another, the shared ones last. Within a block:
-r queries, c negatives, m positives.
+Shapes: P queries sorted by item set; M positives sorted by query; X item vectors, from which
+positives are taken; S item sets; n negatives in all, one set after another, the shared ones last.
+Within a block: r queries, c negatives, m positives.
 """
 
 import itertools
@@ -32,17 +34,17 @@ from torchrec_priors.ops.hidden_negatives import Hidden
 from torchrec_priors.ops.in_group_sets import NegativeSets, WeighedPositives, own_copies
 from torchrec_priors.ops.ranges import numbers
 
-# Logits of a block. On the CPU: what the caches of two cores hold.
+# Number of logits in a block. On a CPU, they fit into the caches of two cores.
 BLOCK = {"cpu": 1 << 19, "cuda": 1 << 24}
 
-# Positives whose vectors are gathered at a time.
+# Number of positives that are gathered at a time, so that their vectors fit into the cache.
 POSITIVES = 1 << 11
 
-# If the copies of a positive among its negatives weigh more than this many times the positive, its
-# sum is computed without them: subtracting them afterwards would lose accuracy.
+# If a positive's copies among the negatives weigh more than this multiple of the positive, its sum
+# is computed without the copies: subtracting them afterwards would lose accuracy.
 _HEAVY = 256.0
 
-# Logits that cannot exceed this, either way, are exponentiated without subtracting their maximum.
+# Logits between -60 and 60 are exponentiated without subtracting their maximum: none can overflow.
 _SAFE = 60.0
 
 
@@ -87,7 +89,7 @@ def in_group_loss(
     negatives: NegativeSets,
     hidden: Hidden | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Weighted negative log-likelihood of the positives among the negatives of their queries.
+    """Returns the weighted negative log-likelihood of positives among their queries' negatives.
 
     Args:
         query_Pd: queries, sorted by item set; temperature and normalisation are already applied.
@@ -97,8 +99,8 @@ def in_group_loss(
         hidden: negatives that are hidden from queries; None if none are.
 
     Returns:
-        The weighted sum, whose gradients reach queries, items and negatives, once; and each
-        positive's own loss, [M], at least 0 and without a gradient.
+        The weighted sum and each positive's loss, [M], at least 0. The sum has gradients by
+        queries, items and negatives, which can be used once; the losses have no gradient.
     """
     loss: tuple[Tensor, Tensor] = _InGroupLoss.apply(
         query_Pd,
@@ -144,7 +146,8 @@ class _InGroupLoss(torch.autograd.Function):
             query_Pd, query_counts_S, positives.chosen(light), copies_M[light], hidden
         )
 
-        # A positive with heavy copies gets a query of its own, from which its id is left out.
+        # For a positive with heavy copies, the query is computed again, without negatives that
+        # have the positive's id.
         if len(heavy):
             chosen = positives.chosen(heavy)
             one_a_query = replace(chosen, query_M=torch.arange(len(heavy), device=heavy.device))
@@ -176,12 +179,12 @@ class _InGroupLoss(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Block:
-    """Queries of one item set whose logits are computed together.
+    """Queries of one item set; their logits are computed together.
 
     Attributes:
         rows: the queries.
-        columns: the negatives of their set, and the shared ones.
-        positives: the positives of these queries.
+        columns: the negatives of the item set, and the shared ones.
+        positives: the positives of the queries.
     """
 
     rows: slice
@@ -214,16 +217,19 @@ class _Blocks:
         copies_M: Tensor | None,
         hidden: Hidden | None,
     ) -> tuple[Tensor, Tensor]:
-        """Losses of positives, and the gradients of their queries.
+        """Returns the losses of positives, and the gradients of their queries.
 
         Args:
+            query_Pd: queries, sorted by item set.
             counts_S: number of queries of each set.
-            copies_M: how much of a query's sum over negatives are copies of a positive, in
-                multiples of e^{its score}. None if every query has one positive, whose id is left
-                out of the query's sum.
+            positives: positives of the queries.
+            copies_M: the part of the query's sum that consists of the positive's copies, in
+                multiples of e^{score of the positive}. None if every query has one positive; the
+                query's sum is then computed without negatives that have the positive's id.
+            hidden: negatives that are hidden from queries; None if none are.
 
         Returns:
-            [M] losses, and [P, d] gradients (empty without gradients).
+            [M] losses, and [P, d] gradients (empty if no gradients are needed).
         """
         own_id_P = None
         score_M = self._scores(query_Pd, positives)
@@ -233,14 +239,14 @@ class _Blocks:
 
         grad_Pd = torch.empty_like(query_Pd if self.with_grads else query_Pd[:0])
         sum_P, top_P = query_Pd.new_empty(2, len(query_Pd))
-        has_others_M = torch.empty_like(score_M, dtype=torch.bool)  # negatives besides its copies
+        has_others_M = torch.empty_like(score_M, dtype=torch.bool)  # negatives except its copies
         safe = self._logits_are_safe(query_Pd)
 
         for block in self._blocks(counts_S, positives.query_M):
             rows = block.rows
             chosen = block.positives
 
-            # The sum over negatives of every query of the block.
+            # Sums over the negatives, for every query of the block.
             own_id_r = None if own_id_P is None else own_id_P[rows]
             cells = None if hidden is None else hidden.cells(rows, block.columns)
             exp_rc, top_r = self._exp(query_Pd[rows], block.columns, own_id_r, cells, safe)
@@ -270,7 +276,7 @@ class _Blocks:
         return nll_M, grad_Pd
 
     def _scores(self, query_Pd: Tensor, positives: WeighedPositives) -> Tensor:
-        """[M]: the score of every positive."""
+        """Returns the score of every positive, [M]."""
         score_M = query_Pd.new_empty(len(positives))
         for piece in _pieces(len(positives)):
             item_md = self.item_Xd.index_select(0, positives.source_M[piece])
@@ -303,22 +309,28 @@ class _Blocks:
         """Writes the gradients of a block's queries, and adds those of its negatives.
 
         Args:
+            exp_rc: see `_exp`.
+            columns: the negatives of the block.
+            query_rd: the queries of the block.
             by_sum_r1: derivatives of the loss by the sums of `exp_rc`.
-            grad_rd: written.
+            grad_rd: gradients of the queries; uninitialised, and overwritten.
         """
         weighed_rd = query_rd * by_sum_r1
         first = 0
         for pool in columns:
             width = pool.stop - pool.start
             exp = exp_rc[:, first : first + width]
-            # The first product overwrites what was in memory, the second adds to it.
+            # The first product overwrites the uninitialised memory, the second one adds to it.
             grad_rd.addmm_(exp, self.vectors_nd[pool], beta=float(first > 0))
             self.grad_vectors_nd[pool].addmm_(exp.T, weighed_rd)
             first += width
         grad_rd.mul_(by_sum_r1)
 
     def _logits_are_safe(self, query_Pd: Tensor) -> bool:
-        """Whether no logit can overflow. Not checked on a GPU: the host would have to wait."""
+        """Returns whether no exponential of a logit can overflow.
+
+        On a GPU, False is returned without a check: the host would have to wait for the device.
+        """
         if query_Pd.is_cuda or not len(query_Pd) or not len(self.vectors_nd):
             return False
 
@@ -336,15 +348,18 @@ class _Blocks:
         cells: tuple[Tensor, Tensor] | None,
         safe: bool,
     ) -> tuple[Tensor, Tensor | float]:
-        """e^{logit - top} of a block.
+        """Returns e^{logit - top} of a block.
 
         Args:
+            query_rd: the queries of the block.
+            columns: the negatives of the block.
             own_id_r: for each query, the id to leave out; None to leave out none.
-            cells: (row, column) of hidden negatives; None for none.
+            cells: (row, column) of all hidden negatives; None if there are none.
             safe: see `_logits_are_safe`.
 
         Returns:
-            [r, c], 0 for what is left out or hidden; and top: [r], or 0 if logits are safe.
+            [r, c], 0 for negatives that are left out or hidden; and top, [r], or 0 if logits are
+            safe.
         """
         widths = [pool.stop - pool.start for pool in columns]
         size = len(query_rd) * sum(widths)
@@ -362,12 +377,12 @@ class _Blocks:
         if safe or not exp_rc.shape[1]:
             return exp_rc.exp_(), 0.0
 
-        # Not -inf if a query has no negatives: -inf - -inf would be NaN.
+        # If a query has no negatives, top must not be -inf: -inf - -inf would be NaN.
         top_r = exp_rc.amax(1).clamp_(min=torch.finfo(exp_rc.dtype).min)
         return exp_rc.sub_(top_r[:, None]).exp_(), top_r
 
     def _blocks(self, counts_S: list[int], query_M: Tensor) -> list[_Block]:
-        """The blocks of all queries, in their order.
+        """Returns the blocks of all queries, in the order of the queries.
 
         Args:
             counts_S: number of queries of each set.
@@ -385,7 +400,7 @@ class _Blocks:
         return blocks
 
     def _bounds(self, counts_S: list[int]) -> Iterator[tuple[slice, list[slice]]]:
-        """The queries of each block, and its negatives: those of the set, and the shared ones."""
+        """Yields each block's queries and negatives: those of the set, then the shared ones."""
         in_sets = sum(self.negatives.counts_S)
         shared = slice(in_sets, in_sets + self.negatives.shared)
 
@@ -406,7 +421,7 @@ class _Blocks:
 
 
 def _pieces(number: int) -> Iterator[slice]:
-    """Pieces of the positives whose vectors fit into the cache."""
+    """Yields slices of `number` positives. The vectors of a slice fit into the cache."""
     for start in range(0, number, POSITIVES):
         yield slice(start, start + POSITIVES)
 
@@ -414,11 +429,11 @@ def _pieces(number: int) -> Iterator[slice]:
 def _nll(
     score_M: Tensor, sum_M: Tensor, copies_M: Tensor, has_others_M: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """-log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score.
+    """Returns -log(e^score / (e^score + e^sum - copies e^score)), and its derivative by the score.
 
-    Both are 0 if there are no other negatives. All is scaled by the larger of score and sum. The
-    subtraction loses little accuracy: the copies in the sum are at most _HEAVY times e^score, which
-    is in the denominator anyway.
+    Both are 0 if there are no other negatives. All terms are divided by e^{max(score, sum)}. The
+    subtraction loses little accuracy: the copies in the sum are at most _HEAVY times e^score, and
+    e^score is in the denominator anyway.
     """
     top_M = torch.maximum(score_M, sum_M)
     own_M = torch.exp(score_M - top_M)

@@ -1,9 +1,10 @@
-"""Several attention-weighted means of what each position has seen.
+"""Several attention-weighted means of the items that each position has seen.
 
     A_tjk = e^{s_jk} / sum over items i seen at t of e^{s_ik}
     m_tk = sum over items j seen at t of A_tjk x_j
 
-Shapes: N tokens, K means, d width, Q positions that are asked for; see `prefixes` for blocks.
+Shapes: N tokens, K means, d width, Q requested positions. `prefixes` explains the shapes within
+blocks.
 """
 
 import torch
@@ -33,16 +34,16 @@ def interest_attention_reference(
 def interest_attention(
     score_NK: Tensor, x_Nd: Tensor, offsets_B1: Tensor, token_Q: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Means of what requested positions have seen, by prefix blocks.
+    """Returns the means for requested positions, computed in prefix blocks.
 
     Args:
-        score_NK: s.
-        x_Nd: x.
-        offsets_B1: int64 bounds of sequences, none of the requested ones empty.
-        token_Q: int64 positions, ascending.
+        score_NK: s, the score of each token for each mean.
+        x_Nd: x, the vector of each token.
+        offsets_B1: int64 bounds of sequences. Sequences with requested positions are not empty.
+        token_Q: int64 numbers of the requested positions, ascending.
 
     Returns:
-        [Q, K, d] means, and [Q, K] sums of the squares of their weights.
+        [Q, K, d] means, and [Q, K] sums of the squares of their weights A.
     """
     means = []
     squares = []

@@ -1,4 +1,4 @@
-"""Dropout whose mask depends only on a key of each sequence, not on its batch or rank.
+"""Dropout with masks that depend only on a key of each sequence, not on its batch or rank.
 
 A run that is repeated, resumed, or split over another number of ranks drops the same units.
 """
@@ -16,7 +16,7 @@ _MASK = (1 << 63) - 1
 
 
 def mix(*numbers: int) -> int:
-    """A 63-bit hash of a few integers (splitmix64), for keys.
+    """Returns a 63-bit hash of a few integers (splitmix64). It serves as a key.
 
     >>> mix(1, 2) == mix(1, 2), mix(1, 2) == mix(2, 1)
     (True, False)
@@ -25,7 +25,7 @@ def mix(*numbers: int) -> int:
 
 
 def mix_each(*numbers: int, last: np.ndarray) -> np.ndarray:
-    """int64 hashes: `mix(*numbers, i)` for every i of `last`.
+    """Returns int64 hashes: `mix(*numbers, i)` for every i of `last`.
 
     >>> mix_each(3, 5, last=np.array([0, 7])).tolist() == [mix(3, 5, 0), mix(3, 5, 7)]
     True
@@ -35,6 +35,7 @@ def mix_each(*numbers: int, last: np.ndarray) -> np.ndarray:
 
 
 def _state(*numbers: int) -> int:
+    """Returns the 64-bit hash of some integers."""
     state = 0
     for number in numbers:
         state = (state ^ number) + _GOLDEN & 0xFFFFFFFFFFFFFFFF
@@ -58,13 +59,13 @@ class DropoutKeys:
 
 
 def keyed_dropout(x_ND: Tensor, keys: DropoutKeys | None, salt: int, p: float) -> Tensor:
-    """Inverted dropout on jagged rows: zero with probability p, the rest times 1 / (1 - p).
+    """Inverted dropout on jagged rows: units are zeroed, and the rest is divided by 1 - p.
 
     Args:
-        x_ND: tokens, sequence after sequence as `keys.lengths` says.
-        keys: None outside training: x is returned as it is.
-        salt: another number for each dropout of the network.
-        p: probability in [0, 1).
+        x_ND: tokens, one sequence after another, with lengths `keys.lengths`.
+        keys: keys and lengths of the sequences; None outside training: x is returned unchanged.
+        salt: a number that is different for each dropout of the network.
+        p: probability of zeroing a unit, in [0, 1).
     """
     if keys is None or p == 0.0:
         return x_ND

@@ -7,11 +7,13 @@ from torchrec_priors.ops.keyed_dropout import DropoutKeys, mix
 
 
 def keyed_normal(keys: DropoutKeys, salt: int, width: int, device: torch.device) -> Tensor:
-    """[N, width] numbers of the standard normal distribution, sequence after sequence as
-    `keys.lengths` says.
+    """Returns standard normal numbers, [N, width], for tokens of one sequence after another.
 
     Args:
-        salt: another number for each use, also of dropout.
+        keys: keys and lengths of the sequences.
+        salt: a number that is different for each use of `keyed_normal` and `keyed_dropout`.
+        width: numbers per token.
+        device: device of the result.
     """
     noise = torch.empty(sum(keys.lengths), width)
     generator = torch.Generator()

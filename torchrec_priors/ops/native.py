@@ -1,9 +1,9 @@
-"""C++ beside a module, compiled on first use where there is a compiler, kept for the next process.
+"""Compiles a C++ file on its first use, if there is a compiler, and keeps the library.
 
-A kept library is loaded where it is whole, was made of the same source in the same way, and this
-user alone could have written it.
+Later processes load a kept library only if it is complete, was compiled from the same source in the
+same way, and could not have been written by another user.
 
-Nothing but a C++ compiler is needed: no Python headers, no torch headers, no build tool.
+Only a C++ compiler is needed: no Python headers, no torch headers, no build tool.
 """
 
 import ctypes
@@ -23,18 +23,19 @@ from torchrec_priors.common.user_folders import cache_folder, is_private, is_pri
 
 _log = logging.getLogger(__name__)
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fopenmp", "-shared", "-fPIC")
-_SEAL = hashlib.sha256().digest_size
+_SEAL = hashlib.sha256().digest_size  # bytes of the checksum at the end of a kept library
 
 
 @functools.cache
 def load_native(source: Path) -> ctypes.CDLL | None:
-    """The library of a C++ file; None, and a line in the log, where it cannot be had.
+    """Returns the library of a C++ file. If that is impossible, it logs why and returns None.
 
-    `TORCHREC_PRIORS_NATIVE=0` says that it is not wanted. `CXX` names the compiler, g++ or clang++
-    else.
+    With `TORCHREC_PRIORS_NATIVE=0` in the environment it returns None. The compiler is the one that
+    `CXX` names, or g++; if it is missing, clang++.
     """
     if os.environ.get("TORCHREC_PRIORS_NATIVE") == "0":
         return None
+
     compiler = next(
         filter(None, map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))), None
     )
@@ -44,12 +45,13 @@ def load_native(source: Path) -> ctypes.CDLL | None:
             source.name,
         )
         return None
+
     try:
         return _library(source, compiler)
     except (OSError, subprocess.SubprocessError) as error:
         reason = getattr(error, "stderr", None) or str(error)
         _log.warning(
-            "%s is not used: %s; PyTorch's own operations are",
+            "%s is not used (%s): PyTorch's own operations are used",
             source.name,
             reason.strip().splitlines()[0],
         )
@@ -57,16 +59,14 @@ def load_native(source: Path) -> ctypes.CDLL | None:
 
 
 def _library(source: Path, compiler: str) -> ctypes.CDLL:
-    """The kept library where it is whole and nobody else could have written it, else one that is
-    compiled.
-    """
+    """Returns the kept library if it is complete and private; otherwise compiles it."""
     key = hashlib.sha256(
         "\0".join((source.read_text(), compiler, *_FLAGS, _machine())).encode()
     ).hexdigest()
     folder = _private_folder()
-    if folder is None:  # nothing is kept
-        with tempfile.TemporaryDirectory(prefix="torchrec-priors-") as own:
-            built = Path(own) / f"{source.stem}.so"
+    if folder is None:  # the library is not kept
+        with tempfile.TemporaryDirectory(prefix="torchrec-priors-") as temporary:
+            built = Path(temporary) / f"{source.stem}.so"
             _compile(source, compiler, built)
             return ctypes.CDLL(str(built))
 
@@ -81,7 +81,10 @@ def _library(source: Path, compiler: str) -> ctypes.CDLL:
 
 
 def _private_folder() -> Path | None:
-    """Where libraries are kept; None, and a line in the log, where others could put theirs."""
+    """Returns the folder of kept libraries.
+
+    If there can be none, or if other users could write there, it logs why and returns None.
+    """
     try:
         folder = cache_folder() / "native"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -89,10 +92,10 @@ def _private_folder() -> Path | None:
             return folder
         reason = "is another user's, a link, or others may write there"
     except (OSError, RuntimeError) as error:  # read-only, or a user without a home
-        _log.info("compiled code cannot be kept (%s): it is compiled for this process alone", error)
+        _log.info("compiled code cannot be kept (%s): it is compiled for this process only", error)
         return None
     _log.warning(
-        "'%s' %s: nothing is loaded from it; code is compiled for this process alone",
+        "'%s' %s: nothing is loaded from it; code is compiled for this process only",
         folder,
         reason,
     )
@@ -100,11 +103,16 @@ def _private_folder() -> Path | None:
 
 
 def _build(source: Path, compiler: str, library: Path, key: str) -> None:
-    """Another process may do the same: each makes its own file, and the last one stays."""
+    """Compiles a library, appends its seal, and keeps it.
+
+    Other processes may do this at the same time. Each compiles to a temporary file, and the last
+    one that is renamed stays.
+    """
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=library.parent) as own:
-        built = Path(own) / library.name
+    with tempfile.TemporaryDirectory(dir=library.parent) as temporary:
+        built = Path(temporary) / library.name
         _compile(source, compiler, built)
+
         content = built.read_bytes()
         with built.open("ab") as file:
             file.write(_seal(content, key))
@@ -121,29 +129,33 @@ def _compile(source: Path, compiler: str, built: Path) -> None:
 
 
 def _load_kept(library: Path, key: str) -> ctypes.CDLL | None:
-    """None where there is none, or one that is damaged, of something else, or that others could
-    have written.
+    """Loads a kept library.
 
-    What is looked at is what is loaded: both go by the open file.
+    It returns None if the library is missing, damaged, or compiled from something else, or if other
+    users could have written it. The check and the loader read the same open file, so nobody can
+    exchange it in between.
     """
     try:
         opened = os.open(library, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if error.errno != errno.ENOENT:
-            _log.warning("'%s' is not loaded (%s): it is compiled anew", library, error.strerror)
+            _log.warning("'%s' is not loaded (%s): it is compiled again", library, error.strerror)
         return None
+
     flaw = _flaw(opened, key)
     if flaw is not None:
         os.close(opened)
-        _log.warning("'%s' %s: it is compiled anew", library, flaw)
+        _log.warning("'%s' %s: it is compiled again", library, flaw)
         return None
-    # The file stays open, as the loader takes libraries of one name for the same one.
+
+    # The file stays open, so that no other library gets the same descriptor: the loader takes
+    # libraries with equal names for the same library.
     by_descriptor = Path(f"/proc/self/fd/{opened}")
     return ctypes.CDLL(str(by_descriptor if by_descriptor.exists() else library))
 
 
 def _flaw(opened: int, key: str) -> str | None:
-    """What is wrong with a library that is open, in words; None for nothing."""
+    """Returns in words what is wrong with an open library; None if nothing is."""
     if not is_private_status(os.fstat(opened)):
         return "is not loaded, as others could have written it"
     with open(opened, "rb", closefd=False) as file:
@@ -154,14 +166,15 @@ def _flaw(opened: int, key: str) -> str | None:
 
 
 def _seal(content: bytes, key: str) -> bytes:
-    """The last bytes of a kept library, which no loader reads: a checksum of it and of what it
-    was made from.
+    """Returns the last bytes of a kept library, which no loader reads.
+
+    They are a checksum of the library and of the key, which stands for what it was compiled from.
     """
     return hashlib.sha256(key.encode() + content).digest()
 
 
 def _machine() -> str:
-    """What `-march=native` depends on."""
+    """Describes the processor: `-march=native` depends on it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

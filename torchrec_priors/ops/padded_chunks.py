@@ -1,6 +1,6 @@
 """Chunks of a jagged batch: sequences of similar lengths, padded to a common length.
 
-Shapes: N tokens in B sequences, P padded tokens; of a chunk: n sequences of T padded tokens.
+Shapes: N tokens in B sequences, P padded tokens; within a chunk, n sequences of T padded tokens.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ class Chunk:
     """Sequences that are computed together.
 
     Attributes:
-        sequences: n.
-        padded: T.
-        rows: their rows among the padded tokens.
+        sequences: n, the number of sequences.
+        padded: T, the number of padded tokens of each sequence.
+        rows: the sequences' rows among all padded tokens.
     """
 
     sequences: int
@@ -27,12 +27,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class PaddedChunks:
-    """All sequences that are not empty, each padded to a length that depends only on its own.
+    """All sequences that are not empty. The padded length of each depends only on its length.
 
     Attributes:
+        chunks: the chunks, by ascending T.
         token_P: token of every padded row; padding repeats the last token of its sequence.
-        filled_P: bool, rows that are tokens, not padding.
-        place_N: row of each token among the padded ones.
+        filled_P: bool, False for padding.
+        place_N: row of each token among the padded rows.
         longest: T of the longest sequence.
     """
 
@@ -46,15 +47,17 @@ class PaddedChunks:
     def of(
         cls, lengths: list[int], offsets_B1: Tensor, room: Callable[[int], int]
     ) -> "PaddedChunks":
-        """
+        """Sorts the sequences of a batch into chunks.
+
         Args:
-            lengths: those of the B sequences.
-            room: the most sequences of T padded tokens in a chunk.
+            lengths: lengths of the B sequences.
+            offsets_B1: bounds of the sequences.
+            room: returns the largest number of sequences in a chunk, given T.
         """
         order = [sequence for sequence, length in enumerate(lengths) if length]
         order.sort(key=lambda sequence: (_padded(lengths[sequence]), sequence))
 
-        # A sequence joins the chunk before if it has the same padded length and there is room.
+        # A sequence joins the last chunk if the padded lengths are equal and the chunk is not full.
         chunks: list[Chunk] = []
         start = 0
         for sequence in order:
@@ -85,6 +88,9 @@ class PaddedChunks:
 
 
 def _padded(length: int) -> int:
-    """The next multiple of a 4th to an 8th of its power of two."""
+    """Rounds a length up to a multiple of an eighth of the next power of two, and of 4.
+
+    So there are few different lengths, and beyond 16 tokens less than a quarter is added.
+    """
     step = max(4, 1 << length.bit_length() >> 3)
     return -(-length // step) * step

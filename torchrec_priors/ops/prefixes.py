@@ -1,12 +1,11 @@
-"""Prefixes of jagged sequences as dense blocks: a few sequences of similar lengths at a time.
+"""Prefixes of jagged sequences as dense blocks, each with a few sequences of similar lengths.
 
-    rows of a block x items of a block: row r is a requested position that has seen its items
-    up to itself
+A row of a block is a requested position, and a column is an item of its sequence. The row has seen
+the items up to its position. Computations over prefixes (`interest_attention`, `dynamic_routing`)
+are then dense arithmetic, and only requested positions are computed.
 
-Computations over every prefix (`interest_attention`, `dynamic_routing`) are then plain dense
-arithmetic, of the requested positions only.
-
-Shapes: N tokens, B sequences; in a block b sequences, R rows, L items.
+Shapes: N tokens, B sequences, Q requested positions; within a block, b sequences with R rows and L
+items each.
 """
 
 from collections.abc import Iterator
@@ -15,18 +14,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_CELLS = 1 << 20  # b * R * L of a block
+_CELLS = 1 << 20  # the largest b * R * L of a block, unless it has only one sequence
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some sequences.
+    """A few sequences and the positions that are requested in them.
 
     Attributes:
-        token_bL: items of the sequences; after the end of one, an item that no row sees.
-        position_bR: the last item that each row has seen, from 0.
+        token_bL: token of each item. Beyond the end of a sequence, its last token is repeated, but
+            no row has seen the repetitions.
+        position_bR: number of the last item that each row has seen; the first item is 0.
         place_Q: indices of the requested positions that are in the block.
-        row_Q: their rows among the b * R rows.
+        row_Q: rows of these positions among the b * R rows.
     """
 
     token_bL: Tensor
@@ -36,13 +36,13 @@ class Block:
 
     @property
     def seen_bRL(self) -> Tensor:
-        """bool."""
+        """bool, whether each row has seen each item."""
         item_L = torch.arange(self.token_bL.shape[1], device=self.token_bL.device)
         return item_L <= self.position_bR[:, :, None]
 
 
 def blocks(offsets_B1: Tensor, token_Q: Tensor) -> Iterator[Block]:
-    """Blocks with all requested positions and their sequences; one empty block if there are none.
+    """Yields blocks with all requested positions; one empty block if none is requested.
 
     Args:
         offsets_B1: int64 bounds of sequences.
@@ -50,11 +50,11 @@ def blocks(offsets_B1: Tensor, token_Q: Tensor) -> Iterator[Block]:
     """
     device = offsets_B1.device
     sequence_Q = torch.searchsorted(offsets_B1, token_Q, right=True) - 1
-    first_Q = torch.searchsorted(sequence_Q, sequence_Q)  # of the same sequence
+    first_Q = torch.searchsorted(sequence_Q, sequence_Q)  # the first request in the same sequence
     rank_Q = torch.arange(len(token_Q), device=device) - first_Q
     asked_B = torch.bincount(sequence_Q, minlength=len(offsets_B1) - 1)
 
-    # Sequences of similar lengths together, those without a requested position left out.
+    # Sequences are sorted by length; sequences without a requested position are left out.
     lengths_B = offsets_B1.diff()
     order = torch.argsort(lengths_B, stable=True)
     order = order[asked_B[order] > 0]
@@ -82,7 +82,12 @@ def blocks(offsets_B1: Tensor, token_Q: Tensor) -> Iterator[Block]:
 
 
 def in_order(parts: list[Tensor], places: list[Tensor]) -> Tensor:
-    """The blocks' results in the order of all requested positions."""
+    """Returns the results of all blocks in the order of the requested positions.
+
+    Args:
+        parts: the results of each block, in the order of `Block.place_Q`.
+        places: `Block.place_Q` of each block.
+    """
     together = torch.cat(parts)
     back = torch.empty(len(together), dtype=torch.int64, device=together.device)
     back[torch.cat(places)] = torch.arange(len(together), device=together.device)
@@ -90,8 +95,12 @@ def in_order(parts: list[Tensor], places: list[Tensor]) -> Tensor:
 
 
 def _cut(order: Tensor, lengths_B: Tensor, asked_B: Tensor) -> Iterator[Tensor]:
-    """Runs of sequences, ascending by length, whose blocks have few enough cells and little
-    padding.
+    """Yields the sequences of each block, so that it has few enough cells and little padding.
+
+    Args:
+        order: sequences, by ascending length.
+        lengths_B: length of each sequence.
+        asked_B: number of requested positions in each sequence.
     """
     lengths = lengths_B[order].tolist()
     asked = asked_B[order].tolist()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def numbers(count_S: Tensor) -> Tensor:
-    """The number of each set, repeated as often as the set's count.
+    """Returns the number of each set, repeated `count_S` times.
 
     >>> numbers(torch.tensor([2, 0, 1])).tolist()
     [0, 0, 2]
@@ -14,7 +14,9 @@ def numbers(count_S: Tensor) -> Tensor:
 
 
 def ranges(first_S: Tensor, count_S: Tensor) -> tuple[Tensor, Tensor]:
-    """(range, number) for every number of the ranges first, first + 1, ..., first + count - 1.
+    """Lists the ranges first, first + 1, ..., first + count - 1, one after another.
+
+    Returns two tensors with one entry per number: the index of its range, and the number.
 
     >>> [part.tolist() for part in ranges(torch.tensor([7, 5, 0]), torch.tensor([2, 0, 1]))]
     [[0, 0, 2], [7, 8, 0]]

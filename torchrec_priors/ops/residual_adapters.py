@@ -2,8 +2,8 @@
 
     y_r = x_r + SiLU(W[g(r)] x_r) + b[g(r)],    x_r = z[row_r]
 
-Rows come in runs of one adapter. A block of rows is computed, forward and backward, while it is in
-cache. Only z is kept for backward: products are computed again.
+Rows come in runs; all rows of a run have the same adapter. A block of rows is computed, forward and
+backward, while it is in cache. Only z is kept for backward: products are computed again.
 
 Shapes: N vectors, R rows, G adapters, d width.
 """
@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_ROWS = {"cpu": 1 << 10, "cuda": 1 << 20}  # of a block
+_ROWS = {"cpu": 1 << 10, "cuda": 1 << 20}  # in a block
 
-# (adapter, rows), one run after another; adapter -1 leaves rows as they are.
+# (adapter, number of rows), one run after another; adapter -1 leaves rows unchanged.
 Runs = list[tuple[int, int]]
 
 
@@ -40,13 +40,13 @@ def residual_adapters_reference(
 def residual_adapters(
     z_Nd: Tensor, weight_Gdd: Tensor | None, bias_Gd: Tensor | None, row_R: Tensor, runs: Runs
 ) -> Tensor:
-    """[R, d].
+    """Returns y for all rows, [R, d].
 
     Args:
-        z_Nd: vectors that rows take.
+        z_Nd: input vectors; a vector may be the input of several rows.
         weight_Gdd: W; None leaves the term out.
         bias_Gd: b; None leaves the term out.
-        row_R: index of the vector that each row takes.
+        row_R: index of each row's input vector.
         runs: see `Runs`; their rows add up to R. Adapters without rows cost nothing and get a zero
             gradient.
     """
@@ -103,7 +103,7 @@ class _ResidualAdapters(torch.autograd.Function):
 
 
 def _blocks(runs: Runs, size: int) -> Iterator[tuple[int, slice]]:
-    """(adapter, rows) with at most `size` rows each."""
+    """Yields (adapter, rows), with at most `size` rows at a time."""
     first = 0
     for adapter, rows in runs:
         end = first + rows

@@ -1,7 +1,8 @@
-"""Squares of the gradients of a table's rows, each row's gradient being the sum over its
-occurrences in a batch.
+"""Sums of squares of the gradients of a table's rows.
 
-Shapes: N ids looked up, U different ones, R rows of the table, d columns.
+A row's gradient is the sum of the gradients of its occurrences in a batch.
+
+Shapes: N ids that are looked up, U different ids, R rows of the table, d columns.
 """
 
 from dataclasses import dataclass
@@ -12,12 +13,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Occurrences:
-    """The places of each row among the ids of a batch.
+    """The places at which each row occurs among the ids of a batch.
 
     Attributes:
         row_U: the rows that occur, ascending.
-        place_N: places of the ids, row after row.
-        first_U: first place of each row in `place_N`.
+        place_N: places of the first row, then of the second row, and so on.
+        first_U: index in `place_N` at which each row's places begin.
     """
 
     row_U: Tensor
@@ -26,7 +27,8 @@ class Occurrences:
 
     @classmethod
     def of(cls, row_N: Tensor) -> "Occurrences":
-        """
+        """Finds the occurrences of all rows in a batch of ids.
+
         >>> import torch
         >>> found = Occurrences.of(torch.tensor([7, 3, 7]))
         >>> found.row_U.tolist(), found.place_N.tolist(), found.first_U.tolist()
@@ -38,18 +40,21 @@ class Occurrences:
 
 
 def row_squares_reference(row_N: Tensor, gradient_Nd: Tensor, rows: int) -> Tensor:
-    """[R]: sum over columns of the square of each row's gradient, one id after the other."""
+    """The definition, id by id. Returns the sum of squares of every row of the table, [R]."""
     whole_Rd = gradient_Nd.new_zeros(rows, gradient_Nd.shape[1])
     for row, gradient_d in zip(row_N.tolist(), gradient_Nd, strict=True):
         whole_Rd[row] += gradient_d
     return whole_Rd.square().sum(1)
 
 
-def row_squares(found: Occurrences, gradient_Nd: Tensor) -> Tensor:
-    """[U]: the same for the rows that occur; sums are in the order of the ids, the same in every
-    run.
+def row_squares(occurrences: Occurrences, gradient_Nd: Tensor) -> Tensor:
+    """Returns the sums of squares of the rows that occur, [U].
+
+    Gradients are added in the order of the ids, so every run has the same result.
     """
-    if not len(found.place_N):
+    if not len(occurrences.place_N):
         return gradient_Nd.new_zeros(0)
-    sum_Ud: Tensor = F.embedding_bag(found.place_N, gradient_Nd, found.first_U, mode="sum")
+    sum_Ud: Tensor = F.embedding_bag(
+        occurrences.place_N, gradient_Nd, occurrences.first_U, mode="sum"
+    )
     return sum_Ud.square_().sum(1)

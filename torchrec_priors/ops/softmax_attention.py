@@ -1,8 +1,9 @@
-"""Jagged causal softmax attention (Vaswani et al., 2017, Eq. 1), as SASRec has it.
+"""Jagged causal softmax attention (Vaswani et al., 2017, Eq. 1) in the form of SASRec.
 
     out_i = sum_{j <= i} softmax_j(q_i . k_j / sqrt(D)) v_j    within each sequence
 
-Shapes: N tokens in B sequences, H heads, D head width; of a chunk: n sequences of T padded tokens.
+Shapes: N tokens in B sequences, H heads, D head width; within a chunk, n sequences of T padded
+tokens.
 """
 
 import itertools
@@ -33,19 +34,20 @@ def softmax_attention_reference(
 def softmax_attention(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, offsets_B1: Tensor) -> Tensor:
     """Causal softmax attention within each sequence of a jagged batch, by PyTorch's fused kernels.
 
-    Sequences of similar lengths are padded at their ends to a common one. No query sees what is
-    behind it, so no mask is needed. (PyTorch's nested tensors have no causal attention on a CPU.)
+    Sequences of similar lengths are padded to the same length. Padding is at the end, where no
+    query of the sequence sees it, so it needs no mask. (PyTorch's nested tensors have no causal
+    attention on a CPU.)
 
     Args:
         q_NHD, k_NHD, v_NHD: queries, keys and values of all tokens, sequence after sequence.
-        offsets_B1: int64 [B + 1], where each sequence begins; the last entry is N.
+        offsets_B1: int64 [B + 1], first token of each sequence; the last entry is N.
 
     Returns:
         [N, H, D].
     """
     plan = PaddedChunks.of(offsets_B1.diff().tolist(), offsets_B1, lambda _padded: sys.maxsize)
     if not plan.chunks:
-        return 0.0 * (q_NHD + k_NHD) + v_NHD  # gradients of queries and keys exist
+        return 0.0 * (q_NHD + k_NHD) + v_NHD  # so that queries and keys have (empty) gradients
 
     q_PHD, k_PHD, v_PHD = (x.index_select(0, plan.token_P) for x in (q_NHD, k_NHD, v_NHD))
     outputs = []
