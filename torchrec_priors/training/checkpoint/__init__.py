@@ -1,1 +1,1 @@
-"""Checkpoints: their files, their keys, and how they are written, checked and read."""
+"""Writes, checks and reads checkpoints."""

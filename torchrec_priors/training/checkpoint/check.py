@@ -1,4 +1,4 @@
-"""Checks that a checkpoint's files are as written, before anything is read from them."""
+"""Checks that a checkpoint's files have not changed, before tensors are read from them."""
 
 import hashlib
 import logging
@@ -21,16 +21,16 @@ Listing = dict[str, Checksum] | str | NewerFormatError
 
 
 def flaw(place: Path, ranks: Ranks) -> str | None:
-    """Says what is wrong with a checkpoint's files; None if each file is as written.
+    """Describes what is wrong with a checkpoint's files; None if all files are as written.
 
-    Every rank must call it; each reads its share of the files. A checkpoint of an earlier version
-    has no checksums and is accepted unchecked, which is logged.
+    Every rank must call it, and each reads its share of the files. A checkpoint of an earlier
+    version has no checksums. It is accepted without a check, and this is logged.
 
     Raises:
-        NewerFormatError: a later release has written the checkpoint; raised on every rank.
+        NewerFormatError: a later release has written the checkpoint. Every rank raises it.
     """
-    # Only rank 0 lists the files, so all ranks come to the same result on a shared file system
-    # that shows them different states.
+    # A shared file system may show the ranks different states of the folder. So only rank 0 lists
+    # the files, and all ranks come to the same result.
     listings: list[Listing] = [_list_files(place)] if ranks.leads else [""]
     if ranks.world > 1:
         dist.broadcast_object_list(listings, group_src=0, group=ranks.side)
@@ -50,10 +50,11 @@ def flaw(place: Path, ranks: Ranks) -> str | None:
 
 
 def _list_files(place: Path) -> Listing:
-    """Returns the checksums of all files that must exist, or why they cannot be listed."""
+    """Returns the checksums of all files that must exist, or the reason why they are unknown."""
     data_files = {file.name for file in place.glob(DATA_FILES)}
 
-    # The names of the data files distinguish an earlier version from a missing manifest.
+    # Earlier versions wrote no manifest, and their data files have other names. If there are data
+    # files with the present names, the manifest has been lost.
     if not (place / MANIFEST).is_file() and not data_files:
         if not (place / DCP_METADATA).is_file():
             return f"{DCP_METADATA} is missing"
@@ -84,7 +85,7 @@ def _share(files: dict[str, Checksum], ranks: Ranks) -> dict[str, Checksum]:
     loads = [0] * ranks.world
     share = {}
 
-    # The largest files first, each to the rank that has the least so far.
+    # Starting with the largest file, each file goes to the rank with the fewest bytes so far.
     for name, checksum in sorted(files.items(), key=lambda item: (-item[1].bytes, item[0])):
         rank = loads.index(min(loads))
         loads[rank] += checksum.bytes
@@ -94,9 +95,11 @@ def _share(files: dict[str, Checksum], ranks: Ranks) -> dict[str, Checksum]:
 
 
 def _first_flaw(place: Path, files: dict[str, Checksum]) -> str | None:
+    """Describes the first file that is not as written; None if all files are."""
     for name, checksum in files.items():
         try:
-            # The length first: it is cheap, and says more about a file that was cut.
+            # The length is checked first: this is fast, and the message is clearer if the file was
+            # cut off.
             status = (place / name).stat()
             if not stat.S_ISREG(status.st_mode):
                 return f"{name} is no file"

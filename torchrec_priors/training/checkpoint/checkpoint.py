@@ -1,10 +1,9 @@
-"""Checkpoints by `torch.distributed.checkpoint`: written during training, checked before loading.
+"""Writes checkpoints during training, and checks and loads them; on `torch.distributed.checkpoint`.
 
-A checkpoint holds the model, the states of the fused and the dense optimizer, and the progress with
-the best score (`checkpoint.keys`). Everything else follows from the configuration, which is in the
-run's folder, and from the step: learning rates, the position in the data, negatives and dropout
-depend on (seed, step). Training draws nothing from a global random state, so none is saved. A
-checkpoint loads on any number of ranks.
+A checkpoint contains the model, the states of both optimizers, and the progress with the best score
+(`keys.py`). Learning rates, the position in the data, negatives and dropout are not saved, because
+they follow from the configuration and the step. Training draws nothing from a global random state,
+so none is saved. A checkpoint can be loaded on any number of ranks.
 
     save      copy the state, if it is written while training continues    `staging.py`
               write the files and their checksums into `step-N.partial`    `files.py`
@@ -12,8 +11,8 @@ checkpoint loads on any number of ranks.
               note it if it is the best so far; remove old checkpoints     `folder.py`
     resume    find the newest checkpoint that is whole                     `check.py`
               load it, in the form in which it was saved                   `row_wise_state.py`
-              rename newer ones, which are damaged; forget what was        `folder.py`
-              noted after it
+              rename newer ones, which are damaged; remove notes of the    `folder.py`
+              best checkpoints after it
 """
 
 import dataclasses
@@ -55,7 +54,7 @@ from torchrec_priors.training.optimizers import Optimizers
 
 log = logging.getLogger(__name__)
 
-_LONGEST_WRITE = timedelta(hours=1)  # for which ranks wait for each other
+_LONGEST_WRITE = timedelta(hours=1)  # ranks that write wait for each other at most this long
 
 
 @dataclass(frozen=True)
@@ -63,100 +62,105 @@ class _Writing:
     """A checkpoint that is being written.
 
     Attributes:
-        step: its step.
-        best: whether it is the best so far.
-        failed: gets its result when writing has ended: why the checkpoint is not in its place, or
-            None if it is.
+        step: the checkpoint's step.
+        best: whether it is the best checkpoint so far.
+        failure: gets a result when writing has ended: the reason why writing failed, or None if the
+            checkpoint is complete.
     """
 
     step: int
     best: bool
-    failed: "Future[str | None]"
+    failure: "Future[str | None]"
 
 
 class Checkpoints:
-    """The checkpoints of a run's folder.
+    """Writes and loads the checkpoints of a run.
 
-    Every rank must create one and make the same calls.
+    Every rank must create a `Checkpoints` and call its methods in the same order.
     """
 
     def __init__(self, folder: Path, ranks: Ranks, settings: TrainingConfig | None = None) -> None:
         self.folder = CheckpointFolder(folder)
         self.ranks = ranks
         self.settings = settings or TrainingConfig()
-        self._saved_step = 0  # step of the newest checkpoint, which may still be being written
+        # The step of the newest checkpoint, which is perhaps still being written.
+        self._saved_step = 0
         self._writing: _Writing | None = None
-        self._lost: OutsideError | None = None  # set if the newest could not be written
+        # The error of the newest checkpoint, if it could not be written.
+        self._newest_error: OutsideError | None = None
         self._group: dist.ProcessGroup | None = None
 
     def save(self, built: Built, optimizers: Optimizers, progress: Progress, *, best: bool) -> None:
-        """Writes the model as it is now, or begins to (see `finish`).
+        """Writes a checkpoint of the model as it is now, perhaps in the background.
 
-        Waits for the previous checkpoint first. A checkpoint that cannot be written is logged, and
-        training continues to the next one, unless it is the best so far.
+        It waits first until the previous checkpoint is written. If a checkpoint cannot be written,
+        this is logged and training continues, because the next checkpoint may succeed. Only the
+        best checkpoint so far must not be lost: it raises an error.
 
         Raises:
-            OutsideError: the previous checkpoint, or this one if it is not written in the
-                background, is the best so far and could not be written.
+            OutsideError: the best checkpoint so far could not be written. This is either the
+                previous checkpoint, or this one if it is not written in the background.
         """
-        self._settle()
+        self._wait_for_writing()
 
-        # The model has not changed since the last checkpoint, but it may have become the best.
+        # A checkpoint of this step exists already, but an evaluation since then may have shown that
+        # it is the best.
         if progress.step == self._saved_step:
-            self._note(progress, best)
+            self._update_folder(progress, best)
             dist.barrier(self.ranks.side)
             return
 
         step = progress.step
         self._saved_step = step
-        noted = dataclasses.replace(progress)  # training changes `progress` while this is written
-        writer = Writer(self.folder.place(step), lambda: self._note(noted, best))
+        saved = dataclasses.replace(progress)  # training may change `progress` during the writing
+        writer = Writer(self.folder.place(step), lambda: self._update_folder(saved, best))
         if self.ranks.leads:
-            # If this fails, writing fails too, and then all ranks know.
+            # If this fails, writing fails too, and that error reaches all ranks.
             with suppress(OSError):
                 remove_leftover(writer.partial)
 
         state = state_of(parts_of(built, optimizers, progress))
-        failed = Future[str | None]()
+        failure = Future[str | None]()
         if self.settings.checkpoint_async:
-            self._write_in_background(state, writer, failed)
-            self._writing = _Writing(step, best, failed)
+            self._write_in_background(state, writer, failure)
+            self._writing = _Writing(step, best, failure)
         else:
-            self._write(state, writer, failed)
-            self._writing = _Writing(step, best, failed)
-            self._settle()
+            self._write(state, writer, failure)
+            self._writing = _Writing(step, best, failure)
+            self._wait_for_writing()
 
     def finish(self) -> None:
-        """Waits until the newest checkpoint is in its place.
+        """Waits until the newest checkpoint is complete.
 
         Raises:
-            OutsideError: it could not be written.
+            OutsideError: the newest checkpoint could not be written.
         """
-        self._settle()
-        if self._lost is not None:
-            raise self._lost
+        self._wait_for_writing()
+        if self._newest_error is not None:
+            raise self._newest_error
 
     def close(self) -> None:
-        """Waits until nothing is being written any more, successfully or not."""
-        # The result is not looked at: the run ends, perhaps by an error that matters more.
+        """Waits until the writing of a checkpoint has ended, successfully or not."""
+        # A failure is ignored here: the run ends, perhaps with an error that matters more.
         if self._writing is not None:
-            wait([self._writing.failed])
+            wait([self._writing.failure])
 
     @property
     def newest(self) -> str | None:
-        """The name of the newest checkpoint in its place."""
+        """The name of the newest complete checkpoint; None if there is none."""
         steps = self.folder.steps()
         return checkpoint_name(steps[-1]) if steps else None
 
     def resume(self, built: Built, optimizers: Optimizers) -> Progress | None:
-        """Loads the newest checkpoint that is not damaged; None if there are no checkpoints.
+        """Loads the newest checkpoint that is not damaged, and returns its progress.
 
-        Newer checkpoints are damaged: they are put aside, and a warning is logged.
+        Damaged checkpoints that are newer are renamed, and a warning is logged. If there are no
+        checkpoints, nothing is loaded and None is returned.
 
         Raises:
-            UserError: all are damaged, or a later release has written the newest.
+            UserError: all checkpoints are damaged, or a later release has written the newest.
         """
-        # From the newest to the first that is whole.
+        # Checkpoints are checked from the newest on, until one is not damaged.
         damaged: list[tuple[int, str]] = []
         steps = self._agreed_steps()
         while steps:
@@ -165,7 +169,7 @@ class Checkpoints:
                 break
             damaged.append((steps.pop(), problem))
 
-        # Training from the beginning would overwrite what can perhaps be repaired.
+        # Training from the beginning would overwrite checkpoints that can perhaps be repaired.
         if not steps and damaged:
             problems = "; ".join(f"{checkpoint_name(step)}: {problem}" for step, problem in damaged)
             raise UserError(
@@ -201,24 +205,24 @@ class Checkpoints:
         """Loads the weights of the best checkpoint; returns its name.
 
         Raises:
-            UserError: the run has none, or its files are damaged.
+            UserError: the run has no best checkpoint yet, or its files are damaged.
         """
         place = self.best_place("--run")
 
-        # Reading a model needs neither optimizers nor progress.
+        # A model that is only read needs neither optimizers nor progress.
         state = {MODEL: built.parallel.state_dict()}
         load(state, place, self.ranks)
         built.parallel.load_state_dict(state[MODEL])
         return place.name
 
     def best_place(self, option: str) -> Path:
-        """Returns the folder of the best checkpoint, whose files are not damaged.
+        """Checks the files of the best checkpoint, and returns its folder.
 
         Args:
             option: the option that named the run, for messages.
 
         Raises:
-            UserError: the run has none, or its files are damaged.
+            UserError: the run has no best checkpoint yet, or its files are damaged.
         """
         run = self.folder.path.parent
         step = self.best_step()
@@ -242,19 +246,24 @@ class Checkpoints:
         return step
 
     def _agreed_steps(self) -> list[int]:
+        """Returns the steps of the checkpoints, the same on every rank."""
         steps: list[int] = self._from_rank_0(self.folder.steps())
         return steps
 
     def _from_rank_0(self, value: Any) -> Any:
-        """Returns rank 0's value on all ranks: they may see a shared folder in different states."""
+        """Returns rank 0's value on all ranks.
+
+        Ranks may see different states of a folder on a shared file system.
+        """
         values = [value]
         if self.ranks.world > 1:
             dist.broadcast_object_list(values, group_src=0, group=self.ranks.side)
         return values[0]
 
     def _load_all(self, built: Built, optimizers: Optimizers, place: Path) -> Progress:
-        """Fills the model and the optimizers from a checkpoint; returns its progress."""
-        # AdamW creates its state in its first step; a checkpoint can only fill what exists.
+        """Loads the model and the optimizers from a checkpoint; returns its progress."""
+        # AdamW creates its state in its first step, but a checkpoint can only be loaded into a
+        # state that exists.
         optimizers.make_state()
         progress = Progress()
         parts = parts_in_format(parts_of(built, optimizers, progress), format_of(place))
@@ -265,24 +274,26 @@ class Checkpoints:
         with in_saved_form(state, metadata):
             load(state, place, self.ranks)
 
-        # Tensors were filled in place; the parts take over the rest, such as the progress.
+        # `load` has filled tensors in place. Other values, such as the progress, are set here.
         for key, part in parts.items():
             part.load_state_dict(state[key])
         return progress
 
-    def _write(self, state: State, writer: Writer, failed: "Future[str | None]") -> None:
-        # A future that is already done, so that both ways of writing end in `_over`.
+    def _write(self, state: State, writer: Writer, failure: "Future[str | None]") -> None:
+        """Writes a checkpoint and waits until it is written."""
+        # The result goes into a future, so that `_end_writing` handles both ways of writing.
         written = Future[Any]()
         try:
             dcp.save(state, storage_writer=writer, process_group=self.ranks.side)
             written.set_result(None)
         except CheckpointException as error:
             written.set_exception(error)
-        self._over(written, writer, failed)
+        self._end_writing(written, writer, failure)
 
     def _write_in_background(
-        self, state: State, writer: Writer, failed: "Future[str | None]"
+        self, state: State, writer: Writer, failure: "Future[str | None]"
     ) -> None:
+        """Copies the state and starts a thread that writes the copy."""
         written = dcp.async_save(
             state,
             storage_writer=writer,
@@ -291,75 +302,82 @@ class Checkpoints:
         )
         assert isinstance(written, Future), "staging is over when it returns"
         # The callback runs in the thread that writes.
-        written.add_done_callback(lambda _: self._over(written, writer, failed))
+        written.add_done_callback(lambda _: self._end_writing(written, writer, failure))
 
     def _writing_group(self) -> dist.ProcessGroup:
-        """Returns a group for the writing thread only.
+        """Returns a process group that only the writing thread uses.
 
-        On a group that training uses, the collectives of both would be mixed up.
+        If training used the same group, the collectives of both threads could be mixed up.
         """
         if self._group is None:
             self._group = dist.new_group(backend="gloo", timeout=_LONGEST_WRITE)
         return self._group
 
-    def _note(self, progress: Progress, best: bool) -> None:
-        """Updates the folder on rank 0, once the checkpoint is in its place."""
+    def _update_folder(self, progress: Progress, best: bool) -> None:
+        """Notes a complete checkpoint if it is the best; removes old ones. Only rank 0 does it."""
         if not self.ranks.leads:
             return
         if best:
             self.folder.note_best(progress.step, progress.best)
         self.folder.remove_old(self.settings.keep_last, self.settings.keep_best)
 
-    def _over(self, written: "Future[Any]", writer: Writer, failed: "Future[str | None]") -> None:
-        """Records how writing has ended; removes what was written of a checkpoint that failed."""
+    def _end_writing(
+        self, written: "Future[Any]", writer: Writer, failure: "Future[str | None]"
+    ) -> None:
+        """Sets the result of `failure`; removes the files of a checkpoint that is incomplete."""
         error = written.exception()
         if error is None:
-            failed.set_result(None)
+            failure.set_result(None)
             return
 
-        # A rank that cannot write makes all ranks fail, with the same error. Any other error is a
-        # bug, and `_settle` raises it.
+        # If one rank cannot write, all ranks get a `CheckpointException`. Any other error is a bug,
+        # and `_wait_for_writing` raises it.
         if isinstance(error, CheckpointException):
             if self.ranks.leads:
                 shutil.rmtree(writer.partial, ignore_errors=True)
                 log.warning(
                     "checkpoint %s could not be written: %s", writer.place.name, _reason(error)
                 )
-            failed.set_result(_reason(error))
+            failure.set_result(_reason(error))
         else:
-            failed.set_exception(error)
+            failure.set_exception(error)
 
-    def _settle(self) -> None:
-        """Waits for the checkpoint that is being written."""
+    def _wait_for_writing(self) -> None:
+        """Waits for the checkpoint that is being written, if there is one.
+
+        Raises:
+            OutsideError: that checkpoint is the best so far and could not be written.
+        """
         if self._writing is None:
             return
         writing = self._writing
         self._writing = None
 
-        reason = writing.failed.result()
-        self._lost = None
+        reason = writing.failure.result()
+        self._newest_error = None
         if reason is None:
             return
 
-        # The next `save` must write again, even at the same step.
+        # The step counts as not saved, so that the next `save` writes even at the same step.
         self._saved_step = 0
-        self._lost = OutsideError(
+        self._newest_error = OutsideError(
             f"checkpoint {checkpoint_name(writing.step)} could not be written ({reason}): make "
             "room or remove the cause, and the same command resumes from the one before"
         )
         if writing.best:
-            raise self._lost
+            raise self._newest_error
 
 
 def load(state: State, place: Path, ranks: Ranks) -> None:
-    """Fills `state` from a checkpoint's folder, whose files are not damaged.
+    """Loads a checkpoint into the tensors of `state`. Every rank must call it.
 
-    Every rank must call it.
+    Args:
+        place: the checkpoint's folder; its files were checked before.
 
     Raises:
         UserError: the checkpoint cannot be read.
     """
-    # The files were checked before, so this fails only if the model is another or the disk fails.
+    # The files are not damaged, so this fails only if the model differs or the disk fails.
     reader = Reader(place)
     try:
         dcp.load(state, storage_reader=reader, process_group=ranks.side)
@@ -371,10 +389,10 @@ def load(state: State, place: Path, ranks: Ranks) -> None:
 
 
 def _reason(error: CheckpointException) -> str:
-    """Says what happened on the first of the ranks that failed."""
+    """Returns the error message of one of the ranks that failed."""
     failure, _ = next(iter(error.failures.values()))
 
-    # An error of the system is shown with its file, which is what helps the user.
+    # For an error of the system, the user needs to know which file it was.
     if isinstance(failure, OSError) and failure.strerror:
         if failure.filename:
             return f"{failure.strerror}: '{failure.filename}'"

@@ -1,9 +1,10 @@
-"""The files of a checkpoint: hashed while written, and moved into place once all are on the disk.
+"""Writes the files of a checkpoint, and hashes them while they are written.
 
-step-N/.metadata, rank-*.distcp   as `torch.distributed.checkpoint` writes them
+step-N/.metadata, rank-*.distcp   files of `torch.distributed.checkpoint`
 step-N/checksums.json             the format's number; SHA-256 and length of each of these files
 
-Until then the folder is called `step-N.partial`, which nobody reads.
+The files are written into a folder `step-N.partial`, from which no command reads. It is renamed to
+`step-N` when all files are complete on the disk. So a folder with that name is always complete.
 """
 
 import dataclasses
@@ -36,14 +37,14 @@ from torchrec_priors.training.checkpoint.manifest import Checksum
 class Writer(FileSystemWriter):
     """Writes one checkpoint.
 
-    Every rank must have one. Rank 0 moves the folder into place when all ranks have written.
+    Every rank must create a writer. Rank 0 renames the folder when all ranks have written.
     """
 
     def __init__(self, place: Path, when_whole: Callable[[], None]) -> None:
         """
         Args:
             place: the checkpoint's folder, which does not exist yet.
-            when_whole: is called on rank 0 once the folder is complete and in its place.
+            when_whole: a function that is called on rank 0 after the folder was renamed.
         """
         self.place = place
         self.partial = partial_of(place)
@@ -54,30 +55,32 @@ class Writer(FileSystemWriter):
         self.fs = self._files  # the base class opens and renames files through `fs`
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Gives the files of each rank names of their own."""
-        # PyTorch's own names are those of versions without checksums (`keys.DATA_FILES`).
+        """Gives the files of each rank names that begin with `rank-`."""
+        # Versions without checksums used PyTorch's names. Because the names differ, `check.py` can
+        # distinguish such a checkpoint from one that has lost its checksums.
         return [
             dataclasses.replace(plan, storage_data=_Prefix(f"rank-{rank}-"))
             for rank, plan in enumerate(plans)
         ]
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Writes this rank's files; their checksums travel to rank 0 as one more result."""
+        """Writes this rank's files; their checksums are sent to rank 0 as an additional result."""
         try:
             results = super().write_data(plan, planner).value()
         except RuntimeError as error:
-            # torch.save hides the file's own error, which says what is wrong with the disk.
+            # torch.save hides the error of the file, which says what is wrong with the disk. That
+            # error is raised instead.
             raise self._files.failure or error from error
 
-        # The fields of a result that PyTorch knows mean nothing here.
+        # PyTorch's own fields of a result (a tensor's index, size and place) are not used here.
         checksums = _Checksums(MetadataIndex(""), 0, None, dict(self._files.written))
         future: Future[list[WriteResult]] = Future()
         future.set_result([*results, checksums])
         return future
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Writes metadata and manifest, and moves the folder into place; only rank 0 calls it."""
-        # PyTorch would take the checksums for tensors, so they are taken out first.
+        """Writes metadata and manifest, and renames the folder; only rank 0 calls it."""
+        # PyTorch would treat the checksums as tensors, so they are removed first.
         gathered = [result for results_of_rank in results for result in results_of_rank]
         tensors = [result for result in gathered if not isinstance(result, _Checksums)]
         super().finish(metadata, [tensors])
@@ -88,9 +91,9 @@ class Writer(FileSystemWriter):
                 files |= result.files
         self._write_manifest(files)
 
-        # The order matters: the files and their names are on the disk before the folder gets the
-        # name that makes it a checkpoint. A folder of the same step is there if what follows the
-        # move has failed before.
+        # The order matters: the files and their names must be on the disk before the folder gets
+        # the name that makes it a checkpoint. A folder of the same step exists if an earlier
+        # attempt failed after it was renamed.
         _sync_folder(self.partial)
         remove_leftover(self.place)
         self.partial.replace(self.place)
@@ -106,30 +109,30 @@ class Writer(FileSystemWriter):
 
 
 def partial_of(place: Path) -> Path:
-    """Returns the folder that a checkpoint is written in."""
+    """Returns the folder that a checkpoint is written into before it is renamed to `place`."""
     return place.with_name(f"{place.name}.partial")
 
 
 @dataclass(frozen=True)
 class _Prefix:
-    """How the names of a rank's files begin."""
+    """The beginning of the names of a rank's files, in the form that PyTorch expects."""
 
     prefix: str
 
 
 @dataclass(frozen=True)
 class _Checksums(WriteResult):
-    """What a rank sends to rank 0 in addition to the list of tensors that it has written."""
+    """The checksums of a rank's files, sent to rank 0 together with the list of its tensors."""
 
     files: dict[str, Checksum]
 
 
 class _Hashing(FileSystem):
-    """A file system that hashes files while they are written.
+    """A file system for PyTorch that hashes files while they are written.
 
     Attributes:
         written: the checksums of the complete files, by name.
-        failure: the error of a file that could not be written.
+        failure: the error of the file that could not be written; None if there was no error.
     """
 
     def __init__(self) -> None:
@@ -140,7 +143,7 @@ class _Hashing(FileSystem):
     def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[io.IOBase]:
         assert mode == "wb", "a checkpoint's files are written once"
 
-        # Mode "x" never writes through a link that somebody has put in the file's place.
+        # Mode "x" fails if the name exists, so it never writes through a link to another place.
         with Path(path).open("xb") as file:
             stream = _HashedFile(file)
             try:
@@ -152,13 +155,19 @@ class _Hashing(FileSystem):
         self.written[Path(path).name] = Checksum(stream.length, stream.digest.hexdigest())
 
     def rename(self, path: str | os.PathLike[str], new_path: str | os.PathLike[str]) -> None:
-        # PyTorch writes `.metadata` under another name first.
+        # PyTorch first writes `.metadata` under another name.
         super().rename(path, new_path)
         self.written[Path(new_path).name] = self.written.pop(Path(path).name)
 
 
 class _HashedFile(io.IOBase):
-    """A file that is only written to, from its beginning to its end."""
+    """A file that is written from its beginning to its end and hashed at the same time.
+
+    Attributes:
+        digest: the SHA-256 of the bytes so far.
+        length: the number of bytes so far.
+        failure: the error of a write that failed; None if there was no error.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -170,7 +179,7 @@ class _HashedFile(io.IOBase):
         try:
             written = self.file.write(block)
         except OSError as error:
-            # The system does not say which file it was.
+            # The system's error does not contain the name of the file.
             error.filename = self.file.name
             self.failure = error
             raise
@@ -186,7 +195,8 @@ class _HashedFile(io.IOBase):
         self.file.flush()
 
     def fileno(self) -> int:
-        # PyTorch calls fsync with the descriptor, which knows nothing of the buffer in Python.
+        # PyTorch calls fsync with the descriptor. That would miss the bytes that are still in
+        # Python's buffer, so the buffer is written first.
         self.file.flush()
         return self.file.fileno()
 
@@ -195,7 +205,7 @@ class _HashedFile(io.IOBase):
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes sure that the names in a folder are on the disk; fsync of a file does not do that."""
+    """Writes the names in a folder to the disk; fsync of the files does not do that."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,15 +1,25 @@
-"""What a checkpoint holds and under which names: the only place that says so.
+"""Defines what a checkpoint contains, and the keys of its contents. No other file defines this.
 
-To add a value that training counts, add an attribute with a default to `Progress`, and count it
-next to `progress.step += 1` in `training/loop.py`. It must be the same on every rank: a number of
-this rank's part of a batch is summed by the all-reduce of `training/step.py`. To add the state of
-an object, add its key, its first format in `SINCE`, and the object to `parts_of`. Either way raise
-`FORMAT`: checkpoints of earlier formats still load, and earlier releases reject new ones.
+To add a value that training counts:
+
+1. Add an attribute with a default to `Progress`.
+2. Count it next to `progress.step += 1` in `training/loop.py`. The value must be the same on every
+   rank. If it depends on this rank's part of a batch, sum it in the all-reduce of
+   `training/step.py`.
+3. Raise `FORMAT`.
+
+To add the state of an object:
+
+1. Add a key for it, and the first format that has the key to `SINCE`.
+2. Add the object to `parts_of`.
+3. Raise `FORMAT`.
+
+Checkpoints of earlier formats can still be loaded, and earlier releases reject the new format.
 
 The format's number is in `checksums.json`:
 
 1  no number, and no checksum of `checksums.json`
-2  a number and a checksum in `checksums.json`; the tensors are those of format 1
+2  a number and a checksum in `checksums.json`; the same tensors as in format 1
 """
 
 import dataclasses
@@ -23,16 +33,18 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torchrec_priors.training.build import Built
 from torchrec_priors.training.optimizers import Optimizers
 
-FORMAT = 2  # of new checkpoints, and the newest that can be read
-NUMBERED_SINCE = 2  # the first format with a number
+FORMAT = 2  # the format of new checkpoints, and the latest that can be read
+NUMBERED_SINCE = 2  # the first format that has a number in `checksums.json`
 
 # The files of a checkpoint's folder.
 MANIFEST = "checksums.json"
 DCP_METADATA = ".metadata"
-# Checkpoints of versions without checksums have other names, so a missing manifest is noticed.
+# In versions without checksums, data files had other names. So if files have these names, there
+# must be a manifest.
 DATA_FILES = "rank-*.distcp"
 
-# The keys of the manifest. The number keeps its key in all formats, so any release can read it.
+# The keys of the manifest. All formats have the number under the same key, so that every release
+# can read it.
 FORMAT_NUMBER = "format"
 FILES = "files"
 
@@ -46,7 +58,7 @@ State = dict[str, Any]
 
 
 class Part(Protocol):
-    """Something whose state a checkpoint holds under one key."""
+    """An object with a state that a checkpoint contains, under one key."""
 
     def state_dict(self) -> Any: ...
 
@@ -55,16 +67,16 @@ class Part(Protocol):
 
 @dataclass
 class Progress:
-    """How far training has come. A checkpoint holds it as one float64 tensor.
+    """The progress of training. A checkpoint contains it as one float64 tensor.
 
-    New attributes go to the end, as the tensor has no names, and have a default, which stays if an
-    earlier checkpoint is loaded.
+    The tensor has no names, so new attributes must be added at the end. They need a default, which
+    stays if a checkpoint without them is loaded.
 
     Attributes:
         step: the number of completed steps.
         best: the best validation ndcg@10 so far; -1 before the first evaluation.
-        best_step: the number of completed steps at that evaluation.
-        without_gain: the number of evaluations since.
+        best_step: the number of completed steps at the best evaluation.
+        without_gain: the number of evaluations since the best one.
     """
 
     step: int = 0
@@ -77,35 +89,36 @@ class Progress:
         return torch.tensor(dataclasses.astuple(self), dtype=torch.float64)
 
     def load_state_dict(self, state: Tensor, /) -> None:
-        """Takes the values that `state` has; attributes that it lacks stay as they are."""
+        """Sets the attributes from a tensor; those that the tensor lacks stay as they are."""
         for field, value in zip(dataclasses.fields(self), state.tolist(), strict=False):
-            # The type of an attribute is that of its default: float64 holds steps without loss.
+            # An attribute has the type of its default. Integers below 2^53, such as steps, are
+            # exact as float64.
             kind: Any = type(field.default)
             setattr(self, field.name, kind(value))
 
 
 def parts_of(built: Built, optimizers: Optimizers, progress: Progress) -> dict[str, Part]:
-    """Returns everything that a checkpoint holds, by the key of its state."""
+    """Returns the objects with the states that a checkpoint contains, by their keys."""
     return {MODEL: built.parallel, OPTIMIZERS: optimizers.all, PROGRESS: progress}
 
 
 def parts_in_format(parts: dict[str, Part], number: int) -> dict[str, Part]:
-    """Returns the parts that a checkpoint of format `number` has."""
+    """Returns those of the parts that a checkpoint of format `number` contains."""
     return {key: part for key, part in parts.items() if SINCE[key] <= number}
 
 
 def state_of(parts: dict[str, Part]) -> State:
-    """Returns the state of the parts, to be saved or to be loaded into."""
+    """Returns the states of the parts, to save them or to load a checkpoint into them."""
     return {key: part.state_dict() for key, part in parts.items()}
 
 
 def fit_progress(state: State, metadata: Metadata) -> None:
-    """Cuts the progress in `state` to the values that an earlier checkpoint has.
+    """Shortens the progress in `state` to the values that an earlier checkpoint has.
 
     Args:
-        metadata: that of the checkpoint to be loaded.
+        metadata: the metadata of the checkpoint to be loaded.
     """
-    # A tensor can only be loaded into one of its own size.
+    # A tensor can only be loaded into a tensor of the same size.
     saved = metadata.state_dict_metadata.get(PROGRESS)
     if isinstance(saved, TensorStorageMetadata):
         state[PROGRESS] = state[PROGRESS][: saved.size[0]]

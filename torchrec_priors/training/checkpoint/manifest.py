@@ -1,4 +1,4 @@
-"""Reads `checksums.json` of a checkpoint: the format's number and the checksums of its files."""
+"""Reads the manifest of a checkpoint, `checksums.json`: its format, and its files' checksums."""
 
 import json
 from dataclasses import dataclass
@@ -32,13 +32,14 @@ def read_manifest(place: Path) -> dict[str, Checksum]:
     """Reads the checksums of a checkpoint's files, by name.
 
     Raises:
-        NewerFormatError: the checkpoint is of a format that this release does not know.
+        NewerFormatError: a later release has written the checkpoint, in a format that this release
+            cannot read.
         ValueError: the file is not a manifest, or is damaged.
         OSError: the file cannot be read.
     """
     values = _read(place)
 
-    # A later format may lay out the rest in another way, so its number is checked first.
+    # A later format may arrange the other keys differently, so the format is checked first.
     number = _format_of(values)
     if number > FORMAT:
         raise NewerFormatError(
@@ -46,7 +47,7 @@ def read_manifest(place: Path) -> dict[str, Checksum]:
             "update it"
         )
 
-    # Names lead to files that are read: none may lead out of the folder.
+    # The files with these names are read later, so a name must not lead out of the folder.
     try:
         files = values[FILES]
         for name in files:
@@ -58,13 +59,14 @@ def read_manifest(place: Path) -> dict[str, Checksum]:
 
 
 def format_of(place: Path) -> int:
-    """Returns the format of a checkpoint whose files are not damaged; 1 if it has no manifest."""
+    """Returns the format of an undamaged checkpoint; 1 if it has no manifest."""
     if not (place / MANIFEST).is_file():
         return 1
     return _format_of(_read(place))
 
 
 def _read(place: Path) -> dict[str, Any]:
+    """Reads the values of the manifest and checks its own checksum."""
     values = json.loads((place / MANIFEST).read_text(encoding="utf8"))
     if not isinstance(values, dict):
         raise ValueError("it is not a JSON object")
@@ -74,7 +76,8 @@ def _read(place: Path) -> dict[str, Any]:
     except UserError as error:
         raise ValueError("it does not match its checksum") from error
 
-    # Without this rule, damage to the key of the checksum would not be noticed.
+    # From this format on the checksum must exist. Otherwise, if its key were damaged, the file
+    # would be read without a check.
     if not has_checksum and _format_of(values) >= NUMBERED_SINCE:
         raise ValueError("it has no checksum")
     return values

@@ -1,8 +1,9 @@
-"""Reads `.metadata` of a checkpoint without running anything that it names.
+"""Reads the file `.metadata` of a checkpoint without running any code that the file names.
 
-`torch.distributed.checkpoint` writes it as a pickle, which may call whatever it names. Here every
-name in it is replaced by an inert object, and names that no checkpoint of ours has are rejected.
-The metadata is then built from values that were checked one by one: names, numbers, sizes.
+`torch.distributed.checkpoint` writes the file as a pickle. Unpickling one normally may call any
+function that the pickle names. Here every name is replaced by an inert object, and names that do
+not occur in this project's checkpoints are rejected. The metadata is then built from names, numbers
+and sizes that were checked one by one.
 """
 
 import pickle
@@ -24,7 +25,7 @@ from torch.distributed.checkpoint.metadata import (
 
 from torchrec_priors.training.checkpoint.keys import DCP_METADATA
 
-# What the pickle of a checkpoint of ours names, and nothing else.
+# All names in the pickles of this project's checkpoints.
 _OF_DCP = "torch.distributed.checkpoint.metadata"
 _KNOWN = {
     (_OF_DCP, "Metadata"),
@@ -44,10 +45,10 @@ _DTYPES = {name: value for name, value in vars(torch).items() if isinstance(valu
 
 
 def read_metadata(place: Path) -> Metadata:
-    """Reads which tensors the checkpoint in the folder `place` holds.
+    """Reads the names, types, sizes and places of the tensors of the checkpoint in `place`.
 
     Raises:
-        ValueError: the file holds anything else.
+        ValueError: the file contains anything else.
         OSError: the file cannot be read.
     """
     with (place / DCP_METADATA).open("rb") as file:
@@ -63,11 +64,11 @@ def read_metadata(place: Path) -> Metadata:
 
 
 class _StandIn:
-    """Takes the place of an object of the pickle, and does nothing.
+    """Replaces an object of the pickle. It only remembers values and does nothing else.
 
     Attributes:
-        arguments: what the object would have been created with.
-        state: what it would have been filled with.
+        arguments: the arguments that the object would have been created with.
+        state: the state that the object would have been filled with.
     """
 
     arguments: tuple[Any, ...] = ()
@@ -82,9 +83,10 @@ class _StandIn:
         self.state = state
 
 
-# The unpickler in Python: the one in C allocates any memory that a file asks for.
+# The base class is Python's unpickler in Python. The one in C would allocate as much memory as a
+# damaged file asks for.
 class _InertUnpickler(pickle._Unpickler):
-    """Unpickles stand-ins and types of tensors only."""
+    """Unpickles only stand-ins and the types of tensors."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in _DTYPES:
@@ -92,11 +94,13 @@ class _InertUnpickler(pickle._Unpickler):
         if (module, name) not in _KNOWN:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no checkpoint holds")
 
-        # A new class each time: a pickle can set attributes of a class, and so change later ones.
+        # Each object gets a new class. A pickle can set attributes of a class, and with a common
+        # class it could change other objects.
         return type(name, (_StandIn,), {})
 
 
 def _metadata(value: Any) -> Metadata:
+    """Builds the metadata of the whole checkpoint from the root of the pickle."""
     state = _state(value, "Metadata")
     tensors = _dictionary(state.get("state_dict_metadata"), _tensor)
     paths = _dictionary(state.get("planner_data"), _path)
@@ -117,6 +121,7 @@ def _metadata(value: Any) -> Metadata:
 
 
 def _tensor(value: Any) -> STORAGE_TYPES:
+    """Builds the metadata of one tensor: its type, its size and its chunks."""
     state = _state(value, "TensorStorageMetadata")
     size = _size(state.get("size"))
     chunks = [_chunk(chunk, len(size)) for chunk in _require(state.get("chunks"), list, "chunks")]
@@ -124,6 +129,7 @@ def _tensor(value: Any) -> STORAGE_TYPES:
 
 
 def _chunk(value: Any, dimensions: int) -> ChunkStorageMetadata:
+    """Builds the metadata of one chunk of a tensor: its position in the tensor, and its size."""
     state = _state(value, "ChunkStorageMetadata")
     offsets = _size(state.get("offsets"))
     sizes = _size(state.get("sizes"))
@@ -133,7 +139,7 @@ def _chunk(value: Any, dimensions: int) -> ChunkStorageMetadata:
 
 
 def _properties(value: Any) -> TensorProperties:
-    """Takes only the type; layout and memory are the same for all tensors of ours."""
+    """Builds the properties of a tensor. Only the type is read: the others never differ."""
     values = _require(_stand_in(value, "TensorProperties").state, tuple, "properties")
     if not values or not isinstance(values[0], torch.dtype):
         raise ValueError("a tensor has no type")
@@ -141,7 +147,7 @@ def _properties(value: Any) -> TensorProperties:
 
 
 def _index(value: Any, tensors: Mapping[str, Any]) -> MetadataIndex:
-    """The key of a stored piece: a tensor's name, and which piece of it."""
+    """Builds the key of a stored piece: a tensor's name, and the position of the piece in it."""
     state = _state(value, "MetadataIndex")
     name = state.get("fqn")
     if name not in tensors:
@@ -157,20 +163,20 @@ def _index(value: Any, tensors: Mapping[str, Any]) -> MetadataIndex:
 
 
 def _storage_info(value: Any) -> _StorageInfo:
-    """Where a piece is: a file of the checkpoint's own folder, an offset and a length."""
+    """Builds the place where a piece is stored: a file, an offset and a length."""
     state = _state(value, "_StorageInfo")
     # Only files in the checkpoint's own folder may be read.
     file = _require(state.get("relative_path"), str, "a file's name")
     if not file or file in (".", "..") or "/" in file or "\0" in file:
         raise ValueError(f"{file!r} is no file of the checkpoint")
-    # PyTorch would pass the data through extensions of these names.
+    # PyTorch would pass the data through the extensions that are named here.
     if state.get("transform_descriptors"):
         raise ValueError("a tensor is stored in another form than ours")
     return _StorageInfo(file, _natural(state.get("offset")), _natural(state.get("length")))
 
 
 def _path(value: Any) -> tuple[Any, ...]:
-    """The keys that lead to a tensor in the nested state."""
+    """Reads the keys that lead to a tensor in the nested dictionaries of the state."""
     parts = _require(value, tuple, "planner_data")
     if not all(isinstance(part, str | int) for part in parts):
         raise ValueError("planner_data is not a path of names")
@@ -178,35 +184,40 @@ def _path(value: Any) -> tuple[Any, ...]:
 
 
 def _size(value: Any) -> torch.Size:
+    """Builds a size from a tuple of natural numbers."""
     (numbers,) = _stand_in(value, "Size").arguments or ((),)
     return torch.Size([_natural(number) for number in _require(numbers, tuple, "a size")])
 
 
 def _natural(value: Any) -> int:
-    # Not `isinstance`: True is an integer, too.
+    """Returns a value that is an integer of at least 0; otherwise raises ValueError."""
+    # `isinstance` would accept True, because bool is a subclass of int.
     if type(value) is not int or value < 0:
         raise ValueError(f"{value!r} is no size")
     return value
 
 
 def _dictionary(value: Any, convert: Callable[[Any], Any]) -> dict[str, Any]:
-    """A dictionary from names to values that `convert` checks and converts."""
+    """Builds a dictionary from names to values; `convert` checks and converts each value."""
     entries = _require(value, dict, "names")
     return {_require(key, str, "a name"): convert(inner) for key, inner in entries.items()}
 
 
 def _state(value: Any, name: str) -> dict[str, Any]:
+    """Returns the state of a stand-in, which must be a dictionary."""
     state: dict[str, Any] = _require(_stand_in(value, name).state, dict, name)
     return state
 
 
 def _stand_in(value: Any, name: str) -> _StandIn:
+    """Returns a value that is a stand-in for class `name`; otherwise raises ValueError."""
     if not isinstance(value, _StandIn) or type(value).__name__ != name:
         raise ValueError(f"there is no {name} where one is expected")
     return value
 
 
 def _require(value: Any, kind: type, what: str) -> Any:
+    """Returns a value that is of type `kind`; otherwise raises ValueError, which names `what`."""
     if not isinstance(value, kind):
         raise ValueError(f"{what} is no {kind.__name__}")
     return value

@@ -1,4 +1,4 @@
-"""Pieces of a large tensor, in the CPU's memory, for `torch.distributed.checkpoint`."""
+"""Presents a rank's pieces of a large tensor to `torch.distributed.checkpoint`."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,13 @@ from torchrec.distributed.shards_wrapper import LocalShardsWrapper
 
 
 class Pieces(LocalShardsWrapper):
-    """What a rank holds of a tensor; at least one piece if it is to be loaded.
+    """A rank's pieces of a tensor, in the CPU's memory.
 
-    TorchRec's own wrapper knows the offsets of the pieces, but takes the size of the whole tensor
-    from a `DTensor` around it. That would move the pieces to the device of its mesh.
+    There must be at least one piece if a checkpoint is to be loaded into them.
+
+    TorchRec's own wrapper has the offsets of the pieces, but it takes the size of the whole tensor
+    from a `DTensor` around it. The `DTensor` would move the pieces to the device of its mesh. So
+    this class stores the size itself.
 
     Attributes:
         whole: the size of the whole tensor.
@@ -24,8 +27,8 @@ class Pieces(LocalShardsWrapper):
     ) -> "Pieces":
         """
         Args:
-            pieces: plain tensors.
-            offsets: where each piece begins in the whole tensor, in every dimension.
+            pieces: the pieces, as plain tensors.
+            offsets: for each piece, the indices in the whole tensor at which the piece begins.
             size: the size of the whole tensor.
         """
         wrapper: Pieces = super().__new__(cls, list(pieces), [tuple(offset) for offset in offsets])
@@ -34,5 +37,5 @@ class Pieces(LocalShardsWrapper):
 
     def size(self, *dimension: int) -> torch.Size | int:
         """Returns the size of the whole tensor, or of one of its dimensions."""
-        # `torch.distributed.checkpoint` compares it with the size that was saved.
+        # `torch.distributed.checkpoint` compares this size with the size that was saved.
         return self.whole[dimension[0]] if dimension else self.whole

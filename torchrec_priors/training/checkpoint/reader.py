@@ -1,6 +1,7 @@
-"""Reads tensors from a checkpoint without running anything that its files name.
+"""Reads tensors from a checkpoint without running any code that its files name.
 
-`checkpoint.metadata` reads what the files hold; PyTorch's reader of weights only reads the tensors.
+`metadata.py` reads safely which tensors the files contain. The tensors themselves are read by
+PyTorch, in its mode `weights_only`, which runs no code from files either.
 """
 
 from pathlib import Path
@@ -17,16 +18,16 @@ class Reader(FileSystemReader):
     """Reads one checkpoint.
 
     Attributes:
-        metadata: the names, types and sizes of its tensors, and where they are in its files.
+        metadata: the names, types and sizes of its tensors, and their places in its files.
 
     Raises:
-        UserError: `.metadata` is not what a checkpoint has.
+        UserError: the file `.metadata` is missing, damaged or not from this project.
     """
 
     def __init__(self, place: Path) -> None:
         super().__init__(place)
 
-        # Read at once: an unreadable file is then named before any collective begins.
+        # The metadata is read at once, so that the error comes before any collective begins.
         try:
             self.metadata = read_metadata(place)
         except (ValueError, OSError) as error:
@@ -36,5 +37,5 @@ class Reader(FileSystemReader):
             ) from error
 
     def read_metadata(self, *arguments: Any, **options: Any) -> Metadata:
-        """Returns what was read when the reader was created; the base class would unpickle it."""
+        """Returns the metadata that `__init__` has read; the base class would unpickle the file."""
         return self.metadata

@@ -1,8 +1,9 @@
-"""Loads row-wise Adagrad's state from a checkpoint whose table was cut into other columns.
+"""Loads row-wise Adagrad's state if the checkpoint's table was divided differently by columns.
 
-The state is one number a row: the sum over the steps of the mean of the squared gradient over the
-columns. If a table is cut into columns, every part has a copy of it (`embedding/whole_rows.py`):
-[parts * R], part after part. So every part can take its state from the checkpoint's first part.
+The state has one number for each row: the mean of the squared gradient over the columns, summed
+over the steps. If a table is divided by columns, each part has a copy of the state
+(`embedding/whole_rows.py`). The state then has the shape [parts * R], with one copy after another.
+All copies are equal, so each part can load its state from the checkpoint's first copy.
 
 Shapes: R rows of the table.
 """
@@ -25,13 +26,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Borrowed:
-    """A value of the state that is loaded in the checkpoint's form.
+    """A tensor of the state that has another shape in the checkpoint.
 
     Attributes:
-        states: the dictionary that holds the value.
-        name: its key there.
-        value: the value in this run's form.
-        saved: the value in the checkpoint's form; None if this rank has no rows.
+        states: the dictionary that contains the tensor.
+        name: the tensor's key in that dictionary.
+        value: the tensor in this run's shape.
+        saved: the tensor in the checkpoint's shape; None if this rank has no rows.
     """
 
     states: State
@@ -42,18 +43,18 @@ class _Borrowed:
 
 @contextmanager
 def in_saved_form(state: State, metadata: Metadata) -> Iterator[None]:
-    """Replaces values that the checkpoint has in another form by that form, to be loaded.
+    """Gives tensors of `state` the shapes that they have in a checkpoint, so that it can be loaded.
 
-    Within the block these values are in `state` in the checkpoint's form. After it they are back
-    in their own form, filled with what was loaded.
+    Load the checkpoint within the block. After it, `state` has the run's own tensors again, filled
+    with the loaded values.
 
     Args:
-        state: model and optimizers, as `Checkpoints` loads them.
-        metadata: that of the checkpoint.
+        state: the state of model and optimizers, as `Checkpoints` loads it.
+        metadata: the metadata of the checkpoint.
     """
     borrowed = _other_forms(state, metadata)
     for entry in borrowed:
-        # A rank without rows has nothing to load; the key must not be in its state then.
+        # A rank without rows has nothing to load, so its state must not contain the key.
         entry.states.pop(entry.name)
         if entry.saved is not None:
             entry.states[entry.name] = entry.saved
@@ -70,14 +71,15 @@ def in_saved_form(state: State, metadata: Metadata) -> Iterator[None]:
 
 
 def _other_forms(state: State, metadata: Metadata) -> list[_Borrowed]:
-    """Finds the values that the checkpoint has in another form."""
+    """Finds the tensors that have another shape in the checkpoint."""
     borrowed = []
     for parameter, states in state[OPTIMIZERS]["state"].items():
         for name, value in states.items():
             saved = metadata.state_dict_metadata.get(key_in_optimizers(parameter, name))
             if not isinstance(value, DTensor) or not isinstance(saved, TensorStorageMetadata):
                 continue
-            # A state with a number for each element loads into any cut as it is.
+            # PyTorch itself can load a state that has a number for each element, however the table
+            # was divided.
             if value.dim() != 1 or value.shape == saved.size:
                 continue
 
@@ -98,8 +100,9 @@ def _pieces_to_load(value: DTensor, rows: int, size: int) -> Pieces | None:
     """Returns empty pieces for the rows of this rank's shards; None if this rank has no rows.
 
     Args:
+        value: the state in this run's shape.
         rows: the number of rows of the table.
-        size: the length of the checkpoint's state, of which only the first part is read.
+        size: the length of the state in the checkpoint. Only its first copy is read.
     """
     shards = _shards(value)
     if not shards:
@@ -110,7 +113,7 @@ def _pieces_to_load(value: DTensor, rows: int, size: int) -> Pieces | None:
 
 
 def _shards(tensor: DTensor) -> list[tuple[Tensor, int]]:
-    """Returns this rank's shards that are not empty, and where they begin."""
+    """Returns this rank's shards that are not empty, each with the index of its first element."""
     local: Any = tensor.to_local()
     return [
         (shard, int(offset[0]))

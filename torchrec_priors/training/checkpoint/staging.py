@@ -1,4 +1,4 @@
-"""Copies what a checkpoint holds, so training may continue while the copy is written."""
+"""Copies the state that a checkpoint saves, so training may continue while it is written."""
 
 import copy
 from typing import Any
@@ -15,7 +15,7 @@ from torchrec_priors.training.checkpoint.pieces import Pieces
 class Staging(BlockingAsyncStager):
     """Copies this rank's shards and dense parameters into the CPU's memory.
 
-    The copy is freed once it is written.
+    The copy is freed after it has been written.
     """
 
     @torch.no_grad()
@@ -25,22 +25,22 @@ class Staging(BlockingAsyncStager):
 
 
 def staged_copy(value: Any) -> Any:
-    """Returns the same nested dictionaries and lists with copies of the tensors.
+    """Returns the same nested dictionaries and lists, with copies of the tensors.
 
-    In the place of a sharded tensor are `Pieces`: the shards of this rank.
+    A sharded tensor becomes `Pieces` with copies of this rank's shards.
     """
     if isinstance(value, dict):
         return {key: staged_copy(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(staged_copy(inner) for inner in value)
 
-    # Of a sharded tensor this rank has only some shards.
+    # This rank has only some shards of a sharded tensor.
     if isinstance(value, DTensor):
         local: Any = value.to_local()
         shards = [_copy(shard) for shard in local.local_shards()]
         return Pieces(shards, local.local_offsets(), value.shape)
 
-    # TorchRec keeps the buffers of managed tables in the older kind of sharded tensor.
+    # TorchRec uses this older kind of sharded tensor for the buffers of managed tables.
     if isinstance(value, ShardedTensor):
         held = value.local_shards()
         offsets = [shard.metadata.shard_offsets for shard in held]
