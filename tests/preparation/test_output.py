@@ -73,7 +73,7 @@ def test_any_other_failure_midway_leaves_no_data_set_and_the_same_command_goes_o
     assert [path.name for path in tmp_path.iterdir()] == [".prepared.work"]
     said = []
     prepare(Settings("movielens", small_raw, HORIZON), out, report=said.append)
-    assert said[0] == "resuming from what an earlier run left"
+    assert said[0] == "resuming from an earlier run"
     assert _shas(out) == _shas(small_data)
     assert list(tmp_path.iterdir()) == [out]
 
@@ -121,7 +121,7 @@ def test_too_little_memory_leaves_what_is_finished(small_raw, small_data, tmp_pa
         report=said.append,
         on=more,
     )
-    assert said[0] == "resuming from what an earlier run left"
+    assert said[0] == "resuming from an earlier run"
     assert _shas(tmp_path / "prepared") == _shas(small_data)
 
 

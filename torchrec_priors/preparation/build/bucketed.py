@@ -1,8 +1,8 @@
-"""The log in ranges of users (buckets), each small enough to be sorted in memory.
+"""Divides the log into ranges of users (buckets) that are small enough to be sorted in memory.
 
-Interactions are put in order of time, repeated ones are removed, and the rest is counted. The
-result is a table per bucket in the engine's folder, so memory does not grow with the log, and a
-kill costs one bucket.
+In each bucket, interactions are sorted by time, repeated ones are removed, and the rest is counted.
+The result is stored as a table in the engine's folder. Memory therefore does not grow with the log,
+and after a kill at most one bucket has to be computed again.
 """
 
 from collections.abc import Callable
@@ -18,17 +18,20 @@ from torchrec_priors.preparation.engine.engine import Engine
 
 @dataclass(frozen=True)
 class Bucketed:
-    """The log of a corpus.
+    """The log of a corpus, divided into buckets.
 
     Attributes:
-        logs: the interactions of each bucket, as in the raw files.
-        buckets: `expressions.histories` of each bucket, in order of user id.
-        counts: `expressions.counts` of all buckets together; an item may have several rows.
-        read: how many there are of: `users` and `interactions` in the raw files, `duplicates`
-            among them, and interactions that are `late` in the raw files; `short_users`, with
-            fewer interactions than the corpus asks for, and their `short_interactions`;
-            `kept_users`, `kept_interactions` and `training_interactions`; and the `parts` of the
-            split.
+        logs: the interactions of each bucket, as they are in the raw files.
+        buckets: the result of `expressions.histories` for each bucket. Buckets are in order of user
+            id.
+        counts: the results of `expressions.counts` for all buckets in one table. An item may have
+            rows from several buckets.
+        read: the following numbers, by name. `users` and `interactions` count the whole log without
+            repeats, `duplicates` the repeats, and `late` the interactions that were out of order.
+            `short_users` counts users with fewer interactions than the corpus requires, and
+            `short_interactions` their interactions. `kept_users`, `kept_interactions` and
+            `training_interactions` count what is in the data set. Further names are those of
+            `Split.parts`.
     """
 
     logs: list[ir.Table]
@@ -40,10 +43,11 @@ class Bucketed:
 def bucketed(
     engine: Engine, corpus: Corpus, split: Split, report: Callable[[str], None], prefix: str = ""
 ) -> Bucketed:
-    """Divides the log; tables that an earlier run finished are not computed again.
+    """Divides the log into buckets. Tables that an earlier run finished are not computed again.
 
     Args:
-        prefix: prefix of the names of the tables, needed if an engine has several logs.
+        prefix: the beginning of the names of all tables. It must differ if an engine has several
+            logs.
     """
     log = expressions.log(corpus)
     report("counting the interactions of users")
@@ -51,7 +55,7 @@ def bucketed(
     users = engine.materialise(f"{prefix}raw_users", per_user)
     interactions = int(engine.value(users.n.sum()) or 0)
 
-    # A log that fits is one bucket, and is not copied.
+    # A log that fits into memory is one bucket and is not copied.
     parts = [log]
     rows = _rows_a_bucket(engine)
     if interactions > rows:
@@ -66,7 +70,8 @@ def bucketed(
     totals = []
     for number, part in enumerate(parts):
         report(f"histories of users, {number + 1} of {len(parts)}")
-        # Without times `timestamp` differs for every interaction of a user: none is repeated.
+        # Without times, every interaction of a user has a different `timestamp`, so none is
+        # repeated.
         once = part
         if corpus.has_times:
             once = expressions.without_repeats(part)
@@ -81,7 +86,7 @@ def bucketed(
         totals.append(engine.materialise(f"{prefix}totals_{number}", _totals(table, split)))
         buckets.append(table)
 
-    # Users are in one bucket each, so the totals of buckets add up.
+    # Every user is in one bucket only, so the totals of the buckets can be added.
     whole = engine.to_arrow(expressions.union(totals))
     read = {name: sum(whole[name].to_pylist()) for name in whole.column_names}
     read["duplicates"] = interactions - read["interactions"]
@@ -89,10 +94,10 @@ def bucketed(
 
 
 def _rows_a_bucket(engine: Engine) -> int:
-    """Interactions per bucket.
+    """Returns the number of interactions per bucket.
 
-    A run that resumes takes the number of the first run, which may have had another memory limit:
-    tables that are finished keep their bounds.
+    A run that resumes uses the number of the first run, even if its memory limit is different.
+    Otherwise finished tables would not match the new bounds of the buckets.
     """
     noted = engine.journal.finished("rows a bucket")
     if noted is None:
@@ -102,10 +107,10 @@ def _rows_a_bucket(engine: Engine) -> int:
 
 
 def _totals(table: ir.Table, split: Split) -> ir.Table:
-    """One row: users and interactions, before and after short histories are left out."""
+    """Returns one row with the numbers of users and interactions for `Bucketed.read`."""
     kept = split.keeps(table)
-    # A table of histories has exactly one row at position 0 per user: counting these rows counts
-    # users.
+    # In a table of histories, every user has exactly one row at position 0. Counting these rows
+    # counts the users.
     first = table.position == 0
     numbers = {
         "users": first,
@@ -116,7 +121,7 @@ def _totals(table: ir.Table, split: Split) -> ir.Table:
         "kept_interactions": kept,
         "training_interactions": kept & (table.position < split.training_end(table)),
     }
-    # What the split counts is counted of kept users.
+    # The counts of the split include kept users only.
     numbers |= {name: kept & flag for name, flag in split.parts(table).items()}
 
     sums = {

@@ -1,6 +1,6 @@
-"""Writes the files of a prepared data set and their manifest from a corpus, stage by stage.
+"""Writes the files of a prepared data set and its manifest from a corpus, stage by stage.
 
-A stage that is finished is not repeated when the same command resumes.
+When the same command resumes after a kill, finished stages are not repeated.
 """
 
 from collections.abc import Callable
@@ -30,12 +30,17 @@ Report = Callable[[str], None]
 
 
 class Build:
-    """Runs the expressions on an engine and writes the results.
+    """Builds a data set from a corpus with an engine.
 
     Args:
+        bad_rows: the counts of rows that were left out.
+        horizon: the number of a user's next items that a model predicts.
+        split_by: how the log is split into training, validation and test.
+        seed: the seed of the permutation that assigns row ids to items.
         keep_short: whether the data set keeps the interactions of users with short histories, for
             a later append.
-        folder: where the data set is built, in the engine's folder.
+        folder: the folder in which the data set is built. It is in the engine's folder.
+        report: called with a line about each stage.
     """
 
     def __init__(
@@ -65,9 +70,9 @@ class Build:
         """Writes all files and returns their manifest.
 
         Args:
-            settings: returns the settings that the manifest keeps. It is called last: it waits for
-                the checksums of the raw files, which are computed in the background, and fails if a
-                raw file changed meanwhile.
+            settings: a function that returns the settings for the manifest. It is called last,
+                because it waits for the checksums of the raw files, which are computed in the
+                background. It fails if a raw file has changed in the meantime.
         """
         self.report("checking the catalogue and the log")
         if self.engine.journal.finished("contents") is None:
@@ -75,13 +80,13 @@ class Build:
             contents.check_log(self.engine, self.corpus)
             self.engine.journal.finish("contents")
 
-        # Only checked event codes are known to fit in int8.
+        # Event codes have been checked, so they are known to fit in int8.
         self.corpus = narrow_events(self.corpus)
         self.split = self.split_by.resolve(
             self.engine, self.corpus, expressions.log(self.corpus), self.horizon
         )
 
-        # The expensive part: everything below reads these tables instead of the log.
+        # This is the expensive part. All later stages read its tables instead of the log.
         log = bucketed(self.engine, self.corpus, self.split, self.report)
         if not log.read["kept_users"]:
             raise contents.no_user(
@@ -112,8 +117,8 @@ class Build:
             short = interactions_of(self.engine, log.logs, log.buckets, self.split)
             write_held(self.output, self.corpus, ids, short)
 
-        # `settings` is called last: it waits for the checksums of the raw files, which are computed
-        # in the background, and fails if a raw file changed meanwhile.
+        # `settings` is called as late as possible, because it waits for the checksums of the raw
+        # files.
         counts = self._counts(log, self.engine.value(ids.count()))
         self.report("checksums")
         recorded = {**settings(), **self.split.recorded()}
@@ -155,14 +160,14 @@ class Build:
         """Writes all priors.
 
         Returns:
-            Their descriptions for the manifest, and the table (user_id, group) of the prior that
-            fills `user_group`.
+            The descriptions of the priors for the manifest, and the table of (user_id, group) of
+            the prior that fills `user_group`.
         """
         priors = [self._prior(labels, ids, "item_id")[0] for labels in self.corpus.item_priors]
         if self.corpus.event_prior:
             priors.append(self._event_prior(self.corpus.event_prior, seen, ids))
 
-        # The table of users is needed only for user priors; sequences are read from the buckets.
+        # The table of users is needed only for user priors. Sequences are written from the buckets.
         groups: ir.Table | None = None
         if self.corpus.user_priors:
             parts = [
@@ -182,7 +187,7 @@ class Build:
         """Writes `priors/<name>.parquet`.
 
         Returns:
-            Its description for the manifest, and the table (entity, group) in the engine.
+            The description of the prior for the manifest, and the table of (entity, group).
         """
         self.report(f"writing prior {labels.name}")
         names, counts, grouped = labelled.groups(self.engine, labels, entities, entity)
@@ -194,15 +199,15 @@ class Build:
     def _event_prior(self, name: str, seen: ir.Table, ids: ir.Table) -> PriorInfo:
         """Writes the prior over event types.
 
-        Its groups are the event types, and a group may retrieve the items that had this event in
-        training (Omega).
+        Each event type is a group. The head of a group may retrieve the items that had this event
+        in training (the paper's Omega).
         """
         self.report(f"writing prior {name}")
         per_event = seen.group_by("event").aggregate(size=seen.training.sum().cast("int64"))
         rows = self.engine.to_arrow(per_event)
         size_of = dict(zip(rows["event"].to_pylist(), rows["size"].to_pylist(), strict=True))
 
-        # Groups are numbered from the largest to the smallest, as those of every prior.
+        # As in every prior, groups are numbered from the largest to the smallest.
         order = sorted(
             range(len(self.corpus.events)), key=lambda event: (-size_of.get(event, 0), event)
         )

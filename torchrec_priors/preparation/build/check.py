@@ -1,8 +1,7 @@
-"""Checks that what a corpus file's `load` returned has the form of a corpus.
+"""Checks that the result of a corpus file's `load` has the form of a corpus.
 
-That is its tables, their columns and types, and the names of its priors.
-
-No data is read. Checks that need the data are in `torchrec_priors/preparation/build/contents.py`.
+The tables, their columns and types, and the names of priors are checked. No data is read. Checks
+that need the data are in `torchrec_priors/preparation/build/contents.py`.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,26 +17,29 @@ from torchrec_priors.preparation.build.plain_types import is_text, is_time, is_t
 from torchrec_priors.preparation.corpus import Corpus, Labels
 from torchrec_priors.prepared.manifest import PRIOR_KINDS
 
-# The kinds of priors, which `torchrec_priors/priors/` defines.
+# The folder with one file for each kind of prior.
 _PRIORS = Path(__file__).resolve().parents[2] / "priors"
-_DIGITS = 38  # of the largest decimals that every engine and Parquet have
+# The number of digits of the longest decimals that every engine and Parquet can store.
+_DIGITS = 38
 _NOT_IN_FILE_NAMES = set('/\\:*?"<>|')
 
 
 def check(loaded: object, file: Path) -> Corpus:
-    """Returns `loaded`, which is then known to be a valid corpus.
+    """Checks that `loaded` is a valid corpus, and returns it.
 
     Args:
-        file: file of the corpus, for messages.
+        loaded: the object that `load` of the corpus file returned.
+        file: the corpus file, for messages.
 
     Raises:
-        UserError: it is not a corpus, or a table, a column, a type or a prior's name is wrong.
+        UserError: `loaded` is not a corpus, or a table, a column, a type or the name of a prior is
+            wrong.
     """
     if not isinstance(loaded, Corpus):
         kind = "nothing" if loaded is None else f"a {type(loaded).__name__}"
         raise UserError(f"{file.name}: load returned {kind} where a Corpus is expected")
 
-    # Arrow tables and data frames are the usual mistake: the message names the type.
+    # The usual mistake is to return Arrow tables or data frames, so the message names the type.
     for table, where in _tables(loaded):
         if not isinstance(table, ir.Table):
             kind = f"{type(table).__module__.split('.')[0]} {type(table).__name__}"
@@ -59,7 +61,7 @@ def check(loaded: object, file: Path) -> Corpus:
 
 
 def kind_of(column_type: dt.DataType) -> str:
-    """The kind of ids that a column type is read as."""
+    """Returns the kind of ids in a column of this type: "integer", "text", or another type."""
     if is_whole(column_type):
         return "integer"
     if is_text(column_type):
@@ -68,13 +70,15 @@ def kind_of(column_type: dt.DataType) -> str:
 
 
 def check_name(prior: str, name: str) -> None:
-    """Checks a prior's name.
+    """Checks the name of a prior.
 
     Args:
-        name: who gave it, for messages: a corpus file or an option.
+        prior: the name of the prior.
+        name: the corpus file or the option that gave the name, for messages.
 
     Raises:
-        UserError: the prior cannot be the name of a file, or is a kind of prior that has no labels.
+        UserError: the name cannot be the name of a file, or a tree of priors would take it for
+            something else: a file of code, or a kind of prior that needs no labels.
     """
     wrong = sorted(
         {
@@ -88,7 +92,8 @@ def check_name(prior: str, name: str) -> None:
         raise UserError(f"{name}: prior '{prior}' cannot be the name of a file{why}: rename it")
     check_file_name(prior, f"{name}: prior")
 
-    # A level of `priors.tree` is a prior of the data, a file of code or a kind, all by their names.
+    # A level of `priors.tree` is the name of a prior of the data set, of a file of code, or of a
+    # kind of prior. The names must therefore differ.
     if own_file(prior) is not None:
         raise UserError(
             f"{name}: prior '{prior}' is named like a file of code, which a tree would load:"
@@ -113,13 +118,13 @@ def _name_of_table(labels: Labels) -> str:
 
 
 def _check_columns(corpus: Corpus, name: str) -> None:
-    """Checks that all columns exist and have their types."""
+    """Checks that all columns exist and have valid types."""
     log = corpus.interactions
     columns = ["user_id", "item_id", "timestamp", "order"]
     if corpus.events:
         columns.append("event")
 
-    # All columns first: the types below are looked up by name.
+    # This comes first, because the checks of types below look up columns by name.
     for column in columns:
         _require(log, column, "interactions", name)
 
@@ -179,9 +184,9 @@ def _require_type(
 
 
 def _check_ids(corpus: Corpus, name: str) -> None:
-    """Checks that ids are integers or text, the same in all tables.
+    """Checks that ids are integers or text, and of the same kind in all tables.
 
-    An integer never equals a text in a join, so a mixture would lose rows without an error.
+    In a join, an integer never equals a text, so a mixture would silently lose rows.
     """
     with_items = [
         (corpus.items, "items"),
@@ -210,6 +215,6 @@ def _is_moment(column_type: dt.DataType) -> bool:
 
 
 def _is_kept(column_type: dt.DataType) -> bool:
-    """Whether every engine and Parquet have such a column."""
+    """Returns whether every engine and Parquet can store columns of this type."""
     wide = column_type.is_decimal() and (column_type.precision or 0) > _DIGITS
     return not (wide or column_type.is_interval() or column_type.is_float16())

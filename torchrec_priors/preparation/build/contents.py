@@ -1,7 +1,7 @@
 """Checks that the rows of a corpus fit together.
 
-An item is in the catalogue once, interactions are with items of the catalogue, event codes are in
-range.
+An item may be in the catalogue only once. Interactions must refer to items in the catalogue. Event
+codes must be in range, and times must be valid.
 """
 
 import ibis.expr.types as ir
@@ -50,13 +50,13 @@ def check_log(engine: Engine, corpus: Corpus) -> None:
     numbers = {f"no_{name}": _is_missing(log[name]).sum() for name in required}
     if corpus.has_times:
         numbers |= unit_numbers(log.timestamp)
-    # Event codes may be missing, too: `wrong` counts these.
+    # `wrong` counts missing event codes, too.
     if corpus.events:
         event = log.event
         wrong = event.isnull() | (event < 0) | (event >= len(corpus.events))
         numbers |= {"wrong": wrong.sum(), "example": event.min(where=wrong)}
 
-    # One query for all checks, as each query reads the whole log.
+    # One query computes all checks, because each query reads the whole log.
     totals = _first_row(engine, log.aggregate(**numbers))
     for name in required:
         missing = totals[f"no_{name}"]
@@ -77,10 +77,11 @@ def check_log(engine: Engine, corpus: Corpus) -> None:
 
 
 def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
-    """Raises UserError if an interaction of kept users is with an item outside the catalogue.
+    """Raises UserError if a kept user interacted with an item outside the catalogue.
 
     Args:
-        counts: `item_id` and `rows`, the number of its interactions of kept users.
+        counts: a table of `item_id` and `rows`, the number of interactions of kept users with the
+            item.
     """
     outside = counts.anti_join(corpus.items, "item_id")
     totals = _first_row(
@@ -89,7 +90,7 @@ def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
     if not totals["items"]:
         return
 
-    # Only for the message: the first such item in the order of the raw files.
+    # The message names the item outside the catalogue that comes first in the raw files.
     log = corpus.interactions.semi_join(outside, "item_id")
     example = engine.to_arrow(log.order_by("order").select("item_id").limit(1))
     first = example["item_id"][0].as_py()
@@ -101,10 +102,10 @@ def check_items(engine: Engine, corpus: Corpus, counts: ir.Table) -> None:
 
 
 def no_user(engine: Engine, corpus: Corpus, split: Split, log: Bucketed, dropped: int) -> UserError:
-    """The error for a log of which no user is left.
+    """Returns the error for a log in which no user is kept.
 
     Args:
-        dropped: number of rows that could not be read.
+        dropped: the number of bad rows that were dropped.
     """
     read = log.read
     if read["interactions"] == 0:
@@ -114,7 +115,8 @@ def no_user(engine: Engine, corpus: Corpus, split: Split, log: Bucketed, dropped
             " look at the files in --raw"
         )
 
-    # Everyone is below the corpus's own minimum: then the remedy is its option, not the horizon.
+    # If all users have fewer interactions than the corpus requires, the user should change the
+    # option of the corpus, not the horizon.
     if read["short_users"] == read["users"]:
         longest = max(engine.value(bucket.n.max()) or 0 for bucket in log.buckets)
         return none_is_long(read["users"], split.least, int(longest))
@@ -122,7 +124,7 @@ def no_user(engine: Engine, corpus: Corpus, split: Split, log: Bucketed, dropped
 
 
 def _is_missing(column: ir.Column) -> ir.BooleanColumn:
-    """Whether there is no value; an empty text is none, as nothing could refer to such an id."""
+    """Returns whether a value is missing. An empty text counts as missing, because it is no id."""
     missing: ir.BooleanColumn = column.isnull()
     if column.type().is_string():
         return missing | (column == "")

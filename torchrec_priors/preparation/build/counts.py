@@ -1,4 +1,4 @@
-"""Counts of what a preparation dropped and repaired, as the manifest and its readers see them."""
+"""Counts the rows that a preparation dropped and repaired, in the form of the manifest."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,13 @@ Counts = dict[str, int]
 
 
 def left_out(split: Split, read: Mapping[str, int]) -> Counts:
-    """Users left out, their interactions, and duplicates, by reason.
+    """Counts the users who were left out, their interactions, and duplicates, by reason.
 
     Args:
-        read: as in `Bucketed`.
+        read: the numbers in `Bucketed.read`.
     """
-    # Short histories are left out for the corpus's minimum, so they do not count for the split's
-    # rule.
+    # Users with fewer interactions than the corpus requires are counted below, not as users that
+    # the split leaves out.
     short_users = read["short_users"]
     short_interactions = read["short_interactions"]
     counts = {
@@ -25,7 +25,7 @@ def left_out(split: Split, read: Mapping[str, int]) -> Counts:
         "their interactions": read["interactions"] - read["kept_interactions"] - short_interactions,
     }
 
-    # The manifest names these reasons only if there are any.
+    # The manifest lists these reasons only if the counts are not 0.
     if read["duplicates"]:
         counts["duplicate interactions"] = read["duplicates"]
     if short_users:
@@ -36,14 +36,16 @@ def left_out(split: Split, read: Mapping[str, int]) -> Counts:
 
 
 def repaired(corpus: Corpus, read: Mapping[str, int]) -> Counts:
-    """Interactions that were put in order of time; 0 for a corpus without times."""
+    """Counts the interactions that were sorted by time; 0 for a corpus without times."""
     return {"interactions out of order in time": read["late"] if corpus.has_times else 0}
 
 
 def added(
     counts: Mapping[str, int], more: Mapping[str, int], less: Mapping[str, int] | None = None
 ) -> Counts:
-    """`counts` plus `more` minus `less`; a count that becomes 0 through `less` only is left out.
+    """Returns `counts` plus `more` minus `less`.
+
+    A count that is in `less`, but not in `more`, is left out if it becomes 0.
 
     >>> added({"a": 1, "b": 3}, {"a": 2}, {"b": 3})
     {'a': 3}
@@ -58,8 +60,8 @@ def added(
 
 
 def users_left_out(counts: Mapping[str, Any]) -> int:
-    """The number of users that a data set left out, from the counts of its manifest."""
-    # Every account of users begins with this word: see `Split.left_out` and `accounts`.
+    """Returns the number of users that a data set left out, from the counts of its manifest."""
+    # All reasons that count users begin with this word; see `Split.left_out` and `accounts`.
     return sum(
         number for reason, number in counts["dropped"].items() if reason.startswith("users ")
     )

@@ -1,9 +1,9 @@
-"""The prepared data set as Ibis expressions.
+"""Computes the tables of a prepared data set with Ibis expressions.
 
-They give the same rows in the same order on DuckDB and on Spark.
+The expressions give the same rows in the same order on DuckDB and on Spark.
 
-A `Split` decides what is training, validation and test. Everything computed from data reads
-training interactions only.
+A `Split` decides which interactions are for training, validation and test. Statistics of the log,
+such as frequencies, use training interactions only.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ import ibis.expr.types as ir
 from torchrec_priors.preparation.build.split import Split
 from torchrec_priors.preparation.corpus import Corpus, Labels
 
-# 2^32 / golden ratio, odd: multiples of it modulo 2^32 fill the interval evenly (Fibonacci
-# hashing).
+# This is 2^32 divided by the golden ratio, rounded to an odd number. Its multiples modulo 2^32 fill
+# the interval evenly (Fibonacci hashing).
 _GOLDEN = 2_654_435_769
 _RANGE = 2**32
 
 
 def union(tables: Sequence[ir.Table]) -> ir.Table:
-    """The rows of one or more tables of the same columns."""
+    """Returns the rows of one or more tables with the same columns."""
     if len(tables) == 1:
         return tables[0]
     return tables[0].union(*tables[1:])
 
 
 def log(corpus: Corpus) -> ir.Table:
-    """The interactions, with the columns that preparation uses."""
+    """Returns the interactions of a corpus with the columns that preparation uses."""
     table = corpus.interactions
     columns = {
         "user_id": table["user_id"],
@@ -42,13 +42,14 @@ def log(corpus: Corpus) -> ir.Table:
 
 
 def bounds(users: ir.Table, rows: int) -> ir.Table:
-    """The first `user_id` of each bucket, in order; a bucket has about `rows` interactions.
+    """Returns the first `user_id` of each bucket, in order.
 
     Args:
-        users: `user_id` and `n`, the number of their interactions.
+        users: a table of `user_id` and `n`, the number of the user's interactions.
+        rows: the approximate number of interactions in a bucket.
     """
     up_to_user = ibis.window(order_by=users.user_id, preceding=None, following=0)
-    # A user belongs to the bucket in which their first interaction falls, so no user is divided.
+    # The position of a user's first interaction decides the bucket, so a user is never divided.
     placed = users.mutate(
         bucket=((users.n.sum().over(up_to_user) - users.n) / rows).floor().cast("int64")
     )
@@ -61,11 +62,11 @@ def bounds(users: ir.Table, rows: int) -> ir.Table:
 
 
 def bucket_of(user_id: ir.Value, first: Sequence[int | str], lowest: int = 0) -> ir.IntegerValue:
-    """The bucket of a user, by bisection.
+    """Finds the bucket of a user by bisection.
 
     Args:
-        first: first user of each bucket except the lowest one.
-        lowest: number of the lowest bucket.
+        first: the first user of each bucket except the lowest one.
+        lowest: the number of the lowest bucket.
     """
     if not first:
         return ibis.literal(lowest, "int32")
@@ -77,21 +78,28 @@ def bucket_of(user_id: ir.Value, first: Sequence[int | str], lowest: int = 0) ->
 
 
 def without_repeats(interactions: ir.Table) -> ir.Table:
-    """Each event once, at its first position: the same user, item, time and type of event."""
+    """Removes repeated events, which have the same user, item, time and type of event.
+
+    An event keeps its first position in the raw files.
+    """
     event = [name for name in interactions.columns if name != "order"]
     return interactions.group_by(event).aggregate(order=interactions["order"].min())
 
 
 def histories(interactions: ir.Table, split: Split) -> ir.Table:
-    """Interactions with `position`, `n` and `late`, and the columns that the split needs.
+    """Adds columns about the user's history to interactions.
 
-    `position` is 0-based, in order of time; `n` is the number of interactions of the user; `late`
-    says that the raw files have the interaction after one of a later time.
+    The new columns are:
+
+    - `position`: the 0-based position of the interaction in the user's history, sorted by time,
+    - `n`: the number of interactions of the user,
+    - `late`: whether the raw files contain this interaction before the user's previous one,
+    - the columns of `Split.user_columns`.
     """
-    # `order` breaks ties of time, so the result does not depend on the engine.
+    # `order` decides if times are equal, so the result does not depend on the engine.
     order = [interactions.timestamp, interactions["order"]]
     by_time = ibis.window(group_by=interactions.user_id, order_by=order)
-    # Ordered as `by_time`, though no column needs it, so both windows can share one sort.
+    # This window needs no order. It has the one of `by_time` so that both can share one sort.
     whole = ibis.window(
         group_by=interactions.user_id, order_by=order, preceding=None, following=None
     )
@@ -102,17 +110,21 @@ def histories(interactions: ir.Table, split: Split) -> ir.Table:
         late=(interactions["order"] < interactions["order"].lag().over(by_time)).fill_null(False),
         **split.user_columns(interactions.timestamp, whole),
     )
-    # From here on `position` is the order.
+    # `position` replaces `order` from here on.
     return placed.drop("order")
 
 
 def kept(histories: ir.Table, split: Split) -> ir.Table:
-    """The histories of users that the split keeps."""
+    """Returns the histories of users that the split keeps."""
     return histories.filter(split.keeps(histories))
 
 
 def counts(kept: ir.Table, split: Split) -> ir.Table:
-    """(item_id, event, rows, training): all interactions of kept users, and the training ones."""
+    """Counts the interactions of kept users by item, and by event if there are events.
+
+    The result has the columns `item_id`, `event`, `rows` (the number of all interactions) and
+    `training` (the number of training interactions).
+    """
     training = (kept.position < split.training_end(kept)).cast("int64")
     by = ["item_id"]
     if "event" in kept.columns:
@@ -125,29 +137,32 @@ def counts(kept: ir.Table, split: Split) -> ir.Table:
 
 
 def summed(counts: ir.Table) -> ir.Table:
-    """One row per item, or per item and event, from `counts` of several buckets."""
+    """Adds up the results of `counts` for several buckets."""
     by = [name for name in counts.columns if name not in ("rows", "training")]
     sums = {name: counts[name].sum().cast("int64") for name in ("rows", "training")}
     return counts.group_by(by).aggregate(**sums)
 
 
 def permutation(catalogue: ir.Table, counts: ir.Table, seed: int) -> ir.Table:
-    """(item_id, frequency, item): row ids; any block of them has its share of every frequency.
+    """Assigns row ids (`item`) to items such that every block of row ids gets the same traffic.
 
     Items are ranked by frequency, and rank r is placed in the order of frac(r * phi + offset),
-    with an offset that depends on the seed. Multiples of the golden ratio are spread evenly at
-    every scale, so every row-wise shard gets the same traffic.
+    with an offset that depends on the seed. Multiples of the golden ratio phi are spread evenly at
+    every scale, so every row-wise shard has about as many frequent and rare items as the others.
+
+    Returns:
+        A table of (item_id, frequency, item).
     """
-    # Items that nobody has seen in training have frequency 0 and a row id all the same.
+    # Items without training interactions have frequency 0 and also get a row id.
     trained = counts.group_by("item_id").aggregate(frequency=counts.training.sum())
     counted = catalogue.select("item_id").left_join(trained, "item_id").drop("item_id_right")
     counted = counted.mutate(frequency=counted.frequency.fill_null(0).cast("int64"))
 
-    # Ties are broken by id: the ranks are a function of the data.
+    # Equally frequent items are ranked by id, so ranks depend only on the data.
     by_frequency = ibis.window(order_by=[ibis.desc(counted.frequency), counted.item_id])
     ranked = counted.mutate(_rank=ibis.row_number().over(by_frequency).cast("int64"))
 
-    # Modulo 2^32 the multiplication by an odd number is one to one, so no two keys are equal.
+    # Multiplication by an odd number is one-to-one modulo 2^32, so all keys differ.
     offset = (seed * 0x9E3779B97F4A7C15 >> 16) % _RANGE
     keyed = ranked.mutate(_key=(ranked._rank * _GOLDEN + offset) % _RANGE)
     placed = keyed.mutate(
@@ -157,7 +172,10 @@ def permutation(catalogue: ir.Table, counts: ir.Table, seed: int) -> ir.Table:
 
 
 def items(catalogue: ir.Table, numbered: ir.Table) -> ir.Table:
-    """The rows of `items.parquet`: catalogue, `item` and `frequency`, in order of `item`."""
+    """Returns the table of `items.parquet`: the catalogue with `item` and `frequency`.
+
+    The rows are in order of `item`.
+    """
     first = ["item", "item_id", "frequency", "title"]
     others = [name for name in catalogue.columns if name not in first]
     table = catalogue.inner_join(numbered, "item_id")
@@ -165,9 +183,10 @@ def items(catalogue: ir.Table, numbered: ir.Table) -> ir.Table:
 
 
 def steps(kept: ir.Table, ids: ir.Table) -> ir.Table:
-    """The interactions of kept users as sequences hold them, in order of user id, then of time.
+    """Returns the interactions of kept users in order of user id, and within a user of time.
 
-    Columns: `items` (int32), `timestamps` (int64) and, with events, `events` (int8).
+    The columns are those of sequences: `items` (int32), `timestamps` (int64) and, if the corpus has
+    events, `events` (int8).
     """
     numbered = kept.inner_join(ids, "item_id").order_by(["user_id", "position"])
     columns = {"items": numbered.item.cast("int32"), "timestamps": numbered.timestamp.cast("int64")}
@@ -177,45 +196,50 @@ def steps(kept: ir.Table, ids: ir.Table) -> ir.Table:
 
 
 def users(kept: ir.Table, groups: ir.Table | None, split: Split) -> ir.Table:
-    """(user_id, n, user_group, columns of the split) of kept users, in order of user id.
+    """Returns one row for each kept user, in order of user id.
+
+    The columns are `user_id`, `n`, `user_group` and those of the split.
 
     Args:
-        groups: (user_id, group); without it there is no `user_group`.
+        groups: a table of (user_id, group). None leaves out `user_group`.
     """
     ends = {name: kept[name].cast("int32") for name in split.columns}
     table = kept.filter(kept.position == 0).select("user_id", "n", **ends)
     if groups is not None:
-        # A user may have several labels, but a sequence holds one group: the smallest number.
+        # A user may have several groups, but a sequence stores only the one with the smallest
+        # number.
         first = groups.group_by("user_id").aggregate(user_group=groups.group.min())
         table = table.left_join(first, "user_id").drop("user_id_right")
     return table.order_by("user_id")
 
 
 def eligible(counts: ir.Table, ids: ir.Table, groups: ir.Table) -> ir.Table:
-    """(item, group) of items that had the event of a group in training, in order."""
-    # Validation and test interactions must not decide what may be retrieved.
+    """Returns the pairs of (item, group) of items that had the group's event in training."""
+    # Validation and test interactions must not decide which items may be retrieved.
     seen = counts.filter(counts.training > 0).select("item_id", "event").distinct()
     pairs = seen.inner_join(ids, "item_id").inner_join(groups, "event")
     return pairs.select("item", "group").order_by(["item", "group"])
 
 
 def members(labels: Labels, entities: ir.Table, entity: str) -> ir.Table:
-    """(entity, label), with the label of the remainder group for every entity without a label.
+    """Returns the pairs of (entity, label) of all entities, which are items or users.
+
+    Entities without a label get the label of the remainder group.
 
     Args:
-        labels: original id -> label.
-        entities: every entity that exists; a column is named `entity`.
-        entity: `item_id` or `user_id`.
+        labels: the labels by original id.
+        entities: a table of all existing entities. The value of `entity` is one of its columns.
+        entity: the name of the id column: `item_id` or `user_id`.
     """
     table = labelled(labels, entity)
-    # Labels of entities that were left out are dropped.
+    # Labels of entities that do not exist in the data set are dropped.
     known = table.inner_join(entities.select(entity), entity)
     unlabelled = entities.select(entity).anti_join(table, entity)
     return known.union(unlabelled.mutate(label=ibis.literal(labels.remainder)))
 
 
 def labelled(labels: Labels, entity: str) -> ir.Table:
-    """(entity, label), each pair once; an empty label counts as no label."""
+    """Returns the distinct pairs of (entity, label). An empty label counts as no label."""
     table = labels.table
     return (
         table.filter(table.label.notnull(), table.label.strip() != "")
@@ -225,6 +249,9 @@ def labelled(labels: Labels, entity: str) -> ir.Table:
 
 
 def group_sizes(member: ir.Table, entity: str) -> ir.Table:
-    """(label, size) in the order of group numbers: by size, then by smallest original id."""
+    """Returns a table of (label, size) in the order of group numbers.
+
+    Groups are numbered by size, and equally large groups by their smallest original id.
+    """
     sizes = member.group_by("label").aggregate(size=member.count(), smallest=member[entity].min())
     return sizes.order_by([ibis.desc("size"), "smallest", "label"]).select("label", "size")

@@ -1,9 +1,9 @@
-"""The data that is kept of users with short histories, which a later append may make long enough.
+"""Stores the data of users with short histories, which a later append may make long enough.
 
-`held/interactions.parquet` has all their interactions, including repeated ones, with `place`,
-which orders the interactions of a user as in the raw files. `held/items.parquet` and
-`held/labels/<prior>.parquet` keep what only the raw files know about them: items that are not in
-the catalogue because no kept user has seen them, and labels.
+`held/interactions.parquet` has all interactions of these users, including repeated ones. Its column
+`place` gives the order in the raw files. `held/items.parquet` has the items that are not in the
+catalogue because no kept user has seen them. `held/labels/<prior>.parquet` has the labels of these
+items and users.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +23,8 @@ from torchrec_priors.prepared.manifest import HELD
 
 INTERACTIONS = f"{HELD}interactions.parquet"
 ITEMS = f"{HELD}items.parquet"
-_ROWS = 1 << 17  # of a batch
+# The number of rows in a batch.
+_ROWS = 1 << 17
 _PLACE = "place"
 
 
@@ -34,16 +35,19 @@ def labels_path(prior: str) -> str:
 def interactions_of(
     engine: Engine, logs: Sequence[ir.Table], buckets: Sequence[ir.Table], split: Split
 ) -> Iterator[pa.RecordBatch]:
-    """The interactions of users that the split does not keep, in order of user, then of raw files.
+    """Yields the interactions of users that the split does not keep.
+
+    They are in order of user id, and within a user in the order of the raw files.
 
     Args:
-        logs: as in `Bucketed`.
-        buckets: as in `Bucketed`.
+        logs: the interactions of each bucket, as in `Bucketed`.
+        buckets: the histories of each bucket, as in `Bucketed`.
     """
     for log, bucket in zip(logs, buckets, strict=True):
         users = expressions.kept(bucket, split).filter(lambda t: t.position == 0).select("user_id")
         left_out = log.anti_join(users, "user_id")
-        # All columns take part, so every engine gives the same order even if `order` has ties.
+        # Rows with equal `order` are sorted by all other columns, so every engine gives the same
+        # order.
         by = ["user_id", "order", *(name for name in _columns(log) if name != "user_id")]
         yield from engine.batches(left_out.order_by(by).select(_columns(log)), _ROWS)
 
@@ -51,23 +55,24 @@ def interactions_of(
 def write_held(
     output: OutputFiles, corpus: Corpus, ids: ir.Table, batches: Iterable[pa.RecordBatch]
 ) -> None:
-    """Writes all files.
+    """Writes all files of users with short histories.
 
     Args:
-        corpus: source of the items and labels.
-        ids: `item_id` of the catalogue of the data set.
+        output: the files of the data set.
+        corpus: the corpus, from which items and labels are taken.
+        ids: a table with the `item_id` of all items in the catalogue of the data set.
         batches: the interactions to keep.
     """
     log = expressions.log(corpus)
     schema = log.select(_columns(log)).schema().to_pyarrow().append(pa.field(_PLACE, pa.int64()))
     output.write_batches(INTERACTIONS, schema, _numbered(batches))
 
-    # Read from the file that was just written: the batches are consumed.
+    # The batches have been consumed, so the file that was just written is read.
     held = output.engine.table("held_now", [output.folder / INTERACTIONS])
     priors = [
         (labels, "user_id", held.select("user_id").distinct()) for labels in corpus.user_priors
     ]
-    # Otherwise all items are in the catalogue of the data set, with their labels.
+    # If `items_met` is not set, all items are in the catalogue, and their labels in the priors.
     if corpus.items_met:
         items = corpus.items.anti_join(ids, "item_id").semi_join(held, "item_id")
         items = output.engine.materialise("held_items", items)
@@ -80,14 +85,14 @@ def write_held(
 
 
 def read_held(held: ir.Table, first: int) -> ir.Table:
-    """The kept interactions as those of a log, with `order` counted from `first`."""
+    """Returns the stored interactions as a log, with `order` counted from `first`."""
     names = [name for name in held.columns if name != _PLACE]
     return held.select(*names, order=held[_PLACE] + ibis.literal(first, "int64"))
 
 
 def with_held(labels: Labels, entity: str, held: ir.Table) -> Labels:
-    """Labels in which those of `held` replace the new ones of the same entities."""
-    # What was said first counts, as for users and items that are in the data set.
+    """Returns the labels, but with the labels in `held` for the entities that it contains."""
+    # The labels in the first raw files count, as for users and items in the data set.
     new = expressions.labelled(labels, entity).anti_join(held, entity)
     return Labels(labels.name, new.union(held.select(entity, "label")), labels.remainder)
 
@@ -97,7 +102,7 @@ def _columns(log: ir.Table) -> list[str]:
 
 
 def _numbered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches with the column `place`, which replaces one that they have already."""
+    """Yields the batches with a new column `place`, which replaces an existing one."""
     first = 0
     for batch in batches:
         columns: dict[str, Any] = {

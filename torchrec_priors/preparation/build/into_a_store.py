@@ -1,4 +1,7 @@
-"""A prepared data set in a store: built in the cache's folder, then uploaded, its manifest last."""
+"""Prepares a data set in a store.
+
+The data set is built in the cache's folder and then uploaded. The manifest is uploaded last.
+"""
 
 import hashlib
 import json
@@ -29,20 +32,20 @@ def prepare_there(
     report: Report = lambda _: None,
     on: EngineChoice = EngineChoice(),
 ) -> str:
-    """Does what `prepare` does, in a store; returns a summary of the data set.
+    """Writes a data set to a store as `prepare` writes it to a folder; returns its summary.
 
-    After a kill the same call resumes from what is in the cache and in the store. Readers never
-    see a part of a data set: when one is replaced, its manifest is removed before its files. The
-    files stay in the cache, so they need not be downloaded again.
+    After a kill, the same call resumes from the files in the cache and in the store. Readers never
+    find a part of a data set, because the manifest of a replaced data set is removed before its
+    files. The files stay in the cache, so this machine need not download them again.
 
     Raises:
-        UserError: as `prepare`, or a store that cannot be written.
-        OutsideError: a store that does not answer.
+        UserError: for the same reasons as in `prepare`, or the store cannot be written.
+        OutsideError: the store does not answer.
     """
     store = Store(out, "--out")
     store.require_writable()
     name = hashlib.sha256(str(out).encode()).hexdigest()[:32]
-    # One process at a time prepares an output; its folder in the cache survives a kill.
+    # Only one process at a time prepares this output. The folder in the cache survives a kill.
     with default_cache().exclusive(f"out-{name}"):
         folder = default_cache().subfolder("out", name)
         present = manifest_in(store) if store.exists(manifests.FILE) else None
@@ -65,7 +68,7 @@ def prepare_there(
                 report=report,
                 on=on,
             )
-            # Before the upload, which moves the files into the cache.
+            # The summary reads the files, so it is made before the upload moves them to the cache.
             text = summary(made, upload.made)
             upload.run(made, report)
 
@@ -74,17 +77,20 @@ def prepare_there(
 
 
 def _is_other(settings: Settings, seen: raw_files.Seen, folder: Path) -> bool:
-    """Whether the folder holds a data set that an earlier call made with other settings."""
+    """Returns whether the folder holds a data set that an earlier call made with other settings."""
     return manifests.is_data_set(folder) and not holds(
         settings, seen, manifests.read_manifest(folder)
     )
 
 
 class _Upload:
-    """Uploads a data set; a file next to it lists what is in the store, so a killed upload resumes.
+    """Uploads a data set.
+
+    A file next to the data set lists the files that have been uploaded, so that a killed upload
+    can resume.
 
     Attributes:
-        made: where the data set is to be built.
+        made: the local folder in which the data set is built.
     """
 
     def __init__(self, store: Store, folder: Path, replaced: Manifest | None) -> None:
@@ -96,7 +102,8 @@ class _Upload:
         if began:
             notes = json.loads(self._notes.read_text(encoding="utf8"))
 
-        # Files without a manifest are those of a killed upload only if that upload left its notes.
+        # If the store has files, but no manifest, they may come from a killed upload. Otherwise
+        # they must not be overwritten. A killed upload has left its notes.
         stored = store.files()
         if stored and replaced is None and not began:
             raise UserError(
@@ -104,12 +111,12 @@ class _Upload:
                 " choose another folder"
             )
 
-        # Files that were removed from the store meanwhile are uploaded again.
+        # Files that have since been removed from the store are uploaded again.
         self._uploaded: dict[str, str] = {
             path: sha for path, sha in notes["there"].items() if path in stored
         }
-        # A killed upload may have removed the manifest that lists the old files: the notes list
-        # them, too.
+        # A killed upload may have removed the manifest that lists the old files, so the notes also
+        # list them.
         old = set(notes["old"])
         if replaced is not None:
             old |= {info.path for info in replaced.files}
@@ -117,8 +124,8 @@ class _Upload:
 
     def run(self, made: Manifest, report: Report) -> None:
         cache = default_cache()
-        # The old manifest goes first and the new one comes last, so no reader sees a mixture of
-        # both.
+        # The old manifest is removed first and the new one is uploaded last, so no reader finds a
+        # mixture of old and new files.
         with cache.writable():
             self._note()
         self._store.remove(manifests.FILE)
@@ -137,7 +144,7 @@ class _Upload:
                     self._note()
         self._store.put(self.made / manifests.FILE, manifests.FILE)
 
-        # The upload is complete: readers on this machine find the files in the cache.
+        # The upload is complete. The files are moved to the cache for readers on this machine.
         for info in made.files:
             cache.adopt(self.made / info.path, key_of(info))
 

@@ -1,4 +1,4 @@
-"""Labels of items or users -> numbered groups, including the remainder."""
+"""Turns labels of items or users into numbered groups, including the remainder group."""
 
 import ibis
 import ibis.expr.types as ir
@@ -12,11 +12,15 @@ from torchrec_priors.preparation.engine.engine import Engine
 def groups(
     engine: Engine, labels: Labels, entities: ir.Table, entity: str
 ) -> tuple[list[str], list[int], ir.Table]:
-    """(names, sizes, table of `entity` and `group`); the remainder comes last if it is empty.
+    """Numbers the groups of a prior. The remainder group comes last if it is empty.
 
     Args:
-        entities: every entity that exists; a column is named `entity`.
-        entity: `item_id` or `user_id`.
+        entities: a table of all existing items or users. The value of `entity` is one of its
+            columns.
+        entity: the name of the id column: `item_id` or `user_id`.
+
+    Returns:
+        The names of the groups, their sizes, and a table of (entity, group).
     """
     member = engine.materialise(
         f"members_{entity}_{labels.name}", expressions.members(labels, entities, entity)
@@ -25,7 +29,7 @@ def groups(
     names = sizes["label"].to_pylist()
     counts = sizes["size"].to_pylist()
 
-    # Every prior has its remainder group, even if nothing is in it.
+    # Every prior has a remainder group, even if the group is empty.
     if labels.remainder not in names:
         names = [*names, labels.remainder]
         counts = [*counts, 0]
@@ -37,7 +41,7 @@ def groups(
 
 
 def pairs(grouped: ir.Table, entities: ir.Table, entity: str) -> ir.Table:
-    """The rows of `priors/<name>.parquet`: `item` (row id) or `user_id`, and `group`."""
+    """Returns the table of `priors/<name>.parquet`: `item` (row id) or `user_id`, and `group`."""
     column = "user_id"
     if entity == "item_id":
         column = "item"

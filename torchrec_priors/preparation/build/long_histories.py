@@ -1,4 +1,4 @@
-"""The filter that published experiments begin with: users with a minimum number of interactions."""
+"""Keeps only users with a minimum number of interactions, as published experiments do."""
 
 import ibis.expr.types as ir
 
@@ -10,16 +10,18 @@ OPTION = "min_history"
 
 
 def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir.Table:
-    """The interactions of users with at least `least`; the others are counted as dropped.
+    """Returns the interactions of users who have at least `least`; the others count as dropped.
 
-    A corpus calls this early, so nothing is computed for the other users; its `min_history` is
-    what decides in the end. If the engine is to keep short histories, all users stay.
+    A corpus file calls this early, so that nothing more is computed for users with short histories.
+    It counts repeated interactions, too, so more users may be left out later because of
+    `Corpus.min_history`. If the engine is set to keep short histories, nothing is left out here.
 
     Args:
-        log: one row per interaction, with a column `user_id`.
+        log: a table with one row per interaction and a column `user_id`.
+        least: the minimum number of interactions.
 
     Raises:
-        UserError: a number below 1, or no user with this number of interactions.
+        UserError: `least` is below 1, or no user has this number of interactions.
     """
     if least < 1:
         raise UserError(f"--option: {OPTION} must be at least 1, not {least}")
@@ -37,7 +39,7 @@ def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir
         )
     ).to_pylist()[0]
 
-    # An empty log is reported later, with the number of dropped rows.
+    # An empty log is reported later, together with the number of dropped rows.
     if totals["users"] and totals["short"] == totals["users"]:
         raise none_is_long(totals["users"], least, totals["longest"])
     if not totals["short"]:
@@ -50,7 +52,7 @@ def at_least(log: ir.Table, least: int, engine: Engine, bad_rows: BadRows) -> ir
 
 
 def accounts(least: int) -> tuple[str, str]:
-    """The names of the counts of short histories: users, and their interactions."""
+    """Returns the names of the counts of short histories: users, and their interactions."""
     return (
         f"users of fewer than {least:,} interactions",
         f"interactions of users of fewer than {least:,}",

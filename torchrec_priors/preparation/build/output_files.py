@@ -1,6 +1,6 @@
-"""The files of a data set that is being built.
+"""Writes the files of a data set that is being built.
 
-Each is a stage: a file that is complete is not written again.
+Each file is a stage. A complete file is not written again after a kill.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,10 +18,10 @@ class OutputFiles:
     """Writes the files of a data set.
 
     Args:
-        folder: folder of the data set, in the engine's folder.
+        folder: the folder of the data set. It is in the engine's folder.
 
     Attributes:
-        paths: the paths of all files so far.
+        paths: the paths of all files that have been written so far.
     """
 
     def __init__(self, engine: Engine, folder: Path) -> None:
@@ -30,7 +30,7 @@ class OutputFiles:
         self.paths: list[Path] = []
 
     def write(self, name: str, table: ir.Table) -> None:
-        """Writes a table in its own order."""
+        """Writes a table with its rows in order."""
         self.make(name, lambda file: write_table(self.engine, file, table))
 
     def write_batches(
@@ -40,13 +40,14 @@ class OutputFiles:
         self.make(name, lambda file: write_batches(file, schema, batches))
 
     def make(self, name: str, write: Callable[[Path], None]) -> None:
-        """Calls `write` with a path in a folder that exists; skips a file that is complete."""
+        """Calls `write` with a path in an existing folder, unless the file is already complete."""
         file = self.folder / name
         if not self.is_finished(name):
             file.parent.mkdir(parents=True, exist_ok=True)
             with new_file(file) as partial:
                 write(partial)
-            # After the file is in its place: a kill in between writes it once more.
+            # The stage is finished only when the file is in its place. After a kill between the
+            # two, the file is written once more.
             self.engine.journal.finish(name, files=[file])
         self.paths.append(file)
 

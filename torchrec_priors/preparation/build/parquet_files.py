@@ -1,4 +1,7 @@
-"""Writes the files of a prepared data set; their bytes depend on the rows, not on the engine."""
+"""Writes the Parquet files of a prepared data set.
+
+The bytes of the files depend on the rows, but not on the engine.
+"""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,10 +13,10 @@ import pyarrow as pa
 from torchrec_priors.parquet import ParquetWriter
 from torchrec_priors.preparation.engine.engine import Engine
 
-# Rows of a row group.
+# The number of rows in a row group.
 _ROWS = 1 << 20
-# Name of list elements. It is in every file, and so in the content's hash: changing it changes
-# all hashes.
+# The name of list elements in the schema. Every file contains it, so changing it would change the
+# checksums of all data sets.
 _ELEMENT = "l"
 
 
@@ -22,12 +25,12 @@ def write_arrow(file: Path, table: pa.Table) -> None:
 
 
 def write_table(engine: Engine, file: Path, table: ir.Table) -> None:
-    """Writes an Ibis table of any size, in its own order."""
+    """Writes an Ibis table of any size with its rows in order."""
     write_batches(file, table.schema().to_pyarrow(), engine.batches(table, _ROWS // 8))
 
 
 def write_batches(file: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:
-    """Writes rows; the file does not depend on how they are divided into batches."""
+    """Writes batches of rows. The file does not depend on the sizes of the batches."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with ParquetWriter(file, schema) as writer:
         for group in even(schema, batches, _ROWS):
@@ -37,7 +40,10 @@ def write_batches(file: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
 def even(
     schema: pa.Schema, batches: Iterable[pa.RecordBatch | pa.Table], rows: int
 ) -> Iterator[pa.Table]:
-    """The same rows in tables of `rows` rows, the last one shorter, each table in one chunk."""
+    """Yields the same rows in tables of `rows` rows. The last table may be shorter.
+
+    Each table has one chunk.
+    """
     # Batches are collected and copied once per table of `rows` rows, not once per batch.
     waiting: list[pa.Table] = []
     waiting_rows = 0
@@ -57,12 +63,15 @@ def even(
 
 
 def lists(users: pa.Table, steps: Iterable[pa.RecordBatch], at_once: int) -> Iterator[pa.Table]:
-    """Users with their steps as lists, `at_once` users per table.
+    """Yields tables of `at_once` users, in which the steps of a user are lists.
+
+    A step is one interaction in a user's history.
 
     Args:
-        users: `n`, the number of steps of each user; the other columns are passed on, the first
-            before the lists, the others after them.
+        users: a table with one row for each user. The column `n` is the number of the user's steps.
+            The other columns are copied: the first one before the lists, and the rest after them.
         steps: the steps of all these users, one user after another.
+        at_once: the number of users in a table.
     """
     columns = [name for name in users.column_names if name != "n"]
     source = iter(steps)
@@ -72,7 +81,8 @@ def lists(users: pa.Table, steps: Iterable[pa.RecordBatch], at_once: int) -> Ite
         part = users.slice(start, at_once)
         offsets = np.concatenate([[0], np.cumsum(part["n"].to_numpy())])
 
-        # Batches of steps do not end where users do: what is left over is for the next table.
+        # A batch of steps may end in the middle of a user. The remaining steps are used for the
+        # next table.
         while waiting_rows < offsets[-1]:
             waiting.append(pa.table(next(source)))
             waiting_rows += len(waiting[-1])
@@ -81,7 +91,7 @@ def lists(users: pa.Table, steps: Iterable[pa.RecordBatch], at_once: int) -> Ite
         waiting = [whole.slice(offsets[-1])]
         waiting_rows -= int(offsets[-1])
 
-        # The order of columns is that of the file.
+        # This order of columns is the one in the file.
         table = {columns[0]: part[columns[0]]}
         for name in values_of_part.column_names:
             values = values_of_part[name].combine_chunks()

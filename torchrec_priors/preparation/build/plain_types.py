@@ -1,10 +1,10 @@
-"""Converts a corpus to the few types that all later code knows.
+"""Converts a corpus to a few types, so that later code need not handle others.
 
-Ids are integers or text, times and order int64.
+Ids become integers or text, and times and order become int64.
 
-Types that can be read in only one way are accepted: unsigned and decimal whole numbers become
-int64, dates as ids become text, timestamps and dates as times become milliseconds. A number
-beyond int64 is rejected, because it would become another number.
+Other types are accepted if their meaning is clear. Unsigned and decimal whole numbers become int64,
+dates that are ids become text, and timestamps and dates that are times become milliseconds. A
+number beyond int64 is rejected, because a cast would change it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,34 +23,35 @@ _LARGEST = 2**63 - 1
 
 
 def is_whole(kind: dt.DataType) -> bool:
-    """Whether numbers of this type are integers."""
+    """Returns whether numbers of this type are integers."""
     return kind.is_integer() or (kind.is_decimal() and kind.scale == 0)
 
 
 def is_text(kind: dt.DataType) -> bool:
-    """Whether ids of this type are read as text."""
+    """Returns whether ids of this type are converted to text."""
     return kind.is_string() or kind.is_date() or kind.is_uuid()
 
 
 def is_time(kind: dt.DataType) -> bool:
-    """Whether times of this type need no unit."""
+    """Returns whether values of this type are times by themselves, without a unit."""
     return kind.is_timestamp() or kind.is_date()
 
 
 def is_title(kind: dt.DataType) -> bool:
-    """Whether titles of this type can be written as text."""
+    """Returns whether titles of this type can be written as text."""
     return (
         is_text(kind) or is_whole(kind) or kind.is_numeric() or kind.is_boolean() or kind.is_null()
     )
 
 
 def plain(corpus: Corpus, engine: Engine) -> Corpus:
-    """The same corpus in plain types; `check` has accepted its own types before.
+    """Returns the same corpus with plain types. `check` must have accepted the corpus before.
 
     Raises:
-        UserError: a number beyond int64.
+        UserError: a number is beyond int64.
     """
-    # Before the casts, which would change such a number or fail without naming the column.
+    # Ranges are checked before the casts. A cast would change a number that is too large, or fail
+    # without naming the column.
     for table, where, columns in _wide_numbers(corpus):
         _check_range(table, where, columns, corpus.name, engine)
 
@@ -63,12 +64,11 @@ def plain(corpus: Corpus, engine: Engine) -> Corpus:
         changed["timestamp"] = milliseconds(log.timestamp)
     else:
         changed |= _integers(log, ["timestamp"])
-    # Codes become int8 later, when `check_log` has seen that they are in range: see
-    # `narrow_events`.
+    # `narrow_events` converts the codes to int8 later, when `check_log` has checked their range.
     if corpus.events and not log.event.type().is_int8():
         changed["event"] = log.event.cast("int64")
 
-    # A column without any value has the type null: it is written as text, as titles are.
+    # A column without any value has the type null. It is written as text, like titles.
     kinds = corpus.items.schema()
     texts = [
         name
@@ -86,7 +86,7 @@ def plain(corpus: Corpus, engine: Engine) -> Corpus:
 
 
 def narrow_events(corpus: Corpus) -> Corpus:
-    """The corpus with event codes as int8, after a check that they are indices into `events`."""
+    """Converts event codes to int8. They must have been checked to be indices into `events`."""
     log = corpus.interactions
     if not corpus.events or log.event.type().is_int8():
         return corpus
@@ -94,7 +94,10 @@ def narrow_events(corpus: Corpus) -> Corpus:
 
 
 def _wide_numbers(corpus: Corpus) -> Iterator[tuple[ir.Table, str, list[str]]]:
-    """Tables with the columns whose type may hold numbers beyond int64."""
+    """Yields the columns that may hold numbers beyond int64, according to their types.
+
+    Each result is a table, its description for messages, and the names of these columns.
+    """
     of_log = ["user_id", "item_id", "timestamp", "order"]
     if corpus.events:
         of_log.append("event")
@@ -112,7 +115,7 @@ def _wide_numbers(corpus: Corpus) -> Iterator[tuple[ir.Table, str, list[str]]]:
 
 
 def _is_wide(kind: dt.DataType) -> bool:
-    # Any decimal of 18 digits is below 2^63, which has 19.
+    # 2^63 has 19 digits, so decimals of up to 18 digits are always below it.
     return kind.is_uint64() or (
         kind.is_decimal() and (kind.precision is None or kind.precision > 18)
     )
@@ -121,11 +124,12 @@ def _is_wide(kind: dt.DataType) -> bool:
 def _check_range(
     table: ir.Table, where: str, columns: Sequence[str], name: str, engine: Engine
 ) -> None:
-    """Raises UserError for a number beyond int64.
+    """Raises UserError if a column holds a number beyond int64.
 
     Args:
-        where: what the table is, for messages.
-        name: name of the corpus, for messages.
+        where: a description of the table, for messages.
+        columns: the columns to check.
+        name: the name of the corpus, for messages.
     """
     numbers: dict[str, ir.Scalar] = {}
     for column in columns:
@@ -147,8 +151,9 @@ def _check_range(
 
 
 def _with(table: ir.Table, changed: Mapping[str, ir.Value]) -> ir.Table:
-    """The table with the changed columns."""
-    # The table itself if nothing changes: an engine may know facts about this very table.
+    """Returns the table with the changed columns."""
+    # Without changes, the same object is returned, because an engine stores information about
+    # individual table objects.
     return table.mutate(**changed) if changed else table
 
 

@@ -1,6 +1,7 @@
-"""Writes histories as files of sequences.
+"""Writes the histories of users as files of sequences.
 
-Row groups are small and many, so ranks and workers can share a file. Each file is a stage.
+A file has many small row groups, so that several ranks and workers can share it. Each file is a
+stage, which is not repeated after a kill.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +18,9 @@ from torchrec_priors.preparation.build.parquet_files import even, lists
 from torchrec_priors.preparation.build.split import Split
 from torchrec_priors.preparation.engine.engine import Engine
 
-# A kill costs at most one file.
+# The number of users in a file. After a kill, at most one file has to be written again.
 USERS_A_FILE = 1 << 18
-# About 2 MB with times and events.
+# The number of interactions in a batch. With times and events, this is about 2 MB.
 _STEPS_A_BATCH = 1 << 17
 
 
@@ -28,18 +29,18 @@ def path_of(part: int) -> str:
 
 
 def users_a_row_group(users: int) -> int:
-    """Users per row group, for a data set of this number of users."""
-    # From 1,024 users on there are 64 row groups or more, for ranks and workers to share.
+    """Returns the number of users per row group for a data set of `users` users."""
+    # With 1,024 users or more there are at least 64 row groups, which ranks and workers can share.
     return max(16, min(4096, users // 64))
 
 
 class WrittenHistories:
-    """The sequences of users in order of user id.
+    """The sequences of users, in order of user id.
 
     Args:
-        buckets: `expressions.histories` of ranges of users, in order.
-        ids: `item_id` and `item` of all their items.
-        groups: (user_id, group) that fills `user_group`, if any.
+        buckets: the results of `expressions.histories` for ranges of users, in order.
+        ids: a table with the `item_id` and `item` of all items in these histories.
+        groups: a table of (user_id, group) for the column `user_group`. None leaves it out.
     """
 
     def __init__(
@@ -57,19 +58,19 @@ class WrittenHistories:
         self.groups = groups
 
     def tables(self, at_once: int, skip: int = 0) -> Iterator[pa.Table]:
-        """Tables of `at_once` users each, without the first `skip` of the kept users."""
+        """Yields tables of `at_once` users, without the first `skip` of the kept users."""
         tables = self._of_buckets(at_once, skip)
         first = next(tables, None)
         if first is not None:
-            # The last table of a bucket may be short: `even` fills it up with users of the next
-            # one.
+            # The last table of a bucket may have fewer users. `even` fills it up with users of the
+            # next bucket.
             yield from even(first.schema, _chain(first, tables), at_once)
 
     def _of_buckets(self, at_once: int, skip: int) -> Iterator[pa.Table]:
         for part in self.buckets:
             kept = expressions.kept(part, self.split)
             users = self.engine.to_arrow(expressions.users(kept, self.groups, self.split))
-            # A bucket that is skipped whole is not sorted.
+            # If all users of a bucket are skipped, their interactions are not sorted.
             if skip >= len(users):
                 skip -= len(users)
                 continue
@@ -90,19 +91,19 @@ def write_sequences(
     after_users: int = 0,
     first_part: int = 0,
 ) -> None:
-    """Writes files of `USERS_A_FILE` users each; the last one has the rest.
+    """Writes files of `USERS_A_FILE` users each. The last file may have fewer.
 
     Args:
-        users: number of users in `histories`.
-        after_users: number of users that the data set has in other files.
-        first_part: number of the first file.
+        users: the number of users in `histories`.
+        after_users: the number of users that the data set already has in other files.
+        first_part: the number of the first new file.
     """
     files = -(-users // USERS_A_FILE)
     at_once = users_a_row_group(after_users + users)
     names = [path_of(first_part + part) for part in range(files)]
 
-    # Files are finished in order, so a run that resumes skips the users of those before the first
-    # unfinished.
+    # Files are finished in order. A run that resumes therefore skips the users of all files before
+    # the first unfinished file.
     done = next((part for part, name in enumerate(names) if not output.is_finished(name)), files)
     tables = histories.tables(at_once, done * USERS_A_FILE)
 
@@ -110,7 +111,8 @@ def write_sequences(
         first = next(tables)
         with ParquetWriter(file, first.schema) as writer:
             writer.write_table(first, row_group_size=at_once)
-            # Exactly one file of users: the next call continues with the iterator.
+            # Only the users of this file are taken from the iterator. The next call continues with
+            # the rest.
             for table in islice(tables, -(-USERS_A_FILE // at_once) - 1):
                 writer.write_table(table, row_group_size=at_once)
 

@@ -1,14 +1,17 @@
-"""Two rules that divide a user's interactions into training, validation and test.
+"""Divides the interactions of users into training, validation and test, by one of two rules.
 
-`LastOfUser` is the paper's rule: of a user's n interactions the last E are test, the E before
-them validation, the rest training. Users with n <= 2E are left out.
+`LastOfUser` is the paper's rule. A user's last E interactions are for test (E is the horizon), the
+E before them are for validation, and the rest are for training. Users with at most 2E interactions
+are left out.
 
-`AtTimes` divides the interactions of all users at the same two points in time: before the first
-is training, before the second validation, the rest test. So nothing is learned from later
-interactions. The targets of a part are its first E interactions.
+`AtTimes` divides the interactions of all users at the same two points in time. Interactions before
+the first point are for training, those before the second are for validation, and the rest are for
+test. A model therefore never learns from interactions that are later than the ones it is tested on.
+The targets of a part are a user's first E interactions in it.
 
-Either rule is an expression of a table of histories, `training_end`: how many interactions of the
-row's user are in the training part. `AtTimes` also has columns for the end of both parts.
+Each rule defines an expression `training_end` on a table of histories: the number of training
+interactions of the row's user. `AtTimes` also adds columns with the ends of the training and the
+validation part.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -23,29 +26,29 @@ from torchrec_priors.preparation.corpus import Corpus
 from torchrec_priors.preparation.engine.engine import Engine
 from torchrec_priors.prepared.data_set import TRAINING_END, VALIDATION_END
 
-# Key in the manifest's settings.
+# The key of the points in time in the manifest's settings.
 TIMES = "split_times"
-# Keys in the manifest's counts. The last one counts interactions of the test part beyond its
-# first E.
+# These keys in the manifest's counts are used if the log is split in time. The last one counts the
+# interactions in the test part after each user's first E.
 PARTS = ("validation_users", "test_users", "untested_interactions")
 
-# ms
+# An hour in milliseconds.
 _HOUR = 3_600_000
-# Shares of the log before validation and before test, if no time is given.
+# The shares of the log before the validation part and before the test part if no times are given.
 _TRAINED = 0.8
 _BEFORE_TEST = 0.9
 
 
 class Split(Protocol):
-    """A rule with its parameters.
+    """A rule that divides interactions, with its parameters.
 
     Attributes:
-        least: fewest interactions of a user, whatever the rule.
-        columns: columns that the sequences have for this rule.
-        rule: the rule in words, for the manifest.
-        left_out: how users that are not kept are named in the manifest's counts.
-        requirement: what a user needs to be kept, and the remedy, for the message that no user
-            has it.
+        least: the minimum number of interactions of a user that the corpus requires.
+        columns: the names of the columns that the sequences have because of this rule.
+        rule: a description of the rule for the manifest.
+        left_out: the name of the count of users who are not kept, for the manifest.
+        requirement: the condition for keeping a user, and the remedy if no user fulfils it, for a
+            message.
     """
 
     @property
@@ -64,23 +67,24 @@ class Split(Protocol):
     def requirement(self) -> str: ...
 
     def recorded(self) -> dict[str, Any]:
-        """What the manifest's settings keep of the rule, in addition to those of `SplitBy`."""
+        """Returns settings for the manifest, in addition to those of `SplitBy`."""
 
     def user_columns(self, timestamp: ir.Column, whole: Any) -> dict[str, ir.IntegerColumn]:
-        """Columns that histories need in addition to `position` and `n`.
+        """Returns the columns that histories need in addition to `position` and `n`.
 
         Args:
-            whole: the window of all interactions of a user.
+            timestamp: the column of times.
+            whole: the window that contains all interactions of a user.
         """
 
     def training_end(self, histories: ir.Table) -> ir.IntegerColumn:
-        """The number of training interactions of the row's user."""
+        """Returns the number of training interactions of the row's user."""
 
     def keeps(self, histories: ir.Table) -> ir.BooleanColumn:
-        """Whether the row's user has anything to train or to evaluate on."""
+        """Returns whether the row's user has anything to train or to evaluate on."""
 
     def parts(self, kept: ir.Table) -> dict[str, ir.BooleanColumn]:
-        """Counts that the rule does not imply: name -> whether a row is counted."""
+        """Returns further counts for the manifest, as columns that say whether a row is counted."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,8 @@ class LastOfUser:
     """Splits off the last interactions of each user.
 
     Args:
-        horizon: E.
-        least: as in `Split`.
+        horizon: the number of interactions that are split off for each of test and validation.
+        least: the minimum number of interactions of a user, as in `Split`.
     """
 
     horizon: int
@@ -121,7 +125,7 @@ class LastOfUser:
         return histories.n - 2 * self.horizon
 
     def keeps(self, histories: ir.Table) -> ir.BooleanColumn:
-        # One training interaction and two full horizons.
+        # A user needs at least one training interaction and two full horizons.
         return histories.n >= max(2 * self.horizon + 1, self.least)
 
     def parts(self, kept: ir.Table) -> dict[str, ir.BooleanColumn]:
@@ -130,13 +134,13 @@ class LastOfUser:
 
 @dataclass(frozen=True)
 class AtTimes:
-    """Splits all users at the same times.
+    """Splits the interactions of all users at the same times.
 
     Args:
-        horizon: E.
-        validation_from: time of the first validation interaction, ms since 1970.
-        test_from: time of the first test interaction, ms since 1970.
-        least: as in `Split`.
+        horizon: the number of a user's targets in each part.
+        validation_from: the time at which the validation part begins, ms since 1970.
+        test_from: the time at which the test part begins, ms since 1970.
+        least: the minimum number of interactions of a user, as in `Split`.
     """
 
     horizon: int
@@ -169,7 +173,7 @@ class AtTimes:
         return {TIMES: [self.validation_from, self.test_from]}
 
     def user_columns(self, timestamp: ir.Column, whole: Any) -> dict[str, ir.IntegerColumn]:
-        # As positions in the history, so sequences need not be searched for the times.
+        # The times become positions in the history, so that later code need not search for them.
         ends = {TRAINING_END: self.validation_from, VALIDATION_END: self.test_from}
         return {
             name: (timestamp < end).cast("int64").sum().over(whole).cast("int64")
@@ -180,7 +184,7 @@ class AtTimes:
         return histories[TRAINING_END]
 
     def keeps(self, histories: ir.Table) -> ir.BooleanColumn:
-        # Training needs a context of one interaction and a target.
+        # Training needs a context of at least one interaction, and a target.
         used = (histories[TRAINING_END] >= 2) | _validated(histories) | _tested(histories)
         return used & (histories.n >= self.least)
 
@@ -196,9 +200,11 @@ class SplitBy:
     """The rule that the user chose.
 
     Attributes:
-        by: `user` or `time`.
-        validation_from: ISO time (UTC). By default the first hour before which 80 % of the log are.
-        test_from: ISO time (UTC). By default the first hour before which 90 % of the log are.
+        by: `user` for `LastOfUser`, or `time` for `AtTimes`.
+        validation_from: the ISO time (UTC) at which the validation part begins. None chooses the
+            first full hour before which there are 80 % of the log.
+        test_from: the ISO time (UTC) at which the test part begins. None chooses the first full
+            hour before which there are 90 % of the log.
     """
 
     by: Literal["user", "time"] = "user"
@@ -210,23 +216,23 @@ class SplitBy:
             ("--validation-from", self.validation_from),
             ("--test-from", self.test_from),
         ):
-            # Only for its error: the time is read again when it is needed.
+            # This only checks the text. The time is read again when it is needed.
             read_moment(option, text)
             if text is not None and self.by == "user":
                 raise UserError(f"{option} goes with --split time")
 
     def recorded(self) -> dict[str, Any]:
-        """The choice as the manifest's settings keep it."""
+        """Returns the choice in the form of the manifest's settings."""
         if self.by == "user":
             return {}
         return {"split": asdict(self)}
 
     def resolve(self, engine: Engine, corpus: Corpus, log: ir.Table, horizon: int) -> Split:
-        """The rule for this log.
+        """Returns the rule for this log.
 
         Raises:
-            UserError: a split in time of a corpus without times, or times that leave a part
-                without interactions.
+            UserError: a split in time is requested and the corpus has no times, or a part would
+                have no interactions.
         """
         if self.by == "user":
             return LastOfUser(horizon, corpus.min_history)
@@ -242,7 +248,7 @@ class SplitBy:
 
 
 def moment(milliseconds: int) -> str:
-    """A time (UTC) in the form that `--test-from` reads.
+    """Returns a time (UTC) as a text that `--test-from` accepts.
 
     >>> moment(1_684_108_800_000)
     '2023-05-15T00:00'
@@ -251,13 +257,13 @@ def moment(milliseconds: int) -> str:
 
 
 def read_moment(option: str, text: str | None) -> int | None:
-    """ms since 1970 of an ISO date or time, in UTC if it names no zone.
+    """Converts an ISO date or time to ms since 1970. It is in UTC if it names no time zone.
 
     >>> read_moment("--test-from", "2023-05-15")
     1684108800000
 
     Raises:
-        UserError: not a date or time.
+        UserError: the text is not a date or time.
     """
     if text is None:
         return None
@@ -274,13 +280,13 @@ def read_moment(option: str, text: str | None) -> int | None:
 
 
 def _validated(histories: ir.Table) -> ir.BooleanColumn:
-    """Whether the user has a validation target and at least one interaction before it."""
+    """Returns whether the user has a validation target and at least one interaction before it."""
     trained: ir.IntegerColumn = histories[TRAINING_END]
     return (trained >= 1) & (histories[VALIDATION_END] > trained)
 
 
 def _tested(histories: ir.Table) -> ir.BooleanColumn:
-    """Whether the user has a test target and at least one interaction before it."""
+    """Returns whether the user has a test target and at least one interaction before it."""
     before: ir.IntegerColumn = histories[VALIDATION_END]
     return (before >= 1) & (histories.n > before)
 
@@ -288,12 +294,12 @@ def _tested(histories: ir.Table) -> ir.BooleanColumn:
 def _at_times(
     engine: Engine, log: ir.Table, horizon: int, validation_from: int | None, test_from: int | None
 ) -> AtTimes:
-    """The split at these times; None is replaced by a time chosen by its share of the log.
+    """Returns the split at the given times. A time that is None is chosen from the log.
 
     Raises:
         UserError: a part would be empty.
     """
-    # Counted per hour: a table of this size fits in memory for any log.
+    # Interactions are counted per hour, so that the table fits into memory for any log.
     hour = (log.timestamp / _HOUR).floor().cast("int64")
     hours = engine.materialise("hours", log.group_by(hour=hour).aggregate(n=log.count()))
     rows = engine.to_arrow(hours.order_by("hour"))
@@ -308,10 +314,11 @@ def _at_times(
     if test_from is None:
         wanted = int(start[min(np.searchsorted(before, _BEFORE_TEST), len(start) - 1)])
         later = start[start > validation_from]
-        # A busy hour may hold both shares; then the test part begins with the hour after it.
+        # Both times may fall into the same busy hour. The test part then begins with the next hour
+        # in the log.
         test_from = max(wanted, int(later[0])) if len(later) else wanted
 
-    # Times are compared as hours of the log: the last hour is taken as full.
+    # The log is known only by the hour, so its last hour is assumed to be full.
     first = int(start[0])
     last = int(start[-1]) + _HOUR - 1
     if not first < validation_from < test_from <= last:

@@ -1,4 +1,4 @@
-"""What `prepare` prints about a data set."""
+"""Describes a data set in the lines that `prepare` prints."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,15 +9,17 @@ import numpy as np
 from torchrec_priors.parquet import read_footer
 from torchrec_priors.prepared.manifest import Manifest, PriorInfo
 
-# Groups of a prior that are printed.
+# The number of groups of a prior that are printed.
 _GROUPS = 5
 
 
 def summary(manifest: Manifest, folder: Path | None = None) -> str:
-    """A few lines for users: counts, first and last day, dropped and repaired rows, priors.
+    """Describes a data set for users in a few lines.
+
+    The lines give the counts, the first and last day, dropped and repaired rows, and the priors.
 
     Args:
-        folder: folder of the data set; without it the days are left out.
+        folder: the folder of the data set. None leaves out the days.
     """
     counts = manifest.counts
     totals = ", ".join(f"{counts[name]:,} {name}" for name in ("users", "items", "interactions"))
@@ -39,7 +41,10 @@ def summary(manifest: Manifest, folder: Path | None = None) -> str:
 
 
 def prior_line(prior: PriorInfo) -> str:
-    """Name, kind and first groups of a prior: the largest, unless the data set has grown."""
+    """Describes a prior in one line: its name, its kind and its first groups.
+
+    The first groups are the largest ones, unless the data set has grown.
+    """
     groups = list(zip(prior.groups, prior.sizes, strict=True))
     first = ", ".join(f"{name} {size:,}" for name, size in groups[:_GROUPS])
     more = f", ... ({len(groups)} groups)" if len(groups) > _GROUPS else ""
@@ -47,7 +52,7 @@ def prior_line(prior: PriorInfo) -> str:
 
 
 def _times(manifest: Manifest, folder: Path) -> str:
-    """First and last day (UTC)."""
+    """Returns the first and the last day (UTC) as a text."""
     if not manifest.has_times:
         return "unknown, order only"
 
@@ -63,11 +68,11 @@ def _times(manifest: Manifest, folder: Path) -> str:
 
 
 def _statistics_of_times(file: Path) -> Iterator[Any]:
-    """The statistics that Parquet keeps of the times of every row group; no row is read."""
+    """Yields Parquet's statistics of the times in every row group, without reading rows."""
     metadata = read_footer(file).metadata
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        # The path of a list's column has the names of its levels after that of the column.
+        # For a list, Parquet appends the names of nested levels to the name of the column.
         for index in range(group.num_columns):
             column = group.column(index)
             if column.path_in_schema.startswith("timestamps"):

@@ -1,7 +1,7 @@
-"""Whether the times of a log are milliseconds since 1970.
+"""Checks that the times of a log are milliseconds since 1970.
 
-Their range shows it: seconds taken for milliseconds are times of 1970, and microseconds are of
-the year 50,000.
+The range of the times shows a wrong unit. If seconds are taken for milliseconds, all times are in
+1970. If microseconds are taken for milliseconds, the times are around the year 50,000.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,15 @@ from torchrec_priors.preparation.build.split import moment
 # The years 1 to 9999, in ms.
 _FIRST = -62_135_596_800_000
 _LAST = 253_402_300_799_999
-# As seconds these are the years 1989 to 2096, as ms some weeks of 1970.
+# In seconds, this range covers the years 1989 to 2096. In milliseconds, it covers a few weeks of
+# 1970.
 _SECONDS = (600_000_000, 4_000_000_000)
-# In 1973, in ms: a log that continues after it does not begin in those weeks.
+# A time in 1973, in ms. A log that continues after it is unlikely to begin in those weeks of 1970.
 _MODERN = 100_000_000_000
 
 
 def unit_numbers(time: ir.IntegerColumn) -> dict[str, ir.Scalar]:
-    """The aggregates of a log that `check_unit` needs."""
+    """Returns the aggregates of a log that `check_unit` needs."""
     seconds = time.between(_SECONDS[0], _SECONDS[1] - 1)
     outside = ~time.between(_FIRST, _LAST)
     return {
@@ -37,11 +38,11 @@ def unit_numbers(time: ir.IntegerColumn) -> dict[str, ir.Scalar]:
 
 
 def check_unit(name: str, numbers: Mapping[str, Any]) -> None:
-    """Raises UserError if times are in no year, or are seconds.
+    """Raises UserError if times are outside the years 1 to 9999, or seem to be seconds.
 
     Args:
-        name: name of the corpus.
-        numbers: values of `unit_numbers`.
+        name: the name of the corpus.
+        numbers: the computed values of `unit_numbers`.
     """
     if numbers["outside"]:
         raise UserError(
@@ -51,7 +52,8 @@ def check_unit(name: str, numbers: Mapping[str, Any]) -> None:
             " such rows out"
         )
 
-    # A log of 1970 is possible, but not one that begins then and continues after 1973.
+    # A log that ends in 1970 may have correct times. A log that begins in these weeks of 1970 and
+    # continues after 1973 is taken for one in which some times are seconds.
     seconds = numbers["seconds"] or 0
     if seconds and (2 * seconds > numbers["times"] or numbers["last_time"] >= _MODERN):
         first = moment(numbers["first_second"])

@@ -1,6 +1,6 @@
-"""The folder next to the output in which a preparation works.
+"""Manages the work folder of a preparation, which is next to the output folder.
 
-A kill leaves it, so the same command resumes.
+If the process is killed, the folder stays, and the same command resumes from it.
 """
 
 import fcntl
@@ -17,30 +17,31 @@ from torchrec_priors.common.system_errors import is_in_vain
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.memory import OutOfMemoryError
 
-# Version of the files that stages leave: a folder of another version is not used.
+# The version of the files in a work folder. A folder with another version is emptied.
 _LAYOUT = 2
 _MADE_FOR = "made_for.json"
 _LOCK = "lock"
 
 
 def place_of(out: Path) -> Path:
-    """Where the preparation of `out` works."""
+    """Returns the work folder of the preparation of `out`."""
     return out.with_name(f".{out.name}.work")
 
 
 def set_aside(out: Path) -> Path:
-    """Where the old data set is for a moment, while another takes its place."""
+    """Returns the folder to which the old data set is moved while a new one replaces it."""
     return out.with_name(f".{out.name}.old")
 
 
 def recover(out: Path) -> None:
-    """Puts the old data set back if a kill left none in its place."""
+    """Puts the old data set back if a process was killed while replacing it."""
     if out.exists() or not set_aside(out).exists():
         return
 
     lock = _locked(place_of(out), out)
     try:
-        # Looked at again: another process may have recovered it before this one had the lock.
+        # This is checked again, because another process may have recovered the data set before
+        # this process had the lock.
         if not out.exists() and set_aside(out).exists():
             set_aside(out).replace(out)
     finally:
@@ -51,25 +52,26 @@ def recover(out: Path) -> None:
 def work_folder(
     out: Path, made_for: Mapping[str, Any], report: Callable[[str], None]
 ) -> Iterator[Path]:
-    """The folder, locked against other processes, and emptied if it was used for anything else.
+    """Provides the work folder and locks it against other processes.
 
-    It is removed afterwards. It stays if memory ran out, and after errors that are not the
-    user's, so the same command finds it; but a full disk gets its space back.
+    The folder is emptied first if it was used for something else. It is removed at the end and
+    after a mistake of the user. It stays if memory ran out and after other errors, so that the same
+    command can resume. If the disk is full, the folder is removed to free the space.
 
     Args:
-        made_for: everything that decides what stages leave in the folder.
+        made_for: all values that decide the content of files in the folder.
 
     Raises:
-        UserError: another process prepares `out`.
+        UserError: another process is preparing `out`.
     """
     folder = place_of(out)
     lock = _locked(folder, out)
     remove = False
     try:
-        # Through JSON and back, so that tuples compare equal to the lists that the file has.
+        # Converting to JSON and back turns tuples into lists, which the file also has.
         header = json.loads(json.dumps({"layout": _LAYOUT, **made_for}))
         if _read(folder / _MADE_FOR) == header:
-            report("resuming from what an earlier run left")
+            report("resuming from an earlier run")
         else:
             for path in folder.iterdir():
                 if path.name != _LOCK:
@@ -79,7 +81,8 @@ def work_folder(
         yield folder
         remove = True
     except Exception as error:
-        # The same command would fail again, or the files take up the space that is missing.
+        # The files are removed if the same command would fail again, or if they take up the space
+        # that is missing.
         of_the_user = isinstance(error, UserError) and not isinstance(error, OutOfMemoryError)
         remove = of_the_user or is_in_vain(error.__cause__ or error)
         raise
@@ -90,9 +93,13 @@ def work_folder(
 
 
 def _locked(folder: Path, out: Path) -> int:
-    """Locks the folder; the lock ends with the process, or when the descriptor is closed."""
+    """Locks the folder and returns the file descriptor of the lock.
+
+    The lock ends when the descriptor is closed or the process ends.
+    """
     while True:
-        # Never work in the folder that a link points to: someone may have planted it.
+        # A symbolic link is removed, because somebody else may have created it to redirect the
+        # files.
         if folder.is_symlink():
             folder.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,8 +112,8 @@ def _locked(folder: Path, out: Path) -> int:
                 f"--out: another process is preparing '{out}': wait until it is done"
             ) from error
 
-        # Another process may have removed the folder between the two calls: then the lock is of a
-        # file that no one else will find, and a new one is needed.
+        # Another process may have removed the folder between the two calls. The locked file is then
+        # no longer in the folder, so other processes would not find it, and a new lock is needed.
         try:
             if os.path.samestat(os.fstat(lock), os.stat(folder / _LOCK)):
                 return lock
