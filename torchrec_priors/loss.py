@@ -24,10 +24,10 @@ sum to a quarter.
 
 A run calls the functions of this module in this order:
 
-    before training    `path_weights`, `positive_weights`, `decision_weights`: what a batch does
-                       not change, kept in `LossWeights`
-    in each step       `find_positives` and `count`, then `LossWeights.of` for the weights of
-                       `ops/in_group_softmax.py`, which gives L, and `gate_loss`
+    before training    `path_weights`, `positive_weights` and `decision_weights` compute the
+                       factors that are the same for all batches; `LossWeights` keeps them
+    in each step       `find_positives` and `count` find positives and count targets, `LossWeights.of`
+                       weights them, `ops/in_group_softmax.py` computes L, and `gate_loss` L_gate
 
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path)
 pairs.

@@ -4,7 +4,8 @@ A corpus file whose `load` takes a third argument gets an engine: `load(raw, bad
 raw file is held in memory: an engine returns Ibis tables, which Ibis expressions combine. A corpus
 file reads its log and keeps what is valid like this:
 
-    log = engine.read_csv([raw / "log.csv"], {"item_id": text, "timestamp": number}, bad_rows)
+    columns = {"item_id": pa.string(), "timestamp": pa.int64()}
+    log = engine.read_csv([raw / "log.csv"], columns, bad_rows)
     log = engine.keep_valid(log, log.timestamp >= 0, bad_rows, "timestamp", "must not be negative")
 """
 
