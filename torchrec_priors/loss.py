@@ -26,8 +26,9 @@ A run calls the functions of this module in this order:
 
     before training    `path_weights`, `positive_weights` and `decision_weights` compute the
                        factors that are the same for all batches; `LossWeights` keeps them
-    in each step       `find_positives` and `count` find positives and count targets, `LossWeights.of`
-                       weights them, `ops/in_group_softmax.py` computes L, and `gate_loss` L_gate
+    in each step       `find_positives` and `count` prepare a batch, and `LossWeights.of` weights
+                       its positives. `ops/in_group_softmax.py` then computes L, and `gate_loss`
+                       computes L_gate
 
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path)
 pairs.
