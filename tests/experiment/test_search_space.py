@@ -71,11 +71,11 @@ def test_a_cells_own_values_come_beside_those_of_all_or_instead(spaces):
             ["no cell 'on'", "did you mean 'one'?"],
         ),
         (SEARCH + 'space.model.dim = [8]\ncells.one.like = "two"', ["no cell 'two'"]),
-        (SEARCH + 'space.model.dim = [8]\ncells.one.like = "one"', ["must have trials itself"]),
+        (SEARCH + 'space.model.dim = [8]\ncells.one.like = "one"', ["that cell has no trials"]),
         (
             SEARCH
             + 'space.model.dim = [8]\ncells.one = {like = "two heads", space.model.dim = [8]}',
-            ["no space of its"],
+            ["cannot have a space"],
         ),
         (SEARCH + "space.model.dim = []", ["'model.dim'", "empty list"]),
         (SEARCH + "space.model.dim = [8, 8]", ["'model.dim'", "twice"]),

@@ -1,1 +1,1 @@
-"""Experiments: a matrix of runs described in one file, run to the end, compared with intervals."""
+"""Experiments: runs many configurations that one file describes, and compares their results."""

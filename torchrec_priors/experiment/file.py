@@ -1,4 +1,4 @@
-"""The TOML file of an experiment, typed. Unknown keys and wrong types are errors."""
+"""Reads the TOML file of an experiment. Unknown keys and wrong types are errors."""
 
 import functools
 import json
@@ -14,33 +14,33 @@ from torchrec_priors.config import explain, read_toml
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.search.settings import SearchSettings
 
-MOST_AT_ONCE = 1_000  # processes of one machine
+MOST_AT_ONCE = 1_000  # runs at a time on one machine
 _RENAMED = {"baseline": "reference"}  # old key -> the new key
 _STRICT = {"extra": "forbid", "strict": True}
 
-Changes = dict[str, Any]  # of the configuration: dotted or nested keys
+Changes = dict[str, Any]  # changes of the configuration, with dotted or nested keys
 
 
 @dataclass
 class ExperimentFile:
-    """What is run, and what it is compared with.
+    """The configurations that an experiment runs, and how it compares them.
 
     Attributes:
-        config: base configuration of all cells; its path is relative to this file.
-        seeds: every cell is run with each.
-        name: of the experiment; by default the file's name.
-        data: prepared data set, relative to the working folder; `--data` has precedence.
-        split: what the cells are evaluated on; `--split` has precedence.
-        reference: name of the cell that the others are compared with; by default none.
-        at_once: runs at a time; `--at-once` has precedence.
-        metrics: of the evaluation, shown in the table.
-        budget: changes of the configuration that hold for all cells; no cell may change them.
-        cells: changes of the configuration by name of a cell.
-        axes: further cells, the product of all axes: axis -> value -> changes. A cell is named
-            after its values.
-        exclude: products left out: those that have all the values of an entry (axis -> value or
-            list of values).
-        search: what `--search` tries for the cells.
+        config: the base configuration of all cells; the path is relative to this file.
+        seeds: the seeds with which every cell is run.
+        name: the name of the experiment; by default the file's name.
+        data: the prepared data set, relative to the working folder; `--data` has precedence.
+        split: the split that the cells are evaluated on; `--split` has precedence.
+        reference: the name of the cell that the others are compared with; by default none.
+        at_once: the number of runs at a time; `--at-once` has precedence.
+        metrics: the metrics of the evaluation that the table shows.
+        budget: changes of the configuration for all cells; a cell may not change these keys.
+        cells: name of a cell -> its changes of the configuration.
+        axes: axis -> value -> changes of the configuration. Every combination of values, one of
+            each axis, is a further cell, which is named after its values.
+        exclude: combinations that are left out. An entry (axis -> value or list of values) leaves
+            out every combination that has one of the listed values in each of the entry's axes.
+        search: the values that `--search` tries for the cells.
     """
 
     config: str
@@ -60,14 +60,14 @@ class ExperimentFile:
     search: SearchSettings | None = None
 
     def check(self) -> None:
-        """Raises UserError for values that their types allow and an experiment does not."""
+        """Raises UserError for values of the right type that make no sense in an experiment."""
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise UserError(f"seeds = {self.seeds}: give at least one, and none twice")
         if self.at_once < 1:
             raise UserError(f"at_once = {self.at_once} must be at least 1")
         check_most("at_once", self.at_once, MOST_AT_ONCE)
 
-        # Other characters in the name of a folder would need quotes in a shell.
+        # With other characters, the name of the folder would need quotes in a shell.
         if not re.fullmatch(r"[\w.+=-]+", self.name):
             raise UserError(
                 f"name = '{self.name}' becomes a folder's name: letters, digits and . _ + = - only"
@@ -85,18 +85,18 @@ ExperimentFile.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]
 
 
 def read_experiment(file: Path) -> ExperimentFile:
-    """Reads the experiment of a TOML file; its `config` becomes a path from the working folder.
+    """Reads the TOML file of an experiment; `config` becomes a path from the working folder.
 
     Raises:
-        UserError: no such file, no TOML, an unknown key (with the nearest valid one), or an invalid
-            value.
+        UserError: the file does not exist or is not TOML, a key is unknown (the message names the
+            nearest valid key), or a value is invalid.
     """
     values = read_toml(file, "FILE")
     for old, new in _RENAMED.items():
         if old in values:
             raise UserError(f"{file}: experiment key '{old}' is now called '{new}': use that name")
 
-    # Through JSON: in strict mode pydantic reads dataclasses from JSON only, not from dicts.
+    # In strict mode pydantic reads dataclasses from JSON, but not from dicts.
     try:
         experiment = _reader().validate_json(json.dumps(values, default=str))
     except ValidationError as error:
@@ -104,7 +104,7 @@ def read_experiment(file: Path) -> ExperimentFile:
         valid += [f"search.{item.name}" for item in fields(SearchSettings)]
         raise UserError(f"{file}: {explain(error, 'experiment key', valid)}") from error
 
-    # The name is checked after its default, which may be no name of a folder either.
+    # The default name is checked, too: a file's name may be invalid as the name of a folder.
     experiment.name = experiment.name or file.stem
     try:
         experiment.check()
@@ -116,5 +116,5 @@ def read_experiment(file: Path) -> ExperimentFile:
 
 @functools.cache
 def _reader() -> TypeAdapter[ExperimentFile]:
-    """Built once: building takes much longer than reading."""
+    """Builds the reader. It is kept, because building it takes much longer than reading a file."""
     return TypeAdapter(ExperimentFile)

@@ -1,4 +1,4 @@
-"""What of an experiment is done already, by the files in the runs' folders only."""
+"""Finds the parts of an experiment that are finished, from the files in the runs' folders."""
 
 import logging
 from collections.abc import Iterable
@@ -14,18 +14,18 @@ from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-# Keys without which a file is damaged.
+# Keys that each file must have. Without one of them it is damaged.
 _OF_SUMMARY = ("best_step", "paths", "parameters", "seconds_of_last_start", "config_sha256")
 _OF_METRICS = ("checkpoint", "seconds", "config_sha256")
 
 
 def evaluation_folder(run: RunFolder, split: str, evaluation: Evaluation) -> Path:
-    """The folder in which an evaluation is written."""
+    """Returns the folder that an evaluation is written to."""
     return run.evaluation(split, evaluation.name)
 
 
 def summary_of(run: RunFolder, planned: PlannedRun) -> dict[str, Any] | None:
-    """The summary of a finished training of this configuration; None if there is none."""
+    """Reads the summary of a finished training of this configuration; None if there is none."""
     return _read(run.summary, planned.config.sha256(), _OF_SUMMARY)
 
 
@@ -37,7 +37,7 @@ def has_weights(run: RunFolder, summary: dict[str, Any]) -> bool:
 def metrics_of(
     run: RunFolder, planned: PlannedRun, evaluation: Evaluation, split: str
 ) -> dict[str, Any] | None:
-    """The metrics of an evaluation of the finished training's best weights; None without them."""
+    """Reads the metrics of an evaluation of the best weights; None if it is not finished."""
     summary = summary_of(run, planned)
     folder = evaluation_folder(run, split, evaluation)
     metrics = _read(folder / "metrics.json", evaluation.config.sha256(), _OF_METRICS)
@@ -51,9 +51,11 @@ def metrics_of(
 
 
 def _read(file: Path, config_sha256: str, needs: Iterable[str]) -> dict[str, Any] | None:
-    """The values of a file of this configuration; None without one.
+    """Reads a summary or metrics of this configuration.
 
-    None also if the file is damaged, which is logged: what it describes is done again.
+    Returns:
+        the values; None if there is no file of this configuration, or if it is damaged. A damaged
+        file is logged, and the training or evaluation is repeated.
     """
     if not file.exists():
         return None
@@ -73,4 +75,5 @@ def _read(file: Path, config_sha256: str, needs: Iterable[str]) -> dict[str, Any
 
 @cache
 def _log_once(text: str) -> None:
+    """Logs a warning, but never the same one twice."""
     log.warning("%s", text)

@@ -1,4 +1,4 @@
-"""The cells of an experiment: those it lists, and the product of its axes."""
+"""The cells of an experiment: the listed ones, and all combinations of the axes' values."""
 
 import itertools
 import math
@@ -21,9 +21,10 @@ class Cell:
     """One configuration among those that are compared.
 
     Attributes:
-        changes: of the base configuration, by dotted key; without the budget's and the seed.
-        trained_as: the name without the axes that change the evaluation only: the name of its
-            training.
+        changes: dotted key -> value, changes of the base configuration, without the budget and the
+            seed.
+        trained_as: the name of the cell's training: the cell's name without the axes that change
+            only the evaluation.
     """
 
     name: str
@@ -32,13 +33,13 @@ class Cell:
 
 
 def cells_of(file: ExperimentFile) -> list[Cell]:
-    """All cells in the file's order: the listed ones, then the product of the axes.
+    """Returns all cells: the listed ones, then all combinations of the axes' values.
 
-    In the product, the last axis changes fastest.
+    Both are in the order of the file. In the combinations, the last axis changes fastest.
 
     Raises:
-        UserError: an invalid or repeated name, a key that two axes or a cell and the budget give,
-            or an exclusion that leaves nothing out.
+        UserError: a name is invalid or repeated, a key is given by two axes or by a cell and the
+            budget, or an exclusion leaves nothing out.
     """
     cells = [Cell(name, flat(changes), name) for name, changes in file.cells.items()]
     cells += _product(file)
@@ -49,18 +50,16 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
     if "seed" in budget:
         raise UserError("budget sets 'seed': give `seeds`")
 
-    # Budget and seeds are the same for all cells, or the comparison is not fair.
+    # For a fair comparison, budget and seeds are the same for all cells.
     for cell in cells:
         _check_name(cell.name)
         shared = in_both(budget, cell.changes)
         if shared:
             raise UserError(
-                f"cell '{cell.name}' changes '{shared}', which [budget] gives to all cells alike"
+                f"cell '{cell.name}' changes '{shared}', which [budget] sets for all cells"
             )
         if "seed" in cell.changes:
-            raise UserError(
-                f"cell '{cell.name}' sets 'seed': `seeds` gives them to all cells alike"
-            )
+            raise UserError(f"cell '{cell.name}' sets 'seed': `seeds` sets it for all cells")
 
     names = [cell.name for cell in cells]
     _check_distinct(names)
@@ -72,9 +71,10 @@ def cells_of(file: ExperimentFile) -> list[Cell]:
 
 
 def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
-    """Changes by dotted key, whether they were written as `model.dim = 8` or `"model.dim" = 8`.
+    """Returns changes by dotted key.
 
-    Former names of keys become the present ones.
+    They may be written as `model.dim = 8` or as `"model.dim" = 8`. Present names replace former
+    names of keys.
 
     >>> flat({"model": {"dim": 8}, "encoder.options": {"width": 3}})
     {'model.dim': 8, 'encoder.options.width': 3}
@@ -90,7 +90,7 @@ def flat(changes: Changes, prefix: str = "") -> dict[str, Any]:
 
 
 def file_name(name: str) -> str:
-    """A cell's name as a part of a path.
+    """Turns a cell's name into a part of a path.
 
     >>> file_name("Item x LT/ST_4 + max")
     'Item-x-LT-ST_4-+-max'
@@ -99,11 +99,11 @@ def file_name(name: str) -> str:
 
 
 def _product(file: ExperimentFile) -> Iterator[Cell]:
-    """The cells of all combinations of the axes' values that are not excluded."""
+    """Yields the cells of all combinations of the axes' values that are not excluded."""
     if not file.axes:
         return
 
-    # Counted before they are listed, which would take all memory.
+    # Too many cells would fill the memory, so they are counted before they are made.
     products = math.prod(len(named) for named in file.axes.values())
     if products > _MOST_CELLS:
         raise UserError(
@@ -126,7 +126,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
         if matching:
             continue
 
-        # Two axes that change one key would depend on the order in the file.
+        # If two axes changed one key, the result would depend on their order in the file.
         changes: dict[str, Any] = {}
         for axis, name in chosen.items():
             shared = in_both(changes, values[axis][name])
@@ -136,7 +136,7 @@ def _product(file: ExperimentFile) -> Iterator[Cell]:
                 )
             changes.update(values[axis][name])
 
-        # If all axes are of the evaluation, the whole name is the training's.
+        # If all axes change only the evaluation, the training has the whole name.
         trained_as = [chosen[axis] for axis in trained]
         yield Cell(JOIN.join(names), changes, JOIN.join(trained_as or names))
 
@@ -149,7 +149,7 @@ def _changes_training(named: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether an axis changes more than the evaluation.
 
     Args:
-        named: changes by value of the axis.
+        named: value of the axis -> its changes.
     """
     keys = [key for changes in named.values() for key in changes]
     return any(not key.startswith(EVALUATION) for key in keys)
@@ -158,7 +158,7 @@ def _changes_training(named: Mapping[str, Mapping[str, Any]]) -> bool:
 def _exclusion(
     entry: Mapping[str, str | list[str]], values: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, list[str]]:
-    """An entry of `exclude` with a list for every axis, checked."""
+    """Checks an entry of `exclude`, and returns it with a list of values for every axis."""
     if not entry:
         raise UserError("exclude: an empty entry would leave out everything")
 
@@ -176,12 +176,12 @@ def _exclusion(
 
 
 def _matches(entry: Mapping[str, list[str]], chosen: Mapping[str, str]) -> bool:
-    """Whether an entry of `exclude` leaves out the product with these values."""
+    """Whether an entry of `exclude` leaves out the combination of these values."""
     return all(chosen[axis] in names for axis, names in entry.items())
 
 
 def in_both(keys: Iterable[str], others: Iterable[str]) -> str | None:
-    """The first of `others` that is, contains, or is in a key of `keys`."""
+    """Returns the first of `others` that equals, contains, or is contained in a key of `keys`."""
     for key, other in itertools.product(keys, others):
         if key == other or key.startswith(f"{other}.") or other.startswith(f"{key}."):
             return other
@@ -189,7 +189,8 @@ def in_both(keys: Iterable[str], others: Iterable[str]) -> str | None:
 
 
 def _check_name(name: str) -> None:
-    # Commas separate cells in options, and bars and line breaks are part of Markdown tables.
+    """Raises UserError if a cell's name is invalid."""
+    # Options separate cells by commas, and Markdown tables consist of bars and lines.
     if not file_name(name) or re.search(r"[,|\n]", name):
         raise UserError(
             f"cell '{name}': a name has letters or digits, and no comma, bar or line break"
@@ -197,7 +198,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_distinct(names: Sequence[str]) -> None:
-    """Raises UserError if two cells would share a folder, also if the file system ignores case."""
+    """Raises UserError if two cells would share a folder; some file systems ignore case."""
     by_folder: dict[str, str] = {}
     for name in names:
         folder = file_name(name).casefold()

@@ -1,4 +1,6 @@
-"""Values of single users, from `predictions.parquet`; `metrics.json` has their means.
+"""Computes the metrics of each single user from `predictions.parquet`.
+
+`metrics.json` only has the means over all users.
 
 Shapes: U users, B users of a part of the file, R places of a list, M metrics.
 """
@@ -19,17 +21,17 @@ from torchrec_priors.retrieval.read_predictions import open_predictions
 
 CUTOFF = 10
 COMPARED = tuple(f"{name}@{CUTOFF}" for name in ("ndcg", "recall", "entropy"))
-_USERS = 4096  # read at a time
-_TOLERANCE = 1e-9  # metrics.json adds up in another order
+_USERS = 4096  # in a part that is read
+_TOLERANCE = 1e-9  # metrics.json adds the same numbers in another order
 
 
 @dataclass(frozen=True)
 class PerUserReader:
-    """Reads predictions over one data set.
+    """Reads predictions on one data set.
 
     Attributes:
-        ids: original item ids by row.
-        category: the categories that entropy is measured on.
+        ids: the original id of each item, by row of the catalogue.
+        category: the categories by which entropy is measured.
     """
 
     ids: pa.Array
@@ -37,7 +39,7 @@ class PerUserReader:
 
     @classmethod
     def of(cls, data: PreparedData) -> "PerUserReader":
-        """A reader of predictions over a data set."""
+        """Returns a reader for predictions on a data set."""
         ids = data.catalogue(["item_id"])["item_id"].combine_chunks()
         return cls(ids, Categories.of_prior(data, data.manifest.category_prior))
 
@@ -47,13 +49,17 @@ class PerUserReader:
         metrics: Mapping[str, Any],
         on_part: Callable[[Ranked], None] = lambda _ranked: None,
     ) -> np.ndarray:
-        """float64 [U, M]: `COMPARED` of every user, in the file's order, which is the data set's.
+        """Computes the metrics in `COMPARED` of every user, float64 [U, M].
+
+        Users are in the order of the file, which is that of the data set.
 
         Args:
-            on_part: called with the lists of each part of the users, as they are read.
+            predictions: the file of the predictions.
+            metrics: the metrics of the same evaluation.
+            on_part: a function that is called with the lists of each part of the users.
 
         Raises:
-            ValueError: the file has no predictions, or its means are not what `metrics` says.
+            ValueError: the file has no predictions, or their means differ from `metrics`.
         """
         parts = []
         for ranked in self._ranked(predictions, metrics):
@@ -71,7 +77,7 @@ class PerUserReader:
         return values_UM
 
     def _ranked(self, predictions: Path, metrics: Mapping[str, Any]) -> Iterator[Ranked]:
-        """The first `CUTOFF` items of the users' lists with their targets, part by part."""
+        """Reads the first `CUTOFF` items and the targets of all users, part by part."""
         for part in _parts(predictions, metrics):
             row_BR = first_rows(part["items"], CUTOFF, self.ids)
             target_lengths = pc.list_value_length(part["targets"]).to_numpy(zero_copy_only=False)
@@ -79,16 +85,20 @@ class PerUserReader:
             yield Ranked.of(row_BR, targets, target_lengths, len(self.ids))
 
     def _values(self, ranked: Ranked) -> np.ndarray:
+        """Computes the metrics of the users of a part, float64 [B, M]."""
         values = ranked.values(CUTOFF, self.category)
         return np.stack([values[name.partition("@")[0]] for name in COMPARED], 1)
 
 
 def first_rows(lists: pa.Array, number: int, ids: pa.Array) -> np.ndarray:
-    """int64 [B, number]: rows of the first items of each list; -1 after the end of a shorter one.
+    """Finds the rows of the first items of each list, int64 [B, number].
+
+    Shorter lists are filled with -1.
 
     Args:
-        lists: of original item ids.
-        ids: original item ids by row.
+        lists: lists of original item ids.
+        number: the number of items that are taken from each list.
+        ids: the original id of each row of the catalogue.
     """
     first = pc.list_slice(lists, 0, number)
     lengths = pc.list_value_length(first).to_numpy(zero_copy_only=False)
@@ -98,10 +108,11 @@ def first_rows(lists: pa.Array, number: int, ids: pa.Array) -> np.ndarray:
 
 
 def rows_of(items: pa.Array, ids: pa.Array) -> np.ndarray:
-    """int64: the rows of items, both by their original ids."""
+    """Finds the rows of items in the catalogue, int64; both arguments are original ids."""
     return np.asarray(pc.index_in(items, ids).to_numpy(zero_copy_only=False), np.int64)
 
 
 def _parts(predictions: Path, metrics: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
+    """Reads targets and recommended items, `_USERS` users at a time."""
     with open_predictions(predictions, metrics) as opened:
         yield from opened.iter_batches(_USERS, ["targets", "items"])

@@ -1,6 +1,6 @@
-"""What is trained and evaluated for the cells of an experiment.
+"""Plans the trainings and evaluations for the cells of an experiment.
 
-Cells that differ in evaluation only share a run.
+Cells that differ only in the evaluation share a run.
 """
 
 import json
@@ -16,12 +16,12 @@ from torchrec_priors.experiment.matrix import EVALUATION, Cell, file_name, flat
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A cell with a seed.
+    """The evaluation of a cell with one seed.
 
     Attributes:
-        config: its whole configuration.
-        name: the value of `evaluate --name`; None for the evaluation of the run's own settings.
-        overrides: the arguments of `evaluate`, if its settings differ from the run's.
+        config: the whole configuration.
+        name: the value of `evaluate --name`; None for the evaluation with the run's settings.
+        overrides: settings for `evaluate`; empty for the evaluation with the run's settings.
     """
 
     cell: str
@@ -36,9 +36,9 @@ class PlannedRun:
     """One training and its evaluations.
 
     Attributes:
-        name: of its folder.
-        config: of the training: that of the first cell that shares it.
-        overrides: the arguments of `train` in addition to the base configuration.
+        name: the name of the run's folder.
+        config: the configuration of the training, taken from the first of the cells that share it.
+        overrides: settings for `train`, in addition to the base configuration.
     """
 
     name: str
@@ -47,7 +47,7 @@ class PlannedRun:
     evaluations: list[Evaluation] = field(default_factory=list)
 
     def only(self, cells: Iterable[str]) -> "PlannedRun":
-        """The same run with the evaluations of these cells only."""
+        """Returns the same run with only the evaluations of these cells."""
         names = set(cells)
         kept = [evaluation for evaluation in self.evaluations if evaluation.cell in names]
         return replace(self, evaluations=kept)
@@ -59,16 +59,17 @@ def plan(
     """Plans the runs, all cells of a seed before those of the next seed.
 
     Args:
-        base: values of the base configuration, as TOML gives them.
-        budget: changes for all cells, by dotted key.
+        base: the values of the base configuration, as read from TOML.
+        budget: dotted key -> value, changes for all cells.
 
     Raises:
         UserError: a cell's configuration is invalid or leaves nothing to evaluate on, or two
-            trainings have one name.
+            trainings have the same name.
     """
     cells = list(cells)
-    runs: dict[str, PlannedRun] = {}  # by what decides the training
-    named: dict[str, str] = {}  # cell by name of its run, which file systems may not tell by case
+    runs: dict[str, PlannedRun] = {}  # by the settings of the training
+    # Name of a run -> its cell. A file system may ignore case, so names are compared without it.
+    named: dict[str, str] = {}
     for seed in seeds:
         for cell in cells:
             changes = {**budget, **cell.changes, "seed": seed}
@@ -76,7 +77,7 @@ def plan(
             training = _training_of(config)
             if training not in runs:
                 name = f"{file_name(cell.trained_as)}-seed{seed}"
-                # Such as a listed cell that is named like the training of a product.
+                # For example, a listed cell may have the name of a combination's training.
                 if name.casefold() in named:
                     raise UserError(
                         f"cells '{named[name.casefold()]}' and '{cell.name}' are trained "
@@ -92,11 +93,12 @@ def plan(
 
 
 def run_folder(out: Path, run: PlannedRun) -> Path:
-    """The folder of a run in an experiment's folder."""
+    """Returns the folder of a run in an experiment's folder."""
     return out / "runs" / run.name
 
 
 def _config(cell: Cell, base: Mapping[str, Any], changes: Mapping[str, Any]) -> RunConfig:
+    """Returns the whole configuration of a cell, checked."""
     try:
         config = with_changes(base, changes.items())
     except UserError as error:
@@ -107,13 +109,14 @@ def _config(cell: Cell, base: Mapping[str, Any], changes: Mapping[str, Any]) -> 
 
 
 def _training_of(config: RunConfig) -> str:
-    """All of a configuration but its evaluation, as text."""
+    """Returns the settings of a configuration as text, without those of the evaluation."""
     sections = asdict(config)
     del sections[EVALUATION.removesuffix(".")]
     return json.dumps(sections)
 
 
 def _evaluation(cell: Cell, seed: int, config: RunConfig, run: PlannedRun) -> Evaluation:
+    """Plans the evaluation of a cell, with the settings in which it differs from the run."""
     # The first cell of a run is evaluated with the run's own settings and needs no name.
     wanted = _evaluation_settings(config)
     trained = _evaluation_settings(run.config)
@@ -125,5 +128,5 @@ def _evaluation(cell: Cell, seed: int, config: RunConfig, run: PlannedRun) -> Ev
 
 
 def _evaluation_settings(config: RunConfig) -> dict[str, Any]:
-    """By dotted key."""
+    """Returns the settings of the evaluation by dotted key."""
     return flat({"evaluation": asdict(config.evaluation)})

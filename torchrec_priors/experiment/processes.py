@@ -1,4 +1,4 @@
-"""How an experiment starts `train` and `evaluate`: as processes, or as TorchX applications."""
+"""Starts `train` and `evaluate` for an experiment, as processes or as TorchX applications."""
 
 import inspect
 import os
@@ -21,17 +21,17 @@ from torchrec_priors.errors import UserError, nearest
 from torchrec_priors.launch.builtins import dist
 from torchrec_priors.launch.command_line import arguments
 
-# Variables of a launcher, by which an app would take itself for one of several ranks.
+# Environment variables of a launcher. With these an app would consider itself one of several ranks.
 _OF_A_LAUNCHER = re.compile(
     r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE)|ROLE_NAME|MASTER_(ADDR|PORT)|TORCHELASTIC_.*"
 )
-_GRACE = 10.0  # seconds between asking a process to end and ending it
-_POLL = 2.0  # seconds between asking a scheduler
-_MEMORY_MB = "8192"  # of a node, the default of the components
+_GRACE = 10.0  # seconds that a process has to end before it is killed
+_POLL = 2.0  # seconds between two questions to a scheduler
+_MEMORY_MB = "8192"  # memory of a node, the default of the components
 
 
 class Launcher(Protocol):
-    """Starts apps and waits for them, from several threads at once."""
+    """Starts apps and waits for their end. Several threads may do this at the same time."""
 
     def run(
         self, app: str, options: Mapping[str, object], overrides: list[str], log: Path
@@ -39,15 +39,15 @@ class Launcher(Protocol):
         """Runs an app to its end and appends its output to `log`.
 
         Returns:
-            the last line of its error, None if it succeeded.
+            the last line of the error; None if the app succeeded.
         """
 
     def stop(self) -> None:
-        """Ends what is running."""
+        """Ends the running apps."""
 
 
 class InPlace:
-    """One process a run on this machine, on one thread."""
+    """Runs each app as one process on this machine, with one thread."""
 
     def __init__(self, keep_open: Iterable[int] = ()) -> None:
         """
@@ -71,7 +71,7 @@ class InPlace:
 
         with append_to(log) as stream:
             before = stream.tell()
-            # Under the guard, so that `stop` sees every process or none is started after it.
+            # The guard ensures that `stop` ends every process and none is started after it.
             with self._guard:
                 if self._stopped:
                     return "stopped"
@@ -91,7 +91,7 @@ class InPlace:
         if code == 0:
             return None
         ending = f"{app} ended by signal {-code}" if code < 0 else f"{app} gave {code}"
-        # The log may have the output of earlier attempts before this one's.
+        # Before this position, the log may contain the output of earlier attempts.
         output = log.read_bytes()[before:].decode("utf8", "replace")
         return f"{ending}: {_last_line(output.splitlines())}"
 
@@ -102,7 +102,7 @@ class InPlace:
         for process in running:
             process.terminate()
 
-        # All share the time that they have for ending.
+        # All processes have the same deadline.
         deadline = time.monotonic() + _GRACE
         for process in running:
             try:
@@ -112,16 +112,16 @@ class InPlace:
 
 
 class OnScheduler:
-    """One TorchX application a run; `.torchxconfig` in the working folder applies."""
+    """Runs each app as a TorchX application. `.torchxconfig` in the working folder applies."""
 
     def __init__(self, scheduler: str, ranks: str, logs: Path) -> None:
         """
         Args:
-            ranks: [min nodes:]nodes x processes a node, as `dist.ddp` takes it.
-            logs: where a local scheduler keeps its own.
+            ranks: [min nodes:]nodes x processes of a node, in the form of `dist.ddp`.
+            logs: the folder for the logs of a local scheduler.
 
         Raises:
-            UserError: there is no such scheduler, or `ranks` cannot be read.
+            UserError: the scheduler does not exist, or `ranks` cannot be read.
         """
         if not re.fullmatch(r"(\d+:)?\d*[1-9]\d*x[1-9]\d*", ranks):
             raise UserError(
@@ -138,7 +138,7 @@ class OnScheduler:
         # By default TorchX keeps the logs in a temporary folder.
         if scheduler.startswith("local_cwd"):
             self._settings["log_dir"] = str(logs / "torchx")
-        apply(scheduler, self._settings)  # adds those of `.torchxconfig`
+        apply(scheduler, self._settings)  # adds the settings of `.torchxconfig`
 
         self._guard = threading.Lock()
         self._running = set[str]()
@@ -148,7 +148,7 @@ class OnScheduler:
         self, app: str, options: Mapping[str, object], overrides: list[str], log: Path
     ) -> str | None:
         definition = self._definition(app, arguments(options) + overrides)
-        # Under the guard, so that `stop` sees every application or none is started after it.
+        # The guard ensures that `stop` ends every application and none is started after it.
         with self._guard:
             if self._stopped:
                 return "stopped"
@@ -176,7 +176,7 @@ class OnScheduler:
         self._runner.close()
 
     def _definition(self, app: str, words: list[str]) -> AppDef:
-        """The app on these ranks, with what `.torchxconfig` says of its component.
+        """Defines an app on these ranks, with the settings of its component in `.torchxconfig`.
 
         `torchx run` reads the file in the same way.
         """
@@ -185,19 +185,23 @@ class OnScheduler:
         given = {name: value for name, value in component.items() if name in parameters}
 
         module = f"torchrec_priors.apps.{app}"
-        # What `.torchxconfig` says has precedence over the memory given here.
+        # A value in `.torchxconfig` has precedence over the memory given here.
         fixed = ["-m", module, "--name", f"/{app}", "-j", self._ranks]
         return materialize_appdef(dist.ddp, [*fixed, "--", *words], {"memMB": _MEMORY_MB, **given})
 
     def _lines(self, handle: str, role: str) -> list[str]:
+        """Reads the output of an application, or the reason why it cannot be read."""
         try:
             return [line.rstrip("\r\n") for line in self._runner.log_lines(handle, role)]
-        except Exception as error:  # schedulers without logs raise whatever they like
+        except Exception as error:  # schedulers without logs raise any kind of error
             return [f"no log: {type(error).__name__}: {error}"]
 
 
 def _last_line(lines: Iterable[str]) -> str:
-    """Our own line about a mistake, after which launchers report; without one the last line."""
+    """Returns the last line with our own error message; if there is none, the last line.
+
+    A launcher writes its report after our message.
+    """
     lines = [line.strip() for line in lines if line.strip()]
     errors = [
         line[line.index("error: ") :] for line in lines if re.match(r"(\[\S+\]:)?\s*error: ", line)

@@ -1,4 +1,4 @@
-"""The results of an experiment: a row a cell and seed, and differences to the reference row."""
+"""The results of an experiment: a row for each cell and seed, and differences to the reference."""
 
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -25,7 +25,8 @@ NOT_RUN = "not run"
 
 _TEXTS = ("cell", "run", "split", "config_sha256", "data_sha256", "error", "stopped", "checkpoint")
 
-# What is not a column: of a training's summary, and of an evaluation's metrics.
+# Keys that are no columns: of a training's summary, and of an evaluation's metrics. The second ones
+# are in the row under other names.
 _NOT_SHOWN = ("parameters", "paths", "config_sha256", "run_id", "log")
 _KNOWN = ("split", "seconds", "ranks", "checkpoint", "config_sha256")
 
@@ -35,21 +36,23 @@ class Results:
     """The results of all cells and seeds.
 
     Attributes:
-        rows: by cell and seed; only `error` if there is no result.
-        per_user: float64 [users, len(COMPARED)] by cell and seed, for those with a result.
+        rows: a row for each cell and seed. A row without a result has an `error`.
+        per_user: cell -> seed -> float64 [users, len(COMPARED)], for the rows with a result.
     """
 
     rows: list[Row] = field(default_factory=list)
     per_user: dict[str, dict[int, np.ndarray]] = field(default_factory=lambda: defaultdict(dict))
 
     def of(self, cell: str) -> list[Row]:
-        """The rows of a cell that have a result."""
+        """Returns the rows of a cell that have a result."""
         return [row for row in self.rows if row["cell"] == cell and row["error"] is None]
 
     def differences(self, reference: str) -> dict[str, list[Interval]]:
-        """`COMPARED` of each other cell minus those of the reference row.
+        """Computes the difference between each other cell and the reference row.
 
-        They are means over the users and the seeds that both have.
+        Returns:
+            cell -> the mean over users and shared seeds of each metric in `COMPARED`, with its
+            interval. Cells without a shared seed are left out.
         """
         differences = {}
         for cell in self.per_user:
@@ -61,13 +64,13 @@ class Results:
         return dict(zip(differences, intervals_of(list(differences.values())), strict=True))
 
     def difference(self, cell: str, reference: str) -> Difference | None:
-        """A cell minus the reference row; None if they have no seed in common."""
+        """Subtracts the reference row from a cell; None if they have no seed in common."""
         ours = self.per_user.get(cell, {})
         theirs = self.per_user.get(reference, {})
         return Difference.between(ours, theirs) if ours.keys() & theirs.keys() else None
 
     def write(self, file: Path) -> None:
-        """Writes `results.parquet`: all rows, with every column that any of them has."""
+        """Writes `results.parquet`: all rows, with every column that occurs in a row."""
         names = dict.fromkeys(name for row in self.rows for name in row)
         columns = {}
         for name in names:
@@ -85,16 +88,18 @@ def collect(
     split: str,
     failures: Failures,
 ) -> Results:
-    """Reads the results of everything that is finished, and the errors of what is not.
+    """Reads the results of finished evaluations, and notes the errors of the others.
 
     Args:
-        cells: names, in the order of the rows.
+        out: the folder of the experiment.
+        cells: the names of the cells, in the order of the rows.
+        failures: the errors of runs that failed.
     """
     results = Results()
     reader = PerUserReader.of(data)
     category = data.manifest.category_prior
     planned = [(run, evaluation) for run in runs for evaluation in run.evaluations]
-    # In the order of the table, not of the runs.
+    # Rows have the order of the cells, not of the runs.
     planned.sort(key=lambda pair: (cells.index(pair[1].cell), pair[1].seed))
 
     for run, evaluation in planned:
@@ -109,7 +114,7 @@ def collect(
             "data_sha256": data.manifest.content_sha256,
             "error": failures.get((evaluation.cell, evaluation.seed)),
         }
-        # A cell without a result has its row, too, with the reason.
+        # An evaluation without a result has a row, too, with the error.
         results.rows.append(row)
         summary = summary_of(folder, run)
         metrics = metrics_of(folder, run, evaluation, split)
@@ -130,7 +135,7 @@ def collect(
 
 
 def _own_validation(folder: RunFolder, run: PlannedRun, evaluation: Evaluation) -> Row:
-    """The score on validation of an evaluation whose settings are not the training's."""
+    """Returns the score on validation if the evaluation has other settings than the training."""
     if evaluation.name is None:
         return {}
     validation = metrics_of(folder, run, evaluation, "validation") or {}
@@ -138,13 +143,17 @@ def _own_validation(folder: RunFolder, run: PlannedRun, evaluation: Evaluation) 
 
 
 def _of_training(summary: dict[str, Any]) -> Row:
+    """Returns the columns that come from a training's summary."""
     shown = {name: value for name, value in summary.items() if name not in _NOT_SHOWN}
     sizes = {f"parameters/{name}": value for name, value in summary["parameters"].items()}
     return {"heads": summary["paths"], **sizes, **shown}
 
 
 def _of_evaluation(metrics: dict[str, Any], category: str) -> Row:
-    """The scalar metrics; of those of single groups, only those of the category prior."""
+    """Returns the columns that come from an evaluation's metrics.
+
+    Among the metrics of single groups, only those of the category prior have columns.
+    """
     row: Row = {"evaluation_seconds": metrics["seconds"], "checkpoint": metrics["checkpoint"]}
     for name, value in metrics.items():
         # Other priors may have thousands of groups.
@@ -157,7 +166,7 @@ def _of_evaluation(metrics: dict[str, Any], category: str) -> Row:
 
 
 def _number(rows: list[Row], name: str) -> pa.DataType:
-    """The narrowest type of booleans, whole numbers and floats; floats if there is no value."""
+    """Returns the type of a column: booleans, whole numbers or, also without any value, floats."""
     values = [row[name] for row in rows if row.get(name) is not None]
     if values and all(isinstance(value, bool) for value in values):
         return pa.bool_()

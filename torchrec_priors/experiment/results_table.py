@@ -1,4 +1,4 @@
-"""`results.md`: the results of an experiment as Markdown tables."""
+"""Writes `results.md`: the results of an experiment as Markdown tables."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from torchrec_priors.training.loop import SELECTED_BY
 
 @dataclass(frozen=True)
 class About:
-    """What the tables name in addition to the numbers.
+    """The facts about the experiment that the tables name.
 
     Attributes:
-        cells: names in the order of the rows.
-        metrics: of the split, that are shown.
+        cells: the names of the cells, in the order of the rows.
+        metrics: the metrics that are shown.
         reference: the cell that the others are compared with; "" for none.
         command: the command that makes the tables.
-        data: name and content hash of the data set.
+        data: the name and the content hash of the data set.
     """
 
     name: str
@@ -40,7 +40,7 @@ class About:
 
 
 def markdown(results: Results, about: About) -> str:
-    """The whole file."""
+    """Returns the content of the file."""
     parts = [f"# {about.name}, {about.split} split", "\n".join(_means(results, about))]
     if about.reference:
         parts.append("\n".join(_differences(results, about)))
@@ -54,14 +54,14 @@ def markdown(results: Results, about: About) -> str:
 
 
 def _means(results: Results, about: About) -> list[str]:
-    """The table of means over seeds."""
+    """Writes the table of means over seeds."""
     shown = [f"validation/{SELECTED_BY}", *about.metrics]
     titles = ["cell", "heads", "parameters of heads", f"validation {SELECTED_BY}", *about.metrics]
     lines = _head(titles)
     for cell in about.cells:
         rows = results.of(cell)
         label = _label(results, cell)
-        # A mean over fewer seeds than the others' must not pass unnoticed.
+        # The reader must notice if a mean is over fewer seeds than the others.
         if len(rows) != len(about.seeds):
             label += f" ({len(rows)} of {len(about.seeds)} seeds)"
         label += _taint(rows)
@@ -74,7 +74,7 @@ def _means(results: Results, about: About) -> list[str]:
 
 
 def _taint(rows: list[Row]) -> str:
-    """What a cell's label says if its pretrained vectors were trained on targets."""
+    """Returns what is added to a label if the pretrained vectors were trained on targets."""
     if _any_has(rows, "leaked/users"):
         return " (trained on targets)"
     if _any_has(rows, "leaked/untold_users"):
@@ -83,11 +83,12 @@ def _taint(rows: list[Row]) -> str:
 
 
 def _any_has(rows: list[Row], name: str) -> bool:
+    """Whether a row has this metric, of the split or of validation, and it is not 0."""
     return any(row.get(name) or row.get(f"validation/{name}") for row in rows)
 
 
 def _differences(results: Results, about: About) -> list[str]:
-    """The table of differences to the reference row."""
+    """Writes the table of differences to the reference row."""
     lines = [
         f"Difference to {about.reference}, mean over users and seeds, and {LEVEL:.0%} interval:",
         "",
@@ -107,7 +108,7 @@ def _differences(results: Results, about: About) -> list[str]:
 
 
 def _of_one_seed(results: Results, cell: str, about: About) -> str:
-    """A remark on a row of one seed if others have several; if none has, the footer says it."""
+    """Returns a remark on a row with one seed. If all rows have one seed, the footer says so."""
     difference = results.difference(cell, about.reference)
     if difference is not None and difference.of_one_seed and len(about.seeds) > 1:
         return " (one seed)"
@@ -115,26 +116,27 @@ def _of_one_seed(results: Results, cell: str, about: About) -> str:
 
 
 def _label(results: Results, cell: str) -> str:
+    """Returns the label of a cell, with the number of interests of a baseline model."""
     rows = [row for row in results.rows if row["cell"] == cell]
     interests = rows[0].get("interests") if rows else None
     return labelled(cell, interests)
 
 
 def _footer(results: Results, about: About) -> list[str]:
-    """What the numbers mean and how to make them again."""
+    """Explains the numbers, and how to reproduce them."""
     seeds = ", ".join(map(str, about.seeds))
     intervals = f"Intervals: paired bootstrap over users ({RESAMPLES:,} resamples, seed {SEED})"
     if len(about.seeds) > 1:
         spread = f"Mean ± standard deviation over seeds {seeds}"
         intervals += (
-            " and seeds, whose part is Student's t of as many degrees of freedom as there are "
-            "seeds, less one."
+            " and seeds. The part of the seeds is drawn from Student's t, with one degree of "
+            "freedom less than there are seeds."
         )
     else:
         spread = f"Seed {seeds}"
-        intervals += "; one seed is one seed: what another training would give is not in them."
+        intervals += ". With one seed they do not cover what another training would give."
 
-    # One hash for all configurations, by which two tables can be compared.
+    # Two tables are of the same configurations if this hash is the same.
     lines = [f"{row['cell']} {row['seed']} {row['config_sha256']}\n" for row in results.rows]
     configurations = hashlib.sha256("".join(lines).encode()).hexdigest()
     name, content = about.data
@@ -156,6 +158,7 @@ def _line(values: Sequence[str]) -> str:
 
 
 def _over_seeds(rows: list[Row], name: str) -> str:
+    """Writes the mean over seeds, with the standard deviation of several seeds."""
     values = [row[name] for row in rows if row.get(name) is not None]
     if not values:
         return ""
@@ -164,4 +167,5 @@ def _over_seeds(rows: list[Row], name: str) -> str:
 
 
 def _signed(interval: Interval) -> str:
+    """Writes a difference with its interval."""
     return f"{interval.mean:+z.4f} [{interval.low:+z.4f}, {interval.high:+z.4f}]"

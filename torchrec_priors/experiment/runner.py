@@ -1,4 +1,4 @@
-"""Runs what is missing of an experiment, some runs at a time; a failure does not stop the rest."""
+"""Runs the missing parts of an experiment, some at a time. A failure does not stop the others."""
 
 import fcntl
 import logging
@@ -19,11 +19,11 @@ from torchrec_priors.training.run.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
-Failures = Mapping[tuple[str, int], str]  # last line of the error, by cell and seed
+Failures = Mapping[tuple[str, int], str]  # (cell, seed) -> the last line of the error
 
 
 class Runner:
-    """Trains and evaluates planned runs in their folders; resumes an earlier experiment."""
+    """Trains and evaluates planned runs in their folders, and resumes an interrupted experiment."""
 
     def __init__(
         self,
@@ -38,9 +38,13 @@ class Runner:
     ) -> None:
         """
         Args:
-            base: file of the base configuration.
+            out: the folder of the experiment.
+            base: the file of the base configuration.
+            data: the data set that is trained and evaluated on.
+            split: the split that is evaluated.
+            launcher: it starts the trainings and evaluations.
             keep_weights: False removes a run's checkpoints once it is evaluated.
-            trust: whether own code that came with a run may be run.
+            trust: whether custom code that came with a run may be executed.
         """
         self.out = out
         self.base = base
@@ -62,7 +66,7 @@ class Runner:
                 ) from error
 
     def missing(self, run: PlannedRun) -> list[Evaluation]:
-        """The evaluations of a run that are still to be made."""
+        """Returns the evaluations of a run that are not finished."""
         folder = self._folder(run)
         return [
             evaluation
@@ -71,9 +75,9 @@ class Runner:
         ]
 
     def run_all(self, runs: list[PlannedRun], at_once: int) -> Failures:
-        """Runs what is missing; if it is interrupted, it ends what it started."""
+        """Runs what is missing. If it is interrupted, it ends the processes that it started."""
         self._logs.mkdir(parents=True, exist_ok=True)
-        # By the files, so the same command resumes after any interruption.
+        # The files say what is missing, so the same command resumes after any interruption.
         todo = [run for run in runs if self.missing(run)]
         finished = len(runs) - len(todo)
         log.info(
@@ -92,24 +96,24 @@ class Runner:
             try:
                 for done, future in enumerate(as_completed(waiting), 1):
                     failures.update(future.result())
-                    # An estimate by what is done, which takes runs at a time into account.
+                    # The time since the start includes the effect of several runs at a time.
                     seconds_a_run = (time.monotonic() - started) / done
                     left = seconds_a_run * (len(todo) - done)
                     self._log_progress(waiting[future], finished + done, len(runs), left)
             except BaseException:
-                # Runs that wait are not started; those that run end, on which the pool waits.
+                # Waiting runs are not started. Running ones are ended: the pool waits for them.
                 pool.shutdown(wait=False, cancel_futures=True)
                 self.launcher.stop()
                 raise
         return failures
 
     def _run(self, run: PlannedRun) -> dict[tuple[str, int], str]:
-        """One training and its evaluations; the failures."""
+        """Trains a run and makes its evaluations; returns the failures."""
         folder = self._folder(run)
         output = self._logs / f"{run.name}.log"
         missing = self.missing(run)
 
-        # Without a trained run, all of its evaluations have failed.
+        # If the training has failed, so have all its evaluations.
         error = self._train(run, folder, output)
         if error is not None:
             return {(evaluation.cell, evaluation.seed): error for evaluation in missing}
@@ -127,13 +131,13 @@ class Runner:
             if error is not None:
                 failures[evaluation.cell, evaluation.seed] = error
 
-        # A failed evaluation is tried again, for which it needs the weights.
+        # A failed evaluation is tried again later and then needs the weights.
         if not failures and not self.keep_weights:
             shutil.rmtree(folder.checkpoints)
         return failures
 
     def _train(self, run: PlannedRun, folder: RunFolder, output: Path) -> str | None:
-        """Trains a run without best weights; returns the last line of the error, if any."""
+        """Trains a run if its best weights are missing; returns the last line of an error."""
         summary = summary_of(folder, run)
         if summary is not None and has_weights(folder, summary):
             return None
@@ -147,16 +151,18 @@ class Runner:
         # A training that was stopped resumes from its last checkpoint.
         error = self.launcher.run("train", options, run.overrides, output)
 
-        # The base configuration is read again by `train`, and may have been edited since.
+        # `train` reads the base configuration again, and the file may have been edited meanwhile.
         if error is None and summary_of(folder, run) is None:
             return f"train left no summary of this configuration: has '{self.base}' changed?"
         return error
 
     def _log_progress(self, run: PlannedRun, done: int, of: int, left: float) -> None:
-        """Logs what came of a run.
+        """Logs the result of a run.
 
         Args:
-            left: seconds until all runs are done, as far as can be estimated.
+            done: the number of finished runs.
+            of: the number of all runs.
+            left: the estimated seconds until all runs are finished.
         """
         summary = summary_of(self._folder(run), run)
         if summary is None:
@@ -175,31 +181,32 @@ class Runner:
 
 
 def lock(out: Path) -> int:
-    """Locks the experiment's folder until this process and those that inherit the lock have ended.
+    """Locks the experiment's folder until this process and all that inherit the lock have ended.
 
     Returns:
-        a file descriptor, which holds the lock.
+        the file descriptor that holds the lock.
 
     Raises:
-        UserError: another experiment holds it.
+        UserError: another experiment holds the lock.
     """
     out.mkdir(parents=True, exist_ok=True)
 
-    # Processes inherit the lock: a training that outlives a killed experiment keeps it.
-    # Links are not followed, which could lock (and create) a file elsewhere.
+    # Processes inherit the lock, so a training that outlives a killed experiment keeps it.
+    # Following a link could lock (and create) a file elsewhere.
     descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
         raise UserError(
-            f"--out: '{out}' is in use by another experiment, or by a training that a killed one "
-            "left: wait or end it"
+            f"--out: '{out}' is in use by another experiment, or by a training that a killed "
+            "experiment has left running: wait, or end it"
         ) from error
     return descriptor
 
 
 def _minutes(seconds: float) -> str:
+    """Writes a time in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

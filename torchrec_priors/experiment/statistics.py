@@ -1,19 +1,25 @@
-"""Means over seeds, and intervals of differences of models, for other users and seeds.
+"""Means over seeds, and intervals of the differences between models.
 
-A difference d_su of seed s and user u is mu + a_s + b_u + e_su: what all have, what a training
-gives to all users, what models differ in for a user, and the rest. Its mean over S seeds and U
-users varies by
+The intervals say how much a difference would vary with other users and other seeds. The
+difference d_su between two models, for seed s and user u, is
+
+    d_su = mu + a_s + b_u + e_su
+
+Here mu is the difference in all trainings and for all users, a_s is the effect of seed s on all
+users, b_u is the effect of user u with all seeds, and e_su is the rest. The mean over S seeds and U
+users has the variance
 
     var(a) / S + var(b) / U + var(e) / (S U)
 
-Users are many: they are drawn with replacement, which accounts for the last two terms. Seeds are
-few, and drawing three of three again gives too narrow an interval (three equal ones are 1 of 9
-draws, and the spread is too small by (S - 1) / S): their part is drawn from Student's t of S - 1
-degrees of freedom instead, times sqrt(var(a) / S), by an estimate from the same numbers
+There are many users. They are drawn with replacement, which accounts for the last two terms. There
+are few seeds, and drawing them with replacement would give intervals that are too narrow: one of
+nine draws from three seeds has the same seed three times, and the variance is too small by the
+factor (S - 1) / S. So the part of the seeds is drawn from Student's t with S - 1 degrees of
+freedom, times sqrt(var(a) / S). The estimate of var(a) comes from the same differences:
 
     var(a) = max(0, variance of the seeds' means - var(e) / U)
 
-Shapes: S seeds, U users, M metrics, R resamples, D differences (of cells and metrics).
+Shapes: S seeds, U users, M metrics, R resamples, D columns (a metric of a difference each).
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,8 +31,8 @@ import numpy as np
 RESAMPLES = 10_000
 SEED = 0
 LEVEL = 0.95
-_AT_ONCE = 1 << 24  # users drawn at a time, for memory
-_T_DRAWS = 1 << 18
+_AT_ONCE = 1 << 24  # users drawn at a time, which limits the memory
+_T_DRAWS = 1 << 18  # draws from which the quantiles of Student's t are computed
 
 
 @dataclass(frozen=True)
@@ -40,11 +46,11 @@ class Interval:
 
 @dataclass(frozen=True)
 class SeedsPart:
-    """How much a mean varies with the seeds, in addition to how much it varies with the users.
+    """The variation of a mean that is due to the seeds, in addition to the part of the users.
 
     Attributes:
-        error_M: standard error, sqrt(var(a) / S).
-        freedom: S - 1.
+        error_M: the standard error, sqrt(var(a) / S).
+        freedom: the degrees of freedom, S - 1.
     """
 
     error_M: np.ndarray
@@ -53,12 +59,13 @@ class SeedsPart:
 
 @dataclass(frozen=True)
 class Difference:
-    """What users have with one model more than with another, seed by seed.
+    """The difference between two models in the metrics of each user, for each seed.
 
     Attributes:
-        sides: [S, U, M]: the differences of the seeds that both have. If they share none, the
-            values of the one model and the negative values of the other, each of its own seeds.
-        seeds: of the one and of the other.
+        sides: one array [S, U, M], the differences for the seeds that both models have. If they
+            share no seed, two arrays: the values of the first model, and the negative values of
+            the second one, for all seeds of each.
+        seeds: the seeds of the first model and those of the second one.
     """
 
     sides: tuple[np.ndarray, ...]
@@ -68,10 +75,10 @@ class Difference:
     def between(
         cls, ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]
     ) -> "Difference":
-        """The difference between two models.
+        """Subtracts one model from another.
 
         Args:
-            ours, theirs: float64 [U, M] of each seed, the same users.
+            ours, theirs: seed -> float64 [U, M], of the same users.
         """
         our_seeds = tuple(sorted(ours))
         their_seeds = tuple(sorted(theirs))
@@ -87,27 +94,27 @@ class Difference:
     def of(
         self, users: np.ndarray | slice = slice(None), metrics: Sequence[int] | slice = slice(None)
     ) -> "Difference":
-        """The difference of some users and metrics."""
+        """Returns the difference for only some users and metrics."""
         return Difference(tuple(side[:, users][:, :, metrics] for side in self.sides), self.seeds)
 
     @property
     def of_one_seed(self) -> bool:
-        """Whether a side has one seed only, so that the chance of another training is unknown."""
+        """Whether a model has only one seed, so that the variation over trainings is unknown."""
         return min(map(len, self.seeds)) == 1
 
     @cached_property
     def mean_UM(self) -> np.ndarray:
-        """Mean over seeds."""
+        """The mean over seeds."""
         return np.sum([side.mean(0) for side in self.sides], 0)
 
     @property
     def parts(self) -> list[SeedsPart]:
-        """The seeds' part of each side that has several seeds."""
+        """The part of the seeds, for each side that has several seeds."""
         return [_seeds_part(side) for side in self.sides if len(side) > 1]
 
 
 def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and standard deviation (n - 1); None for the latter if there is one value only.
+    """Returns mean and standard deviation (n - 1); the latter is None if there is only one value.
 
     >>> mean_and_deviation([1.0, 3.0])
     (2.0, 1.4142135623730951)
@@ -121,19 +128,19 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
 def intervals_of(
     differences: Sequence[Difference], resamples: int = RESAMPLES, seed: int = SEED
 ) -> list[list[Interval]]:
-    """The mean of each difference over users and seeds with its interval, for each metric.
+    """Computes each difference's mean over users and seeds, with its interval, for each metric.
 
-    Users and seeds are drawn the same for all differences. The interval of a difference of one seed
-    is for other users of the same trainings.
+    All differences use the same draws of users and seeds. If a difference has only one seed, its
+    interval only covers other users of the same trainings.
 
     Args:
-        differences: of the same users.
-        seed: of the draws.
+        differences: differences for the same users.
+        seed: the seed of the draws.
     """
     mean_UD = np.concatenate([difference.mean_UM for difference in differences], 1)
     mean_RD = _users_drawn(mean_UD, resamples, seed)
 
-    # The seeds' part of each difference is added to its columns.
+    # To the columns of each difference, the part of its seeds is added.
     first = 0
     for difference in differences:
         last = first + difference.mean_UM.shape[1]
@@ -155,15 +162,15 @@ def intervals_of(
 
 
 def _users_drawn(mean_UD: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """[R, D] means over users drawn with replacement, one draw after another from one generator."""
+    """Computes means over users that are drawn with replacement, [R, D]."""
     users = len(mean_UD)
     random = np.random.default_rng(seed)
     mean_RD = np.empty((resamples, mean_UD.shape[1]))
-    # The draws of all steps come from one generator: their number changes no result.
+    # All steps draw from one generator, so the size of a step does not change the result.
     step = max(1, _AT_ONCE // users)
     for first in range(0, resamples, step):
         count = min(step, resamples - first)
-        # Each resample has its own range of numbers, so one bincount serves all of them.
+        # Each resample has a range of numbers for itself, so one bincount counts all of them.
         drawn_RU = random.integers(0, users, (count, users)) + users * np.arange(count)[:, None]
         times_RU = np.bincount(drawn_RU.ravel(), minlength=count * users).reshape(count, users)
         mean_RD[first : first + count] = times_RU @ mean_UD / users
@@ -171,25 +178,25 @@ def _users_drawn(mean_UD: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 
 def _seeds_part(value_SUM: np.ndarray) -> SeedsPart:
-    """Estimates var(a) / S of one side."""
+    """Estimates sqrt(var(a) / S) of one side."""
     seeds, users, _ = value_SUM.shape
     mean_SM = value_SUM.mean(1)
     spread_M = mean_SM.var(0, ddof=1)
-    # Of one user, the rest cannot be separated from the seeds.
+    # With one user, the rest e cannot be separated from the seeds.
     if users > 1:
-        # var(e) is what remains of each value without its seed's and its user's mean.
+        # e is what remains of each value without the means of its seed and of its user.
         rest_SUM = value_SUM - mean_SM[:, None] - value_SUM.mean(0) + mean_SM.mean(0)
         spread_M = spread_M - np.square(rest_SUM).sum((0, 1)) / ((seeds - 1) * (users - 1)) / users
-    # An estimated variance may be negative.
+    # The estimate of the variance may be negative.
     return SeedsPart(np.sqrt(np.clip(spread_M, 0, None) / seeds), seeds - 1)
 
 
 @lru_cache(maxsize=64)
 def _t_draws(freedom: int, resamples: int, seed: int) -> np.ndarray:
-    """[R] draws of Student's t, stratified and symmetric, in random order."""
+    """Draws from Student's t, [R], stratified and symmetric, in random order."""
     random = np.random.default_rng([seed, freedom])
     ordered_R = np.quantile(
         random.standard_t(freedom, _T_DRAWS), (np.arange(resamples) + 0.5) / resamples
     )
-    # Symmetric, so the draws have mean 0 and do not move a difference.
+    # Symmetric draws have mean 0, so they do not change the mean of a difference.
     return random.permutation((ordered_R - ordered_R[::-1]) / 2)

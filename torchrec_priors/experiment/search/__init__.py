@@ -1,1 +1,1 @@
-"""Hyper-parameter search over an experiment's cells: by Optuna, on the validation split only."""
+"""Hyper-parameter search for an experiment's cells with Optuna, using only the validation split."""

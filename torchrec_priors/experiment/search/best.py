@@ -1,4 +1,4 @@
-"""What a search chose, as an experiment that can be run; its trained runs are not trained again."""
+"""Writes an experiment with the values that a search chose, and links the runs that it trained."""
 
 import os
 from dataclasses import asdict
@@ -13,12 +13,16 @@ from torchrec_priors.experiment.matrix import Cell
 from torchrec_priors.experiment.plan import PlannedRun, run_folder
 from torchrec_priors.training.run.folder import RunFolder
 
-# Keys that the experiment of the best has from that of the search.
-_AS_THEY_ARE = ("seeds", "split", "reference", "at_once", "metrics", "budget")
+# Keys that the final experiment copies from the experiment of the search.
+_COPIED = ("seeds", "split", "reference", "at_once", "metrics", "budget")
 
 
 def best_cells(cells: list[Cell], chosen: dict[str, dict[str, Any]]) -> list[Cell]:
-    """The cells with the values chosen for them, by name and dotted key."""
+    """Returns the cells with their chosen values.
+
+    Args:
+        chosen: name of a cell -> dotted key -> value.
+    """
     return [
         Cell(cell.name, {**cell.changes, **chosen.get(cell.name, {})}, cell.name) for cell in cells
     ]
@@ -27,19 +31,20 @@ def best_cells(cells: list[Cell], chosen: dict[str, dict[str, Any]]) -> list[Cel
 def best_toml(
     file: ExperimentFile, cells: list[Cell], folder: Path, data: str, command: str
 ) -> str:
-    """An experiment of the same budget, seeds, split and reference whose cells are listed.
+    """Writes the final experiment, with the same budget, seeds, split and reference.
 
     Args:
-        cells: with the values chosen.
-        folder: where the text will be.
-        data: prepared data set.
-        command: the command that made it.
+        file: the experiment of the search.
+        cells: the cells with their chosen values.
+        folder: the folder that the text will be written to.
+        data: the prepared data set.
+        command: the command that makes the text.
     """
-    kept = asdict(file)
-    # A relative path: the folders may be moved together.
+    settings = asdict(file)
+    # The path is relative, so the folders can be moved together.
     config = os.path.relpath(Path(file.config).absolute(), folder.absolute())
     values: dict[str, Any] = {"name": f"{file.name}-best", "config": config, "data": data}
-    values |= {key: kept[key] for key in _AS_THEY_ARE}
+    values |= {key: settings[key] for key in _COPIED}
     values["cells"] = {cell.name: _nested(cell.changes) for cell in cells}
 
     head = f"# {file.name}, every cell with the values chosen on validation by:\n#   {command}\n"
@@ -47,24 +52,30 @@ def best_toml(
 
 
 def final_folder(out: Path) -> Path:
-    """The folder of the experiment of the best, given that of the search."""
+    """Returns the folder of the final experiment, given the folder of the search."""
     return out.with_name(f"{out.name}-best")
 
 
 def hand_over(out: Path, tried: list[PlannedRun], final: list[PlannedRun]) -> int:
     """Links runs of the search into the folder of the final experiment.
 
-    They are linked if their configurations are the same.
+    A run is linked if its configuration is that of a final run.
+
+    Args:
+        out: the folder of the search.
+        tried: the runs of the search.
+        final: the runs of the final experiment.
 
     Returns:
-        the number of the final runs that are trained already.
+        the number of final runs that are already trained.
     """
-    # By configuration: the final experiment gives its runs other names.
+    # Runs are matched by configuration, because the final experiment gives them other names.
     trained = {run.config.sha256(): run_folder(out, run) for run in tried if _is_trained(out, run)}
     for run in final:
         link = run_folder(final_folder(out), run)
-        # A run that was trained there is kept; a link is renewed, as its target may be another.
-        if link.is_symlink():  # of an earlier search
+        # A run that was trained in this folder is kept. A link of an earlier search is replaced,
+        # because its target may be another run.
+        if link.is_symlink():
             link.unlink()
         target = trained.get(run.config.sha256())
         if target is not None and not link.exists():
@@ -74,11 +85,12 @@ def hand_over(out: Path, tried: list[PlannedRun], final: list[PlannedRun]) -> in
 
 
 def _is_trained(out: Path, run: PlannedRun) -> bool:
+    """Whether the training of a run is finished."""
     return summary_of(RunFolder(run_folder(out, run)), run) is not None
 
 
 def _nested(changes: dict[str, Any]) -> dict[str, Any]:
-    """Changes by dotted key as nested sections.
+    """Turns changes by dotted key into nested sections.
 
     >>> _nested({"model.dim": 8, "encoder.options.width": 3})
     {'model': {'dim': 8}, 'encoder': {'options': {'width': 3}}}

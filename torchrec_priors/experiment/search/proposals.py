@@ -1,6 +1,6 @@
-"""Values to try next for one cell, from the scores of earlier trials.
+"""Proposes the next values to try for a cell, from the scores of earlier trials.
 
-They are proposed by Optuna's tree-structured Parzen estimator.
+The sampler is Optuna's tree-structured Parzen estimator.
 """
 
 import itertools
@@ -23,34 +23,37 @@ from optuna.trial import TrialState
 
 from torchrec_priors.experiment.search.space import Between, OneOf, Space
 
-_AT_RANDOM = 6  # trials, before scores decide
-_TRIES = 8  # proposals in a row of what was tried before, until another is drawn
-_DRAWN_FROM = 4096  # values that were not tried, at most
+_AT_RANDOM = 6  # trials before the sampler uses scores
+_TRIES = 8  # repeated proposals in a row, after which untried values are drawn
+_DRAWN_FROM = 4096  # the most untried values that are listed for this draw
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
 
 
 class Proposals:
-    """Proposes values for one cell, never the same twice.
+    """Proposes values for one cell, and never the same values twice.
 
-    Proposals are a function of the space, the seed, and which scores came between which proposals:
-    a search that is resumed proposes the same again.
+    Proposals depend only on the space, the seed, and the order of proposals and scores. So a search
+    that is resumed makes the same proposals again.
     """
 
     def __init__(self, space: Space, own: dict[str, Any] | None, cell: str, seed: int) -> None:
         """
         Args:
-            own: the cell's values without changes; None if they are not in the space.
+            space: the values to choose from.
+            own: the values of the cell without changes; None if they are not in the space.
+            cell: the name of the cell.
+            seed: the seed of the proposals.
         """
         self._space = space
         self._own = own
         self._random = random.Random(f"{seed}/{cell}")
 
-        # The seed is a checksum, as hash() differs from process to process.
+        # The seed is a checksum, because hash() differs between processes.
         sampler = optuna.samplers.TPESampler(
             seed=zlib.crc32(f"{seed}/{cell}".encode()),
             n_startup_trials=_AT_RANDOM,
-            constant_liar=True,  # trials of a batch, which have no score yet, keep others away
+            constant_liar=True,  # proposals keep a distance from trials that have no score yet
         )
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         self._distributions = {key: _distribution(values) for key, values in space.items()}
@@ -59,11 +62,13 @@ class Proposals:
         self._seen: set[str] = set()
 
     def ask(self) -> dict[str, Any] | None:
-        """The next values by key; None if all were tried.
+        """Proposes the next values.
 
-        The first are empty: the cell without changes.
+        Returns:
+            key -> value, empty for the first proposal (the cell without changes); None if all
+            values were tried.
         """
-        # The cell without changes is always tried, so the best is never worse than it.
+        # The cell without changes is always tried, so the best trial is never worse than the cell.
         if not self._proposed:
             self._proposed.append(None if self._own is None else self._enqueue(self._own))
             return {}
@@ -72,7 +77,7 @@ class Proposals:
         if not untried and _is_finite(self._space):
             return None
 
-        # In a space without end, only the sampler can propose: it is asked until it has new values.
+        # In an infinite space, the sampler is asked until it proposes new values.
         for _ in range(_TRIES if untried else sys.maxsize):
             trial = self._study.ask(self._distributions)
             values = {key: _value(self._space[key], trial.params[key]) for key in self._space}
@@ -80,7 +85,7 @@ class Proposals:
                 self._seen.add(_text(values))
                 self._proposed.append(trial)
                 return values
-            self._study.tell(trial, state=TrialState.FAIL)  # which the sampler ignores
+            self._study.tell(trial, state=TrialState.FAIL)  # the sampler ignores failed trials
 
         values = self._random.choice(untried)
         self._proposed.append(self._enqueue(values))
@@ -90,23 +95,24 @@ class Proposals:
         """Takes the score of a trial.
 
         Args:
-            number: of the trial, from 0.
-            score: None if it failed, which counts as worse than any score.
+            number: the number of the trial, from 0.
+            score: the score; None if the trial failed, which counts as worse than any score.
         """
         trial = self._proposed[number]
         if trial is None:
             return
-        # Pruned trials count in Optuna's sampler, failed ones do not.
+        # Optuna's sampler takes pruned trials into account, but not failed ones.
         if score is None:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, score)
 
     def _untried(self) -> Iterator[dict[str, Any]]:
+        """Yields all values of a finite space that were not proposed yet."""
         return (values for values in _all(self._space) if _text(values) not in self._seen)
 
     def _enqueue(self, values: dict[str, Any]) -> optuna.Trial:
-        """A trial of values that the sampler has not proposed."""
+        """Makes a trial of values that the sampler has not proposed."""
         self._seen.add(_text(values))
         self._study.enqueue_trial(
             {key: _parameter(self._space[key], value) for key, value in values.items()}
@@ -115,9 +121,9 @@ class Proposals:
 
 
 def _distribution(values: OneOf | Between) -> BaseDistribution:
-    """Optuna's distribution.
+    """Returns Optuna's distribution for some values.
 
-    Lists are given as positions: of rising numbers as whole numbers, of others as categories.
+    For a list, the sampler draws a position: a whole number if the values rise, else a category.
     """
     if isinstance(values, OneOf):
         count = len(values.values)
@@ -129,19 +135,21 @@ def _distribution(values: OneOf | Between) -> BaseDistribution:
 
 
 def _value(values: OneOf | Between, parameter: Any) -> Any:
+    """Returns the value for the sampler's parameter, which is a position if there is a list."""
     if isinstance(values, OneOf):
         return values.values[parameter]
     return values.rounded(parameter)
 
 
 def _parameter(values: OneOf | Between, value: Any) -> Any:
+    """Returns the sampler's parameter for a value, the inverse of `_value`."""
     if isinstance(values, OneOf):
         return values.values.index(value)
     return value
 
 
 def _all(space: Space) -> Iterator[dict[str, Any]]:
-    """All values of lists and of whole numbers; nothing if the space has others and so no end."""
+    """Yields all combinations of values of a finite space; nothing if the space is infinite."""
     if not _is_finite(space):
         return
     choices: list[Sequence[Any]] = []
@@ -155,8 +163,10 @@ def _all(space: Space) -> Iterator[dict[str, Any]]:
 
 
 def _is_finite(space: Space) -> bool:
+    """Whether the space consists of lists and ranges of whole numbers."""
     return all(isinstance(values, OneOf) or values.whole for values in space.values())
 
 
 def _text(values: dict[str, Any]) -> str:
+    """Returns values as text, which can be in a set."""
     return json.dumps(values, sort_keys=True)

@@ -1,4 +1,4 @@
-"""`experiment --search`: the trials, the table of them, and the experiment of the best."""
+"""`experiment --search`: runs the trials, and writes their table and the best experiment."""
 
 import logging
 import shlex
@@ -33,14 +33,17 @@ def search(
     """Runs what is missing of a search and writes `search/` in the runner's folder.
 
     Args:
-        base: values of the base configuration, as TOML gives them.
-        runner: of the validation split.
-        data: prepared data set, as it was named.
+        base: the values of the base configuration, as read from TOML.
+        runner: it runs the trials, on the validation split.
+        only: the cells that are searched; all cells if it is empty.
+        at_once: the number of runs at a time.
+        keep_weights: False keeps only the checkpoints of the best trials.
+        data: the prepared data set, as the user named it.
         command: the command that the files name.
 
     Returns:
-        the text of the table with what to do next, and the exit code: 1 if a cell has no trial with
-        a score.
+        the table of the trials with the next command, and the exit code, which is 1 if a cell has
+        no trial with a score.
 
     Raises:
         UserError: the space is invalid (see `space.spaces_of`), or a folder contains another run.
@@ -67,18 +70,18 @@ def search(
     cells = best_cells(trials.cells, chosen)
     write_whole(folder / "best.toml", best_toml(file, cells, folder, data, command))
 
-    # What the search has trained with a final configuration is linked, not trained again.
+    # If the search has trained a final configuration, that run is linked and not trained again.
     final = plan(cells, file.seeds, base, flat(file.budget))
     trained = hand_over(runner.out, trials.runs(), final)
     words = ["torchrec-priors", "experiment", str(folder / "best.toml"), "--split", "test"]
-    # The default folder of the next command need not be named.
+    # The next command names its folder only if that is not the default one.
     if runner.out != Path("experiments") / file.name:
         words += ["--out", str(final_folder(runner.out))]
 
     # Cells that `only` left out may have no score yet.
     lacking = [name for name in names if name not in chosen and (not only or name in only)]
     if lacking:
-        log.error("no trial has a score, best.toml has them as they stand: %s", ", ".join(lacking))
+        log.error("no trial has a score, best.toml has them unchanged: %s", ", ".join(lacking))
     then = (
         f"written to {folder}; {trained} of {len(final)} runs of the best are trained; then:\n"
         f"  {shlex.join(words)}"

@@ -9,8 +9,7 @@ from torchrec_priors.metrics.per_user import CUTOFFS, KINDS
 
 _MOST_TRIALS = 100_000
 
-# Metrics of which more is better; those of some users only are of the first three kinds.
-# Metrics of which more is better.
+# Metrics of which more is better. Metrics of only some users exist for the kinds in `KINDS`.
 _KINDS = (*KINDS, "coverage", "novelty")
 _SOME_USERS = ("new_interest", "event_given")
 METRICS = [f"{kind}@{cutoff}" for kind in _KINDS for cutoff in CUTOFFS]
@@ -21,12 +20,13 @@ METRICS += [
 
 @dataclass
 class CellSearch:
-    """What is searched for one cell only.
+    """The search for a single cell.
 
     Attributes:
-        space: further keys, or other values of those of all cells.
-        like: another cell, whose chosen values this one takes, without trials of its own: for cells
-            that differ in `evaluation` only and share its training.
+        space: further keys, or other values for keys of the space of all cells.
+        like: the name of another cell. This cell has no trials and takes the values that were
+            chosen for the other one. It is meant for cells that differ only in `evaluation` and
+            share a training.
     """
 
     space: dict[str, Any] = field(default_factory=dict)
@@ -35,18 +35,18 @@ class CellSearch:
 
 @dataclass
 class SearchSettings:
-    """Which values are tried, how often, and by what they are chosen.
+    """The values that are tried, the number of trials, and the metric by which values are chosen.
 
     Attributes:
-        trials: of every cell; the first is the cell without changes.
-        seeds: trained for every trial, whose score is their mean.
-        metric: of the evaluation, more of which is better.
-        split: what is evaluated; there is no choice, so nothing is chosen on what is reported.
-        batch: trials of a cell that are proposed together, before the score of any is known.
-        seed: of the proposals.
-        space: dotted or nested key of the configuration -> list of values, or `{low, high}`, with
-            `log = true` if every factor should be equally likely.
-        cells: by name.
+        trials: the number of trials of every cell; the first trial is the cell without changes.
+        seeds: the seeds that are trained for every trial; its score is the mean over them.
+        metric: a metric of the evaluation; more is better.
+        split: always validation, so that values are never chosen on the test split.
+        batch: the number of trials of a cell that are proposed together, before any is scored.
+        seed: the seed of the proposals.
+        space: dotted or nested key of the configuration -> list of values, or `{low, high}`. With
+            `log = true`, equal factors between `low` and `high` are equally likely.
+        cells: name of a cell -> its search, if it differs from the others.
     """
 
     trials: int
@@ -59,7 +59,7 @@ class SearchSettings:
     cells: dict[str, CellSearch] = field(default_factory=dict)
 
     def check(self) -> None:
-        """Raises UserError for values that their types allow and a search does not."""
+        """Raises UserError for values of the right type that make no sense in a search."""
         for name in ("trials", "batch"):
             if getattr(self, name) < 1:
                 raise UserError(f"search.{name} = {getattr(self, name)} must be at least 1")

@@ -1,4 +1,4 @@
-"""The values among which a search chooses, for every cell, and a check that they are valid."""
+"""The values that a search may choose for every cell, and a check that they are valid."""
 
 import itertools
 import json
@@ -14,10 +14,10 @@ from torchrec_priors.experiment.matrix import Cell, flat, in_both
 from torchrec_priors.experiment.search.settings import SearchSettings
 from torchrec_priors.settings.former_keys import present_key
 
-_DIGITS = 3  # significant ones of a value from a range
+_DIGITS = 3  # significant digits of a value from a range
 _ENDS = ("low", "high")
 
-# Combinations of a cell that are checked beforehand. Other invalid ones fail as trials.
+# Combinations of a cell that are checked beforehand. Another invalid combination fails as a trial.
 _CHECKED = 512
 
 
@@ -34,22 +34,23 @@ class OneOf:
 
     @property
     def ordered(self) -> bool:
-        """Whether they are rising numbers, so that neighbours are alike."""
+        """Whether the values are rising numbers, so that neighbours are similar."""
         numbers = all(
             isinstance(value, int | float) and not isinstance(value, bool) for value in self.values
         )
         return numbers and all(a < b for a, b in itertools.pairwise(self.values))
 
     def holds(self, value: Any) -> bool:
+        """Whether a value is in the list."""
         return value in self.values
 
 
 @dataclass(frozen=True)
 class Between:
-    """All numbers from `low` to `high`, whole ones if both are.
+    """A range of numbers from `low` to `high`, of only whole numbers if both are whole.
 
     Attributes:
-        log: whether every factor is equally likely, not every distance.
+        log: whether equal factors are equally likely, instead of equal distances.
     """
 
     low: float
@@ -63,9 +64,11 @@ class Between:
 
     @property
     def whole(self) -> bool:
+        """Whether the range has only whole numbers."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
     def holds(self, value: Any) -> bool:
+        """Whether a value is in the range."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             return False
         if self.whole and not isinstance(value, int):
@@ -73,7 +76,7 @@ class Between:
         return self.low <= value <= self.high
 
     def rounded(self, value: float) -> float:
-        """A value of the range with few digits.
+        """Rounds a value of the range to a few significant digits.
 
         >>> Between(3e-4, 3e-3, True).rounded(0.00123456)
         0.00123
@@ -83,21 +86,22 @@ class Between:
         return min(max(float(f"{value:.{_DIGITS}g}"), self.low), self.high)
 
 
-Space = dict[str, OneOf | Between]  # by dotted key
+Space = dict[str, OneOf | Between]  # dotted key -> its values
 
 
 def spaces_of(
     settings: SearchSettings, cells: list[Cell], base: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> dict[str, Space]:
-    """The space of every cell that has trials.
+    """Returns the space of every cell that has trials.
 
     Args:
-        base: values of the base configuration, as TOML gives them.
-        budget: changes for all cells, by dotted key.
+        base: the values of the base configuration, as read from TOML.
+        budget: dotted key -> value, changes for all cells.
 
     Raises:
-        UserError: a cell that does not exist, values that cannot be read, a key that the budget or
-            the seeds give or that a cell has otherwise, or values that make no valid configuration.
+        UserError: a cell does not exist, values cannot be read, a key is also set by the budget or
+            the seeds or is a part of a key of the cell, or values do not give a valid
+            configuration.
     """
     names = [cell.name for cell in cells]
     for name in settings.cells:
@@ -108,42 +112,42 @@ def spaces_of(
     shared = dict(_read(settings.space, "search.space"))
     spaces = {}
     for cell in cells:
-        of_cell = settings.cells.get(cell.name)
-        if of_cell and of_cell.like:
+        cell_search = settings.cells.get(cell.name)
+        if cell_search and cell_search.like:
             continue
 
-        # Values of a cell replace those of all cells for the same key.
+        # For the same key, the values of a cell replace those of all cells.
         space = dict(shared)
-        if of_cell:
-            space |= _read(of_cell.space, f'search.cells."{cell.name}".space')
+        if cell_search:
+            space |= _read(cell_search.space, f'search.cells."{cell.name}".space')
         _check(cell, space, base, budget)
         spaces[cell.name] = space
     return spaces
 
 
 def _check_likes(settings: SearchSettings, names: list[str]) -> None:
-    """Raises UserError if a cell cannot take the values of the cell that it names."""
+    """Raises UserError if a cell cannot take the values of the cell in `like`."""
     likes = {name: cell for name, cell in settings.cells.items() if cell.like}
     for name, cell in likes.items():
         key = f'search.cells."{name}".like'
         if cell.space:
             raise UserError(
-                f"{key} = '{cell.like}': a cell that takes another's values has no space of its own"
+                f"{key} = '{cell.like}': a cell with the values of another cell cannot have a space"
             )
 
         if cell.like not in names:
             raise UserError(f"{key}: there is no cell '{cell.like}': {nearest(cell.like, names)}")
         if cell.like in likes:
             raise UserError(
-                f"{key} = '{cell.like}' must have trials itself, which "
-                f"'{likes[cell.like].like}' has for it"
+                f"{key} = '{cell.like}': that cell has no trials, it takes the values of "
+                f"'{likes[cell.like].like}'"
             )
 
 
 def own_values(
     cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[str, Any]
 ) -> dict[str, Any] | None:
-    """A cell's values of its space without changes; None if one of them is not in the space."""
+    """Returns the values of a cell without changes; None if one of them is not in the space."""
     config = flat(asdict(with_changes(base, {**budget, **cell.changes}.items())))
     chosen = {key: config.get(key) for key in space}
     if not all(values.holds(chosen[key]) for key, values in space.items()):
@@ -154,17 +158,17 @@ def own_values(
 def _read(
     space: Mapping[str, Any], section: str, prefix: str = ""
 ) -> Iterator[tuple[str, OneOf | Between]]:
-    """The values by dotted key.
+    """Reads a space: yields each dotted key with its values.
 
     Args:
-        section: of the file, for errors.
-        prefix: of the keys, with a dot at its end.
+        section: the section of the file, for error messages.
+        prefix: the first part of the keys, with a dot at the end.
     """
     for name, value in space.items():
         key = present_key(prefix + name)
         title = f"{section}: '{key}'"
 
-        # A table is a range if it has an end, else a section of keys.
+        # A table with `low` or `high` is a range, any other table is a section of keys.
         is_section = isinstance(value, dict) and bool(value)
         if is_section and not any(end in value for end in _ENDS):
             yield from _read(value, section, f"{key}.")
@@ -179,16 +183,17 @@ def _read(
 
 
 def _one_of(values: list[Any], title: str) -> OneOf:
+    """Checks a list of values from the file."""
     if not values:
         raise UserError(f"{title} is an empty list: give the values to try")
-    # As JSON, in which 1, 1.0 and true differ.
+    # Values are compared as JSON, where 1, 1.0 and true differ.
     if len({json.dumps(value) for value in values}) < len(values):
         raise UserError(f"{title} = {values}: a value is listed twice")
     return OneOf(tuple(values))
 
 
 def _between(value: dict[str, Any], title: str) -> Between:
-    """A range as the file writes it, checked."""
+    """Checks a range from the file."""
     for name in value:
         if name not in (*_ENDS, "log"):
             raise UserError(f"{title} has an unknown '{name}': {nearest(name, [*_ENDS, 'log'])}")
@@ -211,22 +216,22 @@ def _between(value: dict[str, Any], title: str) -> Between:
 
 
 def _check(cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[str, Any]) -> None:
-    """Raises UserError if values of the space make no valid configuration of the cell.
+    """Raises UserError if some values of the space do not give a valid configuration of the cell.
 
-    All values of lists are combined with the ends of all ranges, or `_CHECKED` combinations are
-    drawn.
+    All values of lists are combined with the ends of all ranges. If there are too many
+    combinations, `_CHECKED` of them are drawn.
     """
     if "seed" in space:
-        raise UserError("search.space has 'seed': `search.seeds` gives them to all cells alike")
+        raise UserError("search.space has 'seed': `search.seeds` sets it for all cells")
     taken = in_both(budget, space)
     if taken:
-        raise UserError(f"search.space has '{taken}', which [budget] gives to all cells alike")
-    # `a` and `a.b` together would depend on their order.
+        raise UserError(f"search.space has '{taken}', which [budget] sets for all cells")
+    # If both `a` and `a.b` were set, the result would depend on their order.
     for inner, outer in itertools.permutations([*space, *cell.changes], 2):
         if inner.startswith(f"{outer}."):
             raise UserError(
                 f"search: '{inner}' is in '{outer}', which cell '{cell.name}' or the space "
-                "gives, too"
+                "also sets"
             )
 
     for values in _corners([values.ends for values in space.values()]):
@@ -241,9 +246,9 @@ def _check(cell: Cell, space: Space, base: Mapping[str, Any], budget: Mapping[st
 
 
 def _corners(ends: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Combinations of ends: all, or `_CHECKED` drawn ones if there are more."""
+    """Returns all combinations of ends, or `_CHECKED` random ones if there are more."""
     if math.prod(map(len, ends)) <= _CHECKED:
         return list(itertools.product(*ends))
-    # A fixed seed: the same file is always accepted or always rejected.
+    # With a fixed seed, the same file is always accepted or always rejected.
     draw = random.Random(0)
     return [tuple(draw.choice(values) for values in ends) for _ in range(_CHECKED)]

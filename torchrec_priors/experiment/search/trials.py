@@ -1,4 +1,4 @@
-"""Runs the trials of all cells in rounds; trained trials are read, so a search is resumed."""
+"""Runs the trials of all cells in rounds. Finished trials are read from their files."""
 
 import hashlib
 import json
@@ -32,9 +32,10 @@ class Trial:
     """A cell with values of its space.
 
     Attributes:
-        number: 0 is the cell without changes.
-        values: by dotted key; empty for number 0.
-        tried: the cell that is run.
+        cell: the cell of the experiment, without changes.
+        number: the number of the trial; 0 is the cell without changes.
+        values: dotted key -> value; empty for number 0.
+        tried: the cell that is run, with these values.
     """
 
     cell: Cell
@@ -44,14 +45,14 @@ class Trial:
 
     @classmethod
     def of(cls, cell: Cell, number: int, values: dict[str, Any]) -> "Trial":
-        """The trial of some values.
+        """Makes the trial of some values.
 
-        Its runs are named after the values, not after when they were proposed: other trials, or
-        another space, use the trained runs again.
+        Its runs are named after the values and not after the trial's number. So a trial with
+        another number, or of another space, uses the trained runs again.
         """
         if not values:
             return cls(cell, number, values, cell)
-        # By the former names of keys, so that trials of earlier releases are found.
+        # Names use the former names of keys, so that trials of earlier releases are found.
         text = json.dumps({former_key(key): values[key] for key in values}, sort_keys=True)
         name = f"{cell.name} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
         return cls(cell, number, values, Cell(name, {**cell.changes, **values}, name))
@@ -62,8 +63,10 @@ class Outcome:
     """The result of a trial.
 
     Attributes:
-        score: mean of the metric over the seeds; None without one, and `error` says why.
-        seconds: of its trainings (of each, the last start) and evaluations.
+        score: the mean of the metric over the seeds; None if there is an `error`.
+        seconds: the time of its trainings and evaluations. A training that was resumed counts from
+            its last start.
+        error: the reason why there is no score.
     """
 
     trial: Trial
@@ -80,9 +83,10 @@ class Search:
     ) -> None:
         """
         Args:
-            base: values of the base configuration, as TOML gives them.
-            only: cells for which trials are run; those of the others count if they are finished.
-                All if it is empty.
+            file: the experiment.
+            base: the values of the base configuration, as read from TOML.
+            only: the cells for which trials are run; all cells if it is empty. Trials of the other
+                cells are used if they are finished.
 
         Raises:
             UserError: the space is invalid (see `spaces_of`).
@@ -95,7 +99,7 @@ class Search:
         self.outcomes: list[Outcome] = []
         self._base = base
         self._budget = flat(file.budget)
-        self._invalid: dict[str, str] = {}  # error by name of the tried cell
+        self._invalid: dict[str, str] = {}  # name of the tried cell -> error
         self._like = {name: cell.like for name, cell in file.search.cells.items() if cell.like}
 
         # A cell that takes the values of another one has no space.
@@ -108,13 +112,13 @@ class Search:
                 self._proposals[cell.name] = Proposals(space, own, cell.name, file.search.seed)
 
     def run(self, runner: Runner, at_once: int, *, keep_weights: bool = True) -> None:
-        """Proposes, runs and scores, round by round, until every cell has its trials.
+        """Proposes, runs and scores trials in rounds, until every cell has all its trials.
 
         Args:
-            runner: of the validation split.
-            at_once: runs at a time, on which no result depends.
-            keep_weights: False removes the checkpoints of all trials but the best of each cell,
-                after each round.
+            runner: it runs the trials, on the validation split.
+            at_once: the number of runs at a time; the results do not depend on it.
+            keep_weights: False removes, after each round, all checkpoints except those of the best
+                trial of each cell.
         """
         assert runner.split == SPLIT
         settings = self.settings
@@ -126,7 +130,7 @@ class Search:
                 return
             self.trials += proposed
             runs = self.runs()
-            # Before anything is trained: a folder may have a run of another experiment.
+            # A folder may contain a run of another experiment, which is rejected before training.
             runner.check(runs)
 
             log.info(
@@ -138,21 +142,20 @@ class Search:
             for outcome in outcomes:
                 cell = outcome.trial.cell.name
                 self._proposals[cell].tell(outcome.trial.number, outcome.score)
-                # Without a score of this round, proposals of the next would be others than they
-                # will be once it is run.
+                # The next proposals depend on this score, so the cell has to wait for it.
                 if outcome.error == NOT_RUN:
                     active.pop(cell, None)
             self.outcomes += outcomes
 
-            # After each round, as a search may have more trials than the disk has room for.
+            # The disk may not have room for all trials, so this is done after each round.
             if not keep_weights:
                 self._remove_weights(runner, runs)
 
     def runs(self) -> list[PlannedRun]:
-        """The runs of all trials so far.
+        """Returns the runs of all trials so far.
 
-        They are planned together: trials that differ in evaluation only share a training, which is
-        the first one's.
+        They are planned together, so trials that differ only in the evaluation share the training
+        of the first one.
         """
         tried = {
             trial.tried.name: trial.tried
@@ -162,9 +165,10 @@ class Search:
         return plan(tried.values(), self.settings.seeds, self._base, self._budget)
 
     def best(self, cell: str) -> Outcome | None:
-        """The trial of the highest score, the earliest of equal ones; None without a score.
+        """Returns a cell's trial with the highest score; None if no trial has a score.
 
-        A cell that takes the values of another one has the other's best trial.
+        Of equal trials, the earliest is the best. A cell that takes the values of another cell has
+        the best trial of that cell.
         """
         searched = self._like.get(cell, cell)
         scored = [
@@ -175,7 +179,7 @@ class Search:
         return max(scored, key=lambda outcome: outcome.score or 0.0, default=None)
 
     def _propose(self, active: Mapping[str, Cell], numbers: range) -> list[Trial]:
-        """The trials of some numbers, those of each number together: unchanged cells come first."""
+        """Proposes the trials with some numbers, first all cells' trials with the first number."""
         trials = []
         for number in numbers:
             for cell in active.values():
@@ -185,7 +189,7 @@ class Search:
 
                 trial = Trial.of(cell, number, values)
                 trials.append(trial)
-                # Only its corners were checked before: such a trial fails without being run.
+                # Not all combinations of values were checked before. An invalid one is not run.
                 try:
                     plan([trial.tried], self.settings.seeds, self._base, self._budget)
                 except UserError as error:
@@ -193,7 +197,7 @@ class Search:
         return trials
 
     def _wanted(self, proposed: list[Trial], runs: list[PlannedRun]) -> list[PlannedRun]:
-        """The runs of the proposed trials of cells that are run."""
+        """Returns the runs of the proposed trials, without the cells that `only` leaves out."""
         names = [
             trial.tried.name for trial in proposed if not self.only or trial.cell.name in self.only
         ]
@@ -203,7 +207,7 @@ class Search:
     def _outcome(
         self, trial: Trial, runner: Runner, runs: list[PlannedRun], failures: Failures
     ) -> Outcome:
-        """The mean score of a trial over its seeds, or why it has none."""
+        """Returns the mean score of a trial over its seeds, or the reason why it has none."""
         name = trial.tried.name
         if name in self._invalid:
             return Outcome(trial, None, 0.0, self._invalid[name])
@@ -232,10 +236,11 @@ class Search:
         return Outcome(trial, float(np.mean(scores)), seconds, None)
 
     def _remove_weights(self, runner: Runner, runs: list[PlannedRun]) -> None:
+        """Removes the checkpoints of runs that no best trial uses and that are evaluated."""
         outcomes = [self.best(cell.name) for cell in self.cells]
         best = {outcome.trial.tried.name for outcome in outcomes if outcome}
         for run in runs:
             cells = {evaluation.cell for evaluation in run.evaluations}
-            # What still has to be evaluated needs its weights.
+            # A run that is not evaluated yet still needs its weights.
             if not best & cells and not runner.missing(run):
                 shutil.rmtree(run_folder(runner.out, run) / "checkpoints", ignore_errors=True)

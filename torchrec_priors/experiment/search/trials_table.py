@@ -1,4 +1,4 @@
-"""`search/results.parquet` and `.md`: every trial, and what was chosen."""
+"""Writes `search/results.parquet` and `.md`: every trial, and the chosen values."""
 
 import json
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _SCHEMA = pa.schema(
     {
         "cell": pa.string(),
         "trial": pa.int64(),  # 0 is the cell without changes
-        "values": pa.string(),  # JSON, by dotted key
+        "values": pa.string(),  # JSON: dotted key -> value
         "score": pa.float64(),
         "seconds": pa.float64(),
         "chosen": pa.bool_(),
@@ -24,7 +24,7 @@ _SCHEMA = pa.schema(
 
 
 def write_parquet(search: Search, file: Path) -> None:
-    """Writes a row a trial, in the order of cells and trials."""
+    """Writes a row for each trial, in the order of cells and trials."""
     rows = []
     for cell in search.cells:
         best = search.best(cell.name)
@@ -46,20 +46,20 @@ def write_parquet(search: Search, file: Path) -> None:
 
 
 def markdown(search: Search, name: str, command: str, data: tuple[str, str]) -> str:
-    """What was chosen, then every trial.
+    """Writes the chosen values, then every trial.
 
     Args:
-        name: of the experiment.
+        name: the name of the experiment.
         command: the command that made the tables.
-        data: name and content hash of the data set.
+        data: the name and the content hash of the data set.
     """
     settings = search.settings
     seeds = ", ".join(map(str, settings.seeds))
     plural = "s" if len(settings.seeds) > 1 else ""
     parts = [
         f"# {name}, search on the validation split",
-        f"Chosen by {settings.metric}, mean over seed{plural} {seeds}: of each cell the best of up "
-        f"to {settings.trials} trials, the first of which is the cell as it stands.",
+        f"Chosen by {settings.metric}, mean over seed{plural} {seeds}: for each cell the best of "
+        f"up to {settings.trials} trials. The first trial is the unchanged cell.",
         "\n".join(_chosen(search)),
         "\n".join(_trials(search)),
     ]
@@ -82,29 +82,29 @@ def markdown(search: Search, name: str, command: str, data: tuple[str, str]) -> 
 
 
 def _chosen(search: Search) -> list[str]:
-    """The table of cells."""
+    """Writes the table of the cells with their chosen values."""
     lines = [
-        "| cell | trials | as it stands | chosen | values | seconds |",
+        "| cell | trials | unchanged | chosen | values | seconds |",
         "|---|---|---|---|---|---|",
     ]
     for cell in search.cells:
         outcomes = _outcomes(search, cell.name)
-        as_it_stands = None
+        unchanged_score = None
         for outcome in outcomes:
             if outcome.trial.number == 0:
-                as_it_stands = outcome.score
+                unchanged_score = outcome.score
 
         best = search.best(cell.name)
         score = None
         values = "none"
         if best is not None:
             score = best.score
-            values = _values(best) or "as it stands"
+            values = _values(best) or "unchanged"
         seconds = sum(outcome.seconds for outcome in outcomes)
         cells = [
             cell.name,
             _number_of_trials(search, cell.name),
-            _score(as_it_stands),
+            _score(unchanged_score),
             _score(score),
             values,
             f"{seconds:.0f}",
@@ -114,7 +114,7 @@ def _chosen(search: Search) -> list[str]:
 
 
 def _number_of_trials(search: Search, cell: str) -> str:
-    """The number of trials with a score, and of all if others failed."""
+    """Writes the number of trials with a score, and the number of all trials if some failed."""
     settings = search.settings.cells.get(cell)
     if settings and settings.like:
         return f"those of {settings.like}"
@@ -124,7 +124,7 @@ def _number_of_trials(search: Search, cell: str) -> str:
 
 
 def _trials(search: Search) -> list[str]:
-    """The table of trials."""
+    """Writes the table of all trials."""
     lines = [
         f"| cell | trial | {search.settings.metric} | seconds | values |",
         "|---|---|---|---|---|",
