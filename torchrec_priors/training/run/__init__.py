@@ -1,1 +1,1 @@
-"""The folder of a run: its configuration, its data, its log and the origin of its weights."""
+"""Reads and writes the folder of a run: configuration, data, log and the origin of its weights."""

@@ -1,9 +1,12 @@
-"""Which runs a run's weights come from, and what all of these were trained on.
+"""Records the runs that a run's weights come from, and the interactions they were trained on.
 
-A run that starts from another, or from another's exported vectors, knows what that one was trained
-on. Targets among these interactions are not held out, whatever the data set's split says. So a run
-keeps the list of its ancestors in `data.json`, and in `trained.parquet` the part of every user's
-history that it, or any of them, was trained on.
+A run may take its initial weights from another run, or vectors from an export of another run. The
+other run is then an ancestor, and so are its own ancestors. If an ancestor was trained on the
+target of a user, an evaluation on this target is not fair: the weights already contain it, although
+the split of the data set says that it is held out.
+
+So a run records the list of its ancestors in `data.json`. In `trained.parquet` it records the part
+of each user's history that the run or one of its ancestors was trained on.
 """
 
 import json
@@ -40,37 +43,41 @@ from torchrec_priors.training.run.origin import Ancestor
 log = logging.getLogger(__name__)
 
 EXPORT = "export.json"
-IN_PARQUET = b"torchrec_priors.ancestors"  # key in the metadata of a file of vectors
+# The key of the ancestors in the metadata of a Parquet file with vectors.
+IN_PARQUET = b"torchrec_priors.ancestors"
 
 
 @dataclass(frozen=True)
 class Ancestry:
-    """The ancestors of a run, and what it and they were trained on.
+    """The ancestors of a run, and the interactions that they and the run were trained on.
 
     Attributes:
-        ancestors: the nearest first.
-        part: what the run and its ancestors were trained on.
+        ancestors: the ancestors, the nearest first.
+        part: the parts of histories that the run and its ancestors were trained on.
     """
 
     ancestors: list[Ancestor]
     part: TrainedPart
 
     def leaks(self, data: PreparedData, split: Split, ranks: Ranks) -> Leaks | None:
-        """Returns what of a split the ancestors were trained on; None if there are no ancestors.
+        """Returns the targets of a split that ancestors were trained on; None without ancestors.
 
         Every rank must call it.
         """
         if not self.ancestors:
             return None
 
-        # If one of them is unknown, anything may have been trained on.
+        # If it is unknown what one ancestor was trained on, it may have been any target.
         before = None
         if all(ancestor.known for ancestor in self.ancestors):
             before = self.part.only(self.part.before_N)
         return leaks(before, data, split, share=ranks.share, total=ranks.total)
 
     def in_words(self) -> str:
-        """Names the ancestor that matters most, for messages."""
+        """Returns the name of one ancestor for a message.
+
+        An ancestor that was trained with `--fit-all` is preferred, because it has seen all targets.
+        """
         fitted = [ancestor for ancestor in self.ancestors if ancestor.fit_all]
         if fitted:
             return f"'{fitted[0].run}' (--fit-all)"
@@ -80,13 +87,13 @@ class Ancestry:
 def new_ancestry(
     config: RunConfig, data: PreparedData, ranks: Ranks, source: RunFolder | None
 ) -> Ancestry:
-    """Returns the ancestry of a run that begins. Every rank must call it.
+    """Returns the ancestry of a new run. Every rank must call it.
 
     Args:
-        source: the run that it starts from, if any.
+        source: the run that the initial weights come from; None if there is no such run.
 
     Raises:
-        UserError: files of the run or export that it starts from are damaged.
+        UserError: files of this run, or of the export that the vectors come from, are damaged.
     """
     sources = []
     if source is not None:
@@ -101,14 +108,15 @@ def new_ancestry(
 
 
 def read_ancestry(folder: RunFolder) -> Ancestry:
-    """Reads what a run recorded.
+    """Reads the ancestry that a run recorded.
 
     Raises:
-        UserError: its files are damaged.
+        UserError: files of the run are damaged.
     """
     origin = folder.origin()
 
-    # An earlier version recorded the run: only the paths of its sources are known.
+    # An earlier version did not record ancestors. Only the paths of the run and of the vectors that
+    # it started from are known.
     if origin.ancestors is None:
         config = folder.config()
         paths = [path for path in (origin.init_from, config.table.pretrained) if path]
@@ -119,12 +127,19 @@ def read_ancestry(folder: RunFolder) -> Ancestry:
 
 
 def write_ancestry(ancestry: Ancestry, folder: RunFolder) -> None:
-    """Writes what was trained on; `RunFolder.record` writes the list of ancestors."""
+    """Writes `trained.parquet`; `RunFolder.record` writes the list of ancestors to `data.json`."""
     write_trained_part(folder.trained, ancestry.part)
 
 
 def as_ancestors(folder: RunFolder, checkpoint: str, ancestry: Ancestry) -> list[Ancestor]:
-    """Returns the ancestors of a run that starts from this one: this run, then its own."""
+    """Returns the ancestors of a run that starts from the run in `folder`.
+
+    These are the run in `folder` and its ancestors.
+
+    Args:
+        checkpoint: the name of the checkpoint that the weights come from.
+        ancestry: the ancestry of the run in `folder`.
+    """
     config = folder.config("--init-from")
     origin = folder.origin()
     this_run = Ancestor(
@@ -139,11 +154,12 @@ def as_ancestors(folder: RunFolder, checkpoint: str, ancestry: Ancestry) -> list
 
 
 def as_text(ancestors: list[Ancestor]) -> str:
-    """Returns the ancestors as JSON, for the metadata of a file of vectors."""
+    """Returns the ancestors as JSON, for the metadata of a file with vectors."""
     return json.dumps([asdict(ancestor) for ancestor in ancestors])
 
 
 def _of_run(source: RunFolder, ranks: Ranks) -> Ancestry:
+    """Returns the ancestry of a run that starts from the run `source`, without its own training."""
     ancestry = read_ancestry(source)
     step = CheckpointFolder(source.checkpoints).best_step()
     checkpoint = "" if step is None else checkpoint_name(step)
@@ -151,8 +167,8 @@ def _of_run(source: RunFolder, ranks: Ranks) -> Ancestry:
     if ancestors[0].known or len(ancestors) > 1:
         return Ancestry(ancestors, ancestry.part)
 
-    # An earlier version did not record what the run was trained on. If it started from no other
-    # run and its data is unchanged, the data still says it.
+    # An earlier version did not record what `source` was trained on. If `source` has no ancestors
+    # and its data set is unchanged, the data set still shows it.
     config, data = source.open(option="--init-from")
     if data.manifest.prepared_sha256 != source.origin().content_sha256:
         return Ancestry(ancestors, ancestry.part)
@@ -161,9 +177,10 @@ def _of_run(source: RunFolder, ranks: Ranks) -> Ancestry:
 
 
 def _of_vectors(file: Path) -> Ancestry:
-    """Returns the ancestry of a file of vectors.
+    """Returns the ancestry of a run that starts from a file of vectors.
 
-    The vectors of an export come from a run. Of others nothing is known, and none is needed.
+    The vectors of an export come from a run, which is an ancestor. Other vectors, for example of
+    texts, come from no run, so they bring no ancestors.
     """
     manifest = file.with_name(EXPORT)
     if manifest.is_file() and file.is_file():
@@ -173,11 +190,12 @@ def _of_vectors(file: Path) -> Ancestry:
         if isinstance(files, dict) and files.get(file.name) == sha256(file):
             return _of_export(manifest, record, files)
 
-    # A copy of the vectors without the rest of the export: the file itself names the runs.
+    # A file of vectors may have been copied without the other files of its export. Its metadata
+    # then names the runs.
     try:
         metadata = read_schema(file).metadata or {}
     except (pa.ArrowException, OSError):
-        return Ancestry([], TrainedPart.none())  # the message comes when the vectors are read
+        return Ancestry([], TrainedPart.none())  # reading the vectors will raise the error
     if IN_PARQUET not in metadata:
         return Ancestry([], TrainedPart.none())
     ancestors = _parsed(metadata[IN_PARQUET].decode(), file)
@@ -185,6 +203,13 @@ def _of_vectors(file: Path) -> Ancestry:
 
 
 def _of_export(manifest: Path, record: dict[str, Any], files: dict[str, str]) -> Ancestry:
+    """Returns the ancestry of a run that starts from the vectors of an export.
+
+    Args:
+        manifest: the file `export.json`.
+        record: the content of this file.
+        files: the checksums of the export's files, by name.
+    """
     # An export of an earlier version names only its run.
     if "ancestors" not in record:
         run = str(record.get("run", manifest.parent))
@@ -201,6 +226,7 @@ def _of_export(manifest: Path, record: dict[str, Any], files: dict[str, str]) ->
 
 
 def _parsed(text: str, file: Path) -> list[Ancestor]:
+    """Reads ancestors from JSON, which comes from `file`."""
     try:
         ancestors: list[Ancestor] = TypeAdapter(list[Ancestor]).validate_json(text, strict=True)
     except ValidationError as error:
@@ -213,13 +239,13 @@ def _parsed(text: str, file: Path) -> list[Ancestor]:
 def _with_own(
     before: TrainedPart, data: PreparedData, end_U: np.ndarray, ranks: Ranks
 ) -> TrainedPart:
-    """Adds what this run is trained on to what its ancestors were trained on.
+    """Adds the part of each history that this run is trained on to the parts of its ancestors.
 
-    Parts of `before` that are within this run's own part of the same histories are left out.
+    An ancestor's part is left out if this run is trained on the same items of the same history.
 
     Args:
-        before: the same on every rank.
-        end_U: how many items of each history this run is trained on.
+        before: the parts of the ancestors, the same on every rank.
+        end_U: the number of items of each history that this run is trained on.
     """
     user_U = np.zeros(data.users, np.uint64)
     history_U = np.zeros(data.users, np.uint64)
@@ -231,8 +257,9 @@ def _with_own(
         user_U[users] = pasts.user_U
         history_U[users] = pasts.of_first(np.arange(len(pasts.user_U)), own_end)
 
-        # A part is within this run's own if it is not longer and its items hash to the same.
-        # Longer ones are hashed over no items, as the history may end before them.
+        # A part of an ancestor can be left out if this run's part is at least as long and begins
+        # with items of the same hash. If this run's part is shorter, the hash is computed over no
+        # items, because the history may end before the ancestor's part.
         user, index = pasts.matches(before)
         items = before.items_N[index].astype(np.int64)
         is_short = items <= own_end[user]
@@ -240,7 +267,7 @@ def _with_own(
         same = is_short & (hashed == before.history_N[index])
         within_N[index[same]] = 1
 
-    # Each rank has read some of the users and has zeros for the others.
+    # Each rank has read some of the users and has zeros for the others, so the sums are the values.
     user_U = _summed(user_U, ranks)
     history_U = _summed(history_U, ranks)
     within_N = ranks.total(torch.from_numpy(within_N)).numpy()
@@ -250,8 +277,8 @@ def _with_own(
 
 
 def _summed(values: np.ndarray, ranks: Ranks) -> np.ndarray:
-    """Sums uint64 over the ranks; at each place at most one rank has something."""
-    # Torch adds no uint64; with one summand at most, int64 keeps all bits.
+    """Sums uint64 values over the ranks; at each index at most one rank has a value but 0."""
+    # torch cannot add uint64. As int64, a sum of one value and zeros keeps all bits.
     total = ranks.total(torch.from_numpy(values.view(np.int64)))
     summed: np.ndarray = total.numpy().view(np.uint64)
     return summed

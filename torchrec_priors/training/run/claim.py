@@ -1,4 +1,8 @@
-"""One training at a time in a run's folder: a lock that ends with the process that holds it."""
+"""Makes sure that only one training at a time works in a run's folder.
+
+A lock on a file does this. The system releases it when the process that holds it ends, even if the
+process is killed.
+"""
 
 import errno
 import logging
@@ -15,19 +19,20 @@ from torchrec_priors.training.run.folder import LOCK
 
 log = logging.getLogger(__name__)
 
-# What file systems without locks answer.
+# The errors of file systems that do not support locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextmanager
 def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Holds a run's folder for the ranks of one training. Every rank must call it.
+    """Reserves a run's folder for the ranks of one training. Every rank must call it.
 
-    Rank 0 holds the lock. Commands that only read the folder need no lock. The lock's file stays.
+    Rank 0 holds the lock. Commands that only read the folder need no lock. The file of the lock is
+    not removed afterwards.
 
     Raises:
-        UserError: another training holds the folder; raised on every rank.
-        OSError: the folder cannot be written; raised on rank 0.
+        UserError: another training works in the folder. Every rank raises it.
+        OSError: the folder cannot be written. Only rank 0 raises it.
     """
     lock: FileLock | None = None
     refusals: list[str | None] = [None]
@@ -36,7 +41,7 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
         lock = FileLock(folder / LOCK)
         refusals = [_acquire(lock, folder)]
 
-    # All ranks end with the same message, instead of waiting for a rank 0 that has ended.
+    # All ranks get the result. Otherwise they would wait for rank 0, which may have ended.
     if ranks.world > 1:
         dist.broadcast_object_list(refusals, group_src=0, group=ranks.side)
     if refusals[0] is not None:
@@ -50,11 +55,11 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, folder: Path) -> str | None:
-    """Takes the lock, or says why it cannot be taken.
+    """Takes the lock. If another training holds it, returns the message for the user.
 
-    A file system without locks is logged, and training goes ahead without one.
+    If the file system does not support locks, a warning is logged, and training starts without one.
     """
-    # Not waiting: the user learns at once that the folder is in use.
+    # The call does not wait, so the user learns at once that the folder is in use.
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -1,7 +1,7 @@
-"""`config.toml` of a run: its configuration, and in a last comment the checksum of the lines above.
+"""Writes and reads `config.toml` of a run: the configuration, and a checksum of its lines.
 
-Any TOML reader takes the file, and one that was cut, damaged or edited can be distinguished from
-what was recorded.
+The checksum is in a comment on the last line, so any TOML reader can read the file. A file that was
+cut off, damaged or edited does not match the checksum.
 """
 
 import hashlib
@@ -21,12 +21,13 @@ _SIGNED = re.compile(rf"(.*)^{re.escape(_LINE)}([0-9a-f]{{64}})\n", re.DOTALL | 
 
 
 def write_config(file: Path, config: RunConfig, run_id: str = "") -> None:
-    """Writes the whole file or nothing.
+    """Writes the file, completely or not at all.
 
     Args:
-        run_id: as in `data.json`, so that the file of another run is noticed.
+        config: the configuration.
+        run_id: the id that `data.json` has, too. A reader can notice a file of another run by it.
     """
-    # The id is above the line of the checksum, so it is covered by it.
+    # The line with the id comes before the line with the checksum, so the checksum includes it.
     text = config.to_toml()
     if run_id:
         text += f"{_RUN}{run_id}\n"
@@ -34,29 +35,33 @@ def write_config(file: Path, config: RunConfig, run_id: str = "") -> None:
 
 
 def read_config(file: Path, *, signed: bool, run_id: str = "") -> RunConfig:
-    """Reads what `write_config` wrote; arguments and errors as for `read_values`.
+    """Reads the configuration that `write_config` has written.
+
+    Args:
+        signed, run_id: as for `read_values`.
 
     Raises:
-        UserError: also if it has keys or values that this release does not know.
+        UserError: as for `read_values`; also if the file has keys or values that this release does
+            not know.
     """
     try:
         return parse(read_values(file, signed=signed, run_id=run_id))
     except UserError as error:
-        # `parse` only knows the key; `read_values` has already named the file.
+        # Messages of `parse` do not name the file; those of `read_values` do.
         if str(file) in str(error):
             raise
         raise UserError(f"'{file}': {error}") from error
 
 
 def read_values(file: Path, *, signed: bool, run_id: str = "") -> dict[str, Any]:
-    """Reads the nested values of the file, as TOML gives them, by the present names of their keys.
+    """Reads the nested values of the file. Keys that were renamed get their present names.
 
     Args:
-        signed: whether the file must have a checksum; those of earlier versions have none.
-        run_id: the run whose file it must be, if the file names one.
+        signed: whether the file must have a checksum. Files of earlier versions have none.
+        run_id: the id of the run; if the file contains an id, it must be this one.
 
     Raises:
-        UserError: the file is missing, cannot be read, or is not what was written.
+        UserError: the file is missing, cannot be read, has changed, or belongs to another run.
     """
     try:
         text = file.read_bytes().decode("utf8")
@@ -65,7 +70,8 @@ def read_values(file: Path, *, signed: bool, run_id: str = "") -> dict[str, Any]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"'{file}' cannot be read ({error}): put it back") from error
 
-    # A file with a damaged line of the checksum must not pass for one of an earlier version.
+    # If only the line with the checksum is damaged, the file must not be mistaken for one of an
+    # earlier version.
     match = _SIGNED.fullmatch(text)
     if match is None and (signed or _LINE in text):
         raise UserError(f"'{file}' has changed since the run was recorded: put it back")

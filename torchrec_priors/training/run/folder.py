@@ -1,14 +1,14 @@
-"""The folder of a run: its configuration, its data, its logs and its checkpoints.
+"""The folder of a run: the names of its files, and what they record.
 
-config.toml         the configuration; a folder with this file is a run
-data.json           the data set, and the runs that the first weights come from
+config.toml         the configuration; a folder with this file is a run         `config_file.py`
+data.json           the data set, and the origin of the initial weights         `origin.py`
 paths.json          training positives of each path, which decide the heads     `paths.py`
-seen.parquet        items that are seen often enough, if others have no rows    `seen.py`
+seen.parquet        items that occur often enough to have their own rows        `seen.py`
 trained.parquet     the part of each history that was trained on                `ancestry.py`
-sharding.json       which rank holds what of the tables             `embedding/plan.py`
+sharding.json       the rows of the tables that each rank holds     `embedding/plan.py`
 checkpoints/        the model at some steps                         `checkpoint/folder.py`
-metrics.jsonl       losses and evaluations, line by line            `log_lines.py`
-events/             the same for TensorBoard
+metrics.jsonl       losses and results of evaluations               `log_lines.py`
+events/             the same numbers for TensorBoard
 summary.json        how the training ended
 eval/SPLIT/         metrics and predictions of `evaluate`
 .lock               held by the training that works in the folder   `claim.py`
@@ -51,18 +51,18 @@ SEEN = "seen.parquet"
 TRAINED = "trained.parquet"
 CHECKPOINTS = "checkpoints"
 LOCK = ".lock"
-# What may exist before a run has its configuration.
+# Files and folders that may exist before the configuration is written.
 _BEFORE_CONFIG = (PATHS, SEEN, TRAINED, DATA, CHECKPOINTS, LOCK)
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside a run's folder, and what is recorded there.
+    """The paths of the files in a run's folder, and methods that read, write and check them.
 
     Attributes:
         path: the folder.
-        trust: whether the user has said that files of custom code that the run names may be run
-            (see `own_code`).
+        trust: whether the user allows to run the files of custom code that the run names
+            (`common/own_code.py`).
     """
 
     path: Path
@@ -74,22 +74,22 @@ class RunFolder:
 
     @property
     def paths(self) -> Path:
-        """See `training/run/paths.py`."""
+        """The file of training positives, described in `training/run/paths.py`."""
         return self.path / PATHS
 
     @property
     def seen(self) -> Path:
-        """See `training/run/seen.py`."""
+        """The file of seen items, described in `training/run/seen.py`."""
         return self.path / SEEN
 
     @property
     def trained(self) -> Path:
-        """See `training/run/ancestry.py`."""
+        """The file of the trained parts of histories, described in `training/run/ancestry.py`."""
         return self.path / TRAINED
 
     @property
     def sharding(self) -> Path:
-        """See `embedding/plan.py`."""
+        """The file of the plan, described in `embedding/plan.py`."""
         return self.path / SHARDING
 
     @property
@@ -98,7 +98,7 @@ class RunFolder:
 
     @property
     def events(self) -> Path:
-        """TensorBoard's folder."""
+        """The folder of TensorBoard's events."""
         return self.path / "events"
 
     @property
@@ -106,20 +106,21 @@ class RunFolder:
         return self.path / SUMMARY
 
     def evaluation(self, split: str, name: str | None = None) -> Path:
-        """Returns the folder of an evaluation of a split.
+        """Returns the folder for the results of an evaluation.
 
         Args:
-            name: distinguishes several evaluations of the same split.
+            split: the split that is evaluated.
+            name: a name that distinguishes several evaluations of the same split.
         """
         return self.path / "eval" / (split if name is None else f"{split}-{name}")
 
     @property
     def was_started(self) -> bool:
-        """Whether the folder holds a run: the configuration is the last of its files to appear."""
+        """Whether the folder holds a run: its configuration is written last, so it must exist."""
         return (self.path / CONFIG).is_file()
 
     def origin(self) -> Origin:
-        """Reads what the run recorded of its data.
+        """Reads the run's record of its data and of the origin of its weights.
 
         Raises:
             UserError: the file is missing or damaged.
@@ -133,25 +134,27 @@ class RunFolder:
             option: the option that named the run, for messages.
 
         Raises:
-            UserError: there is no run, or its files are damaged.
+            UserError: the folder holds no run, or its files are damaged.
         """
         return self._recorded(option)[0]
 
     def identity(self) -> str:
-        """Returns a checksum of what decides the run, wherever its folder and its data are.
+        """Returns a checksum of everything that decides the run's results.
+
+        It does not depend on where the folder and the data are.
 
         Raises:
-            UserError: there is no run, or its files are damaged.
+            UserError: the folder holds no run, or its files are damaged.
         """
         config, origin = self._recorded("--init-from")
         decisive = decisive_settings(config.to_toml_for_checksums())
 
-        # Settings such as the number of steps may change when a run is resumed.
+        # Settings that may change when a run is resumed, such as the number of steps, do not count.
         decisive["training"] = {
             name: value for name, value in decisive["training"].items() if name not in MAY_CHANGE
         }
 
-        # Contents instead of paths, so the run is the same when it has moved.
+        # Checksums of contents are used, not paths, so that a run may be moved.
         data = [
             origin.content_sha256,
             origin.priors,
@@ -163,21 +166,24 @@ class RunFolder:
     def open(
         self, data_path: Place | str | None = None, option: str = "--run"
     ) -> tuple[RunConfig, PreparedData]:
-        """Opens the configuration and the data of a run that was started.
+        """Opens the configuration and the data set of a run that was started.
 
         Args:
-            data_path: where the data is now; by default where the run recorded it.
+            data_path: the present path or URI of the data set; by default the one that the run
+                recorded.
             option: the option that named the run, for messages.
 
         Raises:
-            UserError: there is no run, or its files are damaged; `data_path` holds other data than
-                it was trained on; a prior that was added to the data, or a file of custom code, has
-                changed; or a file of custom code is not known to this user.
+            UserError: one of these is true:
+                - The folder holds no run, or its files are damaged.
+                - The data set is not the one that the run was trained on.
+                - A prior that was added to the data set, or a file of custom code, has changed.
+                - This user has not allowed to run a file of custom code.
         """
         config, origin = self._recorded(option)
         self._check_own_files(config, origin, trust=self.trust)
 
-        # Data may have grown since training, by --append, or be the same.
+        # The data set must be the same, or it must have grown since training (`prepare --append`).
         data = PreparedData(data_path or origin.path)
         if earlier_state(data, origin) is not None:
             if origin.events is not None and data.manifest.events != origin.events:
@@ -195,7 +201,11 @@ class RunFolder:
         return config, data
 
     def trained_on(self, config: RunConfig, data: PreparedData) -> TrainedOn:
-        """Returns what a run that was started knows of `data`.
+        """Returns the record that a run made of its data set when it started.
+
+        Args:
+            config: the run's configuration.
+            data: the run's data set, which may have grown since then.
 
         Raises:
             UserError: a file of the run cannot be read.
@@ -210,18 +220,19 @@ class RunFolder:
             items = int(state["items"])
             groups = origin.groups
 
-        # Rows of their own, or of a managed table, do not depend on how often items were seen.
+        # With "own" and "managed", the rows of items do not depend on how often items were seen.
         seen_I = None
         if config.embedding.unseen not in ("own", "managed"):
             self.check_whole(self.seen, origin)
             seen_I = read_seen(self.seen, items)
         elif state is not None:
-            # All items of that time have rows; those that the data has gained since do not.
+            # The items that existed when the run started have rows. Items that were added later do
+            # not.
             seen_I = np.ones(items, bool)
         return TrainedOn(self.paths, items, seen_I, groups)
 
     def say_grown(self, config: RunConfig, data: PreparedData) -> None:
-        """Logs what becomes of items that came after the run was trained, if there are any."""
+        """Logs how the run treats items that were added after its training, if there are any."""
         say_grown(self.path, self.origin(), config, data)
 
     def record(
@@ -231,13 +242,15 @@ class RunFolder:
         init_from: "RunFolder | None" = None,
         ancestors: list[Ancestor] | None = None,
     ) -> None:
-        """Writes what decides the run, before its first step.
+        """Writes `data.json` and `config.toml`, before the first step of this start.
 
-        Of a run that is resumed, what was recorded stays.
+        If a run is resumed, the origin of its weights stays as it was recorded.
 
         Args:
-            init_from: the run that a run that begins starts from.
-            ancestors: the ancestors of a run that begins.
+            config: the configuration.
+            data: the data set.
+            init_from: for a new run, the run that its initial weights come from.
+            ancestors: for a new run, its ancestors.
         """
         before = self.origin() if self.was_started else None
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -261,8 +274,9 @@ class RunFolder:
             format=FORMAT,
         )
         if before is not None:
-            # Other settings that may change, or a source that has moved, make no other run. If an
-            # earlier version recorded no checksums, those of the files as they are now are taken.
+            # A resumed run stays the same run, even if settings that may change have changed, or if
+            # the folder of `init_from` has moved. If an earlier version recorded no checksums, the
+            # present checksums of the files are recorded.
             origin = replace(
                 origin,
                 init_from=before.init_from,
@@ -272,19 +286,19 @@ class RunFolder:
                 run_id=before.run_id,
             )
 
-        # The configuration comes last: with it the folder holds a run.
+        # The configuration is written last, because its existence means that the run was started.
         write_origin(self.path / DATA, origin)
         write_config(self.path / CONFIG, config, origin.run_id)
 
     def check_same_run(self, config: RunConfig, data: PreparedData) -> None:
-        """Checks that the folder holds no other run than that of `config` and `data`.
+        """Checks that the folder is unused or holds the run of this configuration and data set.
 
         Raises:
-            UserError: it holds something else, or damaged files of this run.
+            UserError: the folder holds another run or other files, or the run's files are damaged.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--run: '{self.path}' is a file: name a folder")
-        # A run may begin in a new or an empty folder.
+        # A run may begin in a new or empty folder.
         if not self.was_started:
             self._check_unused()
             return
@@ -292,7 +306,8 @@ class RunFolder:
         self.check_writable()
         origin = self.origin()
         recorded = read_config(self.path / CONFIG, signed=origin.signed, run_id=origin.run_id)
-        # `recorded` also has the defaults of settings that this release has and that one lacked.
+        # If an earlier release recorded the configuration, settings that were added since then have
+        # their defaults in `recorded`.
         difference = first_difference(
             decisive_settings(recorded.to_toml()), decisive_settings(config.to_toml())
         )
@@ -307,15 +322,15 @@ class RunFolder:
                 f"--run: '{self.path}' was trained on other data than '{data.folder}': choose "
                 "another folder"
             )
-        # The configuration comes from the user, not from the folder, so its files are trusted.
+        # The user, and not the folder, names the files of custom code here, so they are trusted.
         self._check_own_files(config, origin, trust=True)
         check_priors(self.path, origin, data)
 
     def check_whole(self, file: Path, origin: Origin) -> None:
-        """Checks a file whose checksum was recorded; others are not checked.
+        """Checks that a file matches the checksum that the run recorded, if it recorded one.
 
         Raises:
-            UserError: the file is missing, or not as written.
+            UserError: the file is missing or damaged.
         """
         recorded = origin.files.get(file.name)
         if recorded is None:
@@ -328,7 +343,9 @@ class RunFolder:
             )
 
     def check_writable(self) -> None:
-        """Raises UserError if writing to the run would leave its folder, through a link in it."""
+        """Raises UserError if the folder contains a link through which files would be written
+        elsewhere.
+        """
         evaluations = self.path / "eval"
         for folder in (self.checkpoints, self.events, evaluations, *evaluations.glob("*")):
             check_no_link(folder, self.path)
@@ -341,15 +358,15 @@ class RunFolder:
         return config, origin
 
     def _check_unused(self) -> None:
-        """Checks that the folder holds only what a kill leaves of a run that was about to start.
+        """Checks that the folder holds nothing, except files of a run that was killed at its start.
 
         Raises:
-            UserError: it holds something else.
+            UserError: the folder holds something else.
         """
         if not self.path.exists():
             return
 
-        # A run has checkpoints only after its configuration was written.
+        # Checkpoints are written only after the configuration. So it existed and is missing now.
         has_checkpoints = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
         if (self.path / DATA).is_file() and has_checkpoints:
             raise UserError(
@@ -367,5 +384,5 @@ class RunFolder:
 
 
 def _is_hidden_part(path: Path) -> bool:
-    """Whether the file is a part of one, left by a kill."""
+    """Returns whether this is an incomplete file that a killed process has left."""
     return path.name.startswith(".") and path.name.endswith(".partial")

@@ -1,7 +1,9 @@
-"""Lines of `metrics.jsonl`: an object each; its last value, `crc32`, is a checksum of the rest.
+"""Writes and reads lines of `metrics.jsonl`, and checks their checksums.
 
-A kill may cut the last line; it then counts as not written. Any other line that is not as written
-is damaged, and the message names it. Lines of earlier versions have no checksum.
+Each line is a JSON object. Its last value, `crc32`, is a checksum of the rest of the line. If the
+process is killed, the last line may be incomplete; it is then ignored. Any other line that does not
+match its checksum is damaged, and an error message names it. Lines of earlier versions have no
+checksum.
 """
 
 import hashlib
@@ -20,7 +22,7 @@ _SIGNED = re.compile(rf'(.*), "{CHECKSUM}": "([0-9a-f]{{8}})"\}}')
 
 
 def to_line(values: Mapping[str, Any]) -> str:
-    """Returns the line without its line break.
+    """Returns the line for some values, with its checksum but without its line break.
 
     >>> to_line({"step": 1})
     '{"step": 1, "crc32": "3daa833a"}'
@@ -30,22 +32,23 @@ def to_line(values: Mapping[str, Any]) -> str:
 
 
 def length_and_checksum(file: Path) -> dict[str, Any]:
-    """Returns the state of the file when a training ends, for `check_beginning`."""
+    """Returns the length and checksum of a file when a training ends, for `check_beginning`."""
     return {"bytes": file.stat().st_size, "sha256": sha256(file)}
 
 
 def check_beginning(file: Path, noted: Mapping[str, Any]) -> None:
-    """Checks that a file still begins as it was when a training ended.
+    """Checks that a file still begins with the content that it had when a training ended.
 
-    A training that was resumed adds to the file after that, so only its beginning is compared.
+    If a training is resumed after its end, it appends to the file. So only the beginning is
+    compared.
 
     Args:
-        noted: what `length_and_checksum` returned.
+        noted: the return value of `length_and_checksum` when the training ended.
 
     Raises:
-        UserError: the file begins with something else.
+        UserError: the file begins with another content, or is missing.
     """
-    # A missing file and an empty one are the same: neither begins as it did.
+    # A missing file is treated like an empty one, and fails the comparison.
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content[: noted["bytes"]]).hexdigest() != noted["sha256"]:
         raise UserError(
@@ -55,20 +58,22 @@ def check_beginning(file: Path, noted: Mapping[str, Any]) -> None:
 
 
 def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
-    """Reads the lines of a file and what they hold, without checksums; none if there is no file.
+    """Reads the lines of a file: the text of each line, and its values without the checksum.
+
+    If the file does not exist, there are no lines.
 
     Raises:
-        UserError: a line, other than a last one that was cut, is not as written.
+        UserError: a line is damaged. An incomplete last line is not an error.
     """
     try:
-        # What follows the last line break was cut, or is empty.
-        *whole, _ = file.read_bytes().split(b"\n")
+        # After the last line break there is an incomplete line, or nothing.
+        *complete_lines, _ = file.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
 
-    # The text of a line is returned, too: writing it again keeps its checksum.
+    # The text of a line is also returned, so that a caller can write it again with its checksum.
     lines = []
-    for number, line in enumerate(whole, 1):
+    for number, line in enumerate(complete_lines, 1):
         try:
             text = line.decode("ascii")
             lines.append((text, _values(text)))
@@ -81,8 +86,9 @@ def read_lines(file: Path) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _values(line: str) -> dict[str, Any]:
-    """Reads a line; raises ValueError if it is not as written."""
-    # Lines of earlier versions have no checksum; JSON finds most damage in these.
+    """Returns the values of a line without the checksum; raises ValueError if it is damaged."""
+    # Lines of earlier versions have no checksum. If they are damaged, they are usually no longer
+    # valid JSON.
     match = _SIGNED.fullmatch(line)
     if match is not None and _checksum(match[1]) != match[2]:
         raise ValueError("it does not match its checksum")

@@ -1,6 +1,7 @@
-"""`data.json` of a run: what decides it in addition to its configuration.
+"""Reads and writes `data.json`, which records a run's data set and the origin of its weights.
 
-It is written before the run's first step.
+Together with the configuration, these decide the results of the run. The file is written before the
+run's first step.
 """
 
 import functools
@@ -20,15 +21,15 @@ _SIGNED_SINCE = 2  # the first format in which all of the run's files have check
 
 @dataclass(frozen=True)
 class Ancestor:
-    """A run whose weights, or exported vectors, a run's weights come from.
+    """An earlier run from which a run has taken weights or exported vectors.
 
     Attributes:
-        run: where its folder was.
-        checkpoint: the name of the checkpoint that was taken.
-        identity: its `RunFolder.identity`.
-        data_sha256: `Manifest.prepared_sha256` of the data that it was trained on.
-        fit_all: whether it was trained on validation and test interactions, too.
-        known: whether `trained.parquet` says what it was trained on.
+        run: the path of the earlier run's folder at that time.
+        checkpoint: the name of the checkpoint that the weights come from.
+        identity: `RunFolder.identity` of the earlier run.
+        data_sha256: `Manifest.prepared_sha256` of the data that the earlier run was trained on.
+        fit_all: whether the earlier run was also trained on validation and test interactions.
+        known: whether `trained.parquet` says what the earlier run was trained on.
     """
 
     run: str
@@ -41,22 +42,24 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run was trained on and what its weights come from.
+    """The data that a run was trained on, and the runs that its initial weights come from.
 
     Attributes:
-        path: the path of the prepared data set, or its URI.
+        path: the path or URI of the prepared data set.
         content_sha256: `Manifest.prepared_sha256` of the data set when the run began.
-        priors: checksums of the added priors that the run uses, by name.
-        groups: the number of groups of each prior then.
-        events: the event types.
-        init_from: where the folder of the run was that this one started from.
-        init_from_id: its `identity`; None if an earlier version recorded the run.
-        ancestors: the runs that this one's weights come from, the nearest first; None if an earlier
-            version recorded the run.
-        own_files: checksums of the user's own Python files, by path.
-        files: checksums of files of the run that hold none themselves, by name.
-        run_id: is also in the files that are written later, so those of another run are noticed;
-            empty if an earlier version recorded the run.
+        priors: the checksums of the added priors that the run uses, by name.
+        groups: the number of groups that each prior had when the run began.
+        events: the event types of the data set.
+        init_from: the path, at that time, of the run that `--init-from` named; None if there was
+            no such run.
+        init_from_id: `RunFolder.identity` of that run; None if an earlier version of this project
+            recorded the run.
+        ancestors: the runs that the initial weights come from, the nearest first; None if an
+            earlier version of this project recorded the run.
+        own_files: the checksums of the user's own Python files, by path.
+        files: the checksums of files of the run that contain no checksum themselves, by name.
+        run_id: an id that files which are written later contain, too, so that files of another run
+            are noticed; empty if an earlier version of this project recorded the run.
         format: the format of the run's files.
     """
 
@@ -80,7 +83,7 @@ class Origin:
 
 
 def write_origin(file: Path, origin: Origin) -> None:
-    """Writes the whole file or nothing."""
+    """Writes the file, completely or not at all."""
     write_json(file, asdict(origin))
 
 
@@ -88,21 +91,22 @@ def read_origin(file: Path) -> Origin:
     """Reads what `write_origin` wrote.
 
     Raises:
-        UserError: the file is missing, is not what was written, or a later version wrote it.
+        UserError: the file is missing or damaged, or a later version has written it.
     """
     values: dict[str, Any] = read_json(file, remedy="put it back, or train again")
     try:
-        # Through JSON text: in strict mode, Python values would have to be dataclasses already.
+        # Pydantic gets JSON text, because in strict mode it does not convert Python dictionaries
+        # to dataclasses.
         origin = _reader().validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
-        # Pydantic lists all problems on many lines; one is enough to know that it is damaged.
+        # Pydantic lists all problems on many lines. One is enough to see that the file is damaged.
         problem = error.errors()[0]
         key = ".".join(map(str, problem["loc"]))
         raise UserError(
             f"'{file}' cannot be read ('{key}': {problem['msg']}): put it back, or train again"
         ) from error
 
-    # A later format may mean something else by the same keys.
+    # In a later format, the same keys may have another meaning.
     if origin.format > FORMAT:
         raise UserError(
             f"'{file}' is of format {origin.format}, and this release reads up to {FORMAT}: "
@@ -113,5 +117,5 @@ def read_origin(file: Path) -> Origin:
 
 @functools.cache
 def _reader() -> TypeAdapter[Origin]:
-    """Creates the reader once, since creating it takes much longer than reading."""
+    """Creates the reader only once, because this takes much longer than to read a file."""
     return TypeAdapter(Origin)

@@ -1,7 +1,8 @@
-"""`paths.json` of a run: training positives of every prior path.
+"""Counts the training positives of every prior path, and records them in a run's `paths.json`.
 
-They decide which heads exist and their weights. They are counted once, before the heads are built;
-whoever loads the run reads them instead of the log.
+The counts decide which heads exist and how the loss weights them. Training counts once, before it
+builds the heads. Commands that load the run read the counts from the file, so they need not read
+the whole data set.
 
 Shapes: K prior paths, T offsets of the horizon, S item sets, M targets, U users.
 """
@@ -25,13 +26,13 @@ from torchrec_priors.ranks.share import Share
 
 @dataclass(frozen=True)
 class Counted:
-    """What was counted over an epoch of training.
+    """The numbers of positives and targets in an epoch of training.
 
     Attributes:
-        positives_K: int64, positives of every path.
-        targets: targets, at all offsets.
-        by_offset: int64 [K, T] and [T], the same for every offset; None if an earlier version
-            recorded the run.
+        positives_K: int64, the number of positives of each path.
+        targets: the number of targets, at all offsets together.
+        by_offset: the numbers of positives [K, T] and of targets [T] for each offset, int64; None
+            if an earlier version of this project recorded the run.
     """
 
     positives_K: Tensor
@@ -40,7 +41,7 @@ class Counted:
 
     @classmethod
     def of(cls, counts: Tensor) -> "Counted":
-        """Takes apart what `count_positives` returns."""
+        """Creates it from the tensor that `count_positives` returns."""
         positives_KT = counts[:-1]
         targets_T = counts[-1]
         return cls(positives_KT.sum(1), int(targets_T.sum()), (positives_KT, targets_T))
@@ -55,29 +56,37 @@ def count_positives(
     *,
     has_row_I: np.ndarray | None = None,
 ) -> Tensor:
-    """Counts positives of each path, and targets, over this rank's share of an epoch.
+    """Counts the positives of each path, and the targets, over this rank's share of an epoch.
 
-    Returns int64 [K + 1, T]: at each offset the positives of each path, and the targets in the last
-    row. A training item, i.e. one before the end of its user's training part, is a target at every
-    offset t <= i, its index, whatever the windows. Items without a row count as if they were not in
-    the history.
+    The item at index i of a history is a target at every offset t <= i, if it is in the training
+    part of the history. How histories are cut into windows does not matter. Items without a row are
+    treated as if they were not in the history.
+
+    Args:
+        training_end_U: the number of items in the training part of each user's history.
+        has_row_I: bool, whether each item has a row of the table; None if all have.
+
+    Returns:
+        int64 [K + 1, T]: for each offset the number of positives of each path, and in the last row
+        the number of targets.
     """
     paths = len(tree.item_set_K)
     counts = torch.zeros(paths + 1, horizon, dtype=torch.int64)
     columns = [column for column in tree.needs if column == "events"]
 
-    # The log may be larger than memory; a row group is not.
+    # The data set may be larger than memory, so it is read one row group at a time.
     for group in data.row_groups[share.rank :: share.world]:
         users = data.read_users(group, columns)
 
-        # For each item of the row group: its user, its index in the history, and whether it is
-        # trained on.
+        # Three arrays with one entry for each item of the row group: the item's user, its index in
+        # the user's history, and whether it is trained on.
         owner = group.first_user + np.repeat(np.arange(len(users.lengths)), users.lengths)
         index = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
         ends = training_end_U[group.first_user : group.first_user + group.users]
         trained = index < np.repeat(ends, users.lengths)
 
-        # The index of an item is then the number of items with a row before it.
+        # If items without a row are left out, the index of an item is the number of earlier items
+        # of the history that have a row.
         if has_row_I is not None:
             trained &= has_row_I[users.items]
             before = np.concatenate([[0], np.cumsum(trained)])
@@ -89,7 +98,7 @@ def count_positives(
                 torch.from_numpy(values[chosen]).to(tree.device)
                 for values in (users.items, owner, *users.columns.values())
             )
-            # Event codes are only read if a prior needs them.
+            # The columns contain event codes only if a prior needs them.
             event_M = event[0] if event else None
             targets = Targets(items, torch.full_like(items, offset), event_M, user_M)
 
@@ -100,7 +109,7 @@ def count_positives(
 
 
 def over_item_sets(tree: PriorTree, positives_K: Tensor) -> Tensor:
-    """Sums positives over the paths of every item set, int64 [S]."""
+    """Returns the number of positives of each item set, int64 [S], summed over its paths."""
     positives_S = torch.zeros(tree.item_sets, dtype=torch.int64)
     return positives_S.index_add_(0, torch.tensor(tree.item_set_K), positives_K)
 
@@ -108,10 +117,10 @@ def over_item_sets(tree: PriorTree, positives_K: Tensor) -> Tensor:
 def write_paths(file: Path, tree: PriorTree, counted: Counted, depths: list[Depth] | None) -> None:
     """Records the number of training targets, and the name and training positives of each path.
 
-    A path without an adapter of its own also has the node whose query it uses.
+    If a path has no adapter of its own, the file also names the node of which it uses the query.
 
     Args:
-        depths: the nodes with adapters; None for a baseline, whose queries have no nodes.
+        depths: the nodes with adapters, for each depth; None for a baseline, which has no nodes.
     """
     assert counted.by_offset is not None
     positives_KT, targets_T = counted.by_offset
@@ -144,7 +153,7 @@ def read_paths(file: Path, tree: PriorTree) -> Counted:
     """Reads the recorded training positives and targets.
 
     Raises:
-        UserError: the file does not exist, or has other paths than the tree.
+        UserError: the file does not exist, or its paths are not those of the tree.
     """
     recorded = _read(file)
     if [path["name"] for path in recorded["paths"]] != [path.name for path in tree.paths]:
@@ -153,7 +162,7 @@ def read_paths(file: Path, tree: PriorTree) -> Counted:
             "train again"
         )
 
-    # A file of an earlier version has no checksum, so its values may be of any type.
+    # A file of an earlier version has no checksum. If it is damaged, its values may have any type.
     try:
         positives_K = torch.tensor([int(path["positives"]) for path in recorded["paths"]])
         by_offset = None
@@ -166,7 +175,7 @@ def read_paths(file: Path, tree: PriorTree) -> Counted:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """Reads the file; each of its paths has a name."""
+    """Reads the file and checks that each of its paths has a name."""
     recorded = read_json(file, remedy="put it back, or train again")
     try:
         for path in recorded["paths"]:
@@ -177,6 +186,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _unreadable(file: Path, error: Exception) -> UserError:
+    """Creates the error for a file with missing or wrong values."""
     return UserError(
         f"'{file}' is not what train writes ({type(error).__name__}: {error}): train again"
     )

@@ -1,4 +1,7 @@
-"""What a run recorded of its data, compared with the data as it is now."""
+"""Compares a run's record of its data set with the data set as it is now.
+
+A data set may have grown since the run was trained (`prepare --append`), or it may have changed.
+"""
 
 import logging
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from torchrec_priors.training.run.origin import Origin
 
 log = logging.getLogger(__name__)
 
-# What becomes of new items, by `embedding.unseen`.
+# For each value of `embedding.unseen`: how a run treats items that are newer than the run.
 _NEW_ITEMS = {
     "own": "they have no rows: left out, never recommended (embedding.unseen may be dropped, "
     "shared, hashed or managed)",
@@ -27,14 +30,15 @@ _NEW_ITEMS = {
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What a run that was started recorded of its data.
+    """The record that a run made of its data when it started.
 
     Attributes:
-        paths: the file of the training positives of its paths.
-        items: the number of items that the data set had.
-        seen_I: bool, items that were seen often enough; None if all items have their own rows.
-        groups: the number of groups that each prior had, if the data set has grown since; else
-            None.
+        paths: the file `paths.json`, with the training positives of the run's paths.
+        items: the number of items that the data set had when the run started.
+        seen_I: bool, whether each of these items occurs often enough in the training data to get
+            its own row; None if this does not depend on how often an item occurs.
+        groups: the number of groups that each prior had when the run started, if the data set has
+            grown since then; otherwise None.
     """
 
     paths: Path
@@ -44,13 +48,14 @@ class TrainedOn:
 
 
 def earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
-    """Returns the state of a data set when a run was trained on it.
+    """Returns the manifest's entry of the data set's state when a run was trained on it.
 
-    None if the data set has not grown since, or is another one.
+    It is None if the data set has not grown since then, or if the run was trained on another one.
     """
     if data.manifest.prepared_sha256 == origin.content_sha256:
         return None
-    # Data grows state by state, and the manifest keeps them all.
+
+    # The manifest lists all earlier states of the data set.
     states = [
         state for state in data.manifest.grown if state["prepared_sha256"] == origin.content_sha256
     ]
@@ -58,22 +63,26 @@ def earlier_state(data: PreparedData, origin: Origin) -> dict[str, Any] | None:
 
 
 def added_priors(config: RunConfig, data: PreparedData) -> dict[str, str]:
-    """Returns checksums of the priors added to the data that a run uses, by name."""
-    # A level of the tree is a prior, or a kind with a prior as its argument: "random:genre".
+    """Returns the checksums of those added priors that a run uses, by name.
+
+    Added priors are those that the command `prior` has added to a prepared data set.
+    """
+    # A level of the tree is the name of a prior, or a kind of prior with another one as its
+    # argument, such as "random:genre".
     names = {part for level in config.priors.tree for part in (level, *level.split(":"))}
     added = data.manifest.added_priors()
 
-    # The user's own files may read any of them.
+    # A Python file of the user may read any of the added priors.
     if config.own_files():
         return added
     return {name: checksum for name, checksum in added.items() if name in names}
 
 
 def check_priors(run: Path, origin: Origin, data: PreparedData) -> None:
-    """Checks that the added priors that the run uses are the same, or have grown from those.
+    """Checks that the added priors that a run uses are unchanged, or have only grown.
 
     Raises:
-        UserError: one is missing or has changed.
+        UserError: an added prior is missing or has changed.
     """
     added = data.manifest.added_priors()
     for name, checksum in origin.priors.items():
@@ -83,7 +92,7 @@ def check_priors(run: Path, origin: Origin, data: PreparedData) -> None:
                 "add it again"
             )
 
-        # A prior of grown data has the checksums of what it has grown from.
+        # If the data set has grown, a prior also lists the checksums of its earlier states.
         if checksum not in (added[name], *data.manifest.prior(name).grown_from):
             raise UserError(
                 f"prior '{name}' of '{data.folder}' has changed since '{run}' was "
@@ -92,7 +101,7 @@ def check_priors(run: Path, origin: Origin, data: PreparedData) -> None:
 
 
 def say_grown(run: Path, origin: Origin, config: RunConfig, data: PreparedData) -> None:
-    """Logs what becomes of items that came after the run was trained, if there are any."""
+    """Logs how a run treats items that were added after its training, if there are any."""
     state = earlier_state(data, origin)
     if state is None or data.items == int(state["items"]):
         return

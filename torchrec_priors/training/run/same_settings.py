@@ -1,30 +1,31 @@
-"""Which settings decide a run, and how those of two runs differ."""
+"""Compares the settings of two runs, as far as these decide the results."""
 
 import tomllib
 from typing import Any
 
 from torchrec_priors.settings.training import MAY_CHANGE
 
-# A run may be resumed with other values of these sections and settings.
-_NOT_THE_RUN = ("sharding",)
+# A run may be resumed with other values in these sections, and of these settings.
+_NOT_DECISIVE = ("sharding",)
 _MAY_CHANGE = {f"training.{name}" for name in MAY_CHANGE}
 
 
 def decisive_settings(toml: str) -> dict[str, Any]:
-    """Returns the nested settings of a run, without sections that do not decide it.
+    """Returns the nested settings of a run, without sections that do not decide its results.
 
     Args:
-        toml: the configuration as a text.
+        toml: the configuration as text.
     """
     settings = tomllib.loads(toml)
-    return {name: values for name, values in settings.items() if name not in _NOT_THE_RUN}
+    return {name: values for name, values in settings.items() if name not in _NOT_DECISIVE}
 
 
 def first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str | None:
-    """Describes the first setting that differs, apart from those that may change.
+    """Describes the first setting that differs and must not change; None if there is none.
 
     Args:
-        prefix: the sections that the settings are in, each with a dot.
+        old, new: the nested settings to compare.
+        prefix: the names of the sections that contain the settings, each followed by a dot.
     """
     # Sorted, so that the message is the same in every process.
     for key in sorted({*old, *new}):

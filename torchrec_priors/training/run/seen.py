@@ -1,6 +1,8 @@
-"""Which items a run has seen often enough in training: counted when it starts, kept in its folder.
+"""Counts how often items occur in training, and records which occur often enough (`seen.parquet`).
 
-The file is `seen.parquet`.
+Items with fewer training interactions than `embedding.min_frequency` are called unseen. With some
+values of `embedding.unseen` they have no row of their own in the item table. A run counts when it
+starts and keeps the result in its folder.
 
 Shapes: I items.
 """
@@ -25,7 +27,8 @@ from torchrec_priors.settings.training import TrainingConfig
 
 log = logging.getLogger(__name__)
 
-_BECOMES = {
+# For each value of `embedding.unseen`: how the run treats unseen items.
+_TREATMENT = {
     "dropped": "left out of histories, not recommended",
     "shared": "one row for all of them, not recommended",
     "hashed": "{rows:,} rows by their hash, recommended by these",
@@ -33,16 +36,16 @@ _BECOMES = {
 
 
 def training_frequency(data: PreparedData, settings: TrainingConfig, ranks: Ranks) -> np.ndarray:
-    """Counts the interactions of each item that are trained on, int64 [I]. Every rank must call it.
+    """Counts the training interactions of each item, int64 [I]. Every rank must call it.
 
     Args:
-        settings: with `fit_all`, all interactions are trained on.
+        settings: with `fit_all`, all interactions are training interactions.
     """
-    # The catalogue has the frequencies of the training part.
+    # The catalogue contains the frequencies in the training part of the data set.
     if not settings.fit_all:
         return data.catalogue(["frequency"])["frequency"].to_numpy().astype(np.int64)
 
-    # With `fit_all` the rest of the histories counts, too; each rank reads its share of the users.
+    # With `fit_all` the whole histories count. Each rank reads its share of the users.
     count = torch.zeros(data.items, dtype=torch.int64)
     for group in data.row_groups[ranks.rank :: ranks.world]:
         items = torch.from_numpy(data.read_users(group).items)
@@ -51,11 +54,11 @@ def training_frequency(data: PreparedData, settings: TrainingConfig, ranks: Rank
 
 
 def say_unseen(config: UnseenConfig, rows: Rows, frequency: np.ndarray | None) -> None:
-    """Logs how many items are unseen, what becomes of them, and settings without effect."""
+    """Logs the number of unseen items, how the run treats them, and settings without effect."""
     for key in config.without_effect():
         log.warning("%s has no effect with embedding.unseen = '%s'", key, config.unseen)
 
-    # What a managed table holds changes during training, so there is nothing to count yet.
+    # A managed table admits and evicts items during training, so no item is unseen yet.
     if isinstance(rows, ManagedRows):
         log.info(
             "%s rows for the %s items: admitted as training meets them, evicted by %s every %s "
@@ -70,7 +73,8 @@ def say_unseen(config: UnseenConfig, rows: Rows, frequency: np.ndarray | None) -
     if rows.own_row_I is None or frequency is None:
         return
 
-    # The share is that of interactions: few of them may belong to many items.
+    # The log line also has the share of interactions, because many unseen items may have only few
+    # of all interactions.
     unseen = ~rows.own_row_I
     share = frequency[unseen].sum() / max(frequency.sum(), 1)
     log.info(
@@ -79,15 +83,15 @@ def say_unseen(config: UnseenConfig, rows: Rows, frequency: np.ndarray | None) -
         f"{len(unseen):,}",
         config.min_frequency,
         100 * share,
-        _BECOMES[config.unseen].format(rows=config.hashed_rows),
+        _TREATMENT[config.unseen].format(rows=config.hashed_rows),
     )
 
 
 def write_seen(file: Path, seen_I: np.ndarray | None) -> None:
-    """Writes the row ids of the seen items: the whole file or nothing.
+    """Writes the row ids of the seen items. The file is written completely or not at all.
 
     Args:
-        seen_I: bool; None, if all items have their rows, writes no file.
+        seen_I: bool, whether each item was seen often enough; None to write no file.
     """
     if seen_I is None:
         return
@@ -97,13 +101,13 @@ def write_seen(file: Path, seen_I: np.ndarray | None) -> None:
 
 
 def read_seen(file: Path, items: int) -> np.ndarray:
-    """Reads which items were seen, bool [I].
+    """Reads which items were seen often enough, bool [I].
 
     Args:
-        items: how many items the data set had.
+        items: the number of items that the data set had when the run started.
 
     Raises:
-        UserError: the file does not exist, or is of other items.
+        UserError: the file does not exist, cannot be read, or names an item beyond this number.
     """
     try:
         item = read_table(file, ["item"])["item"].to_numpy()
@@ -114,7 +118,7 @@ def read_seen(file: Path, items: int) -> np.ndarray:
             f"{file}, which says what items have rows, cannot be read ({reason}): train again"
         ) from error
 
-    # NumPy takes negative indices from the end, so these must be noticed here.
+    # NumPy would accept negative row ids as indices from the end.
     if len(item) and not 0 <= item.min() <= item.max() < items:
         raise UserError(
             f"{file} names an item outside the catalogue of {items:,} that it was written for: "

@@ -1,6 +1,6 @@
-"""Which run a run starts from.
+"""Finds the run that another run takes its initial weights from (`--init-from`).
 
-It is the same one wherever its folder is now, and is only needed for the first values.
+The folder of that run may have been moved. It is only needed until the new run has a checkpoint.
 """
 
 from pathlib import Path
@@ -12,18 +12,20 @@ from torchrec_priors.training.run.origin import Origin
 
 
 def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
-    """Returns the run whose weights are the first values of the run in `folder`.
+    """Returns the run that the run in `folder` takes its initial weights from.
 
-    None if there is no such run, or if the run in `folder` already has a checkpoint.
+    It is None if there is no such run, or if the run in `folder` has a checkpoint and so does not
+    need it any more.
 
     Args:
-        given: the run that `--init-from` names.
+        folder: the folder of the run that is started or resumed.
+        given: the run that `--init-from` names; None without this option.
 
     Raises:
-        UserError: `given` is no run, or not the one that the run was started from; or that one is
-            needed and does not exist any more.
+        UserError: `given` is not a run, or it is not the run that the run in `folder` was started
+            from. Or the initial weights are still needed, and their run does not exist any more.
     """
-    # A run that begins: whatever is given, if it can be read.
+    # A new run may start from any run that can be read.
     if not folder.was_started:
         if given is not None:
             given.open(option="--init-from")
@@ -40,7 +42,7 @@ def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
 
     has_checkpoint = bool(CheckpointFolder(folder.checkpoints).steps())
     named = None if given is None else str(given.path.absolute())
-    # A run with a checkpoint does not need the other run, which may be gone.
+    # A run with a checkpoint does not need the other run, which may have been removed.
     if has_checkpoint and named in (None, origin.init_from):
         return None
 
@@ -62,11 +64,12 @@ def source_of(folder: RunFolder, given: RunFolder | None) -> RunFolder | None:
 
 
 def _is_the_same(source: RunFolder, origin: Origin) -> bool:
+    """Returns whether `source` is the run that `origin` recorded."""
     if origin.init_from_id is not None:
         return source.identity() == origin.init_from_id
 
-    # An earlier version recorded only the path. If nothing is there any more, the run may have
-    # moved, and the one that the user names is accepted.
+    # An earlier version recorded only the path. If the path does not exist any more, the run may
+    # have been moved, and the run that the user names is accepted.
     assert origin.init_from is not None
     recorded = Path(origin.init_from)
     return source.path.absolute() == recorded or not recorded.exists()
