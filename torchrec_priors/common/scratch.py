@@ -4,7 +4,6 @@ A folder that a killed process left behind is removed by the next process that n
 while it is in use.
 """
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -12,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 # A file in the folder, locked as long as the folder's process lives.
 _LOCK = "lock"
@@ -73,8 +74,7 @@ def _is_left(folder: Path) -> bool:
 def _hold(lock: int) -> bool:
     """Locks the file; returns whether it is locked by us now."""
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_descriptor(lock, blocking=False)
     except OSError:
-        # It is in use, or the file system has no locks: then nothing is ever removed.
+        # The file system has no locks: then nothing is ever removed.
         return False
-    return True

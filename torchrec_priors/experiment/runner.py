@@ -1,6 +1,5 @@
 """Runs the missing parts of an experiment, some at a time. A failure does not stop the others."""
 
-import fcntl
 import logging
 import os
 import shutil
@@ -8,6 +7,8 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.experiment.finished import has_weights, metrics_of, summary_of
@@ -194,14 +195,12 @@ def lock(out: Path) -> int:
     # Processes inherit the lock, so a training that outlives a killed experiment keeps it.
     # Following a link could lock (and create) a file elsewhere.
     descriptor = os.open(out / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    if not lock_descriptor(descriptor, blocking=False):
         os.close(descriptor)
         raise UserError(
             f"--out: '{out}' is in use by another experiment, or by a training that a killed "
             "experiment has left running: wait, or end it"
-        ) from error
+        )
     return descriptor
 
 

@@ -11,7 +11,6 @@ recently used files are removed first. What a living process uses is never remov
 limit.
 """
 
-import fcntl
 import logging
 import os
 import tempfile
@@ -23,6 +22,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from threading import Lock
+
+from filelock import lock_descriptor
 
 from torchrec_priors.common.amounts import in_bytes
 from torchrec_priors.common.files import new_file
@@ -213,7 +214,7 @@ class Cache:
             if self._lease < 0:
                 self._open_lease()
             # Not while another process decides what it removes.
-            with self._shared(fcntl.LOCK_SH):
+            with self._locked():
                 os.write(self._lease, "".join(f"{key}\n" for key in new).encode())
             self._held.update(new)
 
@@ -222,7 +223,7 @@ class Cache:
         for folder in (self._files, self._leases, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
 
-        with self._shared(fcntl.LOCK_EX):
+        with self._locked():
             lent = self._lent()
             for partial in self._files.glob(f".*{_PARTIAL}"):
                 # No living process fetches it: a kill left it.
@@ -230,14 +231,14 @@ class Cache:
                     partial.unlink(missing_ok=True)
 
             self._lease, _ = tempfile.mkstemp(dir=self._leases, prefix=f"{os.getpid()}-")
-            fcntl.flock(self._lease, fcntl.LOCK_EX)
+            lock_descriptor(self._lease)
 
     @contextmanager
-    def _shared(self, how: int) -> Iterator[None]:
-        """The lock between processes that lease entries, LOCK_SH, and one that removes, LOCK_EX."""
+    def _locked(self) -> Iterator[None]:
+        """Locks the cache, so that no process leases an entry while another removes entries."""
         handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, how)
+            lock_descriptor(handle)
             yield
         finally:
             os.close(handle)
@@ -248,10 +249,9 @@ class Cache:
         for lease in self._leases.iterdir():
             with lease.open("rb+") as opened:
                 # A process holds the lock on its lease as long as it lives.
-                try:
-                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if lock_descriptor(opened.fileno(), blocking=False):
                     lease.unlink()
-                except BlockingIOError:
+                else:
                     keys.update(opened.read().decode().split())
         return keys
 
@@ -260,7 +260,7 @@ class Cache:
         if self.most is None:
             return
 
-        with self._shared(fcntl.LOCK_EX):
+        with self._locked():
             lent = self._lent()
             entries = []
             for file in self._files.iterdir():
@@ -307,7 +307,7 @@ def locked(file: Path) -> Iterator[None]:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            lock_descriptor(handle)
             if os.path.samestat(os.fstat(handle), os.stat(file)):
                 break
         except FileNotFoundError:

@@ -3,7 +3,6 @@
 If the process is killed, the folder stays, and the same command resumes from it.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -11,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import lock_descriptor
 
 from torchrec_priors.common.files import remove_leftover, write_whole
 from torchrec_priors.common.system_errors import is_in_vain
@@ -104,13 +105,9 @@ def _locked(folder: Path, out: Path) -> int:
             folder.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock_descriptor(lock, blocking=False):
             os.close(lock)
-            raise UserError(
-                f"--out: another process is preparing '{out}': wait until it is done"
-            ) from error
+            raise UserError(f"--out: another process is preparing '{out}': wait until it is done")
 
         # Another process may have removed the folder between the two calls. The locked file is then
         # no longer in the folder, so other processes would not find it, and a new lock is needed.

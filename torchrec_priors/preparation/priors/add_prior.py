@@ -1,11 +1,12 @@
 """Adds a prior to a prepared data set, which a kill at any moment leaves complete."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 from torchrec_priors.common.files import check_no_link, new_file, write_whole
 from torchrec_priors.common.scratch import scratch_folder
@@ -151,7 +152,7 @@ def locked(folder: Path) -> Iterator[None]:
     handle = os.open(folder, os.O_RDONLY)
     try:
         # The system releases the lock if the process is killed.
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock_descriptor(handle)
         yield
     finally:
         os.close(handle)
