@@ -1,4 +1,4 @@
-"""Eq. 6-8: positives of every path, their in-group likelihood, and their weights in the loss.
+"""Eq. 6 to 8: the positives of every path, and their weights in the loss.
 
     L = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * sum_k w_k * L_kt
     L_kt = (sum of -log p over the global batch's positives of path k at offset t)
@@ -6,21 +6,21 @@
     expected count = (targets of the global batch at offset t)
                      * (share of training targets at offset t that are positives of path k)
 
-The printed Eq. 8 is not divided by the sum of the gammas, a constant factor, and its L_kt is that
-of one example.
+Two things differ from Eq. 8 as printed. There it is not divided by the sum of the gammas, which is
+a constant factor, and its L_kt is the loss of a single example.
 
-The gate learns which groups come next: for every target and item set s, it predicts whether the
-target is in s.
+The gate predicts, for every target and item set s, whether the target is in s. Its loss is
 
     L_gate = sum_t gamma^(t-1) / (sum_t gamma^(t-1)) * W_t
              * (mean over the global batch's targets at offset t of
                 sum_s -log P(the target is, or is not, in s | h))
     W_t = sum of w_k over the paths that have positives at offset t
 
-With the batch's own count of positives instead of the expected one, a path with a positive in one
-batch of ten would count for a tenth of its w_k. W_t puts the gate on the scale of the heads: in a
-tree below temporal:4, only a quarter of the paths have positives at a given offset, and their w_k
-sum to a quarter.
+L_kt is divided by the expected count of positives, not by the batch's count. Otherwise, a path with
+positives in only one of ten batches would have only a tenth of its weight w_k.
+
+W_t puts the gate's loss on the scale of the heads' loss. For example, in a tree below temporal:4
+only a quarter of the paths have positives at a given offset, and their w_k sum to a quarter.
 
 A run calls the functions of this module in this order:
 
@@ -29,6 +29,8 @@ A run calls the functions of this module in this order:
     in each step       `find_positives` and `count` prepare a batch, and `LossWeights.of` weights
                        its positives. `ops/in_group_softmax.py` then computes L, and `gate_loss`
                        computes L_gate
+
+An extended sequence is the context of a window and the items that follow it, which are targets.
 
 Shapes: N tokens, K paths, S item sets, T = tau offsets, M positives, P distinct (token, path)
 pairs.
@@ -46,12 +48,13 @@ from torchrec_priors.settings.loss import LossConfig
 
 
 class LossWeights(nn.Module):
-    """Weights of positives and of the gate's decisions, before they are divided by the targets of a
-    batch.
+    """Weights of positives and of the gate's decisions, which do not depend on the batch.
+
+    In each step, they are divided by the batch's number of targets.
 
     Attributes:
-        positive_KT: weight of a positive of each path and offset, see `positive_weights`.
-        decision_T: weight of the decisions about a target of each offset, see `decision_weights`.
+        positive_KT: weight of a positive, by path and offset (see `positive_weights`).
+        decision_T: weight of the decisions about a target, by offset (see `decision_weights`).
     """
 
     positive_KT: Tensor
@@ -63,30 +66,32 @@ class LossWeights(nn.Module):
         self.register_buffer("decision_T", torch.zeros(horizon), persistent=False)
 
     def of(self, positives: "Positives", counts: "Counts") -> Tensor:
-        """[M]: weight of -log p of each of this rank's positives in Eq. 8; the loss is the sum
-        over ranks.
+        """Returns the weights of -log p in Eq. 8 for the positives of this rank, [M].
+
+        The loss is the sum over all positives of all ranks.
         """
         cell_KT = self.positive_KT / counts.trained_T.clamp(min=1)
         return cell_KT[positives.path_M, positives.offset_M - 1]
 
 
-_OF_POSITIVES = ("query_M", "source_M", "offset_M", "path_M")
+_PER_POSITIVE = ("query_M", "source_M", "offset_M", "path_M")
 
 
 @dataclass(frozen=True)
 class Positives:
-    """Positives of a batch and the queries they need.
+    """The positives of a batch, and the queries that are needed for them.
 
     Attributes:
-        token_P, path_P: distinct (token, path) pairs, ascending by path, then by token.
-        query_M: pair of each positive, ascending.
-        source_M: the future item of each positive, an index into the extended sequences.
-        offset_M: 1-based distance of each positive.
+        token_P, path_P: token and path of each query: distinct pairs, ascending by path, then by
+            token.
+        query_M: query of each positive, ascending.
+        source_M: index of each positive in the extended sequences.
+        offset_M: how many items after the token each positive is; the next item has offset 1.
         path_M: path of each positive.
-        reach_N: number of targets of each token, the next ones, up to T.
-        trained_T: number of targets of each offset that the heads learn.
-        trained_M: bool, positives that the heads learn; None for all. The others have no vector of
-            their own, only groups, which a gate learns.
+        reach_N: number of targets of each token, at most T.
+        trained_T: number of targets at each offset that the heads learn.
+        trained_M: bool, whether the heads learn a positive; None if they learn all. The other items
+            have no vectors, but the gate learns their groups.
     """
 
     token_P: Tensor
@@ -100,20 +105,20 @@ class Positives:
     trained_M: Tensor | None = None
 
     def trained(self) -> "Positives":
-        """The positives that the heads learn, with the same queries."""
+        """Returns the positives that the heads learn, with the same queries."""
         if self.trained_M is None:
             return self
-        of_positives = {name: getattr(self, name)[self.trained_M] for name in _OF_POSITIVES}
-        return replace(self, trained_M=None, **of_positives)
+        chosen = {name: getattr(self, name)[self.trained_M] for name in _PER_POSITIVE}
+        return replace(self, trained_M=None, **chosen)
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Targets of the global batch.
+    """Numbers of targets in the global batch.
 
     Attributes:
-        trained_T: int64, targets of every offset that the heads learn.
-        target_T: int64, all targets of every offset.
+        trained_T: int64, number of targets at each offset that the heads learn.
+        target_T: int64, number of all targets at each offset.
     """
 
     trained_T: Tensor
@@ -131,16 +136,17 @@ def find_positives(
     user_N: Tensor | None = None,
     trained_X: Tensor | None = None,
 ) -> Positives:
-    """Every (token, offset, path) with a positive (Eq. 6).
+    """Finds every (token, offset, path) with a positive (Eq. 6).
 
     Args:
-        item_X: row ids of the extended sequences.
-        context_N: index into item_X of each token that predicts.
-        end_N: end of its extended sequence in item_X.
+        tree: the prior tree.
+        item_X: row ids of the items of the extended sequences.
+        context_N: index of each token in item_X.
+        end_N: index in item_X at which the extended sequence of each token ends.
         horizon: tau.
         event_X: event codes of the extended sequences, if the tree needs them.
-        user_N: user of each token, if the tree needs them.
-        trained_X: bool, items that the heads learn to predict; None for all.
+        user_N: user of each token, if the tree needs users.
+        trained_X: bool, whether the heads learn to predict an item; None if they learn all.
     """
     source_NT = context_N[:, None] + torch.arange(1, horizon + 1, device=item_X.device)
     token, column = torch.nonzero(source_NT < end_N[:, None], as_tuple=True)
@@ -150,7 +156,7 @@ def find_positives(
     user_M = None if user_N is None else user_N[token]
     index_M, path_M = tree.assign(Targets(item_X[source], column + 1, event_M, user_M))
 
-    # Positives sorted by path, then by token, so that those of one query are next to one another.
+    # Positives are sorted by path, then by token: those of one query are next to each other.
     tokens = max(len(context_N), 1)
     key_M, order_M = torch.sort(path_M * tokens + token[index_M])
     key_P, query_M = torch.unique_consecutive(key_M, return_inverse=True)
@@ -172,8 +178,11 @@ def find_positives(
 
 
 def count(positives: Positives, horizon: int) -> Tensor:
-    """int64 [2, T] counts of this rank: targets of every offset that the heads learn, and all
-    targets.
+    """Counts this rank's targets at each offset: those that the heads learn, and all. int64 [2, T].
+
+    Args:
+        positives: the positives of this rank.
+        horizon: T.
     """
     # A token with r targets has one at each of the offsets 1 to r.
     tokens_by_reach = torch.bincount(positives.reach_N, minlength=horizon + 1)
@@ -182,7 +191,7 @@ def count(positives: Positives, horizon: int) -> Tensor:
 
 
 def discount(gamma: float, horizon: int) -> Tensor:
-    """gamma^(t-1) / sum gamma^(t-1), [T].
+    """Returns gamma^(t-1) / sum gamma^(t-1), [T].
 
     >>> discount(0.5, 2).tolist()
     [0.6666666865348816, 0.3333333432674408]
@@ -192,7 +201,7 @@ def discount(gamma: float, horizon: int) -> Tensor:
 
 
 def path_weights(config: LossConfig, positives_K: Tensor) -> Tensor:
-    """[K]: w_k from the counts of training positives; a path without any gets 0."""
+    """Returns w_k, [K], from the numbers of training positives; it is 0 for paths without any."""
     powers_K = torch.where(positives_K > 0, positives_K.double() ** config.balance, 0.0)
     return (powers_K / powers_K.sum().clamp(min=1e-300)).float()
 
@@ -200,11 +209,11 @@ def path_weights(config: LossConfig, positives_K: Tensor) -> Tensor:
 def positive_weights(
     positives_KT: Tensor, targets_T: Tensor, weight_K: Tensor, discount_T: Tensor
 ) -> Tensor:
-    """[K, T]: weight of -log p of a positive in Eq. 8, times the batch's targets at its offset.
+    """Returns the weights of -log p in Eq. 8, times the batch's targets at the offset, [K, T].
 
     Args:
-        positives_KT: training positives of each path and offset.
-        targets_T: training targets of each offset.
+        positives_KT: number of training positives of each path and offset.
+        targets_T: number of training targets at each offset.
         weight_K: w_k.
         discount_T: see `discount`.
     """
@@ -214,10 +223,9 @@ def positive_weights(
 
 
 def decision_weights(positives_KT: Tensor, weight_K: Tensor, discount_T: Tensor) -> Tensor:
-    """[T]: weight of the gate's decisions about a target in L_gate, times the batch's targets at
-    its offset.
+    """Returns the weights of decisions in L_gate, times the batch's targets at the offset, [T].
 
-    The decisions weigh as much as the target's positives in Eq. 8.
+    The decisions about a target weigh as much as the target's positives in Eq. 8.
 
     Args:
         positives_KT, weight_K, discount_T: as for `positive_weights`.
@@ -234,25 +242,26 @@ def gate_loss(
     target_T: Tensor,
     decision_T: Tensor,
 ) -> Tensor:
-    """This rank's term of L_gate; the loss is the sum over ranks.
+    """Returns this rank's term of L_gate; the loss is the sum over ranks.
 
     Args:
         logit_NS: logits of the gate.
-        gated_S: bool, sets that need a decision.
-        item_set_K: item set of each path; a target is in the sets of the paths it is a positive of.
-        target_T: targets of the global batch.
+        gated_S: bool, whether a set needs a decision.
+        positives: the positives of this rank. A target is in the item sets of their paths.
+        item_set_K: item set of each path.
+        target_T: number of targets of the global batch at each offset.
         decision_T: see `decision_weights`.
     """
     sets = logit_NS.shape[1]
     tokens = max(len(logit_NS), 1)
     weight_T = decision_T / target_T.clamp(min=1)
 
-    # -log P(no) = softplus(logit) and -log P(yes) = softplus(logit) - logit: every decision as a
-    # no, and then the logit of each yes subtracted.
+    # -log P(no) = softplus(logit) and -log P(yes) = softplus(logit) - logit. First, every decision
+    # counts as a no; then the logit of each yes is subtracted.
     reached_N = torch.cat([weight_T.new_zeros(1), weight_T.cumsum(0)])[positives.reach_N]
     all_no = (reached_N[:, None] * torch.where(gated_S, F.softplus(logit_NS), 0.0)).sum()
 
-    # A target counts once for a set, even if several of its paths share the set.
+    # A target counts only once for a set, even if several of its paths have this set.
     token_M = positives.token_P[positives.query_M]
     set_M = item_set_K[positives.path_M]
     key = torch.unique((positives.offset_M * sets + set_M) * tokens + token_M)

@@ -1,10 +1,10 @@
-"""The whole model: one lookup, the encoder, the prior heads, and the loss of a batch.
+"""The whole model: the lookup, the encoder, the prior heads, and the loss of a batch.
 
-Nothing here knows about ranks: the table is sharded from outside, and `exchange` is how negatives
-reach all ranks.
+Nothing in this module depends on ranks: the table is sharded elsewhere, and `exchange` sends
+negatives to all ranks.
 
-A training step is `begin`, which looks everything up once, then `forward` for each part of the
-batch. Serving is `tokens`, then `queries`.
+A training step calls `begin`, which looks up all vectors of the batch once, then `forward` for each
+part of the batch. Serving calls `tokens`, then `queries`.
 
     begin      batch --- lookup ---> vector_Xd of items, vectors_nd of negatives
                batch --- find_positives ---> positives --- all-reduce ---> counts of targets
@@ -52,7 +52,7 @@ class PathQueries:
 
     Attributes:
         query_BKd: queries, scaled and normalised for scoring.
-        log_group_BK: log of the probability that a target belongs to the path's item set; 0
+        log_group_BK: logarithm of the probability that a target belongs to the path's item set; 0
             without a gate.
     """
 
@@ -63,19 +63,19 @@ class PathQueries:
         return len(self.query_BKd)
 
     def first(self, users: int) -> "PathQueries":
-        """The queries of the first users."""
+        """Returns the queries of the first users."""
         return PathQueries(self.query_BKd[:users], self.log_group_BK[:users])
 
 
 @dataclass(frozen=True)
 class StartedStep:
-    """A batch whose vectors are looked up, and whose targets are counted over all ranks.
+    """A batch after `begin`: its vectors are looked up, and the targets of all ranks are counted.
 
     Attributes:
         looked_up: vectors of the batch's items and negatives.
         parts: windows of each part.
         positives: positives of each part.
-        counts: targets of the global batch.
+        counts: numbers of targets in the global batch.
     """
 
     looked_up: LookedUp
@@ -104,7 +104,7 @@ class Behaviour:
 
 
 class Recommender(nn.Module):
-    """Item table, encoder, heads and score."""
+    """The model: item table, encoder, heads and score."""
 
     item_set_K: Tensor
 
@@ -124,10 +124,16 @@ class Recommender(nn.Module):
     ) -> None:
         """
         Args:
-            features: tables of side features; None without any.
+            config: the section `model` of the configuration.
+            encoder: turns histories into states.
+            tree: the prior tree.
+            heads: turn states into queries.
+            table: the item table.
+            features: tables of side features; None if there are none.
             gate_weight: weight of the gate's loss; 0 for a model without a gate.
-            baseline: a baseline model, which makes the queries instead of `heads`.
-            item_rows: the row of each item; by default its row id.
+            baseline: a baseline model that computes the queries instead of `heads`.
+            item_rows: finds the table row of each item; by default, the row is the item's row id.
+            behaviour: further settings.
         """
         super().__init__()
         self.config = config
@@ -138,7 +144,8 @@ class Recommender(nn.Module):
         self.heads = heads
         self.baseline = baseline
 
-        # A baseline model learns every target once, whichever of its queries the target goes to.
+        # A baseline model learns every target once and chooses the query itself. So its tree of
+        # positives has no priors.
         self.learnt_tree = tree
         if baseline is not None:
             self.learnt_tree = PriorTree([], tree.items)
@@ -160,23 +167,23 @@ class Recommender(nn.Module):
 
     @property
     def exchange(self) -> Exchange:
-        """How ranks exchange negatives and sums."""
+        """The exchange of negatives and sums between ranks."""
         return self.behaviour.exchange
 
     # Lookups
 
     def lookup(self, ids: KeyedJaggedTensor) -> tuple[Tensor, Tensor]:
-        """Vectors of all ids, in their order, [values, d], and the rows of the table they are
-        in.
-        """
+        """Looks up ids. Returns their vectors, [values, d], and their rows in the table."""
         return self._answer(self._request(ids))
 
     def _request(self, ids: KeyedJaggedTensor) -> LookupIds:
+        """Returns the ids to look up, without repetitions if `asks_once` is set."""
         if self.behaviour.asks_once:
             return once(ids)
         return ids, {}
 
     def _answer(self, request: LookupIds) -> tuple[Tensor, Tensor]:
+        """Looks up a request. Returns vectors and table rows in the order of the original ids."""
         ids, places = request
         (key,) = ids.keys()
         answer = self.table(ids)
@@ -192,7 +199,7 @@ class Recommender(nn.Module):
         return vectors, rows
 
     def step_ids(self, batch: Batch) -> StepIds:
-        """The ids that `look_up` looks up."""
+        """Returns the ids that `look_up` looks up."""
         features = None
         if self.features is not None:
             context_N = torch.cat([part.context_N for part in batch.parts])
@@ -200,10 +207,11 @@ class Recommender(nn.Module):
         return StepIds(self._request(batch.ids), features)
 
     def look_up(self, batch: Batch, ids: StepIds | None = None) -> LookedUp:
-        """The one lookup of a step, and that of side features.
+        """Looks up all vectors of a step: items, negatives and side features.
 
         Args:
-            ids: as `step_ids` returns them, if they are known.
+            batch: the batch of this rank.
+            ids: the result of `step_ids`, if it was computed before.
         """
         if ids is None:
             ids = self.step_ids(batch)
@@ -219,8 +227,8 @@ class Recommender(nn.Module):
             own_shifts = torch.from_numpy(batch.draw.own_shifts).to(vectors.device)
             shifts_n = gather(own_shifts, slots_W)
 
-        # The parts' gradients accumulate in detached leaves; `LookedUp.backward` then passes each
-        # table its whole gradient once.
+        # The gradients of the parts accumulate in detached leaves. `LookedUp.backward` then passes
+        # each table its complete gradient, once.
         roots = [vectors[:items], gather(vectors[items:], slots_W)]
         if self.features is not None:
             assert ids.features is not None
@@ -254,11 +262,12 @@ class Recommender(nn.Module):
         look_up: Callable[[Batch], LookedUp] | None = None,
         announce: Callable[[str], None] = lambda _: None,
     ) -> StartedStep:
-        """Looks a batch up and counts its targets over all ranks. Every rank must call it.
+        """Looks up a batch and counts the targets of all ranks. Every rank must call it.
 
         Args:
-            look_up: used instead of the model's.
-            announce: called with the name of each phase before its collective.
+            batch: the batch of this rank.
+            look_up: a function to call instead of the method `look_up`.
+            announce: called with the name of each phase before the collective of the phase.
         """
         announce("lookup (all-to-all)")
         looked_up = (look_up or self.look_up)(batch)
@@ -268,7 +277,7 @@ class Recommender(nn.Module):
         return StartedStep(looked_up, batch.parts, positives, self._counts(positives))
 
     def positives(self, looked_up: LookedUp, part: Contexts) -> Positives:
-        """Positives of a part's targets."""
+        """Returns the positives of a part."""
         return find_positives(
             self.learnt_tree,
             looked_up.item_X,
@@ -281,20 +290,21 @@ class Recommender(nn.Module):
         )
 
     def _counts(self, positives: list[Positives]) -> Counts:
-        """Targets of the global batch. Every rank must call it."""
+        """Counts the targets of the global batch. Every rank must call it."""
         horizon = self.config.horizon
-        own = [count(part, horizon) for part in positives]
+        part_counts = [count(part, horizon) for part in positives]
         zeros = torch.zeros(2, horizon, dtype=torch.int64, device=self.item_set_K.device)
-        trained_T, target_T = self.exchange.total(sum(own, start=zeros))
+        trained_T, target_T = self.exchange.total(sum(part_counts, start=zeros))
         return Counts(trained_T, target_T)
 
     def forward(self, step: StartedStep, number: int) -> tuple[Tensor, Tensor]:
-        """A part's share of the loss (Eq. 8, and that of the gate), and its sums for `Certainty`.
+        """Returns a part's share of the loss (Eq. 8 and L_gate), and its sums for `Certainty`.
 
-        The loss is multiplied by the number of ranks: gradients are averaged over ranks, and the
+        The share is multiplied by the number of ranks. Because ranks average their gradients, the
         average is then the gradient of the whole loss.
 
         Args:
+            step: the result of `begin`.
             number: index of the part.
         """
         looked_up = step.looked_up
@@ -320,7 +330,7 @@ class Recommender(nn.Module):
         return loss * self.exchange.ranks, sums
 
     def _histories(self, looked_up: LookedUp, part: Contexts) -> Jagged:
-        """A part's contexts as the encoder takes them."""
+        """Returns the contexts of a part in the form that the encoder takes."""
         token_Nd = looked_up.vector_Xd.index_select(0, part.context_N)
         if looked_up.beside_Nd is not None:
             last = part.first + len(token_Nd)
@@ -337,7 +347,7 @@ class Recommender(nn.Module):
         positives: Positives,
         counts: Counts,
     ) -> Learnt:
-        """Eq. 8, of the prior heads or of a baseline model."""
+        """Computes Eq. 8 with the prior heads, or the loss of the baseline model."""
         weighed = WeighedPositives(
             item_Xd=self.score.items(looked_up.vector_Xd),
             source_M=positives.source_M,
@@ -375,7 +385,7 @@ class Recommender(nn.Module):
         weighed: WeighedPositives,
         seen: SeenItems | None,
     ) -> Learnt:
-        """Eq. 8 of the prior heads."""
+        """Computes Eq. 8 with the prior heads."""
         query_Pd = self.heads(state_Nd, positives.token_P, positives.path_P)
         query_Pd = self.score.queries(query_Pd)
 
@@ -389,18 +399,18 @@ class Recommender(nn.Module):
         return Learnt(loss, nll_M, positives.path_M)
 
     def _negatives(self, looked_up: LookedUp) -> NegativeSets:
-        """The step's negatives, ready for scoring."""
+        """Returns the negatives of a step, with vectors that are ready for scoring."""
         vectors_nd = self.score.items(looked_up.negatives.vectors_nd)
         return replace(looked_up.negatives, vectors_nd=vectors_nd)
 
     # Serving
 
     def tokens(self, ids: KeyedJaggedTensor, item_N: Tensor) -> Tensor:
-        """The encoder's input for some histories, [N, d]: item vectors with side features added.
+        """Returns item vectors with side features added, [N, d]: the encoder's input.
 
         Args:
-            ids: one row for each history.
-            item_N: row ids of the items whose table ids are `ids`.
+            ids: table ids of the items, one row for each history.
+            item_N: row ids of the same items in the data set.
         """
         token_Nd, _ = self.lookup(ids)
         if self.features is None:
@@ -408,10 +418,10 @@ class Recommender(nn.Module):
         return token_Nd + self.features(item_N)
 
     def queries(self, histories: Jagged) -> PathQueries:
-        """The query of every path after the last position of each history.
+        """Returns the queries of every path at the last position of each history.
 
         Args:
-            histories: non-empty histories, with vectors from `tokens`.
+            histories: histories that are not empty, with vectors from `tokens`.
         """
         states = replace(histories, vector_Nd=self._encode(histories))
         query_BKd = self.score.queries(ask_last(self.heads, self.baseline, states, self.paths))
@@ -423,7 +433,7 @@ class Recommender(nn.Module):
         return PathQueries(query_BKd, log_group_BK)
 
     def _encode(self, histories: Jagged) -> Tensor:
-        """States of all positions, float32: [N, d]."""
+        """Returns the states of all positions, float32 [N, d]."""
         precision = self.behaviour.precision
         reduced = self.training and precision != torch.float32
         with torch.autocast(histories.vector_Nd.device.type, precision, enabled=reduced):

@@ -135,8 +135,8 @@ def test_blocks_computed_again_in_backward_give_the_same_gradients():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"time_bias": True}, "encoder.time_bias: sasrec reads items alone"),
-        ({"events": True}, "encoder.events: sasrec reads items alone"),
+        ({"time_bias": True}, "encoder.time_bias: sasrec reads only items"),
+        ({"events": True}, "encoder.events: sasrec reads only items"),
         ({"options": {"width": 3}}, "'width' means nothing"),
         ({"heads": 3}, "must divide"),
     ],

@@ -1,1 +1,1 @@
-"""Sequence encoders behind one protocol: jagged in, jagged out."""
+"""Sequence encoders. All follow the protocol `Encoder`: jagged histories in, jagged states out."""

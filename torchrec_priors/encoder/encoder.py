@@ -1,8 +1,8 @@
-"""What an encoder is (jagged histories in, one state for every position out), and how it is found
-by its name.
+"""The protocol of encoders, and the search for an encoder by name.
 
-An encoder is one Python file with `load(config, dim, context, event_types)`. A file of this folder
-is known by its name, any other file by its path.
+An encoder reads jagged histories and returns one state for every position. It is one Python file
+with a function `load(config, dim, context, event_types)`. `encoder.backbone` is the name of a file
+in this folder (without ".py") or the path of any other file.
 """
 
 import importlib
@@ -38,32 +38,35 @@ class Jagged:
 
 
 class Encoder(Protocol):
-    """A module; every parameter must take part in `forward`, also if there are no histories.
+    """An encoder is a module. `forward` must use every parameter, even if there are no histories.
 
-    Ranks average gradients, so a rank without histories must have one for every parameter.
+    The reason is that ranks average gradients: a rank without histories must have a gradient for
+    every parameter, too.
     """
 
     def __call__(self, histories: Jagged) -> Tensor:
-        """[N, d] states; a state depends only on its position and earlier ones of its history."""
+        """Returns states, [N, d]. A state depends on its position and on earlier ones only."""
         ...
 
 
 def load_encoder(config: EncoderConfig, dim: int, context: int, event_types: int) -> Encoder:
-    """The encoder of a configuration with its first values.
+    """Returns the encoder of a configuration with initial values.
 
     Args:
+        config: the section `encoder` of the configuration.
         dim: d.
-        context: most items of a history.
+        context: largest number of items in a history.
         event_types: number of event types of the data set.
 
     Raises:
-        UserError: no such backbone, or settings it cannot have.
+        UserError: the backbone does not exist, or does not support a setting.
     """
     encoder: Encoder = _backbone(config.backbone).load(config, dim, context, event_types)
     return encoder
 
 
 def _backbone(name: str) -> Any:
+    """Returns the module of an encoder."""
     if name.endswith(".py"):
         arguments = ("config", "dim", "context", "event_types")
         return load_file(

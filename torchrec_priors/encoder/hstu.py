@@ -4,8 +4,8 @@
     A V = SiLU(Q K^T / sqrt(D) + bias) V / L, causal    (HSTU's Eq. 2; bias of distance, time)
     y = x + f2(dropout(norm(A V) * U))                  (HSTU's Eq. 3)
 
-The printed Eq. 2 has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the
-length of a history or a batch, so a state does not depend on what else is in its batch.
+Eq. 2 as printed has neither 1 / sqrt(D) nor 1 / L. We divide by the configured L, not by the
+length of a history or a batch, so a state does not depend on the rest of the batch.
 
 Shapes: N tokens, d model width, H heads, D = d / H, L configured context.
 """
@@ -25,16 +25,19 @@ from torchrec_priors.settings.encoder import EncoderConfig
 
 
 class HSTULayer(nn.Module):
-    """One layer: [N, d] -> [N, d]."""
+    """One layer, from [N, d] to [N, d]."""
 
     def __init__(
         self, dim: int, heads: int, context: int, dropout: float, salt: int, time_bias: bool
     ) -> None:
         """
         Args:
+            dim: d.
+            heads: H.
             context: L.
-            salt: number of the layer's dropout, which no other dropout of the network has.
-            time_bias: whether attention has a bias of time, in addition to that of distance.
+            dropout: probability of dropout.
+            salt: number of this layer's dropout; each dropout of the network has a different one.
+            time_bias: whether attention has a time bias in addition to the bias of distance.
         """
         super().__init__()
         self.heads = heads
@@ -75,16 +78,19 @@ class HSTULayer(nn.Module):
 
 
 class HSTU(nn.Module):
-    """Encoder: item vectors of jagged histories -> one state for every position.
+    """The encoder: it turns item vectors of jagged histories into one state for every position.
 
-    Positions count from the start of a window; a relative position bias per head and layer is added
-    inside attention.
+    Positions are counted from the start of a window. In addition, attention has a bias of the
+    distance between positions, for each head and layer.
     """
 
     def __init__(self, config: EncoderConfig, dim: int, context: int, event_types: int = 0) -> None:
         """
         Args:
-            event_types: number of event types of the data set; needed if `config.events`.
+            config: the section `encoder` of the configuration.
+            dim: d.
+            context: L.
+            event_types: number of event types of the data set; needed if `config.events` is true.
         """
         super().__init__()
         config.check(dim)
@@ -111,12 +117,13 @@ class HSTU(nn.Module):
             nn.init.normal_(self.event.weight, std=0.02)
 
     def forward(self, histories: Jagged) -> Tensor:
-        """[N, d] states; position i has seen items 0..i of its history.
+        """Returns states, [N, d]. Position i has seen items 0 to i of its history.
 
-        Without times there is no bias of time, and without events no vectors of events.
+        If the histories have no times, there is no time bias; if they have no events, no event
+        vectors are added.
 
         Raises:
-            ValueError: a history longer than the configured context.
+            ValueError: a history is longer than the configured context.
         """
         offsets_B1 = histories.offsets_B1
         keys = histories.dropout
@@ -132,7 +139,7 @@ class HSTU(nn.Module):
         for layer in self.layers:
             arguments = (x_Nd, offsets_B1, histories.time_N, keys)
             if recompute:
-                # Dropout follows from its keys: there is no state of random numbers to keep.
+                # Dropout depends only on its keys: no state of a random generator must be kept.
                 x_Nd = checkpoint(layer, *arguments, use_reentrant=False, preserve_rng_state=False)
             else:
                 x_Nd = layer(*arguments)
@@ -142,7 +149,7 @@ class HSTU(nn.Module):
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> HSTU:
-    """HSTU; it has no options."""
+    """Returns HSTU. It has no options."""
     if config.options:
         raise UserError(
             f"encoder.options: hstu has none, so '{next(iter(config.options))}' means nothing"

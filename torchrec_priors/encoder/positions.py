@@ -5,19 +5,21 @@ from torch import Tensor
 
 
 def positions(offsets_B1: Tensor, tokens: int, context: int) -> Tensor:
-    """int64 [N]: 0 for the first interaction of each history.
+    """Returns the position of each interaction, int64 [N]: 0 for the first one of each history.
 
     >>> positions(torch.tensor([0, 2, 5]), 5, context=3).tolist()
     [0, 1, 0, 1, 2]
 
     Args:
-        tokens: N, the last of the offsets.
+        offsets_B1: bounds of the histories.
+        tokens: N, which is also the last offset.
+        context: largest length of a history.
 
     Raises:
-        ValueError: a history longer than the context.
+        ValueError: a history is longer than the context.
     """
     lengths_B = offsets_B1.diff()
-    if lengths_B.is_cuda:  # the host does not wait: the device stops by itself
+    if lengths_B.is_cuda:  # checked on the device, so that the host does not wait for it
         torch._assert_async((lengths_B <= context).all())
     elif len(lengths_B) and int(lengths_B.max()) > context:
         raise ValueError(f"a history of {int(lengths_B.max())} exceeds the context of {context}")

@@ -8,12 +8,13 @@ tensors.
     x = h + dropout(dropout(ReLU(h W_1 + b_1)) W_2 + b_2)               (SASRec's Eq. 5-6)
     state = norm(x) after the last block
 
-The paper writes x + dropout(g(norm(x))) for both halves of a block. This is the variant of the
-authors' published code: queries are normalised, keys and values are not, each half adds its
-normalised input, and there is no projection after the heads. Two things differ here. Dropout is on
-the output of attention, as in the paper, instead of on its weights, as in the code. And the loss is
-that of every other model of this package: the in-group softmax over many negatives, not binary
-cross-entropy with one.
+The paper writes x + dropout(g(norm(x))) for both halves of a block. The equations above are those
+of the authors' published code: queries are normalised, keys and values are not, each half adds its
+normalised input, and there is no projection after the heads.
+
+Two things differ from that code. Dropout is on the output of attention, as in the paper, not on its
+weights. And the loss is the in-group softmax over many negatives, as for every model of this
+package, not binary cross-entropy with one negative.
 
 Shapes: N tokens, d model width, H heads, D = d / H.
 """
@@ -30,17 +31,21 @@ from torchrec_priors.ops.keyed_dropout import DropoutKeys, keyed_dropout
 from torchrec_priors.ops.softmax_attention import softmax_attention
 from torchrec_priors.settings.encoder import EncoderConfig
 
-_EPSILON = 1e-8  # of layer norm, as in their code
-_DROPOUTS = 3  # of a block
+_EPSILON = 1e-8  # of layer norm, as in the authors' code
+_DROPOUTS = 3  # in a block
 
 
 class SASRecBlock(nn.Module):
-    """One block: [N, d] -> [N, d]."""
+    """One block, from [N, d] to [N, d]."""
 
     def __init__(self, dim: int, heads: int, dropout: float, salt: int) -> None:
         """
         Args:
-            salt: of the first of its dropouts.
+            dim: d.
+            heads: H.
+            dropout: probability of dropout.
+            salt: number of the block's first dropout; each dropout of the network has a different
+                one.
         """
         super().__init__()
         self.heads = heads
@@ -69,16 +74,16 @@ class SASRecBlock(nn.Module):
         attended_Nd = softmax_attention(q, k, v, offsets_B1).flatten(1)
         h_Nd = self.norm_forward(query_Nd + dropped(attended_Nd, 0))
 
-        # SASRec's Eq. 5-6: two layers for each position by itself
+        # SASRec's Eq. 5-6: two layers, applied to each position separately
         inner_Nd = dropped(F.relu(self.inner(h_Nd)), 1)
         out_Nd: Tensor = h_Nd + dropped(self.outer(inner_Nd), 2)
         return out_Nd
 
 
 class SASRec(nn.Module):
-    """Encoder: item vectors of jagged histories -> one state for every position.
+    """The encoder: it turns item vectors of jagged histories into one state for every position.
 
-    Positions count from the start of a window. Times and events are not read.
+    Positions are counted from the start of a window. Times and events are not read.
     """
 
     def __init__(self, config: EncoderConfig, dim: int, context: int) -> None:
@@ -96,10 +101,10 @@ class SASRec(nn.Module):
         nn.init.normal_(self.position.weight, std=0.02)
 
     def forward(self, histories: Jagged) -> Tensor:
-        """[N, d] states; position i has seen items 0..i of its history.
+        """Returns states, [N, d]. Position i has seen items 0 to i of its history.
 
         Raises:
-            ValueError: a history longer than the configured context.
+            ValueError: a history is longer than the configured context.
         """
         offsets_B1 = histories.offsets_B1
         keys = histories.dropout
@@ -111,7 +116,7 @@ class SASRec(nn.Module):
         recompute = self.recompute and torch.is_grad_enabled()
         for block in self.blocks:
             if recompute:
-                # Dropout follows from its keys: there is no state of random numbers to keep.
+                # Dropout depends only on its keys: no state of a random generator must be kept.
                 x_Nd = checkpoint(
                     block, x_Nd, offsets_B1, keys, use_reentrant=False, preserve_rng_state=False
                 )
@@ -123,12 +128,12 @@ class SASRec(nn.Module):
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> SASRec:
-    """SASRec; it has no options, and reads only items."""
+    """Returns SASRec. It has no options and reads only items."""
     if config.options:
         raise UserError(
             f"encoder.options: sasrec has none, so '{next(iter(config.options))}' means nothing"
         )
     for name in ("time_bias", "events"):
         if getattr(config, name):
-            raise UserError(f"encoder.{name}: sasrec reads items alone: set it to false")
+            raise UserError(f"encoder.{name}: sasrec reads only items: set it to false")
     return SASRec(config, dim, context)

@@ -1,7 +1,8 @@
-"""An encoder without layers: item vectors and positions, normalised. DualVAE's encoder, before its
-pooling.
+"""An encoder without layers: the sum of item vectors and positions, normalised.
 
-state = dropout(norm(item + position))
+    state = dropout(norm(item + position))
+
+It is DualVAE's encoder before the pooling.
 """
 
 import logging
@@ -18,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Shallow(nn.Module):
-    """Encoder: [N, d] -> [N, d], each position by itself."""
+    """The encoder, from [N, d] to [N, d]; each position is computed separately."""
 
     def __init__(self, dim: int, context: int, dropout: float) -> None:
         super().__init__()
@@ -28,10 +29,10 @@ class Shallow(nn.Module):
         nn.init.normal_(self.position.weight, std=0.02)
 
     def forward(self, histories: Jagged) -> Tensor:
-        """[N, d] states.
+        """Returns states, [N, d].
 
         Raises:
-            ValueError: a history longer than the configured context.
+            ValueError: a history is longer than the configured context.
         """
         vector_Nd = histories.vector_Nd
         position_N = positions(histories.offsets_B1, len(vector_Nd), self.position.num_embeddings)
@@ -40,7 +41,7 @@ class Shallow(nn.Module):
 
 
 def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> Shallow:
-    """The encoder without layers; it has no options, and reads only items."""
+    """Returns the encoder without layers. It has no options and reads only items."""
     if config.options:
         raise UserError(
             f"encoder.options: shallow has none, so '{next(iter(config.options))}' means nothing"
@@ -48,7 +49,7 @@ def load(config: EncoderConfig, dim: int, context: int, event_types: int) -> Sha
     for name in ("time_bias", "events", "recompute"):
         if getattr(config, name):
             raise UserError(
-                f"encoder.{name}: shallow has no layers and reads items alone: set it to false"
+                f"encoder.{name}: shallow has no layers and reads only items: set it to false"
             )
     config.check(dim)
     log.info("encoder.layers, encoder.heads have no effect: shallow has none")

@@ -1,1 +1,1 @@
-"""The adapter tree: one user state -> one query per prior path."""
+"""The tree of adapters, which turns one user state into one query per prior path."""

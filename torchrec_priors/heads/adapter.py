@@ -1,4 +1,4 @@
-"""An adapter's parameters: the matrix of Eq. 2, or a vector of its own.
+"""Parameters of adapters: an adapter has the matrix of Eq. 2, or only a vector.
 
 Shapes: G adapters, R rows, d width.
 """
@@ -14,7 +14,14 @@ AdapterKind = Literal["matrix", "vector"]
 
 
 def new_adapters(number: int, dim: int, kind: AdapterKind, std: float) -> nn.Parameter:
-    """[G, d, d] or [G, d]: zero, or normal of `std` from torch's own generator."""
+    """Returns the parameters of G adapters: [G, d, d] for matrices, [G, d] for vectors.
+
+    Args:
+        number: G.
+        dim: d.
+        kind: whether adapters are matrices or vectors.
+        std: standard deviation of normal numbers from torch's generator; 0 for zeros.
+    """
     values = torch.zeros(number, *([dim] * {"matrix": 2, "vector": 1}[kind]))
     if std:
         values.normal_(std=std)
@@ -28,13 +35,14 @@ def adapt(
     runs: list[tuple[int, int]],
     added_Gd: Tensor | None = None,
 ) -> Tensor:
-    """[R, d]: the vectors that rows ask for, with what their adapters add to them.
+    """Returns each row's input vector plus what its adapter adds to it, [R, d].
 
     Args:
+        z_Nd: input vectors; a vector may be the input of several rows.
         adapters: see `new_adapters`.
-        row_R: which vector each row takes.
-        runs: (adapter, rows), one run after another; adapter -1 adds nothing.
-        added_Gd: what else an adapter that is a matrix adds.
+        row_R: index of each row's input vector.
+        runs: (adapter, number of rows), one run after another; adapter -1 adds nothing.
+        added_Gd: vectors that adapters with matrices add in addition; None for none.
     """
     if adapters.dim() == 2:
         return residual_adapters(z_Nd, None, adapters, row_R, runs)

@@ -1,7 +1,7 @@
-"""The certainty of each head: the variance of its loss over training positives, for
-inverse-variance fusion.
+"""The certainty of each head is the variance of its loss over training positives.
 
-It is kept as running means of -log p and of its square, so a head's first steps are forgotten.
+Inverse-variance fusion needs it. It is kept as running means of -log p and of its square, in which
+early training steps lose their weight.
 
 Shapes: K paths.
 """
@@ -9,7 +9,7 @@ Shapes: K paths.
 import torch
 from torch import Tensor, nn
 
-_DECAY = 0.99  # of the means, for each step with positives of the head
+_DECAY = 0.99  # weight of the old mean, in each step with positives of the head
 
 
 class Certainty(nn.Module):
@@ -30,13 +30,22 @@ class Certainty(nn.Module):
 
     @staticmethod
     def sums(nll_M: Tensor, path_M: Tensor, paths: int) -> Tensor:
-        """[3, K]: count, sum and sum of squares of the losses of each path's positives."""
+        """Returns count, sum and sum of squares of each path's losses, [3, K].
+
+        Args:
+            nll_M: loss of each positive.
+            path_M: path of each positive.
+            paths: K.
+        """
         nll = nll_M.detach()
-        of_M = torch.stack([torch.ones_like(nll), nll, nll * nll])
-        return of_M.new_zeros(3, paths).index_add(1, path_M, of_M)
+        terms_3M = torch.stack([torch.ones_like(nll), nll, nll * nll])
+        return terms_3M.new_zeros(3, paths).index_add(1, path_M, terms_3M)
 
     def update(self, sums_3K: Tensor) -> None:
-        """Adds a step's sums over the global batch; a path without positives keeps its moments."""
+        """Adds the sums of a step over the global batch.
+
+        A path without positives in this step keeps its moments.
+        """
         seen_K = sums_3K[0] > 0
         means_2K = sums_3K[1:] / sums_3K[0].clamp(min=1)
         updated_2K = _DECAY * self.moments_2K + (1 - _DECAY) * means_2K
@@ -44,9 +53,11 @@ class Certainty(nn.Module):
         self.steps_K += seen_K
 
     def variance(self) -> Tensor:
-        """[K]: variance of each head's loss; a head without positives has the largest of the
-        others.
+        """Returns the variance of each head's loss, [K].
+
+        A head that has had no positives gets the largest variance of the other heads.
         """
+        # The running means start at 0: they are divided by the weight of all steps so far.
         weight_K = 1 - _DECAY**self.steps_K
         mean, square = self.moments_2K / weight_K.clamp(min=1e-12)
         variance_K = (square - mean * mean).clamp(min=0)

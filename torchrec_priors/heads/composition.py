@@ -1,6 +1,4 @@
-"""The heads of a configuration: which adapters there are, how they are composed, and how large
-they may be.
-"""
+"""Makes the heads of a configuration, and checks that they have few enough parameters."""
 
 from torchrec_priors.errors import UserError
 from torchrec_priors.heads.nodes import Depth
@@ -10,16 +8,19 @@ from torchrec_priors.settings.priors import PriorsConfig
 
 
 def make_heads(tree: PriorTree, dim: int, config: PriorsConfig, depths: list[Depth]) -> PriorHeads:
-    """The heads of a tree, with first values from torch's own generator.
+    """Returns the heads of a tree, with initial values from torch's generator.
 
     Args:
-        depths: the nodes with adapters, as `nodes` gives them.
+        tree: the prior tree.
+        dim: d.
+        config: the section `priors` of the configuration.
+        depths: the nodes with adapters, as `nodes` returns them.
     """
     return PriorHeads(tree, dim, depths, kind=config.adapters, init_std=config.init_std)
 
 
 def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:
-    """Parameters of adapters and group embeddings where every node has an adapter."""
+    """Counts the parameters of adapters and group embeddings if every node has an adapter."""
     nodes = sum(tree.nodes_at)
     if config.adapters == "vector":
         return nodes * dim
@@ -31,8 +32,9 @@ def count_parameters(tree: PriorTree, dim: int, config: PriorsConfig) -> int:
 
 
 def check_budget(tree: PriorTree, dim: int, config: PriorsConfig) -> None:
-    """Raises UserError where the tree has more parameters than the configuration allows; makes
-    nothing large.
+    """Raises UserError if the tree has more parameters than the configuration allows.
+
+    Parameters are only counted, so a tree that does not fit into memory gets this message, too.
     """
     parameters = count_parameters(tree, dim, config)
     if parameters > config.max_parameters:

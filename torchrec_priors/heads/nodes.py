@@ -1,8 +1,8 @@
-"""The adapters that the heads of a prior tree have, and the way of each path through them.
+"""The nodes of a prior tree that have adapters, and the nodes on each path.
 
 A node with fewer training positives than a minimum has no adapter: its query is that of the node
-above it, or the user state at the top. A node below another has no more positives than it, so a
-path has the adapters of its first nodes and then none.
+above it, or the user state at the top. A node never has more positives than the node above it. So
+if a node of a path has no adapter, the nodes below it on the path have none, either.
 
 Shapes: K paths, n nodes at a depth.
 """
@@ -17,7 +17,7 @@ from torchrec_priors.priors.tree import PriorTree
 
 log = logging.getLogger(__name__)
 
-_NAMED = 5  # paths named in a line of the log
+_NAMED = 5  # the largest number of paths that a line of the log names
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,11 @@ class Depth:
     """The nodes at one depth that have an adapter.
 
     Attributes:
-        names: "short-term / Comedy", in the order of the adapters.
-        node_K: number of each path's node at this depth; -1 if the path ends above it.
+        names: names of the nodes ("short-term / Comedy"), in the order of the adapters.
+        node_K: number of each path's node at this depth; -1 if that node has no adapter.
         parent_n: number of the node above each node; 0 at the first depth.
-        parent_group_n: group of that node at its own level; 0 at the first depth.
+        parent_group_n: group of the node above each node, among the groups of its level; 0 at the
+            first depth.
     """
 
     names: list[str]
@@ -38,9 +39,10 @@ class Depth:
 
 
 def nodes(tree: PriorTree, positives_K: Tensor | None = None, minimum: int = 0) -> list[Depth]:
-    """The depths of a tree, the topmost first; depths without any adapter are left out.
+    """Returns the depths of a tree, the topmost first. Depths without adapters are left out.
 
     Args:
+        tree: the prior tree.
         positives_K: training positives of each path; needed if there is a minimum.
         minimum: a node with fewer positives on its paths has no adapter.
     """
@@ -73,11 +75,11 @@ def nodes(tree: PriorTree, positives_K: Tensor | None = None, minimum: int = 0) 
     return depths
 
 
-_Key = tuple[int, ...]  # a node: the groups on the way to it, or the number of its path
+_Key = tuple[int, ...]  # a node: the groups of its path up to it, or the number of its path
 
 
 def _keys_at_depths(tree: PriorTree) -> list[list[_Key]]:
-    """For each depth, the node of every path."""
+    """Returns the node of every path at each depth."""
     if tree.composition == "hierarchical":
         depths = range(1, len(tree.levels) + 1)
         return [[path.groups[:depth] for path in tree.paths] for depth in depths]
@@ -87,20 +89,20 @@ def _keys_at_depths(tree: PriorTree) -> list[list[_Key]]:
 
 
 def backed_off(tree: PriorTree, depths: list[Depth]) -> list[str | None]:
-    """The node that each path without an adapter of its own backs off to.
+    """Returns the node to which each path backs off if its last node has no adapter.
 
     Returns:
-        For each path: None if all its nodes have an adapter, otherwise the name of the last node
-        that has one, "" if none has.
+        For each path: None if all its nodes have adapters; otherwise the name of the last node that
+        has one, or "" if none has.
     """
-    whole = len(tree.levels)
+    nodes_on_path = len(tree.levels)
     if tree.composition != "hierarchical":
-        whole = min(1, whole)
+        nodes_on_path = min(1, nodes_on_path)
 
     last_nodes: list[str | None] = []
     for number in range(len(tree.paths)):
         on_path = [depth for depth in depths if depth.node_K[number] >= 0]
-        if len(on_path) == whole:
+        if len(on_path) == nodes_on_path:
             last_nodes.append(None)
         elif on_path:
             last = on_path[-1]
@@ -128,11 +130,13 @@ def say_backed_off(tree: PriorTree, depths: list[Depth], minimum: int) -> None:
 
 
 def _name(tree: PriorTree, names: list[list[str]], key: _Key) -> str:
-    """Name of a node: of a path itself, or of its beginning.
+    """Returns the name of a node: that of its path, or of the path's beginning.
 
     Args:
+        tree: the prior tree.
         names: names of the groups of each level.
+        key: the node.
     """
     if tree.composition != "hierarchical":
         return tree.paths[key[0]].name
-    return " / ".join(of_level[group] for of_level, group in zip(names, key, strict=False))
+    return " / ".join(groups[group] for groups, group in zip(names, key, strict=False))

@@ -5,15 +5,15 @@
     A_d(z) = SiLU(W_path z) + e_{g_{d-1}}     (Eq. 5)
     q = z_D
 
-A path goes through the nodes of the tree, one at each depth. Composed hierarchically, depth d is
-level d of the tree; composed multiplicatively or additively, there is one depth, with a node for
-each path, and the equation is Eq. 2: q = h + SiLU(W_path h).
+A path goes through one node of the tree at each depth. With hierarchical composition, depth d is
+level d of the tree. With multiplicative or additive composition, there is one depth, with a node
+for each path. The equation is then Eq. 2: q = h + SiLU(W_path h).
 
-The embedding term is zero at depth 1. e starts at zero, and so does W by default, so every head
-begins as the user state. Where adapters are vectors, the vector of the node replaces both terms. A
-node without an adapter has z_d = z_{d-1}.
+There is no embedding term at depth 1. e starts at zero, and so does W by default, so every head's
+first query is the user state. If adapters are vectors, the vector of the node replaces both terms.
+A node without an adapter has z_d = z_{d-1}.
 
-Shapes: N tokens, d width, P pairs, K paths, R rows of one depth: its distinct (node, token) pairs.
+Shapes: N tokens, d width, P pairs, K paths, R rows at one depth (distinct pairs of node and token).
 """
 
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ from torchrec_priors.priors.tree import PriorTree
 
 @dataclass(frozen=True)
 class _DepthRows:
-    """What is computed at one depth.
+    """The rows that are computed at one depth.
 
     Attributes:
         runs: (adapter, number of consecutive rows that use it).
-        end_P: for each pair whose path ends at this depth, its row.
-        above_R: for each row, its row at the depth above; at the top, its token.
+        end_P: the row of each pair that ends at this depth.
+        above_R: the row at the depth above from which each row starts; at the top, the token.
     """
 
     runs: Runs
@@ -44,8 +44,9 @@ class _DepthRows:
 
 
 class PriorHeads(nn.Module):
-    """Adapters at the nodes of a prior tree; a prefix that several paths share is computed once
-    for a token.
+    """Adapters at the nodes of a prior tree.
+
+    If several paths share their first nodes, these are computed once per token.
     """
 
     last_K: Tensor
@@ -61,7 +62,11 @@ class PriorHeads(nn.Module):
     ) -> None:
         """
         Args:
-            depths: the nodes with adapters, as `nodes` returns them; by default all.
+            tree: the prior tree.
+            dim: d.
+            depths: the nodes with adapters, as `nodes` returns them; by default all nodes.
+            kind: whether adapters are matrices or vectors.
+            init_std: standard deviation of the adapters' initial values.
         """
         super().__init__()
         depths = nodes(tree) if depths is None else depths
@@ -71,7 +76,8 @@ class PriorHeads(nn.Module):
         )
         self.embeddings = nn.ParameterList()
 
-        last_K = torch.zeros(len(tree.paths), dtype=torch.int64)  # depth at which a path ends
+        # The depth of each path's last node that has an adapter.
+        last_K = torch.zeros(len(tree.paths), dtype=torch.int64)
         for number, depth in enumerate(depths, 1):
             self.register_buffer(f"node_{number}", depth.node_K, persistent=False)
             self.register_buffer(f"parent_{number}", depth.parent_n, persistent=False)
@@ -90,12 +96,12 @@ class PriorHeads(nn.Module):
         self.leaves_differ = bool(depths) and len(set(reached)) == len(reached)
 
     def forward(self, state_Nd: Tensor, token_P: Tensor, path_P: Tensor) -> Tensor:
-        """Queries of (token, path) pairs.
+        """Computes the queries of (token, path) pairs.
 
         Args:
             state_Nd: user states h.
-            token_P: the state each query starts from.
-            path_P: the path each query takes, ascending; pairs are distinct.
+            token_P: index of the user state of each query.
+            path_P: path of each query, ascending; pairs are distinct.
 
         Returns:
             [P, d] queries.
@@ -109,8 +115,8 @@ class PriorHeads(nn.Module):
             embeddings = self._embeddings_at(depth)
             states.append(adapt(states[-1], adapters, rows.above_R, rows.runs, embeddings))
 
-        # The usual case: all pairs end at the last depth, and its rows are the pairs, in their
-        # order.
+        # The usual case: all pairs end at the last depth, and the rows of that depth are the pairs,
+        # in the same order.
         if self.ends == [self.depth] and self.leaves_differ:
             return states[-1]
 
@@ -120,13 +126,14 @@ class PriorHeads(nn.Module):
     def _rows(
         self, tokens: int, token_P: Tensor, path_P: Tensor, end_P: Tensor
     ) -> list[_DepthRows]:
-        """The rows of each depth, from the first to the last: those that pairs end at or go
-        through.
+        """Returns the rows of each depth, from the first depth to the last.
+
+        A row of a depth is a node and a token that at least one pair goes through or ends at.
         """
         tokens = max(tokens, 1)
 
-        # From the last depth up: a depth has the rows that the depth below needs, and those at
-        # which pairs end. The key of a row is node * tokens + token.
+        # The loop starts at the last depth: a depth has the rows that the depth below needs, and
+        # the rows at which pairs end. The key of a row is node * tokens + token.
         key_below_R = token_P[:0]
         runs_and_ends: list[tuple[Runs, Tensor]] = []
         rows_above: list[Tensor] = []
@@ -136,7 +143,8 @@ class PriorHeads(nn.Module):
             ending_key = node_P * tokens + token_P[ends_here]
 
             if depth == self.depth and self.leaves_differ:
-                # Leaves are in the order of paths, and each pair has its own row: nothing to sort.
+                # Leaves are in the order of paths, and each pair has its own row, so the keys are
+                # already sorted and distinct.
                 key_R = ending_key
                 row_of_key = torch.arange(len(node_P), device=node_P.device)
                 path_counts = torch.bincount(path_P[ends_here], minlength=len(self.last_K))
@@ -153,14 +161,14 @@ class PriorHeads(nn.Module):
             parent_n = getattr(self, f"parent_{depth}")
             key_below_R = parent_n[key_R // tokens] * tokens + key_R % tokens
 
-        # Above the first depth are the user states, numbered by token. The first entry of
-        # `rows_above` is empty and left out: no depth is below the last one.
+        # Above the first depth are the user states, with tokens as row numbers. The first entry of
+        # `rows_above` is empty and left out, because no depth is below the last one.
         rows_above.append(key_below_R)
         first_to_last = zip(reversed(runs_and_ends), reversed(rows_above[1:]), strict=True)
         return [_DepthRows(runs, end_P, above_R) for (runs, end_P), above_R in first_to_last]
 
     def _embeddings_at(self, depth: int) -> Tensor | None:
-        """e of the group above each node of a depth: [nodes, d]; None without that term."""
+        """Returns e of the group above each node of a depth, [nodes, d]; None if there is no e."""
         if depth == 1 or not len(self.embeddings):
             return None
         group_n = getattr(self, f"parent_group_{depth}")
@@ -169,11 +177,11 @@ class PriorHeads(nn.Module):
     def _where_pairs_end(
         self, states: list[Tensor], row_at_end: list[Tensor], end_P: Tensor
     ) -> Tensor:
-        """The state of each pair at the last depth of its path.
+        """Collects the state of each pair at the last depth of its path.
 
         Args:
-            states: rows of each depth; the first are the user states.
-            row_at_end: for each depth, the rows at which pairs end.
+            states: the rows' states at each depth; the first entry has the user states.
+            row_at_end: for each depth, the row of each pair that ends there.
             end_P: the last depth of each pair.
 
         Returns:
@@ -191,12 +199,12 @@ class PriorHeads(nn.Module):
 
 
 def _runs(adapters: list[int] | range, counts: Tensor) -> Runs:
-    """(adapter, rows) of the adapters that have rows."""
+    """Returns (adapter, number of rows) for the adapters that have rows."""
     return [run for run in zip(adapters, counts.tolist(), strict=True) if run[1]]
 
 
 def heads_reference(heads: PriorHeads, tree: PriorTree, state_Nd: Tensor) -> Tensor:
-    """Eq. 2, Eq. 4 and Eq. 5 written out for every token and path: [N, K, d]."""
+    """Returns the queries of every token and path, [N, K, d], directly from Eq. 2, 4 and 5."""
     queries = []
     for number, path in enumerate(tree.paths):
         z = state_Nd

@@ -1,6 +1,4 @@
-"""How a query and an item vector give a score: Eq. 1's dot product, or a learned scale times
-their cosine.
-"""
+"""Scores of queries and items: the dot product of Eq. 1, or the cosine times a learned scale."""
 
 import math
 
@@ -15,7 +13,7 @@ _LARGEST_SCALE = 100.0
 
 
 class Score(nn.Module):
-    """Turns queries and item vectors into factors whose dot product is the score."""
+    """Turns queries and item vectors into factors. The dot product of two factors is the score."""
 
     def __init__(self, kind: ScoreKind) -> None:
         super().__init__()
@@ -24,17 +22,17 @@ class Score(nn.Module):
             self.log_scale = nn.Parameter(torch.tensor(math.log(_FIRST_SCALE)))
 
     def queries(self, query_Pd: Tensor) -> Tensor:
-        """Factors of queries; those of cosines have the scale."""
+        """Returns the factors of queries; for cosines, they include the scale."""
         if self.kind == "dot":
             return query_Pd
         return F.normalize(query_Pd, dim=-1) * self.scale()
 
     def scale(self) -> Tensor:
-        """The learned scale of cosines."""
+        """Returns the learned scale of cosines."""
         return self.log_scale.exp().clamp(max=_LARGEST_SCALE)
 
     def items(self, item_Md: Tensor) -> Tensor:
-        """Factors of item vectors."""
+        """Returns the factors of item vectors."""
         if self.kind == "dot":
             return item_Md
         return F.normalize(item_Md, dim=-1)
