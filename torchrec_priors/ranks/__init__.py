@@ -1,1 +1,1 @@
-"""The ranks of a command: how they meet, exchange tensors, and report a rank that is missing."""
+"""Connects the ranks of a command, exchanges tensors between them, and reports lost ranks."""

@@ -1,4 +1,4 @@
-"""What ranks exchange in a step."""
+"""The functions by which ranks exchange tensors in a training step."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Exchange:
-    """Functions by which ranks exchange tensors in a step; of a single process by default.
+    """Functions by which ranks exchange tensors. The defaults are those of a single process.
 
     Attributes:
-        gather: function of this rank's pieces and the slots that each rank serves; returns all
-            slots.
-        total: function that sums a tensor over ranks.
-        ranks: number of ranks, over which gradients are averaged.
+        gather: a function that collects pieces of all ranks on all ranks; see `gather_slots`. Its
+            arguments are this rank's piece and, for each rank, the slots that it serves.
+        total: a function that sums a tensor over the ranks.
+        ranks: the number of ranks, over which gradients are averaged.
     """
 
     gather: Callable[[Tensor, list[Tensor]], Tensor] = lambda piece, _slots: piece

@@ -1,4 +1,10 @@
-"""Collects the negatives that ranks serve on all ranks, by one differentiable all-gather."""
+"""Collects the vectors of negatives on all ranks, by one differentiable all-gather.
+
+A step's negatives have consecutive numbers, the slots. Each rank serves some slots: it has the
+vectors of their items. The all-gather gives every rank the vectors of all slots.
+
+Shapes: n slots, r slots of this rank, W ranks, d width.
+"""
 
 from typing import Any
 
@@ -8,7 +14,7 @@ from torch import Tensor
 
 
 class _Gather(torch.autograd.Function):
-    """Pieces of all ranks in slot order; the gradient of a piece is the sum over all ranks."""
+    """Collects the pieces of all ranks; the gradient of a piece is summed over all ranks."""
 
     @staticmethod
     def forward(
@@ -20,19 +26,21 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        # A copy, as autograd may still use the gradient that all_reduce would overwrite.
+        # all_reduce overwrites its argument. It gets a copy, because autograd may still use the
+        # gradient.
         grad_nd = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad_nd, group=ctx.group)
         return grad_nd[ctx.slots[dist.get_rank(ctx.group)]], None, None
 
 
 def gather_slots(piece: Tensor, slots_W: list[Tensor], group: dist.ProcessGroup) -> Tensor:
-    """All slots from the pieces that ranks serve.
+    """Collects the rows of all slots from the ranks that serve them. Every rank must call it.
 
     Args:
-        piece: this rank's rows, in the order of its slots; floating-point pieces carry gradients.
-        slots_W: for each rank, its slots; together every slot once. Known to all ranks, so no sizes
-            are exchanged.
+        piece: this rank's rows, one for each of its slots. If it has a floating-point type,
+            gradients flow back to it.
+        slots_W: the slots of each rank; each slot belongs to one rank. All ranks have the same
+            `slots_W`, so they need not exchange the sizes of their pieces.
 
     Returns:
         One row for each slot, the same on every rank.
@@ -47,8 +55,8 @@ def gather_slots(piece: Tensor, slots_W: list[Tensor], group: dist.ProcessGroup)
 
 
 def _all_slots(piece: Tensor, slots_W: list[Tensor], group: dist.ProcessGroup) -> Tensor:
-    """The same without gradients."""
-    # An all-gather needs pieces of one size.
+    """Does the same as `gather_slots`, without gradients."""
+    # An all-gather needs pieces of the same size, so shorter pieces are padded.
     longest = max(len(slots) for slots in slots_W)
     padded = piece.new_zeros(longest, *piece.shape[1:])
     padded[: len(piece)] = piece

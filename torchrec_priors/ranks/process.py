@@ -1,4 +1,4 @@
-"""Joins the ranks of a run: those of a launcher, or a single process by itself."""
+"""Joins this process with the ranks that a launcher has started, or runs it as a single rank."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,18 +22,18 @@ TIMEOUT = timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all.
+    """This process as one of the ranks of a command.
 
     Attributes:
-        rank: number of this process, as torch.distributed counts.
-        world: number of all processes.
-        device: device of the model.
-        side: separate process group for what this project exchanges, so it never interleaves with
-            TorchRec's and DDP's collectives.
-        timeout: time after which a collective that others do not join is an error.
-        attempt: name that distinguishes the processes of this start from those of earlier ones,
-            under a launcher.
-        where: what this rank is doing; code that runs a collective notes it there.
+        rank: the number of this process, from 0 on.
+        world: the number of all processes.
+        device: the device of the model.
+        side: a separate process group for this project's own collectives, so that they never
+            interleave with those of TorchRec and DDP.
+        timeout: the time after which a collective fails if other ranks do not join it.
+        attempt: the name of this start of all processes. After a launcher has restarted them, the
+            name is another one.
+        where: what this rank is doing; code that runs a collective notes it here.
     """
 
     rank: int
@@ -46,21 +46,24 @@ class Ranks:
 
     @property
     def meeting(self) -> Meeting:
-        """What a roll call needs to know of this rank."""
+        """The values of this object that a roll call needs (`roll_call.py`)."""
         return Meeting(self.rank, self.world, self.timeout, self.attempt, self.where)
 
     @property
     def share(self) -> Share:
-        """This rank's part of common work."""
+        """This rank's share of work that is divided among the ranks."""
         return Share(self.rank, self.world)
 
     @property
     def leads(self) -> bool:
-        """Whether this rank writes files and prints."""
+        """Whether this is the rank that writes files and prints."""
         return self.rank == 0
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum of a tensor over ranks; the argument may be changed."""
+        """Returns the sum of a tensor over all ranks; the argument may be changed.
+
+        Every rank must call it.
+        """
         if self.world == 1:
             return tensor
         on_device = tensor.to(self.device)
@@ -68,12 +71,12 @@ class Ranks:
         return on_device.to(tensor.device)
 
     def agree(self, decision: bool) -> bool:
-        """Rank 0's decision, on every rank."""
-        # The sum over ranks, to which only rank 0 adds.
+        """Returns rank 0's decision on every rank. Every rank must call it."""
+        # A sum over ranks to which only rank 0 contributes.
         return bool(self.total(torch.tensor(int(decision and self.leads))).item())
 
     def exchange(self) -> Exchange:
-        """The functions by which these ranks exchange tensors in a step."""
+        """Returns the functions by which these ranks exchange tensors in a step."""
         return Exchange(
             gather=lambda piece, slots_W: gather_slots(piece, slots_W, self.side),
             total=self.total,
@@ -81,28 +84,28 @@ class Ranks:
         )
 
 
-_inside = 0  # number of `join` blocks in the process group that this module created
-_attempt = ""  # name of that group's attempt
+_inside = 0  # number of open `join` blocks that use the process group of this module
+_attempt = ""  # name of the attempt at which this process group was created
 
 
 @contextmanager
 def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
-    """Joins the launcher's ranks (torchrun, TorchX), or makes a world of one; leaves when the block
-    ends.
+    """Joins the ranks of a launcher (torchrun, TorchX) until the block ends.
 
-    Blocks of one process may overlap: they share one process group, which the last to end destroys.
-    A process group that the caller has created is used, and left to the caller.
+    Without a launcher, the process is the only rank. Several blocks of one process may be open at
+    the same time: they share one process group, and the last block that ends destroys it. If the
+    caller has created a process group, this group is used and not destroyed.
 
     Raises:
-        UserError: a launcher's variables in the environment are invalid or incomplete.
-        LostRanksError: other ranks did not come, or an error inside the block means that they are
-            stuck or gone.
+        UserError: environment variables of a launcher are invalid or incomplete.
+        LostRanksError: other ranks did not join, or an error inside the block shows that they are
+            stuck or have ended.
     """
     global _inside, _attempt
 
     launch = read_launch()
     device = _device(launch)
-    # A process group that exists although no block is open is the caller's.
+    # If a process group exists although no block is open, the caller has created it.
     is_callers = dist.is_initialized() and not _inside
     if not dist.is_initialized():
         _attempt = _meet(launch, device, timeout)
@@ -128,13 +131,13 @@ def join(timeout: timedelta = TIMEOUT) -> Iterator[Ranks]:
     finally:
         if not is_callers:
             _inside -= 1
-            # Without the others, leaving would wait for them.
+            # If ranks are lost, destroying the group would wait for them.
             if not _inside and not lost:
                 dist.destroy_process_group()
 
 
 def _device(launch: Launch | None) -> torch.device:
-    """This rank's device: the GPU of its local rank, or the CPU."""
+    """Returns the device of this rank: the GPU with the number of its local rank, or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
 
@@ -143,7 +146,7 @@ def _device(launch: Launch | None) -> torch.device:
     if launch is not None and launch.world > 1:
         if launch.local_rank is None:
             raise UserError(
-                "LOCAL_RANK is not set, which says which GPU a process has: start with torchrun or "
+                "LOCAL_RANK, the number of this process's GPU, is not set: start with torchrun or "
                 "TorchX"
             )
         number = launch.local_rank
@@ -159,17 +162,17 @@ def _device(launch: Launch | None) -> torch.device:
 
 
 def _meet(launch: Launch | None, device: torch.device, timeout: timedelta) -> str:
-    """Creates the process group of all ranks; returns the name of the attempt."""
+    """Creates the process group of all ranks; returns the name of this attempt."""
     rank = 0
     world = 1
     attempt = ""
-    store: dist.Store = dist.HashStore()  # of one process, without a port
+    store: dist.Store = dist.HashStore()  # a store for a single process, which needs no port
     if launch is not None and launch.world > 1:
         rank = launch.rank
         world = launch.world
         store, attempt = open_store(launch, timeout)
 
-    # Tensors of the CPU are exchanged on GPU machines, too.
+    # On machines with GPUs, ranks also exchange tensors that are in the CPU's memory.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     try:
         dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=timeout)

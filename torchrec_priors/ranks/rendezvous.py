@@ -1,9 +1,12 @@
-"""The store at which the ranks of a launcher meet.
+"""Opens the store through which the ranks of a launcher find each other.
 
-torchrun keeps one store for all its attempts, with what workers wrote there: after a restart, ranks
-would look for processes that are gone. So rank 0 opens a store for each attempt, and the launcher's
-store only says where that is. Each rank writes there that it has come. Ranks that have not are
-named, soon in a warning and in the end in an error.
+A store is a small key-value server. torchrun keeps one store for all its attempts to start the
+ranks, with everything that ranks have written to it. After a restart, ranks would find addresses of
+processes that have ended. So rank 0 opens a new store for each attempt, and the launcher's store
+only contains the port of the new one.
+
+Each rank writes to the new store that it has joined. If ranks are missing, they are named, after 10
+seconds in a warning and at the timeout in an error.
 """
 
 import itertools
@@ -20,35 +23,42 @@ from torchrec_priors.ranks.variables import Launch, for_one_process
 
 log = logging.getLogger(__name__)
 
-_PLACE = "torchrec_priors/store"
-_HERE = "torchrec_priors/here"
-_opened = itertools.count()  # stores so far: the same number in the processes of all ranks
-_LOOK_AGAIN = 0.05  # seconds between looks
-_SAY_AFTER = 10.0  # seconds of waiting before a warning
-_SOON = 20.0  # seconds for what should be there already
-_LINGER = 2.0  # seconds for other ranks to read why the start fails
+# Keys in the stores: the port of the store of an attempt, and the ranks that have joined.
+_PORT = "torchrec_priors/store"
+_JOINED = "torchrec_priors/here"
+
+# Numbers the stores of this process; every rank opens the same stores in the same order.
+_opened = itertools.count()
+_LOOK_AGAIN = 0.05  # seconds between two looks
+_SAY_AFTER = 10.0  # seconds of waiting until a warning
+_SOON = 20.0  # seconds to wait for an address that should exist already
+_LINGER = 2.0  # seconds that rank 0 gives other ranks to read why the start fails
 
 
 def open_store(launch: Launch, timeout: timedelta) -> tuple[dist.Store, str]:
-    """The store of this attempt, after all ranks have come, and a name of the attempt. Every rank
-    must call it.
+    """Opens the store of this attempt and waits until all ranks have joined.
+
+    Every rank must call it.
+
+    Returns:
+        The store, and a name of the attempt.
 
     Raises:
-        LostRanksError: some ranks did not come within `timeout`.
-        UserError: the launcher's address does not exist, or something else uses the port.
+        LostRanksError: some ranks did not join within `timeout`.
+        UserError: the launcher's address does not exist, or another program uses the port.
     """
-    # Keys have the store's number, as one process may open several, one after another.
+    # Keys contain the number of the store, because a process may open several in succession.
     number = next(_opened)
     waiting = _Waiting(launch, timeout)
 
     try:
         if launch.agent:
-            store = _at_the_agents(launch, timeout, waiting, f"{_PLACE}/{number}")
+            store = _store_named_by_agent(launch, timeout, waiting, f"{_PORT}/{number}")
         else:
-            store = _at_rank_0(launch, timeout, waiting)
-        _all_come(store, f"{_HERE}/{number}", launch, waiting)
+            store = _store_at_launchers_address(launch, timeout, waiting)
+        _wait_for_all(store, f"{_JOINED}/{number}", launch, waiting)
     except dist.DistError as error:
-        # A store that is stuck, or something else that listens at the port.
+        # The store does not answer, or another program listens at the port.
         reason = " ".join(str(error).split())[:200]
         message = f"the ranks could not meet at {launch.host}:{launch.port} ({reason}): start again"
         raise LostRanksError(message, speaks=True) from error
@@ -56,7 +66,7 @@ def open_store(launch: Launch, timeout: timedelta) -> tuple[dist.Store, str]:
 
 
 class _Waiting:
-    """A wait for other ranks that ends, and says after a while which ones it waits for."""
+    """Waits for other ranks up to a timeout, and warns after a while which ranks are missing."""
 
     def __init__(self, launch: Launch, timeout: timedelta) -> None:
         self.seconds = timeout.total_seconds()
@@ -64,19 +74,20 @@ class _Waiting:
         self._started = time.monotonic()
         self._warned = False
 
-    def until(self, come: Callable[[], bool], missing: Callable[[], list[int]]) -> None:
-        """Waits until `come` returns True.
+    def until(self, is_over: Callable[[], bool], missing: Callable[[], list[int]]) -> None:
+        """Waits until `is_over` returns True.
 
         Args:
-            come: whether the others have come.
-            missing: function that returns the ranks that have not.
+            is_over: a function that returns whether the other ranks have joined.
+            missing: a function that returns the ranks that have not joined.
 
         Raises:
-            LostRanksError: they did not come in time.
+            LostRanksError: some ranks did not join in time.
         """
-        # The pause grows: most waits are short, and long ones must not load the store.
+        # Most waits are short, so the first pauses are. They grow so that a long wait does not load
+        # the store with requests.
         pause = 0.001
-        while not come():
+        while not is_over():
             waited = time.monotonic() - self._started
             if waited > self.seconds:
                 raise self._lost(missing())
@@ -87,9 +98,10 @@ class _Waiting:
             pause = min(_LOOK_AGAIN, 2 * pause)
 
     def _warn(self, missing: list[int]) -> None:
-        if not self._speaks(missing):
+        """Logs which ranks are missing, if this is the rank that reports it."""
+        if not self._reports(missing):
             return
-        # Warnings of other ranks than 0 are not shown.
+        # Only rank 0 shows warnings; other ranks show errors.
         level = logging.ERROR if self._launch.rank else logging.WARNING
         log.log(
             level,
@@ -100,21 +112,26 @@ class _Waiting:
         )
 
     def _lost(self, missing: list[int]) -> LostRanksError:
+        """Creates the error that names the missing ranks."""
         return LostRanksError(
             f"{self._in_words(missing)} did not come within {self.seconds:g} s "
             f"(training.timeout_seconds): start {self._launch.world} processes, with torchrun or "
             f"TorchX; for one process, {for_one_process()}",
-            speaks=self._speaks(missing),
+            speaks=self._reports(missing),
         )
 
-    def _speaks(self, missing: list[int]) -> bool:
-        """Whether this rank is the first of those that have come. Without rank 0, which has the
-        store, no rank knows of the others, and each speaks."""
+    def _reports(self, missing: list[int]) -> bool:
+        """Returns whether this rank reports that ranks are missing.
+
+        Usually this is the first rank that has joined. If rank 0, which has the store, is missing,
+        the ranks cannot see each other, and each of them reports it.
+        """
         if 0 in missing:
             return True
         return self._launch.rank == min(set(range(self._launch.world)) - set(missing))
 
     def _in_words(self, missing: list[int]) -> str:
+        """Names the missing ranks and the address, for messages."""
         launch = self._launch
         plural = "s" if len(missing) > 1 else ""
         numbers = ", ".join(map(str, missing[:8]))
@@ -123,11 +140,15 @@ class _Waiting:
         return f"rank{plural} {numbers} of {launch.world} at {launch.host}:{launch.port}"
 
 
-def _at_rank_0(launch: Launch, timeout: timedelta, waiting: _Waiting) -> dist.TCPStore:
-    """The store at the launcher's address, if nothing listens there yet: only this attempt uses
-    it."""
+def _store_at_launchers_address(
+    launch: Launch, timeout: timedelta, waiting: _Waiting
+) -> dist.TCPStore:
+    """Opens the store at the launcher's address, where the launcher itself has no store.
+
+    Only this attempt uses the address.
+    """
     no_machine = f"MASTER_ADDR = '{launch.host}' is no machine's name or address"
-    _soon(lambda: _has_address(launch.host), no_machine, waiting)
+    _wait_briefly(lambda: _has_address(launch.host), no_machine, waiting)
 
     if launch.rank == 0:
         return _open_at(launch, launch.port, timeout)
@@ -135,63 +156,64 @@ def _at_rank_0(launch: Launch, timeout: timedelta, waiting: _Waiting) -> dist.TC
     return dist.TCPStore(launch.host, launch.port, is_master=False, timeout=timeout)
 
 
-def _at_the_agents(
-    launch: Launch, timeout: timedelta, waiting: _Waiting, place: str
+def _store_named_by_agent(
+    launch: Launch, timeout: timedelta, waiting: _Waiting, key: str
 ) -> dist.TCPStore:
-    """The store of this attempt, of which the agent's store has the port.
+    """Opens the store of this attempt; the store of torchrun's agent contains its port.
 
     Args:
-        place: key of the port in the agent's store.
+        key: the key of the port in the agent's store.
     """
     host = launch.host
     port = launch.port
     no_launcher = f"no launcher listens at {host}:{port} (MASTER_ADDR, MASTER_PORT)"
-    _soon(lambda: _listens(host, port), no_launcher, waiting)
+    _wait_briefly(lambda: _listens(host, port), no_launcher, waiting)
     agents_store = dist.TCPStore(host, port, is_master=False, timeout=timeout)
 
     if launch.rank == 0:
         store = _open_at(launch, 0, timeout)
-        agents_store.set(place, str(store.port))
+        agents_store.set(key, str(store.port))
         return store
 
     store_port = 0
 
     def is_open() -> bool:
         nonlocal store_port
-        if not agents_store.check([place]):
+        if not agents_store.check([key]):
             return False
-        # The port may be that of an earlier attempt, at which nothing listens any more.
-        store_port = int(agents_store.get(place))
+        # This may still be the port of an earlier attempt, at which nothing listens any more.
+        store_port = int(agents_store.get(key))
         return _listens(host, store_port)
 
     waiting.until(is_open, lambda: [0])
     return dist.TCPStore(host, store_port, is_master=False, timeout=timeout)
 
 
-def _soon(come: Callable[[], bool], otherwise: str, waiting: _Waiting) -> None:
-    """Waits a little for what should be there already.
+def _wait_briefly(is_over: Callable[[], bool], problem: str, waiting: _Waiting) -> None:
+    """Waits a short time for an address that should exist already.
 
     Args:
-        otherwise: message if it does not come.
+        is_over: a function that returns whether the address exists.
+        problem: the beginning of the message if it does not exist.
 
     Raises:
-        UserError: it does not come.
+        UserError: the address does not exist.
     """
     seconds = min(_SOON, waiting.seconds)
     deadline = time.monotonic() + seconds
-    if not come():
-        log.error("%s: tried again for %g s", otherwise, seconds)
+    if not is_over():
+        log.error("%s: tried again for %g s", problem, seconds)
 
-    while not come():
+    while not is_over():
         if time.monotonic() > deadline:
             raise UserError(
-                f"{otherwise}: start with torchrun or TorchX; for one process, {for_one_process()}"
+                f"{problem}: start with torchrun or TorchX; for one process, {for_one_process()}"
             )
         time.sleep(_LOOK_AGAIN)
 
 
 def _open_at(launch: Launch, port: int, timeout: timedelta) -> dist.TCPStore:
-    """Rank 0's store; port 0 takes a free one."""
+    """Opens rank 0's store at a port; 0 means any free port."""
     try:
         return dist.TCPStore(
             launch.host,
@@ -199,7 +221,7 @@ def _open_at(launch: Launch, port: int, timeout: timedelta) -> dist.TCPStore:
             launch.world,
             is_master=True,
             timeout=timeout,
-            wait_for_workers=False,  # `_all_come` waits, and can say for whom
+            wait_for_workers=False,  # `_wait_for_all` waits, and names the missing ranks
             multi_tenant=not launch.agent,  # a process may open the same port again
         )
 
@@ -212,18 +234,24 @@ def _open_at(launch: Launch, port: int, timeout: timedelta) -> dist.TCPStore:
         ) from error
 
 
-def _all_come(store: dist.Store, key: str, launch: Launch, waiting: _Waiting) -> None:
-    """Waits until every rank has written that it has come, and the number of ranks that it knows
-    of."""
+def _wait_for_all(store: dist.Store, key: str, launch: Launch, waiting: _Waiting) -> None:
+    """Waits until every rank has joined.
+
+    A rank joins by writing the number of ranks that its launcher gave it. These must be equal.
+
+    Raises:
+        LostRanksError: some ranks did not join in time.
+        UserError: the ranks were started with different numbers of ranks.
+    """
     store.set(f"{key}/{launch.rank}", str(launch.world))
     missing = list(range(launch.world))
 
-    def come() -> bool:
-        # In the order of ranks, so each look costs one request.
+    def is_over() -> bool:
+        # The ranks are checked in their order, so a look usually costs only one request.
         while missing and store.check([f"{key}/{missing[0]}"]):
             world = int(store.get(f"{key}/{missing[0]}"))
             if world != launch.world:
-                # The other rank must fail with the same message, not wait for this one.
+                # The other rank must see the difference, too, so that it does not wait for this.
                 _let_others_see(store, key, launch, missing[0])
                 raise UserError(
                     f"WORLD_SIZE is {launch.world} for rank {launch.rank} and {world} for rank "
@@ -232,15 +260,17 @@ def _all_come(store: dist.Store, key: str, launch: Launch, waiting: _Waiting) ->
             missing.pop(0)
         return not missing
 
-    def absent() -> list[int]:
+    def still_missing() -> list[int]:
         return [rank for rank in missing if not store.check([f"{key}/{rank}"])]
 
-    waiting.until(come, absent)
+    waiting.until(is_over, still_missing)
 
 
 def _let_others_see(store: dist.Store, key: str, launch: Launch, other: int) -> None:
-    """Lets a rank with another number of ranks read that from the store before rank 0 ends, and the
-    store with it."""
+    """Keeps rank 0 alive until the other rank has seen the different number of ranks.
+
+    The other rank reads the number from rank 0's store, which ends together with rank 0.
+    """
     store.set(f"{key}/differs/{launch.rank}", "")
     deadline = time.monotonic() + _LINGER
     while (
@@ -252,7 +282,10 @@ def _let_others_see(store: dist.Store, key: str, launch: Launch, other: int) -> 
 
 
 def _has_address(host: str) -> bool:
-    """Whether the name of a machine resolves; one that starts at the same time may do so late."""
+    """Returns whether the name of a machine resolves.
+
+    If the machine starts at the same time, its name may not resolve at first.
+    """
     try:
         socket.getaddrinfo(host, None)
     except (OSError, UnicodeError):
@@ -261,7 +294,7 @@ def _has_address(host: str) -> bool:
 
 
 def _listens(host: str, port: int) -> bool:
-    """Whether something accepts connections at a port."""
+    """Returns whether a program accepts connections at a port."""
     try:
         socket.create_connection((host, port), timeout=1.0).close()
     except (OSError, UnicodeError):

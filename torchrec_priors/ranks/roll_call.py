@@ -1,8 +1,8 @@
-"""Explains an error of a collective: which ranks are still there, which are not, and where they
-waited.
+"""Explains why a collective failed, by a roll call: it names the ranks that do not answer.
 
-A rank that is stuck or gone cannot say so. The others, whose collectives end with an error, answer
-in the launcher's store; ranks that have not done so after a few seconds are named.
+A rank that is stuck or has ended cannot report this itself. But on the other ranks, a collective
+fails with an error. Each of them then writes an answer to the launcher's store, and waits a few
+seconds for the answers of the others. The error message names the ranks that have not answered.
 """
 
 import json
@@ -18,19 +18,22 @@ from torchrec_priors.ranks.variables import read_launch
 
 _TIMED_OUT = ("timed out", "timeout")
 _OF_A_COLLECTIVE = ("gloo/", "gloo ", "nccl")
-_ANSWER_WITHIN = {True: 5.0, False: 2.0}  # seconds after a timeout, and after a lost connection
-_LOOK_AGAIN = 0.05  # seconds between looks
-_SPEAKER_NEEDS = 1.0  # seconds until a launcher that sees another rank end ends it, too
+# Seconds to wait for answers: after a timeout (True), and after a lost connection (False).
+_ANSWER_WITHIN = {True: 5.0, False: 2.0}
+_LOOK_AGAIN = 0.05  # seconds between two looks
+# Seconds that the rank with the message gets to print it. When another rank ends, the launcher ends
+# that rank, too.
+_SPEAKER_NEEDS = 1.0
 
 
 @dataclass
 class Where:
-    """What a rank is doing.
+    """What a rank is doing, for messages.
 
     Attributes:
-        step: number of the step it is in, from 1 on; 0 before the first.
-        doing: part of the step, with its collective.
-        remedy: what to do when others are lost.
+        step: the number of the current step, from 1 on; 0 before the first step.
+        doing: the part of the step, and the collective that it uses.
+        remedy: what the user can do if ranks are lost.
     """
 
     step: int = 0
@@ -43,14 +46,10 @@ class Where:
 
 @dataclass(frozen=True)
 class Meeting:
-    """What is known of the ranks: `process.Ranks` without its device and groups.
+    """The attributes of `process.Ranks` that a roll call needs.
 
     Attributes:
-        rank: as there.
-        world: as there.
-        timeout: as there.
-        attempt: as there.
-        where: as there.
+        rank, world, timeout, attempt, where: as in `Ranks`.
     """
 
     rank: int
@@ -62,19 +61,27 @@ class Meeting:
 
 @dataclass(frozen=True)
 class _Answer:
-    """A rank's answer: where it is, and whether its error was a timeout."""
+    """The answer of a rank in a roll call.
+
+    Attributes:
+        where: what the rank was doing, as text.
+        timed_out: whether its collective failed because of the timeout.
+    """
 
     where: str
     timed_out: bool
 
 
 def lost_ranks(error: BaseException, ranks: Meeting) -> LostRanksError | None:
-    """What to raise instead of an error; None if it is not of a collective. May take seconds."""
+    """Returns the error to raise if `error` comes from a collective; otherwise None.
+
+    It holds a roll call, which may take some seconds.
+    """
     text = str(error).lower()
     of_a_collective = isinstance(error, dist.DistError) or any(
         name in text for name in _OF_A_COLLECTIVE
     )
-    # TorchRec and DDP may wrap the error of a collective in one of their own.
+    # TorchRec and DDP may wrap the error of a collective in an error of their own.
     if not of_a_collective and error.__cause__ is not None:
         return lost_ranks(error.__cause__, ranks)
     if ranks.world == 1 or not of_a_collective:
@@ -83,7 +90,8 @@ def lost_ranks(error: BaseException, ranks: Meeting) -> LostRanksError | None:
     timed_out = any(words in text for words in _TIMED_OUT)
     answers, missing = _call(_Answer(str(ranks.where), timed_out), ranks)
 
-    # One rank reports; the others give it time before their end makes the launcher end it.
+    # Only one rank prints the message. The others wait before they end, because the launcher then
+    # ends all ranks.
     speaks = ranks.rank == min(answers)
     if not speaks:
         time.sleep(_SPEAKER_NEEDS)
@@ -91,14 +99,21 @@ def lost_ranks(error: BaseException, ranks: Meeting) -> LostRanksError | None:
 
 
 def _call(own: _Answer, ranks: Meeting) -> tuple[dict[int, _Answer], list[int]]:
-    """The answers of the ranks that are there, this one included, and the ranks that are not."""
+    """Holds a roll call.
+
+    Args:
+        own: the answer of this rank.
+
+    Returns:
+        The answers that were given, including this rank's own, and the ranks that did not answer.
+    """
     within = _ANSWER_WITHIN[own.timed_out]
     answers = {ranks.rank: own}
     reached = threading.Event()
 
     def ask() -> None:
-        # A connection of its own: that of the process group may wait for an answer that never
-        # comes.
+        # A new connection to the store is opened, because the process group's connection may be
+        # waiting for an answer that never comes.
         launch = read_launch()
         if launch is None:
             return
@@ -114,21 +129,21 @@ def _call(own: _Answer, ranks: Meeting) -> tuple[dict[int, _Answer], list[int]]:
                     answers[rank] = _Answer(**json.loads(store.get(f"{key}/{rank}")))
             time.sleep(_LOOK_AGAIN)
 
-    # In a thread, as a store that is stuck never answers.
+    # A thread asks, because a store that is stuck never answers.
     asking = threading.Thread(target=ask, name="roll call", daemon=True)
     asking.start()
     asking.join(within)
 
-    # A copy, as the thread may still add answers.
+    # The thread may still add answers, so they are copied.
     answered = dict(answers)
-    # If the launcher does not keep the store, rank 0 does.
+    # If the store was not reached, it was probably rank 0's, so rank 0 has ended.
     if not reached.is_set():
         return answered, [0]
     return answered, sorted(set(range(ranks.world)) - set(answered))
 
 
 def _message(answers: dict[int, _Answer], missing: list[int], ranks: Meeting) -> str:
-    """One line about the missing ranks.
+    """Returns the message about the missing ranks.
 
     >>> three = Meeting(0, 3, timedelta(seconds=60), "", Where(remedy="start it again"))
     >>> waits = _Answer("step 7, evaluation", True)

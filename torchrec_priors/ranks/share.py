@@ -1,15 +1,20 @@
-"""Which part of common work is this rank's."""
+"""Divides work among the ranks."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Share:
-    """This rank's part of every global batch."""
+    """A rank's share of work that is divided among all ranks, such as the windows of a batch.
+
+    Attributes:
+        rank: the number of the rank.
+        world: the number of all ranks.
+    """
 
     rank: int = 0
     world: int = 1
 
     def of(self, size: int) -> slice:
-        """This rank's slice of `size` things; slices of ranks differ by one at most."""
+        """Returns this rank's slice of `size` things; the lengths of slices differ by at most 1."""
         return slice(size * self.rank // self.world, size * (self.rank + 1) // self.world)

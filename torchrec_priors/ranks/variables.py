@@ -1,8 +1,8 @@
-"""A launcher's environment variables (torchrun, TorchX): which rank a process is, of how many, and
-where they meet.
+"""Reads the environment variables by which a launcher (torchrun, TorchX) tells a process its rank.
 
-Variables that are left from a launcher that has ended, or were set by hand to invalid values, are
-mistakes of the user.
+They also contain the number of all ranks, and the address at which the ranks meet. If they are
+incomplete or invalid, the user has set them, or they are left from an earlier launcher. The message
+then explains what to do.
 """
 
 import os
@@ -15,22 +15,22 @@ from torchrec_priors.errors import UserError
 # Any of these means that the process is one of several.
 _OF_A_RANK = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-_MOST = 1 << 20  # ranks
-_PORTS = 1 << 16
+_MOST = 1 << 20  # the largest number of ranks, plus 1
+_PORTS = 1 << 16  # the largest number of a port, plus 1
 
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among those that a launcher started.
+    """The values that a launcher has given this process.
 
     Attributes:
-        rank: number of this process.
-        world: number of all processes.
-        local_rank: number of this process on this machine; None if the launcher does not say.
-        local_world: number of processes on this machine; None if the launcher does not say.
-        host: name or address of the machine where the ranks meet.
-        port: port where the ranks meet.
-        agent: whether torchrun itself listens there, not rank 0.
+        rank: the number of this process.
+        world: the number of all processes.
+        local_rank: the number of this process on this machine; None if the launcher did not set it.
+        local_world: the number of processes on this machine; None if the launcher did not set it.
+        host: the name or address of the machine at which the ranks meet.
+        port: the port at which the ranks meet.
+        agent: whether torchrun's agent has a store at this port. Otherwise rank 0 opens one there.
     """
 
     rank: int
@@ -43,12 +43,12 @@ class Launch:
 
 
 def read_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
-    """What a launcher says; None if no launcher started this process.
+    """Reads the variables of a launcher; returns None if no launcher has started this process.
 
     Raises:
-        UserError: some variables are set without the others, or have invalid values.
+        UserError: only some of the variables are set, or some have invalid values.
     """
-    # A variable that is set to nothing counts as not set.
+    # A variable with an empty value counts as not set.
     given = {name: value.strip() for name, value in environment.items() if value.strip()}
     set_names = [name for name in _OF_A_RANK if name in given]
     if not set_names:
@@ -82,7 +82,7 @@ def read_launch(environment: Mapping[str, str] = os.environ) -> Launch | None:
 
 
 def for_one_process() -> str:
-    """How to continue as one process, without the launcher whose variables are set."""
+    """Returns the shell command that removes the launcher's variables, to run as one process."""
     return _unset([name for name in _OF_A_RANK if name in os.environ])
 
 
@@ -95,7 +95,7 @@ def _unset(names: list[str]) -> str:
 
 
 def _number(given: Mapping[str, str], name: str, least: int, end: int) -> int:
-    """The value of a variable, in [least, end)."""
+    """Returns the value of a variable, which must be in [least, end)."""
     text = given[name]
     number = whole_number(text)
     if number is None or not least <= number < end:
