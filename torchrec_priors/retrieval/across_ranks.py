@@ -1,12 +1,12 @@
-"""A search over the rows of all ranks: every rank answers everyone's users, and answers are merged.
+"""Searches the rows of all ranks: each rank answers for its own rows, and the answers are merged.
 
     1. Queries and exclusions of all ranks' users are gathered on every rank.
     2. Every rank searches its own rows for the users of each rank in turn.
-    3. The answers go back to the ranks of the users, which merge them.
+    3. The answers are sent back to the ranks of the users, which merge them.
 
-Batches may differ in size, even be empty: what is sent is padded to the largest.
+The batches of ranks may differ in size, and may be empty: answers are padded to the largest batch.
 
-Shapes: B users of a rank, K paths, k results, W ranks, X anything.
+Shapes: B users of a rank, K paths, k results, W ranks, X any number of columns.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,33 +25,42 @@ Answer = Callable[[Queries, Exclusions | None], Sequence[Tensor]]
 def answers_of_all_ranks(
     answer: Answer, queries: Queries, excluded: Exclusions | None, fills: Sequence[int]
 ) -> list[Tensor]:
-    """What each rank answers for this rank's users: tensors [W, B, X]. Every rank must call it.
+    """Collects the answers of all ranks for this rank's users. Every rank must call it.
 
     Args:
-        answer: a batch's tensors, [users of the batch, X] each, over this rank's rows.
-        fills: for each of these tensors, what rows of no user are filled with on the way.
-    """
-    # All-to-all takes equal shapes only, hence the padding to the largest batch.
-    everyones_queries = _gather_queries(queries)
-    everyones_exclusions = _gather_exclusions(excluded, queries.bias_BK.device)
-    largest = max(len(theirs) for theirs in everyones_queries)
+        answer: searches this rank's rows for a batch of users. It returns one or more tensors
+            [users, X].
+        queries: the queries of this rank's users.
+        excluded: the items that must not be found for this rank's users, or None.
+        fills: for each tensor that `answer` returns, the value that pads it.
 
-    parts_W = []
-    for theirs, exclusions in zip(everyones_queries, everyones_exclusions, strict=True):
-        parts = answer(theirs, exclusions)
-        missing = (0, 0, 0, largest - len(theirs))
-        parts_W.append(
-            [F.pad(part, missing, value=fill) for part, fill in zip(parts, fills, strict=True)]
+    Returns:
+        For each tensor that `answer` returns, those of all ranks: [W, B, X].
+    """
+    queries_W = _gather_queries(queries)
+    excluded_W = _gather_exclusions(excluded, queries.bias_BK.device)
+
+    # All-to-all requires equal shapes, so all batches are padded to the largest.
+    largest = max(len(queries_of_rank) for queries_of_rank in queries_W)
+    answers_W = []
+    for queries_of_rank, excluded_of_rank in zip(queries_W, excluded_W, strict=True):
+        tensors = answer(queries_of_rank, excluded_of_rank)
+        padding = (0, 0, 0, largest - len(queries_of_rank))
+        answers_W.append(
+            [
+                F.pad(tensor, padding, value=fill)
+                for tensor, fill in zip(tensors, fills, strict=True)
+            ]
         )
 
-    # Row w of what arrives is rank w's answer for this rank's users; padding comes after them.
-    received = [_exchange(torch.stack(parts)) for parts in zip(*parts_W, strict=True)]
-    return [part_WBX[:, : len(queries)] for part_WBX in received]
+    # Row w of a received tensor is rank w's answer for this rank's users, with padding at the end.
+    received = [_exchange(torch.stack(tensors)) for tensors in zip(*answers_W, strict=True)]
+    return [answer_WBX[:, : len(queries)] for answer_WBX in received]
 
 
 def merge_best(keys_WBk: Tensor, paths_WBk: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k best keys (`keys.py`) of all ranks' lists, and their paths: [B, k] each."""
-    # Ranks hold different items, so their keys never tie: the order of ranks does not matter.
+    """Returns the k best keys (`keys.py`) in all ranks' lists, and their paths: [B, k] each."""
+    # Ranks hold different items, so no two keys are equal, and the order of ranks does not matter.
     keys = keys_WBk.transpose(0, 1).flatten(1)
     paths = paths_WBk.transpose(0, 1).flatten(1)
     best_Bk, column = keys.topk(k, dim=1)
@@ -59,7 +68,7 @@ def merge_best(keys_WBk: Tensor, paths_WBk: Tensor, k: int) -> tuple[Tensor, Ten
 
 
 def _gather_queries(queries: Queries) -> list[Queries]:
-    """Queries of every rank's users."""
+    """Returns the queries of every rank's users, by rank."""
     vectors_W = _gather_rows(queries.vector_BKd)
     biases_W = _gather_rows(queries.bias_BK)
     return [
@@ -71,7 +80,10 @@ def _gather_queries(queries: Queries) -> list[Queries]:
 def _gather_exclusions(
     excluded: Exclusions | None, device: torch.device
 ) -> list[Exclusions | None]:
-    """Exclusions of every rank's users; all ranks have some, or none has."""
+    """Returns the exclusions of every rank's users, by rank.
+
+    Either all ranks have exclusions, or no rank has any.
+    """
     if excluded is None:
         return [None] * dist.get_world_size()
     pairs = torch.from_numpy(np.stack([excluded.user, excluded.row], 1)).to(device)
@@ -80,9 +92,9 @@ def _gather_exclusions(
 
 
 def _gather_rows(rows: Tensor) -> list[Tensor]:
-    """Every rank's rows; their number may differ."""
+    """Returns the rows of every rank. Ranks may have different numbers of rows."""
     world = dist.get_world_size()
-    # The numbers of rows go first; `all_gather` wants the rows themselves in equal shapes.
+    # The numbers of rows are gathered first, as `all_gather` requires tensors of equal shapes.
     sizes = [torch.zeros(1, dtype=torch.int64, device=rows.device) for _ in range(world)]
     dist.all_gather(sizes, torch.tensor([len(rows)], device=rows.device))
 
@@ -95,7 +107,7 @@ def _gather_rows(rows: Tensor) -> list[Tensor]:
 
 
 def _exchange(sent_WBX: Tensor) -> Tensor:
-    """Row w goes to rank w; row w of the answer came from rank w."""
+    """Sends row w to rank w. In the returned tensor, row w comes from rank w."""
     received = torch.empty_like(sent_WBX)
     dist.all_to_all_single(received, sent_WBX)
     return received

@@ -1,16 +1,21 @@
-"""Lists diversified after the search by greedy relevance and entropy: common practice (paper 1).
+"""Diversifies lists after the search, which is common practice (paper 1).
 
-Of a user's candidates, the best `CANDIDATES` found, one after another is picked: the one with the
-largest
+The best `CANDIDATES` items that were found for a user are the user's candidates. They are picked
+one after another. S are the items picked so far; the next is the candidate i with the largest
 
     (1 - lambda) r_i + lambda (H(S + i) - H(S))
-    r_i  = (s_i - min s) / (max s - min s), over the user's candidates; 0 if all scores are the same
-    H(S) = -sum_j (n_j / |S|) log2(n_j / |S|), n_j of the |S| picked items being in category j
 
-H is what `entropy@|S|` measures. Ties go to the item that was found first. All candidates are
-picked, so every cut of a list follows the same rule; items beyond them stay in their places.
+    r_i    relevance: (s_i - min s) / (max s - min s), over the scores s of the user's candidates; 0
+           if all scores are equal
+    H(S)   entropy: -sum over j of (n_j / |S|) log2(n_j / |S|), where n_j of the |S| picked items
+           are in category j
 
-Shapes: B users, C candidates, J categories, L most categories of a candidate, X = C x L.
+H is the entropy that the metric `entropy@|S|` measures. If two candidates are equally good, the one
+that was found first is picked. All candidates are picked in the end, so the first items of a list
+do not depend on its length. Items after the candidates keep their ranks.
+
+Shapes: B users, C candidates, J categories, L the largest number of categories of a candidate,
+X = C x L.
 """
 
 import numpy as np
@@ -22,14 +27,24 @@ from torchrec_priors.prepared.labels import compress
 from torchrec_priors.retrieval.search_types import Found
 
 CANDIDATES = 200
-# Gains are rounded to this part of 1, so equal ones are equal however they were summed.
+# Values are rounded to multiples of 1 / _GRID before they are compared. So equal values stay equal,
+# whatever the order of their summands.
 _GRID = 2.0**40
 
 
 def diversify_reference(
     scores: list[float], categories: list[list[int]], weight: float
 ) -> list[int]:
-    """The definition: the order of one user's candidates, best found first."""
+    """Computes the order for one user as it is defined above, as the reference for tests.
+
+    Args:
+        scores: the scores of the user's candidates, in the order in which they were found.
+        categories: the categories of each candidate.
+        weight: lambda.
+
+    Returns:
+        The indices of the candidates, in the order in which they are picked.
+    """
     low = min(scores, default=0.0)
     high = max(scores, default=0.0)
     chosen: list[int] = []
@@ -51,13 +66,14 @@ def diversify_reference(
 
 
 def _entropy(chosen: list[int], categories: list[list[int]]) -> float:
+    """Returns H of the chosen items."""
     counts = np.bincount([j for i in chosen for j in categories[i]], minlength=1)
     share = counts[counts > 0] / max(len(chosen), 1)
     return float(-(share * np.log2(share)).sum())
 
 
 class Diversifier:
-    """Reorders what was found for users, each user separately: the batch and rank do not matter."""
+    """Reorders the lists of users, each user separately, so batches and ranks do not matter."""
 
     def __init__(
         self,
@@ -71,7 +87,8 @@ class Diversifier:
         Args:
             weight: lambda, above 0 and at most 1.
             item, category: pairs of a row id and a category, in any order.
-            items: size of the catalogue.
+            items: the number of items in the catalogue.
+            device: the device of the lists.
         """
         starts, labels = compress(item, category, items)
         self.weight = weight
@@ -79,27 +96,27 @@ class Diversifier:
         self.labels = torch.from_numpy(labels).to(device)
         self.categories = int(labels.max(initial=-1)) + 1
 
-        # Row m holds the terms of H for |S| = m + 1: -(n / |S|) log2(n / |S|) for every n.
+        # Row m has the summands of H for |S| = m + 1: -(n / |S|) log2(n / |S|) for every n.
         n = torch.arange(CANDIDATES + 1, dtype=torch.float64)
         share_mn = n / n[1:, None]
         self._terms_mn = -torch.special.xlogy(share_mn, share_mn).div(np.log(2)).to(device)
 
     @classmethod
     def of(cls, data: PreparedData, weight: float, device: torch.device) -> "Diversifier":
-        """By the category prior of a data set."""
+        """Makes a diversifier for the category prior of a data set."""
         pairs = data.prior_pairs(data.manifest.category_prior, "item")
         return cls(weight, *pairs, data.items, device)
 
     def rerank(self, found: Found) -> Found:
-        """The same items, in the order in which they are picked."""
+        """Returns the same items, in the order in which they are picked."""
         order_BC = self._order(found.row_Bk[:, :CANDIDATES], found.score_Bk[:, :CANDIDATES])
         parts = (found.row_Bk, found.score_Bk, found.path_Bk)
         return Found(*(torch.cat([x.gather(1, order_BC), x[:, CANDIDATES:]], 1) for x in parts))
 
     def _order(self, row_BC: Tensor, score_BC: Tensor) -> Tensor:
-        """Indices of the candidates, in the order in which they are picked."""
+        """Returns the indices of the candidates, in the order in which they are picked: [B, C]."""
         users, candidates = row_BC.shape
-        # The padding of short lists is picked last.
+        # Short lists are padded; the padding is picked last.
         exists_BC = row_BC >= 0
         relevance_BC = (1 - self.weight) * _relevance(score_BC, exists_BC)
         worth_BC = torch.where(exists_BC, relevance_BC, -1e9)
@@ -109,12 +126,13 @@ class Diversifier:
         n_BJ = label_BX.new_zeros(users, self.categories + 1)
         order_BC = torch.empty_like(row_BC)
         for rank in range(candidates):
-            # What one more item of each category adds to H; the last column is of no category.
+            # The gain of H from one more item in each category. The last column stands for items
+            # with fewer than L categories, and adds nothing.
             terms_n = self._terms_mn[rank]
             more_BJ = self.weight * (terms_n[n_BJ + 1] - terms_n[n_BJ])
             more_BJ[:, -1] = 0.0
             more_BCL = more_BJ.gather(1, label_BX).view_as(label_BCL)
-            # Added one after another, so the sum does not depend on L.
+            # Added one category after another, so the sum does not depend on L, i.e. on the batch.
             gain_BC = sum(more_BCL.unbind(2), start=torch.zeros_like(worth_BC))
 
             best_B1 = ((worth_BC + gain_BC) * _GRID).round_().argmax(1, keepdim=True)
@@ -127,7 +145,10 @@ class Diversifier:
         return order_BC
 
     def _labels(self, row_BC: Tensor) -> Tensor:
-        """[B, C, L] categories; `self.categories` if an item has fewer."""
+        """Returns the categories of each candidate, [B, C, L].
+
+        Candidates with fewer than L categories are padded with `self.categories`.
+        """
         row_BC = row_BC.clamp(min=0)
         first_BC = self.starts[row_BC]
         count_BC = self.starts[row_BC + 1] - self.starts[row_BC]
@@ -140,6 +161,7 @@ class Diversifier:
 
 
 def _relevance(score_BC: Tensor, exists_BC: Tensor) -> Tensor:
+    """Returns r of each candidate, [B, C]."""
     score_BC = score_BC.double()
     low_B1 = torch.where(exists_BC, score_BC, torch.inf).amin(1, keepdim=True)
     high_B1 = torch.where(exists_BC, score_BC, -torch.inf).amax(1, keepdim=True)

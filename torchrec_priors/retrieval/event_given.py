@@ -1,9 +1,9 @@
-"""The search for users whose next events are known: only by the heads of those events.
+"""Searches with only the heads of given events, for users with known next events.
 
-A path is open to an event if the event is in its group at every level of events that it goes
-through, and it goes through at least one. In an additive tree the heads of other levels are closed,
-as they know nothing of the event. A user may use the paths open to any of its events; users' own
-groups close paths as they always do.
+A path is open to an event if it goes through at least one level of events, and if its group at each
+of these levels contains the event. In an additive tree the paths of other levels are closed, as
+their heads do not depend on the event. A user with several events may use the paths that are open
+to any of them. Paths of groups that the user is not in stay closed.
 
 Shapes: B users, K paths, E event codes, G groups of a level, T targets.
 """
@@ -21,33 +21,37 @@ from torchrec_priors.retrieval.search_types import Found, Queries
 class EventGiven:
     """Finds items for users, given the events of their targets.
 
-    Every rank must create one and call it alike.
+    Every rank must create one, and make the same calls.
     """
 
     def __init__(self, finder: Finder, events: int) -> None:
         """
         Args:
-            finder: of a model whose tree has a level of events (see `levels_of_events`).
+            finder: the finder of a model with a level of events in its tree (see
+                `levels_of_events`).
             events: the number of event codes.
         """
         self.finder = finder
         self.open_EK = paths_of_events(finder.model.tree, events)
-        # c(i) counts only heads that may answer here, i.e. those of these branches.
+        # Calibrated fusion divides by c(i), the number of heads that estimate the same probability.
+        # Here it must count only the branches with open paths.
         branches = finder.model.tree.branch_K[self.open_EK.any(0).cpu()]
         self.index = finder.index.among(finder.model.tree, branches.unique().tolist())
 
     @torch.no_grad()
     def find(self, users: Histories, queries: Queries, k: int) -> Found:
-        """Top-k of this rank's users, whose `target_columns` hold events.
+        """Finds the k best items of each of this rank's users.
 
         Args:
-            queries: of all paths (see `Finder.queries`).
+            users: the users; their `target_columns` must have the events of their targets.
+            queries: the queries of all paths (see `Finder.queries`).
+            k: the number of items for each user.
         """
         device = self.open_EK.device
         user_T = torch.from_numpy(np.repeat(np.arange(len(users)), users.target_lengths)).to(device)
         event_T = torch.from_numpy(users.target_columns["events"]).to(device)
 
-        # A path is open to a user if any of the events is: a product of 0/1 matrices counts them.
+        # The product of these 0/1 matrices counts the events of a user that a path is open to.
         given_BE = torch.zeros(len(users), len(self.open_EK), device=device)
         given_BE[user_T, event_T] = 1.0
         open_BK = given_BE @ self.open_EK.float() > 0
@@ -55,19 +59,19 @@ class EventGiven:
 
 
 def levels_of_events(tree: PriorTree) -> list[int]:
-    """Numbers of the levels whose groups are groups of events."""
+    """Returns the numbers of the levels that have groups of events."""
     return [
         number for number, level in enumerate(tree.levels) if hasattr(level, "groups_of_events")
     ]
 
 
 def paths_of_events(tree: PriorTree, events: int) -> Tensor:
-    """bool [E, K]: paths open to each event (see above)."""
+    """Returns bool [E, K]: whether a path is open to an event (see above)."""
     event_E = torch.arange(events, device=tree.device)
     open_EK = torch.ones(events, len(tree.item_set_K), dtype=torch.bool, device=tree.device)
     has_event_level_K = open_EK.new_zeros(open_EK.shape[1])
 
-    # Every level of events closes the paths whose group lacks the event.
+    # Each level of events closes the paths through groups that do not contain the event.
     for number in levels_of_events(tree):
         level = tree.levels[number]
         group_K = tree.groups_at(number).to(tree.device)

@@ -1,4 +1,4 @@
-"""From users' histories to the items found for them: queries, calibration, the search."""
+"""Finds items for users: encodes their histories, calibrates the heads, and searches."""
 
 import sys
 
@@ -24,7 +24,10 @@ from torchrec_priors.settings.evaluation import RetrievalConfig
 
 
 class Finder:
-    """A model, ready to find items for users. Every rank must create one and call it alike."""
+    """A model that is ready to find items for users.
+
+    Every rank must create one, and make the same calls.
+    """
 
     def __init__(
         self,
@@ -36,7 +39,12 @@ class Finder:
     ) -> None:
         """
         Args:
-            diversifier: of the data set, if `config.diversify`.
+            model: the model.
+            index: the items that may be found, as far as this rank holds them.
+            config: the settings of the search.
+            device: the device of the model.
+            diversifier: reorders lists by the data set's categories; present exactly if
+                `config.diversify` is above 0.
         """
         assert (diversifier is not None) == (config.diversify > 0)
         assert model.gate is not None or not config.calibrated, (
@@ -48,11 +56,11 @@ class Finder:
         self.device = device
         self.diversifier = diversifier
 
-        # Calibration may sum over a sample of the items; the search reads vectors or their bytes.
+        # Calibration may estimate the sums of softmaxes from a sample of the items.
         self._sample = index.sample(config.normaliser_rows) if config.normaliser_rows else index
-        self._bytes: Quantised | None = None
+        self._quantised: Quantised | None = None
         if config.tiles == "int8":
-            self._bytes = Quantised.of(index.shard.rows, model.score)
+            self._quantised = Quantised.of(index.shard.rows, model.score)
         self.fusion = Fusion(
             kind=config.fusion,
             calibrated=config.calibrated,
@@ -70,7 +78,7 @@ class Finder:
         data: PreparedData,
         device: torch.device,
     ) -> "Finder":
-        """For users of a data set, whose category prior diversifies lists, if that is wanted."""
+        """Makes a finder; if lists are diversified, it is by the category prior of the data set."""
         diversifier = None
         if config.diversify:
             diversifier = Diversifier.of(data, config.diversify, device)
@@ -78,10 +86,10 @@ class Finder:
 
     @property
     def context(self) -> int:
-        """How many items of a history `find` needs.
+        """The number of last items of each history that `histories` needs.
 
-        If items without a row are left out of histories, all items: the last ones with a row are
-        chosen later.
+        All items are needed if some have no row: `histories` leaves these out, and then takes the
+        last items that remain.
         """
         if self.model.item_rows.has_row_I is None:
             return self.model.config.context
@@ -89,15 +97,15 @@ class Finder:
 
     @torch.no_grad()
     def histories(self, users: Histories) -> Jagged:
-        """This rank's users as the encoder takes them.
+        """Returns the histories of this rank's users in the format of the encoder.
 
-        No history may be empty, so one item is put into the history of a user of whom nothing is
-        known, and into that of a made-up user if there are no users.
+        The encoder accepts no empty history. So a filler item is put into each empty history. If
+        there are no users, a single history with the filler item is returned.
         """
         items = users.items
         lengths = users.lengths
         columns = users.columns
-        # Items without a row are left out first: the context holds the last items that have one.
+        # The context has the last items with a row; items without a row are left out.
         if self.model.item_rows.has_row_I is not None:
             items, lengths, columns = recent(
                 users, self.model.item_rows.has_row_I, self.model.config.context
@@ -115,23 +123,33 @@ class Finder:
         return Jagged(self.model.tokens(ids, item_N), ids.offsets(), time_N, event_N)
 
     def to_ids(self, items: np.ndarray, lengths: np.ndarray) -> tuple[KeyedJaggedTensor, Tensor]:
-        """Histories of items as the table's input; and the items."""
+        """Returns the items as input of the embedding table, and as a tensor of row ids.
+
+        Args:
+            items: the items of one history after another, which must have rows.
+            lengths: the number of items in each history.
+        """
         values = torch.from_numpy(self.model.item_rows.to_ids(items))
         ids = KeyedJaggedTensor(keys=[FEATURE], values=values, lengths=torch.from_numpy(lengths))
         return ids.to(self.device), torch.from_numpy(items).to(self.device)
 
     @torch.no_grad()
     def ask(self, users: Histories) -> PathQueries:
-        """The paths' queries for this rank's users."""
+        """Computes the queries of all paths for this rank's users."""
         return self.model.queries(self.histories(users)).first(len(users))
 
     @torch.no_grad()
     def queries(self, users: Histories, asked: PathQueries) -> Queries:
-        """The queries to search with: those of `asked`, and what is added to each path's scores."""
+        """Returns the queries to search with: those in `asked`, with a bias for each path.
+
+        The bias is -inf for a path that is closed to the user. For other paths it is the
+        calibration, or 0 if scores are not calibrated.
+        """
         tree = self.model.tree
         user_B = torch.from_numpy(users.users).to(self.device)
 
-        # Paths of other groups of users are closed, and all paths of users without known items.
+        # A path is closed if it belongs to a group that the user is not in. All paths are closed to
+        # a user without a known item.
         queries = Queries.unbiased(asked.query_BKd)
         allowed_BK = tree.allowed_paths(user_B)
         if allowed_BK is not None:
@@ -142,13 +160,15 @@ class Finder:
         if not self.config.calibrated:
             return queries
 
-        # log P(group | user) - log of the softmax's sum over the items it was trained against:
-        # without seen items, if those were no negatives.
+        # Calibration adds log P(group | user), and subtracts the logarithm of the sum in the
+        # group's softmax. If training excluded seen items from the negatives, the sum is without
+        # seen items, too.
         seen = self._seen(users) if self.model.behaviour.hides_seen else None
         sums_BK = log_normalisers(self._sample, self.model.score, queries, seen)
         calibration_BK = asked.log_group_BK - sums_BK
         if self.config.fusion == "mean":
-            # Heads of the user's groups estimate the same probability: their mean is taken, too.
+            # The heads of a user's several groups estimate the same probability. Dividing by their
+            # number makes their sum a mean.
             calibration_BK = calibration_BK - tree.open_groups(user_B).log()
         return Queries(asked.query_BKd, queries.bias_BK + calibration_BK)
 
@@ -156,13 +176,16 @@ class Finder:
     def find(
         self, users: Histories, queries: Queries, k: int, index: GroupIndex | None = None
     ) -> Found:
-        """Top-k of this rank's users.
+        """Finds the k best items of each of this rank's users.
 
         Args:
-            index: what may be found, if that is not everything.
+            users: the users; the items in their histories are left out if `config.filter_seen`.
+            queries: the queries of the users.
+            k: the number of items for each user.
+            index: the items that may be found; by default all items of `self.index`.
         """
         excluded = self._seen(users) if self.config.filter_seen else None
-        # A diversified list is picked from more candidates than it has places.
+        # Diversification needs all candidates, even for a shorter list.
         searched = k
         if self.diversifier is not None:
             searched = max(k, CANDIDATES)
@@ -174,7 +197,7 @@ class Finder:
             excluded,
             searched,
             self.fusion,
-            self._bytes,
+            self._quantised,
         )
         if self.diversifier is None:
             return found
@@ -183,9 +206,9 @@ class Finder:
     def _never_empty(
         self, items: np.ndarray, lengths: np.ndarray, columns: Columns
     ) -> tuple[np.ndarray, Columns]:
-        """The histories with an item that has a row in each empty one.
+        """Puts a filler item, which has a row, into each empty history.
 
-        Without users, a history of one item and no columns.
+        Without users, it returns a single history with the filler item, and no columns.
         """
         filler = self.model.item_rows.an_item
         if not len(lengths):
@@ -198,14 +221,18 @@ class Finder:
         return np.insert(items, ends, filler), filled
 
     def _without_history(self, users: Histories) -> Tensor | None:
-        """bool [B]: users none of whose items has a row; None if all items have one."""
+        """Returns bool [B]: whether no item in the user's history has a row.
+
+        It returns None if all items have rows.
+        """
         has_row_I = self.model.item_rows.has_row_I
         if has_row_I is None:
             return None
-        # The whole history counts, not only the context that the encoder reads.
+        # The whole history is considered, not only the context that the encoder reads.
         user_X = np.repeat(np.arange(len(users)), users.seen_lengths)
         known_B = np.bincount(user_X[has_row_I[users.seen]], minlength=len(users)) > 0
         return torch.from_numpy(~known_B).to(self.device)
 
     def _seen(self, users: Histories) -> Exclusions:
+        """Returns the items in the users' histories, as exclusions."""
         return Exclusions.of(users.seen, users.seen_lengths)

@@ -1,25 +1,34 @@
-"""How the scores of an item's eligible heads become one (paper 3.5 and A.1.3), tile by tile.
+"""Fuses the scores that several heads give an item into one score (paper 3.5 and A.1.3).
 
-Scores are Eq. 3's s_k(i) or, calibrated, L_k(i) = log P(group k | user) + log P(i | group k, user).
-An in-group softmax determines the scores of its head only up to a constant, so only calibrated
-scores are on one scale. With H(i) the heads that may retrieve item i (and that this user may use):
+A fusion uses the heads k that may retrieve item i and that the user may use. s_k(i) is the score of
+head k (Eq. 3). The fused score is
 
-    max                S(i) = max over k of s_k(i)
-    mean               S(i) = mean over k of s_k(i)
-    hierarchical       S(i) = mean over blocks of the max inside a block. A block is a group of the
-                       levels that restrict no items (a segment of time) or, in additive
-                       composition, a level
-    inverse_variance   S(i) = sum of s_k(i) / v_k over sum of 1 / v_k, v_k the variance of a head's
-                       loss in training
+    max                the maximum of s_k(i)
+    mean               the mean of s_k(i)
+    hierarchical       the maximum of s_k(i) in each block of heads, then the mean over blocks. In
+                       an additive tree, the heads of one level are a block. In any other tree, a
+                       block has the heads with the same groups at the levels that restrict neither
+                       items nor users, such as the same segment of time
+    inverse_variance   sum of s_k(i) / v_k, divided by sum of 1 / v_k, where v_k is the variance of
+                       head k's loss in training
 
-Calibrated means are means of probabilities: log of sum over k of exp(L_k(i)) / c(i). c(i) counts
-the heads that estimate the same probability (`PriorTree.alternatives`): one for each label of the
-item and each segment of time. Heads of different events are for outcomes that exclude each other,
-whose probabilities add up in the plain mean; the other fusions treat them as estimates of one
-probability, too.
+An in-group softmax determines the scores of its head only up to a constant, so the scores of
+different heads are not on one scale. Calibrated scores are. They are log-probabilities:
+
+    L_k(i) = log P(group k | user) + log P(i | group k, user)
+
+With calibrated scores, a fusion that takes a mean takes it over probabilities. `mean` is then the
+logarithm of
+
+    sum over k of exp(L_k(i)) / c(i)
+
+c(i) is the number of heads that estimate the same probability (`PriorTree.alternatives`): one for
+each label of the item and each segment of time. Heads of different events estimate probabilities of
+outcomes that exclude each other. In `mean` these are added up; the other fusions treat them like
+estimates of one probability.
 
 Shapes: B users, K paths, T rows of a tile, R branches of the tree, p paths of one item set, n some
-of the set's rows, c paths of one block.
+rows of the set, c paths of one block.
 """
 
 import math
@@ -36,14 +45,15 @@ from torchrec_priors.settings.evaluation import FusionKind
 
 @dataclass(frozen=True)
 class Fusion:
-    """A fusion over the paths of one tree.
+    """The kind of fusion, and what it needs about the paths of the tree.
 
     Attributes:
-        kind: see above.
-        calibrated: whether scores are log-probabilities.
-        block_K: block of each path, for `hierarchical`.
-        variance_K: v_k, for `inverse_variance`.
-        branch_K: branch of each path, for calibrated scores; None if the tree has one branch.
+        kind: one of the fusions above.
+        calibrated: whether scores are calibrated, i.e. log-probabilities.
+        block_K: the number of each path's block; required by `hierarchical`.
+        variance_K: v_k of each path; required by `inverse_variance`.
+        branch_K: the number of each path's branch, for calibrated scores; None if the tree has one
+            branch.
     """
 
     kind: FusionKind = "max"
@@ -53,9 +63,13 @@ class Fusion:
     branch_K: Tensor | None = None
 
     def accumulator(self, users: int, log_alternatives_RT: Tensor) -> "Accumulator":
-        """For one tile, whose rows have log c(i) in each branch.
+        """Makes the accumulator for the scores of one tile.
 
-        `max` has a search of its own (`max_search`).
+        `max` needs none: `max_search.py` does not compute the scores of all items.
+
+        Args:
+            users: the number of users.
+            log_alternatives_RT: log c(i) of each row of the tile, in each branch.
         """
         assert self.kind != "max"
         if self.kind == "hierarchical":
@@ -64,8 +78,8 @@ class Fusion:
 
 
 def blocks(tree: PriorTree) -> Tensor:
-    """int64 [K]: block of each path, for `hierarchical`."""
-    is_outer = [not (level.restricts_items or is_of_users(level)) for level in tree.levels]
+    """Returns int64 [K]: the number of each path's block, for `hierarchical`."""
+    forms_blocks = [not (level.restricts_items or is_of_users(level)) for level in tree.levels]
 
     keys: list[tuple[int, ...]] = []
     for path in tree.paths:
@@ -73,34 +87,37 @@ def blocks(tree: PriorTree) -> Tensor:
             keys.append(path.levels)
         else:
             pairs = zip(path.levels, path.groups, strict=True)
-            keys.append(tuple(group for level, group in pairs if is_outer[level]))
+            keys.append(tuple(group for level, group in pairs if forms_blocks[level]))
 
-    # Numbered in sorted order: the numbers do not depend on the order of the paths.
+    # Blocks are numbered in the order of their keys, which does not depend on that of the paths.
     numbers = {key: number for number, key in enumerate(sorted(set(keys)))}
     return torch.tensor([numbers[key] for key in keys])
 
 
 class Accumulator(Protocol):
-    """Takes the scores of a tile, item set after item set."""
+    """Fuses the scores of a tile, which are added for one item set after another."""
 
     def add(self, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
-        """Adds scores of some items of one item set.
+        """Adds the scores of some items of one item set.
 
         Args:
-            columns_n: rows of the tile, ascending.
-            score_Bpn: scores of paths of the set; -inf if a user may not use a path.
-            path_Bp: which paths they are, each user's ascending.
+            columns_n: the positions of the items in the tile, ascending.
+            score_Bpn: the scores that paths of the set give the items; -inf if a user may not use
+                the path.
+            path_Bp: the numbers of these paths, ascending for each user.
         """
         ...
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """Fused scores [B, T], -inf for rows without a head, and the path that contributed most
-        [B, T] (int32)."""
+        """Returns the fused scores and the paths that contributed most to them (int32).
+
+        Both are [B, T]. The score is -inf if no path of the user may retrieve the row.
+        """
         ...
 
 
 class _Maxima:
-    """The largest score of each block, then the mean over blocks."""
+    """Hierarchical fusion: the maximum of each block, then the mean over blocks."""
 
     def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
         assert fusion.block_K is not None
@@ -108,7 +125,7 @@ class _Maxima:
         self.block_K = fusion.block_K
 
         blocks = int(self.block_K.max()) + 1
-        # -inf marks a block without a head for a row and user.
+        # -inf stands for a block without a head that may retrieve the row for the user.
         shape = (blocks, users, log_alternatives_RT.shape[1])
         device = log_alternatives_RT.device
         self.best = torch.full(shape, -torch.inf, device=device)
@@ -121,7 +138,7 @@ class _Maxima:
             chosen = torch.nonzero(inside_Bp.any(0))[:, 0]
             score_Bcn = score_Bpn[:, chosen]
 
-            # A column holds paths of several blocks only if users have paths of their own.
+            # In a column p, paths belong to several blocks only if users have different open paths.
             outside_Bc = ~inside_Bp[:, chosen]
             if outside_Bc.any():
                 score_Bcn = score_Bcn.masked_fill(outside_Bc[..., None], -torch.inf)
@@ -130,8 +147,15 @@ class _Maxima:
     def _keep(
         self, block: int, columns_n: Tensor | slice, score_Bcn: Tensor, path_Bc: Tensor
     ) -> None:
-        """Raises a block's maxima; of equal scores the earlier one stays."""
-        # One path needs no maximum, which saves a copy of the scores.
+        """Updates the maxima of a block. If scores are equal, the path that was added first stays.
+
+        Args:
+            block: the number of the block.
+            columns_n: the positions of the items in the tile.
+            score_Bcn: their scores from paths of the block; -inf for closed paths.
+            path_Bc: the numbers of these paths.
+        """
+        # With a single path there is no maximum to compute, which saves a copy of the scores.
         if path_Bc.shape[1] == 1:
             value_Bn = score_Bcn[:, 0]
             path = path_Bc.int()
@@ -148,7 +172,7 @@ class _Maxima:
         if len(self.best) == 1:
             return self.best[0], self.path[0]
 
-        # The mean over the blocks that have a head for the row.
+        # The mean is over the blocks with a head that may retrieve the row.
         eligible = ~torch.isneginf(self.best)
         count = eligible.sum(0)
         if self.calibrated:
@@ -157,7 +181,7 @@ class _Maxima:
             fused = self.best.double().masked_fill(~eligible, 0.0).sum(0) / count
         fused = fused.float().masked_fill(count == 0, -torch.inf)
 
-        # The path of the best block; of equal ones, of the first.
+        # The path is that of the best block. If blocks are equally good, it is that of the first.
         best = self.best[0]
         path = self.path[0]
         for block in range(1, len(self.best)):
@@ -168,7 +192,11 @@ class _Maxima:
 
 
 class _Means:
-    """Weighted means, summed in double precision: they do not depend on the order of additions."""
+    """The fusions `mean` and `inverse_variance`: weighted means.
+
+    Sums are in double precision, so after rounding to float32 they hardly ever depend on the order
+    of additions.
+    """
 
     def __init__(self, fusion: Fusion, users: int, log_alternatives_RT: Tensor) -> None:
         self.calibrated = fusion.calibrated
@@ -179,42 +207,42 @@ class _Means:
         self.weight_K = None
         if fusion.kind == "inverse_variance":
             assert fusion.variance_K is not None
-            # A head whose loss never varied would get all the weight.
+            # Without a lower bound, a head with a constant loss would get all the weight.
             self.weight_K = fusion.variance_K.double().clamp(min=1e-12).reciprocal().to(device)
 
-        # Calibrated sums are of probabilities, kept as logarithms: an empty one is -inf.
+        # With calibrated scores, `sum` is the logarithm of a sum of probabilities, at first log 0.
         shape = (users, log_alternatives_RT.shape[1])
-        nothing = -torch.inf if self.calibrated else 0.0
-        self.sum = torch.full(shape, nothing, dtype=torch.float64, device=device)
+        empty_sum = -torch.inf if self.calibrated else 0.0
+        self.sum = torch.full(shape, empty_sum, dtype=torch.float64, device=device)
         self.weight = torch.zeros(shape, dtype=torch.float64, device=device)
         self.best = torch.full(shape, -torch.inf, dtype=torch.float64, device=device)
         self.path = torch.zeros(shape, dtype=torch.int32, device=device)
 
     def add(self, columns_n: Tensor | slice, score_Bpn: Tensor, path_Bp: Tensor) -> None:
-        # Closed paths weigh nothing.
+        # Closed paths have weight 0.
         score = score_Bpn.double()
         weight_Bpn = (~torch.isneginf(score)).double()
         if self.weight_K is not None:
             weight_Bpn = weight_Bpn * self.weight_K[path_Bp][..., None]
 
         if self.calibrated:
-            # Divided by c(i): heads that estimate the same probability count as one together.
+            # The weights of heads that estimate the same probability add up to 1.
             branch_Bp = torch.zeros_like(path_Bp)
             if self.branch_K is not None:
                 branch_Bp = self.branch_K.to(path_Bp.device)[path_Bp]
             weight_Bpn = weight_Bpn * torch.exp(-self.log_alternatives_RT[:, columns_n])[branch_Bp]
-            part = score + weight_Bpn.log()
+            contribution = score + weight_Bpn.log()
             self.sum[:, columns_n] = torch.logaddexp(
-                self.sum[:, columns_n], torch.logsumexp(part, 1)
+                self.sum[:, columns_n], torch.logsumexp(contribution, 1)
             )
         else:
-            # Closed paths have a score of -inf, which a weight of 0 would turn into NaN.
-            part = score
+            # Scores of closed paths are replaced, as -inf times a weight of 0 is NaN.
+            contribution = score
             self.sum[:, columns_n] += (score.masked_fill(weight_Bpn == 0, 0.0) * weight_Bpn).sum(1)
         self.weight[:, columns_n] += weight_Bpn.sum(1)
 
-        # The path that contributed most; of equal ones, the earlier one stays.
-        value, winner = part.max(1)
+        # If contributions are equal, the path that was added first stays.
+        value, winner = contribution.max(1)
         better = value > self.best[:, columns_n]
         path = path_Bp.gather(1, winner).int()
         self.best[:, columns_n] = torch.where(better, value, self.best[:, columns_n])
@@ -224,7 +252,8 @@ class _Means:
         if not self.calibrated:
             fused = self.sum / self.weight
         elif self.weight_K is None:
-            # `add` has divided by c(i) already, and different events add up.
+            # `add` has divided by c(i) already. The weights of different events add up to more than
+            # 1, as their probabilities are summed.
             fused = self.sum
         else:
             fused = self.sum - self.weight.log()
@@ -232,11 +261,15 @@ class _Means:
 
 
 def fuse_reference(score_K: Tensor, alternatives_K: Tensor, fusion: Fusion) -> tuple[float, int]:
-    """The definition for one user and item: the fused score, and the path that contributed most.
+    """Fuses the scores of one item for one user as defined above, as the reference for tests.
 
     Args:
-        score_K: scores of all paths, -inf if a path may not retrieve the item.
-        alternatives_K: c(i) of the item in each path's item set.
+        score_K: the scores of all paths; -inf if a path may not retrieve the item.
+        alternatives_K: c(i) of the item, in the branch of each path.
+        fusion: the fusion.
+
+    Returns:
+        The fused score, and the path that contributed most.
     """
     eligible = torch.nonzero(~torch.isneginf(score_K))[:, 0].tolist()
     if not eligible:

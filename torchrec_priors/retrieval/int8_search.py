@@ -1,13 +1,13 @@
-"""Max fusion on 8-bit copies of the item vectors, with exact scores for those that may be best.
+"""Max fusion on 8-bit copies of the vectors, with the same results as in float32.
 
-With q = s_q q8 + e_q and v = s_v v8 + e_v, rounded to the nearest of 255 steps,
+A query q and an item vector v are rounded to multiples of a step s, from -127 s to 127 s:
+q = s_q q8 + e_q and v = s_v v8 + e_v, where e is the rounding error. This bounds the score:
 
     q . v = s_q s_v (q8 . v8) + q . e_v + e_q . (s_v v8)  <=  s_v s_q (q8 . v8 + c),
     c = (|q| max |e_v| / s_v + |e_q| max |v8|) / s_q
 
-so an item can be left out if the right-hand side is below the user's threshold, and nothing is
-lost: the results are those of float32. The survivors, some in ten thousand, are scored again in
-float32.
+An item is left out if the upper bound is below the user's threshold. The other items survive, a few
+in ten thousand. They are scored again in float32, so no item that belongs into a list is lost.
 
 Shapes: B users, p paths of an item set, U users of a product, n items of a chunk, N columns of a
 product, c survivors, R rows of the shard, d width.
@@ -25,23 +25,23 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.open_paths import OpenPaths
 from torchrec_priors.retrieval.reaching import Reaching
 
-_COLUMNS = 2048  # items of a product
-_MOST_ROWS = 1024  # users x paths of a product
+_COLUMNS = 2048  # items in a product
+_MOST_ROWS = 1024  # users x paths in a product
 _AT_ONCE = 1 << 14  # survivors that are scored again at a time
 _ROWS_AT_ONCE = 1 << 16  # vectors that are quantised at a time
-_STEPS = 127
-_SLACK = 1.001  # for rounding errors of float32
+_STEPS = 127  # from 0 to the largest number of a vector
+_SLACK = 1.001  # factor of c that allows for rounding errors of float32
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """Item vectors of a shard, with a byte for each number.
+    """The item vectors of a shard, with one byte for each number.
 
     Attributes:
-        byte_Rd: v8, int8.
-        step_R: s_v.
-        rounding: the largest |e_v| / s_v.
-        length: the largest |v8|.
+        byte_Rd: v8 of each vector, int8.
+        step_R: s_v of each vector.
+        rounding: the largest |e_v| / s_v of all vectors.
+        length: the largest |v8| of all vectors.
     """
 
     byte_Rd: Tensor
@@ -52,12 +52,17 @@ class Quantised:
     @classmethod
     @torch.no_grad()
     def of(cls, rows_Rd: Tensor, score: Score) -> "Quantised":
-        """Stored vectors, as `score` takes them."""
+        """Quantises stored vectors.
+
+        Args:
+            rows_Rd: the vectors as they are stored.
+            score: turns stored vectors into the vectors that scores are computed with.
+        """
         byte_Rd = torch.empty(rows_Rd.shape, dtype=torch.int8, device=rows_Rd.device)
         step_R = torch.empty(len(rows_Rd), device=rows_Rd.device)
         rounding = 0.0
         length = 0.0
-        # Some rows at a time: a second copy of all vectors in float32 may not fit.
+        # In parts, as a second copy of all vectors in float32 may not fit into memory.
         for first in range(0, len(rows_Rd), _ROWS_AT_ONCE):
             part = slice(first, first + _ROWS_AT_ONCE)
             vectors = score.items(rows_Rd[part])
@@ -76,7 +81,16 @@ class Quantised:
 def search_int8(
     index: GroupIndex, score: Score, quantised: Quantised, open_S: list[OpenPaths], best: BestItems
 ) -> None:
-    """Like `search_max`, for item sets with plain scores (see `has_plain_scores`)."""
+    """Offers `best` every item of this rank that may be among a user's best items.
+
+    Args:
+        index: this rank's items.
+        score: turns stored vectors into the vectors that scores are computed with.
+        quantised: the vectors of the index, as bytes.
+        open_S: for each item set, the queries of the paths that are open to each user. Scores must
+            be plain products (see `has_plain_scores`).
+        best: the best items of each user so far.
+    """
     for number, paths in enumerate(open_S):
         users, ways, _ = paths.vector_Bpd.shape
         at_once = max(1, _MOST_ROWS // ways)
@@ -86,18 +100,20 @@ def search_int8(
         ]
 
         for item_n, row_n in index.chunks(number, _COLUMNS):
-            # All products have one shape, for which there is memory; missing columns are zeros.
+            # All products have the same shape, so their memory is allocated once. A chunk with
+            # fewer items is padded with zeros.
             missing = _COLUMNS - len(row_n)
             bytes_dN = F.pad(quantised.byte_Rd.index_select(0, row_n), (0, 0, 0, missing)).T
             step_N = F.pad(quantised.step_R[row_n], (0, missing))
 
             for group in groups:
                 survivors = group.survivors(bytes_dN, step_N, len(row_n), best.threshold_B)
+                # In parts, as there may be many survivors while thresholds are low.
                 parts = (values.split(_AT_ONCE) for values in survivors)
                 for user_c, column_c, path_c in zip(*parts, strict=True):
                     vectors_cd = score.items(index.shard.rows.index_select(0, row_n[column_c]))
                     exact_c = (paths.vector_Bpd[user_c, path_c] * vectors_cd).sum(1)
-                    # Offers since then may have raised the threshold.
+                    # Offers of an earlier part may have raised the threshold.
                     reaches = torch.nonzero(exact_c >= best.threshold_B[user_c])[:, 0]
                     user_c = user_c[reaches]
                     best.offer(
@@ -109,15 +125,23 @@ def search_int8(
 
 
 def has_plain_scores(open_S: list[OpenPaths]) -> bool:
-    """Whether scores are plain products: no path is closed to anyone, and none has a bias."""
+    """Whether all scores are plain products: no path has a bias or is closed to a user."""
     return not any(bool((paths.bias_Bp != 0).any()) for paths in open_S)
 
 
 class _Users:
-    """Some users' queries of one item set, as bytes; all paths of a user have one step."""
+    """The queries of some users for one item set, as bytes.
+
+    All queries of a user have the same step s_q, so their integer products can be compared.
+    """
 
     def __init__(self, first: int, users: int, paths: OpenPaths, quantised: Quantised) -> None:
-        # One step for all paths of a user: their integer products can be compared directly.
+        """
+        Args:
+            first, users: the users, as the number of the first one and how many they are.
+            paths: the queries of all users for the item set.
+            quantised: the item vectors.
+        """
         vector_Upd = paths.vector_Bpd[first : first + users]
         step_U11 = _step(vector_Upd.flatten(1))[..., None]
         rounded = (vector_Upd / step_U11).round_()
@@ -125,14 +149,14 @@ class _Users:
         self.users = users
         self.step_U = step_U11[:, 0, 0]
 
-        # c of the bound above, for the longest query of each user.
+        # c of the bound above; its |q| is that of the user's longest query.
         longest_U = vector_Upd.norm(dim=2).amax(1)
         error_U = (vector_Upd - rounded * step_U11).norm(dim=2).amax(1)
         self.margin_U = _SLACK * (
             (longest_U * quantised.rounding + error_U * quantised.length) / self.step_U
         )
 
-        # Path by path, so a path's rows are together, as `Reaching` reads them.
+        # Sorted by path, then by user, as `Reaching` expects.
         self._bytes = rounded.to(torch.int8).transpose(0, 1).flatten(0, 1).contiguous()
         self._products = torch.empty(
             len(self._bytes), _COLUMNS, dtype=torch.int32, device=vector_Upd.device
@@ -142,10 +166,16 @@ class _Users:
     def survivors(
         self, bytes_dN: Tensor, step_N: Tensor, items: int, threshold_B: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores that may reach the threshold and be the best of their item, ordered by path.
+        """Finds the scores that may reach the threshold and be the best of their item.
+
+        Args:
+            bytes_dN: v8 of the items of a chunk, padded with zeros.
+            step_N: s_v of the items, padded with zeros.
+            items: the number of items.
+            threshold_B: the threshold of each user.
 
         Returns:
-            Users, columns and paths (numbered within the item set).
+            Users, columns and paths (numbered within the item set) of the scores, sorted by path.
         """
         torch._int_mm(self._bytes, bytes_dN, out=self._products)
         product_pUN = self._products.view(-1, self.users, _COLUMNS)
@@ -154,7 +184,8 @@ class _Users:
             product_pUN, self.margin_U, step_N, items, threshold_U
         )
 
-        # A path survives if its upper bound reaches the threshold, and the best lower bound.
+        # A score survives if its upper bound reaches the threshold. It must also reach the lower
+        # bound of the item's best score.
         product_pc = product_pUN[:, user_c, column_c].float()
         margin_c = self.margin_U[user_c]
         may_reach = (product_pc + margin_c) * step_N[column_c] >= threshold_U[user_c]
@@ -164,6 +195,9 @@ class _Users:
 
 
 def _step(vectors_Rd: Tensor) -> Tensor:
-    """[R, 1]: the largest number of each row is 127 steps; rows of zeros have steps of 1."""
+    """Returns the step of each vector, [R, 1], so that its largest number is `_STEPS` steps.
+
+    The step of a vector of zeros is 1.
+    """
     largest = vectors_Rd.abs().amax(1, keepdim=True)
     return torch.where(largest > 0, largest / _STEPS, 1.0)

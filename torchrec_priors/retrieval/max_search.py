@@ -1,12 +1,12 @@
-"""Max fusion without scores of all items: each item set's vectors against its own queries.
+"""Max fusion, which needs no array with the scores of all items.
 
-Vectors go by in chunks. Of a chunk's scores [paths, users, items] only those that reach the user's
-threshold are looked at further (`BestItems`, `Reaching`). Nothing larger than a chunk's scores
-exists.
+The items of each set are scored in chunks, with the queries of the set. `Reaching` picks the few
+scores of a chunk that reach the user's threshold, and `BestItems` keeps the best of them. No array
+is larger than the scores of one chunk, [paths, users, items].
 
-Products have one of a few shapes, filled up with zeros, so a score does not depend on the other
-rows and columns. Whether products of these shapes agree to the last bit is tried out on each
-machine; if they do not, only one shape is used.
+Matrix products have one of a few shapes and are padded with zeros. So a score does not depend on
+the other rows and columns of the product. This holds only if products of these shapes give the same
+bits, which is tried out on each machine. If they do not, only one shape is used.
 
 Shapes: B users, p paths of an item set, U users of a product, R rows of a path in the product,
 n items of a chunk, N columns of the product, c items that reach a threshold, d width.
@@ -25,23 +25,24 @@ from torchrec_priors.retrieval.group_index import GroupIndex
 from torchrec_priors.retrieval.open_paths import OpenPaths
 from torchrec_priors.retrieval.reaching import Reaching
 
-# Items of the smallest and the largest product.
-_COLUMNS = 512
-_MOST_COLUMNS = 2048
-# Users of the smallest product; users x paths of the largest.
-_USERS = 16
-_MOST_ROWS = 1024
+_COLUMNS = 512  # items in the smallest product
+_MOST_COLUMNS = 2048  # items in the largest product
+_USERS = 16  # users in the smallest product
+_MOST_ROWS = 1024  # users x paths in the largest product
 
 
 @torch.no_grad()
 def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: BestItems) -> None:
-    """Offers `best` every item of this rank that may be among a user's best.
+    """Offers `best` every item of this rank that may be among a user's best items.
 
     Args:
-        open_S: the users' queries for each item set.
+        index: this rank's items.
+        score: turns stored vectors into the vectors that scores are computed with.
+        open_S: for each item set, the queries of the paths that are open to each user.
+        best: the best items of each user so far.
     """
     for number, paths in enumerate(open_S):
-        # A chunk is scored for all groups of users, so it fits the narrowest of their products.
+        # Each chunk is scored for all groups of users, so the narrowest product limits its size.
         groups = list(_groups(paths))
         width = min((group.width for group in groups), default=_COLUMNS)
 
@@ -49,7 +50,7 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
             columns = _COLUMNS
             while columns < len(item_n):
                 columns *= 2
-            # Gathered once for all users; columns without an item are zeros.
+            # The vectors are gathered once for all users, and padded with zeros.
             vectors_nd = score.items(index.shard.rows.index_select(0, row_n))
             vectors_dN = F.pad(vectors_nd, (0, 0, 0, columns - len(item_n))).T
             for group in groups:
@@ -57,13 +58,14 @@ def search_max(index: GroupIndex, score: Score, open_S: list[OpenPaths], best: B
 
 
 class _Users:
-    """Some users' queries of one item set, ready to be multiplied."""
+    """The queries of some users for one item set, arranged for matrix products."""
 
     def __init__(self, first: int, users: int, paths: OpenPaths, rows: int) -> None:
         """
         Args:
-            first, users: which users.
-            rows: users of a product; those after `users` are zeros.
+            first, users: the users, as the number of the first one and how many they are.
+            paths: the queries of all users for the item set.
+            rows: the number of users in a product; it is padded with zeros after `users`.
         """
         part = slice(first, first + users)
         self.first = first
@@ -72,18 +74,24 @@ class _Users:
 
         vector_pRd = F.pad(paths.vector_Bpd[part].transpose(0, 1), (0, 0, 0, rows - users))
         self._vectors = vector_pRd.flatten(0, 1).contiguous()
-        # Biases of zero are not added at all.
+        # If all biases are 0, adding them is skipped.
         bias_pU = paths.bias_Bp[part].T
         self._bias_pU = bias_pU.contiguous() if bool((bias_pU != 0).any()) else None
 
-        # Room for the scores is taken once, for all chunks.
+        # The memory for scores is allocated once, for all chunks.
         self.width = _width(len(self._vectors), len(vector_pRd) * _USERS, vector_pRd.shape[2])
         self._rows = rows
         self._scores = vector_pRd.new_empty(len(self._vectors) * self.width)
         self._reaching = Reaching(users, self.width, vector_pRd.device)
 
     def offer(self, item_n: Tensor, vectors_dN: Tensor, best: BestItems) -> None:
-        """Offers a chunk's items that reach a user's threshold, each with its best path."""
+        """Offers `best` the items of a chunk that reach a user's threshold, with their best paths.
+
+        Args:
+            item_n: the row ids of the items.
+            vectors_dN: the vectors of the items, padded with zeros.
+            best: the best items of each user so far.
+        """
         columns = vectors_dN.shape[1]
         scores = self._scores[: len(self._vectors) * columns].view(-1, columns)
         torch.mm(self._vectors, vectors_dN, out=scores)
@@ -91,7 +99,7 @@ class _Users:
         score_pRN = scores.view(-1, self._rows, columns)
         threshold_U = best.threshold_B[self.first : self.first + self.users]
         user_c, column_c = self._reaching.scores(score_pRN, self._bias_pU, len(item_n), threshold_U)
-        # Mostly nothing reaches a threshold, once these are high.
+        # After the first chunks thresholds are high, and usually no item reaches them.
         if not len(user_c):
             return
 
@@ -103,8 +111,8 @@ class _Users:
 
 
 def _groups(paths: OpenPaths) -> Iterator[_Users]:
-    """All users, in products as large as agree with the smallest."""
-    # Larger products are faster; they are used only if their bits are those of the smallest.
+    """Divides the users into groups; the users of a group are multiplied in one product."""
+    # Larger products are faster. A shape is used only if it gives the same bits as the smallest.
     users, ways, dim = paths.vector_Bpd.shape
     rows = _USERS
     while (
@@ -119,7 +127,13 @@ def _groups(paths: OpenPaths) -> Iterator[_Users]:
 
 
 def _width(rows: int, fewest: int, dim: int) -> int:
-    """The number of items of a product with `rows` rows."""
+    """Returns the largest number of items in a product that gives the same bits as the smallest.
+
+    Args:
+        rows: the number of rows (users x paths) in the product.
+        fewest: the number of rows in the smallest product.
+        dim: the width of the vectors.
+    """
     width = _COLUMNS
     while width < _MOST_COLUMNS and _agree(rows, 2 * width, fewest, dim):
         width *= 2
@@ -128,9 +142,9 @@ def _width(rows: int, fewest: int, dim: int) -> int:
 
 @cache
 def _agree(rows: int, columns: int, fewest: int, dim: int) -> bool:
-    """Whether a product of `rows` and `columns` has the bits of smaller ones.
+    """Whether a product of `rows` x `columns` gives the same bits as smaller products.
 
-    These have `fewest` rows and `_COLUMNS` columns.
+    The smaller products have `fewest` rows and `_COLUMNS` columns.
     """
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(rows, dim, generator=generator)

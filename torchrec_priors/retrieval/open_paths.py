@@ -1,7 +1,7 @@
-"""The paths of an item set that are open to each user: few, if groups of users have own heads.
+"""Picks the paths of an item set that are open to each user.
 
-Scores are computed only for these, so the cost of retrieval is that of a user's own heads, however
-many groups of users exist.
+If groups of users have heads, most paths are closed to a user. Scores are computed only for the
+open paths, so the cost of retrieval does not grow with the number of groups of users.
 
 Shapes: B users, K paths of the tree, p paths of one item set, d width.
 """
@@ -18,12 +18,14 @@ from torchrec_priors.priors.user import UserPrior
 
 @dataclass(frozen=True)
 class OpenPaths:
-    """For each user some paths of one item set, ascending; all that are open to it are included.
+    """The paths of one item set that are open to each user.
+
+    All users have the same number of paths here, so a user may also have some closed paths.
 
     Attributes:
-        path_Bp: their numbers.
-        vector_Bpd: their queries.
-        bias_Bp: added to their scores; -inf if a path is closed all the same.
+        path_Bp: the numbers of the paths, ascending for each user.
+        vector_Bpd: the queries of the paths.
+        bias_Bp: added to the scores of a path; -inf for a closed path.
     """
 
     path_Bp: Tensor
@@ -35,11 +37,13 @@ def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> 
     """Picks the paths of one item set that each user has open.
 
     Args:
-        bias_BK: -inf for closed paths.
-        paths: of the item set.
-        most: the largest number of them that a user of the data set has open. That many are taken
-            for everyone, unless somebody has more, such as unknown users: what is computed for a
-            user hardly ever depends on the others in the batch.
+        vector_BKd: the queries of all paths.
+        bias_BK: added to the scores of a path; -inf for a closed path.
+        paths: the paths of the item set, as a slice.
+        most: the largest number of open paths that a user of the data set has in the item set. This
+            number is taken for every user, so that computations for a user hardly ever depend on
+            the other users in the batch. If a user has more open paths, all paths are taken; an
+            unknown user may have more.
     """
     vector_Bpd = vector_BKd[:, paths]
     bias_Bp = bias_BK[:, paths]
@@ -47,7 +51,7 @@ def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> 
     is_open_Bp = ~torch.isneginf(bias_Bp)
 
     if most < bias_Bp.shape[1] and bool((is_open_Bp.sum(1) <= most).all()):
-        # Open paths first, in their order; then closed ones fill up to `most`.
+        # The first `most` paths in an order with the open paths first. Closed paths may follow.
         first = is_open_Bp.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
         column_Bp = first.sort(1).values
         bias_Bp = bias_Bp.gather(1, column_Bp)
@@ -56,13 +60,16 @@ def open_paths(vector_BKd: Tensor, bias_BK: Tensor, paths: slice, most: int) -> 
 
 
 def most_open(tree: PriorTree) -> list[int]:
-    """For each item set, the largest number of its paths that a user of the data set has open."""
+    """Returns, for each item set, the largest number of paths that are open to a user.
+
+    Only the users of the data set count: an unknown user may have more open paths.
+    """
     groups_a_user = [
         level.most_groups if isinstance(level, UserPrior) else 0 for level in tree.levels
     ]
 
-    # Paths that differ only in groups of users are alternatives: a user has at most the product of
-    # the groups that it is in.
+    # Among paths that differ only in groups of users, a user has those with the user's own groups.
+    # Their number is at most the product of the numbers of groups at these levels.
     ways: dict[tuple[int, tuple[int, ...], tuple[int, ...]], int] = {}
     for path, item_set in zip(tree.paths, tree.item_set_K, strict=True):
         pairs = zip(path.levels, path.groups, strict=True)

@@ -1,4 +1,4 @@
-"""`predictions.parquet`: every user's recommendations in original ids, with each item's path."""
+"""Writes `predictions.parquet`: the recommendations of every user, with original ids and paths."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +15,9 @@ from torchrec_priors.retrieval.search_types import Found
 
 
 class PredictionWriter:
-    """Collects every rank's batches on rank 0, which writes them as they come.
+    """Collects the batches of all ranks on rank 0, which writes them round by round.
 
-    The file appears when it is complete.
+    The file appears under its name only when it is complete.
     """
 
     def __init__(
@@ -25,9 +25,10 @@ class PredictionWriter:
     ) -> None:
         """
         Args:
-            item_ids: original ids by row.
-            path_names: names by path.
-            group: ranks that take part; each must add the same number of batches.
+            file: the file to write.
+            item_ids: the original ids of the items, in the order of their row ids.
+            path_names: the names of the paths, in their order.
+            group: the ranks that take part; each must add the same number of batches.
         """
         self.file = file
         self.group = group
@@ -38,10 +39,10 @@ class PredictionWriter:
         self._open = ExitStack()
 
     def add(self, users: Histories, found: Found) -> None:
-        """Adds this rank's users of a round, perhaps none."""
+        """Adds this rank's batch of a round, which may have no users."""
         table = self._table(users, found)
         tables = [table]
-        # Every rank takes part in every round, even without users: the gathering is a collective.
+        # Gathering is a collective, so every rank takes part in every round, even without users.
         world = dist.get_world_size(self.group)
         if world > 1:
             collected: list[pa.Table | None] | None = [None] * world if self.leads else None
@@ -50,7 +51,7 @@ class PredictionWriter:
 
         if self.leads:
             whole = pa.concat_tables(tables)
-            # The schema is known with the first round.
+            # The first round gives the schema of the file.
             if self._writer is None:
                 partial = self._open.enter_context(new_file(self.file))
                 self._writer = self._open.enter_context(ParquetWriter(partial, whole.schema))
@@ -70,6 +71,7 @@ class PredictionWriter:
         self._open.__exit__(kind, error, trace)
 
     def _table(self, users: Histories, found: Found) -> pa.Table:
+        """Returns the rows of the file for some users."""
         table = recommendations(users.user_ids, found, self._ids, self._names)
         targets = _lists(self._ids.take(pa.array(users.targets)), users.target_lengths)
         return table.add_column(1, "targets", targets)
@@ -78,11 +80,15 @@ class PredictionWriter:
 def recommendations(
     user_ids: pa.Array, found: Found, item_ids: pa.Array, path_names: pa.Array
 ) -> pa.Table:
-    """What was found, one row a user: `user_id`, and lists `items`, `scores`, `heads`, best first.
+    """Returns a table with one row for each user.
+
+    Its columns are `user_id`, and the lists `items`, `scores` and `heads`, best first.
 
     Args:
-        item_ids: original ids by row.
-        path_names: names by path.
+        user_ids: the original ids of the users.
+        found: the items that were found for the users.
+        item_ids: the original ids of all items, in the order of their row ids.
+        path_names: the names of all paths, in their order.
     """
     row_Bk = found.row_Bk.cpu().numpy()
     score_Bk = found.score_Bk.cpu().numpy()
@@ -101,6 +107,7 @@ def recommendations(
 
 
 def _lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
+    """Divides values into lists of the given lengths."""
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
     return pa.ListArray.from_arrays(pa.array(offsets), values)

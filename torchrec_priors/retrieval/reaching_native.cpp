@@ -1,23 +1,24 @@
-// Which columns may be among a user's best: those whose largest of p scores reaches the user's threshold.
+// Picks the columns that may be among a user's best: the largest of their p scores reaches the user's threshold.
 //
-// Scores [p, rows, columns] are read once, and only columns that reach a threshold are written.
+// Scores [p, rows, columns] are read once, and only the picked columns are written.
 
 #include <cstdint>
 #include <cstring>
 
 namespace {
 
-constexpr int BLOCK = 64;  // columns that are looked at together
+constexpr int BLOCK = 64;  // columns that are compared together
 
-// Memory for users x columns results: first the columns of each user, then all of them in a row.
+// Memory for users x columns results. A thread writes the columns of a user into `places`, and their number into
+// `counts`. Then the results of all users are copied into `user` and `column`, one after another.
 struct Found {
   int32_t *places, *counts;
   int64_t *user, *column;
   int64_t threads;
 };
 
-// Returns the number of columns whose highest score reaches their user's threshold, and writes them by user. The number of
-// `columns` of a row is a multiple of BLOCK; only the first `items` of them count.
+// Picks the columns with a highest score that reaches the user's threshold, writes them sorted by user, and returns
+// their number. A row has `columns` columns, a multiple of BLOCK. Only the first `items` of them are items.
 template <typename Score, typename Highest>
 int64_t scan(const Score* scores, int64_t columns, int64_t users, int64_t items, const float* threshold,
              const Found& found, Highest highest_of) {
@@ -47,7 +48,7 @@ int64_t scan(const Score* scores, int64_t columns, int64_t users, int64_t items,
 
 extern "C" {
 
-// The largest score + bias[p, user] of each column; without a bias if it is null.
+// A column's highest score is the largest score + bias[p, user] of all p. If `bias` is null, there are no biases.
 int64_t reaching_scores(const float* scores, const float* bias, int64_t paths, int64_t rows, int64_t columns,
                         int64_t users, int64_t items, const float* threshold, const Found* found) {
   return scan(scores, columns, users, items, threshold, *found,
@@ -63,7 +64,7 @@ int64_t reaching_scores(const float* scores, const float* bias, int64_t paths, i
        });
 }
 
-// (largest product + margin[user]) * step[column].
+// A column's highest score is (largest product + margin[user]) * step[column].
 int64_t reaching_bounds(const int32_t* products, const float* margin, const float* step, int64_t paths, int64_t rows,
                         int64_t columns, int64_t users, int64_t items, const float* threshold, const Found* found) {
   return scan(products, columns, users, items, threshold, *found,

@@ -1,4 +1,4 @@
-"""Opening `predictions.parquet`, and checking that the metrics next to it were computed with it."""
+"""Opens `predictions.parquet`, and checks that it belongs to the metrics in the same folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,24 +6,26 @@ from typing import Any
 
 from torchrec_priors.parquet import ParquetReader, read_footer
 
-# In metrics.json: the checksum of the file's footer, which holds the checksums of everything else.
+# The key in metrics.json of the checksum of the file's footer. The footer itself has the checksums
+# of everything else in the file.
 NOTED = "predictions_sha256"
 
 
 def noted_of(predictions: Path) -> dict[str, str]:
-    """What metrics.json says of the file."""
+    """Returns the entry that identifies the file in metrics.json."""
     return {NOTED: read_footer(predictions).sha256}
 
 
 def open_predictions(predictions: Path, metrics: Mapping[str, Any]) -> ParquetReader:
-    """Opens the file that metrics were computed with.
+    """Opens the predictions of an evaluation, after checking that its metrics belong to them.
 
     Args:
-        metrics: what metrics.json says. Earlier versions noted no checksum of the file, which is
-            then not compared.
+        predictions: the file.
+        metrics: the content of metrics.json. Earlier versions wrote no checksum of the predictions
+            into it; in that case nothing is checked.
 
     Raises:
         DamagedParquetError: the file is damaged, or belongs to another evaluation.
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     return ParquetReader(predictions, read_footer(predictions, metrics.get(NOTED, "")))

@@ -1,13 +1,15 @@
-"""Top-k of the whole catalogue for a batch of users, group by group, fused over heads (paper 3.5).
+"""Finds the k best items of the whole catalogue for a batch of users (paper 3.5).
+
+Head k scores the items that it may retrieve; the bias b_k depends on the user and the head:
 
     s_k(i) = q_k . e_i + b_k for i in Omega_k (Eq. 3), -inf elsewhere
 
-The bias b_k differs by user and path; `Fusion` says how the scores of an item become one.
+`fusion.py` defines how the scores that several heads give an item become one score.
 
-Every rank scores the items of its own rows for the users of all ranks and keeps a running top-k;
-then the ranks' lists are merged (`across_ranks.py`). Only [users, tile] scores exist at a time. A
-candidate is one 64-bit key that orders by score, then by row id, so the answer does not depend on
-tiles, shards or ranks.
+Every rank scores the items of its own rows for the users of all ranks, and keeps the best of them.
+Then the lists of the ranks are merged (`across_ranks.py`). Only the scores of some items are in
+memory at a time. Items are ordered by score, and by row id if scores are equal. So the result does
+not depend on how items are divided among ranks, or into tiles.
 
     search
         answers_of_all_ranks      sends the queries of all ranks to every rank
@@ -47,19 +49,19 @@ def search(
     fusion: Fusion = Fusion(),
     quantised: Quantised | None = None,
 ) -> Found:
-    """Top-k for this rank's users over the rows of all ranks.
+    """Finds the k best items of all ranks for each of this rank's users.
 
-    Every rank must call it; batches may differ in size.
+    Every rank must call it; the batches of ranks may differ in size.
 
     Args:
-        index: index over this rank's rows.
-        score: turns stored vectors into factors.
-        queries: query of every path.
-        excluded: items to leave out (seen ones), or None.
-        k: results per user.
-        fusion: how the heads' scores are fused.
-        quantised: int8 copies of the index's rows, for a faster search with the same results; used
-            if the fusion is max and scores are plain dot products.
+        index: the candidates on this rank.
+        score: turns stored vectors into the vectors that scores are computed with.
+        queries: the queries of all paths for each user.
+        excluded: the items to leave out, such as seen items; or None.
+        k: the number of items for each user.
+        fusion: how the scores of an item become one.
+        quantised: int8 copies of the index's vectors. They are used if the fusion is max and scores
+            are plain dot products. The search is then faster, and its results are the same.
     """
 
     def search_own_rows(queries: Queries, excluded: Exclusions | None) -> tuple[Tensor, Tensor]:
@@ -78,20 +80,25 @@ def search(
 def log_normalisers(
     index: GroupIndex, score: Score, queries: Queries, excluded: Exclusions | None = None
 ) -> Tensor:
-    """log sum over i in Omega_k of exp(q_k . e_i), over the rows of all ranks: [B, K].
+    """Computes log sum exp(q_k . e_i) over the items i in Omega_k of all ranks.
 
-    It is 0 for paths that are closed or have no items. Over a sample of the rows
-    (`GroupIndex.sample`) it is an estimate, unbiased before the logarithm. Every rank must call it.
-
-    Summed in double precision and rounded once, so it hardly ever depends on the order of rows or
-    ranks.
+    Every rank must call it. If the index is a sample (`GroupIndex.sample`), the sum is an unbiased
+    estimate. Sums are in double precision and rounded once, so they hardly ever depend on the order
+    of items or ranks.
 
     Args:
-        excluded: items that are left out of a user's sums, or None.
+        index: the candidates on this rank.
+        score: turns stored vectors into the vectors that scores are computed with.
+        queries: the queries of all paths for each user. Of the biases, only -inf matters, which
+            closes a path.
+        excluded: the items that are left out of a user's sums, or None.
+
+    Returns:
+        [B, K]; 0 for paths that are closed or have no items.
     """
 
     def sum_own_rows(queries: Queries, excluded: Exclusions | None) -> tuple[Tensor]:
-        banned = None if excluded is None else _own_places(index, excluded)
+        banned = None if excluded is None else _own_positions(index, excluded)
         return (log_sums(index, score, queries.vector_BKd, queries.bias_BK, banned),)
 
     if dist.get_world_size() == 1:
@@ -100,7 +107,7 @@ def log_normalisers(
         (sums_WBK,) = answers_of_all_ranks(sum_own_rows, queries, excluded, fills=(0,))
         sums_BK = torch.logsumexp(sums_WBK, 0)
 
-    # 0 rather than -inf: the caller subtracts it from biases, and -inf minus -inf is NaN.
+    # The caller subtracts the result from biases, and -inf minus -inf would be NaN.
     undefined_BK = torch.isneginf(queries.bias_BK) | torch.isneginf(sums_BK)
     return sums_BK.float().masked_fill(undefined_BK, 0.0)
 
@@ -114,17 +121,20 @@ def search_reference(
     fusion: Fusion = Fusion(),
     alternatives_KV: Tensor | None = None,
 ) -> Found:
-    """The definition, with all scores at once: Eq. 3's mask, fusion item by item, stable sort.
+    """Searches as it is defined, with all scores in memory, as the reference for tests.
 
     Args:
-        alternatives_KV: c(i) of each path's items; 1 by default.
+        table_Vd: the vectors that scores are computed with.
+        eligible_KV: bool, whether a path may retrieve an item.
+        queries, excluded, k, fusion: as for `search`.
+        alternatives_KV: c(i) of each item, in the branch of each path; 1 by default.
     """
     score_BKV = queries.vector_BKd @ table_Vd.T + queries.bias_BK[..., None]
     score_BKV = torch.where(eligible_KV, score_BKV, -torch.inf)
     if alternatives_KV is None:
         alternatives_KV = torch.ones(eligible_KV.shape)
 
-    # User by user and item by item: this is the definition, not the fast way.
+    # One user and one item at a time, as in the definition of a fusion.
     score_BV = torch.full((len(queries), len(table_Vd)), -torch.inf)
     path_BV = torch.zeros((len(queries), len(table_Vd)), dtype=torch.int64)
     for user in range(len(queries)):
@@ -135,7 +145,7 @@ def search_reference(
     if excluded is not None:
         score_BV[torch.from_numpy(excluded.user), torch.from_numpy(excluded.row)] = -torch.inf
 
-    # Of equal scores the smaller row comes first, which a stable sort gives.
+    # A stable sort puts the smaller row id first if scores are equal.
     order = torch.argsort(score_BV, dim=1, descending=True, stable=True)[:, :k]
     order = F.pad(order, (0, max(0, k - order.shape[1])))
     score = score_BV.gather(1, order)
@@ -157,13 +167,18 @@ def _search_own_rows(
     fusion: Fusion,
     quantised: Quantised | None,
 ) -> tuple[Tensor, Tensor]:
-    """Best keys of this rank's rows and their paths: [B, k], padded with `NOTHING`."""
+    """Finds the k best of this rank's items for each user.
+
+    Returns:
+        The keys of the items and their paths: [B, k] each. Keys of shorter lists are padded with
+        `NOTHING`.
+    """
     if excluded is None:
         excluded = Exclusions(np.zeros(0, np.int64), np.zeros(0, np.int64))
     if fusion.kind == "max":
         return _search_max(index, score, queries, excluded, k, quantised)
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
-    return search_fused(index, score, open_S, _own_places(index, excluded), k, fusion)
+    return search_fused(index, score, open_S, _own_positions(index, excluded), k, fusion)
 
 
 def _search_max(
@@ -174,17 +189,18 @@ def _search_max(
     k: int,
     quantised: Quantised | None,
 ) -> tuple[Tensor, Tensor]:
-    """Max fusion need not keep all scores: only items that reach the user's current threshold are
-    collected.
+    """Like `_search_own_rows`, for max fusion.
+
+    Not all scores are kept: only items that reach a user's current threshold are collected.
     """
     device = queries.bias_BK.device
     open_S = index.open_paths(queries.vector_BKd, queries.bias_BK)
-    # The int8 search's error bound holds only for plain dot products.
+    # The upper bounds of the int8 search hold only for plain dot products.
     if quantised is not None and not has_plain_scores(open_S):
         quantised = None
 
-    # With one item set no item is offered twice, except that the int8 search may offer it once per
-    # path.
+    # With several item sets, an item is offered once for each of its sets. The int8 search may also
+    # offer it once for each path.
     offered_once = len(open_S) == 1
     if offered_once and quantised is not None:
         offered_once = open_S[0].path_Bp.shape[1] == 1
@@ -199,7 +215,11 @@ def _search_max(
     return keys_Bk, path_Bk.int()
 
 
-def _own_places(index: GroupIndex, excluded: Exclusions) -> tuple[np.ndarray, np.ndarray]:
-    """Users, and places among this rank's candidates, of the excluded items that are there."""
-    kept, place = index.places(excluded.row)
-    return excluded.user[kept], place
+def _own_positions(index: GroupIndex, excluded: Exclusions) -> tuple[np.ndarray, np.ndarray]:
+    """Picks the excluded items that are candidates on this rank.
+
+    Returns:
+        The users of these items, and the positions of the items among the candidates.
+    """
+    kept, position = index.places(excluded.row)
+    return excluded.user[kept], position

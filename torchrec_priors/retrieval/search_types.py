@@ -1,4 +1,4 @@
-"""What a search takes and gives: queries, exclusions, and the items it found.
+"""The inputs and results of a search: queries, exclusions, and the items that were found.
 
 Shapes: B users, K paths, k results, d width.
 """
@@ -12,12 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Found:
-    """Best items of each user, best first.
+    """The best items of each user, best first.
 
     Attributes:
-        row_Bk: int64 row ids; -1 if there are fewer than k items.
-        score_Bk: fused scores; they descend unless lists were diversified.
-        path_Bk: the path that gave each score, or most of it.
+        row_Bk: int64 row ids of the items; -1 after the end of a shorter list.
+        score_Bk: the fused scores, in descending order unless lists were diversified.
+        path_Bk: the path that gave the score, or that contributed most to it.
     """
 
     row_Bk: Tensor
@@ -30,24 +30,29 @@ class Found:
 
 @dataclass(frozen=True)
 class Exclusions:
-    """Items that must not be recommended, as (user in batch, row id) pairs."""
+    """Items that must not be recommended, as pairs of a user and a row id.
+
+    Attributes:
+        user: the user's position in the batch.
+        row: the row id of the item.
+    """
 
     user: np.ndarray
     row: np.ndarray
 
     @classmethod
     def of(cls, items: np.ndarray, lengths: np.ndarray) -> "Exclusions":
-        """From the items of one user after another, `lengths` of them each."""
+        """Makes exclusions from the row ids of one user after another, given their numbers."""
         return cls(np.repeat(np.arange(len(lengths)), lengths), items)
 
 
 @dataclass(frozen=True)
 class Queries:
-    """What a batch of users searches for.
+    """The queries of a batch of users.
 
     Attributes:
-        vector_BKd: query of every path, scaled and normalised for scoring.
-        bias_BK: added to every score of a path; -inf if the user may not use it.
+        vector_BKd: the query of each path, scaled and normalised for scoring.
+        bias_BK: added to all scores of a path; -inf if the path is closed to the user.
     """
 
     vector_BKd: Tensor
@@ -57,7 +62,7 @@ class Queries:
         return len(self.bias_BK)
 
     def within(self, open_BK: Tensor) -> "Queries":
-        """The same queries, with all other paths closed."""
+        """Returns the same queries, with all paths closed that are not open in `open_BK`."""
         return Queries(self.vector_BKd, self.bias_BK.masked_fill(~open_BK, -torch.inf))
 
     @classmethod
