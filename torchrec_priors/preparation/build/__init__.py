@@ -1,1 +1,1 @@
-"""A corpus -> the files of a prepared data set, stage by stage."""
+"""Builds the files of a prepared data set from a corpus, stage by stage."""

@@ -1,4 +1,5 @@
-"""Engines compute Ibis expressions over raw files and work tables.
+"""Provides engines, which compute Ibis expressions over raw files and intermediate tables.
 
-DuckDB works out of core on one machine; Spark works on one machine or a cluster.
+DuckDB works on one machine with data that may be larger than memory. Spark works on one machine or
+on a cluster.
 """

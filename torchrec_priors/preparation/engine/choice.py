@@ -1,4 +1,4 @@
-"""The choice of the engine that prepares a data set."""
+"""Defines the choice of the engine that prepares a data set."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,9 +18,9 @@ class EngineChoice:
     """The engine that computes a data set. The content of the data set does not depend on it.
 
     Attributes:
-        name: The engine.
-        memory: Memory that it may use, such as "2GB".
-        master: URL of a Spark cluster. By default Spark uses all cores of this machine.
+        name: the name of the engine.
+        memory: the amount of memory that the engine may use, such as "2GB".
+        master: the URL of a Spark cluster. By default Spark uses all cores of this machine.
     """
 
     name: Literal["duckdb", "spark"] = "duckdb"
@@ -28,7 +28,7 @@ class EngineChoice:
     master: str | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError for what can be checked before any file is touched."""
+        """Raises UserError if the options are invalid, before any file is written."""
         memory_of_process(self.memory)
         if self.name == "spark" and find_spec("pyspark") is None:
             raise UserError("--engine spark needs pyspark: pip install 'torchrec-priors[spark]'")
@@ -39,7 +39,11 @@ class EngineChoice:
 
     @contextmanager
     def start(self, folder: Path) -> Iterator[Engine]:
-        """Starts the engine, with this folder for its work, and closes it at the end."""
+        """Starts the engine and closes it at the end.
+
+        Args:
+            folder: an existing folder for the engine's files.
+        """
         engine = self._engine(folder)
         try:
             yield engine
@@ -50,7 +54,7 @@ class EngineChoice:
         if self.name == "duckdb":
             return DuckDB(folder, self.memory)
 
-        # Imported here: pyspark is an extra.
+        # This is imported only if needed, because pyspark is an optional dependency.
         from torchrec_priors.preparation.engine.on_spark import LOCAL, Spark
 
         return Spark(folder, self.memory, self.master or LOCAL)

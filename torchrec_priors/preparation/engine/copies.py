@@ -1,8 +1,9 @@
-"""Parquet copies of raw files that an engine cannot read as they are.
+"""Copies raw files to Parquet if an engine cannot read them directly.
 
-These are CSV files, and Parquet files with text that is not UTF-8. A copy has the requested columns
-and `row`, the position of each row in the raw file (1-based). It is written once, on the machine
-that runs `prepare`, in bounded memory: every engine sees the same rows.
+Copies are made of CSV files, and of Parquet files with text that is not UTF-8. A copy has the
+requested columns and `row`, the 1-based position of each row in the raw file. It is written once,
+on the machine that runs `prepare`, and in bounded memory. All engines read the same copy, so they
+get the same rows.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,11 +20,12 @@ from torchrec_priors.preparation.raw.bad_rows import BadRows
 from torchrec_priors.preparation.raw.csv_file import read_csv_blocks
 from torchrec_priors.preparation.raw.typed import LINE
 
-_ROWS = 1 << 18  # rows in memory at a time, and in a row group
+# The number of rows in memory at a time, and in a row group.
+_ROWS = 1 << 18
 
 
 def copy_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, copy: Path) -> None:
-    """Copies a CSV file; raises UserError as `read_csv`."""
+    """Copies a CSV file. Raises UserError for the same reasons as `read_csv`."""
     blocks = (
         table.rename_columns({LINE: ROW}) for table in read_csv_blocks(file, columns, bad_rows)
     )
@@ -33,10 +35,10 @@ def copy_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, 
 def copy_text(
     file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, copy: Path
 ) -> None:
-    """Copies a Parquet file without the rows that have text that is not UTF-8.
+    """Copies a Parquet file, but leaves out rows in which a text is not UTF-8.
 
     Raises:
-        UserError: There is such a row, and `bad_rows` rejects it.
+        UserError: a text is not UTF-8, and `bad_rows` rejects such rows.
     """
     _write(copy, columns, _valid_text(file, columns, bad_rows))
 
@@ -44,7 +46,7 @@ def copy_text(
 def _valid_text(
     file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows
 ) -> Iterable[pa.Table]:
-    """Yields the rows whose texts are UTF-8, each with its position in the file."""
+    """Yields the rows in which all texts are UTF-8, with their positions in the file."""
     first_row = 1
     for batch in _batches(file, columns):
         table = pa.table(dict(zip(batch.schema.names, batch.columns, strict=True)))
@@ -53,19 +55,22 @@ def _valid_text(
         table = table.append_column(ROW, pa.array(rows))
         first_row += len(batch)
 
-        # A row counts once: it is removed before the next column is checked.
+        # A bad row is removed before the next column is checked, so it counts only once.
         for name in columns:
             table = _with_valid(table, name, file, bad_rows)
         yield table
 
 
 def _with_valid(table: pa.Table, name: str, file: Path, bad_rows: BadRows) -> pa.Table:
-    """Returns the rows whose text in a column is UTF-8; the others are rejected or counted."""
+    """Returns the rows in which the text in column `name` is UTF-8.
+
+    The other rows are rejected or counted.
+    """
     column = table[name].combine_chunks()
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
 
-    # Only texts can be wrong.
+    # Columns of other types are always valid.
     if not pa.types.is_string(column.type) and not pa.types.is_large_string(column.type):
         return table
 
@@ -73,7 +78,7 @@ def _with_valid(table: pa.Table, name: str, file: Path, bad_rows: BadRows) -> pa
     if valid.all():
         return table
 
-    # The example shows the bytes that are not UTF-8 as escapes.
+    # In the example, bytes that are not UTF-8 are shown as escapes like \xff.
     value = column[int(np.argmin(valid))].as_buffer().to_pybytes()
     example = shown(value.decode(errors="backslashreplace"))
     rows = table[ROW].filter(pa.array(~valid))
@@ -92,7 +97,8 @@ def _batches(file: Path, columns: Mapping[str, pa.DataType]) -> Iterator[pa.Reco
 
 
 def _is_utf8(texts: pa.Array) -> np.ndarray:
-    """Returns for each text whether it is UTF-8; one by one only if not all of them are."""
+    """Returns for each text whether it is UTF-8."""
+    # Texts are checked one by one only if the fast check of the whole array fails.
     try:
         texts.validate(full=True)
     except pa.ArrowInvalid:

@@ -1,8 +1,8 @@
-"""The interface of engines for corpus files and preparation.
+"""Defines the interface of engines, which corpus files and preparation use.
 
-A corpus file whose `load` takes a third argument gets an engine: `load(raw, bad_rows, engine)`. No
-raw file is held in memory: an engine returns Ibis tables, which Ibis expressions combine. A corpus
-file reads its log and keeps what is valid like this:
+If `load` of a corpus file takes a third argument, it gets an engine: `load(raw, bad_rows, engine)`.
+An engine does not hold raw files in memory. It returns Ibis tables, which are combined in Ibis
+expressions. A corpus file reads its log and keeps the valid rows like this:
 
     columns = {"item_id": pa.string(), "timestamp": pa.int64()}
     log = engine.read_csv([raw / "log.csv"], columns, bad_rows)
@@ -38,13 +38,14 @@ class Engine(ABC):
     """Reads raw files and computes Ibis tables in bounded memory.
 
     Args:
-        folder: An existing folder for work tables and for data that does not fit into memory.
+        folder: an existing folder for intermediate tables and for data that does not fit into
+            memory.
 
     Attributes:
-        name: Name of the engine, as in `--engine`.
-        rows_a_bucket: Number of interactions that it sorts at a time.
-        keeps_short: Whether users of short histories are wanted, too, for a later append. Then
-            corpora do not filter them out.
+        name: the name of the engine, as in `--engine`.
+        rows_a_bucket: the number of interactions that the engine can sort at a time.
+        keeps_short: whether corpus files must not filter out users with short histories, because a
+            later append may need them.
     """
 
     name: str
@@ -64,19 +65,20 @@ class Engine(ABC):
         columns: Mapping[str, pa.DataType],
         bad_rows: BadRows | None = None,
     ) -> ir.Table:
-        """Returns columns of Parquet files, not yet read, and three columns that identify each row.
+        """Returns a table of columns of Parquet files. The files are read when it is computed.
 
-        `file` is the index of a row's file in the sorted `files`, `row` its 1-based position in the
-        file, and `order` both in one number, which sorts in raw order.
+        The table has three more columns, which identify each row. `file` is the index of the row's
+        file in the sorted `files`. `row` is the 1-based position of the row in the file. `order`
+        combines both in one number and sorts rows as they are in the files.
 
         Args:
-            files: The files.
-            columns: Name -> type of the columns to read.
-            bad_rows: Handles rows with text that is not UTF-8. By default they are rejected.
+            files: the files.
+            columns: the types of the columns to read, by name.
+            bad_rows: handles rows with text that is not UTF-8. By default they are rejected.
 
         Raises:
-            UserError: A file is not Parquet, or lacks a column or has it with another type
-                (dictionaries count as their values).
+            UserError: a file is not Parquet, lacks a column, or has a column of another type. A
+                dictionary column has the type of its values.
         """
         paths = checked(files, columns)
         for path in paths:
@@ -90,14 +92,16 @@ class Engine(ABC):
         columns: Mapping[str, pa.DataType],
         bad_rows: BadRows | None = None,
     ) -> ir.Table:
-        """Returns typed columns of comma-separated files with a header.
+        """Returns a table of typed columns of comma-separated files with a header.
 
-        The three columns of `read_parquet` are added; `row` is the line. Files are read once, block
-        by block, and kept as Parquet in the engine's folder.
+        The table has the same three additional columns as that of `read_parquet`, but `row` is the
+        line number. Files are read once, block by block, and stored as Parquet in the engine's
+        folder.
 
         Raises:
-            UserError: A column is missing; `bad_rows` rejects a row that is malformed, has another
-                number of fields or other types, or is not UTF-8; or a value has a line break.
+            UserError: a column is missing, a quote is not closed, or `bad_rows` rejects a row. A
+                row is bad if it has the wrong number of fields, a value of another type or with a
+                line break, or text that is not UTF-8.
         """
         source = Source(checked(files, columns), columns, bad_rows or BadRows(), "line")
         for index in range(len(source.files)):
@@ -114,25 +118,25 @@ class Engine(ABC):
     ) -> ir.Table:
         """Returns the valid rows of a raw table.
 
-        The others are rejected, or counted as "<column> <must>".
+        The other rows are rejected, or counted as "<column> <must>".
 
         Args:
-            table: A table of `read_parquet` or `read_csv`, or one that was derived from it and
-                still has `file`, `row` and `order`.
-            valid: An expression of the table; or a table whose column of the same name lists the
-                allowed values.
-            bad_rows: Handles the other rows.
-            column: Column that messages name.
-            must: Text such as "must not be negative".
+            table: a table from `read_parquet` or `read_csv`, or a table derived from it that still
+                has `file`, `row` and `order`.
+            valid: an expression of the table that is true for valid rows, or another table that
+                lists the allowed values in a column named `column`.
+            bad_rows: handles the invalid rows.
+            column: the column that messages name.
+            must: the rule in words, such as "must not be negative".
         """
         return self.keep_all_valid(table, [Rule(column, must, valid)], bad_rows)
 
     def keep_all_valid(self, table: ir.Table, rules: Sequence[Rule], bad_rows: BadRows) -> ir.Table:
-        """Returns the rows that fulfil all rules, by one query over the table.
+        """Returns the rows that fulfil all rules. One query checks all rules.
 
-        A row counts for the first rule that it breaks.
+        A row that breaks several rules counts only for the first of them.
         """
-        # A restarted preparation does not check again what it has checked.
+        # If this check was finished before a kill, its result is in the journal.
         query = broken(table, rules)
         key = key_of(bad_rows.policy, self._fingerprint(query), *(rule.reason for rule in rules))
         noted = self.journal.finished(f"check {key}", key)
@@ -141,7 +145,8 @@ class Engine(ABC):
         else:
             violations = self.to_arrow(query).to_pylist()
 
-        # Handled before it is noted: rows that are rejected now are rejected the next time, too.
+        # Violations are handled before the check is recorded as finished. If they are an error, the
+        # check is therefore repeated the next time.
         if violations:
             self._handle(table, rules, violations, bad_rows)
         if not noted:
@@ -151,7 +156,7 @@ class Engine(ABC):
 
     def require_unique(self, table: ir.Table, column: str) -> None:
         """Raises UserError if two rows of a raw table have the same value of `column`."""
-        # The last of the equal rows is reported.
+        # Of the rows with the same value, the last one is reported.
         counts = table.group_by(column).aggregate(rows=table.count(), first=table[ORDER].max())
         repeated = counts.filter(counts.rows > 1).order_by("first").limit(1)
         rows = self.to_arrow(repeated).to_pylist()
@@ -162,13 +167,18 @@ class Engine(ABC):
     # For the preparation of a data set
 
     def materialise(self, name: str, table: ir.Table, key: str = "") -> ir.Table:
-        """Computes a table once, into the engine's folder; an existing one for this key is used.
+        """Computes a table and stores it in the engine's folder.
+
+        If the folder already has a table with this name and key, it is not computed again.
 
         Args:
-            name: Name of the table.
-            table: The table to compute.
-            key: Hash of what decides the content, in addition to the settings that the whole folder
-                is for.
+            name: the name of the table.
+            table: the table to compute.
+            key: a hash of all values that decide the content of the table, except the settings of
+                the work folder.
+
+        Returns:
+            The stored table.
         """
         folder = self.folder / "tables" / name
         stage = f"table {name}"
@@ -189,7 +199,7 @@ class Engine(ABC):
             folder.parent.mkdir(exist_ok=True)
             self.journal.finish(stage, files=self.write(table, folder, column))
 
-        # A value without rows has no folder, and hence a table of no files.
+        # If a value has no rows, there is no folder, and the list of files is empty.
         tables = []
         for part in range(parts):
             files = sorted((folder / f"{column}={part}").glob("*.parquet"))
@@ -205,21 +215,21 @@ class Engine(ABC):
 
     @abstractmethod
     def to_arrow(self, table: ir.Table) -> pa.Table:
-        """Computes a small table, in the types of its Ibis schema."""
+        """Computes a small table. The types of its columns are those of its Ibis schema."""
 
     @abstractmethod
     def batches(self, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-        """Computes a table of any size in its own order, at most about `rows` rows at a time."""
+        """Computes a table of any size in batches of about `rows` rows. Keeps the order of rows."""
 
     @abstractmethod
     def write(self, table: ir.Table, folder: Path, by: str | None = None) -> list[Path]:
-        """Writes Parquet files into a new `folder`, which replaces an existing one.
+        """Computes a table and writes it as Parquet files to a new folder.
 
         Args:
-            table: The table to compute.
-            folder: The folder.
-            by: A column of integers. Rows with value v go into the folder "<by>=v", without this
-                column.
+            table: the table to compute.
+            folder: the folder. An existing folder is replaced.
+            by: a column of integers. Rows with value v are written to the subfolder "<by>=v",
+                without this column.
 
         Returns:
             The files, in order.
@@ -227,21 +237,24 @@ class Engine(ABC):
 
     @abstractmethod
     def table(self, name: str, files: Sequence[Path]) -> ir.Table:
-        """Returns Parquet files that the engine wrote, as a table of this name."""
+        """Returns a table with the name `name` that reads Parquet files of the engine."""
 
     @abstractmethod
     def close(self) -> None: ...
 
     @abstractmethod
     def _define(self, name: str, source: Source) -> ir.Table:
-        """(Re)defines the table `name` as the columns of a source.
+        """Defines the table `name`, or replaces its definition, and returns it.
 
-        It has `file` (int32) and `row` (int64), too.
+        The table has the columns of the source and `file` (int32) and `row` (int64).
         """
 
     @abstractmethod
     def _fingerprint(self, table: ir.Table) -> str:
-        """Returns a text that is the same for the same expression over the same tables."""
+        """Returns a text that identifies an expression, such as its SQL.
+
+        Equal expressions over the same tables have the same text, even in another process.
+        """
 
     # What all engines share
 
@@ -258,11 +271,17 @@ class Engine(ABC):
         index: int,
         make: Callable[[Path, Mapping[str, pa.DataType], BadRows, Path], None],
     ) -> None:
-        """Makes a source read one of its files from a copy, and counts what the copy left out.
+        """Makes a source read one of its files from a copy, and counts rows that the copy lacks.
 
-        A copy of the same file, size and time of change is used again.
+        An earlier copy is used if the file still has the same size and time of change.
+
+        Args:
+            source: the source.
+            index: the index of the file in the source.
+            make: the function that writes the copy.
         """
-        # The policy is part of the key: a copy that was written under another one may lack rows.
+        # The policy for bad rows is part of the key, because it decides whether rows may be left
+        # out of the copy.
         file = source.files[index]
         policy = source.bad_rows.policy
         size = file.stat()
@@ -278,7 +297,7 @@ class Engine(ABC):
             noted = left_out.dropped
             self.journal.finish(f"copy {file}", key, noted, [copy])
 
-        # What the copy left out is counted whether it was written now or earlier.
+        # The rows that were left out are counted even if the copy was written by an earlier run.
         for account, rows in noted.items():
             source.bad_rows.count(account, rows)
         source.copies[index] = copy
@@ -290,17 +309,17 @@ class Engine(ABC):
         violations: list[dict[str, Any]],
         bad_rows: BadRows,
     ) -> None:
-        """Rejects the first bad row of all, or counts the rows of each rule.
+        """Rejects the first bad row, or counts the bad rows of each rule.
 
         Args:
-            violations: Rows of `broken`: `rule`, `rows` and `first` each.
+            violations: the rows of the result of `broken`, each with `rule`, `rows` and `first`.
         """
         source = self._source(table)
         for entry in sorted(violations, key=lambda entry: entry["first"]):
             rule = rules[entry["rule"]]
             example = rule.reason
 
-            # The value takes another query, which only a message needs.
+            # Only the message of an error needs the value, so it is queried only then.
             if bad_rows.policy == "refuse":
                 query = first_broken(table, rules, entry["rule"], entry["first"])
                 value = self.to_arrow(query)["value"][0].as_py()
@@ -319,15 +338,20 @@ class Engine(ABC):
         return self._sources[name]
 
     def _where(self, table: ir.Table, order: int) -> str:
-        """Names the file and the row or line of a row, for messages."""
+        """Returns the file and the row or line number of a row, for messages."""
         source = self._source(table)
         file = source.files[order >> ROW_BITS]
         row = order & ((1 << ROW_BITS) - 1)
         return f"{file}, {source.unit} {row}"
 
     def _file_named_in(self, message: str) -> tuple[Source, int] | None:
-        """Returns the raw file that an engine's message names: its source and its index there."""
-        # A file that has a copy is read no more.
+        """Finds the raw file that a message of the engine names.
+
+        Returns:
+            The source of the file and the index of the file in it, or None if there is no such
+            file.
+        """
+        # Files that have a copy are no longer read, so they cannot have caused the message.
         for source in self._sources.values():
             for index, file in enumerate(source.files):
                 if index not in source.copies and str(file) in message:

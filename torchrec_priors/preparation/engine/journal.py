@@ -1,6 +1,6 @@
 """Records which stages of a preparation are finished.
 
-After a kill at any moment, the same command resumes with the first stage that is not.
+After a kill at any moment, the same command resumes with the first stage that is not finished.
 """
 
 import hashlib
@@ -18,19 +18,20 @@ from torchrec_priors.common.files import append_to, write_whole
 class Journal:
     """A file with one JSON line for each finished stage.
 
-    A line that a kill has cut, or that is damaged, is ignored. A stage is finished if its line
-    exists, was written for the same `key`, and its files are still as the line says: in size, and
-    in checksum for files that another process wrote.
+    A line that is incomplete after a kill, or damaged, is ignored. A stage is finished if its line
+    exists and was written for the same `key`, and its files have the recorded sizes. For files that
+    another process wrote, the checksums are compared, too.
 
     Args:
-        file: The journal, which need not exist. Files of stages are in its folder.
+        file: the journal, which need not exist. The files of stages are in the same folder.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.folder = file.parent
         self._lines: dict[str, dict[str, Any]] = {}
-        self._known = set[str]()  # files that this process wrote or compared
+        # Paths of files that this process wrote, or compared with their checksums.
+        self._known = set[str]()
         self._writing = threading.Lock()
 
         if file.is_file():
@@ -38,14 +39,16 @@ class Journal:
             entries = [entry for entry in map(_entry, lines) if entry is not None]
             self._lines = {entry["stage"]: entry for entry in entries}
 
-            # A line that was cut has no end: the next one would be appended to it.
+            # An incomplete line has no line end, so the next line would be appended to it. The
+            # journal is therefore written again without it.
             if len(entries) < len(lines):
                 write_whole(file, "".join(_line(entry) for entry in entries))
 
     def finished(self, stage: str, key: str = "") -> Mapping[str, Any] | None:
-        """Returns what the stage noted when it was finished.
+        """Returns the values that were recorded when the stage was finished.
 
-        Returns None if it was not finished, not for this key, or if its files are gone.
+        Returns None if the stage is not finished for this key, or if its files are missing or
+        damaged.
         """
         entry = self._lines.get(stage)
         if entry is None or entry["key"] != key:
@@ -65,10 +68,10 @@ class Journal:
         """Records that a stage is finished.
 
         Args:
-            stage: Name of the stage.
-            key: Hash of what decides its result.
-            noted: Values that `finished` returns.
-            files: Complete files in the journal's folder.
+            stage: the name of the stage.
+            key: a hash of all values that decide the result of the stage.
+            noted: the values that `finished` will return.
+            files: the complete files of the stage, which are in the journal's folder.
         """
         recorded = {
             str(file.relative_to(self.folder)): [file.stat().st_size, sha256(file)]
@@ -77,7 +80,7 @@ class Journal:
         entry = {"stage": stage, "key": key, "noted": dict(noted or {}), "files": recorded}
         self._known |= recorded.keys()
 
-        # A stage counts as finished only when its line is on the disk.
+        # A stage counts as finished only when its line has been written to the disk.
         with self._writing, append_to(self.file) as lines:
             lines.write(_line(entry))
             lines.flush()
@@ -85,7 +88,7 @@ class Journal:
         self._lines[stage] = entry
 
     def _is_whole(self, path: str, size: int, checksum: str) -> bool:
-        # The size is compared first: checksums of large files take time.
+        # The size is compared first, because checksums of large files take time.
         file = self.folder / path
         if not file.is_file() or file.stat().st_size != size:
             return False
@@ -96,7 +99,7 @@ class Journal:
 
 
 def key_of(*parts: object) -> str:
-    """Returns a short hash of what decides a stage's result.
+    """Returns a short hash of the values that decide the result of a stage.
 
     >>> key_of("a", 1) == key_of("a", 1), key_of("a", 1) == key_of("a", 2)
     (True, False)
@@ -105,13 +108,13 @@ def key_of(*parts: object) -> str:
 
 
 def _line(entry: Mapping[str, Any]) -> str:
-    """Returns the line of a stage, which begins with its checksum."""
+    """Returns the line for a stage, which begins with a checksum of the rest."""
     text = json.dumps(entry)
     return f"{hashlib.sha256(text.encode()).hexdigest()} {text}\n"
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:
-    """Returns the entry that `_line` wrote; None for any other line."""
+    """Returns the entry in a line that `_line` made, or None if the line is damaged."""
     checksum, _, text = line.rstrip(b"\n").partition(b" ")
     if not line.endswith(b"\n") or checksum.decode("latin1") != hashlib.sha256(text).hexdigest():
         return None

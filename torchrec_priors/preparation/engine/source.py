@@ -1,4 +1,4 @@
-"""Raw files that an engine reads: their schemas, and the file that a row of a table came from."""
+"""Describes the raw files that an engine reads, and checks their schemas."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,20 +17,22 @@ FILE = "file"
 ROW = "row"
 ORDER = "order"
 PLACE = (FILE, ROW, ORDER)
-# Bits of `order` for the row; the file is in the bits above. They suffice for 10^12 rows a file.
+# The number of bits of `order` for the row, enough for 10^12 rows a file. The higher bits hold the
+# file.
 ROW_BITS = 40
 
 
 @dataclass
 class Source:
-    """Raw files of one schema.
+    """Raw files with the same schema.
 
     Attributes:
-        files: Sorted files. `file` of a row is an index into them.
-        columns: The columns to read.
-        bad_rows: Handles text that is not UTF-8.
-        unit: What messages call a row: `row` for Parquet, `line` for CSV.
-        copies: Index of a file -> Parquet copy with a column `row` that is read instead of it.
+        files: the sorted files. The column `file` is an index into this list.
+        columns: the types of the columns to read, by name.
+        bad_rows: handles text that is not UTF-8.
+        unit: the word for the position of a row in messages: `row` for Parquet, `line` for CSV.
+        copies: the Parquet copies that are read instead of some of the files, by the index of the
+            file. A copy has an additional column `row`.
     """
 
     files: list[Path]
@@ -41,7 +43,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """Name of the files in the account of dropped rows."""
+        """The name of the files in the counts of dropped rows."""
         if len(self.files) == 1:
             return self.files[0].name
 
@@ -49,7 +51,8 @@ class Source:
         if len(folders) == 1:
             folder = folders.pop()
         else:
-            # Files of several folders, such as one a month: the folder of the folders.
+            # The files are in several folders, for example one for each month. The folder that
+            # contains these folders is named.
             folder = self.files[0].parent.parent.name
         return f"{folder}/ ({len(self.files):,} files)"
 
@@ -58,9 +61,9 @@ def checked(files: Sequence[Path | str], columns: Mapping[str, pa.DataType]) -> 
     """Returns `files` as sorted paths.
 
     Raises:
-        UserError: There is no file, or a column has the name of one that identifies rows.
+        UserError: there is no file, or a column has the name of a column that identifies rows.
     """
-    # A set, as a file that is given twice is read once.
+    # The set removes repeats, so that a file that is given twice is read once.
     paths = sorted({Path(file).absolute() for file in files})
     if not paths:
         raise UserError("--raw: no file to read: look at the folder's structure")
@@ -74,11 +77,11 @@ def checked(files: Sequence[Path | str], columns: Mapping[str, pa.DataType]) -> 
 
 
 def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
-    """Checks the columns of a file; reads only its schema.
+    """Checks the columns of a file. Only its schema is read.
 
     Raises:
-        UserError: The file is not Parquet, or lacks a column or has it with another type
-            (dictionaries count as their values).
+        UserError: the file is not Parquet, lacks a column, or has a column of another type. A
+            dictionary column has the type of its values.
     """
     try:
         schema = read_schema(file)
@@ -99,12 +102,13 @@ def check_parquet(file: Path, columns: Mapping[str, pa.DataType]) -> None:
 
 
 def plain(kind: pa.DataType) -> pa.DataType:
-    """Returns a type without the layout of its values, which Parquet does not know.
+    """Returns the simplest type for the same values, so that types can be compared.
 
-    What an extension adds is removed, too.
+    Arrow has several layouts for the same values, such as `string` and `large_string`, but Parquet
+    does not store the layout. Extension types become the types in which they are stored.
     """
     types = pa.types
-    # Engines have UUIDs.
+    # UUIDs stay, because engines have this type.
     if isinstance(kind, pa.BaseExtensionType) and not isinstance(kind, pa.UuidType):
         return plain(kind.storage_type)
 
@@ -120,7 +124,7 @@ def plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    """Returns whether values are lists, of any layout but that of a fixed length."""
+    """Returns whether values are lists, except lists of a fixed length."""
     types = pa.types
     is_list: bool = (
         types.is_large_list(kind)
@@ -132,14 +136,14 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def origin(table: ir.Table) -> str | None:
-    """Returns the name of the source that column `file` of a derived table comes from.
+    """Returns the name of the source from which the column `file` of a derived table comes.
 
-    Returns None if it comes from none.
+    Returns None if the column does not come from a source.
     """
     relation = table.op()
     column = FILE
 
-    # Follow the column through the relations, under its name in each, down to a table.
+    # The column is followed through the relations, in which its name may change, down to a table.
     while not isinstance(relation, ops.PhysicalTable):
         value = relation.values.get(column) if hasattr(relation, "values") else None
         if not isinstance(value, ops.Field):

@@ -1,4 +1,4 @@
-"""Adds a prior to a prepared data set, which a kill at any moment leaves complete."""
+"""Adds a prior to a prepared data set. A kill at any moment leaves the data set complete."""
 
 import os
 from collections.abc import Iterator
@@ -31,19 +31,20 @@ from torchrec_priors.remote.uri import Place, Uri
 
 
 def check_free(manifest: Manifest, name: str, overwrite: bool) -> None:
-    """Raises UserError if a prior of this name cannot be added."""
+    """Raises UserError if a prior with this name cannot be added."""
     check_name(name, "--name")
     present = next((prior for prior in manifest.priors if prior.name == name), None)
 
     if present is None:
-        # A prior may have more files than the one that is named after it.
+        # A prior of events has a second file, `priors/<prior>.eligible.parquet`. A new prior with
+        # the name `<prior>.eligible` would overwrite it.
         if f"priors/{name}.parquet" in {info.path for info in manifest.files}:
             raise UserError(
                 f"--name: 'priors/{name}.parquet' is a file of another prior: choose another name"
             )
         return
 
-    # A prior of the corpus has no settings from which it could be computed again.
+    # A prior of the corpus must not be replaced, because it cannot be computed again.
     if not present.made_by:
         raise UserError(
             f"--name: prior '{name}' came with the data, which stays as it is: choose another name"
@@ -57,24 +58,24 @@ def check_free(manifest: Manifest, name: str, overwrite: bool) -> None:
 def add_prior(
     folder: Path, name: str, grouping: Grouping, read: Manifest, *, overwrite: bool = False
 ) -> Manifest:
-    """Writes `priors/<name>.parquet`, then the manifest that lists it.
+    """Writes `priors/<name>.parquet`, and then the manifest that lists it.
 
-    The file of a prior and the manifest cannot change in one move. So a prior that is overwritten
-    is removed from the manifest first: a kill leaves the data set as it was, without this prior, or
-    with the new one.
+    The file of a prior and the manifest cannot change at the same moment. Therefore a prior that is
+    overwritten is first removed from the manifest. A kill then leaves the data set as it was,
+    without the prior, or with the new prior.
 
     Args:
-        folder: The prepared data set.
-        name: Name of the prior.
-        grouping: The groups and their members.
-        read: Manifest of the data that the groups were computed from.
-        overwrite: Whether the prior may replace one of the same name.
+        folder: the folder of the prepared data set.
+        name: the name of the prior.
+        grouping: the groups and their members.
+        read: the manifest of the data from which the groups were computed.
+        overwrite: whether the prior may replace one with the same name.
 
     Returns:
         The new manifest.
 
     Raises:
-        UserError: The name is taken, the data changed in the meantime, or the folder cannot be
+        UserError: the name is taken, the data has changed in the meantime, or the folder cannot be
             written.
     """
     check_name(name, "--name")
@@ -83,7 +84,8 @@ def add_prior(
     ready = folder / f".{FILE}.ready"
 
     with explaining(f"--data: '{folder}'"), locked(folder):
-        # Checked under the lock: another process may have added a prior since `read`.
+        # These checks need the lock, because another process may have added a prior since the
+        # manifest `read` was read.
         manifest = read_manifest(folder)
         _check_same(manifest, read, folder)
         check_free(manifest, name, overwrite)
@@ -93,12 +95,13 @@ def add_prior(
                 write_table(grouping.table, partial)
                 without, made = _changed(manifest, info, describe_file(partial, info.path))
 
-                # All of it is written before anything changes: a full disk loses no data.
+                # All files are written before any existing file changes, so a full disk does no
+                # damage.
                 write_whole(ready, made.text())
                 if without is not None:
                     without.write(folder)
 
-            # The data set has the prior from here on.
+            # This move adds the prior to the data set.
             ready.replace(folder / FILE)
         finally:
             ready.unlink(missing_ok=True)
@@ -109,13 +112,13 @@ def add_prior(
 def add_prior_there(
     uri: Uri, name: str, grouping: Grouping, read: Manifest, *, overwrite: bool = False
 ) -> Manifest:
-    """Does the same as `add_prior` in a store, in the same order.
+    """Adds a prior to a data set in a store, in the same order of steps as `add_prior`.
 
-    Stores have no locks: only one process at a time may add a prior to a data set.
+    Stores have no locks, so only one process at a time may add a prior to a data set.
 
     Raises:
-        UserError: As `add_prior`, or the store cannot be written.
-        OutsideError: The store does not answer.
+        UserError: for the same reasons as in `add_prior`, or the store cannot be written.
+        OutsideError: the store does not answer.
     """
     check_name(name, "--name")
     store = Store(uri, "--data")
@@ -128,7 +131,7 @@ def add_prior_there(
         text = scratch / FILE
         write_table(grouping.table, file)
 
-        # Read late: the time in which another process could change the manifest is short.
+        # The manifest is read late, to shorten the time in which another process could change it.
         manifest = manifest_in(store)
         _check_same(manifest, read, uri)
         check_free(manifest, name, overwrite)
@@ -138,7 +141,7 @@ def add_prior_there(
             without.write(text.parent)
             store.put(text, FILE)
 
-        # The manifest comes last: it never lists a file that is not in the store.
+        # The manifest is uploaded last, so it never lists a file that is not in the store.
         store.put(file, info.path)
         made.write(text.parent)
         store.put(text, FILE)
@@ -148,10 +151,10 @@ def add_prior_there(
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Holds a lock on the folder: no process writes a manifest without what another one added."""
+    """Holds a lock on the folder, so that processes do not overwrite each other's manifests."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        # The system releases the lock if the process is killed.
+        # If the process is killed, the operating system releases the lock.
         lock_descriptor(handle)
         yield
     finally:
@@ -168,9 +171,9 @@ def _check_same(now: Manifest, read: Manifest, folder: Place) -> None:
 def _changed(
     manifest: Manifest, info: PriorInfo, written: FileInfo
 ) -> tuple[Manifest | None, Manifest]:
-    """Returns the manifest without a prior of this name, and the one with the new prior.
+    """Returns a manifest without the old prior of this name, and a manifest with the new prior.
 
-    The former is None if the manifest has no such prior.
+    The former is None if there is no old prior.
     """
     others = [prior for prior in manifest.priors if prior.name != info.name]
     files = [file for file in manifest.files if file.path != info.path]
@@ -182,7 +185,7 @@ def _changed(
 
 
 def _with(manifest: Manifest, priors: list[PriorInfo], files: list[FileInfo]) -> Manifest:
-    """Returns the manifest with these priors and files instead of its own."""
+    """Returns a copy of the manifest with other priors and files."""
     # The order is part of the hash, so it must not depend on when a prior was added.
     ordered = sorted(files, key=lambda info: Path(info.path))
     return replace(manifest, priors=priors, files=ordered, content_sha256=hash_of(ordered))

@@ -9,16 +9,17 @@ from torchrec_priors.prepared.data_set import PreparedData
 
 
 def from_attribute(by: str, data: PreparedData, *, groups: int | None, min_size: int) -> Grouping:
-    """Returns the groups of user prior `by`, with the small ones as one group "others".
+    """Returns the groups of the user prior `by`, with the small ones merged to "others".
 
     Args:
-        by: Name of the user prior.
-        data: The data set that has it.
-        groups: Largest number of groups, including "others": the largest stay. None keeps all.
-        min_size: Users that a group needs to stay separate.
+        by: the name of the user prior.
+        data: the data set with this prior.
+        groups: the maximum number of groups, including "others". The largest groups stay. None
+            sets no maximum.
+        min_size: the number of users that a group needs to stay separate.
 
     Raises:
-        UserError: The data set has no such user prior, or a number is out of range.
+        UserError: the data set has no such user prior, or a number is out of range.
     """
     for option, value, least in (("--groups", groups, 2), ("--min-size", min_size, 1)):
         if value is not None and value < least:
@@ -36,16 +37,16 @@ def from_attribute(by: str, data: PreparedData, *, groups: int | None, min_size:
     names = [old.groups[number] for number in stay]
     names.append(_unused("others", names))
 
-    # Every old group gets the number of its new one; those that do not stay get the last.
+    # Every old group gets the number of its new group. Groups that are merged get the last number.
     new_number = np.full(len(old.groups), len(stay))
     new_number[stay] = np.arange(len(stay))
 
-    # Ids keep the type that they have in the sequences: integers or texts.
+    # Ids keep the type that they have in the sequences, integers or texts.
     user, number = data.prior_pairs(by, "user_id")
     users = pa.array(user, data.user_ids(data.row_groups[0]).type)
     merged = pa.table({"user_id": users, "group": pa.array(new_number[number], pa.int32())})
 
-    # A user of two groups that were merged is in "others" only once.
+    # A user may have been in two groups that are merged, but is in "others" only once.
     merged = merged.group_by(["user_id", "group"]).aggregate([])
     return _numbered(
         merged, names, {"kind": "attribute", "by": by, "groups": groups, "min_size": min_size}
@@ -53,37 +54,46 @@ def from_attribute(by: str, data: PreparedData, *, groups: int | None, min_size:
 
 
 def _largest(sizes: list[int], groups: int | None, min_size: int) -> list[int]:
-    """Returns the numbers of the groups that stay separate; `sizes` are in descending order."""
+    """Returns the numbers of the groups that stay separate.
+
+    Args:
+        sizes: the sizes of all groups, in descending order.
+        groups: the maximum number of groups, as in `from_attribute`.
+        min_size: the minimum size, as in `from_attribute`.
+    """
     stay = [number for number, size in enumerate(sizes) if size >= min_size]
     small = sum(size > 0 for size in sizes) - len(stay)
 
     count = len(stay)
     if small:
-        count += 1  # the group "others"
+        # The small groups become one more group, "others".
+        count += 1
     if groups is not None and count > groups:
         stay = stay[: groups - 1]
     return stay
 
 
 def _unused(name: str, names: list[str]) -> str:
-    """Returns the name, changed until no other group has it."""
+    """Returns the name, with "(merged)" added as often as needed until no other group has it."""
     while name in names:
         name = f"{name} (merged)"
     return name
 
 
 def _numbered(table: pa.Table, names: list[str], made_by: dict) -> Grouping:
-    """Returns the groups numbered by size, then by smallest user id; empty ones are left out.
+    """Numbers the groups by size, and equally large groups by their smallest user id.
+
+    Empty groups are left out.
 
     Args:
-        table: Columns `user_id` and `group`, the latter an index into `names`.
-        names: Names of the groups.
-        made_by: Settings, as the manifest keeps them.
+        table: a table of `user_id` and `group`, an index into `names`.
+        names: the names of the groups.
+        made_by: the settings of the prior for the manifest.
     """
     sizes = table.group_by("group").aggregate([("user_id", "count"), ("user_id", "min")])
     sizes = sizes.sort_by([("user_id_count", "descending"), ("user_id_min", "ascending")])
 
-    # Groups without users are not in `sizes`. No row of the table has their number.
+    # Groups without users are not in `sizes`. Their entries in `number` are never used.
     number = np.zeros(len(names), np.int64)
     number[sizes["group"].to_numpy()] = np.arange(len(sizes))
     group = pa.array(number[table["group"].to_numpy()], pa.int32())

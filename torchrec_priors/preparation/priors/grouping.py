@@ -1,4 +1,4 @@
-"""A prior before it is added to a prepared data set: its groups and their members."""
+"""Defines the groups and members of a prior that is to be added to a prepared data set."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,11 +12,12 @@ class Grouping:
 
     Attributes:
         kind: `graph` (communities of items), `user` or `item`.
-        groups: Names by group number. Groups are numbered by size, then by smallest original id.
-        sizes: Number of members of each group.
-        table: Columns `item` or `user_id`, and `group` (int32), sorted.
-        made_by: Settings, as the manifest keeps them.
-        messages: Lines for the user that describe how the groups were computed.
+        groups: the names of the groups, by group number. Groups are numbered by size, and equally
+            large groups by their smallest original id.
+        sizes: the number of members of each group.
+        table: a sorted table of `item` or `user_id`, and `group` (int32).
+        made_by: the settings of the prior for the manifest.
+        messages: lines for the user that describe how the groups were computed.
     """
 
     kind: Literal["graph", "user", "item"]

@@ -1,4 +1,4 @@
-"""A prior from a file that says which item or user is in which group."""
+"""Computes a prior from a file that assigns items or users to groups."""
 
 from pathlib import Path
 
@@ -28,26 +28,27 @@ _BAD_ROWS = BadRows("refuse", remedy="correct it or leave it out")
 
 
 def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grouping:
-    """Reads groups from a file with the columns `entity` and `label`: CSV with a header or Parquet.
+    """Reads the groups of items or users from a file.
 
-    An entity may be in several rows. Those that are in none are the group "no <name>".
+    The file is CSV with a header, or Parquet. It has an id column and the column `label`. An item
+    or user may be in several rows. Items or users without a row form the group "no <name>".
 
     Args:
-        name: Name of the prior.
-        entity: `item_id` or `user_id`.
-        file: The mapping file.
-        data: The data set whose entities are grouped.
+        name: the name of the prior.
+        entity: the name of the id column: `item_id` or `user_id`.
+        file: the mapping file.
+        data: the data set to which the items or users belong.
 
     Raises:
-        UserError: The file does not exist, lacks a column, has a row without an id or a label, or
-            has no id of the data set.
+        UserError: the file does not exist, lacks a column, has a row without an id or a label, or
+            contains no id of the data set.
     """
     rows = _read(file, entity)
     entities = _entities(data, entity)
     known = entities[entity].combine_chunks()
     things = f"{entity.removesuffix('_id')}s"
 
-    # Index of each row's entity in `known`; -1 for ids that the data set does not have.
+    # For each row, this is the index of its id in `known`, or -1 if the data set lacks the id.
     index = places(rows[entity].combine_chunks(), id_texts(known, f"{things} of the data set"))
     is_known = index >= 0
     if not is_known.any():
@@ -57,18 +58,19 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
             f"(its first is {shown(example)})"
         )
 
-    # Ids of the file are texts; the table has those of the data set, in its type.
+    # The ids of the file were read as texts. The table has the ids of the data set instead, which
+    # may be integers.
     labels = rows["label"].combine_chunks().filter(pa.array(is_known))
     table = pa.table({entity: known.take(pa.array(index[is_known])), "label": labels})
 
-    # Groups are numbered and sized by the same code as those of a corpus.
+    # The same code numbers the groups of priors that come with a corpus.
     mapped = Labels(name, ibis.memtable(table), remainder=f"no {name}")
     everyone = ibis.memtable(entities)
     with temporary() as engine:
         names, sizes, grouped = labelled.groups(engine, mapped, everyone, entity)
         members = engine.to_arrow(labelled.pairs(grouped, everyone, entity))
 
-    # Ids that are not in the data set are no mistake: the file may be of a larger catalogue.
+    # Ids that the data set lacks are not an error, because the file may cover a larger catalogue.
     unknown = len(pc.unique(rows[entity].filter(pa.array(~is_known))))
     covered = len(np.unique(index[is_known]))
     messages = [f"{file}: {len(rows):,} rows, {covered:,} of {len(known):,} {things} in a group"]
@@ -93,7 +95,7 @@ def from_mapping(name: str, entity: str, file: Path, data: PreparedData) -> Grou
 
 
 def _entities(data: PreparedData, entity: str) -> pa.Table:
-    """Returns all items or users of the data set."""
+    """Returns a table with the ids of all items or users of the data set."""
     if entity == "item_id":
         return data.catalogue(["item_id", "item"])
     return pa.concat_tables(
@@ -102,18 +104,18 @@ def _entities(data: PreparedData, entity: str) -> pa.Table:
 
 
 def _read(file: Path, entity: str) -> pa.Table:
-    """Reads the columns `entity` and `label` as texts, none of them empty."""
+    """Reads the id column and the column `label` as texts, and checks that no text is empty."""
     columns = [entity, "label"]
     try:
         check_file(file, _OPTION)
-        rows = _from_any(file, entity)
+        rows = _from_csv_or_parquet(file, entity)
     except (pa.ArrowException, OSError) as error:
         blame_the_system(error, f"{_OPTION}: '{file}'")
         raise UserError(
             f"{_OPTION}: '{file}' cannot be read ({str(error).splitlines()[0]})"
         ) from error
 
-    # A missing value is empty in CSV, and may be null in Parquet.
+    # A missing value is an empty text in CSV, and may be null in Parquet.
     for column in columns:
         empty = pc.fill_null(pc.equal(pc.utf8_trim_whitespace(rows[column]), ""), True)
         if pc.any(empty).as_py():
@@ -125,20 +127,20 @@ def _read(file: Path, entity: str) -> pa.Table:
     return rows.select(columns)
 
 
-def _from_any(file: Path, entity: str) -> pa.Table:
+def _from_csv_or_parquet(file: Path, entity: str) -> pa.Table:
     if _is_parquet(file):
         return _from_parquet(file, entity)
     return read_csv(file, {entity: pa.string(), "label": pa.string()}, _BAD_ROWS)
 
 
 def _is_parquet(file: Path) -> bool:
-    """Returns whether the file begins like Parquet; its name says nothing."""
+    """Returns whether the file begins like a Parquet file. Its name does not matter."""
     with file.open("rb") as stream:
         return stream.read(len(_PARQUET)) == _PARQUET
 
 
 def _name_of_row(rows: pa.Table, index: int) -> str:
-    """Names a row for a message: by its line in a CSV file, by its number in a Parquet file."""
+    """Returns the name of a row for a message: its line in a CSV file, its number in Parquet."""
     if "line" in rows.column_names:
         return f"line {rows['line'][index]}"
     return f"row {index + 1}"

@@ -1,4 +1,4 @@
-"""The options of `torchrec-priors prior`: which of them fit together, and what they compute."""
+"""Checks the options of `torchrec-priors prior` and computes the prior that they request."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _GRAPH_OPTIONS = ("last", "neighbours", "resolution", "groups", "min_size")
 
 @dataclass(frozen=True)
 class PriorRequest:
-    """The options of the app; None means that an option was not given."""
+    """The options of the command. None means that an option was not given."""
 
     kind: str
     name: str
@@ -40,9 +40,9 @@ class PriorRequest:
         """Computes the requested groups of a data set.
 
         Raises:
-            UserError: Options contradict each other, or the prior cannot be computed.
+            UserError: options contradict each other, or the prior cannot be computed.
         """
-        # Checked even if the prior is computed without an engine.
+        # A wrong --memory is an error even if this prior is computed without an engine.
         memory_of_process(self.memory)
 
         if self.kind == "item" and self.from_file is None:
@@ -61,7 +61,7 @@ class PriorRequest:
             if self.kind != "user":
                 raise UserError(f"--by is for prior user, not for prior {self.kind}")
             self._reject_others("--by", takes=("groups", "min_size"))
-            # Without --min-size, a group of a single user stays.
+            # Without --min-size, even a group with a single user stays separate.
             min_size = 1 if self.min_size is None else self.min_size
             return from_attribute(self.by, data, groups=self.groups, min_size=min_size)
 
@@ -71,13 +71,18 @@ class PriorRequest:
         return communities(UserPrior(**self._given()), data, report, self.memory)
 
     def _given(self) -> dict[str, Any]:
-        """Returns settings of communities, without those that keep their defaults."""
+        """Returns the settings of communities that the user gave, by name."""
         values = {option: getattr(self, option) for option in (*_GRAPH_OPTIONS, "users_per_item")}
         chosen = {option: value for option, value in values.items() if value is not None}
         return {"name": self.name, "weighted": not self.unweighted, "seed": self.seed, **chosen}
 
     def _reject_others(self, taker: str, takes: tuple[str, ...]) -> None:
-        """Raises UserError if an option was given that would have no effect."""
+        """Raises UserError if an option was given that would have no effect.
+
+        Args:
+            taker: the option or kind of prior that decides which options have an effect.
+            takes: the names of the options that have an effect.
+        """
         # None, False and 0 are the defaults of the options.
         for option in ("by", *_GRAPH_OPTIONS, "users_per_item", "unweighted", "seed"):
             if option in takes or f"--{option}" == taker:

@@ -1,6 +1,6 @@
-"""Raw files -> Arrow tables with the line of every row.
+"""Reads raw files as Arrow tables in which every row has its line number.
 
-Corpus files import their readers from here.
+Corpus files import their readers from this package.
 """
 
 from torchrec_priors.preparation.raw.bad_rows import BadRows

@@ -1,4 +1,4 @@
-"""What happens to a row of a raw file that cannot be read."""
+"""Rejects or counts the rows of raw files that cannot be read."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +14,10 @@ class BadRows:
     """The policy for rows that cannot be read, and the number of rows that were dropped.
 
     Attributes:
-        policy: `refuse` raises at the first invalid row; `drop` leaves it out and counts it.
-        dropped: reason -> number of rows.
-        remedy: what the user can do about an invalid row, for messages.
+        policy: `refuse` raises an error for the first invalid row. `drop` leaves out invalid rows
+            and counts them.
+        dropped: the numbers of dropped rows, by reason.
+        remedy: the end of messages, which says what the user can do about an invalid row.
     """
 
     policy: Literal["refuse", "drop"] = "refuse"
@@ -24,11 +25,13 @@ class BadRows:
     remedy: str = "--on-bad-row drop leaves such rows out"
 
     def handle(self, file: Path, lines: pa.Array, reason: str, example: str) -> None:
-        """Rejects or counts some rows of a file.
+        """Rejects or counts invalid rows of a file.
 
         Args:
-            lines: line numbers of the rows, 1-based.
-            example: what is wrong with the first of them.
+            file: the file.
+            lines: the 1-based line numbers of the invalid rows.
+            reason: the reason that is counted, the same for all of these rows.
+            example: a description of the mistake in the first of these rows, for a message.
         """
         if len(lines) == 0:
             return
@@ -37,12 +40,13 @@ class BadRows:
         )
 
     def handle_many(self, first: str, example: str, account: str, rows: int) -> None:
-        """Rejects or counts `rows` rows.
+        """Rejects or counts invalid rows.
 
         Args:
-            first: where the first of them is, for a message.
-            example: what is wrong with it.
-            account: files and reason, under which the rows are counted.
+            first: the file and position of the first invalid row, for a message.
+            example: a description of the mistake in this row, for the message.
+            account: the files and the reason under which the rows are counted.
+            rows: the number of invalid rows.
 
         Raises:
             UserError: the policy is `refuse`.
@@ -52,5 +56,5 @@ class BadRows:
         self.count(account, rows)
 
     def count(self, account: str, rows: int) -> None:
-        """Counts dropped rows, whatever the policy."""
+        """Counts dropped rows, also if the policy is `refuse`."""
         self.dropped[account] = self.dropped.get(account, 0) + rows

@@ -1,4 +1,4 @@
-"""Comma-separated raw files with a header -> Arrow tables with the line of every row."""
+"""Reads comma-separated raw files with a header as Arrow tables with line numbers."""
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
@@ -21,24 +21,24 @@ from torchrec_priors.preparation.raw.typed import (
     typed,
 )
 
-# All three in bytes.
+# The number of bytes of a file that are read at a time, and the minimum size of Arrow's blocks.
 _BLOCK = 1 << 26
 _ARROW_BLOCK = 1 << 20
-# A quote that does not close within this length is taken for a mistake.
+# A quoted value that does not end within this number of bytes is treated as a mistake.
 _LONGEST_ROW = 1 << 24
 
 
 def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) -> pa.Table:
-    """The named columns of a comma-separated file with a header, typed, plus `line`.
+    """Reads typed columns of a comma-separated file with a header, and adds the column `line`.
 
-    Blank lines are skipped and count as lines; `line` is the first line of a row that has
-    several. A value is read in the same way whatever else the file holds: columns that are not
-    read may hold anything.
+    `line` is the line number of a row, or of its first line if the row has several. Blank lines are
+    skipped, but count as lines. Columns that are not requested may contain anything, and never
+    change how the other columns are read.
 
     Raises:
-        UserError: a missing column; a quote that is not closed, whatever `bad_rows` says, because
-            it is then unknown where rows end; a line break in a value that is read, if `bad_rows`
-            rejects; otherwise as `read_table`.
+        UserError: a column is missing. Or a quote is not closed; this is always an error, because
+            it is then unknown where rows end. Or `bad_rows` rejects a row: one with a line break in
+            a requested column, or for one of the reasons in `read_table`.
     """
     require_readable(columns, "read_csv")
     data = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
@@ -49,15 +49,15 @@ def read_csv(file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows) 
 def read_csv_blocks(
     file: Path, columns: Mapping[str, pa.DataType], bad_rows: BadRows, block: int = _BLOCK
 ) -> Iterator[pa.Table]:
-    """Does what `read_csv` does, in tables of about `block` bytes of the file.
+    """Reads a file like `read_csv`, but yields a table for about every `block` bytes.
 
-    So memory does not grow with the file.
+    Memory therefore does not grow with the size of the file.
     """
     require_readable(columns, "read_csv")
     with file.open("rb") as stream:
-        # `readline` returns the whole file if "\r" alone ends its lines.
+        # If the lines of the file end with "\r" only, `readline` returns the whole file.
         first = stream.readline().removeprefix(BYTE_ORDER_MARK)
-        # A header may have line breaks in quoted names.
+        # A header may contain line breaks in quoted names.
         while b'"' in first and rows_of(first).open:
             more = stream.readline()
             if not more:
@@ -76,11 +76,11 @@ def read_csv_blocks(
                 yield _parsed(header + data[:whole], len(header), columns, file, bad_rows, lines)
                 lines += len(line_ends(data[:whole]))
 
-            # Without this limit the rest of the file would be collected in memory.
+            # Without this limit, a missing quote would collect the rest of the file in memory.
             if b'"' in rest and len(rest) > _LONGEST_ROW:
                 raise _wrong_quote(file, lines + len(line_ends(header)) + 1)
 
-        # A file with nothing but a header gives one empty table.
+        # A file with only a header gives one empty table.
         if rest or lines == 0:
             yield _parsed(header + rest, len(header), columns, file, bad_rows, lines)
 
@@ -92,7 +92,7 @@ def _first_row(data: bytes) -> bytes:
     if b'"' not in line:
         return line
 
-    # Quotes decide whether the row ends with its first line.
+    # A quoted name may continue on the next line, so the end of the row is searched.
     rows = rows_of(data)
     if not len(rows.ends):
         return data
@@ -100,7 +100,10 @@ def _first_row(data: bytes) -> bytes:
 
 
 def _whole_rows(data: bytes) -> int:
-    """The length of the rows that end in some bytes of a file, with a line feed."""
+    """Returns the length of the complete rows at the beginning of `data`.
+
+    A row is complete if it ends with a line feed.
+    """
     lines = data.rfind(b"\n") + 1
     if not lines or b'"' not in data[:lines]:
         return lines
@@ -111,7 +114,7 @@ def _whole_rows(data: bytes) -> int:
 
 
 def _header(line: bytes, columns: Mapping[str, pa.DataType], file: Path) -> bytes:
-    """Returns `line`, the row of column names, after a check that it has each column once."""
+    """Checks that the row of column names has each requested column once; returns the row."""
     if not line:
         raise UserError(f"{file} is empty")
     names = next(
@@ -133,13 +136,17 @@ def _parsed(
     bad_rows: BadRows,
     lines: int,
 ) -> pa.Table:
-    """The rows of a header and the lines below it.
+    """Parses the bytes of a header and some of the rows below it.
 
     Args:
-        header: length of the header in bytes.
-        lines: number of lines of the file between the header and the rest of `data`.
+        data: the header and the rows.
+        header: the length of the header in bytes.
+        columns: the types of the columns to read, by name.
+        file: the file, for messages.
+        bad_rows: handles invalid rows.
+        lines: the number of lines of the file between the header and the rows in `data`.
     """
-    # Arrow ignores a header without an end if nothing follows it.
+    # Arrow ignores a header without a line end if nothing follows it.
     if len(data) == header and not data.endswith((b"\n", b"\r")):
         data += b"\n"
     rows = rows_of(data)
@@ -151,9 +158,9 @@ def _parsed(
         wrong = list[_WrongRow]()
         indices = np.arange(1, len(table) + 1)
     except pa.ArrowInvalid:
-        # A row with another number of fields, or a value that is not UTF-8.
+        # A row has the wrong number of fields, or a value is not UTF-8.
         table, indices, wrong = _row_by_row(data, columns, file, longest)
-    # Arrow and `rows_of` agree on where rows end, unless quotes are in the wrong place.
+    # Arrow and `rows_of` find the same number of rows, unless quotes are in the wrong place.
     if len(table) + len(wrong) + 1 != len(rows.ends):
         raise _wrong_quote(file, _first_wrong_quote(data, rows, lines))
 
@@ -170,7 +177,7 @@ def _parsed(
     table = table.append_column(LINE, pa.array(rows.lines[indices] + lines))
     table = _utf8(table, columns, file, bad_rows)
     if len(rows.several):
-        table = _on_a_line(table, columns, file, bad_rows)
+        table = _without_line_breaks(table, columns, file, bad_rows)
     return typed(table, columns, file, bad_rows)
 
 
@@ -180,26 +187,29 @@ def _as_text(
     longest: int,
     skip: Callable[[arrow_csv.InvalidRow], str] | None = None,
 ) -> pa.Table:
-    """The columns of a comma-separated file as text.
+    """Reads columns of a comma-separated file as text.
 
     Args:
-        longest: length of the longest row in bytes.
-        skip: called with each row of another number of fields; without it such a row raises an
-            error.
+        data: the content of the file, with a header.
+        names: the names of the columns to read.
+        longest: the length of the longest row in bytes.
+        skip: a function that is called with each row that has the wrong number of fields. Without
+            it, such a row raises an error.
     """
     read_options = arrow_csv.ReadOptions(
-        # `skip` learns the numbers of rows only from a single thread.
+        # Arrow gives `skip` the numbers of rows only if it uses a single thread.
         use_threads=skip is None,
         block_size=max(_ARROW_BLOCK, 2 * longest),
     )
     parse_options = arrow_csv.ParseOptions(
-        # They count as lines.
+        # Empty lines must count as lines.
         ignore_empty_lines=False,
-        # Otherwise it depends on the ends of blocks whether Arrow sees them.
+        # Without this option, the ends of Arrow's blocks would decide how line breaks in values are
+        # read.
         newlines_in_values=True,
         invalid_row_handler=skip,
     )
-    # Nothing is read as null: an empty value is an empty text.
+    # No value is read as null. An empty value becomes an empty text.
     convert_options = arrow_csv.ConvertOptions(
         column_types=dict.fromkeys(names, pa.string()), include_columns=names, null_values=[]
     )
@@ -213,11 +223,11 @@ def _as_text(
 
 
 class _WrongRow(NamedTuple):
-    """A row with another number of fields.
+    """A row with the wrong number of fields.
 
     Attributes:
-        number: index of the row; that of the header is 0.
-        example: what is wrong, for a message.
+        number: the index of the row. The header has index 0.
+        example: a description of the mistake, for a message.
     """
 
     number: int
@@ -227,10 +237,13 @@ class _WrongRow(NamedTuple):
 def _row_by_row(
     data: bytes, columns: Mapping[str, pa.DataType], file: Path, longest: int
 ) -> tuple[pa.Table, np.ndarray, list[_WrongRow]]:
-    """(rows with the right number of fields, their indices, the other rows).
+    """Reads a file that Arrow cannot read as a whole.
 
-    The values are bytes if the file is not UTF-8. Such a file is read as Latin-1, which any bytes
-    are, because Arrow does not call `skip` with a row that is not UTF-8.
+    A file that is not UTF-8 is read as Latin-1, in which all bytes are valid. Otherwise Arrow would
+    not call `skip` for rows that are not UTF-8. The values in the table are then bytes.
+
+    Returns:
+        The rows with the right number of fields, their indices, and the other rows.
     """
     latin = not is_text(data, "utf8")
     names = list(columns)
@@ -248,7 +261,8 @@ def _row_by_row(
         return "skip"
 
     try:
-        # In UTF-8 a byte beyond ASCII takes two, so a row is at most twice as long.
+        # Encoding Latin-1 in UTF-8 turns a byte beyond ASCII into two bytes, so rows may become
+        # twice as long.
         table = _as_text(data, names, 2 * longest, skip)
     except pa.ArrowInvalid as error:
         raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]})") from error
@@ -266,7 +280,7 @@ def _row_by_row(
 def _utf8(
     table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
 ) -> pa.Table:
-    """Columns of bytes as text; rows that are not UTF-8 are rejected or counted."""
+    """Converts columns of bytes to text. Rows that are not UTF-8 are rejected or counted."""
     if all(table[name].type == pa.string() for name in columns):
         return table
 
@@ -281,10 +295,10 @@ def _utf8(
     return table.cast(pa.schema({**dict.fromkeys(columns, pa.string()), LINE: pa.int64()}))
 
 
-def _on_a_line(
+def _without_line_breaks(
     table: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
 ) -> pa.Table:
-    """Rows without line breaks in the columns that are read; the others are rejected or counted."""
+    """Returns the rows without line breaks in the columns. Others are rejected or counted."""
     for name in columns:
         broken = pc.match_substring_regex(table[name], r"[\r\n]")
         if pc.any(broken, min_count=0).as_py():
@@ -295,7 +309,7 @@ def _on_a_line(
 
 
 def _first_wrong_quote(data: bytes, rows: Rows, lines: int) -> int | None:
-    """The line of the first row with a quote in a wrong place."""
+    """Returns the line of the first row that has a quote in the wrong place, if there is one."""
     for row in range(len(rows.ends)):
         text = data[rows.start(row) : rows.ends[row]]
         if b'"' in text and not is_strict(text):
@@ -304,15 +318,15 @@ def _first_wrong_quote(data: bytes, rows: Rows, lines: int) -> int | None:
 
 
 def _blank_rows(data: bytes, rows: Rows) -> set[int]:
-    """Indices of the rows that hold nothing but blanks."""
+    """Returns the indices of the rows that contain only blanks."""
     starts = np.concatenate([[0], rows.ends[:-1]])
-    # Few rows begin with a blank, so only these are looked at one by one.
+    # Only rows that begin with a blank are checked one by one, because there are few of them.
     likely = np.flatnonzero(np.isin(np.frombuffer(data, np.uint8)[starts], list(b" \t\r\n")))
     return {int(row) for row in likely if not data[starts[row] : rows.ends[row]].strip()}
 
 
 def _require_closed(data: bytes, rows: Rows, file: Path, lines: int) -> None:
-    """Raises UserError if a quote is not closed, or is in a wrong place and joins several rows."""
+    """Raises UserError if a quote is not closed, or a wrong quote may have joined several rows."""
     if rows.open is not None:
         raise _wrong_quote(file, lines + rows.open[1])
     for row in rows.several.tolist():

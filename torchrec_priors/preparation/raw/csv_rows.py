@@ -1,6 +1,6 @@
 r"""Finds the ends of the rows of a comma-separated file.
 
-A quoted value may hold line ends ("\n", "\r\n" or "\r"), so not every line is a row.
+A quoted value may contain line ends ("\n", "\r\n" or "\r"), so a row may have several lines.
 """
 
 import re
@@ -10,25 +10,26 @@ import numpy as np
 
 _QUOTE = ord('"')
 _QUOTED = rb'"(?:[^"]|"")*+"'
-# Fields as Arrow reads them: a quote at the beginning of a field opens it, any other is a
-# character. Matches a line that ends inside of a quoted field.
+# Matches a line that ends inside a quoted field. As in Arrow, a quote at the beginning of a field
+# opens a quoted value, and all other quotes are ordinary characters.
 _OPENS = re.compile(rb"(?:(?:" + _QUOTED + rb'[^,]*+|[^",][^,]*+|),)*+"(?:[^"]|"")*+\Z')
-# Fields as the format has them: quotes only around a field, or doubled inside of one that has
-# quotes around it.
+# Matches a row in which quotes are used according to the CSV format: only around a whole field, and
+# doubled inside a field that has quotes around it.
 _FIELD = rb"(?:" + _QUOTED + rb'|[^",\r\n]*+)'
 _STRICT = re.compile(_FIELD + rb"(?:," + _FIELD + rb")*+[\r\n]*\Z")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of some bytes of a file, which begin with a row.
+    """The rows in a block of bytes of a file. The block begins with a row.
 
     Attributes:
-        ends: int64, offset of the end of each row.
-        lines: int64, number of the line that each row begins with, 1-based.
-        several: indices of the rows that have several lines.
-        open: (offset of its beginning, number of its first line) of a last row with a quote that
-            is not closed, which is not one of the rows; None if all quotes are closed.
+        ends: the offset of the end of each row, int64.
+        lines: the 1-based number of the first line of each row, int64.
+        several: the indices of the rows that have several lines.
+        open: the offset and the 1-based line number at which a last row begins that has a quote
+            that is not closed. This row is not in the other attributes. None if all quotes are
+            closed.
     """
 
     ends: np.ndarray
@@ -37,16 +38,16 @@ class Rows:
     open: tuple[int, int] | None
 
     def start(self, row: int) -> int:
-        """The offset of the beginning of a row."""
+        """Returns the offset of the beginning of a row."""
         if row == 0:
             return 0
         return int(self.ends[row - 1])
 
 
 def rows_of(data: bytes) -> Rows:
-    """The rows of comma-separated lines.
+    """Finds the rows in comma-separated lines.
 
-    A row of several lines has its quotes in the right places, or `is_strict` is false for it.
+    If a row has several lines because a quote is in the wrong place, `is_strict` is false for it.
     """
     ends = line_ends(data)
     inner, open_line = _inside_values(data, ends)
@@ -54,7 +55,7 @@ def rows_of(data: bytes) -> Rows:
     if open_line is not None:
         last = open_line
 
-    # A row begins with the first line and after every line end that is outside of values.
+    # The first line begins a row, and so does every line after a line end outside of values.
     begins = np.flatnonzero(np.concatenate([[True], ~inner[: last - 1]])[:last])
     following = np.append(begins[1:], last)
     unclosed = None
@@ -71,17 +72,18 @@ def rows_of(data: bytes) -> Rows:
 
 
 def is_strict(row: bytes) -> bool:
-    """Whether every quote of a row opens a field, closes one, or is doubled inside of one."""
+    """Returns whether every quote of a row opens or closes a field, or is doubled inside one."""
     return _STRICT.match(row) is not None
 
 
 def line_ends(data: bytes) -> np.ndarray:
-    r"""The offset of the end of each line, after its "\n", "\r\n" or "\r"."""
+    r"""Returns the offset of the end of each line, after its "\n", "\r\n" or "\r"."""
     codes = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(codes == ord("\n")) + 1
     if b"\r" in data:
         returns = np.flatnonzero(codes == ord("\r")) + 1
-        # Of "\r\n" only the line feed counts. The modulo keeps the index of a last "\r" in range.
+        # In "\r\n", only the line feed counts as a line end. The modulo keeps the index in range if
+        # the last byte is "\r".
         ends = np.union1d(
             ends, returns[(returns == len(codes)) | (codes[returns % len(codes)] != ord("\n"))]
         )
@@ -93,7 +95,12 @@ def line_ends(data: bytes) -> np.ndarray:
 
 
 def _inside_values(data: bytes, ends: np.ndarray) -> tuple[np.ndarray, int | None]:
-    """(bool, which line ends are inside of a value; 0-based line of a quote that never closes)."""
+    """Finds the line ends that are inside values.
+
+    Returns:
+        For each line end whether it is inside a value, bool; and the 0-based number of the line
+        with a quote that is never closed, or None.
+    """
     inner = np.zeros(len(ends), bool)
     if b'"' not in data:
         return inner, None
@@ -102,7 +109,7 @@ def _inside_values(data: bytes, ends: np.ndarray) -> tuple[np.ndarray, int | Non
     quotes_per_line = np.diff(np.searchsorted(quotes, ends), prepend=0)
     starts = np.concatenate([[0], ends[:-1]])
 
-    # A line with an even number of quotes leaves a value open, or closed, as it was.
+    # Only lines with an odd number of quotes can open or close a value.
     opened = None
     for line in np.flatnonzero(quotes_per_line % 2).tolist():
         if opened is not None:

@@ -1,8 +1,7 @@
-"""Delimited raw files -> Arrow tables, with the line of every row that cannot be read.
+"""Reads delimited raw files as Arrow tables. Errors name the line of a row that cannot be read.
 
-Lines are read as text and split by vectorised Arrow functions. So separators of any length ("::")
-work, every engine later sees the same rows, and an invalid row is reported with its file and
-line.
+Lines are read as text and split by Arrow functions, which work on whole columns. Separators may
+have any length, such as "::".
 """
 
 import codecs
@@ -26,13 +25,13 @@ from torchrec_priors.preparation.raw.typed import (
 )
 
 _PACKED = (".gz", ".zip", ".7z", ".bz2", ".xz", ".zst", ".tar", ".tgz")
-# Names of files in a message.
+# The maximum number of file names in a message.
 _LISTED = 5
 _INTEGERS = r"^-?[0-9]+(\s+-?[0-9]+)+$"
 
 
 def require_files(folder: Path, names: Sequence[str]) -> None:
-    """Raises UserError if the folder or any of the files is missing, and says what there is."""
+    """Raises UserError if the folder or a file is missing. The message lists the existing files."""
     if not folder.is_dir():
         raise UserError(f"--raw: there is no folder '{folder}'")
     missing = [name for name in names if not (folder / name).is_file()]
@@ -41,13 +40,17 @@ def require_files(folder: Path, names: Sequence[str]) -> None:
 
 
 def folder_with(raw: Path, *forms: Sequence[str]) -> Path:
-    """The raw folder, or the only folder in it that has the files of one of these forms.
+    """Returns the folder that contains the raw files: `raw`, or the only suitable folder inside it.
 
-    Archives often unpack to such a folder. If no folder has the files, the raw folder is
-    returned; `require_files` then says what it lacks.
+    Many archives contain a folder with the files. If no folder has the files, `raw` is returned,
+    so that `require_files` can report the missing ones.
+
+    Args:
+        raw: the raw folder.
+        forms: lists of file names. A suitable folder has all files of at least one list.
 
     Raises:
-        UserError: several folders in it have the files.
+        UserError: several folders inside `raw` are suitable.
     """
 
     def has_files(folder: Path) -> bool:
@@ -68,7 +71,7 @@ def folder_with(raw: Path, *forms: Sequence[str]) -> Path:
 
 
 def found_in(folder: Path) -> str:
-    """What a folder has, in words, and what to do about packed files."""
+    """Lists the content of a folder for a message, which says what to do about packed files."""
     names = sorted(f"{file.name}/" if file.is_dir() else file.name for file in folder.iterdir())
     packed = [name for name in names if name.endswith(_PACKED)]
     if packed:
@@ -80,7 +83,10 @@ def found_in(folder: Path) -> str:
 
 
 def encoding_of(file: Path) -> str:
-    """`utf8` if the file is valid UTF-8, otherwise `latin-1`, in which any bytes are valid."""
+    """Returns `utf8` if the file is valid UTF-8, and otherwise `latin-1`.
+
+    In Latin-1, all bytes are valid.
+    """
     return "utf8" if is_text(file.read_bytes(), "utf8") else "latin-1"
 
 
@@ -92,18 +98,18 @@ def read_table(
     *,
     encoding: str = "utf8",
 ) -> pa.Table:
-    """A delimited file without a header as typed columns plus `line` (int64, 1-based).
+    """Reads a delimited file without a header as typed columns and `line` (int64, 1-based).
 
-    Blank lines are skipped.
+    Blank lines are skipped, but count as lines.
 
     Raises:
-        UserError: an empty file; a column type other than text, integer and float; and if
-            `bad_rows` rejects: a row with another number of fields, a field that is not of its
-            column's type, a line that is not valid in the encoding.
+        UserError: the file is empty, a column type is not text, integer or float, or `bad_rows`
+            rejects a row. A row is bad if it has the wrong number of fields, a field that does not
+            have the type of its column, or bytes that are not valid in the encoding.
     """
     require_readable(columns, "read_table")
     text, numbers = _lines(file, encoding, bad_rows)
-    # Only spaces are blanks here: tabs may be separators.
+    # Only spaces count as blanks here, because tabs may be separators.
     filled = pc.not_equal(pc.utf8_trim(text, characters=" "), "")
     text = text.filter(filled)
     numbers = numbers.filter(filled)
@@ -125,12 +131,12 @@ def read_table(
 
 
 def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
-    """A file of two or more integers per line, separated by blanks, as list<int64>.
+    """Reads a file with two or more integers per line as lists of int64.
 
-    Blank lines are skipped.
+    The integers are separated by blanks. Blank lines are skipped.
 
     Raises:
-        UserError: an empty file; and if `bad_rows` rejects: a line with anything else.
+        UserError: the file is empty, or a line contains something else and `bad_rows` rejects it.
     """
     text, numbers = _lines(file, "utf8", bad_rows)
     text = pc.utf8_trim_whitespace(text)
@@ -153,7 +159,7 @@ def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
         example = (
             f"beyond the integers of 64 bits: {shown(lists.flatten().filter(beyond)[0].as_py())}"
         )
-        # A row may hold several such integers, but counts once.
+        # A row may contain several integers that are too large, but it counts once.
         rows = pc.list_parent_indices(lists).filter(beyond).unique()
         bad_rows.handle(file, numbers.take(rows), "integers beyond 64 bits", example)
         lists = lists.filter(
@@ -168,7 +174,16 @@ def read_lists(file: Path, bad_rows: BadRows) -> pa.Array:
 def keep_valid(
     table: pa.Table, valid: pa.Array, file: Path, bad_rows: BadRows, column: str, must: str
 ) -> pa.Table:
-    """The `valid` rows of `table`; the others are rejected or counted as "<column> <must>"."""
+    """Returns the valid rows of a table. Others are rejected, or counted as "<column> <must>".
+
+    Args:
+        table: a table with the column `line`.
+        valid: whether each row is valid.
+        file: the file of the table, for messages.
+        bad_rows: handles the invalid rows.
+        column: the column that messages name.
+        must: the rule in words, such as "must not be negative".
+    """
     wrong = pc.invert(valid)
     if not pc.any(wrong).as_py():
         return table
@@ -183,13 +198,13 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.Array]:
-    """(text, line number) of every line that is valid in this encoding."""
+    """Returns the text and the line number of every line that is valid in the encoding."""
     data = file.read_bytes().removeprefix(BYTE_ORDER_MARK)
     if not data:
         raise UserError(f"{file} is empty")
 
-    # The lines are slices of the file's bytes: no line is copied. Each keeps its line end until
-    # the last step.
+    # The lines are slices of the file's bytes, so they are not copied. The last step removes their
+    # line ends.
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) + 1
     offsets = np.unique(np.concatenate([[0], ends, [len(data)]])).astype(np.int64)
     count = len(offsets) - 1
@@ -201,10 +216,10 @@ def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.A
     try:
         text = _decoded(lines, data, encoding)
     except (pa.ArrowInvalid, UnicodeDecodeError):
-        # Slow, line by line, but only for a file with an invalid line.
+        # Decoding line by line is slow, but it is only needed if a line is invalid.
         valid = pa.array([is_text(line, encoding) for line in lines.to_pylist()])
         wrong = pc.invert(valid)
-        # Without the b'' around the bytes.
+        # The slice removes the b'' around the bytes.
         first = str(lines.filter(wrong)[0].as_py())[2:-1]
         example = f"not {encoding} text: {shown(first)}"
         bad_rows.handle(file, numbers.filter(wrong), f"not {encoding} text", example)
@@ -217,8 +232,9 @@ def _lines(file: Path, encoding: str, bad_rows: BadRows) -> tuple[pa.Array, pa.A
 
 
 def _decoded(lines: pa.Array, data: bytes, encoding: str) -> pa.Array:
-    """All lines as text; raises if one of them is not valid in the encoding."""
-    # Arrow knows UTF-8 only; other encodings are decoded as a whole and split again.
+    """Decodes all lines. Raises an error if a line is not valid in the encoding."""
+    # Arrow can only decode UTF-8. In other encodings, Python decodes the whole file, and the text
+    # is split again.
     if codecs.lookup(encoding).name == "utf-8":
         return lines.cast(pa.large_string())
     text = data.decode(encoding).removesuffix("\n")

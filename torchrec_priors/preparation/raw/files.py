@@ -1,7 +1,7 @@
-"""The identity of the raw files: checksums of their content, computed once, while the engine works.
+"""Identifies raw files by checksums, which are computed once, while the engine works.
 
-A file whose size and modification time a manifest or a journal has recorded is taken for the same
-without reading it again, as `rsync` and `make` do.
+If a manifest or a journal has recorded the same size and modification time for a file, the file is
+assumed to be unchanged and is not read again.
 """
 
 import os
@@ -13,39 +13,40 @@ from torchrec_priors.common.checksums import sha256
 from torchrec_priors.errors import UserError
 from torchrec_priors.preparation.engine.journal import Journal
 
-# Path in the raw folder -> size in bytes, modification time in ns.
+# Maps the path of a file in the raw folder to its size in bytes and modification time in ns.
 Seen = dict[str, list[int]]
 
 
 def seen(raw: Path, ours: Iterable[Path]) -> Seen:
-    """All files of the raw folder, except those in the folders `ours`.
+    """Returns all files of the raw folder, except those in the folders `ours`.
 
-    The output may be inside the raw folder.
+    The folders `ours` belong to the output, which may be inside the raw folder.
     """
     raw = raw.absolute()
     ours = set(ours)
     files_seen: Seen = {}
     for folder, folders, files in os.walk(raw):
-        # Changed in place, which is how `os.walk` learns which folders to enter.
+        # `os.walk` enters only the folders that stay in this list, so it is changed in place.
         folders[:] = sorted(name for name in folders if Path(folder, name) not in ours)
         for name in files:
             status = Path(folder, name).stat()
             path = str(Path(folder, name).relative_to(raw))
             files_seen[path] = [status.st_size, status.st_mtime_ns]
 
-    # In an order that does not depend on the file system.
+    # The files are sorted, because their order depends on the file system.
     return dict(sorted(files_seen.items(), key=lambda entry: Path(entry[0])))
 
 
 def checksums(
     raw: Path, now: Seen, known: Mapping[str, str], then: Mapping[str, list[int]]
 ) -> dict[str, str]:
-    """sha256 of every file.
+    """Returns the SHA-256 of every file. Only files that may have changed are read.
 
     Args:
-        now: the files as they are.
-        known: checksums of files as they were `then`; they are taken for files that have not
-            changed since.
+        raw: the raw folder.
+        now: the current sizes and modification times of the files.
+        known: the checksums of files at an earlier time.
+        then: the sizes and modification times at that time.
     """
     with ThreadPoolExecutor() as pool:
         checksum_of: dict[str, str | Future[str]] = {}
@@ -62,21 +63,21 @@ def checksums(
 
 
 class Checksums:
-    """Computes the checksums of raw files in the background; finished ones are in the journal."""
+    """Computes the checksums of raw files in the background and records them in the journal."""
 
     def __init__(self, raw: Path, files: Seen, journal: Journal) -> None:
         self.raw = raw
         self.files = files
         self.journal = journal
-        # One thread: the engine needs the other cores.
+        # There is only one thread, because the engine needs the other cores.
         self._pool = ThreadPoolExecutor(1)
         self._futures = {path: self._pool.submit(self._checksum, path) for path in files}
 
     def result(self) -> dict[str, str]:
-        """Waits for all checksums.
+        """Waits for all checksums and returns them.
 
         Raises:
-            UserError: a file was changed since preparing began.
+            UserError: a file was changed after the preparation began.
         """
         checksum_of = {path: future.result() for path, future in self._futures.items()}
         for path, (size, time) in self.files.items():

@@ -1,4 +1,7 @@
-"""Helpers for corpora of published Parquet files: columns of any width, times in any unit."""
+"""Helps corpus files to read published Parquet files.
+
+Integers may have any width, and times any unit.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -12,7 +15,8 @@ from torchrec_priors.errors import UserError
 from torchrec_priors.parquet import read_schema
 from torchrec_priors.preparation.engine.rule import Rule
 
-# Whether a type is of this kind, and the name of the kind in messages.
+# A kind of type: a function that returns whether a type is of this kind, and the name of the kind
+# for messages.
 Kind = tuple[Callable[[pa.DataType], bool], str]
 _LARGEST = 2**63 - 1
 
@@ -34,7 +38,7 @@ TRUTH: Kind = (pa.types.is_boolean, "true or false")
 
 
 def lists_of(kind: Kind) -> Kind:
-    """Lists of this kind."""
+    """Returns the kind of lists with elements of the given kind."""
     right, name = kind
 
     def is_right(column_type: pa.DataType) -> bool:
@@ -45,7 +49,7 @@ def lists_of(kind: Kind) -> Kind:
 
 
 def either(first: Kind, second: Kind) -> Kind:
-    """One kind or the other."""
+    """Returns a kind that contains the types of both kinds."""
 
     def is_right(column_type: pa.DataType) -> bool:
         return first[0](column_type) or second[0](column_type)
@@ -54,10 +58,10 @@ def either(first: Kind, second: Kind) -> Kind:
 
 
 def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataType]:
-    """The types that columns of a Parquet file have, after a check of their kinds.
+    """Checks the kinds of the columns of a Parquet file, and returns their types.
 
     Raises:
-        UserError: not a Parquet file, or a column that is missing or of another kind.
+        UserError: the file is not Parquet, or a column is missing or of another kind.
     """
     try:
         schema = read_schema(file)
@@ -70,7 +74,7 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
         if name not in schema.names:
             raise UserError(f"{file} has no column '{name}' (it has {', '.join(schema.names)})")
         column_type = schema.field(name).type
-        # Dictionaries are only a way to store a column.
+        # A dictionary is only a way to store a column, so the type of its values counts.
         if pa.types.is_dictionary(column_type):
             column_type = column_type.value_type
 
@@ -83,28 +87,28 @@ def found_types(file: Path, columns: Mapping[str, Kind]) -> dict[str, pa.DataTyp
 
 
 def there(table: ir.Table, names: Iterable[str]) -> list[Rule]:
-    """Rules: these columns have values, and none beyond int64."""
+    """Returns the rules that these columns have values, and no values beyond int64."""
     rules = [Rule(name, "must have a value", table[name].notnull()) for name in names]
-    # Only an unsigned column can hold such values.
+    # Only unsigned columns can hold values beyond int64.
     unsigned = [name for name in names if table[name].type().is_uint64()]
     return rules + [Rule(name, "must be below 2^63", table[name] <= _LARGEST) for name in unsigned]
 
 
 def signed(column: ir.Column) -> ir.Column:
-    """Numbers that `there` has checked, in a type that every engine has."""
+    """Converts numbers that the rules of `there` have checked to a type that every engine has."""
     if column.type().is_uint64():
         return column.cast("int64")
     return column
 
 
 def since_1970(time: ir.TimestampValue) -> ir.BooleanValue:
-    """Whether `milliseconds` are not negative."""
+    """Returns whether a time is not before 1970."""
     return time.cast("timestamp") >= ibis.timestamp("1970-01-01 00:00:00")
 
 
 def milliseconds(time: ir.TimestampValue) -> ir.IntegerValue:
-    """Milliseconds since 1970, in UTC; finer units are cut off."""
+    """Converts a time to milliseconds since 1970, in UTC. Finer units are cut off."""
     plain = time.cast("timestamp")
-    # From two parts that every engine has.
+    # All engines can compute these two parts of a time.
     seconds = plain.truncate("s").epoch_seconds().cast("int64")
     return seconds * 1000 + plain.millisecond().cast("int64")

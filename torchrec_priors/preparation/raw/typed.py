@@ -1,4 +1,4 @@
-"""Columns of text -> typed columns, in the same way for every form of file."""
+"""Converts columns of text to typed columns, in the same way for all forms of files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from torchrec_priors.errors import UserError, shown
 from torchrec_priors.preparation.raw.bad_rows import BadRows
 
-# Name of the column with the number of each row's line.
+# The name of the column with the line number of each row.
 LINE = "line"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -21,7 +21,8 @@ def require_readable(columns: Mapping[str, pa.DataType], reader: str) -> None:
     """Raises UserError if `typed` cannot read a column's type.
 
     Args:
-        reader: name of the function that reads the file, for messages.
+        columns: the types of the columns to read, by name.
+        reader: the name of the function that reads the file, for messages.
     """
     types = pa.types
     for name, kind in columns.items():
@@ -35,12 +36,16 @@ def require_readable(columns: Mapping[str, pa.DataType], reader: str) -> None:
 def typed(
     texts: pa.Table, columns: Mapping[str, pa.DataType], file: Path, bad_rows: BadRows
 ) -> pa.Table:
-    """Columns of text as their types, and `line` unchanged; other rows are rejected or counted."""
+    """Converts columns of text to the types in `columns`; `line` stays unchanged.
+
+    Rows with a value that does not have the type are rejected or counted.
+    """
     for name, kind in columns.items():
         readable = _readable(texts[name], kind)
         texts = _rows_where(texts, readable, name, f"is no {_kind_name(kind)}", file, bad_rows)
 
-        # The cast below raises an error without a line, so range and zeros are handled before.
+        # An error of the cast below would not name a line, so ranges and leading zeros are handled
+        # before.
         if pa.types.is_integer(kind):
             reason = f"is beyond the integers of {kind.bit_width} bits"
             fits = in_range(texts[name], kind)
@@ -52,7 +57,7 @@ def typed(
 
 
 def is_text(line: bytes, encoding: str) -> bool:
-    """Whether bytes are valid in an encoding."""
+    """Returns whether bytes are valid in an encoding."""
     try:
         line.decode(encoding)
     except UnicodeDecodeError:
@@ -61,8 +66,8 @@ def is_text(line: bytes, encoding: str) -> bool:
 
 
 def in_range(texts: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
-    """Whether texts that are integers fit in this type."""
-    # Absolute values of the smallest and the largest integer.
+    """Returns whether the integers in texts fit in this type."""
+    # These are the absolute values of the smallest and the largest integer of the type.
     if pa.types.is_signed_integer(kind):
         low = 2 ** (kind.bit_width - 1)
         high = 2 ** (kind.bit_width - 1) - 1
@@ -76,8 +81,8 @@ def in_range(texts: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array |
 
 
 def without_zeros(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
-    """Texts that are integers, without leading zeros, of which Arrow accepts only a few."""
-    # The column stays as it is if no text has a leading zero, which is usual.
+    """Removes leading zeros from texts that are integers, because Arrow accepts only a few."""
+    # Usually no text has a leading zero, and the column is returned unchanged.
     if not pc.any(pc.match_substring_regex(texts, "^-?0."), min_count=0).as_py():
         return texts
     digits = pc.replace_substring_regex(texts, "^(-?)0+([1-9])", r"\1\2")
@@ -87,7 +92,7 @@ def without_zeros(texts: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArr
 def _rows_where(
     texts: pa.Table, right: pa.Array, name: str, reason: str, file: Path, bad_rows: BadRows
 ) -> pa.Table:
-    """The rows in which the column `name` is right; the others are rejected or counted."""
+    """Returns the rows in which the column `name` is right. Others are rejected or counted."""
     wrong = pc.invert(right)
     if not pc.any(wrong, min_count=0).as_py():
         return texts
@@ -97,21 +102,24 @@ def _rows_where(
 
 
 def _at_most(digits: pa.Array | pa.ChunkedArray, largest: str) -> pa.Array | pa.ChunkedArray:
-    """Whether numbers without leading zeros are at most `largest`; an empty text means zero."""
-    # Texts of equal length compare as their numbers do.
+    """Returns whether numbers are at most `largest`.
+
+    The numbers are texts without leading zeros. An empty text means zero.
+    """
+    # Texts of equal length have the same order as their numbers.
     length = pc.utf8_length(digits)
     as_long = pc.and_(pc.equal(length, len(largest)), pc.less_equal(digits, largest))
     return pc.or_(pc.less(length, len(largest)), as_long)
 
 
 def _readable(texts: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Whether texts have the form of a type."""
+    """Returns whether texts can be read as values of a type."""
     if pa.types.is_integer(kind):
         return pc.match_substring_regex(texts, _INTEGER)
 
     if pa.types.is_floating(kind):
         right = pc.match_substring_regex(texts, _NUMBER)
-        # A number of the right form may be too large: it would become infinity.
+        # A number may have the right form, but be so large that it would become infinity.
         return pc.and_(right, pc.is_finite(pc.if_else(right, texts, "0").cast(pa.float64())))
 
     return pc.is_valid(texts)

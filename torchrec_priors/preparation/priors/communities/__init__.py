@@ -1,4 +1,5 @@
-"""Communities of items or users in the graph of who engaged with what in training.
+"""Finds communities of items or users in a graph of the training interactions.
 
-Imports no torch.
+Items are connected by the users who interacted with both, and users by common items. Nothing here
+imports torch.
 """

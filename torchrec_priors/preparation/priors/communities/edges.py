@@ -1,10 +1,11 @@
-"""Builds edges from who engaged with what in training, as Ibis expressions for an engine.
+"""Computes the edges between items or users from training interactions, with Ibis expressions.
 
-All pairs of a large log would need whole disks. So the pairs are counted for a range of nodes at a
-time (`ranges`, `near`), the number that fits into memory, and only the edges that stay are kept of
-each range. `pairs` and `strongest` are the plain reference for the same result.
+In a large log there are too many pairs to store them all. Therefore pairs are counted for one range
+of nodes at a time (`ranges`, `near`). A range is small enough to fit into memory, and only the
+strongest edges of each range are stored. `pairs` and `strongest` are a plain reference
+implementation with the same result.
 
-Nodes are numbered in the order of original ids: nothing depends on the permutation of row ids.
+Nodes are numbered in the order of original ids, so the result does not depend on row ids.
 """
 
 import ibis
@@ -13,11 +14,12 @@ import ibis.expr.types as ir
 from torchrec_priors.preparation.build.expressions import bounds
 from torchrec_priors.prepared.data_set import TRAINING_END
 
-_PRIME = 2**31 - 1  # products of two numbers below it fit into int64
+# The product of two numbers below this prime fits into int64.
+_PRIME = 2**31 - 1
 
 
 def nodes(entities: ir.Table, column: str) -> ir.Table:
-    """Returns `entities` with `node`, 0-based, in the order of the original ids in `column`."""
+    """Adds the column `node`, which numbers rows from 0 in the order of the ids in `column`."""
     numbered: ir.Table = entities.mutate(
         node=ibis.row_number().over(ibis.window(order_by=entities[column]))
     )
@@ -25,15 +27,15 @@ def nodes(entities: ir.Table, column: str) -> ir.Table:
 
 
 def training(sequences: ir.Table, horizon: int, last: int | None) -> ir.Table:
-    """Returns the distinct (user_id, item) of the training part.
+    """Returns the distinct pairs of (user_id, item) in the training part.
 
-    That is all but the last 2E interactions of each user or, if the log is split in time, the
-    interactions before `training_end`.
+    The training part is all but the last 2E interactions of each user, where E is the horizon. If
+    the log is split in time, it is the interactions before `training_end`.
 
     Args:
-        sequences: `user_id`, and `items` in order of time.
-        horizon: E.
-        last: Number of training interactions of a user that count, the latest. None counts all.
+        sequences: a table of `user_id`, and `items` in order of time.
+        horizon: the horizon E.
+        last: the number of each user's latest training interactions that count. None counts all.
     """
     items = sequences["items"]
     end = items.length() - 2 * horizon
@@ -49,19 +51,19 @@ def training(sequences: ir.Table, horizon: int, last: int | None) -> ir.Table:
 
 
 def at_most(members: ir.Table, entity: str, by: str, limit: int, seed: int) -> ir.Table:
-    """Returns at most `limit` rows of `members` for each `by`, drawn at random.
+    """Draws at most `limit` rows of `members` at random for each value in column `by`.
 
     The draw does not depend on the order of the rows.
 
     Args:
-        members: Columns `entity` and `by`, both numbers of nodes.
-        entity: Column of the entities.
-        by: Column of what they share.
-        limit: Most rows for one value of `by`.
-        seed: Seed of the draw.
+        members: a table with the two columns `entity` and `by`, both numbers of nodes.
+        entity: the name of the column of items or users.
+        by: the name of the column of users or items that these share.
+        limit: the maximum number of rows for one value of `by`.
+        seed: the seed of the draw.
     """
-    # A hash instead of an engine's random numbers: the draw is the same on every engine. Entities
-    # with equal hashes are taken by number.
+    # A hash replaces the random numbers of the engine, so the draw is the same on every engine. If
+    # hashes are equal, the smaller node is drawn first.
     drawn = _random(members[entity], members[by], seed)
     place = ibis.row_number().over(
         ibis.window(group_by=members[by], order_by=[drawn, members[entity]])
@@ -71,9 +73,16 @@ def at_most(members: ir.Table, entity: str, by: str, limit: int, seed: int) -> i
 
 
 def pairs(members: ir.Table, entity: str, shared: str) -> ir.Table:
-    """Returns (first, second, weight): every two entities that share anything, first < second.
+    """Returns all pairs of items or users that share anything.
 
-    The weight is how much they share.
+    Args:
+        members: a table with the two columns `entity` and `shared`.
+        entity: the name of the column of items or users.
+        shared: the name of the column of users or items that these share.
+
+    Returns:
+        A table of (first, second, weight) with first < second. The weight is the number of shared
+        users or items.
     """
     left = members.select(first=members[entity], by=members[shared])
     right = members.select(second=members[entity], by=members[shared])
@@ -83,34 +92,37 @@ def pairs(members: ir.Table, entity: str, shared: str) -> ir.Table:
 
 
 def ranges(members: ir.Table, shared: str, at_once: int) -> ir.Table:
-    """Returns the first `node` of each range of nodes that have about `at_once` pairs, ordered.
+    """Divides the nodes into ranges, and returns the first node of each range in order.
 
     Args:
-        members: Columns `node` and `shared`.
-        shared: Column of what the nodes share.
-        at_once: Pairs in a range.
+        members: a table of `node` and `shared`.
+        shared: the name of the column of users or items that the nodes share.
+        at_once: the approximate number of pairs in a range.
     """
     sizes = members.group_by(shared).aggregate(size=members.count())
-    # A node has a pair with every member of everything that it has.
+    # A node has a pair with every other node that has the same value in `shared`.
     joined = members.inner_join(sizes, shared)
     pairs_of_node = joined.group_by("node").aggregate(n=lambda t: t.size.sum())
 
-    # `bounds` divides users by their interactions: nodes take the place of users.
+    # `bounds` divides users by their numbers of interactions. Here it divides nodes by pairs.
     return bounds(pairs_of_node.rename(user_id="node"), at_once)
 
 
 def near(
     members: ir.Table, shared: str, first: int, last: int | None, neighbours: int | None
 ) -> ir.Table:
-    """Returns (first, second, weight): the edges of some nodes, first < second.
+    """Returns the edges of a range of nodes.
 
     Args:
-        members: Columns `node` and `shared`.
-        shared: Column of what the nodes share.
-        first: First of the nodes.
-        last: The node after the last of them; None for all nodes from `first` on.
-        neighbours: Keep the edges to so many strongest neighbours of each node. None keeps the
-            edges to all larger nodes.
+        members: a table of `node` and `shared`.
+        shared: the name of the column of users or items that the nodes share.
+        first: the first node of the range.
+        last: the first node after the range; None for all nodes from `first` on.
+        neighbours: the number of strongest neighbours of each node to which edges are kept. None
+            keeps the edges to all neighbours with a larger number.
+
+    Returns:
+        A table of (first, second, weight) with first < second.
     """
     in_range = members.filter(members.node >= first)
     if last is not None:
@@ -119,7 +131,8 @@ def near(
     left = in_range.select(node=in_range.node, by=in_range[shared])
     right = members.select(other=members.node, by=members[shared])
 
-    # Each edge once, unless the strongest of a node are wanted: smaller nodes may be among them.
+    # Each edge is counted at its smaller node only. But to find the strongest neighbours of a node,
+    # edges to smaller nodes are also needed.
     meet = left.node < right.other
     if neighbours is not None:
         meet = left.node != right.other
@@ -140,15 +153,15 @@ def near(
 
 
 def strongest(edges: ir.Table, neighbours: int) -> ir.Table:
-    """Returns the edges that are among the strongest `neighbours` of either end.
+    """Keeps the edges that are among the strongest `neighbours` edges of at least one end.
 
-    Of equally strong edges, the one to the smaller node is kept.
+    Of equally strong edges, the edge to the smaller node is kept.
     """
     ends = [
         edges.select(node=edges[node], other=edges[other], weight=edges.weight)
         for node, other in (("first", "second"), ("second", "first"))
     ]
-    # Every edge twice, seen from each of its ends.
+    # This table has every edge twice, once for each end.
     both = ends[0].union(ends[1])
 
     order = ibis.window(group_by=both.node, order_by=[ibis.desc(both.weight), both.other])
@@ -164,9 +177,9 @@ def strongest(edges: ir.Table, neighbours: int) -> ir.Table:
 
 
 def _random(first: ir.IntegerValue, second: ir.IntegerValue, seed: int) -> ir.IntegerValue:
-    """Returns a number in [0, 2^31 - 1) for two small numbers, the same on every engine.
+    """Returns a pseudo-random number in [0, 2^31 - 1) for two numbers and a seed.
 
-    It is computed by multiply, add and fifth power, twice.
+    It is the same on every engine. Each of two rounds multiplies, adds and takes the fifth power.
     """
     mixed = _fifth_power(
         first.cast("int64") * 48271 + second.cast("int64") * 1_103_515 + (seed % _PRIME) + 12_345
@@ -175,9 +188,9 @@ def _random(first: ir.IntegerValue, second: ir.IntegerValue, seed: int) -> ir.In
 
 
 def _fifth_power(value: ir.IntegerValue) -> ir.IntegerValue:
-    """Returns the power modulo a prime.
+    """Returns the fifth power modulo the prime.
 
-    5 does not divide the prime's predecessor, hence this is a permutation.
+    This is a permutation, because 5 does not divide the prime minus one.
     """
     x = value % _PRIME
     square = x * x % _PRIME

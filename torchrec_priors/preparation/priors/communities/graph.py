@@ -1,4 +1,4 @@
-"""An undirected weighted graph as arrays, and the modularity of a grouping of its nodes."""
+"""Defines an undirected weighted graph, and computes the modularity of a grouping of its nodes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,12 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Graph:
-    """N nodes and E undirected edges, each given once and between two different nodes.
+    """A graph of N nodes and E undirected edges.
+
+    Every edge is given once and connects two different nodes.
 
     Attributes:
-        nodes: N.
-        first, second: int64 [E], the ends of each edge.
-        weight: float64 [E], positive.
+        nodes: the number of nodes, N.
+        first, second: int64 [E], the two ends of each edge.
+        weight: float64 [E], the positive weight of each edge.
     """
 
     nodes: int
@@ -27,7 +29,7 @@ class Graph:
 
     @cached_property
     def strength(self) -> np.ndarray:
-        """float64 [N], the sum of the weights of each node's edges."""
+        """The sum of the weights of each node's edges, float64 [N]."""
         both = np.concatenate([self.weight, self.weight])
         return np.bincount(
             np.concatenate([self.first, self.second]), weights=both, minlength=self.nodes
@@ -35,16 +37,16 @@ class Graph:
 
     @cached_property
     def connected(self) -> np.ndarray:
-        """int64 [C], the nodes that have an edge, ascending.
+        """The nodes that have an edge, in ascending order, int64 [C].
 
-        In a large catalogue most nodes may have none.
+        In a large catalogue, most nodes may have no edge.
         """
         return np.flatnonzero(self.strength)
 
     @cached_property
     def igraph(self) -> "igraph.Graph":
-        """The C nodes of `connected` as a graph of igraph."""
-        # Imported here: preparation without communities does not need it.
+        """The C nodes of `connected` and all edges, as a graph of the library igraph."""
+        # This is imported here because preparation without communities does not need it.
         import igraph
 
         # Nodes are numbered by their position in `connected`, which is sorted.
@@ -54,13 +56,13 @@ class Graph:
         return graph
 
     def modularity(self, group: np.ndarray) -> float:
-        """Returns the modularity Q of a grouping; 0 without edges.
+        """Returns the modularity Q of a grouping, which is 0 if there are no edges.
 
-        Q is the sum over groups of (weight inside / m - (strength / 2m)^2), with m the weight of
-        all edges.
+        Q is the sum over groups of (w / m - (s / 2m)^2). Here w is the weight of the edges inside
+        the group, s is the sum of its nodes' strengths, and m is the weight of all edges.
 
         Args:
-            group: int64 [N], the group of each node.
+            group: the group of each node, int64 [N].
 
         Example:
             >>> two = Graph(4, np.array([0, 2]), np.array([1, 3]), np.ones(2))
@@ -69,7 +71,7 @@ class Graph:
         """
         if not len(self.weight):
             return 0.0
-        # The sum of all strengths is 2m, as every edge has two ends.
+        # The sum of all strengths is 2m, because every edge has two ends.
         inside = self.weight[group[self.first] == group[self.second]].sum()
         share = np.bincount(group, weights=self.strength) / self.strength.sum()
         return float(inside / self.weight.sum() - np.square(share).sum())

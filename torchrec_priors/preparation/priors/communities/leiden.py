@@ -1,6 +1,6 @@
-"""The Leiden algorithm for modularity (Traag, Waltman and van Eck, Scientific Reports 9, 2019).
+"""Runs the Leiden algorithm (Traag, Waltman and van Eck, Scientific Reports 9, 2019).
 
-The implementation is that of `leidenalg`.
+The algorithm is implemented in the library `leidenalg`.
 """
 
 import numpy as np
@@ -9,24 +9,27 @@ from torchrec_priors.preparation.priors.communities.graph import Graph
 
 
 def leiden(graph: Graph, resolution: float, seed: int) -> np.ndarray:
-    """Returns communities that maximise modularity at a resolution.
+    """Finds communities with a high modularity at a resolution.
 
-    That is sum_ij (A_ij - resolution k_i k_j / 2m) over pairs within a community. Leiden is
-    repeated from its own result until the value no longer rises.
+    The algorithm maximises sum_ij (A_ij - resolution k_i k_j / 2m) over pairs of nodes i, j in the
+    same community. A_ij is the weight of the edge between them, k_i the strength of a node, and m
+    the weight of all edges. The algorithm is repeated from its last result until the sum no longer
+    rises.
 
     Args:
-        graph: The graph.
-        resolution: The larger, the more and the smaller the communities. 1 is plain modularity.
-        seed: Seed of the order in which nodes are visited. The same seed gives the same
+        graph: the graph.
+        resolution: a higher resolution gives more and smaller communities. 1 is plain modularity.
+        seed: the seed of the order in which nodes are visited. The same seed gives the same
             communities.
 
     Returns:
-        int64 [C]: Community of each of `graph.connected`, numbered from 0 in order of appearance.
+        The community of each node in `graph.connected`, int64 [C]. Communities are numbered from 0
+        in order of appearance.
     """
-    # Imported here: preparation without communities does not need it.
+    # This is imported here because preparation without communities does not need it.
     import leidenalg
 
-    # A negative number of iterations repeats them until nothing improves.
+    # A negative number of iterations means: repeat until the sum no longer rises.
     partition = leidenalg.find_partition(
         graph.igraph,
         leidenalg.RBConfigurationVertexPartition,

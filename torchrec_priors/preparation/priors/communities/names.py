@@ -5,25 +5,30 @@ import numpy as np
 from torchrec_priors.preparation.priors.communities.search import OTHERS
 
 _AT_MOST = 2
-# A second category is named if its information is at least this share of the first one's.
+# A second category is named if its information is at least this share of the first category's.
 _NEARLY = 0.5
 
 
 def named_by_category(
     community_P: np.ndarray, category_P: np.ndarray, categories: list[str]
 ) -> dict[int, str]:
-    """Returns for each community the one or two categories that characterise it.
+    """Names each community by the one or two categories that characterise it.
 
-    Such a name is "Drama, War", or "" if no category does. The information of a category is
-    p log(p / q), with p its share of the community's labels and q its share of all labels: a
-    category has to be frequent in the community, and more so than elsewhere.
+    A name is a text such as "Drama, War", or "" if no category characterises the community. The
+    categories with the highest information p log(p / q) are chosen. Here p is the category's share
+    of the labels in the community, and q is its share of all labels. A category is thus chosen if
+    it is frequent in the community, and more frequent there than elsewhere.
 
     Args:
-        community_P: Community of each (item, category) pair. OTHERS count among all labels.
-        category_P: Number of its category.
-        categories: Names of the categories.
+        community_P: the community of each pair of (item, category), int64 [P]. Pairs of OTHERS
+            only count among all labels.
+        category_P: the number of the category of each pair, int64 [P].
+        categories: the names of the categories.
+
+    Returns:
+        The names by the number of the community.
     """
-    # At least 1, as a data set may have no label at all.
+    # The divisor is at least 1, because a data set may have no label at all.
     all_labels = np.bincount(category_P, minlength=len(categories))
     q = all_labels / max(1, all_labels.sum())
 
@@ -32,11 +37,12 @@ def named_by_category(
         counts = np.bincount(category_P[community_P == community], minlength=len(categories))
         p = counts / counts.sum()
 
-        # A category that is as frequent elsewhere says nothing about this community.
+        # A category that is not more frequent here than elsewhere does not characterise the
+        # community.
         frequent = np.flatnonzero(p > q)
         information = p[frequent] * np.log(p[frequent] / q[frequent])
         best = np.argsort(-information, kind="stable")[:_AT_MOST]
-        # `best` is empty if all items are in this community, as then p = q.
+        # `best` is empty if all items are in this community, because p is then equal to q.
         named = [i for i in best if information[i] >= _NEARLY * information[best[0]]]
         names[community] = ", ".join(categories[frequent[i]] for i in named)
 

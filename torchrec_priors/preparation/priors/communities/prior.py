@@ -1,4 +1,4 @@
-"""Computes a prior from communities of a prepared data set's training log."""
+"""Computes a prior from the communities in the training log of a prepared data set."""
 
 from collections.abc import Callable
 
@@ -27,9 +27,9 @@ from torchrec_priors.prepared.data_set import PreparedData
 
 Report = Callable[[str], None]
 
-# With at most this number of members, their pairs are counted all at once.
+# If `members` has at most this number of rows, all pairs are counted in one range.
 _FEW = 1 << 16
-# Pairs that are counted in the memory in which one row of a log is sorted.
+# Counting this number of pairs takes as much memory as sorting one row of a log.
 _PAIRS_A_ROW = 8
 _ROWS_A_BATCH = 1 << 20
 
@@ -40,20 +40,20 @@ def communities(
     report: Report = lambda _: None,
     memory: str = MEMORY,
 ) -> Grouping:
-    """Returns groups of items or users of a data set, from its training interactions only.
+    """Groups the items or users of a data set by communities in its training interactions.
 
     Args:
-        settings: Settings of the prior.
-        data: The data set.
-        report: Is called with messages about the progress.
-        memory: Memory for counting who shares what. Beyond it, counting spills to disk next to the
-            data.
+        settings: the settings of the prior.
+        data: the data set.
+        report: called with messages about the progress.
+        memory: the limit of memory for computing the graph. Data that exceeds it is written to
+            temporary files next to the data set.
 
     Raises:
-        UserError: No two of them share anything in training, or a file cannot be read.
+        UserError: no two items or users share anything in training, or a file cannot be read.
     """
     report("counting who shares what")
-    # The engine is closed before communities are searched: its memory is free by then.
+    # The engine is closed before communities are searched, to free its memory.
     try:
         with explaining(f"--data: '{data.folder}'"), scratch_folder(data.scratch, "edges") as spill:
             engine = DuckDB(spill, memory)
@@ -85,13 +85,10 @@ def communities(
 def _graph(
     settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData, report: Report
 ) -> tuple[pa.Table, Graph]:
-    """Returns the entities and the graph.
-
-    The entities are in the order of their original ids, which is that of the graph's nodes.
-    """
+    """Returns the graph of items or users, and a table of these in the order of the nodes."""
     entities, members = _members(settings, engine, data)
 
-    # First node of each range whose pairs fit into memory.
+    # These are the first nodes of ranges that are small enough for their pairs to fit into memory.
     first = [0]
     if engine.value(members.count()) > _FEW:
         bounds = engine.to_arrow(
@@ -107,9 +104,9 @@ def _graph(
 
     edges = union(parts)
     if settings.neighbours is not None:
-        # Both ends of an edge may have kept it.
+        # An edge appears twice if both of its ends kept it.
         edges = edges.distinct()
-    # Sorted, as the engine returns rows in any order and Leiden's result depends on it.
+    # The result of Leiden depends on the order of the edges, so they are sorted.
     ends_1, ends_2, weight = _columns(engine, edges.order_by(["first", "second"]))
     ordered = engine.to_arrow(entities.order_by("node"))
 
@@ -122,11 +119,12 @@ def _graph(
 def _members(
     settings: GraphPrior | UserPrior, engine: DuckDB, data: PreparedData
 ) -> tuple[ir.Table, ir.Table]:
-    """Returns the entities with their `node`, and a table of (node, shared).
+    """Returns the items or users with their `node`, and the table of (node, shared).
 
-    `shared` is what an entity engaged with or, for items, who engaged with it.
+    If the nodes are items, `shared` is a user who interacted with the item. If they are users, it
+    is an item with which the user interacted.
     """
-    # Row groups of one file follow each other; every file is read once.
+    # `dict.fromkeys` removes repeats, so every file is read once.
     files = dict.fromkeys(group.file for group in data.row_groups)
     sequences = [engine.table(f"sequences_{number}", [file]) for number, file in enumerate(files)]
     items = engine.table("catalogue", [data.file("items.parquet")]).select("item", "item_id")
@@ -144,7 +142,7 @@ def _members(
         users = union([sequence.select("user_id") for sequence in sequences])
         entities = engine.materialise("entities", expressions.nodes(users, "user_id"))
 
-        # Items are numbered by original ids, too, as the draw depends on the numbers.
+        # Items are also numbered by original ids, because the draw depends on their numbers.
         shared = expressions.nodes(items, "item_id").select("item", shared="node")
         members = (
             training.inner_join(entities, "user_id")
@@ -177,9 +175,12 @@ def _grouping(
     graph: Graph,
     partition: Partition,
 ) -> Grouping:
-    """Numbers the groups by size, then by smallest original id; OTHERS is one of them."""
+    """Turns a partition into groups, which are numbered by size.
+
+    Equally large groups are numbered by their smallest original id. OTHERS is one of the groups.
+    """
     numbers, first, sizes = np.unique(partition.group, return_index=True, return_counts=True)
-    # Nodes are in the order of original ids: `first` is the smallest one of a group.
+    # Nodes are in the order of original ids, so `first` is the smallest id of a group.
     order = np.lexsort((first, -sizes))
     number_of = {int(numbers[group]): number for number, group in enumerate(order)}
 
@@ -211,12 +212,12 @@ def _names(
     partition: Partition,
     number_of: dict[int, int],
 ) -> list[str]:
-    """Returns the names by group number.
+    """Returns the names of the groups, by group number.
 
-    Every name but that of OTHERS has the group's number, from 1.
+    All names except that of OTHERS contain the number of the group, counted from 1.
 
     Args:
-        number_of: Community or OTHERS -> group number, in the order of group numbers.
+        number_of: the group number of each community and of OTHERS, in the order of group numbers.
     """
     if isinstance(settings, UserPrior):
         return [
@@ -224,7 +225,7 @@ def _names(
             for group, number in number_of.items()
         ]
 
-    # Communities of items are named by categories. An item may have several.
+    # Communities of items are named by the categories of their items. An item may have several.
     category = data.category_prior()
     item, category_of = data.prior_pairs(category.name, "item")
     community = np.empty(entities.num_rows, np.int64)

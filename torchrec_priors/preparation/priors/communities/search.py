@@ -1,6 +1,6 @@
-"""Communities of a graph, with small ones merged.
+"""Finds the communities of a graph and merges small ones.
 
-They are found at a given resolution, or at the resolution that gives a wanted number of groups.
+The resolution is given, or it is searched to reach a requested number of groups.
 """
 
 import math
@@ -13,7 +13,7 @@ from torchrec_priors.preparation.priors.communities.graph import Graph
 from torchrec_priors.preparation.priors.communities.leiden import leiden
 
 OTHERS = -1
-# Bounds of the resolutions that are tried.
+# The bounds of the resolutions that are tried.
 _LOWEST = 2.0**-20
 _HIGHEST = 2.0**16
 _HALVINGS = 20
@@ -24,11 +24,12 @@ class Partition:
     """Groups of the N nodes of a graph.
 
     Attributes:
-        group: int64 [N]: Number of the community, by size, then by smallest node; or OTHERS.
-        communities: Number of communities after merging, without OTHERS.
-        found: Number of communities before merging, without single nodes that have no edge.
-        resolution: The resolution at which they were found.
-        modularity: Modularity of the groups, at resolution 1.
+        group: the number of each node's community, or OTHERS, int64 [N]. Communities are numbered
+            by size, and equally large ones by their smallest node.
+        communities: the number of communities after merging, without OTHERS.
+        found: the number of communities before merging. Nodes without an edge do not count.
+        resolution: the resolution at which the communities were found.
+        modularity: the modularity of the groups at resolution 1.
     """
 
     group: np.ndarray
@@ -39,22 +40,23 @@ class Partition:
 
     @property
     def groups(self) -> int:
-        """Number of groups, including OTHERS if any node is in it."""
+        """The number of groups, including OTHERS if any node is in it."""
         if (self.group == OTHERS).any():
             return self.communities + 1
         return self.communities
 
 
 def at_resolution(graph: Graph, resolution: float, min_size: int, seed: int) -> Partition:
-    """Returns Leiden's communities at a resolution.
+    """Finds communities at a resolution.
 
-    Nodes of communities of fewer than `min_size` nodes, and nodes without an edge, are OTHERS.
+    Communities with fewer than `min_size` nodes and nodes without an edge become OTHERS.
     """
     community = leiden(graph, resolution, seed)
     size = np.bincount(community)
     large = np.flatnonzero(size >= min_size)
 
-    # Leiden's communities are numbered by smallest node: a stable sort by size keeps that order.
+    # Communities are numbered by their smallest node. A stable sort keeps this order for
+    # communities of equal size.
     order = np.argsort(-size[large], kind="stable")
     number = np.full(len(size), OTHERS)
     number[large[order]] = np.arange(len(large))
@@ -62,7 +64,7 @@ def at_resolution(graph: Graph, resolution: float, min_size: int, seed: int) -> 
     group = np.full(graph.nodes, OTHERS)
     group[graph.connected] = number[community]
 
-    # Modularity counts by group number, which must not be negative: OTHERS become 0.
+    # `modularity` needs numbers that are not negative, so OTHERS (-1) is shifted to 0.
     return Partition(group, len(large), len(size), resolution, graph.modularity(group - OTHERS))
 
 
@@ -73,10 +75,11 @@ def with_groups(
     seed: int,
     report: Callable[[str], None] = lambda _: None,
 ) -> Partition:
-    """Returns the partition of a number of groups, including OTHERS, or of the nearest number.
+    """Finds a partition with the requested number of groups, including OTHERS.
 
-    The resolution is doubled or halved from 1 until the number is passed, then searched by
-    bisection.
+    From 1 on, the resolution is doubled or halved until the number of groups passes `groups`. Then
+    the resolution is found by bisection. If no resolution gives the number, the partition with the
+    nearest number is returned.
     """
     tried: dict[float, Partition] = {}
 
@@ -93,7 +96,8 @@ def with_groups(
     before = 1.0
     after = 1.0
     passed = False
-    # Without any community, a change of the resolution in the same direction helps no more.
+    # Once there are no communities left, changing the resolution further in the same direction does
+    # not help.
     while not is_exact() and not passed and _LOWEST < after < _HIGHEST and tried[after].communities:
         before = after
         after = after * step
@@ -104,13 +108,14 @@ def with_groups(
         for _ in range(_HALVINGS):
             if is_exact():
                 break
-            middle = math.sqrt(low * high)  # the scale of resolutions is logarithmic
+            # Resolutions have a logarithmic scale, so the middle is the geometric mean.
+            middle = math.sqrt(low * high)
             if groups_at(middle) < groups:
                 low = middle
             else:
                 high = middle
 
-    # Of equally near numbers, that of the smaller resolution.
+    # Of equally near numbers, the one with the smaller resolution is taken.
     return min(
         tried.values(),
         key=lambda partition: (abs(partition.groups - groups), partition.resolution),

@@ -1,6 +1,6 @@
-"""Settings of priors that are communities of the training log.
+"""Defines the settings of priors that are communities in the training log.
 
-A corpus may request some of them (`Corpus.computed_priors`).
+A corpus may request such priors (`Corpus.computed_priors`).
 """
 
 from dataclasses import asdict, dataclass
@@ -11,20 +11,20 @@ from torchrec_priors.errors import UserError
 
 @dataclass(frozen=True)
 class _Communities:
-    """Settings that both kinds share.
+    """The settings of both kinds of communities.
 
     Attributes:
-        name: Name of the prior.
-        last: Number of training interactions of a user that count, the latest. None counts all.
-        weighted: Whether the weight of an edge is how much its ends share. Otherwise every edge
-            has weight 1.
-        neighbours: Number of strongest neighbours that each end keeps. An edge stays if either end
-            keeps it. None keeps all.
-        resolution: Resolution of modularity: the larger, the more communities. It is 1 if neither
-            this nor `groups` is given.
-        groups: Number of groups in the end. The resolution is searched for.
-        min_size: Communities of fewer members are merged into one group.
-        seed: Seed of the order in which Leiden visits nodes, and of what is drawn at random.
+        name: the name of the prior.
+        last: the number of each user's latest training interactions that count. None counts all.
+        weighted: whether the weight of an edge is the number of shared users or items. Otherwise
+            every edge has weight 1.
+        neighbours: the number of strongest neighbours that each node keeps. An edge stays if at
+            least one of its ends keeps it. None keeps all edges.
+        resolution: the resolution of modularity. A higher resolution gives more communities. It is
+            1 if neither `resolution` nor `groups` is given.
+        groups: the requested number of groups. The resolution is then searched.
+        min_size: communities with fewer members are merged into one group.
+        seed: the seed of the order in which Leiden visits nodes, and of random draws.
     """
 
     name: str
@@ -37,7 +37,8 @@ class _Communities:
     seed: int = 0
 
     kind: ClassVar[str]
-    entity: ClassVar[str]  # the column of original ids
+    # The name of the column of original ids.
+    entity: ClassVar[str]
 
     def __post_init__(self) -> None:
         """Raises UserError if a number is out of range or two settings contradict each other."""
@@ -58,7 +59,7 @@ class _Communities:
             raise UserError(f"--seed must be in [0, 2^31), not {self.seed}")
 
     def recorded(self) -> dict[str, Any]:
-        """Returns the settings as the manifest keeps them."""
+        """Returns the settings in the form of the manifest."""
         values = asdict(self)
         del values["name"]
         return {"kind": self.kind, **values}
@@ -66,7 +67,7 @@ class _Communities:
 
 @dataclass(frozen=True)
 class GraphPrior(_Communities):
-    """Communities of items: an edge joins two items that one user engaged with."""
+    """Communities of items. An edge connects two items if a user interacted with both."""
 
     last: int | None = 50
     kind: ClassVar[str] = "graph"
@@ -75,13 +76,13 @@ class GraphPrior(_Communities):
 
 @dataclass(frozen=True)
 class UserPrior(_Communities):
-    """Communities of users: an edge joins two users who engaged with one item.
+    """Communities of users. An edge connects two users if both interacted with the same item.
 
-    Nearly all users share something. Without `neighbours` such a graph is too dense to fall into
-    communities.
+    Nearly all pairs of users have an item in common. Without a limit of `neighbours`, the graph is
+    too dense for communities.
 
     Attributes:
-        users_per_item: Most users of an item that are joined by it, drawn at random.
+        users_per_item: the maximum number of users that an item connects. They are drawn at random.
     """
 
     neighbours: int | None = 20
@@ -90,7 +91,7 @@ class UserPrior(_Communities):
     entity: ClassVar[str] = "user_id"
 
     def __post_init__(self) -> None:
-        """Raises UserError like the base class, and if `users_per_item` is out of range."""
+        """Raises UserError if a number is out of range or two settings contradict each other."""
         super().__post_init__()
         if self.users_per_item < 2:
             raise UserError(f"--users-per-item must be at least 2, not {self.users_per_item}")
