@@ -1,7 +1,7 @@
-"""What a sharded table takes on other machines, as TorchRec's planner estimates it.
+"""Memory and time of sharded tables on other machines, as TorchRec's planner estimates them.
 
-Numbers or a run's configuration become a `Request` (`read_request`). `planner.plan` asks the
-planner about tables on the meta device, without a process group. `fits` looks for the smallest
-change that makes a request fit, `sweep` plans several numbers of ranks and items, and `measure`
-runs on this machine what was predicted for it.
+`read_request` makes a `Request` from numbers or from a run's configuration. `planner.plan` asks the
+planner about tables on the meta device, without a process group. `fits` searches for the smallest
+change that makes a request fit. `sweep` plans several numbers of ranks and items. `measure` runs a
+request on this machine and compares it with the prediction.
 """

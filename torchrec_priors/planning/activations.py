@@ -1,66 +1,68 @@
-"""Bytes of a training step on a rank at its fullest moment, without tables and dense parameters.
+"""Counts the activations of a training step: the peak of a rank's tensors during the step.
 
-Counted is HSTU with the heads of a prior tree, as autograd keeps their tensors. Of N tokens of a
-part (a rank's windows over `training.accumulate`), d numbers each, a layer keeps for backward
+Tables and dense parameters are not included. HSTU with the heads of a prior tree is counted, with
+the tensors that autograd keeps. A rank computes its windows in `training.accumulate` parts. A part
+has N tokens with d numbers each. For backward, a layer keeps these bytes per number:
 
-    4        its input
-    + 9 b    normed; before and after SiLU, 4 each
-    + 2 c    attention's result, normed
-    + c      dropout
-    + b      what is projected back
+    4        the input of the layer
+    + 9 b    the normalised input, and 4 projections before and after SiLU
+    + 2 c    the result of attention, before and after normalisation
+    + c      dropout (nothing if dropout is 0)
+    + b      the input of the last projection
 
-bytes per number: 56 in fp32, 36 in bf16 on a GPU, 30 in bf16 on a CPU. Here b is 4 bytes, 2 in
-bf16, and c is b, but 4 on GPUs, whose autocast normalises in fp32; a dropout of 0 keeps nothing.
-With `recompute` a layer keeps only its input, and its backward has the bytes of one layer.
+Here b is 4 bytes, or 2 in bf16. c equals b, except that c is 4 bytes on GPUs, where autocast
+normalises in fp32. The sum is 56 bytes in fp32, 36 in bf16 on a GPU, and 30 in bf16 on a CPU. With
+`recompute` a layer keeps only its input, and backward needs the bytes of one layer in addition.
 
-Of P queries, M positives, X items of the whole step's windows and n negatives of all ranks, the
-fullest moment is the largest of
+A part has P queries, M positives and, for each token, adapters above the last one with U d numbers
+in all. The windows of the whole step have X items, and all ranks together have n negatives. The
+peak is at one of these moments, whichever is the largest:
 
-    loss          layers, dropout of the input, 3 N d (the last layer's result, states, tokens),
-                  U d (adapters above the last), 2 P d (queries, gradients), a block of logits and
-                  its queries, 62 M bytes; if there are several parts, another X d + n d of
-                  gradients
-    backward      layers but the last (their inputs), and what one layer needs: 60 bytes per
-                  number, 40 in bf16 on GPUs
-    normalising   of queries, if scores are cosines: 6 P d instead of 2 P d
-    rows          gradients on their way to the tables: 3 (X d + n d)
+    loss          the layers, the dropout of the input, 3 N d (the result of the last layer, the
+                  states, the tokens), U d (the adapters above the last one), 2 P d (queries and
+                  their gradients), a block of logits and its queries, 62 M bytes; if there are
+                  several parts, also gradients of X d + n d
+    backward      all layers except the last (with recompute, their inputs), and 60 bytes per
+                  number for the layer in progress, 40 in bf16 on GPUs
+    normalising   if scores are cosines: 6 P d instead of 2 P d, while queries are normalised
+    rows          gradients that are sent to the tables: 3 (X d + n d)
 
-in addition to what lasts for the step: 32 M + 16 P bytes of all parts, gradients of the vectors
-that were looked up (X d + n d), the negatives that ranks gather (n d), and side features (2 N d of
-all parts). Vectors as tables return them are in `Memory.buffers`.
+These tensors exist during the whole step and are added: 32 M + 16 P bytes of all parts, the
+gradients of the vectors that were looked up (X d + n d), the negatives that ranks gather (n d), and
+side features (2 N d of all parts). The vectors that tables return are in `Memory.buffers`.
 """
 
 from dataclasses import dataclass
 
 from torchrec_priors.ops.in_group_softmax import BLOCK, POSITIVES
 
-# Bytes.
+# All in bytes.
 _FLOAT = 4
-_POSITIVE = 32  # of a positive, for the whole step: its query, item, distance and path
-_QUERY = 16  # of a query, for the whole step: its token and path
-_OF_LOSS = 62  # of a part's positive: ids, sets, copies, score, losses and their derivatives
-_DECISION = 3 * _FLOAT  # of a gate, for a token and item set
+_POSITIVE = 32  # of a positive during the whole step: its query, item, distance and path
+_QUERY = 16  # of a query during the whole step: its token and path
+_OF_LOSS = 62  # of a positive in the loss: ids, sets, copies, score, losses and derivatives
+_DECISION = 3 * _FLOAT  # of a gate's decision for a token and an item set
 
 
 @dataclass(frozen=True)
 class Activations:
-    """What a model and its training keep.
+    """The properties of a model and its training that determine the activations.
 
     Attributes:
-        layers: number of layers of the encoder.
-        context: tokens of a window.
-        horizon: items of a window after them.
-        accumulate: number of parts in which a rank computes its windows.
+        layers: the number of layers of the encoder.
+        context: the number of tokens of a window.
+        horizon: the number of items of a window after the context.
+        accumulate: the number of parts in which a rank computes its windows.
         dropout: whether dropout is used.
         recompute: whether layers are computed again in backward.
         precision: `fp32` or `bf16`.
         cosine: whether scores are cosines.
         features: whether side features are added to items.
-        gated_sets: number of item sets of a gate.
-        sets: number of item sets with negatives, each with about the same number of them.
-        queries: distinct paths of a token with a positive, on average.
-        positives: positives of a token over these paths.
-        above: adapters that a token's queries go through before the last one.
+        gated_sets: the number of item sets of a gate; 0 without a gate.
+        sets: the number of item sets with negatives; all have about the same number of negatives.
+        queries: the average number of a token's different paths that have a positive.
+        positives: the average number of a token's positives, over all of these paths.
+        above: the average number of adapters before the last one, for all queries of a token.
     """
 
     layers: int
@@ -79,13 +81,13 @@ class Activations:
     above: float = 0.0
 
     def bytes(self, windows: int, dim: int, negatives: int, *, ranks: int, device: str) -> int:
-        """Returns the bytes at the fullest moment of a step.
+        """Returns the bytes at the peak of a step.
 
         Args:
-            windows: number of windows of this rank.
-            dim: width of a vector.
-            negatives: number of negatives of the step, over all ranks.
-            ranks: number of ranks.
+            windows: the number of windows of this rank.
+            dim: the width of a vector.
+            negatives: the number of negatives of the step, over all ranks.
+            ranks: the number of ranks.
             device: `cuda` or `cpu`.
         """
         vector = _FLOAT * dim
@@ -93,7 +95,7 @@ class Activations:
         tokens = windows * self.context
         part = -(-windows // parts) * self.context  # tokens of the largest part
 
-        # What lasts for the whole step.
+        # Tensors that exist during the whole step.
         looked_up = (windows * (self.context + self.horizon) + negatives) * vector
         gathered = 0
         if ranks > 1:
@@ -103,20 +105,20 @@ class Activations:
             features = 2 * tokens * vector
         indices = tokens * (_POSITIVE * self.positives + _QUERY * self.queries + 8)
 
-        # The moments that may be the fullest.
+        # The moments that may be the peak.
         at_loss = self._at_loss(part, dim, negatives, device)
         if parts > 1:
-            at_loss += looked_up  # gradients, to which those of further parts are added
+            at_loss += looked_up  # gradients of the earlier parts
         in_backward = self._in_backward(part, dim, device)
         at_rows = 3 * looked_up
         fullest = max(at_loss, in_backward, at_rows)
         if self.cosine:
             fullest = max(fullest, self._normalising(part, dim, device))
-            fullest += looked_up  # normalised for the score
+            fullest += looked_up  # normalised copies for the score
         return int(indices + looked_up + gathered + features + fullest)
 
     def layer_bytes(self, device: str) -> int:
-        """Returns the bytes that a layer keeps per number of a token, its input included."""
+        """Returns the bytes that a layer keeps per number of a token, including its input."""
         narrow = _FLOAT
         if self.precision == "bf16":
             narrow = 2
@@ -128,7 +130,7 @@ class Activations:
         return _FLOAT + 9 * narrow + 2 * normed + dropout + narrow
 
     def _layers(self, part: int, dim: int, device: str, layers: int) -> int:
-        """Returns what this number of layers keeps, and dropout before them."""
+        """Returns the bytes that some layers keep, with the dropout before them."""
         per_number = self.layer_bytes(device)
         if self.recompute:
             per_number = _FLOAT  # only the layer's input
@@ -140,26 +142,29 @@ class Activations:
         return part * (dim * (dropout + layers * per_number) + 4 * _FLOAT * layers) + weights
 
     def _at_loss(self, part: int, dim: int, negatives: int, device: str) -> int:
+        """Returns the bytes of a part while the loss is computed."""
         vector = _FLOAT * dim
         queries = part * self.queries
         per_set = negatives // self.sets
 
-        # A block of logits has as many queries as fit; positives are scored in pieces, of which
-        # the next is made while the last still exists.
+        # A block of logits has as many queries as fit. Positives are scored in pieces, and a piece
+        # is made while the one before it still exists.
         block = max(BLOCK[device], per_set)
-        of_block = min(queries, block // max(per_set, 1)) * vector
+        block_queries = min(queries, block // max(per_set, 1)) * vector
         pieces = 2 * min(part * self.positives, 2 * POSITIVES) * vector
 
         kept = self._layers(part, dim, device, self.layers) + part * vector * (3 + self.above)
         gate = 0.0
         if self.gated_sets:
             gate = part * (_DECISION * self.gated_sets + _QUERY * self.positives)
-        of_queries = queries * vector * (4 if self.cosine else 2)
-        of_positives = part * self.positives * _OF_LOSS
-        return int(kept + gate + of_queries + max(of_block, pieces) + block * _FLOAT + of_positives)
+        all_queries = queries * vector * (4 if self.cosine else 2)
+        positives = part * self.positives * _OF_LOSS
+        logits = block * _FLOAT
+        return int(kept + gate + all_queries + max(block_queries, pieces) + logits + positives)
 
     def _in_backward(self, part: int, dim: int, device: str) -> int:
-        # Numbers of fp32 that one layer needs per number of a token.
+        """Returns the bytes of a part during the backward of the last layer."""
+        # The layer in progress needs this number of fp32 numbers per number of a token.
         alive = 15
         if device == "cuda" and self.precision == "bf16":
             alive = 10
@@ -171,5 +176,6 @@ class Activations:
         return above + part * dim * _FLOAT * (alive + 1)
 
     def _normalising(self, part: int, dim: int, device: str) -> int:
+        """Returns the bytes of a part while its queries are normalised."""
         kept = self._layers(part, dim, device, self.layers)
         return int(kept + part * _FLOAT * dim * (2 + self.above + 6 * self.queries))

@@ -1,4 +1,4 @@
-"""Numbers of items, of ranks and of bytes as users write and read them."""
+"""Reads and writes numbers of items, ranks and bytes in the form that users write."""
 
 import math
 import re
@@ -7,9 +7,9 @@ from torchrec_priors.common.limits import shortened
 from torchrec_priors.errors import UserError
 
 MOST_COUNT = 10**18
-MOST_COUNTS = 100  # of a sweep
+MOST_COUNTS = 100  # numbers of items or ranks in a sweep
 
-# 10^9 is b (billion) or g (giga): both are in use.
+# 10^9 may be written b (billion) or g (giga).
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
 
 
@@ -18,10 +18,10 @@ def read_count(text: str, option: str) -> int:
 
     Args:
         text: the number, such as `1.26M`.
-        option: where it was given, for the error's message.
+        option: the option with this text, for error messages.
 
     Raises:
-        UserError: it is no such number.
+        UserError: the text is not a number, or the number is out of range.
 
     Example:
         >>> [read_count(text, "--items") for text in ("1.26M", "10B", "64")]
@@ -36,23 +36,25 @@ def read_count(text: str, option: str) -> int:
 
     if number < 1 or (math.isfinite(number) and number != round(number)):
         raise UserError(
-            f"{option}: '{shortened(text)}' is no number of at least 1: write 1255665, 1.26M or 10B"
+            f"{option}: '{shortened(text)}' is not a number of at least 1: "
+            "write 1255665, 1.26M or 10B"
         )
     if number > MOST_COUNT:
         raise UserError(
-            f"{option}: '{shortened(text)}' is more than {MOST_COUNT:.0e}, which can be planned"
+            f"{option}: '{shortened(text)}' is more than {MOST_COUNT:.0e}, the most that can be "
+            "planned"
         )
     return int(number)
 
 
 def read_counts(text: str, option: str) -> list[int]:
-    """Reads numbers with commas between them; returns each once, in ascending order.
+    """Reads numbers that are separated by commas; returns each once, in ascending order.
 
     >>> read_counts("8,64,16", "--ranks")
     [8, 16, 64]
 
     Raises:
-        UserError: one of them is no number, or there are too many.
+        UserError: a part is not a number, or there are too many parts.
     """
     parts = text.split(",", MOST_COUNTS)
     if len(parts) > MOST_COUNTS:
@@ -61,7 +63,7 @@ def read_counts(text: str, option: str) -> list[int]:
 
 
 def short(number: int) -> str:
-    """Returns a number with at most four digits.
+    """Writes a number with at most four digits.
 
     >>> short(1_255_665), short(10_000_000_000), short(64)
     ('1.256M', '10B', '64')
@@ -73,7 +75,7 @@ def short(number: int) -> str:
 
 
 def in_ms(seconds: float) -> str:
-    """Returns a duration in milliseconds, with about three digits.
+    """Writes a duration in milliseconds, with about three digits.
 
     >>> in_ms(0.0010956), in_ms(1.8134)
     ('1.10 ms', '1,813 ms')
@@ -87,7 +89,7 @@ def in_ms(seconds: float) -> str:
 
 
 def in_gb(size: float) -> str:
-    """Returns bytes in gigabytes.
+    """Writes a number of bytes in gigabytes.
 
     >>> in_gb(16_062_500_000), in_gb(1_024_000)
     ('16.06 GB', '0.001 GB')

@@ -1,4 +1,4 @@
-"""The smallest changes that make a request fit, each tried with the planner."""
+"""Finds the smallest changes that make a request fit; the planner has tried each of them."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ class Change:
     """A change that makes a request fit.
 
     Attributes:
-        says: the change, in words and as options.
-        plan: the plan that it allows.
+        says: the change in words and as options.
+        plan: the plan after the change.
     """
 
     says: str
@@ -25,10 +25,11 @@ class Change:
 
 
 def smallest_changes(request: Request) -> list[Change]:
-    """Returns changes of a single setting that make the request fit, each the least of its kind.
+    """Returns changes of a single setting that make the request fit.
 
-    The cheapest kinds come first: what costs nothing, what costs time, precision of the rows,
-    machines, width of the rows. No change helps if the dense model leaves no memory to tables.
+    For each setting, the smallest change is returned. The cheapest changes come first: changes that
+    cost nothing, then time, precision of the rows, more machines, and width of the rows. No change
+    helps if the dense model leaves no memory for tables.
     """
     if request.machine.memory <= request.reserved_bytes + request.dense_bytes:
         return []
@@ -36,10 +37,10 @@ def smallest_changes(request: Request) -> list[Change]:
 
 
 def plan_or_explain(request: Request) -> TablesOnRanks:
-    """Returns the plan.
+    """Returns the plan of a request.
 
     Raises:
-        UserError: what does not fit, and the changes that would.
+        UserError: the request does not fit; the message lists the changes that make it fit.
     """
     try:
         return plan(request)
@@ -47,20 +48,21 @@ def plan_or_explain(request: Request) -> TablesOnRanks:
         changes = smallest_changes(request)
         if not changes:
             raise UserError(
-                f"{lack}; no change of a single one of ranks (up to {MOST_RANKS:,}), rows, kernel "
-                "and batch helps"
+                f"{lack}; no change of only the ranks (up to {MOST_RANKS:,}), the rows, the kernel "
+                "or the batch helps"
             ) from None
         listed = "; or ".join(change.says for change in changes)
         raise UserError(f"{lack}; what would fit, the smallest change first: {listed}") from None
 
 
 def check_any_fits(points: Sequence[Point]) -> None:
-    """Raises UserError if no point of a sweep fits, as `plan_or_explain` of the closest one."""
+    """Raises UserError if no point of a sweep fits; the message is about the closest point."""
     if not any(point.fits for point in points):
         plan_or_explain(min(points, key=lambda point: point.memory_share).plan.request)
 
 
 def _fitting(request: Request) -> TablesOnRanks | None:
+    """Returns the plan of a request, or None if it does not fit."""
     try:
         return plan(request)
     except DoesNotFit:
@@ -68,7 +70,9 @@ def _fitting(request: Request) -> TablesOnRanks | None:
 
 
 def _row_wise(request: Request) -> Iterator[Change]:
-    # Row-wise shards are the smallest, and settings of single tables would override the type.
+    """Tries row-wise sharding for all tables."""
+    # Row-wise shards are the smallest. Settings of single tables would override the type, so they
+    # are removed.
     if any(request.sharding.type_of(table.name) != ROW_WISE for table in request.tables):
         row_wise = replace(request.sharding, type=ROW_WISE, tables={}, columns=0)
         fitting = _fitting(replace(request, sharding=row_wise))
@@ -77,7 +81,8 @@ def _row_wise(request: Request) -> Iterator[Change]:
 
 
 def _optimizer(request: Request) -> Iterator[Change]:
-    # Only these keep state for every number; sgd has none to save.
+    """Tries an optimizer with less state."""
+    # These two keep state for every number of the table. sgd has no state.
     if request.optimizer in ("adagrad", "adam"):
         fitting = _fitting(replace(request, optimizer="rowwise-adagrad"))
         if fitting:
@@ -85,6 +90,7 @@ def _optimizer(request: Request) -> Iterator[Change]:
 
 
 def _accumulate(request: Request) -> Iterator[Change]:
+    """Tries to compute the batch in more parts."""
     activations = request.activations
     if activations is None:
         return
@@ -103,6 +109,7 @@ def _accumulate(request: Request) -> Iterator[Change]:
 
 
 def _recompute(request: Request) -> Iterator[Change]:
+    """Tries to compute layers again in backward."""
     if request.activations is not None and not request.activations.recompute:
         fitting = _fitting(request.with_activations(recompute=True))
         if fitting:
@@ -110,8 +117,9 @@ def _recompute(request: Request) -> Iterator[Change]:
 
 
 def _batch(request: Request) -> Iterator[Change]:
+    """Tries a smaller batch."""
     batch = request.local_batch
-    # A global batch becomes one of each rank, since that is what --batch sets.
+    # The option --batch sets the batch of each rank, so a global batch is replaced by that.
     fitting = _largest(1, batch - 1, lambda fewer: replace(request, batch=fewer, global_batch=0))
     if fitting:
         yield Change(
@@ -120,10 +128,11 @@ def _batch(request: Request) -> Iterator[Change]:
 
 
 def _host_memory(request: Request) -> Iterator[Change]:
+    """Tries to keep the rows in the host's memory."""
     if request.machine.device != "cuda" or request.sharding.kernel != "fused":
         return
 
-    # The cache is faster, and needs more memory; so it is tried first.
+    # The kernel with a cache is faster but needs more memory, so it is tried first.
     for kernel in ("fused_uvm_caching", "fused_uvm"):
         fitting = _fitting(replace(request, sharding=replace(request.sharding, kernel=kernel)))
         if fitting:
@@ -136,6 +145,7 @@ def _host_memory(request: Request) -> Iterator[Change]:
 
 
 def _half_rows(request: Request) -> Iterator[Change]:
+    """Tries rows in fp16."""
     if request.rows == "fp32":
         fitting = _fitting(replace(request, rows="fp16"))
         if fitting:
@@ -143,8 +153,10 @@ def _half_rows(request: Request) -> Iterator[Change]:
 
 
 def _ranks(request: Request) -> Iterator[Change]:
-    """Yields the fewest whole nodes, or ranks of a single one, if every rank holds rows."""
-    # If one row does not fit, what a rank looks up is too much, which more ranks do not change.
+    """Tries more ranks: more ranks of one node, then whole nodes."""
+    # If even a table of one row does not fit, the lookups of a rank need too much memory. With more
+    # ranks they get smaller only if the batch is global. More ranks do not help either if a table
+    # is not divided over all of them.
     hopeless = not request.global_batch and _fitting(request.with_items(1)) is None
     if request.sharding.type not in (ROW_WISE, "auto") or hopeless:
         return
@@ -168,6 +180,7 @@ def _ranks(request: Request) -> Iterator[Change]:
 
 
 def _fewest_nodes(request: Request, least: int) -> TablesOnRanks | None:
+    """Returns the plan with the smallest number of nodes that fits, from `least`."""
     per_node = request.machine.ranks_per_node
     return _smallest(
         least, MOST_RANKS // per_node, lambda nodes: replace(request, ranks=nodes * per_node)
@@ -175,15 +188,17 @@ def _fewest_nodes(request: Request, least: int) -> TablesOnRanks | None:
 
 
 def _dim(request: Request) -> Iterator[Change]:
+    """Tries narrower rows."""
+    # The width must be a multiple of the columns of a shard, if these are set.
     if request.sharding.columns:
-        return  # which must divide the width
+        return
     # FBGEMM's kernels take multiples of 4.
     fitting = _largest(1, request.dim // 4 - 1, lambda fours: request.with_dim(4 * fours))
     if fitting:
         yield Change(f"--dim {fitting.request.dim} instead of {request.dim}", fitting)
 
 
-# The cheapest first; see `smallest_changes`.
+# The cheapest kind of change is first; see `smallest_changes`.
 _KINDS = (
     _row_wise,
     _optimizer,
@@ -200,7 +215,7 @@ _KINDS = (
 def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> TablesOnRanks | None:
     """Returns the plan of the largest number in [least, most] that fits.
 
-    If a number fits, all smaller ones are taken to fit, too.
+    It is assumed that all smaller numbers fit if a number fits.
     """
     if least > most:
         return None
@@ -219,9 +234,9 @@ def _largest(least: int, most: int, request_of: Callable[[int], Request]) -> Tab
 def _smallest(least: int, most: int, request_of: Callable[[int], Request]) -> TablesOnRanks | None:
     """Returns the plan of the smallest number in [least, most] that fits.
 
-    If a number fits, all larger ones are taken to fit, too.
+    It is assumed that all larger numbers fit if a number fits.
     """
-    # Doubled until one fits, as plans of many ranks take long; the last try is `most`.
+    # Plans of many ranks take long, so numbers are doubled until one fits. The last try is `most`.
     fails = least - 1
     count = least
     while count <= most:
@@ -236,7 +251,7 @@ def _smallest(least: int, most: int, request_of: Callable[[int], Request]) -> Ta
     else:
         return None
 
-    # Now `fails` does not fit and `count` does: the smallest that fits is between them.
+    # Now `count` fits and `fails` does not, so the smallest number that fits is between them.
     while fails + 1 < count:
         middle = (fails + count) // 2
         fitting = _fitting(request_of(middle))

@@ -1,4 +1,4 @@
-"""Machines by name, with the figures their makers publish, as TorchRec's planner needs them."""
+"""Machines by name, with the figures that their makers publish and TorchRec's planner needs."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,27 +18,27 @@ from torchrec_priors.common.limits import check_most
 from torchrec_priors.errors import UserError, nearest
 
 _GB = 10**9  # bytes, as makers count them
-_MOST_A_NODE = 1024
+_MOST_A_NODE = 1024  # ranks of a node
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one rank has: a GPU and its share of the host, or a process on CPUs.
+    """The hardware of one rank: a GPU and its share of the host, or a process on CPUs.
 
     Memory is in bytes, bandwidth in bytes per second.
 
     Attributes:
         name: the value of --device.
         device: `cuda` or `cpu`.
-        ranks_per_node: number of ranks that share the faster link.
-        memory: memory of the device; on CPUs, of a rank.
-        memory_bandwidth: bandwidth of that memory.
+        ranks_per_node: the number of ranks that share the faster link.
+        memory: the memory of the device; on CPUs, the memory of a rank.
+        memory_bandwidth: the bandwidth of `memory`.
         host_memory: a GPU's share of the host's memory; 0 on CPUs.
-        host_bandwidth: a GPU's share of that memory's bandwidth.
-        host_link_bandwidth: bandwidth between a device and its host, one way.
-        node_bandwidth: bandwidth of a rank to others of its node, one way.
-        network_bandwidth: bandwidth of a rank to other nodes, one way.
-        about: source of the figures.
+        host_bandwidth: a GPU's share of the bandwidth of the host's memory.
+        host_link_bandwidth: the bandwidth between a device and its host, one way.
+        node_bandwidth: the bandwidth from a rank to other ranks of the node, one way.
+        network_bandwidth: the bandwidth from a rank to other nodes, one way.
+        about: the source of the figures.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Machine:
     about: str
 
     def topology(self, ranks: int) -> Topology:
-        """Returns this number of machines, as the planner sees them."""
+        """Returns the planner's description of this number of ranks on machines of this kind."""
         cpu = self.device == "cpu"
-        # On CPUs rows are in the DDR memory, which is then that of the rank.
+        # On CPUs the rows are in DDR memory, so `memory` means DDR memory there.
         if cpu:
             hbm_bytes = 0
             ddr_bytes = self.memory
@@ -80,7 +80,7 @@ class Machine:
             ),
             kernel_config=KernelConfig(
                 compute_device=self.device,
-                # Without it the planner takes constants of its own.
+                # Without this, the planner would use TorchRec's constants.
                 use_hardware_based_bandwidth=True,
                 generalized_comms_bandwidths=_Links(
                     inter_host_bw=_per_ms(self.network_bandwidth),
@@ -91,12 +91,12 @@ class Machine:
 
 
 class _Links(BasicCommsBandwidths):
-    """TorchRec's two bandwidths, except that a single rank sends nothing."""
+    """TorchRec's two bandwidths, except that a single rank needs no time to send."""
 
     def get_bw(
         self, local_world_size: int, world_size: int, collective_type: CollectiveType
     ) -> float:
-        # TorchRec would count the time of sending to oneself.
+        # TorchRec would count the time that a rank takes to send to itself.
         if world_size == 1:
             return math.inf
         return super().get_bw(local_world_size, world_size, collective_type)
@@ -107,34 +107,30 @@ def _per_ms(bytes_per_s: int) -> float:
     return bytes_per_s / 1000
 
 
-_MACHINES = (
-    Machine(
-        "h200",
-        device="cuda",
-        ranks_per_node=8,
-        memory=141 * _GB,
-        memory_bandwidth=4_800 * _GB,
-        host_memory=256 * _GB,
-        host_bandwidth=76 * _GB,
-        host_link_bandwidth=64 * _GB,
-        node_bandwidth=450 * _GB,
-        network_bandwidth=50 * _GB,
-        about=(
-            "DGX H200: 141 GB of HBM3e at 4.8 TB/s, NVLink 900 GB/s both ways, PCIe 5 x16, "
-            "a 400 Gb/s adapter a GPU, 2 TB of host memory"
-        ),
+_H200 = Machine(
+    "h200",
+    device="cuda",
+    ranks_per_node=8,
+    memory=141 * _GB,
+    memory_bandwidth=4_800 * _GB,
+    host_memory=256 * _GB,
+    host_bandwidth=76 * _GB,
+    host_link_bandwidth=64 * _GB,
+    node_bandwidth=450 * _GB,
+    network_bandwidth=50 * _GB,
+    about=(
+        "DGX H200: 141 GB of HBM3e at 4.8 TB/s, NVLink 900 GB/s both ways, PCIe 5 x16, "
+        "a 400 Gb/s adapter a GPU, 2 TB of host memory"
     ),
-    Machine(
-        "h100",
-        device="cuda",
-        ranks_per_node=8,
+)
+_MACHINES = (
+    _H200,
+    # DGX H100 and DGX H200 differ only in the memory of the GPU.
+    replace(
+        _H200,
+        name="h100",
         memory=80 * _GB,
         memory_bandwidth=3_350 * _GB,
-        host_memory=256 * _GB,
-        host_bandwidth=76 * _GB,
-        host_link_bandwidth=64 * _GB,
-        node_bandwidth=450 * _GB,
-        network_bandwidth=50 * _GB,
         about=(
             "DGX H100: 80 GB of HBM3 at 3.35 TB/s, NVLink 900 GB/s both ways, PCIe 5 x16, "
             "a 400 Gb/s adapter a GPU, 2 TB of host memory"
@@ -193,15 +189,15 @@ MACHINES = {machine.name: machine for machine in _MACHINES}
 
 
 def machine_of(name: str, changes: dict[str, str | int | None]) -> Machine:
-    """Returns a machine by its name, with other figures if they are given.
+    """Returns the machine of a name; figures that the user gives replace the published ones.
 
     Args:
-        name: name of the machine, a key of `MACHINES`.
-        changes: figures by name of the field; amounts as users write them, such as "141GB"; None
-            for the published figure.
+        name: a key of `MACHINES`.
+        changes: field of `Machine` -> figure. Amounts may be written as users write them, such as
+            "141GB". None keeps the published figure.
 
     Raises:
-        UserError: no machine has this name, a figure is not an amount, or it has no effect.
+        UserError: no machine has this name, a figure is not an amount, or a figure has no effect.
     """
     if name not in MACHINES:
         raise UserError(f"--device: there is no '{name}': {nearest(name, MACHINES)}")
@@ -214,7 +210,7 @@ def machine_of(name: str, changes: dict[str, str | int | None]) -> Machine:
             continue
         if machine.device == "cpu" and field.startswith("host_"):
             raise UserError(
-                f"{option} has no effect on CPUs, whose rows are in --memory: leave it out"
+                f"{option} has no effect on CPUs, where rows are in --memory: leave it out"
             )
         if isinstance(value, int):
             figures[field] = value

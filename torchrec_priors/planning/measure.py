@@ -1,4 +1,4 @@
-"""Predicted and measured values of this machine: row-wise tables, lookups forward and backward."""
+"""Measures row-wise tables on this machine, and compares them with the planner's predictions."""
 
 import json
 import os
@@ -25,21 +25,23 @@ _HEAD = (
     "backward",
     "predicted",
 )
-# Free memory must be this many times the table's: steps need buffers, and others need memory, too.
+# Free memory must be this multiple of the table. Buffers and other processes need memory, too.
 _SPARE = 2
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the slowest rank of a case took, and what its machine can do with all ranks at work.
+    """Memory, time and bandwidths of a rank, or the worst values of all ranks of a case.
 
     Attributes:
-        rows: bytes that making the table and writing its rows added to a rank's memory.
-        step: bytes that steps of a tiny table added to a rank's peak before: ids and vectors, and
-            what TorchRec allocates.
-        forward, backward: seconds of the fastest step, since what else the machine does only adds.
-        memory_bandwidth: bytes per second that a copy reads and writes, on all ranks at once.
-        link_bandwidth: bytes per second of an all-to-all; 0 on one rank.
+        rows: the bytes that the rank's memory has grown by when the table was made and its rows
+            were written.
+        step: the bytes that the rank's peak has grown by in steps of a tiny table: ids, vectors,
+            and everything that TorchRec allocates.
+        forward, backward: the seconds of the fastest step. Other work of the machine can only slow
+            a step down.
+        memory_bandwidth: the bytes per second that a copy reads and writes, while all ranks copy.
+        link_bandwidth: the bytes per second of an all-to-all; 0 on one rank.
     """
 
     rows: int
@@ -52,7 +54,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Case:
-    """One measured request, and its plan with the bandwidths that were measured."""
+    """A measured request, and the plan that is made with the measured bandwidths."""
 
     predicted: TablesOnRanks
     measured: Measured
@@ -61,42 +63,42 @@ class Case:
 def check_measurable(
     request: Request, items: Sequence[int], ranks: Sequence[int], repeats: int
 ) -> None:
-    """Raises UserError if this machine cannot do what is requested."""
+    """Raises UserError if this machine cannot measure these requests."""
     if repeats < 1:
         raise UserError(f"--repeats must be at least 1, not {repeats}")
     cores = len(os.sched_getaffinity(0))
     free = free_memory()
 
-    # The worker makes only the tables that runs on CPUs have by default.
+    # The worker can only make tables with the default settings on CPUs.
     if request.machine.device != "cpu":
-        raise UserError("--measure needs --device cpu: it measures this machine's")
+        raise UserError("--measure needs --device cpu: it measures the CPUs of this machine")
     if (
         request.sharding.type != "row_wise"
         or request.rows != "fp32"
         or request.optimizer != "rowwise-adagrad"
     ):
         raise UserError(
-            "--measure does row-wise tables of fp32 with rowwise-adagrad: leave other settings out"
+            "--measure only has row-wise tables of fp32 with rowwise-adagrad: leave out other "
+            "settings"
         )
     if len(request.tables) > 1:
-        raise UserError("--measure does only the item table: leave encoder.item_features out")
+        raise UserError("--measure only has the item table: leave encoder.item_features out")
     if max(ranks) > cores:
         raise UserError(
-            f"--measure: {max(ranks)} ranks need as many cores, and there are {cores}: "
+            f"--measure: {max(ranks)} ranks need {max(ranks)} cores, and there are {cores}: "
             f"--ranks 1,{cores}"
         )
 
     table = max(items) * request.dim * 4
     if _SPARE * table > free:
         raise UserError(
-            f"--measure: a table of {short(max(items))} x {request.dim} has {in_gb(table)}, and "
-            f"here are {in_gb(free)} free, of which it may take one part in {_SPARE}: take fewer "
-            "items"
+            f"--measure: a table of {short(max(items))} x {request.dim} has {in_gb(table)}, more "
+            f"than 1/{_SPARE} of the {in_gb(free)} of free memory: take fewer items"
         )
 
 
 def free_memory() -> int:
-    """Returns the bytes that processes of this machine can still take."""
+    """Returns the bytes of memory that are available on this machine."""
     lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
 
@@ -108,17 +110,17 @@ def measure(
     repeats: int,
     report: Callable[[str], None],
 ) -> list[Case]:
-    """Measures all cases, one after another, each rank in a process of one thread."""
+    """Measures all cases, one after another. Each rank is a process with one thread."""
     check_measurable(request, items, ranks, repeats)
     cases = []
     for count in ranks:
         for rows in items:
-            # Activations are left out, since only lookups are measured.
+            # Only lookups are measured, so activations are left out.
             case = replace(request.with_items(rows), ranks=count, activations=None)
             report(f"{short(rows)} x {case.dim} on {count}")
             measured = _run(case, repeats)
 
-            # The prediction is for this machine: its bandwidths with as many ranks at work.
+            # The prediction is for this machine, with its bandwidths while all ranks work.
             machine = replace(
                 case.machine,
                 name="this machine",
@@ -132,7 +134,7 @@ def measure(
 
 
 def _run(request: Request, repeats: int) -> Measured:
-    """Measures one case: what its worst rank took."""
+    """Measures one case; returns the worst values of all ranks."""
     table = request.tables[0]
     case = {
         "items": table.rows,
@@ -152,7 +154,7 @@ def _run(request: Request, repeats: int) -> Measured:
         threads=1,
     )
 
-    # A step ends with its slowest rank, and the plan is that of the fullest one.
+    # A step ends when the slowest rank has finished, and the fullest rank must fit.
     return Measured(
         rows=max(rank.rows for rank in measured),
         step=max(rank.step for rank in measured),
@@ -164,9 +166,9 @@ def _run(request: Request, repeats: int) -> Measured:
 
 
 def show_cases(cases: Sequence[Case]) -> str:
-    """Returns measured and predicted values as a Markdown table.
+    """Writes measured and predicted values as a Markdown table.
 
-    The bandwidths that the predictions are made with follow below it.
+    Below the table are the measured bandwidths, which the predictions use.
     """
     lines = table_lines(_HEAD, [_cells(case) for case in cases])
     for ranks in sorted({case.predicted.request.ranks for case in cases}):
@@ -181,6 +183,7 @@ def show_cases(cases: Sequence[Case]) -> str:
 
 
 def cases_as_json(cases: Sequence[Case]) -> str:
+    """Writes measured and predicted values as JSON."""
     objects = [
         {
             "items": case.predicted.request.items,
@@ -197,7 +200,7 @@ def cases_as_json(cases: Sequence[Case]) -> str:
 
 
 def _cells(case: Case) -> list[str]:
-    """Returns a row of the table: each measured value with its prediction after it."""
+    """Writes a row of the table: each measured value, followed by its prediction."""
     request = case.predicted.request
     memory = case.predicted.fullest
     seconds = case.predicted.slowest

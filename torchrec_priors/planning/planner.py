@@ -1,4 +1,7 @@
-"""A request to TorchRec's planner, and its answer: pieces of tables, memory and time of ranks."""
+"""Asks TorchRec's planner, and returns pieces of tables, and memory and time of every rank.
+
+Suffix of names: W ranks.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -29,18 +32,18 @@ from torchrec_priors.planning.storage import (
 )
 
 _UNLIMITED = 1 << 60  # bytes
-_MODULE = "tables"  # path of the tables in the module that the planner gets
+_MODULE = "tables"  # path of the tables in the module that is given to the planner
 
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds of a step on a rank, as TorchRec estimates them, for the tables only.
+    """TorchRec's estimate of a rank's seconds in a step, only for the tables.
 
     Attributes:
-        lookup: reading rows, in forward.
-        vectors: sending them to the ranks that asked for them.
-        gradients: sending their gradients back, and sorting them.
-        update: backward in the tables, with the fused optimizer.
+        lookup: the time to read rows, in forward.
+        vectors: the time to send the vectors to the ranks that need them.
+        gradients: the time to send the gradients back and to sort them.
+        update: the time of backward in the tables, with the fused optimizer.
     """
 
     lookup: float = 0.0
@@ -50,6 +53,7 @@ class Time:
 
     @property
     def step(self) -> float:
+        """The seconds of the whole step."""
         return self.lookup + self.vectors + self.gradients + self.update
 
     def __add__(self, other: "Time") -> "Time":
@@ -63,8 +67,8 @@ class TablesOnRanks:
     """The planner's answer.
 
     Attributes:
-        request: what was planned.
-        tables: the plan of each table, in the request's order.
+        request: the request that was planned.
+        tables: the plan of each table, in the order of the request.
         memory_W, time_W: memory and time of every rank.
     """
 
@@ -75,30 +79,30 @@ class TablesOnRanks:
 
     @property
     def fullest(self) -> Memory:
-        """Memory of the rank that needs most."""
+        """The memory of the rank that needs most."""
         return max(self.memory_W, key=lambda memory: (memory.used, memory.host))
 
     @property
     def slowest(self) -> Time:
-        """Time of the rank that the others wait for."""
+        """The time of the slowest rank, which the others wait for."""
         return max(self.time_W, key=lambda time: time.step)
 
     @property
     def device_seconds(self) -> float:
-        """Cost of a step: its time, summed over all ranks."""
+        """The cost of a step: its time, times the number of ranks."""
         return self.slowest.step * self.request.ranks
 
     @property
     def seconds_per_million(self) -> float:
-        """Cost of a million windows: their time, summed over all ranks."""
+        """The cost of a million windows: their time, times the number of ranks."""
         return self.device_seconds / self.request.windows * 1e6
 
 
 class DoesNotFit(Exception):  # noqa: N818 - an answer rather than an error
-    """The tables need more memory than is available; the message says which, and how many bytes.
+    """The tables need more memory than is available. The message names the table and the bytes.
 
     Attributes:
-        needed: the plan that unlimited memory would allow.
+        needed: the plan for unlimited memory.
     """
 
     def __init__(self, needed: TablesOnRanks) -> None:
@@ -107,17 +111,17 @@ class DoesNotFit(Exception):  # noqa: N818 - an answer rather than an error
 
 
 def plan(request: Request) -> TablesOnRanks:
-    """Returns the planner's best plan.
+    """Returns the planner's best plan for a request.
 
     Raises:
-        DoesNotFit: no plan fits into this memory.
+        DoesNotFit: no plan fits into the memory of the machine.
         UserError: no plan exists for another reason.
     """
     request.check()
     try:
         return _ask(request)
     except PlannerError as error:
-        # The planner does not say how much is missing, so it is asked again with all it may want.
+        # The planner does not say how much memory is missing, so it is asked again without a limit.
         unlimited = replace(request.machine, memory=_UNLIMITED, host_memory=_UNLIMITED)
         try:
             needed = _ask(replace(request, machine=unlimited, reserve=0.0))
@@ -133,7 +137,7 @@ def plan(request: Request) -> TablesOnRanks:
 
 
 def _ask(request: Request) -> TablesOnRanks:
-    """Runs TorchRec's planner on the request's tables, which take no memory here."""
+    """Runs TorchRec's planner on the tables of a request, which are on the meta device."""
     data_type = DataType.FP16 if request.rows == "fp16" else DataType.FP32
     collection = table_of(
         [
@@ -147,7 +151,7 @@ def _ask(request: Request) -> TablesOnRanks:
             for table in request.tables
         ]
     )
-    # The planner counts the state of the optimizer that it finds at the parameters.
+    # The planner reads from the parameters which optimizer's state it has to count.
     apply_optimizer_in_backward(
         OPTIMIZER_CLASSES[request.optimizer], collection.parameters(), {"lr": 0.0}
     )
@@ -171,7 +175,8 @@ def _ask(request: Request) -> TablesOnRanks:
         ),
         StorageEstimator(topology, constraints, request.optimizer),
     ]
-    # A batch of 1 whose pooling factor is the number of lookups: what matters is their product.
+    # The planner multiplies the batch by the number of lookups of an example, so the batch is 1 and
+    # an example has all lookups of a step.
     planner = EmbeddingShardingPlanner(
         topology,
         batch_size=1,
@@ -188,14 +193,14 @@ def _ask(request: Request) -> TablesOnRanks:
         nn.ModuleDict({_MODULE: collection}), [sharder_of(request.sharding, torch.device(device))]
     )
 
-    # The returned plan has no memory and times; the options it was made from have them.
+    # The returned plan lacks memory and times. The options that the planner chose have them.
     assert planner._best_plan is not None
     return _answer(request, model_tables, planner._best_plan)
 
 
 def _model_tables(request: Request) -> dict[str, ModelTable]:
-    """Returns the request's tables by name, as the tables of a model."""
-    # A block of 1 marks a managed table: how many rows a block has makes no difference to a plan.
+    """Returns the tables of a request by name, in the form of a model's tables."""
+    # A block of 1 row marks a managed table. The plan does not depend on the size of a block.
     return {
         table.name: ModelTable(table.name, _MODULE, table.rows, table.dim, block=int(table.managed))
         for table in request.tables
@@ -205,7 +210,7 @@ def _model_tables(request: Request) -> dict[str, ModelTable]:
 def _answer(
     request: Request, model_tables: dict[str, ModelTable], options: list[ShardingOption]
 ) -> TablesOnRanks:
-    """Adds up the pieces of all tables by rank."""
+    """Adds up memory and time of all pieces on each rank."""
     start = Memory(
         dense=request.dense_bytes,
         activations=request.activation_bytes,
@@ -219,11 +224,11 @@ def _answer(
                 option, shard.size, shard.storage, request.optimizer, request.machine.device
             )
             perf = shard.perf
-            # A rank looks up in one piece after another, so their times add up.
+            # A rank looks up one piece after another, so the times are added.
             milliseconds = (perf.fwd_compute, perf.fwd_comms, perf.bwd_comms, perf.bwd_compute)
             time_W[shard.rank] += Time(*(part / 1000 for part in milliseconds))
 
-    # The planner's order of tables is its own.
+    # The planner may return the tables in another order.
     by_name = {option.name: option for option in options}
     return TablesOnRanks(
         request=request,
@@ -234,6 +239,7 @@ def _answer(
 
 
 def _table_plan(table: ModelTable, option: ShardingOption) -> TablePlan:
+    """Returns the plan of a table from the option that the planner chose."""
     pieces = [
         Piece(
             rank=shard.rank,
@@ -248,7 +254,7 @@ def _table_plan(table: ModelTable, option: ShardingOption) -> TablePlan:
 
 
 def _explain_lack(needed: TablesOnRanks) -> str:
-    """Says which table does not fit, what it needs and what is left for it."""
+    """Names the largest table, the memory that is needed, and the memory that is left."""
     request = needed.request
     memory = needed.fullest
     machine = request.machine
@@ -256,7 +262,7 @@ def _explain_lack(needed: TablesOnRanks) -> str:
     name = largest.table.name
     rank = needed.memory_W.index(memory)
 
-    # The dense model and its activations are on every rank, so tables get the rest.
+    # The dense model and its activations are on every rank. Tables get the rest of the memory.
     available = (
         machine.memory - request.reserved_bytes - request.dense_bytes - request.activation_bytes
     )

@@ -1,4 +1,4 @@
-"""A sweep as a figure: memory, time and cost by ranks, a line for each number of items."""
+"""Draws a sweep: memory, time and cost by ranks, with a line for each number of items."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ _FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_plot(file: Path) -> None:
-    """Raises UserError if the figure cannot be drawn, before anything is planned."""
+    """Raises UserError if the figure cannot be written; to be called before planning."""
     if file.suffix not in _FORMATS:
         raise UserError(f"--plot: '{file}' must end in {', '.join(_FORMATS)}")
     if not file.parent.is_dir():
@@ -21,7 +21,7 @@ def check_plot(file: Path) -> None:
 
 
 def plot(points: Sequence[Point], file: Path) -> None:
-    """Writes the figure; hollow points do not fit, and have neither time nor cost."""
+    """Writes the figure. Plans that do not fit are hollow points, without time and cost."""
     from matplotlib.figure import Figure
 
     request = points[0].plan.request
@@ -34,7 +34,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
         fitting = [point for point in line if point.fits]
         lacking = [point for point in line if not point.fits]
 
-        # Lines may cover one another, so the first ones have larger points.
+        # Lines may overlap, so the points of earlier lines are larger.
         look = {"color": f"C{number}", "markersize": 3 + 1.5 * (len(sizes) - number)}
         memory.plot(_ranks(line), [_used(point) for point in line], color=look["color"], lw=0.8)
         memory.plot(
@@ -62,9 +62,9 @@ def plot(points: Sequence[Point], file: Path) -> None:
         color="black",
         ls="--",
         lw=0.8,
-        label=f"{request.machine.name}, less what is reserved",
+        label=f"{request.machine.name}, without the reserved part",
     )
-    # Sweeps go over powers of two, so memory and cost go over orders of magnitude.
+    # A sweep covers orders of magnitude in ranks, memory and cost.
     memory.set(title="memory of the fullest rank", ylabel="GB", yscale="log")
     time.set(title="time of a step in the tables", ylabel="ms", ylim=(0, None))
     cost.set(title="cost of a step: ranks x time", ylabel="device seconds", yscale="log")
@@ -85,6 +85,7 @@ def plot(points: Sequence[Point], file: Path) -> None:
 
 
 def _used(point: Point) -> float:
+    """Returns the memory of the fullest rank, in GB."""
     return point.plan.fullest.used / 1e9
 
 

@@ -1,4 +1,4 @@
-"""How many queries and positives a token has, counted in some windows of a data set."""
+"""Counts the queries and positives of a token, in some windows of a data set."""
 
 from dataclasses import dataclass
 
@@ -24,9 +24,9 @@ class Queries:
     """Averages over the tokens of some windows.
 
     Attributes:
-        queries: distinct paths with a positive.
-        positives: positives over all of these paths.
-        above: distinct nodes above the last depth that the paths go through.
+        queries: the number of different paths that have a positive.
+        positives: the number of positives, over all of these paths.
+        above: the number of different nodes, without those of the last depth, on these paths.
     """
 
     queries: float
@@ -35,10 +35,11 @@ class Queries:
 
     @classmethod
     def of(cls, positives: Positives, tree: PriorTree) -> "Queries":
+        """Counts the queries of some positives."""
         tokens = max(len(positives.reach_N), 1)
         above = 0
         for depth in nodes(tree)[:-1]:
-            # One number for each pair of a node and a token.
+            # Each pair of a node and a token has a different number.
             node_and_token_P = depth.node_K[positives.path_P] * tokens + positives.token_P
             above += len(torch.unique(node_and_token_P))
         return cls(
@@ -49,7 +50,7 @@ class Queries:
 
 
 def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Queries:
-    """Counts the queries in the first windows of a run.
+    """Counts queries and positives in the first windows of a run.
 
     Raises:
         UserError: no user has two training interactions.
@@ -64,7 +65,7 @@ def queries_in(config: RunConfig, data: PreparedData, tree: PriorTree) -> Querie
         columns=("events",) if "events" in tree.needs else (),
         training_end_U=training_ends(data, config.training),
     )
-    # Negatives make no difference to the queries that are counted.
+    # The number of queries does not depend on the negatives.
     no_negatives = Draw(np.zeros(0, np.int64), None, [np.zeros(0, np.int64)], [], 0)
     batch = make_batch(next(iter(stream)), no_negatives, feature=FEATURE, seed=config.seed)
 

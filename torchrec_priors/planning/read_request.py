@@ -1,4 +1,4 @@
-"""The request of a command line: from numbers, or from a run's configuration."""
+"""Makes a request from a command line: from numbers, or from a run's configuration."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +25,7 @@ from torchrec_priors.settings.model import ModelConfig
 from torchrec_priors.settings.sharding import ShardingConfig
 from torchrec_priors.settings.table import PREFIX, TABLE
 
+# The least value of each option, and the most if that is not 10^9.
 _LEAST = {
     "dim": 1,
     "batch": 1,
@@ -35,22 +36,23 @@ _LEAST = {
     "queries": 1,
 }
 _MOST = {"dim": 1 << 16, "context": 1 << 20, "layers": 1 << 10, "queries": 1 << 20}
+# Options that are only used if --layers is given.
 _WITH_LAYERS = ("--accumulate", "--recompute", "--precision", "--queries")
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a user says of a model by options; None for what is not given.
+    """The options that describe a model. An option that is not given is None.
 
     Attributes:
-        dim: width of the rows.
-        batch: windows of a rank and step.
-        context: items of a window, including those it is trained to predict.
-        negatives: negatives of a step, over all ranks.
-        dense: parameters of the dense model, as users write them.
-        layers: layers of the encoder; without it activations are not counted.
+        dim: the width of the rows.
+        batch: the number of windows of a rank in a step.
+        context: the number of items of a window, including those that are predicted.
+        negatives: the number of negatives of a step, over all ranks.
+        dense: the number of parameters of the dense model, as the user wrote it.
+        layers: the number of layers of the encoder. Without it, activations are not counted.
         accumulate, recompute, precision: settings of a run's configuration.
-        queries: paths of a position that have positives.
+        queries: the number of paths for which a position has positives.
         sharding, kernel: type and kernel of `ShardingConfig`.
     """
 
@@ -68,8 +70,8 @@ class Numbers:
     kernel: str | None = None
 
     def check(self) -> None:
-        """Raises UserError if a number is out of its range, or needs another option."""
-        # The limits are far beyond any machine, so products of these numbers can be counted.
+        """Raises UserError if a number is out of range, or needs another option."""
+        # The limits are far beyond any machine, but small enough to multiply these numbers.
         for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -79,10 +81,10 @@ class Numbers:
 
         if self.precision not in (None, "fp32", "bf16"):
             raise UserError(f"--precision: there is no '{self.precision}': take fp32 or bf16")
-        of_activations = [option for option in self.given() if option in _WITH_LAYERS]
-        if self.layers is None and of_activations:
+        need_layers = [option for option in self.given() if option in _WITH_LAYERS]
+        if self.layers is None and need_layers:
             raise UserError(
-                f"{of_activations[0]} is about activations: give --layers, too, or leave it out"
+                f"{need_layers[0]} is about activations: give --layers, too, or leave it out"
             )
 
     def given(self) -> list[str]:
@@ -98,12 +100,15 @@ DEFAULTS = Numbers(
 
 
 def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
-    """Returns the request of a table of `items` rows; what is not given is as in `DEFAULTS`.
+    """Makes the request for a table of `items` rows; `DEFAULTS` has the values of missing options.
 
     Args:
-        numbers: what the user said of the model.
-        items: number of rows.
+        numbers: the options that describe the model.
+        items: the number of rows.
         rest: ranks, machine and the other fields of `Request`.
+
+    Raises:
+        UserError: a number is missing or out of range.
     """
     numbers.check()
     if numbers.dim is None:
@@ -125,12 +130,13 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
         activations = Activations(
             known.layers,
             known.context,
-            horizon=0,  # its items are among the context's
+            horizon=0,  # the context contains the items of the horizon
             accumulate=known.accumulate or 1,
             recompute=bool(known.recompute),
             precision=known.precision or "fp32",
             queries=queries,
-            # A path has at least one positive; one path has the default horizon's.
+            # Each path has at least one positive. A single path has all items of the default
+            # horizon.
             positives=max(queries, ModelConfig().horizon),
         )
     return Request(
@@ -144,12 +150,12 @@ def from_numbers(numbers: Numbers, items: int, **rest: Any) -> Request:
 
 
 def _sharding(numbers: Numbers) -> ShardingConfig:
-    """Raises UserError, in the options' names, if there is no such type or kernel."""
+    """Returns the sharding; raises UserError if the type or the kernel does not exist."""
     sharding = ShardingConfig(type=str(numbers.sharding), kernel=str(numbers.kernel))
     try:
         sharding.check()
     except UserError as error:
-        # The settings' message names their keys, which the user of options has not written.
+        # The message names keys of a configuration. The user has written options instead.
         message = str(error)
         message = message.replace("sharding.type =", "--sharding")
         message = message.replace("sharding.kernel =", "--kernel")
@@ -160,23 +166,23 @@ def _sharding(numbers: Numbers) -> ShardingConfig:
 def from_config(
     config: RunConfig, data: PreparedData | None, items: int | None, **rest: Any
 ) -> Request:
-    """Returns the request of a run: its tables, batch, negatives and dense parameters.
+    """Makes the request for a run: its tables, batch, negatives and dense parameters.
 
     Args:
-        config: configuration of the run.
-        data: its data set, with items, groups and features; without it there is one item set and
-            no heads.
-        items: number of items, instead of the data set's.
-        rest: as for `from_numbers`.
+        config: the configuration of the run.
+        data: the data set, with items, groups and features. Without it, there is one item set and
+            there are no heads.
+        items: the number of items; by default that of the data set.
+        rest: ranks, machine and the other fields of `Request`.
 
     Raises:
-        UserError: the number of items is not given, or what the tree or the features need does not
-            exist.
+        UserError: the number of items is not given, or the data set lacks a prior of the tree or a
+            feature.
     """
     if data is None and items is None:
-        raise UserError("--config: give --data, or --items for how many items there are")
+        raise UserError("--config: give --data, or the number of items as --items")
     if data is None and config.encoder.item_features:
-        raise UserError("encoder.item_features need --data, which knows their values")
+        raise UserError("encoder.item_features need --data, which contains their values")
 
     # A managed table has a fixed number of rows, for any number of items.
     managed = config.embedding.unseen == "managed"
@@ -203,7 +209,7 @@ def from_config(
         ]
     dense += _count_dense(config, data)
 
-    # What is given in total, and what is given per item set; as a run reads them.
+    # Negatives are given in total or per item set; a run computes the number in the same way.
     negatives = config.negatives.total or config.negatives.in_group * sets + config.negatives.shared
     item = RequestedTable(TABLE, rows, model.dim, model.context + model.horizon, negatives, managed)
     windows = config.training.batch or -(-config.training.batch_tokens // model.context)
@@ -218,12 +224,12 @@ def from_config(
 
 
 def _count_dense(config: RunConfig, data: PreparedData | None) -> int:
-    """Returns the number of dense parameters of all modules but the heads."""
+    """Counts the dense parameters of all modules except the heads."""
     model = config.model
     events = 0
     if data is not None:
         events = len(data.manifest.events)
-    # The meta device: only shapes are needed.
+    # Only shapes are needed, so modules are made on the meta device.
     with torch.device("meta"):
         encoder = load_encoder(config.encoder, model.dim, model.context, events)
         baseline = load_baseline(config.baseline, model.dim, model.context)
@@ -239,14 +245,14 @@ def _count_dense(config: RunConfig, data: PreparedData | None) -> int:
 def _activations(
     config: RunConfig, data: PreparedData | None, tree: PriorTree | None
 ) -> Activations | None:
-    """Returns None for a backbone or a baseline whose tensors are not counted."""
+    """Describes the activations of a run; None if its backbone or baseline cannot be counted."""
     model = config.model
     encoder = config.encoder
     training = config.training
     if encoder.backbone != "hstu" or config.baseline.name:
         return None
 
-    # Without a tree a token has one query, whose positives are all items of the horizon.
+    # Without a tree, a token has one query with all items of the horizon as positives.
     queries = Queries(1.0, float(model.horizon), 0.0)
     if data is not None and tree is not None:
         queries = queries_in(config, data, tree)

@@ -1,4 +1,4 @@
-"""What is to be planned: tables, how much of them a step reads, the machines and their number."""
+"""A request to the planner: tables, the lookups of a step, machines, and the number of ranks."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,22 +14,22 @@ OPTIMIZERS = ("rowwise-adagrad", "sgd", "adagrad", "adam")
 ROWS = {"fp32": 4, "fp16": 2}  # bytes of a number
 
 MOST_RANKS = 8_192
-_MOST_BYTES = 1 << 58  # of a table: more would overflow what the planner adds up
+_MOST_BYTES = 1 << 58  # of a table; with more, the planner's sums would overflow
 
-_DENSE_COPIES = 4  # value, gradient (DDP's buckets are the gradients) and AdamW's two moments
-_DENSE_NUMBER = 4  # bytes
+_DENSE_COPIES = 4  # value, gradient (DDP stores gradients in its buckets), AdamW's two moments
+_DENSE_NUMBER = 4  # bytes of a number
 
 
 @dataclass(frozen=True)
 class RequestedTable:
-    """One table.
+    """One table of a request.
 
     Attributes:
-        name: name of the table.
-        rows, dim: number and width of its rows.
-        per_window: number of ids that a window looks up in it, at most.
-        per_step: number of further ids of a step, over all ranks (negatives).
-        managed: whether TorchRec manages its rows, so it is cut where their blocks end.
+        name: the name of the table.
+        rows, dim: the number and the width of its rows.
+        per_window: the largest number of ids that a window looks up in it.
+        per_step: the number of other ids of a step (negatives), over all ranks.
+        managed: whether TorchRec manages its rows. Such a table is divided only between blocks.
     """
 
     name: str
@@ -45,17 +45,18 @@ class Request:
     """One question to the planner.
 
     Attributes:
-        tables: the item table first.
-        ranks: number of ranks, over all nodes.
-        machine: what each rank has.
-        batch: windows of a rank and step; 0 if `global_batch` is given.
-        global_batch: windows of a step over all ranks.
-        optimizer: optimizer of the tables, fused into backward.
-        rows: `fp32` or `fp16`.
-        sharding: settings of a run.
-        dense: number of parameters of the dense model, which every rank holds.
-        activations: what else a step keeps; None if that is not counted.
-        reserve: share of a device's memory for what is not counted, such as the allocator and CUDA.
+        tables: the tables; the item table is the first.
+        ranks: the number of ranks, over all nodes.
+        machine: the hardware of each rank.
+        batch: the number of windows of a rank in a step; 0 if `global_batch` is given.
+        global_batch: the number of windows of a step, over all ranks.
+        optimizer: the optimizer of the tables, which is fused into backward.
+        rows: the precision of the rows, `fp32` or `fp16`.
+        sharding: the sharding settings of a run.
+        dense: the number of parameters of the dense model, of which every rank has a copy.
+        activations: describes the activations of a step; None if they are not counted.
+        reserve: the share of a device's memory that is kept free, for example for the allocator and
+            CUDA.
     """
 
     tables: tuple[RequestedTable, ...]
@@ -72,29 +73,32 @@ class Request:
 
     @property
     def local_batch(self) -> int:
-        """Windows of the fullest rank."""
+        """The number of windows of the rank that has most of them."""
         return self.batch or -(-self.global_batch // self.ranks)
 
     @property
     def windows(self) -> int:
-        """Windows of a step over all ranks."""
+        """The number of windows of a step, over all ranks."""
         return self.global_batch or self.batch * self.ranks
 
     @property
     def items(self) -> int:
+        """The number of rows of the item table."""
         return self.tables[0].rows
 
     @property
     def dim(self) -> int:
+        """The width of the rows."""
         return self.tables[0].dim
 
     @property
     def dense_bytes(self) -> int:
+        """The bytes of the dense model, with gradients and optimizer state."""
         return self.dense * _DENSE_COPIES * _DENSE_NUMBER
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes of the fullest rank."""
+        """The bytes of activations on the rank that has most windows."""
         if self.activations is None:
             return 0
         negatives = self.tables[0].per_step
@@ -105,29 +109,32 @@ class Request:
 
     @property
     def reserved_bytes(self) -> int:
+        """The bytes of a device that are kept free."""
         return int(self.machine.memory * self.reserve)
 
     def lookups(self, table: RequestedTable) -> int:
-        """Returns the number of ids that a rank looks up in a step, at most."""
+        """Returns the largest number of ids that a rank looks up in a step."""
         return self.local_batch * table.per_window + -(-table.per_step // self.ranks)
 
     def with_items(self, items: int) -> "Request":
+        """Returns the request with another number of items."""
         return replace(self, tables=(replace(self.tables[0], rows=items), *self.tables[1:]))
 
     def with_dim(self, dim: int) -> "Request":
+        """Returns the request with another width of all tables."""
         return replace(self, tables=tuple(replace(table, dim=dim) for table in self.tables))
 
     def with_activations(self, **changes: Any) -> "Request":
-        """Returns the request with other values in `activations`, which must not be None."""
+        """Returns the request with changes in `activations`, which must not be None."""
         assert self.activations is not None
         return replace(self, activations=replace(self.activations, **changes))
 
     def describe(self) -> str:
-        """Returns the request in short, e.g. `1B x 256 on 64 h200`."""
+        """Describes the request in short, for example `1B x 256 on 64 h200`."""
         return f"{short(self.items)} x {self.dim} on {self.ranks} {self.machine.name}"
 
     def check(self) -> None:
-        """Raises UserError if a value is out of its range or two do not go together."""
+        """Raises UserError if a value is out of range, or two values contradict each other."""
         for option, value, known in (
             ("--optimizer", self.optimizer, OPTIMIZERS),
             ("--rows", self.rows, tuple(ROWS)),
@@ -145,7 +152,7 @@ class Request:
 
         if self.sharding.plan:
             raise UserError(
-                "sharding.plan is carried out as it was written: leave it out to make another plan"
+                "sharding.plan is a finished plan, so nothing is left to plan: leave it out"
             )
         self.sharding.check()
         managed = next((table.name for table in self.tables if table.managed), None)
@@ -156,11 +163,12 @@ class Request:
         if self.ranks > per_node and self.ranks % per_node:
             whole = -(-self.ranks // per_node) * per_node
             raise UserError(
-                f"--ranks {self.ranks} is no multiple of {per_node} ranks a node: take {whole}, or "
-                "set --ranks-per-node"
+                f"--ranks {self.ranks} is not a multiple of the {per_node} ranks of a node: take "
+                f"{whole}, or set --ranks-per-node"
             )
 
     def _check_sizes(self) -> None:
+        """Raises UserError if a size is out of range."""
         if self.dim < 4 or self.dim % 4:
             raise UserError(
                 f"--dim must be a positive multiple of 4 (FBGEMM's kernels), not {self.dim}"
@@ -172,7 +180,7 @@ class Request:
                 f"--items: {self.items:,} rows of width {self.dim} are more than can be planned"
             )
 
-        # In fp32, which is the most that a number can take.
+        # This is an upper bound: numbers have at most the size of fp32.
         looked_up = max(self.lookups(table) * table.dim for table in self.tables) * ROWS["fp32"]
         if looked_up > _MOST_BYTES:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Plans as tables for users, and as JSON."""
+"""Writes plans as tables for users, and as JSON."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -37,11 +37,11 @@ _SWEEP_HEAD = (
     "device s / 1M windows",
     "fits",
 )
-_MOST_BLOCKS = 4  # sizes of pieces that a table's line names
+_MOST_BLOCKS = 4  # sizes of pieces that the line of a table names
 
 
 def show_plan(plan: TablesOnRanks) -> str:
-    """Returns one plan: tables, the fullest rank's memory, the slowest's time, and what limits."""
+    """Writes one plan: tables, memory of the fullest rank, time of the slowest, and the limits."""
     request = plan.request
     machine = plan.request.machine
     nodes = -(-request.ranks // machine.ranks_per_node)
@@ -75,15 +75,17 @@ def show_plan(plan: TablesOnRanks) -> str:
 
 
 def show_sweep(points: Sequence[Point]) -> str:
-    """Returns a sweep as a Markdown table."""
+    """Writes a sweep as a Markdown table."""
     return "\n".join(table_lines(_SWEEP_HEAD, [_sweep_cells(point) for point in points]))
 
 
 def plan_as_json(plan: TablesOnRanks) -> str:
+    """Writes one plan as JSON."""
     return json.dumps(_plan_object(plan), indent=1)
 
 
 def sweep_as_json(points: Sequence[Point]) -> str:
+    """Writes a sweep as JSON."""
     objects = [
         {"fits": point.fits, "memory_share": point.memory_share, **_plan_object(point.plan)}
         for point in points
@@ -114,8 +116,8 @@ def _sweep_cells(point: Point) -> list[str]:
 
 
 def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
-    """Returns a plan in bytes and seconds; equal ranks are one entry."""
-    # Thousands of ranks mostly hold the same, so they would make a file unreadable.
+    """Returns a plan in bytes and seconds; neighbouring ranks that are equal are one entry."""
+    # Most of thousands of ranks are equal, and an entry for each would be unreadable.
     ranks = [
         {
             "ranks": [first, last],
@@ -136,7 +138,7 @@ def _plan_object(plan: TablesOnRanks) -> dict[str, Any]:
 
 
 def _table_object(plan: TablePlan) -> dict[str, Any]:
-    # Names and order of the keys are part of the format.
+    """Returns the plan of a table. Names and order of the keys are part of the format."""
     return {
         "name": plan.table.name,
         "rows": plan.table.rows,
@@ -157,7 +159,7 @@ def _table_object(plan: TablePlan) -> dict[str, Any]:
 
 
 def _runs(values: Iterable[Any]) -> list[tuple[int, int, Any]]:
-    """Returns (first, last, value) of neighbours that are equal."""
+    """Returns (first, last, value) for each run of equal values."""
     runs = []
     first = 0
     for value, equal in groupby(values):
@@ -168,6 +170,7 @@ def _runs(values: Iterable[Any]) -> list[tuple[int, int, Any]]:
 
 
 def _table_line(plan: TablePlan) -> str:
+    """Writes the plan of a table in one line."""
     blocks = [
         f"{_named(ranks)}: {rows:,} x {columns}" for ranks, (rows, columns) in _by_size(plan.pieces)
     ]
@@ -185,6 +188,7 @@ def _by_size(pieces: Sequence[Piece]) -> list[tuple[list[int], tuple[int, int]]]
 
 
 def _named(ranks: list[int]) -> str:
+    """Writes ranks as a range, or their number if they are no range."""
     if len(ranks) == 1:
         return f"rank {ranks[0]}"
     if ranks == list(range(ranks[0], ranks[-1] + 1)):
@@ -193,10 +197,12 @@ def _named(ranks: list[int]) -> str:
 
 
 def _amount_line(label: str, size: int, whole: int) -> str:
+    """Writes an amount of memory with its share of the whole."""
     return f"  {label:<28}{in_gb(size):>14}{size / whole:>8.1%}"
 
 
 def _time_line(label: str, seconds: float, whole: float) -> str:
+    """Writes a time with its share of the whole."""
     share = 0.0
     if whole:
         share = seconds / whole
@@ -204,7 +210,7 @@ def _time_line(label: str, seconds: float, whole: float) -> str:
 
 
 def _limits(plan: TablesOnRanks) -> str:
-    """Says what takes most of the step, and most of the memory."""
+    """Names the part that takes most of the step, and the part that takes most of the memory."""
     request = plan.request
     time = plan.slowest
     memory = plan.fullest

@@ -1,7 +1,7 @@
-"""Memory of a shard as TorchRec estimates it, corrected for FBGEMM's optimizer state.
+"""TorchRec's estimate of a shard's memory, corrected for FBGEMM's optimizer state.
 
-TorchRec counts row-wise state in the precision of the rows, and once over all column shards.
-FBGEMM keeps it in float32, and each column shard has its own.
+TorchRec counts row-wise state in the precision of the rows, and only once for all column shards.
+FBGEMM keeps this state in float32, and each column shard has separate state.
 """
 
 import math
@@ -26,22 +26,22 @@ OPTIMIZER_CLASSES = {
     "adagrad": Adagrad,
     "adam": Adam,
 }
-_STATE_NUMBER = 4  # bytes
-_CACHED = 0.2  # share of the rows in a GPU's cache: TorchRec's UVM_CACHING_RATIO
+_STATE_NUMBER = 4  # bytes of a number of optimizer state
+_CACHED = 0.2  # share of the rows that a GPU caches: TorchRec's UVM_CACHING_RATIO
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a rank.
+    """The memory of a rank, in bytes.
 
     Attributes:
-        table: rows on the device, or the part of them that is cached there.
-        optimizer: optimizer state on the device.
-        buffers: ids and vectors of a step's lookups.
+        table: the rows on the device, or the part of the rows that the device caches.
+        optimizer: the optimizer state on the device.
+        buffers: the ids and vectors of a step's lookups.
         dense: parameters, gradients and optimizer state of the dense model.
-        activations: what else a step keeps, at its fullest moment.
-        reserved: left free for what is not estimated.
-        host: rows and state in the host's memory.
+        activations: all other tensors of a step, at the moment when they need most memory.
+        reserved: memory that is kept free, for needs that are not estimated.
+        host: rows and optimizer state in the host's memory.
     """
 
     table: int = 0
@@ -54,7 +54,7 @@ class Memory:
 
     @property
     def used(self) -> int:
-        """Bytes of the device, without the reserved ones."""
+        """The bytes that are used on the device, without the reserved ones."""
         return self.table + self.optimizer + self.buffers + self.dense + self.activations
 
     def __add__(self, other: "Memory") -> "Memory":
@@ -64,7 +64,7 @@ class Memory:
 
 
 def state_bytes(optimizer: str, rows: int, columns: int) -> int:
-    """Returns the bytes of a shard's fused optimizer.
+    """Returns the bytes of a shard's optimizer state.
 
     >>> state_bytes("rowwise-adagrad", 1000, 64), state_bytes("adam", 1000, 64)
     (4000, 512000)
@@ -81,7 +81,12 @@ def state_bytes(optimizer: str, rows: int, columns: int) -> int:
 def memory_of(
     option: ShardingOption, size: list[int], storage: Storage, optimizer: str, device: str
 ) -> Memory:
-    """Divides TorchRec's estimate of a shard of [rows, columns] by kind."""
+    """Divides TorchRec's estimate of a shard into kinds of memory.
+
+    Args:
+        size: [rows, columns] of the shard.
+        storage: TorchRec's estimate.
+    """
     rows, columns = size
     table = rows * columns * option.tensor.element_size()
     state = state_bytes(optimizer, rows, columns)
@@ -89,26 +94,26 @@ def memory_of(
         whole = storage.ddr if device == "cpu" else storage.hbm
         return Memory(table=table, optimizer=state, buffers=whole - table - state)
 
-    # Rows are in the host's memory; the cache's bytes are those that TorchRec counted.
+    # Rows are in the host's memory. The bytes of the cache are counted as TorchRec counts them.
     cache = 0
     if option.compute_kernel == "fused_uvm_caching":
         ratio = option.cache_load_factor or _CACHED
-        # TorchRec adds 4 bytes per row, and 16 per cached row, for what the cache itself needs.
+        # For the index of the cache, TorchRec adds 4 bytes per row and 16 per cached row.
         cached = table + _counted_by_torchrec(option, table)
         cache = math.ceil(cached * ratio + rows * (4 + 16 * ratio))
     return Memory(table=cache, buffers=storage.hbm - cache, host=storage.ddr)
 
 
 def _counted_by_torchrec(option: ShardingOption, table: int) -> int:
-    """Returns the bytes of optimizer state in TorchRec's estimate of a shard of `table` bytes."""
-    # `apply_optimizer_in_backward` sets the attribute; TorchRec looks it up in the same way.
+    """Returns the bytes of optimizer state that TorchRec counts for a shard of `table` bytes."""
+    # `apply_optimizer_in_backward` sets this attribute, and TorchRec reads it in the same way.
     optimizer = getattr(option.tensor, "_optimizer_classes", [None])[0]
     factors = {SGD: 0.0, Adam: 2.0, RowWiseAdagrad: 1 / option.tensor.shape[-1]}
     return math.ceil(table * factors.get(optimizer, 1.0))
 
 
 class StorageEstimator(EmbeddingStorageEstimator):
-    """TorchRec's estimator, with the state that FBGEMM keeps."""
+    """TorchRec's estimator, corrected for the optimizer state that FBGEMM keeps."""
 
     def __init__(
         self, topology: Topology, constraints: dict[str, ParameterConstraints], optimizer: str
@@ -121,7 +126,7 @@ class StorageEstimator(EmbeddingStorageEstimator):
     ) -> None:
         super().estimate(sharding_options, sharder_data_map)
         for option in sharding_options:
-            # State is where the rows are.
+            # The state is in the same memory as the rows.
             on_host = self._topology.compute_device == "cpu" or option.compute_kernel != "fused"
 
             for shard in option.shards:
@@ -136,7 +141,7 @@ class StorageEstimator(EmbeddingStorageEstimator):
 
 
 class Reservation(FixedPercentageStorageReservation):
-    """Keeps bytes of every device free of tables, also on CPUs, where TorchRec's own keep none."""
+    """Reserves bytes on every device, also on CPUs, where TorchRec's reservations do nothing."""
 
     def __init__(self, size: int) -> None:
         super().__init__(percentage=0.0)
@@ -150,7 +155,7 @@ class Reservation(FixedPercentageStorageReservation):
         sharders: list[ModuleSharder[nn.Module]],
         constraints: dict[str, ParameterConstraints] | None = None,
     ) -> Topology:
-        # TorchRec's own reservation takes 0 % here, and returns a copy of the topology.
+        # TorchRec's reservation reserves 0 % here and returns a copy of the topology.
         reserved: Topology = super().reserve(topology, batch_size, module, sharders, constraints)
         for device in reserved.devices:
             if topology.compute_device == "cpu":

@@ -1,4 +1,4 @@
-"""Memory, time and cost for several numbers of ranks and of items."""
+"""Plans several numbers of ranks and items, for memory, time and cost."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +12,8 @@ class Point:
     """One request of a sweep.
 
     Attributes:
-        plan: its plan; if it does not fit, the one that unlimited memory would allow.
-        fits: whether it fits.
+        plan: the plan of the request; if it does not fit, the plan for unlimited memory.
+        fits: whether the request fits.
     """
 
     plan: TablesOnRanks
@@ -21,7 +21,7 @@ class Point:
 
     @property
     def memory_share(self) -> float:
-        """Share of the device's memory, reserved memory included: above 1 if it does not fit."""
+        """The used and reserved share of the device's memory; above 1 if the plan does not fit."""
         memory = self.plan.fullest
         return (memory.used + memory.reserved) / self.plan.request.machine.memory
 
@@ -35,16 +35,16 @@ def sweep(
     """Plans all numbers of items with all numbers of ranks.
 
     Args:
-        request: what is planned; its numbers of items and ranks are replaced.
-        items: numbers of items.
-        ranks: numbers of ranks.
-        report: called with each point before it is planned.
+        request: the other properties of all requests.
+        items: the numbers of items.
+        ranks: the numbers of ranks.
+        report: a function that is called with each point's description before it is planned.
 
     Raises:
-        UserError: a number of ranks is not a whole number of nodes; raised before any planning.
+        UserError: a request is invalid. All requests are checked before any is planned.
     """
     requests = [replace(request.with_items(rows), ranks=count) for rows in items for count in ranks]
-    # All are checked before the first is planned, which takes seconds for many ranks.
+    # Plans of many ranks take seconds, so all requests are checked first.
     for point_request in requests:
         point_request.check()
 
@@ -56,6 +56,7 @@ def sweep(
 
 
 def _point(request: Request) -> Point:
+    """Plans one request."""
     try:
         return Point(plan(request), fits=True)
     except DoesNotFit as lack:

@@ -1,4 +1,4 @@
-"""One rank of a measured case, in a process of its own: prints a line of JSON (`Measured`)."""
+"""Measures one rank of a case in a separate process, and prints a line of JSON (`Measured`)."""
 
 import gc
 import json
@@ -21,8 +21,8 @@ from torchrec_priors.planning.measure import Measured
 from torchrec_priors.ranks.process import Ranks, join
 from torchrec_priors.settings.sharding import ShardingConfig
 
-_TRIES = 5
-_TINY = 1_000  # items of a table whose own memory does not count
+_TRIES = 5  # measurements of a bandwidth
+_TINY = 1_000  # items of a table so small that its rows need hardly any memory
 _RESET_PEAK = Path("/proc/self/clear_refs")
 
 
@@ -32,11 +32,12 @@ def main() -> None:
     silence_library_warnings()
     torch.set_num_threads(1)
     with join() as ranks:
-        # The best of several tries, since other processes only make them slower.
+        # Other processes can only slow a measurement down, so the best one counts.
         memory_bandwidth = max(bandwidth(repeats=2) for _ in range(_TRIES))
         between_ranks = link_bandwidth(ranks.world, _TRIES)
 
-        # Steps of a tiny table come first: what they allocate is then not counted as the rows'.
+        # Steps with a tiny table come first. Otherwise the memory that libraries allocate in the
+        # first step would be counted as memory of the rows.
         before = _resident_from_here()
         tiny = _filled_table(_TINY, case["dim"], lookups, ranks)
         _time_steps(tiny, {**case, "items": _TINY}, ranks)
@@ -49,7 +50,7 @@ def main() -> None:
         rows_memory = _resident() - before
         forward, backward = _time_steps(parallel, case, ranks)
 
-    # The first step has to warm up.
+    # The first step is slower, as it warms up, so it does not count.
     print_result(
         Measured(
             rows=rows_memory,
@@ -63,11 +64,11 @@ def main() -> None:
 
 
 def _filled_table(items: int, dim: int, lookups: int, ranks: Ranks) -> Any:
-    """Returns a row-wise table over all ranks whose rows have been written."""
+    """Returns a row-wise table over all ranks, after writing all its rows."""
     parallel, _ = sharded_table(items, dim, ranks, ShardingConfig(), lookups)
     for tensor in parallel.state_dict().values():
         for rows in tensor.to_local().local_shards():
-            # In place: memory of temporary copies would count as the rows'.
+            # Temporary copies would be counted as memory of the rows, so rows are filled in place.
             with torch.no_grad():
                 rows.normal_(std=0.02)
     return parallel
@@ -76,26 +77,26 @@ def _filled_table(items: int, dim: int, lookups: int, ranks: Ranks) -> Any:
 def _time_steps(
     parallel: Any, case: dict[str, int], ranks: Ranks
 ) -> tuple[list[float], list[float]]:
-    """Returns the seconds forward and backward of every step, of which one more is made first."""
+    """Returns the seconds of every step, forward and backward; the first step is a warm-up."""
     table = parallel.module.table
     forward = []
     backward = []
     for step in range(case["repeats"] + 1):
         ids = _ids(case, seed=step * ranks.world + ranks.rank)
 
-        # All ranks begin together, so none waits for another one's ids.
+        # All ranks begin at the same time, so no rank waits for the ids of another one.
         dist.barrier()
         started = time.perf_counter()
         vectors = table(ids)[FEATURE].values()
         looked_up = time.perf_counter()
-        vectors.backward(vectors.detach())  # any gradient does; this one is ready
+        vectors.backward(vectors.detach())  # any gradient would do
         forward.append(looked_up - started)
         backward.append(time.perf_counter() - looked_up)
     return forward, backward
 
 
 def _ids(case: dict[str, int], seed: int) -> KeyedJaggedTensor:
-    """Returns windows of random items; further lookups of a step are in the first one."""
+    """Returns windows of random items. The first window also has the other lookups of the step."""
     lengths = torch.full((case["batch"],), case["per_window"], dtype=torch.int32)
     lengths[0] += case["more"]
     generator = torch.Generator().manual_seed(seed)
@@ -104,12 +105,12 @@ def _ids(case: dict[str, int], seed: int) -> KeyedJaggedTensor:
 
 
 def _resident() -> int:
-    """Returns the bytes of this process that are in memory."""
+    """Returns the resident memory of this process, in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def _resident_from_here() -> int:
-    """Returns the resident bytes, and lets the peak count from here on."""
+    """Returns the resident bytes, and sets the peak back to them."""
     _RESET_PEAK.write_text("5")  # Linux: sets the peak to the current value
     return _resident()
 
