@@ -1,1 +1,1 @@
-"""From a prepared data set to jagged batches."""
+"""Reads a prepared data set, and makes jagged batches for training, evaluation and serving."""

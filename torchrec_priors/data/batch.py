@@ -1,12 +1,13 @@
-"""A training batch: the ids of one lookup, and what distinguishes their roles.
+"""A training batch: the ids of one lookup, and the tensors that say which ids have which role.
 
-For example, two windows of 3 and 2 items with contexts of 2 and 1, and two negatives, n and m:
+For example, a batch has two windows of 3 and 2 items with contexts of 2 and 1 items, and two
+negatives, n and m:
 
     ids           a b c d e n m    one jagged tensor, with the lengths 3, 2 and 2
     item_X        a b c d e
     context_N     0 1 3            the tokens a, b and d as indices into item_X
     end_N         3 3 5            where the window of each token ends in item_X
-    offsets_B1    0 2 3            bounds of the contexts among the tokens
+    offsets_B1    0 2 3            where the context of each window starts and ends among the tokens
 
 Shapes: B windows, X items of their extended sequences, N tokens of their contexts, n negatives of
 this rank.
@@ -31,16 +32,17 @@ from torchrec_priors.sampling.group_sampler import Draw
 
 @dataclass(frozen=True)
 class Contexts:
-    """Some of a batch's windows, as the encoder takes them.
+    """The contexts of some windows of a batch: the input of the encoder.
 
     Attributes:
-        first: number of the batch's tokens before these.
-        context_N: index of each token in the extended sequences.
-        end_N: index there at which each token's extended sequence ends.
-        offsets_B1: bounds of the contexts among the N tokens.
-        user_N: number of each token's user, in file order of the data set.
-        time_N, event_N: milliseconds and event codes, if they were read.
-        dropout: keys of the windows.
+        first: the number of tokens in the batch before these contexts.
+        context_N: the index of each token in the batch's extended sequences.
+        end_N: the index in the batch's extended sequences at which each token's sequence ends.
+        offsets_B1: where the context of each window starts and ends among the N tokens.
+        user_N: the number of each token's user in the file order of the data set.
+        time_N, event_N: the time in milliseconds and the event code of each token; None if they
+            were not read.
+        dropout: the dropout keys of the windows.
     """
 
     first: int
@@ -58,13 +60,14 @@ class Batch:
     """One rank's part of one global batch.
 
     Attributes:
-        step: number of the global batch.
-        ids: one feature, the ids looked up in the table; B rows of extended sequences, then one row
-            with the negatives that this rank serves.
-        item_X: row ids of the extended sequences' items in the data set.
-        parts: the windows, in the number of parts over which gradients are accumulated.
-        draw: which rank serves which negatives.
-        event_X: event codes of the extended sequences, if they were read.
+        step: the number of the global batch.
+        ids: the ids to look up in the table, as one feature. There is one row for the extended
+            sequence of each of the B windows, and a last row for the negatives that this rank looks
+            up.
+        item_X: the row ids in the data set of the items in the extended sequences.
+        parts: the contexts of the windows, in several parts if gradients are accumulated.
+        draw: the negatives, and the ranks that look them up.
+        event_X: the event codes of the items; None if they were not read.
     """
 
     step: int
@@ -75,28 +78,28 @@ class Batch:
     event_X: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on the device; from pinned memory, without waiting for the copies."""
+        """Copies the batch to the device, without waiting for the copies from pinned memory."""
         return self._with(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
-        """The batch in pinned memory, from which a GPU copies by itself."""
+        """Copies the batch into pinned memory, from which a GPU copies without the CPU."""
         return self._with(lambda tensor: tensor.pin_memory())
 
     def record_stream(self, stream: torch.Stream) -> None:
-        """Tells a GPU's allocator that a stream uses the tensors.
+        """Tells the GPU's allocator that a stream uses the tensors.
 
-        Their memory is then not reused before the stream has finished with it.
+        Then their memory is not reused before the stream has finished its work on them.
         """
 
         def record(tensor: Any) -> Any:
             tensor.record_stream(stream)
             return tensor
 
-        # The new batch is dropped: all that counts is that each tensor was visited.
+        # `_with` is used to visit every tensor; the batch that it returns is not needed.
         self._with(record)
 
     def _with(self, move: Callable[[Any], Any]) -> "Batch":
-        """The batch with `move` applied to every tensor, the jagged one of the ids included."""
+        """Returns the batch with `move` applied to every tensor, including `ids`."""
         return replace(
             self,
             ids=move(self.ids),
@@ -116,16 +119,21 @@ def make_batch(
     to_ids: Callable[[np.ndarray], np.ndarray] = lambda items: items,
     own_ids: np.ndarray | None = None,
 ) -> Batch:
-    """Windows and negatives as tensors, the windows in `parts` of about the same number.
+    """Makes a batch from windows and negatives.
 
     Args:
+        windows: this rank's windows.
+        draw: the negatives of the global batch.
+        feature: the name of the feature that is looked up.
+        seed: the seed of the training run, for dropout.
+        parts: the number of parts; each has about the same number of windows.
         to_ids: maps items to the ids that are looked up in the table.
-        own_ids: the ids that are looked up for this rank's negatives, if they are not their rows.
+        own_ids: the ids that are looked up for this rank's negatives; by default those in `draw`.
     """
     if own_ids is None:
         own_ids = draw.own_ids
 
-    # The negatives are one more row of the jagged tensor, after the windows.
+    # The negatives are the last row of the jagged tensor, after the windows.
     values = np.concatenate([to_ids(windows.items), own_ids])
     lengths = np.append(windows.lengths, len(draw.own_ids))
 
@@ -143,7 +151,7 @@ def make_batch(
 
 
 def times_and_events(columns: Columns) -> tuple[Tensor | None, Tensor | None]:
-    """Milliseconds and event codes, None for those that were not read."""
+    """Returns the times in milliseconds and the event codes; None for those that were not read."""
 
     def tensor(values: np.ndarray | None) -> Tensor | None:
         return None if values is None else torch.from_numpy(values)
@@ -152,7 +160,7 @@ def times_and_events(columns: Columns) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _moved(part: Contexts, move: Callable[[Any], Any]) -> Contexts:
-    """A part with `move` applied to each of its tensors."""
+    """Returns a part with `move` applied to each of its tensors."""
     values: dict[str, Any] = {item.name: getattr(part, item.name) for item in fields(part)}
     for name, value in values.items():
         if isinstance(value, Tensor):
@@ -161,14 +169,15 @@ def _moved(part: Contexts, move: Callable[[Any], Any]) -> Contexts:
 
 
 def _contexts(windows: Windows, chosen: slice, seed: int) -> Contexts:
-    """The contexts of the chosen windows."""
-    # In NumPy, which starts no threads: batches are built at the same time as the training step.
+    """Makes the contexts of the chosen windows."""
+    # NumPy is used because it starts no threads: batches are made during the training steps.
     contexts = windows.contexts[chosen]
     ends = np.cumsum(windows.lengths)[chosen]
     offsets_B1 = np.concatenate([[0], np.cumsum(contexts)])
     context_N = ranges(ends - windows.lengths[chosen], contexts)
 
-    # Keys are of the windows' numbers in the global batch, so dropout is the same on any ranks.
+    # Keys depend on the windows' numbers in the global batch, so dropout is the same on any number
+    # of ranks.
     keys = mix_each(seed, windows.step, last=windows.numbers[chosen])
 
     time_N, event_N = times_and_events(

@@ -1,4 +1,4 @@
-"""The items of chunks of row groups: decoded in threads, one chunk ahead of the one in use."""
+"""Reads chunks of row groups; threads decode the next chunk while the present one is used."""
 
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,20 +13,27 @@ from torchrec_priors.prepared.data_set import COLUMN_TYPES, Columns, PreparedDat
 
 @dataclass(frozen=True)
 class Part:
-    """Windows of one chunk, and the columns that their items are in."""
+    """Windows of one chunk, with the columns of the chunk.
+
+    Attributes:
+        windows: the windows, as indices into the columns.
+        columns: the columns of all row groups in the chunk.
+    """
 
     windows: Cuts
     columns: Columns
 
     def read(self, chosen: np.ndarray | slice) -> dict[str, np.ndarray]:
-        """The columns of the chosen windows, one window after another, as int64."""
+        """Returns the columns of the chosen windows, one window after another, as int64."""
         index = ranges(self.windows.start[chosen], self.windows.length[chosen])
         return {name: values[index].astype(np.int64) for name, values in self.columns.items()}
 
     def detached(self) -> "Part":
-        """The same windows with copies of their columns, so the chunk's memory can be freed."""
+        """Returns the same windows with copies of their values, so the chunk's memory can be freed.
+
+        The copies have only the items of these windows, so the windows start at other indices.
+        """
         windows = self.windows
-        # The copies have only the items of these windows, so the windows start at other places.
         index = ranges(windows.start, windows.length)
         start = np.cumsum(windows.length) - windows.length
         moved = Cuts(windows.user, start, windows.length, windows.context)
@@ -34,12 +41,14 @@ class Part:
 
 
 def ranges(start: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """The numbers start, start + 1, ... of each range, `length` of them, one range after another.
+    """Returns the numbers of all ranges, one range after another.
+
+    A range consists of `length` numbers: start, start + 1 and so on.
 
     >>> ranges(np.array([7, 0]), np.array([2, 3])).tolist()
     [7, 8, 0, 1, 2]
     """
-    # Each range's numbers are a running count, shifted by its start and the ranges before it.
+    # One count runs through all ranges. In each range it is shifted so that it begins at `start`.
     first = np.cumsum(length) - length
     return np.repeat(start - first, length) + np.arange(length.sum())
 
@@ -53,13 +62,16 @@ def read_chunks(
 ) -> Generator[tuple[Chunk, Columns], None, None]:
     """Yields every chunk with its columns, in the types in which they are stored.
 
-    With `workers` threads, the next chunk is decoded while one is in use: two are in memory.
-    Without threads, each is decoded when it is requested, and one is in memory. Every row group is
-    decoded once. Close the iterator to end the threads.
+    With threads, the next chunk is decoded while the present one is used, so two chunks are in
+    memory. Without threads, a chunk is decoded when it is requested, and only one is in memory.
+    Every row group is decoded once. Close the iterator to end the threads.
 
     Args:
-        columns: columns to read in addition to `items`.
-        ties: gives interactions at one time a new order; None leaves them as they are stored.
+        data: the prepared data set.
+        chunks: the chunks, without end if there are threads.
+        columns: the columns to read in addition to `items`.
+        workers: the number of threads.
+        ties: gives interactions at the same time a new order; None keeps the stored order.
     """
     decoder = _Decoder(data, tuple(columns), ties)
     if not workers:
@@ -72,10 +84,10 @@ def read_chunks(
         pending = _PendingChunk(decoder, next(chunks), pool)
         while True:
             chunk, values = pending.result()
-            # Started before the chunk is handed out, so both proceed at the same time.
+            # Decoding of the next chunk starts before this chunk is used.
             pending = _PendingChunk(decoder, next(chunks), pool)
             yield chunk, values
-            # Freed before the wait for the next chunk: at most two are in memory.
+            # Freed here, so that at most two chunks are in memory.
             del values
     finally:
         pool.shutdown(cancel_futures=True)
@@ -83,9 +95,9 @@ def read_chunks(
 
 @dataclass(frozen=True)
 class _Decoder:
-    """Reads chunks, one row group at a time.
+    """Decodes chunks, one row group at a time.
 
-    Ties are shuffled here, because a row group has the whole histories of its users.
+    Ties are shuffled when a row group is decoded, because it has the whole histories of its users.
     """
 
     data: PreparedData
@@ -93,18 +105,18 @@ class _Decoder:
     ties: Ties | None
 
     def decode(self, chunk: Chunk) -> Columns:
-        """The requested columns of a chunk."""
+        """Returns the requested columns of a chunk."""
         values = self.allocate(chunk)
         for group, parts in _parts_by_group(chunk, values):
             self.read_group(group, chunk.epoch, parts)
         return self.requested(values)
 
     def allocate(self, chunk: Chunk) -> Columns:
-        """Empty arrays for a chunk's columns, `timestamps` among them if ties need them."""
+        """Allocates the arrays for a chunk's columns, including `timestamps` if ties need them."""
         names = {"items", *self.columns}
         if self.ties is not None:
             names.add("timestamps")
-        # In the order of COLUMN_TYPES, as a set has none.
+        # In the order of COLUMN_TYPES, as the order of a set may change.
         return {
             name: np.empty(sum(chunk.items), dtype)
             for name, dtype in COLUMN_TYPES.items()
@@ -119,7 +131,7 @@ class _Decoder:
             self.ties.shuffle(group, epoch, parts)
 
     def requested(self, values: Columns) -> Columns:
-        """Without the columns that only ties needed."""
+        """Removes the column that only ties needed, unless it was requested."""
         return {name: values[name] for name in ("items", *self.columns)}
 
 
@@ -129,7 +141,7 @@ class _PendingChunk:
     def __init__(self, decoder: _Decoder, chunk: Chunk, pool: ThreadPoolExecutor) -> None:
         self._chunk = chunk
         values = decoder.allocate(chunk)
-        # Each thread fills its own slices of the arrays, so nothing is copied together afterwards.
+        # Each thread writes into its own slices of the arrays, so nothing needs to be concatenated.
         self._futures: list[Future[None]] = [
             pool.submit(decoder.read_group, group, chunk.epoch, parts)
             for group, parts in _parts_by_group(chunk, values)
@@ -137,15 +149,15 @@ class _PendingChunk:
         self._values = decoder.requested(values)
 
     def result(self) -> tuple[Chunk, Columns]:
-        """The chunk and its columns, when all row groups are decoded."""
-        # Raises the error of a thread, if one failed.
+        """Waits until all row groups are decoded, and returns the chunk and its columns."""
+        # If a thread has failed, `result` raises its error.
         for future in self._futures:
             future.result()
         return self._chunk, self._values
 
 
 def _parts_by_group(chunk: Chunk, values: Columns) -> Iterator[tuple[int, Columns]]:
-    """Yields (number, its part of the columns) for each row group."""
+    """Yields the number of each row group in a chunk, and the group's slices of the columns."""
     first = 0
     for group, items in zip(chunk.groups, chunk.items, strict=True):
         yield group, {name: column[first : first + items] for name, column in values.items()}

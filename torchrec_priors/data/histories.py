@@ -1,4 +1,4 @@
-"""Users to be evaluated or served, in batches that do not depend on the number of ranks."""
+"""Batches of users for evaluation and serving, which do not depend on the number of ranks."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,16 +15,19 @@ Split = Literal["validation", "test"]
 
 @dataclass(frozen=True)
 class Histories:
-    """A batch of U users; jagged arrays hold one user's entries after another's.
+    """A batch of users with their histories and targets.
+
+    In all arrays of items, the entries of one user follow those of the user before.
 
     Attributes:
-        user_ids: original ids.
-        items, lengths: the last L items before the targets.
-        seen, seen_lengths: every item before the targets.
-        targets, target_lengths: the E items to be predicted, in time order; repeats are kept.
+        user_ids: the original ids of the users.
+        items, lengths: the last L items before the targets, and their number for each user.
+        seen, seen_lengths: all items before the targets, and their number for each user.
+        targets, target_lengths: the items to be predicted, at most E for each user in time order,
+            and their number. An item may occur several times.
         columns: the other requested columns, in the order of `items`.
-        users: the users' numbers in file order of the data set; -1 for unknown users.
-        target_columns: the requested columns in the order of `targets`.
+        users: the numbers of the users in the file order of the data set; -1 for unknown users.
+        target_columns: the requested columns, in the order of `targets`.
     """
 
     user_ids: pa.Array
@@ -52,15 +55,17 @@ class Histories:
         users: Sequence[int] | None = None,
         target_columns: Mapping[str, list[np.ndarray]] | None = None,
     ) -> "Histories":
-        """A batch of lists with one entry a user.
+        """Makes a batch from lists that have one entry for each user.
 
         Args:
-            context: L.
-            columns: columns in the order of `seen`.
-            users: the users' numbers; None if they are unknown.
-            target_columns: columns in the order of `targets`.
+            user_ids: the original ids of the users.
+            seen: all items before the targets.
+            targets: the items to be predicted.
+            context: L, the number of last items to keep in `items` and `columns`.
+            columns: other columns, in the order of `seen`.
+            users: the numbers of the users; None if the users are unknown.
+            target_columns: other columns, in the order of `targets`.
         """
-        # `items` and `columns` are cut to the last L; `seen` and `targets` are whole.
         recent = [items[-context:] for items in seen]
         columns = columns or {}
         target_columns = target_columns or {}
@@ -84,11 +89,11 @@ class Histories:
 
 
 def target_bounds(data: PreparedData, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """The (first, end) index of each user's targets in the history, int64 [users] each.
+    """Returns where the targets of each user start and end in the history: int64 [users] each.
 
-    The targets are the first E items of the split's part.
+    The targets are the first E items in the split's part of the history.
     """
-    # Validation is between the training and the test part, the test part is last.
+    # The training part is followed by the validation part, and then by the test part.
     if split == "validation":
         start = data.training_ends.astype(np.int64)
         end = data.validation_ends.astype(np.int64)
@@ -99,9 +104,9 @@ def target_bounds(data: PreparedData, split: Split) -> tuple[np.ndarray, np.ndar
 
 
 def users_of(data: PreparedData, split: Split | None) -> np.ndarray:
-    """Which users have both a history and targets, bool [users].
+    """Returns bool [users]: whether a user has both a history and targets in the split.
 
-    These are all users if each history is split by itself, or if `split` is None.
+    This holds for all users if each history is split separately, or if `split` is None.
     """
     if split is None:
         return np.ones(data.users, bool)
@@ -120,28 +125,32 @@ def history_batches(
     target_columns: Sequence[str] = (),
     chosen: np.ndarray | None = None,
 ) -> Iterator[Histories]:
-    """Yields users of a split in file order, `batch` at a time.
+    """Yields this rank's batches of users, in file order.
 
-    Batch i belongs to rank i mod world. Every rank yields the same number of batches, so all take
-    part in every collective: the last one of some ranks is empty. A user is always in the same
-    batch with the same other users, so results are equal to the last bit on any number of ranks.
+    Batch i belongs to rank i mod the number of ranks. Every rank yields the same number of batches,
+    so that all ranks take part in every collective. The last batch of some ranks may be empty. A
+    user is always in a batch with the same other users, so results are equal to the last bit on any
+    number of ranks.
 
     Args:
-        split: the part whose targets are held out; None gives whole histories without targets.
-        context: L.
-        columns: columns of the sequences to read in addition to `items`.
-        target_columns: columns of the sequences to read in addition to `targets`.
-        chosen: bool by user in file order, the users to include; None for all.
+        data: the prepared data set.
+        split: the part of the histories with the targets; None for whole histories without targets.
+        context: L, the number of last items of each history to keep in `items`.
+        batch: the number of users in a batch.
+        share: this rank, and the number of ranks.
+        columns: the columns of the sequences to read in addition to `items`.
+        target_columns: the columns of the sequences to read in addition to `targets`.
+        chosen: bool for each user in file order, whether to include the user; None for all users.
     """
     wanted_U = users_of(data, split)
     if chosen is not None:
         wanted_U = chosen & wanted_U
 
-    # The ids of an empty batch have the type of the data set's ids.
-    nobody = data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0)
-    empty = _to_batch(nobody, [], context, columns, target_columns)
+    # An empty batch must have ids of the same type as the data set.
+    no_ids = data.user_ids(data.row_groups[0]).combine_chunks().slice(0, 0)
+    empty = _to_batch(no_ids, [], context, columns, target_columns)
 
-    # All ranks read all users and count the batches alike; each builds only its own.
+    # Every rank reads all users and counts all batches, but makes only its own batches.
     own_batch = empty
     pending: list[_User] = []
     number = 0
@@ -159,7 +168,7 @@ def history_batches(
         pending = []
         number += 1
 
-        # A round is over when each rank had its turn, or when no users are left.
+        # A round ends when every rank had a batch, or when no users are left.
         if turn == share.world - 1 or not users_left:
             yield own_batch
             own_batch = empty
@@ -167,12 +176,15 @@ def history_batches(
 
 @dataclass(frozen=True)
 class _User:
-    """A user's history, cut into what was seen and what is to be predicted.
+    """A user's history, divided into items before the targets and targets.
 
     Attributes:
-        number: index in file order of the data set.
-        columns: columns in the order of `seen`.
-        target_columns: columns in the order of `targets`.
+        user_id: the original id.
+        number: the number of the user in the file order of the data set.
+        seen: all items before the targets.
+        targets: the items to be predicted.
+        columns: the other requested columns, in the order of `seen`.
+        target_columns: the requested columns, in the order of `targets`.
     """
 
     user_id: pa.Scalar
@@ -190,9 +202,9 @@ def _wanted_users(
     columns: Sequence[str],
     target_columns: Sequence[str],
 ) -> Iterator[_User]:
-    """Yields the wanted users in file order; a row group without any is not read."""
+    """Yields the wanted users in file order. A row group without such users is not read."""
     bounds = None if split is None else target_bounds(data, split)
-    # A column may be asked for both parts of the history; it is read once.
+    # A column may be requested for both `seen` and `targets`; it is read once.
     columns_read = list(dict.fromkeys([*columns, *target_columns]))
 
     for group in data.row_groups:
@@ -207,7 +219,7 @@ def _wanted_users(
             history = users.history(index)
             values = users.columns_of(index)
 
-            # Without a split, all of the history is seen, and nothing is left for targets.
+            # Without a split, the whole history is in `seen`, and there are no targets.
             if bounds is None:
                 start = len(history)
                 end = start
@@ -232,7 +244,7 @@ def _to_batch(
     columns: Sequence[str],
     target_columns: Sequence[str],
 ) -> Histories:
-    """Some users as one batch."""
+    """Makes a batch of some users."""
     return Histories.of(
         user_ids,
         [user.seen for user in users],
@@ -245,12 +257,12 @@ def _to_batch(
 
 
 def _flat(by_user: list[np.ndarray]) -> np.ndarray:
-    """Integers of several users, one user after another."""
+    """Concatenates the integers of several users."""
     if not by_user:
         return np.empty(0, np.int64)
     return np.concatenate(by_user)
 
 
 def _lengths(by_user: list[np.ndarray]) -> np.ndarray:
-    """The number of entries of each user, int64."""
+    """Returns the number of entries of each user, int64."""
     return np.array([len(values) for values in by_user], np.int64)

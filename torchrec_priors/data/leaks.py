@@ -1,4 +1,4 @@
-"""Whether the targets of a split are among the interactions that weights were trained on."""
+"""Finds targets of a split that a model was trained on, and which spoil its evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,15 @@ from torchrec_priors.ranks.share import Share
 
 @dataclass(frozen=True)
 class Leaks:
-    """Which targets of a split were trained on.
+    """Counts of the targets of a split that a model was trained on.
 
     Attributes:
-        trained_U: int32, number of targets of each user of the data set that were trained on.
-        untold_U: bool, users with targets whose histories differ from those that were trained on,
-            so it is unknown whether their targets were.
-        has_U: bool, users with targets.
-        targets: number of targets of all users.
+        trained_U: int32, for each user of the data set, the number of targets that the model was
+            trained on.
+        untold_U: bool, whether it is unknown if the model was trained on targets of the user. This
+            is so if the user's history differs from the one in training.
+        has_U: bool, whether the user has targets.
+        targets: the number of targets of all users.
     """
 
     trained_U: np.ndarray
@@ -36,22 +37,22 @@ class Leaks:
 
     @property
     def leaked_users(self) -> int:
-        """The number of users of whom a target was trained on."""
+        """The number of users with a target that the model was trained on."""
         return int((self.trained_U > 0).sum())
 
     @property
     def untold_users(self) -> int:
-        """The number of users of whom it is unknown."""
+        """The number of users for whom it is unknown."""
         return int(self.untold_U.sum())
 
     @property
     def clean_U(self) -> np.ndarray:
-        """bool: users of whom certainly no target was trained on, and users without targets."""
+        """bool: whether the model was certainly not trained on a target of the user."""
         clean: np.ndarray = (self.trained_U == 0) & ~self.untold_U
         return clean
 
     def to_metrics(self) -> dict[str, float]:
-        """The metrics `leaked/...`, described in docs/metrics.md."""
+        """Returns the metrics `leaked/...`, which docs/metrics.md describes."""
         targets = int(self.trained_U.sum())
         return {
             "leaked/users": self.leaked_users,
@@ -61,7 +62,7 @@ class Leaks:
         }
 
     def in_words(self) -> str | None:
-        """What is wrong with figures of the split; None if nothing is."""
+        """Says why metrics of the split cannot be trusted; None if there is no reason."""
         messages = []
         if self.leaked_users:
             share = self.trained_U.sum() / max(self.targets, 1)
@@ -83,30 +84,34 @@ def leaks(
     share: Share,
     total: Callable[[torch.Tensor], torch.Tensor],
 ) -> Leaks:
-    """Compares what was trained on with a split. The result is the same on every rank.
+    """Compares the interactions that a model was trained on with the targets of a split.
 
-    Every rank must call it.
+    Every rank must call it. The result is the same on every rank.
 
     Args:
-        part: what was trained on; None if it is unknown.
-        total: returns a tensor's sum over ranks.
+        part: the interactions that the model was trained on; None if they are unknown.
+        data: the prepared data set.
+        split: the split with the targets.
+        share: this rank, and the number of ranks.
+        total: sums a tensor over ranks.
     """
     start_U, end_U = target_bounds(data, split)
     has_U = users_of(data, split)
     targets = int((end_U - start_U)[has_U].sum())
 
-    # Of each user: how many targets were trained on, and whether a history differs.
+    # For each user: how many targets the model was trained on, and whether the history differs.
     gathered_U2 = np.zeros((data.users, 2), np.int32)
     if part is None:
         gathered_U2[:, 1] = has_U
         return Leaks(gathered_U2[:, 0], gathered_U2[:, 1] > 0, has_U, targets)
 
-    # Each rank fills in the users of its row groups; the sum over ranks has all of them.
+    # Each rank fills in the users of its row groups; the sum over ranks has all users.
     for pasts in pasts_of(data, share):
         _compare(pasts, part, start_U, end_U, has_U, gathered_U2)
     gathered_U2 = total(torch.from_numpy(gathered_U2)).numpy()
 
-    # A user with several recorded parts is known to have leaked as soon as one of them matches.
+    # Several parts may be recorded for a user. Targets in any of them have leaked, even if another
+    # part differs from the history.
     untold_U = (gathered_U2[:, 1] > 0) & (gathered_U2[:, 0] == 0)
     return Leaks(gathered_U2[:, 0], untold_U, has_U, targets)
 
@@ -119,7 +124,16 @@ def _compare(
     has_U: np.ndarray,
     gathered_U2: np.ndarray,
 ) -> None:
-    """Fills in the targets trained on, and whether a history differs, for the users of `pasts`."""
+    """Fills in `gathered_U2` for the users of a row group.
+
+    Args:
+        pasts: the users of the row group.
+        part: the interactions that the model was trained on.
+        start_U, end_U: where the targets of each user start and end in the history.
+        has_U: whether a user has targets.
+        gathered_U2: the number of targets that the model was trained on, and whether the history
+            differs; it is changed in place.
+    """
     index, index_in_part = pasts.matches(part)
     user = index + pasts.first_user
     items = part.items_N[index_in_part].astype(np.int64)
@@ -129,7 +143,7 @@ def _compare(
     hashed = pasts.of_first(index, np.where(long_enough, items, 0))
     same = long_enough & (hashed == part.history_N[index_in_part])
 
-    # `maximum.at`, as a user may be recorded several times.
+    # A user may occur several times in `user`; `maximum.at` takes all of these values.
     trained = np.where(same & has_U[user], np.minimum(items, end_U[user]) - start_U[user], 0)
     np.maximum.at(gathered_U2[:, 0], user, np.maximum(trained, 0).astype(np.int32))
     np.maximum.at(gathered_U2[:, 1], user, (~same & has_U[user]).astype(np.int32))

@@ -1,4 +1,4 @@
-"""Removes items for which a model has no row from windows and histories."""
+"""Removes unknown items, which have no row in the model's table, from windows and histories."""
 
 from collections.abc import Mapping
 
@@ -10,20 +10,20 @@ from torchrec_priors.prepared.data_set import Columns
 
 
 def leave_out(windows: Windows, has_row_I: np.ndarray) -> Windows:
-    """Windows without unknown items, as if nobody had seen these.
+    """Returns windows without unknown items.
 
-    A window whose context would be empty is removed as a whole.
+    A window is removed if its context has no known item.
     """
     kept_X = has_row_I[windows.items]
     if kept_X.all():
         return windows
 
-    # Which window each item is in, and whether in its context.
+    # For each item, its window, and whether it is in the context.
     window_X = np.repeat(np.arange(len(windows.lengths)), windows.lengths)
     first_X = np.repeat(np.cumsum(windows.lengths) - windows.lengths, windows.lengths)
     in_context_X = np.arange(len(window_X)) - first_X < windows.contexts[window_X]
 
-    # Lengths are counted after the targets of windows without a context are removed.
+    # A window without a context is removed together with its targets.
     contexts = np.bincount(window_X[kept_X & in_context_X], minlength=len(windows.lengths))
     kept = contexts > 0
     kept_X &= kept[window_X]
@@ -43,17 +43,23 @@ def leave_out(windows: Windows, has_row_I: np.ndarray) -> Windows:
 def recent(
     users: Histories, has_row_I: np.ndarray, context: int
 ) -> tuple[np.ndarray, np.ndarray, Columns]:
-    """The last `context` known items of whole histories.
+    """Returns the last known items of each user, at most `context` of them.
+
+    Args:
+        users: the users, with whole histories in `items`.
+        has_row_I: bool, whether an item has a row.
+        context: the number of items to keep.
 
     Returns:
-        Items; lengths, of which some may be 0; the columns in the order of the items.
+        The items; their number for each user, which may be 0; and the columns, in the order of the
+        items.
     """
     # `count` is the number of known items of each user.
     user_X = np.repeat(np.arange(len(users)), users.lengths)
     kept_X = has_row_I[users.items]
     count = np.bincount(user_X[kept_X], minlength=len(users))
 
-    # The last `context` are those with fewer than `context` known items after them.
+    # An item is kept if fewer than `context` known items follow.
     if len(user_X):
         known_after_X = np.cumsum(count)[user_X] - np.cumsum(kept_X)
         kept_X &= known_after_X < context

@@ -1,15 +1,17 @@
-"""The one global order of an epoch's training windows, and where it is cut into global batches.
+"""The global order of an epoch's training windows, and its division into global batches.
 
-The order needs only the lengths of the users' histories: 4 bytes a user, and no item is read. It is
-determined by (seed, epoch): row groups are shuffled and taken a few at a time, and the windows of
-those few, a chunk, are shuffled together, so memory does not grow with the log.
+The order is determined by seed and epoch. Row groups are shuffled and taken a few at a time, as a
+chunk; the windows of a chunk are shuffled together. So memory does not grow with the log. The order
+is computed from the lengths of the users' histories (4 bytes for each user); no items are read.
 
-Windows are on a line in that order, each as long as it counts: 1 if a batch is a number of windows,
-the number of items of its context if a batch is a budget of tokens. Batch s has the windows that
-end in (s Q, (s + 1) Q]. With Q = 5, windows of 3, 2, 4 and 3 end at 3, 5, 9 and 12: the first two
-are in batch 0, the third is in batch 1, and the last in batch 2. So an epoch has
-ceil(length of the line / Q) batches, whatever its order, and a batch can be computed without those
-before it.
+In this order, the windows lie on a line, one after another. The length of a window is 1 if batches
+have a number of windows, or its number of context items if batches have a budget of tokens. Q is
+the quota of a batch, and batch s has the windows that end in (s Q, (s + 1) Q]. With Q = 5, windows
+of lengths 3, 2, 4 and 3 end at 3, 5, 9 and 12. So the first two are in batch 0, the third is in
+batch 1, and the last is in batch 2.
+
+In any order, an epoch has ceil(length of the line / Q) batches, and each batch can be computed
+without those before it.
 """
 
 import itertools
@@ -27,14 +29,13 @@ _SHIFTS = 0x736869667473
 
 @dataclass(frozen=True)
 class Cuts:
-    """Windows, and where their items are; int64 [n] each.
+    """The positions of some windows in their chunk; all arrays are int64 [n].
 
     Attributes:
-        user: number of each window's user, in file order of the data set.
-        start: index of each window's first item in the row groups of its chunk, one group after
-            another.
-        length: number of items of the window.
-        context: number of items of its context; the rest are targets only.
+        user: the number of each window's user in the file order of the data set.
+        start: the index of each window's first item among the items of the chunk's row groups.
+        length: the number of items in each window.
+        context: the number of items in each window's context; later items are only targets.
     """
 
     user: np.ndarray
@@ -53,16 +54,16 @@ class Cuts:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Row groups whose windows are shuffled together.
+    """Row groups with windows that are shuffled together.
 
     Attributes:
-        epoch: number of the epoch.
-        groups: numbers of the row groups, in the order of their items.
-        items: number of items of each row group.
-        windows: the windows in the epoch's order.
-        steps: the batches that the windows are in, ascending.
-        ends: index at which each batch ends among the windows.
-        may_continue: whether the last batch may have windows of the next chunk, too.
+        epoch: the number of the epoch.
+        groups: the numbers of the row groups, in the order of their items.
+        items: the number of items in each row group.
+        windows: the windows, in the order of the epoch.
+        steps: the numbers of the batches that the windows are in, ascending.
+        ends: for each of these batches, the index in `windows` at which it ends.
+        may_continue: whether the last batch may also have windows of the next chunk.
     """
 
     epoch: int
@@ -75,7 +76,7 @@ class Chunk:
 
 
 class WindowOrder:
-    """Chunks of windows from any step on, without end, epoch after epoch."""
+    """The windows of all epochs, in chunks that can be requested from any step on."""
 
     def __init__(
         self,
@@ -93,18 +94,22 @@ class WindowOrder:
     ) -> None:
         """
         Args:
-            length_U: number of items of each user's history, in file order.
-            group_sizes: number of users of each row group.
-            context, horizon: L and tau of a window.
-            training_end_U: number of items of each user that are trained on, from the first.
-            batch: number of windows of a global batch; 0 if it has a budget of tokens.
-            batch_tokens: the most context items of a global batch; 0 if it is a number of windows.
-            moving: whether histories are cut at other places in every epoch, into the same number
-                of windows.
+            length_U: the number of items in each user's history, in file order.
+            group_sizes: the number of users in each row group.
+            context: L, the largest number of items in a context.
+            horizon: tau, the largest number of items after a context.
+            training_end_U: the number of first items of each user that are trained on.
+            seed: the seed of the order.
+            shuffled_row_groups: the number of row groups in a chunk.
+            batch: the number of windows in a global batch; 0 if `batch_tokens` is given.
+            batch_tokens: the largest number of context items in a global batch; 0 if `batch` is
+                given.
+            moving: whether histories are cut at other places in every epoch. The number of windows
+                stays the same.
 
         Raises:
-            ValueError: neither or both of `batch` and `batch_tokens`.
-            UserError: a budget under which batches could be empty.
+            ValueError: neither or both of `batch` and `batch_tokens` are given.
+            UserError: batches could be empty, because `batch_tokens` is too small.
         """
         if bool(batch) == bool(batch_tokens):
             raise ValueError(f"batch = {batch}, batch_tokens = {batch_tokens}: give one of the two")
@@ -118,7 +123,8 @@ class WindowOrder:
         self._moving = moving
         self._bounds = np.cumsum([0, *group_sizes])
 
-        # The last training item is in no context, so a user has one token less than training items.
+        # The last training item is in no context, so a user has one token fewer than training
+        # items.
         tokens_and_windows = []
         longest = 0
         for group in range(len(group_sizes)):
@@ -127,9 +133,9 @@ class WindowOrder:
             longest = max(longest, min(int(last.max(initial=0)), context))
         self._tokens_G, self._windows_G = np.array(tokens_and_windows, np.int64).T
 
-        # Windows are not cut at a batch's bounds: a batch may exceed its part of the line by the
-        # longest context less one. The quota leaves room for that, and must not be less than the
-        # longest context, or a batch could be empty.
+        # A window is not divided between batches. So a batch may exceed its quota by the longest
+        # context less one, and the quota is smaller than the budget by as much. With a quota
+        # shorter than the longest context, a batch could be empty.
         self._quota = batch or batch_tokens - longest + 1
         if self._quota < longest and self._by_tokens:
             raise UserError(
@@ -139,18 +145,18 @@ class WindowOrder:
 
     @property
     def windows(self) -> int:
-        """The number of windows of an epoch."""
+        """The number of windows in an epoch."""
         return int(self._windows_G.sum())
 
     @property
     def steps_an_epoch(self) -> int:
-        """The number of global batches of an epoch."""
+        """The number of global batches in an epoch."""
         return -(-int(self._line_G.sum()) // self._quota)
 
     def chunks(self, first_step: int) -> Iterator[Chunk]:
-        """Yields the chunks of batches `first_step`, `first_step + 1`, ...
+        """Yields the chunks with the windows of batch `first_step` and all later batches.
 
-        The windows of earlier batches are left out.
+        There is no end: one epoch follows another. Windows of earlier batches are left out.
         """
         epoch, skipped = divmod(first_step, self.steps_an_epoch)
         yield from self._epoch(epoch, skipped)
@@ -159,19 +165,19 @@ class WindowOrder:
 
     @property
     def _line_G(self) -> np.ndarray:
-        """How long each row group's windows are on the line."""
+        """The total length of each row group's windows on the line."""
         return self._tokens_G if self._by_tokens else self._windows_G
 
     def _epoch(self, epoch: int, skipped: int) -> Iterator[Chunk]:
         """Yields the chunks of an epoch without its first `skipped` batches."""
-        # Counter-based, so the order of an epoch needs no draws of the epochs before it.
+        # The generator's key includes the epoch, so earlier epochs need not be drawn.
         random = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
         groups = random.permutation(len(self._windows_G))
 
         before = 0
         for first in range(0, len(groups), self.shuffled_row_groups):
             chosen = groups[first : first + self.shuffled_row_groups]
-            # Drawn for skipped chunks, too: the later ones must get the same numbers.
+            # The order is drawn for skipped chunks, too, so that later chunks get the same numbers.
             order = random.permutation(int(self._windows_G[chosen].sum()))
 
             after = before + int(self._line_G[chosen].sum())
@@ -182,22 +188,27 @@ class WindowOrder:
     def _chunk(
         self, windows: Cuts, groups: np.ndarray, before: int, epoch: int, skipped: int
     ) -> Chunk:
-        """The chunk of some windows, which are in their order.
+        """Makes a chunk from windows that are in the order of the epoch.
 
         Args:
-            before: how much of the epoch's line is before the first window.
+            windows: all windows of the row groups.
+            groups: the numbers of the row groups.
+            before: the length of the epoch's line before the first window.
+            epoch: the number of the epoch.
+            skipped: the number of the epoch's first batches that are left out.
         """
         size = windows.context if self._by_tokens else np.ones(len(windows), np.int64)
         end = before + np.cumsum(size)
 
-        # Batches `skipped` and later are left; each ends where the next window has another batch.
+        # Only the windows of batch `skipped` and later batches are kept. A batch ends before a
+        # window of the next batch.
         batch = (end - 1) // self._quota
         first = int(np.searchsorted(batch, skipped))
         windows = windows[first:]
         batch = batch[first:]
         ends = np.append(np.flatnonzero(np.diff(batch)) + 1, len(batch))
 
-        # The last batch is open if the chunk ends within its part of the line.
+        # The last batch may continue in the next chunk if this chunk ends within its quota.
         line = int(self._line_G.sum())
         until = int(end[-1])
         return Chunk(
@@ -211,31 +222,33 @@ class WindowOrder:
         )
 
     def _in_group(self, value_U: np.ndarray, group: int) -> np.ndarray:
-        """The values of a row group's users, int64."""
+        """Returns the values of the users in a row group, int64."""
         return value_U[self._bounds[group] : self._bounds[group + 1]].astype(np.int64)
 
     def _window_counts(self, last: np.ndarray) -> np.ndarray:
-        """The number of windows of users whose last training item has this index."""
-        # ceil(last / L), as the last training item is in no context. It is -1 without training
-        # items.
+        """Counts the windows of each user, given the index of the user's last training item."""
+        # ceil(last / L), as the last training item is in no context. For a user without training
+        # items, `last` is -1.
         return np.maximum(0, -(-last // self.context))
 
     def _cut(self, groups: np.ndarray, epoch: int) -> Cuts:
-        """All windows of some row groups.
+        """Makes all windows of some row groups.
 
-        Each user's are cut backwards from the end of the training part; the last window is shorter
-        than L by the user's shift.
+        A history is cut into contexts backwards, from the end of its training part. The context of
+        its last window is shorter than L by the user's shift.
         """
         length_U = np.concatenate([self._in_group(self._length_U, group) for group in groups])
         number_U = np.concatenate([np.arange(*self._bounds[group : group + 2]) for group in groups])
         first_U = np.cumsum(length_U) - length_U
         last_U = np.concatenate([self._in_group(self._end_U, group) for group in groups]) - 1
 
-        # A shift may use what the last window lacks to L, so the number of windows stays.
+        # L x (the number of windows) exceeds the number of items in contexts. A shift may use up
+        # this excess without changing the number of windows.
         count_U = self._window_counts(last_U)
         shift_U = self._shifts(number_U, count_U * self.context - last_U, epoch)
 
-        # From here on, one entry a window: `nth` counts a user's windows from the latest.
+        # The next arrays have one entry for each window. `nth` counts a user's windows from 0,
+        # backwards from the last window.
         nth = np.arange(count_U.sum()) - np.repeat(np.cumsum(count_U) - count_U, count_U)
         last = np.repeat(last_U, count_U)
         border = last + np.repeat(shift_U, count_U) - nth * self.context
@@ -249,10 +262,15 @@ class WindowOrder:
         )
 
     def _shifts(self, number_U: np.ndarray, room_U: np.ndarray, epoch: int) -> np.ndarray:
-        """The number of items by which each user's last window is shorter than L in an epoch.
+        """Draws the number of items by which the context of each user's last window is shorter.
 
-        Any number that leaves the same number of windows, all equally likely; 0 if cuts do not
-        move. It depends only on seed, epoch and user.
+        It is drawn uniformly from 0 to the user's room, and depends only on seed, epoch and user.
+        It is 0 if cuts do not move.
+
+        Args:
+            number_U: the number of each user in file order.
+            room_U: the largest shift that leaves the number of windows unchanged.
+            epoch: the number of the epoch.
         """
         if not self._moving:
             return np.zeros_like(number_U)

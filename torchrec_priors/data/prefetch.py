@@ -1,4 +1,4 @@
-"""Runs an iterator ahead in a thread, so its consumer need not wait for the values."""
+"""Computes the values of an iterator in advance, in a thread."""
 
 import queue
 import threading
@@ -10,10 +10,11 @@ T = TypeVar("T")
 
 
 def ahead(values: Generator[T, None, None], most: int) -> Generator[T, None, None]:
-    """Yields the same values, with up to `most` of them computed before they are requested.
+    """Yields the same values, but up to `most` of them are computed before they are requested.
 
-    With 0, each is computed when it is requested. An error is raised at the place of its value.
-    Close the iterator to end the thread, which closes `values`.
+    If `most` is 0, each value is computed when it is requested. If a value raises an error, the
+    error is raised when this value is requested. Close the iterator to end the thread, which then
+    closes `values`.
     """
     if not most:
         yield from values
@@ -41,12 +42,12 @@ def ahead(values: Generator[T, None, None], most: int) -> Generator[T, None, Non
             if isinstance(value, _Failed):
                 raise value.error
             yield value  # type: ignore[misc]
-            # A batch must not stay in memory while the next one is awaited.
+            # The value must not stay in memory while this waits for the next one.
             del value
     finally:
         closed.set()
-        # The thread may be waiting to put a value into a full queue: empty it until the thread
-        # ends.
+        # The thread may wait until the full queue has space. So the queue is emptied until the
+        # thread ends.
         while thread.is_alive():
             while not ready.empty():
                 ready.get()
@@ -55,9 +56,9 @@ def ahead(values: Generator[T, None, None], most: int) -> Generator[T, None, Non
 
 @dataclass(frozen=True)
 class _Failed:
-    """What the thread leaves in the queue if it ends by an error."""
+    """The last entry of the queue if the values end with an error."""
 
     error: BaseException
 
 
-_END = object()  # what it leaves there if the values have ended
+_END = object()  # the last entry of the queue if the values end without an error

@@ -1,8 +1,8 @@
-"""Gives interactions of one user at one time a new order every epoch, as the log has none.
+"""Shuffles ties in every epoch: interactions of a user at the same time, which have no order.
 
-A log in whole seconds has many (half of all neighbours in MovieLens), and the order in which they
-happen to be stored is learned as if it meant something. The new order depends only on seed, epoch,
-user and position, not on the rank or the row groups in memory.
+In MovieLens, with times in whole seconds, half of all neighbouring interactions are ties. Without
+shuffling, a model learns the order in which they happen to be stored. The new order depends only on
+seed, epoch, user and position, not on the rank or on the row groups in memory.
 """
 
 from dataclasses import dataclass
@@ -18,11 +18,13 @@ _TIES = 0x74696573
 
 @dataclass(frozen=True)
 class Ties:
-    """The ties in the training parts of a data set's users.
+    """Shuffles the ties in the training part of each history.
 
     Attributes:
-        training_end_U: number of items of each user that are trained on; the later ones stay in
-            place.
+        data: the prepared data set.
+        training_end_U: the number of first items of each user that are trained on. Later items are
+            not shuffled.
+        seed: the seed of the training run.
     """
 
     data: PreparedData
@@ -33,7 +35,10 @@ class Ties:
         """Shuffles the tied interactions of a row group's users.
 
         Args:
-            columns: the row group's columns, `timestamps` among them; they are changed in place.
+            group: the row group.
+            epoch: the number of the epoch.
+            columns: the columns of the row group, including `timestamps`; they are changed in
+                place.
         """
         users = slice(group.first_user, group.first_user + group.users)
         length_U = self.data.lengths[users]
@@ -41,17 +46,18 @@ class Ties:
         user_X = np.repeat(np.arange(group.users), length_U)
         end_X = (first_U + self.training_end_U[users])[user_X]
 
-        # Whether an interaction is tied with the one before. The entry after the last is False.
+        # Whether an interaction is tied with the one before. An entry for the end, False, follows.
         same_X = (np.diff(columns["timestamps"]) == 0) & (np.diff(user_X) == 0)
         tied_X = np.zeros(len(user_X) + 1, bool)
         tied_X[1:-1] = same_X & (np.arange(1, len(user_X)) < end_X[1:])
 
-        # A run of ties begins at an interaction that is tied only with the one after it.
+        # All interactions in ties. A run of ties begins where an interaction is not tied with the
+        # one before.
         chosen = np.flatnonzero(tied_X[:-1] | tied_X[1:])
         user = user_X[chosen]
         run = np.cumsum(~tied_X[chosen])
 
-        # Sorted by run first, so interactions change places only within their run.
+        # Sorted by run, and by a random number within a run.
         key_U = of_epoch(np.arange(users.start, users.stop), self.seed ^ _TIES, epoch)
         draw = mix(key_U[user] + (chosen - first_U[user]).astype(np.uint64) * GOLDEN)
         order = chosen[np.lexsort((draw, run))]

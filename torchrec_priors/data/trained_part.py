@@ -1,9 +1,9 @@
-"""Which interactions weights were trained on, to compare them with the targets of a data set.
+"""Records which interactions a model was trained on, to compare them with targets.
 
-It records the first interactions of every user's history: how many, and one hash of their items.
-This identifies whether a user of another data set, which has grown, has another horizon or was
-prepared again, has the same past. Users and items are identified by hashes of their original ids,
-because row ids differ between data sets.
+For each user, the first interactions of the history are recorded by their number and one hash. So a
+user's history can be compared even in another data set: one that has grown, has another horizon, or
+was prepared again. Users and items are identified by hashes of their original ids, as row ids
+differ between data sets.
 """
 
 from collections.abc import Iterator
@@ -27,19 +27,24 @@ _SCHEMA = pa.schema(
 
 
 def training_ends(data: PreparedData, config: TrainingConfig) -> np.ndarray:
-    """The number of items of each history that are trained on, int32 [users], in file order."""
+    """Returns the number of items in each history that are trained on: int32 [users].
+
+    Users are in file order. With `fit_all`, the whole history is trained on.
+    """
     return data.lengths if config.fit_all else data.training_ends
 
 
 @dataclass(frozen=True)
 class TrainedPart:
-    """Parts of histories; a user may have several, of several runs.
+    """The parts of histories that a model was trained on.
+
+    A user may have several parts, if several runs trained the model one after another.
 
     Attributes:
-        user_N: uint64 hashes of the users' original ids.
-        items_N: int32, number of interactions from the first on.
-        history_N: uint64 hashes of their items.
-        before_N: bool, whether it was trained on by a run that this one started from.
+        user_N: uint64, the hash of the user's original id.
+        items_N: int32, the number of interactions in the part, from the first one on.
+        history_N: uint64, the hash of these interactions.
+        before_N: bool, whether the part is from an earlier run, from which the last run started.
     """
 
     user_N: np.ndarray
@@ -51,7 +56,7 @@ class TrainedPart:
         return len(self.user_N)
 
     def only(self, chosen_N: np.ndarray) -> "TrainedPart":
-        """The chosen parts, by bool or index."""
+        """Returns the chosen parts, given by bool or index."""
         return TrainedPart(
             self.user_N[chosen_N],
             self.items_N[chosen_N],
@@ -60,27 +65,26 @@ class TrainedPart:
         )
 
     def as_before(self) -> "TrainedPart":
-        """The same parts as they count for a run that starts from this one."""
+        """Returns the same parts, marked as those of an earlier run."""
         return TrainedPart(self.user_N, self.items_N, self.history_N, np.ones(len(self), bool))
 
     @classmethod
     def none(cls) -> "TrainedPart":
-        """No parts."""
+        """Returns an empty record."""
         return cls(
             np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.uint64), np.empty(0, bool)
         )
 
     @classmethod
     def together(cls, parts: list["TrainedPart"]) -> "TrainedPart":
-        """The parts of all, each once."""
+        """Merges several records; parts that are in several of them are kept once."""
         columns = (
             np.concatenate([getattr(part, name) for part in (cls.none(), *parts)])
             for name in ("user_N", "items_N", "history_N", "before_N")
         )
         whole = cls(*columns)
 
-        # In this order, equal parts with the same `before` are neighbours; the first of them is
-        # kept.
+        # In this order, equal parts with the same `before_N` are neighbours; the first is kept.
         order = np.lexsort((whole.history_N, whole.items_N, whole.before_N, whole.user_N))
         whole = whole.only(order)
         same = np.zeros(len(whole), bool)
@@ -94,12 +98,12 @@ class TrainedPart:
 
 @dataclass(frozen=True)
 class Pasts:
-    """The users of a row group, with hashes of any part of their histories.
+    """The users of a row group, with hashes of the first items of their histories.
 
     Attributes:
-        first_user: number of the first, in file order.
-        user_U: uint64 hashes of their original ids.
-        lengths_U: lengths of their histories.
+        first_user: the number of the first user in file order.
+        user_U: uint64, the hash of each user's original id.
+        lengths_U: the length of each user's history.
     """
 
     first_user: int
@@ -109,22 +113,26 @@ class Pasts:
     _sums: np.ndarray
 
     def of_first(self, user: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """uint64 hashes of the first `items` items of the users' histories.
+        """Returns uint64 hashes of the first items in some users' histories.
 
         Args:
-            user: index of each user in the row group.
-            items: number of items for each of them.
+            user: the index of each user in the row group.
+            items: the number of first items to hash, for each of these users.
         """
-        # Sums wrap around, so a difference of two is exact.
+        # Sums wrap around at 2^64, so the difference of two sums is exact.
         start = self._start_U[user]
         hashed: np.ndarray = self._sums[start + items] - self._sums[start]
         return hashed
 
     def matches(self, part: TrainedPart) -> tuple[np.ndarray, np.ndarray]:
-        """(index in the row group, index in `part`) of every user that is in both."""
+        """Finds the users that are in both the row group and a record.
+
+        Returns:
+            (index in the row group, index in `part`): one pair for each part of such a user.
+        """
         order = np.argsort(self.user_U, kind="stable")
         index = np.searchsorted(self.user_U[order], part.user_N)
-        # Beyond the last: any index will do, since the hashes are compared below.
+        # An index after the end may be replaced by any other, as the hashes are compared below.
         index[index == len(order)] = 0
 
         user = order[index]
@@ -133,15 +141,15 @@ class Pasts:
 
 
 def pasts_of(data: PreparedData, share: Share) -> Iterator[Pasts]:
-    """Yields the users of each row group that is this rank's."""
+    """Yields the users of each row group that belongs to this rank."""
     item_I = hashes(data.catalogue(["item_id"])["item_id"])
     for group in data.row_groups[share.rank :: share.world]:
         yield _pasts(data, group, item_I)
 
 
 def hashes(ids: pa.ChunkedArray) -> np.ndarray:
-    """uint64 hashes of original ids of any type."""
-    # As texts, since the type of an id may differ between data sets.
+    """Returns uint64 hashes of original ids of any type."""
+    # Ids are hashed as text, since their type may differ between data sets.
     texts = ids.cast(pa.string())
     digests = (
         blake2b(text.encode(), digest_size=8).digest()
@@ -152,17 +160,17 @@ def hashes(ids: pa.ChunkedArray) -> np.ndarray:
 
 
 def write_trained_part(file: Path, part: TrainedPart) -> None:
-    """Writes the file completely or not at all."""
+    """Writes a record to a file, completely or not at all."""
     columns = [part.user_N, part.items_N.astype(np.int32), part.history_N, part.before_N]
     with new_file(file) as partial:
         write_table(pa.table(columns, schema=_SCHEMA), partial)
 
 
 def read_trained_part(file: Path) -> TrainedPart:
-    """Reads what `write_trained_part` wrote.
+    """Reads a record from a file that `write_trained_part` wrote.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     with readable(file, "put it back, or train again"):
         table = read_table(file, _SCHEMA.names).cast(_SCHEMA)
@@ -170,11 +178,17 @@ def read_trained_part(file: Path) -> TrainedPart:
 
 
 def _pasts(data: PreparedData, group: RowGroup, item_I: np.ndarray) -> Pasts:
-    """The users of a row group."""
+    """Hashes the histories of the users in a row group.
+
+    Args:
+        data: the prepared data set.
+        group: the row group.
+        item_I: the hash of each item's original id.
+    """
     users = data.read_users(group)
 
-    # The hash of a history is the sum of one term an interaction, which depends on item and
-    # position: prefix sums give the hash of any part that begins at the first.
+    # Each interaction has a term that depends on its item and position, and the hash of the first
+    # interactions is the sum of their terms. So prefix sums give it for any number of them.
     position = np.arange(len(users.items)) - np.repeat(users.starts[:-1], users.lengths)
     term = mix(item_I[users.items] + (position + 1).astype(np.uint64) * GOLDEN)
     sums = np.zeros(len(term) + 1, np.uint64)

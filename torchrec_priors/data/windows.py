@@ -1,18 +1,20 @@
-"""Training windows of a prepared data set, in one global order that every rank knows.
+"""Training windows of a prepared data set, in one global order that is the same on every rank.
 
-A window is a context of up to L items and up to tau items after it, in one extended sequence.
-Contexts do not overlap and are cut backwards from the end of a user's training part, so each
-training item but the last is in exactly one context and every position has a next item. This holds
-in each epoch, also when the cuts move or ties change places from epoch to epoch. A history of 7
-training items with L = 3 and tau = 2 has two windows (left of the bar is the context):
+A window is an extended sequence: a context of up to L items, and up to tau items after it. For
+example, a history of 7 training items with L = 3 and tau = 2 has two windows (the context is left
+of the bar):
 
     history     a b c d e f g
     window      a b c|d e
     window            d e f|g
 
-`order` defines the order of an epoch and its global batches, whatever the number of ranks; a rank
-takes its share of every batch. A window keeps its number in the global batch, so nothing depends on
-the rank that has it.
+Contexts do not overlap. They are cut backwards from the end of a user's training part. So each
+training item except the last is in exactly one context, and every position in a context has a next
+item. This holds in each epoch, also if cuts move or ties are shuffled.
+
+`order.py` defines the order of an epoch and its global batches, which do not depend on the number
+of ranks. Each rank takes its share of every batch. A window keeps its number in the global batch,
+so results do not depend on the rank that gets it.
 """
 
 import itertools
@@ -36,12 +38,12 @@ class Windows:
     """One rank's part of one global batch; it may be empty.
 
     Attributes:
-        step: number of the global batch, counted from the start of training.
-        items: int64 row ids of the extended sequences, one after another.
-        lengths: number of items of each extended sequence.
-        contexts: number of items of each context; the rest are targets only.
-        numbers: index of each window, within the global batch.
-        users: index of each window's user, in the data set's file order.
+        step: the number of the global batch, counted from the start of training.
+        items: int64 row ids of the items in all extended sequences, one sequence after another.
+        lengths: the number of items in each extended sequence.
+        contexts: the number of items in each context; later items are only targets.
+        numbers: the index of each window in the global batch.
+        users: the number of each window's user in the file order of the data set.
         columns: the other requested columns, in the order of `items`.
     """
 
@@ -55,9 +57,9 @@ class Windows:
 
 
 class WindowStream:
-    """This rank's windows of global batches `first_step`, `first_step + 1`, ... without end.
+    """This rank's windows of global batch `first_step` and all later batches.
 
-    One epoch follows another.
+    There is no end: one epoch follows another.
     """
 
     def __init__(
@@ -81,26 +83,32 @@ class WindowStream:
     ) -> None:
         """
         Args:
-            context: L.
-            horizon: training's tau, which may differ from the data set's E.
-            batch: number of windows of a global batch, over all ranks; 0 if `batch_tokens` is
+            data: the prepared data set.
+            context: L, the largest number of items in a context.
+            horizon: tau, the number of next items that training predicts; it may differ from E, the
+                number of targets in evaluation.
+            batch: the number of windows in a global batch, over all ranks; 0 if `batch_tokens` is
                 given.
-            batch_tokens: the most context items of a global batch, instead of a number of windows.
-            balanced_for: the model's width, for which batches are dealt to ranks so that attention
-                costs every rank about the same; None deals plain slices.
-            shuffled_row_groups: number of row groups whose windows are shuffled together, and held
-                in memory.
-            columns: columns of the sequences to read in addition to `items`.
-            training_end_U: number of items of each user that are trained on; by default
+            seed: the seed of the order.
+            batch_tokens: the largest number of context items in a global batch, instead of a number
+                of windows.
+            share: this rank, and the number of ranks.
+            balanced_for: the width of the model, if windows are assigned to ranks so that attention
+                costs every rank about the same; None to give each rank a slice of the batch.
+            shuffled_row_groups: the number of row groups with windows that are shuffled together,
+                and that are in memory.
+            first_step: the number of the first global batch.
+            columns: the columns of the sequences to read in addition to `items`.
+            training_end_U: the number of first items of each user that are trained on; by default
                 `data.training_ends`.
-            moving: whether the cuts between contexts move in every epoch (see
+            moving: whether histories are cut at other places in every epoch (see
                 `TrainingConfig.moving_windows`).
-            shuffle_ties: whether interactions of a user at one time are in a new order in every
+            shuffle_ties: whether a user's interactions at the same time get a new order in every
                 epoch (see `Ties`).
-            workers: number of threads that decode row groups ahead (see `read_chunks`).
+            workers: the number of threads that decode row groups in advance (see `read_chunks`).
 
         Raises:
-            UserError: no user has two training items, or `batch_tokens` is less than twice the
+            UserError: no user has two training items; or `batch_tokens` is less than twice the
                 longest context less one.
         """
         self.data = data
@@ -110,7 +118,6 @@ class WindowStream:
         self.columns = tuple(columns)
         self.workers = workers
 
-        # A run with `fit_all` gives other ends, as it trains on whole histories.
         if training_end_U is None:
             training_end_U = data.training_ends
         self._ties = Ties(data, training_end_U, seed) if shuffle_ties else None
@@ -134,17 +141,17 @@ class WindowStream:
 
     @property
     def windows(self) -> int:
-        """The number of windows of an epoch."""
+        """The number of windows in an epoch."""
         return self.order.windows
 
     @property
     def steps_an_epoch(self) -> int:
-        """The number of global batches of an epoch."""
+        """The number of global batches in an epoch."""
         return self.order.steps_an_epoch
 
     def __iter__(self) -> Generator[Windows, None, None]:
         """Yields one batch after another. Close the iterator to end its threads."""
-        # Parts of the current batch, which may continue in the next chunk.
+        # The parts of the current batch so far; the batch may continue in the next chunk.
         pending = list[Part]()
         pending_step = self.first_step
         chunks = read_chunks(
@@ -155,7 +162,7 @@ class WindowStream:
             for chunk, columns in chunks:
                 bounds = itertools.pairwise([0, *chunk.ends])
                 for step, (start, end) in zip(chunk.steps, bounds, strict=True):
-                    # The pending batch was complete after all: this chunk has no windows of it.
+                    # The pending batch was already complete, as this chunk has no windows of it.
                     if pending and step > pending_step:
                         yield self._windows(pending_step, pending)
                         pending = []
@@ -168,30 +175,30 @@ class WindowStream:
                         yield self._windows(step, pending)
                         pending = []
 
-                # What is pending must not keep the whole chunk in memory while the next one is
-                # read.
+                # Pending parts are copied, so that they do not keep the whole chunk in memory while
+                # the next chunk is read.
                 pending = [part.detached() for part in pending]
                 del chunk, columns
 
     def _windows(self, step: int, parts: list[Part]) -> Windows:
-        """This rank's windows of a batch that is in one chunk or in several."""
-        # Ranks are chosen by the contexts of the whole batch, which all ranks know.
+        """Reads this rank's windows of a batch, which consists of one or several parts."""
+        # Every rank knows the contexts of the whole batch, so all compute the same assignment.
         numbers = self._own_numbers(np.concatenate([part.windows.context for part in parts]))
 
-        # `numbers` count through all parts; each part is read by its own indices.
-        read = []
+        # `numbers` are indices into the whole batch; `index` are those within a part.
+        columns_of_parts = []
         cuts = []
         first = 0
         for part in parts:
             in_part = (numbers >= first) & (numbers < first + len(part.windows))
             index = numbers[in_part] - first
-            read.append(part.read(index))
+            columns_of_parts.append(part.read(index))
             cuts.append(part.windows[index])
             first += len(part.windows)
 
-        # In the order of `numbers`, as the parts are in the order of the batch.
+        # The result is in the order of `numbers`, as the parts are in the order of the batch.
         columns = {
-            name: np.concatenate([values[name] for values in read])
+            name: np.concatenate([values[name] for values in columns_of_parts])
             for name in ("items", *self.columns)
         }
         return Windows(
@@ -205,7 +212,7 @@ class WindowStream:
         )
 
     def _own_numbers(self, context_B: np.ndarray) -> np.ndarray:
-        """Indices, within a global batch, of this rank's windows, ascending."""
+        """Returns the indices of this rank's windows in a global batch, ascending."""
         if self.balanced_for is None:
             return np.arange(len(context_B))[self.share.of(len(context_B))]
         rank_B = deal(attention_cost(context_B, self.balanced_for), self.share.world)

@@ -1,1 +1,1 @@
-"""Remote data: URIs, the stores behind them, and the local cache of their files."""
+"""Remote data: its URIs, its object stores, and a local cache of its files."""

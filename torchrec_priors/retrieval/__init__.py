@@ -1,1 +1,1 @@
-"""Top-k of the full catalogue, group by group on a sharded table, fused over heads."""
+"""Search: finds the best items of the whole catalogue, group by group, in a sharded table."""

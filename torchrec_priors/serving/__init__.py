@@ -1,1 +1,1 @@
-"""Recommendations from a trained run, in original ids, with reasons."""
+"""Recommendations of a trained run, with original ids and the heads that explain each item."""

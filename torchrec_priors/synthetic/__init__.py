@@ -1,1 +1,4 @@
-"""A synthetic marketplace log of any size, with planted interests. Imports no torch."""
+"""Generates a synthetic marketplace log of any size, with planted interests.
+
+Nothing here imports torch, so that generation starts fast.
+"""
