@@ -1,13 +1,13 @@
-"""One typed run configuration: a TOML file plus `key=value` overrides.
+"""Reads and checks the configuration of a run: a TOML file and `key=value` overrides.
 
-A key has its value from the first of these that gives one:
+The value of a key comes from the first of these that contains the key:
 
-    an override      `training.steps=500`; the last one, if there are several for the key
+    an override      `training.steps=500`; the last one, if a key has several
     the TOML file    `steps = 500` in the section `[training]`
-    `model.size`     for the keys that the sizes of `settings/sizes.py` have
-    the default      in the dataclass of the section, `settings/training.py`
+    `model.size`     for the keys that `settings/sizes.py` lists
+    the default      in the dataclass of the section, such as `settings/training.py`
 
-Unknown keys, wrong types and values out of their range are errors of one line.
+Unknown keys, wrong types and values out of their range are errors with a message of one line.
 """
 
 import copy
@@ -55,12 +55,13 @@ from torchrec_priors.settings.training import TrainingConfig
 
 @dataclass
 class RunConfig(Section):
-    """Everything that decides a run's result, besides the data.
+    """All settings that decide a run's result, together with the data set.
 
-    All fields but the seed are sections of the TOML file; their dataclasses describe the keys.
+    Each field except the seed is a section of the TOML file; its dataclass describes the keys.
 
     Attributes:
-        seed: seed of initial values, shuffling, dropout and negatives: one seed, one result.
+        seed: seed of initial values, shuffling, dropout and negatives. The same seed gives the same
+            result.
     """
 
     seed: Annotated[int, Ge(0), Lt(1 << 31)] = 0
@@ -85,11 +86,12 @@ class RunConfig(Section):
     evaluation: RetrievalConfig = field(default_factory=RetrievalConfig)
 
     def check(self) -> None:
-        """Raises UserError if a value is out of its range or two do not fit."""
-        # Ranges first: what fits together is only defined for values in their ranges.
+        """Raises UserError if a value is out of its range, or if two contradict each other."""
+        # Ranges are checked first, because the other checks rely on values in their ranges.
         check_ranges(self)
 
-        # Options have no types of their own, so no ranges; a baseline or backbone checks the rest.
+        # Options have no declared ranges. Here they must only be finite; the baseline or backbone
+        # checks everything else.
         for section in ("encoder", "baseline"):
             for key, value in getattr(self, section).options.items():
                 if isinstance(value, float) and not math.isfinite(value):
@@ -126,7 +128,7 @@ class RunConfig(Section):
         self.sharding.check_tables(tables, self.model.dim, managed)
 
     def own_files(self) -> list[Path]:
-        """Priors, a backbone and a baseline that are custom files."""
+        """Returns the custom Python files: those of priors, of the backbone and of the baseline."""
         named = [
             own_file(name)
             for name in (*self.priors.tree, self.encoder.backbone, self.baseline.name)
@@ -134,20 +136,22 @@ class RunConfig(Section):
         return [file for file in named if file is not None]
 
     def to_toml(self) -> str:
-        """All settings as TOML, which reads as the same configuration."""
+        """Returns all settings as TOML, from which the same configuration can be read."""
         return tomli_w.dumps(asdict(self))
 
     def to_toml_for_checksums(self) -> str:
-        """The same with the former names of keys, so that checksums stay those of earlier
-        releases."""
+        """Returns all settings as TOML, with the former names of keys that were renamed.
+
+        So the checksum of a configuration is the same as in earlier releases.
+        """
         return tomli_w.dumps(with_former_keys(asdict(self)))
 
     def sha256(self) -> str:
-        """Checksum of the values, however they were written."""
+        """Returns a checksum of the values; the order of keys in the file does not matter."""
         return hashlib.sha256(self.to_toml_for_checksums().encode()).hexdigest()
 
 
-_DEEPEST_KEY = 8  # sections of a dotted key; no setting has more than four
+_DEEPEST_KEY = 8  # the largest number of sections in a dotted key; settings have at most four
 
 # Every field but the seed is a section, whose class is its default factory.
 _SECTIONS: dict[str, Any] = {
@@ -158,21 +162,21 @@ _SECTIONS: dict[str, Any] = {
 def load_config(
     file: Path | str, overrides: Iterable[str] = (), *, trust: bool = False
 ) -> RunConfig:
-    """The configuration of a TOML file, changed by overrides such as `model.dim=64` or
-    `priors.tree=["genre"]`.
+    """Reads the configuration of a TOML file, and changes it by overrides.
 
     Args:
-        trust: whether custom files may run even if the file came with somebody else's run.
+        file: the TOML file.
+        overrides: texts such as `model.dim=64` or `priors.tree=["genre"]`.
+        trust: whether custom files may run even if the TOML file came with somebody else's run.
 
     Raises:
-        UserError: the file does not exist or is not TOML, a key is unknown (with the nearest valid
-            one), a value has the wrong type or is out of its range, or a custom file is not
-            trusted.
+        UserError: the file does not exist or is not TOML, a key is unknown, a value has the wrong
+            type or is out of its range, or a custom file is not trusted.
     """
     values = read_toml(Path(file), "--config")
     config = with_changes(values, map(read_override, overrides))
 
-    # Only files that the TOML file names need trust: those of overrides the user typed.
+    # Only custom files that the TOML file names must be trusted. The user typed those of overrides.
     in_file: list[Path] = []
     if config.own_files():
         in_file = with_changes(values, ()).own_files()
@@ -181,7 +185,12 @@ def load_config(
 
 
 def read_toml(path: Path, option: str) -> dict[str, Any]:
-    """The values of a TOML file; `option` is the option that named it."""
+    """Reads the values of a TOML file.
+
+    Args:
+        path: the file.
+        option: the option that named the file, for messages.
+    """
     check_file(path, option)
     try:
         return parse_toml(path.read_text(encoding="utf8"))
@@ -192,21 +201,23 @@ def read_toml(path: Path, option: str) -> dict[str, Any]:
 
 
 def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) -> RunConfig:
-    """The configuration of nested values, as TOML gives them, with some of them changed.
+    """Creates a configuration from nested values, with some of them changed.
 
     Args:
-        changes: pairs of a dotted key and its value; the last of a key wins.
+        values: nested dictionaries, as TOML gives them.
+        changes: pairs of a dotted key and its value. If a key has several, the last one counts.
 
     Returns:
-        the configuration, in which custom files have absolute paths.
+        The configuration, in which all files have absolute paths.
     """
     changed = with_present_keys(copy.deepcopy(dict(values)))
     for key, value in changes:
         _put(changed, present_key(key), value)
-        changed = with_present_keys(changed)  # a value may be a section with a former key
+        # The value may be a whole section, which may have keys with former names.
+        changed = with_present_keys(changed)
     config = parse(changed)
 
-    # Absolute paths, as a run may be resumed or read from another folder.
+    # Paths become absolute, because a run may be resumed or read from another working folder.
     config.priors.tree = [absolute(level) for level in config.priors.tree]
     config.encoder.backbone = absolute(config.encoder.backbone)
     config.baseline.name = absolute(config.baseline.name)
@@ -219,10 +230,11 @@ def with_changes(values: Mapping[str, Any], changes: Iterable[tuple[str, Any]]) 
 
 
 def parse(values: dict[str, Any]) -> RunConfig:
-    """A configuration from nested dictionaries, as TOML gives them."""
+    """Creates a configuration from nested dictionaries, as TOML gives them, and checks it."""
     present = with_size(with_present_keys(values))
     try:
-        # By way of JSON, as strict dataclasses are not read from dictionaries. Dates become text.
+        # Pydantic gets JSON, because in strict mode it does not convert Python dictionaries to
+        # dataclasses. Dates, which JSON does not have, become texts.
         config: RunConfig = adapter(RunConfig).validate_json(json.dumps(present, default=str))
     except ValidationError as error:
         raise UserError(_explain(error)) from error
@@ -232,7 +244,7 @@ def parse(values: dict[str, Any]) -> RunConfig:
 
 
 def keys() -> list[str]:
-    """Every valid key, with dots."""
+    """Returns all valid keys, such as "model.dim"."""
     names = ["seed"]
     for name, section in _SECTIONS.items():
         names += [f"{name}.{item.name}" for item in dataclasses.fields(section)]
@@ -240,7 +252,11 @@ def keys() -> list[str]:
 
 
 def read_override(override: str) -> tuple[str, Any]:
-    """The key and value of `key=value`, with the value as TOML or a bare word."""
+    """Returns the key and the value of `key=value`.
+
+    The value is read as TOML. A text that is not TOML is the value itself, so quotes can be left
+    out.
+    """
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(
@@ -250,21 +266,21 @@ def read_override(override: str) -> tuple[str, Any]:
     try:
         parsed = parse_toml(f"value = {text}")
     except NoTomlError:
-        return key.strip(), text  # a bare word is a string
+        return key.strip(), text  # a word without quotes
     except TomlError as error:
         raise UserError(f"'{shortened(override)}': {error}") from error
 
-    # A line break in the text makes more keys of it.
+    # If the text contains line breaks, it may define more keys than one.
     if list(parsed) != ["value"]:
         raise UserError(
-            f"'{shortened(' '.join(override.split()))}' is not an override: give one key=value an "
+            f"'{shortened(' '.join(override.split()))}' is not an override: give one key=value per "
             "argument"
         )
     return key.strip(), parsed["value"]
 
 
 def write_override(key: str, value: Any) -> str:
-    """`key=value`, as `read_override` reads it.
+    """Returns a key and its value as `key=value`, which `read_override` can read.
 
     >>> write_override("priors.tree", ["temporal:4", "genre"])
     'priors.tree=["temporal:4", "genre"]'
@@ -273,11 +289,12 @@ def write_override(key: str, value: Any) -> str:
 
 
 def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
-    """One line about the first mistake in a TOML file.
+    """Returns one line about the first mistake in a TOML file.
 
     Args:
-        what: what a key of the file is called.
-        valid: valid keys.
+        error: pydantic's error.
+        what: the word for a key of the file in the message.
+        valid: the valid keys.
     """
     key, problem = first_mistake(error)
     key = shortened(key, 200)
@@ -294,8 +311,11 @@ def explain(error: ValidationError, what: str, valid: Iterable[str]) -> str:
 
 
 def first_mistake(error: ValidationError) -> tuple[str, Any]:
-    """(dotted key, pydantic's error) of the mistake to report: unknown keys first, as they explain
-    the others, then wrong types, then values out of their range."""
+    """Returns the dotted key of the mistake to report, and pydantic's description of the mistake.
+
+    Unknown keys come first, because they often explain the other mistakes. Wrong types follow, then
+    values out of their range.
+    """
 
     def order(problem: Any) -> int:
         if problem["type"] == "unexpected_keyword_argument":
@@ -307,11 +327,12 @@ def first_mistake(error: ValidationError) -> tuple[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
+    """Returns one line about the first mistake in a configuration."""
     key, problem = first_mistake(error)
     if is_of_range(problem):
         return explain_range(RunConfig, problem)
 
-    # A key without a dot may be meant as a section.
+    # A key without a dot may be a misspelt section, so sections are suggested, too.
     valid = keys()
     if "." not in key:
         valid = ["seed", *_SECTIONS, *valid]
@@ -319,7 +340,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
-    """Sets the value of a dotted key in nested values."""
+    """Sets the value of a dotted key in nested dictionaries."""
     *sections, last = key.split(".")
     if len(sections) > _DEEPEST_KEY:
         raise UserError(

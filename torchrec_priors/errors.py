@@ -1,45 +1,47 @@
-"""The exceptions that users see as one line: their mistakes, outside failures, ends of runs.
+"""Defines the exceptions that users see as one line, without a traceback.
 
     exception         what has happened                            exit code
-    UserError         the user gave something wrong                2
+    UserError         the user's input is wrong                    2
     OutsideError      a disk, a network or another process failed  1
     LostRanksError    other ranks did not answer                   1
-    DivergedError     training has left the range of numbers       1
+    DivergedError     the loss is not finite, or far too large     1
     StoppedError      a signal ended the run                       128 + the signal's number
 
-`apps/command.py` turns them into lines and exit codes. It keeps a launcher from starting the ranks
-again after a UserError or a DivergedError, which would happen again.
+`apps/command.py` prints the messages and sets the exit codes. After a UserError or a DivergedError
+it also keeps a launcher from starting the ranks again, because the same error would happen again.
 """
 
 import difflib
 import signal
 from collections.abc import Iterable
 
-# Characters of a value that a message shows.
+# The number of characters of a value that a message shows.
 _LONGEST = 60
-# Names that a hint lists.
+# The number of names that a hint lists.
 _MANY = 40
 
 
 class UserError(ValueError):
-    """The user gave something wrong.
+    """The user's input is wrong: an option, a setting, a file or an environment variable.
 
-    The message is one line that names the thing and the remedy. Apps exit with code 2.
+    The message is one line that names the wrong input and the remedy. Apps exit with code 2.
     """
 
 
 class OutsideError(Exception):
-    """Something outside failed: neither the user's input nor this program.
+    """Something failed that is neither the user's input nor this program, such as a full disk.
 
     The message is one line. Apps exit with code 1.
     """
 
 
 class LostRanksError(OutsideError):
-    """Other ranks did not answer. It is the same on all ranks that still do.
+    """Other ranks did not answer.
+
+    All ranks that are left raise this error, with the same message.
 
     Attributes:
-        speaks: whether this rank is the one that prints the message.
+        speaks: whether this is the rank that prints the message.
     """
 
     def __init__(self, message: str, *, speaks: bool) -> None:
@@ -48,14 +50,15 @@ class LostRanksError(OutsideError):
 
 
 class DivergedError(ArithmeticError):
-    """Training has left the range of numbers, and would again.
+    """Training has diverged: its loss is not finite, or far too large.
 
-    The message is one line. Apps exit with code 1.
+    If the same command ran again, it would diverge again. The message is one line. Apps exit with
+    code 1.
     """
 
 
 class StoppedError(Exception):
-    """A signal ended the run, and everything that was done is saved.
+    """A signal ended the run, after a checkpoint was saved.
 
     The message is one line. Apps exit with 128 + the signal's number, as shells do.
     """
@@ -66,17 +69,18 @@ class StoppedError(Exception):
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """A hint for an unknown name: "did you mean 'x'?", or the list of valid names.
+    """Returns a hint for an unknown name: "did you mean 'x'?", or the list of valid names.
 
-    The suggestion is never the name itself. If there are many dotted names, the list has only those
-    of the name's section, or the sections.
+    The suggestion is never the name itself. If there are many names with dots, only those of the
+    name's section are listed, or only the sections.
 
     >>> nearest("movilens", ["movielens", "amazon"])
     "did you mean 'movielens'?"
     >>> nearest("x.y", [f"{section}.{number}" for section in "abc" for number in range(20)])
     'valid: a.*, b.*, c.*'
     """
-    # A valid name may be unknown in another place: suggesting it would not help.
+    # If a valid name was used in the wrong place, it is among the valid names. It is removed, because
+    # suggesting it would not help.
     names = sorted(set(valid) - {name})
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
@@ -85,7 +89,7 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A value of a file as a message shows it: quoted, on one line, and short.
+    """Returns a value of a file as a message shows it: quoted, on one line, and short.
 
     >>> shown("two\\nlines")
     "'two\\\\nlines'"
@@ -97,7 +101,7 @@ def shown(value: object) -> str:
 
 
 def _listed(name: str, names: list[str]) -> list[str]:
-    """The names that a hint lists: all, those of the name's section, or the sections."""
+    """Returns the names that a hint lists: all, those of the name's section, or the sections."""
     if len(names) <= _MANY:
         return names
 
@@ -106,7 +110,7 @@ def _listed(name: str, names: list[str]) -> list[str]:
     if in_section:
         return in_section
 
-    # A name without a dot that is also a section is listed as the section.
+    # If a name without a dot is also the name of a section, only the section is listed.
     dotted = {valid.partition(".")[0] for valid in names if "." in valid}
     undotted = {valid for valid in names if "." not in valid}
     sections = sorted({f"{section}.*" for section in dotted} | (undotted - dotted))

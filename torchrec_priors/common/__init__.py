@@ -1,1 +1,1 @@
-"""The base of every other package: files, limits, the machine, errors of the operating system."""
+"""Helpers that all other packages use: for files, numbers, memory, errors and custom code."""

@@ -1,4 +1,4 @@
-"""Amounts of memory or disk as users write them."""
+"""Reads and writes amounts of memory or disk space, such as "1.5GB"."""
 
 import re
 
@@ -17,15 +17,19 @@ _UNITS = {
     "tib": 2**40,
 }
 _MOST = 10**18
-# The least memory with which a process can work.
+# The smallest amount of memory, in bytes, with which a process can work.
 _LEAST = 10**7
 
 
 def in_bytes(amount: str, option: str = "--memory") -> int:
-    """The number of bytes that a text means. Raises UserError if it is not an amount.
+    """Returns the number of bytes that a text represents.
 
     Args:
-        option: the option that gives the amount, for messages.
+        amount: the text.
+        option: the option that has this value, for messages.
+
+    Raises:
+        UserError: the text is not an amount, or the amount is too small or too large.
 
     >>> in_bytes("1.5GB"), in_bytes("512 MiB")
     (1500000000, 536870912)
@@ -43,7 +47,7 @@ def in_bytes(amount: str, option: str = "--memory") -> int:
 
 
 def as_text(number: float) -> str:
-    """The number of bytes as users write it.
+    """Returns a number of bytes as a text.
 
     >>> as_text(1_500_000_000), as_text(25_200_000_000_000)
     ('1.5GB', '25,200GB')
@@ -53,10 +57,15 @@ def as_text(number: float) -> str:
 
 
 def memory_of_process(amount: str, option: str = "--memory") -> int:
-    """The number of bytes that a process of this machine may use.
+    """Returns the number of bytes that the user allows a process on this machine to use.
+
+    Args:
+        amount: the text that the user gave.
+        option: the option that has this value, for messages.
 
     Raises:
-        UserError: it is not an amount, too little to work with, or more than the machine has.
+        UserError: the text is not an amount, or the amount is too small to work with or larger than
+            the memory of this machine.
     """
     wanted = in_bytes(amount, option)
 

@@ -1,9 +1,9 @@
-"""The only way to our own files: written completely or not at all, read only as they were written.
+"""Writes this project's files completely or not at all, and notices damaged files when reading.
 
-A file is created next to its final path, as `.NAME.partial`, and moved there at the end. A partial
-file is always created again and exclusively: what a kill left is removed, and a link that somebody
-planted under its name is removed, never followed. Our JSON files have a checksum of their content,
-so a damaged one is reported instead of trusted.
+A file is written next to its final path, as `.NAME.partial`, and renamed at the end. If a partial
+file of a killed process exists, it is removed first. If somebody has put a link under its name, the
+link is removed, too, and nothing is written through it. JSON files contain a checksum of their
+content, so that damage is noticed.
 """
 
 import hashlib
@@ -21,21 +21,22 @@ from typing import Any, TextIO
 from torchrec_priors.common.system_errors import naming
 from torchrec_priors.errors import UserError
 
-# The key of the checksum in our JSON files.
+# The key of the checksum in JSON files.
 CHECKSUM = "sha256"
 
 _DRIVE = re.compile(r"[A-Za-z]:")
-# Bytes. File systems take 255, and we add to names.
+# The longest name, in bytes. File systems allow 255, and `.NAME.partial` adds some.
 _LONGEST_NAME = 200
-# Characters of a name that a message shows.
+# The number of characters of a name that a message shows.
 _SHOWN = 60
 
 
 @contextmanager
 def new_file(file: Path) -> Iterator[Path]:
-    """Yields the path of an empty file next to `file`, which replaces `file` at the end.
+    """Yields the path of an empty file to write, which replaces `file` at the end of the block.
 
-    It is removed if there is an error. One process at a time may write a file.
+    If the block raises an error, the new file is removed. Only one process at a time may write the
+    same file.
 
     Raises:
         UserError: `file` exists and is not a regular file.
@@ -43,7 +44,8 @@ def new_file(file: Path) -> Iterator[Path]:
     """
     check_replaceable(file)
 
-    # O_EXCL and O_NOFOLLOW: a link that appears here meanwhile is an error and is not written to.
+    # If a link appears here at this moment, O_EXCL and O_NOFOLLOW make it an error, and nothing is
+    # written through it.
     partial = partial_of(file)
     partial.unlink(missing_ok=True)
     os.close(
@@ -60,12 +62,15 @@ def new_file(file: Path) -> Iterator[Path]:
 
 
 def partial_of(file: Path) -> Path:
-    """The path of `file` while it is being written."""
+    """Returns the path that `file` has while it is being written."""
     return file.with_name(f".{file.name}.partial")
 
 
 def remove_leftover(path: Path) -> None:
-    """Removes a file, or a folder with everything in it, if it exists; of a link, only the link."""
+    """Removes a file, a link, or a folder with everything in it, if it exists.
+
+    The target of a link is not removed.
+    """
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -75,7 +80,7 @@ def remove_leftover(path: Path) -> None:
 def check_replaceable(file: Path) -> None:
     """Raises UserError if `file` exists and is not a regular file but a folder, a device or a pipe.
 
-    A link counts as what it points to.
+    For a link, its target is checked.
     """
     try:
         mode = file.stat().st_mode
@@ -88,18 +93,19 @@ def check_replaceable(file: Path) -> None:
 
 
 def append_to(file: Path) -> TextIO:
-    """Opens a text file to append to. It is created if it does not exist; a link is not followed.
+    """Opens a text file to append to it. If the file does not exist, it is created.
 
     Raises:
-        OSError: it is a link, or cannot be written.
+        OSError: the file is a link, or cannot be written.
     """
     return open(file, "a", encoding="utf8", opener=_open_no_link)
 
 
 def check_no_link(folder: Path, root: Path) -> None:
-    """Raises UserError if `folder`, or one between it and `root`, is a link.
+    """Raises UserError if `folder`, or a folder between it and `root`, is a link.
 
-    What is written there would leave `root`, which may have come from somebody else.
+    Files in it would then be written outside of `root`. If `root` came from somebody else, they may
+    have created the link on purpose.
     """
     for path in (folder, *folder.parents):
         if path == root:
@@ -112,44 +118,51 @@ def check_no_link(folder: Path, root: Path) -> None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Replaces `file` by `text` in one move, so neither a reader nor a kill leaves a part of it."""
+    """Replaces the content of `file` by `text` at once.
+
+    A reader never sees a part of the text, even if the process is killed while it writes.
+    """
     with new_file(file) as partial, partial.open("w", encoding="utf8") as stream:
         stream.write(text)
         stream.flush()
-        # On the disk before the move, so that a power failure cannot leave an empty file.
+        # The text must be on the disk before the file is renamed. Otherwise a power failure could
+        # leave an empty file.
         os.fsync(stream.fileno())
 
 
 def write_json(file: Path, values: Mapping[str, Any]) -> None:
-    """Writes an object as JSON with a checksum of its content; folders above it are created.
+    """Writes an object as JSON with a checksum of its content; creates the folder if necessary.
 
     Args:
-        values: the object; no key is "sha256".
+        file: the file to write.
+        values: the object. It must not have the key "sha256".
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json_text(values))
 
 
 def json_text(values: Mapping[str, Any]) -> str:
-    """The text that `write_json` writes."""
+    """Returns the text that `write_json` writes."""
     assert CHECKSUM not in values
-    # As a reader will see it: keys are texts, tuples are lists.
+    # The checksum is that of the values as a reader will see them: keys are texts, and tuples have
+    # become lists.
     content = json.loads(json.dumps(values))
     signed = {**content, CHECKSUM: _checksum(content)}
     return json.dumps(signed, indent=1, ensure_ascii=False) + "\n"
 
 
 def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
-    """Reads what `write_json` wrote, without its checksum.
+    """Reads the object that `write_json` has written, and checks its checksum.
 
-    A file of an earlier version, which has none, is read as it is.
+    A file of an earlier version has no checksum and is read without a check.
 
     Args:
-        remedy: what a user can do about a damaged file; it ends the message.
+        file: the file to read.
+        remedy: the end of the message if the file is damaged: what the user can do.
 
     Raises:
-        UserError: the file is missing, cannot be read, is not a JSON object, or is not what was
-            written.
+        UserError: the file is missing, cannot be read, is not a JSON object, or does not match its
+            checksum.
     """
     values = parse_json(_content(file, remedy), str(file), remedy=remedy)
     take_checksum(values, str(file), remedy=remedy)
@@ -157,13 +170,18 @@ def read_json(file: Path, *, remedy: str) -> dict[str, Any]:
 
 
 def take_checksum(values: dict[str, Any], name: str, *, remedy: str) -> bool:
-    """Removes the checksum from the result of `parse_json`, and compares it.
+    """Removes the checksum from the result of `parse_json`, and checks it.
+
+    Args:
+        values: the result of `parse_json`.
+        name: the name of the file, for messages.
+        remedy: the end of the message: what the user can do.
 
     Returns:
-        Whether there was one.
+        Whether the values had a checksum.
 
     Raises:
-        UserError: the values are not what was written.
+        UserError: the values do not match the checksum.
     """
     recorded = values.pop(CHECKSUM, None)
     if recorded is not None and recorded != _checksum(values):
@@ -175,17 +193,19 @@ def parse_json(content: bytes, name: str, *, remedy: str) -> dict[str, Any]:
     """Parses the JSON object in `content`.
 
     Args:
-        name: name of the file that has it, for messages.
+        content: the content of a file.
+        name: the name of the file, for messages.
+        remedy: the end of the message: what the user can do.
 
     Raises:
-        UserError: it is not a JSON object.
+        UserError: the content is not a JSON object.
     """
     try:
         values = json.loads(content.decode("utf8"))
     except RecursionError as error:
         raise UserError(f"'{name}' is nested too deeply: {remedy}") from error
     except ValueError as error:
-        # Not JSON, not UTF-8, or a number of too many digits.
+        # The content is not JSON, is not UTF-8, or has a number of too many digits.
         reason = " ".join(str(error).split())
         raise UserError(f"'{name}' cannot be read ({reason}): {remedy}") from error
     if not isinstance(values, dict):
@@ -194,13 +214,15 @@ def parse_json(content: bytes, name: str, *, remedy: str) -> dict[str, Any]:
 
 
 def check_name(name: str, what: str) -> str:
-    """Returns `name` if a file can have it. It comes from a user, a data set or a store.
+    """Checks that a name from a user, a data set or a store can be the name of a file; returns it.
 
     Args:
-        what: what has the name, for messages: "--name", "prior".
+        name: the name.
+        what: the option or object that has the name, for messages: "--name", "prior".
 
     Raises:
-        UserError: it could lead out of the folder, be hidden, or not be valid on every file system.
+        UserError: a file with this name could be hidden or in another folder, or some file systems
+            do not allow the name.
     """
     problem = None
     if not name or name != name.strip():
@@ -218,10 +240,14 @@ def check_name(name: str, what: str) -> str:
 
 
 def check_file(file: Path, option: str) -> None:
-    """Checks that a file of the user's can be read several times and has an end.
+    """Checks that a user's file can be read several times, and to its end.
+
+    Args:
+        file: the path that the user gave.
+        option: the option that has this value, for messages.
 
     Raises:
-        UserError: it does not exist, or is a folder, a pipe or a device.
+        UserError: the path does not exist, or is a folder, a pipe or a device.
     """
     if file.is_file():
         return
@@ -233,16 +259,17 @@ def check_file(file: Path, option: str) -> None:
 
 
 def check_path(path: str, what: str) -> str:
-    """Returns `path` if a file in a folder can have it. It comes from a data set or a store.
+    """Checks that a path from a data set or a store stays within its folder; returns it.
 
     Args:
-        path: relative path with slashes.
-        what: what has the path, for messages.
+        path: the relative path, with slashes.
+        what: the object that has the path, for messages.
 
     Raises:
-        UserError: it could lead out of the folder, or no file can have that name.
+        UserError: the path could lead out of the folder, or no file can have this name.
     """
-    # Backslashes and drives are rejected, too: on other systems they lead out of the folder.
+    # Backslashes and drive letters are rejected, too, because on Windows they could lead out of the
+    # folder.
     parts = path.split("/")
     problem = None
     if any(part in ("", ".", "..") for part in parts) or "\\" in path or _DRIVE.match(path):
@@ -258,19 +285,19 @@ def check_path(path: str, what: str) -> str:
 
 
 def _shortened(name: str) -> str:
-    """The beginning of a name that is too long for a message."""
+    """Returns a name, or its beginning if it is too long for a message."""
     if len(name) <= _SHOWN:
         return name
     return f"{name[:_SHOWN]}..."
 
 
 def _open_no_link(path: str, flags: int) -> int:
-    """An opener for `open` that fails for a link."""
+    """Opens a file for `open` (its argument `opener`); fails if the path is a link."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 def _content(file: Path, remedy: str) -> bytes:
-    """The content of a file; raises UserError if it is missing or a folder."""
+    """Returns the content of a file; raises UserError if it is missing or a folder."""
     try:
         return file.read_bytes()
     except FileNotFoundError as error:
@@ -280,6 +307,6 @@ def _content(file: Path, remedy: str) -> bytes:
 
 
 def _checksum(values: Mapping[str, Any]) -> str:
-    """The checksum of the content, whatever its layout in a file."""
+    """Returns the checksum of values; order of keys, spaces and line breaks do not matter."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode("ascii")).hexdigest()

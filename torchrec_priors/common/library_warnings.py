@@ -1,4 +1,4 @@
-"""Silences warnings of libraries on which no user of this package can act."""
+"""Silences warnings of libraries if users of this package can do nothing about them."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ _default_excepthook = threading.excepthook
 
 
 def silence_library_warnings() -> None:
-    """Silences them; warnings of other packages stay."""
+    """Silences these warnings for the rest of the process; all other warnings stay."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torchrec\..*")
     warnings.filterwarnings(
         "ignore", category=FutureWarning, message=".*deprecating ShardedTensor.*"
@@ -20,8 +20,10 @@ def silence_library_warnings() -> None:
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
-    """Prints the error of a thread, unless it is one that ends a command in one line."""
-    # A thread that ran into a full disk, such as TensorBoard's, gives its error to the next writer,
-    # and that one ends in one line.
+    """Prints the traceback of a thread that failed, except for errors with a message of one line.
+
+    An example is TensorBoard's thread when the disk is full. The main thread gets the same error at
+    its next write, and the command ends with that one line.
+    """
     if failed.exc_value is None or one_line(failed.exc_value) is None:
         _default_excepthook(failed)

@@ -1,22 +1,22 @@
-"""Numbers that users give: read strictly, and rejected in one line if they are too large."""
+"""Reads numbers that users give, and rejects numbers that are too large."""
 
 import re
 
 from torchrec_priors.errors import UserError
 
-# The most of a number for which no smaller limit is natural.
+# The upper limit of numbers that have no other limit.
 MOST = 10**12
-# The most groups of a made-up prior.
+# The largest number of groups of a prior that is computed, such as `random:100`.
 MOST_GROUPS = 1 << 16
 
-# Numbers of that many digits fit into 64 bits.
+# Numbers with this many digits fit into 64 bits.
 _DIGITS = 18
 
 
 def whole_number(text: str) -> int | None:
-    """The number that ASCII digits write, None for any other text.
+    """Returns the number that a text of ASCII digits represents; None for any other text.
 
-    A number beyond 64 bits becomes 10^18.
+    A number of more than 18 digits becomes 10^18, so that every result fits into 64 bits.
 
     >>> whole_number("007"), whole_number("-1"), whole_number("²")
     (7, None, None)
@@ -25,7 +25,7 @@ def whole_number(text: str) -> int | None:
     """
     if not re.fullmatch(r"[0-9]+", text):
         return None
-    # Python raises an error for texts of more than 4,300 digits, so `int` must not get them.
+    # `int` raises an error for texts of more than 4,300 digits, so long texts are handled first.
     digits = text.lstrip("0") or "0"
     if len(digits) > _DIGITS:
         return 10**_DIGITS
@@ -33,17 +33,19 @@ def whole_number(text: str) -> int | None:
 
 
 def check_most(name: str, value: float, most: int = MOST) -> None:
-    """Raises UserError if a setting or an option is larger than is sensible.
+    """Raises UserError if a setting or an option is larger than its limit.
 
     Args:
-        name: as the user writes it: "model.context", "--seed".
+        name: the name of the setting or option for the message: "model.context", "--seed".
+        value: the value that the user gave.
+        most: the limit.
     """
     if value > most:
         raise UserError(f"{name} = {shortened(f'{value:,}')} must be at most {most:,}")
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """A text without its middle if it is longer than a message can show.
+    """Returns a text that fits into a message: if it is too long, its middle is left out.
 
     >>> shortened("a" * 100, 20)
     'aaaaaaaaaa...aaaaa'

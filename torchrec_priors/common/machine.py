@@ -1,4 +1,4 @@
-"""How much memory this machine has, or the part of it that a container may use."""
+"""Finds how much memory a process on this machine, or in this container, may use."""
 
 import os
 from collections.abc import Iterable
@@ -11,10 +11,10 @@ _LIMITS = (
 
 
 def total_memory(limits: Iterable[str] = _LIMITS) -> int:
-    """The memory that this process may use, in bytes.
+    """Returns the memory that this process may use, in bytes.
 
     Args:
-        limits: files in which the system may limit it to less than the machine has.
+        limits: files with limits of the system, which may be lower than the machine's memory.
     """
     amounts = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for file in limits:
@@ -25,7 +25,7 @@ def total_memory(limits: Iterable[str] = _LIMITS) -> int:
 
 
 def _limit(file: Path) -> int | None:
-    """The limit in a file; None if it does not exist or sets no limit."""
+    """Returns the limit in a file; None if the file does not exist or sets no limit."""
     try:
         text = file.read_text(encoding="ascii").strip()
     except OSError:

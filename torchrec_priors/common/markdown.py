@@ -1,10 +1,14 @@
-"""Tables in Markdown."""
+"""Writes tables in Markdown."""
 
 from collections.abc import Iterable, Sequence
 
 
 def table_lines(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """Returns the lines of a table.
+    """Returns the lines of a Markdown table.
+
+    Args:
+        head: the cells of the first line.
+        rows: the cells of the other lines.
 
     >>> table_lines(["a", "b"], [["1", "2"]])
     ['| a | b |', '| --- | --- |', '| 1 | 2 |']

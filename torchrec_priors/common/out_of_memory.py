@@ -1,18 +1,19 @@
-"""An error for memory that has run out, in one line.
+"""Turns the error of a library that memory has run out into a message of one line.
 
-What a setting needs is estimated before it is allocated; this is for everything else.
+The largest amounts of memory are checked before they are allocated (`training/fits_memory.py`).
+This module is for all other allocations.
 """
 
 import re
 
 from torchrec_priors.errors import OutsideError
 
-# How torch says it, in a RuntimeError.
+# Words in the message of torch's RuntimeError.
 _WORDS = ("DefaultCPUAllocator: can't allocate memory", "out of memory")
 
 
 def out_of_memory(error: Exception) -> OutsideError | None:
-    """The error that says it in one line; None if `error` is something else.
+    """Returns an error with a message of one line; None if `error` has another cause.
 
     >>> out_of_memory(MemoryError("Unable to allocate 7.45 TiB for an array")).args[0][:45]
     'memory has run out (7.45 TiB were requested):'

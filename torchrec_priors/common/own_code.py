@@ -1,10 +1,14 @@
-"""Decides which custom code files of users (`mine.py`: priors, backbones, baseline models) may run.
+"""Decides which Python files of users may run: priors, backbones and baseline models (`mine.py`).
 
-A command line names its own files, and they run. A run or an export only remembers the files it was
-built with, and may have come from anywhere. Its files run if their content is the recorded one and
-this user has named the same content in a training before, or says so now. What was named is kept as
-empty files, called by the SHA-256 of the content, in a folder of the user's configuration that
-nobody else may write.
+A file that the command line names always runs. A run or an export also names files: those it was
+built with. But it may have come from anybody, and running its files could do harm. So such a file
+runs only under two conditions:
+
+1. Its content has the checksum that the run or export recorded.
+2. This user has trained with a file of the same content before, or gives `--trust`.
+
+For the second condition, training records the SHA-256 of each content, as the name of an empty file
+in a folder of the user's configuration. Nobody else may be able to write to this folder.
 """
 
 import hashlib
@@ -21,32 +25,32 @@ from torchrec_priors.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# The folder of contents that this user has named.
+# The name of the folder with the checksums of contents that this user has trained with.
 _NAMED = "trusted"
-# The folder of a run or an export has one of them next to `config.toml`.
+# The folder of a run or an export has one of these files next to `config.toml`.
 _RECORDS = ("data.json", "export.json")
 
-# Maps an absolute path to the checksum of the only content that may run of it in this process.
+# For files that were checked, by absolute path: the checksum of the content that may run.
 _expected: dict[Path, str] = {}
 
 
 def remember(files: Iterable[Path]) -> None:
-    """Records that this user has named these files.
+    """Records that this user trains with these files.
 
-    If that fails, it is logged: later commands need `--trust`.
+    If they cannot be recorded, this is logged, and later commands need `--trust`.
     """
     for file in files:
-        # Files of a command line run as they are.
+        # The user names these files now, so they may run with any content.
         _expected.pop(file.absolute(), None)
 
-        # Loading it will report that it is missing.
+        # If the file is missing, loading it will raise the error.
         if not file.is_file():
             continue
 
         try:
             _keep(sha256(file))
         except (OSError, RuntimeError) as error:
-            # RuntimeError: the user has no home.
+            # A RuntimeError means that the user has no home folder.
             log.info(
                 "cannot record that you use '%s' (%s): commands on this run will need --trust",
                 file,
@@ -62,17 +66,19 @@ def check_trusted(
     trust: bool,
     made: str = "trained",
 ) -> None:
-    """Allows these files to run in this process, with the content that they have now and no other.
+    """Allows the files of a run or an export to run in this process, if they fulfil the conditions.
+
+    They may run only with their present content.
 
     Args:
-        files: the files that a run or an export names.
-        recorded: their checksums, as it recorded them.
-        place: its folder.
+        files: the files that the run or export names.
+        recorded: the checksums that it recorded, by file.
+        place: the folder of the run or export.
         trust: whether the user gave `--trust`.
-        made: how it was created, for messages.
+        made: how the run or export was created, for messages.
 
     Raises:
-        UserError: a file is not recorded, is missing or has changed, or the user does not know it.
+        UserError: a file has no recorded checksum, is missing, has changed, or is not trusted.
     """
     for file in files:
         checksum = recorded.get(str(file))
@@ -89,7 +95,7 @@ def check_trusted(
                 f"'{file}' has changed since '{place}' was {made}: put it back or train again"
             )
 
-        # Even unchanged, it is code that this user may never have read.
+        # Even if the file is unchanged, this user may never have read it.
         if not trust and not _is_known(checksum):
             raise UserError(
                 f"'{place}' would run '{file}' (sha256 {checksum}), "
@@ -99,12 +105,15 @@ def check_trusted(
 
 
 def check_given(config: Path, files: Iterable[Path], *, trust: bool) -> None:
-    """Checks the files of a given configuration that is in the folder of a run or an export.
+    """Checks the files that a configuration names, if it is in the folder of a run or an export.
 
-    Such a configuration came with the folder, so the user did not choose its files.
+    Such a configuration may have come from somebody else, like the folder. So its files need to be
+    trusted, although the user has named the configuration.
 
     Args:
-        files: the files that it names.
+        config: the file of the configuration.
+        files: the files that the configuration names.
+        trust: whether the user gave `--trust`.
 
     Raises:
         UserError: as for `check_trusted`.
@@ -120,14 +129,14 @@ def check_given(config: Path, files: Iterable[Path], *, trust: bool) -> None:
 
 
 def require_expected(file: Path, content: bytes) -> None:
-    """Raises UserError if `check_trusted` allowed another content of the file to run."""
+    """Raises UserError if `check_trusted` has allowed another content than this one to run."""
     expected = _expected.get(file.absolute())
     if expected is not None and hashlib.sha256(content).hexdigest() != expected:
         raise UserError(f"'{file}' was changed while it was opened: run this again")
 
 
 def _keep(checksum: str) -> None:
-    """Records that this user has named a content."""
+    """Records the checksum of a content that this user trains with."""
     folder = config_folder() / _NAMED
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_private(folder):
@@ -140,7 +149,7 @@ def _keep(checksum: str) -> None:
 
 
 def _is_known(checksum: str) -> bool:
-    """Whether this user has named the content before."""
+    """Returns whether this user has trained with a content before."""
     try:
         folder = config_folder() / _NAMED
         return is_private(folder) and is_private(folder / checksum)

@@ -1,4 +1,7 @@
-"""Loads what one file adds: a corpus, a prior, a backbone; our own by name, users' by path."""
+"""Loads Python files that add a corpus, a prior, a backbone or a baseline.
+
+Files of this project are found by their names, files of users by their paths.
+"""
 
 import importlib.util
 import inspect
@@ -17,15 +20,17 @@ from torchrec_priors.errors import UserError
 def load_file(
     file: Path, *, option: str, function: str, arguments: Sequence[str] = ()
 ) -> ModuleType:
-    """Loads the module of a Python file that defines `function`.
+    """Loads a Python file, which must define `function`; returns the module.
 
     Args:
-        option: what the user set to the file's path, for messages.
-        arguments: names of the arguments with which `function` will be called, by position; none to
-            leave that unchecked.
+        file: the path of the file.
+        option: the option or key with which the user named the file, for messages.
+        function: the name of the function that the file must define.
+        arguments: the names of the positional arguments with which the function will be called. If
+            none are given, the arguments of the function are not checked.
 
     Raises:
-        UserError: no such file, one that cannot be imported, or one without such a function of
+        UserError: the file does not exist, cannot be imported, or does not define the function with
             these arguments.
     """
     if not file.is_file():
@@ -36,7 +41,7 @@ def load_file(
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Before it is executed, since dataclasses look up their module.
+    # The module is registered before it is executed, because dataclasses look up their module.
     sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
@@ -60,8 +65,8 @@ def load_file(
 
 
 def known_files(folder: Path) -> list[str]:
-    """The names of a folder's files that define `load`."""
-    # Read as text, since importing them may import torch.
+    """Returns the names of those Python files in a folder that define `load`."""
+    # The files are read as text, because importing them may import torch, which takes seconds.
     return sorted(
         file.stem
         for file in folder.glob("*.py")
@@ -70,7 +75,9 @@ def known_files(folder: Path) -> list[str]:
 
 
 def own_file(specification: str) -> Path | None:
-    """The file of a specification such as "mine.py" or "mine.py:argument"; None for a name.
+    """Returns the file of a specification such as "mine.py" or "mine.py:argument".
+
+    It returns None if the specification is a name, such as "genre".
 
     >>> own_file("mine.py:3").name, own_file("genre")
     ('mine.py', None)
@@ -82,7 +89,7 @@ def own_file(specification: str) -> Path | None:
 
 
 def absolute(specification: str) -> str:
-    """The same specification with the absolute path of its file, so it is valid in any folder."""
+    """Returns a specification with the absolute path of its file, which is valid in any folder."""
     file = own_file(specification)
     if file is None:
         return specification
@@ -90,12 +97,15 @@ def absolute(specification: str) -> str:
 
 
 def where_it_failed(error: Exception, file: Path) -> str:
-    """A custom file, its line that an exception came from, and the exception's message."""
+    """Returns a text with a custom file, the line that raised an exception, and its message."""
     return f"'{file}'{_line(error, file)}: {_message(error)}"
 
 
 class _SourceLoader(SourceFileLoader):
-    """Runs the text of the file itself: compiled code next to it may be of another text."""
+    """Compiles the file itself and ignores compiled code in `__pycache__`.
+
+    The compiled code may come from another version of the file than the one that was checked.
+    """
 
     def get_code(self, fullname: str) -> CodeType:
         content = self.get_data(self.path)
@@ -105,13 +115,13 @@ class _SourceLoader(SourceFileLoader):
 
 
 def _line(error: Exception, file: Path) -> str:
-    """The line in the file that an exception came from, as ", line 7"; empty if it has none."""
+    """Returns the line of the file that raised an exception, as ", line 7"; "" if there is none."""
     frames = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
-    # A syntax error has no frame in the file itself.
+    # The traceback of a syntax error has no frame in the file, because the file was not executed.
     if isinstance(error, SyntaxError):
         frames.append((error.filename or "", error.lineno))
 
-    # The last frame of the file is the nearest to the error.
+    # The last frame in the file is the nearest to the error.
     lines = [line for name, line in frames if line and Path(name).absolute() == file.absolute()]
     if not lines:
         return ""
@@ -119,9 +129,9 @@ def _line(error: Exception, file: Path) -> str:
 
 
 def _message(error: Exception) -> str:
-    """What an exception says, on one line."""
+    """Returns the type and message of an exception, on one line."""
     if isinstance(error, UserError):
         return str(error)
-    # The text of a syntax error repeats file and line.
+    # `str` of a syntax error would repeat the file and the line.
     text = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {' '.join(text.split())}"

@@ -1,7 +1,7 @@
-"""Folders for temporary files.
+"""Creates folders for temporary files.
 
-A folder that a killed process left behind is removed by the next process that needs one, never
-while it is in use.
+If a process is killed, its folder stays. The next process that creates one in the same place
+removes it. A lock shows which folders are still in use.
 """
 
 import os
@@ -14,18 +14,18 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 
-# A file in the folder, locked as long as the folder's process lives.
+# A file in the folder, which the process that uses the folder has locked.
 _LOCK = "lock"
-# Seconds. The lock is the first file that is created: a folder that lacks it for so long was left
-# behind.
+# The lock is the first file that is created in a folder. If a folder without a lock is older than
+# this, in seconds, its process was killed.
 _UNLOCKED_FOR = 3600.0
 
 
 @contextmanager
 def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
-    """Yields a new folder `.KIND.*` in `parent`, which is removed at the end.
+    """Yields a new folder `.KIND.*` in `parent`, and removes it at the end.
 
-    Those of processes that were killed are removed first.
+    First, the folders of killed processes are removed.
 
     Raises:
         OSError: `parent` cannot be written.
@@ -36,8 +36,8 @@ def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
     lock = -1
     try:
         lock = os.open(folder / f"{_LOCK}.new", os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        _hold(lock)
-        # Renamed only now, so under its final name the lock is always held.
+        _lock_file(lock)
+        # The file is renamed only now, so that under its final name it is always locked.
         (folder / f"{_LOCK}.new").rename(folder / _LOCK)
 
         yield folder
@@ -48,33 +48,33 @@ def scratch_folder(parent: Path, kind: str) -> Iterator[Path]:
 
 
 def _remove_left(parent: Path, kind: str) -> None:
-    """Removes folders that were left behind."""
+    """Removes the folders that killed processes have left in `parent`."""
     for folder in parent.glob(f".{kind}.*"):
-        if folder.is_dir() and not folder.is_symlink() and _is_left(folder):
+        if folder.is_dir() and not folder.is_symlink() and _is_unused(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_left(folder: Path) -> bool:
-    """Whether no process uses the folder any more."""
+def _is_unused(folder: Path) -> bool:
+    """Returns whether no process uses the folder any more."""
     try:
         lock = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:
         try:
             return time.time() - folder.stat().st_mtime > _UNLOCKED_FOR
         except OSError:
-            # Another process has removed it.
+            # Another process has removed the folder.
             return False
 
     try:
-        return _hold(lock)
+        return _lock_file(lock)
     finally:
         os.close(lock)
 
 
-def _hold(lock: int) -> bool:
-    """Locks the file; returns whether it is locked by us now."""
+def _lock_file(lock: int) -> bool:
+    """Tries to lock a file; returns whether this process has the lock now."""
     try:
         return lock_descriptor(lock, blocking=False)
     except OSError:
-        # The file system has no locks: then nothing is ever removed.
+        # The file system does not support locks. Folders of killed processes then stay.
         return False

@@ -1,6 +1,7 @@
-"""The splitmix64 hash of arrays.
+"""Computes random-looking numbers from arrays, by the hash function splitmix64.
 
-It gives random bits that depend only on the hashed numbers, not on order, rank or machine.
+The results depend only on the hashed numbers. So they are the same in any order, on any rank and on
+any machine.
 """
 
 import numpy as np
@@ -9,7 +10,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mix(x: np.ndarray) -> np.ndarray:
-    """uint64 hashes of uint64 numbers."""
+    """Returns uint64 hashes of uint64 numbers."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: np.ndarray = x ^ (x >> np.uint64(31))
@@ -17,12 +18,12 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def of_epoch(numbers: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """uint64 hashes of whole numbers, different for every seed and epoch."""
+    """Returns uint64 hashes of whole numbers, which are different for every seed and epoch."""
     key = mix(np.array([seed, epoch], np.uint64))
     return mix(mix(numbers.astype(np.uint64) * GOLDEN + key[0]) + key[1])
 
 
 def unit(bits: np.ndarray) -> np.ndarray:
     """Converts hashes to numbers in [0, 1)."""
-    # 53 bits, as many as a double has: the result is exact and never rounds to 1.
+    # A double has a precision of 53 bits. So 53 bits of the hash are exact and never round up to 1.
     return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53

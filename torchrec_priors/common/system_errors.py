@@ -1,7 +1,7 @@
-"""Errors of the operating system as one line: the file, what is wrong with it, the remedy.
+"""Turns errors of the operating system into one line with the file, the problem and the remedy.
 
-Libraries report them in different ways: Arrow without the file, DuckDB and safetensors with their
-own exceptions.
+Libraries report such errors in different ways. Arrow does not name the file, and DuckDB and
+safetensors raise their own exceptions. So the number of the error (`errno`) is found first.
 """
 
 import errno
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torchrec_priors.errors import OutsideError, UserError
 
-# The user named a file or a folder that cannot be used.
+# Remedies for errors that are mistakes of the user: a file or a folder cannot be used.
 _MISTAKES = {
     errno.EACCES: "get permission for it, or name another place",
     errno.EPERM: "get permission for it, or name another place",
@@ -27,7 +27,7 @@ _MISTAKES = {
 
 _MAKE_ROOM = "make room and give the same command again"
 
-# The machine is out of something, or lost it.
+# Remedies for other errors: the machine lacks something, or something has been removed.
 _OUTSIDE = {
     errno.ENOSPC: _MAKE_ROOM,
     errno.EDQUOT: _MAKE_ROOM,
@@ -42,30 +42,31 @@ _OUTSIDE = {
 
 _REMEDIES = {**_MISTAKES, **_OUTSIDE}
 
-# What a library's error says if it lacks the system's number. The longest first: some contain
-# others.
+# The words by which an error is recognised if it has no number. The longest come first, because
+# some contain others.
 _WORDS = sorted(
     [
-        # DuckDB takes the free space of the disk as its limit.
+        # DuckDB limits the size of its temporary files to the free space of the disk.
         ("max_temp_directory_size", errno.ENOSPC),
         *((os.strerror(number).lower(), number) for number in _REMEDIES if number != errno.ENOENT),
     ],
     key=lambda pair: -len(pair[0]),
 )
-# In errors of these, the words are believed for every number.
+# In exceptions of these libraries, the words above always mean an error of the system.
 _LIBRARIES = ("_duckdb", "duckdb", "pyarrow", "safetensors_rust")
-# How Arrow and Rust write the number.
+# The number as Arrow and Rust write it.
 _NUMBERED = re.compile(r"\[errno (\d+)\]|\(os error (\d+)\)", re.IGNORECASE)
 
-# Any error is about these if one of them caused it.
+# If one of these errors has caused another exception, it is the reason for the other one.
 _CAUSES = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EMFILE, errno.ENFILE, errno.EIO}
 
 
 def one_line(error: BaseException, what: str | None = None) -> UserError | OutsideError | None:
-    """The error that says it in one line; None if a user could do nothing about `error`.
+    """Returns an error with a message of one line; None if `error` is not one of the system.
 
     Args:
-        what: what could not be done, as "--out: cannot write 'x'"; by default the error's own file.
+        what: the beginning of the message, such as "--out: cannot write 'x'". By default the
+            message begins with the file of the error.
     """
     number = number_of(error)
     if number is None:
@@ -75,7 +76,10 @@ def one_line(error: BaseException, what: str | None = None) -> UserError | Outsi
 
 
 def cannot(what: str, error: BaseException) -> UserError | OutsideError:
-    """As `one_line`, for an error that is certainly of the system.
+    """Returns an error with a message of one line, for an error that certainly is of the system.
+
+    Args:
+        what: the beginning of the message.
 
     >>> cannot("--out: cannot write 'x'", OSError("the network said no"))
     OutsideError("--out: cannot write 'x': the network said no")
@@ -84,16 +88,19 @@ def cannot(what: str, error: BaseException) -> UserError | OutsideError:
 
 
 def blame_the_system(error: BaseException, what: str) -> None:
-    """Raises the one line if permissions, limits or the disk are to blame, not a file's content."""
-    # A missing file is not the system's fault: the caller says what is missing.
+    """Raises an error of one line if permissions, limits or the disk are the cause.
+
+    If the content of a file is the cause, it does nothing.
+    """
+    # If a file is missing, the caller itself says so.
     if number_of(error) not in (None, errno.ENOENT):
         raise cannot(what, error) from error
 
 
 def is_in_vain(error: BaseException) -> bool:
-    """Whether nothing more can be written, for lack of room or permission.
+    """Returns whether nothing more can be written, because space or permission is missing.
 
-    What was written so far is then of no use.
+    The files that were written so far are then of no use.
     """
     number = number_of(error)
     return number in _MISTAKES or number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -101,7 +108,7 @@ def is_in_vain(error: BaseException) -> bool:
 
 @contextmanager
 def explaining(what: str) -> Iterator[None]:
-    """Turns errors of the system, from any library, into one line that begins with `what`."""
+    """Turns the system's errors in this block into errors of one line that begins with `what`."""
     try:
         yield
     except Exception as error:
@@ -113,7 +120,7 @@ def explaining(what: str) -> Iterator[None]:
 
 @contextmanager
 def naming(file: Path) -> Iterator[None]:
-    """Adds `file` to errors of the block that name no file, as Arrow's do not."""
+    """Adds the name of `file` to errors of this block that have none, such as those of Arrow."""
     try:
         yield
     except OSError as error:
@@ -125,12 +132,12 @@ def naming(file: Path) -> Iterator[None]:
 
 
 def number_of(error: BaseException) -> int | None:
-    """The system's number of what went wrong; None if it has no remedy."""
+    """Returns the system's number (`errno`) of an error; None if the error has no remedy here."""
     if isinstance(error, UserError | OutsideError):
         return None
 
-    # An error that says nothing itself may have been caused by one that does. Chains may be
-    # circular.
+    # An error without a number may have been caused by one that has a number. Chains of causes may
+    # be circular.
     number = _own_number(error)
     seen = {id(error)}
     cause = error.__cause__ or error.__context__
@@ -144,46 +151,46 @@ def number_of(error: BaseException) -> int | None:
 
 
 def _own_number(error: BaseException) -> int | None:
-    """The number of an error itself, without its causes."""
+    """Returns the number of the error itself, without its causes."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno if error.errno in _REMEDIES else None
 
-    # Other exceptions may use the same words about something else.
+    # Other exceptions may use the same words with another meaning, so only some numbers count.
     number = _number_in(str(error))
-    is_believed = isinstance(error, OSError) or _is_of_library(error)
-    if is_believed or number in _CAUSES:
+    is_of_system = isinstance(error, OSError) or _is_of_library(error)
+    if is_of_system or number in _CAUSES:
         return number
     return None
 
 
 def _is_of_library(error: BaseException) -> bool:
-    """Whether the error is of a library that reports errors of the system."""
+    """Returns whether the exception comes from a library that reports errors of the system."""
     return type(error).__module__.partition(".")[0] in _LIBRARIES
 
 
 def _number_in(text: str) -> int | None:
-    """The number that a text names, by digits or by words."""
+    """Finds the number that a text contains, as digits or as words."""
     for match in _NUMBERED.finditer(text):
         number = int(match[1] or match[2])
         if number in _REMEDIES:
             return number
 
-    # The beginning is enough, and a message may quote a whole file.
+    # A message may quote a whole file, so only its beginning is searched.
     lower = text[:4000].lower()
     return next((number for words, number in _WORDS if words in lower), None)
 
 
 def _message(error: BaseException, number: int, what: str | None) -> str:
-    """The line: what could not be done, the file, what is wrong, the remedy."""
+    """Returns the line: its beginning, the file, the problem and the remedy."""
     file = getattr(error, "filename", None)
     if file is None and _is_of_library(error):
-        # The library's own words may quote a path.
+        # The message of the library may quote a path.
         quoted = re.search(r"[\"']([^\"']*/[^\"']*)[\"']", str(error))
         if quoted is not None:
             file = quoted[1]
     path = "" if file is None else _path_text(file)
 
-    # A hidden path is one of our temporary files, which means nothing to the user.
+    # A hidden path is a temporary file of this project, whose name would not help the user.
     is_temporary = what is not None and any(part.startswith(".") for part in Path(path).parts)
     parts = [what or ""]
     if path and not is_temporary and path not in (what or ""):
@@ -193,7 +200,7 @@ def _message(error: BaseException, number: int, what: str | None) -> str:
 
 
 def _path_text(path: object) -> str:
-    """The text of a path, which may be bytes; a very long one is cut."""
+    """Returns the text of a path, which may be bytes; a long path is shortened."""
     text = os.fsdecode(path) if isinstance(path, bytes | str | os.PathLike) else str(path)
     if len(text) <= 200:
         return text

@@ -1,28 +1,28 @@
-"""Reads TOML that users write, or rejects it with a reason that fits into one line."""
+"""Reads TOML that users write. If it is invalid, the reason fits into one line."""
 
 import tomllib
 from typing import Any
 
-# Levels; no file of ours has more than four.
+# The largest number of nested levels; this project's files have at most four.
 _DEEPEST = 20
 _TOO_DEEP = f"it is nested more than {_DEEPEST} levels deep"
 
 
 class TomlError(ValueError):
-    """TOML that is invalid here; the message says why."""
+    """The text is TOML, but it cannot be used here; the message says why."""
 
 
 class NoTomlError(TomlError):
-    """Text that is not TOML."""
+    """The text is not TOML."""
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """The values of a TOML text.
+    """Returns the values of a TOML text.
 
     Raises:
-        NoTomlError: it is not TOML.
-        TomlError: it is nested deeper than anything here can be, or has a number of thousands of
-            digits.
+        NoTomlError: the text is not TOML.
+        TomlError: the text is nested too deeply, or has a number with thousands of digits or a date
+            that does not exist.
     """
     try:
         values = tomllib.loads(text)
@@ -31,7 +31,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     except RecursionError as error:
         raise TomlError(_TOO_DEEP) from error
     except (ValueError, OverflowError) as error:
-        # Python reads no integer of more than 4,300 digits.
+        # Python raises an error for integers of more than 4,300 digits.
         raise TomlError("a number has too many digits, or a date does not exist") from error
 
     check_depth(values)
@@ -39,8 +39,8 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def check_depth(values: Any) -> None:
-    """Raises TomlError if values are nested too deep for recursive functions."""
-    # Level by level, since recursion is what deep values would break.
+    """Raises TomlError if values are nested too deeply for recursive functions."""
+    # This goes from level to level, because a recursive check would itself fail for such values.
     level = [values]
     for _ in range(_DEEPEST):
         level = [inner for value in level for inner in _inside(value)]
@@ -50,7 +50,7 @@ def check_depth(values: Any) -> None:
 
 
 def _inside(value: Any) -> list[Any]:
-    """The values directly inside a table or an array."""
+    """Returns the values directly inside a table or an array."""
     if isinstance(value, dict):
         return list(value.values())
     if isinstance(value, list):

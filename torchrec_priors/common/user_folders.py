@@ -1,4 +1,4 @@
-"""The user's folders for the cache and the configuration, and whether others can write there."""
+"""Finds the user's folders for cache and configuration, and checks who else can write there."""
 
 import os
 import stat
@@ -6,26 +6,36 @@ from pathlib import Path
 
 
 def cache_folder() -> Path:
-    """Our folder in the user's cache. Raises RuntimeError if the user has no home."""
+    """Returns this project's folder in the user's cache.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
     return _folder("XDG_CACHE_HOME", ".cache")
 
 
 def config_folder() -> Path:
-    """Our folder in the user's configuration. Raises RuntimeError if the user has no home."""
+    """Returns this project's folder in the user's configuration.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
     return _folder("XDG_CONFIG_HOME", ".config")
 
 
 def is_private(path: Path) -> bool:
-    """Whether only this user could have created it and can change it; a link is not private.
+    """Returns whether a file or folder belongs to this user and nobody else can write to it.
+
+    A link is never private.
 
     Raises:
-        OSError: it does not exist.
+        OSError: the path does not exist.
     """
     return is_private_status(path.lstat())
 
 
 def is_private_status(status: os.stat_result) -> bool:
-    """The same for a file that is open."""
+    """Does the same as `is_private`, from the status of a path or of an open file."""
     writable_by_others = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     return (
         status.st_uid == os.geteuid()
@@ -35,8 +45,11 @@ def is_private_status(status: os.stat_result) -> bool:
 
 
 def _folder(variable: str, default: str) -> Path:
-    """Our folder in the one that a variable names, or in `default` of the user's home."""
-    # The XDG specification says to ignore an empty or relative path.
+    """Returns this project's folder in the parent folder that an environment variable names.
+
+    Without the variable, the parent is the folder `default` in the user's home.
+    """
+    # The XDG specification says that an empty or relative path must be ignored.
     given = Path(os.environ.get(variable, ""))
     parent = given if given.is_absolute() else Path.home() / default
     return parent / "torchrec_priors"

@@ -1,6 +1,7 @@
-"""Checks the pinned torch / torchrec / fbgemm triple without importing any of the three.
+"""Checks that the installed versions of torch, torchrec and fbgemm-gpu work together.
 
-Another combination fails much later, as undefined symbols inside a shared library.
+The libraries are not imported for this. Without the check, versions that do not fit would fail
+later, with an error about undefined symbols of a shared library.
 """
 
 import sys
@@ -11,11 +12,11 @@ TRIPLE = {"torch": "2.13.", "torchrec": "1.8.", "fbgemm-gpu": "1.8."}
 
 
 class VersionMismatchError(ImportError):
-    """The installed triple is not one that works together; its message is one line."""
+    """The installed versions do not work together; the message is one line."""
 
 
 def mismatch() -> str | None:
-    """One line that says what does not fit and the remedy; None if the triple is the pinned one."""
+    """Returns a message that names the wrong versions and the remedy; None if all fit."""
     installed = {}
     for package in TRIPLE:
         try:
@@ -34,12 +35,15 @@ def mismatch() -> str | None:
 
 
 def check() -> None:
-    """Raises VersionMismatchError if the triple does not fit; uncaught, it prints as one line."""
+    """Raises VersionMismatchError if the versions do not fit.
+
+    If nobody catches the error, it is printed as one line, without a traceback.
+    """
     problem = mismatch()
     if problem is None:
         return
 
-    # The check runs at import, where no app can turn the error into one line.
+    # The check runs when the package is imported, before an app could catch the error and print it.
     show = sys.excepthook
 
     def in_one_line(

@@ -1,1 +1,1 @@
-"""How TorchX launches the apps."""
+"""Describes the apps of this package as applications of TorchX, which launches them."""

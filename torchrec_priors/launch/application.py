@@ -1,4 +1,4 @@
-"""An app of this package as a TorchX application, for the TorchX components in `components/`."""
+"""Describes an app of this package as a TorchX application; `components/` calls this."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,13 +12,13 @@ from torchrec_priors.launch.command_line import arguments
 def application(
     app: str, options: Mapping[str, object], *positional: str, j: str, **resources: Any
 ) -> specs.AppDef:
-    """`python -m torchrec_priors.apps.<app>` on the ranks that `j` says.
+    """Returns an application that runs `python -m torchrec_priors.apps.<app>` on several ranks.
 
     Args:
-        app: name of the app.
-        options: options of the app, as `arguments` takes them.
-        positional: positional arguments of the app.
-        j: [min nodes:]nodes x processes a node, as `dist.ddp` takes it.
+        app: the name of the app.
+        options: the app's options by name, as `arguments` takes them.
+        positional: the app's positional arguments.
+        j: the number of nodes and of processes on each node, "[min nodes:]nodes x processes".
         resources: further arguments of `dist.ddp`.
     """
     given = arguments(options)

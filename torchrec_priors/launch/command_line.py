@@ -1,11 +1,13 @@
-"""An app's options as arguments of its command line."""
+"""Converts the options of an app to arguments of a command line."""
 
 from collections.abc import Mapping
 
 
 def arguments(options: Mapping[str, object]) -> list[str]:
-    """Flags and values in the options' order. None and False leave an option out, True is a flag, a
-    list repeats the option.
+    """Returns the command-line arguments for some options, in the same order.
+
+    An option with the value None or False is left out. True becomes a flag without a value, and for
+    a list the option is repeated.
 
     >>> arguments({"fit_all": True, "data": None, "only": ["a", "b"], "k": 3})
     ['--fit-all', '--only', 'a', '--only', 'b', '--k', '3']

@@ -251,7 +251,7 @@ def _wait_for_all(store: dist.Store, key: str, launch: Launch, waiting: _Waiting
         while missing and store.check([f"{key}/{missing[0]}"]):
             world = int(store.get(f"{key}/{missing[0]}"))
             if world != launch.world:
-                # The other rank must see the difference, too, so that it does not wait for this.
+                # The other rank must see the difference, too, and not wait for this rank.
                 _let_others_see(store, key, launch, missing[0])
                 raise UserError(
                     f"WORLD_SIZE is {launch.world} for rank {launch.rank} and {world} for rank "

@@ -1,2 +1,4 @@
-"""TorchX builtins that this package replaces, found by TorchX through the entry points in
-pyproject.toml."""
+"""Replacements for built-in components of TorchX.
+
+TorchX finds them through the entry points in pyproject.toml.
+"""

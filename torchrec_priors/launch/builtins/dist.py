@@ -1,9 +1,9 @@
-"""`dist.ddp` for this package's apps: their arguments are separated from torchrun's, and their
-environment is set.
+"""Replaces TorchX's component `dist.ddp`, so that it fits the apps of this package.
 
-torchrun reads its command line with argparse, which (before Python 3.12.7) takes a script's `--run`
-for an ambiguous abbreviation of its own `--run-path`, even after the script's name. A `--` in
-between prevents that.
+It puts `--` between torchrun's arguments and those of the app, and sets environment variables. The
+`--` is necessary because torchrun reads its command line with argparse. Before Python 3.12.7,
+argparse mistakes an app's `--run` for an abbreviation of torchrun's `--run-path`, even after the
+name of the app.
 """
 
 from typing import Dict, List, Optional
@@ -12,7 +12,7 @@ import torchx
 import torchx.specs as specs
 from torchx.components import dist
 
-# Restarted by default, as it resumes from its last checkpoint.
+# This app is restarted by default, because it can resume from its last checkpoint.
 _RESTARTED = "torchrec_priors.apps.train"
 _RESTARTS = 3
 
@@ -64,10 +64,10 @@ def ddp(
             script_args = ("--", *script_args)
 
         processes = int(j.rsplit("x", 1)[-1])
-        # Without the variable, torchrun gives each process one thread.
+        # Without OMP_NUM_THREADS, torchrun gives each process only one thread.
         cores = specs.resource(cpu=cpu, gpu=gpu, memMB=memMB, h=h).cpu
-        # With a store that agents share with their workers, a node that joins again waits for an
-        # address in vain.
+        # If agents shared their store with the ranks, a node that joins again after a failure would
+        # wait for an address that never comes.
         ours = {
             "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
             "OMP_NUM_THREADS": str(max(1, cores // processes)),
@@ -77,7 +77,8 @@ def ddp(
     if max_restarts is None and m == _RESTARTED:
         max_restarts = _RESTARTS
     if max_restarts is not None:
-        # torchrun reads its options from PET_* variables, too; TorchX's ddp has no argument for it.
+        # TorchX's ddp has no argument for this option, but torchrun also reads its options from
+        # environment variables PET_*.
         env = {"PET_MAX_RESTARTS": str(max_restarts), **(env or {})}
 
     return dist.ddp(
